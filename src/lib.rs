@@ -1,0 +1,4 @@
+//! Contact pushes tasks to many clients over gRPC connections the clients opened.
+pub mod codec;
+pub mod task;
+pub mod wire;

@@ -1,0 +1,224 @@
+//! The leaf types: tasks, outcomes, and the names of those who handle them.
+
+use std::fmt;
+use std::sync::Arc;
+
+/// A task's position in the log, from 1.
+pub type TaskId = u64;
+
+/// A point in time: milliseconds since 1970-01-01 UTC.
+///
+/// Wall-clock time, because deadlines outlive the process: a lease, a delay or an expiry is compared after a restart too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub struct Time(pub i64);
+
+impl Time {
+    /// The time now.
+    pub fn now() -> Time {
+        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        Time(since.map_or(0, |d| d.as_millis() as i64))
+    }
+
+    /// This time and `duration` more.
+    pub fn after(self, duration: std::time::Duration) -> Time {
+        Time(self.0.saturating_add(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+    }
+}
+
+/// Why a name was refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{what} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
+pub struct NameError {
+    what: &'static str,
+}
+
+/// The name of a client or of a group: 1 to 256 bytes without control characters. Cheap to clone.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Name(Arc<str>);
+
+/// The name of a group of clients.
+pub type GroupName = Name;
+/// The stable id of a client.
+pub type ClientId = Name;
+
+impl Name {
+    /// The longest name, in bytes.
+    pub const MAX: usize = 256;
+
+    /// Checks a name; `what` says in the error what it is the name of.
+    pub fn new(what: &'static str, name: &str) -> Result<Name, NameError> {
+        if name.is_empty() || name.len() > Name::MAX || name.chars().any(char::is_control) {
+            return Err(NameError { what });
+        }
+        Ok(Name(name.into()))
+    }
+
+    /// The text of it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Which tasks of a group go first. Within a class, the oldest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+pub enum Priority {
+    /// Before all normal ones.
+    High,
+    /// What tasks have unless they say otherwise.
+    #[default]
+    Normal,
+    /// After all normal ones.
+    Low,
+}
+
+/// A task that somebody wants accepted.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct NewTask {
+    /// What to do.
+    pub text: String,
+    /// The group it is for; `None`: every group.
+    pub to: Option<GroupName>,
+    /// Idempotency key.
+    pub key: Option<String>,
+    /// Not to be delivered before.
+    pub not_before: Option<Time>,
+    /// Not to be delivered after.
+    pub expires_at: Option<Time>,
+    /// Deliveries to a group before it is given up; `None`: as the server is set.
+    pub max_attempts: Option<u32>,
+    /// Its class.
+    pub priority: Priority,
+}
+
+/// A task as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Task {
+    /// Its position in the log.
+    pub id: TaskId,
+    /// When it was accepted.
+    pub accepted_at: Time,
+    /// What was asked for.
+    pub spec: NewTask,
+}
+
+/// What came of a delivery, as the log keeps it. The numbers are those of the store: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Outcome {
+    /// Finished.
+    Done = 0,
+    /// To be tried again.
+    Retry = 1,
+    /// Given up by the client.
+    Failed = 2,
+    /// Still at it. Renews a lease; never in the log.
+    Working = 3,
+    /// The client's stream ended before it said anything.
+    Lost = 4,
+    /// The lease ended before it said anything.
+    TimedOut = 5,
+    /// The attempts were used up.
+    Exhausted = 6,
+    /// The task's time was over before it was settled.
+    Expired = 7,
+    /// Taken back by an operator.
+    Cancelled = 8,
+    /// Given to the group again by an operator.
+    Revived = 9,
+}
+
+impl Outcome {
+    /// All of them, each at its number.
+    pub const ALL: [Outcome; 10] = [
+        Outcome::Done,
+        Outcome::Retry,
+        Outcome::Failed,
+        Outcome::Working,
+        Outcome::Lost,
+        Outcome::TimedOut,
+        Outcome::Exhausted,
+        Outcome::Expired,
+        Outcome::Cancelled,
+        Outcome::Revived,
+    ];
+
+    /// The outcome with that number.
+    pub fn from_number(number: i64) -> Option<Outcome> {
+        usize::try_from(number).ok().and_then(|n| Outcome::ALL.get(n).copied())
+    }
+
+    /// Whether the group is through with the task.
+    pub fn settles(self) -> bool {
+        use Outcome::*;
+        matches!(self, Done | Failed | Exhausted | Expired | Cancelled)
+    }
+
+    /// Whether the task was given up.
+    pub fn is_dead(self) -> bool {
+        matches!(self, Outcome::Failed | Outcome::Exhausted)
+    }
+}
+
+/// An outcome that is to be written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewResult {
+    /// The task.
+    pub task: TaskId,
+    /// For which group; `None`: an anonymous client.
+    pub group: Option<GroupName>,
+    /// From which client: its id, or its address.
+    pub client: Arc<str>,
+    /// Which delivery of the task to this group, from 1.
+    pub attempt: u32,
+    /// What came of it.
+    pub outcome: Outcome,
+    /// What the client said.
+    pub ret: String,
+    /// When.
+    pub at: Time,
+    /// With [`Outcome::Retry`]: not to be delivered again before.
+    pub not_before: Option<Time>,
+    /// It changed nothing: the task was settled already, or the attempt was over.
+    pub late: bool,
+}
+
+/// An outcome as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TaskResult {
+    /// Its position in the log, from 1.
+    pub seq: u64,
+    /// What was written down.
+    pub result: NewResult,
+}
+
+/// A report that is to be written down.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewStatus {
+    /// The client's id, or its address.
+    pub client: Arc<str>,
+    /// What it said.
+    pub msg: String,
+    /// When.
+    pub at: Time,
+}
+
+/// A report as it stands in the log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Status {
+    /// Its position in the log, from 1.
+    pub seq: u64,
+    /// What was written down.
+    pub status: NewStatus,
+}

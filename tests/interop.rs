@@ -4,6 +4,7 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::process::Command;
 
 use common::program::Program;
 use common::python::{Python, Spelling};
@@ -127,6 +128,64 @@ fn fifty_clients_get_every_task() {
     assert_each_acknowledged(&server.at_least(CLIENTS * 20, "results"), &tasks, CLIENTS);
     clients.out.at_least(CLIENTS * 15, "answers to statuses", |line| answered(line.split_once(' ')?.1));
     server.at_least(CLIENTS * 15, "statuses");
+}
+
+#[test]
+fn contact_client_speaks_with_the_articles_server() {
+    a_conversation_with_the_articles_server(Spelling::Ret);
+}
+
+#[test]
+fn contact_client_speaks_with_the_articles_server_in_the_other_spelling_of_result() {
+    a_conversation_with_the_articles_server(Spelling::Result);
+}
+
+fn a_conversation_with_the_articles_server(spelling: Spelling) {
+    let Some(python) = Python::ready() else { return };
+    let (server, address) = python.server(spelling, "127.0.0.1:0");
+    let mut client = contact_client(&["--server", &address, "--demo", "--status-every", "1s", "--concurrency", "1"]);
+    let sent = server.out.at_least(20, "tasks it sent", sent);
+    assert_eq!(server.out.at_least(20, "acknowledgements", acknowledged)[..20], sent[..20]);
+    assert_eq!(client.out.at_least(20, "tasks", received)[..20], sent[..20]);
+    let answers = client.out.at_least(30, "answers to two rounds of statuses", answered);
+    assert!(answers.iter().all(|answer| is_number(answer, "数据:", 1..=20)), "{answers:?}");
+
+    client.signal("INT");
+    assert_eq!(client.ended().code(), Some(0));
+}
+
+#[test]
+fn contact_client_goes_on_when_the_articles_server_comes_back() {
+    let Some(python) = Python::ready() else { return };
+    let (mut server, address) = python.server(Spelling::Ret, "127.0.0.1:0");
+    let client = contact_client(&["--server", &address, "--demo"]);
+    server.out.at_least(10, "acknowledgements", acknowledged);
+    client.out.at_least(15, "answers to statuses", answered);
+    server.kill();
+    let (server, _) = python.server(Spelling::Ret, &address);
+    let mut told = server.out.at_least(10, "acknowledgements", acknowledged);
+    let mut sent = server.out.at_least(10, "tasks it sent", sent);
+    told.truncate(10);
+    sent.truncate(10);
+    told.sort();
+    sent.sort();
+    assert_eq!(told, sent);
+    client.out.at_least(30, "answers to statuses", answered);
+}
+
+#[track_caller]
+fn contact_client(args: &[&str]) -> Program {
+    Program::spawn("contact-client", Command::new(env!("CARGO_BIN_EXE_contact-client")).args(args)).unwrap()
+}
+
+/// What the article's server prints for a task it has sent.
+fn sent(line: &str) -> Option<String> {
+    line.strip_prefix("服务端发送给了客户端任务:")?.strip_suffix("##########").map(str::to_owned)
+}
+
+/// What it prints for the acknowledgement of a task.
+fn acknowledged(line: &str) -> Option<String> {
+    line.strip_prefix("我已经知道客户端接收到我发过去的任务:客户端接收到任务:").map(str::to_owned)
 }
 
 /// Some tasks that are told apart by their texts.

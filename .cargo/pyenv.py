@@ -112,4 +112,4 @@ def _get(url):
 def _run(command):
     # Standard output belongs to the caller: cmake's is read by cargo, the tests' by the tests.
     if subprocess.run(command, stdout=sys.stderr).returncode != 0:
-        raise Unavailable(f"{' '.join(map(str, command))} failed; is the package index reachable?")
+        raise Unavailable(f"{' '.join(map(str, command))} failed, for the reason above")

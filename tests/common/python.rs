@@ -40,8 +40,8 @@ impl Python {
             Err(why) => {
                 let current = thread::current();
                 let test = current.name().unwrap_or_default();
-                // Not eprintln, which is kept back where tests pass.
-                let _ = writeln!(io::stderr(), "SKIPPED: {test}: {why}");
+                // The last line is the gist. Not eprintln, which is kept back where tests pass.
+                let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
                 None
             }
         }
@@ -102,7 +102,7 @@ fn prepare() -> Result<Python, String> {
     const UNAVAILABLE: i32 = 69;
     match output.status.code() {
         Some(0) => Ok(Python { folder }),
-        Some(UNAVAILABLE) => Err(format!("no Python with grpcio could be made: {}", said.trim())),
+        Some(UNAVAILABLE) => Err(format!("{}; so there is no Python with grpcio", said.trim())),
         _ => panic!("prepare.py: {}\n{said}", output.status),
     }
 }

@@ -1,4 +1,6 @@
 //! Contact pushes tasks to many clients over gRPC connections the clients opened.
 pub mod codec;
+pub mod mailbox;
+pub mod store;
 pub mod task;
 pub mod wire;

@@ -39,9 +39,9 @@ pub struct GroupState {
     pub broadcast_after: TaskId,
     /// Its delivery is stopped.
     pub paused: bool,
-    /// Every task up to here is settled.
-    pub floor: TaskId,
-    /// Settled tasks above the floor: ranges, both ends included, in order.
+    /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
+    pub cursors: [TaskId; 3],
+    /// Settled tasks behind the cursor of their class: ranges, both ends included, in order.
     pub settled: Vec<(TaskId, TaskId)>,
     /// Tasks that were delivered and are not settled.
     pub open: Vec<OpenTask>,

@@ -103,8 +103,8 @@ impl StoreError {
         }
     }
 
-    pub(super) fn thread(error: io::Error) -> StoreError {
-        StoreError::unwritable(Path::new("the thread store-writer"), error)
+    pub(crate) fn thread(error: io::Error) -> StoreError {
+        StoreError::unwritable(Path::new("a thread"), error)
     }
 
     pub(super) fn unwritable(path: &Path, cause: impl Error + Send + Sync + 'static) -> StoreError {

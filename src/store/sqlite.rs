@@ -225,7 +225,7 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
                     state.created_at.0,
                     int(state.broadcast_after),
                     state.paused,
-                    int(state.floor),
+                    serde_json::json!(state.cursors).to_string(),
                     serde_json::json!(state.settled).to_string(),
                     serde_json::json!(open).to_string(),
                 ])?;
@@ -265,7 +265,7 @@ fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
             created_at: Time(row.get(1)?),
             broadcast_after: row.get::<_, i64>(2)? as TaskId,
             paused: row.get(3)?,
-            floor: row.get::<_, i64>(4)? as TaskId,
+            cursors: reader::json(row, 4)?,
             settled: reader::json(row, 5)?,
             open: open.collect(),
         })

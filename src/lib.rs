@@ -10,6 +10,7 @@
 
 pub mod broker;
 pub mod codec;
+pub mod ctl;
 pub mod mailbox;
 pub mod server;
 pub mod store;

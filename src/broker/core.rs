@@ -1,0 +1,304 @@
+//! The state machine: who gets which task, and what an outcome changes. Events and the time go in, actions come out.
+//!
+//! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
+
+mod delivery;
+mod membership;
+mod operators;
+mod outcomes;
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::group::{Ahead, Group, GroupId};
+use super::peer::Unmatched;
+use super::session::{Delivery, From, Session, SessionId};
+use crate::store::{Backlog, GroupState, Recovered};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
+
+/// How the delivery of tasks is set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// How long a client may keep a task without a word before it is given to another.
+    pub ack_timeout: Duration,
+    /// Deliveries of a task to a group before it is given up, unless the task says otherwise.
+    pub max_attempts: u32,
+    /// Most unacknowledged tasks of a client that does not say what it wants.
+    pub window: u32,
+    /// Where anonymous clients start to read.
+    pub anonymous_from: From,
+    /// Put all anonymous clients into this one group, instead of giving each of them everything.
+    pub anonymous_group: Option<GroupName>,
+}
+
+impl Default for Config {
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), a window of 64, anonymous clients from the first task.
+    fn default() -> Config {
+        Config {
+            ack_timeout: Duration::from_secs(30),
+            max_attempts: 20,
+            window: 64,
+            anonymous_from: From::First,
+            anonymous_group: None,
+        }
+    }
+}
+
+/// Who tells an outcome.
+#[derive(Debug, Clone)]
+pub struct Teller {
+    /// Its id, if it said so.
+    pub client: Option<ClientId>,
+    /// Its group, if it said so.
+    pub group: Option<GroupName>,
+    /// Its address.
+    pub peer: Arc<str>,
+}
+
+/// What a client says came of a task.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The task; 0: the oldest delivery to this address that was not acknowledged.
+    pub task: TaskId,
+    /// Which delivery; 0: whichever is the current one.
+    pub attempt: u32,
+    /// One of the four a client can say.
+    pub outcome: Outcome,
+    /// What it said.
+    pub ret: String,
+    /// With [`Outcome::Retry`]: how long to wait before the next delivery.
+    pub delay: Duration,
+}
+
+/// Why the server ends a stream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Closed {
+    /// A newer stream of the same client took its place.
+    TakenOver,
+    /// The server is stopping.
+    Stopping,
+}
+
+/// What is to be done. The order counts.
+#[derive(Debug, PartialEq)]
+pub enum Action {
+    /// Put these on the stream.
+    Deliver(SessionId, Vec<Delivery>),
+    /// Put an empty message on the stream.
+    Heartbeat(SessionId),
+    /// Say through [`Core::room`] when the stream has taken most of this: all the bytes it was given so far.
+    WatchRoom(SessionId, u64),
+    /// End the stream.
+    Close(SessionId, Closed),
+    /// Write these down.
+    Record(Vec<NewResult>),
+    /// Keep these states. They hold everything that was recorded before.
+    Checkpoint(Vec<GroupState>),
+    /// Read this page for the group and hand it to [`Core::fetched`].
+    Fetch(GroupId, Backlog),
+    /// Read these tasks for the group and hand them to [`Core::loaded`].
+    Load(GroupId, Vec<TaskId>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    Group(GroupId),
+    Session(SessionId),
+}
+
+/// What stands between the streams of one address and the acknowledgements from there that carry no id.
+#[derive(Debug, Default)]
+struct Peer {
+    sessions: usize,
+    tellers: usize,
+    /// The group its streams are in: `None` for passing ones.
+    group: Option<GroupId>,
+    unmatched: Unmatched,
+}
+
+/// All groups and sessions. See the [module](self).
+pub struct Core {
+    config: Config,
+    /// The newest task that was accepted.
+    head: TaskId,
+    /// The newest tasks, by id without a gap up to `head`, so that groups that keep up need not read the store.
+    recent: VecDeque<Arc<Task>>,
+    recent_bytes: u64,
+    groups: HashMap<GroupId, Group>,
+    names: HashMap<GroupName, GroupId>,
+    next_group: GroupId,
+    sessions: HashMap<SessionId, Session>,
+    clients: HashMap<ClientId, SessionId>,
+    peers: HashMap<Arc<str>, Peer>,
+    /// For each class the groups that get what is committed right away.
+    listening: [BTreeSet<GroupId>; 3],
+    timers: BinaryHeap<Reverse<(Time, Timer)>>,
+    next_turn: u64,
+    /// Sessions with something in `outgoing`.
+    outgoing: Vec<SessionId>,
+    records: Vec<NewResult>,
+    recorded: usize,
+    actions: Vec<Action>,
+}
+
+/// Tasks read ahead for a group: at most this many, and about so many bytes of text.
+const PAGE: usize = 256;
+const PAGE_BYTES: usize = 256 * 1024;
+/// Text and overhead of the newest tasks that are kept in memory for all groups together.
+const RECENT_BYTES: u64 = 16 * 1024 * 1024;
+/// A restart reads the outcomes behind the last checkpoint: at most about so many.
+const CHECKPOINT_EVERY: usize = 10_000;
+
+impl Core {
+    /// The state machine as the store knows it.
+    pub fn new(config: Config, recovered: Recovered) -> Core {
+        let mut core = Core {
+            config,
+            head: recovered.positions.task,
+            recent: VecDeque::new(),
+            recent_bytes: 0,
+            groups: HashMap::new(),
+            names: HashMap::new(),
+            next_group: 1,
+            sessions: HashMap::new(),
+            clients: HashMap::new(),
+            peers: HashMap::new(),
+            listening: Default::default(),
+            timers: BinaryHeap::new(),
+            next_turn: 0,
+            outgoing: Vec::new(),
+            records: Vec::new(),
+            recorded: recovered.replay.len(),
+            actions: Vec::new(),
+        };
+        for state in recovered.groups {
+            core.add_group(Group::restore(state));
+        }
+        for entry in recovered.replay {
+            core.replay(entry);
+        }
+        core
+    }
+
+    fn add_group(&mut self, group: Group) -> GroupId {
+        let id = self.next_group;
+        self.next_group += 1;
+        if let Some(name) = &group.name {
+            self.names.insert(name.clone(), id);
+        }
+        self.groups.insert(id, group);
+        id
+    }
+
+    fn replay(&mut self, TaskResult { result, .. }: TaskResult) {
+        let group = result.group.as_ref().and_then(|name| self.names.get(name));
+        let Some(group) = group.and_then(|id| self.groups.get_mut(id)) else { return };
+        if result.late {
+            return;
+        }
+        group.dirty = true;
+        let was_open = group.take_waiting(result.task).is_some();
+        if result.outcome.settles() {
+            if !was_open {
+                group.ahead.insert(result.task, Ahead::Settled);
+            }
+        } else {
+            let (attempts, not_before) = match result.outcome {
+                Outcome::Revived => (0, None),
+                _ => (result.attempt, result.not_before),
+            };
+            if was_open {
+                group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
+            } else {
+                group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
+            }
+        }
+    }
+
+    /// What is to be done since this was last asked.
+    pub fn take_actions(&mut self) -> Vec<Action> {
+        self.flush_records();
+        if self.recorded >= CHECKPOINT_EVERY {
+            self.checkpoint();
+        }
+        for id in std::mem::take(&mut self.outgoing) {
+            if let Some(session) = self.sessions.get_mut(&id) {
+                self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+            }
+        }
+        std::mem::take(&mut self.actions)
+    }
+
+    fn flush_records(&mut self) {
+        if !self.records.is_empty() {
+            self.recorded += self.records.len();
+            self.actions.push(Action::Record(std::mem::take(&mut self.records)));
+        }
+    }
+
+    /// Keeps the state of all groups, so that a restart need not read the outcomes up to now.
+    pub fn checkpoint(&mut self) {
+        self.flush_records();
+        let head = self.head;
+        let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
+        self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
+        self.recorded = 0;
+    }
+
+    /// Does what is due, and says when it is next wanted.
+    pub fn tick(&mut self, now: Time) -> Option<Time> {
+        while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
+            if due > now {
+                return Some(due);
+            }
+            self.timers.pop();
+            match timer {
+                Timer::Group(id) => self.group_is_due(id, due, now),
+                Timer::Session(id) => self.session_is_due(id, now),
+            }
+        }
+        None
+    }
+
+    fn group_is_due(&mut self, id: GroupId, due: Time, now: Time) {
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
+        group.wake_at = None;
+        let ended = group.deadlines.range(..=(now, TaskId::MAX)).map(|(_, task)| *task).collect::<Vec<_>>();
+        for task in ended {
+            self.give_back(id, task, Outcome::TimedOut, String::new(), None, now);
+        }
+        self.dispatch(id, now);
+    }
+
+    fn session_is_due(&mut self, id: SessionId, now: Time) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(heartbeat) = session.join.heartbeat else { return };
+        // One that waits for the client to read says nothing more.
+        if session.last_sent.after(heartbeat) <= now && session.has_room() {
+            session.last_sent = now;
+            self.actions.push(Action::Heartbeat(id));
+        }
+        let next = session.last_sent.after(heartbeat);
+        self.timers.push(Reverse((if next > now { next } else { now.after(heartbeat) }, Timer::Session(id))));
+    }
+
+    /// Sets the group's timer if it is to be woken earlier than it is.
+    fn wake_group(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(due) = group.next_due() else { return };
+        if group.wake_at.is_none_or(|at| due < at) {
+            group.wake_at = Some(due);
+            self.timers.push(Reverse((due, Timer::Group(id))));
+        }
+    }
+
+    /// The newest task that the groups know of.
+    pub fn head(&self) -> TaskId {
+        self.head
+    }
+}
+
+/// Where normal tasks stand in [`CLASSES`].
+const NORMAL: usize = 1;

@@ -1,1 +1,22 @@
-fn main() {}
+//! `contactctl`: the operator's commands, on the server's control address.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use contact::ctl;
+
+fn main() -> ExitCode {
+    // C-core's own log is for those who ask for it with RUST_LOG.
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
+    grpcio::redirect_log();
+    match ctl::run(ctl::Args::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever read our output has had enough (`| head`).
+        Err(ctl::Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(e) => {
+            let _ = writeln!(std::io::stderr(), "contactctl: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}

@@ -1,5 +1,19 @@
-//! Contact pushes tasks to many clients over gRPC connections the clients opened.
+//! Contact pushes tasks from a server to many clients over gRPC connections that the clients opened, and gets their
+//! acknowledgements, results and statuses back.
+//!
+//! The layers, each knowing only those below it:
+//!
+//! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
+//! - [`broker`]: who gets which task. Its core is a plain state machine.
+//! - [`store`]: the log of tasks and the log of outcomes, on disk.
+//! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`wire`], [`codec`]: messages.
+
+pub mod broker;
 pub mod client;
 pub mod codec;
+pub mod ctl;
+pub mod mailbox;
+pub mod server;
+pub mod store;
 pub mod task;
 pub mod wire;

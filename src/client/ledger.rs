@@ -17,6 +17,9 @@ const BATCH_BYTES: usize = 1 << 20;
 /// stream that has not been answered), and is forgotten when that stream is. When the connection is lost first, what was
 /// told goes back to untold: the server may have it or not, and takes a repeated one as late. Results without an id are
 /// forgotten as soon as they are sent: a server that knows no ids could not tell a repeated one from a new one.
+///
+/// A stream that the server refuses does not take all its results along: they are told again one a stream, and only the
+/// one that is refused by itself is dropped.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// The newest attempt of each task held. Tasks without an id can be neither renewed nor recognised: not here.
@@ -26,6 +29,8 @@ pub(super) struct Ledger {
     told: VecDeque<(u64, pb::Result)>,
     /// Tasks to send a WORKING for.
     renewals: VecDeque<TaskId>,
+    /// So many of the first untold were on a stream that was refused, because of one of them at least.
+    suspects: usize,
 }
 
 impl Ledger {
@@ -76,7 +81,8 @@ impl Ledger {
 
     /// The next message for the tellResult stream of that number, and how many results in it wait to be confirmed.
     pub(super) fn next(&mut self, stream: u64, batch: bool) -> Option<(pb::Result, usize)> {
-        let most = if batch { BATCH } else { 1 };
+        let most = if batch && self.suspects == 0 { BATCH } else { 1 };
+        self.suspects = self.suspects.saturating_sub(1);
         let (mut results, mut bytes, mut tracked) = (Vec::new(), 0, 0);
         while results.len() < most && bytes < BATCH_BYTES {
             // Results first: after them, a WORKING for the same task is not sent any more.
@@ -104,18 +110,35 @@ impl Ledger {
         None
     }
 
-    /// The stream of that number was answered, or refused: what was told on it is not told again. Returns how many
-    /// results that were.
-    pub(super) fn forget(&mut self, stream: u64) -> usize {
-        let before = self.told.len();
+    /// Whether the next result must be the only one of its stream.
+    pub(super) fn next_is_suspect(&self) -> bool {
+        self.suspects > 0
+    }
+
+    /// The stream of that number was answered: what was told on it is not told again.
+    pub(super) fn confirm(&mut self, stream: u64) {
         self.told.retain(|(on, _)| *on != stream);
-        before - self.told.len()
+    }
+
+    /// The stream of that number was refused. Returns the result that was alone on it, and is dropped.
+    pub(super) fn refuse(&mut self, stream: u64) -> Option<pb::Result> {
+        let (mut refused, others): (VecDeque<_>, _) = self.told.drain(..).partition(|(on, _)| *on == stream);
+        self.told = others;
+        if refused.len() == 1 {
+            return refused.pop_front().map(|(_, result)| result);
+        }
+        self.suspects += refused.len();
+        for (_, result) in refused.into_iter().rev() {
+            self.untold.push_front(result);
+        }
+        None
     }
 
     /// The connection was lost: what was told and not confirmed will be told again, before the others. Results without
     /// an id are dropped, for the next connection has a different order.
     pub(super) fn lost(&mut self) {
         self.renewals.clear();
+        self.suspects = 0;
         self.untold.retain(|result| result.id != 0);
         for (_, result) in self.told.drain(..).rev() {
             self.untold.push_front(result);
@@ -143,11 +166,11 @@ mod tests {
         assert_eq!(next_ids(&mut ledger, 1, false), [1]);
         assert_eq!(next_ids(&mut ledger, 2, false), [2]);
         assert_eq!(next_ids(&mut ledger, 2, false), [3]);
-        assert_eq!(ledger.forget(1), 1);
+        ledger.confirm(1);
         ledger.lost();
         assert_eq!(ledger.owed(), 3);
         assert_eq!(next_ids(&mut ledger, 3, true), [2, 3, 4]);
-        assert_eq!(ledger.forget(3), 3);
+        ledger.confirm(3);
         assert_eq!(ledger.owed(), 0);
     }
 
@@ -181,6 +204,23 @@ mod tests {
         assert_eq!(next_ids(&mut ledger, 1, true), [1, 2]);
         assert!(!ledger.has_next());
         assert_eq!(ledger.owed(), 1, "a WORKING waits for no confirmation");
+    }
+
+    #[test]
+    fn a_refused_stream_costs_only_the_result_that_is_refused_by_itself() {
+        let mut ledger = Ledger::default();
+        (1..=3).for_each(|id| ledger.finish(result(id)));
+        assert_eq!(next_ids(&mut ledger, 1, true), [1, 2, 3]);
+        assert_eq!(ledger.refuse(1), None);
+        ledger.finish(result(4));
+        for stream in 2..=4 {
+            assert!(ledger.next_is_suspect());
+            assert_eq!(next_ids(&mut ledger, stream, true), [stream - 1]);
+        }
+        assert!(!ledger.next_is_suspect());
+        assert_eq!(ledger.refuse(3).map(|result| result.id), Some(2));
+        assert_eq!(next_ids(&mut ledger, 5, true), [4]);
+        assert_eq!(ledger.owed(), 3);
     }
 
     #[test]

@@ -36,6 +36,8 @@ struct Stream {
     answer: ClientCStreamReceiver<pb::Empty>,
     tracked: usize,
     first_tracked: Option<Instant>,
+    /// It carries the one result it is to carry.
+    complete: bool,
 }
 
 impl Teller {
@@ -77,7 +79,7 @@ impl Teller {
             answer.as_ref().map_or(Ok(()), |()| Err(End::Lost("the server ended tellResult".into())))?;
             return settle(answer, number, ledger);
         }
-        let full = stream.tracked >= STREAM_RESULTS;
+        let full = stream.complete || stream.tracked >= STREAM_RESULTS;
         let due = stream.first_tracked.is_some_and(|first| now >= first + self.confirm_every);
         if self.closing.is_none() && (full || due || flush && !ledger.has_next()) {
             self.closing = self.open.take();
@@ -104,14 +106,18 @@ impl Stream {
         let (mut sink, answer) =
             link.client.tell_result(link.options.clone()).map_err(|error| End::Lost(error.to_string()))?;
         sink.enhance_batch(true);
-        Ok(Stream { number, sink, answer, tracked: 0, first_tracked: None })
+        Ok(Stream { number, sink, answer, tracked: 0, first_tracked: None, complete: false })
     }
 
     /// Errors of the sink are passed over: the answer says what the matter is.
     fn poll_send(&mut self, cx: &mut Context<'_>, now: Instant, ledger: &mut Ledger, batch: bool) {
         let mut sink = Pin::new(&mut self.sink);
-        while self.tracked < STREAM_RESULTS && ledger.has_next() {
+        while !self.complete && self.tracked < STREAM_RESULTS && ledger.has_next() {
             let Poll::Ready(Ok(())) = sink.as_mut().poll_ready(cx) else { return };
+            self.complete = ledger.next_is_suspect();
+            if self.complete && self.tracked > 0 {
+                break;
+            }
             let Some((message, tracked)) = ledger.next(self.number, batch) else { break };
             self.tracked += tracked;
             if tracked > 0 {
@@ -131,7 +137,7 @@ impl Stream {
 
 fn settle(answer: Result<(), RpcStatus>, stream: u64, ledger: &mut Ledger) -> Result<(), End> {
     let Err(status) = answer else {
-        ledger.forget(stream);
+        ledger.confirm(stream);
         return Ok(());
     };
     match status.code() {
@@ -143,8 +149,13 @@ fn settle(answer: Result<(), RpcStatus>, stream: u64, ledger: &mut Ledger) -> Re
         | RpcStatusCode::OUT_OF_RANGE
         | RpcStatusCode::RESOURCE_EXHAUSTED
         | RpcStatusCode::UNIMPLEMENTED => {
-            let count = ledger.forget(stream);
-            log::warn!("the server refused results ({}); {count} of them are dropped", say(&status));
+            let status = say(&status);
+            match ledger.refuse(stream) {
+                Some(result) => {
+                    log::warn!("the server refused the result of task {}: {status}; it is dropped", result.id)
+                }
+                None => log::warn!("the server refused results: {status}; those with an id are told again one by one"),
+            }
             Ok(())
         }
         _ => Err(End::Lost(say(&status))),

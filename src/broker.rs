@@ -1,0 +1,380 @@
+//! Who gets which task: the one thread that owns every group and session.
+//!
+//! The [state machine](core) decides; this thread feeds it (commands from its mailbox, what the store committed, the time)
+//! and does what it says. Nobody else touches that state, so there are no locks.
+//!
+//! What can block whom: streams and operators wait, as futures, for room in the broker's mailbox; the broker waits for room
+//! in the store's. The store waits for nobody: it rings the broker's doorbell, and the broker fetches from the
+//! [tail](crate::store::Tail) what is new.
+
+mod core;
+mod group;
+mod outbox;
+mod peer;
+mod session;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, bounded, select};
+use futures::channel::oneshot;
+use log::{error, info, warn};
+
+pub use self::core::{Action, Closed, Config, Core, Teller, Told};
+pub use self::outbox::{Inbox, Push};
+pub use self::session::{ClientInfo, Delivery, From, Join, SessionId};
+use crate::mailbox;
+use crate::store::{self, Backlog, BacklogPage, Reader, Recovered, StoreError};
+use crate::task::{Task, TaskId, Time};
+
+/// Why the broker did not do something.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum BrokerError {
+    /// It is stopping: come back when the server is up again.
+    #[error("the server is stopping")]
+    Stopped,
+    /// What was told could not be written down.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+/// Commands waiting for the broker. When it is full, those who send one wait, and so does the client behind them.
+const MAILBOX: usize = 4096;
+/// Commands handled before what came of them is done.
+const BURST: usize = 256;
+/// Text taken from the tail at once.
+const TAIL_BYTES: usize = 1024 * 1024;
+
+type Reply<T> = oneshot::Sender<T>;
+
+enum Command {
+    Join(Box<Join>, Reply<(SessionId, Inbox)>),
+    Leave(SessionId, &'static str),
+    Room(SessionId, u64),
+    TellerCame(Arc<str>),
+    Tell(Arc<Teller>, Vec<Told>),
+    TellerWent(Arc<str>, Reply<Result<(), StoreError>>),
+    Clients(Reply<Vec<ClientInfo>>),
+    Read(Answer),
+    Drain,
+    Stop,
+}
+
+/// What the broker wants read, and what came of it. `None`: it could not be read.
+enum Job {
+    Fetch(u64, Backlog),
+    Load(u64, Vec<TaskId>),
+}
+enum Answer {
+    Fetched(u64, Backlog, Option<BacklogPage>),
+    Loaded(u64, Vec<TaskId>, Option<Vec<Task>>),
+}
+
+/// Talks to the broker. Cheap to clone. Its futures never wait on their thread.
+#[derive(Clone)]
+pub struct Handle {
+    mailbox: mailbox::Sender<Command>,
+}
+
+impl Handle {
+    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
+    pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
+        self.ask(|reply| Command::Join(Box::new(join), reply)).await
+    }
+
+    /// The stream of this session ended; `why` goes into the log.
+    pub async fn leave(&self, session: SessionId, why: &'static str) {
+        let _ = self.mailbox.send_async(Command::Leave(session, why)).await;
+    }
+
+    /// The stream of this session has taken so many bytes in all.
+    pub async fn room(&self, session: SessionId, taken: u64) {
+        let _ = self.mailbox.send_async(Command::Room(session, taken)).await;
+    }
+
+    /// A client at this address is going to tell results. To be followed by [`Handle::teller_went`], whatever happens.
+    pub async fn teller_came(&self, peer: Arc<str>) -> Result<(), BrokerError> {
+        self.mailbox.send_async(Command::TellerCame(peer)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// A client says what came of tasks.
+    pub async fn tell(&self, teller: Arc<Teller>, told: Vec<Told>) -> Result<(), BrokerError> {
+        self.mailbox.send_async(Command::Tell(teller, told)).await.map_err(|_| BrokerError::Stopped)
+    }
+
+    /// It has told all: resolves when everything it told is on disk.
+    pub async fn teller_went(&self, peer: Arc<str>) -> Result<(), BrokerError> {
+        Ok(self.ask(|reply| Command::TellerWent(peer, reply)).await??)
+    }
+
+    /// The connected clients, oldest stream first.
+    pub async fn clients(&self) -> Result<Vec<ClientInfo>, BrokerError> {
+        self.ask(Command::Clients).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send_async(command(reply)).await.map_err(|_| BrokerError::Stopped)?;
+        answer.await.map_err(|_| BrokerError::Stopped)
+    }
+}
+
+/// The broker's threads. Owns them until [`Broker::stop`].
+pub struct Broker {
+    mailbox: mailbox::Sender<Command>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Broker {
+    /// Starts on what the store recovered.
+    pub fn start(config: Config, store: store::Handle, recovered: Recovered) -> Result<Broker, StoreError> {
+        let (mailbox, commands) = mailbox::bounded(MAILBOX);
+        let (doorbell, rings) = bounded(1);
+        // A ring that finds one waiting may be dropped: the broker looks at everything that is new.
+        store.tail().subscribe(Box::new(move |_| {
+            let _ = doorbell.try_send(());
+        }));
+        let (jobs, todo) = bounded(1);
+        let reader = store.reader()?;
+        let answers = mailbox.clone();
+        let run = Run {
+            core: Core::new(config, recovered),
+            store,
+            outboxes: HashMap::new(),
+            next_session: 1,
+            jobs,
+            waiting: VecDeque::new(),
+            delivered: 0,
+            draining: false,
+        };
+        let spawn =
+            |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);
+        let threads = [
+            spawn("broker", Box::new(move || run.run(&commands, &rings))),
+            spawn("broker-reader", Box::new(move || read_for_broker(reader, &todo, &answers))),
+        ];
+        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::thread)?;
+        Ok(Broker { mailbox, threads })
+    }
+
+    /// Talks to it.
+    pub fn handle(&self) -> Handle {
+        Handle { mailbox: self.mailbox.clone() }
+    }
+
+    /// Ends every stream with a clear status and opens no new one. What clients tell is still heard, and what they hold stays
+    /// with them: they can tell it after the restart, too.
+    pub fn drain(&self) {
+        let _ = self.mailbox.send(Command::Drain);
+    }
+
+    /// Keeps the state of all groups, and joins the threads.
+    pub fn stop(self) {
+        let _ = self.mailbox.send(Command::Stop);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                error!("a thread of the broker panicked");
+            }
+        }
+    }
+}
+
+/// Reads what the broker is waiting for, so that the broker never waits for the disk.
+fn read_for_broker(mut reader: Box<dyn Reader>, jobs: &Receiver<Job>, answers: &mailbox::Sender<Command>) {
+    fn or_log<T>(result: Result<T, StoreError>) -> Option<T> {
+        result.inspect_err(|e| warn!("reading tasks for delivery failed, trying again in a second: {e}")).ok()
+    }
+    for job in jobs {
+        let answer = match job {
+            Job::Fetch(group, query) => {
+                let page = or_log(reader.backlog(&query));
+                Answer::Fetched(group, query, page)
+            }
+            Job::Load(group, ids) => {
+                let tasks = or_log(reader.tasks_by_id(&ids));
+                Answer::Loaded(group, ids, tasks)
+            }
+        };
+        if answers.send(Command::Read(answer)).is_err() {
+            return;
+        }
+    }
+}
+
+struct Run {
+    core: Core,
+    store: store::Handle,
+    outboxes: HashMap<SessionId, outbox::Outbox>,
+    next_session: SessionId,
+    jobs: Sender<Job>,
+    /// Jobs the reader has no time for yet. At most a few for each group: a group asks for one page of a class at a time.
+    waiting: VecDeque<Job>,
+    /// Tasks put on streams since the start.
+    delivered: u64,
+    draining: bool,
+}
+
+impl Run {
+    fn run(mut self, commands: &mailbox::Receiver<Command>, rings: &Receiver<()>) {
+        loop {
+            let due = self.core.tick(Time::now());
+            self.act();
+            let wait = due.map_or(Duration::from_secs(3600), |at| {
+                Duration::from_millis((at.0 - Time::now().0).clamp(0, 3_600_000) as u64)
+            });
+            let mut stop = false;
+            select! {
+                recv(commands.raw()) -> command => {
+                    commands.taken();
+                    let Ok(command) = command else { return };
+                    stop |= self.handle(command);
+                    for _ in 1..BURST {
+                        let Some(command) = commands.try_recv() else { break };
+                        stop |= self.handle(command);
+                    }
+                }
+                recv(rings) -> _ => {}
+                default(wait) => {}
+            }
+            self.catch_up();
+            self.act();
+            if stop {
+                return self.stop();
+            }
+        }
+    }
+
+    /// Returns whether to stop.
+    fn handle(&mut self, command: Command) -> bool {
+        let now = Time::now();
+        match command {
+            Command::Join(join, reply) => self.join(*join, reply, now),
+            Command::Leave(session, why) => self.leave(session, why, now),
+            Command::Room(session, taken) => self.core.room(session, taken, now),
+            Command::TellerCame(peer) => self.core.teller_came(&peer),
+            Command::Tell(teller, told) => self.core.settle(&teller, told, now),
+            Command::TellerWent(peer, reply) => {
+                self.core.teller_went(&peer);
+                // What was told before goes to the store first.
+                self.act();
+                self.store.flush(Box::new(move |result| drop(reply.send(result))));
+            }
+            Command::Clients(reply) => drop(reply.send(self.core.clients())),
+            Command::Read(Answer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),
+            Command::Read(Answer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
+            Command::Drain => {
+                self.draining = true;
+                for outbox in self.outboxes.values() {
+                    outbox.push(Push::Close(Closed::Stopping));
+                }
+            }
+            Command::Stop => return true,
+        }
+        false
+    }
+
+    fn join(&mut self, join: Join, reply: Reply<(SessionId, Inbox)>, now: Time) {
+        let id = self.next_session;
+        let (outbox, inbox) = outbox::outbox();
+        if self.draining || reply.send((id, inbox)).is_err() {
+            return;
+        }
+        self.next_session += 1;
+        let who = describe(join.client.as_ref().map(|c| c.as_str()), &join.peer);
+        let group = join.group.as_ref().map_or(String::new(), |group| format!(", group {group}"));
+        self.outboxes.insert(id, outbox);
+        self.core.join(join, id, now);
+        info!("{who} came{group}; {} connected", self.outboxes.len());
+    }
+
+    fn leave(&mut self, id: SessionId, why: &str, now: Time) {
+        self.outboxes.remove(&id);
+        if let Some(client) = self.core.client(id) {
+            let who = describe(client.client.as_ref().map(|c| c.as_str()), &client.peer);
+            info!(
+                "{who} went: {why}; it was given {} tasks, all clients together {}; {} connected",
+                client.delivered,
+                self.delivered,
+                self.outboxes.len()
+            );
+        }
+        if !self.draining {
+            self.core.leave(id, now);
+        }
+    }
+
+    /// Hands the core what the store committed.
+    fn catch_up(&mut self) {
+        let newest = self.store.tail().positions().task;
+        while self.core.head() < newest {
+            match self.store.tail().since(self.core.head(), TAIL_BYTES) {
+                Some(tasks) if tasks.is_empty() => return,
+                Some(tasks) => self.core.committed(tasks, Time::now()),
+                None => self.core.advanced(newest, Time::now()),
+            }
+            self.act();
+        }
+    }
+
+    /// Does what the core says, until it has nothing more to say.
+    fn act(&mut self) {
+        loop {
+            let actions = self.core.take_actions();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.act_one(action);
+            }
+        }
+        while let Some(job) = self.waiting.pop_front() {
+            if let Err(full) = self.jobs.try_send(job) {
+                self.waiting.push_front(full.into_inner());
+                break;
+            }
+        }
+    }
+
+    fn act_one(&mut self, action: Action) {
+        match action {
+            Action::Deliver(session, deliveries) => {
+                self.delivered += deliveries.len() as u64;
+                self.push(session, Push::Tasks(deliveries));
+            }
+            Action::Heartbeat(session) => self.push(session, Push::Heartbeat),
+            Action::Close(session, why) => {
+                self.push(session, Push::Close(why));
+                self.outboxes.remove(&session);
+            }
+            Action::WatchRoom(session, sent) => {
+                if let Some(taken) = self.outboxes.get(&session).and_then(|outbox| outbox.watch_room(sent)) {
+                    self.core.room(session, taken, Time::now());
+                }
+            }
+            Action::Record(results) => self.store.record(results),
+            Action::Checkpoint(groups) => self.store.checkpoint(groups),
+            Action::Fetch(group, query) => self.waiting.push_back(Job::Fetch(group, query)),
+            Action::Load(group, ids) => self.waiting.push_back(Job::Load(group, ids)),
+        }
+    }
+
+    fn push(&mut self, session: SessionId, push: Push) {
+        // A stream that is gone says so by itself: its tasks are then given to others.
+        if let Some(outbox) = self.outboxes.get(&session) {
+            outbox.push(push);
+        }
+    }
+
+    fn stop(mut self) {
+        self.core.checkpoint();
+        self.act();
+        info!("stopped delivering; {} tasks went out since the start", self.delivered);
+    }
+}
+
+fn describe(client: Option<&str>, peer: &str) -> String {
+    client.map_or_else(|| format!("an anonymous client at {peer}"), |client| format!("client {client} at {peer}"))
+}

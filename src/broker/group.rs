@@ -1,0 +1,217 @@
+//! One reader of the log: how far it has come, what is in flight, what waits.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::session::SessionId;
+use crate::store::{GroupState, OpenTask};
+use crate::task::{GroupName, Priority, Task, TaskId, Time};
+
+pub(super) type GroupId = u64;
+
+pub(super) const CLASSES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+
+/// A task that is with a client.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) task: Arc<Task>,
+    pub(super) session: SessionId,
+    pub(super) attempt: u32,
+    pub(super) deadline: Time,
+}
+
+/// A task that was delivered before and goes out again.
+#[derive(Debug)]
+pub(super) struct Returned {
+    pub(super) task: Arc<Task>,
+    /// Deliveries so far.
+    pub(super) attempts: u32,
+}
+
+/// What is known of a task that the group has not read yet: it was told after a restart, or stands in the log of outcomes
+/// behind the last checkpoint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ahead {
+    Settled,
+    Open { attempts: u32, not_before: Option<Time> },
+}
+
+/// How far the group has come in one class of tasks.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    /// Every task of the class up to here was taken up: it is settled, or open (in flight, returned, delayed).
+    pub(super) cursor: TaskId,
+    /// Every task of the class up to here was taken up or stands in `ready`. Means nothing unless `behind`.
+    pub(super) read: TaskId,
+    /// Read ahead, oldest first. Bounded by one page of the backlog.
+    pub(super) ready: VecDeque<Arc<Task>>,
+    /// There may be more in the log than in `ready`. A class that is not behind gets what is committed straight into `ready`.
+    pub(super) behind: bool,
+    /// A page of the backlog was asked for.
+    pub(super) fetching: bool,
+}
+
+/// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up yet (behind the
+/// cursor of its class), `leases`, `returned`, `delayed`, `loading`; or it is settled, and nowhere.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// `None`: the passing group of one anonymous client, gone with its stream.
+    pub(super) name: Option<GroupName>,
+    /// Tasks are leased and wait for an outcome; without, a task is settled by being sent.
+    pub(super) leased: bool,
+    pub(super) created_at: Time,
+    /// Broadcasts up to here are not for this group.
+    pub(super) broadcast_after: TaskId,
+    pub(super) paused: bool,
+    pub(super) classes: [Class; 3],
+    pub(super) leases: HashMap<TaskId, Lease>,
+    pub(super) deadlines: BTreeSet<(Time, TaskId)>,
+    /// Go out before anything else of their class.
+    pub(super) returned: BTreeMap<(Priority, TaskId), Returned>,
+    /// Not to go out before a time, with the deliveries so far. Without the text, which is loaded when they are due.
+    pub(super) delayed: BTreeMap<(Time, TaskId), u32>,
+    /// Due, and their text is being loaded.
+    pub(super) loading: HashMap<TaskId, u32>,
+    pub(super) ahead: BTreeMap<TaskId, Ahead>,
+    pub(super) sessions: BTreeSet<SessionId>,
+    /// The sessions that can take a task now; the last has the most free window and waited longest.
+    pub(super) open_sessions: BTreeSet<(usize, Reverse<u64>, SessionId)>,
+    /// When `tick` is to look at this group.
+    pub(super) wake_at: Option<Time>,
+    /// Changed since the last checkpoint.
+    pub(super) dirty: bool,
+}
+
+impl Group {
+    pub(super) fn new(name: Option<GroupName>, leased: bool, now: Time) -> Group {
+        let behind = || Class { behind: true, ..Class::default() };
+        Group {
+            name,
+            leased,
+            created_at: now,
+            broadcast_after: 0,
+            paused: false,
+            classes: [behind(), behind(), behind()],
+            leases: HashMap::new(),
+            deadlines: BTreeSet::new(),
+            returned: BTreeMap::new(),
+            delayed: BTreeMap::new(),
+            loading: HashMap::new(),
+            ahead: BTreeMap::new(),
+            sessions: BTreeSet::new(),
+            open_sessions: BTreeSet::new(),
+            wake_at: None,
+            dirty: false,
+        }
+    }
+
+    /// The group as a checkpoint left it.
+    pub(super) fn restore(state: GroupState) -> Group {
+        let mut group = Group::new(Some(state.name), true, state.created_at);
+        group.broadcast_after = state.broadcast_after;
+        group.paused = state.paused;
+        for (class, cursor) in group.classes.iter_mut().zip(state.cursors) {
+            class.cursor = cursor;
+            class.read = cursor;
+        }
+        for open in state.open {
+            group.delayed.insert((open.not_before.unwrap_or_default(), open.id), open.attempts);
+        }
+        for (first, last) in state.settled {
+            group.ahead.extend((first..=last).map(|id| (id, Ahead::Settled)));
+        }
+        group
+    }
+
+    /// What a checkpoint keeps: together with the outcomes that come after it, all there is to know.
+    pub(super) fn state(&mut self, head: TaskId) -> Option<GroupState> {
+        let name = self.name.clone()?;
+        let cursors = [0, 1, 2].map(|class| self.position(class, head));
+        let floor = cursors.into_iter().min().unwrap_or(0);
+        self.ahead.retain(|id, _| *id > floor);
+
+        let mut open = Vec::new();
+        for (id, lease) in &self.leases {
+            // Its outcome, or its loss, will be in the log behind this checkpoint; if neither comes, this delivery counts.
+            open.push(OpenTask { id: *id, attempts: lease.attempt, not_before: None });
+        }
+        open.extend(self.returned.iter().map(|((_, id), r)| OpenTask {
+            id: *id,
+            attempts: r.attempts,
+            not_before: None,
+        }));
+        open.extend(self.loading.iter().map(|(id, n)| OpenTask { id: *id, attempts: *n, not_before: None }));
+        open.extend(self.delayed.iter().map(|((t, id), n)| OpenTask { id: *id, attempts: *n, not_before: Some(*t) }));
+
+        let mut settled: Vec<(TaskId, TaskId)> = Vec::new();
+        for (&id, ahead) in &self.ahead {
+            match (ahead, settled.last_mut()) {
+                (Ahead::Open { attempts, not_before }, _) => {
+                    open.push(OpenTask { id, attempts: *attempts, not_before: *not_before });
+                }
+                (Ahead::Settled, Some((_, last))) if *last + 1 == id => *last = id,
+                (Ahead::Settled, _) => settled.push((id, id)),
+            }
+        }
+        open.sort_unstable_by_key(|task| task.id);
+        Some(GroupState {
+            name,
+            created_at: self.created_at,
+            broadcast_after: self.broadcast_after,
+            paused: self.paused,
+            cursors,
+            settled,
+            open,
+        })
+    }
+
+    /// Every task of the class up to here was taken up.
+    pub(super) fn position(&self, class: usize, head: TaskId) -> TaskId {
+        let class = &self.classes[class];
+        if class.behind || !class.ready.is_empty() { class.cursor } else { head }
+    }
+
+    /// Every task up to here, of whatever class, was taken up.
+    pub(super) fn taken_up(&self, head: TaskId) -> TaskId {
+        (0..CLASSES.len()).map(|class| self.position(class, head)).min().unwrap_or(0)
+    }
+
+    /// Takes a task out of the places where it waits to go out again; says how often it went out.
+    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<u32> {
+        if let Some(attempts) = self.loading.remove(&task) {
+            return Some(attempts);
+        }
+        // Few tasks wait here (those that were given back), and few outcomes come for them.
+        if let Some(key) = self.returned.keys().find(|(_, id)| *id == task).copied() {
+            return self.returned.remove(&key).map(|r| r.attempts);
+        }
+        let key = self.delayed.keys().find(|(_, id)| *id == task).copied()?;
+        self.delayed.remove(&key)
+    }
+
+    /// [`Group::take_waiting`], for an outcome that settles such a task.
+    pub(super) fn take_waiting_if(&mut self, settles: bool, task: TaskId) -> bool {
+        settles && self.take_waiting(task).is_some()
+    }
+
+    /// Whether a task of the log is for this group at all.
+    pub(super) fn wants(&self, task: &Task) -> bool {
+        match &task.spec.to {
+            Some(to) => self.name.as_ref() == Some(to),
+            None => task.id > self.broadcast_after,
+        }
+    }
+
+    /// Whether the text of a task that is due may be brought into memory: only for somebody, and not without bound.
+    pub(super) fn may_load(&self) -> bool {
+        !self.sessions.is_empty() && self.returned.len() + self.loading.len() < 256
+    }
+
+    /// When this group next has something to do by itself.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
+        let delayed = self.delayed.keys().next().map(|(due, _)| *due).filter(|_| self.may_load());
+        lease.into_iter().chain(delayed).min()
+    }
+}

@@ -1,0 +1,118 @@
+//! One getTask stream, as the state machine sees it.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::group::GroupId;
+use crate::task::{ClientId, GroupName, Name, Task, TaskId, Time};
+
+/// Names one stream for good: a later stream of the same client has a larger one.
+pub type SessionId = u64;
+
+/// Where a group that is new starts to read the broadcasts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum From {
+    /// At the oldest task that is kept.
+    #[default]
+    First,
+    /// At the next one that is accepted.
+    New,
+}
+
+/// What a client says of itself when its stream opens. All of it is optional.
+#[derive(Debug, Clone, Default)]
+pub struct Join {
+    /// Its stable id.
+    pub client: Option<ClientId>,
+    /// Random, one for each process.
+    pub instance: Option<Name>,
+    /// The group it shares tasks with; without one, a client with an id is a group of its own.
+    pub group: Option<GroupName>,
+    /// Most unacknowledged tasks it wants to hold.
+    pub window: Option<u32>,
+    /// Where its group starts if it is new.
+    pub from: Option<From>,
+    /// After so much silence it wants a heartbeat.
+    pub heartbeat: Option<Duration>,
+    /// Its address.
+    pub peer: Arc<str>,
+}
+
+/// One task on its way to a client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// The task.
+    pub task: Arc<Task>,
+    /// Which delivery to this group this is, from 1.
+    pub attempt: u32,
+}
+
+impl Delivery {
+    /// What it counts for in a session's room, in bytes: its text and about what it takes beside that.
+    pub fn cost(&self) -> u64 {
+        self.task.spec.text.len() as u64 + Self::OVERHEAD
+    }
+
+    const OVERHEAD: u64 = 128;
+}
+
+/// How much may be on its way to a client that the stream has not taken yet, in bytes of [`Delivery::cost`]. Enough to keep
+/// a connection busy, little enough that ten thousand clients who do not read cost no more than 640 MB.
+pub(super) const ROOM: u64 = 64 * 1024;
+
+/// The most messages that can be on their way at once, each of at least one delivery; and a few without any.
+pub(super) const MAX_MESSAGES: usize = (ROOM / Delivery::OVERHEAD) as usize + 8;
+
+#[derive(Debug)]
+pub(super) struct Session {
+    pub(super) group: GroupId,
+    pub(super) join: Join,
+    /// The client's id, or its address: what the log of outcomes names it by.
+    pub(super) label: Arc<str>,
+    pub(super) since: Time,
+    pub(super) window: usize,
+    /// The tasks it has a lease on.
+    pub(super) held: BTreeSet<TaskId>,
+    /// Bytes given to the stream so far, and taken by it so far as we know.
+    pub(super) sent: u64,
+    pub(super) taken: u64,
+    pub(super) delivered: u64,
+    pub(super) last_sent: Time,
+    /// Deliveries of the event that is being handled.
+    pub(super) outgoing: Vec<Delivery>,
+    /// Orders sessions that have the same free window: who was served longest ago goes first.
+    pub(super) turn: u64,
+    /// It stands in its group's list of sessions that can take a task, with this free window and turn.
+    pub(super) listed: Option<(usize, std::cmp::Reverse<u64>, SessionId)>,
+}
+
+impl Session {
+    pub(super) fn free(&self) -> usize {
+        self.window.saturating_sub(self.held.len())
+    }
+
+    /// A task larger than the room goes out alone, when nothing else is on its way.
+    pub(super) fn has_room(&self) -> bool {
+        self.sent - self.taken < ROOM
+    }
+}
+
+/// A connected client.
+#[derive(Debug, Clone)]
+pub struct ClientInfo {
+    /// Its id, if it has one.
+    pub client: Option<ClientId>,
+    /// Its group, unless it is anonymous.
+    pub group: Option<GroupName>,
+    /// Its address.
+    pub peer: Arc<str>,
+    /// Since when it is connected.
+    pub since: Time,
+    /// Most unacknowledged tasks it takes; `None`: no bound.
+    pub window: Option<usize>,
+    /// How many it holds.
+    pub in_flight: usize,
+    /// How many it was given over this stream.
+    pub delivered: u64,
+}

@@ -1,0 +1,312 @@
+//! What can be asked for on the command line. No option reaches further than here unchecked.
+
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+
+use crate::task::{Name, Time};
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.
+Times are UTC. With --json, each line of output is one JSON object.";
+
+/// Submits tasks to a Contact server, shows what became of them, and takes care of groups.
+#[derive(Debug, Parser)]
+#[command(name = "contactctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub struct Args {
+    /// The server's control address, host:port.
+    #[arg(
+        long,
+        global = true,
+        env = "CONTACT_CONTROL",
+        default_value = "127.0.0.1:50052",
+        value_name = "ADDR",
+        value_parser = address
+    )]
+    pub(super) server: String,
+    /// Print one JSON object a line.
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    Submit(Submit),
+    /// Show the log of tasks: the latest twenty, unless told otherwise.
+    #[command(after_help = "\
+Examples:
+  contactctl tasks --follow
+  contactctl tasks --all --json | jq -r .task")]
+    Tasks(Range),
+    /// Show what came of tasks: the latest twenty outcomes, unless told otherwise.
+    #[command(after_help = "\
+Examples:
+  contactctl results --latest 100
+  contactctl results --after 4711 --follow --json")]
+    Results(Range),
+    /// Show what clients reported: the latest twenty statuses, unless told otherwise.
+    #[command(after_help = "\
+Example:
+  contactctl statuses --follow")]
+    Statuses(Range),
+    /// Show the clients that are connected now.
+    #[command(after_help = "\
+Example:
+  contactctl clients")]
+    Clients,
+    /// Show one task: where it stands with each group, why it is not running if it is not, and all that came of it.
+    #[command(after_help = "\
+Example:
+  contactctl task 17")]
+    Task {
+        /// The task's id.
+        #[arg(value_parser = id())]
+        id: u64,
+    },
+    /// Show the groups, and how far each has come.
+    #[command(after_help = "\
+Example:
+  contactctl groups")]
+    Groups,
+    Dead(Dead),
+    /// Take a task back: no group that has not settled it gets it any more.
+    #[command(after_help = "\
+Example:
+  contactctl cancel 17")]
+    Cancel {
+        /// The task's id.
+        #[arg(value_parser = id())]
+        id: u64,
+    },
+    /// Give a settled or dead task to its groups again, with fresh attempts.
+    #[command(after_help = "\
+Examples:
+  contactctl retry 17
+  contactctl retry 17 --group workers")]
+    Retry {
+        /// The task's id.
+        #[arg(value_parser = id())]
+        id: u64,
+        /// To this group, even if it said DONE. Without it: to each group that settled the task without DONE.
+        #[arg(long, value_name = "GROUP", value_parser = group)]
+        group: Option<String>,
+    },
+    /// Stop giving tasks to a group. What its clients hold they keep, and may still settle.
+    #[command(after_help = "\
+Example:
+  contactctl pause workers")]
+    Pause {
+        /// The group's name.
+        #[arg(value_parser = group)]
+        group: String,
+    },
+    /// Give tasks to a paused group again.
+    #[command(after_help = "\
+Example:
+  contactctl resume workers")]
+    Resume {
+        /// The group's name.
+        #[arg(value_parser = group)]
+        group: String,
+    },
+    /// Look after a group.
+    #[command(subcommand)]
+    Group(Group),
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Group {
+    /// Forget a group, and what it still owed.
+    #[command(after_help = "\
+Example:
+  contactctl group rm workers")]
+    Rm {
+        /// The group's name.
+        #[arg(value_parser = group)]
+        group: String,
+    },
+}
+
+/// Submit tasks: each argument is one, or each line of a file.
+///
+/// Lines end with LF or CRLF; the last one may lack its end. Empty lines are skipped, and counted at the end. So is a
+/// byte order mark at the beginning. A line that is not UTF-8, or that the server refuses, is named on standard error
+/// (with --json on standard output, {"line":17,"error":"..."}), the others go on, and the exit code is 1.
+///
+/// A task that is reported as accepted is on disk. With --json, each batch is reported as soon as it is:
+/// {"first_id":1,"count":100}, and "ids" where they do not follow one another; and the last line,
+/// {"done":true,"accepted":100,"failed":0}, is there only if the whole input was gone through.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl submit 'reindex the catalogue' 'send the letters'
+  contactctl submit --to workers --ttl 1h --file tasks.txt
+  tail -f commands.log | contactctl submit -
+  contactctl submit --key invoice-2026-04 'print the invoices of April'")]
+pub(super) struct Submit {
+    /// The tasks. A single - stands for standard input, a task a line.
+    #[arg(value_name = "TEXT", required_unless_present = "file")]
+    pub(super) texts: Vec<String>,
+    /// Submit each line of this file.
+    #[arg(long, value_name = "FILE", conflicts_with = "texts")]
+    pub(super) file: Option<PathBuf>,
+    /// For this group alone, whether it is there or not yet. Without it: for every group.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Option<String>,
+    /// Idempotency key, for a single task: if a task with this key was accepted before, its id is the answer.
+    #[arg(long, value_name = "KEY", value_parser = key, conflicts_with = "file")]
+    pub(super) key: Option<String>,
+    /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) not_before: Option<Time>,
+    /// Not to be delivered for so long, such as 10s.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "not_before")]
+    pub(super) delay: Option<Duration>,
+    /// Not to be delivered after this time.
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub(super) expires_at: Option<Time>,
+    /// To be given up after so long, such as 1h.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "expires_at")]
+    pub(super) ttl: Option<Duration>,
+    /// How often it is delivered to a group before it goes to the dead letters. Without it: as the server is set.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_attempts: Option<u32>,
+    /// Which tasks of a group go first.
+    #[arg(long, value_enum, default_value_t = Priority::Normal)]
+    pub(super) priority: Priority,
+    /// Most tasks in one request. A request is also sent when it comes to 1 MiB, or when standard input has no more yet.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub(super) batch: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Priority {
+    High,
+    Normal,
+    Low,
+}
+
+/// Which part of a log to show.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Range {
+    /// Begin with the latest N.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) latest: u32,
+    /// Begin with the first one.
+    #[arg(long, conflicts_with = "latest", group = "from")]
+    pub(super) all: bool,
+    /// Begin behind this id, or this seq.
+    #[arg(long, value_name = "ID", conflicts_with = "latest", group = "from")]
+    pub(super) after: Option<u64>,
+    /// At most N, with --after or --all.
+    #[arg(long, value_name = "N", requires = "from", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) limit: Option<u32>,
+    /// Go on as more come, until Ctrl-C.
+    #[arg(long)]
+    pub(super) follow: bool,
+}
+
+/// Show the tasks that were given up, each with its last error: the latest twenty, unless told otherwise.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl dead --group workers
+  contactctl dead --group workers --retry")]
+pub(super) struct Dead {
+    /// Of this group alone.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) group: Option<String>,
+    /// Give all of them (of the group) to their groups again, with fresh attempts.
+    #[arg(long, conflicts_with_all = ["drop", "latest", "follow"])]
+    pub(super) retry: bool,
+    /// Take all of them (of the group) back for good, as cancel does: also from groups that have not settled them yet.
+    #[arg(long, conflicts_with_all = ["latest", "follow"])]
+    pub(super) drop: bool,
+    #[command(flatten)]
+    pub(super) range: Range,
+}
+
+fn id() -> clap::builder::RangedU64ValueParser {
+    clap::value_parser!(u64).range(1..)
+}
+
+fn address(text: &str) -> Result<String, String> {
+    match text.rsplit_once(':') {
+        Some((host, port)) if !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok() => {
+            Ok(text.to_owned())
+        }
+        Some(("unix", path)) if !path.is_empty() => Ok(text.to_owned()),
+        _ => Err("it must be host:port, such as 127.0.0.1:50052".into()),
+    }
+}
+
+fn group(text: &str) -> Result<String, String> {
+    Name::new("a group's name", text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
+}
+
+fn key(text: &str) -> Result<String, String> {
+    if text.is_empty() { Err("it must not be empty".into()) } else { Ok(text.to_owned()) }
+}
+
+fn time(text: &str) -> Result<Time, String> {
+    let time = humantime::parse_rfc3339_weak(text)
+        .map_err(|e| format!("{e}; it must be a time in UTC, such as 2026-04-30T08:00:00Z"))?;
+    millis(time).ok_or_else(|| "it must lie after 1970".into())
+}
+
+fn millis(time: SystemTime) -> Option<Time> {
+    // 0 means not set on the wire.
+    let millis = time.duration_since(UNIX_EPOCH).ok()?.as_millis();
+    i64::try_from(millis).ok().filter(|millis| *millis > 0).map(Time)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use clap::CommandFactory;
+
+    fn usage_error(args: &[&str]) -> String {
+        let args = ["contactctl"].iter().chain(args);
+        Args::try_parse_from(args).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn the_arguments_do_not_contradict_one_another() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_makes_no_sense_together_is_wrong_usage() {
+        for args in [
+            &["submit"][..],
+            &["submit", "x", "--file", "f"],
+            &["submit", "x", "--delay", "1s", "--not-before", "2026-01-01T00:00:00Z"],
+            &["submit", "x", "--ttl", "1s", "--expires-at", "2026-01-01T00:00:00Z"],
+            &["submit", "x", "--to", ""],
+            &["submit", "x", "--not-before", "tomorrow"],
+            &["tasks", "--all", "--latest", "3"],
+            &["tasks", "--all", "--after", "3"],
+            &["tasks", "--limit", "3"],
+            &["dead", "--retry", "--drop"],
+            &["task", "0"],
+            &["tasks", "--server", "http://127.0.0.1:50052"],
+            &["tasks", "--server", "localhost"],
+        ] {
+            usage_error(args);
+        }
+    }
+
+    #[test]
+    fn an_address_is_a_host_and_a_port_or_a_unix_socket() {
+        for good in ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock"] {
+            assert_eq!(address(good).as_deref(), Ok(good));
+        }
+        for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:"] {
+            assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Requests, made of lines.
+
+use std::io;
+
+use super::args::{Priority, Submit};
+use super::lines::Line;
+use crate::task::Time;
+use crate::wire::control as pb;
+
+/// A request that has come to so many bytes takes no further line.
+const LARGE: usize = 1 << 20;
+/// What a task is counted as beside its text, its group and its key.
+const OVERHEAD: usize = 32;
+
+/// What all tasks of a submission have in common.
+pub(super) struct Spec {
+    /// The times are relative to the moment a task is read: a submission from a pipe may go on for days.
+    not_before: When,
+    expires_at: When,
+    like: pb::NewTask,
+}
+
+/// A point in time.
+enum When {
+    At(Time),
+    After(std::time::Duration),
+    Unset,
+}
+
+impl When {
+    fn new(at: Option<Time>, after: Option<std::time::Duration>) -> When {
+        at.map(When::At).or(after.map(When::After)).unwrap_or(When::Unset)
+    }
+
+    /// As it is on the wire.
+    fn millis(&self, now: Time) -> i64 {
+        match *self {
+            When::At(time) => time.0,
+            When::After(duration) => now.after(duration).0,
+            When::Unset => 0,
+        }
+    }
+}
+
+impl Spec {
+    pub(super) fn new(submit: &Submit) -> Spec {
+        let priority = match submit.priority {
+            Priority::High => pb::Priority::HIGH,
+            Priority::Normal => pb::Priority::NORMAL,
+            Priority::Low => pb::Priority::LOW,
+        };
+        Spec {
+            not_before: When::new(submit.not_before, submit.delay),
+            expires_at: When::new(submit.expires_at, submit.ttl),
+            like: pb::NewTask {
+                to: submit.to.clone().unwrap_or_default(),
+                key: submit.key.clone().unwrap_or_default(),
+                max_attempts: submit.max_attempts.unwrap_or(0),
+                priority: priority.into(),
+                ..Default::default()
+            },
+        }
+    }
+
+    fn task(&self, task: String) -> pb::NewTask {
+        let now = Time::now();
+        pb::NewTask {
+            task,
+            not_before: self.not_before.millis(now),
+            expires_at: self.expires_at.millis(now),
+            ..self.like.clone()
+        }
+    }
+}
+
+/// A request, and the lines it was made of.
+#[derive(Default)]
+pub(super) struct Batch {
+    pub(super) request: pb::SubmitRequest,
+    /// The number of each task's line.
+    pub(super) lines: Vec<u64>,
+    /// Lines that cannot be tasks, and why.
+    pub(super) bad: Vec<(u64, String)>,
+    pub(super) empty: u64,
+    /// The number of the last line.
+    pub(super) last: u64,
+    /// How much of the input it took up.
+    pub(super) bytes: u64,
+}
+
+/// Makes batches of lines, one when it is full or when there is a lull.
+pub(super) struct Batches<L> {
+    lines: L,
+    spec: Spec,
+    most: usize,
+    line: u64,
+}
+
+impl<L: Iterator<Item = io::Result<(Line, u64)>>> Batches<L> {
+    /// At most `most` tasks in one.
+    pub(super) fn new(lines: L, spec: Spec, most: usize) -> Self {
+        Batches { lines, spec, most, line: 0 }
+    }
+}
+
+impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
+    type Item = io::Result<Batch>;
+
+    /// After an error comes nothing more worth having.
+    fn next(&mut self) -> Option<Self::Item> {
+        let mut batch = Batch::default();
+        let mut size = 0;
+        while batch.lines.len() + batch.bad.len() < self.most && size < LARGE {
+            let (line, bytes) = match self.lines.next() {
+                Some(Ok((Line::Lull, _))) if batch.last == 0 => continue,
+                Some(Ok((Line::Lull, _))) => break,
+                Some(Ok(line)) => line,
+                Some(Err(e)) => return Some(Err(e)),
+                None => break,
+            };
+            self.line += 1;
+            batch.last = self.line;
+            batch.bytes += bytes;
+            match line {
+                Line::Task(text) => {
+                    let task = self.spec.task(text);
+                    size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
+                    batch.request.tasks.push(task);
+                    batch.lines.push(self.line);
+                }
+                Line::Empty => batch.empty += 1,
+                Line::Bad(reason) => batch.bad.push((self.line, reason)),
+                Line::Lull => {}
+            }
+        }
+        (batch.last != 0).then_some(Ok(batch))
+    }
+}

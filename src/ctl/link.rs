@@ -1,0 +1,97 @@
+//! The connection to the server, and what its failures mean to an operator.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use grpcio::{CallOption, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
+
+use super::Error;
+use super::out::escape;
+use crate::wire::control_grpc::ControlClient;
+
+/// How long a connection may take.
+const CONNECT: Duration = Duration::from_secs(5);
+/// How long one answer may take. Streams have no such bound: keepalive finds out whether their server lives.
+const ANSWER: Duration = Duration::from_secs(30);
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const MAX_MESSAGE: i32 = 64 << 20;
+
+/// A server that answered.
+pub(super) struct Link {
+    server: String,
+    pub(super) client: ControlClient,
+}
+
+impl Link {
+    /// Connects, or fails: at once where the connection is refused, after five seconds where nothing comes back.
+    pub(super) fn connect(server: &str) -> Result<Link, Error> {
+        let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
+        let channel = ChannelBuilder::new(env)
+            .max_send_message_len(MAX_MESSAGE)
+            .max_receive_message_len(MAX_MESSAGE)
+            .keepalive_time(KEEPALIVE)
+            .keepalive_timeout(KEEPALIVE / 2)
+            // A control address is not on the far side of a web proxy.
+            .enable_http_proxy(false)
+            .connect(server);
+        let connected = block_on(async {
+            let deadline = std::time::Instant::now() + CONNECT;
+            let mut state = channel.check_connectivity_state(true);
+            while !matches!(
+                state,
+                ConnectivityState::GRPC_CHANNEL_READY | ConnectivityState::GRPC_CHANNEL_TRANSIENT_FAILURE
+            ) {
+                let left = deadline.saturating_duration_since(std::time::Instant::now());
+                if !channel.wait_for_state_change(state, left).await {
+                    break;
+                }
+                state = channel.check_connectivity_state(true);
+            }
+            state == ConnectivityState::GRPC_CHANNEL_READY
+        });
+        if !connected {
+            return Err(Error::NoServer(server.to_owned()));
+        }
+        Ok(Link { server: server.to_owned(), client: ControlClient::new(channel) })
+    }
+
+    /// How a call that has one answer is made.
+    pub(super) fn answer_soon() -> CallOption {
+        CallOption::default().timeout(ANSWER)
+    }
+
+    /// Waits for the answer of a call.
+    pub(super) fn wait<T: Unpin>(&self, call: grpcio::Result<grpcio::ClientUnaryReceiver<T>>) -> Result<T, Error> {
+        block_on(async { call?.await }).map_err(|e| self.error(e))
+    }
+
+    /// What a failed call means.
+    pub(super) fn error(&self, error: grpcio::Error) -> Error {
+        match error {
+            grpcio::Error::RpcFailure(status) | grpcio::Error::RpcFinished(Some(status)) => self.refusal(&status),
+            grpcio::Error::Codec(e) => Error::Nonsense(e.to_string()),
+            other => self.went_away(&other.to_string()),
+        }
+    }
+
+    /// The server ended what it should not have ended.
+    pub(super) fn went_away(&self, reason: &str) -> Error {
+        Error::WentAway { server: self.server.clone(), reason: escape(reason).into_owned(), hint: String::new() }
+    }
+
+    fn refusal(&self, status: &RpcStatus) -> Error {
+        let reason = match status.message() {
+            "" => status.code().to_string(),
+            message => escape(message).into_owned(),
+        };
+        match status.code() {
+            RpcStatusCode::UNIMPLEMENTED => Error::Unimplemented { server: self.server.clone(), reason },
+            RpcStatusCode::UNAVAILABLE | RpcStatusCode::CANCELLED => self.went_away(&reason),
+            RpcStatusCode::DEADLINE_EXCEEDED => {
+                self.went_away(&format!("no answer within {}", humantime::format_duration(ANSWER)))
+            }
+            _ => Error::Refused(reason),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! The logs, page by page: memory is a page, whatever the length of the log.
+
+use std::collections::BTreeSet;
+
+use futures::executor::block_on;
+use futures::{FutureExt, StreamExt, select};
+use grpcio::{CallOption, ClientSStreamReceiver};
+
+use super::args::{Dead, Range};
+use super::interrupt::Interrupt;
+use super::link::Link;
+use super::out::{Out, Row, Table};
+use super::{Error, manage, rows};
+use crate::wire::control as pb;
+
+/// Prints tasks.
+pub(super) fn tasks(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
+    let call = link.client.list_tasks(&request(range), CallOption::default());
+    let print = Print { link, range, out, what: "tasks" };
+    print.pages(call, |page: pb::TaskPage| page.tasks.into_iter().map(rows::Task::from).collect(), |task| task.id)
+}
+
+/// Prints outcomes.
+pub(super) fn results(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
+    let call = link.client.list_results(&request(range), CallOption::default());
+    Print { link, range, out, what: "results" }.pages(call, result_rows, |result| result.seq)
+}
+
+/// Prints what clients reported.
+pub(super) fn statuses(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
+    let call = link.client.list_statuses(&request(range), CallOption::default());
+    let print = Print { link, range, out, what: "statuses" };
+    print.pages(
+        call,
+        |page: pb::StatusPage| page.statuses.into_iter().map(rows::Status::from).collect(),
+        |status| status.seq,
+    )
+}
+
+/// Prints dead letters, or gives all of them again, or takes all of them back.
+pub(super) fn dead(link: &Link, dead: &Dead, out: Out) -> Result<(), Error> {
+    let everything = dead.retry || dead.drop;
+    let mut list = request(&dead.range);
+    if everything {
+        list.latest = 0;
+    }
+    let request = pb::ListDeadRequest {
+        group: dead.group.clone().unwrap_or_default(),
+        list: Some(list).into(),
+        ..Default::default()
+    };
+    let call = link.client.list_dead(&request, CallOption::default());
+    if !everything {
+        let print = Print { link, range: &dead.range, out, what: "dead letters" };
+        return print.pages(call, result_rows, |result| result.seq);
+    }
+    let letters = block_on(letters(link, call))?;
+    if dead.retry { manage::retry_all(link, letters, out) } else { manage::drop_all(link, letters, out) }
+}
+
+fn request(range: &Range) -> pb::ListRequest {
+    let latest = if range.all || range.after.is_some() { 0 } else { range.latest };
+    pb::ListRequest {
+        after: range.after.unwrap_or(0),
+        limit: range.limit.unwrap_or(0),
+        latest,
+        follow: range.follow,
+        ..Default::default()
+    }
+}
+
+fn result_rows(page: pb::ResultPage) -> Vec<rows::TaskResult> {
+    page.results.into_iter().map(rows::TaskResult::from).collect()
+}
+
+/// Prints one log.
+struct Print<'a> {
+    link: &'a Link,
+    range: &'a Range,
+    out: Out,
+    /// What is in the log.
+    what: &'static str,
+}
+
+impl Print<'_> {
+    fn pages<P, R: Row>(
+        mut self,
+        call: grpcio::Result<ClientSStreamReceiver<P>>,
+        rows: impl Fn(P) -> Vec<R>,
+        position: impl Fn(&R) -> u64,
+    ) -> Result<(), Error> {
+        let mut pages = call.map_err(|e| self.link.error(e))?.fuse();
+        let mut interrupt = Interrupt::watch()?.fuse();
+        let mut table = Table::default();
+        let (mut printed, mut last) = (0, self.range.after.unwrap_or(0));
+        block_on(async {
+            loop {
+                let page = select! {
+                    page = pages.next() => page,
+                    () = interrupt => return if self.range.follow { Ok(()) } else { Err(Error::Interrupted) },
+                };
+                let Some(page) = page else { break };
+                let rows = rows(page.map_err(|e| self.stopped_at(last, self.link.error(e)))?);
+                self.out.rows(&mut table, &rows)?;
+                printed += rows.len() as u64;
+                last = rows.last().map_or(last, &position);
+            }
+            if self.range.follow && self.range.limit.is_none_or(|limit| printed < limit.into()) {
+                return Err(self.stopped_at(last, self.link.went_away("it ended the list")));
+            }
+            if printed == 0 {
+                self.out.remark(&format!("no {}", self.what));
+            }
+            Ok(())
+        })
+    }
+
+    /// Says how to go on behind what was printed.
+    fn stopped_at(&self, last: u64, error: Error) -> Error {
+        match error {
+            Error::WentAway { server, reason, .. } if last > 0 => {
+                let hint = format!("; to go on where it stopped: --after {last}");
+                Error::WentAway { server, reason, hint }
+            }
+            other => other,
+        }
+    }
+}
+
+/// Each dead letter once: its task and its group. All of them before the first is touched, so that one that dies
+/// again is not met again.
+async fn letters(
+    link: &Link,
+    call: grpcio::Result<ClientSStreamReceiver<pb::ResultPage>>,
+) -> Result<BTreeSet<(u64, String)>, Error> {
+    let mut letters = BTreeSet::new();
+    let mut pages = call.map_err(|e| link.error(e))?;
+    while let Some(page) = pages.next().await {
+        let page = page.map_err(|e| link.error(e))?;
+        letters.extend(page.results.into_iter().map(|letter| (letter.task_id, letter.group)));
+    }
+    Ok(letters)
+}

@@ -1,0 +1,328 @@
+//! What is printed: the records of the control service, as objects and as lines of a table.
+
+use std::time::{Duration, UNIX_EPOCH};
+
+use protobuf::EnumOrUnknown;
+use serde::Serialize;
+
+use super::out::Row;
+use crate::wire::control as pb;
+
+/// The last millisecond of the year 9999, the end of RFC 3339.
+const LAST: i64 = 253_402_300_799_999;
+
+/// The time in RFC 3339, UTC, with milliseconds.
+pub(super) fn time(millis: i64) -> String {
+    // Clamped: a server's nonsense must not bring us down.
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis.clamp(0, LAST) as u64)).to_string()
+}
+
+fn time_if_set(millis: i64) -> Option<String> {
+    (millis != 0).then(|| time(millis))
+}
+
+fn text_if_set(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
+/// What a table has where there is nothing.
+fn or_dash(text: &str) -> String {
+    if text.is_empty() { "-".into() } else { text.into() }
+}
+
+fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
+    match value.enum_value() {
+        Ok(known) => format!("{known:?}"),
+        Err(number) => format!("UNKNOWN_{number}"),
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Task {
+    pub(super) id: u64,
+    task: String,
+    to: Option<String>,
+    accepted_at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    priority: Option<String>,
+}
+
+impl From<pb::Task> for Task {
+    fn from(task: pb::Task) -> Task {
+        Task {
+            id: task.id,
+            task: task.task,
+            to: text_if_set(task.to),
+            accepted_at: time(task.accepted_at),
+            key: text_if_set(task.key),
+            not_before: time_if_set(task.not_before),
+            expires_at: time_if_set(task.expires_at),
+            max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
+            priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
+        }
+    }
+}
+
+impl Task {
+    /// What is set, each with its name.
+    pub(super) fn properties(&self) -> Vec<(&'static str, String)> {
+        let mut all = vec![
+            ("task", self.id.to_string()),
+            ("text", self.task.clone()),
+            ("to", self.to.clone().unwrap_or_else(|| "every group".into())),
+            ("accepted", self.accepted_at.clone()),
+        ];
+        let max_attempts = self.max_attempts.map(|n| n.to_string());
+        let optional = [
+            ("key", &self.key),
+            ("not before", &self.not_before),
+            ("expires", &self.expires_at),
+            ("max attempts", &max_attempts),
+            ("priority", &self.priority),
+        ];
+        all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        all
+    }
+}
+
+impl Row for Task {
+    const COLUMNS: &'static [&'static str] = &["ID", "ACCEPTED", "TO", "TASK"];
+    fn cells(&self) -> Vec<String> {
+        let to = or_dash(self.to.as_deref().unwrap_or_default());
+        vec![self.id.to_string(), self.accepted_at.clone(), to, self.task.clone()]
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct TaskResult {
+    pub(super) seq: u64,
+    task_id: u64,
+    group: String,
+    client: String,
+    attempt: u32,
+    outcome: String,
+    ret: String,
+    at: String,
+    late: bool,
+}
+
+impl From<pb::TaskResult> for TaskResult {
+    fn from(result: pb::TaskResult) -> TaskResult {
+        TaskResult {
+            seq: result.seq,
+            task_id: result.task_id,
+            group: result.group,
+            client: result.client,
+            attempt: result.attempt,
+            outcome: enum_name(result.outcome),
+            ret: result.ret,
+            at: time(result.at),
+            late: result.late,
+        }
+    }
+}
+
+impl Row for TaskResult {
+    const COLUMNS: &'static [&'static str] = &["SEQ", "AT", "TASK", "GROUP", "CLIENT", "ATTEMPT", "OUTCOME", "RESULT"];
+    fn cells(&self) -> Vec<String> {
+        let late = if self.late { " (late)" } else { "" };
+        vec![
+            self.seq.to_string(),
+            self.at.clone(),
+            self.task_id.to_string(),
+            or_dash(&self.group),
+            or_dash(&self.client),
+            self.attempt.to_string(),
+            format!("{}{late}", self.outcome),
+            self.ret.clone(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Status {
+    pub(super) seq: u64,
+    client: String,
+    msg: String,
+    at: String,
+}
+
+impl From<pb::Status> for Status {
+    fn from(status: pb::Status) -> Status {
+        Status { seq: status.seq, client: status.client, msg: status.msg, at: time(status.at) }
+    }
+}
+
+impl Row for Status {
+    const COLUMNS: &'static [&'static str] = &["SEQ", "AT", "CLIENT", "STATUS"];
+    fn cells(&self) -> Vec<String> {
+        vec![self.seq.to_string(), self.at.clone(), or_dash(&self.client), self.msg.clone()]
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Client {
+    client: String,
+    group: String,
+    peer: String,
+    since: String,
+    window: u32,
+    in_flight: u64,
+    delivered: u64,
+}
+
+impl From<pb::Client> for Client {
+    fn from(client: pb::Client) -> Client {
+        Client {
+            client: client.client,
+            group: client.group,
+            peer: client.peer,
+            since: time(client.since),
+            window: client.window,
+            in_flight: client.in_flight,
+            delivered: client.delivered,
+        }
+    }
+}
+
+impl Row for Client {
+    const COLUMNS: &'static [&'static str] = &["CLIENT", "GROUP", "PEER", "SINCE", "WINDOW", "IN FLIGHT", "DELIVERED"];
+    fn cells(&self) -> Vec<String> {
+        let window = if self.window == 0 { "-".into() } else { self.window.to_string() };
+        vec![
+            or_dash(&self.client),
+            or_dash(&self.group),
+            self.peer.clone(),
+            self.since.clone(),
+            window,
+            self.in_flight.to_string(),
+            self.delivered.to_string(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Group {
+    group: String,
+    clients: u32,
+    lag: u64,
+    in_flight: u64,
+    oldest: Option<u64>,
+    oldest_at: Option<String>,
+    rate: f64,
+    paused: bool,
+    dead: u64,
+}
+
+impl From<pb::Group> for Group {
+    fn from(group: pb::Group) -> Group {
+        Group {
+            group: group.name,
+            clients: group.clients,
+            lag: group.lag,
+            in_flight: group.in_flight,
+            oldest: (group.oldest != 0).then_some(group.oldest),
+            oldest_at: time_if_set(group.oldest_at),
+            rate: group.rate,
+            paused: group.paused,
+            dead: group.dead,
+        }
+    }
+}
+
+impl Row for Group {
+    const COLUMNS: &'static [&'static str] =
+        &["GROUP", "CLIENTS", "LAG", "IN FLIGHT", "OLDEST", "SINCE", "PER SECOND", "DEAD", "STATE"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            self.group.clone(),
+            self.clients.to_string(),
+            self.lag.to_string(),
+            self.in_flight.to_string(),
+            self.oldest.map_or("-".into(), |id| id.to_string()),
+            or_dash(self.oldest_at.as_deref().unwrap_or_default()),
+            format!("{:.1}", self.rate),
+            self.dead.to_string(),
+            if self.paused { "paused" } else { "running" }.into(),
+        ]
+    }
+}
+
+#[derive(Serialize)]
+pub(super) struct Standing {
+    group: String,
+    state: String,
+    client: String,
+    attempt: u32,
+    reason: String,
+}
+
+impl From<pb::TaskStanding> for Standing {
+    fn from(standing: pb::TaskStanding) -> Standing {
+        Standing {
+            group: standing.group,
+            state: standing.state,
+            client: standing.client,
+            attempt: standing.attempt,
+            reason: standing.reason,
+        }
+    }
+}
+
+impl Row for Standing {
+    const COLUMNS: &'static [&'static str] = &["GROUP", "STATE", "CLIENT", "ATTEMPT", "WHY"];
+    fn cells(&self) -> Vec<String> {
+        vec![
+            or_dash(&self.group),
+            self.state.clone(),
+            or_dash(&self.client),
+            self.attempt.to_string(),
+            self.reason.clone(),
+        ]
+    }
+}
+
+/// A task, where it stands with each group, and all that came of it.
+#[derive(Serialize)]
+pub(super) struct Ledger {
+    #[serde(flatten)]
+    pub(super) task: Task,
+    pub(super) groups: Vec<Standing>,
+    pub(super) results: Vec<TaskResult>,
+}
+
+impl From<pb::TaskLedger> for Ledger {
+    fn from(ledger: pb::TaskLedger) -> Ledger {
+        Ledger {
+            task: ledger.task.into_option().unwrap_or_default().into(),
+            groups: ledger.groups.into_iter().map(Standing::from).collect(),
+            results: ledger.results.into_iter().map(TaskResult::from).collect(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_rfc_3339_and_nonsense_is_clamped() {
+        assert_eq!(time(1_777_536_000_123), "2026-04-30T08:00:00.123Z");
+        assert_eq!(time(i64::MIN), "1970-01-01T00:00:00.000Z");
+        assert_eq!(time(i64::MAX), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn an_outcome_that_is_newer_than_we_are_has_its_number() {
+        assert_eq!(enum_name(EnumOrUnknown::from(pb::Outcome::TIMED_OUT)), "TIMED_OUT");
+        assert_eq!(enum_name(EnumOrUnknown::<pb::Outcome>::from_i32(77)), "UNKNOWN_77");
+    }
+}

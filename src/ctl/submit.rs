@@ -1,0 +1,331 @@
+//! Submitting: a thread reads lines into requests, several of which are under way at a time, over one call.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::thread;
+use std::time::Instant;
+
+use futures::channel::mpsc;
+use futures::executor::block_on;
+use futures::{FutureExt, SinkExt, StreamExt, future, select};
+use grpcio::{CallOption, ClientDuplexReceiver, ClientDuplexSender, WriteFlags};
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::json;
+
+use super::Error;
+use super::args;
+use super::batch::{Batch, Batches, Spec};
+use super::interrupt::Interrupt;
+use super::lines::{Line, Lines};
+use super::link::Link;
+use super::out::{Out, escape};
+use super::tally::Tally;
+use crate::wire::control as pb;
+
+/// How many requests may be under way. When so many are, reading waits.
+const UNDER_WAY: usize = 8;
+/// How many requests are made ahead.
+const AHEAD: usize = 1;
+
+/// Where tasks come from.
+struct Input {
+    lines: Box<dyn Iterator<Item = io::Result<(Line, u64)>> + Send>,
+    /// In errors.
+    name: String,
+    /// What one of them is called.
+    noun: &'static str,
+    /// In bytes, where it is known.
+    size: Option<u64>,
+    /// The file, if it is one that can be read again.
+    file: Option<String>,
+}
+
+impl Input {
+    fn open(submit: &args::Submit) -> Result<Input, Error> {
+        match &submit.file {
+            Some(path) if path == Path::new("-") => Ok(Input::stdin()),
+            Some(path) => Input::file(path),
+            None if submit.texts == ["-"] => Ok(Input::stdin()),
+            None => Ok(Input {
+                lines: Box::new(submit.texts.clone().into_iter().map(|text| Ok((Line::Task(text), 0)))),
+                name: "the arguments".into(),
+                noun: "task",
+                size: None,
+                file: None,
+            }),
+        }
+    }
+
+    fn stdin() -> Input {
+        Input {
+            lines: Box::new(Lines::new(io::stdin(), true)),
+            name: "standard input".into(),
+            noun: "line",
+            size: None,
+            file: None,
+        }
+    }
+
+    fn file(path: &Path) -> Result<Input, Error> {
+        let name = escape(&path.to_string_lossy()).into_owned();
+        let open = || -> io::Result<(File, std::fs::Metadata)> {
+            let file = File::open(path)?;
+            let metadata = file.metadata()?;
+            Ok((file, metadata))
+        };
+        let (file, metadata) = open().map_err(|source| Error::Input { name: name.clone(), source })?;
+        let regular = metadata.is_file();
+        Ok(Input {
+            // A named pipe may be as slow as someone who types.
+            lines: Box::new(Lines::new(file, !regular)),
+            size: regular.then_some(metadata.len()),
+            file: regular.then(|| quote(&name)),
+            name,
+            noun: "line",
+        })
+    }
+
+    /// How to submit what stands behind `line`.
+    fn go_on(&self, line: u64) -> String {
+        match &self.file {
+            Some(file) => {
+                format!("; to go on, with the same options: tail -n +{} {file} | contactctl submit -", line + 1)
+            }
+            None => format!("; to go on, submit again from {} {} on", self.noun, line + 1),
+        }
+    }
+}
+
+/// Submits all of the input.
+pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Error> {
+    if submit.key.is_some() && (submit.texts.len() != 1 || submit.texts == ["-"]) {
+        return Err(Error::Usage("--key is for a single task: give its text as the one argument".into()));
+    }
+    let mut input = Input::open(&submit)?;
+    let link = Link::connect(server)?;
+    let began = Instant::now();
+    let report = RefCell::new(Report::new(&input, out));
+
+    let lines = std::mem::replace(&mut input.lines, Box::new(std::iter::empty()));
+    let batches = Batches::new(lines, Spec::new(&submit), submit.batch as usize);
+    let (mut batches_in, batches_out) = mpsc::channel(AHEAD - 1);
+    let reader = thread::Builder::new().name("lines".into()).spawn(move || {
+        for batch in batches {
+            let last = batch.is_err();
+            if block_on(batches_in.send(batch)).is_err() || last {
+                break;
+            }
+        }
+    })?;
+
+    let ended = block_on(converse(&link, batches_out, &report));
+    let mut report = report.into_inner();
+    report.bar.finish_and_clear();
+    if let Err(e) = ended {
+        // The reader is not joined here: it may be waiting for a line that never comes, and ends with the process.
+        return Err(match e {
+            Error::Unimplemented { .. } => e,
+            e => Error::CutOff(format!("{e}: {}{}", report.tally.known(), input.go_on(report.tally.answered))),
+        });
+    }
+    if let Err(panic) = reader.join() {
+        std::panic::resume_unwind(panic);
+    }
+    if let Some(source) = report.unreadable.take() {
+        let e = Error::Input { name: input.name.clone(), source };
+        return Err(Error::CutOff(format!("{e}: {}", report.tally.known())));
+    }
+    report.finish(began)
+}
+
+/// Sends requests and takes answers, until all is answered or something breaks.
+async fn converse(
+    link: &Link,
+    batches: mpsc::Receiver<io::Result<Batch>>,
+    report: &RefCell<Report>,
+) -> Result<(), Error> {
+    let (sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
+    // A channel holds one more for each sender.
+    let (begun, under_way) = mpsc::channel(UNDER_WAY - 1);
+    let mut interrupt = Interrupt::watch()?.fuse();
+    // When sending has ended, there are still answers to come.
+    let send = send(batches, sink, begun, report).then(|()| future::pending::<()>()).fuse();
+    let receive = receive(link, answers, under_way, report).fuse();
+    futures::pin_mut!(send, receive);
+    select! {
+        ended = receive => ended,
+        () = send => unreachable!("pending for good"),
+        () = interrupt => Err(Error::Interrupted),
+    }
+}
+
+/// Ends when everything is sent, or nothing more can be; then `receive` learns why.
+async fn send(
+    mut batches: mpsc::Receiver<io::Result<Batch>>,
+    mut sink: ClientDuplexSender<pb::SubmitRequest>,
+    mut begun: mpsc::Sender<Batch>,
+    report: &RefCell<Report>,
+) {
+    while let Some(batch) = batches.next().await {
+        let mut batch = match batch {
+            Ok(batch) => batch,
+            Err(e) => {
+                report.borrow_mut().unreadable = Some(e);
+                break;
+            }
+        };
+        if batch.lines.is_empty() {
+            report.borrow_mut().fruitless(batch);
+            continue;
+        }
+        let request = std::mem::take(&mut batch.request);
+        let last = batch.last;
+        if begun.send(batch).await.is_err() {
+            return;
+        }
+        report.borrow_mut().tally.sent = last;
+        if sink.send((request, WriteFlags::default())).await.is_err() {
+            return;
+        }
+    }
+    {
+        let mut report = report.borrow_mut();
+        report.tally.all_sent = report.unreadable.is_none();
+        report.closed = true;
+    }
+    let _ = sink.close().await;
+}
+
+async fn receive(
+    link: &Link,
+    mut answers: ClientDuplexReceiver<pb::SubmitResponse>,
+    mut under_way: mpsc::Receiver<Batch>,
+    report: &RefCell<Report>,
+) -> Result<(), Error> {
+    let mut next = || under_way.next().now_or_never().flatten();
+    while let Some(answer) = answers.next().await {
+        let answer = answer.map_err(|e| link.error(e))?;
+        let batch = next().ok_or_else(|| Error::Nonsense("an answer to no request".into()))?;
+        report.borrow_mut().answered(batch, answer)?;
+    }
+    if next().is_some() || !report.borrow().closed {
+        return Err(link.went_away("it ended the call before all was answered"));
+    }
+    Ok(())
+}
+
+/// Tells, as it comes in, what became of the lines.
+struct Report {
+    tally: Tally,
+    out: Out,
+    bar: ProgressBar,
+    /// Why the input could not be read to its end.
+    unreadable: Option<io::Error>,
+    /// We have ended our side of the call.
+    closed: bool,
+    /// Why standard output could not be written. Nobody's listening is no reason to stop submitting.
+    unprinted: Option<io::Error>,
+}
+
+impl Report {
+    fn new(input: &Input, out: Out) -> Report {
+        // The bar hides itself where standard error is no terminal.
+        let bar = match input.size {
+            _ if out.json && io::stdout().is_terminal() => ProgressBar::hidden(),
+            Some(size) => ProgressBar::new(size).with_style(style("{bar:40} {percent:>3} %  {msg}  {eta} left")),
+            None if input.noun == "line" => ProgressBar::no_length().with_style(style("{spinner} {msg}")),
+            None => ProgressBar::hidden(),
+        };
+        Report { tally: Tally::new(input.noun), out, bar, unreadable: None, closed: false, unprinted: None }
+    }
+
+    /// A batch without a task in it.
+    fn fruitless(&mut self, batch: Batch) {
+        self.tally.empty += batch.empty;
+        for (line, reason) in batch.bad {
+            self.fail(line, &reason);
+        }
+        self.bar.inc(batch.bytes);
+    }
+
+    fn answered(&mut self, batch: Batch, answer: pb::SubmitResponse) -> Result<(), Error> {
+        let (tasks, refused) = (batch.lines.len() as u64, answer.refused.len() as u64);
+        let accepted = if answer.ids.is_empty() { answer.count.into() } else { answer.ids.len() as u64 };
+        if accepted + refused != tasks {
+            let why = format!("{tasks} tasks were sent, {accepted} accepted and {refused} refused");
+            return Err(Error::Nonsense(why));
+        }
+        if answer.ids.is_empty() {
+            self.tally.accept(answer.first_id, accepted);
+        }
+        for &id in &answer.ids {
+            self.tally.accept(id, 1);
+        }
+        self.tally.answered = batch.last;
+        if accepted > 0 && self.out.json {
+            let mut object = json!({"first_id": answer.first_id, "count": accepted});
+            if !answer.ids.is_empty() {
+                object["ids"] = answer.ids.into();
+            }
+            self.print(&object, "");
+        }
+        let mut failed = batch.bad;
+        for refusal in answer.refused {
+            let line = batch.lines.get(refusal.index as usize);
+            let line = line.ok_or_else(|| Error::Nonsense(format!("task {} of {tasks} refused", refusal.index)))?;
+            failed.push((*line, refusal.reason));
+        }
+        failed.sort();
+        for (line, reason) in failed {
+            self.fail(line, &reason);
+        }
+        self.tally.empty += batch.empty;
+        self.bar.set_message(format!("{} accepted", self.tally.accepted));
+        self.bar.inc(batch.bytes);
+        Ok(())
+    }
+
+    fn fail(&mut self, line: u64, reason: &str) {
+        self.tally.fail(line);
+        if self.out.json {
+            self.print(&json!({"line": line, "error": reason}), "");
+        } else {
+            let noun = self.tally.noun;
+            self.bar.suspend(|| _ = writeln!(io::stderr(), "{noun} {line}: {}", escape(reason)));
+        }
+    }
+
+    fn print(&mut self, object: &serde_json::Value, text: &str) {
+        if self.unprinted.is_none() {
+            self.unprinted = self.out.object(object, text).err();
+        }
+    }
+
+    /// The whole input was gone through.
+    fn finish(mut self, began: Instant) -> Result<(), Error> {
+        let done = json!({"done": true, "accepted": self.tally.accepted, "failed": self.tally.failed.count});
+        let summary = self.tally.summary(began.elapsed());
+        self.print(&done, &summary);
+        match (self.tally.failures(), self.unprinted) {
+            (Some(failures), _) => Err(Error::LinesFailed(failures)),
+            (None, Some(e)) => Err(Error::Output(e)),
+            (None, None) => Ok(()),
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
+}
+
+/// A path as a shell takes it.
+fn quote(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if path.chars().all(plain) && !path.starts_with('-') {
+        return path.to_owned();
+    }
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    format!("'{}'", path.replace('\'', r"'\''"))
+}

@@ -1,0 +1,200 @@
+//! The server: both services on their ports, over the broker and the store.
+//!
+//! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
+
+mod contact;
+mod control;
+mod convert;
+mod demo;
+mod follow;
+mod metadata;
+mod pump;
+mod query;
+mod status;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::executor::block_on;
+use futures::future::{self, Either};
+use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
+use log::{info, warn};
+
+use self::contact::ContactService;
+use self::control::ControlService;
+use self::demo::Demo;
+use self::follow::Followers;
+use self::query::Pool;
+use crate::broker::{self, Broker};
+use crate::store::{Store, StoreError};
+use crate::wire::contact_grpc::create_contact;
+use crate::wire::control_grpc::create_control;
+
+/// How a server is set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect, `host:port`; port 0: any that is free.
+    pub listen: String,
+    /// Where operators connect, `host:port`.
+    pub control: String,
+    /// The folder of the store.
+    pub data: PathBuf,
+    /// The longest text of a task, a status or a result, in bytes.
+    pub max_task: usize,
+    /// Makes ten tasks at the start and ten more each time so much has passed.
+    pub demo: Option<Duration>,
+    /// How the delivery of tasks is set.
+    pub broker: broker::Config,
+}
+
+/// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
+pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The store could not be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Somebody else listens there, or it is no address of this machine.
+    #[error("cannot listen on {address}: {why}; choose another with {flag}")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system said.
+        why: String,
+    },
+    /// gRPC or the system refused something that should always work.
+    #[error("the server could not be started: {0}")]
+    Start(String),
+}
+
+/// A running server. Owns all its threads until [`Server::stop`].
+pub struct Server {
+    contact: grpcio::Server,
+    control: grpcio::Server,
+    addresses: (String, String),
+    demo: Option<Demo>,
+    broker: Broker,
+    pool: Pool,
+    store: Store,
+}
+
+/// How long clients have to tell the results of what they hold when the server stops.
+const GRACE: Duration = Duration::from_secs(3);
+
+impl Server {
+    /// Opens the store and begins to listen. Returns when clients can connect.
+    pub fn start(config: Config) -> Result<Server, ServerError> {
+        let (store, recovered) = Store::open(&config.data)?;
+        let at = &recovered.positions;
+        let (tasks, results) = (at.task, at.result);
+        info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
+        let handle = store.handle();
+        let pool = Pool::start(&handle)?;
+        let followers = Followers::subscribe(handle.tail());
+        let broker = Broker::start(config.broker, handle.clone(), recovered)?;
+
+        let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
+        let limit = config.max_task;
+        let contact = ContactService { broker: broker.handle(), store: handle.clone(), limit };
+        let control = ControlService {
+            broker: broker.handle(),
+            store: handle.clone(),
+            queries: pool.queries(),
+            followers,
+            limit,
+        };
+        // A message holds one text and what describes it; a request of operators holds many.
+        let message = limit + 64 * 1024;
+        let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
+        let (control, operators) =
+            listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+        let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
+        let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
+        Ok(Server { contact, control, addresses: (clients, operators), demo, broker, pool, store })
+    }
+
+    /// Where clients connect.
+    pub fn listen(&self) -> &str {
+        &self.addresses.0
+    }
+
+    /// Where operators connect.
+    pub fn control(&self) -> &str {
+        &self.addresses.1
+    }
+
+    /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
+    pub fn stop(self) -> Result<(), StoreError> {
+        let Server { mut contact, mut control, demo, broker, pool, store, .. } = self;
+        if let Some(demo) = demo {
+            demo.stop();
+        }
+        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        broker.drain();
+        if !within(GRACE, all_ended) {
+            info!("some clients are still connected: their calls are cancelled");
+            contact.cancel_all_calls();
+            control.cancel_all_calls();
+        }
+        // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
+        broker.stop();
+        drop((contact, control));
+        pool.stop();
+        store.close()
+    }
+}
+
+/// Waits for a future on this thread, for so long; says whether it came to its end.
+fn within(limit: Duration, work: impl Future + Unpin) -> bool {
+    let (stop, stopped) = futures::channel::oneshot::channel::<()>();
+    let (finished, wait) = crossbeam_channel::bounded::<()>(0);
+    let timer = std::thread::Builder::new().name("grace".into()).spawn(move || {
+        let _ = wait.recv_timeout(limit);
+        drop(stop);
+    });
+    let ended = matches!(block_on(future::select(work, stopped)), Either::Left(_));
+    drop(finished);
+    if timer.map(|timer| timer.join()).is_err() {
+        warn!("no thread for the time limit");
+    }
+    ended
+}
+
+/// Begins to serve on `address`; gives the address with the port that was taken.
+fn listen(
+    env: &Arc<Environment>,
+    service: Service,
+    address: &str,
+    flag: &'static str,
+    slots: usize,
+    message: usize,
+) -> Result<(grpcio::Server, String), ServerError> {
+    let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
+    // C-core's own error says nothing: ask the system first.
+    drop(std::net::TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
+    let args = ChannelBuilder::new(env.clone())
+        .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
+        // Two servers on one port would share its clients between them.
+        .reuse_port(false)
+        // A client that is gone without a word is noticed within 20 + 10 s.
+        .keepalive_time(Duration::from_secs(20))
+        .keepalive_timeout(Duration::from_secs(10))
+        .keepalive_permit_without_calls(true)
+        // Clients may ping every 10 s, also without calls: idle is what they mostly are.
+        .http2_min_recv_ping_interval_without_data(Duration::from_secs(10))
+        .http2_max_pings_without_data(0)
+        .build_args();
+    let start = |e: grpcio::Error| ServerError::Start(e.to_string());
+    let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(slots);
+    let mut server = builder.register_service(service).build().map_err(start)?;
+    let port = server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
+    server.start();
+    Ok((server, format!("{host}:{port}")))
+}

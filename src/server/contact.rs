@@ -1,0 +1,218 @@
+//! The `Contact` service: what agents and workers call.
+
+use std::time::Duration;
+
+use futures::{SinkExt as _, StreamExt as _};
+use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerStreamingSink, WriteFlags};
+use log::debug;
+use protobuf::EnumOrUnknown;
+
+use super::metadata::Metadata;
+use super::pump::pump;
+use super::status::Refusal;
+use crate::broker::{self, Told};
+use crate::codec::Decoded;
+use crate::store;
+use crate::task::{NewStatus, Outcome, Time};
+use crate::wire::contact as pb;
+use crate::wire::contact_grpc::Contact;
+
+/// Messages of a stream that are handled together, if so many have come.
+const CHUNK: usize = 256;
+
+/// One clone for each completion queue.
+#[derive(Clone)]
+pub(super) struct ContactService {
+    pub(super) broker: broker::Handle,
+    pub(super) store: store::Handle,
+    /// The longest text, in bytes.
+    pub(super) limit: usize,
+}
+
+impl Contact for ContactService {
+    fn send_status(
+        &mut self,
+        ctx: RpcContext<'_>,
+        requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut sink: DuplexSink<pb::Result>,
+    ) {
+        let service = self.clone();
+        let metadata = Metadata::read(&ctx);
+        ctx.spawn(async move {
+            match service.statuses(metadata, requests, &mut sink).await {
+                Ok(()) => drop(sink.close().await),
+                Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
+                Err(Ended::Gone(e)) => debug!("a status stream ended early: {e}"),
+            }
+        });
+    }
+
+    fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
+        let broker = self.broker.clone();
+        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        ctx.spawn(async move {
+            let metadata = match metadata {
+                Ok(metadata) => metadata,
+                Err(refusal) => return drop(sink.fail(refusal.into()).await),
+            };
+            let client = metadata.label();
+            match broker.join(metadata.join).await {
+                Ok((session, inbox)) => {
+                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch).await;
+                    broker.leave(session, why).await;
+                }
+                Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
+            }
+        });
+    }
+
+    fn tell_result(
+        &mut self,
+        ctx: RpcContext<'_>,
+        requests: RequestStream<Decoded<pb::Result>>,
+        sink: ClientStreamingSink<pb::Empty>,
+    ) {
+        let service = self.clone();
+        let metadata = Metadata::read(&ctx);
+        ctx.spawn(async move {
+            match service.results(metadata, requests).await {
+                Ok(()) => drop(sink.success(pb::Empty::new()).await),
+                Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
+                Err(Ended::Gone(e)) => debug!("a result stream ended early: {e}"),
+            }
+        });
+    }
+}
+
+/// Why a stream did not come to its end.
+enum Ended {
+    Refused(Refusal),
+    Gone(grpcio::Error),
+}
+
+impl<E: Into<Refusal>> From<E> for Ended {
+    fn from(e: E) -> Ended {
+        Ended::Refused(e.into())
+    }
+}
+
+/// One message, or why the stream ends here.
+fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
+    Ok(item.map_err(Ended::Gone)?.map_err(Refusal::Undecodable)?)
+}
+
+impl ContactService {
+    async fn statuses(
+        &self,
+        metadata: Result<Metadata, Refusal>,
+        requests: RequestStream<Decoded<pb::ClientMsg>>,
+        sink: &mut DuplexSink<pb::Result>,
+    ) -> Result<(), Ended> {
+        let client = metadata?.label();
+        sink.enhance_batch(true);
+        let mut chunks = requests.ready_chunks(CHUNK);
+        while let Some(chunk) = chunks.next().await {
+            let mut statuses = Vec::with_capacity(chunk.len());
+            let mut answers = Vec::with_capacity(chunk.len());
+            let mut ended = None;
+            for item in chunk {
+                match message(item).and_then(|m| Ok(self.checked("the status", m.msg)?)) {
+                    Ok(msg) => {
+                        let ret = format!("服务端接收到消息:{msg}");
+                        answers.push(Ok((pb::Result { ret, ..pb::Result::default() }, WriteFlags::default())));
+                        statuses.push(NewStatus { client: client.clone(), msg, at: Time::now() });
+                    }
+                    Err(e) => {
+                        ended = Some(e);
+                        break;
+                    }
+                }
+            }
+            // What came before a bad message counts.
+            if !statuses.is_empty() {
+                self.store.report(statuses).await?;
+                sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
+            }
+            if let Some(ended) = ended {
+                return Err(ended);
+            }
+        }
+        Ok(())
+    }
+
+    async fn results(
+        &self,
+        metadata: Result<Metadata, Refusal>,
+        requests: RequestStream<Decoded<pb::Result>>,
+    ) -> Result<(), Ended> {
+        let teller = metadata?.teller();
+        self.broker.teller_came(teller.peer.clone()).await?;
+        let mut chunks = requests.ready_chunks(CHUNK);
+        let mut ended = None;
+        while let (None, Some(chunk)) = (&ended, chunks.next().await) {
+            let mut told = Vec::with_capacity(chunk.len());
+            for item in chunk {
+                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut told)?)) {
+                    ended = Some(e);
+                    break;
+                }
+            }
+            // What came before a bad message counts.
+            if let Err(e) = self.broker.tell(teller.clone(), told).await {
+                ended = Some(e.into());
+            }
+        }
+        // Answered when all of it is on disk, the end of the stream being good or bad.
+        let written = self.broker.teller_went(teller.peer.clone()).await;
+        match ended {
+            Some(ended) => Err(ended),
+            None => Ok(written?),
+        }
+    }
+
+    /// The results of one message, checked.
+    fn flatten(&self, message: pb::Result, told: &mut Vec<Told>) -> Result<(), Refusal> {
+        if message.batch.is_empty() {
+            told.push(self.told(message)?);
+            return Ok(());
+        }
+        for one in message.batch {
+            if !one.batch.is_empty() {
+                return Err(Refusal::NestedBatch);
+            }
+            told.push(self.told(one)?);
+        }
+        Ok(())
+    }
+
+    fn told(&self, message: pb::Result) -> Result<Told, Refusal> {
+        let newest = self.store.tail().positions().task;
+        if message.id > newest {
+            return Err(Refusal::NoSuchTask(message.id, newest));
+        }
+        Ok(Told {
+            task: message.id,
+            attempt: message.attempt,
+            outcome: outcome(message.outcome)?,
+            ret: self.checked("the result", message.ret)?,
+            delay: Duration::from_millis(message.delay_ms.into()),
+        })
+    }
+
+    fn checked(&self, what: &'static str, text: String) -> Result<String, Refusal> {
+        match text.len() {
+            size if size > self.limit => Err(Refusal::TooLong { what, size, limit: self.limit }),
+            _ => Ok(text),
+        }
+    }
+}
+
+fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
+    match outcome.enum_value() {
+        Ok(pb::Outcome::DONE) => Ok(Outcome::Done),
+        Ok(pb::Outcome::RETRY) => Ok(Outcome::Retry),
+        Ok(pb::Outcome::FAILED) => Ok(Outcome::Failed),
+        Ok(pb::Outcome::WORKING) => Ok(Outcome::Working),
+        Err(number) => Err(Refusal::UnknownNumber { what: "outcome", number }),
+    }
+}

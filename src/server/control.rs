@@ -1,0 +1,304 @@
+//! The `Control` service: what operators call.
+
+use futures::{SinkExt as _, StreamExt as _};
+use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
+use log::debug;
+
+use super::convert;
+use super::follow::Followers;
+use super::query::Queries;
+use super::status::Refusal;
+use crate::broker;
+use crate::codec::Decoded;
+use crate::store::{self, Positions, Reader, StoreError};
+use crate::wire::control as pb;
+use crate::wire::control_grpc::Control;
+
+/// Rows read at once.
+const PAGE: usize = 500;
+
+/// One clone for each completion queue.
+#[derive(Clone)]
+pub(super) struct ControlService {
+    pub(super) broker: broker::Handle,
+    pub(super) store: store::Handle,
+    pub(super) queries: Queries,
+    pub(super) followers: Followers,
+    /// The longest text of a task, in bytes.
+    pub(super) limit: usize,
+}
+
+impl Control for ControlService {
+    fn submit(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::SubmitRequest>,
+        sink: UnarySink<pb::SubmitResponse>,
+    ) {
+        let service = self.clone();
+        answer(&ctx, sink, async move {
+            let (tasks, refused) = convert::new_tasks(request.map_err(Refusal::Undecodable)?, service.limit);
+            match refused.into_iter().next() {
+                Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
+                None => service.accept(tasks).await,
+            }
+        });
+    }
+
+    fn submit_stream(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        mut sink: DuplexSink<pb::SubmitResponse>,
+    ) {
+        let service = self.clone();
+        ctx.spawn(async move {
+            while let Some(item) = requests.next().await {
+                let request = match item {
+                    Ok(request) => request,
+                    Err(e) => return debug!("a submitting stream ended early: {e}"),
+                };
+                let answer = match request {
+                    Ok(request) => service.accept_what_can_be(request).await,
+                    Err(e) => Err(Refusal::Undecodable(e)),
+                };
+                match answer {
+                    Ok(response) => {
+                        if let Err(e) = sink.send((response, WriteFlags::default())).await {
+                            return debug!("a submitting stream ended early: {e}");
+                        }
+                    }
+                    Err(refusal) => return drop(sink.fail(refusal.into()).await),
+                }
+            }
+            let _ = sink.close().await;
+        });
+    }
+
+    fn list_tasks(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::ListRequest>,
+        sink: ServerStreamingSink<pb::TaskPage>,
+    ) {
+        self.list(
+            &ctx,
+            request,
+            sink,
+            |at| at.task,
+            |reader, after, limit| {
+                let tasks = reader.tasks(after, limit)?;
+                Ok(tasks.last().map(|task| task.id).map(|last| (last, tasks.len(), convert::task_page(tasks))))
+            },
+        );
+    }
+
+    fn list_results(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::ListRequest>,
+        sink: ServerStreamingSink<pb::ResultPage>,
+    ) {
+        self.list(
+            &ctx,
+            request,
+            sink,
+            |at| at.result,
+            |reader, after, limit| {
+                let results = reader.results(after, limit)?;
+                Ok(results
+                    .last()
+                    .map(|result| result.seq)
+                    .map(|last| (last, results.len(), convert::result_page(results))))
+            },
+        );
+    }
+
+    fn list_statuses(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::ListRequest>,
+        sink: ServerStreamingSink<pb::StatusPage>,
+    ) {
+        self.list(
+            &ctx,
+            request,
+            sink,
+            |at| at.status,
+            |reader, after, limit| {
+                let statuses = reader.statuses(after, limit)?;
+                Ok(statuses.last().map(|s| s.seq).map(|last| (last, statuses.len(), convert::status_page(statuses))))
+            },
+        );
+    }
+
+    fn list_clients(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::ListClientsRequest>,
+        sink: UnarySink<pb::ListClientsResponse>,
+    ) {
+        let broker = self.broker.clone();
+        answer(&ctx, sink, async move { Ok(convert::clients(broker.clients().await?)) });
+    }
+
+    fn describe_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::DescribeTaskRequest>,
+        sink: UnarySink<pb::TaskLedger>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("DescribeTask")) });
+    }
+
+    fn list_groups(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::ListGroupsRequest>,
+        sink: UnarySink<pb::ListGroupsResponse>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("ListGroups")) });
+    }
+
+    fn list_dead(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::ListDeadRequest>,
+        sink: ServerStreamingSink<pb::ResultPage>,
+    ) {
+        ctx.spawn(async move { drop(sink.fail(Refusal::Unimplemented("ListDead").into()).await) });
+    }
+
+    fn cancel_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::CancelTaskRequest>,
+        sink: UnarySink<pb::CancelTaskResponse>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("CancelTask")) });
+    }
+
+    fn retry_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::RetryTaskRequest>,
+        sink: UnarySink<pb::RetryTaskResponse>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("RetryTask")) });
+    }
+
+    fn pause_group(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::PauseGroupRequest>,
+        sink: UnarySink<pb::PauseGroupResponse>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("PauseGroup")) });
+    }
+
+    fn remove_group(
+        &mut self,
+        ctx: RpcContext<'_>,
+        _: Decoded<pb::RemoveGroupRequest>,
+        sink: UnarySink<pb::RemoveGroupResponse>,
+    ) {
+        answer(&ctx, sink, async { Err(Refusal::Unimplemented("RemoveGroup")) });
+    }
+}
+
+/// Runs a unary call to its end.
+fn answer<T: Send + 'static>(
+    ctx: &RpcContext<'_>,
+    sink: UnarySink<T>,
+    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
+) {
+    ctx.spawn(async move {
+        let _ = match work.await {
+            Ok(response) => sink.success(response).await,
+            Err(refusal) => sink.fail(refusal.into()).await,
+        };
+    });
+}
+
+impl ControlService {
+    async fn accept(&self, tasks: Vec<crate::task::NewTask>) -> Result<pb::SubmitResponse, Refusal> {
+        if tasks.is_empty() {
+            return Ok(pb::SubmitResponse::new());
+        }
+        Ok(convert::accepted(self.store.submit(tasks).await?))
+    }
+
+    /// Accepts the tasks of a request that can be, and names the others.
+    async fn accept_what_can_be(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+        let (tasks, refused) = convert::new_tasks(request, self.limit);
+        let mut response = self.accept(tasks).await?;
+        response.refused = refused.into_iter().map(|(index, why)| convert::refusal(index, &why)).collect();
+        Ok(response)
+    }
+
+    /// Streams a log page by page. `read` gives a page behind a position: its last position, its length, the message.
+    fn list<P: Send + 'static>(
+        &self,
+        ctx: &RpcContext<'_>,
+        request: Decoded<pb::ListRequest>,
+        mut sink: ServerStreamingSink<P>,
+        newest: fn(&Positions) -> u64,
+        read: fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError>,
+    ) {
+        let service = self.clone();
+        ctx.spawn(async move {
+            match service.pages(request, &mut sink, newest, read).await {
+                Ok(()) => drop(sink.close().await),
+                Err(Listing::Refused(refusal)) => drop(sink.fail(RpcStatus::from(refusal)).await),
+                Err(Listing::Gone) => {}
+            }
+        });
+    }
+
+    async fn pages<P: Send + 'static>(
+        &self,
+        request: Decoded<pb::ListRequest>,
+        sink: &mut ServerStreamingSink<P>,
+        newest: fn(&Positions) -> u64,
+        read: fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError>,
+    ) -> Result<(), Listing> {
+        let request = request.map_err(Refusal::Undecodable)?;
+        let newest = || newest(&self.store.tail().positions());
+        // Without `follow`, what comes in meanwhile is not waited for: the list ends.
+        let end = newest();
+        let mut after = request.after;
+        if request.latest > 0 {
+            after = after.max(end.saturating_sub(request.latest.into()));
+        }
+        let mut left = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        while left > 0 {
+            let limit = left.min(PAGE);
+            match self.queries.run(move |reader| read(reader, after, limit)).await? {
+                Some((last, count, page)) => {
+                    (after, left) = (last, left.saturating_sub(count));
+                    sink.send((page, WriteFlags::default())).await.map_err(|_| Listing::Gone)?;
+                }
+                // Rows below `newest` may have been removed: they count as read.
+                None => after = after.max(end),
+            }
+            if request.follow {
+                self.followers.wait(sink, || newest() > after).await.map_err(|_| Listing::Gone)?;
+            } else if after >= end {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a list did not come to its end.
+enum Listing {
+    Refused(Refusal),
+    Gone,
+}
+
+impl<E: Into<Refusal>> From<E> for Listing {
+    fn from(e: E) -> Listing {
+        Listing::Refused(e.into())
+    }
+}

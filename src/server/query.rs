@@ -1,0 +1,74 @@
+//! Operators' reads, on a few threads with read-only connections, so that neither the broker nor a completion queue waits
+//! for the disk.
+
+use std::thread::JoinHandle;
+
+use futures::channel::oneshot;
+
+use crate::mailbox;
+use crate::store::{self, Reader, StoreError};
+
+/// Reads waiting for a thread. When it is full, those who ask wait.
+const WAITING: usize = 64;
+const THREADS: usize = 2;
+
+type Job = Box<dyn FnOnce(&mut dyn Reader) + Send>;
+
+/// The threads. Owns them until [`Pool::stop`].
+pub(super) struct Pool {
+    queries: Queries,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Asks the pool. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Queries {
+    jobs: mailbox::Sender<Job>,
+}
+
+impl Pool {
+    pub(super) fn start(store: &store::Handle) -> Result<Pool, StoreError> {
+        let (jobs, waiting) = mailbox::bounded::<Job>(WAITING);
+        let waiting = std::sync::Arc::new(waiting);
+        let mut threads = Vec::new();
+        for n in 0..THREADS {
+            let mut reader = store.reader()?;
+            let waiting = waiting.clone();
+            let work = move || {
+                while let Some(job) = waiting.recv() {
+                    job(reader.as_mut());
+                }
+            };
+            let thread = std::thread::Builder::new().name(format!("query-{n}")).spawn(work);
+            threads.push(thread.map_err(StoreError::thread)?);
+        }
+        Ok(Pool { queries: Queries { jobs }, threads })
+    }
+
+    pub(super) fn queries(&self) -> Queries {
+        self.queries.clone()
+    }
+
+    /// Waits for those who still ask to be done, and joins the threads.
+    pub(super) fn stop(self) {
+        drop(self.queries);
+        for thread in self.threads {
+            if thread.join().is_err() {
+                log::error!("a query thread panicked");
+            }
+        }
+    }
+}
+
+impl Queries {
+    /// Runs a read on one of the threads.
+    pub(super) async fn run<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (reply, answer) = oneshot::channel();
+        let job: Job = Box::new(move |reader| drop(reply.send(read(reader))));
+        self.jobs.send_async(job).await.map_err(|_| StoreError::Closed)?;
+        answer.await.unwrap_or(Err(StoreError::Closed))
+    }
+}

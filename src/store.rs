@@ -1,0 +1,225 @@
+//! The store: the log of tasks, the log of outcomes, what clients reported, and how far each group has come.
+//!
+//! The promise:
+//! - What was answered is on disk: [`Handle::submit`] and [`Handle::report`] resolve, and [`Handle::flush`] calls back, after
+//!   the transaction with it was synced. All that waits is written in one transaction, synced once.
+//! - Nothing is announced that is not on disk: [`Tail`] and its subscribers see a task after its commit, in the order of ids.
+//! - Ids and seqs follow one another from 1 without gaps, and none is given twice, whatever is removed and however often the
+//!   store is opened again.
+//! - What one thread sends is written in the order it sent it, and a transaction is written whole or not at all.
+//! - After a failed write the store takes no more until it is opened again: what was answered before is safe, and everything
+//!   after it is told so.
+//!
+//! One thread, `store-writer`, owns a [`Backend`] and is the only one that writes. Reading goes around it: the newest tasks
+//! from memory ([`Tail`]), everything else through a [`Reader`] of one's own.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use futures::channel::oneshot;
+
+use crate::mailbox::{self, Sender};
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId};
+
+mod backend;
+mod error;
+mod memory;
+mod sqlite;
+mod tail;
+mod writer;
+
+pub use backend::{
+    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
+};
+pub use error::StoreError;
+pub use memory::Memory;
+pub use sqlite::Sqlite;
+pub use tail::Tail;
+
+use writer::{Command, Done, Writer};
+
+/// Most commands that wait for the writer, and most that go into one transaction. When it is full, futures wait for room and
+/// threads block: submitters are slowed down to what the disk takes.
+const MAILBOX: usize = 1_024;
+
+/// The store, as its owner holds it: the writer thread. Dropping it closes it, without a word about what went wrong.
+pub struct Store {
+    handle: Handle,
+    writer: Option<JoinHandle<Result<(), StoreError>>>,
+}
+
+impl Store {
+    /// Opens the store in the folder `dir`, or makes it there: `dir/contact.db`, with `dir/lock` to keep other servers out.
+    pub fn open(dir: &Path) -> Result<(Store, Recovered), StoreError> {
+        Store::with_backend(Box::new(Sqlite::open(dir)?))
+    }
+
+    /// A store that is gone when it is closed. Panics where the system has no thread left, as [`thread::spawn`] does.
+    pub fn in_memory() -> (Store, Recovered) {
+        Store::with_backend(Box::new(Memory::default())).expect("memory does not fail, and there is a thread to be had")
+    }
+
+    /// A store over `backend`, which nobody else may write to.
+    pub fn with_backend(mut backend: Box<dyn Backend>) -> Result<(Store, Recovered), StoreError> {
+        let recovered = backend.recover()?;
+        let (commands, mailbox) = mailbox::bounded(MAILBOX);
+        let shared =
+            Arc::new(Shared { tail: Tail::new(recovered.positions), failure: OnceLock::new(), open: backend.reader() });
+        let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
+        let writer =
+            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::thread)?;
+        Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
+    }
+
+    /// What everyone else uses.
+    pub fn handle(&self) -> Handle {
+        self.handle.clone()
+    }
+
+    /// Writes what was sent before, syncs it, tidies up and ends the writer. Handles that live on get [`StoreError::Closed`].
+    ///
+    /// An error says that the store had failed, or could not be tidied up; what was answered is on disk all the same.
+    pub fn close(mut self) -> Result<(), StoreError> {
+        self.stop()
+    }
+
+    fn stop(&mut self) -> Result<(), StoreError> {
+        let Some(writer) = self.writer.take() else { return Ok(()) };
+        // Refused only when the writer is gone already; joining says why.
+        let _ = self.handle.commands.send(Command::Close);
+        writer.join().unwrap_or(Err(StoreError::Closed))
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(error) = self.stop() {
+            log::warn!("closing the store: {error}");
+        }
+    }
+}
+
+impl fmt::Debug for Store {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Store").field("positions", &self.handle.tail().positions()).finish_non_exhaustive()
+    }
+}
+
+/// What was accepted. On disk by the time anyone sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Accepted {
+    /// The id of the first task; 0 if there was none.
+    pub first_id: TaskId,
+    /// How many tasks were handed in, known ones included.
+    pub count: u32,
+    /// The id of each task, in their order. Empty if they follow one another from `first_id`, as they do unless the key of
+    /// one was known already.
+    pub ids: Vec<TaskId>,
+}
+
+/// The way to the store from any thread. Cheap to clone.
+///
+/// The futures may run anywhere: they never wait on their thread. `record`, `checkpoint`, `forget_group` and `flush` block
+/// while the mailbox is full, and their order is the order of what is written: they are for the one thread that owns the groups.
+#[derive(Clone)]
+pub struct Handle {
+    commands: Sender<Command>,
+    shared: Arc<Shared>,
+}
+
+/// What the writer and the handles share.
+struct Shared {
+    tail: Tail,
+    failure: OnceLock<StoreError>,
+    open: OpenReader,
+}
+
+impl Shared {
+    /// What a command is told that the writer cannot answer any more.
+    fn gone(&self) -> StoreError {
+        self.failure.get().cloned().unwrap_or(StoreError::Closed)
+    }
+}
+
+impl Handle {
+    /// Accepts all of the tasks or none, and resolves when they are on disk. A task whose key is known, from before or from
+    /// this very call, is not accepted again: its id is the first one's.
+    pub async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, StoreError> {
+        if tasks.is_empty() {
+            return Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() });
+        }
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Submit(tasks, answer), answered).await
+    }
+
+    /// Writes down what clients reported, and resolves when it is on disk.
+    pub async fn report(&self, statuses: Vec<NewStatus>) -> Result<(), StoreError> {
+        if statuses.is_empty() {
+            return Ok(());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Report(statuses, answer), answered).await
+    }
+
+    async fn ask<T>(
+        &self,
+        command: Command,
+        answered: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
+        self.commands.send_async(command).await.map_err(|_| self.shared.gone())?;
+        answered.await.unwrap_or_else(|_| Err(self.shared.gone()))
+    }
+
+    /// Appends to the log of outcomes. [`flush`](Handle::flush) tells when it is on disk.
+    pub fn record(&self, results: Vec<NewResult>) {
+        if !results.is_empty() {
+            self.send(Command::Record(results));
+        }
+    }
+
+    /// Replaces the states of these groups, and marks that every result recorded before this call is contained in the states
+    /// of the groups: what is replayed at the next start begins behind it. So `groups` must hold every group that changed
+    /// since the last checkpoint.
+    pub fn checkpoint(&self, groups: Vec<GroupState>) {
+        self.send(Command::Checkpoint(groups));
+    }
+
+    /// Removes the state of a group. Its results stay in the log, and those behind the mark will still be replayed.
+    pub fn forget_group(&self, name: GroupName) {
+        self.send(Command::ForgetGroup(name));
+    }
+
+    /// Calls `done` once everything that this thread sent before is on disk, or will not be. It is always called: on the
+    /// writer thread, where it must not wait, or right here if the store is closed.
+    pub fn flush(&self, done: Box<dyn FnOnce(Result<(), StoreError>) + Send>) {
+        self.send(Command::Flush(Done::new(done)));
+    }
+
+    /// Sends a command that nobody waits for: if the store is closed, the command's own parts say so.
+    fn send(&self, command: Command) {
+        let _ = self.commands.send(command);
+    }
+
+    /// The newest tasks, and news of them.
+    pub fn tail(&self) -> &Tail {
+        &self.shared.tail
+    }
+
+    /// A reader of one's own, for one thread. It sees what is on disk, and delays no one.
+    pub fn reader(&self) -> Result<Box<dyn Reader>, StoreError> {
+        (self.shared.open)()
+    }
+
+    /// Why the store takes no more, once a write has failed.
+    pub fn failure(&self) -> Option<String> {
+        self.shared.failure.get().map(StoreError::to_string)
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("positions", &self.tail().positions()).finish_non_exhaustive()
+    }
+}

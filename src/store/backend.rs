@@ -1,0 +1,229 @@
+//! What the store needs from whatever keeps the rows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::StoreError;
+use crate::task::{GroupName, Priority, Status, Task, TaskId, TaskResult, Time};
+
+/// How far the three logs go: the last position of each, 0 where there is nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Positions {
+    /// The last task.
+    pub task: TaskId,
+    /// The last result.
+    pub result: u64,
+    /// The last status.
+    pub status: u64,
+}
+
+/// What is known when a store was opened.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Recovered {
+    /// How far the logs go.
+    pub positions: Positions,
+    /// The groups as of the last checkpoint, by name.
+    pub groups: Vec<GroupState>,
+    /// The results of named groups behind the mark of the last checkpoint, in order.
+    pub replay: Vec<TaskResult>,
+}
+
+/// How far a group has come.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GroupState {
+    /// Its name.
+    pub name: GroupName,
+    /// When it first came.
+    pub created_at: Time,
+    /// Broadcasts up to here are not for it.
+    pub broadcast_after: TaskId,
+    /// Its delivery is stopped.
+    pub paused: bool,
+    /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
+    pub cursors: [TaskId; 3],
+    /// Settled tasks behind the cursor of their class: ranges, both ends included, in order.
+    pub settled: Vec<(TaskId, TaskId)>,
+    /// Tasks that were delivered and are not settled.
+    pub open: Vec<OpenTask>,
+}
+
+/// A task that was delivered to a group and is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OpenTask {
+    /// The task.
+    pub id: TaskId,
+    /// How often it was delivered.
+    pub attempts: u32,
+    /// Not to be delivered again before.
+    pub not_before: Option<Time>,
+}
+
+/// What one transaction writes. Everything has its place already; the order among the kinds does not matter.
+#[derive(Debug, Clone, Default)]
+pub struct Batch {
+    /// To append, in the order of ids. Their keys are new.
+    pub tasks: Vec<Arc<Task>>,
+    /// To append, in order.
+    pub results: Vec<TaskResult>,
+    /// To append, in order.
+    pub statuses: Vec<Status>,
+    /// To replace, or, with `None`, to remove.
+    pub groups: BTreeMap<GroupName, Option<GroupState>>,
+    /// Results up to here are contained in the states of the groups. `None`: as it was.
+    pub mark: Option<u64>,
+    /// How far the logs go with this batch.
+    pub positions: Positions,
+}
+
+impl Batch {
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+            && self.results.is_empty()
+            && self.statuses.is_empty()
+            && self.groups.is_empty()
+            && self.mark.is_none()
+    }
+}
+
+/// Opens a reader, from any thread.
+pub type OpenReader = Arc<dyn Fn() -> Result<Box<dyn Reader>, StoreError> + Send + Sync>;
+
+/// Keeps the rows. It has one owner, the writer.
+pub trait Backend: Send {
+    /// What was kept. Called once, before anything else.
+    fn recover(&mut self) -> Result<Recovered, StoreError>;
+
+    /// The task that was accepted with this key, if it is still kept.
+    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError>;
+
+    /// Writes the whole batch, which survives any crash once this returns, or nothing of it. After an error it is not called
+    /// again.
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// How to open readers. They see what was committed, whether before or after they were opened.
+    fn reader(&self) -> OpenReader;
+
+    /// Tidies up at the end.
+    fn close(self: Box<Self>) -> Result<(), StoreError>;
+}
+
+/// Reads what is kept. Pages hold at most `limit` rows and end early at about [1 MiB](PAGE_BYTES) of text, but hold at least
+/// one row if there is one and `limit` is not 0; so an empty page is the end.
+pub trait Reader: Send {
+    /// Tasks behind `after`, in the order of ids.
+    fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
+
+    /// Results behind `after`, in order.
+    fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// Statuses behind `after`, in order.
+    fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError>;
+
+    /// All that came of a task, in order, in one page of any size.
+    fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// The results behind `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
+    fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// Those of the tasks that are kept, in the order asked for, in one page of any size.
+    fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
+
+    /// What a group has before it. Costs what the page holds, whatever else is in the log.
+    fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError>;
+
+    /// The oldest task that is kept.
+    fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;
+}
+
+/// Which tasks a group asks for: those of one class with `after < id <= upto` that are addressed to it, or to everyone and
+/// `broadcast_after < id`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Backlog {
+    /// The group. `None`: an anonymous reader, which only gets what is for everyone.
+    pub group: Option<GroupName>,
+    /// The class.
+    pub class: Priority,
+    /// Only what stands behind this.
+    pub after: TaskId,
+    /// Only what stands up to this.
+    pub upto: TaskId,
+    /// Broadcasts up to here are not wanted.
+    pub broadcast_after: TaskId,
+    /// Most tasks in the page.
+    pub limit: usize,
+    /// About the most bytes of text in the page; it holds at least one task if there is one.
+    pub max_bytes: usize,
+}
+
+/// Part of a backlog.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BacklogPage {
+    /// In the order of ids.
+    pub tasks: Vec<Task>,
+    /// There is nothing up to here but these tasks: where to go on. The asked-for `upto` when that was the end.
+    pub scanned: TaskId,
+}
+
+/// Bytes of text at which a page ends.
+pub const PAGE_BYTES: usize = 1 << 20;
+
+/// What a page counts.
+pub(super) trait Row {
+    /// Bytes of text in it.
+    fn bytes(&self) -> usize;
+}
+
+impl Row for Task {
+    fn bytes(&self) -> usize {
+        self.spec.text.len()
+    }
+}
+
+impl Row for TaskResult {
+    fn bytes(&self) -> usize {
+        self.result.ret.len()
+    }
+}
+
+impl Row for Status {
+    fn bytes(&self) -> usize {
+        self.status.msg.len()
+    }
+}
+
+/// Takes rows until they fill a page; what is behind it is not even fetched.
+pub(super) fn page<T: Row, E>(
+    mut rows: impl Iterator<Item = Result<T, E>>,
+    limit: usize,
+    max_bytes: usize,
+) -> Result<Vec<T>, E> {
+    let mut page = Vec::new();
+    let mut bytes = 0;
+    while !is_full(&page, bytes, limit, max_bytes)
+        && let Some(row) = rows.next()
+    {
+        let row = row?;
+        bytes += row.bytes();
+        page.push(row);
+    }
+    Ok(page)
+}
+
+fn is_full<T>(page: &[T], bytes: usize, limit: usize, max_bytes: usize) -> bool {
+    page.len() >= limit || (bytes >= max_bytes && !page.is_empty())
+}
+
+impl BacklogPage {
+    /// A page out of all rows that the backlog has.
+    pub(super) fn gather<E>(rows: impl Iterator<Item = Result<Task, E>>, backlog: &Backlog) -> Result<BacklogPage, E> {
+        let tasks = page(rows, backlog.limit, backlog.max_bytes)?;
+        let bytes = tasks.iter().map(Row::bytes).sum();
+        let last = tasks.last().map_or(backlog.after, |task| task.id);
+        let scanned = match is_full(&tasks, bytes, backlog.limit, backlog.max_bytes) {
+            true => last,
+            false => last.max(backlog.upto),
+        };
+        Ok(BacklogPage { tasks, scanned })
+    }
+}

@@ -1,0 +1,120 @@
+//! What can go wrong with the store, and what to do about it.
+
+use std::error::Error;
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The error behind an error. Shared, because one failed write is told to everyone who waits for it.
+type Cause = Arc<dyn Error + Send + Sync>;
+
+/// Why the store could not be opened, read or written. Each says which file, and what its reader can do.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// Another server, or another program, holds the folder.
+    #[error("{} is in use by another process; stop that one first, or use another data folder", path.display())]
+    InUse {
+        /// The lock, or the database.
+        path: PathBuf,
+    },
+    /// Something that is not an SQLite database, or one of another program.
+    #[error(
+        "{} is not a Contact database ({found}); move it out of the way, or use another data folder",
+        path.display()
+    )]
+    NotContact {
+        /// The file.
+        path: PathBuf,
+        /// What it is instead.
+        found: &'static str,
+    },
+    /// A later version of Contact wrote it.
+    #[error(
+        "{} has schema {found}, and this server knows schemas up to {known}; use the newer server that wrote it",
+        path.display()
+    )]
+    Newer {
+        /// The database.
+        path: PathBuf,
+        /// Its schema.
+        found: i64,
+        /// The newest schema that this program knows.
+        known: i64,
+    },
+    /// No room.
+    #[error("no room is left for {}; make room on its disk, then start the server again", path.display())]
+    Full {
+        /// The database.
+        path: PathBuf,
+    },
+    /// It cannot be made, opened or written.
+    #[error(
+        "{} cannot be created or written ({cause}); check the path and its permissions, or use another data folder",
+        path.display()
+    )]
+    Unwritable {
+        /// The folder or file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: Cause,
+    },
+    /// What is in it makes no sense.
+    #[error(
+        "{} is damaged ({cause}); keep a copy, and restore a backup or try the .recover command of sqlite3",
+        path.display()
+    )]
+    Damaged {
+        /// The database.
+        path: PathBuf,
+        /// What was found.
+        #[source]
+        cause: Cause,
+    },
+    /// The disk, or the system, refused something else.
+    #[error("{} cannot be read or written ({cause}); check its disk, then start the server again", path.display())]
+    Io {
+        /// The database.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        cause: Cause,
+    },
+    /// An earlier write failed. The message of the first failure names the file and what to do.
+    #[error("the store takes nothing since a write failed: {reason}")]
+    Failed {
+        /// How it failed.
+        #[source]
+        reason: Arc<StoreError>,
+    },
+    /// The store was closed: the server is stopping.
+    #[error("the store is closed, because the server is stopping; try again when it is back")]
+    Closed,
+}
+
+impl StoreError {
+    /// What everyone is told after this one has happened.
+    pub(super) fn lasting(self) -> StoreError {
+        match self {
+            StoreError::Failed { .. } | StoreError::Closed => self,
+            first => StoreError::Failed { reason: Arc::new(first) },
+        }
+    }
+
+    pub(crate) fn thread(error: io::Error) -> StoreError {
+        StoreError::unwritable(Path::new("a thread"), error)
+    }
+
+    pub(super) fn unwritable(path: &Path, cause: impl Error + Send + Sync + 'static) -> StoreError {
+        StoreError::Unwritable { path: path.into(), cause: Arc::new(cause) }
+    }
+
+    pub(super) fn damaged(path: &Path, what: impl Display) -> StoreError {
+        StoreError::Damaged {
+            path: path.into(),
+            cause: Arc::from(Box::<dyn Error + Send + Sync>::from(what.to_string())),
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! The store's twin in memory: the same rows, gone with the process.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+
+use super::backend::{PAGE_BYTES, page};
+use super::{Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, StoreError};
+use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
+
+/// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
+#[derive(Debug, Clone, Default)]
+pub struct Memory(Arc<RwLock<Rows>>);
+
+/// Each log in its order; ids need not follow one another.
+#[derive(Debug, Default)]
+struct Rows {
+    tasks: Vec<Arc<Task>>,
+    results: Vec<TaskResult>,
+    statuses: Vec<Status>,
+    keys: HashMap<String, TaskId>,
+    groups: BTreeMap<GroupName, GroupState>,
+    mark: u64,
+    positions: Positions,
+}
+
+impl Memory {
+    fn rows(&self) -> RwLockReadGuard<'_, Rows> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Backend for Memory {
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let rows = self.rows();
+        let replay = behind(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
+        Ok(Recovered {
+            positions: rows.positions,
+            groups: rows.groups.values().cloned().collect(),
+            replay: replay.cloned().collect(),
+        })
+    }
+
+    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
+        Ok(self.rows().keys.get(key).copied())
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for task in &batch.tasks {
+            if let Some(key) = &task.spec.key {
+                rows.keys.insert(key.clone(), task.id);
+            }
+            rows.tasks.push(task.clone());
+        }
+        rows.results.extend_from_slice(&batch.results);
+        rows.statuses.extend_from_slice(&batch.statuses);
+        for (name, state) in &batch.groups {
+            match state {
+                Some(state) => drop(rows.groups.insert(name.clone(), state.clone())),
+                None => drop(rows.groups.remove(name)),
+            }
+        }
+        rows.mark = batch.mark.unwrap_or(rows.mark);
+        rows.positions = batch.positions;
+        Ok(())
+    }
+
+    fn reader(&self) -> OpenReader {
+        let memory = self.clone();
+        Arc::new(move || Ok(Box::new(memory.clone())))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+impl Reader for Memory {
+    fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
+        let rows = self.rows();
+        page(behind(&rows.tasks, after, |t| t.id).iter().map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)
+    }
+
+    fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        let rows = self.rows();
+        page(behind(&rows.results, after, |r| r.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError> {
+        let rows = self.rows();
+        page(behind(&rows.statuses, after, |s| s.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        Ok(self.rows().results.iter().filter(|r| r.result.task == task).cloned().collect())
+    }
+
+    fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        let rows = self.rows();
+        let dead = behind(&rows.results, after, |r| r.seq)
+            .iter()
+            .filter(|r| r.result.outcome.is_dead() && !r.result.late)
+            .filter(|r| group.is_none() || r.result.group.as_ref() == group);
+        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+        let rows = self.rows();
+        let found = ids.iter().filter_map(|id| rows.tasks.binary_search_by_key(id, |t| t.id).ok());
+        Ok(found.map(|at| Task::clone(&rows.tasks[at])).collect())
+    }
+
+    fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
+        let rows = self.rows();
+        let wanted = behind(&rows.tasks, backlog.after, |t| t.id)
+            .iter()
+            .take_while(|t| t.id <= backlog.upto)
+            .filter(|t| t.spec.priority == backlog.class)
+            .filter(|t| match &t.spec.to {
+                None => t.id > backlog.broadcast_after,
+                to => *to == backlog.group,
+            });
+        BacklogPage::gather(wanted.map(|t| Ok(Task::clone(t))), backlog)
+    }
+
+    fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
+        Ok(self.rows().tasks.first().map(|t| t.id))
+    }
+}
+
+/// The rows of a log behind a position.
+fn behind<T>(log: &[T], after: u64, position: impl Fn(&T) -> u64) -> &[T] {
+    &log[log.partition_point(|row| position(row) <= after)..]
+}

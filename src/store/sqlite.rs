@@ -1,0 +1,306 @@
+//! The store in an SQLite file: write-ahead log, an fsync for every commit, and rows that anyone can read with `sqlite3`.
+
+use std::fs::{self, File, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+
+use super::{Backend, Batch, GroupState, OpenReader, OpenTask, Positions, Recovered, StoreError};
+use crate::task::{GroupName, Priority, TaskId, Time};
+
+mod checkpoint;
+mod reader;
+
+use checkpoint::Checkpointer;
+use reader::SqliteReader;
+
+/// Marks the file as Contact's: "Cont".
+const APPLICATION_ID: i64 = 0x436f_6e74;
+
+/// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
+/// that was released: add another.
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql")];
+
+/// Writes the database `contact.db` in a folder that no other server uses.
+pub struct Sqlite {
+    // Fields are dropped in this order: the lock last.
+    checkpoints: Checkpointer,
+    conn: Connection,
+    path: Arc<Path>,
+    _lock: File,
+}
+
+impl Sqlite {
+    /// Opens the database in the folder `dir`; makes both if they are missing.
+    pub fn open(dir: &Path) -> Result<Sqlite, StoreError> {
+        fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
+        let lock = lock(&dir.join("lock"))?;
+        let path: Arc<Path> = dir.join("contact.db").into();
+        let mut conn = Connection::open(&path).map_err(explain(&path))?;
+        check(&conn, &path)?;
+        prepare(&mut conn).map_err(explain(&path))?;
+        let checkpoints = Checkpointer::start(&path)?;
+        Ok(Sqlite { checkpoints, conn, path, _lock: lock })
+    }
+
+    /// Keeps the database from growing beyond `bytes`: what does not fit fails as on a full disk.
+    pub fn limit(&self, bytes: u64) -> Result<(), StoreError> {
+        let page: u64 = self.pragma("page_size")?.parse().unwrap_or(4096);
+        self.conn.pragma_update(None, "max_page_count", int(bytes / page)).map_err(explain(&self.path))
+    }
+
+    /// The value of a setting of the connection that writes.
+    pub fn pragma(&self, name: &str) -> Result<String, StoreError> {
+        let value: rusqlite::types::Value =
+            self.conn.pragma_query_value(None, name, |row| row.get(0)).map_err(explain(&self.path))?;
+        Ok(match value {
+            rusqlite::types::Value::Integer(number) => number.to_string(),
+            rusqlite::types::Value::Text(text) => text,
+            other => format!("{other:?}"),
+        })
+    }
+}
+
+/// Takes the folder for this server, for as long as the file is open.
+fn lock(path: &Path) -> Result<File, StoreError> {
+    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = file.map_err(|error| StoreError::unwritable(path, error))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.into() }),
+        Err(TryLockError::Error(error)) => Err(StoreError::unwritable(path, error)),
+    }
+}
+
+/// Whether the file is empty or ours, before anything is written to it.
+fn check(conn: &Connection, path: &Arc<Path>) -> Result<(), StoreError> {
+    let number = |sql| conn.query_row(sql, [], |row| row.get::<_, i64>(0)).map_err(explain(path));
+    let owner = number("PRAGMA application_id")?;
+    let found = number("PRAGMA user_version")?;
+    let things = number("SELECT count(*) FROM sqlite_schema")?;
+    let known = MIGRATIONS.len() as i64;
+    if owner != APPLICATION_ID && (owner, found, things) != (0, 0, 0) {
+        return Err(StoreError::NotContact { path: path.to_path_buf(), found: "a database of another program" });
+    }
+    if found > known {
+        return Err(StoreError::Newer { path: path.to_path_buf(), found, known });
+    }
+    Ok(())
+}
+
+fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
+    conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+    conn.pragma_update(None, "synchronous", "FULL")?;
+    // Where fsync does not reach the disk by itself (macOS), ask for more. Nothing elsewhere.
+    conn.pragma_update(None, "fullfsync", true)?;
+    conn.pragma_update(None, "cache_size", -16 * 1024)?;
+    checkpoint::leave_to_thread(conn)?;
+    conn.set_prepared_statement_cache_capacity(32);
+
+    let change = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let applied: i64 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for migration in MIGRATIONS.iter().skip(applied as usize) {
+        change.execute_batch(migration)?;
+    }
+    if applied < MIGRATIONS.len() as i64 {
+        change.pragma_update(None, "application_id", APPLICATION_ID)?;
+        change.pragma_update(None, "user_version", MIGRATIONS.len() as i64)?;
+    }
+    change.commit()
+}
+
+impl Backend for Sqlite {
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let meta = |name| {
+            let value =
+                self.conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
+            value.map(|value| value as u64).map_err(explain(&self.path))
+        };
+        let positions =
+            Positions { task: meta("last_task")?, result: meta("last_result")?, status: meta("last_status")? };
+        let mark = meta("mark")?;
+        let groups = groups(&self.conn).map_err(explain(&self.path))?;
+        let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, replay })
+    }
+
+    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
+        let mut find = self.conn.prepare_cached("SELECT id FROM tasks WHERE key = ?").map_err(explain(&self.path))?;
+        let id = find.query_row([key], |row| row.get::<_, i64>(0)).optional().map_err(explain(&self.path))?;
+        Ok(id.map(|id| id as TaskId))
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let mut write = || {
+            let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            write_tasks(&change, batch)?;
+            write_results(&change, batch)?;
+            write_statuses(&change, batch)?;
+            write_groups(&change, batch)?;
+            write_meta(&change, batch)?;
+            change.commit()
+        };
+        write().map_err(explain(&self.path))?;
+        self.checkpoints.written(batch);
+        Ok(())
+    }
+
+    fn reader(&self) -> OpenReader {
+        let path = self.path.clone();
+        Arc::new(move || Ok(Box::new(SqliteReader::open(&path)?)))
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        let Sqlite { checkpoints, conn, path, _lock } = *self;
+        checkpoints.stop();
+        // A reader that is in the middle of something leaves the rest of it to the next start.
+        conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&path))?;
+        conn.close().map_err(|(_, error)| explain(&path)(error))
+    }
+}
+
+fn write_tasks(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    let mut insert = change.prepare_cached("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+    for task in &batch.tasks {
+        let spec = &task.spec;
+        insert.execute(params![
+            int(task.id),
+            task.accepted_at.0,
+            priority_number(spec.priority),
+            spec.to.as_ref().map(GroupName::as_str),
+            spec.key,
+            spec.not_before.map(|time| time.0),
+            spec.expires_at.map(|time| time.0),
+            spec.max_attempts,
+            spec.text,
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_results(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    let mut insert = change.prepare_cached("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
+    for entry in &batch.results {
+        let result = &entry.result;
+        insert.execute(params![
+            int(entry.seq),
+            int(result.task),
+            result.group.as_ref().map(GroupName::as_str),
+            result.client,
+            result.attempt,
+            result.outcome as u8,
+            result.at.0,
+            result.not_before.map(|time| time.0),
+            result.late,
+            result.ret,
+        ])?;
+    }
+    Ok(())
+}
+
+fn write_statuses(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    let mut insert = change.prepare_cached("INSERT INTO statuses VALUES (?, ?, ?, ?)")?;
+    for entry in &batch.statuses {
+        let status = &entry.status;
+        insert.execute(params![int(entry.seq), status.client, status.at.0, status.msg])?;
+    }
+    Ok(())
+}
+
+fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for (name, state) in &batch.groups {
+        match state {
+            None => {
+                change.prepare_cached("DELETE FROM groups WHERE name = ?")?.execute([name.as_str()])?;
+            }
+            Some(state) => {
+                let open: Vec<_> = state
+                    .open
+                    .iter()
+                    .map(|task| (task.id, task.attempts, task.not_before.map(|time| time.0)))
+                    .collect();
+                change.prepare_cached("REPLACE INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)")?.execute(params![
+                    name.as_str(),
+                    state.created_at.0,
+                    int(state.broadcast_after),
+                    state.paused,
+                    serde_json::json!(state.cursors).to_string(),
+                    serde_json::json!(state.settled).to_string(),
+                    serde_json::json!(open).to_string(),
+                ])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    // A position moves exactly when there are rows for it.
+    let moved = [
+        ("last_task", (!batch.tasks.is_empty()).then_some(batch.positions.task)),
+        ("last_result", (!batch.results.is_empty()).then_some(batch.positions.result)),
+        ("last_status", (!batch.statuses.is_empty()).then_some(batch.positions.status)),
+        ("mark", batch.mark),
+    ];
+    let mut update = change.prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?;
+    for (name, value) in moved {
+        if let Some(value) = value {
+            update.execute(params![name, int(value)])?;
+        }
+    }
+    Ok(())
+}
+
+fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
+    let mut select = conn.prepare("SELECT * FROM groups ORDER BY name")?;
+    let states = select.query_map([], |row| {
+        let open: Vec<(TaskId, u32, Option<i64>)> = reader::json(row, 6)?;
+        let open = open.into_iter().map(|(id, attempts, not_before)| {
+            let not_before = not_before.map(Time);
+            OpenTask { id, attempts, not_before }
+        });
+        Ok(GroupState {
+            name: reader::name(row, 0)?,
+            created_at: Time(row.get(1)?),
+            broadcast_after: row.get::<_, i64>(2)? as TaskId,
+            paused: row.get(3)?,
+            cursors: reader::json(row, 4)?,
+            settled: reader::json(row, 5)?,
+            open: open.collect(),
+        })
+    })?;
+    states.collect()
+}
+
+/// The numbers of the file: never change one.
+fn priority_number(priority: Priority) -> i64 {
+    match priority {
+        Priority::Normal => 0,
+        Priority::High => 1,
+        Priority::Low => 2,
+    }
+}
+
+/// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what is behind the end of time.
+fn int(position: u64) -> i64 {
+    i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// Says what an error of SQLite means for the one who runs the server.
+fn explain(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError + use<> {
+    let path: PathBuf = path.into();
+    move |error| match error.sqlite_error_code() {
+        Some(ErrorCode::NotADatabase) => {
+            StoreError::NotContact { path: path.clone(), found: "not an SQLite database at all" }
+        }
+        Some(ErrorCode::DiskFull) => StoreError::Full { path: path.clone() },
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => StoreError::InUse { path: path.clone() },
+        Some(ErrorCode::ReadOnly | ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => {
+            StoreError::unwritable(&path, error)
+        }
+        // No code: a row that does not read as what it should be.
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::TypeMismatch) | None => StoreError::damaged(&path, error),
+        Some(_) => StoreError::Io { path: path.clone(), cause: Arc::new(error) },
+    }
+}

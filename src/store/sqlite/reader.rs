@@ -1,0 +1,198 @@
+//! Reading rows, on a connection of one's own that cannot write.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use rusqlite::types::Type;
+use rusqlite::{Connection, OpenFlags, Params, Row, params};
+
+use super::{explain, int, priority_number};
+use crate::store::backend::{self, PAGE_BYTES, page};
+use crate::store::{Backlog, BacklogPage, Reader, StoreError};
+use crate::task::{
+    GroupName, Name, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+};
+
+/// Tasks of one class, for one group and for everyone, merged by id as they are read.
+const BACKLOG: &str = "
+    SELECT * FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4
+    UNION ALL
+    SELECT * FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4
+    ORDER BY id";
+
+pub(super) struct SqliteReader {
+    conn: Connection,
+    path: Arc<Path>,
+}
+
+impl SqliteReader {
+    pub(super) fn open(path: &Arc<Path>) -> Result<SqliteReader, StoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let conn = Connection::open_with_flags(path, flags).map_err(explain(path))?;
+        Ok(SqliteReader { conn, path: path.clone() })
+    }
+
+    /// A page of what `sql` selects.
+    fn page<T: backend::Row>(
+        &self,
+        sql: &str,
+        params: impl Params,
+        read: fn(&Row<'_>) -> rusqlite::Result<T>,
+        limit: usize,
+    ) -> Result<Vec<T>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(sql)?;
+            page(select.query_map(params, read)?, limit, PAGE_BYTES)
+        };
+        select().map_err(explain(&self.path))
+    }
+}
+
+impl Reader for SqliteReader {
+    fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
+        self.page("SELECT * FROM tasks WHERE id > ? ORDER BY id", [int(after)], task, limit)
+    }
+
+    fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        self.page("SELECT * FROM results WHERE seq > ? ORDER BY seq", [int(after)], result, limit)
+    }
+
+    fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError> {
+        self.page("SELECT * FROM statuses WHERE seq > ? ORDER BY seq", [int(after)], status, limit)
+    }
+
+    fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached("SELECT * FROM results WHERE task_id = ? ORDER BY seq")?;
+            select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        // The conditions are worded as those of the indexes, or the indexes are not used.
+        match group {
+            None => self.page(
+                "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq",
+                [int(after)],
+                result,
+                limit,
+            ),
+            Some(group) => self.page(
+                "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq",
+                params![int(after), group.as_str()],
+                result,
+                limit,
+            ),
+        }
+    }
+
+    fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached("SELECT * FROM tasks WHERE id = ?")?;
+            let mut tasks = Vec::with_capacity(ids.len());
+            for id in ids {
+                tasks.extend(select.query_map([int(*id)], task)?.next().transpose()?);
+            }
+            Ok(tasks)
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(BACKLOG)?;
+            let rows = select.query_map(
+                params![
+                    backlog.group.as_ref().map(GroupName::as_str),
+                    priority_number(backlog.class),
+                    int(backlog.after),
+                    int(backlog.upto),
+                    int(backlog.broadcast_after),
+                ],
+                task,
+            )?;
+            BacklogPage::gather(rows, backlog)
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
+        let first = self.conn.query_row("SELECT min(id) FROM tasks", [], |row| row.get::<_, Option<i64>>(0));
+        Ok(first.map_err(explain(&self.path))?.map(|id| id as TaskId))
+    }
+}
+
+/// The results of named groups behind `mark`.
+pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskResult>> {
+    let mut select = conn.prepare("SELECT * FROM results WHERE seq > ? AND \"group\" IS NOT NULL ORDER BY seq")?;
+    select.query_map([int(mark)], result)?.collect()
+}
+
+fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
+    let priority = match row.get(2)? {
+        0 => Priority::Normal,
+        1 => Priority::High,
+        2 => Priority::Low,
+        other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
+    };
+    Ok(Task {
+        id: row.get::<_, i64>(0)? as TaskId,
+        accepted_at: Time(row.get(1)?),
+        spec: NewTask {
+            text: row.get(8)?,
+            to: optional_name(row, 3)?,
+            key: row.get(4)?,
+            not_before: row.get::<_, Option<i64>>(5)?.map(Time),
+            expires_at: row.get::<_, Option<i64>>(6)?.map(Time),
+            max_attempts: row.get(7)?,
+            priority,
+        },
+    })
+}
+
+fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
+    let outcome = row.get(5)?;
+    Ok(TaskResult {
+        seq: row.get::<_, i64>(0)? as u64,
+        result: NewResult {
+            task: row.get::<_, i64>(1)? as TaskId,
+            group: optional_name(row, 2)?,
+            client: row.get(3)?,
+            attempt: row.get(4)?,
+            outcome: Outcome::from_number(outcome).ok_or(rusqlite::Error::IntegralValueOutOfRange(5, outcome))?,
+            at: Time(row.get(6)?),
+            not_before: row.get::<_, Option<i64>>(7)?.map(Time),
+            late: row.get(8)?,
+            ret: row.get(9)?,
+        },
+    })
+}
+
+fn status(row: &Row<'_>) -> rusqlite::Result<Status> {
+    Ok(Status {
+        seq: row.get::<_, i64>(0)? as u64,
+        status: NewStatus { client: row.get(1)?, at: Time(row.get(2)?), msg: row.get(3)? },
+    })
+}
+
+pub(super) fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Name> {
+    Name::new("the name of a group", row.get_ref(column)?.as_str()?).map_err(strange(column))
+}
+
+fn optional_name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Name>> {
+    row.get_ref(column)?
+        .as_str_or_null()?
+        .map(|name| Name::new("the name of a group", name))
+        .transpose()
+        .map_err(strange(column))
+}
+
+/// A column of JSON.
+pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
+    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(strange(column))
+}
+
+fn strange<E: std::error::Error + Send + Sync + 'static>(column: usize) -> impl Fn(E) -> rusqlite::Error {
+    move |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}

@@ -1,0 +1,238 @@
+//! The one thread that writes: it drains its mailbox, commits all of it at once, and answers everyone.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use futures::channel::oneshot;
+
+use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Shared, StoreError};
+use crate::mailbox::Receiver;
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, Status, Task, TaskId, TaskResult, Time};
+
+/// Rows at which a transaction takes no more commands: what is behind them should not wait for much longer than a sync.
+const ROUND_ROWS: usize = 10_000;
+/// Bytes of text at which a transaction takes no more commands.
+const ROUND_BYTES: usize = 8 << 20;
+
+type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
+
+/// What the writer is asked for.
+pub(super) enum Command {
+    Submit(Vec<NewTask>, Answer<Accepted>),
+    Report(Vec<NewStatus>, Answer<()>),
+    Record(Vec<NewResult>),
+    Checkpoint(Vec<GroupState>),
+    ForgetGroup(GroupName),
+    Flush(Done),
+    Close,
+}
+
+/// A callback that is called in any case: dropped, it says that the store is closed.
+pub(super) struct Done(Option<Callback>);
+
+type Callback = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
+
+impl Done {
+    pub(super) fn new(callback: Callback) -> Done {
+        Done(Some(callback))
+    }
+
+    fn call(mut self, result: Result<(), StoreError>) {
+        if let Some(callback) = self.0.take() {
+            callback(result);
+        }
+    }
+}
+
+impl Drop for Done {
+    fn drop(&mut self) {
+        if let Some(callback) = self.0.take() {
+            callback(Err(StoreError::Closed));
+        }
+    }
+}
+
+pub(super) struct Writer {
+    backend: Box<dyn Backend>,
+    mailbox: Receiver<Command>,
+    shared: Arc<Shared>,
+    /// How far the logs go on disk.
+    positions: Positions,
+}
+
+/// One transaction, and whom to tell.
+struct Round {
+    batch: Batch,
+    /// The keys of the batch.
+    keys: HashMap<String, TaskId>,
+    answers: Vec<Done>,
+    accepted_at: Time,
+    commands: usize,
+    rows: usize,
+    bytes: usize,
+    /// Nothing of it can be written.
+    failed: Option<StoreError>,
+}
+
+impl Writer {
+    pub(super) fn new(
+        backend: Box<dyn Backend>,
+        mailbox: Receiver<Command>,
+        shared: Arc<Shared>,
+        positions: Positions,
+    ) -> Writer {
+        Writer { backend, mailbox, shared, positions }
+    }
+
+    /// Runs until it is told to close, and then until the mailbox is empty.
+    pub(super) fn run(mut self) -> Result<(), StoreError> {
+        let mut closing = false;
+        while let Some(first) = if closing { self.mailbox.try_recv() } else { self.mailbox.recv() } {
+            let mut round = Round::new(self.positions, self.shared.failure.get().cloned());
+            closing |= self.take(&mut round, first);
+            while !round.is_full()
+                && let Some(next) = self.mailbox.try_recv()
+            {
+                closing |= self.take(&mut round, next);
+            }
+            self.settle(round);
+        }
+        self.shared.tail.close();
+        let closed = self.backend.close();
+        self.shared.failure.get().cloned().map_or(closed, Err)
+    }
+
+    /// Puts a command into the round. Says whether it was the one to close.
+    fn take(&mut self, round: &mut Round, command: Command) -> bool {
+        round.commands += 1;
+        match command {
+            Command::Close => return true,
+            Command::Flush(done) => round.answers.push(done),
+            Command::Submit(tasks, answer) => {
+                let accepted = match &round.failed {
+                    None => round.accept(tasks, &mut *self.backend).map_err(|error| round.failed = Some(error)).ok(),
+                    Some(_) => None,
+                };
+                // Without ids the round has failed, and no one is told that it was written.
+                let accepted = accepted.unwrap_or(Accepted { first_id: 0, count: 0, ids: Vec::new() });
+                round.answer(move |written| drop(answer.send(written.map(|()| accepted))));
+            }
+            Command::Report(statuses, answer) => {
+                round.report(statuses);
+                round.answer(move |written| drop(answer.send(written)));
+            }
+            Command::Record(results) => round.record(results),
+            Command::Checkpoint(groups) => round.checkpoint(groups),
+            Command::ForgetGroup(name) => drop(round.batch.groups.insert(name, None)),
+        }
+        false
+    }
+
+    /// Writes the round and tells everyone, in this order.
+    fn settle(&mut self, round: Round) {
+        let Round { batch, answers, failed, .. } = round;
+        let written = match failed {
+            Some(error) => Err(error),
+            None if batch.is_empty() => Ok(()),
+            None => self.backend.commit(&batch),
+        };
+        match &written {
+            Ok(()) => {
+                self.positions = batch.positions;
+                self.shared.tail.extend(batch.tasks, &batch.positions);
+            }
+            Err(error) => {
+                if self.shared.failure.set(error.clone().lasting()).is_ok() {
+                    log::error!("{error}");
+                }
+            }
+        }
+        for answer in answers {
+            answer.call(written.clone());
+        }
+        self.shared.tail.announce();
+    }
+}
+
+impl Round {
+    fn new(positions: Positions, failed: Option<StoreError>) -> Round {
+        Round {
+            batch: Batch { positions, ..Batch::default() },
+            keys: HashMap::new(),
+            answers: Vec::new(),
+            accepted_at: Time::now(),
+            commands: 0,
+            rows: 0,
+            bytes: 0,
+            failed,
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.commands >= MAILBOX || self.rows >= ROUND_ROWS || self.bytes >= ROUND_BYTES
+    }
+
+    fn answer(&mut self, answer: impl FnOnce(Result<(), StoreError>) + Send + 'static) {
+        self.answers.push(Done::new(Box::new(answer)));
+    }
+
+    fn accept(&mut self, tasks: Vec<NewTask>, backend: &mut dyn Backend) -> Result<Accepted, StoreError> {
+        let mut ids = Vec::with_capacity(tasks.len());
+        for spec in tasks {
+            let known = match &spec.key {
+                None => None,
+                Some(key) => match self.keys.get(key) {
+                    Some(id) => Some(*id),
+                    None => backend.find_key(key)?,
+                },
+            };
+            ids.push(known.unwrap_or_else(|| self.append(spec)));
+        }
+        let first_id = ids.first().copied().unwrap_or(0);
+        let count = ids.len() as u32;
+        if ids.iter().copied().eq(first_id..first_id + TaskId::from(count)) {
+            ids.clear();
+        }
+        Ok(Accepted { first_id, count, ids })
+    }
+
+    fn append(&mut self, spec: NewTask) -> TaskId {
+        self.batch.positions.task += 1;
+        let id = self.batch.positions.task;
+        if let Some(key) = &spec.key {
+            self.keys.insert(key.clone(), id);
+        }
+        self.count(spec.text.len());
+        self.batch.tasks.push(Arc::new(Task { id, accepted_at: self.accepted_at, spec }));
+        id
+    }
+
+    fn report(&mut self, statuses: Vec<NewStatus>) {
+        for status in statuses {
+            self.batch.positions.status += 1;
+            self.count(status.msg.len());
+            self.batch.statuses.push(Status { seq: self.batch.positions.status, status });
+        }
+    }
+
+    fn record(&mut self, results: Vec<NewResult>) {
+        for result in results {
+            self.batch.positions.result += 1;
+            self.count(result.ret.len());
+            self.batch.results.push(TaskResult { seq: self.batch.positions.result, result });
+        }
+    }
+
+    fn checkpoint(&mut self, groups: Vec<GroupState>) {
+        self.batch.mark = Some(self.batch.positions.result);
+        for group in groups {
+            self.count(0);
+            self.batch.groups.insert(group.name.clone(), Some(group));
+        }
+    }
+
+    fn count(&mut self, bytes: usize) {
+        self.rows += 1;
+        self.bytes += bytes;
+    }
+}

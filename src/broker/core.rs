@@ -7,6 +7,8 @@ mod membership;
 mod operators;
 mod outcomes;
 
+pub use self::operators::{GroupError, GroupInfo, Standing, Waits};
+
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
@@ -96,6 +98,8 @@ pub enum Action {
     Record(Vec<NewResult>),
     /// Keep these states. They hold everything that was recorded before.
     Checkpoint(Vec<GroupState>),
+    /// Keep nothing of this group any more.
+    Forget(GroupName),
     /// Read this page for the group and hand it to [`Core::fetched`].
     Fetch(GroupId, Backlog),
     /// Read these tasks for the group and hand them to [`Core::loaded`].
@@ -200,20 +204,19 @@ impl Core {
         }
         group.dirty = true;
         let was_open = group.take_waiting(result.task).is_some();
+        let (attempts, not_before) = (result.attempt, result.not_before);
         if result.outcome.settles() {
             if !was_open {
                 group.ahead.insert(result.task, Ahead::Settled);
             }
+        } else if result.outcome == Outcome::Revived {
+            // Whether it stands before or behind the cursor of its class is not known: it goes out once, from here.
+            group.delayed.insert((Time::default(), result.task), 0);
+            group.ahead.insert(result.task, Ahead::Settled);
+        } else if was_open {
+            group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
         } else {
-            let (attempts, not_before) = match result.outcome {
-                Outcome::Revived => (0, None),
-                _ => (result.attempt, result.not_before),
-            };
-            if was_open {
-                group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
-            } else {
-                group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
-            }
+            group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
         }
     }
 
@@ -292,11 +295,6 @@ impl Core {
             group.wake_at = Some(due);
             self.timers.push(Reverse((due, Timer::Group(id))));
         }
-    }
-
-    /// The newest task that the groups know of.
-    pub fn head(&self) -> TaskId {
-        self.head
     }
 }
 

@@ -139,7 +139,7 @@ impl Control for ControlService {
         sink: UnarySink<pb::ListClientsResponse>,
     ) {
         let broker = self.broker.clone();
-        answer(&ctx, sink, async move { Ok(convert::clients(broker.clients().await?)) });
+        answer(&ctx, sink, async move { Ok(convert::clients(broker.with(|core| core.clients()).await?)) });
     }
 
     fn describe_task(

@@ -39,6 +39,8 @@ pub struct GroupState {
     pub broadcast_after: TaskId,
     /// Its delivery is stopped.
     pub paused: bool,
+    /// When a client of it was last connected.
+    pub last_used: Time,
     /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
     pub cursors: [TaskId; 3],
     /// Settled tasks behind the cursor of their class: ranges, both ends included, in order.

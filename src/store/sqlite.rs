@@ -220,11 +220,12 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
                     .iter()
                     .map(|task| (task.id, task.attempts, task.not_before.map(|time| time.0)))
                     .collect();
-                change.prepare_cached("REPLACE INTO groups VALUES (?, ?, ?, ?, ?, ?, ?)")?.execute(params![
+                change.prepare_cached("REPLACE INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
                     name.as_str(),
                     state.created_at.0,
                     int(state.broadcast_after),
                     state.paused,
+                    state.last_used.0,
                     serde_json::json!(state.cursors).to_string(),
                     serde_json::json!(state.settled).to_string(),
                     serde_json::json!(open).to_string(),
@@ -255,7 +256,7 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare("SELECT * FROM groups ORDER BY name")?;
     let states = select.query_map([], |row| {
-        let open: Vec<(TaskId, u32, Option<i64>)> = reader::json(row, 6)?;
+        let open: Vec<(TaskId, u32, Option<i64>)> = reader::json(row, 7)?;
         let open = open.into_iter().map(|(id, attempts, not_before)| {
             let not_before = not_before.map(Time);
             OpenTask { id, attempts, not_before }
@@ -265,8 +266,9 @@ fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
             created_at: Time(row.get(1)?),
             broadcast_after: row.get::<_, i64>(2)? as TaskId,
             paused: row.get(3)?,
-            cursors: reader::json(row, 4)?,
-            settled: reader::json(row, 5)?,
+            last_used: Time(row.get(4)?),
+            cursors: reader::json(row, 5)?,
+            settled: reader::json(row, 6)?,
             open: open.collect(),
         })
     })?;

@@ -124,6 +124,8 @@ impl Core {
         }
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         group.sessions.remove(&id);
+        group.last_used = now;
+        group.dirty = true;
         if group.leased {
             self.dispatch(group_id, now);
         } else {

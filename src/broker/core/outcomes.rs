@@ -59,6 +59,7 @@ impl Core {
                 }
                 // A late DONE settles what is not settled yet, whoever has it now.
                 Outcome::Done | Outcome::Failed if current || told.outcome == Outcome::Done => {
+                    group.rate.count(now);
                     self.end_lease(id, told.task);
                     self.record(name, teller, told, false, now);
                 }

@@ -48,6 +48,7 @@ CREATE TABLE groups (
     created_at      INTEGER NOT NULL,
     broadcast_after INTEGER NOT NULL,  -- broadcasts up to here are not for it
     paused          INTEGER NOT NULL,
+    last_used       INTEGER NOT NULL,  -- when a client of it was last connected
     cursors         TEXT NOT NULL,     -- [high, normal, low]: every task of the class up to here is settled, or open
     settled         TEXT NOT NULL,     -- behind the cursor: [[first, last], ...]
     open            TEXT NOT NULL      -- delivered, not settled: [[id, attempts, not_before or null], ...]

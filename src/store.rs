@@ -163,6 +163,18 @@ impl Handle {
         self.ask(Command::Report(statuses, answer), answered).await
     }
 
+    /// Changes when a task expires, and resolves when that is on disk.
+    pub async fn expire(&self, task: TaskId, expires_at: Option<Time>) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Expire(task, expires_at, answer), answered).await
+    }
+
+    /// Removes what is no longer wanted, a bounded part of it at once.
+    pub async fn remove(&self, removal: Removal) -> Result<Removed, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Remove(removal, answer), answered).await
+    }
+
     async fn ask<T>(
         &self,
         command: Command,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::channel::oneshot;
 
-use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Shared, StoreError};
+use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Removal, Removed, Shared, StoreError};
 use crate::mailbox::Receiver;
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Status, Task, TaskId, TaskResult, Time};
 
@@ -23,6 +23,8 @@ pub(super) enum Command {
     Record(Vec<NewResult>),
     Checkpoint(Vec<GroupState>),
     ForgetGroup(GroupName),
+    Expire(TaskId, Option<Time>, Answer<()>),
+    Remove(Removal, Answer<Removed>),
     Flush(Done),
     Close,
 }
@@ -123,6 +125,18 @@ impl Writer {
             }
             Command::Record(results) => round.record(results),
             Command::Checkpoint(groups) => round.checkpoint(groups),
+            Command::Expire(task, expires_at, answer) => {
+                round.batch.expiries.push((task, expires_at));
+                round.answer(move |written| drop(answer.send(written)));
+            }
+            Command::Remove(removal, answer) => {
+                // A transaction of its own, before this round's: what it removes was settled long ago.
+                let removed = match &round.failed {
+                    None => self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone())),
+                    Some(error) => Err(error.clone()),
+                };
+                drop(answer.send(removed));
+            }
             Command::ForgetGroup(name) => drop(round.batch.groups.insert(name, None)),
         }
         false

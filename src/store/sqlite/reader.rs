@@ -20,6 +20,11 @@ const BACKLOG: &str = "
     SELECT * FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4
     ORDER BY id";
 
+/// How many that would be.
+const COUNT: &str = "
+    SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
+         + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
+
 pub(super) struct SqliteReader {
     conn: Connection,
     path: Arc<Path>,
@@ -113,6 +118,24 @@ impl Reader for SqliteReader {
                 task,
             )?;
             BacklogPage::gather(rows, backlog)
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(COUNT)?;
+            let count = select.query_row(
+                params![
+                    backlog.group.as_ref().map(GroupName::as_str),
+                    priority_number(backlog.class),
+                    int(backlog.after),
+                    int(backlog.upto),
+                    int(backlog.broadcast_after),
+                ],
+                |row| row.get::<_, i64>(0),
+            )?;
+            Ok(count as u64)
         };
         select().map_err(explain(&self.path))
     }

@@ -68,8 +68,10 @@ impl Store {
         let shared =
             Arc::new(Shared { tail: Tail::new(recovered.positions), failure: OnceLock::new(), open: backend.reader() });
         let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
-        let writer =
-            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::thread)?;
+        let writer = thread::Builder::new()
+            .name("store-writer".into())
+            .spawn(|| writer.run())
+            .map_err(|error| StoreError::NoThread { cause: Arc::new(error) })?;
         Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
     }
 

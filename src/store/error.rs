@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,6 +81,13 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// The system has no thread left for the writer.
+    #[error("the store's writer cannot be started ({cause}); raise the limit on threads or processes")]
+    NoThread {
+        /// What the system said.
+        #[source]
+        cause: Cause,
+    },
     /// An earlier write failed. The message of the first failure names the file and what to do.
     #[error("the store takes nothing since a write failed: {reason}")]
     Failed {
@@ -101,10 +107,6 @@ impl StoreError {
             StoreError::Failed { .. } | StoreError::Closed => self,
             first => StoreError::Failed { reason: Arc::new(first) },
         }
-    }
-
-    pub(super) fn thread(error: io::Error) -> StoreError {
-        StoreError::unwritable(Path::new("the thread store-writer"), error)
     }
 
     pub(super) fn unwritable(path: &Path, cause: impl Error + Send + Sync + 'static) -> StoreError {

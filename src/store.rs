@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use futures::channel::oneshot;
 
 use crate::mailbox::{self, Sender};
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId};
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
 mod backend;
 mod error;
@@ -32,6 +32,7 @@ mod writer;
 
 pub use backend::{
     Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
+    Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -69,7 +70,7 @@ impl Store {
             Arc::new(Shared { tail: Tail::new(recovered.positions), failure: OnceLock::new(), open: backend.reader() });
         let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
         let writer =
-            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::thread)?;
+            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
         Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
     }
 

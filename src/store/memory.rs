@@ -5,7 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed,
+    StoreError,
 };
 use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
 

@@ -107,6 +107,10 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
         let first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
         oldest = [oldest, first].into_iter().flatten().min();
     }
+    lag = lag.saturating_sub(info.settled_ahead as u64);
+    if lag == 0 {
+        oldest = None;
+    }
     let oldest_at = match oldest {
         Some(id) => reader.tasks_by_id(&[id])?.first().map_or(0, |task| task.accepted_at.0),
         None => 0,
@@ -114,7 +118,7 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
     Ok(pb::Group {
         name: info.name.as_str().to_owned(),
         clients: info.clients as u32,
-        lag: lag.saturating_sub(info.settled_ahead as u64),
+        lag,
         in_flight: info.in_flight as u64,
         oldest: oldest.unwrap_or(0),
         oldest_at,

@@ -153,7 +153,7 @@ pub(super) fn dead(
 /// The result by which the group settled the task, unless it was given out again since.
 fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
     let of_group = results.iter().filter(|r| r.result.group.as_ref() == Some(group) && !r.result.late);
-    of_group.filter(|r| r.result.outcome.settles() || r.result.outcome == Outcome::Revived).last()
+    of_group.filter(|r| r.result.outcome.settles() || r.result.outcome == Outcome::Revived).next_back()
 }
 
 fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResult]) -> pb::TaskStanding {

@@ -29,11 +29,12 @@
 //!
 //! # What is promised
 //!
-//! Results are told *at least once*. A tellResult stream is answered only when it ends, so each is ended after a second or
-//! a thousand results; what it carried is forgotten when the answer comes, and told again, before new tasks are asked
-//! for, if the connection is lost first. The server takes what it has already as late. So nothing that was confirmed is
-//! told twice, nothing is forgotten unconfirmed, and no more than two streams of results are kept. A server that gives
-//! its tasks no ids, as the article's, could not tell a repeated result from a new one: it is told each once.
+//! Results are told *at least once*. A tellResult stream is answered only when it ends, so each is ended after a second,
+//! ten thousand results or 8 MiB of them; what it carried is forgotten when the answer comes, and told again, before new
+//! tasks are asked for, if the connection is lost first. The server takes what it has already as late. So nothing that
+//! was confirmed is told twice, nothing is forgotten unconfirmed, and no more than one stream of results is kept. A
+//! result that the server refuses is dropped, and logged; those that were told along with it are told again. A server
+//! that gives its tasks no ids, as the article's, could not tell a repeated result from a new one: it is told each once.
 //!
 //! While a task waits here or is worked on, its lease is renewed every [`Config::renew_every`]. A task that is delivered
 //! again in the meantime is not handled twice.
@@ -47,6 +48,7 @@ mod event;
 mod exec;
 mod handler;
 mod ledger;
+mod outgoing;
 mod pipe;
 mod status;
 mod stopper;

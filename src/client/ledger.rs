@@ -6,7 +6,10 @@ use crate::task::TaskId;
 use crate::wire::contact as pb;
 
 /// Results that may wait to be told. When there are more, handlers wait with theirs.
-const UNTOLD: usize = 1024;
+const UNTOLD: usize = 256;
+/// Results, and bytes of them, that are told before a confirmation is asked for. Bounds what is kept.
+const TOLD: usize = 10_000;
+const TOLD_BYTES: usize = 8 << 20;
 /// Most results in one message, and about how many bytes of them.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
@@ -25,12 +28,15 @@ pub(super) struct Ledger {
     /// The newest attempt of each task held. Tasks without an id can be neither renewed nor recognised: not here.
     held: HashMap<TaskId, u32>,
     untold: VecDeque<pb::Result>,
-    /// With the number of the stream they were sent on, in the order of sending.
-    told: VecDeque<(u64, pb::Result)>,
+    /// In the order of sending.
+    told: VecDeque<pb::Result>,
+    told_bytes: usize,
     /// Tasks to send a WORKING for.
     renewals: VecDeque<TaskId>,
     /// So many of the first untold were on a stream that was refused, because of one of them at least.
     suspects: usize,
+    /// What was told last was a suspect.
+    alone: bool,
 }
 
 impl Ledger {
@@ -79,26 +85,26 @@ impl Ledger {
         !self.untold.is_empty() || !self.renewals.is_empty()
     }
 
-    /// The next message for the tellResult stream of that number, and how many results in it wait to be confirmed.
-    pub(super) fn next(&mut self, stream: u64, batch: bool) -> Option<(pb::Result, usize)> {
-        let most = if batch && self.suspects == 0 { BATCH } else { 1 };
+    /// The next message for the tellResult stream.
+    pub(super) fn next(&mut self, batch: bool) -> Option<pb::Result> {
+        self.alone = self.suspects > 0;
         self.suspects = self.suspects.saturating_sub(1);
-        let (mut results, mut bytes, mut tracked) = (Vec::new(), 0, 0);
+        let most = if batch && !self.alone { BATCH } else { 1 };
+        let (mut results, mut bytes) = (Vec::new(), 0);
         while results.len() < most && bytes < BATCH_BYTES {
             // Results first: after them, a WORKING for the same task is not sent any more.
             let Some(result) = self.untold.pop_front().or_else(|| self.next_renewal()) else { break };
             bytes += result.ret.len();
             if result.id != 0 && result.outcome != pb::Outcome::WORKING.into() {
-                tracked += 1;
-                self.told.push_back((stream, result.clone()));
+                self.told_bytes += result.ret.len();
+                self.told.push_back(result.clone());
             }
             results.push(result);
         }
-        let message = match results.len() {
-            0 | 1 => results.pop()?,
-            _ => pb::Result { batch: results, ..Default::default() },
-        };
-        Some((message, tracked))
+        match results.len() {
+            0 | 1 => results.pop(),
+            _ => Some(pb::Result { batch: results, ..Default::default() }),
+        }
     }
 
     fn next_renewal(&mut self) -> Option<pb::Result> {
@@ -110,28 +116,40 @@ impl Ledger {
         None
     }
 
-    /// Whether the next result must be the only one of its stream.
-    pub(super) fn next_is_suspect(&self) -> bool {
-        self.suspects > 0
+    /// Whether something was told that a confirmation is awaited for.
+    pub(super) fn has_told(&self) -> bool {
+        !self.told.is_empty()
     }
 
-    /// The stream of that number was answered: what was told on it is not told again.
-    pub(super) fn confirm(&mut self, stream: u64) {
-        self.told.retain(|(on, _)| *on != stream);
+    /// Whether nothing more may be told before the stream was answered.
+    pub(super) fn is_full(&self) -> bool {
+        let suspect = self.suspects > 0 || self.alone;
+        self.told.len() >= if suspect { 1 } else { TOLD } || self.told_bytes >= TOLD_BYTES
     }
 
-    /// The stream of that number was refused. Returns the result that was alone on it, and is dropped.
-    pub(super) fn refuse(&mut self, stream: u64) -> Option<pb::Result> {
-        let (mut refused, others): (VecDeque<_>, _) = self.told.drain(..).partition(|(on, _)| *on == stream);
-        self.told = others;
-        if refused.len() == 1 {
-            return refused.pop_front().map(|(_, result)| result);
+    /// The stream was answered: what was told is not told again.
+    pub(super) fn confirm(&mut self) {
+        self.told.clear();
+        self.told_bytes = 0;
+    }
+
+    /// The stream was refused. Returns the result that was alone on it, and is dropped.
+    pub(super) fn refuse(&mut self) -> Option<pb::Result> {
+        let count = self.told.len();
+        if count == 1 {
+            self.told_bytes = 0;
+            return self.told.pop_front();
         }
-        self.suspects += refused.len();
-        for (_, result) in refused.into_iter().rev() {
+        self.take_back();
+        self.suspects += count;
+        None
+    }
+
+    fn take_back(&mut self) {
+        for result in self.told.drain(..).rev() {
             self.untold.push_front(result);
         }
-        None
+        self.told_bytes = 0;
     }
 
     /// The connection was lost: what was told and not confirmed will be told again, before the others. Results without
@@ -140,9 +158,7 @@ impl Ledger {
         self.renewals.clear();
         self.suspects = 0;
         self.untold.retain(|result| result.id != 0);
-        for (_, result) in self.told.drain(..).rev() {
-            self.untold.push_front(result);
-        }
+        self.take_back();
     }
 }
 
@@ -154,8 +170,8 @@ mod tests {
         pb::Result { id, ret: format!("r{id}"), ..Default::default() }
     }
 
-    fn next_ids(ledger: &mut Ledger, stream: u64, batch: bool) -> Vec<TaskId> {
-        let Some((message, _)) = ledger.next(stream, batch) else { return Vec::new() };
+    fn next_ids(ledger: &mut Ledger, batch: bool) -> Vec<TaskId> {
+        let Some(message) = ledger.next(batch) else { return Vec::new() };
         if message.batch.is_empty() { vec![message.id] } else { message.batch.iter().map(|r| r.id).collect() }
     }
 
@@ -163,14 +179,14 @@ mod tests {
     fn what_was_not_confirmed_is_told_again_first_and_what_was_is_not() {
         let mut ledger = Ledger::default();
         (1..=4).for_each(|id| ledger.finish(result(id)));
-        assert_eq!(next_ids(&mut ledger, 1, false), [1]);
-        assert_eq!(next_ids(&mut ledger, 2, false), [2]);
-        assert_eq!(next_ids(&mut ledger, 2, false), [3]);
-        ledger.confirm(1);
+        assert_eq!(next_ids(&mut ledger, false), [1]);
+        ledger.confirm();
+        assert_eq!(next_ids(&mut ledger, false), [2]);
+        assert_eq!(next_ids(&mut ledger, false), [3]);
         ledger.lost();
         assert_eq!(ledger.owed(), 3);
-        assert_eq!(next_ids(&mut ledger, 3, true), [2, 3, 4]);
-        ledger.confirm(3);
+        assert_eq!(next_ids(&mut ledger, true), [2, 3, 4]);
+        ledger.confirm();
         assert_eq!(ledger.owed(), 0);
     }
 
@@ -179,7 +195,8 @@ mod tests {
         let mut ledger = Ledger::default();
         ledger.finish(result(0));
         ledger.finish(result(0));
-        assert_eq!(ledger.next(1, false).map(|(message, tracked)| (message.id, tracked)), Some((0, 0)));
+        assert_eq!(next_ids(&mut ledger, false), [0]);
+        assert!(!ledger.has_told());
         ledger.lost();
         assert!(!ledger.has_next());
     }
@@ -190,7 +207,7 @@ mod tests {
         assert!(ledger.admit(7, 1));
         assert!(!ledger.admit(7, 2));
         ledger.finish(pb::Result { attempt: 1, ..result(7) });
-        assert_eq!(ledger.next(1, false).map(|(message, _)| message.attempt), Some(2));
+        assert_eq!(ledger.next(false).map(|message| message.attempt), Some(2));
         assert!(ledger.admit(7, 3), "it is no longer held");
     }
 
@@ -201,7 +218,7 @@ mod tests {
         ledger.admit(2, 1);
         ledger.renew();
         ledger.finish(result(1));
-        assert_eq!(next_ids(&mut ledger, 1, true), [1, 2]);
+        assert_eq!(next_ids(&mut ledger, true), [1, 2]);
         assert!(!ledger.has_next());
         assert_eq!(ledger.owed(), 1, "a WORKING waits for no confirmation");
     }
@@ -210,26 +227,31 @@ mod tests {
     fn a_refused_stream_costs_only_the_result_that_is_refused_by_itself() {
         let mut ledger = Ledger::default();
         (1..=3).for_each(|id| ledger.finish(result(id)));
-        assert_eq!(next_ids(&mut ledger, 1, true), [1, 2, 3]);
-        assert_eq!(ledger.refuse(1), None);
+        assert_eq!(next_ids(&mut ledger, true), [1, 2, 3]);
+        assert_eq!(ledger.refuse(), None);
         ledger.finish(result(4));
-        for stream in 2..=4 {
-            assert!(ledger.next_is_suspect());
-            assert_eq!(next_ids(&mut ledger, stream, true), [stream - 1]);
+        for id in 1..=3 {
+            assert_eq!(next_ids(&mut ledger, true), [id]);
+            assert!(ledger.is_full(), "each is alone on its stream");
+            if id == 2 {
+                assert_eq!(ledger.refuse().map(|result| result.id), Some(2));
+            } else {
+                ledger.confirm();
+            }
+            assert!(!ledger.is_full());
         }
-        assert!(!ledger.next_is_suspect());
-        assert_eq!(ledger.refuse(3).map(|result| result.id), Some(2));
-        assert_eq!(next_ids(&mut ledger, 5, true), [4]);
-        assert_eq!(ledger.owed(), 3);
+        assert_eq!(next_ids(&mut ledger, true), [4]);
+        assert!(!ledger.is_full());
+        assert_eq!(ledger.owed(), 1);
     }
 
     #[test]
     fn batches_are_bounded_in_number_and_in_bytes() {
         let mut ledger = Ledger::default();
         (1..=300).for_each(|id| ledger.finish(result(id)));
-        assert_eq!(next_ids(&mut ledger, 1, true).len(), BATCH);
-        assert_eq!(next_ids(&mut ledger, 1, true).len(), 300 - BATCH);
+        assert_eq!(next_ids(&mut ledger, true).len(), BATCH);
+        assert_eq!(next_ids(&mut ledger, true).len(), 300 - BATCH);
         (1..=4).for_each(|id| ledger.finish(pb::Result { ret: "x".repeat(BATCH_BYTES / 2), ..result(id) }));
-        assert_eq!(next_ids(&mut ledger, 1, true).len(), 2);
+        assert_eq!(next_ids(&mut ledger, true).len(), 2);
     }
 }

@@ -154,11 +154,16 @@ impl Pipe {
             (self.observer)(&Event::Connected { server: &self.config.server });
             self.offer(Some(connection.link.clone()));
         }
-        let state = &mut self.state;
         // First say what came of the old tasks, then ask for new ones: so the server does not deliver again what is
         // done already.
-        let catching_up = !connection.is_registered() && (state.ledger.owed() > 0 || !connection.teller.is_idle());
-        if !catching_up && !state.stopping && connection.register()? {
+        let state = &mut self.state;
+        let is_behind = |ledger: &Ledger, connection: &Connection| {
+            !connection.is_registered() && (ledger.owed() > 0 || !connection.teller.is_idle())
+        };
+        if is_behind(&state.ledger, connection) {
+            connection.teller.poll(cx, now, &mut state.ledger, true)?;
+        }
+        if !is_behind(&state.ledger, connection) && !state.stopping && connection.register()? {
             // Tasks that are still held from the last connection.
             state.renew_at = now;
         }
@@ -168,7 +173,7 @@ impl Pipe {
             state.ledger.renew();
             state.renew_at = now + self.config.renew_every;
         }
-        connection.teller.poll(cx, now, &mut state.ledger, catching_up || state.stopping)?;
+        connection.teller.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
         while !self.state.stopping && self.state.inbox_has_room() {
             let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
             let message = message?;

@@ -2,16 +2,16 @@
 
 use std::collections::VecDeque;
 use std::fmt;
-use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, never, select};
-use futures::{Sink, SinkExt, StreamExt};
-use grpcio::{ClientDuplexReceiver, ClientDuplexSender, RpcStatus, RpcStatusCode, WriteFlags};
+use futures::StreamExt;
+use grpcio::{ClientDuplexReceiver, RpcStatus, RpcStatusCode};
 
 use super::bell::Bell;
 use super::connection::{Link, say, status_of};
+use super::outgoing::Outgoing;
 use super::stopper::Stopped;
 use super::{Backoff, Event, Observer};
 use crate::wire::contact as pb;
@@ -61,7 +61,7 @@ pub(super) struct Reporter {
 }
 
 struct Call {
-    sink: ClientDuplexSender<pb::ClientMsg>,
+    sink: Outgoing<pb::ClientMsg>,
     answers: ClientDuplexReceiver<pb::Result>,
     /// How many of the unanswered ones were sent.
     sent: usize,
@@ -138,9 +138,8 @@ impl Reporter {
         if self.call.is_none() && !self.unanswered.is_empty() && now >= self.try_at {
             let Some(link) = &self.link else { return };
             match link.client.send_status(link.options.clone()) {
-                Ok((mut sink, answers)) => {
-                    sink.enhance_batch(true);
-                    self.call = Some(Call { sink, answers, sent: 0, ending: false });
+                Ok((sink, answers)) => {
+                    self.call = Some(Call { sink: Outgoing::new(sink), answers, sent: 0, ending: false });
                 }
                 Err(error) => return self.ended(Err(status_of(error)), 0, now),
             }
@@ -240,21 +239,16 @@ impl Reporter {
 
 impl Call {
     /// Sends what was not sent yet, and ends the sending as soon as there is no more: a server may answer only then.
-    /// Errors of the sink are passed over: the answers say what the matter is.
     fn poll_send(&mut self, cx: &mut Context<'_>, unanswered: &VecDeque<String>) {
-        let mut sink = Pin::new(&mut self.sink);
         while let Some(status) = unanswered.get(self.sent).filter(|_| !self.ending) {
-            let Poll::Ready(Ok(())) = sink.as_mut().poll_ready(cx) else { return };
-            let message = pb::ClientMsg { msg: status.clone(), ..Default::default() };
-            if sink.as_mut().start_send((message, WriteFlags::default())).is_err() {
+            if !self.sink.poll_ready(cx) {
                 return;
             }
+            self.sink.send(pb::ClientMsg { msg: status.clone(), ..Default::default() });
             self.sent += 1;
         }
         self.ending = true;
-        if sink.as_mut().poll_flush(cx).is_ready() {
-            let _ = self.sink.poll_close_unpin(cx);
-        }
+        self.sink.poll_end(cx);
     }
 }
 

@@ -329,7 +329,8 @@ fn what_is_not_due_waits_until_it_is() {
 #[test]
 fn urgent_tasks_go_first_and_the_oldest_first_among_equals() {
     let rig = Rig::start();
-    let task = |text: &str, class: Priority| NewTask { task: text.into(), priority: class.into(), ..NewTask::default() };
+    let task =
+        |text: &str, class: Priority| NewTask { task: text.into(), priority: class.into(), ..NewTask::default() };
     rig.operator.submit_all(vec![
         task("low 1", Priority::LOW),
         task("normal 1", Priority::NORMAL),

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{Config, Server};
+use contact::server::{Config, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -55,6 +55,7 @@ impl Rig {
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             demo: None,
+            retention: Retention::default(),
             broker: broker::Config::default(),
         };
         set(&mut config);
@@ -233,10 +234,7 @@ impl Client {
 
     /// Opens getTask.
     pub fn tasks(&self) -> Tasks {
-        Tasks {
-            stream: self.contact.get_task(&Empty::new(), self.options()).unwrap(),
-            _channel: self.channel.clone(),
-        }
+        Tasks { stream: self.contact.get_task(&Empty::new(), self.options()).unwrap(), _channel: self.channel.clone() }
     }
 
     /// Opens tellResult.
@@ -248,12 +246,8 @@ impl Client {
     /// Tells these, and waits until they are on disk.
     pub fn try_tell(&self, results: impl IntoIterator<Item = Told>) -> Result<(), RpcStatus> {
         let mut telling = self.telling();
-        for result in results {
-            if !telling.say(result) {
-                break;
-            }
-        }
-        telling.end()
+        let all_said = results.into_iter().all(|result| telling.say(result));
+        if all_said { telling.end() } else { telling.cut_short() }
     }
 
     #[track_caller]
@@ -316,6 +310,11 @@ impl Telling {
     /// `false`: the stream has ended.
     pub fn say(&mut self, result: Told) -> bool {
         block_on(self.sender.send((result, WriteFlags::default()))).is_ok()
+    }
+
+    /// The server would not hear it all: the answer.
+    pub fn cut_short(self) -> Result<(), RpcStatus> {
+        status_of(block_on(self.answer)).map(drop)
     }
 
     /// Says that that was all, and waits for the answer.

@@ -204,7 +204,8 @@ impl Core {
         let Some(id) = self.names.get(name).copied() else { return false };
         let settled = |group: &&mut Group| group.wants(task);
         let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open = group.leases.contains_key(&task.id) || group.delayed_until(task.id).is_some() || group.is_waiting(task);
+        let open =
+            group.leases.contains_key(&task.id) || group.delayed_until(task.id).is_some() || group.is_waiting(task);
         let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
         if open || !(taken_up || group.ahead.get(&task.id) == Some(&Ahead::Settled)) {
             return false;

@@ -166,7 +166,7 @@ impl Broker {
             spawn("broker", Box::new(move || run.run(&commands, &rings))),
             spawn("broker-reader", Box::new(move || read_for_broker(reader, &todo, &answers))),
         ];
-        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::thread)?;
+        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::no_thread)?;
         Ok(Broker { mailbox, threads })
     }
 

@@ -8,6 +8,7 @@ mod raw;
 mod rig;
 
 mod anonymous;
+mod idle;
 mod junk;
 mod lists;
 mod named;

@@ -1,1 +1,204 @@
-fn main() {}
+//! `contact-client`: the article's client, for a shell.
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use clap::{Parser, ValueEnum};
+use contact::client::{Config, Error, Event, Exec, From, Reply, Task, Worker};
+use signal_hook::consts::{SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+/// Takes tasks from a Contact server, has them handled, and tells what came of them.
+///
+/// The connection goes out from here, so this works behind NAT and firewalls. When the server goes away, the client comes
+/// back to it: the first try is within a second, later ones at most 30 seconds apart.
+///
+/// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
+///
+/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130.
+/// Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
+#[derive(Parser)]
+#[command(name = "contact-client", version, after_help = EXAMPLES)]
+struct Args {
+    /// Where the server is.
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    server: String,
+
+    /// Report 15 statuses 数据:N (N from 1 to 20) at the start, print the answers, and again every --status-every.
+    #[arg(long)]
+    demo: bool,
+
+    /// How often --demo reports.
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = humantime::parse_duration)]
+    status_every: Duration,
+
+    /// Have each task handled by a shell command.
+    ///
+    /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID and CONTACT_ATTEMPT in its
+    /// environment. What it prints is the result. Exit code 0: DONE; 75: RETRY, the task comes again; anything else, or
+    /// death by a signal: FAILED, and its standard error is part of the result.
+    #[arg(long, value_name = "CMD")]
+    exec: Option<String>,
+
+    /// Cut the result of --exec to so many bytes. A result that was cut says so.
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
+    max_output: usize,
+
+    /// How many tasks are handled at the same time.
+    #[arg(long, value_name = "N", default_value = "1")]
+    concurrency: NonZeroU32,
+
+    /// A stable name for this client, in printable ASCII.
+    ///
+    /// The server keeps the place of a named client, and delivers each task to it until it says what came of it. Without
+    /// --id and --group the client is anonymous: each time it connects it gets every task that the server still has.
+    #[arg(long, value_name = "NAME")]
+    id: Option<String>,
+
+    /// Share tasks with the other clients that name this group: each task goes to one of them.
+    #[arg(long, value_name = "NAME")]
+    group: Option<String>,
+
+    /// The most tasks to hold that are not finished.
+    #[arg(long, value_name = "N")]
+    window: Option<NonZeroU32>,
+
+    /// The most tasks to take in one message; the results then go back in batches, too. For many small tasks.
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroU32>,
+
+    /// Where to start when the server does not know this --id or --group yet: at the first task it still has, or at the
+    /// next one that is submitted.
+    #[arg(long, value_name = "WHERE")]
+    from: Option<Start>,
+
+    /// Ask the server to say something at least so often, and give the connection up when it does not.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    heartbeat: Option<Duration>,
+
+    /// How often to tell the server that a task is still being worked on. Must be well below its --ack-timeout.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    renew_every: Duration,
+
+    /// Print one JSON object a line: for each task handled, each status answered, each connection made or lost.
+    #[arg(long)]
+    json: bool,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  contact-client --demo
+      The article's conversation: tasks are printed and acknowledged, statuses reported.
+  contact-client --group thumbnails --concurrency 4 --exec './thumbnail.sh'
+      One of several workers that share the tasks; four commands at a time.
+  contact-client --id \"$(hostname)\" --from new --exec 'sh'
+      Run each task as a shell script, on every machine that does this.
+  contact-client --id audit --json >> tasks.jsonl
+      Keep a record of every task.
+
+RUST_LOG sets what is logged to standard error: warn, info (as it is), debug; RUST_LOG=debug,grpcio=debug with gRPC's own.";
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Start {
+    First,
+    New,
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,grpcio=error"))
+        .format_target(false)
+        .init();
+    grpcio::redirect_log();
+    match run(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("contact-client: {error:#}");
+            let usage = matches!(error.downcast_ref(), Some(Error::Config(_)));
+            ExitCode::from(if usage { 2 } else { 1 })
+        }
+    }
+}
+
+fn run(args: Args) -> anyhow::Result<()> {
+    let config = Config {
+        id: args.id,
+        group: args.group,
+        window: args.window,
+        batch: args.batch,
+        from: args.from.map(|start| match start {
+            Start::First => From::First,
+            Start::New => From::New,
+        }),
+        heartbeat: args.heartbeat,
+        concurrency: args.concurrency.get() as usize,
+        renew_every: args.renew_every,
+        ..Config::new(args.server)
+    };
+    let quiet = args.json;
+    let worker = match args.exec {
+        Some(command) => {
+            let exec = Exec::new(command).max_output(args.max_output);
+            Worker::new(config, move |task| exec.run(task))
+        }
+        None => Worker::new(config, move |task| acknowledge(task, quiet)),
+    };
+    let worker = if args.demo { worker.statuses_every(args.status_every, made_up_statuses) } else { worker };
+    let worker = worker.observe(if args.json { print_json } else { print_plain });
+
+    let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
+    let handle = signals.handle();
+    let running = worker.start()?;
+    let stopper = running.stopper();
+    let waiter = thread::Builder::new().name("signals".into()).spawn(move || {
+        let mut signals = signals.forever();
+        if signals.next().is_some() {
+            stopper.stop();
+        }
+        if signals.next().is_some() {
+            std::process::exit(130);
+        }
+    })?;
+    let verdict = running.join();
+    handle.close();
+    let _ = waiter.join();
+    Ok(verdict?)
+}
+
+/// The answer of the article's client.
+fn acknowledge(task: &Task, quiet: bool) -> Reply {
+    if !quiet {
+        print(format_args!("客户端已接收到服务端任务:{}", task.text));
+    }
+    Reply::done(format!("客户端接收到任务:{}", task.text))
+}
+
+/// The statuses of the article's client.
+fn made_up_statuses() -> Vec<String> {
+    (0..15).map(|_| format!("数据:{}", rand::random_range(1..=20))).collect()
+}
+
+fn print_plain(event: &Event<'_>) {
+    match event {
+        Event::Status { answer, .. } => print(format_args!("{answer}")),
+        Event::Task { id, attempt, outcome, ms, .. } => {
+            log::debug!("task {id}, attempt {attempt}: {outcome:?} after {ms} ms");
+        }
+        _ => {}
+    }
+}
+
+fn print_json(event: &Event<'_>) {
+    if let Ok(line) = serde_json::to_string(event) {
+        print(format_args!("{line}"));
+    }
+}
+
+/// A line on standard output. Nobody reads it any more: that is no reason to stop working.
+fn print(line: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stdout().lock(), "{line}");
+}

@@ -9,6 +9,7 @@
 //! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`wire`], [`codec`]: messages.
 
 pub mod broker;
+pub mod client;
 pub mod codec;
 pub mod ctl;
 pub mod mailbox;

@@ -1,0 +1,189 @@
+//! One connection to the server: a channel of its own, the getTask stream, and the telling of results.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, StreamExt};
+use grpcio::{
+    CallOption, Channel, ChannelBuilder, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder,
+    RpcStatus, RpcStatusCode,
+};
+
+use super::tell::Teller;
+use super::{Config, Error};
+use crate::wire::contact as pb;
+use crate::wire::contact_grpc::ContactClient;
+
+/// The longest message taken from the server.
+const MAX_MESSAGE: i32 = 64 << 20;
+/// Pings find out that a server is gone which did not say so: within the two together.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one look at the state of the channel waits for a change.
+const WATCH: Duration = Duration::from_secs(5);
+
+/// Why a connection, or the worker, is at its end.
+pub(super) enum End {
+    /// Try again.
+    Lost(String),
+    /// Trying again would end the same way.
+    Fatal(Error),
+}
+
+/// What it takes to make calls over a connection.
+#[derive(Clone)]
+pub(super) struct Link {
+    pub(super) client: ContactClient,
+    pub(super) options: CallOption,
+}
+
+pub(super) struct Connection {
+    pub(super) link: Link,
+    pub(super) teller: Teller,
+    channel: Channel,
+    watch: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    ready_since: Option<Instant>,
+    tasks: Option<ClientSStreamReceiver<pb::ServerMsg>>,
+}
+
+impl Connection {
+    /// Begins to connect. Each try has a channel of its own, not shared with others, so that the waits between tries
+    /// are the worker's and not those of C-core.
+    pub(super) fn open(config: &Config, env: &Arc<Environment>, options: CallOption) -> Connection {
+        let channel = ChannelBuilder::new(env.clone())
+            .use_local_subchannel_pool(true)
+            .max_receive_message_len(MAX_MESSAGE)
+            .max_send_message_len(-1)
+            .keepalive_time(KEEPALIVE)
+            .keepalive_timeout(KEEPALIVE_TIMEOUT)
+            .keepalive_permit_without_calls(true)
+            .http2_max_pings_without_data(0)
+            .connect(&config.server);
+        let link = Link { client: ContactClient::new(channel.clone()), options };
+        let teller = Teller::new(link.clone(), config.confirm_every);
+        channel.check_connectivity_state(true);
+        Connection { link, teller, channel, watch: None, ready_since: None, tasks: None }
+    }
+
+    /// Whether the server answers; true once, when that is new.
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
+        while self.ready_since.is_none() {
+            let state = self.channel.check_connectivity_state(false);
+            if state == ConnectivityState::GRPC_CHANNEL_READY {
+                self.ready_since = Some(now);
+                self.watch = None;
+                return true;
+            }
+            let channel = &self.channel;
+            let watch = self.watch.get_or_insert_with(|| Box::pin(channel.wait_for_state_change(state, WATCH).fuse()));
+            if watch.poll_unpin(cx).is_pending() {
+                break;
+            }
+            self.watch = None;
+        }
+        false
+    }
+
+    /// Since when the server answers.
+    pub(super) fn ready_since(&self) -> Option<Instant> {
+        self.ready_since
+    }
+
+    /// Asks for tasks, if that was not done yet.
+    pub(super) fn register(&mut self) -> Result<bool, End> {
+        if self.tasks.is_some() {
+            return Ok(false);
+        }
+        let options = self.link.options.clone();
+        let tasks = self.link.client.get_task(&pb::Empty::new(), options);
+        self.tasks = Some(tasks.map_err(|error| End::Lost(error.to_string()))?);
+        Ok(true)
+    }
+
+    /// Whether tasks were asked for.
+    pub(super) fn is_registered(&self) -> bool {
+        self.tasks.is_some()
+    }
+
+    /// The next message of getTask.
+    pub(super) fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<pb::ServerMsg, End>> {
+        let Some(tasks) = &mut self.tasks else { return Poll::Pending };
+        tasks.poll_next_unpin(cx).map(|message| match message {
+            Some(Ok(message)) => Ok(message),
+            None => Err(End::Lost("the server ended getTask".into())),
+            Some(Err(error)) => {
+                let status = status_of(error);
+                Err(match status.code() {
+                    RpcStatusCode::ABORTED => End::Fatal(Error::TakenOver(status.message().to_owned())),
+                    RpcStatusCode::UNAUTHENTICATED
+                    | RpcStatusCode::PERMISSION_DENIED
+                    | RpcStatusCode::INVALID_ARGUMENT
+                    | RpcStatusCode::UNIMPLEMENTED => End::Fatal(refusal(&status)),
+                    _ => End::Lost(say(&status)),
+                })
+            }
+        })
+    }
+
+    /// Ends getTask; results can still be told.
+    pub(super) fn leave(&mut self) {
+        if let Some(mut tasks) = self.tasks.take() {
+            tasks.cancel();
+        }
+    }
+}
+
+/// The metadata that says who this client is; none for an anonymous one, as the article's is.
+pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption, Error> {
+    let mut metadata = MetadataBuilder::new();
+    let mut add = |key: &str, value: &str| match metadata.add_str(key, value) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(Error::Config(format!("{key} {value:?}: only printable ASCII can be sent; choose another name"))),
+    };
+    if let Some(id) = &config.id {
+        add("contact-client", id)?;
+    }
+    if let Some(group) = &config.group {
+        add("contact-group", group)?;
+    }
+    if config.id.is_some() || config.group.is_some() {
+        add("contact-instance", instance)?;
+    }
+    if let Some(window) = config.window {
+        add("contact-window", &window.to_string())?;
+    }
+    if let Some(batch) = config.batch {
+        add("contact-batch", &batch.to_string())?;
+    }
+    if let Some(from) = config.from {
+        add("contact-from", from.as_str())?;
+    }
+    if let Some(heartbeat) = config.heartbeat {
+        add("contact-heartbeat", &heartbeat.as_secs().max(1).to_string())?;
+    }
+    Ok(CallOption::default().headers(metadata.build()))
+}
+
+/// The status that a failed call ended with.
+pub(super) fn status_of(error: grpcio::Error) -> RpcStatus {
+    match error {
+        grpcio::Error::RpcFailure(status) | grpcio::Error::RpcFinished(Some(status)) => status,
+        other => RpcStatus::with_message(RpcStatusCode::UNKNOWN, other.to_string()),
+    }
+}
+
+/// A status as a reader wants it: `UNAVAILABLE: Socket closed`.
+pub(super) fn say(status: &RpcStatus) -> String {
+    format!("{}: {}", code_name(status), status.message())
+}
+
+pub(super) fn refusal(status: &RpcStatus) -> Error {
+    Error::Refused { code: code_name(status), message: status.message().to_owned() }
+}
+
+/// grpcio writes `14-UNAVAILABLE`.
+fn code_name(status: &RpcStatus) -> String {
+    status.code().to_string().trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
+}

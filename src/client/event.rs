@@ -1,0 +1,48 @@
+//! What a worker lets its owner watch.
+
+use serde::Serialize;
+
+use super::handler::Outcome;
+
+/// Something that happened to a worker. Serialized, it is an object with an `event` field.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event<'a> {
+    /// The server answers; tasks may come.
+    Connected {
+        /// Its address.
+        server: &'a str,
+    },
+    /// The connection was lost, or could not be made.
+    Disconnected {
+        /// Its address.
+        server: &'a str,
+        /// What gRPC said.
+        reason: &'a str,
+        /// When the next try is, in milliseconds.
+        retry_ms: u64,
+    },
+    /// A handler is through with a task. Told on the handler's thread, before the result goes to the server.
+    Task {
+        /// The task's id; 0 if the server gives none.
+        id: u64,
+        /// Which delivery it was; 0 if the server does not count them.
+        attempt: u32,
+        /// What was asked for.
+        task: &'a str,
+        /// What came of it.
+        outcome: Outcome,
+        /// What the handler said.
+        ret: &'a str,
+        /// How long the handler took, in milliseconds.
+        ms: u64,
+    },
+    /// The server answered a status.
+    Status {
+        /// What was reported.
+        status: &'a str,
+        /// The answer.
+        answer: &'a str,
+    },
+}

@@ -1,0 +1,341 @@
+//! The pipe thread: carries getTask through the handlers into tellResult, over one connection after another.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
+use grpcio::{CallOption, Environment};
+
+use super::bell::Bell;
+use super::connection::{Connection, End, Link};
+use super::handler::{Finished, Task};
+use super::ledger::Ledger;
+use super::stopper::{Stopped, Stopper};
+use super::{Backoff, Config, Error, Event, Observer};
+use crate::wire::contact as pb;
+
+/// Tasks, and bytes of them, that may wait here for a handler. With more, the stream is not read, and gRPC's flow
+/// control holds the server up.
+const INBOX_TASKS: usize = 1024;
+const INBOX_BYTES: usize = 8 << 20;
+/// A connection that lasted this long, or brought something, worked: the next backoff is a first one.
+const WORKED: Duration = Duration::from_secs(10);
+/// A server that is known to send heartbeats is given up after this many are missing.
+const MISSED_HEARTBEATS: u32 = 3;
+
+/// What the pipe thread owns. Everything about the connection is in here, so nothing of it needs a lock.
+pub(super) struct Pipe {
+    pub(super) config: Arc<Config>,
+    pub(super) env: Arc<Environment>,
+    pub(super) options: CallOption,
+    pub(super) observer: Observer,
+    pub(super) stopper: Stopper,
+    pub(super) stopped: Stopped,
+    /// To the handlers; as many as there are handlers. None: they are to end when they are through. Full: tasks wait
+    /// in the inbox.
+    pub(super) tasks: Option<Sender<Task>>,
+    /// The other end, to take back what no handler has begun with.
+    pub(super) unbegun: Receiver<Task>,
+    /// From the handlers. Not read while too many results are untold: then handlers wait with theirs. It disconnects
+    /// when the last handler is gone.
+    pub(super) results: Receiver<Finished>,
+    /// To the status thread: the connection to use, one slot, the newest counts.
+    pub(super) links: Sender<Option<Link>>,
+    /// The other end, to take an outdated one back.
+    pub(super) outdated: Receiver<Option<Link>>,
+    pub(super) state: State,
+}
+
+/// Where the pipe thread is.
+pub(super) struct State {
+    bell: Bell,
+    ledger: Ledger,
+    inbox: VecDeque<Task>,
+    inbox_bytes: usize,
+    connection: Option<Connection>,
+    /// Number of connections so far.
+    connections: u64,
+    backoff: Backoff,
+    try_at: Instant,
+    renew_at: Instant,
+    heard: Heard,
+    stopping: bool,
+    /// With the last handler gone while stopping: until when results may still be told.
+    give_up_at: Option<Instant>,
+    verdict: Result<(), Error>,
+}
+
+/// What came over the connection so far.
+#[derive(Default)]
+struct Heard {
+    anything: bool,
+    heartbeats: bool,
+    /// When something came, or when the stream was not being read.
+    last: Option<Instant>,
+}
+
+impl State {
+    pub(super) fn new(config: &Config) -> State {
+        let now = Instant::now();
+        State {
+            bell: Bell::new(),
+            ledger: Ledger::default(),
+            inbox: VecDeque::new(),
+            inbox_bytes: 0,
+            connection: None,
+            connections: 0,
+            backoff: Backoff::new(config.first_backoff, config.most_backoff),
+            try_at: now,
+            renew_at: now,
+            heard: Heard::default(),
+            stopping: false,
+            give_up_at: None,
+            verdict: Ok(()),
+        }
+    }
+
+    fn inbox_has_room(&self) -> bool {
+        self.inbox.len() < INBOX_TASKS && self.inbox_bytes < INBOX_BYTES
+    }
+}
+
+impl Pipe {
+    pub(super) fn run(mut self) -> Result<(), Error> {
+        loop {
+            let now = Instant::now();
+            self.connect(now);
+            self.drive(now);
+            self.feed();
+            if self.is_over(now) {
+                return self.end();
+            }
+            self.wait();
+        }
+    }
+
+    fn connect(&mut self, now: Instant) {
+        let state = &mut self.state;
+        let wanted = !state.stopping || state.ledger.owed() > 0;
+        if state.connection.is_some() || !wanted || now < state.try_at {
+            return;
+        }
+        state.connections += 1;
+        state.heard = Heard::default();
+        state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone()));
+    }
+
+    /// Does everything that the streams allow, and learns of the connection's end.
+    fn drive(&mut self, now: Instant) {
+        let Some(mut connection) = self.state.connection.take() else { return };
+        match self.poll(&mut connection, now) {
+            Ok(()) => self.state.connection = Some(connection),
+            Err(End::Lost(reason)) => self.lost(&connection, &reason, now),
+            Err(End::Fatal(error)) => {
+                // A server that refuses this client will not hear of results either; one that took another in its
+                // place will.
+                if !matches!(error, Error::TakenOver(_)) {
+                    self.state.give_up_at = Some(now);
+                }
+                connection.leave();
+                self.state.connection = Some(connection);
+                self.state.verdict = Err(error);
+                self.begin_stop();
+            }
+        }
+    }
+
+    fn poll(&mut self, connection: &mut Connection, now: Instant) -> Result<(), End> {
+        let waker = self.state.bell.waker.clone();
+        let cx = &mut Context::from_waker(&waker);
+        if connection.poll_ready(cx, now) {
+            log::info!("connected to {}", self.config.server);
+            (self.observer)(&Event::Connected { server: &self.config.server });
+            self.offer(Some(connection.link.clone()));
+        }
+        // First say what came of the old tasks, then ask for new ones: so the server does not deliver again what is
+        // done already.
+        let state = &mut self.state;
+        let is_behind = |ledger: &Ledger, connection: &Connection| {
+            !connection.is_registered() && (ledger.owed() > 0 || !connection.teller.is_idle())
+        };
+        if is_behind(&state.ledger, connection) {
+            connection.teller.poll(cx, now, &mut state.ledger, true)?;
+        }
+        if !is_behind(&state.ledger, connection) && !state.stopping && connection.register()? {
+            // Tasks that are still held from the last connection.
+            state.renew_at = now;
+        }
+        if state.ledger.held() == 0 {
+            state.renew_at = now + self.config.renew_every;
+        } else if now >= state.renew_at && connection.is_registered() {
+            state.ledger.renew();
+            state.renew_at = now + self.config.renew_every;
+        }
+        connection.teller.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
+        while !self.state.stopping && self.state.inbox_has_room() {
+            let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
+            let message = message?;
+            connection.teller.batch |= !message.batch.is_empty();
+            self.receive(message, now);
+        }
+        self.state.heard.last = Some(now);
+        Ok(())
+    }
+
+    fn receive(&mut self, message: pb::ServerMsg, now: Instant) {
+        let state = &mut self.state;
+        state.heard.anything = true;
+        state.heard.last = Some(now);
+        let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
+        state.heard.heartbeats |= message.batch.is_empty() && !is_task(&message);
+        let (batch, single) = (message.batch.clone(), message);
+        for message in batch.into_iter().chain([single]).filter(is_task) {
+            if state.ledger.admit(message.id, message.attempt) {
+                state.inbox_bytes += message.task.len();
+                state.inbox.push_back(Task {
+                    id: message.id,
+                    attempt: message.attempt,
+                    text: message.task,
+                    connection: state.connections,
+                });
+            } else {
+                log::debug!("task {} came again while it is being worked on", message.id);
+            }
+        }
+    }
+
+    fn check_silence(&self, now: Instant) -> Result<(), End> {
+        match self.silence_deadline() {
+            Some(deadline) if now >= deadline => Err(End::Lost("the server's heartbeats stopped".into())),
+            _ => Ok(()),
+        }
+    }
+
+    fn silence_deadline(&self) -> Option<Instant> {
+        let every = self.config.heartbeat.filter(|_| self.state.heard.heartbeats && !self.state.stopping)?;
+        Some(self.state.heard.last? + every.max(Duration::from_secs(1)) * MISSED_HEARTBEATS)
+    }
+
+    fn lost(&mut self, connection: &Connection, reason: &str, now: Instant) {
+        let state = &mut self.state;
+        state.ledger.lost();
+        // The next connection's server sends them again.
+        state.inbox.retain(|task| task.id != 0);
+        state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+        let ready_since = connection.ready_since();
+        if ready_since.is_some_and(|since| state.heard.anything || now >= since + WORKED) {
+            state.backoff.reset();
+        }
+        let wait = state.backoff.next(&mut rand::rng());
+        state.try_at = now + wait;
+        let server = &self.config.server;
+        let what = if ready_since.is_some() { "lost the connection to" } else { "cannot reach" };
+        log::warn!("{what} {server} ({reason}); next try in {:.1} s", wait.as_secs_f64());
+        (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });
+        self.offer(None);
+    }
+
+    /// Gives the status thread the connection to use, in place of one that it has not taken yet.
+    fn offer(&self, mut link: Option<Link>) {
+        while let Err(TrySendError::Full(newest)) = self.links.try_send(link) {
+            let _ = self.outdated.try_recv();
+            link = newest;
+        }
+    }
+
+    /// Moves tasks from the inbox to the handlers.
+    fn feed(&mut self) {
+        let Some(tasks) = &self.tasks else { return };
+        while let Some(task) = self.state.inbox.pop_front() {
+            let bytes = task.text.len();
+            if let Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) = tasks.try_send(task) {
+                self.state.inbox.push_front(task);
+                return;
+            }
+            self.state.inbox_bytes -= bytes;
+        }
+    }
+
+    fn finish(&mut self, finished: Finished) {
+        let ledger = &mut self.state.ledger;
+        if finished.result.id != 0 || finished.connection == self.state.connections {
+            ledger.finish(finished.result);
+        } else {
+            log::debug!("dropped a result without an id for a connection that is gone");
+        }
+    }
+
+    /// Waits until something can go on.
+    fn wait(&mut self) {
+        let deadline = self.deadline();
+        let timeout = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+        let closed = never();
+        let results = if self.state.ledger.has_room() { &self.results } else { &closed };
+        select! {
+            recv(self.state.bell.rung) -> _ => {}
+            recv(results) -> finished => match finished {
+                Ok(finished) => {
+                    self.finish(finished);
+                    while self.state.ledger.has_room() {
+                        let Ok(finished) = self.results.try_recv() else { break };
+                        self.finish(finished);
+                    }
+                }
+                Err(_) => {
+                    self.results = never();
+                    self.state.give_up_at.get_or_insert(Instant::now() + self.config.stop_grace);
+                }
+            },
+            recv(self.stopped) -> _ => self.begin_stop(),
+            default(timeout) => {}
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let state = &self.state;
+        let of_connection = match &state.connection {
+            None => (!state.stopping || state.ledger.owed() > 0).then_some(state.try_at),
+            Some(connection) => {
+                let renewal = (connection.is_registered() && state.ledger.held() > 0).then_some(state.renew_at);
+                [renewal, connection.teller.deadline(), self.silence_deadline()].into_iter().flatten().min()
+            }
+        };
+        of_connection.into_iter().chain(state.give_up_at).min()
+    }
+
+    /// Takes back what no handler has begun with, and lets the handlers end. getTask stays open without being read, so
+    /// that the tasks which run keep their leases.
+    fn begin_stop(&mut self) {
+        if self.state.stopping {
+            return;
+        }
+        self.state.stopping = true;
+        self.stopped = never();
+        self.stopper.stop();
+        self.tasks = None;
+        for task in self.unbegun.try_iter().chain(self.state.inbox.drain(..)) {
+            self.state.ledger.release(task.id);
+        }
+        log::info!("stopping when the tasks that run are finished");
+    }
+
+    fn is_over(&self, now: Instant) -> bool {
+        let state = &self.state;
+        let (true, Some(give_up_at)) = (state.stopping, state.give_up_at) else { return false };
+        let told = state.ledger.owed() == 0 && state.connection.as_ref().is_none_or(|c| c.teller.is_idle());
+        told || now >= give_up_at
+    }
+
+    fn end(mut self) -> Result<(), Error> {
+        if let Some(connection) = &mut self.state.connection {
+            connection.leave();
+        }
+        match (self.state.verdict, self.state.ledger.owed()) {
+            (Ok(()), 0) => Ok(()),
+            (Ok(()), untold) => Err(Error::Untold(untold)),
+            (Err(error), _) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The status thread: reports, and hands over the answers, over one connection after another.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, TryRecvError, never, select};
+use futures::StreamExt;
+use grpcio::{ClientDuplexReceiver, RpcStatus, RpcStatusCode};
+
+use super::bell::Bell;
+use super::connection::{Link, say, status_of};
+use super::outgoing::Outgoing;
+use super::stopper::Stopped;
+use super::{Backoff, Event, Observer};
+use crate::wire::contact as pb;
+
+/// Statuses that may wait for their answer. With more, the source is not read.
+const UNANSWERED: usize = 256;
+
+/// Where statuses come from.
+pub(super) enum Source {
+    /// Made at the start and then in intervals, while there is a connection.
+    Every(Duration, Box<dyn FnMut() -> Vec<String> + Send>),
+    /// Sent by somebody. When it disconnects, there are no more.
+    Channel(Receiver<String>),
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Source::Every(period, _) => write!(f, "Every({period:?})"),
+            Source::Channel(_) => f.write_str("Channel"),
+        }
+    }
+}
+
+/// What the status thread owns.
+///
+/// A sendStatus call is opened when there is something to report and ended when that is said: a server with a thread for
+/// each call has it back in between. Statuses whose answer did not come before the connection was lost are sent again
+/// over the next one.
+pub(super) struct Reporter {
+    source: Source,
+    links: Receiver<Option<Link>>,
+    stopped: Stopped,
+    stop_grace: Duration,
+    observer: Observer,
+    bell: Bell,
+    backoff: Backoff,
+    link: Option<Link>,
+    call: Option<Call>,
+    unanswered: VecDeque<String>,
+    /// No call is made before.
+    try_at: Instant,
+    /// When [`Source::Every`] is asked next.
+    due_at: Instant,
+    /// While stopping: until when answers are waited for.
+    give_up_at: Option<Instant>,
+}
+
+struct Call {
+    sink: Outgoing<pb::ClientMsg>,
+    answers: ClientDuplexReceiver<pb::Result>,
+    /// How many of the unanswered ones were sent.
+    sent: usize,
+    ending: bool,
+}
+
+impl Reporter {
+    pub(super) fn new(
+        source: Source,
+        links: Receiver<Option<Link>>,
+        stopped: Stopped,
+        observer: Observer,
+        config: &super::Config,
+    ) -> Reporter {
+        let now = Instant::now();
+        Reporter {
+            source,
+            links,
+            stopped,
+            stop_grace: config.stop_grace,
+            observer,
+            bell: Bell::new(),
+            backoff: Backoff::new(config.first_backoff, config.most_backoff),
+            link: None,
+            call: None,
+            unanswered: VecDeque::new(),
+            try_at: now,
+            due_at: now,
+            give_up_at: None,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        loop {
+            let now = Instant::now();
+            self.collect(now);
+            self.talk(now);
+            let quiet = self.unanswered.is_empty() && self.call.is_none();
+            if self.give_up_at.is_some_and(|at| quiet || now >= at) {
+                return;
+            }
+            self.wait();
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        self.unanswered.len() < UNANSWERED
+    }
+
+    fn collect(&mut self, now: Instant) {
+        let due = now >= self.due_at && self.link.is_some() && self.unanswered.is_empty() && self.give_up_at.is_none();
+        match &mut self.source {
+            Source::Every(period, make) if due => {
+                self.unanswered.extend(make());
+                self.due_at = now + *period;
+            }
+            Source::Every(..) => {}
+            Source::Channel(channel) => {
+                while self.unanswered.len() < UNANSWERED {
+                    match channel.try_recv() {
+                        Ok(status) => self.unanswered.push_back(status),
+                        Err(TryRecvError::Empty) => break,
+                        Err(TryRecvError::Disconnected) => {
+                            *channel = never();
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn talk(&mut self, now: Instant) {
+        if self.call.is_none() && !self.unanswered.is_empty() && now >= self.try_at {
+            let Some(link) = &self.link else { return };
+            match link.client.send_status(link.options.clone()) {
+                Ok((sink, answers)) => {
+                    self.call = Some(Call { sink: Outgoing::new(sink), answers, sent: 0, ending: false });
+                }
+                Err(error) => return self.ended(Err(status_of(error)), 0, now),
+            }
+        }
+        let waker = self.bell.waker.clone();
+        let cx = &mut Context::from_waker(&waker);
+        let Some(call) = &mut self.call else { return };
+        call.poll_send(cx, &self.unanswered);
+        while let Poll::Ready(next) = call.answers.poll_next_unpin(cx) {
+            let end = match next {
+                Some(Ok(answer)) => {
+                    // An answer to nothing is passed over.
+                    if call.sent > 0
+                        && let Some(status) = self.unanswered.pop_front()
+                    {
+                        call.sent -= 1;
+                        self.backoff.reset();
+                        (self.observer)(&Event::Status { status: &status, answer: &answer.ret });
+                    }
+                    continue;
+                }
+                Some(Err(error)) => Err(status_of(error)),
+                None => Ok(()),
+            };
+            let sent = call.sent;
+            self.call = None;
+            return self.ended(end, sent, now);
+        }
+    }
+
+    /// The call is over, with the first `sent` of the unanswered ones on it.
+    fn ended(&mut self, end: Result<(), RpcStatus>, sent: usize, now: Instant) {
+        match end {
+            Ok(()) if sent == 0 => {}
+            Ok(()) => {
+                log::warn!("the server ended sendStatus without an answer to {sent} statuses");
+                self.unanswered.drain(..sent);
+            }
+            Err(status) if is_refusal(status.code()) => {
+                log::warn!(
+                    "the server refused {} statuses ({}); they are dropped",
+                    self.unanswered.len(),
+                    say(&status)
+                );
+                self.unanswered.clear();
+            }
+            Err(status) => {
+                log::debug!("sendStatus ended: {}", say(&status));
+                self.try_at = now + self.backoff.next(&mut rand::rng());
+            }
+        }
+    }
+
+    fn wait(&mut self) {
+        let retry = (self.call.is_none() && self.link.is_some() && !self.unanswered.is_empty()).then_some(self.try_at);
+        let due = match self.source {
+            Source::Every(..) if self.link.is_some() && self.unanswered.is_empty() && self.give_up_at.is_none() => {
+                Some(self.due_at)
+            }
+            _ => None,
+        };
+        let deadline = [retry, due, self.give_up_at].into_iter().flatten().min();
+        let timeout = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+        let closed = never();
+        let source = match &self.source {
+            Source::Channel(channel) if self.has_room() => channel,
+            _ => &closed,
+        };
+        select! {
+            recv(self.bell.rung) -> _ => {}
+            recv(source) -> status => match status {
+                Ok(status) => self.unanswered.push_back(status),
+                Err(_) => self.source = Source::Channel(never()),
+            },
+            recv(self.links) -> link => match link {
+                Ok(link) => {
+                    self.link = link;
+                    self.call = None;
+                    self.try_at = Instant::now();
+                }
+                // The pipe is at its end: this is the last connection there is.
+                Err(_) => {
+                    self.links = never();
+                    if self.link.is_none() {
+                        self.give_up_at = Some(Instant::now());
+                    }
+                }
+            },
+            recv(self.stopped) -> _ => {
+                self.stopped = never();
+                self.give_up_at.get_or_insert(Instant::now() + self.stop_grace);
+            }
+            default(timeout) => {}
+        }
+    }
+}
+
+impl Call {
+    /// Sends what was not sent yet, and ends the sending as soon as there is no more: a server may answer only then.
+    fn poll_send(&mut self, cx: &mut Context<'_>, unanswered: &VecDeque<String>) {
+        while let Some(status) = unanswered.get(self.sent).filter(|_| !self.ending) {
+            if !self.sink.poll_ready(cx) {
+                return;
+            }
+            self.sink.send(pb::ClientMsg { msg: status.clone(), ..Default::default() });
+            self.sent += 1;
+        }
+        self.ending = true;
+        self.sink.poll_end(cx);
+    }
+}
+
+/// Whether the same would be refused again.
+fn is_refusal(code: RpcStatusCode) -> bool {
+    matches!(
+        code,
+        RpcStatusCode::INVALID_ARGUMENT
+            | RpcStatusCode::NOT_FOUND
+            | RpcStatusCode::PERMISSION_DENIED
+            | RpcStatusCode::UNAUTHENTICATED
+            | RpcStatusCode::FAILED_PRECONDITION
+            | RpcStatusCode::OUT_OF_RANGE
+            | RpcStatusCode::RESOURCE_EXHAUSTED
+            | RpcStatusCode::UNIMPLEMENTED
+    )
+}

@@ -1,0 +1,25 @@
+//! How everybody learns that it is time to stop.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+
+/// Asks a running worker to stop. Cheap to clone; for a signal handler's thread, for example.
+#[derive(Debug, Clone)]
+pub struct Stopper(Arc<Mutex<Option<Sender<Infallible>>>>);
+
+/// Nothing is ever sent on it: it disconnects when it is time to stop, for everyone who holds a clone.
+pub(super) type Stopped = Receiver<Infallible>;
+
+impl Stopper {
+    pub(super) fn new() -> (Stopper, Stopped) {
+        let (sender, stopped) = bounded(0);
+        (Stopper(Arc::new(Mutex::new(Some(sender)))), stopped)
+    }
+
+    /// Asks for a graceful stop: what runs is finished, the results are told. Returns at once; asking twice is fine.
+    pub fn stop(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}

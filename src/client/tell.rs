@@ -1,0 +1,127 @@
+//! Telling results: one tellResult stream after another, each confirmed by its answer.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt;
+use grpcio::{ClientCStreamReceiver, RpcStatus, RpcStatusCode};
+
+use super::connection::{End, Link, refusal, say, status_of};
+use super::ledger::Ledger;
+use super::outgoing::Outgoing;
+use crate::wire::contact as pb;
+
+/// Sends what the ledger has, and tells the ledger what arrived.
+///
+/// A tellResult stream is answered when it ends, so an open one confirms nothing. A stream that carries results with
+/// ids is therefore ended when the ledger is full of them, or `confirm_every` after the first one, and the next one is
+/// opened when the answer is there; one at a time, so that results arrive in their order. Without ids there is nothing
+/// to confirm, and one stream serves for as long as the connection lives, as the article's client has it.
+pub(super) struct Teller {
+    link: Link,
+    confirm_every: Duration,
+    /// The server knows batches.
+    pub(super) batch: bool,
+    stream: Option<Stream>,
+}
+
+struct Stream {
+    sink: Outgoing<pb::Result>,
+    answer: ClientCStreamReceiver<pb::Empty>,
+    /// When the first result was told that is to be confirmed.
+    since: Option<Instant>,
+    ending: bool,
+}
+
+impl Teller {
+    pub(super) fn new(link: Link, confirm_every: Duration) -> Teller {
+        Teller { link, confirm_every, batch: false, stream: None }
+    }
+
+    /// Whether no stream is open: all that was sent was answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// When the stream is to be ended.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let since = self.stream.as_ref().filter(|stream| !stream.ending)?.since?;
+        Some(since + self.confirm_every)
+    }
+
+    /// Sends what can be sent and takes the answer if it is there. With `flush`, the stream is ended as soon as the
+    /// ledger has nothing more to say, so that everything is confirmed.
+    pub(super) fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        ledger: &mut Ledger,
+        flush: bool,
+    ) -> Result<(), End> {
+        loop {
+            if self.stream.is_none() && ledger.has_next() {
+                self.stream = Some(Stream::open(&self.link)?);
+            }
+            let Some(stream) = &mut self.stream else { return Ok(()) };
+            if !stream.ending {
+                stream.poll_send(cx, now, ledger, self.batch);
+                let due = stream.since.is_some_and(|since| now >= since + self.confirm_every);
+                stream.ending = ledger.is_full() || due || flush && !ledger.has_next();
+            }
+            if stream.ending {
+                stream.sink.poll_end(cx);
+            }
+            let Poll::Ready(answer) = stream.answer.poll_unpin(cx) else { return Ok(()) };
+            let early = !stream.ending;
+            self.stream = None;
+            match answer {
+                // An answer to what was not finished does not say how much of it was read.
+                Ok(_) if early => return Err(End::Lost("the server ended tellResult".into())),
+                Ok(_) => ledger.confirm(),
+                Err(error) => refused(&status_of(error), ledger)?,
+            }
+        }
+    }
+}
+
+impl Stream {
+    fn open(link: &Link) -> Result<Stream, End> {
+        let (sink, answer) =
+            link.client.tell_result(link.options.clone()).map_err(|error| End::Lost(error.to_string()))?;
+        Ok(Stream { sink: Outgoing::new(sink), answer, since: None, ending: false })
+    }
+
+    fn poll_send(&mut self, cx: &mut Context<'_>, now: Instant, ledger: &mut Ledger, batch: bool) {
+        while !ledger.is_full() && ledger.has_next() && self.sink.poll_ready(cx) {
+            let Some(message) = ledger.next(batch) else { break };
+            self.sink.send(message);
+        }
+        if ledger.has_told() {
+            self.since.get_or_insert(now);
+        }
+        self.sink.poll_flush(cx);
+    }
+}
+
+fn refused(status: &RpcStatus, ledger: &mut Ledger) -> Result<(), End> {
+    let said = say(status);
+    match status.code() {
+        RpcStatusCode::UNAUTHENTICATED | RpcStatusCode::PERMISSION_DENIED => Err(End::Fatal(refusal(status))),
+        // To tell the same again would be refused again.
+        RpcStatusCode::NOT_FOUND
+        | RpcStatusCode::INVALID_ARGUMENT
+        | RpcStatusCode::FAILED_PRECONDITION
+        | RpcStatusCode::OUT_OF_RANGE
+        | RpcStatusCode::RESOURCE_EXHAUSTED
+        | RpcStatusCode::UNIMPLEMENTED => {
+            match ledger.refuse() {
+                Some(result) => {
+                    log::warn!("the server refused the result of task {}: {said}; it is dropped", result.id)
+                }
+                None => log::warn!("the server refused results: {said}; those with an id are told again one by one"),
+            }
+            Ok(())
+        }
+        _ => Err(End::Lost(said)),
+    }
+}

@@ -1,0 +1,699 @@
+//! The client's behaviour, against a server in the same process that does what each test says.
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
+use contact::codec::Decoded;
+use contact::wire::contact as pb;
+use contact::wire::contact_grpc::{Contact, create_contact};
+use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
+use futures::channel::mpsc;
+use futures::executor::block_on;
+use futures::{SinkExt, StreamExt};
+use grpcio::{
+    ClientStreamingSink, DuplexSink, Environment, RequestStream, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
+    ServerCredentials, ServerStreamingSink, WriteFlags,
+};
+use rand::SeedableRng;
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// How tellResult ends once the client ended it.
+#[derive(Clone, Copy)]
+enum Tell {
+    /// Answered: confirmed.
+    Confirm,
+    /// Never answered.
+    Ignore,
+    /// Refused if the task of that id is among the results.
+    Refuse(u64, RpcStatusCode),
+}
+
+#[derive(Clone)]
+struct Service {
+    tell: Arc<Mutex<Tell>>,
+    sessions: Sender<Session>,
+    results: Sender<pb::Result>,
+    statuses: Sender<String>,
+}
+
+/// A getTask stream.
+struct Session {
+    metadata: Vec<(String, String)>,
+    peer: String,
+    messages: mpsc::UnboundedSender<Result<pb::ServerMsg, RpcStatus>>,
+}
+
+impl Session {
+    fn send(&self, message: pb::ServerMsg) {
+        self.messages.unbounded_send(Ok(message)).unwrap();
+    }
+
+    fn fail(&self, code: RpcStatusCode, text: &str) {
+        self.messages.unbounded_send(Err(RpcStatus::with_message(code, text.to_owned()))).unwrap();
+    }
+
+    fn metadata(&self, key: &str) -> Option<&str> {
+        self.metadata.iter().find(|(k, _)| k == key).map(|(_, value)| value.as_str())
+    }
+}
+
+impl Contact for Service {
+    fn send_status(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut sink: DuplexSink<pb::Result>,
+    ) {
+        let statuses = self.statuses.clone();
+        ctx.spawn(async move {
+            while let Some(Ok(Ok(request))) = requests.next().await {
+                let ret = format!("服务端接收到消息:{}", request.msg);
+                let _ = statuses.send(request.msg);
+                if sink.send((pb::Result { ret, ..Default::default() }, WriteFlags::default())).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sink.close().await;
+        });
+    }
+
+    fn get_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::Empty>,
+        mut sink: ServerStreamingSink<pb::ServerMsg>,
+    ) {
+        request.unwrap();
+        let metadata = ctx.request_headers().iter();
+        let metadata = metadata.map(|(k, v)| (k.to_owned(), String::from_utf8_lossy(v).into_owned())).collect();
+        let (messages, mut coming) = mpsc::unbounded();
+        let _ = self.sessions.send(Session { metadata, peer: ctx.peer(), messages });
+        ctx.spawn(async move {
+            while let Some(message) = coming.next().await {
+                let sent = match message {
+                    Ok(message) => sink.send((message, WriteFlags::default())).await,
+                    Err(status) => return drop(sink.fail(status).await),
+                };
+                if sent.is_err() {
+                    return;
+                }
+            }
+            let _ = sink.close().await;
+        });
+    }
+
+    fn tell_result(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut requests: RequestStream<Decoded<pb::Result>>,
+        sink: ClientStreamingSink<pb::Empty>,
+    ) {
+        let (tell, results) = (self.tell.clone(), self.results.clone());
+        ctx.spawn(async move {
+            let mut ids = HashSet::new();
+            while let Some(Ok(Ok(result))) = requests.next().await {
+                ids.insert(result.id);
+                let _ = results.send(result);
+            }
+            let tell = *tell.lock().unwrap();
+            let _ = match tell {
+                Tell::Refuse(id, code) if ids.contains(&id) => {
+                    sink.fail(RpcStatus::with_message(code, format!("no {id}"))).await
+                }
+                Tell::Ignore => futures::future::pending().await,
+                Tell::Confirm | Tell::Refuse(..) => sink.success(pb::Empty::new()).await,
+            };
+        });
+    }
+}
+
+struct Server {
+    server: grpcio::Server,
+    port: u16,
+    tell: Arc<Mutex<Tell>>,
+    sessions: Receiver<Session>,
+    results: Receiver<pb::Result>,
+    statuses: Receiver<String>,
+}
+
+impl Server {
+    fn start() -> Server {
+        Server::start_on(0)
+    }
+
+    fn start_on(port: u16) -> Server {
+        let (sessions, sessions_seen) = unbounded();
+        let (results, results_seen) = unbounded();
+        let (statuses, statuses_seen) = unbounded();
+        let tell = Arc::new(Mutex::new(Tell::Confirm));
+        let service = Service { tell: tell.clone(), sessions, results, statuses };
+        let env = Arc::new(Environment::new(1));
+        let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
+        let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
+        server.start();
+        Server { server, port, tell, sessions: sessions_seen, results: results_seen, statuses: statuses_seen }
+    }
+
+    fn answers(self, tell: Tell) -> Server {
+        *self.tell.lock().unwrap() = tell;
+        self
+    }
+
+    /// Ends all calls and frees the port, which is returned.
+    fn stop(mut self) -> u16 {
+        let stopped = self.server.shutdown();
+        self.server.cancel_all_calls();
+        let _ = block_on(stopped);
+        self.port
+    }
+
+    fn config(&self) -> Config {
+        Config {
+            first_backoff: Duration::from_millis(20),
+            most_backoff: Duration::from_millis(100),
+            confirm_every: Duration::from_millis(10),
+            ..Config::new(format!("127.0.0.1:{}", self.port))
+        }
+    }
+
+    #[track_caller]
+    fn session(&self) -> Session {
+        self.sessions.recv_timeout(DEADLINE).expect("no client asked for tasks")
+    }
+
+    #[track_caller]
+    fn result(&self) -> pb::Result {
+        self.results.recv_timeout(DEADLINE).expect("no result came")
+    }
+
+    #[track_caller]
+    fn status(&self) -> String {
+        self.statuses.recv_timeout(DEADLINE).expect("no status came")
+    }
+}
+
+fn task(id: u64, attempt: u32, text: &str) -> pb::ServerMsg {
+    pb::ServerMsg { id, attempt, task: text.into(), ..Default::default() }
+}
+
+fn batch(of: Vec<pb::ServerMsg>) -> pb::ServerMsg {
+    pb::ServerMsg { batch: of, ..Default::default() }
+}
+
+fn echo(task: &Task) -> String {
+    format!("did {}", task.text)
+}
+
+/// The events' kinds and what they carry first, on a channel.
+fn watched(worker: Worker) -> (Worker, Receiver<serde_json::Value>) {
+    let (events, seen) = unbounded();
+    let worker = worker.observe(move |event: &Event<'_>| drop(events.send(serde_json::to_value(event).unwrap())));
+    (worker, seen)
+}
+
+#[track_caller]
+fn next_event(events: &Receiver<serde_json::Value>, kind: &str) -> serde_json::Value {
+    loop {
+        let event = events.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no {kind} event"));
+        if event["event"] == kind {
+            return event;
+        }
+    }
+}
+
+#[test]
+fn tasks_reach_the_handler_and_their_results_come_back_with_id_and_attempt() {
+    let server = Server::start();
+    let running = Worker::new(server.config(), echo).start().unwrap();
+    let session = server.session();
+    session.send(pb::ServerMsg::new());
+    session.send(task(7, 3, "a"));
+    session.send(task(0, 0, "from the article's server"));
+    let (first, second) = (server.result(), server.result());
+    assert_eq!((first.id, first.attempt, first.ret.as_str()), (7, 3, "did a"));
+    assert_eq!(first.outcome, pb::Outcome::DONE.into());
+    assert_eq!((second.id, second.attempt, second.ret.as_str()), (0, 0, "did from the article's server"));
+    running.stop().unwrap();
+    assert!(server.results.is_empty(), "the heartbeat was no task");
+}
+
+#[test]
+fn what_a_handler_says_becomes_the_outcome() {
+    let server = Server::start();
+    let handler = |task: &Task| match task.text.as_str() {
+        "later" => Reply::retry("busy", Duration::from_millis(1500)),
+        "never" => Reply::failed("no such file"),
+        "panic" => panic!("at the disco"),
+        _ => Reply::done("ok"),
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    ["later", "never", "panic", "fine"].iter().zip(1..).for_each(|(text, id)| session.send(task(id, 1, text)));
+    let told: Vec<_> = (0..4)
+        .map(|_| server.result())
+        .map(|result| (result.outcome.enum_value().unwrap(), result.ret, result.delay_ms))
+        .collect();
+    assert_eq!(told[0], (pb::Outcome::RETRY, "busy".into(), 1500));
+    assert_eq!(told[1], (pb::Outcome::FAILED, "no such file".into(), 0));
+    assert_eq!(told[2], (pb::Outcome::FAILED, "the handler panicked: at the disco".into(), 0));
+    assert_eq!(told[3], (pb::Outcome::DONE, "ok".into(), 0));
+    running.stop().unwrap();
+}
+
+#[test]
+fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing() {
+    let server = Server::start();
+    let config = Config {
+        id: Some("rig-7".into()),
+        group: Some("rigs".into()),
+        window: 5.try_into().ok(),
+        batch: 9.try_into().ok(),
+        from: Some(contact::client::From::New),
+        heartbeat: Some(Duration::from_secs(15)),
+        ..server.config()
+    };
+    let running = Worker::new(config, echo).start().unwrap();
+    let session = server.session();
+    let expected = [
+        ("contact-client", "rig-7"),
+        ("contact-group", "rigs"),
+        ("contact-window", "5"),
+        ("contact-batch", "9"),
+        ("contact-from", "new"),
+        ("contact-heartbeat", "15"),
+    ];
+    for (key, value) in expected {
+        assert_eq!(session.metadata(key), Some(value), "{key}");
+    }
+    assert!(session.metadata("contact-instance").is_some_and(|instance| instance.len() == 16));
+    running.stop().unwrap();
+
+    let running = Worker::new(server.config(), echo).start().unwrap();
+    let session = server.session();
+    assert!(session.metadata.iter().all(|(key, _)| !key.starts_with("contact-")), "{:?}", session.metadata);
+    running.stop().unwrap();
+}
+
+#[test]
+fn as_many_tasks_run_at_once_as_there_are_handlers() {
+    let server = Server::start();
+    let barrier = Barrier::new(4);
+    let handler = move |task: &Task| {
+        // Passes only when four are here.
+        barrier.wait();
+        echo(task)
+    };
+    let running = Worker::new(Config { concurrency: 4, ..server.config() }, handler).start().unwrap();
+    let session = server.session();
+    (1..=8).for_each(|id| session.send(task(id, 1, "together")));
+    (0..8).for_each(|_| drop(server.result()));
+    running.stop().unwrap();
+}
+
+#[test]
+fn batches_are_unpacked_and_answered_in_batches() {
+    let server = Server::start();
+    let (open, gate) = bounded::<()>(0);
+    let handler = move |task: &Task| {
+        let _ = gate.recv();
+        echo(task)
+    };
+    let running = Worker::new(Config { concurrency: 8, ..server.config() }, handler).start().unwrap();
+    let session = server.session();
+    session.send(batch((1..=8).map(|id| task(id, 1, "x")).collect()));
+    drop(open);
+    let mut ids = HashSet::new();
+    while ids.len() < 8 {
+        let result = server.result();
+        let results = if result.batch.is_empty() { vec![result] } else { result.batch };
+        ids.extend(results.iter().map(|result| result.id));
+    }
+    assert_eq!(ids, (1..=8).collect());
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_server_that_goes_away_is_found_again_and_there_is_one_status_thread_for_good() {
+    let server = Server::start();
+    let (threads, seen) = unbounded();
+    let make = move || {
+        threads.send(thread::current().id()).unwrap();
+        vec!["数据:1".to_owned(), "数据:2".to_owned()]
+    };
+    let config = server.config();
+    let worker = Worker::new(config.clone(), echo).statuses_every(Duration::from_millis(5), make);
+    let (worker, events) = watched(worker);
+    let running = worker.start().unwrap();
+    assert_eq!([server.status(), server.status()], ["数据:1", "数据:2"]);
+    let answered = next_event(&events, "status");
+    assert_eq!(
+        (answered["status"].as_str(), answered["answer"].as_str()),
+        (Some("数据:1"), Some("服务端接收到消息:数据:1"))
+    );
+    let mut port = server.stop();
+    for _ in 0..3 {
+        assert_eq!(next_event(&events, "disconnected")["server"].as_str(), Some(config.server.as_str()));
+        let server = Server::start_on(port);
+        server.session().send(task(1, 1, "again"));
+        assert_eq!(server.result().ret, "did again");
+        server.status();
+        port = server.stop();
+    }
+    let _ = running.stop();
+    assert_eq!(seen.iter().collect::<HashSet<_>>().len(), 1);
+}
+
+#[test]
+fn both_streams_use_one_connection_and_each_try_a_new_one() {
+    let server = Server::start();
+    let running = Worker::new(server.config(), echo).start().unwrap();
+    let first = server.session();
+    first.fail(RpcStatusCode::UNAVAILABLE, "stopping");
+    let second = server.session();
+    assert_ne!(first.peer, second.peer);
+    running.stop().unwrap();
+}
+
+#[test]
+fn results_that_nobody_confirmed_are_told_again_before_new_tasks_are_asked_for() {
+    let server = Server::start().answers(Tell::Ignore);
+    let running = Worker::new(server.config(), echo).start().unwrap();
+    server.session().send(batch(vec![task(1, 1, "a"), task(2, 1, "b")]));
+    let mut told = flattened(&server, 2);
+    told.sort_by_key(|result| result.id);
+    let port = server.stop();
+
+    let server = Server::start_on(port);
+    let again = flattened(&server, 2);
+    assert_eq!(again, told);
+    let session = server.session();
+    session.send(task(3, 1, "c"));
+    assert_eq!(server.result().id, 3);
+    running.stop().unwrap();
+}
+
+#[test]
+fn results_that_were_confirmed_are_not_told_again_nor_are_those_without_an_id() {
+    let server = Server::start();
+    let running = Worker::new(server.config(), echo).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "a"));
+    assert_eq!(server.result().id, 1);
+    session.send(task(0, 0, "article"));
+    assert_eq!(server.result().id, 0);
+    // The stream that carried the first is answered in time; a session after a stop shows what was kept.
+    session.send(task(2, 1, "b"));
+    assert_eq!(server.result().id, 2);
+    running.stop().unwrap();
+    assert!(server.results.is_empty());
+
+    let config = server.config();
+    let (worker, events) = watched(Worker::new(config, echo));
+    let running = worker.start().unwrap();
+    let session = server.session();
+    session.send(task(0, 0, "article"));
+    assert_eq!(server.result().id, 0);
+    let port = server.stop();
+    next_event(&events, "disconnected");
+    let server = Server::start_on(port);
+    server.session().send(task(9, 1, "new"));
+    assert_eq!(server.result().id, 9, "nothing else was told first");
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_result_that_the_server_refuses_is_dropped_and_takes_no_other_along() {
+    let server = Server::start().answers(Tell::Refuse(2, RpcStatusCode::NOT_FOUND));
+    let config = Config { confirm_every: Duration::from_millis(100), ..server.config() };
+    let running = Worker::new(config, echo).start().unwrap();
+    let session = server.session();
+    session.send(batch((1..=3).map(|id| task(id, 1, "x")).collect()));
+    // Together, then each by itself.
+    let ids: Vec<_> = flattened(&server, 6).iter().map(|result| result.id).collect();
+    assert_eq!(ids, [1, 2, 3, 1, 2, 3]);
+    session.send(task(4, 1, "x"));
+    assert_eq!(server.result().id, 4, "the conversation goes on");
+    running.stop().unwrap();
+    assert!(server.results.is_empty());
+}
+
+#[test]
+fn a_client_that_was_taken_over_stops_with_an_error_after_telling_what_it_did() {
+    let server = Server::start();
+    let (begun, open, running) = gated(server.config());
+    let session = server.session();
+    session.send(task(1, 1, "a"));
+    begun.recv_timeout(DEADLINE).unwrap();
+    session.fail(RpcStatusCode::ABORTED, "another stream came");
+    // The end of the stream is seen before the task is finished, or after: either way its result is told.
+    drop(open);
+    assert_eq!(server.result().id, 1);
+    let error = running.join().unwrap_err();
+    assert!(matches!(&error, Error::TakenOver(text) if text == "another stream came"), "{error}");
+    assert!(server.sessions.is_empty(), "it did not come back");
+}
+
+#[test]
+fn a_client_that_is_refused_stops_with_an_error_that_says_why() {
+    for code in [
+        RpcStatusCode::UNAUTHENTICATED,
+        RpcStatusCode::PERMISSION_DENIED,
+        RpcStatusCode::INVALID_ARGUMENT,
+        RpcStatusCode::UNIMPLEMENTED,
+    ] {
+        let server = Server::start();
+        let running = Worker::new(server.config(), echo).start().unwrap();
+        server.session().fail(code, "not you");
+        let error = running.join().unwrap_err().to_string();
+        assert!(error.contains("not you") && code.to_string().ends_with(error.split(": ").nth(1).unwrap()), "{error}");
+    }
+}
+
+#[test]
+fn a_graceful_stop_finishes_the_running_task_and_leaves_the_waiting_ones() {
+    let server = Server::start();
+    let (begun, open, running) = gated(server.config());
+    let session = server.session();
+    (1..=5).for_each(|id| session.send(task(id, 1, "a")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    running.stopper().stop();
+    drop(open);
+    running.join().unwrap();
+    let told: Vec<_> = server.results.try_iter().map(|result| result.id).collect();
+    // The handler may have taken one more between the stop and its being heard.
+    assert!(told == [1] || told == [1, 2], "{told:?}");
+}
+
+#[test]
+fn a_stop_while_the_server_is_away_says_what_could_not_be_told() {
+    let server = Server::start();
+    let (worker, events) =
+        watched(Worker::new(Config { stop_grace: Duration::from_millis(50), ..server.config() }, |task: &Task| {
+            echo(task)
+        }));
+    *server.tell.lock().unwrap() = Tell::Ignore;
+    let running = worker.start().unwrap();
+    server.session().send(task(1, 1, "a"));
+    server.result();
+    server.stop();
+    next_event(&events, "disconnected");
+    let error = running.stop().unwrap_err();
+    assert!(matches!(error, Error::Untold(1)), "{error}");
+}
+
+#[test]
+fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_comes_again() {
+    let server = Server::start();
+    let (begun, open, running) = gated(Config { renew_every: Duration::from_millis(10), ..server.config() });
+    let session = server.session();
+    session.send(task(5, 1, "long"));
+    begun.recv_timeout(DEADLINE).unwrap();
+    for _ in 0..3 {
+        let renewal = server.result();
+        assert_eq!((renewal.id, renewal.attempt, renewal.outcome), (5, 1, pb::Outcome::WORKING.into()));
+    }
+    session.send(task(5, 2, "long"));
+    while server.result().attempt == 1 {}
+    drop(open);
+    let done = std::iter::repeat_with(|| server.result()).find(|r| r.outcome != pb::Outcome::WORKING.into()).unwrap();
+    assert_eq!((done.id, done.attempt, done.outcome), (5, 2, pb::Outcome::DONE.into()));
+    assert!(begun.is_empty(), "it ran once");
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_task_that_is_held_over_a_reconnect_is_renewed_at_once_and_told_on_the_new_connection() {
+    let server = Server::start();
+    let (begun, open, running) = gated(server.config());
+    server.session().send(task(5, 1, "long"));
+    begun.recv_timeout(DEADLINE).unwrap();
+    let server = Server::start_on(server.stop());
+    let session = server.session();
+    let renewal = server.result();
+    assert_eq!((renewal.id, renewal.outcome), (5, pb::Outcome::WORKING.into()));
+    drop(open);
+    let done = server.result();
+    assert_eq!((done.id, done.outcome), (5, pb::Outcome::DONE.into()));
+    drop(session);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_server_whose_heartbeats_stop_is_given_up() {
+    let server = Server::start();
+    let config = Config { heartbeat: Some(Duration::from_secs(1)), ..server.config() };
+    let running = Worker::new(config, echo).start().unwrap();
+    let session = server.session();
+    session.send(pb::ServerMsg::new());
+    let again = server.session();
+    assert_ne!(session.peer, again.peer);
+    running.stop().unwrap();
+}
+
+#[test]
+fn statuses_that_were_sent_into_the_channel_are_answered_even_if_a_stop_follows() {
+    let server = Server::start();
+    let (statuses, source) = bounded(100);
+    let (worker, events) = watched(Worker::new(server.config(), echo).statuses(source));
+    let running = worker.start().unwrap();
+    next_event(&events, "connected");
+    (0..50).for_each(|n| statuses.send(format!("s{n}")).unwrap());
+    assert_eq!(server.status(), "s0");
+    running.stop().unwrap();
+    let answered = events.iter().filter(|event| event["event"] == "status").count();
+    assert_eq!(answered, 50);
+}
+
+#[test]
+fn a_handler_that_is_slow_holds_up_the_server_and_loses_nothing() {
+    let server = Server::start();
+    let (begun, open, running) = gated(server.config());
+    let session = server.session();
+    (1..=5000).for_each(|id| session.send(task(id, 1, "x")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    drop(open);
+    let ids = flattened(&server, 5000).into_iter().map(|result| result.id);
+    assert!(ids.eq(1..=5000), "each once, in order");
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
+    let good = Config::new("127.0.0.1:1");
+    let bad = [
+        (Config { id: Some("客户端".into()), ..good.clone() }, "printable ASCII"),
+        (Config { group: Some(String::new()), ..good.clone() }, "1 to 256 bytes"),
+        (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
+        (Config { server: String::new(), ..good.clone() }, "host:port"),
+    ];
+    for (config, reason) in bad {
+        let error = Worker::new(config, echo).start().unwrap_err().to_string();
+        assert!(error.contains(reason), "{error}");
+    }
+}
+
+#[test]
+fn waits_between_tries_are_jittered_and_bounded() {
+    let mut rng = rand::rngs::StdRng::seed_from_u64(7);
+    let mut highest = Duration::ZERO;
+    for _ in 0..1000 {
+        let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
+        for n in 0..70 {
+            let wait = backoff.next(&mut rng);
+            assert!(wait <= Duration::from_secs(1 << n.min(5)).min(Duration::from_secs(30)), "{n}: {wait:?}");
+            highest = highest.max(wait);
+        }
+        backoff.reset();
+        assert!(backoff.next(&mut rng) <= Duration::from_secs(1));
+    }
+    assert!(highest > Duration::from_secs(29));
+}
+
+#[test]
+fn the_exit_of_a_command_is_the_outcome_and_its_output_the_result() {
+    let run = |command: &str| {
+        let reply = exec_task(Exec::new(command), "hello");
+        (reply.outcome, reply.text)
+    };
+    assert_eq!(run("cat; echo unheard >&2"), (Outcome::Done, "hello".into()));
+    assert_eq!(run("printf out; printf err >&2; exit 75"), (Outcome::Retry, "outerr".into()));
+    assert_eq!(run("printf out; printf err >&2; exit 1"), (Outcome::Failed, "outerr".into()));
+    assert_eq!(run("exit 3"), (Outcome::Failed, "[exit status: 3]".into()));
+    assert_eq!(run("kill -9 $$"), (Outcome::Failed, "[killed by signal 9]".into()));
+    assert_eq!(run("printf half; kill -15 $$"), (Outcome::Failed, "half\n[killed by signal 15]".into()));
+    assert_eq!(run("printf '%s %s' $CONTACT_TASK_ID $CONTACT_ATTEMPT"), (Outcome::Done, "3 2".into()));
+    assert_eq!(run("no-such-command-here 2>/dev/null").0, Outcome::Failed);
+}
+
+#[test]
+fn long_output_is_cut_between_characters_and_says_so() {
+    let reply = exec_task(Exec::new("cat").max_output(10), "任务任务任务");
+    assert_eq!(reply.text, "任务任\n[cut: 18 bytes in all]");
+    let reply = exec_task(Exec::new("cat").max_output(18), "任务任务任务");
+    assert_eq!(reply.text, "任务任务任务");
+    let reply = exec_task(Exec::new("yes | head -c 1000000; yes no | head -c 1000000 >&2; exit 1"), "");
+    assert!(reply.text.len() < 66_000 && reply.text.ends_with("[cut: 2000000 bytes in all]"), "{}", reply.text.len());
+}
+
+#[test]
+fn output_that_is_no_utf8_is_replaced() {
+    let reply = exec_task(Exec::new(r"printf 'a\377b'"), "");
+    assert_eq!((reply.outcome, reply.text.as_str()), (Outcome::Done, "a\u{fffd}b"));
+}
+
+#[test]
+fn a_long_task_reaches_a_command_that_answers_while_it_reads_and_one_that_does_not_read() {
+    let long = "x".repeat(1 << 20);
+    let reply = exec_task(Exec::new("cat").max_output(2 << 20), &long);
+    assert_eq!(reply.text.len(), long.len());
+    assert_eq!(exec_task(Exec::new("printf ok"), &long), Reply::done("ok"));
+}
+
+/// A command's reply to a task, by way of a worker: that is how a task is made.
+#[track_caller]
+fn exec_task(exec: Exec, text: &str) -> Reply {
+    let server = Server::start();
+    let (replies, seen) = bounded(1);
+    let handler = move |task: &Task| {
+        let reply = exec.run(task);
+        replies.send(reply.clone()).unwrap();
+        reply
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    server.session().send(task(3, 2, if text.is_empty() { " " } else { text }));
+    let reply = seen.recv_timeout(DEADLINE).expect("the command did not end");
+    running.stop().unwrap();
+    reply
+}
+
+/// A worker whose handler says when it begins and goes on when the gate is dropped.
+fn gated(config: Config) -> (Receiver<u64>, Sender<()>, Running) {
+    let (begins, begun) = unbounded();
+    let (open, gate) = bounded::<()>(0);
+    let first = AtomicUsize::new(0);
+    let handler = move |task: &Task| {
+        if first.fetch_add(1, Ordering::SeqCst) == 0 {
+            begins.send(task.id).unwrap();
+        }
+        let _ = gate.recv();
+        echo(task)
+    };
+    (begun, open, Worker::new(config, handler).start().unwrap())
+}
+
+/// So many results, one by one, whether they came in batches or not.
+#[track_caller]
+fn flattened(server: &Server, count: usize) -> Vec<pb::Result> {
+    let mut results = Vec::new();
+    while results.len() < count {
+        let result = server.result();
+        if result.batch.is_empty() { results.push(result) } else { results.extend(result.batch) }
+    }
+    results
+}

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Ahead, Group, GroupId};
+use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
 use crate::store::{Backlog, GroupState, Recovered};
@@ -204,19 +204,16 @@ impl Core {
         }
         group.dirty = true;
         let was_open = group.take_waiting(result.task).is_some();
-        let (attempts, not_before) = (result.attempt, result.not_before);
-        if result.outcome.settles() {
-            if !was_open {
-                group.ahead.insert(result.task, Ahead::Settled);
-            }
-        } else if result.outcome == Outcome::Revived {
-            // Whether it stands before or behind the cursor of its class is not known: it goes out once, from here.
-            group.delayed.insert((Time::default(), result.task), 0);
-            group.ahead.insert(result.task, Ahead::Settled);
-        } else if was_open {
+        let again = match result.outcome {
+            Outcome::Revived => Some((None, 0)),
+            outcome => (!outcome.settles()).then_some((result.not_before, result.attempt)),
+        };
+        // Whether the task stands before or behind the cursor of its class is not known. If behind, it is skipped there.
+        if !was_open {
+            group.ahead.insert(result.task);
+        }
+        if let Some((not_before, attempts)) = again {
             group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
-        } else {
-            group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
         }
     }
 

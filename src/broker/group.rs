@@ -29,14 +29,6 @@ pub(super) struct Returned {
     pub(super) attempts: u32,
 }
 
-/// What is known of a task that the group has not read yet: it was told after a restart, or stands in the log of outcomes
-/// behind the last checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ahead {
-    Settled,
-    Open { attempts: u32, not_before: Option<Time> },
-}
-
 /// How far the group has come in one class of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Class {
@@ -73,7 +65,9 @@ pub(super) struct Group {
     pub(super) delayed: BTreeMap<(Time, TaskId), u32>,
     /// Due, and their text is being loaded.
     pub(super) loading: HashMap<TaskId, u32>,
-    pub(super) ahead: BTreeMap<TaskId, Ahead>,
+    /// Taken up before their class came to them, which is to skip them: they were told after a restart that had forgotten
+    /// them, or stand in the log of outcomes behind the last checkpoint. Those that are not settled stand in `delayed` too.
+    pub(super) ahead: BTreeSet<TaskId>,
     pub(super) sessions: BTreeSet<SessionId>,
     /// The sessions that can take a task now; the last has the most free window and waited longest.
     pub(super) open_sessions: BTreeSet<(usize, Reverse<u64>, SessionId)>,
@@ -129,7 +123,7 @@ impl Group {
             returned: BTreeMap::new(),
             delayed: BTreeMap::new(),
             loading: HashMap::new(),
-            ahead: BTreeMap::new(),
+            ahead: BTreeSet::new(),
             sessions: BTreeSet::new(),
             open_sessions: BTreeSet::new(),
             wake_at: None,
@@ -153,7 +147,7 @@ impl Group {
             group.delayed.insert((open.not_before.unwrap_or_default(), open.id), open.attempts);
         }
         for (first, last) in state.settled {
-            group.ahead.extend((first..=last).map(|id| (id, Ahead::Settled)));
+            group.ahead.extend(first..=last);
         }
         group
     }
@@ -163,7 +157,7 @@ impl Group {
         let name = self.name.clone()?;
         let cursors = [0, 1, 2].map(|class| self.position(class, head));
         let floor = cursors.into_iter().min().unwrap_or(0);
-        self.ahead.retain(|id, _| *id > floor);
+        self.ahead.retain(|id| *id > floor);
 
         let mut open = Vec::new();
         for (id, lease) in &self.leases {
@@ -179,13 +173,10 @@ impl Group {
         open.extend(self.delayed.iter().map(|((t, id), n)| OpenTask { id: *id, attempts: *n, not_before: Some(*t) }));
 
         let mut settled: Vec<(TaskId, TaskId)> = Vec::new();
-        for (&id, ahead) in &self.ahead {
-            match (ahead, settled.last_mut()) {
-                (Ahead::Open { attempts, not_before }, _) => {
-                    open.push(OpenTask { id, attempts: *attempts, not_before: *not_before });
-                }
-                (Ahead::Settled, Some((_, last))) if *last + 1 == id => *last = id,
-                (Ahead::Settled, _) => settled.push((id, id)),
+        for &id in &self.ahead {
+            match settled.last_mut() {
+                Some((_, last)) if *last + 1 == id => *last = id,
+                _ => settled.push((id, id)),
             }
         }
         open.sort_unstable_by_key(|task| task.id);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{Core, NORMAL, Teller, Told};
-use crate::broker::group::{Ahead, GroupId, Lease, Returned};
+use crate::broker::group::{GroupId, Lease, Returned};
 use crate::task::{GroupName, NewResult, Outcome, TaskId, Time};
 
 impl Core {
@@ -75,7 +75,7 @@ impl Core {
         let mut late = !open;
         if !open && told.outcome.settles() && told.task > group.taken_up(head) {
             // It was delivered before a restart that forgot so, or its class is behind another: it must not go out again.
-            let known = group.ahead.insert(told.task, Ahead::Settled) == Some(Ahead::Settled);
+            let known = !group.ahead.insert(told.task);
             late = known || told.task <= group.position(NORMAL, head);
         }
         group.dirty = true;

@@ -247,6 +247,12 @@ impl Core {
         self.recorded = 0;
     }
 
+    /// A task, if it is among the newest.
+    fn recent(&self, id: TaskId) -> Option<&Arc<Task>> {
+        let first = self.recent.front()?.id;
+        self.recent.get(usize::try_from(id.checked_sub(first)?).ok()?)
+    }
+
     /// Does what is due, and says when it is next wanted.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
         while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
@@ -294,6 +300,3 @@ impl Core {
         }
     }
 }
-
-/// Where normal tasks stand in [`CLASSES`].
-const NORMAL: usize = 1;

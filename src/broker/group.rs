@@ -44,6 +44,13 @@ pub(super) struct Class {
     pub(super) fetching: bool,
 }
 
+impl Class {
+    /// Whether a task, if it is of this class, was not taken up yet.
+    pub(super) fn is_unread(&self, task: TaskId) -> bool {
+        (self.behind && task > self.read) || self.ready.binary_search_by_key(&task, |ready| ready.id).is_ok()
+    }
+}
+
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up yet (behind the
 /// cursor of its class), `leases`, `returned`, `delayed`, `loading`; or it is settled, and nowhere.
 #[derive(Debug)]
@@ -205,25 +212,19 @@ impl Group {
 
     /// Takes a task out of the places where it waits to go out again; says how often it went out.
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<u32> {
-        if let Some(attempts) = self.loading.remove(&task) {
-            return Some(attempts);
-        }
-        // Few tasks wait here (those that were given back), and few outcomes come for them.
-        if let Some(key) = self.returned.keys().find(|(_, id)| *id == task).copied() {
-            return self.returned.remove(&key).map(|r| r.attempts);
-        }
-        let key = self.delayed.keys().find(|(_, id)| *id == task).copied()?;
-        self.delayed.remove(&key)
+        let returned = CLASSES.into_iter().find_map(|class| self.returned.remove(&(class, task)));
+        let waiting = self.loading.remove(&task).or_else(|| returned.map(|returned| returned.attempts));
+        waiting.or_else(|| {
+            let key = (self.delayed_until(task)?, task);
+            self.delayed.remove(&key)
+        })
     }
 
-    /// [`Group::take_waiting`], for an outcome that settles such a task.
-    pub(super) fn take_waiting_if(&mut self, settles: bool, task: TaskId) -> bool {
-        settles && self.take_waiting(task).is_some()
-    }
-
-    /// Whether the task was delivered before and is to go out again without further delay.
-    pub(super) fn is_waiting(&self, task: &Task) -> bool {
-        self.loading.contains_key(&task.id) || self.returned.contains_key(&(task.spec.priority, task.id))
+    /// Whether a task waits to go out again, now or later.
+    pub(super) fn waits(&self, task: TaskId) -> bool {
+        self.loading.contains_key(&task)
+            || CLASSES.into_iter().any(|class| self.returned.contains_key(&(class, task)))
+            || self.delayed_until(task).is_some()
     }
 
     /// When a task that is delayed is due.

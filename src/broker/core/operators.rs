@@ -146,7 +146,7 @@ impl Core {
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
         let delayed = group.delayed_until(task.id);
-        if !(untouched || delayed.is_some() || group.is_waiting(task)) {
+        if !(untouched || group.waits(task.id)) {
             return Standing::Settled;
         }
         let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
@@ -198,8 +198,7 @@ impl Core {
         let Some(id) = self.names.get(name).copied() else { return false };
         let settled = |group: &&mut Group| group.wants(task);
         let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open =
-            group.leases.contains_key(&task.id) || group.delayed_until(task.id).is_some() || group.is_waiting(task);
+        let open = group.leases.contains_key(&task.id) || group.waits(task.id);
         let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
         if open || !(taken_up || group.ahead.contains(&task.id)) {
             return false;

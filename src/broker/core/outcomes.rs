@@ -113,7 +113,8 @@ impl Core {
 
     /// An outcome that no client told.
     pub(super) fn settled_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
-        let Some(group) = self.groups.get(&id) else { return };
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.dirty = true;
         if group.leased {
             let (group, client) = (group.name.clone(), Arc::from(""));
             let ret = String::new();

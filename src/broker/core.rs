@@ -294,10 +294,15 @@ impl Core {
         self.timers.push(Reverse((if next > now { next } else { now.after(heartbeat) }, Timer::Session(id))));
     }
 
-    /// Sets the group's timer if it is to be woken earlier than it is.
+    /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
     fn wake_group(&mut self, id: GroupId) {
+        if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
+            self.wake_group_at(id, due);
+        }
+    }
+
+    fn wake_group_at(&mut self, id: GroupId, due: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let Some(due) = group.next_due() else { return };
         if group.wake_at.is_none_or(|at| due < at) {
             group.wake_at = Some(due);
             self.timers.push(Reverse((due, Timer::Group(id))));

@@ -14,7 +14,9 @@ impl Core {
             Some(name) => self.names.get(name).copied(),
             None => {
                 let anonymous = self.config.anonymous_group.as_ref().and_then(|name| self.names.get(name));
-                self.peers.get(&teller.peer).and_then(|peer| peer.group).or(anonymous.copied())
+                let alive = |id: &GroupId| self.groups.contains_key(id);
+                let of_peer = self.peers.get(&teller.peer).and_then(|peer| peer.group).filter(alive);
+                of_peer.or(anonymous.copied())
             }
         };
         for mut told in told {

@@ -229,6 +229,9 @@ impl Core {
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+                if !session.has_room() {
+                    self.actions.push(Action::WatchRoom(id, session.sent));
+                }
             }
         }
         std::mem::take(&mut self.actions)

@@ -132,6 +132,10 @@ impl Core {
     pub fn room(&mut self, id: SessionId, taken: u64, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.taken = session.taken.max(taken);
+        if !session.has_room() {
+            // That was too early: nothing else would make us look again.
+            self.actions.push(Action::WatchRoom(id, session.sent));
+        }
         let group = session.group;
         self.list(id);
         self.dispatch(group, now);
@@ -275,9 +279,6 @@ impl Core {
             self.outgoing.push(id);
         }
         session.outgoing.push(delivery);
-        if !session.has_room() {
-            self.actions.push(Action::WatchRoom(id, session.sent));
-        }
         self.list(id);
     }
 

@@ -69,6 +69,11 @@ impl Outbox {
         sent
     }
 
+    /// Nothing is on its way that the stream has not begun to take.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sender.is_empty()
+    }
+
     /// Asks to be told when the stream has taken most of `sent`, all the bytes it was given so far; `Some`: it has already.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.

@@ -30,6 +30,8 @@ struct Ledger {
     seen: u32,
     not_before: Option<Time>,
     revived: bool,
+    /// Where in the log its last outcome stands.
+    at: usize,
 }
 
 #[derive(Debug)]
@@ -45,7 +47,7 @@ struct Peer {
     tellers: usize,
     group: Option<(GroupName, usize)>,
     unmatched: VecDeque<(TaskId, u32)>,
-    /// Deliveries were made in a burst and lost in the same: what is matched with what cannot be told from outside.
+    /// Deliveries were made in a burst, and lost or told of in the same: their match cannot be known from outside.
     unsure: bool,
 }
 
@@ -94,6 +96,8 @@ pub(crate) struct Model {
     pub(crate) epoch: usize,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
     pub(crate) batch: bool,
+    /// Where the log stood before this event.
+    pub(crate) before: usize,
     ledgers: HashMap<(GroupName, TaskId), Ledger>,
     /// The last attempt ever seen, whatever was forgotten since.
     ever: HashMap<(GroupName, TaskId), u32>,
@@ -117,6 +121,7 @@ impl Model {
             cancelled: BTreeSet::new(),
             epoch: 1,
             batch: false,
+            before: 0,
             ledgers: HashMap::new(),
             ever: HashMap::new(),
             leases: BTreeMap::new(),
@@ -246,7 +251,7 @@ impl Model {
         let held = self.held_by(id);
         let ledger = self.ledgers.entry(key.clone()).or_default();
         let ever = self.ever.entry(key.clone()).or_default();
-        if self.batch && attempt <= ledger.logged {
+        if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled.is_some()) {
             // Given, and taken back or settled by another event of the burst.
             return;
         }
@@ -334,6 +339,7 @@ impl Model {
             self.ever.remove(&(group.clone(), task.id));
         }
         self.fold(result, task.id);
+        self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
     }
 
     /// What a result changes.
@@ -460,12 +466,15 @@ impl Model {
         }
     }
 
+    /// What is told from there in a burst may be about deliveries that were not seen yet.
+    pub(crate) fn told_in_a_burst(&mut self, peer: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.unsure = true;
+        }
+    }
+
     /// Whether it is known which delivery an outcome without an id from there belongs to.
     pub(crate) fn is_sure(&self, peer: &Arc<str>) -> bool {
         self.peers.get(peer).is_none_or(|peer| !peer.unsure)
-    }
-
-    pub(crate) fn has_peer(&self, peer: &Arc<str>) -> bool {
-        self.peers.contains_key(peer)
     }
 }

@@ -130,7 +130,7 @@ impl World {
     pub(crate) fn jump(&mut self) {
         if self.announced < self.tasks.len() {
             self.announced = self.tasks.len();
-            self.model.epoch += 1;
+            self.model.unread = self.announced as TaskId;
             self.core.advanced(self.announced as TaskId, self.now);
             self.act();
         }
@@ -363,7 +363,7 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, &recovered);
+        self.model.restarted(lost_from, self.announced as TaskId, &recovered);
         self.core = Core::new(self.config.clone(), recovered);
         self.act();
     }

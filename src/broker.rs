@@ -278,7 +278,7 @@ impl Run {
             Command::Drain => {
                 self.draining = true;
                 for outbox in self.outboxes.values() {
-                    outbox.push(Push::Close(Closed::Stopping));
+                    outbox.close(Closed::Stopping);
                 }
             }
             Command::Stop => return true,
@@ -352,15 +352,11 @@ impl Run {
         match action {
             Action::Deliver(session, deliveries) => {
                 self.delivered += deliveries.len() as u64;
-                self.push(session, Push::Tasks(deliveries));
+                self.to_stream(session, |outbox| outbox.deliver(deliveries));
             }
-            // One that waits behind another, for a client that does not read, would only take the place of tasks.
-            Action::Heartbeat(session) if self.outboxes.get(&session).is_some_and(outbox::Outbox::is_empty) => {
-                self.push(session, Push::Heartbeat);
-            }
-            Action::Heartbeat(_) => {}
+            Action::Heartbeat(session) => self.to_stream(session, outbox::Outbox::beat),
             Action::Close(session, why) => {
-                self.push(session, Push::Close(why));
+                self.to_stream(session, |outbox| outbox.close(why));
                 self.outboxes.remove(&session);
             }
             Action::WatchRoom(session, sent) => {
@@ -376,10 +372,10 @@ impl Run {
         }
     }
 
-    fn push(&mut self, session: SessionId, push: Push) {
-        // A stream that is gone says so by itself: its tasks are then given to others.
+    /// A stream that is gone says so by itself: its tasks are then given to others.
+    fn to_stream(&self, session: SessionId, put: impl FnOnce(&outbox::Outbox)) {
         if let Some(outbox) = self.outboxes.get(&session) {
-            outbox.push(push);
+            put(outbox);
         }
     }
 

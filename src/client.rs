@@ -70,7 +70,7 @@ pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::stopper::Stopper;
 
-use self::handler::HandlerFn;
+use self::handler::{Hand, HandlerFn};
 use self::pipe::{Pipe, State};
 use self::status::{Reporter, Source};
 
@@ -231,10 +231,14 @@ impl Worker {
         // From here on, whatever fails drops `running`, and that stops and joins the threads there are.
         let mut running = Running { stopper: stopper.clone(), pipe: None, others: Vec::new() };
         for n in 0..config.concurrency {
-            let (tasks, finished, handler, observer) =
-                (unbegun.clone(), finished.clone(), handler.clone(), observer.clone());
-            let work = move || handler::run(&tasks, &finished, &handler, &observer);
-            running.others.push(spawn(format!("handler-{n}"), work)?);
+            let hand = Hand {
+                tasks: unbegun.clone(),
+                finished: finished.clone(),
+                stopped: stopped.clone(),
+                handler: handler.clone(),
+                observer: observer.clone(),
+            };
+            running.others.push(spawn(format!("handler-{n}"), move || hand.run())?);
         }
         drop(finished);
         if let Some(source) = statuses {

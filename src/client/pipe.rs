@@ -259,11 +259,13 @@ impl Pipe {
     }
 
     fn finish(&mut self, finished: Finished) {
-        let ledger = &mut self.state.ledger;
-        if finished.result.id != 0 || finished.connection == self.state.connections {
-            ledger.finish(finished.result);
-        } else {
-            log::debug!("dropped a result without an id for a connection that is gone");
+        let state = &mut self.state;
+        match finished {
+            Finished::Left(id) => state.ledger.release(id),
+            Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
+                log::debug!("dropped a result without an id for a connection that is gone");
+            }
+            Finished::Handled(result, _) => state.ledger.finish(result),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use clap::{Parser, ValueEnum};
 use contact::broker::{self, From};
-use contact::server::{Config, LARGEST_MAX_TASK, Server};
+use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server};
 use contact::task::Name;
 use log::{error, info};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -59,6 +59,15 @@ struct Args {
     /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
+    /// How long tasks are kept that every group has settled, and what came of them
+    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+    retain: Duration,
+    /// Remove settled tasks earlier when the store takes more than this
+    #[arg(long, value_name = "BYTES")]
+    retain_bytes: Option<u64>,
+    /// A group that no client has used for so long ends, whatever it still owes
+    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
+    group_ttl: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -106,6 +115,12 @@ fn run(args: Args) -> anyhow::Result<()> {
             },
             anonymous_group: args.anonymous_group,
             ..broker::Config::default()
+        },
+        retention: Retention {
+            retain: args.retain,
+            retain_bytes: args.retain_bytes,
+            group_ttl: args.group_ttl,
+            ..Retention::default()
         },
     })?;
     // On standard output, for scripts that chose port 0. Nobody may be reading it.

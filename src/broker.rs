@@ -22,7 +22,7 @@ use crossbeam_channel::{Receiver, Sender, bounded, select};
 use futures::channel::oneshot;
 use log::{error, info, warn};
 
-pub use self::core::{Action, Closed, Config, Core, Teller, Told};
+pub use self::core::{Action, Closed, Config, Core, GroupError, GroupInfo, Standing, Teller, Told, Waits};
 pub use self::outbox::{Inbox, Push};
 pub use self::session::{ClientInfo, Delivery, From, Join, SessionId};
 use crate::mailbox;
@@ -56,8 +56,9 @@ enum Command {
     Room(SessionId, u64),
     TellerCame(Arc<str>),
     Tell(Arc<Teller>, Vec<Told>),
-    TellerWent(Arc<str>, Reply<Result<(), StoreError>>),
-    Clients(Reply<Vec<ClientInfo>>),
+    TellerWent(Arc<str>),
+    With(Box<dyn FnOnce(&mut Core) + Send>),
+    Flush(Reply<Result<(), StoreError>>),
     Read(Answer),
     Drain,
     Stop,
@@ -107,12 +108,21 @@ impl Handle {
 
     /// It has told all: resolves when everything it told is on disk.
     pub async fn teller_went(&self, peer: Arc<str>) -> Result<(), BrokerError> {
-        Ok(self.ask(|reply| Command::TellerWent(peer, reply)).await??)
+        self.mailbox.send_async(Command::TellerWent(peer)).await.map_err(|_| BrokerError::Stopped)?;
+        self.flushed().await
     }
 
-    /// The connected clients, oldest stream first.
-    pub async fn clients(&self) -> Result<Vec<ClientInfo>, BrokerError> {
-        self.ask(Command::Clients).await
+    /// Looks at the state, or changes it. `work` runs on the broker's thread: it is to be short.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.ask(|reply| Command::With(Box::new(move |core| drop(reply.send(work(core)))))).await
+    }
+
+    /// Resolves when everything that was recorded so far is on disk.
+    pub async fn flushed(&self) -> Result<(), BrokerError> {
+        Ok(self.ask(Command::Flush).await??)
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BrokerError> {
@@ -156,7 +166,7 @@ impl Broker {
             spawn("broker", Box::new(move || run.run(&commands, &rings))),
             spawn("broker-reader", Box::new(move || read_for_broker(reader, &todo, &answers))),
         ];
-        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::thread)?;
+        let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::no_thread)?;
         Ok(Broker { mailbox, threads })
     }
 
@@ -256,13 +266,13 @@ impl Run {
             Command::Room(session, taken) => self.core.room(session, taken, now),
             Command::TellerCame(peer) => self.core.teller_came(&peer),
             Command::Tell(teller, told) => self.core.settle(&teller, told, now),
-            Command::TellerWent(peer, reply) => {
-                self.core.teller_went(&peer);
-                // What was told before goes to the store first.
+            Command::TellerWent(peer) => self.core.teller_went(&peer),
+            Command::Flush(reply) => {
+                // What was recorded before goes to the store first.
                 self.act();
                 self.store.flush(Box::new(move |result| drop(reply.send(result))));
             }
-            Command::Clients(reply) => drop(reply.send(self.core.clients())),
+            Command::With(work) => work(&mut self.core),
             Command::Read(Answer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),
             Command::Read(Answer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
             Command::Drain => {
@@ -356,6 +366,7 @@ impl Run {
             }
             Action::Record(results) => self.store.record(results),
             Action::Checkpoint(groups) => self.store.checkpoint(groups),
+            Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(Job::Fetch(group, query)),
             Action::Load(group, ids) => self.waiting.push_back(Job::Load(group, ids)),
         }

@@ -223,8 +223,8 @@ mod tests {
     use std::thread;
     use std::time::Duration;
 
-    use futures::executor::{ThreadPool, block_on};
-    use futures::task::SpawnExt;
+    use futures::executor::block_on;
+    use futures::future::join_all;
 
     use super::*;
 
@@ -332,27 +332,28 @@ mod tests {
     #[test]
     fn no_wake_up_is_lost_among_many_futures_and_threads() {
         const FUTURES: usize = 200;
-        const THREADS: usize = 2;
+        const BLOCKING: usize = 2;
         const EACH: usize = 200;
         for capacity in [1, 3, 64] {
             let (tx, rx) = bounded(capacity);
-            let pool = ThreadPool::builder().pool_size(4).create().unwrap();
-            for source in 0..FUTURES {
+            for thread in 0..4 {
                 let tx = tx.clone();
-                pool.spawn(async move {
-                    for n in 0..EACH {
-                        tx.send_async((source, n)).await.unwrap();
-                    }
-                })
-                .unwrap();
+                thread::spawn(move || {
+                    let sources = (thread..FUTURES).step_by(4).map(async |source| {
+                        for n in 0..EACH {
+                            tx.send_async((source, n)).await.unwrap();
+                        }
+                    });
+                    block_on(join_all(sources))
+                });
             }
-            for source in FUTURES..FUTURES + THREADS {
+            for source in FUTURES..FUTURES + BLOCKING {
                 let tx = tx.clone();
                 thread::spawn(move || (0..EACH).for_each(|n| tx.send((source, n)).unwrap()));
             }
             drop(tx);
             let deadline = Instant::now() + Duration::from_secs(60);
-            let mut next = [0; FUTURES + THREADS];
+            let mut next = [0; FUTURES + BLOCKING];
             for _ in 0..next.len() * EACH {
                 let (source, n) = rx.recv_deadline(deadline).expect("every message, in time");
                 assert_eq!(n, next[source], "each sender's messages come in its order");

@@ -8,8 +8,10 @@ mod convert;
 mod demo;
 mod follow;
 mod metadata;
+mod operate;
 mod pump;
 mod query;
+mod retention;
 mod status;
 
 use std::path::PathBuf;
@@ -26,6 +28,8 @@ use self::control::ControlService;
 use self::demo::Demo;
 use self::follow::Followers;
 use self::query::Pool;
+use self::retention::Keeper;
+pub use self::retention::Retention;
 use crate::broker::{self, Broker};
 use crate::store::{Store, StoreError};
 use crate::wire::contact_grpc::create_contact;
@@ -46,6 +50,8 @@ pub struct Config {
     pub demo: Option<Duration>,
     /// How the delivery of tasks is set.
     pub broker: broker::Config,
+    /// What is kept for how long.
+    pub retention: Retention,
 }
 
 /// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
@@ -79,6 +85,7 @@ pub struct Server {
     control: grpcio::Server,
     addresses: (String, String),
     demo: Option<Demo>,
+    keeper: Keeper,
     broker: Broker,
     pool: Pool,
     store: Store,
@@ -114,9 +121,10 @@ impl Server {
         let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
         let (control, operators) =
             listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+        let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses: (clients, operators), demo, broker, pool, store })
+        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, broker, pool, store })
     }
 
     /// Where clients connect.
@@ -131,10 +139,11 @@ impl Server {
 
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, demo, keeper, broker, pool, store, .. } = self;
         if let Some(demo) = demo {
             demo.stop();
         }
+        keeper.stop();
         let all_ended = future::try_join(contact.shutdown(), control.shutdown());
         broker.drain();
         if !within(GRACE, all_ended) {

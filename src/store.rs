@@ -21,7 +21,7 @@ use std::thread::{self, JoinHandle};
 use futures::channel::oneshot;
 
 use crate::mailbox::{self, Sender};
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId};
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
 mod backend;
 mod error;
@@ -32,6 +32,7 @@ mod writer;
 
 pub use backend::{
     Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
+    Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -69,7 +70,7 @@ impl Store {
             Arc::new(Shared { tail: Tail::new(recovered.positions), failure: OnceLock::new(), open: backend.reader() });
         let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
         let writer =
-            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::thread)?;
+            thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
         Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
     }
 
@@ -161,6 +162,18 @@ impl Handle {
         }
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Report(statuses, answer), answered).await
+    }
+
+    /// Changes when a task expires, and resolves when that is on disk.
+    pub async fn expire(&self, task: TaskId, expires_at: Option<Time>) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Expire(task, expires_at, answer), answered).await
+    }
+
+    /// Removes what is no longer wanted, a bounded part of it at once.
+    pub async fn remove(&self, removal: Removal) -> Result<Removed, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Remove(removal, answer), answered).await
     }
 
     async fn ask<T>(

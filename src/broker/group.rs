@@ -81,6 +81,37 @@ pub(super) struct Group {
     pub(super) wake_at: Option<Time>,
     /// Changed since the last checkpoint.
     pub(super) dirty: bool,
+    /// When a client was last connected.
+    pub(super) last_used: Time,
+    pub(super) rate: Rate,
+}
+
+/// How many tasks were settled in each of the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Rate {
+    seconds: VecDeque<(i64, u64)>,
+}
+
+impl Rate {
+    const SECONDS: i64 = 10;
+
+    pub(super) fn count(&mut self, now: Time) {
+        let second = now.0 / 1000;
+        match self.seconds.back_mut() {
+            Some((last, count)) if *last == second => *count += 1,
+            _ => self.seconds.push_back((second, 1)),
+        }
+        if self.seconds.len() > Self::SECONDS as usize + 1 {
+            self.seconds.pop_front();
+        }
+    }
+
+    /// Over the last ten whole seconds.
+    pub(super) fn per_second(&self, now: Time) -> f64 {
+        let second = now.0 / 1000;
+        let recent = self.seconds.iter().filter(|(at, _)| (second - Self::SECONDS..second).contains(at));
+        recent.map(|(_, count)| *count).sum::<u64>() as f64 / Self::SECONDS as f64
+    }
 }
 
 impl Group {
@@ -103,6 +134,8 @@ impl Group {
             open_sessions: BTreeSet::new(),
             wake_at: None,
             dirty: false,
+            last_used: now,
+            rate: Rate::default(),
         }
     }
 
@@ -111,6 +144,7 @@ impl Group {
         let mut group = Group::new(Some(state.name), true, state.created_at);
         group.broadcast_after = state.broadcast_after;
         group.paused = state.paused;
+        group.last_used = state.last_used;
         for (class, cursor) in group.classes.iter_mut().zip(state.cursors) {
             class.cursor = cursor;
             class.read = cursor;
@@ -160,6 +194,7 @@ impl Group {
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
             paused: self.paused,
+            last_used: self.last_used,
             cursors,
             settled,
             open,
@@ -193,6 +228,23 @@ impl Group {
     /// [`Group::take_waiting`], for an outcome that settles such a task.
     pub(super) fn take_waiting_if(&mut self, settles: bool, task: TaskId) -> bool {
         settles && self.take_waiting(task).is_some()
+    }
+
+    /// Whether the task was delivered before and is to go out again without further delay.
+    pub(super) fn is_waiting(&self, task: &Task) -> bool {
+        self.loading.contains_key(&task.id) || self.returned.contains_key(&(task.spec.priority, task.id))
+    }
+
+    /// When a task that is delayed is due.
+    pub(super) fn delayed_until(&self, task: TaskId) -> Option<Time> {
+        self.delayed.keys().find(|(_, id)| *id == task).map(|(due, _)| *due)
+    }
+
+    /// The oldest task that was delivered and is not settled.
+    pub(super) fn oldest_open(&self) -> Option<TaskId> {
+        let open = self.leases.keys().chain(self.loading.keys()).copied();
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.keys().map(|(_, id)| *id));
+        open.chain(waiting).min()
     }
 
     /// Whether a task of the log is for this group at all.

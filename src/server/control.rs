@@ -6,11 +6,13 @@ use log::debug;
 
 use super::convert;
 use super::follow::Followers;
+use super::operate;
 use super::query::Queries;
 use super::status::Refusal;
 use crate::broker;
 use crate::codec::Decoded;
 use crate::store::{self, Positions, Reader, StoreError};
+use crate::task::{GroupName, Name};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
 
@@ -139,16 +141,17 @@ impl Control for ControlService {
         sink: UnarySink<pb::ListClientsResponse>,
     ) {
         let broker = self.broker.clone();
-        answer(&ctx, sink, async move { Ok(convert::clients(broker.clients().await?)) });
+        answer(&ctx, sink, async move { Ok(convert::clients(broker.with(|core| core.clients()).await?)) });
     }
 
     fn describe_task(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::DescribeTaskRequest>,
+        request: Decoded<pb::DescribeTaskRequest>,
         sink: UnarySink<pb::TaskLedger>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("DescribeTask")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.describe(request).await });
     }
 
     fn list_groups(
@@ -157,53 +160,91 @@ impl Control for ControlService {
         _: Decoded<pb::ListGroupsRequest>,
         sink: UnarySink<pb::ListGroupsResponse>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("ListGroups")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.groups().await });
     }
 
     fn list_dead(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::ListDeadRequest>,
+        request: Decoded<pb::ListDeadRequest>,
         sink: ServerStreamingSink<pb::ResultPage>,
     ) {
-        ctx.spawn(async move { drop(sink.fail(Refusal::Unimplemented("ListDead").into()).await) });
+        let request = match request
+            .map_err(Refusal::Undecodable)
+            .and_then(|request| Ok((optional_group(&request.group)?, request)))
+        {
+            Ok(request) => request,
+            Err(refusal) => return ctx.spawn(async move { drop(sink.fail(refusal.into()).await) }),
+        };
+        let (group, request) = request;
+        let list = Ok(request.list.unwrap_or_default());
+        self.list(
+            &ctx,
+            list,
+            sink,
+            |at| at.result,
+            move |reader, after, limit| {
+                let (last, dead) = operate::dead(reader, after, group.as_ref(), limit)?;
+                Ok(last.map(|last| (last, dead.len(), convert::result_page(dead))))
+            },
+        );
+    }
+
+    fn drop_dead(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::DropDeadRequest>,
+        sink: UnarySink<pb::DropDeadResponse>,
+    ) {
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.drop_dead(request).await });
     }
 
     fn cancel_task(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::CancelTaskRequest>,
+        request: Decoded<pb::CancelTaskRequest>,
         sink: UnarySink<pb::CancelTaskResponse>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("CancelTask")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.cancel(request).await });
     }
 
     fn retry_task(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::RetryTaskRequest>,
+        request: Decoded<pb::RetryTaskRequest>,
         sink: UnarySink<pb::RetryTaskResponse>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("RetryTask")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.retry(request).await });
     }
 
     fn pause_group(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::PauseGroupRequest>,
+        request: Decoded<pb::PauseGroupRequest>,
         sink: UnarySink<pb::PauseGroupResponse>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("PauseGroup")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.pause(request).await });
     }
 
     fn remove_group(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::RemoveGroupRequest>,
+        request: Decoded<pb::RemoveGroupRequest>,
         sink: UnarySink<pb::RemoveGroupResponse>,
     ) {
-        answer(&ctx, sink, async { Err(Refusal::Unimplemented("RemoveGroup")) });
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.remove_group(request).await });
     }
+}
+
+/// A group by its name; none by an empty one.
+fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
+    Ok(if name.is_empty() { None } else { Some(Name::new("the group", name)?) })
 }
 
 /// Runs a unary call to its end.
@@ -243,7 +284,7 @@ impl ControlService {
         request: Decoded<pb::ListRequest>,
         mut sink: ServerStreamingSink<P>,
         newest: fn(&Positions) -> u64,
-        read: fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError>,
+        read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
     ) {
         let service = self.clone();
         ctx.spawn(async move {
@@ -260,7 +301,7 @@ impl ControlService {
         request: Decoded<pb::ListRequest>,
         sink: &mut ServerStreamingSink<P>,
         newest: fn(&Positions) -> u64,
-        read: fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError>,
+        read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
     ) -> Result<(), Listing> {
         let request = request.map_err(Refusal::Undecodable)?;
         let newest = || newest(&self.store.tail().positions());
@@ -273,6 +314,7 @@ impl ControlService {
         let mut left = if request.limit == 0 { usize::MAX } else { request.limit as usize };
         while left > 0 {
             let limit = left.min(PAGE);
+            let read = read.clone();
             match self.queries.run(move |reader| read(reader, after, limit)).await? {
                 Some((last, count, page)) => {
                     (after, left) = (last, left.saturating_sub(count));

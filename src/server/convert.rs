@@ -78,7 +78,7 @@ pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
     pb::TaskPage { tasks: tasks.into_iter().map(task).collect(), ..pb::TaskPage::default() }
 }
 
-fn task(task: Task) -> pb::Task {
+pub(super) fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     pb::Task {
         id,
@@ -118,7 +118,7 @@ fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     }
 }
 
-fn outcome(outcome: Outcome) -> pb::Outcome {
+pub(super) fn outcome(outcome: Outcome) -> pb::Outcome {
     match outcome {
         Outcome::Done => pb::Outcome::DONE,
         Outcome::Retry => pb::Outcome::RETRY,
@@ -130,6 +130,7 @@ fn outcome(outcome: Outcome) -> pb::Outcome {
         Outcome::Expired => pb::Outcome::EXPIRED,
         Outcome::Cancelled => pb::Outcome::CANCELLED,
         Outcome::Revived => pb::Outcome::REVIVED,
+        Outcome::Dropped => pb::Outcome::DROPPED,
     }
 }
 

@@ -40,7 +40,7 @@ impl Pool {
                 }
             };
             let thread = std::thread::Builder::new().name(format!("query-{n}")).spawn(work);
-            threads.push(thread.map_err(StoreError::thread)?);
+            threads.push(thread.map_err(StoreError::no_thread)?);
         }
         Ok(Pool { queries: Queries { jobs }, threads })
     }

@@ -2,9 +2,9 @@
 
 use grpcio::{RpcStatus, RpcStatusCode};
 
-use crate::broker::BrokerError;
+use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
-use crate::task::{NameError, TaskId};
+use crate::task::{Name, NameError, TaskId};
 
 /// Why a call is refused or ended. The text is for the person at the other end: it says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -26,14 +26,16 @@ pub(super) enum Refusal {
     Name(#[from] NameError),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
-    #[error("there is no task {0}: the newest is {1}")]
+    #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
     NoSuchTask(TaskId, TaskId),
     #[error("another stream with the client id {0} took over; give each client an id of its own")]
     TakenOver(String),
     #[error("the server is stopping; connect again")]
     Stopping,
-    #[error("{0} is not there yet in this version of the server")]
-    Unimplemented(&'static str),
+    #[error("task {0} is no dead letter of group {1}")]
+    NotDead(TaskId, Name),
+    #[error(transparent)]
+    Group(#[from] GroupError),
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error(transparent)]
@@ -43,9 +45,10 @@ pub(super) enum Refusal {
 impl Refusal {
     fn code(&self) -> RpcStatusCode {
         match self {
-            Refusal::NoSuchTask(..) => RpcStatusCode::NOT_FOUND,
+            Refusal::NoSuchTask(..) | Refusal::NotDead(..) => RpcStatusCode::NOT_FOUND,
             Refusal::TakenOver(_) => RpcStatusCode::ABORTED,
-            Refusal::Unimplemented(_) => RpcStatusCode::UNIMPLEMENTED,
+            Refusal::Group(GroupError::Unknown(_)) => RpcStatusCode::NOT_FOUND,
+            Refusal::Group(GroupError::InUse(..)) => RpcStatusCode::FAILED_PRECONDITION,
             Refusal::Stopping | Refusal::Broker(_) | Refusal::Store(_) => RpcStatusCode::UNAVAILABLE,
             _ => RpcStatusCode::INVALID_ARGUMENT,
         }

@@ -39,6 +39,8 @@ pub struct GroupState {
     pub broadcast_after: TaskId,
     /// Its delivery is stopped.
     pub paused: bool,
+    /// When a client of it was last connected.
+    pub last_used: Time,
     /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
     pub cursors: [TaskId; 3],
     /// Settled tasks behind the cursor of their class: ranges, both ends included, in order.
@@ -69,6 +71,8 @@ pub struct Batch {
     pub statuses: Vec<Status>,
     /// To replace, or, with `None`, to remove.
     pub groups: BTreeMap<GroupName, Option<GroupState>>,
+    /// Tasks whose expiry changes. They stand in the log already.
+    pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Results up to here are contained in the states of the groups. `None`: as it was.
     pub mark: Option<u64>,
     /// How far the logs go with this batch.
@@ -82,8 +86,33 @@ impl Batch {
             && self.results.is_empty()
             && self.statuses.is_empty()
             && self.groups.is_empty()
+            && self.expiries.is_empty()
             && self.mark.is_none()
     }
+}
+
+/// What is to be removed: tasks that every group has settled and what came of them, and statuses, when they are old.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removal {
+    /// Every task up to here is settled by every group there is.
+    pub upto: TaskId,
+    /// Only what came before this.
+    pub before: Time,
+    /// Tasks for a group that has never come are kept longer: only those that came before this.
+    pub unclaimed_before: Time,
+    /// Most tasks, and most statuses, to remove at once.
+    pub limit: usize,
+}
+
+/// What was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Removed {
+    /// Tasks.
+    pub tasks: usize,
+    /// Statuses, and results without a task.
+    pub others: usize,
+    /// Bytes that are still used.
+    pub used: u64,
 }
 
 /// Opens a reader, from any thread.
@@ -100,6 +129,9 @@ pub trait Backend: Send {
     /// Writes the whole batch, which survives any crash once this returns, or nothing of it. After an error it is not called
     /// again.
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
+
+    /// Removes what is no longer wanted, oldest first, as far as [`Removal::limit`] goes. After an error it is not called again.
+    fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError>;
 
     /// How to open readers. They see what was committed, whether before or after they were opened.
     fn reader(&self) -> OpenReader;
@@ -131,6 +163,9 @@ pub trait Reader: Send {
 
     /// What a group has before it. Costs what the page holds, whatever else is in the log.
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError>;
+
+    /// How many tasks the group has before it; `limit` and `max_bytes` do not count.
+    fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

@@ -2,7 +2,6 @@
 
 use std::error::Error;
 use std::fmt::Display;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -82,6 +81,13 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// The system has no thread left.
+    #[error("a thread cannot be started ({cause}); raise the limit on threads or processes")]
+    NoThread {
+        /// What the system said.
+        #[source]
+        cause: Cause,
+    },
     /// An earlier write failed. The message of the first failure names the file and what to do.
     #[error("the store takes nothing since a write failed: {reason}")]
     Failed {
@@ -103,8 +109,8 @@ impl StoreError {
         }
     }
 
-    pub(crate) fn thread(error: io::Error) -> StoreError {
-        StoreError::unwritable(Path::new("a thread"), error)
+    pub(crate) fn no_thread(cause: std::io::Error) -> StoreError {
+        StoreError::NoThread { cause: Arc::new(cause) }
     }
 
     pub(super) fn unwritable(path: &Path, cause: impl Error + Send + Sync + 'static) -> StoreError {

@@ -1,10 +1,13 @@
 //! The store's twin in memory: the same rows, gone with the process.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, page};
-use super::{Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, StoreError};
+use super::{
+    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed,
+    StoreError,
+};
 use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
@@ -60,9 +63,37 @@ impl Backend for Memory {
                 None => drop(rows.groups.remove(name)),
             }
         }
+        for (id, expires_at) in &batch.expiries {
+            if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
+                Arc::make_mut(&mut rows.tasks[at]).spec.expires_at = *expires_at;
+            }
+        }
         rows.mark = batch.mark.unwrap_or(rows.mark);
         rows.positions = batch.positions;
         Ok(())
+    }
+
+    fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
+        let rows = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
+        let groups = &rows.groups;
+        let unclaimed = |task: &Task| task.spec.to.as_ref().is_some_and(|to| !groups.contains_key(to));
+        let is_old = |task: &Task| {
+            let before = if unclaimed(task) { removal.unclaimed_before } else { removal.before };
+            task.id <= removal.upto && task.accepted_at < before.min(removal.before)
+        };
+        let gone: HashSet<TaskId> =
+            rows.tasks.iter().filter(|task| is_old(task)).take(removal.limit).map(|task| task.id).collect();
+        rows.tasks.retain(|task| !gone.contains(&task.id));
+        rows.keys.retain(|_, id| !gone.contains(id));
+        let before = rows.results.len() + rows.statuses.len();
+        let dead = |r: &TaskResult| r.result.task == 0 && r.result.at < removal.before;
+        rows.results.retain(|r| !gone.contains(&r.result.task));
+        let results = before - rows.statuses.len() - rows.results.len();
+        rows.results.retain(|r| !dead(r));
+        rows.statuses.retain(|s| s.status.at >= removal.before);
+        let others = before - results - rows.results.len() - rows.statuses.len();
+        let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
+        Ok(Removed { tasks: gone.len(), others, used })
     }
 
     fn reader(&self) -> OpenReader {
@@ -121,6 +152,11 @@ impl Reader for Memory {
                 to => *to == backlog.group,
             });
         BacklogPage::gather(wanted.map(|t| Ok(Task::clone(t))), backlog)
+    }
+
+    fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
+        let all = Backlog { limit: usize::MAX, max_bytes: usize::MAX, ..backlog.clone() };
+        Ok(self.backlog(&all)?.tasks.len() as u64)
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

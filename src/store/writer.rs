@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use futures::channel::oneshot;
 
-use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Shared, StoreError};
+use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Removal, Removed, Shared, StoreError};
 use crate::mailbox::Receiver;
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Status, Task, TaskId, TaskResult, Time};
 
@@ -23,6 +23,8 @@ pub(super) enum Command {
     Record(Vec<NewResult>),
     Checkpoint(Vec<GroupState>),
     ForgetGroup(GroupName),
+    Expire(TaskId, Option<Time>, Answer<()>),
+    Remove(Removal, Answer<Removed>),
     Flush(Done),
     Close,
 }
@@ -109,13 +111,8 @@ impl Writer {
             Command::Close => return true,
             Command::Flush(done) => round.answers.push(done),
             Command::Submit(tasks, answer) => {
-                let accepted = match &round.failed {
-                    None => round.accept(tasks, &mut *self.backend).map_err(|error| round.failed = Some(error)).ok(),
-                    Some(_) => None,
-                };
-                // Without ids the round has failed, and no one is told that it was written.
-                let accepted = accepted.unwrap_or(Accepted { first_id: 0, count: 0, ids: Vec::new() });
-                round.answer(move |written| drop(answer.send(written.map(|()| accepted))));
+                let accepted = round.accept(tasks, &mut *self.backend);
+                round.answer(move |written| drop(answer.send(written.and(accepted))));
             }
             Command::Report(statuses, answer) => {
                 round.report(statuses);
@@ -123,6 +120,18 @@ impl Writer {
             }
             Command::Record(results) => round.record(results),
             Command::Checkpoint(groups) => round.checkpoint(groups),
+            Command::Expire(task, expires_at, answer) => {
+                round.batch.expiries.push((task, expires_at));
+                round.answer(move |written| drop(answer.send(written)));
+            }
+            Command::Remove(removal, answer) => {
+                // A transaction of its own, before this round's: what it removes was settled long ago.
+                let removed = match &round.failed {
+                    None => self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone())),
+                    Some(error) => Err(error.clone()),
+                };
+                drop(answer.send(removed));
+            }
             Command::ForgetGroup(name) => drop(round.batch.groups.insert(name, None)),
         }
         false
@@ -176,15 +185,16 @@ impl Round {
         self.answers.push(Done::new(Box::new(answer)));
     }
 
+    /// Gives each task its id. If that cannot be done, the round has failed.
     fn accept(&mut self, tasks: Vec<NewTask>, backend: &mut dyn Backend) -> Result<Accepted, StoreError> {
+        if let Some(error) = &self.failed {
+            return Err(error.clone());
+        }
         let mut ids = Vec::with_capacity(tasks.len());
         for spec in tasks {
             let known = match &spec.key {
+                Some(key) => self.find(key, backend)?,
                 None => None,
-                Some(key) => match self.keys.get(key) {
-                    Some(id) => Some(*id),
-                    None => backend.find_key(key)?,
-                },
             };
             ids.push(known.unwrap_or_else(|| self.append(spec)));
         }
@@ -194,6 +204,13 @@ impl Round {
             ids.clear();
         }
         Ok(Accepted { first_id, count, ids })
+    }
+
+    fn find(&mut self, key: &str, backend: &mut dyn Backend) -> Result<Option<TaskId>, StoreError> {
+        match self.keys.get(key) {
+            Some(id) => Ok(Some(*id)),
+            None => backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone())),
+        }
     }
 
     fn append(&mut self, spec: NewTask) -> TaskId {

@@ -24,7 +24,7 @@ CREATE TABLE results (
     "group"    TEXT,              -- NULL: an anonymous client
     client     TEXT NOT NULL,
     attempt    INTEGER NOT NULL,
-    outcome    INTEGER NOT NULL,  -- 0 done, 1 retry, 2 failed, 4 lost, 5 timed out, 6 exhausted, 7 expired, 8 cancelled, 9 revived
+    outcome    INTEGER NOT NULL,  -- 0 done, 1 retry, 2 failed, 4 lost, 5 timed out, 6 exhausted, 7 expired, 8 cancelled, 9 revived, 10 dropped
     at         INTEGER NOT NULL,
     not_before INTEGER,
     late       INTEGER NOT NULL,  -- 1: it changed nothing
@@ -48,6 +48,7 @@ CREATE TABLE groups (
     created_at      INTEGER NOT NULL,
     broadcast_after INTEGER NOT NULL,  -- broadcasts up to here are not for it
     paused          INTEGER NOT NULL,
+    last_used       INTEGER NOT NULL,  -- when a client of it was last connected
     cursors         TEXT NOT NULL,     -- [high, normal, low]: every task of the class up to here is settled, or open
     settled         TEXT NOT NULL,     -- behind the cursor: [[first, last], ...]
     open            TEXT NOT NULL      -- delivered, not settled: [[id, attempts, not_before or null], ...]

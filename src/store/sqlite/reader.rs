@@ -13,12 +13,26 @@ use crate::task::{
     GroupName, Name, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
 
+const TASKS: &str = "SELECT * FROM tasks WHERE id > ? ORDER BY id";
+const TASK: &str = "SELECT * FROM tasks WHERE id = ?";
+const RESULTS: &str = "SELECT * FROM results WHERE seq > ? ORDER BY seq";
+const RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq";
+const STATUSES: &str = "SELECT * FROM statuses WHERE seq > ? ORDER BY seq";
+// The conditions are worded as those of the partial indexes, or these are not used.
+const DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq";
+const DEAD_OF: &str =
+    "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq";
 /// Tasks of one class, for one group and for everyone, merged by id as they are read.
 const BACKLOG: &str = "
     SELECT * FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4
     UNION ALL
     SELECT * FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4
     ORDER BY id";
+
+/// How many that would be.
+const COUNT: &str = "
+    SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
+         + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
 
 pub(super) struct SqliteReader {
     conn: Connection,
@@ -50,46 +64,35 @@ impl SqliteReader {
 
 impl Reader for SqliteReader {
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
-        self.page("SELECT * FROM tasks WHERE id > ? ORDER BY id", [int(after)], task, limit)
+        self.page(TASKS, [int(after)], task, limit)
     }
 
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-        self.page("SELECT * FROM results WHERE seq > ? ORDER BY seq", [int(after)], result, limit)
+        self.page(RESULTS, [int(after)], result, limit)
     }
 
     fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError> {
-        self.page("SELECT * FROM statuses WHERE seq > ? ORDER BY seq", [int(after)], status, limit)
+        self.page(STATUSES, [int(after)], status, limit)
     }
 
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
         let select = || {
-            let mut select = self.conn.prepare_cached("SELECT * FROM results WHERE task_id = ? ORDER BY seq")?;
+            let mut select = self.conn.prepare_cached(RESULTS_OF)?;
             select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
         };
         select().map_err(explain(&self.path))
     }
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-        // The conditions are worded as those of the indexes, or the indexes are not used.
         match group {
-            None => self.page(
-                "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq",
-                [int(after)],
-                result,
-                limit,
-            ),
-            Some(group) => self.page(
-                "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq",
-                params![int(after), group.as_str()],
-                result,
-                limit,
-            ),
+            None => self.page(DEAD, [int(after)], result, limit),
+            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], result, limit),
         }
     }
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
         let select = || {
-            let mut select = self.conn.prepare_cached("SELECT * FROM tasks WHERE id = ?")?;
+            let mut select = self.conn.prepare_cached(TASK)?;
             let mut tasks = Vec::with_capacity(ids.len());
             for id in ids {
                 tasks.extend(select.query_map([int(*id)], task)?.next().transpose()?);
@@ -113,6 +116,24 @@ impl Reader for SqliteReader {
                 task,
             )?;
             BacklogPage::gather(rows, backlog)
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(COUNT)?;
+            let count = select.query_row(
+                params![
+                    backlog.group.as_ref().map(GroupName::as_str),
+                    priority_number(backlog.class),
+                    int(backlog.after),
+                    int(backlog.upto),
+                    int(backlog.broadcast_after),
+                ],
+                |row| row.get::<_, i64>(0),
+            )?;
+            Ok(count as u64)
         };
         select().map_err(explain(&self.path))
     }
@@ -195,4 +216,43 @@ pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize)
 
 fn strange<E: std::error::Error + Send + Sync + 'static>(column: usize) -> impl Fn(E) -> rusqlite::Error {
     move |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn everything_is_read_in_order_from_an_index_without_sorting() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(include_str!("1.sql")).unwrap();
+        let plan = |sql: &str| -> String {
+            let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+            let lines = explain.raw_query().mapped(|row| row.get::<_, String>(3));
+            lines.map(|line| line.unwrap() + "\n").collect()
+        };
+        let expected = [
+            (TASKS, vec!["PRIMARY KEY (rowid>?)"]),
+            (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
+            (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
+            (RESULTS_OF, vec!["results_task (task_id=?)"]),
+            (DEAD, vec!["results_dead (seq>?)"]),
+            (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
+            (
+                BACKLOG,
+                vec![
+                    "MERGE (UNION ALL)",
+                    "tasks_addressed (target=? AND priority=? AND rowid>? AND rowid<?)",
+                    "tasks_broadcast (priority=? AND rowid>? AND rowid<?)",
+                ],
+            ),
+        ];
+        for (sql, parts) in expected {
+            let plan = plan(sql);
+            assert!(parts.iter().all(|part| plan.contains(part)), "{sql}\n{plan}");
+            assert!(!plan.contains("TEMP B-TREE"), "{sql}\n{plan}");
+        }
+    }
 }

@@ -1,0 +1,322 @@
+//! Tasks come in and go out.
+
+use std::cmp::Reverse;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Action, Core, PAGE, PAGE_BYTES, RECENT_BYTES, Timer};
+use crate::broker::group::{Ahead, CLASSES, GroupId, Lease, Returned};
+use crate::broker::session::{Delivery, SessionId};
+use crate::store::{Backlog, BacklogPage};
+use crate::task::{Outcome, Task, TaskId, Time};
+
+impl Core {
+    /// These tasks were accepted: consecutive ids, right behind the newest one before them.
+    pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
+        let mut touched = BTreeSet::new();
+        for (class, priority) in CLASSES.into_iter().enumerate() {
+            let of_class = || tasks.iter().filter(move |task| task.spec.priority == priority);
+            let listening: Vec<GroupId> = if of_class().any(|task| task.spec.to.is_none()) {
+                self.listening[class].iter().copied().collect()
+            } else {
+                // Addressed ones touch only the groups they are for, however many there are.
+                let to = of_class().filter_map(|task| self.names.get(task.spec.to.as_ref()?)).copied();
+                to.filter(|id| self.listening[class].contains(id)).collect::<BTreeSet<_>>().into_iter().collect()
+            };
+            for id in listening {
+                let Some(group) = self.groups.get_mut(&id) else { continue };
+                for task in of_class() {
+                    if !group.wants(task) {
+                        continue;
+                    }
+                    touched.insert(id);
+                    if group.classes[class].ready.len() >= PAGE {
+                        group.classes[class].behind = true;
+                        group.classes[class].read = task.id - 1;
+                        self.listening[class].remove(&id);
+                        break;
+                    }
+                    if group.classes[class].ready.is_empty() {
+                        // The position was the head: now it is what stands before this task.
+                        group.classes[class].cursor = task.id - 1;
+                    }
+                    group.classes[class].ready.push_back(task.clone());
+                }
+            }
+        }
+        for task in tasks {
+            self.head = task.id;
+            self.recent_bytes += cost(&task);
+            self.recent.push_back(task);
+        }
+        while self.recent_bytes > RECENT_BYTES {
+            let Some(oldest) = self.recent.pop_front() else { break };
+            self.recent_bytes -= cost(&oldest);
+        }
+        for id in touched {
+            self.dispatch(id, now);
+        }
+    }
+
+    /// Tasks up to here were accepted, too many to be handed over: every group reads them from the store.
+    pub fn advanced(&mut self, head: TaskId, now: Time) {
+        for (class, listening) in self.listening.iter_mut().enumerate() {
+            for id in std::mem::take(listening) {
+                if let Some(group) = self.groups.get_mut(&id) {
+                    let class = &mut group.classes[class];
+                    class.behind = true;
+                    class.read = self.head;
+                    if class.ready.is_empty() {
+                        class.cursor = self.head;
+                    }
+                }
+            }
+        }
+        self.recent.clear();
+        self.recent_bytes = 0;
+        self.head = head;
+        let active: Vec<GroupId> =
+            self.groups.iter().filter(|(_, g)| !g.open_sessions.is_empty()).map(|(id, _)| *id).collect();
+        for id in active {
+            self.dispatch(id, now);
+        }
+    }
+
+    /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
+    pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Time) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let at = query.class as usize;
+        let class = &mut group.classes[at];
+        class.fetching = false;
+        let Some(page) = page else {
+            let retry = now.after(Duration::from_secs(1));
+            self.timers.push(Reverse((retry, Timer::Group(id))));
+            group.wake_at = Some(retry);
+            return;
+        };
+        class.read = page.scanned;
+        class.ready.extend(page.tasks.into_iter().map(Arc::new));
+        if class.read >= self.head {
+            class.behind = false;
+            self.listening[at].insert(id);
+        }
+        self.dispatch(id, now);
+    }
+
+    /// The tasks that [`Action::Load`] asked for. Those that are not among them are no more.
+    pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Time) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let Some(tasks) = tasks else {
+            // Could not be read: due again in a second.
+            let retry = now.after(Duration::from_secs(1));
+            for task in asked {
+                if let Some(attempts) = group.loading.remove(task) {
+                    group.delayed.insert((retry, *task), attempts);
+                }
+            }
+            return self.wake_group(id);
+        };
+        for task in tasks {
+            if let Some(attempts) = group.loading.remove(&task.id) {
+                group.returned.insert((task.spec.priority, task.id), Returned { task: Arc::new(task), attempts });
+            }
+        }
+        for task in asked {
+            group.loading.remove(task);
+        }
+        self.dispatch(id, now);
+    }
+
+    /// The stream of this session has taken so many bytes in all.
+    pub fn room(&mut self, id: SessionId, taken: u64, now: Time) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.taken = session.taken.max(taken);
+        let group = session.group;
+        self.list(id);
+        self.dispatch(group, now);
+    }
+
+    // ---- tasks go out
+
+    /// Gives the group's tasks to its sessions for as long as there are both.
+    pub(super) fn dispatch(&mut self, id: GroupId, now: Time) {
+        self.load_due(id, now);
+        loop {
+            let Some(group) = self.groups.get(&id) else { return };
+            if group.paused {
+                break;
+            }
+            let Some(&(_, _, session)) = group.open_sessions.last() else { break };
+            let Some((task, attempts)) = self.next_task(id, now) else { break };
+            self.deliver(id, session, task, attempts + 1, now);
+        }
+        self.wake_group(id);
+    }
+
+    /// The next task that is to go out, and how often it went out before.
+    pub(super) fn next_task(&mut self, id: GroupId, now: Time) -> Option<(Arc<Task>, u32)> {
+        for (at, priority) in CLASSES.into_iter().enumerate() {
+            loop {
+                let group = self.groups.get_mut(&id)?;
+                let (task, attempts) = match group.returned.first_key_value() {
+                    Some((&key, _)) if key.0 == priority => {
+                        let returned = group.returned.remove(&key)?;
+                        (returned.task, returned.attempts)
+                    }
+                    _ => {
+                        if group.classes[at].ready.is_empty() {
+                            self.read_ahead(id, at);
+                        }
+                        let group = self.groups.get_mut(&id)?;
+                        let class = &mut group.classes[at];
+                        let Some(task) = class.ready.pop_front() else {
+                            if class.behind {
+                                // Its tasks go before those of the next class: wait for them.
+                                return None;
+                            }
+                            break;
+                        };
+                        class.cursor = task.id;
+                        group.dirty = true;
+                        let (attempts, not_before) = match group.ahead.remove(&task.id) {
+                            Some(Ahead::Settled) => continue,
+                            Some(Ahead::Open { attempts, not_before }) => (attempts, not_before),
+                            None => (0, None),
+                        };
+                        if let Some(due) = not_before.max(task.spec.not_before).filter(|due| *due > now) {
+                            group.delayed.insert((due, task.id), attempts);
+                            continue;
+                        }
+                        (task, attempts)
+                    }
+                };
+                if task.spec.expires_at.is_some_and(|at| at <= now) {
+                    self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
+                    continue;
+                }
+                return Some((task, attempts));
+            }
+        }
+        None
+    }
+
+    /// Fills `ready` from the newest tasks in memory, or asks for a page of the backlog.
+    pub(super) fn read_ahead(&mut self, id: GroupId, at: usize) {
+        let head = self.head;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if !group.classes[at].behind || group.classes[at].fetching {
+            return;
+        }
+        let read = group.classes[at].read;
+        let from = self.recent.partition_point(|task| task.id <= read);
+        let in_memory = read >= head || self.recent.front().is_some_and(|first| first.id <= read + 1);
+        if !in_memory {
+            group.classes[at].fetching = true;
+            let query = Backlog {
+                group: group.name.clone(),
+                class: CLASSES[at],
+                after: read,
+                upto: head,
+                broadcast_after: group.broadcast_after,
+                limit: PAGE,
+                max_bytes: PAGE_BYTES,
+            };
+            self.actions.push(Action::Fetch(id, query));
+            return;
+        }
+        let mut read_to = head;
+        let mut bytes = 0;
+        let mut page = VecDeque::new();
+        for task in self.recent.range(from..) {
+            if task.spec.priority == CLASSES[at] && group.wants(task) {
+                bytes += task.spec.text.len();
+                page.push_back(task.clone());
+                if page.len() >= PAGE || bytes >= PAGE_BYTES {
+                    read_to = task.id;
+                    break;
+                }
+            }
+        }
+        let class = &mut group.classes[at];
+        class.ready = page;
+        class.read = read_to;
+        if read_to == head {
+            class.behind = false;
+            self.listening[at].insert(id);
+        }
+    }
+
+    pub(super) fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, attempt: u32, now: Time) {
+        self.unlist(id);
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(&group_id) else { return };
+        if group.leased {
+            session.held.insert(task.id);
+            let deadline = now.after(self.config.ack_timeout);
+            group.deadlines.insert((deadline, task.id));
+            group.leases.insert(task.id, Lease { task: task.clone(), session: id, attempt, deadline });
+            group.dirty = true;
+        }
+        // Anonymous clients, and those of other languages that know no ids.
+        if let Some(peer) = self.peers.get_mut(&session.join.peer) {
+            peer.unmatched.push(task.id, attempt);
+        }
+        let delivery = Delivery { task, attempt };
+        session.sent += delivery.cost();
+        session.delivered += 1;
+        session.last_sent = now;
+        self.next_turn += 1;
+        session.turn = self.next_turn;
+        if session.outgoing.is_empty() {
+            self.outgoing.push(id);
+        }
+        session.outgoing.push(delivery);
+        if !session.has_room() {
+            self.actions.push(Action::WatchRoom(id, session.sent));
+        }
+        self.list(id);
+    }
+
+    /// Moves what is due out of `delayed`, if there is somebody to give it to.
+    pub(super) fn load_due(&mut self, id: GroupId, now: Time) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let mut ids = Vec::new();
+        while group.may_load()
+            && let Some(entry) = group.delayed.first_entry()
+            && entry.key().0 <= now
+        {
+            let ((_, task), attempts) = entry.remove_entry();
+            group.loading.insert(task, attempts);
+            ids.push(task);
+        }
+        if !ids.is_empty() {
+            self.actions.push(Action::Load(id, ids));
+        }
+    }
+
+    /// Puts the session into its group's list if it can take a task.
+    pub(super) fn list(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        let Some(group) = self.groups.get_mut(&session.group) else { return };
+        if let Some(key) = session.listed.take() {
+            group.open_sessions.remove(&key);
+        }
+        if session.free() > 0 && session.has_room() {
+            let key = (session.free(), Reverse(session.turn), id);
+            group.open_sessions.insert(key);
+            session.listed = Some(key);
+        }
+    }
+
+    pub(super) fn unlist(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if let (Some(key), Some(group)) = (session.listed.take(), self.groups.get_mut(&session.group)) {
+            group.open_sessions.remove(&key);
+        }
+    }
+}
+
+fn cost(task: &Task) -> u64 {
+    task.spec.text.len() as u64 + 200
+}

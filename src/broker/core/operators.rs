@@ -1,0 +1,283 @@
+//! What operators see and change.
+
+use std::sync::Arc;
+
+use super::Core;
+use crate::broker::group::{Ahead, CLASSES, Group};
+use crate::broker::session::{ClientInfo, Session, SessionId};
+use crate::store::Backlog;
+use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+
+/// How far a group has come.
+#[derive(Debug, Clone)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: GroupName,
+    /// How many clients of it are connected.
+    pub clients: usize,
+    /// How many tasks are with a client now.
+    pub in_flight: usize,
+    /// How many were delivered, are not settled, and wait to go out again.
+    pub waiting: usize,
+    /// The oldest of these two.
+    pub oldest: Option<TaskId>,
+    /// What it has not taken up yet; of these, so many are settled all the same.
+    pub backlog: Vec<Backlog>,
+    /// See `backlog`.
+    pub settled_ahead: usize,
+    /// Settled a second, over the last ten seconds.
+    pub rate: f64,
+    /// Delivery is stopped.
+    pub paused: bool,
+    /// When a client of it was last connected; now, if one is.
+    pub last_used: Time,
+}
+
+/// Where a task stands with a group that has not settled it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// With a client, which has so long to say something.
+    InFlight(Arc<str>, Time),
+    /// Waiting to go out.
+    Waiting(Waits),
+    /// Through with it: the log of outcomes says how.
+    Settled,
+}
+
+/// Why a task is not with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Waits {
+    /// Its time has not come.
+    NotBefore(Time),
+    /// The group was stopped.
+    Paused,
+    /// No client of the group is connected.
+    NoClient,
+    /// Every client holds as many tasks as it wants.
+    WindowsFull,
+    /// The clients do not read what they were sent.
+    NotReading,
+    /// It is about to go out.
+    Queued,
+}
+
+/// Why a group was not removed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum GroupError {
+    /// There is none of that name.
+    #[error("there is no group {0}")]
+    Unknown(GroupName),
+    /// It is being used.
+    #[error("group {0} has {1} clients connected; stop them first, or they would make it anew")]
+    InUse(GroupName, usize),
+}
+
+impl Core {
+    /// The connected clients, oldest stream first.
+    pub fn clients(&self) -> Vec<ClientInfo> {
+        let mut sessions: Vec<_> = self.sessions.iter().collect();
+        sessions.sort_unstable_by_key(|(id, _)| **id);
+        sessions.into_iter().map(|(_, session)| self.info(session)).collect()
+    }
+
+    /// The client of this session.
+    pub fn client(&self, id: SessionId) -> Option<ClientInfo> {
+        self.sessions.get(&id).map(|session| self.info(session))
+    }
+
+    fn info(&self, session: &Session) -> ClientInfo {
+        ClientInfo {
+            client: session.join.client.clone(),
+            group: self.groups.get(&session.group).and_then(|group| group.name.clone()),
+            peer: session.join.peer.clone(),
+            since: session.since,
+            window: Some(session.window).filter(|window| *window != usize::MAX),
+            in_flight: session.held.len(),
+            delivered: session.delivered,
+        }
+    }
+
+    /// The groups that have a name, by name.
+    pub fn groups(&self, now: Time) -> Vec<GroupInfo> {
+        let named = self.groups.values().filter_map(|group| Some((group.name.clone()?, group)));
+        let mut groups: Vec<_> = named.map(|(name, group)| self.group_info(name, group, now)).collect();
+        groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        groups
+    }
+
+    fn group_info(&self, name: GroupName, group: &Group, now: Time) -> GroupInfo {
+        let backlog = CLASSES.into_iter().enumerate().map(|(at, class)| Backlog {
+            group: Some(name.clone()),
+            class,
+            after: group.position(at, self.head),
+            upto: self.head,
+            broadcast_after: group.broadcast_after,
+            limit: 1,
+            max_bytes: 1,
+        });
+        GroupInfo {
+            clients: group.sessions.len(),
+            in_flight: group.leases.len(),
+            waiting: group.returned.len() + group.delayed.len() + group.loading.len(),
+            oldest: group.oldest_open(),
+            backlog: backlog.filter(|backlog| backlog.after < backlog.upto).collect(),
+            settled_ahead: group.ahead.values().filter(|ahead| **ahead == Ahead::Settled).count(),
+            rate: group.rate.per_second(now),
+            paused: group.paused,
+            last_used: if group.sessions.is_empty() { group.last_used } else { now },
+            name,
+        }
+    }
+
+    /// Where a task stands with each group that it is for; by name.
+    pub fn standings(&self, task: &Task, now: Time) -> Vec<(GroupName, Standing)> {
+        let groups = self.groups.values().filter(|group| group.wants(task));
+        let mut standings: Vec<_> =
+            groups.filter_map(|group| Some((group.name.clone()?, self.standing(group, task, now)))).collect();
+        standings.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        standings
+    }
+
+    fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
+        if let Some(lease) = group.leases.get(&task.id) {
+            let client = self.sessions.get(&lease.session).map_or("".into(), |session| session.label.clone());
+            return Standing::InFlight(client, lease.deadline);
+        }
+        let ahead = group.ahead.get(&task.id);
+        let class = task.spec.priority as usize;
+        let untouched = task.id > group.position(class, self.head) && ahead != Some(&Ahead::Settled);
+        let delayed = group.delayed_until(task.id);
+        if !(untouched || delayed.is_some() || group.is_waiting(task)) {
+            return Standing::Settled;
+        }
+        let not_before = match ahead {
+            Some(Ahead::Open { not_before, .. }) => *not_before,
+            _ => None,
+        };
+        let due = delayed.max(not_before).max(task.spec.not_before).filter(|due| *due > now);
+        let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
+        Standing::Waiting(match due {
+            Some(due) => Waits::NotBefore(due),
+            None if group.paused => Waits::Paused,
+            None if group.sessions.is_empty() => Waits::NoClient,
+            None if !group.open_sessions.is_empty() => Waits::Queued,
+            None if blocked() => Waits::NotReading,
+            None => Waits::WindowsFull,
+        })
+    }
+
+    /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
+    /// clients, are kept from it by its expiry in the store.
+    pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
+        // Whoever reads it from memory is to find it expired, too.
+        let at = self.recent.partition_point(|recent| recent.id < task.id);
+        if let Some(recent) = self.recent.get_mut(at).filter(|recent| recent.id == task.id) {
+            let mut cancelled = Task::clone(recent);
+            cancelled.spec.expires_at = Some(now);
+            *recent = Arc::new(cancelled);
+        }
+        let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
+        let mut count = 0;
+        for id in ids {
+            let attempt = match self.end_lease(id, task.id) {
+                Some((lease, _)) => Some(lease.attempt),
+                None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
+                    Some(attempts) => Some(attempts),
+                    None if task.id > group.position(task.spec.priority as usize, self.head) => {
+                        let known = group.ahead.insert(task.id, Ahead::Settled);
+                        (known != Some(Ahead::Settled)).then_some(0)
+                    }
+                    None => None,
+                }),
+            };
+            if let Some(attempt) = attempt {
+                self.settled_by_server(id, task.id, attempt, Outcome::Cancelled, now);
+                count += 1;
+            }
+            self.dispatch(id, now);
+        }
+        count
+    }
+
+    /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.
+    pub fn revive(&mut self, name: &GroupName, task: &Task, now: Time) -> bool {
+        let Some(id) = self.names.get(name).copied() else { return false };
+        let settled = |group: &&mut Group| group.wants(task);
+        let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
+        let open =
+            group.leases.contains_key(&task.id) || group.delayed_until(task.id).is_some() || group.is_waiting(task);
+        let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
+        if open || !(taken_up || group.ahead.get(&task.id) == Some(&Ahead::Settled)) {
+            return false;
+        }
+        // If it was not read yet, it is skipped when it is: it goes out from here.
+        group.delayed.insert((now, task.id), 0);
+        group.dirty = true;
+        self.note(name, task.id, Outcome::Revived, now);
+        self.dispatch(id, now);
+        true
+    }
+
+    /// Takes a dead letter off the list.
+    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
+        self.note(name, task, Outcome::Dropped, now);
+    }
+
+    /// Writes down what an operator did with a settled task.
+    fn note(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
+        self.records.push(NewResult {
+            task,
+            group: Some(name.clone()),
+            client: "".into(),
+            attempt: 0,
+            outcome,
+            ret: String::new(),
+            at: now,
+            not_before: None,
+            late: false,
+        });
+    }
+
+    /// Stops or resumes the delivery of tasks to a group.
+    pub fn pause(&mut self, name: &GroupName, paused: bool, now: Time) -> Result<(), GroupError> {
+        let id = *self.names.get(name).ok_or_else(|| GroupError::Unknown(name.clone()))?;
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.paused = paused;
+            group.dirty = true;
+        }
+        self.checkpoint();
+        self.dispatch(id, now);
+        Ok(())
+    }
+
+    /// Forgets a group that no client uses.
+    pub fn remove_group(&mut self, name: &GroupName) -> Result<(), GroupError> {
+        let id = *self.names.get(name).ok_or_else(|| GroupError::Unknown(name.clone()))?;
+        match self.groups.get(&id).map_or(0, |group| group.sessions.len()) {
+            0 => {}
+            clients => return Err(GroupError::InUse(name.clone(), clients)),
+        }
+        self.flush_records();
+        self.names.remove(name);
+        self.groups.remove(&id);
+        self.listening.iter_mut().for_each(|class| {
+            class.remove(&id);
+        });
+        self.actions.push(super::Action::Forget(name.clone()));
+        Ok(())
+    }
+
+    /// Every task up to here is settled by every group there is.
+    pub fn settled_floor(&self) -> TaskId {
+        let floor = |group: &Group| {
+            let taken_up = group.taken_up(self.head);
+            group.oldest_open().map_or(taken_up, |open| taken_up.min(open - 1))
+        };
+        self.groups.values().filter(|group| group.leased).map(floor).min().unwrap_or(self.head)
+    }
+
+    /// The newest task that the groups know of.
+    pub fn head(&self) -> TaskId {
+        self.head
+    }
+}

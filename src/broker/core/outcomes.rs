@@ -1,0 +1,172 @@
+//! Outcomes come in.
+
+use std::sync::Arc;
+
+use super::{Core, NORMAL, Teller, Told};
+use crate::broker::group::{Ahead, GroupId, Lease, Returned};
+use crate::task::{GroupName, NewResult, Outcome, TaskId, Time};
+
+impl Core {
+    /// A client says what came of tasks.
+    pub fn settle(&mut self, teller: &Teller, told: Vec<Told>, now: Time) {
+        let named = teller.group.as_ref().or(teller.client.as_ref());
+        let group = match named {
+            Some(name) => self.names.get(name).copied(),
+            None => {
+                let anonymous = self.config.anonymous_group.as_ref().and_then(|name| self.names.get(name));
+                self.peers.get(&teller.peer).and_then(|peer| peer.group).or(anonymous.copied())
+            }
+        };
+        for mut told in told {
+            if told.task == 0 {
+                let matched = self.peers.get_mut(&teller.peer).and_then(|peer| peer.unmatched.pop());
+                // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
+                (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+            } else if let Some(peer) = self.peers.get_mut(&teller.peer) {
+                peer.unmatched.remove(told.task);
+            }
+            match group {
+                Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),
+                _ if told.outcome == Outcome::Working => {}
+                _ => {
+                    let late = named.is_some() || self.config.anonymous_group.is_some();
+                    self.record(named.cloned(), teller, told, late, now);
+                }
+            }
+        }
+        if let Some(group) = group {
+            self.dispatch(group, now);
+        }
+    }
+
+    pub(super) fn settle_one(&mut self, id: GroupId, teller: &Teller, told: Told, now: Time) {
+        let head = self.head;
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let name = group.name.clone();
+        if let Some(lease) = group.leases.get_mut(&told.task) {
+            let current = told.attempt == 0 || told.attempt == lease.attempt;
+            let told = Told { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
+            match told.outcome {
+                Outcome::Working if current => {
+                    group.deadlines.remove(&(lease.deadline, told.task));
+                    lease.deadline = now.after(self.config.ack_timeout);
+                    group.deadlines.insert((lease.deadline, told.task));
+                }
+                Outcome::Working => {}
+                Outcome::Retry if current => {
+                    let not_before = (!told.delay.is_zero()).then(|| now.after(told.delay));
+                    self.give_back(id, told.task, Outcome::Retry, told.ret, not_before, now);
+                }
+                // A late DONE settles what is not settled yet, whoever has it now.
+                Outcome::Done | Outcome::Failed if current || told.outcome == Outcome::Done => {
+                    group.rate.count(now);
+                    self.end_lease(id, told.task);
+                    self.record(name, teller, told, false, now);
+                }
+                _ => self.record(name, teller, told, true, now),
+            }
+            return;
+        }
+        if told.outcome == Outcome::Working {
+            return;
+        }
+        let done = told.outcome == Outcome::Done;
+        let open = group.leased && group.take_waiting_if(done, told.task);
+        let mut late = !open;
+        if !open && told.outcome.settles() && told.task > group.taken_up(head) {
+            // It was delivered before a restart that forgot so, or its class is behind another: it must not go out again.
+            let known = group.ahead.insert(told.task, Ahead::Settled) == Some(Ahead::Settled);
+            late = known || told.task <= group.position(NORMAL, head);
+        }
+        group.dirty = true;
+        self.record(name, teller, told, late, now);
+    }
+
+    pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
+        let client = teller.client.as_ref().map_or_else(|| teller.peer.clone(), |client| client.as_str().into());
+        self.records.push(NewResult {
+            task: told.task,
+            group,
+            client,
+            attempt: told.attempt.max(1),
+            outcome: told.outcome,
+            ret: told.ret,
+            at: now,
+            not_before: None,
+            late,
+        });
+    }
+
+    /// An outcome that no client told.
+    pub(super) fn settled_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
+        let Some(group) = self.groups.get(&id) else { return };
+        if group.leased {
+            let (group, client) = (group.name.clone(), Arc::from(""));
+            let ret = String::new();
+            self.records.push(NewResult {
+                task,
+                group,
+                client,
+                attempt,
+                outcome,
+                ret,
+                at: now,
+                not_before: None,
+                late: false,
+            });
+        }
+    }
+
+    /// Takes a task from its client.
+    pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
+        let group = self.groups.get_mut(&id)?;
+        let lease = group.leases.remove(&task)?;
+        group.deadlines.remove(&(lease.deadline, task));
+        group.dirty = true;
+        let mut label: Arc<str> = Arc::from("");
+        if let Some(session) = self.sessions.get_mut(&lease.session) {
+            session.held.remove(&task);
+            label = session.label.clone();
+        }
+        self.list(lease.session);
+        Some((lease, label))
+    }
+
+    /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
+    pub(super) fn give_back(
+        &mut self,
+        id: GroupId,
+        task: TaskId,
+        outcome: Outcome,
+        ret: String,
+        not_before: Option<Time>,
+        now: Time,
+    ) {
+        let Some((lease, client)) = self.end_lease(id, task) else { return };
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let result = NewResult {
+            task,
+            group: group.name.clone(),
+            client,
+            attempt: lease.attempt,
+            outcome,
+            ret,
+            at: now,
+            not_before,
+            late: false,
+        };
+        if lease.attempt >= lease.task.spec.max_attempts.unwrap_or(self.config.max_attempts) {
+            let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
+            self.records.extend([result, last]);
+            return;
+        }
+        match not_before {
+            Some(due) => drop(group.delayed.insert((due, task), lease.attempt)),
+            None => {
+                let key = (lease.task.spec.priority, task);
+                group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });
+            }
+        }
+        self.records.push(result);
+    }
+}

@@ -1,0 +1,136 @@
+//! Removes what nobody needs any more, from time to time.
+
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
+use futures::executor::block_on;
+use log::{info, warn};
+
+use super::operate::count_group;
+use super::status::Refusal;
+use crate::broker;
+use crate::store::{self, Reader, Removal, StoreError};
+use crate::task::{GroupName, Time};
+
+/// What is kept for how long.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Tasks that every group has settled are removed when they are older, with what came of them; statuses, too.
+    pub retain: Duration,
+    /// They are removed earlier, oldest first, when the store takes more bytes than this.
+    pub retain_bytes: Option<u64>,
+    /// A group that no client has used for so long ends, and a task for a group that never came is kept so long.
+    pub group_ttl: Duration,
+    /// How often that is looked after.
+    pub every: Duration,
+}
+
+impl Default for Retention {
+    /// A week, however much that is; groups a month; looked after every minute.
+    fn default() -> Retention {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, every: Duration::from_secs(60) }
+    }
+}
+
+/// Tasks removed by one commit: what others wait for is no longer than that.
+const AT_ONCE: usize = 1000;
+
+/// The thread that looks after it. Owns it until [`Keeper::stop`].
+pub(super) struct Keeper {
+    stop: Sender<()>,
+    thread: JoinHandle<()>,
+}
+
+impl Keeper {
+    pub(super) fn start(
+        retention: Retention,
+        store: store::Handle,
+        broker: broker::Handle,
+    ) -> Result<Keeper, StoreError> {
+        let (stop, stopped) = bounded::<()>(0);
+        let mut round = Round { retention, reader: store.reader()?, store, broker };
+        let work = move || {
+            while stopped.recv_timeout(round.retention.every) == Err(RecvTimeoutError::Timeout) {
+                match round.run(|| stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Empty)) {
+                    Ok(()) => {}
+                    // The server is stopping, or the store said so already.
+                    Err(Refusal::Broker(_) | Refusal::Store(StoreError::Closed | StoreError::Failed { .. })) => {}
+                    Err(e) => warn!("removing what is old: {e}"),
+                }
+            }
+        };
+        let thread = std::thread::Builder::new().name("retention".into()).spawn(work).map_err(StoreError::no_thread)?;
+        Ok(Keeper { stop, thread })
+    }
+
+    pub(super) fn stop(self) {
+        drop(self.stop);
+        if self.thread.join().is_err() {
+            warn!("the retention thread panicked");
+        }
+    }
+}
+
+struct Round {
+    retention: Retention,
+    store: store::Handle,
+    broker: broker::Handle,
+    reader: Box<dyn Reader>,
+}
+
+impl Round {
+    fn run(&mut self, stopped: impl Fn() -> bool) -> Result<(), Refusal> {
+        self.end_groups()?;
+        let (mut tasks, mut others) = (0, 0);
+        let mut by_size = false;
+        while !stopped() {
+            let now = Time::now();
+            let removal = Removal {
+                upto: block_on(self.broker.with(|core| core.settled_floor()))?,
+                before: if by_size { now } else { before(now, self.retention.retain) },
+                unclaimed_before: before(now, self.retention.group_ttl),
+                limit: AT_ONCE,
+            };
+            let removed = block_on(self.store.remove(removal))?;
+            tasks += removed.tasks;
+            others += removed.others;
+            let too_large = self.retention.retain_bytes.is_some_and(|most| removed.used > most);
+            let found_some = removed.tasks + removed.others > 0;
+            // First what is old; then, if that was not enough, what is not.
+            match (found_some, too_large) {
+                (true, _) if !by_size => {}
+                (_, true) if !by_size || found_some => by_size = true,
+                _ => break,
+            }
+        }
+        if tasks + others > 0 {
+            info!("removed {tasks} settled tasks and {others} statuses that were old");
+        }
+        Ok(())
+    }
+
+    /// Ends the groups that nobody has used for long.
+    fn end_groups(&mut self) -> Result<(), Refusal> {
+        let limit = before(Time::now(), self.retention.group_ttl);
+        for info in block_on(self.broker.with(|core| core.groups(Time::now())))? {
+            if info.clients > 0 || info.last_used >= limit {
+                continue;
+            }
+            let name: GroupName = info.name.clone();
+            let owed = count_group(self.reader.as_mut(), info)?.lag;
+            let removed = name.clone();
+            // A client may have come meanwhile: then it stays.
+            if block_on(self.broker.with(move |core| core.remove_group(&removed)))?.is_ok() {
+                let ttl = humantime::format_duration(self.retention.group_ttl);
+                info!("group {name} ends: no client used it for {ttl}; it still owed {owed} tasks");
+            }
+        }
+        Ok(())
+    }
+}
+
+fn before(now: Time, duration: Duration) -> Time {
+    Time(now.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+}

@@ -1,0 +1,111 @@
+//! The real contact-server, and contactctl to look into it.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::program::Program;
+
+/// A server on ports and in a folder of its own.
+pub struct Server {
+    program: Program,
+    args: Vec<String>,
+    /// Where clients connect.
+    pub listen: String,
+    /// Where operators connect.
+    pub control: String,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts one with these arguments besides its addresses and its folder, and waits until it listens.
+    #[track_caller]
+    pub fn start(args: &[&str]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let (program, listen, control) = launch("127.0.0.1:0", "127.0.0.1:0", &folder.path().join("data"), &args);
+        Server { program, args, listen, control, folder }
+    }
+
+    /// Its data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The process.
+    pub fn program(&mut self) -> &mut Program {
+        &mut self.program
+    }
+
+    /// SIGKILL: no time to put anything in order.
+    pub fn kill(&mut self) {
+        self.program.kill();
+    }
+
+    /// Starts it again after its end, at the same addresses and on the same folder.
+    #[track_caller]
+    pub fn restart(&mut self) {
+        let (program, listen, control) = launch(&self.listen, &self.control, &self.data(), &self.args);
+        assert_eq!((&listen, &control), (&self.listen, &self.control));
+        self.program = program;
+    }
+
+    /// Runs contactctl to its end, and returns what it printed with `--json`.
+    #[track_caller]
+    pub fn ctl(&self, args: &[&str]) -> Vec<Value> {
+        let mut program = self.ctl_running(args);
+        let status = program.ended();
+        assert!(status.success(), "contactctl {args:?}: {status}");
+        program.out.so_far().iter().map(|line| json(line)).collect()
+    }
+
+    /// Starts contactctl with `--json`, for commands that go on, such as those with `--follow`.
+    #[track_caller]
+    pub fn ctl_running(&self, args: &[&str]) -> Program {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+        let (subcommand, rest) = args.split_first().unwrap();
+        command.args([subcommand, "--json", "--server", &self.control]).args(rest);
+        Program::spawn("contactctl", &mut command).unwrap()
+    }
+
+    /// Submits tasks, and returns the id of the first one.
+    #[track_caller]
+    pub fn submit<S: AsRef<str>>(&self, tasks: &[S]) -> u64 {
+        // What follows `--` is a task, whatever it looks like.
+        let mut args = vec!["submit", "--"];
+        args.extend(tasks.iter().map(AsRef::as_ref));
+        let said = self.ctl(&args);
+        let (done, batches) = said.split_last().unwrap();
+        assert_eq!(*done, serde_json::json!({"done": true, "accepted": tasks.len(), "failed": 0}));
+        batches[0]["first_id"].as_u64().unwrap()
+    }
+
+    /// Waits until so many entries are in a log (`tasks`, `results` or `statuses`), and returns all that are.
+    #[track_caller]
+    pub fn at_least(&self, count: usize, log: &str) -> Vec<Value> {
+        let follow = self.ctl_running(&[log, "--all", "--follow"]);
+        follow.out.at_least(count, log, |line| Some(json(line)));
+        drop(follow);
+        self.ctl(&[log, "--all"])
+    }
+}
+
+/// Its one line on standard output, when it is ready: `listening on 127.0.0.1:1, control on 127.0.0.1:2`.
+#[track_caller]
+fn launch(listen: &str, control: &str, data: &Path, args: &[String]) -> (Program, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
+    command.args(["--listen", listen, "--control", control, "--data"]).arg(data).args(args);
+    let program = Program::spawn("contact-server", &mut command).unwrap();
+    let (listen, control) = program.out.until("the line that says it listens", |lines| {
+        let (listen, control) = lines.first()?.strip_prefix("listening on ")?.split_once(", control on ")?;
+        Some((listen.to_owned(), control.to_owned()))
+    });
+    (program, listen, control)
+}
+
+#[track_caller]
+fn json(line: &str) -> Value {
+    serde_json::from_str(line).unwrap_or_else(|error| panic!("{line:?} is no JSON: {error}"))
+}

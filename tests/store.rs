@@ -1,0 +1,787 @@
+//! What the store promises, of SQLite and of its twin in memory.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
+
+use contact::store::*;
+use contact::task::*;
+use futures::executor::block_on;
+use tempfile::TempDir;
+
+/// Somewhere that a store can be opened again and again.
+enum Place {
+    Sqlite(TempDir),
+    Memory(Memory),
+}
+
+impl Place {
+    fn sqlite() -> Place {
+        Place::Sqlite(tempfile::tempdir().unwrap())
+    }
+
+    fn memory() -> Place {
+        Place::Memory(Memory::default())
+    }
+
+    #[track_caller]
+    fn open(&self) -> (Store, Recovered) {
+        match self {
+            Place::Sqlite(dir) => Store::open(dir.path()).unwrap(),
+            Place::Memory(memory) => Store::with_backend(Box::new(memory.clone())).unwrap(),
+        }
+    }
+
+    #[track_caller]
+    fn start(&self) -> (Store, Handle) {
+        let (store, _) = self.open();
+        let handle = store.handle();
+        (store, handle)
+    }
+}
+
+/// Makes two tests of each function, one for each kind of store.
+macro_rules! for_both {
+    ($(fn $name:ident($place:ident) $body:block)*) => {
+        mod both {
+            use super::*;
+            $(pub(crate) fn $name($place: Place) $body)*
+        }
+        mod sqlite {
+            $(#[test] fn $name() { super::both::$name(super::Place::sqlite()) })*
+        }
+        mod memory {
+            $(#[test] fn $name() { super::both::$name(super::Place::memory()) })*
+        }
+    };
+}
+
+fn name(name: &str) -> GroupName {
+    Name::new("a group", name).unwrap()
+}
+
+fn task(text: &str) -> NewTask {
+    NewTask { text: text.into(), ..NewTask::default() }
+}
+
+fn keyed(key: &str) -> NewTask {
+    NewTask { key: Some(key.into()), ..task(key) }
+}
+
+fn addressed(to: &str) -> NewTask {
+    NewTask { to: Some(name(to)), ..task(to) }
+}
+
+fn of_class(priority: Priority, to: Option<&str>) -> NewTask {
+    NewTask { priority, to: to.map(name), ..task("classed") }
+}
+
+fn result(task: TaskId, group: Option<&str>, outcome: Outcome) -> NewResult {
+    NewResult {
+        task,
+        group: group.map(name),
+        client: "client".into(),
+        attempt: 1,
+        outcome,
+        ret: format!("结果 {task}"),
+        at: Time(1_000),
+        not_before: None,
+        late: false,
+    }
+}
+
+fn status(msg: &str) -> NewStatus {
+    NewStatus { client: "client".into(), msg: msg.into(), at: Time(5) }
+}
+
+fn group(group: &str) -> GroupState {
+    GroupState {
+        name: name(group),
+        created_at: Time(77),
+        broadcast_after: 3,
+        paused: true,
+        last_used: Time(7),
+        cursors: [9, 5, 6],
+        settled: vec![(7, 9), (11, 11)],
+        open: vec![
+            OpenTask { id: 6, attempts: 2, not_before: Some(Time(99)) },
+            OpenTask { id: 10, attempts: 1, not_before: None },
+        ],
+    }
+}
+
+fn backlog(group: Option<&str>, class: Priority) -> Backlog {
+    Backlog {
+        group: group.map(name),
+        class,
+        after: 0,
+        upto: u64::MAX,
+        broadcast_after: 0,
+        limit: 1_000,
+        max_bytes: usize::MAX,
+    }
+}
+
+#[track_caller]
+fn submit(handle: &Handle, tasks: Vec<NewTask>) -> Accepted {
+    block_on(handle.submit(tasks)).unwrap()
+}
+
+#[track_caller]
+fn flush(handle: &Handle) -> Result<(), StoreError> {
+    let (tell, told) = mpsc::channel();
+    handle.flush(Box::new(move |flushed| tell.send(flushed).unwrap()));
+    soon(&told)
+}
+
+#[track_caller]
+fn soon<T>(told: &Receiver<T>) -> T {
+    told.recv_timeout(Duration::from_secs(20)).expect("within 20 s")
+}
+
+fn ids(tasks: &[Task]) -> Vec<TaskId> {
+    tasks.iter().map(|task| task.id).collect()
+}
+
+fn seqs(results: &[TaskResult]) -> Vec<u64> {
+    results.iter().map(|result| result.seq).collect()
+}
+
+for_both! {
+    fn ids_follow_one_another(place) {
+        let (_store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![task("a"), task("b")]), Accepted { first_id: 1, count: 2, ids: vec![] });
+        assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
+        assert_eq!(submit(&handle, vec![]).count, 0);
+        assert_eq!(submit(&handle, vec![task("d")]).first_id, 4);
+    }
+
+    fn many_threads_submit_at_once_and_each_gets_its_ids(place) {
+        let (_store, handle) = place.start();
+        thread::scope(|scope| {
+            for source in 0..8 {
+                let handle = handle.clone();
+                scope.spawn(move || for n in 0..50 {
+                    let texts = [format!("{source}/{n}/0"), format!("{source}/{n}/1")];
+                    let accepted = submit(&handle, texts.iter().map(|text| task(text)).collect());
+                    let found = handle.reader().unwrap().tasks(accepted.first_id - 1, 2).unwrap();
+                    assert_eq!([&found[0].spec.text, &found[1].spec.text], [&texts[0], &texts[1]]);
+                });
+            }
+        });
+        let all = handle.reader().unwrap().tasks(0, usize::MAX).unwrap();
+        assert_eq!(ids(&all), (1..=800).collect::<Vec<_>>());
+    }
+
+    fn what_was_accepted_is_there_for_readers_and_in_the_tail(place) {
+        let (_store, handle) = place.start();
+        let mut reader = handle.reader().unwrap();
+        let full = NewTask {
+            text: "任务:\0\u{1F980}".into(),
+            to: Some(name("组")),
+            key: Some("k".into()),
+            not_before: Some(Time(-1)),
+            expires_at: Some(Time(i64::MAX)),
+            max_attempts: Some(u32::MAX),
+            priority: Priority::Low,
+        };
+        submit(&handle, vec![full.clone(), task("")]);
+        let read = reader.tasks(0, 10).unwrap();
+        assert_eq!(read[0].spec, full);
+        assert_eq!(read[1].spec, task(""));
+        let kept: Vec<Task> = handle.tail().since(0, usize::MAX).unwrap().iter().map(|t| Task::clone(t)).collect();
+        assert_eq!(kept, read);
+        assert_eq!(reader.tasks_by_id(&[2, 9, 1]).unwrap(), [read[1].clone(), read[0].clone()]);
+        assert_eq!(reader.first_task().unwrap(), Some(1));
+    }
+
+    fn an_empty_store_has_nothing(place) {
+        let (store, recovered) = place.open();
+        assert_eq!(recovered, Recovered::default());
+        let mut reader = store.handle().reader().unwrap();
+        assert_eq!(reader.first_task().unwrap(), None);
+        assert_eq!(reader.tasks(0, 10).unwrap(), []);
+        assert_eq!(reader.results(u64::MAX, 10).unwrap(), []);
+        let none = BacklogPage { tasks: vec![], scanned: u64::MAX };
+        assert_eq!(reader.backlog(&backlog(Some("g"), Priority::Normal)).unwrap(), none);
+        assert_eq!(store.handle().tail().since(0, 1).unwrap(), []);
+        store.close().unwrap();
+    }
+
+    fn a_known_key_is_answered_with_the_first_id(place) {
+        let (store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![keyed("a"), task("x"), keyed("a"), keyed("b")]).ids, [1, 2, 1, 3]);
+        assert_eq!(submit(&handle, vec![keyed("b")]), Accepted { first_id: 3, count: 1, ids: vec![] });
+        assert_eq!(submit(&handle, vec![keyed("c"), keyed("a")]).ids, [4, 1]);
+        store.close().unwrap();
+        let (_store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![keyed("a"), keyed("d")]).ids, [1, 5]);
+        assert_eq!(handle.reader().unwrap().tasks(0, 10).unwrap().len(), 5);
+    }
+
+    fn pages_hold_what_was_asked_for_and_go_on_where_they_ended(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(ids(&reader.tasks(0, 4).unwrap()), [1, 2, 3, 4]);
+        assert_eq!(ids(&reader.tasks(8, 4).unwrap()), [9, 10]);
+        assert!(reader.tasks(u64::MAX, 4).unwrap().is_empty());
+        assert!(reader.tasks(0, 0).unwrap().is_empty());
+    }
+
+    fn pages_end_early_where_texts_are_long(place) {
+        let (_store, handle) = place.start();
+        let long = "x".repeat(PAGE_BYTES * 2 / 5);
+        submit(&handle, vec![task(&long); 5]);
+        submit(&handle, vec![task(&"x".repeat(3 * PAGE_BYTES)); 2]);
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [1, 2, 3]);
+        assert_eq!(ids(&reader.tasks(5, 100).unwrap()), [6]);
+        let page = reader.backlog(&Backlog { max_bytes: long.len(), ..backlog(None, Priority::Normal) }).unwrap();
+        assert_eq!((ids(&page.tasks), page.scanned), (vec![1], 1));
+    }
+
+    fn a_backlog_is_what_is_for_the_group_and_for_everyone(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![task("1"), addressed("mine"), addressed("other"), task("4"), addressed("mine")]);
+        let mut reader = handle.reader().unwrap();
+        let mut ask = |backlog: Backlog| {
+            let page = reader.backlog(&backlog).unwrap();
+            (ids(&page.tasks), page.scanned)
+        };
+        let mine = Backlog { upto: 5, ..backlog(Some("mine"), Priority::Normal) };
+        assert_eq!(ask(mine.clone()), (vec![1, 2, 4, 5], 5));
+        assert_eq!(ask(Backlog { group: None, ..mine.clone() }), (vec![1, 4], 5));
+        assert_eq!(ask(Backlog { group: Some(name("new")), ..mine.clone() }), (vec![1, 4], 5));
+        assert_eq!(ask(Backlog { broadcast_after: 1, ..mine.clone() }), (vec![2, 4, 5], 5));
+        assert_eq!(ask(Backlog { broadcast_after: 9, ..mine.clone() }), (vec![2, 5], 5));
+        assert_eq!(ask(Backlog { after: 2, upto: 4, ..mine.clone() }), (vec![4], 4));
+        assert_eq!(ask(Backlog { after: 5, ..mine.clone() }), (vec![], 5));
+        assert_eq!(ask(Backlog { limit: 2, ..mine.clone() }), (vec![1, 2], 2));
+        assert_eq!(ask(Backlog { class: Priority::High, ..mine }), (vec![], 5));
+    }
+
+    fn each_class_has_a_backlog_of_its_own(place) {
+        let (_store, handle) = place.start();
+        let classes = [Priority::High, Priority::Normal, Priority::Low];
+        for _ in 0..2 {
+            submit(&handle, classes.iter().flat_map(|c| [of_class(*c, None), of_class(*c, Some("g"))]).collect());
+        }
+        let mut reader = handle.reader().unwrap();
+        for (class, expected) in classes.iter().zip([[1, 2, 7, 8], [3, 4, 9, 10], [5, 6, 11, 12]]) {
+            assert_eq!(ids(&reader.backlog(&backlog(Some("g"), *class)).unwrap().tasks), expected);
+            let newer = Backlog { broadcast_after: 6, ..backlog(None, *class) };
+            assert_eq!(ids(&reader.backlog(&newer).unwrap().tasks), [expected[2]]);
+        }
+    }
+
+    fn a_backlog_is_found_behind_many_tasks_of_others(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![task("first")]);
+        submit(&handle, vec![addressed("other"); 20_000]);
+        submit(&handle, vec![of_class(Priority::High, Some("other")); 20_000]);
+        submit(&handle, vec![task("last"), addressed("mine"), of_class(Priority::High, None)]);
+        let mut reader = handle.reader().unwrap();
+        let page = reader.backlog(&Backlog { upto: 40_004, ..backlog(Some("mine"), Priority::Normal) }).unwrap();
+        assert_eq!((ids(&page.tasks), page.scanned), (vec![1, 40_002, 40_003], 40_004));
+        assert_eq!(ids(&reader.backlog(&backlog(None, Priority::High)).unwrap().tasks), [40_004]);
+    }
+
+    fn following_a_backlog_by_what_was_scanned_meets_each_task_once(place) {
+        let (_store, handle) = place.start();
+        let tasks = (0..500).map(|n| if n % 3 == 0 { task("all") } else { addressed(["mine", "other"][n % 2]) });
+        submit(&handle, tasks.collect());
+        let mut reader = handle.reader().unwrap();
+        let (mut after, mut met) = (0, vec![]);
+        while after < 500 {
+            let asked = Backlog { after, upto: 500, limit: 7, ..backlog(Some("mine"), Priority::Normal) };
+            let page = reader.backlog(&asked).unwrap();
+            assert!(page.scanned > after);
+            after = page.scanned;
+            met.extend(ids(&page.tasks));
+        }
+        let all = reader.backlog(&backlog(Some("mine"), Priority::Normal)).unwrap();
+        assert_eq!(met, ids(&all.tasks));
+    }
+
+    fn results_stand_in_the_order_they_were_recorded(place) {
+        let (_store, handle) = place.start();
+        handle.record(vec![result(2, Some("g"), Outcome::Retry), result(1, None, Outcome::Done)]);
+        let late = NewResult { late: true, attempt: 9, not_before: Some(Time(8)), ..result(2, Some("h"), Outcome::Lost) };
+        handle.record(vec![late.clone()]);
+        flush(&handle).unwrap();
+        let mut reader = handle.reader().unwrap();
+        let all = reader.results(0, 10).unwrap();
+        assert_eq!(seqs(&all), [1, 2, 3]);
+        assert_eq!(all[1].result, result(1, None, Outcome::Done));
+        assert_eq!(all[2].result, late);
+        assert_eq!(seqs(&reader.results(1, 1).unwrap()), [2]);
+        assert_eq!(seqs(&reader.results_of(2).unwrap()), [1, 3]);
+        assert!(reader.results_of(3).unwrap().is_empty());
+    }
+
+    fn dead_letters_are_found_by_group(place) {
+        let (_store, handle) = place.start();
+        use Outcome::*;
+        let outcomes = [(Done, "a"), (Failed, "a"), (Exhausted, "b"), (Retry, "b"), (Exhausted, "a"), (Expired, "a")];
+        handle.record(outcomes.iter().map(|(outcome, group)| result(1, Some(group), *outcome)).collect());
+        handle.record(vec![result(1, None, Failed), NewResult { late: true, ..result(1, Some("a"), Failed) }]);
+        flush(&handle).unwrap();
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [2, 3, 5, 7]);
+        assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
+        assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
+        assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
+        assert!(reader.dead(0, Some(&name("c")), 10).unwrap().is_empty());
+    }
+
+    fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
+        handle.record((1..=10).map(|id| result(id, Some("g"), Outcome::Done)).chain([result(0, None, Outcome::Done)]).collect());
+        block_on(handle.report(vec![status("old")])).unwrap();
+        let later = Time::now().after(Duration::from_secs(3600));
+        let removal = Removal { upto: 7, before: later, unclaimed_before: Time(0), limit: 4 };
+        let remove = |removal| block_on(handle.remove(removal)).unwrap();
+
+        let first = remove(removal);
+        assert_eq!((first.tasks, first.others), (4, 2), "four tasks, the result without a task, the status");
+        assert_eq!(remove(removal).tasks, 3);
+        assert_eq!(remove(removal).tasks, 0, "the others are not settled");
+        assert_eq!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks, 0, "the others are not old");
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [8, 9, 10]);
+        assert_eq!(reader.first_task().unwrap(), Some(8));
+        assert!(reader.results_of(7).unwrap().is_empty(), "what came of a task goes with it");
+        assert_eq!(reader.results_of(8).unwrap().len(), 1);
+        assert!(reader.statuses(0, 10).unwrap().is_empty());
+        assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
+    }
+
+    fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
+        let (_store, handle) = place.start();
+        handle.checkpoint(vec![group("here")]);
+        submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
+        let later = Time::now().after(Duration::from_secs(3600));
+        let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
+        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, 2);
+        assert_eq!(ids(&handle.reader().unwrap().tasks(0, 100).unwrap()), [2]);
+        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, 1);
+    }
+
+    fn an_expiry_can_be_changed(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![task("a"), task("b")]);
+        block_on(handle.expire(2, Some(Time(5)))).unwrap();
+        let expiries = || {
+            let tasks = handle.reader().unwrap().tasks(0, 100).unwrap();
+            tasks.iter().map(|task| task.spec.expires_at).collect::<Vec<_>>()
+        };
+        assert_eq!(expiries(), [None, Some(Time(5))]);
+        block_on(handle.expire(2, None)).unwrap();
+        assert_eq!(expiries(), [None, None]);
+    }
+
+    fn a_backlog_can_be_counted(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![task("a"), addressed("g"), addressed("h"), task("b"), of_class(Priority::High, None)]);
+        let mut reader = handle.reader().unwrap();
+        let mut count = |backlog: Backlog| reader.count(&backlog).unwrap();
+        assert_eq!(count(backlog(Some("g"), Priority::Normal)), 3);
+        assert_eq!(count(backlog(None, Priority::Normal)), 2);
+        assert_eq!(count(backlog(Some("g"), Priority::High)), 1);
+        assert_eq!(count(Backlog { after: 1, ..backlog(Some("g"), Priority::Normal) }), 2);
+        assert_eq!(count(Backlog { upto: 3, limit: 1, ..backlog(Some("g"), Priority::Normal) }), 2);
+        assert_eq!(count(Backlog { broadcast_after: 4, ..backlog(Some("g"), Priority::Normal) }), 1);
+    }
+
+    fn reports_are_kept_in_order(place) {
+        let (store, handle) = place.start();
+        block_on(handle.report(vec![status("数据:1"), status("")])).unwrap();
+        block_on(handle.report(vec![])).unwrap();
+        block_on(handle.report(vec![status("3")])).unwrap();
+        let all = handle.reader().unwrap().statuses(0, 10).unwrap();
+        assert_eq!(all.iter().map(|s| (s.seq, s.status.msg.as_str())).collect::<Vec<_>>(), [(1, "数据:1"), (2, ""), (3, "3")]);
+        assert_eq!(all[0].status, status("数据:1"));
+        assert_eq!(handle.reader().unwrap().statuses(1, 1).unwrap(), all[1..2]);
+        store.close().unwrap();
+        assert_eq!(place.open().1.positions, Positions { status: 3, ..Positions::default() });
+    }
+
+    fn groups_come_back_as_they_were(place) {
+        let (store, handle) = place.start();
+        let fresh = GroupState { paused: false, settled: vec![], open: vec![], ..group("fresh") };
+        handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
+        handle.checkpoint(vec![fresh.clone()]);
+        handle.forget_group(name("gone"));
+        handle.forget_group(name("never there"));
+        store.close().unwrap();
+        assert_eq!(place.open().1.groups, [fresh, group("worn")]);
+    }
+
+    fn a_forgotten_group_can_come_again(place) {
+        let (store, handle) = place.start();
+        handle.checkpoint(vec![group("g")]);
+        handle.forget_group(name("g"));
+        handle.checkpoint(vec![GroupState { cursors: [40, 41, 42], ..group("g") }]);
+        store.close().unwrap();
+        assert_eq!(place.open().1.groups[0].cursors, [40, 41, 42]);
+    }
+
+    fn results_behind_the_last_checkpoint_are_replayed(place) {
+        let (store, handle) = place.start();
+        handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+        handle.checkpoint(vec![group("g")]);
+        handle.record(vec![result(2, Some("g"), Outcome::Retry), result(2, None, Outcome::Done)]);
+        handle.record(vec![result(2, Some("unknown"), Outcome::Done)]);
+        store.close().unwrap();
+
+        let (store, recovered) = place.open();
+        assert_eq!(seqs(&recovered.replay), [2, 4]);
+        assert_eq!(recovered.replay[0].result, result(2, Some("g"), Outcome::Retry));
+        assert_eq!(recovered.positions.result, 4);
+        store.handle().checkpoint(vec![]);
+        store.close().unwrap();
+        assert_eq!(place.open().1.replay, []);
+    }
+
+    fn a_store_that_is_opened_again_goes_on(place) {
+        let (store, handle) = place.start();
+        submit(&handle, vec![task("a"), task("b")]);
+        handle.record(vec![result(1, None, Outcome::Done)]);
+        store.close().unwrap();
+
+        let (store, recovered) = place.open();
+        let handle = store.handle();
+        assert_eq!(recovered.positions, Positions { task: 2, result: 1, status: 0 });
+        assert_eq!(handle.tail().positions(), recovered.positions);
+        assert_eq!(handle.tail().since(0, usize::MAX), None);
+        assert_eq!(handle.tail().since(2, usize::MAX), Some(vec![]));
+        assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
+        assert_eq!(handle.tail().since(2, usize::MAX).unwrap()[0].id, 3);
+        assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1, 2, 3]);
+    }
+
+    fn news_come_after_the_commit_and_before_the_next(place) {
+        let (_store, handle) = place.start();
+        let (tell, told) = mpsc::channel();
+        let reading = handle.clone();
+        handle.tail().subscribe(Box::new(move |positions| {
+            let read = reading.reader().unwrap().tasks(positions.task - 1, 10).unwrap();
+            let _ = tell.send((*positions, ids(&read)));
+        }));
+        for id in 1..=3 {
+            submit(&handle, vec![task("t")]);
+            assert_eq!(soon(&told), (Positions { task: id, ..Positions::default() }, vec![id]));
+        }
+    }
+
+    fn closing_writes_what_was_sent_and_refuses_the_rest(place) {
+        let (store, handle) = place.start();
+        handle.record((1..=500).map(|id| result(id, Some("g"), Outcome::Done)).collect());
+        let (tell, told) = mpsc::channel();
+        let also = tell.clone();
+        handle.flush(Box::new(move |flushed| tell.send(flushed).unwrap()));
+        store.close().unwrap();
+        assert!(soon(&told).is_ok());
+
+        assert!(matches!(block_on(handle.submit(vec![task("late")])), Err(StoreError::Closed)));
+        assert!(matches!(block_on(handle.report(vec![status("late")])), Err(StoreError::Closed)));
+        handle.record(vec![result(1, None, Outcome::Done)]);
+        handle.flush(Box::new(move |flushed| also.send(flushed).unwrap()));
+        assert!(matches!(soon(&told), Err(StoreError::Closed)));
+        assert_eq!(place.open().1.replay.len(), 500);
+    }
+
+    fn subscribers_are_let_go_when_the_store_is_closed(place) {
+        let (store, handle) = place.start();
+        let held = Arc::new(());
+        let holds = held.clone();
+        handle.tail().subscribe(Box::new(move |_| { let _ = &holds; }));
+        store.close().unwrap();
+        assert_eq!(Arc::strong_count(&held), 1);
+    }
+}
+
+#[test]
+fn the_tail_keeps_the_newest_tasks_only() {
+    let (store, _) = Store::in_memory();
+    let handle = store.handle();
+    let long = "x".repeat(1 << 20);
+    for _ in 0..20 {
+        submit(&handle, vec![task(&long)]);
+    }
+    let tail = handle.tail();
+    assert_eq!(tail.since(0, usize::MAX), None);
+    let kept = (0..20).find_map(|after| tail.since(after, usize::MAX)).unwrap();
+    assert_eq!(kept.len(), 15, "16 MiB, less what the tasks take beside their texts");
+    assert_eq!(kept.last().unwrap().id, 20);
+    assert_eq!(tail.since(17, 2 << 20).unwrap().len(), 1);
+    assert_eq!(tail.since(17, 0).unwrap()[0].id, 18);
+    assert_eq!(tail.since(u64::MAX, 1), Some(vec![]));
+}
+
+/// A backend in memory whose writes fail on demand.
+struct Failing {
+    rows: Memory,
+    fails: Arc<AtomicBool>,
+}
+
+impl Backend for Failing {
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        self.rows.recover()
+    }
+
+    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
+        self.rows.find_key(key)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        match self.fails.load(SeqCst) {
+            true => Err(StoreError::Full { path: "/the/disk".into() }),
+            false => self.rows.commit(batch),
+        }
+    }
+
+    fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
+        self.rows.remove(removal)
+    }
+
+    fn reader(&self) -> OpenReader {
+        self.rows.reader()
+    }
+
+    fn close(self: Box<Self>) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+#[test]
+fn after_a_failed_write_nothing_is_taken_or_announced() {
+    let (rows, fails) = (Memory::default(), Arc::new(AtomicBool::new(false)));
+    let (store, _) = Store::with_backend(Box::new(Failing { rows: rows.clone(), fails: fails.clone() })).unwrap();
+    let handle = store.handle();
+    let (tell, told) = mpsc::channel();
+    let failing = handle.clone();
+    handle.tail().subscribe(Box::new(move |positions| drop(tell.send((*positions, failing.failure())))));
+    submit(&handle, vec![task("safe")]);
+    soon(&told);
+    assert_eq!(handle.failure(), None);
+
+    fails.store(true, SeqCst);
+    assert!(matches!(block_on(handle.submit(vec![task("lost")])), Err(StoreError::Full { .. })));
+    let (positions, failure) = soon(&told);
+    assert_eq!(positions.task, 1);
+    assert!(failure.unwrap().contains("/the/disk"));
+
+    fails.store(false, SeqCst);
+    handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+    assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
+    let refused = block_on(handle.submit(vec![keyed("later")])).unwrap_err();
+    assert!(matches!(refused, StoreError::Failed { .. }));
+    assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
+    assert!(matches!(block_on(handle.report(vec![status("later")])), Err(StoreError::Failed { .. })));
+    assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
+    assert_eq!(handle.tail().since(1, usize::MAX), Some(vec![]));
+    assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
+    assert!(matches!(block_on(handle.submit(vec![task("later")])), Err(StoreError::Failed { .. })));
+
+    let (store, recovered) = Store::with_backend(Box::new(rows)).unwrap();
+    assert_eq!(recovered.positions, Positions { task: 1, ..Positions::default() });
+    assert_eq!(submit(&store.handle(), vec![task("again")]).first_id, 2);
+}
+
+#[test]
+fn an_answer_that_nobody_waits_for_disturbs_nobody() {
+    let (store, _) = Store::in_memory();
+    let handle = store.handle();
+    for _ in 0..100 {
+        let asked = block_on(async { futures::poll!(Box::pin(handle.submit(vec![task("asked for")]))) });
+        assert!(asked.is_pending() || asked.is_ready());
+    }
+    flush(&handle).unwrap();
+    assert_eq!(handle.tail().positions().task, 100);
+}
+
+/// What the database file does.
+mod file {
+    use rusqlite::Connection;
+
+    use super::*;
+
+    fn folder() -> TempDir {
+        tempfile::tempdir().unwrap()
+    }
+
+    /// Why the folder cannot be opened: the error, after checking that its message names `path`.
+    #[track_caller]
+    fn refusal(dir: &Path, path: &Path) -> StoreError {
+        let refused = Store::open(dir).map(|_| ()).unwrap_err();
+        assert!(refused.to_string().contains(path.to_str().unwrap()), "{refused}");
+        refused
+    }
+
+    /// A database that a server has used and closed.
+    fn used() -> TempDir {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        submit(&store.handle(), vec![task("a"), task("b"), task("c")]);
+        store.close().unwrap();
+        dir
+    }
+
+    #[test]
+    fn every_commit_is_synced() {
+        let dir = folder();
+        let sqlite = Sqlite::open(&dir.path().join("new/folder")).unwrap();
+        assert_eq!(sqlite.pragma("journal_mode").unwrap(), "wal");
+        assert_eq!(sqlite.pragma("synchronous").unwrap(), "2");
+    }
+
+    #[test]
+    fn what_was_answered_survives_a_kill() {
+        let dir = folder();
+        let (_store, _) = Store::open(dir.path()).unwrap();
+        let handle = _store.handle();
+        for _ in 0..50 {
+            submit(&handle, vec![task("t"); 20]);
+            block_on(handle.report(vec![status("s")])).unwrap();
+        }
+        handle.record((1..=100).map(|id| result(id, Some("g"), Outcome::Done)).collect());
+        flush(&handle).unwrap();
+
+        // What a kill leaves: the files as they are.
+        let left = folder();
+        for file in ["contact.db", "contact.db-wal"] {
+            fs::copy(dir.path().join(file), left.path().join(file)).unwrap();
+        }
+        let (copy, recovered) = Store::open(left.path()).unwrap();
+        assert_eq!(recovered.positions, Positions { task: 1_000, result: 100, status: 50 });
+        assert_eq!(recovered.replay.len(), 100);
+        assert_eq!(copy.handle().reader().unwrap().tasks(0, 2_000).unwrap().len(), 1_000);
+        assert_eq!(submit(&copy.handle(), vec![task("next")]).first_id, 1_001);
+    }
+
+    #[test]
+    fn ids_go_on_though_rows_were_removed() {
+        let dir = used();
+        Connection::open(dir.path().join("contact.db")).unwrap().execute("DELETE FROM tasks WHERE id > 1", []).unwrap();
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        assert_eq!(recovered.positions.task, 3);
+        assert_eq!(submit(&store.handle(), vec![task("d")]).first_id, 4);
+        assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 9).unwrap()), [1, 4]);
+    }
+
+    #[test]
+    fn a_closed_database_is_one_file_that_anyone_can_read() {
+        let dir = used();
+        assert!(!dir.path().join("contact.db-wal").exists());
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let text: String = conn.query_row("SELECT text FROM tasks WHERE id = 2", [], |row| row.get(0)).unwrap();
+        assert_eq!(text, "b");
+    }
+
+    #[test]
+    fn a_folder_has_one_server() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        assert!(matches!(refusal(dir.path(), &dir.path().join("lock")), StoreError::InUse { .. }));
+        store.close().unwrap();
+        Store::open(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_file_that_is_no_database_is_refused_and_left_alone() {
+        let dir = folder();
+        let path = dir.path().join("contact.db");
+        let text = "These are my notes about a contact.\n".repeat(100);
+        fs::write(&path, &text).unwrap();
+        assert!(matches!(refusal(dir.path(), &path), StoreError::NotContact { .. }));
+        assert_eq!(fs::read_to_string(&path).unwrap(), text);
+    }
+
+    #[test]
+    fn a_database_of_another_program_is_refused_and_left_alone() {
+        let dir = folder();
+        let path = dir.path().join("contact.db");
+        Connection::open(&path).unwrap().execute_batch("CREATE TABLE mine (a); PRAGMA user_version = 1").unwrap();
+        let before = fs::read(&path).unwrap();
+        assert!(matches!(refusal(dir.path(), &path), StoreError::NotContact { .. }));
+        assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    #[test]
+    fn a_newer_schema_is_refused() {
+        let dir = used();
+        let path = dir.path().join("contact.db");
+        Connection::open(&path).unwrap().execute_batch("PRAGMA user_version = 1000").unwrap();
+        assert!(matches!(refusal(dir.path(), &path), StoreError::Newer { found: 1_000, .. }));
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_made_or_written_is_refused() {
+        let dir = folder();
+        let file = dir.path().join("file");
+        fs::write(&file, "in the way").unwrap();
+        assert!(matches!(refusal(&file, &file), StoreError::Unwritable { .. }));
+        assert!(matches!(refusal(&file.join("below"), &file), StoreError::Unwritable { .. }));
+
+        let path = dir.path().join("contact.db");
+        fs::create_dir(&path).unwrap();
+        assert!(matches!(refusal(dir.path(), &path), StoreError::Unwritable { .. }));
+    }
+
+    #[test]
+    fn a_damaged_row_is_named_as_such() {
+        let dir = used();
+        let path = dir.path().join("contact.db");
+        let conn = Connection::open(&path).unwrap();
+        conn.execute_batch("UPDATE tasks SET priority = 9 WHERE id = 2").unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let mut reader = store.handle().reader().unwrap();
+        assert_eq!(ids(&reader.tasks(2, 10).unwrap()), [3]);
+        let damaged = reader.tasks(0, 10).unwrap_err();
+        assert!(matches!(damaged, StoreError::Damaged { .. }));
+        assert!(damaged.to_string().contains(path.to_str().unwrap()), "{damaged}");
+    }
+
+    #[test]
+    fn a_database_with_overwritten_pages_is_damaged() {
+        let dir = used();
+        let path = dir.path().join("contact.db");
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[4096..].fill(0xA5);
+        fs::write(&path, bytes).unwrap();
+        assert!(matches!(refusal(dir.path(), &path), StoreError::Damaged { .. }));
+    }
+
+    #[test]
+    fn a_full_disk_fails_the_store_and_loses_nothing_that_was_answered() {
+        let dir = folder();
+        let sqlite = Sqlite::open(dir.path()).unwrap();
+        sqlite.limit(1 << 20).unwrap();
+        let (store, _) = Store::with_backend(Box::new(sqlite)).unwrap();
+        let handle = store.handle();
+        let mut answered = 0;
+        let refused = loop {
+            match block_on(handle.submit(vec![task(&"x".repeat(10_000)); 3])) {
+                Ok(accepted) => answered += u64::from(accepted.count),
+                Err(error) => break error,
+            }
+            assert!(answered < 200, "2 MB do not fit");
+        };
+        assert!(matches!(refused, StoreError::Full { .. }));
+        assert!(refused.to_string().contains("contact.db"), "{refused}");
+        assert!(handle.failure().unwrap().contains("contact.db"));
+        assert!(store.close().is_err());
+
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        assert_eq!(recovered.positions.task, answered);
+        assert_eq!(submit(&store.handle(), vec![task("there is room again")]).first_id, answered + 1);
+    }
+}

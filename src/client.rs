@@ -202,7 +202,7 @@ impl Worker {
     /// Reports what `make` returns, at the start and then in intervals of `period`, on the status thread. It is asked
     /// while there is a connection and everything before was answered.
     pub fn statuses_every(mut self, period: Duration, make: impl FnMut() -> Vec<String> + Send + 'static) -> Worker {
-        self.statuses = Some(Source::Every(period, Box::new(make)));
+        self.statuses = Some(Source::Every(period.min(LONGEST), Box::new(make)));
         self
     }
 
@@ -270,13 +270,29 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// Longer times are cut to this: nobody waits for them, and adding them to the time now must not overflow.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 impl Config {
-    fn checked(self) -> Result<Config, Error> {
+    fn checked(mut self) -> Result<Config, Error> {
         if self.server.is_empty() || self.server.contains('\0') {
             return Err(Error::Config(format!("{:?} is no address; name the server as host:port", self.server)));
         }
         if self.concurrency == 0 {
             return Err(Error::Config("concurrency 0 would handle nothing; use 1 or more".into()));
+        }
+        if self.renew_every.is_zero() {
+            return Err(Error::Config("leases cannot be renewed every 0 s; use 1s or more".into()));
+        }
+        self.heartbeat = self.heartbeat.map(|every| every.clamp(Duration::from_secs(1), LONGEST));
+        for time in [
+            &mut self.first_backoff,
+            &mut self.most_backoff,
+            &mut self.renew_every,
+            &mut self.confirm_every,
+            &mut self.stop_grace,
+        ] {
+            *time = LONGEST.min(*time);
         }
         for name in [&self.id, &self.group].into_iter().flatten() {
             crate::task::Name::new("an id or a group", name).map_err(|error| Error::Config(error.to_string()))?;

@@ -73,6 +73,10 @@ impl Contact for Service {
         let statuses = self.statuses.clone();
         ctx.spawn(async move {
             while let Some(Ok(Ok(request))) = requests.next().await {
+                if request.msg == "bad" {
+                    let status = RpcStatus::with_message(RpcStatusCode::INVALID_ARGUMENT, "no".into());
+                    return drop(sink.fail(status).await);
+                }
                 let ret = format!("服务端接收到消息:{}", request.msg);
                 let _ = statuses.send(request.msg);
                 if sink.send((pb::Result { ret, ..Default::default() }, WriteFlags::default())).await.is_err() {
@@ -510,6 +514,38 @@ fn a_stop_while_the_server_is_away_says_what_could_not_be_told() {
 }
 
 #[test]
+fn a_stop_while_the_server_is_away_does_not_wait_for_room_for_the_last_results() {
+    let server = Server::start();
+    let config = Config { concurrency: 4, stop_grace: Duration::from_millis(50), ..server.config() };
+    let (handled, seen) = unbounded();
+    let running = Worker::new(config, move |task: &Task| handled.send(task.id).map_or("", |()| "")).start().unwrap();
+    *server.tell.lock().unwrap() = Tell::Ignore;
+    let session = server.session();
+    session.send(task(1, 1, "a"));
+    // Its stream is ended and never answered: from here on, results wait.
+    server.result();
+    (2..=1000).for_each(|id| session.send(task(id, 1, "x")));
+    for _ in 0..250 {
+        seen.recv_timeout(DEADLINE).unwrap();
+    }
+    server.stop();
+    let error = running.stop().unwrap_err();
+    assert!(matches!(error, Error::Untold(250..=1000)), "{error}");
+}
+
+#[test]
+fn a_status_that_the_server_refuses_takes_no_other_along() {
+    let server = Server::start();
+    let (statuses, source) = bounded(10);
+    let (worker, events) = watched(Worker::new(server.config(), echo).statuses(source));
+    ["a", "bad", "b"].iter().for_each(|status| statuses.send((*status).to_owned()).unwrap());
+    let running = worker.start().unwrap();
+    std::iter::repeat_with(|| next_event(&events, "status")).find(|event| event["status"] == "b").unwrap();
+    running.stop().unwrap();
+    assert!(server.statuses.try_iter().any(|status| status == "a"));
+}
+
+#[test]
 fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_comes_again() {
     let server = Server::start();
     let (begun, open, running) = gated(Config { renew_every: Duration::from_millis(10), ..server.config() });
@@ -592,6 +628,7 @@ fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
         (Config { id: Some("客户端".into()), ..good.clone() }, "printable ASCII"),
         (Config { group: Some(String::new()), ..good.clone() }, "1 to 256 bytes"),
         (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
+        (Config { renew_every: Duration::ZERO, ..good.clone() }, "every 0 s"),
         (Config { server: String::new(), ..good.clone() }, "host:port"),
     ];
     for (config, reason) in bad {

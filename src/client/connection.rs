@@ -161,7 +161,7 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
         add("contact-from", from.as_str())?;
     }
     if let Some(heartbeat) = config.heartbeat {
-        add("contact-heartbeat", &heartbeat.as_secs().max(1).to_string())?;
+        add("contact-heartbeat", &heartbeat.as_secs().to_string())?;
     }
     Ok(CallOption::default().headers(metadata.build()))
 }

@@ -184,14 +184,14 @@ impl Pipe {
         Ok(())
     }
 
-    fn receive(&mut self, message: pb::ServerMsg, now: Instant) {
+    fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {
         let state = &mut self.state;
         state.heard.anything = true;
         state.heard.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
         state.heard.heartbeats |= message.batch.is_empty() && !is_task(&message);
-        let (batch, single) = (message.batch.clone(), message);
-        for message in batch.into_iter().chain([single]).filter(is_task) {
+        let batch = std::mem::take(&mut message.batch);
+        for message in batch.into_iter().chain([message]).filter(is_task) {
             if state.ledger.admit(message.id, message.attempt) {
                 state.inbox_bytes += message.task.len();
                 state.inbox.push_back(Task {
@@ -215,7 +215,7 @@ impl Pipe {
 
     fn silence_deadline(&self) -> Option<Instant> {
         let every = self.config.heartbeat.filter(|_| self.state.heard.heartbeats && !self.state.stopping)?;
-        Some(self.state.heard.last? + every.max(Duration::from_secs(1)) * MISSED_HEARTBEATS)
+        Some(self.state.heard.last? + every * MISSED_HEARTBEATS)
     }
 
     fn lost(&mut self, connection: &Connection, reason: &str, now: Instant) {
@@ -269,18 +269,23 @@ impl Pipe {
         }
     }
 
+    /// While stopping, whatever the room: the handlers have no more than one each.
+    fn takes_results(&self) -> bool {
+        self.state.stopping || self.state.ledger.has_room()
+    }
+
     /// Waits until something can go on.
     fn wait(&mut self) {
         let deadline = self.deadline();
         let timeout = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
         let closed = never();
-        let results = if self.state.ledger.has_room() { &self.results } else { &closed };
+        let results = if self.takes_results() { &self.results } else { &closed };
         select! {
             recv(self.state.bell.rung) -> _ => {}
             recv(results) -> finished => match finished {
                 Ok(finished) => {
                     self.finish(finished);
-                    while self.state.ledger.has_room() {
+                    while self.takes_results() {
                         let Ok(finished) = self.results.try_recv() else { break };
                         self.finish(finished);
                     }

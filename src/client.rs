@@ -76,6 +76,9 @@ use self::status::{Reporter, Source};
 
 type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
+/// Tasks, and results, that lie between the pipe and the handlers, so that neither waits for the other at each small task.
+const AHEAD: usize = 256;
+
 /// Where a group that is new to the server starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum From {
@@ -224,8 +227,8 @@ impl Worker {
         let instance = format!("{:016x}", rand::random::<u64>());
         let options = connection::call_options(&config, &instance)?;
         let (stopper, stopped) = Stopper::new();
-        let (tasks, unbegun) = bounded(config.concurrency);
-        let (finished, results) = bounded(config.concurrency);
+        let (tasks, unbegun) = bounded(config.concurrency.max(AHEAD));
+        let (finished, results) = bounded(AHEAD);
         let (links, outdated) = bounded(1);
 
         // From here on, whatever fails drops `running`, and that stops and joins the threads there are.

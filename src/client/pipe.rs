@@ -33,8 +33,8 @@ pub(super) struct Pipe {
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,
     pub(super) stopped: Stopped,
-    /// To the handlers; as many as there are handlers. None: they are to end when they are through. Full: tasks wait
-    /// in the inbox.
+    /// To the handlers; at least as many as there are handlers. None: they are to end when they are through. Full: tasks
+    /// wait in the inbox.
     pub(super) tasks: Option<Sender<Task>>,
     /// The other end, to take back what no handler has begun with.
     pub(super) unbegun: Receiver<Task>,
@@ -269,7 +269,7 @@ impl Pipe {
         }
     }
 
-    /// While stopping, whatever the room: the handlers have no more than one each.
+    /// While stopping, whatever the room: what is still to come is bounded by the channel and the handlers.
     fn takes_results(&self) -> bool {
         self.state.stopping || self.state.ledger.has_room()
     }

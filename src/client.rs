@@ -158,8 +158,8 @@ pub enum Error {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
-    /// Another client with the same id connected; the server talks to that one now.
-    #[error("another client with this id took over ({0}); give each client an id of its own")]
+    /// Another client with the same id connected; the server talks to that one now. Give each an id of its own.
+    #[error("another client took over: {0}")]
     TakenOver(String),
     /// The server does not want this client, and would not the next time either.
     #[error("the server refused this client: {code}: {message}")]

@@ -122,7 +122,7 @@ struct Peer {
     unmatched: Unmatched,
 }
 
-/// All groups and sessions. See the [module](self).
+/// All groups and sessions.
 pub struct Core {
     config: Config,
     /// The newest task that was accepted.

@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 ///
 /// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
 ///
-/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130.
-/// Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
+/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130 and leaves
+/// running commands to themselves. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
 #[derive(Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {

@@ -65,7 +65,7 @@ impl Exec {
             .spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // All three pipes at once: a command may answer before it has read everything, or say much before it is done.
-        let (output, errors) = thread::scope(|scope| {
+        let said = thread::scope(|scope| {
             let errors = thread::Builder::new().name("exec-stderr".into());
             let errors = errors.spawn_scoped(scope, || self.capture(stderr))?;
             let input = thread::Builder::new().name("exec-stdin".into());
@@ -73,8 +73,13 @@ impl Exec {
             input.spawn_scoped(scope, || stdin.map(|mut stdin| stdin.write_all(task.text.as_bytes())))?;
             let output = self.capture(stdout);
             io::Result::Ok((output, errors.join().unwrap_or_default()))
-        })?;
-        Ok((child.wait()?, output, errors))
+        });
+        if said.is_err() {
+            let _ = child.kill();
+        }
+        let status = child.wait()?;
+        let (output, errors) = said?;
+        Ok((status, output, errors))
     }
 
     /// Reads to the end, but keeps no more than can be of use.
@@ -82,7 +87,7 @@ impl Exec {
         let Some(mut from) = from else { return Captured::default() };
         let mut kept = Vec::new();
         // Four bytes more, so that a character is cut where the text is, not here.
-        let _ = from.by_ref().take(self.max_output as u64 + 4).read_to_end(&mut kept);
+        let _ = from.by_ref().take((self.max_output as u64).saturating_add(4)).read_to_end(&mut kept);
         let rest = io::copy(&mut from, &mut io::sink()).unwrap_or(0);
         Captured { total: kept.len() as u64 + rest, kept }
     }

@@ -671,6 +671,13 @@ fn the_exit_of_a_command_is_the_outcome_and_its_output_the_result() {
 }
 
 #[test]
+fn the_wait_before_another_try_doubles_up_to_ten_minutes() {
+    let delay = |first| exec_task(Exec::new("exit 75").retry_delay(first), "the second try").delay;
+    assert_eq!(delay(Duration::from_secs(3)), Duration::from_secs(6));
+    assert_eq!(delay(Duration::from_secs(400)), Duration::from_secs(600));
+}
+
+#[test]
 fn long_output_is_cut_between_characters_and_says_so() {
     let reply = exec_task(Exec::new("cat").max_output(10), "任务任务任务");
     assert_eq!(reply.text, "任务任\n[cut: 18 bytes in all]");

@@ -10,8 +10,8 @@ use super::{Reply, Task};
 
 /// The exit code that asks for another try: EX_TEMPFAIL of sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
-/// When no process could be started, the machine is short of something: worth another try, but not at once.
-const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait before another try.
+const MOST_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// A shell command that handles tasks.
 ///
@@ -30,12 +30,20 @@ const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
 pub struct Exec {
     command: String,
     max_output: usize,
+    retry_delay: Duration,
 }
 
 impl Exec {
-    /// A command for `sh -c`, with at most 64 KiB of output.
+    /// A command for `sh -c`, with at most 64 KiB of output, and a second before the second try.
     pub fn new(command: impl Into<String>) -> Exec {
-        Exec { command: command.into(), max_output: 64 << 10 }
+        Exec { command: command.into(), max_output: 64 << 10, retry_delay: Duration::from_secs(1) }
+    }
+
+    /// Has the server wait so long before the second try of a task, twice as long before the third, and so on up to ten
+    /// minutes.
+    pub fn retry_delay(mut self, delay: Duration) -> Exec {
+        self.retry_delay = delay;
+        self
     }
 
     /// Cuts what it says to so many bytes, between two characters. The result then ends with a note that it was cut.
@@ -48,9 +56,15 @@ impl Exec {
     /// Runs the command for a task, and waits for it.
     pub fn run(&self, task: &Task) -> Reply {
         match self.output(task) {
-            Ok((status, output, errors)) => self.reply(status, output, errors),
-            Err(error) => Reply::retry(format!("cannot run sh: {error}"), NOT_STARTED_DELAY),
+            Ok((status, output, errors)) => self.reply(task, status, output, errors),
+            // The machine is short of something: worth another try.
+            Err(error) => Reply::retry(format!("cannot run sh: {error}"), self.delay(task)),
         }
+    }
+
+    fn delay(&self, task: &Task) -> Duration {
+        let doubled = 2_u32.saturating_pow(task.attempt.saturating_sub(1));
+        self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
     }
 
     fn output(&self, task: &Task) -> io::Result<(ExitStatus, Captured, Captured)> {
@@ -92,7 +106,7 @@ impl Exec {
         Captured { total: kept.len() as u64 + rest, kept }
     }
 
-    fn reply(&self, status: ExitStatus, mut output: Captured, errors: Captured) -> Reply {
+    fn reply(&self, task: &Task, status: ExitStatus, mut output: Captured, errors: Captured) -> Reply {
         if !status.success() {
             output.kept.extend(errors.kept);
             output.total += errors.total;
@@ -110,7 +124,7 @@ impl Exec {
         }
         match status.code() {
             Some(0) => Reply::done(text),
-            Some(EX_TEMPFAIL) => Reply::retry(text, Duration::ZERO),
+            Some(EX_TEMPFAIL) => Reply::retry(text, self.delay(task)),
             _ => Reply::failed(text.trim_start_matches('\n')),
         }
     }

@@ -223,7 +223,7 @@ pub(super) struct Dead {
     /// Give all of them (of the group) to their groups again, with fresh attempts.
     #[arg(long, conflicts_with_all = ["drop", "latest", "follow"])]
     pub(super) retry: bool,
-    /// Take all of them (of the group) back for good, as cancel does: also from groups that have not settled them yet.
+    /// Take all of them (of the group) off the list. What came of the tasks stays in the log.
     #[arg(long, conflicts_with_all = ["latest", "follow"])]
     pub(super) drop: bool,
     #[command(flatten)]

@@ -37,7 +37,6 @@ struct GroupRemoved {
 #[derive(Serialize)]
 struct Done<'a> {
     task_id: u64,
-    #[serde(skip_serializing_if = "str::is_empty")]
     group: &'a str,
     done: &'a str,
 }
@@ -121,13 +120,11 @@ pub(super) fn retry_all(link: &Link, letters: BTreeSet<(u64, String)>, out: Out)
     })
 }
 
-/// Takes the task of each of the dead letters back.
+/// Takes each of the dead letters off the list.
 pub(super) fn drop_all(link: &Link, letters: BTreeSet<(u64, String)>, out: Out) -> Result<(), Error> {
-    // A task that is dead for several groups is taken back once.
-    let tasks: BTreeSet<_> = letters.into_iter().map(|(id, _)| (id, String::new())).collect();
-    Many { link, out, verb: "dropped" }.run(tasks, |(id, _)| {
-        let request = pb::CancelTaskRequest { id: *id, ..Default::default() };
-        let call = link.client.cancel_task(&request, Link::answer_soon());
+    Many { link, out, verb: "dropped" }.run(letters, |(id, group)| {
+        let request = pb::DropDeadRequest { id: *id, group: group.clone(), ..Default::default() };
+        let call = link.client.drop_dead(&request, Link::answer_soon());
         async move { call?.await.map(drop) }
     })
 }
@@ -152,18 +149,17 @@ impl Many<'_> {
             });
             let mut answers = calls.buffered(AT_A_TIME);
             while let Some(((id, group), answer)) = answers.next().await {
-                let of = if group.is_empty() { String::new() } else { format!(" of {group}") };
                 match answer.map_err(|e| self.link.error(e)) {
                     Ok(()) => {
                         done += 1;
                         self.out.object(
                             &Done { task_id: *id, group, done: self.verb },
-                            &format!("{} task {id}{of}", self.verb),
+                            &format!("{} task {id} of {group}", self.verb),
                         )?;
                     }
                     Err(Error::Refused(reason)) => {
                         failed += 1;
-                        self.out.complaint(&format!("task {id}{of}: {reason}"));
+                        self.out.complaint(&format!("task {id} of {group}: {reason}"));
                     }
                     Err(e) => return Err(e),
                 }

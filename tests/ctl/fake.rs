@@ -327,6 +327,17 @@ impl Control for Service {
         self.about_task(&ctx, format!("cancel {id}"), id, sink, answer);
     }
 
+    fn drop_dead(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::DropDeadRequest>,
+        sink: UnarySink<pb::DropDeadResponse>,
+    ) {
+        let request = request.unwrap();
+        let what = format!("drop {} of {:?}", request.id, request.group);
+        self.about_task(&ctx, what, request.id, sink, pb::DropDeadResponse::new());
+    }
+
     fn retry_task(
         &mut self,
         ctx: RpcContext<'_>,

@@ -210,6 +210,8 @@ fn all_dead_letters_are_dropped_and_those_that_cannot_be_are_named() {
     fake.state().results = vec![result(1, 10, "a"), result(2, 404, "a"), result(3, 10, "b"), result(4, 12, "a")];
     let ran = run(&fake, &["dead", "--drop", "--json"]);
     assert_eq!(ran.code, Some(1));
-    assert_eq!(ran.out, "{\"task_id\":10,\"done\":\"dropped\"}\n{\"task_id\":12,\"done\":\"dropped\"}\n");
-    assert_eq!(ran.err, "task 404: there is no task 404\ncontactctl: 1 task could not be dropped\n");
+    let dropped = [(10, "a"), (10, "b"), (12, "a")];
+    let lines = dropped.map(|(id, group)| format!("{{\"task_id\":{id},\"group\":\"{group}\",\"done\":\"dropped\"}}\n"));
+    assert_eq!(ran.out, lines.concat(), "each for its group");
+    assert_eq!(ran.err, "task 404 of a: there is no task 404\ncontactctl: 1 task could not be dropped\n");
 }

@@ -354,7 +354,11 @@ impl Run {
                 self.delivered += deliveries.len() as u64;
                 self.push(session, Push::Tasks(deliveries));
             }
-            Action::Heartbeat(session) => self.push(session, Push::Heartbeat),
+            // One that waits behind another, for a client that does not read, would only take the place of tasks.
+            Action::Heartbeat(session) if self.outboxes.get(&session).is_some_and(outbox::Outbox::is_empty) => {
+                self.push(session, Push::Heartbeat);
+            }
+            Action::Heartbeat(_) => {}
             Action::Close(session, why) => {
                 self.push(session, Push::Close(why));
                 self.outboxes.remove(&session);

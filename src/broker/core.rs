@@ -199,7 +199,7 @@ impl Core {
     fn replay(&mut self, TaskResult { result, .. }: TaskResult) {
         let group = result.group.as_ref().and_then(|name| self.names.get(name));
         let Some(group) = group.and_then(|id| self.groups.get_mut(id)) else { return };
-        if result.late {
+        if result.late || result.outcome == Outcome::Dropped {
             return;
         }
         group.dirty = true;

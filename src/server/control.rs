@@ -191,6 +191,16 @@ impl Control for ControlService {
         );
     }
 
+    fn drop_dead(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::DropDeadRequest>,
+        sink: UnarySink<pb::DropDeadResponse>,
+    ) {
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.drop_dead(request).await });
+    }
+
     fn cancel_task(
         &mut self,
         ctx: RpcContext<'_>,

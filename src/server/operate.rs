@@ -75,6 +75,21 @@ impl ControlService {
         Ok(pb::RetryTaskResponse { groups: groups as u32, ..pb::RetryTaskResponse::default() })
     }
 
+    pub(super) async fn drop_dead(
+        &self,
+        request: Decoded<pb::DropDeadRequest>,
+    ) -> Result<pb::DropDeadResponse, Refusal> {
+        let request = request.map_err(Refusal::Undecodable)?;
+        let (id, name) = (self.task(request.id).await?.id, Name::new("the group", &request.group)?);
+        let results = self.queries.run(move |reader| reader.results_of(id)).await?;
+        if !settlement(&results, &name).is_some_and(|r| r.result.outcome.is_dead()) {
+            return Err(Refusal::NotDead(id, name));
+        }
+        self.broker.with(move |core| core.drop_dead(&name, id, Time::now())).await?;
+        self.broker.flushed().await?;
+        Ok(pb::DropDeadResponse::new())
+    }
+
     pub(super) async fn pause(
         &self,
         request: Decoded<pb::PauseGroupRequest>,
@@ -150,10 +165,11 @@ pub(super) fn dead(
     Ok((last, dead))
 }
 
-/// The result by which the group settled the task, unless it was given out again since.
+/// The result by which the group settled the task, or what an operator did with it since.
 fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
     let of_group = results.iter().filter(|r| r.result.group.as_ref() == Some(group) && !r.result.late);
-    of_group.filter(|r| r.result.outcome.settles() || r.result.outcome == Outcome::Revived).last()
+    let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
+    of_group.filter(|r| decides(r.result.outcome)).next_back()
 }
 
 fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResult]) -> pb::TaskStanding {

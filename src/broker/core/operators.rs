@@ -213,19 +213,29 @@ impl Core {
         // If it was not read yet, it is skipped when it is: it goes out from here.
         group.delayed.insert((now, task.id), 0);
         group.dirty = true;
+        self.note(name, task.id, Outcome::Revived, now);
+        self.dispatch(id, now);
+        true
+    }
+
+    /// Takes a dead letter off the list.
+    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
+        self.note(name, task, Outcome::Dropped, now);
+    }
+
+    /// Writes down what an operator did with a settled task.
+    fn note(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
         self.records.push(NewResult {
-            task: task.id,
+            task,
             group: Some(name.clone()),
             client: "".into(),
             attempt: 0,
-            outcome: Outcome::Revived,
+            outcome,
             ret: String::new(),
             at: now,
             not_before: None,
             late: false,
         });
-        self.dispatch(id, now);
-        true
     }
 
     /// Stops or resumes the delivery of tasks to a group.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Core, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
-use crate::task::{GroupName, NewResult, Outcome, TaskId, Time};
+use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// A client says what came of tasks.
@@ -132,6 +132,10 @@ impl Core {
         }
     }
 
+    pub(super) fn most_attempts(&self, task: &Task) -> u32 {
+        task.spec.max_attempts.unwrap_or(self.config.max_attempts)
+    }
+
     /// Takes a task from its client.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
         let group = self.groups.get_mut(&id)?;
@@ -158,6 +162,7 @@ impl Core {
         now: Time,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
+        let most = self.most_attempts(&lease.task);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = NewResult {
             task,
@@ -170,7 +175,7 @@ impl Core {
             not_before,
             late: false,
         };
-        if lease.attempt >= lease.task.spec.max_attempts.unwrap_or(self.config.max_attempts) {
+        if lease.attempt >= most {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;

@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Ahead, Group, GroupId};
+use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
 use crate::store::{Backlog, GroupState, Recovered};
@@ -144,6 +144,8 @@ pub struct Core {
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
     recorded: usize,
+    /// There is something that a restart could not learn from the log of outcomes.
+    checkpoint_due: bool,
     actions: Vec<Action>,
 }
 
@@ -175,6 +177,7 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
+            checkpoint_due: false,
             actions: Vec::new(),
         };
         for state in recovered.groups {
@@ -204,26 +207,23 @@ impl Core {
         }
         group.dirty = true;
         let was_open = group.take_waiting(result.task).is_some();
-        let (attempts, not_before) = (result.attempt, result.not_before);
-        if result.outcome.settles() {
-            if !was_open {
-                group.ahead.insert(result.task, Ahead::Settled);
-            }
-        } else if result.outcome == Outcome::Revived {
-            // Whether it stands before or behind the cursor of its class is not known: it goes out once, from here.
-            group.delayed.insert((Time::default(), result.task), 0);
-            group.ahead.insert(result.task, Ahead::Settled);
-        } else if was_open {
+        let again = match result.outcome {
+            Outcome::Revived => Some((None, 0)),
+            outcome => (!outcome.settles()).then_some((result.not_before, result.attempt)),
+        };
+        // Whether the task stands before or behind the cursor of its class is not known. If behind, it is skipped there.
+        if !was_open {
+            group.ahead.insert(result.task);
+        }
+        if let Some((not_before, attempts)) = again {
             group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
-        } else {
-            group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
         }
     }
 
     /// What is to be done since this was last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.flush_records();
-        if self.recorded >= CHECKPOINT_EVERY {
+        if self.checkpoint_due || self.recorded >= CHECKPOINT_EVERY {
             self.checkpoint();
         }
         for id in std::mem::take(&mut self.outgoing) {
@@ -248,6 +248,13 @@ impl Core {
         let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
         self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
         self.recorded = 0;
+        self.checkpoint_due = false;
+    }
+
+    /// A task, if it is among the newest.
+    fn recent(&self, id: TaskId) -> Option<&Arc<Task>> {
+        let first = self.recent.front()?.id;
+        self.recent.get(usize::try_from(id.checked_sub(first)?).ok()?)
     }
 
     /// Does what is due, and says when it is next wanted.
@@ -297,6 +304,3 @@ impl Core {
         }
     }
 }
-
-/// Where normal tasks stand in [`CLASSES`].
-const NORMAL: usize = 1;

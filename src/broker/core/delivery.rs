@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Core, PAGE, PAGE_BYTES, RECENT_BYTES, Timer};
-use crate::broker::group::{Ahead, CLASSES, GroupId, Lease, Returned};
+use crate::broker::group::{CLASSES, GroupId, Lease, Returned};
 use crate::broker::session::{Delivery, SessionId};
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{Outcome, Task, TaskId, Time};
@@ -179,16 +179,14 @@ impl Core {
                         };
                         class.cursor = task.id;
                         group.dirty = true;
-                        let (attempts, not_before) = match group.ahead.remove(&task.id) {
-                            Some(Ahead::Settled) => continue,
-                            Some(Ahead::Open { attempts, not_before }) => (attempts, not_before),
-                            None => (0, None),
-                        };
-                        if let Some(due) = not_before.max(task.spec.not_before).filter(|due| *due > now) {
-                            group.delayed.insert((due, task.id), attempts);
+                        if group.ahead.remove(&task.id) {
                             continue;
                         }
-                        (task, attempts)
+                        if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
+                            group.delayed.insert((due, task.id), 0);
+                            continue;
+                        }
+                        (task, 0)
                     }
                 };
                 if task.spec.expires_at.is_some_and(|at| at <= now) {

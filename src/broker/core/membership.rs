@@ -70,11 +70,9 @@ impl Core {
         if from == From::New {
             group.broadcast_after = self.head;
         }
-        if leased {
-            // A group that exists is owed its tasks: it must be there after a restart.
-            self.flush_records();
-            self.actions.extend(group.state(self.head).map(|state| Action::Checkpoint(vec![state])));
-        }
+        // A group that exists is owed its tasks: it must be there after a restart.
+        group.dirty = leased;
+        self.checkpoint_due |= leased;
         self.add_group(group)
     }
 

@@ -116,8 +116,8 @@ impl Ledger {
         assert!(BROADCAST.iter().chain(&[QUEUE]).all(|group| self.groups.contains(*group)), "{:?}", self.groups);
         let mut settled: HashMap<(&str, u64), &pb::TaskResult> = HashMap::new();
         for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
-            let before = settled.get(&(result.group.as_str(), result.task_id));
-            assert!(before.is_none(), "settled already, {before:?}, and then: {result:?}");
+            let again = settled.contains_key(&(result.group.as_str(), result.task_id));
+            assert!(!again, "settled, and then again:{}", self.story(&result.group, result.task_id));
             if settles(result) {
                 settled.insert((&result.group, result.task_id), result);
             }
@@ -131,12 +131,23 @@ impl Ledger {
         assert_eq!(strange, None, "that group had nothing to do with it");
     }
 
+    /// All that is known of a task in a group.
+    fn story(&self, group: &str, id: u64) -> String {
+        let mut story = format!("\n{:?}", self.tasks.get(&id));
+        for result in self.results.iter().filter(|result| result.group == group && result.task_id == id) {
+            let pb::TaskResult { seq, client, attempt, outcome, ret, at, late, .. } = result;
+            story += &format!("\n{at} seq {seq}: {client}, attempt {attempt}, {outcome:?}, late {late}: {ret}");
+        }
+        story
+    }
+
     fn assert_attempts_do_not_go_down(&self) {
         let mut attempts: HashMap<(&str, u64), u32> = HashMap::new();
         for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
             let before = attempts.insert((&result.group, result.task_id), result.attempt).unwrap_or(0);
             // An operator's outcome repeats the number of the attempt before it.
-            assert!(result.attempt >= before, "attempt {before} was over already: {result:?}");
+            let story = || self.story(&result.group, result.task_id);
+            assert!(result.attempt >= before, "attempt {before} was over already:{}", story());
         }
     }
 

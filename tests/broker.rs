@@ -613,6 +613,18 @@ fn a_revived_task_goes_out_again_with_fresh_attempts() {
 }
 
 #[test]
+fn a_revived_task_waits_for_its_time_too() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    world.settle(a, id, Outcome::Done);
+    assert!(world.revive("a", id));
+    assert!(got(&world, a).is_empty());
+    world.wait_for_due();
+    assert_eq!(attempts(&world, a), [(id, 1)]);
+}
+
+#[test]
 fn a_group_that_was_removed_and_comes_again_starts_anew() {
     let mut world = world();
     let a = world.join(client("a"));

@@ -144,8 +144,6 @@ pub struct Core {
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
     recorded: usize,
-    /// There is something that a restart could not learn from the log of outcomes.
-    checkpoint_due: bool,
     actions: Vec<Action>,
 }
 
@@ -177,7 +175,6 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
-            checkpoint_due: false,
             actions: Vec::new(),
         };
         for state in recovered.groups {
@@ -223,7 +220,7 @@ impl Core {
     /// What is to be done since this was last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.flush_records();
-        if self.checkpoint_due || self.recorded >= CHECKPOINT_EVERY {
+        if self.recorded >= CHECKPOINT_EVERY {
             self.checkpoint();
         }
         for id in std::mem::take(&mut self.outgoing) {
@@ -251,7 +248,6 @@ impl Core {
         let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
         self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
         self.recorded = 0;
-        self.checkpoint_due = false;
     }
 
     /// A task, if it is among the newest.

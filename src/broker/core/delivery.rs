@@ -186,13 +186,13 @@ impl Core {
                         if group.ahead.remove(&task.id) {
                             continue;
                         }
-                        if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
-                            group.delayed.insert((due, task.id), 0);
-                            continue;
-                        }
                         (task, 0)
                     }
                 };
+                if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
+                    self.groups.get_mut(&id)?.delayed.insert((due, task.id), attempts);
+                    continue;
+                }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
                     self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
                     continue;

@@ -417,8 +417,15 @@ impl Model {
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
             sure = !peer.unsure;
             if task == 0 {
-                (task, attempt) = peer.unmatched.pop_front().unwrap_or((0, attempt));
-            } else if let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task) {
+                let oldest = peer.unmatched.front().copied();
+                (task, attempt) = oldest.unwrap_or((0, attempt));
+                // Its acknowledgement is yet to come.
+                if told.outcome != Outcome::Working {
+                    peer.unmatched.pop_front();
+                }
+            } else if told.outcome != Outcome::Working
+                && let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task)
+            {
                 peer.unmatched.remove(at);
             }
         }

@@ -1,5 +1,4 @@
 //! Many clients that wait for something to do.
-#![cfg(target_os = "linux")]
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -9,6 +8,7 @@ use std::{env, fs};
 
 use crate::common::program::Program;
 use crate::common::server::Server;
+use crate::memory::Memory;
 use crate::rig::{Client, Operator};
 
 /// How many, if not said otherwise; the goal is meant for 5,000, which takes a while.
@@ -41,9 +41,7 @@ fn usage(program: &Program) -> Usage {
         let Ok(name) = fs::read_to_string(thread.unwrap().path().join("comm")) else { continue };
         *threads.entry(name.trim().to_owned()).or_insert(0) += 1;
     }
-    let status = fs::read_to_string(process.join("status")).unwrap();
-    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")).unwrap();
-    Usage { threads, resident: resident.parse::<usize>().unwrap() * 1024 }
+    Usage { threads, resident: Memory::of(program).now }
 }
 
 #[test]

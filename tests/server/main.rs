@@ -4,11 +4,16 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(target_os = "linux")]
+mod memory;
 mod raw;
 mod rig;
 
 mod anonymous;
+#[cfg(target_os = "linux")]
 mod idle;
 mod junk;
 mod lists;
 mod named;
+#[cfg(target_os = "linux")]
+mod slow;

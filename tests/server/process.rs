@@ -163,6 +163,21 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
+#[cfg(unix)]
+#[test]
+fn it_takes_more_clients_than_the_shell_lets_it_open_files() {
+    let folder = folder();
+    let mut command = Command::new("sh");
+    let script = "ulimit -Sn 64 && exec \"$0\" \"$@\"";
+    command.args(["-c", script, env!("CARGO_BIN_EXE_contact-server")]);
+    command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]).arg(folder.path());
+    let server = Program::spawn("contact-server", &mut command).unwrap();
+    let line = server.out.wait_for("its addresses", |line| line.starts_with("listening"));
+    let (listen, control) = line.trim_start_matches("listening on ").split_once(", control on ").unwrap();
+    let _streams: Vec<_> = (0..100).map(|_| Client::of(listen, &[]).tasks()).collect();
+    Operator::of(control).connected(100);
+}
+
 #[test]
 fn a_data_folder_has_one_server() {
     let server = Server::start(&[]);

@@ -122,7 +122,7 @@ struct Peer {
     unmatched: Unmatched,
 }
 
-/// All groups and sessions. See the [module](self).
+/// All groups and sessions.
 pub struct Core {
     config: Config,
     /// The newest task that was accepted.
@@ -144,8 +144,6 @@ pub struct Core {
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
     recorded: usize,
-    /// There is something that a restart could not learn from the log of outcomes.
-    checkpoint_due: bool,
     actions: Vec<Action>,
 }
 
@@ -177,7 +175,6 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
-            checkpoint_due: false,
             actions: Vec::new(),
         };
         for state in recovered.groups {
@@ -223,12 +220,15 @@ impl Core {
     /// What is to be done since this was last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.flush_records();
-        if self.checkpoint_due || self.recorded >= CHECKPOINT_EVERY {
+        if self.recorded >= CHECKPOINT_EVERY {
             self.checkpoint();
         }
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+                if !session.has_room() {
+                    self.actions.push(Action::WatchRoom(id, session.sent));
+                }
             }
         }
         std::mem::take(&mut self.actions)
@@ -248,7 +248,6 @@ impl Core {
         let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
         self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
         self.recorded = 0;
-        self.checkpoint_due = false;
     }
 
     /// A task, if it is among the newest.
@@ -294,10 +293,15 @@ impl Core {
         self.timers.push(Reverse((if next > now { next } else { now.after(heartbeat) }, Timer::Session(id))));
     }
 
-    /// Sets the group's timer if it is to be woken earlier than it is.
+    /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
     fn wake_group(&mut self, id: GroupId) {
+        if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
+            self.wake_group_at(id, due);
+        }
+    }
+
+    fn wake_group_at(&mut self, id: GroupId, due: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let Some(due) = group.next_due() else { return };
         if group.wake_at.is_none_or(|at| due < at) {
             group.wake_at = Some(due);
             self.timers.push(Reverse((due, Timer::Group(id))));

@@ -22,9 +22,16 @@ impl ControlService {
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
         let asked = task.clone();
         let standings = self.broker.with(move |core| core.standings(&asked, Time::now())).await?;
+        let absent = task.spec.to.as_ref().filter(|to| !standings.iter().any(|(group, _)| group == *to));
+        let absent = absent.map(|group| pb::TaskStanding {
+            group: group.as_str().to_owned(),
+            state: "waiting".into(),
+            reason: "no client of the group has come yet".into(),
+            ..Default::default()
+        });
         let groups = standings.into_iter().map(|(group, standing)| describe_standing(&group, standing, &results));
         Ok(pb::TaskLedger {
-            groups: groups.collect(),
+            groups: groups.chain(absent).collect(),
             task: Some(convert::task(task)).into(),
             results: convert::result_page(results).results,
             ..pb::TaskLedger::default()
@@ -167,9 +174,8 @@ pub(super) fn dead(
 
 /// The result by which the group settled the task, or what an operator did with it since.
 fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
-    let of_group = results.iter().filter(|r| r.result.group.as_ref() == Some(group) && !r.result.late);
     let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
-    of_group.filter(|r| decides(r.result.outcome)).next_back()
+    results.iter().rfind(|r| r.result.group.as_ref() == Some(group) && !r.result.late && decides(r.result.outcome))
 }
 
 fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResult]) -> pb::TaskStanding {

@@ -22,14 +22,15 @@ pub(crate) struct Known {
 /// What is known of one task with one group.
 #[derive(Debug, Default, Clone)]
 struct Ledger {
-    /// In which epoch it was settled.
-    settled: Option<usize>,
+    settled: bool,
     /// The last attempt that the log of outcomes knows of.
     logged: u32,
     /// The last attempt that was seen since the start.
     seen: u32,
     not_before: Option<Time>,
     revived: bool,
+    /// Where in the log its last outcome stands.
+    at: usize,
 }
 
 #[derive(Debug)]
@@ -45,7 +46,7 @@ struct Peer {
     tellers: usize,
     group: Option<(GroupName, usize)>,
     unmatched: VecDeque<(TaskId, u32)>,
-    /// Deliveries were made in a burst and lost in the same: what is matched with what cannot be told from outside.
+    /// Deliveries were made in a burst, and lost or told of in the same: their match cannot be known from outside.
     unsure: bool,
 }
 
@@ -90,10 +91,12 @@ pub(crate) struct Model {
     pub(crate) groups: BTreeMap<GroupName, Known>,
     pub(crate) log: Vec<Logged>,
     pub(crate) cancelled: BTreeSet<TaskId>,
-    /// Starts anew when the core forgets what it had in memory.
-    pub(crate) epoch: usize,
+    /// Tasks up to here are not in the core's memory, unless it read them.
+    pub(crate) unread: TaskId,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
     pub(crate) batch: bool,
+    /// Where the log stood before this event.
+    pub(crate) before: usize,
     ledgers: HashMap<(GroupName, TaskId), Ledger>,
     /// The last attempt ever seen, whatever was forgotten since.
     ever: HashMap<(GroupName, TaskId), u32>,
@@ -115,8 +118,9 @@ impl Model {
             groups: BTreeMap::new(),
             log: Vec::new(),
             cancelled: BTreeSet::new(),
-            epoch: 1,
+            unread: 0,
             batch: false,
+            before: 0,
             ledgers: HashMap::new(),
             ever: HashMap::new(),
             leases: BTreeMap::new(),
@@ -138,7 +142,7 @@ impl Model {
     }
 
     pub(crate) fn is_settled(&self, group: &GroupName, task: TaskId) -> bool {
-        self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.settled.is_some())
+        self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.settled)
     }
 
     pub(crate) fn unsettled_groups(&self, task: &Task) -> Vec<GroupName> {
@@ -246,12 +250,12 @@ impl Model {
         let held = self.held_by(id);
         let ledger = self.ledgers.entry(key.clone()).or_default();
         let ever = self.ever.entry(key.clone()).or_default();
-        if self.batch && attempt <= ledger.logged {
+        if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
             return;
         }
         assert!(!self.groups[group].paused, "{group} is paused");
-        assert!(ledger.settled.is_none(), "task {} is settled for {group}", task.id);
+        assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
         let known = ledger.logged.max(ledger.seen);
         if ledger.seen > 0 || *ever <= known {
@@ -334,6 +338,7 @@ impl Model {
             self.ever.remove(&(group.clone(), task.id));
         }
         self.fold(result, task.id);
+        self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
     }
 
     /// What a result changes.
@@ -344,41 +349,39 @@ impl Model {
         }
         let ledger = self.ledgers.entry((group.clone(), task)).or_default();
         if result.outcome.settles() {
-            // After a restart, and when the newest tasks are not in memory, the core need not know that a task of a class
-            // that another is behind of was settled. It does not deliver it again; but a client that says DONE again is
-            // believed.
+            // Of a task that is not in memory the core need not know that it was settled, while there is a class that is
+            // behind it. It does not deliver it again; but a client that says DONE again is believed.
             let told = matches!(result.outcome, Outcome::Done | Outcome::Failed);
-            let excused = told && ledger.settled.is_some_and(|epoch| epoch < self.epoch);
-            assert!(ledger.settled.is_none() || excused, "settled twice: {result:?}");
-            ledger.settled = Some(self.epoch);
+            let excused = told && task <= self.unread;
+            assert!(!ledger.settled || excused, "settled twice: {result:?}");
+            ledger.settled = true;
             ledger.logged = ledger.logged.max(result.attempt);
         } else if result.outcome == Outcome::Revived {
-            assert!(ledger.settled.is_some(), "it was not settled: {result:?}");
+            assert!(ledger.settled, "it was not settled: {result:?}");
             *ledger = Ledger { revived: true, ..Ledger::default() };
         } else {
-            assert!(ledger.settled.is_none(), "it was settled: {result:?}");
+            assert!(!ledger.settled, "it was settled: {result:?}");
             ledger.logged = ledger.logged.max(result.attempt);
             ledger.not_before = result.not_before;
         }
     }
 
     /// The process was started again: what is known is what the log says, up to there.
-    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered) {
+    pub(crate) fn restarted(&mut self, log: usize, head: TaskId, recovered: &Recovered) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();
         self.first.clear();
         self.peers.clear();
         self.groups.clear();
+        // What stands in the log was checked when it was recorded.
+        self.unread = head;
         for entry in &log {
-            // What stands there was checked when it was recorded.
-            self.epoch += 1;
             match entry {
                 Logged::Result(result) => self.fold(result, result.task),
                 Logged::Forgot(group) => self.forget(group),
             }
         }
-        self.epoch += 1;
         self.log = log;
         for state in &recovered.groups {
             self.group_is_there(&state.name, state.broadcast_after);
@@ -460,12 +463,15 @@ impl Model {
         }
     }
 
+    /// What is told from there in a burst may be about deliveries that were not seen yet.
+    pub(crate) fn told_in_a_burst(&mut self, peer: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.unsure = true;
+        }
+    }
+
     /// Whether it is known which delivery an outcome without an id from there belongs to.
     pub(crate) fn is_sure(&self, peer: &Arc<str>) -> bool {
         self.peers.get(peer).is_none_or(|peer| !peer.unsure)
-    }
-
-    pub(crate) fn has_peer(&self, peer: &Arc<str>) -> bool {
-        self.peers.contains_key(peer)
     }
 }

@@ -152,8 +152,9 @@ fn who() -> impl Strategy<Value = Who> {
             instance,
             window,
             from,
-            heartbeat: heartbeat && shared,
-            shared,
+            heartbeat,
+            // An outcome without a name counts for the group of the last stream from its address.
+            shared: shared && WHO[who] == (None, None),
         })
 }
 

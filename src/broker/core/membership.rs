@@ -70,10 +70,13 @@ impl Core {
         if from == From::New {
             group.broadcast_after = self.head;
         }
-        // A group that exists is owed its tasks: it must be there after a restart.
         group.dirty = leased;
-        self.checkpoint_due |= leased;
-        self.add_group(group)
+        let id = self.add_group(group);
+        if leased {
+            // A group that exists is owed its tasks: it must be there after a restart, and before its first result.
+            self.checkpoint();
+        }
+        id
     }
 
     /// The same client is here on a new stream. The old one ends; if it is the same process, what it holds stays with it

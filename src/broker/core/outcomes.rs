@@ -14,16 +14,25 @@ impl Core {
             Some(name) => self.names.get(name).copied(),
             None => {
                 let anonymous = self.config.anonymous_group.as_ref().and_then(|name| self.names.get(name));
-                self.peers.get(&teller.peer).and_then(|peer| peer.group).or(anonymous.copied())
+                let alive = |id: &GroupId| self.groups.contains_key(id);
+                let of_peer = self.peers.get(&teller.peer).and_then(|peer| peer.group).filter(alive);
+                of_peer.or(anonymous.copied())
             }
         };
         for mut told in told {
-            if told.task == 0 {
-                let matched = self.peers.get_mut(&teller.peer).and_then(|peer| peer.unmatched.pop());
+            let unmatched = self.peers.get_mut(&teller.peer).map(|peer| &mut peer.unmatched);
+            match (told.task, told.outcome) {
                 // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
-                (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
-            } else if let Some(peer) = self.peers.get_mut(&teller.peer) {
-                peer.unmatched.remove(told.task);
+                (0, outcome) => {
+                    let matched = unmatched.and_then(|unmatched| match outcome {
+                        // The acknowledgement is yet to come.
+                        Outcome::Working => unmatched.oldest(),
+                        _ => unmatched.pop(),
+                    });
+                    (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+                }
+                (_, Outcome::Working) => {}
+                (task, _) => drop(unmatched.map(|unmatched| unmatched.remove(task))),
             }
             match group {
                 Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),

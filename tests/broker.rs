@@ -407,6 +407,19 @@ fn the_same_process_keeps_what_it_holds_if_it_says_so_in_time() {
 }
 
 #[test]
+fn what_it_says_over_the_new_connection_counts_even_if_it_is_heard_before_the_new_stream() {
+    let mut world = world();
+    let old = world.join(of_process(client("a"), "x"));
+    let (kept, lost) = (world.broadcast("kept"), world.broadcast("lost on the way"));
+    let teller = Teller { peer: "elsewhere".into(), ..world.teller(old) };
+    world.tell(&teller, told(kept, 1, Outcome::Working));
+    let new = world.join(Join { peer: "elsewhere".into(), ..of_process(client("a"), "x") });
+    world.wait(6 * SECOND);
+    assert_eq!(attempts(&world, new), [(lost, 2)]);
+    world.done(new, kept);
+}
+
+#[test]
 fn another_process_with_the_same_id_gets_the_tasks_again() {
     let mut world = world();
     world.join(of_process(client("a"), "x"));

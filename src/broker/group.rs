@@ -19,6 +19,8 @@ pub(super) struct Lease {
     pub(super) session: SessionId,
     pub(super) attempt: u32,
     pub(super) deadline: Time,
+    /// The address that `WORKING` last came from.
+    pub(super) confirmed_from: Option<Arc<str>>,
 }
 
 /// A task that was delivered before and goes out again.

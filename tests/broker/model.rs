@@ -38,6 +38,8 @@ struct Lease {
     session: SessionId,
     attempt: u32,
     deadline: Time,
+    /// Where it was last renewed from.
+    renewed_from: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -221,12 +223,14 @@ impl Model {
         self.leases.values().map(|lease| lease.deadline).min()
     }
 
-    /// The same process came back: it keeps what it holds, for a while.
-    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, now: Time) {
+    /// The same process came back: it keeps what it holds, for a while unless it said so already, over the new connection.
+    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Time) {
         let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
         for lease in self.leases.values_mut().filter(|lease| lease.session == old) {
             lease.session = new;
-            lease.deadline = lease.deadline.min(deadline);
+            if connection.is_none() || lease.renewed_from.as_ref() != connection {
+                lease.deadline = lease.deadline.min(deadline);
+            }
         }
     }
 
@@ -273,7 +277,7 @@ impl Model {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
-        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout) };
+        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
@@ -441,6 +445,7 @@ impl Model {
                 Outcome::Working => {
                     if current {
                         lease.deadline = now.after(self.ack_timeout);
+                        lease.renewed_from = Some(teller.peer.clone());
                     }
                     None
                 }

@@ -188,7 +188,8 @@ impl World {
         if let Some(before) = before {
             let old = &self.streams[&before];
             if join.instance.is_some() && old.join.instance == join.instance && old.group == stream.group {
-                self.model.moved(before, id, self.now);
+                let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
+                self.model.moved(before, id, connection, self.now);
             }
             self.gone(before, false);
         }

@@ -262,7 +262,8 @@ impl Core {
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
             group.deadlines.insert((deadline, task.id));
-            group.leases.insert(task.id, Lease { task: task.clone(), session: id, attempt, deadline });
+            let lease = Lease { task: task.clone(), session: id, attempt, deadline, confirmed_from: None };
+            group.leases.insert(task.id, lease);
             group.dirty = true;
         }
         // Anonymous clients, and those of other languages that know no ids.

@@ -59,6 +59,7 @@ impl Core {
                     group.deadlines.remove(&(lease.deadline, told.task));
                     lease.deadline = now.after(self.config.ack_timeout);
                     group.deadlines.insert((lease.deadline, told.task));
+                    lease.confirmed_from = Some(teller.peer.clone());
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {

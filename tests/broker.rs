@@ -651,7 +651,6 @@ fn a_client_that_wants_heartbeats_gets_one_after_so_much_silence() {
 proptest! {
     #![proptest_config(ProptestConfig {
         failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/broker/failures.txt"))),
-        max_shrink_iters: 20_000,
         ..ProptestConfig::default()
     })]
 

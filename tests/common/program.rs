@@ -29,6 +29,11 @@ impl Program {
         Ok(Program { name: name.into(), child, out, err })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by its name, such as `INT`.
     #[track_caller]
     pub fn signal(&self, signal: &str) {

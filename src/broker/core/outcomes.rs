@@ -20,12 +20,19 @@ impl Core {
             }
         };
         for mut told in told {
-            if told.task == 0 {
-                let matched = self.peers.get_mut(&teller.peer).and_then(|peer| peer.unmatched.pop());
+            let unmatched = self.peers.get_mut(&teller.peer).map(|peer| &mut peer.unmatched);
+            match (told.task, told.outcome) {
                 // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
-                (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
-            } else if let Some(peer) = self.peers.get_mut(&teller.peer) {
-                peer.unmatched.remove(told.task);
+                (0, outcome) => {
+                    let matched = unmatched.and_then(|unmatched| match outcome {
+                        // The acknowledgement is yet to come.
+                        Outcome::Working => unmatched.oldest(),
+                        _ => unmatched.pop(),
+                    });
+                    (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+                }
+                (_, Outcome::Working) => {}
+                (task, _) => drop(unmatched.map(|unmatched| unmatched.remove(task))),
             }
             match group {
                 Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),

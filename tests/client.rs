@@ -40,6 +40,7 @@ struct Service {
     sessions: Sender<Session>,
     results: Sender<pb::Result>,
     statuses: Sender<String>,
+    unanswered: Arc<Mutex<Vec<ClientStreamingSink<pb::Empty>>>>,
 }
 
 /// A getTask stream. Dropping it ends the stream.
@@ -118,7 +119,7 @@ impl Contact for Service {
         mut requests: RequestStream<Decoded<pb::Result>>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
-        let (tell, results) = (self.tell.clone(), self.results.clone());
+        let (tell, results, unanswered) = (self.tell.clone(), self.results.clone(), self.unanswered.clone());
         ctx.spawn(async move {
             let mut ids = HashSet::new();
             while let Some(Ok(Ok(result))) = requests.next().await {
@@ -130,7 +131,8 @@ impl Contact for Service {
                 Tell::Refuse(id, code) if ids.contains(&id) => {
                     sink.fail(RpcStatus::with_message(code, format!("no {id}"))).await
                 }
-                Tell::Ignore => futures::future::pending().await,
+                // Kept, for one that is dropped cancels its call; and a future that nobody wakes is dropped.
+                Tell::Ignore => return unanswered.lock().unwrap().push(sink),
                 Tell::Confirm | Tell::Refuse(..) => sink.success(pb::Empty::new()).await,
             };
         });
@@ -156,7 +158,7 @@ impl Server {
         let (results, results_seen) = unbounded();
         let (statuses, statuses_seen) = unbounded();
         let tell = Arc::new(Mutex::new(Tell::Confirm));
-        let service = Service { tell: tell.clone(), sessions, results, statuses };
+        let service = Service { tell: tell.clone(), sessions, results, statuses, unanswered: Arc::default() };
         let env = Arc::new(Environment::new(1));
         let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();

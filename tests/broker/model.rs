@@ -416,9 +416,12 @@ impl Model {
         let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
             sure = !peer.unsure;
-            if task == 0 {
-                (task, attempt) = peer.unmatched.pop_front().unwrap_or((0, attempt));
-            } else if let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task) {
+            let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
+            if let Some(at) = at.filter(|_| task == 0) {
+                (task, attempt) = peer.unmatched[at];
+            }
+            // WORKING acknowledges nothing: that is yet to come.
+            if let Some(at) = at.filter(|_| told.outcome != Outcome::Working) {
                 peer.unmatched.remove(at);
             }
         }

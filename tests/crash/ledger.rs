@@ -130,9 +130,9 @@ impl Ledger {
         for (group, id) in self.wanted() {
             assert!(settled.contains_key(&(group.as_str(), id)), "{group} never settled task {id}");
         }
-        let strange = settled.iter().find(|((group, id), _)| {
-            self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group)
-        });
+        let strange = settled
+            .iter()
+            .find(|((group, id), _)| self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group));
         assert_eq!(strange, None, "that group had nothing to do with it");
     }
 

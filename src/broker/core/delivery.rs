@@ -112,7 +112,7 @@ impl Core {
             let retry = now.after(READ_AGAIN);
             for task in asked {
                 if let Some(attempts) = group.loading.remove(task) {
-                    group.delayed.insert((retry, *task), attempts);
+                    group.delayed.insert(*task, retry, attempts);
                 }
             }
             return self.wake_group(id);
@@ -190,7 +190,7 @@ impl Core {
                     }
                 };
                 if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
-                    self.groups.get_mut(&id)?.delayed.insert((due, task.id), attempts);
+                    self.groups.get_mut(&id)?.delayed.insert(task.id, due, attempts);
                     continue;
                 }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
@@ -287,10 +287,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let mut ids = Vec::new();
         while group.may_load()
-            && let Some(entry) = group.delayed.first_entry()
-            && entry.key().0 <= now
+            && let Some((task, attempts)) = group.delayed.pop(now)
         {
-            let ((_, task), attempts) = entry.remove_entry();
             group.loading.insert(task, attempts);
             ids.push(task);
         }

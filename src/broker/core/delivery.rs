@@ -34,17 +34,20 @@ impl Core {
                         continue;
                     }
                     touched.insert(id);
-                    if group.classes[class].ready.len() >= PAGE {
-                        group.classes[class].behind = true;
-                        group.classes[class].read = task.id - 1;
+                    let reading = !group.sessions.is_empty();
+                    let state = &mut group.classes[class];
+                    if state.ready.is_empty() {
+                        // The position was the head: now it is what stands before this task.
+                        state.cursor = task.id - 1;
+                    }
+                    // Nothing is kept in memory for a group that is not there.
+                    if !reading || state.ready.len() >= PAGE {
+                        state.behind = true;
+                        state.read = task.id - 1;
                         self.listening[class].remove(&id);
                         break;
                     }
-                    if group.classes[class].ready.is_empty() {
-                        // The position was the head: now it is what stands before this task.
-                        group.classes[class].cursor = task.id - 1;
-                    }
-                    group.classes[class].ready.push_back(task.clone());
+                    state.ready.push_back(task.clone());
                 }
             }
         }

@@ -344,7 +344,8 @@ impl Model {
     /// What a result changes.
     fn fold(&mut self, result: &NewResult, task: TaskId) {
         let Some(group) = &result.group else { return };
-        if result.late {
+        // That an operator has seen a dead letter changes nothing.
+        if result.late || result.outcome == Outcome::Dropped {
             return;
         }
         let ledger = self.ledgers.entry((group.clone(), task)).or_default();

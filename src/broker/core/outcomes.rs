@@ -191,7 +191,7 @@ impl Core {
             return;
         }
         match not_before {
-            Some(due) => drop(group.delayed.insert((due, task), lease.attempt)),
+            Some(due) => group.delayed.insert(task, due, lease.attempt),
             None => {
                 let key = (lease.task.spec.priority, task);
                 group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });

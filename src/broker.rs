@@ -8,6 +8,7 @@
 //! [tail](crate::store::Tail) what is new.
 
 mod core;
+mod delayed;
 mod group;
 mod outbox;
 mod peer;

@@ -213,7 +213,7 @@ impl Core {
             group.ahead.insert(result.task);
         }
         if let Some((not_before, attempts)) = again {
-            group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
+            group.delayed.insert(result.task, not_before.unwrap_or_default(), attempts);
         }
     }
 

@@ -344,7 +344,8 @@ impl Model {
     /// What a result changes.
     fn fold(&mut self, result: &NewResult, task: TaskId) {
         let Some(group) = &result.group else { return };
-        if result.late {
+        // That an operator has seen a dead letter changes nothing.
+        if result.late || result.outcome == Outcome::Dropped {
             return;
         }
         let ledger = self.ledgers.entry((group.clone(), task)).or_default();
@@ -416,16 +417,12 @@ impl Model {
         let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
             sure = !peer.unsure;
-            if task == 0 {
-                let oldest = peer.unmatched.front().copied();
-                (task, attempt) = oldest.unwrap_or((0, attempt));
-                // Its acknowledgement is yet to come.
-                if told.outcome != Outcome::Working {
-                    peer.unmatched.pop_front();
-                }
-            } else if told.outcome != Outcome::Working
-                && let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task)
-            {
+            let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
+            if let Some(at) = at.filter(|_| task == 0) {
+                (task, attempt) = peer.unmatched[at];
+            }
+            // WORKING acknowledges nothing: that is yet to come.
+            if let Some(at) = at.filter(|_| told.outcome != Outcome::Working) {
                 peer.unmatched.remove(at);
             }
         }

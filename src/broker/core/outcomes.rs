@@ -59,6 +59,7 @@ impl Core {
                     group.deadlines.remove(&(lease.deadline, told.task));
                     lease.deadline = now.after(self.config.ack_timeout);
                     group.deadlines.insert((lease.deadline, told.task));
+                    lease.confirmed_from = Some(teller.peer.clone());
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
@@ -190,7 +191,7 @@ impl Core {
             return;
         }
         match not_before {
-            Some(due) => drop(group.delayed.insert((due, task), lease.attempt)),
+            Some(due) => group.delayed.insert(task, due, lease.attempt),
             None => {
                 let key = (lease.task.spec.priority, task);
                 group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });

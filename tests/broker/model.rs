@@ -93,8 +93,6 @@ pub(crate) struct Model {
     pub(crate) groups: BTreeMap<GroupName, Known>,
     pub(crate) log: Vec<Logged>,
     pub(crate) cancelled: BTreeSet<TaskId>,
-    /// Tasks up to here are not in the core's memory, unless it read them.
-    pub(crate) unread: TaskId,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
     pub(crate) batch: bool,
     /// Where the log stood before this event.
@@ -120,7 +118,6 @@ impl Model {
             groups: BTreeMap::new(),
             log: Vec::new(),
             cancelled: BTreeSet::new(),
-            unread: 0,
             batch: false,
             before: 0,
             ledgers: HashMap::new(),
@@ -354,11 +351,7 @@ impl Model {
         }
         let ledger = self.ledgers.entry((group.clone(), task)).or_default();
         if result.outcome.settles() {
-            // Of a task that is not in memory the core need not know that it was settled, while there is a class that is
-            // behind it. It does not deliver it again; but a client that says DONE again is believed.
-            let told = matches!(result.outcome, Outcome::Done | Outcome::Failed);
-            let excused = told && task <= self.unread;
-            assert!(!ledger.settled || excused, "settled twice: {result:?}");
+            assert!(!ledger.settled, "settled twice: {result:?}");
             ledger.settled = true;
             ledger.logged = ledger.logged.max(result.attempt);
         } else if result.outcome == Outcome::Revived {
@@ -380,7 +373,6 @@ impl Model {
         self.peers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
-        self.unread = head;
         for entry in &log {
             match entry {
                 Logged::Result(result) => self.fold(result, result.task),

@@ -130,7 +130,6 @@ impl World {
     pub(crate) fn jump(&mut self) {
         if self.announced < self.tasks.len() {
             self.announced = self.tasks.len();
-            self.model.unread = self.announced as TaskId;
             self.core.advanced(self.announced as TaskId, self.now);
             self.act();
         }
@@ -544,6 +543,10 @@ impl World {
                 if let Some(stream) = self.streams.get_mut(&session) {
                     stream.watch = Some(sent);
                 }
+            }
+            Action::RecordUnlessSettled(mut result) => {
+                result.late = result.group.as_ref().is_some_and(|group| self.model.is_settled(group, result.task));
+                self.act_one(Action::Record(vec![*result]));
             }
             Action::Record(results) => {
                 for result in &results {

@@ -366,6 +366,7 @@ impl Run {
                 }
             }
             Action::Record(results) => self.store.record(results),
+            Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
             Action::Checkpoint(groups) => self.store.checkpoint(groups),
             Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(Job::Fetch(group, query)),

@@ -96,6 +96,8 @@ pub enum Action {
     Close(SessionId, Closed),
     /// Write these down.
     Record(Vec<NewResult>),
+    /// Write this down, as late if the log has it that its group settled the task.
+    RecordUnlessSettled(Box<NewResult>),
     /// Keep these states. They hold everything that was recorded before.
     Checkpoint(Vec<GroupState>),
     /// Keep nothing of this group any more.

@@ -8,6 +8,7 @@
 //! [tail](crate::store::Tail) what is new.
 
 mod core;
+mod delayed;
 mod group;
 mod outbox;
 mod peer;
@@ -369,6 +370,7 @@ impl Run {
                 }
             }
             Action::Record(results) => self.store.record(results),
+            Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
             Action::Checkpoint(groups) => self.store.checkpoint(groups),
             Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(Job::Fetch(group, query)),

@@ -145,7 +145,7 @@ impl Core {
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
-        let delayed = group.delayed_until(task.id);
+        let delayed = group.delayed.until(task.id);
         if !(untouched || group.waits(task.id)) {
             return Standing::Settled;
         }
@@ -204,7 +204,7 @@ impl Core {
             return false;
         }
         // If it was not read yet, it is skipped when it is: it goes out from here.
-        group.delayed.insert((now, task.id), 0);
+        group.delayed.insert(task.id, now, 0);
         group.dirty = true;
         self.note(name, task.id, Outcome::Revived, now);
         self.dispatch(id, now);

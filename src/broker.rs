@@ -182,10 +182,14 @@ impl Broker {
         let _ = self.mailbox.send(Command::Drain);
     }
 
-    /// Keeps the state of all groups, and joins the threads.
-    pub fn stop(self) {
+    /// Keeps the state of all groups, and joins the threads. Dropping it does the same.
+    pub fn stop(self) {}
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
         let _ = self.mailbox.send(Command::Stop);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 error!("a thread of the broker panicked");
             }

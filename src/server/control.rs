@@ -5,7 +5,7 @@ use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSi
 use log::debug;
 
 use super::convert;
-use super::follow::Followers;
+use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
 use super::status::Refusal;
@@ -331,7 +331,7 @@ impl ControlService {
                 None => after = after.max(upto),
             }
             if request.follow && left > 0 {
-                self.followers.wait(sink, || newest() > after).await.map_err(|_| Listing::Gone)?;
+                self.followers.wait(sink, || newest() > after).await?;
             } else if after >= end {
                 break;
             }
@@ -346,8 +346,23 @@ enum Listing {
     Gone,
 }
 
-impl<E: Into<Refusal>> From<E> for Listing {
-    fn from(e: E) -> Listing {
+impl From<follow::End> for Listing {
+    fn from(end: follow::End) -> Listing {
+        match end {
+            follow::End::Gone => Listing::Gone,
+            follow::End::Stopping => Listing::Refused(Refusal::Stopping),
+        }
+    }
+}
+
+impl From<StoreError> for Listing {
+    fn from(e: StoreError) -> Listing {
         Listing::Refused(e.into())
+    }
+}
+
+impl From<Refusal> for Listing {
+    fn from(e: Refusal) -> Listing {
+        Listing::Refused(e)
     }
 }

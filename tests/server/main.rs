@@ -15,5 +15,6 @@ mod idle;
 mod junk;
 mod lists;
 mod named;
+mod process;
 #[cfg(target_os = "linux")]
 mod slow;

@@ -36,7 +36,7 @@ pub fn channel(address: &str) -> Channel {
 /// A server, and its operator.
 pub struct Rig {
     server: Option<Server>,
-    config: Config,
+    pub config: Config,
     pub operator: Operator,
     _folder: TempDir,
 }

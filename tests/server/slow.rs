@@ -46,7 +46,7 @@ fn one_of_a_group_that_does_not_read_leaves_the_rest_to_the_others() {
     let rig = Rig::start();
     let mut slow = rig.member("g", "slow").tasks();
     rig.operator.connected(1);
-    let (client, mut got) = (rig.member("g", "quick"), 0);
+    let client = rig.member("g", "quick");
     let mut quick = client.tasks();
     rig.operator.connected(2);
     rig.operator.submit(&texts(0..2000));

@@ -365,7 +365,7 @@ impl Model {
     }
 
     /// The process was started again: what is known is what the log says, up to there.
-    pub(crate) fn restarted(&mut self, log: usize, head: TaskId, recovered: &Recovered) {
+    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();

@@ -363,7 +363,7 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, self.announced as TaskId, &recovered);
+        self.model.restarted(lost_from, &recovered);
         self.core = Core::new(self.config.clone(), recovered);
         self.act();
     }

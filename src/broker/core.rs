@@ -149,9 +149,6 @@ pub struct Core {
     actions: Vec<Action>,
 }
 
-/// Tasks read ahead for a group: at most this many, and about so many bytes of text.
-const PAGE: usize = 256;
-const PAGE_BYTES: usize = 256 * 1024;
 /// Text and overhead of the newest tasks that are kept in memory for all groups together.
 const RECENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A restart reads the outcomes behind the last checkpoint: at most about so many.

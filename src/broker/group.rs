@@ -39,18 +39,60 @@ pub(super) struct Class {
     pub(super) cursor: TaskId,
     /// Every task of the class up to here was taken up or stands in `ready`. Means nothing unless `behind`.
     pub(super) read: TaskId,
-    /// Read ahead, oldest first. Bounded by one page of the backlog.
-    pub(super) ready: VecDeque<Arc<Task>>,
+    /// Read ahead, oldest first.
+    pub(super) ready: Page,
     /// There may be more in the log than in `ready`. A class that is not behind gets what is committed straight into `ready`.
     pub(super) behind: bool,
     /// A page of the backlog was asked for.
     pub(super) fetching: bool,
 }
 
+/// Tasks that are read ahead for one group, by ascending id: no more than it will soon take, whatever their size.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    tasks: VecDeque<Arc<Task>>,
+    bytes: usize,
+}
+
+impl Page {
+    /// Tasks and bytes of text at which a page takes no more.
+    pub(super) const TASKS: usize = 256;
+    pub(super) const BYTES: usize = 256 * 1024;
+
+    pub(super) fn is_full(&self) -> bool {
+        self.tasks.len() >= Page::TASKS || self.bytes >= Page::BYTES
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.tasks.is_empty()
+    }
+
+    pub(super) fn push(&mut self, task: Arc<Task>) {
+        self.bytes += task.spec.text.len();
+        self.tasks.push_back(task);
+    }
+
+    pub(super) fn pop(&mut self) -> Option<Arc<Task>> {
+        let task = self.tasks.pop_front()?;
+        self.bytes -= task.spec.text.len();
+        Some(task)
+    }
+
+    pub(super) fn contains(&self, task: TaskId) -> bool {
+        self.tasks.binary_search_by_key(&task, |ready| ready.id).is_ok()
+    }
+
+    pub(super) fn remove(&mut self, task: TaskId) {
+        if let Ok(at) = self.tasks.binary_search_by_key(&task, |ready| ready.id) {
+            self.bytes -= self.tasks.remove(at).map_or(0, |task| task.spec.text.len());
+        }
+    }
+}
+
 impl Class {
     /// Whether a task, if it is of this class, was not taken up yet.
     pub(super) fn is_unread(&self, task: TaskId) -> bool {
-        (self.behind && task > self.read) || self.ready.binary_search_by_key(&task, |ready| ready.id).is_ok()
+        (self.behind && task > self.read) || self.ready.contains(task)
     }
 }
 
@@ -244,7 +286,7 @@ impl Group {
 
     /// Whether the text of a task that is due may be brought into memory: only for somebody, and not without bound.
     pub(super) fn may_load(&self) -> bool {
-        !self.sessions.is_empty() && self.returned.len() + self.loading.len() < 256
+        !self.sessions.is_empty() && self.returned.len() + self.loading.len() < Page::TASKS
     }
 
     /// When this group next has something to do by itself.

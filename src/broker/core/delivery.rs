@@ -1,12 +1,12 @@
 //! Tasks come in and go out.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Core, PAGE, PAGE_BYTES, RECENT_BYTES};
-use crate::broker::group::{CLASSES, GroupId, Lease, Returned};
+use super::{Action, Core, RECENT_BYTES};
+use crate::broker::group::{CLASSES, GroupId, Lease, Page, Returned};
 use crate::broker::session::{Delivery, SessionId};
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{Outcome, Task, TaskId, Time};
@@ -41,13 +41,13 @@ impl Core {
                         state.cursor = task.id - 1;
                     }
                     // Nothing is kept in memory for a group that is not there.
-                    if !reading || state.ready.len() >= PAGE {
+                    if !reading || state.ready.is_full() {
                         state.behind = true;
                         state.read = task.id - 1;
                         self.listening[class].remove(&id);
                         break;
                     }
-                    state.ready.push_back(task.clone());
+                    state.ready.push(task.clone());
                 }
             }
         }
@@ -99,7 +99,7 @@ impl Core {
             return self.wake_group_at(id, now.after(READ_AGAIN));
         };
         class.read = page.scanned;
-        class.ready.extend(page.tasks.into_iter().map(Arc::new));
+        page.tasks.into_iter().for_each(|task| class.ready.push(Arc::new(task)));
         if class.read >= self.head {
             class.behind = false;
             self.listening[at].insert(id);
@@ -177,7 +177,7 @@ impl Core {
                         }
                         let group = self.groups.get_mut(&id)?;
                         let class = &mut group.classes[at];
-                        let Some(task) = class.ready.pop_front() else {
+                        let Some(task) = class.ready.pop() else {
                             if class.behind {
                                 // Its tasks go before those of the next class: wait for them.
                                 return None;
@@ -229,20 +229,18 @@ impl Core {
                 after: read,
                 upto: head,
                 broadcast_after: group.broadcast_after,
-                limit: PAGE,
-                max_bytes: PAGE_BYTES,
+                limit: Page::TASKS,
+                max_bytes: Page::BYTES,
             };
             self.actions.push(Action::Fetch(id, query));
             return;
         }
         let mut read_to = head;
-        let mut bytes = 0;
-        let mut page = VecDeque::new();
+        let mut page = Page::default();
         for task in self.recent.range(from..) {
             if task.spec.priority == CLASSES[at] && group.wants(task) {
-                bytes += task.spec.text.len();
-                page.push_back(task.clone());
-                if page.len() >= PAGE || bytes >= PAGE_BYTES {
+                page.push(task.clone());
+                if page.is_full() {
                     read_to = task.id;
                     break;
                 }

@@ -176,6 +176,9 @@ impl Core {
             cancelled.spec.expires_at = Some(now);
             *recent = Arc::new(cancelled);
         }
+        for passing in self.groups.values_mut().filter(|group| !group.leased) {
+            passing.classes[task.spec.priority as usize].ready.remove(task.id);
+        }
         let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
         let mut count = 0;
         for id in ids {

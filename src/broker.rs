@@ -298,10 +298,14 @@ impl Run {
             return;
         }
         self.next_session += 1;
+        let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
         self.outboxes.insert(id, outbox);
         self.core.join(join, id, now);
+        // The older stream of the same client goes without a line of its own.
+        self.act();
         if let Some(client) = self.core.client(id) {
-            info!("{} came; {} connected", describe(&client), self.outboxes.len());
+            let instead = if takes_over { ", and its older stream ends" } else { "" };
+            info!("{} came{instead}; {} connected", describe(&client), self.outboxes.len());
         }
     }
 

@@ -1,5 +1,7 @@
 //! Clients that do not read, or say more than a disk can take.
 
+use grpcio::RpcStatusCode;
+
 use crate::common::server::Server;
 use crate::memory::Memory;
 use crate::rig::{Client, Operator, Rig, ack, done};
@@ -58,6 +60,21 @@ fn one_of_a_group_that_does_not_read_leaves_the_rest_to_the_others() {
     telling.end().unwrap();
     assert_eq!(rig.operator.connected(2)[0].in_flight, 64);
     assert!(slow.take(64).iter().all(|message| message.attempt == 1));
+}
+
+#[test]
+fn one_that_does_not_read_can_be_taken_over() {
+    let rig = Rig::start();
+    let mut old = rig.named("a").saying("contact-window", "10000").tasks();
+    rig.operator.submit(&texts(0..5000));
+    let clients = rig.operator.clients_until(|clients| clients.len() == 1 && clients[0].delivered > 0);
+    assert!(clients[0].delivered < 5000, "all of it was on its way");
+    let mut new = rig.named("a").saying("contact-window", "10000").tasks();
+    let mut given: Vec<u64> = new.take(5000).iter().map(|message| message.id).collect();
+    given.sort_unstable();
+    assert_eq!(given, (1..=5000).collect::<Vec<_>>());
+    // When it reads at last, it finds what was on the way, and then the end.
+    assert_eq!(old.last().code(), RpcStatusCode::ABORTED);
 }
 
 #[test]

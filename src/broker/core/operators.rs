@@ -6,7 +6,7 @@ use super::Core;
 use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::store::Backlog;
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 /// How far a group has come.
 #[derive(Debug, Clone)]
@@ -78,6 +78,11 @@ impl Core {
         let mut sessions: Vec<_> = self.sessions.iter().collect();
         sessions.sort_unstable_by_key(|(id, _)| **id);
         sessions.into_iter().map(|(_, session)| self.info(session)).collect()
+    }
+
+    /// Whether a client of that id has a stream.
+    pub fn is_connected(&self, client: &ClientId) -> bool {
+        self.clients.contains_key(client)
     }
 
     /// The client of this session.

@@ -16,7 +16,7 @@ use crate::common::server::Server;
 use crate::rig::{Client, Operator, Rig, ack, collect, done, patient};
 
 #[test]
-fn what_was_reported_as_accepted_survives_a_kill_in_the_middle_and_ids_go_on() {
+fn what_was_reported_as_accepted_outlives_a_kill() {
     let mut server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tasks.txt");

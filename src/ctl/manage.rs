@@ -26,9 +26,12 @@ pub(super) fn run(command: Command, link: &Link, out: Out) -> Result<(), Error> 
         Command::Pause { group } => pause(link, group, true, out),
         Command::Resume { group } => pause(link, group, false, out),
         Command::Group(Group::Rm { group }) => remove(link, group, out),
-        Command::Submit(_) | Command::Tasks(_) | Command::Results(_) | Command::Statuses(_) | Command::Dead(_) => {
-            unreachable!("has a file of its own")
-        }
+        Command::Submit(_)
+        | Command::Tasks(_)
+        | Command::Results(_)
+        | Command::Statuses(_)
+        | Command::Dead(_)
+        | Command::Bench(_) => unreachable!("has a file of its own"),
     }
 }
 

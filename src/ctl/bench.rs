@@ -61,6 +61,7 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
         Which::Backlog(_) => "backlog",
     };
     let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
+    let limits = limits::measure(&target.dir, &watch)?;
     let mut run = Run { target, env: Arc::new(env), watch, report: Report::new(name) };
     match which {
         Which::Submit(args) => submit::run(&mut run, &args)?,
@@ -78,7 +79,7 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
     // Contact knows no other: it is not an option of the server.
     let fsync = if ours { "always" } else { "unknown" };
     run.report.text("fsync", fsync, "fsync before a task counts as accepted, and a result as settled");
-    limits::measure(&run.target.dir, &run.watch, &mut run.report)?;
+    limits.report(&mut run.report);
     Ok(run.report.print(&mut out)?)
 }
 

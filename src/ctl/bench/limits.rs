@@ -24,17 +24,29 @@ const TIME: Duration = Duration::from_millis(500);
 /// Tasks in one of the large messages.
 const BATCH: usize = 256;
 
-/// Measures them, and puts them into the report.
-pub(super) fn measure(dir: &Path, watch: &Watch, report: &mut Report) -> Result<(), Error> {
+/// All of it is a second.
+pub(super) struct Limits {
+    fsyncs: f64,
+    messages: f64,
+    batched: f64,
+}
+
+/// Measures them: before the load, whose writes the disk is busy with for a while afterwards.
+pub(super) fn measure(dir: &Path, watch: &Watch) -> Result<Limits, Error> {
     let fsyncs = fsyncs(dir).map_err(|e| Error::NotMeasured(format!("cannot write in {}: {e}", dir.display())))?;
-    report.number("fsyncs_per_s", fsyncs, "fsyncs a second, of 4 kB appended to a file there");
     let task = || ServerMsg { task: lean::text(0, 100), id: 1, attempt: 1, ..ServerMsg::default() };
-    let single = messages(&Encoded::new(&task()), watch)?;
-    report.number("bare_messages_per_s", single, "messages of 100 bytes a second on a bare gRPC stream");
+    let messages = rate(&Encoded::new(&task()), watch)?;
     let many = ServerMsg { batch: (0..BATCH).map(|_| task()).collect(), ..ServerMsg::default() };
-    let many = messages(&Encoded::new(&many), watch)? * BATCH as f64;
-    report.number("bare_batched_per_s", many, "the same, 256 in a message");
-    Ok(())
+    let batched = rate(&Encoded::new(&many), watch)? * BATCH as f64;
+    Ok(Limits { fsyncs, messages, batched })
+}
+
+impl Limits {
+    pub(super) fn report(&self, report: &mut Report) {
+        report.number("fsyncs_per_s", self.fsyncs, "fsyncs a second, of 4 kB appended to a file there");
+        report.number("bare_messages_per_s", self.messages, "tasks a second on a bare gRPC stream, one in a message");
+        report.number("bare_batched_per_s", self.batched, "tasks a second on a bare gRPC stream, 256 in a message");
+    }
 }
 
 fn fsyncs(dir: &Path) -> std::io::Result<f64> {
@@ -50,7 +62,7 @@ fn fsyncs(dir: &Path) -> std::io::Result<f64> {
 }
 
 /// How many times a second a message comes out of a stream, with both its ends in this process.
-fn messages(message: &Encoded, watch: &Watch) -> Result<f64, Error> {
+fn rate(message: &Encoded, watch: &Watch) -> Result<f64, Error> {
     let env = Arc::new(EnvBuilder::new().cq_count(2).name_prefix("bare").build());
     let builder = ServiceBuilder::new().add_server_streaming_handler(&lean::BARE, send_for_a_while);
     let server = ServerBuilder::new(env.clone()).register_service(builder.build()).build();

@@ -19,8 +19,8 @@ use signal_hook::iterator::Signals;
 ///
 /// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
 ///
-/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130.
-/// Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
+/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130 and leaves
+/// running commands to themselves. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
 #[derive(Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
@@ -44,6 +44,10 @@ struct Args {
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
 
+    /// How long the server waits before the second try of a task whose command exited with 75. It doubles with each try, up
+    /// to ten minutes
+    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    retry_delay: Duration,
     /// Cut the result of --exec to so many bytes. A result that was cut says so.
     #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
     max_output: usize,
@@ -142,7 +146,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let quiet = args.json;
     let worker = match args.exec {
         Some(command) => {
-            let exec = Exec::new(command).max_output(args.max_output);
+            let exec = Exec::new(command).max_output(args.max_output).retry_delay(args.retry_delay);
             Worker::new(config, move |task| exec.run(task))
         }
         None => Worker::new(config, move |task| acknowledge(task, quiet)),

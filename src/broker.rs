@@ -1,6 +1,6 @@
 //! Who gets which task: the one thread that owns every group and session.
 //!
-//! The [state machine](core) decides; this thread feeds it (commands from its mailbox, what the store committed, the time)
+//! The state machine ([`Core`]) decides; this thread feeds it (commands from its mailbox, what the store committed, the time)
 //! and does what it says. Nobody else touches that state, so there are no locks.
 //!
 //! What can block whom: streams and operators wait, as futures, for room in the broker's mailbox; the broker waits for room
@@ -293,19 +293,19 @@ impl Run {
             return;
         }
         self.next_session += 1;
-        let who = describe(join.client.as_ref().map(|c| c.as_str()), &join.peer);
-        let group = join.group.as_ref().map_or(String::new(), |group| format!(", group {group}"));
         self.outboxes.insert(id, outbox);
         self.core.join(join, id, now);
-        info!("{who} came{group}; {} connected", self.outboxes.len());
+        if let Some(client) = self.core.client(id) {
+            info!("{} came; {} connected", describe(&client), self.outboxes.len());
+        }
     }
 
     fn leave(&mut self, id: SessionId, why: &str, now: Time) {
         self.outboxes.remove(&id);
         if let Some(client) = self.core.client(id) {
-            let who = describe(client.client.as_ref().map(|c| c.as_str()), &client.peer);
             info!(
-                "{who} went: {why}; it was given {} tasks, all clients together {}; {} connected",
+                "{} went: {why}; it was given {} tasks, all clients together {}; {} connected",
+                describe(&client),
                 client.delivered,
                 self.delivered,
                 self.outboxes.len()
@@ -354,7 +354,11 @@ impl Run {
                 self.delivered += deliveries.len() as u64;
                 self.push(session, Push::Tasks(deliveries));
             }
-            Action::Heartbeat(session) => self.push(session, Push::Heartbeat),
+            // One that waits behind another, for a client that does not read, would only take the place of tasks.
+            Action::Heartbeat(session) if self.outboxes.get(&session).is_some_and(outbox::Outbox::is_empty) => {
+                self.push(session, Push::Heartbeat);
+            }
+            Action::Heartbeat(_) => {}
             Action::Close(session, why) => {
                 self.push(session, Push::Close(why));
                 self.outboxes.remove(&session);
@@ -386,6 +390,12 @@ impl Run {
     }
 }
 
-fn describe(client: Option<&str>, peer: &str) -> String {
-    client.map_or_else(|| format!("an anonymous client at {peer}"), |client| format!("client {client} at {peer}"))
+fn describe(client: &ClientInfo) -> String {
+    let who = match (&client.client, &client.group) {
+        (Some(id), Some(group)) if id != group => format!("client {id} of group {group}"),
+        (Some(id), _) => format!("client {id}"),
+        (None, Some(group)) => format!("a client of group {group}"),
+        (None, None) => "an anonymous client".to_owned(),
+    };
+    format!("{who} at {}", client.peer)
 }

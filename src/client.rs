@@ -70,11 +70,14 @@ pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::stopper::Stopper;
 
-use self::handler::HandlerFn;
+use self::handler::{Hand, HandlerFn};
 use self::pipe::{Pipe, State};
 use self::status::{Reporter, Source};
 
 type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
+
+/// Tasks, and results, that lie between the pipe and the handlers, so that neither waits for the other at each small task.
+const AHEAD: usize = 256;
 
 /// Where a group that is new to the server starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -155,8 +158,8 @@ pub enum Error {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
-    /// Another client with the same id connected; the server talks to that one now.
-    #[error("another client with this id took over ({0}); give each client an id of its own")]
+    /// Another client with the same id connected; the server talks to that one now. Give each an id of its own.
+    #[error("another client took over: {0}")]
     TakenOver(String),
     /// The server does not want this client, and would not the next time either.
     #[error("the server refused this client: {code}: {message}")]
@@ -202,7 +205,7 @@ impl Worker {
     /// Reports what `make` returns, at the start and then in intervals of `period`, on the status thread. It is asked
     /// while there is a connection and everything before was answered.
     pub fn statuses_every(mut self, period: Duration, make: impl FnMut() -> Vec<String> + Send + 'static) -> Worker {
-        self.statuses = Some(Source::Every(period, Box::new(make)));
+        self.statuses = Some(Source::Every(period.min(LONGEST), Box::new(make)));
         self
     }
 
@@ -224,17 +227,21 @@ impl Worker {
         let instance = format!("{:016x}", rand::random::<u64>());
         let options = connection::call_options(&config, &instance)?;
         let (stopper, stopped) = Stopper::new();
-        let (tasks, unbegun) = bounded(config.concurrency);
-        let (finished, results) = bounded(config.concurrency);
+        let (tasks, unbegun) = bounded(config.concurrency.max(AHEAD));
+        let (finished, results) = bounded(AHEAD);
         let (links, outdated) = bounded(1);
 
         // From here on, whatever fails drops `running`, and that stops and joins the threads there are.
         let mut running = Running { stopper: stopper.clone(), pipe: None, others: Vec::new() };
         for n in 0..config.concurrency {
-            let (tasks, finished, handler, observer) =
-                (unbegun.clone(), finished.clone(), handler.clone(), observer.clone());
-            let work = move || handler::run(&tasks, &finished, &handler, &observer);
-            running.others.push(spawn(format!("handler-{n}"), work)?);
+            let hand = Hand {
+                tasks: unbegun.clone(),
+                finished: finished.clone(),
+                stopped: stopped.clone(),
+                handler: handler.clone(),
+                observer: observer.clone(),
+            };
+            running.others.push(spawn(format!("handler-{n}"), move || hand.run())?);
         }
         drop(finished);
         if let Some(source) = statuses {
@@ -266,13 +273,29 @@ impl fmt::Debug for Worker {
     }
 }
 
+/// Longer times are cut to this: nobody waits for them, and adding them to the time now must not overflow.
+const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+
 impl Config {
-    fn checked(self) -> Result<Config, Error> {
+    fn checked(mut self) -> Result<Config, Error> {
         if self.server.is_empty() || self.server.contains('\0') {
             return Err(Error::Config(format!("{:?} is no address; name the server as host:port", self.server)));
         }
         if self.concurrency == 0 {
             return Err(Error::Config("concurrency 0 would handle nothing; use 1 or more".into()));
+        }
+        if self.renew_every.is_zero() {
+            return Err(Error::Config("leases cannot be renewed every 0 s; use 1s or more".into()));
+        }
+        self.heartbeat = self.heartbeat.map(|every| every.clamp(Duration::from_secs(1), LONGEST));
+        for time in [
+            &mut self.first_backoff,
+            &mut self.most_backoff,
+            &mut self.renew_every,
+            &mut self.confirm_every,
+            &mut self.stop_grace,
+        ] {
+            *time = LONGEST.min(*time);
         }
         for name in [&self.id, &self.group].into_iter().flatten() {
             crate::task::Name::new("an id or a group", name).map_err(|error| Error::Config(error.to_string()))?;

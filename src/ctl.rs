@@ -19,7 +19,7 @@ mod tally;
 
 pub use args::Args;
 
-use args::Command;
+use args::{Command, Group};
 use link::Link;
 use out::Out;
 
@@ -97,13 +97,21 @@ impl Error {
 /// Runs one command to its end.
 pub fn run(args: Args) -> Result<(), Error> {
     let out = Out::stdout(args.json);
+    let link = || Link::connect(&args.server);
     match args.command {
         Command::Submit(submit) => submit::run(submit, &args.server, out),
-        Command::Tasks(range) => list::tasks(&Link::connect(&args.server)?, &range, out),
-        Command::Results(range) => list::results(&Link::connect(&args.server)?, &range, out),
-        Command::Statuses(range) => list::statuses(&Link::connect(&args.server)?, &range, out),
-        Command::Dead(dead) => list::dead(&Link::connect(&args.server)?, &dead, out),
         Command::Bench(bench) => bench::run(bench, &args.server, out),
-        command => manage::run(command, &Link::connect(&args.server)?, out),
+        Command::Tasks(range) => list::tasks(&link()?, &range, out),
+        Command::Results(range) => list::results(&link()?, &range, out),
+        Command::Statuses(range) => list::statuses(&link()?, &range, out),
+        Command::Dead(dead) => list::dead(&link()?, &dead, out),
+        Command::Clients => manage::clients(&link()?, out),
+        Command::Groups => manage::groups(&link()?, out),
+        Command::Task { id } => manage::describe(&link()?, id, out),
+        Command::Cancel { id } => manage::cancel(&link()?, id, out),
+        Command::Retry { id, group } => manage::retry(&link()?, id, group.unwrap_or_default(), out),
+        Command::Pause { group } => manage::pause(&link()?, group, true, out),
+        Command::Resume { group } => manage::pause(&link()?, group, false, out),
+        Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

@@ -137,11 +137,13 @@ pub enum Outcome {
     Cancelled = 8,
     /// Given to the group again by an operator.
     Revived = 9,
+    /// A dead letter that an operator took off the list. Changes nothing else.
+    Dropped = 10,
 }
 
 impl Outcome {
     /// All of them, each at its number.
-    pub const ALL: [Outcome; 10] = [
+    pub const ALL: [Outcome; 11] = [
         Outcome::Done,
         Outcome::Retry,
         Outcome::Failed,
@@ -152,6 +154,7 @@ impl Outcome {
         Outcome::Expired,
         Outcome::Cancelled,
         Outcome::Revived,
+        Outcome::Dropped,
     ];
 
     /// The outcome with that number.

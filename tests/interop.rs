@@ -158,7 +158,7 @@ fn a_conversation_with_the_articles_server(spelling: Spelling) {
 fn contact_client_goes_on_when_the_articles_server_comes_back() {
     let Some(python) = Python::ready() else { return };
     let (mut server, address) = python.server(Spelling::Ret, "127.0.0.1:0");
-    let client = contact_client(&["--server", &address, "--demo"]);
+    let client = contact_client(&["--server", &address, "--demo", "--status-every", "1s"]);
     server.out.at_least(10, "acknowledgements", acknowledged);
     client.out.at_least(15, "answers to statuses", answered);
     server.kill();

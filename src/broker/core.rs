@@ -14,7 +14,7 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::{Ahead, Group, GroupId};
+use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
 use crate::store::{Backlog, GroupState, Recovered};
@@ -122,7 +122,7 @@ struct Peer {
     unmatched: Unmatched,
 }
 
-/// All groups and sessions. See the [module](self).
+/// All groups and sessions.
 pub struct Core {
     config: Config,
     /// The newest task that was accepted.
@@ -199,24 +199,21 @@ impl Core {
     fn replay(&mut self, TaskResult { result, .. }: TaskResult) {
         let group = result.group.as_ref().and_then(|name| self.names.get(name));
         let Some(group) = group.and_then(|id| self.groups.get_mut(id)) else { return };
-        if result.late {
+        if result.late || result.outcome == Outcome::Dropped {
             return;
         }
         group.dirty = true;
         let was_open = group.take_waiting(result.task).is_some();
-        let (attempts, not_before) = (result.attempt, result.not_before);
-        if result.outcome.settles() {
-            if !was_open {
-                group.ahead.insert(result.task, Ahead::Settled);
-            }
-        } else if result.outcome == Outcome::Revived {
-            // Whether it stands before or behind the cursor of its class is not known: it goes out once, from here.
-            group.delayed.insert((Time::default(), result.task), 0);
-            group.ahead.insert(result.task, Ahead::Settled);
-        } else if was_open {
+        let again = match result.outcome {
+            Outcome::Revived => Some((None, 0)),
+            outcome => (!outcome.settles()).then_some((result.not_before, result.attempt)),
+        };
+        // Whether the task stands before or behind the cursor of its class is not known. If behind, it is skipped there.
+        if !was_open {
+            group.ahead.insert(result.task);
+        }
+        if let Some((not_before, attempts)) = again {
             group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
-        } else {
-            group.ahead.insert(result.task, Ahead::Open { attempts, not_before });
         }
     }
 
@@ -229,6 +226,9 @@ impl Core {
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+                if !session.has_room() {
+                    self.actions.push(Action::WatchRoom(id, session.sent));
+                }
             }
         }
         std::mem::take(&mut self.actions)
@@ -248,6 +248,12 @@ impl Core {
         let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
         self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
         self.recorded = 0;
+    }
+
+    /// A task, if it is among the newest.
+    fn recent(&self, id: TaskId) -> Option<&Arc<Task>> {
+        let first = self.recent.front()?.id;
+        self.recent.get(usize::try_from(id.checked_sub(first)?).ok()?)
     }
 
     /// Does what is due, and says when it is next wanted.
@@ -287,16 +293,18 @@ impl Core {
         self.timers.push(Reverse((if next > now { next } else { now.after(heartbeat) }, Timer::Session(id))));
     }
 
-    /// Sets the group's timer if it is to be woken earlier than it is.
+    /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
     fn wake_group(&mut self, id: GroupId) {
+        if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
+            self.wake_group_at(id, due);
+        }
+    }
+
+    fn wake_group_at(&mut self, id: GroupId, due: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let Some(due) = group.next_due() else { return };
         if group.wake_at.is_none_or(|at| due < at) {
             group.wake_at = Some(due);
             self.timers.push(Reverse((due, Timer::Group(id))));
         }
     }
 }
-
-/// Where normal tasks stand in [`CLASSES`].
-const NORMAL: usize = 1;

@@ -29,14 +29,6 @@ pub(super) struct Returned {
     pub(super) attempts: u32,
 }
 
-/// What is known of a task that the group has not read yet: it was told after a restart, or stands in the log of outcomes
-/// behind the last checkpoint.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ahead {
-    Settled,
-    Open { attempts: u32, not_before: Option<Time> },
-}
-
 /// How far the group has come in one class of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Class {
@@ -50,6 +42,13 @@ pub(super) struct Class {
     pub(super) behind: bool,
     /// A page of the backlog was asked for.
     pub(super) fetching: bool,
+}
+
+impl Class {
+    /// Whether a task, if it is of this class, was not taken up yet.
+    pub(super) fn is_unread(&self, task: TaskId) -> bool {
+        (self.behind && task > self.read) || self.ready.binary_search_by_key(&task, |ready| ready.id).is_ok()
+    }
 }
 
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up yet (behind the
@@ -73,7 +72,9 @@ pub(super) struct Group {
     pub(super) delayed: BTreeMap<(Time, TaskId), u32>,
     /// Due, and their text is being loaded.
     pub(super) loading: HashMap<TaskId, u32>,
-    pub(super) ahead: BTreeMap<TaskId, Ahead>,
+    /// Taken up before their class came to them, which is to skip them: they were told after a restart that had forgotten
+    /// them, or stand in the log of outcomes behind the last checkpoint. Those that are not settled stand in `delayed` too.
+    pub(super) ahead: BTreeSet<TaskId>,
     pub(super) sessions: BTreeSet<SessionId>,
     /// The sessions that can take a task now; the last has the most free window and waited longest.
     pub(super) open_sessions: BTreeSet<(usize, Reverse<u64>, SessionId)>,
@@ -129,7 +130,7 @@ impl Group {
             returned: BTreeMap::new(),
             delayed: BTreeMap::new(),
             loading: HashMap::new(),
-            ahead: BTreeMap::new(),
+            ahead: BTreeSet::new(),
             sessions: BTreeSet::new(),
             open_sessions: BTreeSet::new(),
             wake_at: None,
@@ -153,7 +154,7 @@ impl Group {
             group.delayed.insert((open.not_before.unwrap_or_default(), open.id), open.attempts);
         }
         for (first, last) in state.settled {
-            group.ahead.extend((first..=last).map(|id| (id, Ahead::Settled)));
+            group.ahead.extend(first..=last);
         }
         group
     }
@@ -163,7 +164,7 @@ impl Group {
         let name = self.name.clone()?;
         let cursors = [0, 1, 2].map(|class| self.position(class, head));
         let floor = cursors.into_iter().min().unwrap_or(0);
-        self.ahead.retain(|id, _| *id > floor);
+        self.ahead.retain(|id| *id > floor);
 
         let mut open = Vec::new();
         for (id, lease) in &self.leases {
@@ -179,13 +180,10 @@ impl Group {
         open.extend(self.delayed.iter().map(|((t, id), n)| OpenTask { id: *id, attempts: *n, not_before: Some(*t) }));
 
         let mut settled: Vec<(TaskId, TaskId)> = Vec::new();
-        for (&id, ahead) in &self.ahead {
-            match (ahead, settled.last_mut()) {
-                (Ahead::Open { attempts, not_before }, _) => {
-                    open.push(OpenTask { id, attempts: *attempts, not_before: *not_before });
-                }
-                (Ahead::Settled, Some((_, last))) if *last + 1 == id => *last = id,
-                (Ahead::Settled, _) => settled.push((id, id)),
+        for &id in &self.ahead {
+            match settled.last_mut() {
+                Some((_, last)) if *last + 1 == id => *last = id,
+                _ => settled.push((id, id)),
             }
         }
         open.sort_unstable_by_key(|task| task.id);
@@ -214,25 +212,19 @@ impl Group {
 
     /// Takes a task out of the places where it waits to go out again; says how often it went out.
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<u32> {
-        if let Some(attempts) = self.loading.remove(&task) {
-            return Some(attempts);
-        }
-        // Few tasks wait here (those that were given back), and few outcomes come for them.
-        if let Some(key) = self.returned.keys().find(|(_, id)| *id == task).copied() {
-            return self.returned.remove(&key).map(|r| r.attempts);
-        }
-        let key = self.delayed.keys().find(|(_, id)| *id == task).copied()?;
-        self.delayed.remove(&key)
+        let returned = CLASSES.into_iter().find_map(|class| self.returned.remove(&(class, task)));
+        let waiting = self.loading.remove(&task).or_else(|| returned.map(|returned| returned.attempts));
+        waiting.or_else(|| {
+            let key = (self.delayed_until(task)?, task);
+            self.delayed.remove(&key)
+        })
     }
 
-    /// [`Group::take_waiting`], for an outcome that settles such a task.
-    pub(super) fn take_waiting_if(&mut self, settles: bool, task: TaskId) -> bool {
-        settles && self.take_waiting(task).is_some()
-    }
-
-    /// Whether the task was delivered before and is to go out again without further delay.
-    pub(super) fn is_waiting(&self, task: &Task) -> bool {
-        self.loading.contains_key(&task.id) || self.returned.contains_key(&(task.spec.priority, task.id))
+    /// Whether a task waits to go out again, now or later.
+    pub(super) fn waits(&self, task: TaskId) -> bool {
+        self.loading.contains_key(&task)
+            || CLASSES.into_iter().any(|class| self.returned.contains_key(&(class, task)))
+            || self.delayed_until(task).is_some()
     }
 
     /// When a task that is delayed is due.

@@ -4,7 +4,7 @@
 //! The stream never waits on its thread: it is a future that is woken.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
@@ -29,8 +29,17 @@ struct Shared {
     waker: AtomicWaker,
     /// Bytes of [`Delivery::cost`] that the stream has taken so far.
     taken: AtomicU64,
-    /// The broker wants to hear when there is room again.
-    watched: AtomicBool,
+    /// The broker wants to hear when so much was taken. 0: it does not.
+    watched: AtomicU64,
+}
+
+impl Shared {
+    /// Whether the broker is to be told now: once for each time it asks.
+    fn is_wanted(&self, taken: u64) -> bool {
+        let wanted = self.watched.load(Ordering::SeqCst);
+        let reached = wanted != 0 && taken >= wanted;
+        reached && self.watched.compare_exchange(wanted, 0, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    }
 }
 
 /// The broker's end.
@@ -60,11 +69,17 @@ impl Outbox {
         sent
     }
 
+    /// Nothing is on its way that the stream has not begun to take.
+    pub(super) fn is_empty(&self) -> bool {
+        self.sender.is_empty()
+    }
+
     /// Asks to be told when the stream has taken most of `sent`, all the bytes it was given so far; `Some`: it has already.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
-        self.shared.watched.store(true, Ordering::SeqCst);
+        // Store, then load; the stream adds, then looks: one of the two sees the other's.
+        self.shared.watched.store(sent.saturating_sub(ROOM / 2).max(1), Ordering::SeqCst);
         let taken = self.shared.taken.load(Ordering::SeqCst);
-        (sent.saturating_sub(taken) <= ROOM / 2 && self.shared.watched.swap(false, Ordering::SeqCst)).then_some(taken)
+        self.shared.is_wanted(taken).then_some(taken)
     }
 }
 
@@ -92,8 +107,6 @@ impl Inbox {
     /// The stream took so much more. `Some`: the broker wants to hear that so much was taken in all.
     pub fn took(&self, bytes: u64) -> Option<u64> {
         let taken = self.shared.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        // What is left in the channel is small: this is called after each message, and the channel holds at most ROOM.
-        let nearly_empty = self.receiver.len() <= MAX_MESSAGES / 4;
-        (nearly_empty && self.shared.watched.swap(false, Ordering::SeqCst)).then_some(taken)
+        self.shared.is_wanted(taken).then_some(taken)
     }
 }

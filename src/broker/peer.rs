@@ -36,10 +36,15 @@ impl Unmatched {
         }
     }
 
+    /// The oldest delivery.
+    pub(super) fn oldest(&self) -> Option<(TaskId, u32)> {
+        self.runs.front().map(|run| (run.first, run.attempt))
+    }
+
     /// The oldest delivery, which is thereby matched.
     pub(super) fn pop(&mut self) -> Option<(TaskId, u32)> {
+        let oldest = self.oldest()?;
         let run = self.runs.front_mut()?;
-        let oldest = (run.first, run.attempt);
         if run.first == run.last {
             self.runs.pop_front();
         } else {

@@ -18,8 +18,7 @@ use crate::wire::contact_grpc::ContactClient;
 
 /// The longest message taken from the server.
 const MAX_MESSAGE: i32 = 64 << 20;
-/// Pings find out that a server is gone which did not say so: within the two together.
-const KEEPALIVE: Duration = Duration::from_secs(20);
+/// How long the answer to a ping may take.
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one look at the state of the channel waits for a change.
 const WATCH: Duration = Duration::from_secs(5);
@@ -51,12 +50,17 @@ pub(super) struct Connection {
 impl Connection {
     /// Begins to connect. Each try has a channel of its own, not shared with others, so that the waits between tries
     /// are the worker's and not those of C-core.
-    pub(super) fn open(config: &Config, env: &Arc<Environment>, options: CallOption) -> Connection {
+    pub(super) fn open(
+        config: &Config,
+        env: &Arc<Environment>,
+        options: CallOption,
+        keepalive: Duration,
+    ) -> Connection {
         let channel = ChannelBuilder::new(env.clone())
             .use_local_subchannel_pool(true)
             .max_receive_message_len(MAX_MESSAGE)
             .max_send_message_len(-1)
-            .keepalive_time(KEEPALIVE)
+            .keepalive_time(keepalive)
             .keepalive_timeout(KEEPALIVE_TIMEOUT)
             .keepalive_permit_without_calls(true)
             .http2_max_pings_without_data(0)
@@ -161,7 +165,7 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
         add("contact-from", from.as_str())?;
     }
     if let Some(heartbeat) = config.heartbeat {
-        add("contact-heartbeat", &heartbeat.as_secs().max(1).to_string())?;
+        add("contact-heartbeat", &heartbeat.as_secs().to_string())?;
     }
     Ok(CallOption::default().headers(metadata.build()))
 }

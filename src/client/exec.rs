@@ -10,8 +10,8 @@ use super::{Reply, Task};
 
 /// The exit code that asks for another try: EX_TEMPFAIL of sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
-/// When no process could be started, the machine is short of something: worth another try, but not at once.
-const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
+/// The longest wait before another try.
+const MOST_RETRY_DELAY: Duration = Duration::from_secs(600);
 
 /// A shell command that handles tasks.
 ///
@@ -30,12 +30,20 @@ const NOT_STARTED_DELAY: Duration = Duration::from_secs(1);
 pub struct Exec {
     command: String,
     max_output: usize,
+    retry_delay: Duration,
 }
 
 impl Exec {
-    /// A command for `sh -c`, with at most 64 KiB of output.
+    /// A command for `sh -c`, with at most 64 KiB of output, and a second before the second try.
     pub fn new(command: impl Into<String>) -> Exec {
-        Exec { command: command.into(), max_output: 64 << 10 }
+        Exec { command: command.into(), max_output: 64 << 10, retry_delay: Duration::from_secs(1) }
+    }
+
+    /// Has the server wait so long before the second try of a task, twice as long before the third, and so on up to ten
+    /// minutes.
+    pub fn retry_delay(mut self, delay: Duration) -> Exec {
+        self.retry_delay = delay;
+        self
     }
 
     /// Cuts what it says to so many bytes, between two characters. The result then ends with a note that it was cut.
@@ -48,9 +56,15 @@ impl Exec {
     /// Runs the command for a task, and waits for it.
     pub fn run(&self, task: &Task) -> Reply {
         match self.output(task) {
-            Ok((status, output, errors)) => self.reply(status, output, errors),
-            Err(error) => Reply::retry(format!("cannot run sh: {error}"), NOT_STARTED_DELAY),
+            Ok((status, output, errors)) => self.reply(task, status, output, errors),
+            // The machine is short of something: worth another try.
+            Err(error) => Reply::retry(format!("cannot run sh: {error}"), self.delay(task)),
         }
+    }
+
+    fn delay(&self, task: &Task) -> Duration {
+        let doubled = 2_u32.saturating_pow(task.attempt.saturating_sub(1));
+        self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
     }
 
     fn output(&self, task: &Task) -> io::Result<(ExitStatus, Captured, Captured)> {
@@ -65,7 +79,7 @@ impl Exec {
             .spawn()?;
         let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
         // All three pipes at once: a command may answer before it has read everything, or say much before it is done.
-        let (output, errors) = thread::scope(|scope| {
+        let said = thread::scope(|scope| {
             let errors = thread::Builder::new().name("exec-stderr".into());
             let errors = errors.spawn_scoped(scope, || self.capture(stderr))?;
             let input = thread::Builder::new().name("exec-stdin".into());
@@ -73,8 +87,13 @@ impl Exec {
             input.spawn_scoped(scope, || stdin.map(|mut stdin| stdin.write_all(task.text.as_bytes())))?;
             let output = self.capture(stdout);
             io::Result::Ok((output, errors.join().unwrap_or_default()))
-        })?;
-        Ok((child.wait()?, output, errors))
+        });
+        if said.is_err() {
+            let _ = child.kill();
+        }
+        let status = child.wait()?;
+        let (output, errors) = said?;
+        Ok((status, output, errors))
     }
 
     /// Reads to the end, but keeps no more than can be of use.
@@ -82,12 +101,12 @@ impl Exec {
         let Some(mut from) = from else { return Captured::default() };
         let mut kept = Vec::new();
         // Four bytes more, so that a character is cut where the text is, not here.
-        let _ = from.by_ref().take(self.max_output as u64 + 4).read_to_end(&mut kept);
+        let _ = from.by_ref().take((self.max_output as u64).saturating_add(4)).read_to_end(&mut kept);
         let rest = io::copy(&mut from, &mut io::sink()).unwrap_or(0);
         Captured { total: kept.len() as u64 + rest, kept }
     }
 
-    fn reply(&self, status: ExitStatus, mut output: Captured, errors: Captured) -> Reply {
+    fn reply(&self, task: &Task, status: ExitStatus, mut output: Captured, errors: Captured) -> Reply {
         if !status.success() {
             output.kept.extend(errors.kept);
             output.total += errors.total;
@@ -105,7 +124,7 @@ impl Exec {
         }
         match status.code() {
             Some(0) => Reply::done(text),
-            Some(EX_TEMPFAIL) => Reply::retry(text, Duration::ZERO),
+            Some(EX_TEMPFAIL) => Reply::retry(text, self.delay(task)),
             _ => Reply::failed(text.trim_start_matches('\n')),
         }
     }

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender};
+use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde::Serialize;
 
+use super::stopper::Stopped;
 use super::{Event, Observer};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
@@ -79,21 +80,42 @@ impl From<&str> for Reply {
 pub(super) type HandlerFn = Arc<dyn Fn(&Task) -> Reply + Send + Sync>;
 
 /// A task that a handler is through with.
-pub(super) struct Finished {
-    pub(super) connection: u64,
-    pub(super) result: pb::Result,
+pub(super) enum Finished {
+    /// What came of it, and the connection it came over.
+    Handled(pb::Result, u64),
+    /// It was not begun with, for the worker stops.
+    Left(TaskId),
 }
 
-/// A handler thread: works on `tasks` until there are no more to come. Waits where `results` is full.
-pub(super) fn run(tasks: &Receiver<Task>, results: &Sender<Finished>, handler: &HandlerFn, observer: &Observer) {
-    for task in tasks {
+/// What a handler thread owns.
+pub(super) struct Hand {
+    pub(super) tasks: Receiver<Task>,
+    pub(super) finished: Sender<Finished>,
+    pub(super) stopped: Stopped,
+    pub(super) handler: HandlerFn,
+    pub(super) observer: Observer,
+}
+
+impl Hand {
+    /// Handles tasks until there are no more to come. Waits when the pipe takes no results.
+    pub(super) fn run(self) {
+        for task in &self.tasks {
+            let stopped = self.stopped.try_recv() == Err(TryRecvError::Disconnected);
+            let finished = if stopped { Finished::Left(task.id) } else { self.handle(task) };
+            if self.finished.send(finished).is_err() {
+                return;
+            }
+        }
+    }
+
+    fn handle(&self, task: Task) -> Finished {
         let begun = Instant::now();
         // A handler that panics fails its task, not the worker.
-        let reply = catch_unwind(AssertUnwindSafe(|| handler(&task))).unwrap_or_else(|panic| {
+        let reply = catch_unwind(AssertUnwindSafe(|| (self.handler)(&task))).unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
             Reply::failed(format!("the handler panicked: {}", said.unwrap_or("without a message")))
         });
-        observer(&Event::Task {
+        (self.observer)(&Event::Task {
             id: task.id,
             attempt: task.attempt,
             task: &task.text,
@@ -114,8 +136,6 @@ pub(super) fn run(tasks: &Receiver<Task>, results: &Sender<Finished>, handler: &
             delay_ms: u32::try_from(reply.delay.as_millis()).unwrap_or(u32::MAX),
             ..Default::default()
         };
-        if results.send(Finished { connection: task.connection, result }).is_err() {
-            return;
-        }
+        Finished::Handled(result, task.connection)
     }
 }

@@ -20,6 +20,12 @@ use crate::wire::contact as pb;
 /// control holds the server up.
 const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
+/// How often the server is pinged, so that one which went away without a word is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
+/// article's, do so when nothing else happens, and pings come more often than every five minutes.
+const TOO_MANY_PINGS: &str = "Too many pings";
+const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// A connection that lasted this long, or brought something, worked: the next backoff is a first one.
 const WORKED: Duration = Duration::from_secs(10);
 /// A server that is known to send heartbeats is given up after this many are missing.
@@ -33,8 +39,8 @@ pub(super) struct Pipe {
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,
     pub(super) stopped: Stopped,
-    /// To the handlers; as many as there are handlers. None: they are to end when they are through. Full: tasks wait
-    /// in the inbox.
+    /// To the handlers; at least as many as there are handlers. None: they are to end when they are through. Full: tasks
+    /// wait in the inbox.
     pub(super) tasks: Option<Sender<Task>>,
     /// The other end, to take back what no handler has begun with.
     pub(super) unbegun: Receiver<Task>,
@@ -58,6 +64,8 @@ pub(super) struct State {
     /// Number of connections so far.
     connections: u64,
     backoff: Backoff,
+    /// How often to ping the server.
+    keepalive: Duration,
     try_at: Instant,
     renew_at: Instant,
     heard: Heard,
@@ -87,6 +95,7 @@ impl State {
             connection: None,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
+            keepalive: KEEPALIVE,
             try_at: now,
             renew_at: now,
             heard: Heard::default(),
@@ -123,7 +132,7 @@ impl Pipe {
         }
         state.connections += 1;
         state.heard = Heard::default();
-        state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone()));
+        state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
     }
 
     /// Does everything that the streams allow, and learns of the connection's end.
@@ -184,14 +193,14 @@ impl Pipe {
         Ok(())
     }
 
-    fn receive(&mut self, message: pb::ServerMsg, now: Instant) {
+    fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {
         let state = &mut self.state;
         state.heard.anything = true;
         state.heard.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
         state.heard.heartbeats |= message.batch.is_empty() && !is_task(&message);
-        let (batch, single) = (message.batch.clone(), message);
-        for message in batch.into_iter().chain([single]).filter(is_task) {
+        let batch = std::mem::take(&mut message.batch);
+        for message in batch.into_iter().chain([message]).filter(is_task) {
             if state.ledger.admit(message.id, message.attempt) {
                 state.inbox_bytes += message.task.len();
                 state.inbox.push_back(Task {
@@ -215,7 +224,7 @@ impl Pipe {
 
     fn silence_deadline(&self) -> Option<Instant> {
         let every = self.config.heartbeat.filter(|_| self.state.heard.heartbeats && !self.state.stopping)?;
-        Some(self.state.heard.last? + every.max(Duration::from_secs(1)) * MISSED_HEARTBEATS)
+        Some(self.state.heard.last? + every * MISSED_HEARTBEATS)
     }
 
     fn lost(&mut self, connection: &Connection, reason: &str, now: Instant) {
@@ -227,6 +236,10 @@ impl Pipe {
         let ready_since = connection.ready_since();
         if ready_since.is_some_and(|since| state.heard.anything || now >= since + WORKED) {
             state.backoff.reset();
+        }
+        if reason.contains(TOO_MANY_PINGS) {
+            log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
+            state.keepalive = RARE_KEEPALIVE;
         }
         let wait = state.backoff.next(&mut rand::rng());
         state.try_at = now + wait;
@@ -259,12 +272,19 @@ impl Pipe {
     }
 
     fn finish(&mut self, finished: Finished) {
-        let ledger = &mut self.state.ledger;
-        if finished.result.id != 0 || finished.connection == self.state.connections {
-            ledger.finish(finished.result);
-        } else {
-            log::debug!("dropped a result without an id for a connection that is gone");
+        let state = &mut self.state;
+        match finished {
+            Finished::Left(id) => state.ledger.release(id),
+            Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
+                log::debug!("dropped a result without an id for a connection that is gone");
+            }
+            Finished::Handled(result, _) => state.ledger.finish(result),
         }
+    }
+
+    /// While stopping, whatever the room: what is still to come is bounded by the channel and the handlers.
+    fn takes_results(&self) -> bool {
+        self.state.stopping || self.state.ledger.has_room()
     }
 
     /// Waits until something can go on.
@@ -272,13 +292,13 @@ impl Pipe {
         let deadline = self.deadline();
         let timeout = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
         let closed = never();
-        let results = if self.state.ledger.has_room() { &self.results } else { &closed };
+        let results = if self.takes_results() { &self.results } else { &closed };
         select! {
             recv(self.state.bell.rung) -> _ => {}
             recv(results) -> finished => match finished {
                 Ok(finished) => {
                     self.finish(finished);
-                    while self.state.ledger.has_room() {
+                    while self.takes_results() {
                         let Ok(finished) = self.results.try_recv() else { break };
                         self.finish(finished);
                     }
@@ -318,7 +338,7 @@ impl Pipe {
         for task in self.unbegun.try_iter().chain(self.state.inbox.drain(..)) {
             self.state.ledger.release(task.id);
         }
-        log::info!("stopping when the tasks that run are finished");
+        log::info!("stopping; what runs is finished first");
     }
 
     fn is_over(&self, now: Instant) -> bool {

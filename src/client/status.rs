@@ -178,13 +178,10 @@ impl Reporter {
                 log::warn!("the server ended sendStatus without an answer to {sent} statuses");
                 self.unanswered.drain(..sent);
             }
+            // It is the first one that is not answered: the server takes them in order.
             Err(status) if is_refusal(status.code()) => {
-                log::warn!(
-                    "the server refused {} statuses ({}); they are dropped",
-                    self.unanswered.len(),
-                    say(&status)
-                );
-                self.unanswered.clear();
+                log::warn!("the server refused a status ({}); it is dropped", say(&status));
+                self.unanswered.pop_front();
             }
             Err(status) => {
                 log::debug!("sendStatus ended: {}", say(&status));

@@ -20,6 +20,7 @@ pub struct Args {
     #[arg(
         long,
         global = true,
+        display_order = 100,
         env = "CONTACT_CONTROL",
         default_value = "127.0.0.1:50052",
         value_name = "ADDR",
@@ -27,7 +28,7 @@ pub struct Args {
     )]
     pub(super) server: String,
     /// Print one JSON object a line.
-    #[arg(long, global = true)]
+    #[arg(long, global = true, display_order = 101)]
     pub(super) json: bool,
     #[command(subcommand)]
     pub(super) command: Command,
@@ -134,8 +135,8 @@ Example:
 
 /// Submit tasks: each argument is one, or each line of a file.
 ///
-/// Lines end with LF or CRLF; the last one may lack its end. Empty lines are skipped, and counted at the end. So is a
-/// byte order mark at the beginning. A line that is not UTF-8, or that the server refuses, is named on standard error
+/// Lines end with LF or CRLF; the last one may lack its end. Empty lines are skipped, and counted at the end; a byte
+/// order mark at the beginning is skipped too. A line that is not UTF-8, or that the server refuses, is named on standard error
 /// (with --json on standard output, {"line":17,"error":"..."}), the others go on, and the exit code is 1.
 ///
 /// A task that is reported as accepted is on disk. With --json, each batch is reported as soon as it is:
@@ -224,7 +225,7 @@ pub(super) struct Dead {
     /// Give all of them (of the group) to their groups again, with fresh attempts.
     #[arg(long, conflicts_with_all = ["drop", "latest", "follow"])]
     pub(super) retry: bool,
-    /// Take all of them (of the group) back for good, as cancel does: also from groups that have not settled them yet.
+    /// Take all of them (of the group) off the list. What came of the tasks stays in the log.
     #[arg(long, conflicts_with_all = ["latest", "follow"])]
     pub(super) drop: bool,
     #[command(flatten)]

@@ -86,6 +86,8 @@ pub(super) struct Batch {
     pub(super) last: u64,
     /// How much of the input it took up.
     pub(super) bytes: u64,
+    /// There is nothing behind it. May be unset on the last one, if it is full.
+    pub(super) end: bool,
 }
 
 /// Makes batches of lines, one when it is full or when there is a lull.
@@ -116,7 +118,10 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
                 Some(Ok((Line::Lull, _))) => break,
                 Some(Ok(line)) => line,
                 Some(Err(e)) => return Some(Err(e)),
-                None => break,
+                None => {
+                    batch.end = true;
+                    break;
+                }
             };
             self.line += 1;
             batch.last = self.line;

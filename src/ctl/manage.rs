@@ -4,9 +4,8 @@ use std::collections::BTreeSet;
 
 use futures::executor::block_on;
 use futures::{StreamExt, stream};
-use serde_json::json;
+use serde::Serialize;
 
-use super::args::{Command, Group};
 use super::link::Link;
 use super::out::{Out, Row, Table};
 use super::{Error, rows};
@@ -15,33 +14,42 @@ use crate::wire::control as pb;
 /// How many tasks of many are retried or dropped at a time.
 const AT_A_TIME: usize = 16;
 
-/// Runs `command`, which is none of those that have a file of their own.
-pub(super) fn run(command: Command, link: &Link, out: Out) -> Result<(), Error> {
-    match command {
-        Command::Clients => clients(link, out),
-        Command::Task { id } => task(link, id, out),
-        Command::Groups => groups(link, out),
-        Command::Cancel { id } => cancel(link, id, out),
-        Command::Retry { id, group } => retry(link, id, group.unwrap_or_default(), out),
-        Command::Pause { group } => pause(link, group, true, out),
-        Command::Resume { group } => pause(link, group, false, out),
-        Command::Group(Group::Rm { group }) => remove(link, group, out),
-        Command::Submit(_)
-        | Command::Tasks(_)
-        | Command::Results(_)
-        | Command::Statuses(_)
-        | Command::Dead(_)
-        | Command::Bench(_) => unreachable!("has a file of its own"),
-    }
+/// How many groups a task was taken from, or given to.
+#[derive(Serialize)]
+struct TaskGroups {
+    task_id: u64,
+    groups: u32,
 }
 
-fn clients(link: &Link, out: Out) -> Result<(), Error> {
+#[derive(Serialize)]
+struct GroupPaused {
+    group: String,
+    paused: bool,
+}
+
+#[derive(Serialize)]
+struct GroupRemoved {
+    group: String,
+    owed: u64,
+}
+
+/// One of many tasks with which the same was done.
+#[derive(Serialize)]
+struct Done<'a> {
+    task_id: u64,
+    group: &'a str,
+    done: &'a str,
+}
+
+/// Prints the clients that are connected.
+pub(super) fn clients(link: &Link, out: Out) -> Result<(), Error> {
     let call = link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon());
     let clients: Vec<_> = link.wait(call)?.clients.into_iter().map(rows::Client::from).collect();
     all(&clients, "no client is connected", out)
 }
 
-fn groups(link: &Link, out: Out) -> Result<(), Error> {
+/// Prints the groups, and how far each has come.
+pub(super) fn groups(link: &Link, out: Out) -> Result<(), Error> {
     let call = link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon());
     let groups: Vec<_> = link.wait(call)?.groups.into_iter().map(rows::Group::from).collect();
     all(&groups, "no groups", out)
@@ -55,7 +63,8 @@ fn all<R: Row>(rows: &[R], none: &str, mut out: Out) -> Result<(), Error> {
     Ok(())
 }
 
-fn task(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
+/// Prints a task and where it stands.
+pub(super) fn describe(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
     let request = pb::DescribeTaskRequest { id, ..Default::default() };
     let ledger = rows::Ledger::from(link.wait(link.client.describe_task(&request, Link::answer_soon()))?);
     if out.json {
@@ -69,32 +78,36 @@ fn task(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
     Ok(out.flush()?)
 }
 
-fn cancel(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
+/// Takes a task back.
+pub(super) fn cancel(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
     let request = pb::CancelTaskRequest { id, ..Default::default() };
     let groups = link.wait(link.client.cancel_task(&request, Link::answer_soon()))?.groups;
     let text = format!("task {id} is taken back from {}", count(groups.into(), "group"));
-    Ok(out.object(&json!({"task_id": id, "groups": groups}), &text)?)
+    Ok(out.object(&TaskGroups { task_id: id, groups }, &text)?)
 }
 
-fn retry(link: &Link, id: u64, group: String, mut out: Out) -> Result<(), Error> {
+/// Gives a task again: to `group`, or, if that is empty, to each that settled it without DONE.
+pub(super) fn retry(link: &Link, id: u64, group: String, mut out: Out) -> Result<(), Error> {
     let request = pb::RetryTaskRequest { id, group, ..Default::default() };
     let groups = link.wait(link.client.retry_task(&request, Link::answer_soon()))?.groups;
     let text = format!("task {id} goes to {} again", count(groups.into(), "group"));
-    Ok(out.object(&json!({"task_id": id, "groups": groups}), &text)?)
+    Ok(out.object(&TaskGroups { task_id: id, groups }, &text)?)
 }
 
-fn pause(link: &Link, group: String, paused: bool, mut out: Out) -> Result<(), Error> {
+/// Stops or resumes the delivery to a group.
+pub(super) fn pause(link: &Link, group: String, paused: bool, mut out: Out) -> Result<(), Error> {
     let request = pb::PauseGroupRequest { group: group.clone(), paused, ..Default::default() };
     link.wait(link.client.pause_group(&request, Link::answer_soon()))?;
     let text = format!("group {group} is {}", if paused { "paused" } else { "running" });
-    Ok(out.object(&json!({"group": group, "paused": paused}), &text)?)
+    Ok(out.object(&GroupPaused { group, paused }, &text)?)
 }
 
-fn remove(link: &Link, group: String, mut out: Out) -> Result<(), Error> {
+/// Forgets a group.
+pub(super) fn remove(link: &Link, group: String, mut out: Out) -> Result<(), Error> {
     let request = pb::RemoveGroupRequest { group: group.clone(), ..Default::default() };
     let owed = link.wait(link.client.remove_group(&request, Link::answer_soon()))?.owed;
     let text = format!("group {group} is gone; it owed {}", count(owed, "task"));
-    Ok(out.object(&json!({"group": group, "owed": owed}), &text)?)
+    Ok(out.object(&GroupRemoved { group, owed }, &text)?)
 }
 
 /// Gives each of the dead letters (task, group) to its group again.
@@ -107,13 +120,11 @@ pub(super) fn retry_all(link: &Link, letters: BTreeSet<(u64, String)>, out: Out)
     })
 }
 
-/// Takes the task of each of the dead letters back.
+/// Takes each of the dead letters off the list.
 pub(super) fn drop_all(link: &Link, letters: BTreeSet<(u64, String)>, out: Out) -> Result<(), Error> {
-    // A task that is dead for several groups is taken back once.
-    let tasks: BTreeSet<_> = letters.into_iter().map(|(id, _)| (id, String::new())).collect();
-    Many { link, out, verb: "dropped" }.run(tasks, |(id, _)| {
-        let request = pb::CancelTaskRequest { id: *id, ..Default::default() };
-        let call = link.client.cancel_task(&request, Link::answer_soon());
+    Many { link, out, verb: "dropped" }.run(letters, |(id, group)| {
+        let request = pb::DropDeadRequest { id: *id, group: group.clone(), ..Default::default() };
+        let call = link.client.drop_dead(&request, Link::answer_soon());
         async move { call?.await.map(drop) }
     })
 }
@@ -138,18 +149,17 @@ impl Many<'_> {
             });
             let mut answers = calls.buffered(AT_A_TIME);
             while let Some(((id, group), answer)) = answers.next().await {
-                let of = if group.is_empty() { String::new() } else { format!(" of {group}") };
                 match answer.map_err(|e| self.link.error(e)) {
                     Ok(()) => {
                         done += 1;
                         self.out.object(
-                            &json!({"task_id": id, "group": group, self.verb: true}),
-                            &format!("{} task {id}{of}", self.verb),
+                            &Done { task_id: *id, group, done: self.verb },
+                            &format!("{} task {id} of {group}", self.verb),
                         )?;
                     }
                     Err(Error::Refused(reason)) => {
                         failed += 1;
-                        self.out.complaint(&format!("task {id}{of}: {reason}"));
+                        self.out.complaint(&format!("task {id} of {group}: {reason}"));
                     }
                     Err(e) => return Err(e),
                 }

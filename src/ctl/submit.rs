@@ -1,6 +1,7 @@
 //! Submitting: a thread reads lines into requests, several of which are under way at a time, over one call.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
@@ -12,7 +13,7 @@ use futures::executor::block_on;
 use futures::{FutureExt, SinkExt, StreamExt, future, select};
 use grpcio::{CallOption, ClientDuplexReceiver, ClientDuplexSender, WriteFlags};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde::Serialize;
 
 use super::Error;
 use super::args;
@@ -28,6 +29,28 @@ use crate::wire::control as pb;
 const UNDER_WAY: usize = 8;
 /// How many requests are made ahead.
 const AHEAD: usize = 1;
+
+/// What is told with --json.
+#[derive(Serialize)]
+#[serde(untagged)]
+enum Told<'a> {
+    Accepted {
+        first_id: u64,
+        count: u64,
+        #[serde(skip_serializing_if = "<[u64]>::is_empty")]
+        ids: &'a [u64],
+    },
+    Failed {
+        line: u64,
+        error: &'a str,
+    },
+    /// The last line, of a submission that came to its end.
+    Done {
+        done: bool,
+        accepted: u64,
+        failed: u64,
+    },
+}
 
 /// Where tasks come from.
 struct Input {
@@ -106,7 +129,9 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     let mut input = Input::open(&submit)?;
     let link = Link::connect(server)?;
     let began = Instant::now();
-    let report = RefCell::new(Report::new(&input, out));
+    // A channel holds one more for each sender.
+    let (places, taken) = mpsc::channel(UNDER_WAY - 1);
+    let report = RefCell::new(Report::new(&input, out, taken));
 
     let lines = std::mem::replace(&mut input.lines, Box::new(std::iter::empty()));
     let batches = Batches::new(lines, Spec::new(&submit), submit.batch as usize);
@@ -120,7 +145,7 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
         }
     })?;
 
-    let ended = block_on(converse(&link, batches_out, &report));
+    let ended = block_on(converse(&link, batches_out, places, &report));
     let mut report = report.into_inner();
     report.bar.finish_and_clear();
     if let Err(e) = ended {
@@ -144,15 +169,14 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
 async fn converse(
     link: &Link,
     batches: mpsc::Receiver<io::Result<Batch>>,
+    places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) -> Result<(), Error> {
     let (sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
-    // A channel holds one more for each sender.
-    let (begun, under_way) = mpsc::channel(UNDER_WAY - 1);
     let mut interrupt = Interrupt::watch()?.fuse();
     // When sending has ended, there are still answers to come.
-    let send = send(batches, sink, begun, report).then(|()| future::pending::<()>()).fuse();
-    let receive = receive(link, answers, under_way, report).fuse();
+    let send = send(batches, sink, places, report).then(|()| future::pending::<()>()).fuse();
+    let receive = receive(link, answers, report).fuse();
     futures::pin_mut!(send, receive);
     select! {
         ended = receive => ended,
@@ -165,7 +189,7 @@ async fn converse(
 async fn send(
     mut batches: mpsc::Receiver<io::Result<Batch>>,
     mut sink: ClientDuplexSender<pb::SubmitRequest>,
-    mut begun: mpsc::Sender<Batch>,
+    mut places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) {
     while let Some(batch) = batches.next().await {
@@ -176,49 +200,46 @@ async fn send(
                 break;
             }
         };
-        if batch.lines.is_empty() {
-            report.borrow_mut().fruitless(batch);
-            continue;
+        // Not `send`, which also waits for room behind this one.
+        if places.feed(()).await.is_err() {
+            return;
         }
         let request = std::mem::take(&mut batch.request);
-        let last = batch.last;
-        if begun.send(batch).await.is_err() {
-            return;
-        }
-        report.borrow_mut().tally.sent = last;
-        if sink.send((request, WriteFlags::default())).await.is_err() {
+        let empty = request.tasks.is_empty();
+        report.borrow_mut().begin(batch);
+        if !empty && sink.send((request, WriteFlags::default())).await.is_err() {
             return;
         }
     }
-    {
-        let mut report = report.borrow_mut();
-        report.tally.all_sent = report.unreadable.is_none();
-        report.closed = true;
-    }
+    report.borrow_mut().close();
     let _ = sink.close().await;
 }
 
 async fn receive(
     link: &Link,
     mut answers: ClientDuplexReceiver<pb::SubmitResponse>,
-    mut under_way: mpsc::Receiver<Batch>,
     report: &RefCell<Report>,
 ) -> Result<(), Error> {
-    let mut next = || under_way.next().now_or_never().flatten();
     while let Some(answer) = answers.next().await {
         let answer = answer.map_err(|e| link.error(e))?;
-        let batch = next().ok_or_else(|| Error::Nonsense("an answer to no request".into()))?;
-        report.borrow_mut().answered(batch, answer)?;
+        report.borrow_mut().answered(answer)?;
     }
-    if next().is_some() || !report.borrow().closed {
-        return Err(link.went_away("it ended the call before all was answered"));
+    let report = report.borrow();
+    if report.closed && report.under_way.is_empty() {
+        Ok(())
+    } else {
+        Err(link.went_away("it ended the call before all was answered"))
     }
-    Ok(())
 }
 
 /// Tells, as it comes in, what became of the lines.
 struct Report {
     tally: Tally,
+    /// Batches whose lines are not told of yet. Each waits for its answer, or, without a task, for those before it: lines
+    /// are told of in their order.
+    under_way: VecDeque<Batch>,
+    /// Has an entry for each batch that is under way; taking it makes room for another.
+    taken: mpsc::Receiver<()>,
     out: Out,
     bar: ProgressBar,
     /// Why the input could not be read to its end.
@@ -230,32 +251,65 @@ struct Report {
 }
 
 impl Report {
-    fn new(input: &Input, out: Out) -> Report {
+    fn new(input: &Input, out: Out, taken: mpsc::Receiver<()>) -> Report {
         // The bar hides itself where standard error is no terminal.
         let bar = match input.size {
             _ if out.json && io::stdout().is_terminal() => ProgressBar::hidden(),
-            Some(size) => ProgressBar::new(size).with_style(style("{bar:40} {percent:>3} %  {msg}  {eta} left")),
+            Some(size) => ProgressBar::new(size).with_style(style("{wide_bar} {percent:>3} %  {msg}  {eta} left")),
             None if input.noun == "line" => ProgressBar::no_length().with_style(style("{spinner} {msg}")),
             None => ProgressBar::hidden(),
         };
-        Report { tally: Tally::new(input.noun), out, bar, unreadable: None, closed: false, unprinted: None }
-    }
-
-    /// A batch without a task in it.
-    fn fruitless(&mut self, batch: Batch) {
-        self.tally.empty += batch.empty;
-        for (line, reason) in batch.bad {
-            self.fail(line, &reason);
+        Report {
+            tally: Tally::new(input.noun),
+            under_way: VecDeque::new(),
+            taken,
+            out,
+            bar,
+            unreadable: None,
+            closed: false,
+            unprinted: None,
         }
-        self.bar.inc(batch.bytes);
     }
 
-    fn answered(&mut self, batch: Batch, answer: pb::SubmitResponse) -> Result<(), Error> {
+    /// The batch is about to be sent.
+    fn begin(&mut self, batch: Batch) {
+        if !batch.lines.is_empty() {
+            self.tally.sent = batch.last;
+        }
+        self.tally.all_sent = batch.end;
+        self.under_way.push_back(batch);
+        self.pass_fruitless();
+    }
+
+    /// There is nothing more to send.
+    fn close(&mut self) {
+        self.closed = true;
+        self.tally.all_sent = self.unreadable.is_none();
+    }
+
+    /// Tells of the batches that wait for no answer, as far as it is their turn.
+    fn pass_fruitless(&mut self) {
+        while self.under_way.front().is_some_and(|batch| batch.lines.is_empty())
+            && let Some(batch) = self.under_way.pop_front()
+        {
+            self.settle(&batch, Vec::new());
+        }
+    }
+
+    fn answered(&mut self, answer: pb::SubmitResponse) -> Result<(), Error> {
+        let nonsense = |what: String| Err(Error::Nonsense(what));
+        let Some(batch) = self.under_way.pop_front() else { return nonsense("an answer to no request".into()) };
         let (tasks, refused) = (batch.lines.len() as u64, answer.refused.len() as u64);
         let accepted = if answer.ids.is_empty() { answer.count.into() } else { answer.ids.len() as u64 };
         if accepted + refused != tasks {
-            let why = format!("{tasks} tasks were sent, {accepted} accepted and {refused} refused");
-            return Err(Error::Nonsense(why));
+            return nonsense(format!("{tasks} tasks were sent, {accepted} accepted and {refused} refused"));
+        }
+        let mut failed = Vec::new();
+        for refusal in answer.refused {
+            match batch.lines.get(refusal.index as usize) {
+                Some(&line) => failed.push((line, refusal.reason)),
+                None => return nonsense(format!("task {} of {tasks} is refused", refusal.index)),
+            }
         }
         if answer.ids.is_empty() {
             self.tally.accept(answer.first_id, accepted);
@@ -263,41 +317,40 @@ impl Report {
         for &id in &answer.ids {
             self.tally.accept(id, 1);
         }
-        self.tally.answered = batch.last;
         if accepted > 0 && self.out.json {
-            let mut object = json!({"first_id": answer.first_id, "count": accepted});
-            if !answer.ids.is_empty() {
-                object["ids"] = answer.ids.into();
-            }
-            self.print(&object, "");
+            self.print(&Told::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
         }
-        let mut failed = batch.bad;
-        for refusal in answer.refused {
-            let line = batch.lines.get(refusal.index as usize);
-            let line = line.ok_or_else(|| Error::Nonsense(format!("task {} of {tasks} refused", refusal.index)))?;
-            failed.push((*line, refusal.reason));
-        }
+        self.settle(&batch, failed);
+        self.pass_fruitless();
+        Ok(())
+    }
+
+    /// The batch is done with; its `refused` lines failed beside its bad ones.
+    fn settle(&mut self, batch: &Batch, refused: Vec<(u64, String)>) {
+        let mut failed = refused;
+        failed.extend_from_slice(&batch.bad);
         failed.sort();
         for (line, reason) in failed {
             self.fail(line, &reason);
         }
         self.tally.empty += batch.empty;
+        self.tally.answered = batch.last;
         self.bar.set_message(format!("{} accepted", self.tally.accepted));
         self.bar.inc(batch.bytes);
-        Ok(())
+        let _ = self.taken.next().now_or_never();
     }
 
     fn fail(&mut self, line: u64, reason: &str) {
         self.tally.fail(line);
         if self.out.json {
-            self.print(&json!({"line": line, "error": reason}), "");
+            self.print(&Told::Failed { line, error: reason }, "");
         } else {
             let noun = self.tally.noun;
             self.bar.suspend(|| _ = writeln!(io::stderr(), "{noun} {line}: {}", escape(reason)));
         }
     }
 
-    fn print(&mut self, object: &serde_json::Value, text: &str) {
+    fn print(&mut self, object: &Told<'_>, text: &str) {
         if self.unprinted.is_none() {
             self.unprinted = self.out.object(object, text).err();
         }
@@ -305,7 +358,7 @@ impl Report {
 
     /// The whole input was gone through.
     fn finish(mut self, began: Instant) -> Result<(), Error> {
-        let done = json!({"done": true, "accepted": self.tally.accepted, "failed": self.tally.failed.count});
+        let done = Told::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
         let summary = self.tally.summary(began.elapsed());
         self.print(&done, &summary);
         match (self.tally.failures(), self.unprinted) {

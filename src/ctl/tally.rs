@@ -81,8 +81,10 @@ impl Tally {
     /// The line at the end of a submission that came to its end.
     pub(super) fn summary(&self, took: Duration) -> String {
         let ids = self.ids.map(|ids| format!(", {ids}")).unwrap_or_default();
-        let empty =
-            if self.empty > 0 { format!("; skipped {} empty", count(self.empty, self.noun)) } else { "".into() };
+        let empty = match self.empty {
+            0 => String::new(),
+            n => format!("; skipped {}", count(n, "empty line")),
+        };
         format!("accepted {}{ids}, in {:.2} s{empty}", count(self.accepted, "task"), took.as_secs_f64())
     }
 

@@ -33,13 +33,14 @@ impl Contact for ContactService {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let service = self.clone();
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            match service.statuses(metadata, requests, &mut sink).await {
+            // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
+            match service.statuses(metadata, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
                 Err(Ended::Gone(e)) => debug!("a status stream ended early: {e}"),
@@ -69,13 +70,13 @@ impl Contact for ContactService {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: RequestStream<Decoded<pb::Result>>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let service = self.clone();
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            match service.results(metadata, requests).await {
+            match service.results(metadata, &mut requests).await {
                 Ok(()) => drop(sink.success(pb::Empty::new()).await),
                 Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
                 Err(Ended::Gone(e)) => debug!("a result stream ended early: {e}"),
@@ -105,7 +106,7 @@ impl ContactService {
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: RequestStream<Decoded<pb::ClientMsg>>,
+        requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let client = metadata?.label();
@@ -143,7 +144,7 @@ impl ContactService {
     async fn results(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: RequestStream<Decoded<pb::Result>>,
+        requests: &mut RequestStream<Decoded<pb::Result>>,
     ) -> Result<(), Ended> {
         let teller = metadata?.teller();
         self.broker.teller_came(teller.peer.clone()).await?;

@@ -136,11 +136,14 @@ impl Control for ControlService {
     fn list_clients(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::ListClientsRequest>,
+        request: Decoded<pb::ListClientsRequest>,
         sink: UnarySink<pb::ListClientsResponse>,
     ) {
         let broker = self.broker.clone();
-        answer(&ctx, sink, async move { Ok(convert::clients(broker.with(|core| core.clients()).await?)) });
+        answer(&ctx, sink, async move {
+            request.map_err(Refusal::Undecodable)?;
+            Ok(convert::clients(broker.with(|core| core.clients()).await?))
+        });
     }
 
     fn describe_task(
@@ -156,11 +159,14 @@ impl Control for ControlService {
     fn list_groups(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::ListGroupsRequest>,
+        request: Decoded<pb::ListGroupsRequest>,
         sink: UnarySink<pb::ListGroupsResponse>,
     ) {
         let service = self.clone();
-        answer(&ctx, sink, async move { service.groups().await });
+        answer(&ctx, sink, async move {
+            request.map_err(Refusal::Undecodable)?;
+            service.groups().await
+        });
     }
 
     fn list_dead(
@@ -188,6 +194,16 @@ impl Control for ControlService {
                 Ok(last.map(|last| (last, dead.len(), convert::result_page(dead))))
             },
         );
+    }
+
+    fn drop_dead(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::DropDeadRequest>,
+        sink: UnarySink<pb::DropDeadResponse>,
+    ) {
+        let service = self.clone();
+        answer(&ctx, sink, async move { service.drop_dead(request).await });
     }
 
     fn cancel_task(
@@ -317,16 +333,17 @@ impl ControlService {
         let mut left = if request.limit == 0 { usize::MAX } else { request.limit as usize };
         while left > 0 {
             let limit = left.min(PAGE);
+            // Up to here, what the list does not show by now was removed, or is not of its kind: it counts as read.
+            let upto = newest();
             let read = read.clone();
             match self.queries.run(move |reader| read(reader, after, limit)).await? {
                 Some((last, count, page)) => {
                     (after, left) = (last, left.saturating_sub(count));
                     sink.send((page, WriteFlags::default())).await.map_err(|_| Listing::Gone)?;
                 }
-                // Rows below `newest` may have been removed: they count as read.
-                None => after = after.max(end),
+                None => after = after.max(upto),
             }
-            if request.follow {
+            if request.follow && left > 0 {
                 self.followers.wait(sink, || newest() > after).await.map_err(|_| Listing::Gone)?;
             } else if after >= end {
                 break;

@@ -130,6 +130,7 @@ pub(super) fn outcome(outcome: Outcome) -> pb::Outcome {
         Outcome::Expired => pb::Outcome::EXPIRED,
         Outcome::Cancelled => pb::Outcome::CANCELLED,
         Outcome::Revived => pb::Outcome::REVIVED,
+        Outcome::Dropped => pb::Outcome::DROPPED,
     }
 }
 

@@ -85,6 +85,8 @@ fn number<T: FromStr + PartialOrd + std::convert::From<u8>>(key: &'static str, v
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn set(key: &str, value: &[u8]) -> Result<Metadata, String> {

@@ -22,9 +22,16 @@ impl ControlService {
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
         let asked = task.clone();
         let standings = self.broker.with(move |core| core.standings(&asked, Time::now())).await?;
+        let absent = task.spec.to.as_ref().filter(|to| !standings.iter().any(|(group, _)| group == *to));
+        let absent = absent.map(|group| pb::TaskStanding {
+            group: group.as_str().to_owned(),
+            state: "waiting".into(),
+            reason: "no client of the group has come yet".into(),
+            ..Default::default()
+        });
         let groups = standings.into_iter().map(|(group, standing)| describe_standing(&group, standing, &results));
         Ok(pb::TaskLedger {
-            groups: groups.collect(),
+            groups: groups.chain(absent).collect(),
             task: Some(convert::task(task)).into(),
             results: convert::result_page(results).results,
             ..pb::TaskLedger::default()
@@ -73,6 +80,21 @@ impl ControlService {
         let groups = self.broker.with(revive).await?;
         self.broker.flushed().await?;
         Ok(pb::RetryTaskResponse { groups: groups as u32, ..pb::RetryTaskResponse::default() })
+    }
+
+    pub(super) async fn drop_dead(
+        &self,
+        request: Decoded<pb::DropDeadRequest>,
+    ) -> Result<pb::DropDeadResponse, Refusal> {
+        let request = request.map_err(Refusal::Undecodable)?;
+        let (id, name) = (self.task(request.id).await?.id, Name::new("the group", &request.group)?);
+        let results = self.queries.run(move |reader| reader.results_of(id)).await?;
+        if !settlement(&results, &name).is_some_and(|r| r.result.outcome.is_dead()) {
+            return Err(Refusal::NotDead(id, name));
+        }
+        self.broker.with(move |core| core.drop_dead(&name, id, Time::now())).await?;
+        self.broker.flushed().await?;
+        Ok(pb::DropDeadResponse::new())
     }
 
     pub(super) async fn pause(
@@ -150,10 +172,10 @@ pub(super) fn dead(
     Ok((last, dead))
 }
 
-/// The result by which the group settled the task, unless it was given out again since.
+/// The result by which the group settled the task, or what an operator did with it since.
 fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
-    let of_group = results.iter().filter(|r| r.result.group.as_ref() == Some(group) && !r.result.late);
-    of_group.filter(|r| r.result.outcome.settles() || r.result.outcome == Outcome::Revived).last()
+    let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
+    results.iter().rfind(|r| r.result.group.as_ref() == Some(group) && !r.result.late && decides(r.result.outcome))
 }
 
 fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResult]) -> pb::TaskStanding {

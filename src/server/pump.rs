@@ -59,7 +59,7 @@ pub(super) async fn pump(
 /// the call: without it, an idle client's going away would go unnoticed.
 async fn next(sink: &mut TaskSink, inbox: &mut Inbox) -> grpcio::Result<Option<Push>> {
     poll_fn(|cx| {
-        if let Poll::Pending = Pin::new(&mut *sink).poll_ready(cx)? {
+        if Pin::new(&mut *sink).poll_ready(cx)?.is_pending() {
             return Poll::Pending;
         }
         match inbox.poll_next(cx) {

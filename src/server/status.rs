@@ -4,7 +4,7 @@ use grpcio::{RpcStatus, RpcStatusCode};
 
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
-use crate::task::{NameError, TaskId};
+use crate::task::{Name, NameError, TaskId};
 
 /// Why a call is refused or ended. The text is for the person at the other end: it says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,8 @@ pub(super) enum Refusal {
     TakenOver(String),
     #[error("the server is stopping; connect again")]
     Stopping,
+    #[error("task {0} is no dead letter of group {1}")]
+    NotDead(TaskId, Name),
     #[error(transparent)]
     Group(#[from] GroupError),
     #[error(transparent)]
@@ -43,7 +45,7 @@ pub(super) enum Refusal {
 impl Refusal {
     fn code(&self) -> RpcStatusCode {
         match self {
-            Refusal::NoSuchTask(..) => RpcStatusCode::NOT_FOUND,
+            Refusal::NoSuchTask(..) | Refusal::NotDead(..) => RpcStatusCode::NOT_FOUND,
             Refusal::TakenOver(_) => RpcStatusCode::ABORTED,
             Refusal::Group(GroupError::Unknown(_)) => RpcStatusCode::NOT_FOUND,
             Refusal::Group(GroupError::InUse(..)) => RpcStatusCode::FAILED_PRECONDITION,

@@ -43,9 +43,9 @@ pub struct GroupState {
     pub last_used: Time,
     /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
     pub cursors: [TaskId; 3],
-    /// Settled tasks behind the cursor of their class: ranges, both ends included, in order.
+    /// Tasks behind the cursor of their class that are settled, or stand in `open`: ranges, both ends included, in order.
     pub settled: Vec<(TaskId, TaskId)>,
-    /// Tasks that were delivered and are not settled.
+    /// Tasks that were delivered, or whose time had not come, and are not settled.
     pub open: Vec<OpenTask>,
 }
 

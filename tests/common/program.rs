@@ -29,10 +29,17 @@ impl Program {
         Ok(Program { name: name.into(), child, out, err })
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Sends a signal by its name, such as `INT`.
     #[track_caller]
     pub fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args(["-s", signal, &self.child.id().to_string()]).status().unwrap();
+        // The shell's own: the program is missing on small systems.
+        let status =
+            Command::new("sh").args(["-c", &format!("kill -s {signal} {}", self.child.id())]).status().unwrap();
         assert!(status.success(), "{} could not be sent {signal}", self.name);
     }
 

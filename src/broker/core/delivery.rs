@@ -5,11 +5,14 @@ use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Action, Core, PAGE, PAGE_BYTES, RECENT_BYTES, Timer};
-use crate::broker::group::{Ahead, CLASSES, GroupId, Lease, Returned};
+use super::{Action, Core, PAGE, PAGE_BYTES, RECENT_BYTES};
+use crate::broker::group::{CLASSES, GroupId, Lease, Returned};
 use crate::broker::session::{Delivery, SessionId};
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{Outcome, Task, TaskId, Time};
+
+/// What could not be read is asked for again after so long.
+const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Core {
     /// These tasks were accepted: consecutive ids, right behind the newest one before them.
@@ -90,10 +93,7 @@ impl Core {
         let class = &mut group.classes[at];
         class.fetching = false;
         let Some(page) = page else {
-            let retry = now.after(Duration::from_secs(1));
-            self.timers.push(Reverse((retry, Timer::Group(id))));
-            group.wake_at = Some(retry);
-            return;
+            return self.wake_group_at(id, now.after(READ_AGAIN));
         };
         class.read = page.scanned;
         class.ready.extend(page.tasks.into_iter().map(Arc::new));
@@ -108,8 +108,8 @@ impl Core {
     pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(tasks) = tasks else {
-            // Could not be read: due again in a second.
-            let retry = now.after(Duration::from_secs(1));
+            // Could not be read: due again later.
+            let retry = now.after(READ_AGAIN);
             for task in asked {
                 if let Some(attempts) = group.loading.remove(task) {
                     group.delayed.insert((retry, *task), attempts);
@@ -132,6 +132,10 @@ impl Core {
     pub fn room(&mut self, id: SessionId, taken: u64, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.taken = session.taken.max(taken);
+        if !session.has_room() {
+            // That was too early: nothing else would make us look again.
+            self.actions.push(Action::WatchRoom(id, session.sent));
+        }
         let group = session.group;
         self.list(id);
         self.dispatch(group, now);
@@ -179,20 +183,23 @@ impl Core {
                         };
                         class.cursor = task.id;
                         group.dirty = true;
-                        let (attempts, not_before) = match group.ahead.remove(&task.id) {
-                            Some(Ahead::Settled) => continue,
-                            Some(Ahead::Open { attempts, not_before }) => (attempts, not_before),
-                            None => (0, None),
-                        };
-                        if let Some(due) = not_before.max(task.spec.not_before).filter(|due| *due > now) {
-                            group.delayed.insert((due, task.id), attempts);
+                        if group.ahead.remove(&task.id) {
                             continue;
                         }
-                        (task, attempts)
+                        (task, 0)
                     }
                 };
+                if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
+                    self.groups.get_mut(&id)?.delayed.insert((due, task.id), attempts);
+                    continue;
+                }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
                     self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
+                    continue;
+                }
+                // Only after a restart: nothing was heard of its last delivery.
+                if attempts > 0 && attempts >= self.most_attempts(&task) {
+                    self.settled_by_server(id, task.id, attempts, Outcome::Exhausted, now);
                     continue;
                 }
                 return Some((task, attempts));
@@ -272,9 +279,6 @@ impl Core {
             self.outgoing.push(id);
         }
         session.outgoing.push(delivery);
-        if !session.has_room() {
-            self.actions.push(Action::WatchRoom(id, session.sent));
-        }
         self.list(id);
     }
 

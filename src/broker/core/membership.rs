@@ -70,12 +70,13 @@ impl Core {
         if from == From::New {
             group.broadcast_after = self.head;
         }
+        group.dirty = leased;
+        let id = self.add_group(group);
         if leased {
-            // A group that exists is owed its tasks: it must be there after a restart.
-            self.flush_records();
-            self.actions.extend(group.state(self.head).map(|state| Action::Checkpoint(vec![state])));
+            // A group that exists is owed its tasks: it must be there after a restart, and before its first result.
+            self.checkpoint();
         }
-        self.add_group(group)
+        id
     }
 
     /// The same client is here on a new stream. The old one ends; if it is the same process, what it holds stays with it

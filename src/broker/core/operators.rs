@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::Core;
-use crate::broker::group::{Ahead, CLASSES, Group};
+use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::store::Backlog;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
@@ -21,7 +21,7 @@ pub struct GroupInfo {
     pub waiting: usize,
     /// The oldest of these two.
     pub oldest: Option<TaskId>,
-    /// What it has not taken up yet; of these, so many are settled all the same.
+    /// What it has not come to yet; of these, so many are settled, or waiting, all the same.
     pub backlog: Vec<Backlog>,
     /// See `backlog`.
     pub settled_ahead: usize,
@@ -121,7 +121,7 @@ impl Core {
             waiting: group.returned.len() + group.delayed.len() + group.loading.len(),
             oldest: group.oldest_open(),
             backlog: backlog.filter(|backlog| backlog.after < backlog.upto).collect(),
-            settled_ahead: group.ahead.values().filter(|ahead| **ahead == Ahead::Settled).count(),
+            settled_ahead: group.ahead.len(),
             rate: group.rate.per_second(now),
             paused: group.paused,
             last_used: if group.sessions.is_empty() { group.last_used } else { now },
@@ -143,18 +143,13 @@ impl Core {
             let client = self.sessions.get(&lease.session).map_or("".into(), |session| session.label.clone());
             return Standing::InFlight(client, lease.deadline);
         }
-        let ahead = group.ahead.get(&task.id);
         let class = task.spec.priority as usize;
-        let untouched = task.id > group.position(class, self.head) && ahead != Some(&Ahead::Settled);
+        let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
         let delayed = group.delayed_until(task.id);
-        if !(untouched || delayed.is_some() || group.is_waiting(task)) {
+        if !(untouched || group.waits(task.id)) {
             return Standing::Settled;
         }
-        let not_before = match ahead {
-            Some(Ahead::Open { not_before, .. }) => *not_before,
-            _ => None,
-        };
-        let due = delayed.max(not_before).max(task.spec.not_before).filter(|due| *due > now);
+        let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
         let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
         Standing::Waiting(match due {
             Some(due) => Waits::NotBefore(due),
@@ -184,8 +179,7 @@ impl Core {
                 None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
                     Some(attempts) => Some(attempts),
                     None if task.id > group.position(task.spec.priority as usize, self.head) => {
-                        let known = group.ahead.insert(task.id, Ahead::Settled);
-                        (known != Some(Ahead::Settled)).then_some(0)
+                        group.ahead.insert(task.id).then_some(0)
                     }
                     None => None,
                 }),
@@ -204,28 +198,37 @@ impl Core {
         let Some(id) = self.names.get(name).copied() else { return false };
         let settled = |group: &&mut Group| group.wants(task);
         let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open =
-            group.leases.contains_key(&task.id) || group.delayed_until(task.id).is_some() || group.is_waiting(task);
+        let open = group.leases.contains_key(&task.id) || group.waits(task.id);
         let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
-        if open || !(taken_up || group.ahead.get(&task.id) == Some(&Ahead::Settled)) {
+        if open || !(taken_up || group.ahead.contains(&task.id)) {
             return false;
         }
         // If it was not read yet, it is skipped when it is: it goes out from here.
         group.delayed.insert((now, task.id), 0);
         group.dirty = true;
+        self.note(name, task.id, Outcome::Revived, now);
+        self.dispatch(id, now);
+        true
+    }
+
+    /// Takes a dead letter off the list.
+    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
+        self.note(name, task, Outcome::Dropped, now);
+    }
+
+    /// Writes down what an operator did with a settled task.
+    fn note(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
         self.records.push(NewResult {
-            task: task.id,
+            task,
             group: Some(name.clone()),
             client: "".into(),
             attempt: 0,
-            outcome: Outcome::Revived,
+            outcome,
             ret: String::new(),
             at: now,
             not_before: None,
             late: false,
         });
-        self.dispatch(id, now);
-        true
     }
 
     /// Stops or resumes the delivery of tasks to a group.

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Core, NORMAL, Teller, Told};
-use crate::broker::group::{Ahead, GroupId, Lease, Returned};
-use crate::task::{GroupName, NewResult, Outcome, TaskId, Time};
+use super::{Core, Teller, Told};
+use crate::broker::group::{GroupId, Lease, Returned};
+use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// A client says what came of tasks.
@@ -14,16 +14,25 @@ impl Core {
             Some(name) => self.names.get(name).copied(),
             None => {
                 let anonymous = self.config.anonymous_group.as_ref().and_then(|name| self.names.get(name));
-                self.peers.get(&teller.peer).and_then(|peer| peer.group).or(anonymous.copied())
+                let alive = |id: &GroupId| self.groups.contains_key(id);
+                let of_peer = self.peers.get(&teller.peer).and_then(|peer| peer.group).filter(alive);
+                of_peer.or(anonymous.copied())
             }
         };
         for mut told in told {
-            if told.task == 0 {
-                let matched = self.peers.get_mut(&teller.peer).and_then(|peer| peer.unmatched.pop());
+            let unmatched = self.peers.get_mut(&teller.peer).map(|peer| &mut peer.unmatched);
+            match (told.task, told.outcome) {
                 // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
-                (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
-            } else if let Some(peer) = self.peers.get_mut(&teller.peer) {
-                peer.unmatched.remove(told.task);
+                (0, outcome) => {
+                    let matched = unmatched.and_then(|unmatched| match outcome {
+                        // The acknowledgement is yet to come.
+                        Outcome::Working => unmatched.oldest(),
+                        _ => unmatched.pop(),
+                    });
+                    (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+                }
+                (_, Outcome::Working) => {}
+                (task, _) => drop(unmatched.map(|unmatched| unmatched.remove(task))),
             }
             match group {
                 Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),
@@ -40,7 +49,6 @@ impl Core {
     }
 
     pub(super) fn settle_one(&mut self, id: GroupId, teller: &Teller, told: Told, now: Time) {
-        let head = self.head;
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.leases.get_mut(&told.task) {
@@ -70,16 +78,31 @@ impl Core {
         if told.outcome == Outcome::Working {
             return;
         }
-        let done = told.outcome == Outcome::Done;
-        let open = group.leased && group.take_waiting_if(done, told.task);
-        let mut late = !open;
-        if !open && told.outcome.settles() && told.task > group.taken_up(head) {
-            // It was delivered before a restart that forgot so, or its class is behind another: it must not go out again.
-            let known = group.ahead.insert(told.task, Ahead::Settled) == Some(Ahead::Settled);
-            late = known || told.task <= group.position(NORMAL, head);
-        }
-        group.dirty = true;
-        self.record(name, teller, told, late, now);
+        let settles = match told.outcome {
+            // A late DONE settles what waits to go out again; after any other outcome it goes out all the same.
+            _ if group.waits(told.task) => {
+                group.dirty = true;
+                told.outcome == Outcome::Done && group.take_waiting(told.task).is_some()
+            }
+            // It was delivered before a restart that forgot so: it must not go out again.
+            outcome => outcome.settles() && self.take_unread(id, told.task),
+        };
+        self.record(name, teller, told, !settles, now);
+    }
+
+    /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
+    ///
+    /// Where a class is behind and its tasks are not in memory, any task further on may be of that class. Then one that was
+    /// settled may be settled once more, which does no harm; the other way round, what a client did would be forgotten.
+    fn take_unread(&mut self, id: GroupId, task: TaskId) -> bool {
+        let recent = self.recent(task).cloned();
+        let Some(group) = self.groups.get_mut(&id).filter(|_| task <= self.head) else { return false };
+        let unread = match recent {
+            Some(recent) => group.wants(&recent) && group.classes[recent.spec.priority as usize].is_unread(task),
+            None => group.classes.iter().any(|class| class.is_unread(task)),
+        };
+        group.dirty |= unread;
+        unread && group.ahead.insert(task)
     }
 
     pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
@@ -99,7 +122,8 @@ impl Core {
 
     /// An outcome that no client told.
     pub(super) fn settled_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
-        let Some(group) = self.groups.get(&id) else { return };
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        group.dirty = true;
         if group.leased {
             let (group, client) = (group.name.clone(), Arc::from(""));
             let ret = String::new();
@@ -115,6 +139,10 @@ impl Core {
                 late: false,
             });
         }
+    }
+
+    pub(super) fn most_attempts(&self, task: &Task) -> u32 {
+        task.spec.max_attempts.unwrap_or(self.config.max_attempts)
     }
 
     /// Takes a task from its client.
@@ -143,6 +171,7 @@ impl Core {
         now: Time,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
+        let most = self.most_attempts(&lease.task);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = NewResult {
             task,
@@ -155,7 +184,7 @@ impl Core {
             not_before,
             late: false,
         };
-        if lease.attempt >= lease.task.spec.max_attempts.unwrap_or(self.config.max_attempts) {
+        if lease.attempt >= most {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;

@@ -24,7 +24,7 @@ CREATE TABLE results (
     "group"    TEXT,              -- NULL: an anonymous client
     client     TEXT NOT NULL,
     attempt    INTEGER NOT NULL,
-    outcome    INTEGER NOT NULL,  -- 0 done, 1 retry, 2 failed, 4 lost, 5 timed out, 6 exhausted, 7 expired, 8 cancelled, 9 revived
+    outcome    INTEGER NOT NULL,  -- 0 done, 1 retry, 2 failed, 4 lost, 5 timed out, 6 exhausted, 7 expired, 8 cancelled, 9 revived, 10 dropped
     at         INTEGER NOT NULL,
     not_before INTEGER,
     late       INTEGER NOT NULL,  -- 1: it changed nothing

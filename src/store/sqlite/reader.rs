@@ -105,16 +105,7 @@ impl Reader for SqliteReader {
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
         let select = || {
             let mut select = self.conn.prepare_cached(BACKLOG)?;
-            let rows = select.query_map(
-                params![
-                    backlog.group.as_ref().map(GroupName::as_str),
-                    priority_number(backlog.class),
-                    int(backlog.after),
-                    int(backlog.upto),
-                    int(backlog.broadcast_after),
-                ],
-                task,
-            )?;
+            let rows = select.query_map(bounds(backlog), task)?;
             BacklogPage::gather(rows, backlog)
         };
         select().map_err(explain(&self.path))
@@ -123,16 +114,7 @@ impl Reader for SqliteReader {
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
         let select = || {
             let mut select = self.conn.prepare_cached(COUNT)?;
-            let count = select.query_row(
-                params![
-                    backlog.group.as_ref().map(GroupName::as_str),
-                    priority_number(backlog.class),
-                    int(backlog.after),
-                    int(backlog.upto),
-                    int(backlog.broadcast_after),
-                ],
-                |row| row.get::<_, i64>(0),
-            )?;
+            let count = select.query_row(bounds(backlog), |row| row.get::<_, i64>(0))?;
             Ok(count as u64)
         };
         select().map_err(explain(&self.path))
@@ -142,6 +124,17 @@ impl Reader for SqliteReader {
         let first = self.conn.query_row("SELECT min(id) FROM tasks", [], |row| row.get::<_, Option<i64>>(0));
         Ok(first.map_err(explain(&self.path))?.map(|id| id as TaskId))
     }
+}
+
+/// The parameters of [`BACKLOG`] and [`COUNT`].
+fn bounds(backlog: &Backlog) -> impl Params {
+    (
+        backlog.group.as_ref().map(GroupName::as_str),
+        priority_number(backlog.class),
+        int(backlog.after),
+        int(backlog.upto),
+        int(backlog.broadcast_after),
+    )
 }
 
 /// The results of named groups behind `mark`.

@@ -1,0 +1,662 @@
+//! The broker's state machine, as clients and operators see it.
+//!
+//! First what is promised, one sentence a test. At the end random lives: a model checks every step of them, and that in the
+//! end, when everybody behaves, every task is settled. `cargo test` lives a few hundred; for a night's run:
+//!
+//! ```text
+//! PROPTEST_CASES=200000 cargo test --test broker any_life
+//! ```
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "broker/model.rs"]
+mod model;
+#[path = "broker/ops.rs"]
+mod ops;
+#[path = "broker/world.rs"]
+mod world;
+
+use std::time::Duration;
+
+use contact::broker::{Closed, Config, From, Join, SessionId, Teller};
+use contact::task::{NewTask, Outcome, Priority, TaskId};
+use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
+
+use model::Logged;
+use world::{World, name, told};
+
+const ACK_TIMEOUT: Duration = Duration::from_secs(10);
+const SECOND: Duration = Duration::from_secs(1);
+
+fn world() -> World {
+    World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
+}
+
+fn anonymous(peer: &str) -> Join {
+    Join { peer: peer.into(), ..Join::default() }
+}
+
+/// A client that is a group of its own.
+fn client(id: &str) -> Join {
+    Join { client: Some(name(id)), ..anonymous(id) }
+}
+
+/// One of the workers of group `g`.
+fn worker(id: &str) -> Join {
+    Join { group: Some(name("g")), ..client(id) }
+}
+
+fn of_process(join: Join, instance: &str) -> Join {
+    Join { instance: Some(name(instance)), ..join }
+}
+
+fn task(text: &str) -> NewTask {
+    NewTask { text: text.into(), ..NewTask::default() }
+}
+
+/// The tasks that this stream got, in order.
+fn got(world: &World, stream: SessionId) -> Vec<TaskId> {
+    world.streams[&stream].got.iter().map(|(task, _)| *task).collect()
+}
+
+/// With attempts.
+fn attempts(world: &World, stream: SessionId) -> &[(TaskId, u32)] {
+    &world.streams[&stream].got
+}
+
+fn outcomes(world: &World, task: TaskId) -> Vec<Outcome> {
+    let results = world.model.log.iter().filter_map(Logged::result);
+    results.filter(|result| result.task == task && !result.late).map(|result| result.outcome).collect()
+}
+
+// ---- who gets what
+
+#[test]
+fn every_named_client_gets_every_broadcast() {
+    let mut world = world();
+    let (a, b) = (world.join(client("a")), world.join(client("b")));
+    let task = world.broadcast("for all");
+    assert_eq!((got(&world, a), got(&world, b)), (vec![task], vec![task]));
+}
+
+#[test]
+fn workers_of_one_group_share_its_tasks() {
+    let mut world = world();
+    let (one, two) = (world.join(worker("one")), world.join(worker("two")));
+    let tasks: Vec<_> = (0..6).map(|_| world.broadcast("work")).collect();
+    let mut all = [got(&world, one), got(&world, two)].concat();
+    all.sort_unstable();
+    assert_eq!(all, tasks);
+    assert_eq!(got(&world, one).len(), 3, "evenly");
+}
+
+#[test]
+fn an_addressed_task_waits_for_a_group_that_has_not_come_yet() {
+    let mut world = world();
+    let other = world.join(client("other"));
+    let task = world.address("late", "for you");
+    let late = world.join(Join { from: Some(From::New), ..client("late") });
+    assert_eq!(got(&world, late), [task]);
+    assert!(got(&world, other).is_empty());
+}
+
+#[test]
+fn who_comes_first_with_from_new_gets_what_comes_after() {
+    let mut world = world();
+    world.broadcast("before");
+    let a = world.join(Join { from: Some(From::New), ..client("a") });
+    let after = world.broadcast("after");
+    assert_eq!(got(&world, a), [after]);
+}
+
+#[test]
+fn an_anonymous_client_gets_everything_each_time_it_connects_and_owes_no_answer() {
+    let mut world = world();
+    let tasks: Vec<_> = (0..10).map(|_| world.broadcast("news")).collect();
+    world.address("somebody", "private");
+    for _ in 0..2 {
+        let stream = world.join(anonymous("1.2.3.4:5"));
+        assert_eq!(got(&world, stream), tasks);
+        world.leave(stream);
+    }
+    assert!(world.model.log.is_empty(), "nothing is in the log of outcomes");
+}
+
+#[test]
+fn anonymous_clients_can_be_put_into_one_work_queue() {
+    let mut world = World::new(Config { anonymous_group: Some(name("all")), ..world().config });
+    let (one, two) = (world.join(anonymous("one")), world.join(anonymous("two")));
+    world.broadcast("a");
+    world.broadcast("b");
+    let (of_one, of_two) = (got(&world, one), got(&world, two));
+    assert_eq!((of_one.len(), of_two.len()), (1, 1));
+    assert_ne!(of_one, of_two);
+    let result = world.tell(&world.teller(two), told(0, 0, Outcome::Done)).unwrap();
+    assert_eq!((result.task, result.late), (of_two[0], false));
+}
+
+// ---- in what order
+
+#[test]
+fn high_goes_before_normal_and_normal_before_low() {
+    let mut world = world();
+    let of = |priority| NewTask { priority, ..task("a") };
+    world.accept(vec![of(Priority::Low), of(Priority::Normal), of(Priority::High), of(Priority::Normal)]);
+    world.announce();
+    let a = world.join(Join { window: Some(9), ..client("a") });
+    assert_eq!(got(&world, a), [3, 2, 4, 1]);
+}
+
+#[test]
+fn what_was_given_back_goes_out_before_what_is_new() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let (one, two) = (world.broadcast("one"), world.broadcast("two"));
+    world.settle(a, one, Outcome::Retry);
+    world.done(a, one);
+    assert_eq!(attempts(&world, a), [(one, 1), (one, 2), (two, 1)]);
+}
+
+#[test]
+fn a_backlog_of_many_pages_comes_in_order() {
+    let mut world = world();
+    world.accept(vec![task("backlog"); 1_000]);
+    world.restart();
+    let stream = world.join(anonymous("reader"));
+    assert_eq!(got(&world, stream), (1..=1_000).collect::<Vec<_>>());
+}
+
+#[test]
+fn one_page_is_read_at_a_time_and_a_failed_one_is_read_again_after_a_second() {
+    let mut world = world();
+    world.accept(vec![task("backlog"); 10]);
+    world.restart();
+    world.eager = false;
+    let stream = world.join(anonymous("reader"));
+    assert_eq!(world.reads.len(), 1);
+    world.answer(0, false);
+    assert_eq!(world.reads.len(), 0, "not at once");
+    world.wait_for_due();
+    world.eager = true;
+    world.wait(Duration::ZERO);
+    assert_eq!(got(&world, stream).len(), 10);
+}
+
+#[test]
+fn a_failing_store_does_not_keep_a_lease_from_ending() {
+    let mut world = world();
+    world.join(Join { window: Some(9), ..client("a") });
+    let one = world.broadcast("one");
+    world.wait(ACK_TIMEOUT - SECOND / 2);
+    world.eager = false;
+    world.accept(vec![task("unread")]);
+    world.jump();
+    world.answer(0, false);
+    world.wait_for_due();
+    assert_eq!(outcomes(&world, one), [Outcome::TimedOut]);
+}
+
+// ---- windows, and clients that do not read
+
+#[test]
+fn a_client_holds_no_more_than_its_window() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(2), ..client("a") });
+    (0..5).for_each(|_| drop(world.broadcast("work")));
+    assert_eq!(got(&world, a), [1, 2]);
+    world.done(a, 2);
+    assert_eq!(got(&world, a), [1, 2, 3]);
+}
+
+#[test]
+fn a_newcomer_gets_its_share_at_once() {
+    let mut world = world();
+    let busy = world.join(worker("busy"));
+    (0..8).for_each(|_| drop(world.broadcast("work")));
+    let new = world.join(worker("new"));
+    assert_eq!((got(&world, busy).len(), got(&world, new).len()), (3, 3));
+}
+
+#[test]
+fn one_that_does_not_read_is_sent_a_bounded_part_and_holds_up_nobody() {
+    let mut world = world();
+    let large = || task(&"x".repeat(20_000));
+    let stuck = world.join(anonymous("stuck"));
+    world.streams.get_mut(&stuck).unwrap().slow = true;
+    let other = world.join(anonymous("other"));
+    world.accept(vec![large(); 50]);
+    world.announce();
+    assert_eq!((got(&world, stuck).len(), got(&world, other).len()), (4, 50));
+    world.read(stuck, 100);
+    assert_eq!(got(&world, stuck).len(), 8);
+}
+
+#[test]
+fn a_client_that_reads_bit_by_bit_gets_everything() {
+    let mut world = world();
+    let stream = world.join(anonymous("slow"));
+    world.streams.get_mut(&stream).unwrap().slow = true;
+    world.accept(vec![task(&"x".repeat(60_000)), task(&"x".repeat(1 << 20)), task("last")]);
+    world.announce();
+    assert_eq!(got(&world, stream), [1, 2], "the large one goes out while there is any room");
+    // It read the first: there is no room yet, and there is nobody else to say so later.
+    world.read(stream, 5);
+    world.read(stream, 100);
+    assert_eq!(got(&world, stream), [1, 2, 3]);
+}
+
+// ---- what becomes of a task
+
+#[test]
+fn done_settles_a_task_for_its_group_alone() {
+    let mut world = world();
+    let (a, b) = (world.join(client("a")), world.join(client("b")));
+    let task = world.broadcast("work");
+    assert!(!world.done(a, task).late);
+    world.leave(a);
+    let again = world.join(client("a"));
+    assert!(got(&world, again).is_empty());
+    assert!(!world.done(b, task).late);
+}
+
+#[test]
+fn a_retry_waits_as_long_as_it_was_asked_to() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    world.tell(&world.teller(a), retry);
+    world.wait(4 * SECOND);
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+    world.wait_for_due();
+    assert_eq!(attempts(&world, a), [(task, 1), (task, 2)]);
+}
+
+#[test]
+fn failed_is_final() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Failed);
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!((got(&world, a), outcomes(&world, task)), (vec![], vec![Outcome::Failed]));
+}
+
+#[test]
+fn a_task_whose_attempts_are_used_up_is_a_dead_letter() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { max_attempts: Some(2), ..task("work") });
+    world.settle(a, id, Outcome::Retry);
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, a), [(id, 1), (id, 2)]);
+    assert_eq!(outcomes(&world, id), [Outcome::Retry, Outcome::TimedOut, Outcome::Exhausted]);
+}
+
+#[test]
+fn a_task_that_nobody_took_in_time_expires() {
+    let mut world = world();
+    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    world.wait(SECOND);
+    let a = world.join(client("a"));
+    assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Expired]));
+}
+
+#[test]
+fn a_task_is_not_delivered_before_its_time() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let later = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let now = world.broadcast("now");
+    assert_eq!(got(&world, a), [now]);
+    world.wait_for_due();
+    assert_eq!(got(&world, a), [now, later]);
+}
+
+// ---- leases
+
+#[test]
+fn a_lost_stream_gives_its_tasks_to_the_others_at_once() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let two = world.join(worker("two"));
+    world.leave(one);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+}
+
+#[test]
+fn a_lease_ends_after_the_ack_timeout_and_working_renews_it() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.wait(ACK_TIMEOUT - SECOND);
+    world.settle(a, task, Outcome::Working);
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, a), [(task, 1), (task, 2)]);
+}
+
+#[test]
+fn a_late_done_settles_what_is_not_settled_yet_and_a_later_one_changes_nothing() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let two = world.join(worker("two"));
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    assert!(!world.tell(&world.teller(one), told(task, 1, Outcome::Done)).unwrap().late);
+    assert!(world.tell(&world.teller(two), told(task, 2, Outcome::Done)).unwrap().late);
+}
+
+#[test]
+fn a_late_failed_changes_nothing() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.wait(ACK_TIMEOUT);
+    assert!(world.tell(&world.teller(a), told(task, 1, Outcome::Failed)).unwrap().late);
+    assert!(!world.tell(&world.teller(a), told(task, 2, Outcome::Failed)).unwrap().late);
+}
+
+#[test]
+fn a_failed_that_comes_while_the_task_waits_changes_nothing() {
+    let mut world = world();
+    // A normal task that nobody takes keeps the group from being through with everything up to the high one.
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    world.accept(vec![task("normal"), NewTask { priority: Priority::High, ..task("high") }]);
+    world.announce();
+    assert_eq!(got(&world, a), [2]);
+    world.leave(a);
+    let a = Teller { client: Some(name("a")), group: None, peer: "a".into() };
+    assert!(world.tell(&a, told(2, 1, Outcome::Failed)).unwrap().late);
+    world.join(client("a"));
+    world.finish();
+}
+
+// ---- the same client again
+
+#[test]
+fn the_same_id_takes_over_and_the_old_streams_end_touches_nothing() {
+    let mut world = world();
+    let old = world.join(client("a"));
+    let task = world.broadcast("work");
+    let new = world.join(client("a"));
+    assert_eq!(world.closed[&old], Closed::TakenOver);
+    assert_eq!(attempts(&world, new), [(task, 2)]);
+    world.core.leave(old, world.now);
+    world.wait(Duration::ZERO);
+    let next = world.broadcast("more");
+    assert_eq!(attempts(&world, new), [(task, 2), (next, 1)]);
+}
+
+#[test]
+fn the_same_process_keeps_what_it_holds_if_it_says_so_in_time() {
+    let mut world = world();
+    world.join(of_process(client("a"), "x"));
+    let (kept, lost) = (world.broadcast("kept"), world.broadcast("lost on the way"));
+    let new = world.join(of_process(client("a"), "x"));
+    assert!(got(&world, new).is_empty());
+    world.settle(new, kept, Outcome::Working);
+    world.wait(6 * SECOND);
+    assert_eq!(attempts(&world, new), [(lost, 2)]);
+    world.done(new, kept);
+}
+
+#[test]
+fn another_process_with_the_same_id_gets_the_tasks_again() {
+    let mut world = world();
+    world.join(of_process(client("a"), "x"));
+    let task = world.broadcast("work");
+    let new = world.join(of_process(client("a"), "y"));
+    assert_eq!(attempts(&world, new), [(task, 2)]);
+}
+
+// ---- acknowledgements without an id
+
+#[test]
+fn acknowledgements_without_an_id_are_matched_in_the_order_of_delivery() {
+    let mut world = world();
+    let stream = world.join(anonymous("article"));
+    let tasks: Vec<_> = (0..3).map(|_| world.broadcast("news")).collect();
+    let teller = world.teller(stream);
+    world.teller_came(&teller.peer);
+    world.leave(stream);
+    for task in tasks {
+        let result = world.tell(&teller, told(0, 0, Outcome::Done)).unwrap();
+        assert_eq!((result.task, result.attempt, result.group), (task, 1, None));
+    }
+    assert_eq!(world.tell(&teller, told(0, 0, Outcome::Done)).unwrap().task, 0, "one too many is kept, too");
+}
+
+#[test]
+fn an_outcome_of_a_task_that_is_not_there_yet_says_nothing_about_the_one_that_comes() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    assert!(world.settle(a, 1, Outcome::Done).unwrap().late);
+    let task = world.broadcast("the first");
+    assert_eq!(got(&world, a), [task]);
+}
+
+#[test]
+fn what_is_told_from_an_address_whose_group_was_removed_is_written_down_all_the_same() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    world.broadcast("work");
+    world.teller_came(&"a".into());
+    world.leave(a);
+    world.remove_group("a");
+    let nameless = Teller { client: None, group: None, peer: "a".into() };
+    assert_eq!(world.tell(&nameless, told(0, 0, Outcome::Done)).unwrap().task, 1);
+}
+
+// ---- restarts
+
+#[test]
+fn a_new_group_does_not_make_the_log_of_the_others_forgotten() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.done(a, task);
+    world.join(client("b"));
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty(), "it was done before b came");
+}
+
+#[test]
+fn attempts_are_not_forgotten() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 2)], "the second was never heard of");
+    world.checkpoint();
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen it");
+}
+
+#[test]
+fn a_task_that_is_open_when_the_server_starts_goes_to_one_client_only_however_often_it_starts() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.restart();
+    world.checkpoint();
+    world.restart();
+    let (a, b) = (world.join(client("a")), world.join(Join { group: Some(name("a")), ..anonymous("b") }));
+    assert_eq!((attempts(&world, a), attempts(&world, b)), (&[(task, 2)][..], &[][..]));
+    world.done(a, task);
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty());
+}
+
+#[test]
+fn a_delay_outlives_a_restart() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    world.tell(&world.teller(a), retry);
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty());
+    world.wait(5 * SECOND);
+    assert_eq!(attempts(&world, a), [(task, 2)]);
+}
+
+#[test]
+fn a_restart_gives_no_attempt_more_than_there_are() {
+    let mut world = world();
+    world.join(client("a"));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    world.checkpoint();
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Exhausted]));
+}
+
+#[test]
+fn what_expired_once_does_not_expire_again_after_a_restart() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    world.leave(a);
+    world.checkpoint();
+    world.wait(SECOND);
+    world.join(client("a"));
+    world.checkpoint();
+    world.restart();
+    world.join(client("a"));
+    assert_eq!(outcomes(&world, id), [Outcome::Lost, Outcome::Expired]);
+}
+
+#[test]
+fn a_done_of_a_low_task_that_a_restart_forgot_counts() {
+    let mut world = world();
+    let (low, normal) = (1, 2);
+    world.accept(vec![NewTask { priority: Priority::Low, ..task("low") }, task("normal")]);
+    world.announce();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    world.checkpoint();
+    world.done(a, normal);
+    assert_eq!(got(&world, a), [normal, low]);
+    world.restart();
+    let teller = Teller { client: Some(name("a")), group: None, peer: "a".into() };
+    assert!(!world.tell(&teller, told(low, 1, Outcome::Done)).unwrap().late);
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty());
+}
+
+#[test]
+fn what_the_store_had_not_synced_when_the_server_died_is_asked_for_again() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    world.sync();
+    let task = world.broadcast("work");
+    world.done(a, task);
+    world.crash(0);
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+// ---- operators
+
+#[test]
+fn a_paused_group_gets_nothing_until_it_is_resumed() {
+    let mut world = world();
+    world.join(client("a"));
+    world.pause("a", true);
+    let task = world.broadcast("work");
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty());
+    world.pause("a", false);
+    assert_eq!(got(&world, a), [task]);
+}
+
+#[test]
+fn a_cancelled_task_stays_cancelled_after_a_restart() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.leave(a);
+    world.checkpoint();
+    assert_eq!(world.cancel(task), 1);
+    world.checkpoint();
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!((got(&world, a), outcomes(&world, task)), (vec![], vec![Outcome::Lost, Outcome::Cancelled]));
+}
+
+#[test]
+fn a_revived_task_goes_out_again_with_fresh_attempts() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Failed);
+    assert!(world.revive("a", task));
+    assert!(!world.revive("a", task), "it is open");
+    assert_eq!(attempts(&world, a), [(task, 1), (task, 1)]);
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_revived_task_waits_for_its_time_too() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    world.settle(a, id, Outcome::Done);
+    assert!(world.revive("a", id));
+    assert!(got(&world, a).is_empty());
+    world.wait_for_due();
+    assert_eq!(attempts(&world, a), [(id, 1)]);
+}
+
+#[test]
+fn a_group_that_was_removed_and_comes_again_starts_anew() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.done(a, task);
+    assert!(!world.remove_group("a"), "somebody uses it");
+    world.leave(a);
+    assert!(world.remove_group("a"));
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_client_that_wants_heartbeats_gets_one_after_so_much_silence() {
+    let mut world = world();
+    let a = world.join(Join { heartbeat: Some(SECOND), ..anonymous("a") });
+    (0..3).for_each(|_| world.wait_for_due());
+    assert_eq!(world.streams[&a].heartbeats, 3);
+}
+
+// ---- everything at once
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("tests/broker/failures.txt"))),
+        max_shrink_iters: 20_000,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn any_life_ends_with_every_task_settled_once((config, eager, ops) in ops::life(80)) {
+        ops::live(config, eager, &ops);
+    }
+}

@@ -1,0 +1,477 @@
+//! What must hold of everything that the core does, kept in the plainest way.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use contact::broker::{Config, SessionId, Teller, Told};
+use contact::store::Recovered;
+use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+
+use crate::world::Stream;
+
+/// A group that has a name.
+#[derive(Debug)]
+pub(crate) struct Known {
+    pub(crate) broadcast_after: TaskId,
+    pub(crate) paused: bool,
+    /// Which one it is, if there was one of its name before.
+    generation: usize,
+}
+
+/// What is known of one task with one group.
+#[derive(Debug, Default, Clone)]
+struct Ledger {
+    settled: bool,
+    /// The last attempt that the log of outcomes knows of.
+    logged: u32,
+    /// The last attempt that was seen since the start.
+    seen: u32,
+    not_before: Option<Time>,
+    revived: bool,
+    /// Where in the log its last outcome stands.
+    at: usize,
+}
+
+#[derive(Debug)]
+struct Lease {
+    session: SessionId,
+    attempt: u32,
+    deadline: Time,
+}
+
+#[derive(Debug, Default)]
+struct Peer {
+    sessions: usize,
+    tellers: usize,
+    group: Option<(GroupName, usize)>,
+    unmatched: VecDeque<(TaskId, u32)>,
+    /// Deliveries were made in a burst, and lost or told of in the same: their match cannot be known from outside.
+    unsure: bool,
+}
+
+pub(crate) enum Logged {
+    Result(NewResult),
+    Forgot(GroupName),
+}
+
+impl Logged {
+    pub(crate) fn result(&self) -> Option<&NewResult> {
+        match self {
+            Logged::Result(result) => Some(result),
+            Logged::Forgot(_) => None,
+        }
+    }
+}
+
+/// What is known beforehand of the result that an outcome leaves.
+#[derive(Debug)]
+pub(crate) struct Expected {
+    group: Option<GroupName>,
+    /// Task and attempt.
+    of: Option<(TaskId, u32)>,
+    late: Option<bool>,
+    not_before: Option<Time>,
+}
+
+impl Expected {
+    pub(crate) fn check(&self, result: &NewResult) {
+        assert_eq!(result.group, self.group, "{result:?}");
+        if let Some(of) = self.of {
+            assert_eq!((result.task, result.attempt), of, "matched with the delivery it belongs to");
+        }
+        if let Some(late) = self.late {
+            assert_eq!(result.late, late, "late or not: {result:?}");
+        }
+        assert_eq!(result.not_before, self.not_before, "{result:?}");
+    }
+}
+
+pub(crate) struct Model {
+    pub(crate) groups: BTreeMap<GroupName, Known>,
+    pub(crate) log: Vec<Logged>,
+    pub(crate) cancelled: BTreeSet<TaskId>,
+    /// Tasks up to here are not in the core's memory, unless it read them.
+    pub(crate) unread: TaskId,
+    /// Several events came at once: what was delivered by the first may have been lost by the second.
+    pub(crate) batch: bool,
+    /// Where the log stood before this event.
+    pub(crate) before: usize,
+    ledgers: HashMap<(GroupName, TaskId), Ledger>,
+    /// The last attempt ever seen, whatever was forgotten since.
+    ever: HashMap<(GroupName, TaskId), u32>,
+    leases: BTreeMap<(GroupName, TaskId), Lease>,
+    /// The newest task that each group, or passing stream, was given for the first time, by class; since the start.
+    first: HashMap<(Result<GroupName, SessionId>, Priority), TaskId>,
+    /// First deliveries of this step.
+    firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
+    peers: HashMap<Arc<str>, Peer>,
+    ack_timeout: Duration,
+    max_attempts: u32,
+    anonymous_group: Option<GroupName>,
+    generations: usize,
+}
+
+impl Model {
+    pub(crate) fn new(config: &Config) -> Model {
+        Model {
+            groups: BTreeMap::new(),
+            log: Vec::new(),
+            cancelled: BTreeSet::new(),
+            unread: 0,
+            batch: false,
+            before: 0,
+            ledgers: HashMap::new(),
+            ever: HashMap::new(),
+            leases: BTreeMap::new(),
+            first: HashMap::new(),
+            firsts: Vec::new(),
+            peers: HashMap::new(),
+            ack_timeout: config.ack_timeout,
+            max_attempts: config.max_attempts,
+            anonymous_group: config.anonymous_group.clone(),
+            generations: 0,
+        }
+    }
+
+    pub(crate) fn wants(&self, group: &GroupName, task: &Task) -> bool {
+        match &task.spec.to {
+            Some(to) => to == group,
+            None => self.groups.get(group).is_some_and(|known| task.id > known.broadcast_after),
+        }
+    }
+
+    pub(crate) fn is_settled(&self, group: &GroupName, task: TaskId) -> bool {
+        self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.settled)
+    }
+
+    pub(crate) fn unsettled_groups(&self, task: &Task) -> Vec<GroupName> {
+        let open = |group: &&GroupName| self.wants(group, task) && !self.is_settled(group, task.id);
+        self.groups.keys().filter(open).cloned().collect()
+    }
+
+    pub(crate) fn group_is_there(&mut self, group: &GroupName, broadcast_after: TaskId) {
+        self.generations += 1;
+        let generation = self.generations;
+        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, generation });
+    }
+
+    pub(crate) fn forgot(&mut self, group: &GroupName) {
+        self.log.push(Logged::Forgot(group.clone()));
+        self.forget(group);
+    }
+
+    fn forget(&mut self, group: &GroupName) {
+        self.groups.remove(group);
+        self.ledgers.retain(|(name, _), _| name != group);
+        self.first.retain(|(owner, _), _| owner.as_ref() != Ok(group));
+    }
+
+    // ---- addresses
+
+    pub(crate) fn peer_joined(&mut self, peer: &Arc<str>, group: Option<&GroupName>) {
+        let generation = |group: &GroupName| (group.clone(), self.groups[group].generation);
+        let group = group.map(generation);
+        let peer = self.peers.entry(peer.clone()).or_default();
+        peer.sessions += 1;
+        peer.group = group;
+    }
+
+    pub(crate) fn peer_left(&mut self, name: &Arc<str>, unseen: bool) {
+        let peer = self.peers.get_mut(name).unwrap();
+        peer.sessions -= 1;
+        peer.unsure |= unseen;
+        self.drop_idle(name);
+    }
+
+    pub(crate) fn teller_came(&mut self, peer: &Arc<str>) {
+        self.peers.entry(peer.clone()).or_default().tellers += 1;
+    }
+
+    pub(crate) fn teller_went(&mut self, name: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(name) {
+            peer.tellers = peer.tellers.saturating_sub(1);
+            self.drop_idle(name);
+        }
+    }
+
+    fn drop_idle(&mut self, name: &Arc<str>) {
+        if self.peers.get(name).is_some_and(|peer| peer.sessions == 0 && peer.tellers == 0) {
+            self.peers.remove(name);
+        }
+    }
+
+    // ---- leases
+
+    pub(crate) fn held_by(&self, session: SessionId) -> usize {
+        self.leases.values().filter(|lease| lease.session == session).count()
+    }
+
+    pub(crate) fn tasks_held_by(&self, session: SessionId) -> Vec<TaskId> {
+        self.leases.iter().filter(|(_, lease)| lease.session == session).map(|((_, task), _)| *task).collect()
+    }
+
+    /// Every lease: group, task, session, attempt.
+    pub(crate) fn leases(&self) -> Vec<(GroupName, TaskId, SessionId, u32)> {
+        let leases = self.leases.iter();
+        leases.map(|((group, task), lease)| (group.clone(), *task, lease.session, lease.attempt)).collect()
+    }
+
+    pub(crate) fn first_deadline(&self) -> Option<Time> {
+        self.leases.values().map(|lease| lease.deadline).min()
+    }
+
+    /// The same process came back: it keeps what it holds, for a while.
+    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, now: Time) {
+        let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+        for lease in self.leases.values_mut().filter(|lease| lease.session == old) {
+            lease.session = new;
+            lease.deadline = lease.deadline.min(deadline);
+        }
+    }
+
+    // ---- what comes out of the core
+
+    pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Time) {
+        let peer = self.peers.get_mut(&stream.join.peer).unwrap();
+        peer.unmatched.push_back((task.id, attempt));
+        let Some(group) = &stream.group else {
+            assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");
+            assert!(task.id > stream.start, "it gets what comes after its start");
+            assert!(!stream.seen.contains(&task.id), "it gets everything once");
+            assert_eq!(attempt, 1);
+            if task.spec.not_before.is_none() {
+                self.firsts.push((Err(id), task.spec.priority, id, task.id));
+            }
+            return;
+        };
+        assert!(self.wants(group, task), "task {} is not for {group}", task.id);
+        let key = (group.clone(), task.id);
+        let held = self.held_by(id);
+        let ledger = self.ledgers.entry(key.clone()).or_default();
+        let ever = self.ever.entry(key.clone()).or_default();
+        if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
+            // Given, and taken back or settled by another event of the burst.
+            return;
+        }
+        assert!(!self.groups[group].paused, "{group} is paused");
+        assert!(!ledger.settled, "task {} is settled for {group}", task.id);
+        assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
+        let known = ledger.logged.max(ledger.seen);
+        if ledger.seen > 0 || *ever <= known {
+            assert_eq!(attempt, known + 1, "attempts of task {} for {group} go up by one", task.id);
+        } else {
+            // A restart may forget deliveries that nothing was heard of.
+            let range = known + 1..=*ever + 1;
+            assert!(range.contains(&attempt), "attempt {attempt} of task {} for {group}: {range:?}", task.id);
+        }
+        let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
+        assert!(attempt <= most, "task {} goes out {most} times at most", task.id);
+        ledger.seen = attempt;
+        *ever = attempt.max(*ever);
+        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
+            self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
+        }
+        assert!(held < stream.window, "a client holds no more than its window");
+        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout) };
+        let before = self.leases.insert(key, lease);
+        assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
+    }
+
+    /// Checks the order of the first deliveries of one step: each client gets them in order, and all of them come after
+    /// those of earlier steps.
+    pub(crate) fn step_ends(&mut self) {
+        let mut newest: HashMap<_, TaskId> = HashMap::new();
+        let mut newest_of: HashMap<(SessionId, Priority), TaskId> = HashMap::new();
+        for (owner, class, session, task) in std::mem::take(&mut self.firsts) {
+            let key = (owner, class);
+            let before = self.first.get(&key).copied().unwrap_or(0);
+            assert!(task > before, "{:?} tasks of {:?} come in order: {task} after {before}", key.1, key.0);
+            let before = newest_of.insert((session, class), task).unwrap_or(0);
+            assert!(task > before, "{class:?} tasks of one client come in order: {task} after {before}");
+            let newest = newest.entry(key).or_default();
+            *newest = task.max(*newest);
+        }
+        self.first.extend(newest);
+    }
+
+    pub(crate) fn recorded(
+        &mut self,
+        result: &NewResult,
+        now: Time,
+        streams: &BTreeMap<SessionId, Stream>,
+        tasks: &[Arc<Task>],
+    ) {
+        self.log.push(Logged::Result(result.clone()));
+        let Some(group) = &result.group else { return };
+        if result.late {
+            return;
+        }
+        assert!((1..=tasks.len() as TaskId).contains(&result.task), "a result of no task changes nothing: {result:?}");
+        let task = &tasks[result.task as usize - 1];
+        let lease = self.leases.remove(&(group.clone(), result.task));
+        match (&lease, result.outcome) {
+            (Some(lease), Outcome::Lost) => {
+                assert!(!streams.contains_key(&lease.session), "nothing is taken from a client that is there");
+                assert_eq!(result.attempt, lease.attempt);
+            }
+            (Some(lease), Outcome::TimedOut) => {
+                assert!(lease.deadline <= now, "a lease is not ended before its time");
+                assert_eq!(result.attempt, lease.attempt);
+            }
+            (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
+            (Some(_), Outcome::Done | Outcome::Cancelled) => {}
+            (Some(_), other) => panic!("{other:?} for a task that is with a client"),
+            (None, Outcome::Lost | Outcome::TimedOut | Outcome::Retry) => {
+                assert!(self.batch, "a lease ended that nobody had: {result:?}");
+            }
+            (None, Outcome::Expired) => {
+                assert!(task.spec.expires_at.is_some_and(|at| at <= now), "{result:?}: its time is not over");
+            }
+            (None, _) => {}
+        }
+        if result.outcome == Outcome::Exhausted {
+            let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
+            assert!(result.attempt >= most, "{result:?}: it has attempts left");
+        }
+        if result.outcome == Outcome::Revived {
+            self.ever.remove(&(group.clone(), task.id));
+        }
+        self.fold(result, task.id);
+        self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
+    }
+
+    /// What a result changes.
+    fn fold(&mut self, result: &NewResult, task: TaskId) {
+        let Some(group) = &result.group else { return };
+        if result.late {
+            return;
+        }
+        let ledger = self.ledgers.entry((group.clone(), task)).or_default();
+        if result.outcome.settles() {
+            // Of a task that is not in memory the core need not know that it was settled, while there is a class that is
+            // behind it. It does not deliver it again; but a client that says DONE again is believed.
+            let told = matches!(result.outcome, Outcome::Done | Outcome::Failed);
+            let excused = told && task <= self.unread;
+            assert!(!ledger.settled || excused, "settled twice: {result:?}");
+            ledger.settled = true;
+            ledger.logged = ledger.logged.max(result.attempt);
+        } else if result.outcome == Outcome::Revived {
+            assert!(ledger.settled, "it was not settled: {result:?}");
+            *ledger = Ledger { revived: true, ..Ledger::default() };
+        } else {
+            assert!(!ledger.settled, "it was settled: {result:?}");
+            ledger.logged = ledger.logged.max(result.attempt);
+            ledger.not_before = result.not_before;
+        }
+    }
+
+    /// The process was started again: what is known is what the log says, up to there.
+    pub(crate) fn restarted(&mut self, log: usize, head: TaskId, recovered: &Recovered) {
+        let log: Vec<Logged> = self.log.drain(..).take(log).collect();
+        self.ledgers.clear();
+        self.leases.clear();
+        self.first.clear();
+        self.peers.clear();
+        self.groups.clear();
+        // What stands in the log was checked when it was recorded.
+        self.unread = head;
+        for entry in &log {
+            match entry {
+                Logged::Result(result) => self.fold(result, result.task),
+                Logged::Forgot(group) => self.forget(group),
+            }
+        }
+        self.log = log;
+        for state in &recovered.groups {
+            self.group_is_there(&state.name, state.broadcast_after);
+            self.groups.get_mut(&state.name).unwrap().paused = state.paused;
+        }
+        let groups = &self.groups;
+        self.ledgers.retain(|(group, _), _| groups.contains_key(group));
+    }
+
+    // ---- outcomes go in
+
+    /// What is to come of an outcome; `None`: no result.
+    pub(crate) fn tell(
+        &mut self,
+        teller: &Teller,
+        told: &Told,
+        head: TaskId,
+        now: Time,
+        tasks: &[Arc<Task>],
+    ) -> Option<Expected> {
+        let named = teller.group.as_ref().or(teller.client.as_ref());
+        let alive = |(group, generation): &(GroupName, usize)| {
+            self.groups.get(group).is_some_and(|known| known.generation == *generation).then(|| group.clone())
+        };
+        let of_peer = || self.peers.get(&teller.peer).and_then(|peer| peer.group.as_ref().and_then(alive));
+        let named_or_shared = match named {
+            Some(name) => Some(name.clone()),
+            None => of_peer().or_else(|| self.anonymous_group.clone()),
+        };
+        let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
+
+        let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
+        if let Some(peer) = self.peers.get_mut(&teller.peer) {
+            sure = !peer.unsure;
+            if task == 0 {
+                (task, attempt) = peer.unmatched.pop_front().unwrap_or((0, attempt));
+            } else if let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task) {
+                peer.unmatched.remove(at);
+            }
+        }
+        assert!(told.task != 0 || sure, "tests tell outcomes without an id only where the match is known");
+        let late = |late, group| {
+            let of = Some((task, attempt.max(1)));
+            (told.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
+        };
+        let Some(group) = group.filter(|_| task != 0) else {
+            // A client without a group has nothing to be late for.
+            let is_late = named.is_some() || self.anonymous_group.is_some();
+            return late(Some(is_late), named.cloned());
+        };
+        let key = (group.clone(), task);
+        if let Some(lease) = self.leases.get_mut(&key) {
+            let current = attempt == 0 || attempt == lease.attempt;
+            let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
+            let delay = Some(now.after(told.delay)).filter(|_| !told.delay.is_zero());
+            return match told.outcome {
+                Outcome::Working => {
+                    if current {
+                        lease.deadline = now.after(self.ack_timeout);
+                    }
+                    None
+                }
+                Outcome::Retry if current => {
+                    Some(Expected { group: Some(group), of, late: Some(false), not_before: delay })
+                }
+                outcome => {
+                    let late = Some(outcome != Outcome::Done && !current);
+                    Some(Expected { group: Some(group), of, late, not_before: None })
+                }
+            };
+        }
+        let known = task <= head && self.wants(&group, &tasks[task as usize - 1]);
+        let open = known && !self.is_settled(&group, task);
+        match told.outcome {
+            Outcome::Done if open => late(Some(false), Some(group)),
+            // What a client that has no lease says besides may count, but never of a task that is no task.
+            Outcome::Done | Outcome::Failed if task <= head => late(None, Some(group)),
+            _ => late(Some(true), Some(group)),
+        }
+    }
+
+    /// What is told from there in a burst may be about deliveries that were not seen yet.
+    pub(crate) fn told_in_a_burst(&mut self, peer: &Arc<str>) {
+        if let Some(peer) = self.peers.get_mut(peer) {
+            peer.unsure = true;
+        }
+    }
+
+    /// Whether it is known which delivery an outcome without an id from there belongs to.
+    pub(crate) fn is_sure(&self, peer: &Arc<str>) -> bool {
+        self.peers.get(peer).is_none_or(|peer| !peer.unsure)
+    }
+}

@@ -1,0 +1,372 @@
+//! What can happen to a server, at random.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contact::broker::{Config, From, Join, Teller};
+use contact::task::{NewTask, Outcome, Priority, TaskId};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::world::{World, name, told};
+
+/// Groups that tasks are addressed to. Some never come.
+const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
+
+#[derive(Debug, Clone)]
+pub(crate) enum Op {
+    Submit(Vec<Spec>, News),
+    Flood(usize, Priority, News),
+    Announce,
+    Join(Who),
+    Leave(Index),
+    /// The client reads only when it is told to.
+    Slow(Index),
+    Read(Index, u64),
+    Fast(Index),
+    Tell(Tell),
+    TellOldest(u8, Outcome),
+    TellerCame(u8),
+    TellerWent(u8),
+    Wait(u64),
+    WaitForDue,
+    Answer(Index, bool),
+    Checkpoint,
+    Sync,
+    Crash(Index),
+    Restart,
+    Hold(usize),
+    Pause(usize, bool),
+    RemoveGroup(usize),
+    Cancel(Index),
+    Revive(usize, Index),
+}
+
+/// How the core hears of tasks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum News {
+    Committed,
+    Advanced,
+    Later,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    to: Option<usize>,
+    priority: Priority,
+    not_before: Option<u64>,
+    expires: Option<u64>,
+    max_attempts: Option<u32>,
+    large: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Who {
+    /// Which of the identities below.
+    who: usize,
+    instance: Option<usize>,
+    window: Option<u32>,
+    from: Option<From>,
+    heartbeat: bool,
+    /// Shares the address of the first anonymous client.
+    shared: bool,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Tell {
+    /// Of a task that somebody holds, if there is one; else of any.
+    held: bool,
+    of: Index,
+    attempt: Attempt,
+    outcome: Outcome,
+    delay: Option<u64>,
+    /// Told by any client rather than by who holds it.
+    by: Option<Index>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Attempt {
+    Unsaid,
+    Right,
+    Stale,
+}
+
+/// Client and group.
+const WHO: [(Option<&str>, Option<&str>); 10] = [
+    (None, None),
+    (None, None),
+    (Some("a"), None),
+    (Some("b"), None),
+    (Some("c"), None),
+    (Some("w1"), Some("g")),
+    (Some("w2"), Some("g")),
+    (Some("w3"), Some("g")),
+    (Some("a"), Some("h")),
+    (None, Some("h")),
+];
+
+fn priority() -> impl Strategy<Value = Priority> {
+    prop_oneof![1 => Just(Priority::High), 3 => Just(Priority::Normal), 1 => Just(Priority::Low)]
+}
+
+fn rarely<T: Clone + std::fmt::Debug>(some: impl Strategy<Value = T>) -> impl Strategy<Value = Option<T>> {
+    prop::option::weighted(0.15, some)
+}
+
+fn spec() -> impl Strategy<Value = Spec> {
+    let seconds = || rarely(1..60_u64);
+    (
+        prop::option::weighted(0.4, 0..GROUPS.len()),
+        priority(),
+        seconds(),
+        seconds(),
+        rarely(1..4_u32),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(to, priority, not_before, expires, max_attempts, large)| Spec {
+            to,
+            priority,
+            not_before,
+            expires,
+            max_attempts,
+            large,
+        })
+}
+
+fn news() -> impl Strategy<Value = News> {
+    prop_oneof![8 => Just(News::Committed), 1 => Just(News::Advanced), 2 => Just(News::Later)]
+}
+
+fn who() -> impl Strategy<Value = Who> {
+    let from = prop_oneof![Just(From::First), Just(From::New)];
+    (
+        0..WHO.len(),
+        prop::option::of(0..2_usize),
+        prop::option::of(1..6_u32),
+        rarely(from),
+        any::<bool>(),
+        prop::bool::weighted(0.1),
+    )
+        .prop_map(|(who, instance, window, from, heartbeat, shared)| Who {
+            who,
+            instance,
+            window,
+            from,
+            heartbeat,
+            // An outcome without a name counts for the group of the last stream from its address.
+            shared: shared && WHO[who] == (None, None),
+        })
+}
+
+fn outcome() -> impl Strategy<Value = Outcome> {
+    prop_oneof![
+        6 => Just(Outcome::Done),
+        2 => Just(Outcome::Retry),
+        2 => Just(Outcome::Failed),
+        1 => Just(Outcome::Working),
+    ]
+}
+
+fn tell() -> impl Strategy<Value = Tell> {
+    let attempt = prop_oneof![1 => Just(Attempt::Unsaid), 3 => Just(Attempt::Right), 1 => Just(Attempt::Stale)];
+    (prop::bool::weighted(0.8), any::<Index>(), attempt, outcome(), rarely(1..30_u64), rarely(any::<Index>()))
+        .prop_map(|(held, of, attempt, outcome, delay, by)| Tell { held, of, attempt, outcome, delay, by })
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let index = any::<Index>;
+    prop_oneof![
+        8 => (prop::collection::vec(spec(), 1..5), news()).prop_map(|(specs, news)| Op::Submit(specs, news)),
+        1 => (250..600_usize, priority(), news()).prop_map(|(count, class, news)| Op::Flood(count, class, news)),
+        1 => Just(Op::Announce),
+        8 => who().prop_map(Op::Join),
+        4 => index().prop_map(Op::Leave),
+        2 => index().prop_map(Op::Slow),
+        3 => (index(), 0..=100_u64).prop_map(|(at, percent)| Op::Read(at, percent)),
+        1 => index().prop_map(Op::Fast),
+        14 => tell().prop_map(Op::Tell),
+        4 => (0..WHO.len() as u8, outcome()).prop_map(|(peer, outcome)| Op::TellOldest(peer, outcome)),
+        1 => (0..WHO.len() as u8).prop_map(Op::TellerCame),
+        1 => (0..WHO.len() as u8).prop_map(Op::TellerWent),
+        3 => (1..20_000_u64).prop_map(Op::Wait),
+        3 => Just(Op::WaitForDue),
+        8 => (index(), prop::bool::weighted(0.8)).prop_map(|(at, ok)| Op::Answer(at, ok)),
+        2 => Just(Op::Checkpoint),
+        2 => Just(Op::Sync),
+        2 => index().prop_map(Op::Crash),
+        2 => Just(Op::Restart),
+        2 => (1..6_usize).prop_map(Op::Hold),
+        1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
+        1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
+        1 => index().prop_map(Op::Cancel),
+        1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
+    ]
+}
+
+/// A whole life: how the server is set, whether reading from the store is instant, and what happens.
+pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
+    let config = (prop::bool::weighted(0.3), any::<bool>()).prop_map(|(shared, new)| Config {
+        ack_timeout: Duration::from_secs(10),
+        max_attempts: 4,
+        window: 3,
+        anonymous_from: if new { From::New } else { From::First },
+        anonymous_group: shared.then(|| name("anonymous")),
+    });
+    (config, any::<bool>(), prop::collection::vec(op(), 1..most))
+}
+
+/// Lives it, and then everybody behaves.
+pub(crate) fn live(config: Config, eager: bool, ops: &[Op]) {
+    let mut world = World::new(config);
+    world.eager = eager;
+    for op in ops {
+        world.happens(op);
+    }
+    world.finish();
+    world.restart();
+    world.finish();
+}
+
+fn peer(at: usize) -> Arc<str> {
+    format!("peer {at}").into()
+}
+
+impl World {
+    fn happens(&mut self, op: &Op) {
+        let sessions: Vec<_> = self.streams.keys().copied().collect();
+        let pick = |at: &Index| (!sessions.is_empty()).then(|| sessions[at.index(sessions.len())]);
+        match op {
+            Op::Submit(specs, news) => {
+                let specs = specs.iter().map(|spec| self.spec(spec)).collect();
+                self.accept(specs);
+                self.hears(*news);
+            }
+            Op::Flood(count, priority, news) => {
+                self.accept(vec![NewTask { text: "flood".into(), priority: *priority, ..NewTask::default() }; *count]);
+                self.hears(*news);
+            }
+            Op::Announce => self.announce(),
+            Op::Join(who) => drop(self.join(self.identity(who))),
+            Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
+            Op::Slow(at) => {
+                self.flush();
+                pick(at).map(|id| self.streams.get_mut(&id).unwrap().slow = true);
+            }
+            Op::Fast(at) => {
+                if let Some(id) = pick(at) {
+                    self.streams.get_mut(&id).unwrap().slow = false;
+                    self.read(id, 100);
+                }
+            }
+            Op::Read(at, percent) => drop(pick(at).map(|id| self.read(id, *percent))),
+            Op::Tell(tell) => self.tells(tell),
+            Op::TellOldest(at, outcome) => self.tells_oldest(usize::from(*at), *outcome),
+            Op::TellerCame(at) => self.teller_came(&peer((*at).into())),
+            Op::TellerWent(at) => {
+                self.flush();
+                self.teller_went(&peer((*at).into()));
+            }
+            Op::Wait(time) => self.wait(Duration::from_millis(*time)),
+            Op::WaitForDue => self.wait_for_due(),
+            Op::Answer(at, ok) => {
+                if !self.reads.is_empty() {
+                    self.answer(at.index(self.reads.len()), *ok);
+                }
+            }
+            Op::Checkpoint => self.checkpoint(),
+            Op::Sync => self.sync(),
+            Op::Crash(at) => self.crash(at.index(self.unsynced() + 1)),
+            Op::Restart => self.restart(),
+            Op::Hold(events) => self.hold(*events),
+            Op::Pause(at, paused) => self.pause(GROUPS[*at], *paused),
+            Op::RemoveGroup(at) => drop(self.remove_group(GROUPS[*at])),
+            Op::Cancel(at) => {
+                self.announce();
+                if !self.tasks.is_empty() {
+                    self.cancel(at.index(self.tasks.len()) as TaskId + 1);
+                }
+            }
+            Op::Revive(group, at) => {
+                self.announce();
+                if !self.tasks.is_empty() {
+                    self.revive(GROUPS[*group], at.index(self.tasks.len()) as TaskId + 1);
+                }
+            }
+        }
+    }
+
+    fn hears(&mut self, news: News) {
+        match news {
+            News::Committed => self.announce(),
+            News::Advanced => self.jump(),
+            News::Later => {}
+        }
+    }
+
+    fn spec(&self, spec: &Spec) -> NewTask {
+        let at = |seconds: u64| self.now.after(Duration::from_secs(seconds));
+        NewTask {
+            text: if spec.large { "large ".repeat(6_000) } else { "small".into() },
+            to: spec.to.map(|to| name(GROUPS[to])),
+            key: None,
+            not_before: spec.not_before.map(at),
+            expires_at: spec.expires.map(at),
+            max_attempts: spec.max_attempts,
+            priority: spec.priority,
+        }
+    }
+
+    fn identity(&self, who: &Who) -> Join {
+        let (client, group) = WHO[who.who];
+        Join {
+            client: client.map(name),
+            instance: who.instance.map(|at| name(["x", "y"][at])),
+            group: group.map(name),
+            window: who.window,
+            from: who.from,
+            heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
+            peer: peer(if who.shared { 0 } else { who.who }),
+        }
+    }
+
+    fn tells(&mut self, tell: &Tell) {
+        let leases = self.model.leases();
+        let (task, attempt, by) = if tell.held && !leases.is_empty() {
+            let (_, task, session, attempt) = leases[tell.of.index(leases.len())];
+            (task, attempt, Some(session))
+        } else {
+            // Two of them do not exist.
+            (tell.of.index(self.announced + 2) as TaskId + 1, 1, None)
+        };
+        let sessions: Vec<_> = self.streams.keys().copied().collect();
+        let by = match tell.by {
+            None => by.filter(|id| self.streams.contains_key(id)).map(|id| self.teller(id)),
+            Some(at) if !sessions.is_empty() => Some(self.teller(sessions[at.index(sessions.len())])),
+            Some(_) => None,
+        };
+        // Or by one that is not connected.
+        let by = by.unwrap_or_else(|| {
+            let at = tell.of.index(WHO.len());
+            Teller { client: WHO[at].0.map(name), group: WHO[at].1.map(name), peer: peer(at) }
+        });
+        let attempt = match tell.attempt {
+            Attempt::Unsaid => 0,
+            Attempt::Right => attempt,
+            Attempt::Stale => attempt.saturating_sub(1),
+        };
+        let mut told = told(task, attempt, tell.outcome);
+        if tell.outcome == Outcome::Retry {
+            told.delay = Duration::from_secs(tell.delay.unwrap_or(0));
+        }
+        self.tell(&by, told);
+    }
+
+    fn tells_oldest(&mut self, at: usize, outcome: Outcome) {
+        self.flush();
+        let (client, group) = WHO[at];
+        if self.model.is_sure(&peer(at)) {
+            let by = Teller { client: client.map(name), group: group.map(name), peer: peer(at) };
+            self.tell(&by, told(0, 0, outcome));
+        }
+    }
+}

@@ -1,0 +1,676 @@
+//! A simulated server around [`Core`]: clients, a store that may lose what it did not sync, and a clock.
+//!
+//! It does what the thread in `src/broker.rs` does, but nothing happens by itself: a test says when a page is read, when a
+//! client reads, when the process dies. Everything that comes out of the core goes through the [`Model`].
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use contact::broker::{Action, Closed, Config, Core, Delivery, From, Join, SessionId, Teller, Told};
+use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
+use contact::task::{GroupName, Name, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
+
+use crate::model::{Logged, Model};
+
+/// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
+pub(crate) const ROOM: u64 = 64 * 1024;
+
+pub(crate) fn name(name: &str) -> Name {
+    Name::new("name", name).unwrap()
+}
+
+/// A getTask stream, from the client's side.
+pub(crate) struct Stream {
+    pub(crate) join: Join,
+    /// `None`: a passing one.
+    pub(crate) group: Option<GroupName>,
+    /// For a passing one: broadcasts up to here are not for it.
+    pub(crate) start: TaskId,
+    pub(crate) window: usize,
+    pub(crate) sent: u64,
+    /// What the core knows to have been read.
+    pub(crate) taken: u64,
+    /// The core wants to hear when so much was sent and there is room again.
+    pub(crate) watch: Option<u64>,
+    /// Reads only when it is told to.
+    pub(crate) slow: bool,
+    pub(crate) got: Vec<(TaskId, u32)>,
+    pub(crate) seen: HashSet<TaskId>,
+    pub(crate) heartbeats: usize,
+}
+
+/// What the core wants read.
+#[derive(Debug, Clone)]
+pub(crate) enum Read {
+    Fetch(u64, Backlog),
+    Load(u64, Vec<TaskId>),
+}
+
+/// What was sent to the store.
+enum Write {
+    Results(Vec<NewResult>),
+    Checkpoint(Vec<GroupState>),
+    Forget(GroupName),
+}
+
+pub(crate) struct World {
+    pub(crate) core: Core,
+    pub(crate) config: Config,
+    pub(crate) now: Time,
+    /// When the core wants to be woken.
+    pub(crate) due: Option<Time>,
+    /// The log of tasks; a task's place is its id - 1.
+    pub(crate) tasks: Vec<Arc<Task>>,
+    /// How many of them the core was told of.
+    pub(crate) announced: usize,
+    pub(crate) streams: BTreeMap<SessionId, Stream>,
+    pub(crate) model: Model,
+    pub(crate) reads: Vec<Read>,
+    /// Reads are answered at once.
+    pub(crate) eager: bool,
+    /// Why streams ended.
+    pub(crate) closed: BTreeMap<SessionId, Closed>,
+    disk: Memory,
+    synced: Positions,
+    /// What the store has not synced, each with how long the model's log is with it.
+    unsynced: Vec<(Write, usize)>,
+    next_session: SessionId,
+    /// Events left before what came of them is done.
+    holding: usize,
+    told: usize,
+}
+
+impl World {
+    pub(crate) fn new(config: Config) -> World {
+        World {
+            core: Core::new(config.clone(), Recovered::default()),
+            model: Model::new(&config),
+            config,
+            now: Time(1_000_000),
+            due: None,
+            tasks: Vec::new(),
+            announced: 0,
+            streams: BTreeMap::new(),
+            reads: Vec::new(),
+            eager: true,
+            closed: BTreeMap::new(),
+            disk: Memory::default(),
+            synced: Positions::default(),
+            unsynced: Vec::new(),
+            next_session: 1,
+            holding: 0,
+            told: 0,
+        }
+    }
+
+    // ---- tasks
+
+    /// Accepts tasks. The core does not know of them before [`World::announce`]. Returns the first id.
+    pub(crate) fn accept(&mut self, specs: Vec<NewTask>) -> TaskId {
+        let first = self.tasks.len() as TaskId + 1;
+        let new = (first..).zip(specs).map(|(id, spec)| Arc::new(Task { id, accepted_at: self.now, spec }));
+        let new: Vec<_> = new.collect();
+        self.tasks.extend(new.iter().cloned());
+        self.synced.task = self.tasks.len() as TaskId;
+        self.disk.commit(&Batch { tasks: new, positions: self.synced, ..Batch::default() }).unwrap();
+        first
+    }
+
+    pub(crate) fn announce(&mut self) {
+        let new = self.tasks[self.announced..].to_vec();
+        if !new.is_empty() {
+            self.announced = self.tasks.len();
+            self.core.committed(new, self.now);
+            self.act();
+        }
+    }
+
+    /// Tells the core of tasks without handing them over.
+    pub(crate) fn jump(&mut self) {
+        if self.announced < self.tasks.len() {
+            self.announced = self.tasks.len();
+            self.model.unread = self.announced as TaskId;
+            self.core.advanced(self.announced as TaskId, self.now);
+            self.act();
+        }
+    }
+
+    pub(crate) fn submit(&mut self, spec: NewTask) -> TaskId {
+        let id = self.accept(vec![spec]);
+        self.announce();
+        id
+    }
+
+    pub(crate) fn broadcast(&mut self, text: &str) -> TaskId {
+        self.submit(NewTask { text: text.into(), ..NewTask::default() })
+    }
+
+    pub(crate) fn address(&mut self, to: &str, text: &str) -> TaskId {
+        self.submit(NewTask { text: text.into(), to: Some(name(to)), ..NewTask::default() })
+    }
+
+    // ---- clients
+
+    pub(crate) fn join(&mut self, join: Join) -> SessionId {
+        let id = self.next_session;
+        self.next_session += 1;
+        let anonymous = join.client.is_none() && join.group.is_none();
+        let group = if anonymous {
+            self.config.anonymous_group.clone()
+        } else {
+            join.group.clone().or_else(|| join.client.clone())
+        };
+        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { From::First });
+        let start = if from == From::New { self.announced as TaskId } else { 0 };
+        let before = join.client.as_ref().and_then(|client| {
+            self.streams.iter().find(|(_, stream)| stream.join.client.as_ref() == Some(client)).map(|(id, _)| *id)
+        });
+        if before.is_some() {
+            self.flush();
+        }
+        if let Some(group) = &group {
+            self.model.group_is_there(group, start);
+        }
+        let stream = Stream {
+            window: if group.is_some() { join.window.unwrap_or(self.config.window) as usize } else { usize::MAX },
+            group,
+            start,
+            join: join.clone(),
+            sent: 0,
+            taken: 0,
+            watch: None,
+            slow: false,
+            got: Vec::new(),
+            seen: HashSet::new(),
+            heartbeats: 0,
+        };
+        if let Some(before) = before {
+            let old = &self.streams[&before];
+            if join.instance.is_some() && old.join.instance == join.instance && old.group == stream.group {
+                self.model.moved(before, id, self.now);
+            }
+            self.gone(before, false);
+        }
+        self.model.peer_joined(&join.peer, stream.group.as_ref());
+        self.streams.insert(id, stream);
+        self.core.join(join, id, self.now);
+        self.act();
+        if let Some(before) = before {
+            assert_eq!(self.closed.get(&before), Some(&Closed::TakenOver), "the old stream of the client is ended");
+        }
+        id
+    }
+
+    pub(crate) fn leave(&mut self, id: SessionId) {
+        let held = self.holding > 0;
+        self.gone(id, held);
+        self.core.leave(id, self.now);
+        self.act();
+    }
+
+    fn gone(&mut self, id: SessionId, unseen: bool) {
+        let stream = self.streams.remove(&id).unwrap();
+        self.model.peer_left(&stream.join.peer, unseen);
+    }
+
+    /// The client reads so many percent of what is on its way.
+    pub(crate) fn read(&mut self, id: SessionId, percent: u64) {
+        let stream = self.streams.get_mut(&id).unwrap();
+        let taken = stream.taken + (stream.sent - stream.taken) * percent / 100;
+        if stream.watch.take().is_some() {
+            stream.taken = taken;
+            self.core.room(id, taken, self.now);
+            self.act();
+        }
+    }
+
+    // ---- outcomes
+
+    pub(crate) fn teller(&self, id: SessionId) -> Teller {
+        let join = &self.streams[&id].join;
+        Teller { client: join.client.clone(), group: join.group.clone(), peer: join.peer.clone() }
+    }
+
+    pub(crate) fn teller_came(&mut self, peer: &Arc<str>) {
+        self.model.teller_came(peer);
+        self.core.teller_came(peer);
+        self.act();
+    }
+
+    pub(crate) fn teller_went(&mut self, peer: &Arc<str>) {
+        self.model.teller_went(peer);
+        self.core.teller_went(peer);
+        self.act();
+    }
+
+    /// Tells one outcome. Returns the result that was recorded for it.
+    pub(crate) fn tell(&mut self, teller: &Teller, mut told: Told) -> Option<NewResult> {
+        if told.task == 0 {
+            self.flush();
+        }
+        self.told += 1;
+        told.ret = format!("told {}", self.told);
+        let held = self.holding > 0;
+        if held {
+            self.model.told_in_a_burst(&teller.peer);
+        }
+        let expected = self.model.tell(teller, &told, self.announced as TaskId, self.now, &self.tasks);
+        let before = self.model.log.len();
+        self.core.settle(teller, vec![told.clone()], self.now);
+        self.act();
+        let new = self.model.log[before..].iter().filter_map(Logged::result);
+        let mut new: Vec<NewResult> = new.filter(|r| r.ret == told.ret && r.outcome == told.outcome).cloned().collect();
+        // In a burst, earlier events may have changed what is to be expected.
+        if !held {
+            match &expected {
+                None => assert_eq!(new, [], "{told:?} leaves no result"),
+                Some(expected) => {
+                    assert_eq!(new.len(), 1, "{told:?} leaves one result");
+                    expected.check(&new[0]);
+                }
+            }
+        }
+        new.pop()
+    }
+
+    pub(crate) fn done(&mut self, session: SessionId, task: TaskId) -> NewResult {
+        self.settle(session, task, Outcome::Done).unwrap()
+    }
+
+    pub(crate) fn settle(&mut self, session: SessionId, task: TaskId, outcome: Outcome) -> Option<NewResult> {
+        self.tell(&self.teller(session), told(task, 0, outcome))
+    }
+
+    // ---- time, and the store
+
+    pub(crate) fn wait(&mut self, time: Duration) {
+        self.flush();
+        self.now = self.now.after(time);
+        self.act();
+    }
+
+    /// Waits for as long as the core says that nothing happens by itself.
+    pub(crate) fn wait_for_due(&mut self) {
+        self.flush();
+        if let Some(due) = self.due {
+            self.now = self.now.max(due);
+        }
+        self.act();
+    }
+
+    pub(crate) fn answer(&mut self, at: usize, ok: bool) {
+        let now = self.now;
+        match self.reads.remove(at) {
+            Read::Fetch(group, query) => {
+                let page = ok.then(|| self.disk.backlog(&query).unwrap());
+                self.core.fetched(group, &query, page, now);
+            }
+            Read::Load(group, ids) => {
+                let tasks = ok.then(|| self.disk.tasks_by_id(&ids).unwrap());
+                self.core.loaded(group, &ids, tasks, now);
+            }
+        }
+        self.act();
+    }
+
+    pub(crate) fn checkpoint(&mut self) {
+        self.core.checkpoint();
+        self.act();
+    }
+
+    /// Everything that was sent to the store is on disk.
+    pub(crate) fn sync(&mut self) {
+        self.flush();
+        self.commit(self.unsynced.len());
+    }
+
+    pub(crate) fn unsynced(&self) -> usize {
+        self.unsynced.len()
+    }
+
+    fn commit(&mut self, count: usize) {
+        for (write, _) in self.unsynced.drain(..count) {
+            let mut batch = Batch::default();
+            match write {
+                Write::Results(results) => {
+                    for result in results {
+                        self.synced.result += 1;
+                        batch.results.push(TaskResult { seq: self.synced.result, result });
+                    }
+                }
+                Write::Checkpoint(groups) => {
+                    batch.mark = Some(self.synced.result);
+                    batch.groups = groups.into_iter().map(|group| (group.name.clone(), Some(group))).collect();
+                }
+                Write::Forget(group) => drop(batch.groups.insert(group, None)),
+            }
+            batch.positions = self.synced;
+            self.disk.commit(&batch).unwrap();
+        }
+    }
+
+    /// The process dies and is started again. Of what the store had not synced, so many writes survive.
+    pub(crate) fn crash(&mut self, survive: usize) {
+        self.holding = 0;
+        let lost_from = match survive {
+            0 => self.model.log.len() - self.unsynced_entries(),
+            n => self.unsynced[n - 1].1,
+        };
+        self.commit(survive);
+        self.unsynced.clear();
+        self.streams.clear();
+        self.reads.clear();
+        self.announced = self.tasks.len();
+        let recovered = self.disk.recover().unwrap();
+        self.model.restarted(lost_from, self.announced as TaskId, &recovered);
+        self.core = Core::new(self.config.clone(), recovered);
+        self.act();
+    }
+
+    fn unsynced_entries(&self) -> usize {
+        let count = |write: &Write| match write {
+            Write::Results(results) => results.len(),
+            Write::Checkpoint(_) => 0,
+            Write::Forget(_) => 1,
+        };
+        self.unsynced.iter().map(|(write, _)| count(write)).sum()
+    }
+
+    /// Everything is written, and the process is started again.
+    pub(crate) fn restart(&mut self) {
+        self.sync();
+        self.crash(0);
+    }
+
+    // ---- operators
+
+    pub(crate) fn pause(&mut self, group: &str, paused: bool) {
+        self.flush();
+        if self.core.pause(&name(group), paused, self.now).is_ok() {
+            self.model.groups.get_mut(&name(group)).unwrap().paused = paused;
+        }
+        self.act();
+    }
+
+    pub(crate) fn remove_group(&mut self, group: &str) -> bool {
+        self.flush();
+        let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
+        let removed = self.core.remove_group(&name(group)).is_ok();
+        assert_eq!(removed, self.model.groups.contains_key(&name(group)) && !used, "only unused groups are removed");
+        self.act();
+        removed
+    }
+
+    pub(crate) fn cancel(&mut self, task: TaskId) -> u32 {
+        self.flush();
+        let at = task as usize - 1;
+        let before = Task::clone(&self.tasks[at]);
+        let mut cancelled = before.clone();
+        cancelled.spec.expires_at = Some(self.now);
+        self.tasks[at] = Arc::new(cancelled);
+        let batch = Batch { expiries: vec![(task, Some(self.now))], positions: self.synced, ..Batch::default() };
+        self.disk.commit(&batch).unwrap();
+        self.model.cancelled.insert(task);
+        let expected = self.model.unsettled_groups(&before);
+        let count = self.core.cancel(&before, self.now);
+        self.act();
+        assert_eq!(count as usize, expected.len(), "every group that had not settled it is rid of it: {expected:?}");
+        for group in expected {
+            assert!(self.model.is_settled(&group, task), "{group} is rid of task {task}");
+        }
+        count
+    }
+
+    pub(crate) fn revive(&mut self, group: &str, task: TaskId) -> bool {
+        self.flush();
+        let group = name(group);
+        let expected = self.model.groups.contains_key(&group) && self.model.is_settled(&group, task);
+        let wanted = self.model.wants(&group, &self.tasks[task as usize - 1]);
+        let revived = self.core.revive(&group, &self.tasks[task as usize - 1].clone(), self.now);
+        self.act();
+        assert_eq!(revived, expected && wanted, "what is settled, and only that, comes to life again");
+        revived
+    }
+
+    // ---- what the core says is done
+
+    /// The next events happen before anything is done about them, as when many come at once.
+    pub(crate) fn hold(&mut self, events: usize) {
+        self.flush();
+        self.holding = events;
+    }
+
+    pub(crate) fn flush(&mut self) {
+        if self.holding > 0 {
+            self.holding = 1;
+            self.act();
+        }
+    }
+
+    /// Does what the thread of the broker does after an event. `false`: more events come first.
+    fn act(&mut self) -> bool {
+        let held = self.holding > 0;
+        if held {
+            self.holding -= 1;
+            if self.holding > 0 {
+                return false;
+            }
+        }
+        self.model.batch = held;
+        self.model.before = self.model.log.len();
+        for _ in 0..10_000 {
+            self.due = self.core.tick(self.now);
+            let actions = self.core.take_actions();
+            let idle = actions.is_empty();
+            for action in actions {
+                self.act_one(action);
+            }
+            self.model.step_ends();
+            let reading = self.readers_read();
+            let answered = self.eager && !self.reads.is_empty();
+            if answered {
+                self.answer_one();
+            }
+            if idle && !reading && !answered {
+                self.check();
+                self.model.batch = false;
+                return true;
+            }
+        }
+        panic!("the core does not come to rest");
+    }
+
+    fn answer_one(&mut self) {
+        // Without `act`: this is part of one.
+        match self.reads.remove(0) {
+            Read::Fetch(group, query) => {
+                let page = self.disk.backlog(&query).unwrap();
+                self.core.fetched(group, &query, Some(page), self.now);
+            }
+            Read::Load(group, ids) => {
+                let tasks = self.disk.tasks_by_id(&ids).unwrap();
+                self.core.loaded(group, &ids, Some(tasks), self.now);
+            }
+        }
+    }
+
+    fn readers_read(&mut self) -> bool {
+        let mut any = false;
+        for (id, stream) in &mut self.streams {
+            if !stream.slow && stream.watch.take().is_some() {
+                stream.taken = stream.sent;
+                self.core.room(*id, stream.taken, self.now);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn act_one(&mut self, action: Action) {
+        match action {
+            Action::Deliver(session, deliveries) => self.deliver(session, deliveries),
+            Action::Heartbeat(session) => {
+                let stream = self.streams.get_mut(&session).expect("a heartbeat goes to a stream that is there");
+                assert!(stream.join.heartbeat.is_some(), "a heartbeat goes to a client that asked for it");
+                stream.heartbeats += 1;
+            }
+            Action::Close(session, why) => {
+                assert!(!self.streams.contains_key(&session), "no stream is ended without a reason");
+                self.closed.insert(session, why);
+            }
+            Action::WatchRoom(session, sent) => {
+                // A stream that was ended by an event of the same burst is gone already.
+                if let Some(stream) = self.streams.get_mut(&session) {
+                    stream.watch = Some(sent);
+                }
+            }
+            Action::Record(results) => {
+                for result in &results {
+                    self.model.recorded(result, self.now, &self.streams, &self.tasks[..self.announced]);
+                }
+                self.unsynced.push((Write::Results(results), self.model.log.len()));
+            }
+            Action::Checkpoint(groups) => {
+                let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
+                assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
+                self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
+            }
+            Action::Forget(group) => {
+                self.model.forgot(&group);
+                self.unsynced.push((Write::Forget(group), self.model.log.len()));
+            }
+            Action::Fetch(group, query) => {
+                let same = |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.class == query.class);
+                assert!(!self.reads.iter().any(same), "one page of a class is asked for at a time");
+                self.reads_for(query.group.as_ref());
+                self.reads.push(Read::Fetch(group, query));
+            }
+            Action::Load(group, ids) => self.reads.push(Read::Load(group, ids)),
+        }
+    }
+
+    /// Nothing is read for groups that are gone.
+    fn reads_for(&self, group: Option<&GroupName>) {
+        match group {
+            Some(group) => assert!(self.model.groups.contains_key(group), "group {group} is gone"),
+            // In a burst its stream may have come and gone.
+            None => assert!(
+                self.model.batch || self.streams.values().any(|stream| stream.group.is_none()),
+                "passing groups end with their streams"
+            ),
+        }
+    }
+
+    fn deliver(&mut self, session: SessionId, deliveries: Vec<Delivery>) {
+        assert!(!deliveries.is_empty(), "no empty message");
+        let stream = self.streams.get_mut(&session).expect("tasks go to a stream that is there");
+        for delivery in deliveries {
+            let (task, attempt) = (&delivery.task, delivery.attempt);
+            assert!(task.id as usize <= self.announced, "only tasks that were accepted");
+            assert_eq!(task.spec.text, self.tasks[task.id as usize - 1].spec.text);
+            assert!(stream.sent - stream.taken < ROOM, "a client that does not read is not sent more");
+            assert!(task.spec.not_before.is_none_or(|at| at <= self.now), "task {} is not due", task.id);
+            assert!(task.spec.expires_at.is_none_or(|at| at > self.now), "task {} is over", task.id);
+            stream.sent += delivery.cost();
+            self.model.delivered(session, stream, task, attempt, self.now);
+            stream.got.push((task.id, attempt));
+            stream.seen.insert(task.id);
+        }
+    }
+
+    /// What holds whenever nothing is left to be done.
+    fn check(&mut self) {
+        let clients = self.core.clients();
+        assert_eq!(clients.len(), self.streams.len());
+        let mut in_flight: BTreeMap<&GroupName, usize> = BTreeMap::new();
+        for ((id, stream), info) in self.streams.iter().zip(&clients) {
+            assert_eq!((&info.client, &info.group), (&stream.join.client, &stream.group));
+            assert_eq!(info.in_flight, self.model.held_by(*id), "client {info:?} holds what it was given and not more");
+            if let Some(group) = &stream.group {
+                *in_flight.entry(group).or_default() += info.in_flight;
+            }
+            assert!(
+                stream.sent - stream.taken < ROOM || stream.watch.is_some(),
+                "who waits for a client to read asks to be told"
+            );
+        }
+        for group in self.core.groups(self.now) {
+            assert_eq!(group.in_flight, in_flight.get(&group.name).copied().unwrap_or(0), "leases of {}", group.name);
+            assert_eq!(group.paused, self.model.groups[&group.name].paused);
+        }
+        if let Some(deadline) = self.model.first_deadline() {
+            assert!(deadline > self.now, "a lease is over when its time is");
+            assert!(self.due.is_some_and(|due| due <= deadline), "the core is awake when a lease ends");
+        }
+        assert!(self.due.is_none_or(|due| due > self.now), "tick does what is due");
+    }
+
+    // ---- the end
+
+    /// Everybody behaves, and all time passes: then everything is settled.
+    pub(crate) fn finish(&mut self) {
+        self.flush();
+        self.announce();
+        for group in self.model.groups.keys().cloned().collect::<Vec<_>>() {
+            self.pause(group.as_str(), false);
+        }
+        for stream in self.streams.values_mut() {
+            stream.slow = false;
+        }
+        for _ in 0..20_000 {
+            let mut idle = true;
+            while !self.reads.is_empty() {
+                self.answer(0, true);
+                idle = false;
+            }
+            for id in self.streams.keys().copied().collect::<Vec<_>>() {
+                let held = self.model.tasks_held_by(id);
+                idle &= held.is_empty();
+                for task in held {
+                    self.done(id, task);
+                }
+            }
+            self.act();
+            if idle && self.unfinished().is_none() {
+                return self.check_end();
+            }
+            if idle {
+                self.wait_for_due();
+            }
+        }
+        panic!("stuck: {}", self.unfinished().unwrap());
+    }
+
+    fn unfinished(&self) -> Option<String> {
+        for (id, stream) in &self.streams {
+            for task in &self.tasks {
+                let open = match &stream.group {
+                    Some(group) => self.model.wants(group, task) && !self.model.is_settled(group, task.id),
+                    None => {
+                        let over = task.spec.expires_at.is_some_and(|at| at <= self.now);
+                        task.spec.to.is_none() && task.id > stream.start && !over && !stream.seen.contains(&task.id)
+                    }
+                };
+                if open {
+                    return Some(format!("stream {id} of {:?} still waits for {task:?}", stream.group));
+                }
+            }
+        }
+        None
+    }
+
+    fn check_end(&mut self) {
+        assert!(self.reads.is_empty());
+        for group in self.core.groups(self.now) {
+            assert_eq!(group.in_flight, 0, "nothing is in flight at the end");
+            if self.streams.values().any(|stream| stream.group.as_ref() == Some(&group.name)) {
+                assert_eq!(group.waiting, 0, "nothing waits at the end");
+            }
+        }
+    }
+}
+
+pub(crate) fn told(task: TaskId, attempt: u32, outcome: Outcome) -> Told {
+    Told { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO }
+}

@@ -1,0 +1,203 @@
+//! The server's logs, and what must be true of them and of what the parties saw.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::fmt;
+
+use contact::wire::control as pb;
+use contact::wire::control_grpc::ControlClient;
+use futures::StreamExt;
+use futures::executor::block_on;
+use grpcio::CallOption;
+
+use crate::common::program::Lines;
+use crate::witness::Witness;
+use crate::{BROADCAST, QUEUE};
+
+pub struct Ledger {
+    tasks: BTreeMap<u64, pb::Task>,
+    groups: BTreeSet<String>,
+    results: Vec<pb::TaskResult>,
+}
+
+impl Ledger {
+    /// Waits until every group has settled every task that is for it, and reads the logs.
+    pub fn drained(witness: &Witness) -> Ledger {
+        let client = ControlClient::new(witness.connect(&witness.control));
+        let options = || CallOption::default().wait_for_ready(true).timeout(witness.patience);
+        let request = |follow| pb::ListRequest { follow, ..Default::default() };
+        let mut ledger = Ledger { tasks: BTreeMap::new(), groups: BTreeSet::new(), results: Vec::new() };
+
+        let groups = client.list_groups(&pb::ListGroupsRequest::new(), options()).unwrap();
+        ledger.groups = block_on(groups).unwrap().groups.into_iter().map(|group| group.name).collect();
+        let mut pages = client.list_tasks(&request(false), options()).unwrap();
+        while let Some(page) = block_on(pages.next()) {
+            for task in page.unwrap().tasks {
+                let id = task.id;
+                assert!(ledger.tasks.insert(id, task).is_none(), "task {id} is twice in the log");
+            }
+        }
+
+        let mut open: HashSet<(String, u64)> = ledger.wanted().collect();
+        let mut pages = client.list_results(&request(true), options()).unwrap();
+        while !open.is_empty() {
+            let page = match block_on(pages.next()) {
+                Some(Ok(page)) => page,
+                ended => {
+                    let some: BTreeSet<_> = open.iter().take(20).collect();
+                    panic!("{} tasks were never settled: {some:?} ({ended:?})", open.len());
+                }
+            };
+            for result in page.results {
+                if settles(&result) {
+                    open.remove(&(result.group.clone(), result.task_id));
+                }
+                ledger.results.push(result);
+            }
+        }
+        // What the library's workers still tell when all is settled is late, but it must not be wrong.
+        let after = ledger.results.last().map_or(0, |result| result.seq);
+        let mut pages = client.list_results(&pb::ListRequest { after, ..request(false) }, options()).unwrap();
+        while let Some(page) = block_on(pages.next()) {
+            ledger.results.extend(page.unwrap().results);
+        }
+        ledger
+    }
+
+    /// Each group with each task that is for it.
+    fn wanted(&self) -> impl Iterator<Item = (String, u64)> {
+        self.groups.iter().flat_map(|group| {
+            let of_group = self.tasks.values().filter(move |task| task.to.is_empty() || task.to == *group);
+            of_group.map(move |task| (group.clone(), task.id))
+        })
+    }
+
+    /// It gets all of them, in their order, each time it connects. What counts is the last time.
+    pub fn assert_the_anonymous_client_saw_all_broadcasts(&self, out: &Lines) {
+        let broadcasts: Vec<&str> =
+            self.tasks.values().filter(|task| task.to.is_empty()).map(|task| task.task.as_str()).collect();
+        let received = |line: &str| line.strip_prefix("客户端已接收到服务端任务:").map(str::to_owned);
+        let last = broadcasts.last().unwrap();
+        // Its last task may have come in an earlier life already.
+        let saw = out.until("the last round of an anonymous client", |lines| {
+            lines.iter().rev().find_map(|line| received(line)).filter(|line| line == last)?;
+            let all: Vec<String> = lines.iter().filter_map(|line| received(line)).collect();
+            let start = all.iter().rposition(|text| text == broadcasts[0])?;
+            (all.len() - start >= broadcasts.len()).then(|| all[start..].to_vec())
+        });
+        assert_eq!(saw, broadcasts);
+    }
+
+    pub fn assert_consistent(&self, witness: &Witness) {
+        self.assert_accepted_tasks_are_there(witness);
+        self.assert_each_is_settled_once();
+        self.assert_attempts_do_not_go_down();
+        self.assert_what_was_confirmed_is_there(witness);
+        self.assert_deliveries(witness);
+    }
+
+    fn assert_accepted_tasks_are_there(&self, witness: &Witness) {
+        let accepted = witness.accepted.lock().unwrap();
+        for said in accepted.iter() {
+            let task = self.tasks.get(&said.id);
+            let task = task.unwrap_or_else(|| panic!("accepted, and not in the log: {said:?}"));
+            let stands = (&task.task, &task.to, &task.key);
+            assert_eq!(stands, (&said.text, &said.to, &said.key), "another task has the id of {said:?}");
+        }
+        let tried = witness.tried.lock().unwrap();
+        let (mut texts, mut keys) = (HashSet::new(), HashSet::new());
+        for task in self.tasks.values() {
+            assert_eq!(tried.get(&task.task), Some(&task.to), "nobody submitted {task:?}");
+            assert!(texts.insert(&task.task), "submitted once, accepted twice: {task:?}");
+            assert!(task.key.is_empty() || keys.insert(&task.key), "one key, two tasks: {task:?}");
+        }
+    }
+
+    fn assert_each_is_settled_once(&self) {
+        assert!(BROADCAST.iter().chain(&[QUEUE]).all(|group| self.groups.contains(*group)), "{:?}", self.groups);
+        let mut settled: HashMap<(&str, u64), &pb::TaskResult> = HashMap::new();
+        for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
+            if let Some(before) = settled.get(&(result.group.as_str(), result.task_id)) {
+                // A result that was written down, but not answered, is told again. Whether the task was settled cannot
+                // always be known then; but it is the same result of the same delivery, not another delivery.
+                let said = |r: &pb::TaskResult| (r.client.clone(), r.attempt, r.outcome, r.ret.clone());
+                let story = || self.story(&result.group, result.task_id);
+                assert_eq!(said(before), said(result), "settled, and then again:{}", story());
+            }
+            if settles(result) {
+                settled.insert((&result.group, result.task_id), result);
+            }
+        }
+        for (group, id) in self.wanted() {
+            assert!(settled.contains_key(&(group.as_str(), id)), "{group} never settled task {id}");
+        }
+        let strange = settled.iter().find(|((group, id), _)| {
+            self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group)
+        });
+        assert_eq!(strange, None, "that group had nothing to do with it");
+    }
+
+    /// All that is known of a task in a group.
+    fn story(&self, group: &str, id: u64) -> String {
+        let mut story = format!("\n{:?}", self.tasks.get(&id));
+        for result in self.results.iter().filter(|result| result.group == group && result.task_id == id) {
+            let pb::TaskResult { seq, client, attempt, outcome, ret, at, late, .. } = result;
+            story += &format!("\n{at} seq {seq}: {client}, attempt {attempt}, {outcome:?}, late {late}: {ret}");
+        }
+        story
+    }
+
+    fn assert_attempts_do_not_go_down(&self) {
+        let mut attempts: HashMap<(&str, u64), u32> = HashMap::new();
+        for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
+            let before = attempts.insert((&result.group, result.task_id), result.attempt).unwrap_or(0);
+            // An operator's outcome repeats the number of the attempt before it.
+            let story = || self.story(&result.group, result.task_id);
+            assert!(result.attempt >= before, "attempt {before} was over already:{}", story());
+        }
+    }
+
+    fn assert_what_was_confirmed_is_there(&self, witness: &Witness) {
+        let told = |result: &pb::TaskResult| {
+            let outcome = format!("{:?}", result.outcome.enum_value_or_default());
+            (result.group.clone(), result.task_id, result.attempt, outcome, result.ret.clone())
+        };
+        let told: HashSet<_> = self.results.iter().map(told).collect();
+        for said in witness.confirmed.lock().unwrap().iter() {
+            let said = (said.group.clone(), said.id, said.attempt, said.outcome.to_owned(), said.ret.clone());
+            assert!(told.contains(&said), "confirmed, and not in the log: {said:?}");
+        }
+    }
+
+    fn assert_deliveries(&self, witness: &Witness) {
+        let mut confirmed: HashMap<(&str, u64), u64> = HashMap::new();
+        let said = witness.confirmed.lock().unwrap();
+        for said in said.iter().filter(|said| said.outcome == "DONE") {
+            let life = confirmed.entry((&said.group, said.id)).or_insert(said.life);
+            *life = said.life.min(*life);
+        }
+        let delivered = witness.delivered.lock().unwrap();
+        for one in delivered.iter() {
+            let task = self.tasks.get(&one.id).unwrap_or_else(|| panic!("there is no such task: {one:?}"));
+            assert_eq!(task.task, one.text, "the text of another: {one:?}");
+            assert!(task.to.is_empty() || task.to == one.group, "for somebody else: {one:?}");
+            let life = confirmed.get(&(one.group.as_str(), one.id)).copied().unwrap_or(u64::MAX);
+            assert!(one.life <= life, "confirmed before crash {}, and delivered again: {one:?}", life + 1);
+        }
+        let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
+        for (group, id) in self.wanted() {
+            assert!(saw.contains(&(group.as_str(), id)), "{group} settled task {id}, which none of its workers saw");
+        }
+    }
+}
+
+impl fmt::Display for Ledger {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} tasks, {} groups, {} results", self.tasks.len(), self.groups.len(), self.results.len())
+    }
+}
+
+fn settles(result: &pb::TaskResult) -> bool {
+    use pb::Outcome::{CANCELLED, DONE, EXHAUSTED, EXPIRED, FAILED};
+    let outcome = result.outcome.enum_value().unwrap();
+    !result.late && matches!(outcome, DONE | FAILED | EXHAUSTED | EXPIRED | CANCELLED)
+}

@@ -1,0 +1,143 @@
+//! What the parties say they saw.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use grpcio::{Channel, ChannelBuilder, EnvBuilder, Environment};
+
+use crate::common::DEADLINE;
+
+/// A task that a submitter was told is accepted.
+#[derive(Debug, Clone)]
+pub struct Accepted {
+    pub id: u64,
+    pub text: String,
+    pub to: String,
+    pub key: String,
+}
+
+/// A task that reached a worker.
+#[derive(Debug)]
+pub struct Delivered {
+    pub group: String,
+    pub id: u64,
+    pub text: String,
+    /// The server's life in which the stream was opened, or an earlier one.
+    pub life: u64,
+}
+
+/// A result whose tellResult was answered.
+#[derive(Debug, Clone)]
+pub struct Confirmed {
+    pub group: String,
+    pub id: u64,
+    pub attempt: u32,
+    pub outcome: &'static str,
+    pub ret: String,
+    /// The server's life in which it was answered, or a later one.
+    pub life: u64,
+}
+
+/// Takes down what the parties see.
+pub struct Witness {
+    pub listen: String,
+    pub control: String,
+    /// Between two requests of a submitter.
+    pub pause: Duration,
+    /// How long the last tasks may take.
+    pub patience: Duration,
+    env: Arc<Environment>,
+    life: AtomicU64,
+    submitting: AtomicBool,
+    working: AtomicBool,
+    pub accepted: Mutex<Vec<Accepted>>,
+    pub delivered: Mutex<Vec<Delivered>>,
+    pub confirmed: Mutex<Vec<Confirmed>>,
+    /// All texts that anybody ever tried to submit, and how the task was addressed.
+    pub tried: Mutex<HashMap<String, String>>,
+    settled: Mutex<u64>,
+    progress: Condvar,
+}
+
+impl Witness {
+    /// For a run with so many crashes: in a longer one less is submitted in the same time, since each client that comes
+    /// anew is given everything.
+    pub fn new(listen: &str, control: &str, crashes: u32) -> Witness {
+        let scale = 1 + crashes / 20;
+        Witness {
+            listen: listen.into(),
+            control: control.into(),
+            pause: Duration::from_millis(15) * scale,
+            patience: DEADLINE * scale,
+            env: Arc::new(EnvBuilder::new().cq_count(1).name_prefix("parties").build()),
+            life: AtomicU64::new(0),
+            submitting: AtomicBool::new(true),
+            working: AtomicBool::new(true),
+            accepted: Mutex::default(),
+            delivered: Mutex::default(),
+            confirmed: Mutex::default(),
+            tried: Mutex::default(),
+            settled: Mutex::default(),
+            progress: Condvar::new(),
+        }
+    }
+
+    /// Which life of the server this is; it grows when one is over.
+    pub fn life(&self) -> u64 {
+        self.life.load(Ordering::SeqCst)
+    }
+
+    pub fn life_is_over(&self) {
+        self.life.fetch_add(1, Ordering::SeqCst);
+    }
+
+    pub fn is_submitting(&self) -> bool {
+        self.submitting.load(Ordering::SeqCst)
+    }
+
+    pub fn stop_submitting(&self) {
+        self.submitting.store(false, Ordering::SeqCst);
+    }
+
+    pub fn is_working(&self) -> bool {
+        self.working.load(Ordering::SeqCst)
+    }
+
+    pub fn stop_working(&self) {
+        self.working.store(false, Ordering::SeqCst);
+    }
+
+    /// A connection of its own.
+    pub fn connect(&self, address: &str) -> Channel {
+        ChannelBuilder::new(self.env.clone())
+            .use_local_subchannel_pool(true)
+            .initial_reconnect_backoff(Duration::from_millis(100))
+            .max_reconnect_backoff(Duration::from_millis(200))
+            .connect(address)
+    }
+
+    pub fn deliver(&self, group: &str, id: u64, text: &str, life: u64) {
+        let delivered = Delivered { group: group.into(), id, text: text.into(), life };
+        self.delivered.lock().unwrap().push(delivered);
+    }
+
+    /// Counts a task that a worker is through with.
+    pub fn settle(&self) {
+        *self.settled.lock().unwrap() += 1;
+        self.progress.notify_all();
+    }
+
+    pub fn settled(&self) -> u64 {
+        *self.settled.lock().unwrap()
+    }
+
+    /// Waits until the workers are through with so many tasks in all.
+    #[track_caller]
+    pub fn until_settled(&self, count: u64) {
+        let settled = self.settled.lock().unwrap();
+        let (settled, _) = self.progress.wait_timeout_while(settled, DEADLINE, |settled| *settled < count).unwrap();
+        assert!(*settled >= count, "nothing is being worked on: {settled} of {count}");
+    }
+}

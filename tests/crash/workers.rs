@@ -1,0 +1,215 @@
+//! Those who work: the library's workers, and ones that know exactly which of their results were answered.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use contact::client::{self, Reply, Running};
+use contact::wire::contact as pb;
+use contact::wire::contact_grpc::ContactClient;
+use futures::executor::block_on;
+use futures::{SinkExt, StreamExt};
+use grpcio::{CallOption, MetadataBuilder, WriteFlags};
+
+use crate::witness::{Confirmed, Witness};
+use crate::{BROADCAST, QUEUE};
+
+/// How a worker is.
+#[derive(Clone, Copy, PartialEq)]
+enum Nature {
+    Plain,
+    /// Now and then it takes longer than its lease, without a word.
+    Slow,
+    /// It leaves its stream from time to time, with what it holds.
+    Restless,
+    /// It forgets what was not confirmed, instead of telling it again.
+    Forgetful,
+}
+
+pub enum Worker {
+    OfTheLibrary(Running),
+    Exact(JoinHandle<()>),
+}
+
+impl Worker {
+    pub fn join(self) {
+        match self {
+            // It cannot tell any more: the server is gone.
+            Worker::OfTheLibrary(running) => drop(running.stop()),
+            Worker::Exact(thread) => thread.join().unwrap(),
+        }
+    }
+}
+
+/// A work queue of eight, and broadcast clients.
+pub fn start(witness: &Arc<Witness>) -> Vec<Worker> {
+    let natures = [Nature::Plain, Nature::Slow, Nature::Restless, Nature::Forgetful];
+    let mut workers = Vec::new();
+    for (n, nature) in natures.into_iter().enumerate() {
+        workers.push(of_the_library(witness, &format!("worker-{n}"), QUEUE, nature));
+        workers.push(exact(witness, &format!("worker-{}", n + natures.len()), QUEUE, nature));
+    }
+    for (n, name) in BROADCAST.into_iter().enumerate() {
+        workers.push(if n % 2 == 0 {
+            of_the_library(witness, name, "", Nature::Plain)
+        } else {
+            exact(witness, name, "", Nature::Plain)
+        });
+    }
+    workers
+}
+
+/// A named client that comes later.
+pub fn newcomer(witness: &Arc<Witness>, n: u32) -> Worker {
+    exact(witness, &format!("newcomer-{n}"), "", Nature::Plain)
+}
+
+/// What comes of a task. The same for the same delivery, so that a result can be held against the log.
+fn reply(id: u64, attempt: u32) -> Reply {
+    let ret = format!("task {id}, attempt {attempt}");
+    match (id % 100, attempt) {
+        (3, _) | (7, ..3) => Reply::retry(ret, Duration::from_millis(id % 3 * 50)).at_most(attempt),
+        (13, _) => Reply::failed(ret),
+        _ => Reply::done(ret),
+    }
+}
+
+trait AtMost {
+    fn at_most(self, attempt: u32) -> Reply;
+}
+
+impl AtMost for Reply {
+    /// Nobody retries for ever.
+    fn at_most(self, attempt: u32) -> Reply {
+        if attempt < 5 { self } else { Reply::done(self.text) }
+    }
+}
+
+fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worker {
+    let config = client::Config {
+        id: Some(id.into()),
+        group: (!group.is_empty()).then(|| group.into()),
+        window: NonZeroU32::new(16),
+        batch: NonZeroU32::new(if nature == Nature::Plain { 8 } else { 1 }),
+        concurrency: 2,
+        first_backoff: Duration::from_millis(100),
+        most_backoff: Duration::from_millis(300),
+        renew_every: Duration::from_millis(300),
+        confirm_every: Duration::from_millis(50),
+        stop_grace: Duration::from_millis(1),
+        ..client::Config::new(&witness.listen)
+    };
+    let (witness, group) = (witness.clone(), if group.is_empty() { id } else { group }.to_owned());
+    let worker = client::Worker::new(config, move |task| {
+        // In which life it was sent is not known to a handler: the first is always right.
+        witness.deliver(&group, task.id, &task.text, 0);
+        if nature == Nature::Slow && task.id % 50 == 0 {
+            thread::sleep(Duration::from_millis(1200));
+        }
+        witness.settle();
+        reply(task.id, task.attempt)
+    });
+    Worker::OfTheLibrary(worker.start().unwrap())
+}
+
+fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worker {
+    let mut metadata = MetadataBuilder::new();
+    metadata.add_str("contact-client", id).unwrap().add_str("contact-window", "16").unwrap();
+    if !group.is_empty() {
+        metadata.add_str("contact-group", group).unwrap();
+    }
+    let options = CallOption::default().headers(metadata.build());
+    let (witness, group) = (witness.clone(), if group.is_empty() { id } else { group }.to_owned());
+    let exact = Exact { witness, group, nature, options, untold: Vec::new() };
+    Worker::Exact(thread::Builder::new().name(id.into()).spawn(move || exact.run()).unwrap())
+}
+
+/// One task at a time, one tellResult for each.
+struct Exact {
+    witness: Arc<Witness>,
+    group: String,
+    nature: Nature,
+    options: CallOption,
+    /// Told without an answer.
+    untold: Vec<pb::Result>,
+}
+
+impl Exact {
+    fn run(mut self) {
+        while self.witness.is_working() {
+            let life = self.witness.life();
+            let channel = self.witness.connect(&self.witness.listen);
+            if block_on(channel.wait_for_connected(Duration::from_millis(500))) {
+                // `None`: the connection is gone, or left.
+                let _ = self.work(&ContactClient::new(channel), life);
+            }
+        }
+    }
+
+    fn work(&mut self, client: &ContactClient, life: u64) -> Option<()> {
+        for result in std::mem::take(&mut self.untold) {
+            self.tell(client, result)?;
+        }
+        let mut tasks = client.get_task(&pb::Empty::new(), self.options.clone()).ok()?;
+        for n in 0.. {
+            let task = block_on(tasks.next())?.ok()?;
+            self.witness.deliver(&self.group, task.id, &task.task, life);
+            if self.nature == Nature::Restless && n > 20 && task.id % 20 == 0 {
+                return None;
+            }
+            if self.nature == Nature::Slow && task.id % 50 == 0 {
+                thread::sleep(Duration::from_millis(1200));
+            }
+            let reply = reply(task.id, task.attempt);
+            let outcome = match reply.outcome {
+                client::Outcome::Done => pb::Outcome::DONE,
+                client::Outcome::Retry => pb::Outcome::RETRY,
+                client::Outcome::Failed => pb::Outcome::FAILED,
+            };
+            self.witness.settle();
+            self.tell(
+                client,
+                pb::Result {
+                    id: task.id,
+                    attempt: task.attempt,
+                    outcome: outcome.into(),
+                    ret: reply.text,
+                    delay_ms: reply.delay.as_millis() as u32,
+                    ..Default::default()
+                },
+            )?;
+        }
+        None
+    }
+
+    fn tell(&mut self, client: &ContactClient, result: pb::Result) -> Option<()> {
+        let told = block_on(async {
+            let (mut sink, answer) = client.tell_result(self.options.clone()).ok()?;
+            sink.send((result.clone(), WriteFlags::default())).await.ok()?;
+            sink.close().await.ok()?;
+            answer.await.ok()
+        });
+        if told.is_none() {
+            if self.nature != Nature::Forgetful {
+                self.untold.push(result);
+            }
+            return None;
+        }
+        let outcome = match result.outcome.enum_value().unwrap() {
+            pb::Outcome::DONE => "DONE",
+            pb::Outcome::RETRY => "RETRY",
+            _ => "FAILED",
+        };
+        let (group, life) = (self.group.clone(), self.witness.life());
+        self.witness.confirmed.lock().unwrap().push(Confirmed {
+            group,
+            id: result.id,
+            attempt: result.attempt,
+            outcome,
+            ret: result.ret,
+            life,
+        });
+        Some(())
+    }
+}

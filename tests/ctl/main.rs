@@ -1,0 +1,186 @@
+//! `contactctl`, the real program, against a control service that is in the test.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+mod fake;
+mod list;
+mod manage;
+mod submit;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpListener;
+use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use fake::Fake;
+
+/// What no step of a test takes, on however slow a machine.
+const DEADLINE: Duration = Duration::from_secs(30);
+
+fn contactctl(address: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    command.args(args).env("CONTACT_CONTROL", address).env_remove("RUST_LOG").stdin(Stdio::null());
+    command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// What a run came to: exit code, standard output, standard error.
+#[derive(Debug, PartialEq, Eq)]
+struct Ran {
+    code: Option<i32>,
+    out: String,
+    err: String,
+}
+
+impl From<Output> for Ran {
+    fn from(output: Output) -> Ran {
+        Ran {
+            code: output.status.code(),
+            out: String::from_utf8(output.stdout).unwrap(),
+            err: String::from_utf8(output.stderr).unwrap(),
+        }
+    }
+}
+
+fn run(fake: &Fake, args: &[&str]) -> Ran {
+    contactctl(&fake.address, args).output().unwrap().into()
+}
+
+/// Standard output of a run that must succeed without a word on standard error.
+#[track_caller]
+fn ok(fake: &Fake, args: &[&str]) -> String {
+    let ran = run(fake, args);
+    assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
+    ran.out
+}
+
+/// Runs with `input` as standard input.
+fn run_with(fake: &Fake, args: &[&str], input: &[u8]) -> Ran {
+    let mut child = contactctl(&fake.address, args).stdin(Stdio::piped()).spawn().unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    thread::scope(|scope| {
+        // A program that gives up early closes its input: no concern of this.
+        scope.spawn(move || stdin.write_all(input));
+        child.wait_with_output().unwrap().into()
+    })
+}
+
+/// A run that is watched while it goes on, and does not outlive its test.
+struct Running {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Running {
+    fn new(mut command: Command) -> Running {
+        let mut child = command.spawn().unwrap();
+        let stdout = BufReader::new(child.stdout.take().unwrap());
+        let (tell, lines) = mpsc::channel();
+        thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| tell.send(line)));
+        Running { child, lines }
+    }
+
+    #[track_caller]
+    fn line(&self) -> String {
+        self.lines.recv_timeout(DEADLINE).expect("a line of output")
+    }
+
+    fn signal(&self, signal: &str) {
+        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end: the exit code, and what is left of the output.
+    fn end(mut self) -> Ran {
+        let mut err = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+        let code = self.child.wait().unwrap().code();
+        Ran { code, out: self.lines.iter().map(|line| line + "\n").collect(), err }
+    }
+}
+
+/// Waits until `done` says so.
+#[track_caller]
+fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !done() {
+        assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");
+        thread::sleep(Duration::from_millis(2));
+    }
+}
+
+#[test]
+fn where_no_server_is_the_command_fails_at_once_and_says_what_to_do() {
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let began = Instant::now();
+    for args in [&["tasks"][..], &["submit", "x"], &["clients", "--json"]] {
+        let ran = Ran::from(contactctl(&address, args).output().unwrap());
+        let says = format!(
+            "contactctl: no server answers at {address}; is contact-server running? its --control address goes to --server\n"
+        );
+        assert_eq!(ran, Ran { code: Some(1), out: String::new(), err: says });
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+}
+
+#[test]
+fn where_something_listens_that_never_answers_the_command_gives_up_in_seconds() {
+    let mute = TcpListener::bind("127.0.0.1:0").unwrap();
+    let began = Instant::now();
+    let ran = Ran::from(contactctl(&mute.local_addr().unwrap().to_string(), &["tasks"]).output().unwrap());
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("no server answers at"), "{}", ran.err);
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
+}
+
+#[test]
+fn a_server_that_cannot_do_it_is_told_from_one_that_is_not_there() {
+    let fake = Fake::stranger();
+    for args in [
+        &["tasks"][..],
+        &["results", "--follow"],
+        &["statuses"],
+        &["dead", "--retry"],
+        &["submit", "x"],
+        &["clients"],
+        &["groups"],
+        &["task", "1"],
+        &["cancel", "1"],
+        &["retry", "1"],
+        &["pause", "g"],
+        &["group", "rm", "g"],
+    ] {
+        let ran = run(&fake, args);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{args:?}");
+        let says = format!("contactctl: the server at {} cannot do this (", fake.address);
+        assert!(ran.err.starts_with(&says) && ran.err.lines().count() == 1, "{args:?}: {}", ran.err);
+    }
+}
+
+#[test]
+fn wrong_usage_ends_with_2_and_help_with_0() {
+    let fake = Fake::new();
+    for args in [&["frobnicate"][..], &["submit"], &["tasks", "--limit", "3"], &["submit", "--key", "k", "a", "b"]] {
+        let ran = run(&fake, args);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{args:?}");
+    }
+    assert!(ok(&fake, &["--help"]).contains("Exit codes: 0 done, 1 failed"));
+    for command in ["submit", "tasks", "results", "statuses", "clients", "task", "groups", "dead", "cancel", "retry"] {
+        assert!(ok(&fake, &[command, "--help"]).contains("contactctl "), "no example for {command}");
+    }
+}
+
+#[test]
+fn the_server_option_goes_before_the_environment() {
+    let fake = Fake::new();
+    let out = contactctl("127.0.0.1:1", &["pause", "g", "--server", &fake.address]).output().unwrap();
+    assert_eq!(Ran::from(out).out, "group g is paused\n");
+}

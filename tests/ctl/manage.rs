@@ -1,0 +1,217 @@
+//! Commands that are one question and one answer.
+
+use contact::wire::control as pb;
+
+use crate::fake::Fake;
+use crate::{ok, run};
+
+const AT: i64 = 1_777_536_000_123;
+
+fn result(seq: u64, task_id: u64, group: &str) -> pb::TaskResult {
+    pb::TaskResult {
+        seq,
+        task_id,
+        group: group.into(),
+        client: "w1".into(),
+        attempt: 3,
+        outcome: pb::Outcome::FAILED.into(),
+        ret: "no such file".into(),
+        at: AT,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn clients_are_listed() {
+    let fake = Fake::new();
+    assert_eq!(run(&fake, &["clients"]).err, "no client is connected\n");
+    assert_eq!(ok(&fake, &["clients", "--json"]), "");
+    fake.state().clients = vec![
+        pb::Client {
+            client: "张三".into(),
+            group: "workers".into(),
+            peer: "ipv4:10.0.0.1:5000".into(),
+            since: AT,
+            window: 16,
+            in_flight: 2,
+            delivered: 400,
+            ..Default::default()
+        },
+        pb::Client { peer: "ipv4:10.0.0.2:6".into(), since: AT, delivered: 7, ..Default::default() },
+    ];
+    assert_eq!(
+        ok(&fake, &["clients"]),
+        "\
+CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED
+张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z  16      2          400
+-       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z  -       0          7
+"
+    );
+    assert_eq!(
+        ok(&fake, &["clients", "--json"]),
+        r#"{"client":"张三","group":"workers","peer":"ipv4:10.0.0.1:5000","since":"2026-04-30T08:00:00.123Z","window":16,"in_flight":2,"delivered":400}
+{"client":"","group":"","peer":"ipv4:10.0.0.2:6","since":"2026-04-30T08:00:00.123Z","window":0,"in_flight":0,"delivered":7}
+"#
+    );
+}
+
+#[test]
+fn groups_are_listed() {
+    let fake = Fake::new();
+    fake.state().groups = vec![
+        pb::Group {
+            name: "workers".into(),
+            clients: 2,
+            lag: 12,
+            in_flight: 4,
+            oldest: 88,
+            oldest_at: AT,
+            rate: 3.25,
+            paused: true,
+            dead: 1,
+            ..Default::default()
+        },
+        pb::Group { name: "idle".into(), ..Default::default() },
+    ];
+    assert_eq!(
+        ok(&fake, &["groups"]),
+        "\
+GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE
+workers  2        12   4          88      2026-04-30T08:00:00.123Z  3.2         1     paused
+idle     0        0    0          -       -                         0.0         0     running
+"
+    );
+    assert_eq!(
+        ok(&fake, &["groups", "--json"]),
+        r#"{"group":"workers","clients":2,"lag":12,"in_flight":4,"oldest":88,"oldest_at":"2026-04-30T08:00:00.123Z","rate":3.25,"paused":true,"dead":1}
+{"group":"idle","clients":0,"lag":0,"in_flight":0,"oldest":null,"oldest_at":null,"rate":0.0,"paused":false,"dead":0}
+"#
+    );
+}
+
+#[test]
+fn a_task_is_shown_with_its_ledger() {
+    let fake = Fake::new();
+    fake.state().ledger = pb::TaskLedger {
+        task: Some(pb::Task {
+            id: 17,
+            task: "print\nit".into(),
+            accepted_at: AT,
+            max_attempts: 3,
+            priority: pb::Priority::HIGH.into(),
+            ..Default::default()
+        })
+        .into(),
+        groups: vec![pb::TaskStanding {
+            group: "workers".into(),
+            state: "waiting".into(),
+            attempt: 1,
+            reason: "no client of the group is connected".into(),
+            ..Default::default()
+        }],
+        results: vec![pb::TaskResult { late: true, ..result(5, 17, "workers") }],
+        ..Default::default()
+    };
+    assert_eq!(
+        ok(&fake, &["task", "17"]),
+        "\
+task          17
+text          print\\nit
+to            every group
+accepted      2026-04-30T08:00:00.123Z
+max attempts  3
+priority      HIGH
+
+groups
+GROUP    STATE    CLIENT  ATTEMPT  WHY
+workers  waiting  -       1        no client of the group is connected
+
+results
+SEQ  AT                        TASK  GROUP    CLIENT  ATTEMPT  OUTCOME        RESULT
+5    2026-04-30T08:00:00.123Z  17    workers  w1      3        FAILED (late)  no such file
+"
+    );
+    assert_eq!(
+        ok(&fake, &["task", "17", "--json"]),
+        r#"{"id":17,"task":"print\nit","to":null,"accepted_at":"2026-04-30T08:00:00.123Z","max_attempts":3,"priority":"HIGH","groups":[{"group":"workers","state":"waiting","client":"","attempt":1,"reason":"no client of the group is connected"}],"results":[{"seq":5,"task_id":17,"group":"workers","client":"w1","attempt":3,"outcome":"FAILED","ret":"no such file","at":"2026-04-30T08:00:00.123Z","late":true}]}
+"#
+    );
+}
+
+#[test]
+fn what_the_server_refuses_is_said_in_its_words() {
+    let fake = Fake::new();
+    for args in [&["task", "404"][..], &["cancel", "404"], &["retry", "404"]] {
+        let ran = run(&fake, args);
+        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+        assert_eq!(ran.err, "contactctl: there is no task 404\n");
+    }
+}
+
+#[test]
+fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
+    let fake = Fake::new();
+    for (args, text, json) in [
+        (&["cancel", "5"][..], "task 5 is taken back from 2 groups", r#"{"task_id":5,"groups":2}"#),
+        (&["retry", "5"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
+        (&["retry", "5", "--group", "g"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
+        (&["pause", "g"], "group g is paused", r#"{"group":"g","paused":true}"#),
+        (&["resume", "g"], "group g is running", r#"{"group":"g","paused":false}"#),
+        (&["group", "rm", "g"], "group g is gone; it owed 5 tasks", r#"{"group":"g","owed":5}"#),
+    ] {
+        assert_eq!(ok(&fake, args), format!("{text}\n"));
+        assert_eq!(ok(&fake, &[args, &["--json"]].concat()), format!("{json}\n"));
+    }
+    let mut asked = fake.state().asked.clone();
+    asked.dedup();
+    assert_eq!(
+        asked,
+        ["cancel 5", "retry 5 for \"\"", "retry 5 for \"g\"", "pause g true", "pause g false", "remove g"]
+    );
+}
+
+#[test]
+fn dead_letters_are_listed() {
+    let fake = Fake::new();
+    fake.state().results = vec![result(1, 10, "a"), result(2, 11, "b")];
+    assert_eq!(
+        ok(&fake, &["dead", "--group", "a"]),
+        "\
+SEQ  AT                        TASK  GROUP  CLIENT  ATTEMPT  OUTCOME  RESULT
+1    2026-04-30T08:00:00.123Z  10    a      w1      3        FAILED   no such file
+2    2026-04-30T08:00:00.123Z  11    b      w1      3        FAILED   no such file
+"
+    );
+    assert_eq!(ok(&fake, &["dead", "--json", "--all"]).lines().count(), 2);
+    assert_eq!(
+        fake.state().asked,
+        ["dead of \"a\" after 0 limit 0 latest 20 follow false", "dead of \"\" after 0 limit 0 latest 0 follow false"]
+    );
+}
+
+#[test]
+fn all_dead_letters_are_retried_each_once_whatever_their_number() {
+    let fake = Fake::new();
+    fake.state().results = (1..=50).map(|n| result(n, n / 2, "g")).collect();
+    let out = run(&fake, &["dead", "--retry", "--group", "g"]);
+    assert_eq!((out.code, out.err.as_str()), (Some(0), "retried 26 tasks\n"));
+    assert_eq!(out.out, (0..=25).map(|n| format!("retried task {n} of g\n")).collect::<String>());
+    let mut asked = fake.state().asked.split_off(0);
+    assert_eq!(asked.remove(0), "dead of \"g\" after 0 limit 0 latest 0 follow false");
+    asked.sort();
+    let mut expected: Vec<_> = (0..=25).map(|n| format!("retry {n} for \"g\"")).collect();
+    expected.sort();
+    assert_eq!(asked, expected);
+}
+
+#[test]
+fn all_dead_letters_are_dropped_and_those_that_cannot_be_are_named() {
+    let fake = Fake::new();
+    fake.state().results = vec![result(1, 10, "a"), result(2, 404, "a"), result(3, 10, "b"), result(4, 12, "a")];
+    let ran = run(&fake, &["dead", "--drop", "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let dropped = [(10, "a"), (10, "b"), (12, "a")];
+    let lines = dropped.map(|(id, group)| format!("{{\"task_id\":{id},\"group\":\"{group}\",\"done\":\"dropped\"}}\n"));
+    assert_eq!(ran.out, lines.concat(), "each for its group");
+    assert_eq!(ran.err, "task 404 of a: there is no task 404\ncontactctl: 1 task could not be dropped\n");
+}

@@ -1,0 +1,43 @@
+//! What the documents say of the project is so.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// The sources of the test program `tests/NAME.rs` or `tests/NAME/`.
+fn sources(name: &str) -> String {
+    let folder = fs::read_dir(root().join("tests").join(name)).into_iter().flatten().map(|entry| entry.unwrap().path());
+    let files: Vec<PathBuf> = folder.chain([root().join(format!("tests/{name}.rs"))]).collect();
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect()
+}
+
+#[test]
+fn every_promise_names_tests_that_exist() {
+    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
+    let quoted = text.split('`').skip(1).step_by(2);
+    let named: Vec<_> =
+        quoted.filter_map(|quoted| quoted.split_once("::")).filter(|(file, _)| *file != "file").collect();
+    assert!(named.len() > 20, "the promises name their tests: {named:?}");
+    let missing: Vec<_> =
+        named.into_iter().filter(|(file, test)| !sources(file).contains(&format!("fn {test}("))).collect();
+    assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
+#[test]
+fn links_between_the_documents_lead_somewhere() {
+    for file in ["README.md", "README.zh.md", "docs/design.md", "docs/semantics.md", "CHANGELOG.md"] {
+        let path = root().join(file);
+        let text = fs::read_to_string(&path).unwrap();
+        for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let target = link.split('#').next().unwrap();
+            if !target.is_empty() && !target.contains("://") {
+                let target = path.parent().unwrap().join(target);
+                assert!(target.exists(), "{file} links to {link}, which is not there");
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+//! Many clients that wait for something to do.
+#![cfg(target_os = "linux")]
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use crate::common::program::Program;
+use crate::common::server::Server;
+use crate::rig::{Client, Operator};
+
+/// How many, if not said otherwise; the goal is meant for 5,000, which takes a while.
+const CLIENTS: usize = 500;
+
+/// Where and how many, for the process that plays them.
+const CROWD: &str = "CONTACT_TEST_CROWD";
+
+struct Usage {
+    threads: usize,
+    resident: usize,
+}
+
+fn usage(program: &Program) -> Usage {
+    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
+    let number = |key: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
+        line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
+    };
+    Usage { threads: number("Threads:"), resident: number("VmRSS:") * 1024 }
+}
+
+#[test]
+fn many_idle_clients_cost_no_thread_and_little_memory_and_are_gone_with_their_process() {
+    let count = env::var("CONTACT_TEST_CLIENTS").map_or(CLIENTS, |count| count.parse().unwrap());
+    let mut server = Server::start(&[]);
+    let operator = Operator::of(&server.control);
+    // One of each kind before, so that what is made once is there.
+    let one = Client::of(&server.listen, &[]);
+    let mut stays = one.tasks();
+    operator.connected(1);
+    let before = usage(server.program());
+
+    let mut crowd = Command::new(env::current_exe().unwrap());
+    crowd.args(["--ignored", "--exact", "idle::crowd", "--nocapture"]);
+    crowd.env(CROWD, format!("{} {count}", server.listen));
+    let mut crowd = Program::spawn("crowd", &mut crowd).unwrap();
+    operator.connected(count + 1);
+    let with = usage(server.program());
+
+    let killed = Instant::now();
+    crowd.kill();
+    operator.connected(1);
+    let gone = killed.elapsed();
+
+    let each = with.resident.saturating_sub(before.resident) / count;
+    println!("{count} idle clients: {each} bytes each, {} threads, all gone after {gone:?}", with.threads);
+    assert_eq!(with.threads, before.threads, "threads");
+    assert!(each <= 40_000, "{each} bytes for each client");
+    assert!(gone < Duration::from_secs(if count > CLIENTS { 1 } else { 5 }), "gone after {gone:?}");
+    operator.submit(&["still there?"]);
+    assert_eq!(stays.next().task, "still there?");
+}
+
+/// Not a test: the process that plays the clients.
+#[test]
+#[ignore = "played by another test"]
+fn crowd() {
+    let Ok(crowd) = env::var(CROWD) else { return };
+    let (address, count) = crowd.split_once(' ').unwrap();
+    let clients: Vec<Client> = (0..count.parse().unwrap()).map(|_| Client::of(address, &[])).collect();
+    let _streams: Vec<_> = clients.iter().map(Client::tasks).collect();
+    loop {
+        std::thread::park();
+    }
+}

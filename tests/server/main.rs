@@ -1,0 +1,14 @@
+//! The real server over real gRPC: who gets which task, what becomes of what clients say, and what it withstands.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod raw;
+mod rig;
+
+mod anonymous;
+mod idle;
+mod junk;
+mod lists;
+mod named;

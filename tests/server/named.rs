@@ -1,0 +1,391 @@
+//! Clients that say who they are: leases, outcomes, redelivery.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use contact::wire::contact::Outcome::{DONE, FAILED, RETRY, WORKING};
+use contact::wire::contact::{Result as Told, ServerMsg};
+use contact::wire::control::{NewTask, Outcome as Kept, Priority, TaskResult};
+use grpcio::RpcStatusCode;
+
+use crate::rig::{Rig, SHORT, ack, done, now, to, told};
+
+fn impatient() -> Rig {
+    Rig::with(|config| config.broker.ack_timeout = SHORT)
+}
+
+/// What the log says of results, but for the times and texts.
+fn gist(results: &[TaskResult]) -> Vec<(u64, &str, u32, Kept, bool)> {
+    let line = |r: &TaskResult| (r.task_id, r.client.clone(), r.attempt, r.outcome.unwrap(), r.late);
+    results.iter().map(line).map(|(id, client, n, outcome, late)| (id, &*client.leak(), n, outcome, late)).collect()
+}
+
+fn attempt(message: &ServerMsg) -> (u64, u32) {
+    (message.id, message.attempt)
+}
+
+#[test]
+fn each_named_client_gets_every_broadcast() {
+    let rig = Rig::start();
+    let (a, b) = (rig.named("a"), rig.named("b"));
+    let (mut at_a, mut at_b) = (a.tasks(), b.tasks());
+    rig.operator.submit(&["one", "two"]);
+    assert_eq!(at_a.texts(2), ["one", "two"]);
+    let at_b = at_b.take(2);
+    b.tell(at_b.iter().map(done));
+    let results = rig.operator.results_now();
+    assert_eq!(gist(&results), [(1, "b", 1, Kept::DONE, false), (2, "b", 1, Kept::DONE, false)]);
+    assert_eq!(results[0].group, "b", "a client without a group is one by itself");
+}
+
+#[test]
+fn what_was_settled_does_not_come_again_and_what_was_not_does() {
+    let rig = Rig::start();
+    rig.operator.submit(&["settled", "not"]);
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    let given = tasks.take(2);
+    a.tell([done(&given[0])]);
+    drop(tasks);
+    rig.operator.connected(0);
+    let again = a.tasks().next();
+    assert_eq!((again.task.as_str(), attempt(&again)), ("not", (2, 2)));
+    assert_eq!(gist(&rig.operator.results(2))[1], (2, "a", 1, Kept::LOST, false));
+}
+
+#[test]
+fn a_group_shares_its_tasks() {
+    let rig = Rig::start();
+    let (a, b) = (rig.member("workers", "a"), rig.member("workers", "b"));
+    let (mut at_a, mut at_b) = (a.tasks(), b.tasks());
+    rig.operator.connected(2);
+    rig.operator.submit(&(0..40).map(|n| n.to_string()).collect::<Vec<_>>());
+    let all: BTreeSet<u64> = at_a.take(20).iter().chain(&at_b.take(20)).map(|m| m.id).collect();
+    assert_eq!(all, (1..=40).collect());
+}
+
+#[test]
+fn an_addressed_task_waits_for_its_group_and_goes_to_no_other() {
+    let rig = Rig::start();
+    let mut other = rig.named("other").tasks();
+    rig.operator.submit_all(vec![to("later", "for later"), to("other", "for other")]);
+    rig.operator.submit(&["for all"]);
+    assert_eq!(other.texts(2), ["for other", "for all"]);
+    let mut later = rig.member("later", "x").tasks();
+    assert_eq!(later.texts(2), ["for later", "for all"]);
+}
+
+#[test]
+fn a_new_group_may_begin_with_what_is_new_but_what_is_addressed_to_it_is_its_own() {
+    let rig = Rig::start();
+    rig.operator.submit(&["old"]);
+    rig.operator.submit_all(vec![to("a", "old, for a")]);
+    let mut tasks = rig.named("a").saying("contact-from", "new").tasks();
+    assert_eq!(tasks.next().task, "old, for a");
+    rig.operator.submit(&["new"]);
+    assert_eq!(tasks.next().task, "new");
+}
+
+#[test]
+fn a_client_never_holds_more_than_its_window() {
+    let rig = Rig::start();
+    rig.operator.submit(&(0..100).map(|n| n.to_string()).collect::<Vec<_>>());
+    let a = rig.named("a").saying("contact-window", "3");
+    let mut tasks = a.tasks();
+    let mut held: Vec<ServerMsg> = tasks.take(3);
+    for n in 3..100 {
+        let client = &rig.operator.connected(1)[0];
+        assert_eq!((client.window, client.in_flight, client.delivered), (3, 3, n));
+        a.tell([done(&held.remove(0))]);
+        held.push(tasks.next());
+    }
+    assert_eq!(held.iter().map(|m| m.id).collect::<Vec<_>>(), [98, 99, 100]);
+}
+
+#[test]
+fn one_that_asks_for_batches_gets_and_tells_them() {
+    let rig = Rig::start();
+    let texts: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
+    rig.operator.submit(&texts);
+    let a = rig.named("a").saying("contact-batch", "64").saying("contact-window", "1000");
+    let mut tasks = a.tasks();
+    let (mut given, mut messages) = (Vec::new(), 0);
+    while given.len() < 1000 {
+        let mut message = tasks.next();
+        messages += 1;
+        let batch = std::mem::take(&mut message.batch);
+        assert!(batch.len() <= 64);
+        assert!(batch.is_empty() || (message.task.is_empty() && message.id == 0));
+        given.extend(if batch.is_empty() { vec![message] } else { batch });
+    }
+    assert!(messages < 200, "{messages} messages");
+    assert_eq!(given.iter().map(|m| m.task.clone()).collect::<Vec<_>>(), texts);
+    a.tell(given.chunks(100).map(|of| Told { batch: of.iter().map(done).collect(), ..Told::default() }));
+    let results = rig.operator.results_now();
+    assert_eq!(results.iter().map(|r| r.task_id).collect::<Vec<_>>(), (1..=1000).collect::<Vec<_>>());
+    assert!(results.iter().all(|r| r.outcome.unwrap() == Kept::DONE && !r.late));
+}
+
+#[test]
+fn one_that_did_not_ask_for_batches_gets_none() {
+    let rig = Rig::start();
+    rig.operator.submit(&["one", "two", "three"]);
+    assert!(rig.named("a").tasks().take(3).iter().all(|message| message.batch.is_empty() && message.id > 0));
+}
+
+#[test]
+fn retry_puts_a_task_back_behind_its_delay() {
+    let rig = Rig::start();
+    let a = rig.named("a").saying("contact-window", "1");
+    let mut tasks = a.tasks();
+    rig.operator.submit(&["one", "two"]);
+    let one = tasks.next();
+    let before = now();
+    a.tell([Told { delay_ms: 300, ..told(&one, RETRY, "not now") }]);
+    let two = tasks.next();
+    assert_eq!(two.task, "two", "it does not hold up the others");
+    a.tell([done(&two)]);
+    let again = tasks.next();
+    assert!(now() - before >= 300);
+    assert_eq!(attempt(&again), (1, 2));
+    a.tell([told(&again, RETRY, "")]);
+    assert_eq!(attempt(&tasks.next()), (1, 3), "without a delay it comes at once");
+    assert_eq!(rig.operator.results_now()[0].ret, "not now");
+}
+
+#[test]
+fn failed_is_for_good() {
+    let rig = Rig::start();
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    rig.operator.submit(&["never"]);
+    a.tell([told(&tasks.next(), FAILED, "no such file")]);
+    rig.operator.submit(&["next"]);
+    assert_eq!(tasks.next().task, "next");
+    let results = rig.operator.results_now();
+    assert_eq!(gist(&results), [(1, "a", 1, Kept::FAILED, false)]);
+    assert_eq!(results[0].ret, "no such file");
+}
+
+#[test]
+fn a_lease_ends_when_nothing_is_said_and_the_task_goes_to_another() {
+    let rig = impatient();
+    let (a, b) = (rig.member("g", "a"), rig.member("g", "b"));
+    let mut at_a = a.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["slow"]);
+    assert_eq!(attempt(&at_a.next()), (1, 1));
+    let mut at_b = b.tasks();
+    // Both have room: whoever waited longest is first.
+    let second = at_b.next();
+    assert_eq!(attempt(&second), (1, 2));
+    b.tell([done(&second)]);
+    let results = rig.operator.results_now();
+    assert_eq!(gist(&results), [(1, "a", 1, Kept::TIMED_OUT, false), (1, "b", 2, Kept::DONE, false)]);
+}
+
+#[test]
+fn working_renews_a_lease() {
+    let rig = Rig::with(|config| config.broker.ack_timeout = Duration::from_secs(1));
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    rig.operator.submit(&["long"]);
+    let long = tasks.next();
+    let (mut telling, begin) = (a.telling(), now());
+    while now() - begin < 2_500 {
+        assert!(telling.say(told(&long, WORKING, "")));
+        // A round trip, so as not to flood it.
+        rig.operator.connected(1);
+    }
+    assert!(telling.say(done(&long)));
+    telling.end().unwrap();
+    assert_eq!(gist(&rig.operator.results_now()), [(1, "a", 1, Kept::DONE, false)]);
+}
+
+#[test]
+fn working_without_an_id_renews_the_oldest_and_takes_nothing_off() {
+    let rig = Rig::start();
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    rig.operator.submit(&["one", "two"]);
+    tasks.take(2);
+    let working = Told { outcome: WORKING.into(), ..ack("") };
+    a.tell([working.clone(), working, ack("one"), ack("two")]);
+    let results = rig.operator.results_now();
+    assert_eq!(results.iter().map(|r| (r.task_id, r.ret.as_str())).collect::<Vec<_>>(), [(1, "one"), (2, "two")]);
+}
+
+#[test]
+fn after_its_last_attempt_a_task_is_given_up() {
+    let rig = Rig::with(|config| config.broker.max_attempts = 3);
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    let twice = NewTask { task: "twice".into(), max_attempts: 2, ..NewTask::default() };
+    rig.operator.submit_all(vec![twice]);
+    rig.operator.submit(&["thrice"]);
+    let mut seen = Vec::new();
+    for _ in 0..5 {
+        let message = tasks.next();
+        seen.push(attempt(&message));
+        a.tell([told(&message, RETRY, "broken")]);
+    }
+    seen.sort_unstable();
+    assert_eq!(seen, [(1, 1), (1, 2), (2, 1), (2, 2), (2, 3)]);
+    rig.operator.submit(&["next"]);
+    assert_eq!(tasks.next().task, "next");
+    let results = rig.operator.results_now();
+    let exhausted: Vec<_> = results.iter().filter(|r| r.outcome.unwrap() == Kept::EXHAUSTED).collect();
+    assert_eq!(exhausted.iter().map(|r| (r.task_id, r.attempt)).collect::<Vec<_>>(), [(1, 2), (2, 3)]);
+    assert!(exhausted.iter().all(|r| r.ret == "broken"), "kept with the last error");
+}
+
+#[test]
+fn the_same_id_again_takes_over() {
+    let rig = Rig::start();
+    let (first, second) = (rig.named("a"), rig.named("a"));
+    let mut old = first.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["one"]);
+    assert_eq!(attempt(&old.next()), (1, 1));
+    let mut new = second.tasks();
+    assert_eq!(attempt(&new.next()), (1, 2), "what the old one held");
+    let status = old.end();
+    assert_eq!(status.code(), RpcStatusCode::ABORTED);
+    assert!(status.message().contains("took over"), "{}", status.message());
+    // The old one's cleanup must not touch the new one.
+    drop((old, first));
+    for n in 2..50 {
+        rig.operator.submit(&[n.to_string()]);
+        assert_eq!(new.next().id, n);
+        assert_eq!(rig.operator.connected(1)[0].in_flight, n);
+    }
+}
+
+#[test]
+fn the_same_process_again_keeps_what_it_holds() {
+    let rig = Rig::start();
+    let a = rig.named("a").saying("contact-instance", "i");
+    let mut old = a.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["one"]);
+    let one = old.next();
+    let mut new = a.tasks();
+    assert_eq!(old.end().code(), RpcStatusCode::ABORTED);
+    a.tell([done(&one)]);
+    rig.operator.submit(&["two"]);
+    assert_eq!(new.next().task, "two", "not one again");
+    assert_eq!(gist(&rig.operator.results_now()), [(1, "a", 1, Kept::DONE, false)]);
+}
+
+#[test]
+fn a_lost_stream_gives_its_tasks_to_the_others_at_once() {
+    let rig = Rig::start();
+    let (a, b) = (rig.member("g", "a"), rig.member("g", "b"));
+    let mut at_a = a.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["one", "two", "three"]);
+    at_a.take(3);
+    let mut at_b = b.tasks();
+    rig.operator.connected(2);
+    drop((at_a, a));
+    let given: Vec<_> = at_b.take(3).iter().map(attempt).collect();
+    assert_eq!(given, [(1, 2), (2, 2), (3, 2)]);
+    assert!(rig.operator.results(3).iter().all(|r| r.outcome.unwrap() == Kept::LOST && r.client == "a"));
+}
+
+#[test]
+fn silence_is_filled_with_heartbeats_for_one_that_asked() {
+    let rig = Rig::start();
+    let mut tasks = rig.named("a").saying("contact-heartbeat", "1").tasks();
+    assert_eq!(tasks.next(), ServerMsg::new());
+    rig.operator.submit(&["one"]);
+    assert_eq!(tasks.next().task, "one");
+    assert_eq!(tasks.next(), ServerMsg::new());
+}
+
+#[test]
+fn what_has_expired_is_not_delivered() {
+    let rig = Rig::start();
+    let task = |text: &str, expires_at| NewTask { task: text.into(), expires_at, ..NewTask::default() };
+    rig.operator.submit_all(vec![task("too late", now() - 1), task("in time", now() + 3_600_000)]);
+    assert_eq!(rig.named("a").tasks().next().task, "in time");
+    assert_eq!(gist(&rig.operator.results(1)), [(1, "", 0, Kept::EXPIRED, false)]);
+    assert_eq!(rig.anonymous().tasks().next().task, "in time");
+}
+
+#[test]
+fn what_is_not_due_waits_until_it_is() {
+    let rig = Rig::start();
+    let due = now() + 300;
+    rig.operator.submit_all(vec![NewTask { task: "later".into(), not_before: due, ..NewTask::default() }]);
+    rig.operator.submit(&["now"]);
+    let (mut named, mut anonymous) = (rig.named("a").tasks(), rig.anonymous().tasks());
+    for tasks in [&mut named, &mut anonymous] {
+        assert_eq!(tasks.texts(2), ["now", "later"]);
+        assert!(now() >= due);
+    }
+}
+
+#[test]
+fn urgent_tasks_go_first_and_the_oldest_first_among_equals() {
+    let rig = Rig::start();
+    let task =
+        |text: &str, class: Priority| NewTask { task: text.into(), priority: class.into(), ..NewTask::default() };
+    rig.operator.submit_all(vec![
+        task("low 1", Priority::LOW),
+        task("normal 1", Priority::NORMAL),
+        task("high 1", Priority::HIGH),
+        task("normal 2", Priority::NORMAL),
+        task("high 2", Priority::HIGH),
+        task("low 2", Priority::LOW),
+    ]);
+    let sorted = ["high 1", "high 2", "normal 1", "normal 2", "low 1", "low 2"];
+    assert_eq!(rig.named("a").tasks().texts(6), sorted);
+    assert_eq!(rig.anonymous().tasks().texts(6), sorted);
+}
+
+#[test]
+fn a_late_done_settles_what_is_not_settled_yet() {
+    let rig = impatient();
+    let (a, b) = (rig.member("g", "a"), rig.member("g", "b"));
+    let mut at_a = a.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["one"]);
+    let first = at_a.next();
+    let mut at_b = b.tasks();
+    let second = at_b.next();
+    assert_eq!(second.attempt, 2);
+    a.tell([done(&first)]);
+    b.tell([done(&second)]);
+    let results = rig.operator.results_now();
+    let settled: Vec<_> = results.iter().filter(|r| r.outcome.unwrap() == Kept::DONE && !r.late).collect();
+    assert_eq!(settled.len(), 1, "{results:?}");
+    assert_eq!(results.iter().filter(|r| r.outcome.unwrap() == Kept::DONE).count(), 2, "both are kept");
+    rig.operator.submit(&["two"]);
+    assert_eq!(at_b.next().task, "two");
+}
+
+#[test]
+fn a_key_is_accepted_once() {
+    let rig = Rig::start();
+    let task = |text: &str, key: &str| NewTask { task: text.into(), key: key.into(), ..NewTask::default() };
+    let once = rig.operator.try_submit(vec![task("a", "k"), task("b", "")]).unwrap();
+    assert_eq!((once.first_id, once.count, once.ids), (1, 2, vec![]));
+    let again = rig.operator.try_submit(vec![task("c", ""), task("d", "k")]).unwrap();
+    assert_eq!((again.first_id, again.ids), (3, vec![3, 1]));
+    assert_eq!(rig.named("a").tasks().texts(3), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_restart_asks_again_for_what_was_not_told_and_only_for_that() {
+    let mut rig = Rig::start();
+    rig.operator.submit(&["one", "two", "three"]);
+    let a = rig.named("a").saying("contact-window", "2");
+    let mut tasks = a.tasks();
+    let given = tasks.take(2);
+    a.tell([told(&given[0], DONE, "")]);
+    assert_eq!(tasks.next().task, "three");
+    rig.restart();
+    let again: Vec<_> = rig.named("a").tasks().take(2).iter().map(attempt).collect();
+    assert_eq!(again, [(2, 2), (3, 2)]);
+}

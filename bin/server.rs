@@ -9,7 +9,8 @@ use clap::{Parser, ValueEnum};
 use contact::broker::{self, From};
 use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server};
 use contact::task::Name;
-use log::{error, info};
+use log::{error, info, warn};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -98,7 +99,17 @@ fn main() -> ExitCode {
     }
 }
 
+/// Each client takes an open file, and shells and service managers begin with 1,024: take all there may be.
+fn take_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        let current = limit.current.map_or("unlimited".into(), |files| files.to_string());
+        warn!("the limit of open files stays at {current}, and so does that of clients: {e}");
+    }
+}
+
 fn run(args: Args) -> anyhow::Result<()> {
+    take_open_files();
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     let server = Server::start(Config {
         listen: args.listen,

@@ -8,6 +8,7 @@
 //! [tail](crate::store::Tail) what is new.
 
 mod core;
+mod delayed;
 mod group;
 mod outbox;
 mod peer;
@@ -182,10 +183,14 @@ impl Broker {
         let _ = self.mailbox.send(Command::Drain);
     }
 
-    /// Keeps the state of all groups, and joins the threads.
-    pub fn stop(self) {
+    /// Keeps the state of all groups, and joins the threads. Dropping it does the same.
+    pub fn stop(self) {}
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
         let _ = self.mailbox.send(Command::Stop);
-        for thread in self.threads {
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 error!("a thread of the broker panicked");
             }
@@ -279,7 +284,7 @@ impl Run {
             Command::Drain => {
                 self.draining = true;
                 for outbox in self.outboxes.values() {
-                    outbox.push(Push::Close(Closed::Stopping));
+                    outbox.close(Closed::Stopping);
                 }
             }
             Command::Stop => return true,
@@ -294,10 +299,14 @@ impl Run {
             return;
         }
         self.next_session += 1;
+        let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
         self.outboxes.insert(id, outbox);
         self.core.join(join, id, now);
+        // The older stream of the same client goes without a line of its own.
+        self.act();
         if let Some(client) = self.core.client(id) {
-            info!("{} came; {} connected", describe(&client), self.outboxes.len());
+            let instead = if takes_over { ", and its older stream ends" } else { "" };
+            info!("{} came{instead}; {} connected", describe(&client), self.outboxes.len());
         }
     }
 
@@ -353,15 +362,11 @@ impl Run {
         match action {
             Action::Deliver(session, deliveries) => {
                 self.delivered += deliveries.len() as u64;
-                self.push(session, Push::Tasks(deliveries));
+                self.to_stream(session, |outbox| outbox.deliver(deliveries));
             }
-            // One that waits behind another, for a client that does not read, would only take the place of tasks.
-            Action::Heartbeat(session) if self.outboxes.get(&session).is_some_and(outbox::Outbox::is_empty) => {
-                self.push(session, Push::Heartbeat);
-            }
-            Action::Heartbeat(_) => {}
+            Action::Heartbeat(session) => self.to_stream(session, outbox::Outbox::beat),
             Action::Close(session, why) => {
-                self.push(session, Push::Close(why));
+                self.to_stream(session, |outbox| outbox.close(why));
                 self.outboxes.remove(&session);
             }
             Action::WatchRoom(session, sent) => {
@@ -370,6 +375,7 @@ impl Run {
                 }
             }
             Action::Record(results) => self.store.record(results),
+            Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
             Action::Checkpoint(groups) => self.store.checkpoint(groups),
             Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(Job::Fetch(group, query)),
@@ -377,10 +383,10 @@ impl Run {
         }
     }
 
-    fn push(&mut self, session: SessionId, push: Push) {
-        // A stream that is gone says so by itself: its tasks are then given to others.
+    /// A stream that is gone says so by itself: its tasks are then given to others.
+    fn to_stream(&self, session: SessionId, put: impl FnOnce(&outbox::Outbox)) {
         if let Some(outbox) = self.outboxes.get(&session) {
-            outbox.push(push);
+            put(outbox);
         }
     }
 

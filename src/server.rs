@@ -86,6 +86,7 @@ pub struct Server {
     addresses: (String, String),
     demo: Option<Demo>,
     keeper: Keeper,
+    followers: Followers,
     broker: Broker,
     pool: Pool,
     store: Store,
@@ -113,7 +114,7 @@ impl Server {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
-            followers,
+            followers: followers.clone(),
             limit,
         };
         // A message holds one text and what describes it; a request of operators holds many.
@@ -124,7 +125,7 @@ impl Server {
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, broker, pool, store })
+        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, followers, broker, pool, store })
     }
 
     /// Where clients connect.
@@ -139,13 +140,14 @@ impl Server {
 
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, keeper, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, demo, keeper, followers, broker, pool, store, .. } = self;
         if let Some(demo) = demo {
             demo.stop();
         }
         keeper.stop();
         let all_ended = future::try_join(contact.shutdown(), control.shutdown());
         broker.drain();
+        followers.stop();
         if !within(GRACE, all_ended) {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();

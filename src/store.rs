@@ -204,6 +204,12 @@ impl Handle {
         }
     }
 
+    /// The same for a result of which its sender does not know whether it is late: it is if the log has it that its group
+    /// settled the task.
+    pub fn record_unless_settled(&self, result: NewResult) {
+        self.send(Command::RecordUnlessSettled(Box::new(result)));
+    }
+
     /// Replaces the states of these groups, and marks that every result recorded before this call is contained in the states
     /// of the groups: what is replayed at the next start begins behind it. So `groups` must hold every group that changed
     /// since the last checkpoint.

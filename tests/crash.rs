@@ -29,7 +29,8 @@ const BROADCAST: [&str; 3] = ["east", "north", "west"];
 
 #[test]
 fn nothing_accepted_is_missing_and_nothing_settled_comes_again_however_often_the_server_is_killed() {
-    let crashes = env::var("CONTACT_CRASHES").map_or(5, |text| text.parse::<u32>().expect("CONTACT_CRASHES is a number"));
+    let crashes =
+        env::var("CONTACT_CRASHES").map_or(5, |text| text.parse::<u32>().expect("CONTACT_CRASHES is a number"));
     let began = Instant::now();
     // Short leases, so that the slow workers lose theirs; attempts enough for all the kills.
     let mut server = Server::start(&["--ack-timeout", "1s", "--max-attempts", "1000"]);

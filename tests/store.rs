@@ -450,6 +450,26 @@ for_both! {
         assert_eq!(place.open().1.replay, []);
     }
 
+    fn a_result_that_may_be_late_is_so_if_its_group_settled_the_task(place) {
+        let (store, handle) = place.start();
+        let of = |group: &str, outcome| result(1, Some(group), outcome);
+        handle.record(vec![of("g", Outcome::Failed), of("g", Outcome::Dropped), of("other", Outcome::Retry)]);
+        store.close().unwrap();
+
+        let (store, _) = place.open();
+        let handle = store.handle();
+        for group in ["g", "other", "other", "new"] {
+            handle.record_unless_settled(of(group, Outcome::Done));
+        }
+        handle.record(vec![of("g", Outcome::Revived)]);
+        handle.record_unless_settled(of("g", Outcome::Done));
+        store.close().unwrap();
+        let (store, _) = place.open();
+        let results = store.handle().reader().unwrap().results(3, 100).unwrap();
+        let late: Vec<bool> = results.iter().map(|entry| entry.result.late).collect();
+        assert_eq!(late, [true, false, true, false, false, false]);
+    }
+
     fn a_store_that_is_opened_again_goes_on(place) {
         let (store, handle) = place.start();
         submit(&handle, vec![task("a"), task("b")]);
@@ -539,6 +559,10 @@ impl Backend for Failing {
 
     fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
         self.rows.find_key(key)
+    }
+
+    fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+        self.rows.last_outcome(group, task)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {

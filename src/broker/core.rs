@@ -98,6 +98,8 @@ pub enum Action {
     Close(SessionId, Closed),
     /// Write these down.
     Record(Vec<NewResult>),
+    /// Write this down, as late if the log has it that its group settled the task.
+    RecordUnlessSettled(Box<NewResult>),
     /// Keep these states. They hold everything that was recorded before.
     Checkpoint(Vec<GroupState>),
     /// Keep nothing of this group any more.
@@ -215,7 +217,7 @@ impl Core {
             group.ahead.insert(result.task);
         }
         if let Some((not_before, attempts)) = again {
-            group.delayed.insert((not_before.unwrap_or_default(), result.task), attempts);
+            group.delayed.insert(result.task, not_before.unwrap_or_default(), attempts);
         }
     }
 

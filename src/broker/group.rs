@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::delayed::Delayed;
 use super::session::SessionId;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{GroupName, Priority, Task, TaskId, Time};
@@ -21,6 +22,8 @@ pub(super) struct Lease {
     pub(super) session: SessionId,
     pub(super) attempt: u32,
     pub(super) deadline: Time,
+    /// The address that `WORKING` last came from.
+    pub(super) confirmed_from: Option<Arc<str>>,
 }
 
 /// A task that was delivered before and goes out again.
@@ -70,8 +73,8 @@ pub(super) struct Group {
     pub(super) deadlines: BTreeSet<(Time, TaskId)>,
     /// Go out before anything else of their class.
     pub(super) returned: BTreeMap<(Priority, TaskId), Returned>,
-    /// Not to go out before a time, with the deliveries so far. Without the text, which is loaded when they are due.
-    pub(super) delayed: BTreeMap<(Time, TaskId), u32>,
+    /// Not to go out before a time.
+    pub(super) delayed: Delayed,
     /// Due, and their text is being loaded.
     pub(super) loading: FxHashMap<TaskId, u32>,
     /// Taken up before their class came to them, which is to skip them: they were told after a restart that had forgotten
@@ -130,7 +133,7 @@ impl Group {
             leases: FxHashMap::default(),
             deadlines: BTreeSet::new(),
             returned: BTreeMap::new(),
-            delayed: BTreeMap::new(),
+            delayed: Delayed::default(),
             loading: FxHashMap::default(),
             ahead: BTreeSet::new(),
             sessions: BTreeSet::new(),
@@ -153,7 +156,7 @@ impl Group {
             class.read = cursor;
         }
         for open in state.open {
-            group.delayed.insert((open.not_before.unwrap_or_default(), open.id), open.attempts);
+            group.delayed.insert(open.id, open.not_before.unwrap_or_default(), open.attempts);
         }
         for (first, last) in state.settled {
             group.ahead.extend(first..=last);
@@ -179,7 +182,7 @@ impl Group {
             not_before: None,
         }));
         open.extend(self.loading.iter().map(|(id, n)| OpenTask { id: *id, attempts: *n, not_before: None }));
-        open.extend(self.delayed.iter().map(|((t, id), n)| OpenTask { id: *id, attempts: *n, not_before: Some(*t) }));
+        open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
 
         let mut settled: Vec<(TaskId, TaskId)> = Vec::new();
         for &id in &self.ahead {
@@ -216,28 +219,20 @@ impl Group {
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<u32> {
         let returned = CLASSES.into_iter().find_map(|class| self.returned.remove(&(class, task)));
         let waiting = self.loading.remove(&task).or_else(|| returned.map(|returned| returned.attempts));
-        waiting.or_else(|| {
-            let key = (self.delayed_until(task)?, task);
-            self.delayed.remove(&key)
-        })
+        waiting.or_else(|| self.delayed.remove(task))
     }
 
     /// Whether a task waits to go out again, now or later.
     pub(super) fn waits(&self, task: TaskId) -> bool {
         self.loading.contains_key(&task)
             || CLASSES.into_iter().any(|class| self.returned.contains_key(&(class, task)))
-            || self.delayed_until(task).is_some()
-    }
-
-    /// When a task that is delayed is due.
-    pub(super) fn delayed_until(&self, task: TaskId) -> Option<Time> {
-        self.delayed.keys().find(|(_, id)| *id == task).map(|(due, _)| *due)
+            || self.delayed.until(task).is_some()
     }
 
     /// The oldest task that was delivered and is not settled.
     pub(super) fn oldest_open(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
-        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.keys().map(|(_, id)| *id));
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.iter().map(|(id, ..)| id));
         open.chain(waiting).min()
     }
 
@@ -257,7 +252,7 @@ impl Group {
     /// When this group next has something to do by itself.
     pub(super) fn next_due(&self) -> Option<Time> {
         let lease = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let delayed = self.delayed.keys().next().map(|(due, _)| *due).filter(|_| self.may_load());
+        let delayed = self.delayed.first().filter(|_| self.may_load());
         lease.into_iter().chain(delayed).min()
     }
 }

@@ -61,9 +61,6 @@ impl Delivery {
 /// a connection busy, little enough that ten thousand clients who do not read cost no more than 640 MB.
 pub(super) const ROOM: u64 = 64 * 1024;
 
-/// The most messages that can be on their way at once, each of at least one delivery; and a few without any.
-pub(super) const MAX_MESSAGES: usize = (ROOM / Delivery::OVERHEAD) as usize + 8;
-
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) group: GroupId,

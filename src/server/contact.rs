@@ -20,6 +20,9 @@ use crate::wire::contact_grpc::Contact;
 /// Messages of a stream that are handled together, if so many have come.
 const CHUNK: usize = 256;
 
+/// Text that one stream may have told and that is not on disk yet. A client that tells more than the disk takes waits.
+const UNDER_WAY: usize = 1024 * 1024;
+
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ContactService {
@@ -150,6 +153,7 @@ impl ContactService {
         self.broker.teller_came(teller.peer.clone()).await?;
         let mut chunks = requests.ready_chunks(CHUNK);
         let mut ended = None;
+        let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunks.next().await) {
             let mut told = Vec::with_capacity(chunk.len());
             for item in chunk {
@@ -159,7 +163,13 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            if let Err(e) = self.broker.tell(teller.clone(), told).await {
+            under_way += told.iter().map(|told| told.ret.len()).sum::<usize>();
+            let mut heard = self.broker.tell(teller.clone(), told).await;
+            if heard.is_ok() && under_way > UNDER_WAY {
+                under_way = 0;
+                heard = self.broker.flushed().await;
+            }
+            if let Err(e) = heard {
                 ended = Some(e.into());
             }
         }

@@ -1,12 +1,14 @@
 //! The `Control` service: what operators call.
 
+use std::collections::VecDeque;
+
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
 use super::contact::Ended;
 use super::convert;
-use super::follow::Followers;
+use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
 use super::status::Refusal;
@@ -87,6 +89,7 @@ impl Control for ControlService {
             request,
             sink,
             |at| at.task,
+            None,
             |reader, after, limit| {
                 let tasks = reader.tasks(after, limit)?;
                 Ok(tasks.last().map(|task| task.id).map(|last| (last, tasks.len(), convert::task_page(tasks))))
@@ -105,6 +108,7 @@ impl Control for ControlService {
             request,
             sink,
             |at| at.result,
+            None,
             |reader, after, limit| {
                 let results = reader.results(after, limit)?;
                 Ok(results
@@ -126,6 +130,7 @@ impl Control for ControlService {
             request,
             sink,
             |at| at.status,
+            None,
             |reader, after, limit| {
                 let statuses = reader.statuses(after, limit)?;
                 Ok(statuses.last().map(|s| s.seq).map(|last| (last, statuses.len(), convert::status_page(statuses))))
@@ -189,6 +194,7 @@ impl Control for ControlService {
             list,
             sink,
             |at| at.result,
+            Some(|page: &pb::ResultPage| page.results.iter().map(|result| result.seq).collect()),
             move |reader, after, limit| {
                 let (last, dead) = operate::dead(reader, after, group.as_ref(), limit)?;
                 Ok(last.map(|last| (last, dead.len(), convert::result_page(dead))))
@@ -303,11 +309,12 @@ impl ControlService {
         request: Decoded<pb::ListRequest>,
         mut sink: ServerStreamingSink<P>,
         newest: fn(&Positions) -> u64,
+        sparse: Sparse<P>,
         read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
     ) {
         let service = self.clone();
         ctx.spawn(async move {
-            match service.pages(request, &mut sink, newest, read).await {
+            match service.pages(request, &mut sink, newest, sparse, read).await {
                 Ok(()) => drop(sink.close().await),
                 Err(Listing::Refused(refusal)) => drop(sink.fail(RpcStatus::from(refusal)).await),
                 Err(Listing::Gone) => {}
@@ -320,6 +327,7 @@ impl ControlService {
         request: Decoded<pb::ListRequest>,
         sink: &mut ServerStreamingSink<P>,
         newest: fn(&Positions) -> u64,
+        sparse: Sparse<P>,
         read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
     ) -> Result<(), Listing> {
         let request = request.map_err(Refusal::Undecodable)?;
@@ -328,7 +336,11 @@ impl ControlService {
         let end = newest();
         let mut after = request.after;
         if request.latest > 0 {
-            after = after.max(end.saturating_sub(request.latest.into()));
+            let before = match sparse {
+                None => end.saturating_sub(request.latest.into()),
+                Some(rows) => self.before_latest(request.latest as usize, rows, read.clone()).await?,
+            };
+            after = after.max(before);
         }
         let mut left = if request.limit == 0 { usize::MAX } else { request.limit as usize };
         while left > 0 {
@@ -344,14 +356,35 @@ impl ControlService {
                 None => after = after.max(upto),
             }
             if request.follow && left > 0 {
-                self.followers.wait(sink, || newest() > after).await.map_err(|_| Listing::Gone)?;
+                self.followers.wait(sink, || newest() > after).await?;
             } else if after >= end {
                 break;
             }
         }
         Ok(())
     }
+
+    /// The position before the latest so many rows of a sparse list, which is gone through for it.
+    async fn before_latest<P: Send + 'static>(
+        &self,
+        latest: usize,
+        rows: fn(&P) -> Vec<u64>,
+        read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
+    ) -> Result<u64, StoreError> {
+        let (mut after, mut seqs) = (0, VecDeque::new());
+        loop {
+            let read = read.clone();
+            let Some((last, _, page)) = self.queries.run(move |reader| read(reader, after, PAGE)).await? else { break };
+            after = last;
+            seqs.extend(rows(&page));
+            seqs.drain(..seqs.len().saturating_sub(latest));
+        }
+        Ok(seqs.front().map_or(0, |first| first - 1))
+    }
 }
+
+/// What a list shows that is not of every position of its log: the positions in a page. `None`: a list of all of it.
+type Sparse<P> = Option<fn(&P) -> Vec<u64>>;
 
 /// Why a list did not come to its end.
 enum Listing {
@@ -359,8 +392,23 @@ enum Listing {
     Gone,
 }
 
-impl<E: Into<Refusal>> From<E> for Listing {
-    fn from(e: E) -> Listing {
+impl From<follow::End> for Listing {
+    fn from(end: follow::End) -> Listing {
+        match end {
+            follow::End::Gone => Listing::Gone,
+            follow::End::Stopping => Listing::Refused(Refusal::Stopping),
+        }
+    }
+}
+
+impl From<StoreError> for Listing {
+    fn from(e: StoreError) -> Listing {
         Listing::Refused(e.into())
+    }
+}
+
+impl From<Refusal> for Listing {
+    fn from(e: Refusal) -> Listing {
+        Listing::Refused(e)
     }
 }

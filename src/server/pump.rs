@@ -1,6 +1,7 @@
 //! Carries one session's tasks from its [`Inbox`] into its stream, as a future on the completion queue: no thread waits
 //! for a client.
 
+use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::Poll;
@@ -17,6 +18,20 @@ type TaskSink = ServerStreamingSink<ServerMsg>;
 /// Text in one batch: an article client's limit for a message is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
+/// Why a stream carries no more.
+enum End {
+    /// The client went away.
+    Gone,
+    /// The broker says so.
+    Closed(Closed),
+}
+
+impl From<grpcio::Error> for End {
+    fn from(_: grpcio::Error) -> End {
+        End::Gone
+    }
+}
+
 /// Runs until the client goes away or the broker ends the session; says which, for the log.
 pub(super) async fn pump(
     mut sink: TaskSink,
@@ -28,24 +43,34 @@ pub(super) async fn pump(
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
+    let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch).await;
+    let (refusal, why) = match end {
+        End::Gone => return "its stream ended",
+        End::Closed(Closed::Stopping) => (Refusal::Stopping, "the server is stopping"),
+        End::Closed(Closed::TakenOver) => {
+            (Refusal::TakenOver(client.to_owned()), "another stream with its id took over")
+        }
+    };
+    if poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await.is_ok() {
+        let _ = sink.fail(RpcStatus::from(refusal)).await;
+    }
+    why
+}
+
+async fn carry(
+    sink: &mut TaskSink,
+    inbox: &mut Inbox,
+    broker: &Handle,
+    session: SessionId,
+    batch: usize,
+) -> Result<Infallible, End> {
     loop {
-        match next(&mut sink, &mut inbox).await {
-            Err(_) => return "its stream ended",
-            Ok(None) => return fail(sink, Refusal::Stopping).await,
-            Ok(Some(Push::Close(Closed::Stopping))) => return fail(sink, Refusal::Stopping).await,
-            Ok(Some(Push::Close(Closed::TakenOver))) => {
-                return fail(sink, Refusal::TakenOver(client.to_owned())).await;
-            }
-            Ok(Some(Push::Heartbeat)) => {
-                if send(&mut sink, ServerMsg::new()).await.is_err() {
-                    return "its stream ended";
-                }
-            }
-            Ok(Some(Push::Tasks(deliveries))) => {
+        match next(sink, inbox).await? {
+            Push::Close(why) => return Err(End::Closed(why)),
+            Push::Heartbeat => send(sink, inbox, ServerMsg::new()).await?,
+            Push::Tasks(deliveries) => {
                 for (message, cost) in messages(&deliveries, batch) {
-                    if send(&mut sink, message).await.is_err() {
-                        return "its stream ended";
-                    }
+                    send(sink, inbox, message).await?;
                     if let Some(taken) = inbox.took(cost) {
                         broker.room(session, taken).await;
                     }
@@ -57,36 +82,29 @@ pub(super) async fn pump(
 
 /// Waits for the stream to be ready, and then for something to put on it. Polling the sink also registers for the end of
 /// the call: without it, an idle client's going away would go unnoticed.
-async fn next(sink: &mut TaskSink, inbox: &mut Inbox) -> grpcio::Result<Option<Push>> {
+async fn next(sink: &mut TaskSink, inbox: &mut Inbox) -> Result<Push, End> {
     poll_fn(|cx| {
         if Pin::new(&mut *sink).poll_ready(cx)?.is_pending() {
-            return Poll::Pending;
+            return inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
         }
-        match inbox.poll_next(cx) {
-            Poll::Ready(push) => Poll::Ready(Ok(push)),
-            // Nothing more for now: what is buffered goes out.
-            Poll::Pending => match Pin::new(&mut *sink).poll_flush(cx)? {
-                Poll::Ready(()) | Poll::Pending => Poll::Pending,
-            },
+        if let Poll::Ready(push) = inbox.poll_next(cx) {
+            return Poll::Ready(Ok(push));
         }
+        // Nothing more for now: what is buffered goes out.
+        let _ = Pin::new(&mut *sink).poll_flush(cx)?;
+        Poll::Pending
     })
     .await
 }
 
-async fn send(sink: &mut TaskSink, message: ServerMsg) -> grpcio::Result<()> {
-    poll_fn(|cx| Pin::new(&mut *sink).poll_ready(cx)).await?;
-    Pin::new(sink).start_send((message, WriteFlags::default()))
-}
-
-async fn fail(mut sink: TaskSink, refusal: Refusal) -> &'static str {
-    let why = match refusal {
-        Refusal::TakenOver(_) => "another stream with its id took over",
-        _ => "the server is stopping",
-    };
-    if poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await.is_ok() {
-        let _ = sink.fail(RpcStatus::from(refusal)).await;
-    }
-    why
+/// Sends as soon as the stream is ready; not at all if it is to end before.
+async fn send(sink: &mut TaskSink, inbox: &mut Inbox, message: ServerMsg) -> Result<(), End> {
+    poll_fn(|cx| match Pin::new(&mut *sink).poll_ready(cx)? {
+        Poll::Ready(()) => Poll::Ready(Ok(())),
+        Poll::Pending => inbox.poll_closed(cx).map(|why| Err(End::Closed(why))),
+    })
+    .await?;
+    Ok(Pin::new(sink).start_send((message, WriteFlags::default()))?)
 }
 
 /// The deliveries as messages, each with what it counts for. One task a message, or batches for a client that asked.

@@ -12,7 +12,8 @@ use crate::store::{self, Reader, StoreError};
 const WAITING: usize = 64;
 const THREADS: usize = 2;
 
-type Job = Box<dyn FnOnce(&mut dyn Reader) + Send>;
+/// `None`: the thread ends. It does not wait for all who could ask to be gone: a call that hangs may never be.
+type Job = Option<Box<dyn FnOnce(&mut dyn Reader) + Send>>;
 
 /// The threads. Owns them until [`Pool::stop`].
 pub(super) struct Pool {
@@ -35,7 +36,7 @@ impl Pool {
             let mut reader = store.reader()?;
             let waiting = waiting.clone();
             let work = move || {
-                while let Some(job) = waiting.recv() {
+                while let Some(Some(job)) = waiting.recv() {
                     job(reader.as_mut());
                 }
             };
@@ -49,10 +50,16 @@ impl Pool {
         self.queries.clone()
     }
 
-    /// Waits for those who still ask to be done, and joins the threads.
-    pub(super) fn stop(self) {
-        drop(self.queries);
-        for thread in self.threads {
+    /// Does what was asked before, and joins the threads. Dropping it does the same.
+    pub(super) fn stop(self) {}
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        for _ in &self.threads {
+            let _ = self.queries.jobs.send(None);
+        }
+        for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 log::error!("a query thread panicked");
             }
@@ -67,7 +74,7 @@ impl Queries {
         read: impl FnOnce(&mut dyn Reader) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
         let (reply, answer) = oneshot::channel();
-        let job: Job = Box::new(move |reader| drop(reply.send(read(reader))));
+        let job: Job = Some(Box::new(move |reader| drop(reply.send(read(reader)))));
         self.jobs.send_async(job).await.map_err(|_| StoreError::Closed)?;
         answer.await.unwrap_or(Err(StoreError::Closed))
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::StoreError;
-use crate::task::{GroupName, Priority, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -91,6 +91,14 @@ impl Batch {
     }
 }
 
+/// [`Backend::last_outcome`] among these.
+pub(super) fn last_outcome(results: &[TaskResult], group: &GroupName, task: TaskId) -> Option<Outcome> {
+    let mut of_task = results.iter().rev().map(|entry| &entry.result).filter(|result| result.task == task);
+    // That an operator has seen a dead letter changes nothing.
+    let counts = |result: &&NewResult| !result.late && result.outcome != Outcome::Dropped;
+    of_task.find(|result| counts(result) && result.group.as_ref() == Some(group)).map(|result| result.outcome)
+}
+
 /// What is to be removed: tasks that every group has settled and what came of them, and statuses, when they are old.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Removal {
@@ -125,6 +133,9 @@ pub trait Backend: Send {
 
     /// The task that was accepted with this key, if it is still kept.
     fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError>;
+
+    /// Where a task stands with a group: the last outcome that was not late.
+    fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError>;
 
     /// Writes the whole batch, which survives any crash once this returns, or nothing of it. After an error it is not called
     /// again.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::backend::{PAGE_BYTES, page};
+use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
     Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed,
     StoreError,
 };
-use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
+use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +45,10 @@ impl Backend for Memory {
 
     fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
         Ok(self.rows().keys.get(key).copied())
+    }
+
+    fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+        Ok(last_outcome(&self.rows().results, group, task))
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {

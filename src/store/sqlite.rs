@@ -7,7 +7,7 @@ use std::sync::Arc;
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, Transaction, params};
 
 use super::{Backend, Batch, GroupState, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError};
-use crate::task::{GroupName, Priority, TaskId, Time};
+use crate::task::{GroupName, Outcome, Priority, TaskId, Time};
 
 mod reader;
 
@@ -129,6 +129,13 @@ impl Backend for Sqlite {
         let mut find = self.conn.prepare_cached("SELECT id FROM tasks WHERE key = ?").map_err(explain(&self.path))?;
         let id = find.query_row([key], |row| row.get::<_, i64>(0)).optional().map_err(explain(&self.path))?;
         Ok(id.map(|id| id as TaskId))
+    }
+
+    fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+        let mut find = self.conn.prepare_cached(reader::LAST_OUTCOME).map_err(explain(&self.path))?;
+        let parameters = params![int(task), group.as_str(), Outcome::Dropped as u8];
+        let number = find.query_row(parameters, |row| row.get(0)).optional().map_err(explain(&self.path))?;
+        Ok(number.and_then(Outcome::from_number))
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {

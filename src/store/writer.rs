@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use futures::channel::oneshot;
 
+use super::backend::last_outcome;
 use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Removal, Removed, Shared, StoreError};
 use crate::mailbox::Receiver;
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Rows at which a transaction takes no more commands: what is behind them should not wait for much longer than a sync.
 const ROUND_ROWS: usize = 10_000;
@@ -21,6 +22,7 @@ pub(super) enum Command {
     Submit(Vec<NewTask>, Answer<Accepted>),
     Report(Vec<NewStatus>, Answer<()>),
     Record(Vec<NewResult>),
+    RecordUnlessSettled(Box<NewResult>),
     Checkpoint(Vec<GroupState>),
     ForgetGroup(GroupName),
     Expire(TaskId, Option<Time>, Answer<()>),
@@ -119,6 +121,7 @@ impl Writer {
                 round.answer(move |written| drop(answer.send(written)));
             }
             Command::Record(results) => round.record(results),
+            Command::RecordUnlessSettled(result) => round.record_unless_settled(*result, &mut *self.backend),
             Command::Checkpoint(groups) => round.checkpoint(groups),
             Command::Expire(task, expires_at, answer) => {
                 round.batch.expiries.push((task, expires_at));
@@ -230,6 +233,21 @@ impl Round {
             self.count(status.msg.len());
             self.batch.statuses.push(Status { seq: self.batch.positions.status, status });
         }
+    }
+
+    /// If it cannot be found out whether the task was settled, the round has failed.
+    fn record_unless_settled(&mut self, mut result: NewResult, backend: &mut dyn Backend) {
+        if let Some(group) = result.group.as_ref().filter(|_| self.failed.is_none()) {
+            let stands = match last_outcome(&self.batch.results, group, result.task) {
+                Some(outcome) => Ok(Some(outcome)),
+                None => backend.last_outcome(group, result.task),
+            };
+            match stands {
+                Ok(outcome) => result.late = outcome.is_some_and(Outcome::settles),
+                Err(error) => self.failed = Some(error),
+            }
+        }
+        self.record(vec![result]);
     }
 
     fn record(&mut self, results: Vec<NewResult>) {

@@ -38,6 +38,8 @@ struct Lease {
     session: SessionId,
     attempt: u32,
     deadline: Time,
+    /// Where it was last renewed from.
+    renewed_from: Option<Arc<str>>,
 }
 
 #[derive(Debug, Default)]
@@ -91,8 +93,6 @@ pub(crate) struct Model {
     pub(crate) groups: BTreeMap<GroupName, Known>,
     pub(crate) log: Vec<Logged>,
     pub(crate) cancelled: BTreeSet<TaskId>,
-    /// Tasks up to here are not in the core's memory, unless it read them.
-    pub(crate) unread: TaskId,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
     pub(crate) batch: bool,
     /// Where the log stood before this event.
@@ -118,7 +118,6 @@ impl Model {
             groups: BTreeMap::new(),
             log: Vec::new(),
             cancelled: BTreeSet::new(),
-            unread: 0,
             batch: false,
             before: 0,
             ledgers: HashMap::new(),
@@ -221,12 +220,14 @@ impl Model {
         self.leases.values().map(|lease| lease.deadline).min()
     }
 
-    /// The same process came back: it keeps what it holds, for a while.
-    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, now: Time) {
+    /// The same process came back: it keeps what it holds, for a while unless it said so already, over the new connection.
+    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Time) {
         let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
         for lease in self.leases.values_mut().filter(|lease| lease.session == old) {
             lease.session = new;
-            lease.deadline = lease.deadline.min(deadline);
+            if connection.is_none() || lease.renewed_from.as_ref() != connection {
+                lease.deadline = lease.deadline.min(deadline);
+            }
         }
     }
 
@@ -273,7 +274,7 @@ impl Model {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
-        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout) };
+        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
@@ -344,16 +345,13 @@ impl Model {
     /// What a result changes.
     fn fold(&mut self, result: &NewResult, task: TaskId) {
         let Some(group) = &result.group else { return };
-        if result.late {
+        // That an operator has seen a dead letter changes nothing.
+        if result.late || result.outcome == Outcome::Dropped {
             return;
         }
         let ledger = self.ledgers.entry((group.clone(), task)).or_default();
         if result.outcome.settles() {
-            // Of a task that is not in memory the core need not know that it was settled, while there is a class that is
-            // behind it. It does not deliver it again; but a client that says DONE again is believed.
-            let told = matches!(result.outcome, Outcome::Done | Outcome::Failed);
-            let excused = told && task <= self.unread;
-            assert!(!ledger.settled || excused, "settled twice: {result:?}");
+            assert!(!ledger.settled, "settled twice: {result:?}");
             ledger.settled = true;
             ledger.logged = ledger.logged.max(result.attempt);
         } else if result.outcome == Outcome::Revived {
@@ -367,7 +365,7 @@ impl Model {
     }
 
     /// The process was started again: what is known is what the log says, up to there.
-    pub(crate) fn restarted(&mut self, log: usize, head: TaskId, recovered: &Recovered) {
+    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();
@@ -375,7 +373,6 @@ impl Model {
         self.peers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
-        self.unread = head;
         for entry in &log {
             match entry {
                 Logged::Result(result) => self.fold(result, result.task),
@@ -416,9 +413,12 @@ impl Model {
         let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
             sure = !peer.unsure;
-            if task == 0 {
-                (task, attempt) = peer.unmatched.pop_front().unwrap_or((0, attempt));
-            } else if let Some(at) = peer.unmatched.iter().position(|(id, _)| *id == task) {
+            let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
+            if let Some(at) = at.filter(|_| task == 0) {
+                (task, attempt) = peer.unmatched[at];
+            }
+            // WORKING acknowledges nothing: that is yet to come.
+            if let Some(at) = at.filter(|_| told.outcome != Outcome::Working) {
                 peer.unmatched.remove(at);
             }
         }
@@ -441,6 +441,7 @@ impl Model {
                 Outcome::Working => {
                     if current {
                         lease.deadline = now.after(self.ack_timeout);
+                        lease.renewed_from = Some(teller.peer.clone());
                     }
                     None
                 }

@@ -40,6 +40,9 @@ pub(crate) enum Op {
     RemoveGroup(usize),
     Cancel(Index),
     Revive(usize, Index),
+    DropDead(usize, Index),
+    /// What retention may remove.
+    Floor,
 }
 
 /// How the core hears of tasks.
@@ -200,6 +203,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
         1 => index().prop_map(Op::Cancel),
         1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
+        1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::DropDead(group, task)),
+        1 => Just(Op::Floor),
     ]
 }
 
@@ -250,7 +255,9 @@ impl World {
             Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
             Op::Slow(at) => {
                 self.flush();
-                pick(at).map(|id| self.streams.get_mut(&id).unwrap().slow = true);
+                if let Some(id) = pick(at) {
+                    self.streams.get_mut(&id).unwrap().slow = true;
+                }
             }
             Op::Fast(at) => {
                 if let Some(id) = pick(at) {
@@ -292,6 +299,12 @@ impl World {
                     self.revive(GROUPS[*group], at.index(self.tasks.len()) as TaskId + 1);
                 }
             }
+            Op::DropDead(group, at) => {
+                if self.announced > 0 {
+                    self.drop_dead(GROUPS[*group], at.index(self.announced) as TaskId + 1);
+                }
+            }
+            Op::Floor => self.floor(),
         }
     }
 

@@ -130,7 +130,6 @@ impl World {
     pub(crate) fn jump(&mut self) {
         if self.announced < self.tasks.len() {
             self.announced = self.tasks.len();
-            self.model.unread = self.announced as TaskId;
             self.core.advanced(self.announced as TaskId, self.now);
             self.act();
         }
@@ -188,7 +187,8 @@ impl World {
         if let Some(before) = before {
             let old = &self.streams[&before];
             if join.instance.is_some() && old.join.instance == join.instance && old.group == stream.group {
-                self.model.moved(before, id, self.now);
+                let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
+                self.model.moved(before, id, connection, self.now);
             }
             self.gone(before, false);
         }
@@ -363,7 +363,7 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, self.announced as TaskId, &recovered);
+        self.model.restarted(lost_from, &recovered);
         self.core = Core::new(self.config.clone(), recovered);
         self.act();
     }
@@ -431,6 +431,25 @@ impl World {
         self.act();
         assert_eq!(revived, expected && wanted, "what is settled, and only that, comes to life again");
         revived
+    }
+
+    /// An operator has seen a dead letter.
+    pub(crate) fn drop_dead(&mut self, group: &str, task: TaskId) {
+        self.flush();
+        if self.model.is_settled(&name(group), task) {
+            self.core.drop_dead(&name(group), task, self.now);
+            self.act();
+        }
+    }
+
+    /// Retention may remove what every group has settled, and nothing else.
+    pub(crate) fn floor(&mut self) {
+        self.flush();
+        let floor = self.core.settled_floor();
+        for task in &self.tasks[..floor as usize] {
+            let open = self.model.unsettled_groups(task);
+            assert!(open.is_empty(), "task {} is not settled by {open:?}, and would be removed", task.id);
+        }
     }
 
     // ---- what the core says is done
@@ -524,6 +543,10 @@ impl World {
                 if let Some(stream) = self.streams.get_mut(&session) {
                     stream.watch = Some(sent);
                 }
+            }
+            Action::RecordUnlessSettled(mut result) => {
+                result.late = result.group.as_ref().is_some_and(|group| self.model.is_settled(group, result.task));
+                self.act_one(Action::Record(vec![*result]));
             }
             Action::Record(results) => {
                 for result in &results {
@@ -632,6 +655,7 @@ impl World {
                 }
             }
             self.act();
+            idle &= self.reads.is_empty();
             if idle && self.unfinished().is_none() {
                 return self.check_end();
             }

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 pub mod program;
+pub mod proxy;
 pub mod python;
 pub mod server;
 

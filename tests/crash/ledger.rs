@@ -116,13 +116,8 @@ impl Ledger {
         assert!(BROADCAST.iter().chain(&[QUEUE]).all(|group| self.groups.contains(*group)), "{:?}", self.groups);
         let mut settled: HashMap<(&str, u64), &pb::TaskResult> = HashMap::new();
         for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
-            if let Some(before) = settled.get(&(result.group.as_str(), result.task_id)) {
-                // A result that was written down, but not answered, is told again. Whether the task was settled cannot
-                // always be known then; but it is the same result of the same delivery, not another delivery.
-                let said = |r: &pb::TaskResult| (r.client.clone(), r.attempt, r.outcome, r.ret.clone());
-                let story = || self.story(&result.group, result.task_id);
-                assert_eq!(said(before), said(result), "settled, and then again:{}", story());
-            }
+            let again = settled.contains_key(&(result.group.as_str(), result.task_id));
+            assert!(!again, "settled, and then again:{}", self.story(&result.group, result.task_id));
             if settles(result) {
                 settled.insert((&result.group, result.task_id), result);
             }
@@ -130,9 +125,9 @@ impl Ledger {
         for (group, id) in self.wanted() {
             assert!(settled.contains_key(&(group.as_str(), id)), "{group} never settled task {id}");
         }
-        let strange = settled.iter().find(|((group, id), _)| {
-            self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group)
-        });
+        let strange = settled
+            .iter()
+            .find(|((group, id), _)| self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group));
         assert_eq!(strange, None, "that group had nothing to do with it");
     }
 

@@ -52,6 +52,19 @@ fn they_can_be_set_to_begin_with_what_is_new() {
 }
 
 #[test]
+fn a_demo_makes_ten_tasks_at_once_and_ten_more_from_time_to_time() {
+    let rig = Rig::with(|config| config.demo = Some(crate::rig::SHORT));
+    let mut tasks = rig.anonymous().tasks();
+    for text in tasks.texts(30) {
+        let number: u32 = text.strip_prefix("任务:").unwrap().parse().unwrap();
+        assert!((100..=200).contains(&number));
+    }
+    let times: Vec<i64> = rig.operator.tasks_now().iter().map(|task| task.accepted_at).collect();
+    assert_eq!(times[0], times[9]);
+    assert!(times[10] - times[9] >= 150 && times[20] - times[19] >= 150, "{times:?}");
+}
+
+#[test]
 fn a_task_for_a_group_is_not_for_them() {
     let rig = Rig::start();
     let mut tasks = rig.anonymous().tasks();

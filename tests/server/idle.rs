@@ -1,12 +1,14 @@
 //! Many clients that wait for something to do.
-#![cfg(target_os = "linux")]
 
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
 use crate::common::program::Program;
 use crate::common::server::Server;
+use crate::memory::Memory;
 use crate::rig::{Client, Operator};
 
 /// How many, if not said otherwise; the goal is meant for 5,000, which takes a while.
@@ -16,17 +18,30 @@ const CLIENTS: usize = 500;
 const CROWD: &str = "CONTACT_TEST_CROWD";
 
 struct Usage {
-    threads: usize,
+    /// By name, how many of it.
+    threads: BTreeMap<String, usize>,
     resident: usize,
 }
 
+impl Usage {
+    /// Without C-core's pools, which a crowd that comes all at once makes a few threads larger.
+    fn own_threads(&self) -> BTreeMap<&str, usize> {
+        let own = self.threads.iter().filter(|(name, _)| !POOLS.contains(&name.as_str()));
+        own.map(|(name, count)| (name.as_str(), *count)).collect()
+    }
+}
+
+const POOLS: [&str; 2] = ["default-executo", "event_engine"];
+
 fn usage(program: &Program) -> Usage {
-    let status = fs::read_to_string(format!("/proc/{}/status", program.id())).unwrap();
-    let number = |key: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(key)).unwrap();
-        line.split_whitespace().next().unwrap().parse::<usize>().unwrap()
-    };
-    Usage { threads: number("Threads:"), resident: number("VmRSS:") * 1024 }
+    let process = Path::new("/proc").join(program.id().to_string());
+    let mut threads = BTreeMap::new();
+    for thread in fs::read_dir(process.join("task")).unwrap() {
+        // One that ended meanwhile has no name.
+        let Ok(name) = fs::read_to_string(thread.unwrap().path().join("comm")) else { continue };
+        *threads.entry(name.trim().to_owned()).or_insert(0) += 1;
+    }
+    Usage { threads, resident: Memory::of(program).now }
 }
 
 #[test]
@@ -53,8 +68,10 @@ fn many_idle_clients_cost_no_thread_and_little_memory_and_are_gone_with_their_pr
     let gone = killed.elapsed();
 
     let each = with.resident.saturating_sub(before.resident) / count;
-    println!("{count} idle clients: {each} bytes each, {} threads, all gone after {gone:?}", with.threads);
-    assert_eq!(with.threads, before.threads, "threads");
+    println!("{count} idle clients: {each} bytes each, all gone after {gone:?}");
+    println!("threads before: {:?}, with them: {:?}", before.threads, with.threads);
+    assert_eq!(with.own_threads(), before.own_threads());
+    assert!(with.threads.values().sum::<usize>() <= before.threads.values().sum::<usize>() + 16);
     assert!(each <= 40_000, "{each} bytes for each client");
     assert!(gone < Duration::from_secs(if count > CLIENTS { 1 } else { 5 }), "gone after {gone:?}");
     operator.submit(&["still there?"]);

@@ -92,3 +92,22 @@ fn one_who_follows_dead_letters_waits_for_them_among_the_living() {
     let dead: Vec<ResultPage> = collect(pages).unwrap();
     assert_eq!(dead[0].results[0].task_id, 3);
 }
+
+#[test]
+fn the_latest_dead_letters_are_found_behind_many_that_live() {
+    let rig = Rig::start();
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    rig.operator.submit(&texts(0..60));
+    let given = tasks.take(60);
+    a.tell([told(&given[0], FAILED, "first"), told(&given[1], FAILED, "second"), told(&given[2], FAILED, "third")]);
+    a.tell(given[3..].iter().map(done));
+    let latest = |count| {
+        let list = ListRequest { latest: count, ..ListRequest::default() };
+        let request = ListDeadRequest { list: Some(list).into(), ..ListDeadRequest::default() };
+        let dead: Vec<ResultPage> = collect(rig.operator.control.list_dead(&request, patient()).unwrap()).unwrap();
+        dead.into_iter().flat_map(|page| page.results).map(|result| result.ret).collect::<Vec<_>>()
+    };
+    assert_eq!(latest(2), ["second", "third"]);
+    assert_eq!(latest(20), ["first", "second", "third"]);
+}

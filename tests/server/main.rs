@@ -4,11 +4,17 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+#[cfg(target_os = "linux")]
+mod memory;
 mod raw;
 mod rig;
 
 mod anonymous;
+#[cfg(target_os = "linux")]
 mod idle;
 mod junk;
 mod lists;
 mod named;
+mod process;
+#[cfg(target_os = "linux")]
+mod slow;

@@ -36,7 +36,7 @@ pub fn channel(address: &str) -> Channel {
 /// A server, and its operator.
 pub struct Rig {
     server: Option<Server>,
-    config: Config,
+    pub config: Config,
     pub operator: Operator,
     _folder: TempDir,
 }
@@ -273,10 +273,7 @@ impl Tasks {
     /// The next message.
     #[track_caller]
     pub fn next(&mut self) -> ServerMsg {
-        match block_on(self.stream.next()) {
-            Some(Ok(message)) => message,
-            other => panic!("the stream ended: {other:?}"),
-        }
+        self.read().unwrap_or_else(|status| panic!("the stream ended: {status:?}"))
     }
 
     #[track_caller]
@@ -292,10 +289,25 @@ impl Tasks {
     /// How it ended, with nothing before.
     #[track_caller]
     pub fn end(&mut self) -> RpcStatus {
-        match block_on(self.stream.next()) {
-            Some(Err(Error::RpcFailure(status))) => status,
-            other => panic!("not the end: {other:?}"),
+        match self.read() {
+            Err(status) => status,
+            Ok(message) => panic!("not the end: {message:?}"),
         }
+    }
+
+    /// How it ended, whatever comes before.
+    #[track_caller]
+    pub fn last(&mut self) -> RpcStatus {
+        loop {
+            if let Err(status) = self.read() {
+                return status;
+            }
+        }
+    }
+
+    #[track_caller]
+    fn read(&mut self) -> Result<ServerMsg, RpcStatus> {
+        status_of(block_on(self.stream.next()).expect("a stream of tasks does not just end"))
     }
 }
 

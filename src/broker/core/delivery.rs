@@ -34,17 +34,20 @@ impl Core {
                         continue;
                     }
                     touched.insert(id);
-                    if group.classes[class].ready.len() >= PAGE {
-                        group.classes[class].behind = true;
-                        group.classes[class].read = task.id - 1;
+                    let reading = !group.sessions.is_empty();
+                    let state = &mut group.classes[class];
+                    if state.ready.is_empty() {
+                        // The position was the head: now it is what stands before this task.
+                        state.cursor = task.id - 1;
+                    }
+                    // Nothing is kept in memory for a group that is not there.
+                    if !reading || state.ready.len() >= PAGE {
+                        state.behind = true;
+                        state.read = task.id - 1;
                         self.listening[class].remove(&id);
                         break;
                     }
-                    if group.classes[class].ready.is_empty() {
-                        // The position was the head: now it is what stands before this task.
-                        group.classes[class].cursor = task.id - 1;
-                    }
-                    group.classes[class].ready.push_back(task.clone());
+                    state.ready.push_back(task.clone());
                 }
             }
         }
@@ -112,7 +115,7 @@ impl Core {
             let retry = now.after(READ_AGAIN);
             for task in asked {
                 if let Some(attempts) = group.loading.remove(task) {
-                    group.delayed.insert((retry, *task), attempts);
+                    group.delayed.insert(*task, retry, attempts);
                 }
             }
             return self.wake_group(id);
@@ -190,7 +193,7 @@ impl Core {
                     }
                 };
                 if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
-                    self.groups.get_mut(&id)?.delayed.insert((due, task.id), attempts);
+                    self.groups.get_mut(&id)?.delayed.insert(task.id, due, attempts);
                     continue;
                 }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
@@ -262,7 +265,8 @@ impl Core {
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
             group.deadlines.insert((deadline, task.id));
-            group.leases.insert(task.id, Lease { task: task.clone(), session: id, attempt, deadline });
+            let lease = Lease { task: task.clone(), session: id, attempt, deadline, confirmed_from: None };
+            group.leases.insert(task.id, lease);
             group.dirty = true;
         }
         // Anonymous clients, and those of other languages that know no ids.
@@ -287,10 +291,8 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let mut ids = Vec::new();
         while group.may_load()
-            && let Some(entry) = group.delayed.first_entry()
-            && entry.key().0 <= now
+            && let Some((task, attempts)) = group.delayed.pop(now)
         {
-            let ((_, task), attempts) = entry.remove_entry();
             group.loading.insert(task, attempts);
             ids.push(task);
         }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Action, Closed, Core, Timer};
-use crate::broker::group::{Group, GroupId};
+use crate::broker::group::{Group, GroupId, Lease};
 use crate::broker::session::{From, Join, Session, SessionId};
 use crate::task::{GroupName, Outcome, Time};
 
@@ -89,13 +89,18 @@ impl Core {
             return self.leave(old, now);
         }
         session.held = std::mem::take(&mut before.held);
+        // What is told over a new connection may be here before its stream is.
+        let same_connection = before.join.peer == session.join.peer;
+        let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.after(self.config.ack_timeout.min(Duration::from_secs(5)));
         for id in &session.held {
             if let Some(lease) = group.leases.get_mut(id) {
                 group.deadlines.remove(&(lease.deadline, *id));
                 lease.session = new;
-                lease.deadline = lease.deadline.min(deadline);
+                if !confirmed(lease) {
+                    lease.deadline = lease.deadline.min(deadline);
+                }
                 group.deadlines.insert((lease.deadline, *id));
             }
         }

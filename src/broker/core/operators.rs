@@ -6,7 +6,7 @@ use super::Core;
 use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::store::Backlog;
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 /// How far a group has come.
 #[derive(Debug, Clone)]
@@ -80,6 +80,11 @@ impl Core {
         sessions.into_iter().map(|(_, session)| self.info(session)).collect()
     }
 
+    /// Whether a client of that id has a stream.
+    pub fn is_connected(&self, client: &ClientId) -> bool {
+        self.clients.contains_key(client)
+    }
+
     /// The client of this session.
     pub fn client(&self, id: SessionId) -> Option<ClientInfo> {
         self.sessions.get(&id).map(|session| self.info(session))
@@ -145,7 +150,7 @@ impl Core {
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
-        let delayed = group.delayed_until(task.id);
+        let delayed = group.delayed.until(task.id);
         if !(untouched || group.waits(task.id)) {
             return Standing::Settled;
         }
@@ -204,7 +209,7 @@ impl Core {
             return false;
         }
         // If it was not read yet, it is skipped when it is: it goes out from here.
-        group.delayed.insert((now, task.id), 0);
+        group.delayed.insert(task.id, now, 0);
         group.dirty = true;
         self.note(name, task.id, Outcome::Revived, now);
         self.dispatch(id, now);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Core, Peer, Teller, Told};
+use super::{Action, Core, Peer, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
@@ -62,6 +62,7 @@ impl Core {
                     group.deadlines.remove(&(lease.deadline, told.task));
                     lease.deadline = now.after(self.config.ack_timeout);
                     group.deadlines.insert((lease.deadline, told.task));
+                    lease.confirmed_from = Some(teller.peer.clone());
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
@@ -88,24 +89,43 @@ impl Core {
                 told.outcome == Outcome::Done && group.take_waiting(told.task).is_some()
             }
             // It was delivered before a restart that forgot so: it must not go out again.
-            outcome => outcome.settles() && self.take_unread(id, told.task),
+            outcome if outcome.settles() => match self.take_unread(id, told.task) {
+                Some(unread) => unread,
+                None => return self.record_unless_settled(name, teller, told, now),
+            },
+            _ => false,
         };
         self.record(name, teller, told, !settles, now);
     }
 
     /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
     ///
-    /// Where a class is behind and its tasks are not in memory, any task further on may be of that class. Then one that was
-    /// settled may be settled once more, which does no harm; the other way round, what a client did would be forgotten.
-    fn take_unread(&mut self, id: GroupId, task: TaskId) -> bool {
+    /// Where a class is behind and its tasks are not in memory, any task further on may be of that class. Then `None`: only
+    /// the log of outcomes can say whether it was settled; it does not go out in either case.
+    fn take_unread(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
         let recent = self.recent(task).cloned();
-        let Some(group) = self.groups.get_mut(&id).filter(|_| task <= self.head) else { return false };
+        let Some(group) = self.groups.get_mut(&id).filter(|_| task <= self.head) else { return Some(false) };
+        let mut classes = group.classes.iter().map(|class| class.is_unread(task));
         let unread = match recent {
-            Some(recent) => group.wants(&recent) && group.classes[recent.spec.priority as usize].is_unread(task),
-            None => group.classes.iter().any(|class| class.is_unread(task)),
+            Some(recent) => Some(group.wants(&recent) && group.classes[recent.spec.priority as usize].is_unread(task)),
+            None if classes.clone().all(|unread| unread) => Some(true),
+            None if classes.any(|unread| unread) => None,
+            None => Some(false),
         };
-        group.dirty |= unread;
-        unread && group.ahead.insert(task)
+        if unread == Some(false) || group.ahead.contains(&task) {
+            return Some(false);
+        }
+        group.dirty = true;
+        group.ahead.insert(task);
+        unread
+    }
+
+    fn record_unless_settled(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, now: Time) {
+        self.flush_records();
+        self.record(group, teller, told, false, now);
+        self.recorded += 1;
+        let results = self.records.drain(..).map(Box::new);
+        self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
     pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
@@ -193,7 +213,7 @@ impl Core {
             return;
         }
         match not_before {
-            Some(due) => drop(group.delayed.insert((due, task), lease.attempt)),
+            Some(due) => group.delayed.insert(task, due, lease.attempt),
             None => {
                 let key = (lease.task.spec.priority, task);
                 group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });

@@ -17,6 +17,8 @@ const TASKS: &str = "SELECT * FROM tasks WHERE id > ? ORDER BY id";
 const TASK: &str = "SELECT * FROM tasks WHERE id = ?";
 const RESULTS: &str = "SELECT * FROM results WHERE seq > ? ORDER BY seq";
 const RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq";
+pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
+    WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
 const STATUSES: &str = "SELECT * FROM statuses WHERE seq > ? ORDER BY seq";
 // The conditions are worded as those of the partial indexes, or these are not used.
 const DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq";
@@ -231,6 +233,7 @@ mod tests {
             (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
+            (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
             (DEAD, vec!["results_dead (seq>?)"]),
             (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
             (

@@ -1,0 +1,54 @@
+//! Tasks that are not to go out before a time.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::task::{TaskId, Time};
+
+/// Tasks in the order in which they are due, each with the deliveries so far. Without the text, which is loaded when they are.
+#[derive(Debug, Default)]
+pub(super) struct Delayed {
+    due: BTreeSet<(Time, TaskId)>,
+    /// Many may wait, and outcomes come for single ones.
+    tasks: HashMap<TaskId, (Time, u32)>,
+}
+
+impl Delayed {
+    /// Adds a task, or changes when it is due.
+    pub(super) fn insert(&mut self, task: TaskId, due: Time, attempts: u32) {
+        self.remove(task);
+        self.due.insert((due, task));
+        self.tasks.insert(task, (due, attempts));
+    }
+
+    /// Takes a task out; says how often it went out.
+    pub(super) fn remove(&mut self, task: TaskId) -> Option<u32> {
+        let (due, attempts) = self.tasks.remove(&task)?;
+        self.due.remove(&(due, task));
+        Some(attempts)
+    }
+
+    /// Takes out the first of those that are due.
+    pub(super) fn pop(&mut self, now: Time) -> Option<(TaskId, u32)> {
+        let task = self.due.first().filter(|(due, _)| *due <= now)?.1;
+        Some((task, self.remove(task)?))
+    }
+
+    /// When the first is due.
+    pub(super) fn first(&self) -> Option<Time> {
+        self.due.first().map(|(due, _)| *due)
+    }
+
+    /// When this one is due.
+    pub(super) fn until(&self, task: TaskId) -> Option<Time> {
+        self.tasks.get(&task).map(|(due, _)| *due)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    /// Task, when it is due, and deliveries; in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Time, u32)> {
+        self.tasks.iter().map(|(task, (due, attempts))| (*task, *due, *attempts))
+    }
+}

@@ -14,7 +14,7 @@ mod outbox;
 mod peer;
 mod session;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -22,6 +22,7 @@ use std::time::Duration;
 use crossbeam_channel::{Receiver, Sender, bounded, select};
 use futures::channel::oneshot;
 use log::{error, info, warn};
+use rustc_hash::FxHashMap;
 
 pub use self::core::{Action, Closed, Config, Core, GroupError, GroupInfo, Standing, Teller, Told, Waits};
 pub use self::outbox::{Inbox, Push};
@@ -154,7 +155,7 @@ impl Broker {
         let run = Run {
             core: Core::new(config, recovered),
             store,
-            outboxes: HashMap::new(),
+            outboxes: FxHashMap::default(),
             next_session: 1,
             jobs,
             waiting: VecDeque::new(),
@@ -222,7 +223,7 @@ fn read_for_broker(mut reader: Box<dyn Reader>, jobs: &Receiver<Job>, answers: &
 struct Run {
     core: Core,
     store: store::Handle,
-    outboxes: HashMap<SessionId, outbox::Outbox>,
+    outboxes: FxHashMap<SessionId, outbox::Outbox>,
     next_session: SessionId,
     jobs: Sender<Job>,
     /// Jobs the reader has no time for yet. At most a few for each group: a group asks for one page of a class at a time.

@@ -1,10 +1,12 @@
 //! The operator's commands: submit tasks, list what became of them, take care of groups.
 //!
 //! `args` says what can be asked for, `link` asks the server for it, `out` prints it. Between them each kind of command
-//! has its file: `submit` (`lines` become a `batch`, and `tally` counts what came of it), `list` and `manage`.
+//! has its file: `submit` (`lines` become a `batch`, and `tally` counts what came of it), `list` and `manage`; and `bench`,
+//! which measures a server.
 
 mod args;
 mod batch;
+mod bench;
 mod interrupt;
 mod lines;
 mod link;
@@ -77,6 +79,9 @@ pub enum Error {
     /// Some calls of many failed; each was named when it failed.
     #[error("{0}")]
     SomeFailed(String),
+    /// A measurement could not be made, or its figures would not be true.
+    #[error("{0}")]
+    NotMeasured(String),
     /// Standard output cannot be written.
     #[error("cannot write the output: {0}")]
     Output(#[from] std::io::Error),
@@ -95,6 +100,7 @@ pub fn run(args: Args) -> Result<(), Error> {
     let link = || Link::connect(&args.server);
     match args.command {
         Command::Submit(submit) => submit::run(submit, &args.server, out),
+        Command::Bench(bench) => bench::run(bench, &args.server, out),
         Command::Tasks(range) => list::tasks(&link()?, &range, out),
         Command::Results(range) => list::results(&link()?, &range, out),
         Command::Statuses(range) => list::statuses(&link()?, &range, out),

@@ -148,11 +148,23 @@ impl Handle {
     /// Accepts all of the tasks or none, and resolves when they are on disk. A task whose key is known, from before or from
     /// this very call, is not accepted again: its id is the first one's.
     pub async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, StoreError> {
-        if tasks.is_empty() {
-            return Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() });
-        }
+        self.begin_submit(tasks).await?.await
+    }
+
+    /// [`submit`](Handle::submit) in two steps: resolves when the tasks have their place in the order of what is written, to a
+    /// future that resolves when they are on disk. So the next ones can be sent meanwhile, and share a sync.
+    pub async fn begin_submit(
+        &self,
+        tasks: Vec<NewTask>,
+    ) -> Result<impl Future<Output = Result<Accepted, StoreError>> + Send + use<>, StoreError> {
         let (answer, answered) = oneshot::channel();
-        self.ask(Command::Submit(tasks, answer), answered).await
+        if tasks.is_empty() {
+            let _ = answer.send(Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() }));
+        } else {
+            self.commands.send_async(Command::Submit(tasks, answer)).await.map_err(|_| self.shared.gone())?;
+        }
+        let shared = self.shared.clone();
+        Ok(async move { answered.await.unwrap_or_else(|_| Err(shared.gone())) })
     }
 
     /// Writes down what clients reported, and resolves when it is on disk.

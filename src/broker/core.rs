@@ -14,6 +14,8 @@ use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustc_hash::FxHashMap;
+
 use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
@@ -132,10 +134,10 @@ pub struct Core {
     /// The newest tasks, by id without a gap up to `head`, so that groups that keep up need not read the store.
     recent: VecDeque<Arc<Task>>,
     recent_bytes: u64,
-    groups: HashMap<GroupId, Group>,
+    groups: FxHashMap<GroupId, Group>,
     names: HashMap<GroupName, GroupId>,
     next_group: GroupId,
-    sessions: HashMap<SessionId, Session>,
+    sessions: FxHashMap<SessionId, Session>,
     clients: HashMap<ClientId, SessionId>,
     peers: HashMap<Arc<str>, Peer>,
     /// For each class the groups that get what is committed right away.
@@ -162,10 +164,10 @@ impl Core {
             head: recovered.positions.task,
             recent: VecDeque::new(),
             recent_bytes: 0,
-            groups: HashMap::new(),
+            groups: FxHashMap::default(),
             names: HashMap::new(),
             next_group: 1,
-            sessions: HashMap::new(),
+            sessions: FxHashMap::default(),
             clients: HashMap::new(),
             peers: HashMap::new(),
             listening: Default::default(),

@@ -1,8 +1,10 @@
 //! One reader of the log: how far it has come, what is in flight, what waits.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
 
 use super::delayed::Delayed;
 use super::session::SessionId;
@@ -109,14 +111,14 @@ pub(super) struct Group {
     pub(super) broadcast_after: TaskId,
     pub(super) paused: bool,
     pub(super) classes: [Class; 3],
-    pub(super) leases: HashMap<TaskId, Lease>,
+    pub(super) leases: FxHashMap<TaskId, Lease>,
     pub(super) deadlines: BTreeSet<(Time, TaskId)>,
     /// Go out before anything else of their class.
     pub(super) returned: BTreeMap<(Priority, TaskId), Returned>,
     /// Not to go out before a time.
     pub(super) delayed: Delayed,
     /// Due, and their text is being loaded.
-    pub(super) loading: HashMap<TaskId, u32>,
+    pub(super) loading: FxHashMap<TaskId, u32>,
     /// Taken up before their class came to them, which is to skip them: they were told after a restart that had forgotten
     /// them, or stand in the log of outcomes behind the last checkpoint. Those that are not settled stand in `delayed` too.
     pub(super) ahead: BTreeSet<TaskId>,
@@ -170,11 +172,11 @@ impl Group {
             broadcast_after: 0,
             paused: false,
             classes: [behind(), behind(), behind()],
-            leases: HashMap::new(),
+            leases: FxHashMap::default(),
             deadlines: BTreeSet::new(),
             returned: BTreeMap::new(),
             delayed: Delayed::default(),
-            loading: HashMap::new(),
+            loading: FxHashMap::default(),
             ahead: BTreeSet::new(),
             sessions: BTreeSet::new(),
             open_sessions: BTreeSet::new(),

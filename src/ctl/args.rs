@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
+use super::bench::Bench;
 use crate::task::{Name, Time};
 
 const EXIT_CODES: &str = "\
@@ -116,6 +117,7 @@ Example:
     /// Look after a group.
     #[command(subcommand)]
     Group(Group),
+    Bench(Bench),
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,7 +236,7 @@ fn id() -> clap::builder::RangedU64ValueParser {
     clap::value_parser!(u64).range(1..)
 }
 
-fn address(text: &str) -> Result<String, String> {
+pub(super) fn address(text: &str) -> Result<String, String> {
     match text.rsplit_once(':') {
         Some((host, port)) if !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok() => {
             Ok(text.to_owned())

@@ -89,7 +89,7 @@ impl Contact for ContactService {
 }
 
 /// Why a stream did not come to its end.
-enum Ended {
+pub(super) enum Ended {
     Refused(Refusal),
     Gone(grpcio::Error),
 }

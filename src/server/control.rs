@@ -6,6 +6,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
+use super::contact::Ended;
 use super::convert;
 use super::follow::{self, Followers};
 use super::operate;
@@ -18,6 +19,8 @@ use crate::task::{GroupName, Name};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
 
+/// Requests of a submitting stream that are being written at once.
+const UNDER_WAY: usize = 8;
 /// Rows read at once.
 const PAGE: usize = 500;
 
@@ -52,27 +55,23 @@ impl Control for ControlService {
     fn submit_stream(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        requests: RequestStream<Decoded<pb::SubmitRequest>>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
         let service = self.clone();
         ctx.spawn(async move {
-            while let Some(item) = requests.next().await {
-                let request = match item {
-                    Ok(request) => request,
-                    Err(e) => return debug!("a submitting stream ended early: {e}"),
-                };
-                let answer = match request {
-                    Ok(request) => service.accept_what_can_be(request).await,
-                    Err(e) => Err(Refusal::Undecodable(e)),
-                };
+            // One request is decoded while those before it are being written: they share syncs.
+            let answers = requests.then(move |item| service.clone().begin_accepting(item)).buffered(UNDER_WAY);
+            futures::pin_mut!(answers);
+            while let Some(answer) = answers.next().await {
                 match answer {
                     Ok(response) => {
                         if let Err(e) = sink.send((response, WriteFlags::default())).await {
                             return debug!("a submitting stream ended early: {e}");
                         }
                     }
-                    Err(refusal) => return drop(sink.fail(refusal.into()).await),
+                    Err(Ended::Refused(refusal)) => return drop(sink.fail(refusal.into()).await),
+                    Err(Ended::Gone(e)) => return debug!("a submitting stream ended early: {e}"),
                 }
             }
             let _ = sink.close().await;
@@ -281,12 +280,26 @@ impl ControlService {
         Ok(convert::accepted(self.store.submit(tasks).await?))
     }
 
-    /// Accepts the tasks of a request that can be, and names the others.
-    async fn accept_what_can_be(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
-        let (tasks, refused) = convert::new_tasks(request, self.limit);
-        let mut response = self.accept(tasks).await?;
-        response.refused = refused.into_iter().map(|(index, why)| convert::refusal(index, &why)).collect();
-        Ok(response)
+    /// Takes the tasks of a request that can be, and names the others: resolves when they have their place behind those of the
+    /// requests before, to what resolves when they are accepted.
+    async fn begin_accepting(
+        self,
+        item: grpcio::Result<Decoded<pb::SubmitRequest>>,
+    ) -> impl Future<Output = Result<pb::SubmitResponse, Ended>> + Send + use<> {
+        let begun = match item {
+            Ok(Ok(request)) => {
+                let (tasks, refused) = convert::new_tasks(request, self.limit);
+                self.store.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
+            }
+            Ok(Err(e)) => Err(Ended::Refused(Refusal::Undecodable(e))),
+            Err(e) => Err(Ended::Gone(e)),
+        };
+        async move {
+            let (accepted, refused) = begun?;
+            let mut response = convert::accepted(accepted.await?);
+            response.refused = refused.into_iter().map(|(index, why)| convert::refusal(index, &why)).collect();
+            Ok(response)
+        }
     }
 
     /// Streams a log page by page. `read` gives a page behind a position: its last position, its length, the message.

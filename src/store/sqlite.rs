@@ -4,7 +4,7 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, Transaction, params};
 
 use super::{Backend, Batch, GroupState, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, Priority, TaskId, Time};
@@ -179,43 +179,69 @@ impl Backend for Sqlite {
     }
 }
 
-fn write_tasks(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached("INSERT INTO tasks VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
-    for task in &batch.tasks {
-        let spec = &task.spec;
-        insert.execute(params![
-            int(task.id),
-            task.accepted_at.0,
-            priority_number(spec.priority),
-            spec.to.as_ref().map(GroupName::as_str),
-            spec.key,
-            spec.not_before.map(|time| time.0),
-            spec.expires_at.map(|time| time.0),
-            spec.max_attempts,
-            spec.text,
-        ])?;
+/// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
+/// row does, and is done once for a statement.
+const ROWS: usize = 16;
+
+/// Inserts rows of so many columns; `bind` gives the values of one, from parameter `at` on.
+fn insert<T>(
+    change: &Transaction<'_>,
+    table: &str,
+    columns: usize,
+    rows: &[T],
+    bind: impl Fn(&mut Statement<'_>, usize, &T) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let row = format!("({})", vec!["?"; columns].join(", "));
+    let sql = |rows| format!("INSERT INTO {table} VALUES {}", vec![row.as_str(); rows].join(", "));
+    let (many, rest) = rows.as_chunks::<ROWS>();
+    let insert = |sql: &str, rows: &[T], each: usize| -> rusqlite::Result<()> {
+        let mut statement = change.prepare_cached(sql)?;
+        for chunk in rows.chunks(each) {
+            for (n, row) in chunk.iter().enumerate() {
+                bind(&mut statement, n * columns + 1, row)?;
+            }
+            statement.raw_execute()?;
+        }
+        Ok(())
+    };
+    if !many.is_empty() {
+        insert(&sql(ROWS), many.as_flattened(), ROWS)?;
+    }
+    if !rest.is_empty() {
+        insert(&sql(1), rest, 1)?;
     }
     Ok(())
 }
 
+fn write_tasks(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    insert(change, "tasks", 9, &batch.tasks, |to, at, task| {
+        let spec = &task.spec;
+        to.raw_bind_parameter(at, int(task.id))?;
+        to.raw_bind_parameter(at + 1, task.accepted_at.0)?;
+        to.raw_bind_parameter(at + 2, priority_number(spec.priority))?;
+        to.raw_bind_parameter(at + 3, spec.to.as_ref().map(GroupName::as_str))?;
+        to.raw_bind_parameter(at + 4, spec.key.as_deref())?;
+        to.raw_bind_parameter(at + 5, spec.not_before.map(|time| time.0))?;
+        to.raw_bind_parameter(at + 6, spec.expires_at.map(|time| time.0))?;
+        to.raw_bind_parameter(at + 7, spec.max_attempts)?;
+        to.raw_bind_parameter(at + 8, spec.text.as_str())
+    })
+}
+
 fn write_results(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached("INSERT INTO results VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")?;
-    for entry in &batch.results {
+    insert(change, "results", 10, &batch.results, |to, at, entry| {
         let result = &entry.result;
-        insert.execute(params![
-            int(entry.seq),
-            int(result.task),
-            result.group.as_ref().map(GroupName::as_str),
-            result.client,
-            result.attempt,
-            result.outcome as u8,
-            result.at.0,
-            result.not_before.map(|time| time.0),
-            result.late,
-            result.ret,
-        ])?;
-    }
-    Ok(())
+        to.raw_bind_parameter(at, int(entry.seq))?;
+        to.raw_bind_parameter(at + 1, int(result.task))?;
+        to.raw_bind_parameter(at + 2, result.group.as_ref().map(GroupName::as_str))?;
+        to.raw_bind_parameter(at + 3, &*result.client)?;
+        to.raw_bind_parameter(at + 4, result.attempt)?;
+        to.raw_bind_parameter(at + 5, result.outcome as u8)?;
+        to.raw_bind_parameter(at + 6, result.at.0)?;
+        to.raw_bind_parameter(at + 7, result.not_before.map(|time| time.0))?;
+        to.raw_bind_parameter(at + 8, result.late)?;
+        to.raw_bind_parameter(at + 9, result.ret.as_str())
+    })
 }
 
 fn write_statuses(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

@@ -65,17 +65,30 @@ impl Python {
     #[track_caller]
     pub fn server(&self, spelling: Spelling, listen: &str) -> (Program, String) {
         let mut command = self.command("contact_server.py", spelling, listen);
-        let program = Program::spawn("contact_server.py", &mut command).unwrap();
-        let port = program.out.wait_for("its port", |line| line.starts_with("port "));
-        (program, format!("127.0.0.1:{}", port.trim_start_matches("port ")))
+        listening(Program::spawn("contact_server.py", &mut command).unwrap())
     }
 
-    fn command(&self, program: &str, spelling: Spelling, address: &str) -> Command {
-        let stubs = self.folder.join(if spelling == Spelling::Result { "result" } else { "ret" });
+    /// The server that Contact is measured beside, and the address it listens at.
+    #[track_caller]
+    pub fn bench_server(&self) -> (Program, String) {
+        let mut command = self.python("ret");
+        let command = command.arg(here("../bench/article_server.py"));
+        listening(Program::spawn("article_server.py", command).unwrap())
+    }
+
+    /// A Python that finds the stubs.
+    fn python(&self, stubs: &str) -> Command {
+        let stubs = self.folder.join(stubs);
         // The generated code imports its messages from `contact/` as well as through it.
         let path = env::join_paths([stubs.clone(), stubs.join("contact")]).unwrap();
         let mut command = Command::new(self.folder.join("python/bin/python"));
-        command.arg(here("run.py")).arg(here(program)).env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+        command.env("PYTHONPATH", path).env("PYTHONDONTWRITEBYTECODE", "1");
+        command
+    }
+
+    fn command(&self, program: &str, spelling: Spelling, address: &str) -> Command {
+        let mut command = self.python(if spelling == Spelling::Result { "result" } else { "ret" });
+        command.arg(here("run.py")).arg(here(program));
         command.env("PYTHONIOENCODING", "utf-8").env("CONTACT_ADDRESS", address).env("CONTACT_PACE", PACE);
         match spelling {
             Spelling::Ret => command.env("CONTACT_FIELD", "ret"),
@@ -84,6 +97,13 @@ impl Python {
         };
         command
     }
+}
+
+/// A server that says which port it took.
+#[track_caller]
+fn listening(program: Program) -> (Program, String) {
+    let port = program.out.wait_for("its port", |line| line.starts_with("port "));
+    (program, format!("127.0.0.1:{}", port.trim_start_matches("port ")))
 }
 
 fn here(file: &str) -> PathBuf {

@@ -2,13 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Action, Core, Teller, Told};
+use super::{Action, Core, Peer, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// A client says what came of tasks.
-    pub fn settle(&mut self, teller: &Teller, told: Vec<Told>, now: Time) {
+    pub fn settle(&mut self, teller: &Teller, mut told: Vec<Told>, now: Time) {
         let named = teller.group.as_ref().or(teller.client.as_ref());
         let group = match named {
             Some(name) => self.names.get(name).copied(),
@@ -19,21 +19,24 @@ impl Core {
                 of_peer.or(anonymous.copied())
             }
         };
-        for mut told in told {
-            let unmatched = self.peers.get_mut(&teller.peer).map(|peer| &mut peer.unmatched);
-            match (told.task, told.outcome) {
-                // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
-                (0, outcome) => {
-                    let matched = unmatched.and_then(|unmatched| match outcome {
-                        // The acknowledgement is yet to come.
-                        Outcome::Working => unmatched.oldest(),
-                        _ => unmatched.pop(),
-                    });
-                    (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+        if let Some(Peer { unmatched, .. }) = self.peers.get_mut(&teller.peer) {
+            for told in &mut told {
+                match (told.task, told.outcome) {
+                    // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
+                    (0, outcome) => {
+                        let matched = match outcome {
+                            // The acknowledgement is yet to come.
+                            Outcome::Working => unmatched.oldest(),
+                            _ => unmatched.pop(),
+                        };
+                        (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+                    }
+                    (_, Outcome::Working) => {}
+                    (task, _) => unmatched.remove(task),
                 }
-                (_, Outcome::Working) => {}
-                (task, _) => drop(unmatched.map(|unmatched| unmatched.remove(task))),
             }
+        }
+        for told in told {
             match group {
                 Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),
                 _ if told.outcome == Outcome::Working => {}

@@ -1,0 +1,130 @@
+//! `contactctl bench`: how fast a server is, on this machine, with everything on disk that counts.
+//!
+//! Each measurement has its file. They find a server (`target`), put load on it (`load`, whose messages are `lean`) on a few
+//! threads that gRPC owns (`crew`), and report figures (`report`) beside the machine's own limits (`limits`).
+
+mod args;
+mod article;
+mod backlog;
+mod crew;
+mod crowd;
+mod latency;
+mod lean;
+mod limits;
+mod load;
+mod report;
+mod submit;
+mod target;
+mod work;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(super) use args::Bench;
+use grpcio::{EnvBuilder, Environment};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use self::args::Which;
+use self::crew::Watch;
+use self::load::Kind;
+use self::report::Report;
+use self::target::Target;
+use super::Error;
+use super::link::Link;
+use super::out::Out;
+use crate::task::Time;
+use crate::wire::control as pb;
+
+/// One run of one measurement.
+struct Run {
+    target: Target,
+    env: Arc<Environment>,
+    watch: Watch,
+    report: Report,
+}
+
+/// Measures, and prints what came of it.
+pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error> {
+    take_open_files();
+    let Bench { common, which } = bench;
+    let watch = Watch::new(out.json)?;
+    let target = Target::find(&common, control)?;
+    let env = EnvBuilder::new().cq_count(common.threads as usize).name_prefix("load").build();
+    let name = match which {
+        Which::Submit(_) => "submit",
+        Which::Work(_) => "work",
+        Which::Article(_) => "article",
+        Which::Latency(_) => "latency",
+        Which::Idle(_) => "idle",
+        Which::Fanout(_) => "fanout",
+        Which::Backlog(_) => "backlog",
+    };
+    let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
+    let limits = limits::measure(&target.dir, &watch)?;
+    let mut run = Run { target, env: Arc::new(env), watch, report: Report::new(name) };
+    match which {
+        Which::Submit(args) => submit::run(&mut run, &args)?,
+        Which::Work(args) => work::run(&mut run, &args)?,
+        Which::Article(args) => article::run(&mut run, &args)?,
+        Which::Latency(args) => latency::run(&mut run, &args)?,
+        Which::Idle(args) => crowd::idle(&mut run, &args)?,
+        Which::Fanout(args) => crowd::fanout(&mut run, &args)?,
+        Which::Backlog(args) => backlog::run(&mut run, &args)?,
+    }
+    if let Some(vitals) = run.target.vitals() {
+        run.report.number("rss_mb", vitals.peak_kb as f64 / 1024.0, "MB of memory, the most the server took");
+        run.report.count("threads", vitals.threads, "threads of the server");
+    }
+    // Contact knows no other: it is not an option of the server.
+    let fsync = if ours { "always" } else { "unknown" };
+    run.report.text("fsync", fsync, "fsync before a task counts as accepted, and a result as settled");
+    limits.report(&mut run.report);
+    Ok(run.report.print(&mut out)?)
+}
+
+impl Run {
+    /// The operators' side of the server.
+    fn link(&self) -> Result<Link, Error> {
+        Link::connect(&self.target.control)
+    }
+
+    /// A group for this measurement alone.
+    fn group(&self) -> String {
+        if self.target.is_spawned() { "bench".into() } else { format!("bench-{:08x}", rand::random::<u32>()) }
+    }
+
+    /// Tasks of `size` bytes for a group, or for everyone.
+    fn kind(&self, to: &str, size: u32) -> Kind {
+        // On somebody's server, what is for everyone is not to stay there.
+        let expires = !self.target.is_spawned() && to.is_empty();
+        let expires_at = if expires { Time::now().after(Duration::from_secs(3600)).0 } else { 0 };
+        Kind { to: to.into(), size, expires_at }
+    }
+
+    /// Removes a group that was made for this measurement. Its clients have gone, but the server may not know yet; and if it
+    /// cannot be removed now, it ends by itself after a while.
+    fn remove(&self, group: &str) -> Result<(), Error> {
+        if !self.target.is_spawned() {
+            let link = self.link()?;
+            let request = pb::RemoveGroupRequest { group: group.into(), ..pb::RemoveGroupRequest::default() };
+            let _ = link.wait(link.client.remove_group(&request, Link::answer_soon()));
+        }
+        Ok(())
+    }
+}
+
+/// Each client takes an open file, and shells begin with 1,024: take all there may be. Where that is too few, connecting
+/// says so.
+fn take_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
+
+/// So many in such a time, a second.
+fn rate(count: u64, took: Duration) -> f64 {
+    count as f64 / took.as_secs_f64().max(1e-9)
+}
+
+fn millis(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}

@@ -1,0 +1,68 @@
+//! A long queue: started again on it, and worked off.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Instant;
+
+use super::args::{Backlog, Workers};
+use super::crew::Crew;
+use super::lean::Got;
+use super::load::{Goal, Plan, connect, submit};
+use super::work::{Sum, Team};
+use super::{Run, millis, rate};
+use crate::ctl::Error;
+use crate::ctl::link::Link;
+use crate::wire::control as pb;
+
+/// Tasks of the short queue whose rate the long one's is compared with.
+const SHORT: u64 = 100_000;
+/// Tasks in a request. Submitting them is not measured.
+const BATCH: u32 = 1000;
+
+pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
+    if !run.target.is_spawned() {
+        return Err(Error::Usage("bench backlog kills its server and starts it again: use --spawn".into()));
+    }
+    // The same work on a server with nothing else in its log.
+    let short = args.tasks.min(SHORT);
+    fill(run, "short", &args.workers, short)?;
+    let (empty, _, _) = drain(run, "short", &args.workers, short)?;
+
+    let began = Instant::now();
+    fill(run, "long", &args.workers, args.tasks)?;
+    let filled = began.elapsed();
+    let started = Instant::now();
+    run.target.restart()?;
+    let link = run.link()?;
+    link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon()))?;
+    let ready = started.elapsed();
+    let drained = args.drain.min(args.tasks);
+    let (full, sum, once) = drain(run, "long", &args.workers, drained)?;
+
+    run.report.number("ready_ms", millis(ready), "ms from the start after a SIGKILL to the first answer");
+    run.report.number("drain_ratio", full / empty, "of the rate at which a short queue is worked off");
+    run.report.number("tasks_per_s", full, "tasks delivered and settled a second, of the long queue");
+    run.report.number("empty_tasks_per_s", empty, "the same, of the short queue");
+    run.report.number("submitted_per_s", rate(args.tasks, filled), "tasks accepted a second, as the queue grew");
+    run.report.count("tasks", args.tasks, "tasks waited");
+    sum.report(&mut run.report, once);
+    Ok(())
+}
+
+fn fill(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(), Error> {
+    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+    let mut progress = run.watch.progress("submitting", tasks);
+    let mut crew = Crew::new(1);
+    let (kind, plan) = (run.kind(group, workers.size), Plan::new(tasks, None));
+    crew.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
+    crew.wait(&mut progress).map(drop)
+}
+
+/// Works off so many tasks. Returns how many a second, what came of it, and how many different ones there were.
+fn drain(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(f64, Sum, u64), Error> {
+    let mut progress = run.watch.progress("delivered, settled", tasks);
+    let goal = Goal::new(tasks, progress.count.clone());
+    let began = Instant::now();
+    let team = Team::start(run, group, workers, &goal, || |_: &[Got]| {})?;
+    let sum = team.wait(&mut progress)?;
+    Ok((rate(sum.settled, sum.ended - began), sum, progress.count.load(SeqCst)))
+}

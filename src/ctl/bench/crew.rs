@@ -1,0 +1,124 @@
+//! Many futures on the threads of gRPC, and the one thread that waits for them and shows how far they are.
+
+use std::io::{self, IsTerminal as _};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, Sender, bounded};
+use indicatif::{ProgressBar, ProgressStyle};
+use signal_hook::consts::{SIGINT, SIGTERM};
+
+use crate::ctl::Error;
+
+/// How often the progress line is drawn, and Ctrl-C looked for.
+const LOOK: Duration = Duration::from_millis(100);
+/// A measurement in which nothing moves for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Whether the measurement is to go on.
+#[derive(Clone)]
+pub(super) struct Watch {
+    interrupted: Arc<AtomicBool>,
+    quiet: bool,
+}
+
+impl Watch {
+    pub(super) fn new(json: bool) -> io::Result<Watch> {
+        let interrupted = Arc::default();
+        for signal in [SIGINT, SIGTERM] {
+            signal_hook::flag::register(signal, Arc::clone(&interrupted))?;
+        }
+        Ok(Watch { interrupted, quiet: json && io::stdout().is_terminal() })
+    }
+
+    /// A line that says how far a part of the measurement has come. Hides itself where standard error is no terminal.
+    pub(super) fn progress(&self, what: &'static str, of: u64) -> Progress {
+        let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos}  {per_sec}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let bar = if self.quiet { ProgressBar::hidden() } else { ProgressBar::new(of) };
+        let bar = bar.with_style(style).with_message(what);
+        Progress { watch: self.clone(), what, bar, count: Arc::default(), moved: (0, Instant::now()) }
+    }
+}
+
+/// See [`Watch::progress`].
+pub(super) struct Progress {
+    watch: Watch,
+    what: &'static str,
+    bar: ProgressBar,
+    pub(super) count: Arc<AtomicU64>,
+    /// The count when it last changed, and when that was seen.
+    moved: (u64, Instant),
+}
+
+impl Progress {
+    /// Shows how far it is. An error: it is not to go on.
+    pub(super) fn show(&mut self) -> Result<(), Error> {
+        let count = self.count.load(Relaxed);
+        self.bar.set_position(count);
+        if self.watch.interrupted.load(Relaxed) {
+            return Err(Error::Interrupted);
+        }
+        if count != self.moved.0 {
+            self.moved = (count, Instant::now());
+        }
+        if self.moved.1.elapsed() > PATIENCE {
+            let seconds = PATIENCE.as_secs();
+            let Progress { what, .. } = self;
+            return Err(Error::NotMeasured(format!("{what}: stuck at {count}, nothing moved for {seconds} s")));
+        }
+        Ok(())
+    }
+
+    /// Waits for a message.
+    pub(super) fn wait<T>(&mut self, messages: &Receiver<T>) -> Result<T, Error> {
+        loop {
+            match messages.recv_timeout(LOOK) {
+                Ok(message) => return Ok(message),
+                Err(_) => self.show()?,
+            }
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}
+
+/// Futures that each come to a result.
+pub(super) struct Crew<T> {
+    done: Sender<Result<T, Error>>,
+    results: Receiver<Result<T, Error>>,
+    running: usize,
+}
+
+impl<T: Send + 'static> Crew<T> {
+    /// For at most so many.
+    pub(super) fn new(size: usize) -> Crew<T> {
+        let (done, results) = bounded(size);
+        Crew { done, results, running: 0 }
+    }
+
+    /// Runs a future on the threads of `client`.
+    pub(super) fn spawn(
+        &mut self,
+        client: &grpcio::Client,
+        work: impl Future<Output = Result<T, Error>> + Send + 'static,
+    ) {
+        self.running += 1;
+        let done = self.done.clone();
+        client.spawn(async move {
+            let result = work.await;
+            // There is room for each of them; and if nobody waits any more, nobody cares.
+            let _ = done.try_send(result);
+        });
+    }
+
+    /// Waits for all of them, or for the first that fails.
+    pub(super) fn wait(self, progress: &mut Progress) -> Result<Vec<T>, Error> {
+        (0..self.running).map(|_| progress.wait(&self.results)?).collect()
+    }
+}

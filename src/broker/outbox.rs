@@ -3,14 +3,14 @@
 //! The broker never waits for a stream: it keeps count of what is on its way and stops at [`ROOM`](super::session::ROOM).
 //! The stream never waits on its thread: it is a future that is woken.
 //!
-//! Not a channel: one that holds as many messages as ROOM allows takes 20 kB before the first one, for each idle client.
-//! Here, what the stream has not taken yet grows together, so that it goes out in fewer and larger messages, and the end
-//! is seen in front of it.
+//! Tasks go through a crossbeam channel that is bounded by that count, not by its slots: one with as many slots as ROOM allows
+//! takes 20 kB before the first task, for each idle client. The end goes beside it, to be seen in front of tasks that wait.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
+use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::task::AtomicWaker;
 
 use super::core::Closed;
@@ -30,27 +30,15 @@ pub enum Push {
 #[derive(Default)]
 struct Shared {
     waker: AtomicWaker,
-    waiting: Mutex<Waiting>,
+    heartbeat: AtomicBool,
+    closed: OnceLock<Closed>,
     /// Bytes of [`Delivery::cost`] that the stream has taken so far.
     taken: AtomicU64,
     /// The broker wants to hear when so much was taken. 0: it does not.
     watched: AtomicU64,
 }
 
-/// What the stream has not taken yet.
-#[derive(Default)]
-struct Waiting {
-    /// Bounded by ROOM.
-    tasks: Vec<Delivery>,
-    heartbeat: bool,
-    closed: Option<Closed>,
-}
-
 impl Shared {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether the broker is to be told now: once for each time it asks.
     fn is_wanted(&self, taken: u64) -> bool {
         let wanted = self.watched.load(Ordering::SeqCst);
@@ -60,51 +48,49 @@ impl Shared {
 }
 
 /// The broker's end. Dropped, it ends the stream.
-pub(super) struct Outbox(Arc<Shared>);
+pub(super) struct Outbox {
+    tasks: Sender<Vec<Delivery>>,
+    shared: Arc<Shared>,
+}
 
 /// The stream's end.
-pub struct Inbox(Arc<Shared>);
+pub struct Inbox {
+    tasks: Receiver<Vec<Delivery>>,
+    shared: Arc<Shared>,
+}
 
 /// Both ends, for one session.
 pub(super) fn outbox() -> (Outbox, Inbox) {
+    let (sender, receiver) = unbounded();
     let shared = Arc::new(Shared::default());
-    (Outbox(shared.clone()), Inbox(shared))
+    (Outbox { tasks: sender, shared: shared.clone() }, Inbox { tasks: receiver, shared })
 }
 
 impl Outbox {
-    pub(super) fn deliver(&self, mut deliveries: Vec<Delivery>) {
-        self.change(|waiting| match waiting.tasks.is_empty() {
-            true => waiting.tasks = deliveries,
-            false => waiting.tasks.append(&mut deliveries),
-        });
+    /// Hands over tasks. A stream that is gone says so by itself: they are then given to others.
+    pub(super) fn deliver(&self, deliveries: Vec<Delivery>) {
+        let _ = self.tasks.send(deliveries);
+        self.shared.waker.wake();
     }
 
     /// An empty message, unless there are tasks, which say as much.
     pub(super) fn beat(&self) {
-        self.change(|waiting| waiting.heartbeat = waiting.tasks.is_empty());
+        self.shared.heartbeat.store(self.tasks.is_empty(), Ordering::SeqCst);
+        self.shared.waker.wake();
     }
 
-    /// Ends the stream. Whoever is taken over gets nothing more: it is for the other one now.
+    /// Ends the stream; the first reason counts.
     pub(super) fn close(&self, why: Closed) {
-        self.change(|waiting| {
-            waiting.closed.get_or_insert(why);
-            if why == Closed::TakenOver {
-                waiting.tasks.clear();
-            }
-        });
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Waiting)) {
-        change(&mut self.0.waiting());
-        self.0.waker.wake();
+        let _ = self.shared.closed.set(why);
+        self.shared.waker.wake();
     }
 
     /// Asks to be told when the stream has taken most of `sent`, all the bytes it was given so far; `Some`: it has already.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.
-        self.0.watched.store(sent.saturating_sub(ROOM / 2).max(1), Ordering::SeqCst);
-        let taken = self.0.taken.load(Ordering::SeqCst);
-        self.0.is_wanted(taken).then_some(taken)
+        self.shared.watched.store(sent.saturating_sub(ROOM / 2).max(1), Ordering::SeqCst);
+        let taken = self.shared.taken.load(Ordering::SeqCst);
+        self.shared.is_wanted(taken).then_some(taken)
     }
 }
 
@@ -115,36 +101,39 @@ impl Drop for Outbox {
 }
 
 impl Inbox {
-    /// The next thing for the stream. After [`Push::Close`] there is nothing more.
+    /// The next thing for the stream: all tasks that wait, together. After [`Push::Close`] there is nothing more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Push> {
-        self.poll(cx, |waiting| {
-            if !waiting.tasks.is_empty() {
-                return Some(Push::Tasks(std::mem::take(&mut waiting.tasks)));
+        self.poll(cx, |inbox| {
+            let closed = inbox.shared.closed.get().copied();
+            // What waits for one that was taken over is for the other one now.
+            if closed != Some(Closed::TakenOver)
+                && let Ok(mut tasks) = inbox.tasks.try_recv()
+            {
+                inbox.tasks.try_iter().for_each(|mut more| tasks.append(&mut more));
+                return Some(Push::Tasks(tasks));
             }
-            if let Some(why) = waiting.closed {
-                return Some(Push::Close(why));
-            }
-            std::mem::take(&mut waiting.heartbeat).then_some(Push::Heartbeat)
+            let heartbeat = || inbox.shared.heartbeat.swap(false, Ordering::SeqCst).then_some(Push::Heartbeat);
+            closed.map(Push::Close).or_else(heartbeat)
         })
     }
 
     /// The end, whatever stands before it.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
-        self.poll(cx, |waiting| waiting.closed)
+        self.poll(cx, |inbox| inbox.shared.closed.get().copied())
     }
 
-    fn poll<T>(&mut self, cx: &mut Context<'_>, look: impl Fn(&mut Waiting) -> Option<T>) -> Poll<T> {
-        if let Some(found) = look(&mut self.0.waiting()) {
+    fn poll<T>(&self, cx: &mut Context<'_>, look: impl Fn(&Inbox) -> Option<T>) -> Poll<T> {
+        if let Some(found) = look(self) {
             return Poll::Ready(found);
         }
-        self.0.waker.register(cx.waker());
+        self.shared.waker.register(cx.waker());
         // Once more: what came in between would not wake us.
-        look(&mut self.0.waiting()).map_or(Poll::Pending, Poll::Ready)
+        look(self).map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The stream took so much more. `Some`: the broker wants to hear that so much was taken in all.
     pub fn took(&self, bytes: u64) -> Option<u64> {
-        let taken = self.0.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        self.0.is_wanted(taken).then_some(taken)
+        let taken = self.shared.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.shared.is_wanted(taken).then_some(taken)
     }
 }

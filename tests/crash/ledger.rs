@@ -17,6 +17,8 @@ pub struct Ledger {
     tasks: BTreeMap<u64, pb::Task>,
     groups: BTreeSet<String>,
     results: Vec<pb::TaskResult>,
+    /// Results that were confirmed before the log was read to its end. Slow workers go on.
+    confirmed: usize,
 }
 
 impl Ledger {
@@ -25,7 +27,7 @@ impl Ledger {
         let client = ControlClient::new(witness.connect(&witness.control));
         let options = || CallOption::default().wait_for_ready(true).timeout(witness.patience);
         let request = |follow| pb::ListRequest { follow, ..Default::default() };
-        let mut ledger = Ledger { tasks: BTreeMap::new(), groups: BTreeSet::new(), results: Vec::new() };
+        let mut ledger = Ledger { tasks: BTreeMap::new(), groups: BTreeSet::new(), results: Vec::new(), confirmed: 0 };
 
         let groups = client.list_groups(&pb::ListGroupsRequest::new(), options()).unwrap();
         ledger.groups = block_on(groups).unwrap().groups.into_iter().map(|group| group.name).collect();
@@ -55,6 +57,7 @@ impl Ledger {
             }
         }
         // What the library's workers still tell when all is settled is late, but it must not be wrong.
+        ledger.confirmed = witness.confirmed.lock().unwrap().len();
         let after = ledger.results.last().map_or(0, |result| result.seq);
         let mut pages = client.list_results(&pb::ListRequest { after, ..request(false) }, options()).unwrap();
         while let Some(page) = block_on(pages.next()) {
@@ -157,7 +160,7 @@ impl Ledger {
             (result.group.clone(), result.task_id, result.attempt, outcome, result.ret.clone())
         };
         let told: HashSet<_> = self.results.iter().map(told).collect();
-        for said in witness.confirmed.lock().unwrap().iter() {
+        for said in witness.confirmed.lock().unwrap().iter().take(self.confirmed) {
             let said = (said.group.clone(), said.id, said.attempt, said.outcome.to_owned(), said.ret.clone());
             assert!(told.contains(&said), "confirmed, and not in the log: {said:?}");
         }

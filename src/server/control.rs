@@ -35,21 +35,36 @@ pub(super) struct ControlService {
     pub(super) limit: usize,
 }
 
+/// The unary calls, each with the work behind it.
+macro_rules! unary {
+    ($($call:ident($request:ident) -> $response:ident = $work:ident;)*) => {$(
+        fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$request>, sink: UnarySink<pb::$response>) {
+            let service = self.clone();
+            ctx.spawn(async move {
+                let answer = match request {
+                    Ok(request) => service.$work(request).await,
+                    Err(e) => Err(Refusal::Undecodable(e)),
+                };
+                let _ = match answer {
+                    Ok(response) => sink.success(response).await,
+                    Err(refusal) => sink.fail(refusal.into()).await,
+                };
+            });
+        }
+    )*};
+}
+
 impl Control for ControlService {
-    fn submit(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::SubmitRequest>,
-        sink: UnarySink<pb::SubmitResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move {
-            let (tasks, refused) = convert::new_tasks(request.map_err(Refusal::Undecodable)?, service.limit);
-            match refused.into_iter().next() {
-                Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
-                None => service.accept(tasks).await,
-            }
-        });
+    unary! {
+        submit(SubmitRequest) -> SubmitResponse = accept_all;
+        list_clients(ListClientsRequest) -> ListClientsResponse = clients;
+        describe_task(DescribeTaskRequest) -> TaskLedger = describe;
+        list_groups(ListGroupsRequest) -> ListGroupsResponse = groups;
+        drop_dead(DropDeadRequest) -> DropDeadResponse = drop_dead_letter;
+        cancel_task(CancelTaskRequest) -> CancelTaskResponse = cancel;
+        retry_task(RetryTaskRequest) -> RetryTaskResponse = retry;
+        pause_group(PauseGroupRequest) -> PauseGroupResponse = pause;
+        remove_group(RemoveGroupRequest) -> RemoveGroupResponse = forget;
     }
 
     fn submit_stream(
@@ -138,42 +153,6 @@ impl Control for ControlService {
         );
     }
 
-    fn list_clients(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListClientsRequest>,
-        sink: UnarySink<pb::ListClientsResponse>,
-    ) {
-        let broker = self.broker.clone();
-        answer(&ctx, sink, async move {
-            request.map_err(Refusal::Undecodable)?;
-            Ok(convert::clients(broker.with(|core| core.clients()).await?))
-        });
-    }
-
-    fn describe_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::DescribeTaskRequest>,
-        sink: UnarySink<pb::TaskLedger>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.describe(request).await });
-    }
-
-    fn list_groups(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListGroupsRequest>,
-        sink: UnarySink<pb::ListGroupsResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move {
-            request.map_err(Refusal::Undecodable)?;
-            service.groups().await
-        });
-    }
-
     fn list_dead(
         &mut self,
         ctx: RpcContext<'_>,
@@ -201,56 +180,6 @@ impl Control for ControlService {
             },
         );
     }
-
-    fn drop_dead(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::DropDeadRequest>,
-        sink: UnarySink<pb::DropDeadResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.drop_dead(request).await });
-    }
-
-    fn cancel_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::CancelTaskRequest>,
-        sink: UnarySink<pb::CancelTaskResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.cancel(request).await });
-    }
-
-    fn retry_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::RetryTaskRequest>,
-        sink: UnarySink<pb::RetryTaskResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.retry(request).await });
-    }
-
-    fn pause_group(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::PauseGroupRequest>,
-        sink: UnarySink<pb::PauseGroupResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.pause(request).await });
-    }
-
-    fn remove_group(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::RemoveGroupRequest>,
-        sink: UnarySink<pb::RemoveGroupResponse>,
-    ) {
-        let service = self.clone();
-        answer(&ctx, sink, async move { service.remove_group(request).await });
-    }
 }
 
 /// A group by its name; none by an empty one.
@@ -258,26 +187,14 @@ fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
     Ok(if name.is_empty() { None } else { Some(Name::new("the group", name)?) })
 }
 
-/// Runs a unary call to its end.
-fn answer<T: Send + 'static>(
-    ctx: &RpcContext<'_>,
-    sink: UnarySink<T>,
-    work: impl Future<Output = Result<T, Refusal>> + Send + 'static,
-) {
-    ctx.spawn(async move {
-        let _ = match work.await {
-            Ok(response) => sink.success(response).await,
-            Err(refusal) => sink.fail(refusal.into()).await,
-        };
-    });
-}
-
 impl ControlService {
-    async fn accept(&self, tasks: Vec<crate::task::NewTask>) -> Result<pb::SubmitResponse, Refusal> {
-        if tasks.is_empty() {
-            return Ok(pb::SubmitResponse::new());
+    /// Accepts all tasks of a request, or none.
+    async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+        let (tasks, refused) = convert::new_tasks(request, self.limit);
+        match refused.into_iter().next() {
+            Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
+            None => Ok(convert::accepted(self.store.submit(tasks).await?)),
         }
-        Ok(convert::accepted(self.store.submit(tasks).await?))
     }
 
     /// Takes the tasks of a request that can be, and names the others: resolves when they have their place behind those of the

@@ -4,7 +4,6 @@ use super::control::ControlService;
 use super::convert;
 use super::status::Refusal;
 use crate::broker::{GroupInfo, Standing, Waits};
-use crate::codec::Decoded;
 use crate::store::{Reader, StoreError};
 use crate::task::{GroupName, Name, Outcome, Task, TaskId, TaskResult, Time};
 use crate::wire::control as pb;
@@ -16,8 +15,8 @@ impl ControlService {
         found.into_iter().next().ok_or(Refusal::NoSuchTask(id, newest))
     }
 
-    pub(super) async fn describe(&self, request: Decoded<pb::DescribeTaskRequest>) -> Result<pb::TaskLedger, Refusal> {
-        let task = self.task(request.map_err(Refusal::Undecodable)?.id).await?;
+    pub(super) async fn describe(&self, request: pb::DescribeTaskRequest) -> Result<pb::TaskLedger, Refusal> {
+        let task = self.task(request.id).await?;
         let id = task.id;
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
         let asked = task.clone();
@@ -38,18 +37,19 @@ impl ControlService {
         })
     }
 
-    pub(super) async fn groups(&self) -> Result<pb::ListGroupsResponse, Refusal> {
+    pub(super) async fn clients(&self, _: pb::ListClientsRequest) -> Result<pb::ListClientsResponse, Refusal> {
+        Ok(convert::clients(self.broker.with(|core| core.clients()).await?))
+    }
+
+    pub(super) async fn groups(&self, _: pb::ListGroupsRequest) -> Result<pb::ListGroupsResponse, Refusal> {
         let infos = self.broker.with(|core| core.groups(Time::now())).await?;
         let counted = move |reader: &mut dyn Reader| infos.into_iter().map(|info| count_group(reader, info)).collect();
         let groups: Vec<pb::Group> = self.queries.run(counted).await?;
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
     }
 
-    pub(super) async fn cancel(
-        &self,
-        request: Decoded<pb::CancelTaskRequest>,
-    ) -> Result<pb::CancelTaskResponse, Refusal> {
-        let task = self.task(request.map_err(Refusal::Undecodable)?.id).await?;
+    pub(super) async fn cancel(&self, request: pb::CancelTaskRequest) -> Result<pb::CancelTaskResponse, Refusal> {
+        let task = self.task(request.id).await?;
         // First for those who have not read it yet, and for those who come later.
         self.store.expire(task.id, Some(Time::now())).await?;
         let groups = self.broker.with(move |core| core.cancel(&task, Time::now())).await?;
@@ -57,8 +57,7 @@ impl ControlService {
         Ok(pb::CancelTaskResponse { groups, ..pb::CancelTaskResponse::default() })
     }
 
-    pub(super) async fn retry(&self, request: Decoded<pb::RetryTaskRequest>) -> Result<pb::RetryTaskResponse, Refusal> {
-        let request = request.map_err(Refusal::Undecodable)?;
+    pub(super) async fn retry(&self, request: pb::RetryTaskRequest) -> Result<pb::RetryTaskResponse, Refusal> {
         let task = self.task(request.id).await?;
         let names = if request.group.is_empty() {
             let results = self.queries.run(move |reader| reader.results_of(request.id)).await?;
@@ -82,11 +81,7 @@ impl ControlService {
         Ok(pb::RetryTaskResponse { groups: groups as u32, ..pb::RetryTaskResponse::default() })
     }
 
-    pub(super) async fn drop_dead(
-        &self,
-        request: Decoded<pb::DropDeadRequest>,
-    ) -> Result<pb::DropDeadResponse, Refusal> {
-        let request = request.map_err(Refusal::Undecodable)?;
+    pub(super) async fn drop_dead_letter(&self, request: pb::DropDeadRequest) -> Result<pb::DropDeadResponse, Refusal> {
         let (id, name) = (self.task(request.id).await?.id, Name::new("the group", &request.group)?);
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
         if !settlement(&results, &name).is_some_and(|r| r.result.outcome.is_dead()) {
@@ -97,23 +92,22 @@ impl ControlService {
         Ok(pb::DropDeadResponse::new())
     }
 
-    pub(super) async fn pause(
-        &self,
-        request: Decoded<pb::PauseGroupRequest>,
-    ) -> Result<pb::PauseGroupResponse, Refusal> {
-        let request = request.map_err(Refusal::Undecodable)?;
+    pub(super) async fn pause(&self, request: pb::PauseGroupRequest) -> Result<pb::PauseGroupResponse, Refusal> {
         let name = Name::new("the group", &request.group)?;
         self.broker.with(move |core| core.pause(&name, request.paused, Time::now())).await??;
         self.broker.flushed().await?;
         Ok(pb::PauseGroupResponse::new())
     }
 
-    pub(super) async fn remove_group(
-        &self,
-        request: Decoded<pb::RemoveGroupRequest>,
-    ) -> Result<pb::RemoveGroupResponse, Refusal> {
-        let name = Name::new("the group", &request.map_err(Refusal::Undecodable)?.group)?;
-        let owed = self.groups().await?.groups.iter().find(|group| group.name == name.as_str()).map_or(0, |g| g.lag);
+    pub(super) async fn forget(&self, request: pb::RemoveGroupRequest) -> Result<pb::RemoveGroupResponse, Refusal> {
+        let name = Name::new("the group", &request.group)?;
+        let owed = self
+            .groups(pb::ListGroupsRequest::new())
+            .await?
+            .groups
+            .iter()
+            .find(|group| group.name == name.as_str())
+            .map_or(0, |g| g.lag);
         self.broker.with(move |core| core.remove_group(&name)).await??;
         self.broker.flushed().await?;
         Ok(pb::RemoveGroupResponse { owed, ..pb::RemoveGroupResponse::default() })

@@ -235,6 +235,8 @@ impl Model {
 
     pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Time) {
         let peer = self.peers.get_mut(&stream.join.peer).unwrap();
+        // Of two streams of one address, only the core knows which delivery came first: they come out of it stream by stream.
+        peer.unsure |= peer.sessions > 1;
         peer.unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
             assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");

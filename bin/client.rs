@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::client::{Config, Error, Event, Exec, From, Reply, Task, Worker};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -113,6 +113,9 @@ enum Start {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = contact::manual::asked(Args::command()) {
+        return code;
+    }
     let args = Args::parse();
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,grpcio=error"))
         .format_target(false)

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::broker::{self, From};
 use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server};
 use contact::task::Name;
@@ -20,6 +20,7 @@ use signal_hook::iterator::Signals;
 /// contactctl. What was accepted is on disk, in the folder --data, and goes on after a restart.
 #[derive(Parser)]
 #[command(
+    name = "contact-server",
     version,
     after_help = "Examples:
   contact-server                          serve on 127.0.0.1:50051, keep everything in ./contact-data
@@ -85,6 +86,9 @@ fn max_task(text: &str) -> Result<usize, String> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = contact::manual::asked(Args::command()) {
+        return code;
+    }
     let args = Args::parse();
     // C-core says little that is of use to anyone who does not debug it.
     let filter = env_logger::Env::default().default_filter_or("info,grpcio=error");

@@ -7,12 +7,14 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`wire`], [`codec`]: messages.
+//! - [`manual`]: completions and man pages of the programs.
 
 pub mod broker;
 pub mod client;
 pub mod codec;
 pub mod ctl;
 pub mod mailbox;
+pub mod manual;
 pub mod server;
 pub mod store;
 pub mod task;

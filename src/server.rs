@@ -2,6 +2,7 @@
 //!
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
+mod about;
 mod contact;
 mod control;
 mod convert;
@@ -23,6 +24,7 @@ use futures::future::{self, Either};
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
+use self::about::About;
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
@@ -98,6 +100,7 @@ const GRACE: Duration = Duration::from_secs(3);
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        let about = Arc::new(About::new(&config));
         let (store, recovered) = Store::open(&config.data)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -116,12 +119,14 @@ impl Server {
             queries: pool.queries(),
             followers: followers.clone(),
             limit,
+            about: about.clone(),
         };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
         let (control, operators) =
             listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+        about.listening(&clients, &operators);
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;

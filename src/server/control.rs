@@ -1,12 +1,14 @@
 //! The `Control` service: what operators call.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
 use super::contact::Ended;
+use super::about::About;
 use super::convert;
 use super::follow::{self, Followers};
 use super::operate;
@@ -33,6 +35,7 @@ pub(super) struct ControlService {
     pub(super) followers: Followers,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) about: Arc<About>,
 }
 
 /// The unary calls, each with the work behind it.
@@ -65,6 +68,7 @@ impl Control for ControlService {
         retry_task(RetryTaskRequest) -> RetryTaskResponse = retry;
         pause_group(PauseGroupRequest) -> PauseGroupResponse = pause;
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = forget;
+        get_server(GetServerRequest) -> Server = about;
     }
 
     fn submit_stream(

@@ -48,6 +48,33 @@ impl ControlService {
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
     }
 
+    pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
+        let (clients, groups) = self.broker.with(|core| (core.connected(), core.groups(Time::now()))).await?;
+        let mut server = pb::Server {
+            clients: clients as u32,
+            groups: groups.len() as u32,
+            in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+            refuses: self.store.failure().unwrap_or_default(),
+            ..self.about.settings()
+        };
+        let about = self.about.clone();
+        let count = move |reader: &mut dyn Reader| {
+            about.measure(&mut server);
+            if request.counted {
+                let counted = groups.into_iter().map(|group| count_group(reader, group));
+                let counted = counted.collect::<Result<Vec<_>, _>>()?;
+                server.lag = Some(counted.iter().map(|group| group.lag).sum());
+                server.dead = Some(counted.iter().map(|group| group.dead).sum());
+            }
+            Ok(server)
+        };
+        let mut server = self.queries.run(count).await?;
+        let at = self.store.tail().positions();
+        (server.tasks, server.results, server.statuses) = (at.task, at.result, at.status);
+        server.now = Time::now().0;
+        Ok(server)
+    }
+
     pub(super) async fn cancel(&self, request: pb::CancelTaskRequest) -> Result<pb::CancelTaskResponse, Refusal> {
         let task = self.task(request.id).await?;
         // First for those who have not read it yet, and for those who come later.

@@ -23,6 +23,7 @@ mod server;
 mod submit;
 mod table;
 mod tally;
+mod top;
 
 pub use args::Args;
 pub use error::Error;
@@ -55,7 +56,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Man { dir: None } => Ok(io::stdout().write_all(&manual::page(Args::command())?)?),
         Command::Man { dir: Some(dir) } => manual::pages(Args::command(), &dir)
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
-        Command::Top(_) => todo!(),
+        Command::Top(top) => top::run(&top, &args.server, out),
         Command::Task { id } => manage::describe(&link()?, id, out),
         Command::Cancel { id } => manage::cancel(&link()?, id, out),
         Command::Retry { id, group } => manage::retry(&link()?, id, group.unwrap_or_default(), out),

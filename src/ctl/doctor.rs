@@ -227,13 +227,10 @@ async fn hold(channel: &Channel, how_long: Duration) -> Result<Finding, Error> {
 /// Whether clients let leases end.
 async fn leases(link: &Link, server: Option<&pb::Server>) -> Result<Finding, Error> {
     let request = pb::ListRequest { latest: OUTCOMES, ..Default::default() };
-    let mut pages = link.client.list_results(&request, Link::answer_soon()).map_err(|e| link.error(e))?;
-    let (mut all, mut ended) = (0, 0);
-    while let Some(page) = pages.next().await {
-        let page = page.map_err(|e| link.error(e))?;
-        all += page.results.len() as u64;
-        ended += page.results.iter().filter(|r| r.outcome == pb::Outcome::TIMED_OUT.into()).count() as u64;
-    }
+    let pages = link.pages(link.client.list_results(&request, Link::answer_soon())).await?;
+    let outcomes = || pages.iter().flat_map(|page| &page.results).map(|result| result.outcome);
+    let all = outcomes().count() as u64;
+    let ended = outcomes().filter(|outcome| *outcome == pb::Outcome::TIMED_OUT.into()).count() as u64;
     let says = match all {
         0 => "no outcomes yet".to_owned(),
         _ => format!("{ended} of the latest {} are leases that ended", count(all, "outcome")),

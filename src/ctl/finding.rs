@@ -28,16 +28,6 @@ pub(super) enum Status {
     Failed,
 }
 
-impl Status {
-    pub(super) fn word(self) -> &'static str {
-        match self {
-            Status::Ok => "ok",
-            Status::Warning => "warning",
-            Status::Failed => "failed",
-        }
-    }
-}
-
 /// What one check came to.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Finding {

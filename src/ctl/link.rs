@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use futures::executor::block_on;
 use grpcio::{CallOption, Channel, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
@@ -86,6 +87,14 @@ impl Link {
         call: grpcio::Result<grpcio::ClientUnaryReceiver<T>>,
     ) -> Result<T, Error> {
         async { call?.await }.await.map_err(|e| self.error(e))
+    }
+
+    /// All pages of a list that comes to an end.
+    pub(super) async fn pages<P>(
+        &self,
+        call: grpcio::Result<grpcio::ClientSStreamReceiver<P>>,
+    ) -> Result<Vec<P>, Error> {
+        async { call?.try_collect().await }.await.map_err(|e| self.error(e))
     }
 
     /// What a failed call means.

@@ -12,11 +12,11 @@ fn text_if_set(text: String) -> Option<String> {
 }
 
 /// What a table has where there is nothing.
-fn or_dash(text: &str) -> String {
+pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
-fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
+pub(super) fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
     match value.enum_value() {
         Ok(known) => format!("{known:?}"),
         Err(number) => format!("UNKNOWN_{number}"),

@@ -29,6 +29,7 @@ pub(super) trait Row: Serialize {
 }
 
 /// A column: its heading, and what is under it.
+#[derive(Clone, Copy)]
 pub(super) enum Column {
     /// Aligned at the right, and never cut.
     Number(&'static str),

@@ -3,13 +3,18 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory as _, Parser as _};
 use contact::ctl;
 
 fn main() -> ExitCode {
     // C-core's own log is for those who ask for it with RUST_LOG.
     env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("error")).init();
     grpcio::redirect_log();
+    // Where CONTACT_CONTROL is set, clap takes that for an argument, and would not show its help.
+    if std::env::args_os().len() == 1 {
+        let _ = ctl::Args::command().print_help();
+        return ExitCode::from(2);
+    }
     let args = ctl::Args::parse();
     let json = args.json;
     match ctl::run(args) {

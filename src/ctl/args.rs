@@ -144,9 +144,12 @@ Example:
         group: String,
     },
     /// Forget a group (group rm).
-    #[command(subcommand, after_help = "\
+    #[command(
+        subcommand,
+        after_help = "\
 Example:
-  contactctl group rm workers")]
+  contactctl group rm workers"
+    )]
     Group(Group),
     Bench(Bench),
     /// Print the script that makes a shell complete command lines.

@@ -7,13 +7,13 @@ use futures::{FutureExt, StreamExt, select};
 use grpcio::{CallOption, Channel, ConnectivityState, MetadataBuilder, RpcStatusCode};
 use humantime::format_duration;
 
+use super::Error;
 use super::args;
 use super::finding::{self, Finding, Status};
 use super::interrupt::Interrupt;
 use super::link::{self, Link};
 use super::manage::count;
 use super::out::{Out, escape};
-use super::Error;
 use crate::task::Time;
 use crate::wire::contact::{ClientMsg, Empty, Result as Told};
 use crate::wire::contact_grpc::ContactClient;
@@ -71,23 +71,31 @@ async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Res
         Ok(link) => link,
         Err(_) => {
             let remedy = "start contact-server, or name its --control address with --server";
-            return told.tell(&Finding::bad("control", Status::Failed, format!("no server answers at {address}"), remedy));
+            return told.tell(&Finding::bad(
+                "control",
+                Status::Failed,
+                format!("no server answers at {address}"),
+                remedy,
+            ));
         }
     };
     let connected = began.elapsed();
     let asked = Time::now();
-    let server = match server(&link).await {
+    let server = match link.answer(link.client.get_server(&pb::GetServerRequest::new(), Link::answer_soon())).await {
         Ok(server) => Some(server),
         // Older than this call: everything else can be asked all the same.
         Err(Error::Unimplemented { .. }) => None,
-        Err(e) => {
-            return told.tell(&Finding::bad("control", Status::Failed, e.to_string(), "see what the server logs"));
-        }
+        Err(e) => return told.tell(&no_answer(&e)),
+    };
+    let answered = Time::now();
+    let groups = match link.answer(link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon())).await {
+        Ok(answer) => answer.groups,
+        Err(e) => return told.tell(&no_answer(&e)),
     };
     told.tell(&Finding::ok("control", format!("answers at {address}, {} ms to connect", connected.as_millis())))?;
     told.tell(&version(server.as_ref()))?;
     if let Some(server) = &server {
-        told.tell(&clock(server.now, asked, Time::now()))?;
+        told.tell(&clock(server.now, asked, answered))?;
     }
     let clients = match (&doctor.listen, &server) {
         (Some(named), _) => named.clone(),
@@ -105,14 +113,13 @@ async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Res
     if let Some(server) = &server {
         told.tell_all(finding::of_server(server))?;
     }
-    let groups = link.answer(link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon())).await?;
-    told.tell_all(finding::of_groups(&groups.groups, server.as_ref(), Time::now()))?;
+    told.tell_all(finding::of_groups(&groups, server.as_ref(), Time::now()))?;
     told.tell(&leases(&link, server.as_ref()).await?)
 }
 
-/// Asks the server about itself, without what has to be counted.
-async fn server(link: &Link) -> Result<pb::Server, Error> {
-    link.answer(link.client.get_server(&pb::GetServerRequest::new(), Link::answer_soon())).await
+/// Somebody listens there who is of no help.
+fn no_answer(error: &Error) -> Finding {
+    Finding::bad("control", Status::Failed, error.to_string(), "name the server's --control address with --server")
 }
 
 fn version(server: Option<&pb::Server>) -> Finding {
@@ -135,7 +142,12 @@ fn clock(theirs: i64, asked: Time, answered: Time) -> Finding {
         ..CLOCK_WARNING => Finding::ok("clock", "the server's and this one agree"),
         difference => {
             let status = if difference < CLOCK_FAILED { Status::Warning } else { Status::Failed };
-            Finding::bad("clock", status, says, "keep both right: timedatectl set-ntp true; delays and expiries go by them")
+            Finding::bad(
+                "clock",
+                status,
+                says,
+                "keep both right: timedatectl set-ntp true; delays and expiries go by them",
+            )
         }
     }
 }
@@ -176,7 +188,9 @@ async fn client_port(channel: &Channel, address: &str, server: Option<&pb::Serve
     match answer {
         Some(Err(grpcio::Error::RpcFailure(status))) => match status.code() {
             RpcStatusCode::INVALID_ARGUMENT => fine("answers"),
-            RpcStatusCode::UNAUTHENTICATED | RpcStatusCode::PERMISSION_DENIED => fine("answers, and asks for credentials"),
+            RpcStatusCode::UNAUTHENTICATED | RpcStatusCode::PERMISSION_DENIED => {
+                fine("answers, and asks for credentials")
+            }
             RpcStatusCode::UNIMPLEMENTED => failed(
                 format!("there is no getTask at {address}"),
                 "name the server's --listen address with --listen, not its --control address",
@@ -199,7 +213,8 @@ async fn hold(channel: &Channel, how_long: Duration) -> Result<Finding, Error> {
         let after = began.elapsed().as_secs();
         let heartbeat = (after / 2).clamp(1, 20);
         let says = format!("an idle connection was cut after {after} s ({})", escape(&reason));
-        let remedy = format!("start clients with --heartbeat {heartbeat}s, or let what is on the way keep idle streams longer");
+        let remedy =
+            format!("start clients with --heartbeat {heartbeat}s, or let what is on the way keep idle streams longer");
         Finding::bad("keepalive", Status::Failed, says, remedy)
     };
     let (_sink, mut answers): (grpcio::ClientDuplexSender<ClientMsg>, grpcio::ClientDuplexReceiver<Told>) =

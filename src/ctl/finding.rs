@@ -83,7 +83,12 @@ fn disk(server: &pb::Server) -> Option<Finding> {
         DISK_FAILED..DISK_WARNING => Status::Warning,
         _ => return Some(Finding::ok("disk", says)),
     };
-    Some(Finding::bad("disk", status, says, "make room there, or start the server with --retain-bytes, or a shorter --retain"))
+    Some(Finding::bad(
+        "disk",
+        status,
+        says,
+        "make room there, or start the server with --retain-bytes, or a shorter --retain",
+    ))
 }
 
 /// Clients, each of which is a file, have four fifths of what is allowed before somebody is told.
@@ -99,7 +104,8 @@ fn files(server: &pb::Server) -> Option<Finding> {
         _ => return Some(Finding::ok("open files", says)),
     };
     let more = limit.saturating_mul(4);
-    let remedy = format!("start the server with a higher limit: LimitNOFILE={more} in its systemd unit, or ulimit -n {more}");
+    let remedy =
+        format!("start the server with a higher limit: LimitNOFILE={more} in its systemd unit, or ulimit -n {more}");
     Some(Finding::bad("open files", status, says, remedy))
 }
 
@@ -143,10 +149,10 @@ fn unserved(groups: &[pb::Group]) -> Finding {
         |group| group.clients == 0 && group.lag > 0,
         "every group with tasks has clients",
         |group| format!("{} ({})", group.name, count(group.lag, "task")),
-        |names, _| format!("no client is connected of {names}"),
+        |names, many| format!("{names} {} no client connected", if many == 1 { "has" } else { "have" }),
         |group| {
             let name = quoted(&group.name);
-            format!("start contact-client --group {name}, or forget the group: contactctl group rm {name}")
+            format!("contact-client --group {name}, or contactctl group rm {name}")
         },
     )
 }
@@ -186,8 +192,8 @@ fn dead(groups: &[pb::Group]) -> Finding {
         |group| group.dead > 0,
         "none",
         |group| format!("{} ({})", group.name, HumanCount(group.dead)),
-        |names, _| format!("tasks were given up in {names}"),
-        |group| format!("contactctl dead --group {} shows why; then with --retry, or --drop", quoted(&group.name)),
+        |names, _| format!("given up in {names}"),
+        |group| format!("contactctl dead --group {}, then with --retry or --drop", quoted(&group.name)),
     )
 }
 
@@ -234,7 +240,8 @@ mod tests {
 
     #[test]
     fn groups_that_are_well_are_all_ok() {
-        let fine = [group("a"), pb::Group { clients: 0, ..group("b") }, pb::Group { lag: 9, in_flight: 9, ..group("c") }];
+        let fine =
+            [group("a"), pb::Group { clients: 0, ..group("b") }, pb::Group { lag: 9, in_flight: 9, ..group("c") }];
         for finding in of_groups(&fine, Some(&pb::Server::default()), NOW) {
             assert_eq!((finding.status, &finding.remedy), (Status::Ok, &None), "{finding:?}");
         }
@@ -244,21 +251,23 @@ mod tests {
     fn each_trouble_of_a_group_names_the_command_that_helps() {
         let waits = pb::Group { clients: 0, lag: 3, ..group("mail; rm") };
         let (_, says, remedy) = bad(of_groups(&[waits], None, NOW), "unserved");
-        assert_eq!(says, "no client is connected of mail; rm (3 tasks)");
-        let starts = "start contact-client --group 'mail; rm', or forget the group: contactctl group rm 'mail; rm'";
+        assert_eq!(says, "mail; rm (3 tasks) has no client connected");
+        let starts = "contact-client --group 'mail; rm', or contactctl group rm 'mail; rm'";
         assert_eq!(remedy, starts);
         let hangs = pb::Group { lag: 3, oldest: 17, oldest_at: NOW.0 - 120_000, ..group("a") };
         let (_, says, remedy) = bad(of_groups(std::slice::from_ref(&hangs), None, NOW), "hanging");
         assert!(says.ends_with("a (task 17 for 2 min)") && remedy == "contactctl task 17 says why", "{says}; {remedy}");
         let kept = pb::Server { retain_ms: 60_000, ..Default::default() };
         let (_, says, remedy) = bad(of_groups(&[hangs], Some(&kept), NOW), "retention");
-        assert!(says.ends_with("a (task 17, 2 min ago)") && remedy.starts_with("contactctl cancel 17"), "{says}; {remedy}");
+        assert!(
+            says.ends_with("a (task 17, 2 min ago)") && remedy.starts_with("contactctl cancel 17"),
+            "{says}; {remedy}"
+        );
     }
 
     #[test]
     fn of_many_groups_the_worst_are_named_and_the_others_counted() {
-        let groups: Vec<_> =
-            (1..=9).map(|n| pb::Group { paused: true, lag: n, ..group(&format!("g{n}")) }).collect();
+        let groups: Vec<_> = (1..=9).map(|n| pb::Group { paused: true, lag: n, ..group(&format!("g{n}")) }).collect();
         let (_, says, remedy) = bad(of_groups(&groups, None, NOW), "paused");
         assert_eq!((says.as_str(), remedy.as_str()), ("g9, g8, g7 and 6 more are paused", "contactctl resume g9"));
     }

@@ -17,10 +17,7 @@ pub(super) const STYLES: Styles = Styles::styled()
     .placeholder(AnsiColor::BrightBlack.on_default());
 
 const GROUPS: [(&str, &[&str]); 4] = [
-    (
-        "Look:",
-        &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "doctor"],
-    ),
+    ("Look:", &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "doctor"]),
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["completions", "man"]),
@@ -45,7 +42,7 @@ pub(super) fn overview() -> StyledStr {
 /// What stands under it.
 pub(super) fn notes() -> String {
     format!(
-        "\\
+        "\
 Examples:
   contactctl submit 'reindex the catalogue'
   contactctl top

@@ -43,10 +43,7 @@ pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
 pub(super) async fn connected(channel: &Channel) -> bool {
     let deadline = Instant::now() + CONNECT;
     let mut state = channel.check_connectivity_state(true);
-    while !matches!(
-        state,
-        ConnectivityState::GRPC_CHANNEL_READY | ConnectivityState::GRPC_CHANNEL_TRANSIENT_FAILURE
-    ) {
+    while !matches!(state, ConnectivityState::GRPC_CHANNEL_READY | ConnectivityState::GRPC_CHANNEL_TRANSIENT_FAILURE) {
         let left = deadline.saturating_duration_since(Instant::now());
         if !channel.wait_for_state_change(state, left).await {
             break;

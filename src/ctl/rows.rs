@@ -80,7 +80,7 @@ impl Task {
 }
 
 impl Row for Task {
-    const COLUMNS: &'static [Column] = 
+    const COLUMNS: &'static [Column] =
         &[Column::Number("ID"), Column::Word("ACCEPTED"), Column::Name("TO"), Column::Text("TASK")];
     fn cells(&self, times: Times) -> Vec<String> {
         let to = or_dash(self.to.as_deref().unwrap_or_default());
@@ -158,7 +158,7 @@ impl From<pb::Status> for Status {
 }
 
 impl Row for Status {
-    const COLUMNS: &'static [Column] = 
+    const COLUMNS: &'static [Column] =
         &[Column::Number("SEQ"), Column::Word("AT"), Column::Name("CLIENT"), Column::Text("STATUS")];
     fn cells(&self, times: Times) -> Vec<String> {
         vec![self.seq.to_string(), times.show(self.at), or_dash(&self.client), self.msg.clone()]

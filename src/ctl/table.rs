@@ -79,7 +79,8 @@ impl Widths {
 
     /// How wide the columns are where there is so much room; together they may still be wider, if it is very little.
     pub(super) fn fit(&self, columns: &[Column], room: Option<usize>) -> Vec<usize> {
-        let mut widths: Vec<_> = self.headings.iter().zip(&self.cells).map(|(heading, cell)| *heading.max(cell)).collect();
+        let mut widths: Vec<_> =
+            self.headings.iter().zip(&self.cells).map(|(heading, cell)| *heading.max(cell)).collect();
         let Some(room) = room else { return widths };
         let over = |widths: &[usize]| (widths.iter().sum::<usize>() + GAP * (widths.len() - 1)).saturating_sub(room);
         let cut_text = |widths: &mut Vec<usize>, least: usize| {
@@ -97,7 +98,8 @@ impl Widths {
             }
         }
         while over(&widths) > 0 {
-            let names = (0..widths.len()).filter(|&at| matches!(columns[at], Column::Name(_)) && widths[at] > SHORT_NAME);
+            let names =
+                (0..widths.len()).filter(|&at| matches!(columns[at], Column::Name(_)) && widths[at] > SHORT_NAME);
             let Some(widest) = names.max_by_key(|&at| widths[at]) else { break };
             widths[widest] -= 1;
         }

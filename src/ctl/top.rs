@@ -30,9 +30,9 @@ use crate::task::Time;
 use crate::wire::control as pb;
 
 /// A frame that nobody looks at is so wide...
-const WIDTH: u16 = 100;
-/// ...and shows so many rows of the table.
-const ROWS: u16 = 1000;
+const WIDTH: u16 = 120;
+/// ...and shows so many groups at most.
+const ROWS: usize = 1000;
 /// The server spends at most one part in so many of its time on being looked at.
 const SHARE: u32 = 10;
 
@@ -71,10 +71,10 @@ fn once(server: &str, mut out: Out) -> Result<(), Error> {
         return Ok(out.object(&look.summary(), "")?);
     }
     let width = Term::stdout().size_checked().map_or(WIDTH, |(_, columns)| columns);
-    let rows = u16::try_from(look.groups.len()).unwrap_or(ROWS).min(ROWS);
+    let height = Frame::height_of(&look, ROWS);
     let mut board = Board::new(server);
     board.looked(look);
-    let mut buffer = Buffer::empty(Rect::new(0, 0, width, Frame::height(&board, rows)));
+    let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
     Frame { board: &board, theme: Theme::plain(), now: Time::now(), live: false }.draw(&mut buffer);
     for y in 0..buffer.area.height {
         out.text(frame::text(&buffer, y).trim_end())?;
@@ -102,6 +102,7 @@ impl Live<'_> {
         loop {
             if asking.is_terminated() && (Instant::now() >= due || board.is_hasty()) {
                 began = Instant::now();
+                board.asked(Time::now());
                 asking = self.ask(link.take(), board.view, board.take_pause()).boxed_local().fuse();
             }
             let frame = Frame { board: &board, theme: self.theme, now: Time::now(), live: true };
@@ -119,10 +120,15 @@ impl Live<'_> {
                 },
                 (connection, look) = asking => {
                     link = connection;
-                    due = began + self.interval.max(began.elapsed() * SHARE);
                     match look {
-                        Ok(look) => board.looked(look),
-                        Err(e) => board.lost(&e),
+                        Ok(look) => {
+                            due = began + self.interval.max(began.elapsed() * SHARE);
+                            board.looked(look);
+                        }
+                        Err(e) => {
+                            due = Instant::now() + self.interval;
+                            board.lost(&e);
+                        }
                     }
                 }
                 () = interrupt => return Ok(()),

@@ -7,8 +7,8 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
-use super::contact::Ended;
 use super::about::About;
+use super::contact::Ended;
 use super::convert;
 use super::follow::{self, Followers};
 use super::operate;

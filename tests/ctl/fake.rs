@@ -371,12 +371,7 @@ impl Control for Service {
         self.unary(&ctx, format!("remove {}", request.unwrap().group), sink, answer);
     }
 
-    fn get_server(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::GetServerRequest>,
-        sink: UnarySink<pb::Server>,
-    ) {
+    fn get_server(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::GetServerRequest>, sink: UnarySink<pb::Server>) {
         let answer = self.state().server.clone();
         self.unary(&ctx, format!("server counted {}", request.unwrap().counted), sink, answer);
     }

@@ -7,11 +7,11 @@ use std::collections::VecDeque;
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::look::{Look, View};
+use crate::ctl::Error;
 use crate::ctl::moment::Times;
 use crate::ctl::out::escape;
 use crate::ctl::rows;
 use crate::ctl::table::{Column, Row};
-use crate::ctl::Error;
 use crate::task::Time;
 
 /// Looks whose rates are remembered: what fits on a very wide screen.
@@ -66,6 +66,8 @@ pub(super) struct Board {
     pub(super) look: Option<Look>,
     /// Since when there was no answer, and why.
     pub(super) trouble: Option<(Time, String)>,
+    /// Since when an answer is awaited.
+    pub(super) waiting: Option<Time>,
     /// The newest last; `None` where contact was lost between two looks.
     pub(super) rates: VecDeque<Option<Rate>>,
     pub(super) view: View,
@@ -89,6 +91,7 @@ impl Board {
             server: server.to_owned(),
             look: None,
             trouble: None,
+            waiting: None,
             rates: VecDeque::new(),
             view: View::Groups,
             mode: Mode::Look,
@@ -101,8 +104,14 @@ impl Board {
         }
     }
 
+    /// A look was begun.
+    pub(super) fn asked(&mut self, now: Time) {
+        self.waiting = Some(now);
+    }
+
     /// A look came to an end.
     pub(super) fn looked(&mut self, look: Look) {
+        self.waiting = None;
         let before = self.look.as_ref().and_then(|look| look.server.as_ref());
         if let (Some(before), Some(server)) = (before, &look.server) {
             let seconds = (server.now - before.now) as f64 / 1000.0;
@@ -120,6 +129,7 @@ impl Board {
 
     /// A look came to nothing.
     pub(super) fn lost(&mut self, why: &Error) {
+        self.waiting = None;
         match why {
             // The server is there, and said no to what was asked beside the look.
             Error::Refused(_) if self.trouble.is_none() => self.message = Some(why.to_string()),
@@ -281,7 +291,11 @@ impl Board {
                 }
                 let lines = clients.into_iter().map(|client| {
                     let group = (!client.group.is_empty()).then(|| client.group.clone());
-                    (format!("{} {} {}", client.peer, client.client, client.since), group, rows::Client::from(client.clone()))
+                    (
+                        format!("{} {} {}", client.peer, client.client, client.since),
+                        group,
+                        rows::Client::from(client.clone()),
+                    )
                 });
                 (rows::Client::COLUMNS, self.lines(lines, times))
             }
@@ -400,7 +414,8 @@ pub(super) mod tests {
 
     #[test]
     fn sorting_goes_round_for_each_view() {
-        let mut board = board(vec![pb::Group { rate: 5.0, dead: 1, ..group("b", 1) }, pb::Group { dead: 2, ..group("a", 3) }]);
+        let mut board =
+            board(vec![pb::Group { rate: 5.0, dead: 1, ..group("b", 1) }, pb::Group { dead: 2, ..group("a", 3) }]);
         let mut seen = vec![];
         for _ in 0..5 {
             seen.push((board.sorted_by(), names(&board)[0].clone()));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use console::measure_text_width;
+use console::{measure_text_width, truncate_str};
 use indicatif::HumanCount;
 use ratatui::buffer::Buffer;
 use ratatui::layout::{Alignment, Rect};
@@ -24,26 +24,30 @@ const ABOVE: u16 = 9;
 /// Things that need attention, at most.
 const ATTENTION: u16 = 3;
 /// The latest outcomes, at most.
-const OUTCOMES: u16 = 6;
-/// Less than this is left to the table before the outcomes go.
-const TABLE: u16 = 8;
-/// Narrower than this, columns are left out that are not needed to see what is wrong.
-const NARROW: u16 = 90;
-const LEFT_OUT: &[&str] = &["OLDEST", "PEER", "WINDOW", "SEQ", "ATTEMPT"];
+const OUTCOMES: u16 = 20;
+/// They get so many rows before a long table gets more...
+const FAIR_OUTCOMES: u16 = 6;
+/// ...which gets so many before they get any.
+const FAIR_TABLE: u16 = 8;
+/// An answer that takes longer is waited for in sight.
+const PATIENCE: i64 = 3_000;
+/// Columns that are not needed to see what is wrong, and how wide the screen is that has room for them.
+const LEFT_OUT: &[(&str, u16)] =
+    &[("SINCE", 70), ("WINDOW", 80), ("OLDEST", 90), ("PEER", 90), ("ATTEMPT", 90), ("SEQ", u16::MAX)];
 
 const HELP: &str = "\
 1 2 3     groups, clients, tasks
 tab       the next of them
-↑ ↓ k j   move; also page up and down, g G
+↑ ↓ k j   move; also the page keys, g and G
 /         show only what contains a text
 esc       show all again
 s         sort by something else
 p         pause or resume the group
 q         quit
 
-The numbers are the server's. Outcomes
-are all that clients told, RETRY and
-FAILED included, and leases that ended.";
+Lag counts what is not settled. The curve of
+settled/s is of all outcomes: retries, failures
+and leases that ended, too.";
 
 /// What has which colour: as little as possible.
 #[derive(Clone, Copy)]
@@ -66,7 +70,7 @@ impl Theme {
             accent: strong,
             warning: strong,
             failed: strong,
-            selected: Style::new().add_modifier(Modifier::REVERSED),
+            selected: Style::new().add_modifier(Modifier::REVERSED).remove_modifier(Modifier::DIM),
         }
     }
 
@@ -107,14 +111,10 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// How high a frame is that shows so many rows of the table, and nobody looks at.
-    pub(super) fn height(board: &Board, rows: u16) -> u16 {
-        let findings = board.look.as_ref().map_or(0, |look| look.findings.len());
-        let results = board.look.as_ref().map_or(0, |look| look.results.len());
-        let outcomes = u16::try_from(results).unwrap_or(OUTCOMES).min(OUTCOMES);
-        let more_findings = u16::try_from(findings).unwrap_or(ATTENTION).clamp(1, ATTENTION) - 1;
-        // The heading of the table; the gap, the title and the heading of the outcomes.
-        ABOVE + more_findings + 1 + rows.max(TABLE) + outcomes + 2
+    /// How high a frame is that shows at most so many groups, and nobody looks at.
+    pub(super) fn height_of(look: &Look, most: usize) -> u16 {
+        let attention = u16::try_from(look.findings.len()).unwrap_or(ATTENTION).clamp(1, ATTENTION);
+        ABOVE - 1 + attention + height(look.groups.len().min(most)) + outcomes_of(look).min(FAIR_OUTCOMES + 2)
     }
 
     pub(super) fn draw(&self, buffer: &mut Buffer) {
@@ -129,11 +129,13 @@ impl Frame<'_> {
             y = self.attention(look, buffer, y + 1);
             y = self.views(buffer, y + 1);
             let bottom = height - u16::from(self.live);
-            let results = u16::try_from(look.results.len()).unwrap_or(OUTCOMES).min(OUTCOMES);
-            let outcomes = if results == 0 { 0 } else { results + 2 };
-            let outcomes = if bottom.saturating_sub(y) >= TABLE + outcomes { outcomes } else { 0 };
-            self.table(buffer, y, bottom - outcomes);
-            if outcomes > 0 {
+            let (columns, lines) = self.board.table(Times::Ago(self.now));
+            let (room, wanted) = (bottom.saturating_sub(y), outcomes_of(look));
+            let left = room.saturating_sub(self::height(lines.len()));
+            let fair = (FAIR_OUTCOMES + 2).min(room.saturating_sub(FAIR_TABLE));
+            let outcomes = wanted.min(left.max(fair));
+            self.table(columns, lines, buffer, y, bottom - outcomes);
+            if outcomes > 2 {
                 self.outcomes(look, buffer, bottom - outcomes, bottom);
             }
         }
@@ -154,11 +156,17 @@ impl Frame<'_> {
         ]);
         put(buffer, 0, 0, &title);
         let server = self.board.look.as_ref().and_then(|look| look.server.as_ref());
-        if let Some((since, why)) = &self.board.trouble {
-            let at = Moment(since.0).exact();
-            let clock = at.get(11..19).unwrap_or_default();
-            let says = format!("lost contact since {clock} UTC, {}; trying again: {why}", Moment(since.0).ago(self.now));
-            put(buffer, 0, 1, &Text::styled(escape(&says).into_owned(), theme.failed));
+        let since = |since: &Time| {
+            let at = Moment(since.0);
+            format!("since {} UTC, {}", at.exact().get(11..19).unwrap_or_default(), at.ago(self.now))
+        };
+        let trouble = match (&self.board.trouble, &self.board.waiting) {
+            (Some((at, why)), _) => Some(format!("lost contact {}; trying again: {why}", since(at))),
+            (None, Some(at)) if self.now.0 - at.0 > PATIENCE => Some(format!("no answer {}", since(at))),
+            _ => None,
+        };
+        if let Some(trouble) = trouble {
+            put(buffer, 0, 1, &Text::styled(escape(&trouble).into_owned(), theme.failed));
             return 2;
         }
         if let Some(server) = server {
@@ -197,18 +205,14 @@ impl Frame<'_> {
     }
 
     /// A rate now, and how it was. The server's own, if there is one, is smoother than the difference of two looks.
-    fn rate(
-        &self,
-        name: &str,
-        now: Option<f64>,
-        of: impl Fn(&super::board::Rate) -> f64,
-        buffer: &mut Buffer,
-        y: u16,
-    ) {
+    fn rate(&self, name: &str, now: Option<f64>, of: impl Fn(&super::board::Rate) -> f64, buffer: &mut Buffer, y: u16) {
         let rates = &self.board.rates;
         let now = now.or_else(|| rates.back().copied().flatten().map(|rate| of(&rate)));
         let shown = now.map_or("-".into(), |rate| HumanCount(rate.round() as u64).to_string());
-        let spans = [Span::styled(format!("{name} "), self.theme.faint), Span::styled(format!("{shown:>9}"), self.theme.strong)];
+        let spans = [
+            Span::styled(format!("{name} "), self.theme.faint),
+            Span::styled(format!("{shown:>9}"), self.theme.strong),
+        ];
         let line = Text::from(spans.to_vec());
         let x = line.width() as u16 + 2;
         put(buffer, 0, y, &line);
@@ -216,8 +220,8 @@ impl Frame<'_> {
             let area = Rect::new(x, y, buffer.area.width - x, 1);
             let bars: Vec<Option<u64>> =
                 rates.iter().rev().map(|rate| rate.map(|rate| of(&rate).ceil() as u64)).collect();
-            let spark = Sparkline::default().data(bars).direction(RenderDirection::RightToLeft).style(self.theme.accent);
-            spark.absent_value_symbol(" ").render(area, buffer);
+            let spark = Sparkline::default().max(top(&bars, area.width)).data(bars).style(self.theme.accent);
+            spark.direction(RenderDirection::RightToLeft).absent_value_symbol(" ").render(area, buffer);
         }
     }
 
@@ -232,12 +236,14 @@ impl Frame<'_> {
         for finding in look.findings.iter().take(shown) {
             let style = if finding.status == Status::Failed { self.theme.failed } else { self.theme.warning };
             let remedy = finding.remedy.as_deref().unwrap_or_default();
-            let spans = vec![
-                Span::styled(format!("{}  ", finding.check), style),
-                Span::raw(escape(&finding.says).into_owned()),
-                Span::styled(format!("  {}", escape(remedy)), self.theme.faint),
-            ];
-            put(buffer, 0, at, &Text::from(spans));
+            let (check, says) = (format!("{:<12}  ", finding.check), escape(&finding.says));
+            let room = |used: usize| usize::from(buffer.area.width).saturating_sub(used);
+            let says = truncate_str(&says, room(check.len()), "…").into_owned();
+            let left = room(check.len() + measure_text_width(&says) + 2);
+            let remedy = truncate_str(&escape(remedy), left, "…").into_owned();
+            let spans =
+                [Span::styled(check, style), Span::raw(says), Span::styled(format!("  {remedy}"), self.theme.faint)];
+            put(buffer, 0, at, &Text::from(spans.to_vec()));
             at += 1;
         }
         if look.findings.len() > shown && most > 1 {
@@ -275,8 +281,7 @@ impl Frame<'_> {
         y + 1
     }
 
-    fn table(&self, buffer: &mut Buffer, y: u16, bottom: u16) {
-        let (columns, lines) = self.board.table(Times::Ago(self.now));
+    fn table(&self, columns: &[Column], lines: Vec<Line>, buffer: &mut Buffer, y: u16, bottom: u16) {
         let room = usize::from(bottom.saturating_sub(y + 1));
         if lines.is_empty() {
             let nothing = if self.board.filter.is_empty() { "there are none" } else { "none with that: esc shows all" };
@@ -330,14 +335,16 @@ impl Frame<'_> {
             (Mode::Confirm { group, .. }, _) => (format!("resume {group}? y / n"), self.theme.warning),
             (Mode::Filter, _) => (format!("/{}▏  enter keeps it, esc shows all", self.board.filter), self.theme.strong),
             (_, Some(message)) => (message.clone(), self.theme.warning),
-            (_, None) => ("q quit   tab view   ↑↓ move   p pause   / filter   s sort   ? help".into(), self.theme.faint),
+            (_, None) => {
+                ("q quit   ? help   tab view   ↑↓ move   p pause   / filter   s sort".into(), self.theme.faint)
+            }
         };
         put(buffer, 0, y, &Text::styled(escape(&text).into_owned(), style));
     }
 
     fn help(&self, buffer: &mut Buffer) {
         let area = buffer.area;
-        let (width, height) = (46.min(area.width), (HELP.lines().count() as u16 + 4).min(area.height));
+        let (width, height) = (49.min(area.width), (HELP.lines().count() as u16 + 4).min(area.height));
         let area = Rect::new((area.width - width) / 2, (area.height - height) / 2, width, height);
         Clear.render(area, buffer);
         let block = Block::bordered()
@@ -350,6 +357,30 @@ impl Frame<'_> {
     }
 }
 
+/// What a full bar stands for: the most of what is in sight, but for the few that would flatten all others.
+fn top(bars: &[Option<u64>], width: u16) -> u64 {
+    let mut seen: Vec<u64> = bars.iter().take(width.into()).copied().flatten().collect();
+    seen.sort_unstable();
+    let usual = seen.len().saturating_sub(1) * 19 / 20;
+    match (seen.get(usual), seen.last()) {
+        (Some(&usual), Some(&most)) => most.min(usual.saturating_mul(2)).max(1),
+        _ => 1,
+    }
+}
+
+/// How high a table is, heading included; one without rows says so.
+fn height(rows: usize) -> u16 {
+    u16::try_from(rows + 1).unwrap_or(u16::MAX)
+}
+
+/// How many lines the latest outcomes take, under a gap and a title.
+fn outcomes_of(look: &Look) -> u16 {
+    match u16::try_from(look.results.len()).unwrap_or(OUTCOMES).min(OUTCOMES) {
+        0 => 0,
+        some => some + 2,
+    }
+}
+
 /// Columns that are shown, and how wide.
 struct Shown<'a> {
     columns: Vec<(usize, &'a Column)>,
@@ -358,7 +389,10 @@ struct Shown<'a> {
 
 impl<'a> Shown<'a> {
     fn of(columns: &'a [Column], lines: &[Line], room: u16) -> Shown<'a> {
-        let wanted = |column: &Column| room >= NARROW || !LEFT_OUT.contains(&column.heading());
+        let wanted = |column: &Column| {
+            let from = LEFT_OUT.iter().find(|(heading, _)| *heading == column.heading());
+            from.is_none_or(|(_, from)| room >= *from)
+        };
         let columns: Vec<_> = columns.iter().enumerate().filter(|(_, column)| wanted(column)).collect();
         let plain: Vec<Column> = columns.iter().map(|(_, column)| **column).collect();
         let mut widths = Widths::of(&plain);
@@ -438,11 +472,15 @@ mod tests {
             (11, "mail          1     2          2       -  -             0.0     0  running"),
             (21, "latest outcomes"),
             (22, "  5  3 s ago       17  mail   w1            1  DONE     sent"),
-            (23, "q quit   tab view   ↑↓ move   p pause   / filter   s sort   ? help"),
+            (23, "q quit   ? help   tab view   ↑↓ move   p pause   / filter   s sort"),
         ] {
             assert_eq!(frame[y], says, "\n{}", frame.join("\n"));
         }
-        assert!(frame[0].starts_with("contact  127.0.0.1:50052") && frame[0].ends_with("1.2.3, up 20573 d"), "{}", frame[0]);
+        assert!(
+            frame[0].starts_with("contact  127.0.0.1:50052") && frame[0].ends_with("1.2.3, up 20573 d"),
+            "{}",
+            frame[0]
+        );
         assert!(frame[8].starts_with("1 groups   2 clients   3 tasks") && frame[8].ends_with("by lag"), "{}", frame[8]);
     }
 
@@ -456,7 +494,9 @@ mod tests {
             }
             for (width, height) in [(1, 1), (19, 50), (20, 6), (60, 15), (61, 24), (250, 80)] {
                 let frame = drawn(&board, width, height);
-                assert!(frame.iter().all(|line| measure_text_width(line) <= usize::from(width) && !line.contains('\u{1b}')));
+                assert!(
+                    frame.iter().all(|line| measure_text_width(line) <= usize::from(width) && !line.contains('\u{1b}'))
+                );
             }
         }
     }
@@ -472,10 +512,31 @@ mod tests {
     }
 
     #[test]
+    fn one_outlier_does_not_flatten_the_curve() {
+        let bars: Vec<_> = [Some(9000), None].into_iter().chain((0..40).map(|n| Some(90 + n % 10))).collect();
+        assert_eq!(top(&bars, 100), 198);
+        assert_eq!(top(&bars[2..], 100), 99);
+        assert_eq!((top(&bars, 0), top(&[], 100)), (1, 1));
+    }
+
+    #[test]
+    fn an_answer_that_takes_long_is_waited_for_in_sight() {
+        let mut board = board(vec![group("mail", 2)]);
+        board.asked(Time(NOW.0 - 2_000));
+        assert!(!drawn(&board, 100, 24)[1].contains("no answer"));
+        board.asked(Time(NOW.0 - 5_000));
+        assert_eq!(drawn(&board, 100, 24)[1], "no answer since 07:59:55 UTC, 5 s ago");
+    }
+
+    #[test]
     fn a_narrow_screen_keeps_what_shows_whether_something_is_wrong() {
         let frame = drawn(&board(vec![group("a group with a long name", 2)]), 60, 20);
         let heading = frame.iter().find(|line| line.starts_with("GROUP")).cloned().unwrap_or_default();
         assert!(heading.contains("LAG") && heading.contains("DEAD") && !heading.contains("OLDEST"), "{heading}");
-        assert!(frame.iter().any(|line| line.starts_with("a group") && line.ends_with("running")), "\n{}", frame.join("\n"));
+        assert!(
+            frame.iter().any(|line| line.starts_with("a group") && line.ends_with("running")),
+            "\n{}",
+            frame.join("\n")
+        );
     }
 }

@@ -33,8 +33,8 @@ use crate::wire::control as pb;
 const WIDTH: u16 = 120;
 /// ...and shows so many groups at most.
 const ROWS: usize = 1000;
-/// The server spends at most one part in so many of its time on being looked at.
-const SHARE: u32 = 10;
+/// At most one part in so many of the time is spent looking, so that a server that answers slowly is asked less often.
+const SHARE: u32 = 5;
 
 /// Shows the fleet until `q`, or once.
 pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> {

@@ -8,6 +8,7 @@ mod fake;
 mod list;
 mod manage;
 mod manual;
+mod server;
 mod submit;
 #[cfg(target_os = "linux")]
 mod top;

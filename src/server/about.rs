@@ -43,7 +43,7 @@ impl About {
 
     /// What does not change while the server runs.
     pub(super) fn settings(&self) -> pb::Server {
-        let (listen, control) = self.addresses.get().cloned().unwrap_or_default();
+        let (listen, control) = (String::new(), String::new());
         pb::Server { listen, control, ..self.settings.clone() }
     }
 

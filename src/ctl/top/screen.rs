@@ -58,7 +58,6 @@ impl Drop for Screen {
         if let Some(keys) = self.keys.take() {
             let _ = keys.join();
         }
-        ratatui::restore();
     }
 }
 

@@ -7,10 +7,12 @@ mod control;
 mod convert;
 mod demo;
 mod follow;
+mod health;
 mod metadata;
 mod operate;
 mod pump;
 mod query;
+mod reflection;
 mod retention;
 mod status;
 
@@ -27,13 +29,17 @@ use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
 use self::follow::Followers;
+use self::health::Health;
 use self::query::Pool;
+use self::reflection::Reflection;
 use self::retention::Keeper;
 pub use self::retention::Retention;
 use crate::broker::{self, Broker};
 use crate::store::{Store, StoreError};
+use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
+use crate::wire::grpc_health_v1::health_grpc::create_health;
 
 /// How a server is set.
 #[derive(Debug, Clone)]
@@ -52,6 +58,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// What is kept for how long.
     pub retention: Retention,
+    /// How long clients have to tell the results of what they hold when the server stops.
+    pub grace: Duration,
 }
 
 /// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
@@ -87,13 +95,12 @@ pub struct Server {
     demo: Option<Demo>,
     keeper: Keeper,
     followers: Followers,
+    health: Health,
     broker: Broker,
     pool: Pool,
     store: Store,
+    grace: Duration,
 }
-
-/// How long clients have to tell the results of what they hold when the server stops.
-const GRACE: Duration = Duration::from_secs(3);
 
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
@@ -105,11 +112,12 @@ impl Server {
         let handle = store.handle();
         let pool = Pool::start(&handle)?;
         let followers = Followers::subscribe(handle.tail());
+        let health = Health::of(handle.clone());
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let contact = ContactService { broker: broker.handle(), store: handle.clone(), limit };
+        let contact = ContactService { broker: broker.handle(), store: handle.clone(), health: health.clone(), limit };
         let control = ControlService {
             broker: broker.handle(),
             store: handle.clone(),
@@ -119,13 +127,20 @@ impl Server {
         };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
-        let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
+        let common = |file| {
+            let [v1, v1alpha] = Reflection::of(file).services();
+            [create_health(health.clone()), v1, v1alpha]
+        };
+        let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
+        let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
         let (control, operators) =
-            listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+            listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, followers, broker, pool, store })
+        let (addresses, grace) = ((clients, operators), config.grace);
+        Ok(Server { contact, control, addresses, demo, keeper, followers, health, broker, pool, store, grace })
     }
 
     /// Where clients connect.
@@ -139,8 +154,14 @@ impl Server {
     }
 
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
+    ///
+    /// Health goes first, so that nobody is sent here any more. Then the streams of tasks are ended, each client being told when
+    /// to come back, and what is told on streams that are open is heard for [`Config::grace`].
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, keeper, followers, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, demo, keeper, followers, health, broker, pool, store, grace, .. } = self;
+        health.begin_drain();
+        // A broker that is gone sends nobody away.
+        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
         if let Some(demo) = demo {
             demo.stop();
         }
@@ -148,7 +169,8 @@ impl Server {
         let all_ended = future::try_join(contact.shutdown(), control.shutdown());
         broker.drain();
         followers.stop();
-        if !within(GRACE, all_ended) {
+        health.stop();
+        if !within(grace, all_ended) {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();
             control.cancel_all_calls();
@@ -180,7 +202,7 @@ fn within(limit: Duration, work: impl Future + Unpin) -> bool {
 /// Begins to serve on `address`; gives the address with the port that was taken.
 fn listen(
     env: &Arc<Environment>,
-    service: Service,
+    services: impl IntoIterator<Item = Service>,
     address: &str,
     flag: &'static str,
     slots: usize,
@@ -204,7 +226,8 @@ fn listen(
         .build_args();
     let start = |e: grpcio::Error| ServerError::Start(e.to_string());
     let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(slots);
-    let mut server = builder.register_service(service).build().map_err(start)?;
+    let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
+    let mut server = builder.build().map_err(start)?;
     let port = server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
     server.start();
     Ok((server, format!("{host}:{port}")))

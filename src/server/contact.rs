@@ -7,6 +7,7 @@ use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerS
 use log::debug;
 use protobuf::EnumOrUnknown;
 
+use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
 use super::status::Refusal;
@@ -28,6 +29,7 @@ const UNDER_WAY: usize = 1024 * 1024;
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
+    pub(super) health: Health,
     /// The longest text, in bytes.
     pub(super) limit: usize,
 }
@@ -52,7 +54,7 @@ impl Contact for ContactService {
     }
 
     fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
-        let broker = self.broker.clone();
+        let (broker, health) = (self.broker.clone(), self.health.clone());
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -62,7 +64,7 @@ impl Contact for ContactService {
             let client = metadata.label();
             match broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch).await;
+                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch, &health).await;
                     broker.leave(session, why).await;
                 }
                 Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
@@ -101,7 +103,7 @@ impl<E: Into<Refusal>> From<E> for Ended {
 }
 
 /// One message, or why the stream ends here.
-fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
+pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
     Ok(item.map_err(Ended::Gone)?.map_err(Refusal::Undecodable)?)
 }
 

@@ -11,7 +11,7 @@ use super::convert;
 use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
-use super::status::Refusal;
+use super::status::{Refusal, answer};
 use crate::broker;
 use crate::codec::Decoded;
 use crate::store::{self, Positions, Reader, StoreError};
@@ -41,14 +41,11 @@ macro_rules! unary {
         fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$request>, sink: UnarySink<pb::$response>) {
             let service = self.clone();
             ctx.spawn(async move {
-                let answer = match request {
+                let answered = match request {
                     Ok(request) => service.$work(request).await,
                     Err(e) => Err(Refusal::Undecodable(e)),
                 };
-                let _ = match answer {
-                    Ok(response) => sink.success(response).await,
-                    Err(refusal) => sink.fail(refusal.into()).await,
-                };
+                answer(sink, answered).await;
             });
         }
     )*};
@@ -313,7 +310,7 @@ impl From<follow::End> for Listing {
     fn from(end: follow::End) -> Listing {
         match end {
             follow::End::Gone => Listing::Gone,
-            follow::End::Stopping => Listing::Refused(Refusal::Stopping),
+            follow::End::Stopping => Listing::Refused(Refusal::stopping(1)),
         }
     }
 }

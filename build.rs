@@ -80,28 +80,24 @@ impl Docs {
     /// Knows as much of the syntax as this project's protos use: one item a line, blocks closed by a line of their own.
     fn read(&mut self, text: &str) {
         let mut comment = String::new();
-        let mut scope: Vec<&str> = Vec::new();
+        let mut scope: Vec<Option<&str>> = Vec::new();
         for line in text.lines().map(str::trim) {
             if let Some(text) = line.strip_prefix("//") {
-                // It is to be read as it stands, not as Markdown.
-                comment += &text.strip_prefix(' ').unwrap_or(text).replace('<', "\\<").replace('[', "\\[");
+                comment += &escaped(text.strip_prefix(' ').unwrap_or(text));
                 comment.push('\n');
                 continue;
             }
             let comment = std::mem::take(&mut comment);
             if let Some(package) = line.strip_prefix("package ") {
-                scope.push(package.trim_end_matches(';'));
+                scope.push(Some(package.trim_end_matches(';')));
             } else if line == "}" {
                 scope.pop();
             } else if line.starts_with("oneof ") {
-                // It names nothing: its fields are the message's.
-                scope.push("");
+                // Its fields are the message's.
+                scope.push(None);
             } else if let Some(name) = item_name(line) {
-                scope.push(name);
-                self.0.insert(
-                    scope.iter().copied().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("."),
-                    comment,
-                );
+                scope.push(Some(name));
+                self.0.insert(scope.iter().copied().flatten().collect::<Vec<_>>().join("."), comment);
                 if !line.ends_with('{') {
                     scope.pop();
                 }
@@ -116,6 +112,15 @@ impl Docs {
             all
         })
     }
+}
+
+/// A comment is to be read as it stands: outside of code, Markdown takes `<package>` for HTML and `[method]` for a link.
+fn escaped(text: &str) -> String {
+    let escape = |(at, part): (usize, &str)| match at % 2 {
+        0 => part.replace('<', "\\<").replace('[', "\\["),
+        _ => part.to_owned(),
+    };
+    text.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 
 fn item_name(line: &str) -> Option<&str> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use common::DEADLINE;
-use common::python::Python;
+use common::python::{Python, Spelling};
 use common::server::Server;
 use contact::client::{Config, Event, Worker};
 use contact::wire::contact as pb;
@@ -282,6 +282,22 @@ fn a_worker_that_is_told_to_come_back_later_does_and_loses_nothing() {
     done.sort_unstable();
     assert_eq!(done, [(1, "done: one"), (2, "done: two"), (3, "done: three")]);
     assert!(results.iter().all(|result| result["outcome"] == "DONE" && result["late"] != true), "{results:?}");
+}
+
+#[test]
+fn the_articles_client_comes_back_after_an_orderly_stop_as_after_any_other() {
+    let Some(python) = Python::ready() else { return };
+    let mut server = Server::start(&[]);
+    server.submit(&["one"]);
+    let client = python.client(Spelling::Ret, &server.listen);
+    let received = |line: &str| line.strip_prefix("客户端已接收到服务端任务:").map(str::to_owned);
+    client.out.at_least(1, "tasks", received);
+    server.program().signal("TERM");
+    client.out.wait_for("its word that the server has gone", |line| line.starts_with("server connected out"));
+    assert!(server.program().ended().success());
+    server.restart();
+    // Being anonymous, it gets everything again.
+    assert_eq!(client.out.at_least(2, "tasks", received), ["one", "one"]);
 }
 
 #[test]

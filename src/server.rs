@@ -2,6 +2,7 @@
 //!
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
+mod calls;
 mod contact;
 mod control;
 mod convert;
@@ -17,14 +18,16 @@ mod retention;
 mod status;
 
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
+use self::calls::Calls;
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
@@ -96,6 +99,7 @@ pub struct Server {
     keeper: Keeper,
     followers: Followers,
     health: Health,
+    calls: Calls,
     broker: Broker,
     pool: Pool,
     store: Store,
@@ -117,12 +121,20 @@ impl Server {
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let contact = ContactService { broker: broker.handle(), store: handle.clone(), health: health.clone(), limit };
+        let calls = Calls::default();
+        let contact = ContactService {
+            broker: broker.handle(),
+            store: handle.clone(),
+            health: health.clone(),
+            calls: calls.clone(),
+            limit,
+        };
         let control = ControlService {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
             followers: followers.clone(),
+            calls: calls.clone(),
             limit,
         };
         // A message holds one text and what describes it; a request of operators holds many.
@@ -140,7 +152,7 @@ impl Server {
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let (addresses, grace) = ((clients, operators), config.grace);
-        Ok(Server { contact, control, addresses, demo, keeper, followers, health, broker, pool, store, grace })
+        Ok(Server { contact, control, addresses, demo, keeper, followers, health, calls, broker, pool, store, grace })
     }
 
     /// Where clients connect.
@@ -153,24 +165,27 @@ impl Server {
         &self.addresses.1
     }
 
-    /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
+    /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.
     ///
     /// Health goes first, so that nobody is sent here any more. Then the streams of tasks are ended, each client being told when
-    /// to come back, and what is told on streams that are open is heard for [`Config::grace`].
+    /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
+    /// answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, keeper, followers, health, broker, pool, store, grace, .. } = self;
+        let Server { mut contact, mut control, demo, keeper, followers, health, calls, broker, .. } = self;
         health.begin_drain();
-        // A broker that is gone sends nobody away.
-        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
         if let Some(demo) = demo {
             demo.stop();
         }
         keeper.stop();
-        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        // A broker that is gone sends nobody away.
+        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
         broker.drain();
         followers.stop();
+        let begun = Instant::now();
+        within(self.grace, pin!(calls.none_open()));
+        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
         health.stop();
-        if !within(grace, all_ended) {
+        if !within(self.grace.saturating_sub(begun.elapsed()), all_ended) {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();
             control.cancel_all_calls();
@@ -178,8 +193,8 @@ impl Server {
         // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
         broker.stop();
         drop((contact, control));
-        pool.stop();
-        store.close()
+        self.pool.stop();
+        self.store.close()
     }
 }
 

@@ -12,18 +12,25 @@ use common::DEADLINE;
 use common::python::{Python, Spelling};
 use common::server::Server;
 use contact::client::{Config, Event, Worker};
+use contact::codec::client_method;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
 use contact::wire::google_rpc::status::Status;
+use contact::wire::grpc_health_v1::health::HealthCheckRequest;
+use contact::wire::grpc_health_v1::health::health_check_response::ServingStatus;
+use contact::wire::grpc_health_v1::health_grpc::HealthClient;
 use contact::wire::grpc_reflection_v1::reflection::server_reflection_request::Message_request as Ask;
 use contact::wire::grpc_reflection_v1::reflection::server_reflection_response::Message_response as Answer;
-use contact::wire::grpc_reflection_v1::reflection::{ExtensionRequest, ServerReflectionRequest};
-use contact::wire::grpc_reflection_v1::reflection_grpc::ServerReflectionClient;
+use contact::wire::grpc_reflection_v1::reflection::{
+    ExtensionRequest, ServerReflectionRequest, ServerReflectionResponse,
+};
 use crossbeam_channel::unbounded;
 use futures::executor::block_on;
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{CallOption, Channel, ChannelBuilder, Environment, RpcStatus, RpcStatusCode as Code, WriteFlags};
+use grpcio::{
+    CallOption, Channel, ChannelBuilder, Client, Environment, MethodType, RpcStatus, RpcStatusCode as Code, WriteFlags,
+};
 use protobuf::{Message as _, MessageFull};
 use serde_json::{Value, json};
 
@@ -152,28 +159,34 @@ fn both_versions_of_reflection_answer_alike_and_say_what_is_not_there() {
         Some(Ask::FileContainingExtension(extension("NoMsg"))),
         None,
     ];
-    let client = ServerReflectionClient::new(channel(&server.listen));
-    let (mut ask, mut answers) = client.server_reflection_info(patient()).unwrap();
-    let answers = asked.map(|message_request| {
-        let request = ServerReflectionRequest { host: "here".into(), message_request, ..Default::default() };
-        block_on(ask.send((request.clone(), WriteFlags::default()))).unwrap();
-        let answer = block_on(answers.next()).unwrap().unwrap();
-        assert_eq!((answer.valid_host.as_str(), answer.original_request.as_ref()), ("here", Some(&request)));
-        match answer.message_response.unwrap() {
-            Answer::ListServicesResponse(list) => format!("{} services", list.service.len()),
-            Answer::FileDescriptorResponse(files) => format!("{} files", files.file_descriptor_proto.len()),
-            Answer::AllExtensionNumbersResponse(numbers) => {
-                format!("{} of {}", numbers.extension_number.len(), numbers.base_type_name)
-            }
-            Answer::ErrorResponse(error) => format!("{:?}", Code::from(error.error_code)),
-            other => panic!("{other:?}"),
-        }
-    });
     let (not_found, invalid) = ("5-NOT_FOUND", "3-INVALID_ARGUMENT");
-    let expected = ["4 services", "1 files", not_found, "1 files", not_found, "0 of ServerMsg", not_found];
-    assert_eq!(answers[..7], expected);
-    assert_eq!(answers[7..], [not_found, not_found, invalid]);
-    block_on(ask.close()).unwrap();
+    let expected = ["4 services", "1 files", not_found, "1 files", not_found, "0 of ServerMsg", not_found, not_found];
+    for version in ["v1", "v1alpha"] {
+        // The messages of both are the same on the wire.
+        let path = format!("/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo").leak();
+        let method = client_method::<ServerReflectionRequest, ServerReflectionResponse>(MethodType::Duplex, path);
+        let client = Client::new(channel(&server.listen));
+        let (mut ask, mut answers) = client.duplex_streaming(&method, patient()).unwrap();
+        let answered = asked.clone().map(|message_request| {
+            let request = ServerReflectionRequest { host: "here".into(), message_request, ..Default::default() };
+            block_on(ask.send((request.clone(), WriteFlags::default()))).unwrap();
+            let answer = block_on(answers.next()).unwrap().unwrap();
+            assert_eq!((answer.valid_host.as_str(), answer.original_request.as_ref()), ("here", Some(&request)));
+            match answer.message_response.unwrap() {
+                Answer::ListServicesResponse(list) => format!("{} services", list.service.len()),
+                Answer::FileDescriptorResponse(files) => format!("{} files", files.file_descriptor_proto.len()),
+                Answer::AllExtensionNumbersResponse(numbers) => {
+                    format!("{} of {}", numbers.extension_number.len(), numbers.base_type_name)
+                }
+                Answer::ErrorResponse(error) => format!("{:?}", Code::from(error.error_code)),
+                other => panic!("{other:?}"),
+            }
+        });
+        assert_eq!(answered[..8], expected, "{version}");
+        assert_eq!(answered[8..], [not_found, invalid], "{version}");
+        let _ = block_on(ask.close());
+        assert!(block_on(answers.next()).is_none(), "it ends well");
+    }
 }
 
 #[test]
@@ -206,7 +219,8 @@ fn errors_tell_a_program_what_was_wrong_and_where() {
     next("INVALID_ARGUMENT", "METADATA_INVALID", json!({"key": "contact-client"}));
     next("NOT_FOUND", "TASK_UNKNOWN", json!({"task": "4711", "newest": "0"}));
     let long = json!({"size_bytes": "1048577", "limit_bytes": "1048576"});
-    assert_eq!(field(&next("INVALID_ARGUMENT", "RESULT_TOO_LONG", long)).unwrap(), "ret");
+    assert_eq!(field(&next("INVALID_ARGUMENT", "RESULT_TOO_LONG", long.clone())).unwrap(), "ret");
+    assert_eq!(field(&next("INVALID_ARGUMENT", "STATUS_TOO_LONG", long)).unwrap(), "msg");
     assert_eq!(said.next(), None);
 }
 
@@ -319,7 +333,18 @@ fn results_are_heard_for_the_grace_that_was_given() {
         // A call does not keep its channel.
         (client, telling, answer)
     });
-    let (_client, mut telling, answer) = kept;
+    let (client, mut telling, answer) = kept;
+    // Whoever comes now is answered: there are no tasks, and what is told is heard.
+    let newcomer = channel(&patient_one.listen);
+    let status = HealthClient::new(newcomer.clone()).check(&HealthCheckRequest::new(), patient()).unwrap();
+    assert_eq!(block_on(status).unwrap().status, ServingStatus::NOT_SERVING.into());
+    for client in [&client, &ContactClient::new(newcomer)] {
+        let mut tasks = client.get_task(&pb::Empty::new(), patient()).unwrap();
+        let status = status_of(block_on(tasks.next()).unwrap().unwrap_err());
+        assert_eq!((status.code(), reason(&status).as_str()), (Code::UNAVAILABLE, "SERVER_STOPPING"));
+        assert!(retry_delay(&status).is_some());
+    }
+    block_on(tell(&patient_one, "second")).unwrap();
     block_on(telling.send(result("last"))).unwrap();
     block_on(telling.close()).unwrap();
     block_on(answer).unwrap();
@@ -328,7 +353,8 @@ fn results_are_heard_for_the_grace_that_was_given() {
     let (_client, _telling, answer) = cut;
     assert_eq!(status_of(block_on(answer).unwrap_err()).code(), Code::UNAVAILABLE);
     patient_one.restart();
-    assert_eq!(patient_one.at_least(2, "results")[1]["ret"], "last");
+    let rets: Vec<_> = patient_one.at_least(3, "results").iter().map(|result| result["ret"].clone()).collect();
+    assert_eq!(rets, ["first", "second", "last"]);
 }
 
 async fn tell(server: &Server, ret: &str) -> Result<(), RpcStatus> {

@@ -7,6 +7,7 @@ use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerS
 use log::debug;
 use protobuf::EnumOrUnknown;
 
+use super::calls::Calls;
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
@@ -30,6 +31,7 @@ pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
     pub(super) health: Health,
+    pub(super) calls: Calls,
     /// The longest text, in bytes.
     pub(super) limit: usize,
 }
@@ -41,9 +43,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::ClientMsg>>,
         mut sink: DuplexSink<pb::Result>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
             match service.statuses(metadata, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
@@ -67,7 +70,8 @@ impl Contact for ContactService {
                     let why = pump(sink, inbox, &broker, session, &client, metadata.batch, &health).await;
                     broker.leave(session, why).await;
                 }
-                Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
+                // The broker opens no session any more.
+                Err(_) => drop(sink.fail(health.stopping().into()).await),
             }
         });
     }
@@ -78,9 +82,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::Result>>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             match service.results(metadata, &mut requests).await {
                 Ok(()) => drop(sink.success(pb::Empty::new()).await),
                 Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),

@@ -71,14 +71,11 @@ class Reflected:
     def service(self, name):
         return self.pool.FindServiceByName(name)
 
-    def message(self, name):
-        return message_factory.GetMessageClass(self.pool.FindMessageTypeByName(name))
-
     def call(self, service, method, request, **options):
         """The answer, or the answers, to a request given as a dictionary."""
         method = self.service(service).methods_by_name[method]
-        kind = {(False, False): "unary_unary", (False, True): "unary_stream", (True, False): "stream_unary"}
-        call = getattr(self.channel, kind[method.client_streaming, method.server_streaming])(
+        kind = ["stream" if streams else "unary" for streams in (method.client_streaming, method.server_streaming)]
+        call = getattr(self.channel, "_".join(kind))(
             f"/{service}/{method.name}",
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=message_factory.GetMessageClass(method.output_type).FromString,
@@ -119,10 +116,11 @@ def errors(listen, control):
         ("Contact", "getTask", {}, {"metadata": [("contact-client", "x" * 257)]}),
         ("Contact", "tellResult", {"id": 4711}, {}),
         ("Contact", "tellResult", {"ret": "x" * (1024 * 1024 + 1)}, {}),
+        ("Contact", "sendStatus", {"msg": "x" * (1024 * 1024 + 1)}, {}),
     ]:
         try:
             answer = (listen if service == "Contact" else control).call(service, method, request, **options)
-            say({"no error": str(next(answer) if method == "getTask" else answer)})
+            say({"no error": str(next(answer) if method in ("getTask", "sendStatus") else answer)})
         except grpc.RpcError as error:
             say(status(error))
 

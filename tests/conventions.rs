@@ -17,8 +17,8 @@ use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
 use contact::wire::google_rpc::status::Status;
-use contact::wire::grpc_health_v1::health::HealthCheckRequest;
 use contact::wire::grpc_health_v1::health::health_check_response::ServingStatus;
+use contact::wire::grpc_health_v1::health::{HealthCheckRequest, HealthListRequest};
 use contact::wire::grpc_health_v1::health_grpc::HealthClient;
 use contact::wire::grpc_reflection_v1::reflection::server_reflection_request::Message_request as Ask;
 use contact::wire::grpc_reflection_v1::reflection::server_reflection_response::Message_response as Answer;
@@ -53,6 +53,12 @@ fn json_of(line: &str) -> Value {
 fn each_port_says_that_each_service_is_serving_and_of_others_that_it_does_not_know_them() {
     let server = Server::start(&[]);
     for address in [&server.listen, &server.control] {
+        let client = HealthClient::new(channel(address));
+        let listed = client.list(&HealthListRequest::new(), patient()).unwrap();
+        let listed: BTreeMap<String, _> =
+            block_on(listed).unwrap().statuses.into_iter().map(|(name, answer)| (name, answer.status)).collect();
+        assert_eq!(listed, ["", "Contact", CONTROL].map(|name| (name.into(), ServingStatus::SERVING.into())).into());
+
         let Some(said) = python(&["check", address, "", "Contact", CONTROL, "nobody"]) else { return };
         assert_eq!(said[..3], ["SERVING"; 3]);
         assert_eq!(said[3]["code"], "NOT_FOUND");

@@ -118,7 +118,6 @@ fn response(status: ServingStatus) -> pb::HealthCheckResponse {
     pb::HealthCheckResponse { status: status.into(), ..pb::HealthCheckResponse::default() }
 }
 
-/// The methods of the service `grpc.health.v1.Health`.
 impl HealthService for Health {
     fn check(
         &mut self,

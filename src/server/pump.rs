@@ -9,6 +9,7 @@ use std::task::Poll;
 use futures::Sink as _;
 use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
 
+use super::health::Health;
 use super::status::Refusal;
 use crate::broker::{Closed, Delivery, Handle, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
@@ -40,13 +41,14 @@ pub(super) async fn pump(
     session: SessionId,
     client: &str,
     batch: usize,
+    health: &Health,
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
     let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch).await;
     let (refusal, why) = match end {
         End::Gone => return "its stream ended",
-        End::Closed(Closed::Stopping) => (Refusal::Stopping, "the server is stopping"),
+        End::Closed(Closed::Stopping) => (health.stopping(), "the server is stopping"),
         End::Closed(Closed::TakenOver) => {
             (Refusal::TakenOver(client.to_owned()), "another stream with its id took over")
         }

@@ -75,7 +75,6 @@ fn all_listeners_are_sent_the_same_bytes() {
     for data in rounds.iter().flatten() {
         let same: Vec<_> = rounds.iter().flatten().filter(|other| at(other) == at(data)).collect();
         assert!(same.iter().all(|other| *other == data), "one moment, one text");
-        assert!(same.len() >= 25 || same.len() < 50, "{}", same.len());
     }
     let moments: std::collections::BTreeSet<i64> = rounds.iter().flatten().map(at).collect();
     assert!(moments.len() <= 6, "fifty listeners, {} snapshots", moments.len());

@@ -1,5 +1,6 @@
 //! The `Contact` service: what agents and workers call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
@@ -12,6 +13,7 @@ use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
 use super::status::Refusal;
+use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Told};
 use crate::codec::Decoded;
 use crate::store;
@@ -34,6 +36,7 @@ pub(super) struct ContactService {
     pub(super) calls: Calls,
     /// The longest text, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Contact for ContactService {
@@ -57,7 +60,7 @@ impl Contact for ContactService {
     }
 
     fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
-        let (broker, health) = (self.broker.clone(), self.health.clone());
+        let service = self.clone();
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -65,13 +68,13 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let client = metadata.label();
-            match broker.join(metadata.join).await {
+            match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch, &health).await;
-                    broker.leave(session, why).await;
+                    let why = pump(&service, sink, inbox, session, &client, metadata.batch).await;
+                    service.broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.
-                Err(_) => drop(sink.fail(health.stopping().into()).await),
+                Err(_) => drop(sink.fail(service.health.stopping().into()).await),
             }
         });
     }
@@ -141,7 +144,12 @@ impl ContactService {
             }
             // What came before a bad message counts.
             if !statuses.is_empty() {
+                let bytes = statuses.iter().map(|status| status.msg.len()).sum();
+                self.traffic.count(Flow::Statuses, statuses.len(), bytes);
+                let (count, bytes) =
+                    (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
                 self.store.report(statuses).await?;
+                self.traffic.count(Flow::StatusAnswers, count, bytes);
                 sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
             }
             if let Some(ended) = ended {
@@ -162,7 +170,8 @@ impl ContactService {
         let mut ended = None;
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunks.next().await) {
-            let mut told = Vec::with_capacity(chunk.len());
+            let messages = chunk.len();
+            let mut told = Vec::with_capacity(messages);
             for item in chunk {
                 if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut told)?)) {
                     ended = Some(e);
@@ -170,7 +179,9 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            under_way += told.iter().map(|told| told.ret.len()).sum::<usize>();
+            let bytes = told.iter().map(|told| told.ret.len()).sum::<usize>();
+            self.traffic.count(Flow::Results, messages, bytes);
+            under_way += bytes;
             let mut heard = self.broker.tell(teller.clone(), told).await;
             if heard.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;

@@ -1,6 +1,7 @@
 //! The `Control` service: what operators call.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
@@ -13,6 +14,7 @@ use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
 use super::status::{Refusal, answer};
+use super::traffic::{Flow, Traffic};
 use crate::broker;
 use crate::codec::Decoded;
 use crate::store::{self, Positions, Reader, StoreError};
@@ -35,6 +37,7 @@ pub(super) struct ControlService {
     pub(super) calls: Calls,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// The unary calls, each with the work behind it.
@@ -184,13 +187,14 @@ impl Control for ControlService {
 }
 
 /// A group by its name; none by an empty one.
-fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
+pub(super) fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
     Ok(if name.is_empty() { None } else { Some(Name::new("the group", name)?) })
 }
 
 impl ControlService {
     /// Accepts all tasks of a request, or none.
-    async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+    pub(super) async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+        self.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
         let (tasks, refused) = convert::new_tasks(request, self.limit);
         match refused.into_iter().next() {
             Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
@@ -206,6 +210,7 @@ impl ControlService {
     ) -> impl Future<Output = Result<pb::SubmitResponse, Ended>> + Send + use<> {
         let begun = match item {
             Ok(Ok(request)) => {
+                self.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
                 let (tasks, refused) = convert::new_tasks(request, self.limit);
                 self.store.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
             }

@@ -9,6 +9,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
+use super::refusals;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
 use crate::task::{Name, NameError, TaskId};
@@ -113,6 +114,15 @@ impl Refusal {
     /// For one of so many clients that are sent away because the server is stopping.
     pub(super) fn stopping(clients: usize) -> Refusal {
         Refusal::Stopping { come_back: come_back(clients, &mut rand::rng()) }
+    }
+
+    /// What programs and metrics call it.
+    pub(super) fn cause(&self) -> &'static str {
+        self.reason().name()
+    }
+
+    pub(super) fn code(&self) -> RpcStatusCode {
+        self.reason().code()
     }
 
     fn reason(&self) -> Reason {
@@ -251,7 +261,8 @@ fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
 
 impl From<Refusal> for RpcStatus {
     fn from(refusal: Refusal) -> RpcStatus {
-        let code = refusal.reason().code();
+        refusals::count(refusal.cause());
+        let code = refusal.code();
         let status =
             Status { code: code.into(), message: refusal.to_string(), details: refusal.details(), ..Status::default() };
         let details = status.write_to_bytes().unwrap_or_default();

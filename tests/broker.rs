@@ -450,6 +450,33 @@ fn acknowledgements_without_an_id_are_matched_in_the_order_of_delivery() {
 }
 
 #[test]
+fn of_two_streams_of_one_address_the_deliveries_are_matched_as_they_left() {
+    let mut world = World::new(Config { anonymous_group: Some(name("all")), ..world().config });
+    let (one, two) = (world.join(anonymous("shared")), world.join(anonymous("shared")));
+    world.accept(vec![task("work"); 3]);
+    world.announce();
+    let left = [got(&world, two), got(&world, one)].concat();
+    assert_eq!(left, [1, 3, 2], "all that goes to one stream goes together");
+    let teller = world.teller(one);
+    for task in left {
+        assert_eq!(world.tell(&teller, told(0, 0, Outcome::Done)).unwrap().task, task);
+    }
+}
+
+#[test]
+fn what_never_left_for_a_stream_is_matched_with_nothing() {
+    let mut world = World::new(Config { anonymous_group: Some(name("all")), ..world().config });
+    let (other, next) = (world.join(anonymous("shared")), world.join(anonymous("shared")));
+    // In one burst: it is given to the one whose turn it is, and that one goes.
+    world.hold(2);
+    world.broadcast("work");
+    world.leave(next);
+    assert_eq!(attempts(&world, other), [(1, 2)]);
+    let result = world.tell(&world.teller(other), told(0, 0, Outcome::Done)).unwrap();
+    assert_eq!((result.task, result.attempt, result.late), (1, 2, false));
+}
+
+#[test]
 fn an_outcome_of_a_task_that_is_not_there_yet_says_nothing_about_the_one_that_comes() {
     let mut world = world();
     let a = world.join(client("a"));
@@ -497,6 +524,23 @@ fn attempts_are_not_forgotten() {
     world.restart();
     let a = world.join(client("a"));
     assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen it");
+}
+
+#[test]
+fn a_delivery_that_the_end_of_its_stream_took_back_at_once_counts_if_a_checkpoint_came_between() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let (one, two) = (world.broadcast("one"), world.broadcast("two"));
+    world.sync();
+    // All in one burst: the second task is given, kept, and lost before it left.
+    world.hold(3);
+    world.settle(a, one, Outcome::Done);
+    world.checkpoint();
+    world.leave(a);
+    // That it was lost is not on disk.
+    world.crash(2);
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(two, 2)]);
 }
 
 #[test]
@@ -627,6 +671,21 @@ fn a_revived_task_goes_out_again_with_fresh_attempts() {
     world.restart();
     let a = world.join(client("a"));
     assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attempts_as_they_were() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.checkpoint();
+    world.sync();
+    world.settle(a, task, Outcome::Failed);
+    assert!(world.revive("a", task));
+    world.crash(0);
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen the second");
 }
 
 #[test]

@@ -226,7 +226,12 @@ impl Core {
         }
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
-                self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+                let deliveries = std::mem::take(&mut session.outgoing);
+                // Anonymous clients, and those of other languages that know no ids: in the order in which this leaves here.
+                if let Some(peer) = self.peers.get_mut(&session.join.peer) {
+                    deliveries.iter().for_each(|delivery| peer.unmatched.push(delivery.task.id, delivery.attempt));
+                }
+                self.actions.push(Action::Deliver(id, deliveries));
                 if !session.has_room() {
                     self.actions.push(Action::WatchRoom(id, session.sent));
                 }

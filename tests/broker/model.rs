@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{Config, SessionId, Teller, Told};
-use contact::store::Recovered;
+use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use crate::world::Stream;
@@ -28,7 +28,8 @@ struct Ledger {
     /// The last attempt that was seen since the start.
     seen: u32,
     not_before: Option<Time>,
-    revived: bool,
+    /// How often an operator gave it to the group again.
+    revivals: u32,
     /// Where in the log its last outcome stands.
     at: usize,
 }
@@ -48,8 +49,6 @@ struct Peer {
     tellers: usize,
     group: Option<(GroupName, usize)>,
     unmatched: VecDeque<(TaskId, u32)>,
-    /// Deliveries were made in a burst, and lost or told of in the same: their match cannot be known from outside.
-    unsure: bool,
 }
 
 pub(crate) enum Logged {
@@ -98,8 +97,9 @@ pub(crate) struct Model {
     /// Where the log stood before this event.
     pub(crate) before: usize,
     ledgers: HashMap<(GroupName, TaskId), Ledger>,
-    /// The last attempt ever seen, whatever was forgotten since.
-    ever: HashMap<(GroupName, TaskId), u32>,
+    /// The last attempt ever seen, whatever was forgotten since; with the number of revivals before it, which a crash may
+    /// undo.
+    ever: HashMap<(GroupName, TaskId, u32), u32>,
     leases: BTreeMap<(GroupName, TaskId), Lease>,
     /// The newest task that each group, or passing stream, was given for the first time, by class; since the start.
     first: HashMap<(Result<GroupName, SessionId>, Priority), TaskId>,
@@ -176,10 +176,8 @@ impl Model {
         peer.group = group;
     }
 
-    pub(crate) fn peer_left(&mut self, name: &Arc<str>, unseen: bool) {
-        let peer = self.peers.get_mut(name).unwrap();
-        peer.sessions -= 1;
-        peer.unsure |= unseen;
+    pub(crate) fn peer_left(&mut self, name: &Arc<str>) {
+        self.peers.get_mut(name).unwrap().sessions -= 1;
         self.drop_idle(name);
     }
 
@@ -234,10 +232,7 @@ impl Model {
     // ---- what comes out of the core
 
     pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Time) {
-        let peer = self.peers.get_mut(&stream.join.peer).unwrap();
-        // Of two streams of one address, only the core knows which delivery came first: they come out of it stream by stream.
-        peer.unsure |= peer.sessions > 1;
-        peer.unmatched.push_back((task.id, attempt));
+        self.peers.get_mut(&stream.join.peer).unwrap().unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
             assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");
             assert!(task.id > stream.start, "it gets what comes after its start");
@@ -252,7 +247,7 @@ impl Model {
         let key = (group.clone(), task.id);
         let held = self.held_by(id);
         let ledger = self.ledgers.entry(key.clone()).or_default();
-        let ever = self.ever.entry(key.clone()).or_default();
+        let ever = self.ever.entry((group.clone(), task.id, ledger.revivals)).or_default();
         if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
             return;
@@ -272,13 +267,24 @@ impl Model {
         assert!(attempt <= most, "task {} goes out {most} times at most", task.id);
         ledger.seen = attempt;
         *ever = attempt.max(*ever);
-        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
+        if attempt == 1 && task.spec.not_before.is_none() && ledger.revivals == 0 {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
         let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
+    }
+
+    /// A checkpoint counts the deliveries that were made, and no more.
+    pub(crate) fn checkpointed(&mut self, groups: &[GroupState]) {
+        for (group, open) in groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open))) {
+            let Ledger { revivals, logged, .. } = *self.ledgers.entry((group.clone(), open.id)).or_default();
+            let ever = self.ever.entry((group.clone(), open.id, revivals)).or_default();
+            // In a burst it may count one that the end of its stream takes back before anybody sees it.
+            assert!(self.batch || open.attempts <= logged.max(*ever), "{open:?} of {group} went out {ever} times");
+            *ever = open.attempts.max(*ever);
+        }
     }
 
     /// Checks the order of the first deliveries of one step: each client gets them in order, and all of them come after
@@ -337,9 +343,6 @@ impl Model {
             let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
             assert!(result.attempt >= most, "{result:?}: it has attempts left");
         }
-        if result.outcome == Outcome::Revived {
-            self.ever.remove(&(group.clone(), task.id));
-        }
         self.fold(result, task.id);
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
     }
@@ -358,7 +361,7 @@ impl Model {
             ledger.logged = ledger.logged.max(result.attempt);
         } else if result.outcome == Outcome::Revived {
             assert!(ledger.settled, "it was not settled: {result:?}");
-            *ledger = Ledger { revived: true, ..Ledger::default() };
+            *ledger = Ledger { revivals: ledger.revivals + 1, ..Ledger::default() };
         } else {
             assert!(!ledger.settled, "it was settled: {result:?}");
             ledger.logged = ledger.logged.max(result.attempt);
@@ -412,9 +415,8 @@ impl Model {
         };
         let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
 
-        let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
+        let (mut task, mut attempt) = (told.task, told.attempt);
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
-            sure = !peer.unsure;
             let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
             if let Some(at) = at.filter(|_| task == 0) {
                 (task, attempt) = peer.unmatched[at];
@@ -424,7 +426,6 @@ impl Model {
                 peer.unmatched.remove(at);
             }
         }
-        assert!(told.task != 0 || sure, "tests tell outcomes without an id only where the match is known");
         let late = |late, group| {
             let of = Some((task, attempt.max(1)));
             (told.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
@@ -464,17 +465,5 @@ impl Model {
             Outcome::Done | Outcome::Failed if task <= head => late(None, Some(group)),
             _ => late(Some(true), Some(group)),
         }
-    }
-
-    /// What is told from there in a burst may be about deliveries that were not seen yet.
-    pub(crate) fn told_in_a_burst(&mut self, peer: &Arc<str>) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.unsure = true;
-        }
-    }
-
-    /// Whether it is known which delivery an outcome without an id from there belongs to.
-    pub(crate) fn is_sure(&self, peer: &Arc<str>) -> bool {
-        self.peers.get(peer).is_none_or(|peer| !peer.unsure)
     }
 }

@@ -190,7 +190,7 @@ impl World {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
                 self.model.moved(before, id, connection, self.now);
             }
-            self.gone(before, false);
+            self.gone(before);
         }
         self.model.peer_joined(&join.peer, stream.group.as_ref());
         self.streams.insert(id, stream);
@@ -203,15 +203,14 @@ impl World {
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
-        let held = self.holding > 0;
-        self.gone(id, held);
+        self.gone(id);
         self.core.leave(id, self.now);
         self.act();
     }
 
-    fn gone(&mut self, id: SessionId, unseen: bool) {
+    fn gone(&mut self, id: SessionId) {
         let stream = self.streams.remove(&id).unwrap();
-        self.model.peer_left(&stream.join.peer, unseen);
+        self.model.peer_left(&stream.join.peer);
     }
 
     /// The client reads so many percent of what is on its way.
@@ -246,15 +245,9 @@ impl World {
 
     /// Tells one outcome. Returns the result that was recorded for it.
     pub(crate) fn tell(&mut self, teller: &Teller, mut told: Told) -> Option<NewResult> {
-        if told.task == 0 {
-            self.flush();
-        }
         self.told += 1;
         told.ret = format!("told {}", self.told);
         let held = self.holding > 0;
-        if held {
-            self.model.told_in_a_burst(&teller.peer);
-        }
         let expected = self.model.tell(teller, &told, self.announced as TaskId, self.now, &self.tasks);
         let before = self.model.log.len();
         self.core.settle(teller, vec![told.clone()], self.now);
@@ -557,6 +550,7 @@ impl World {
             Action::Checkpoint(groups) => {
                 let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
                 assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
+                self.model.checkpointed(&groups);
                 self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
             }
             Action::Forget(group) => {

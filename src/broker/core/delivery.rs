@@ -267,10 +267,6 @@ impl Core {
             group.leases.insert(task.id, lease);
             group.dirty = true;
         }
-        // Anonymous clients, and those of other languages that know no ids.
-        if let Some(peer) = self.peers.get_mut(&session.join.peer) {
-            peer.unmatched.push(task.id, attempt);
-        }
         let delivery = Delivery { task, attempt };
         session.sent += delivery.cost();
         session.delivered += 1;

@@ -18,7 +18,7 @@ mod world;
 
 use std::time::Duration;
 
-use contact::broker::{Closed, Config, From, Join, SessionId, Teller};
+use contact::broker::{Closed, Config, From, Join, SessionId, Teller, Told};
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -28,6 +28,8 @@ use world::{World, name, told};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
+/// What [`Config::default`] has it.
+const RESTART_GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
     World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
@@ -269,7 +271,7 @@ fn a_retry_waits_as_long_as_it_was_asked_to() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    let retry = Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
     world.tell(&world.teller(a), retry);
     world.wait(4 * SECOND);
     assert_eq!(attempts(&world, a), [(task, 1)]);
@@ -367,17 +369,39 @@ fn a_late_failed_changes_nothing() {
 }
 
 #[test]
-fn a_failed_that_comes_while_the_task_waits_changes_nothing() {
+fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
+    for outcome in [Outcome::Done, Outcome::Failed, Outcome::Retry] {
+        let mut world = world();
+        let a = world.join(client("a"));
+        let task = world.broadcast("work");
+        let teller = world.teller(a);
+        world.leave(a);
+        let result = world.tell(&teller, Told { delay: SECOND, ..told(task, 1, outcome) }).unwrap();
+        let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
+        assert_eq!((result.late, result.not_before), (false, delayed));
+        let a = world.join(client("a"));
+        world.wait(SECOND);
+        let again = if outcome == Outcome::Retry { vec![(task, 2)] } else { vec![] };
+        assert_eq!(attempts(&world, a), again, "{outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_told_of_an_earlier_attempt_or_of_none_changes_nothing_while_the_task_waits() {
     let mut world = world();
+    let a = world.join(client("a"));
     // A normal task that nobody takes keeps the group from being through with everything up to the high one.
-    let a = world.join(Join { window: Some(1), ..client("a") });
     world.accept(vec![task("normal"), NewTask { priority: Priority::High, ..task("high") }]);
     world.announce();
-    assert_eq!(got(&world, a), [2]);
+    let teller = world.teller(a);
+    world.settle(a, 2, Outcome::Retry);
     world.leave(a);
-    let a = Teller { client: Some(name("a")), group: None, peer: "a".into() };
-    assert!(world.tell(&a, told(2, 1, Outcome::Failed)).unwrap().late);
-    world.join(client("a"));
+    for attempt in [0, 1, 3] {
+        assert!(world.tell(&teller, told(2, attempt, Outcome::Failed)).unwrap().late);
+        world.tell(&teller, told(2, attempt, Outcome::Working));
+    }
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(2, 3), (1, 2)]);
     world.finish();
 }
 
@@ -430,6 +454,51 @@ fn another_process_with_the_same_id_gets_the_tasks_again() {
     let task = world.broadcast("work");
     let new = world.join(of_process(client("a"), "y"));
     assert_eq!(attempts(&world, new), [(task, 2)]);
+}
+
+#[test]
+fn a_client_whose_stream_broke_keeps_what_it_is_working_on_if_nobody_else_was_given_it() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    let teller = world.teller(a);
+    world.teller_came(&teller.peer);
+    world.leave(a);
+    // Heard before its new stream: it has some time to come.
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    world.wait(4 * SECOND);
+    let a = world.join(client("a"));
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert!(got(&world, a).is_empty());
+    assert!(!world.tell(&teller, told(task, 1, Outcome::Failed)).unwrap().late);
+}
+
+#[test]
+fn who_says_working_and_does_not_come_back_keeps_nobody_waiting() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let teller = world.teller(one);
+    world.leave(one);
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    let two = world.join(worker("two"));
+    world.wait(5 * SECOND);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    assert_eq!(outcomes(&world, task), [Outcome::Lost, Outcome::TimedOut]);
+}
+
+#[test]
+fn a_client_that_comes_back_for_its_task_when_another_was_given_it_gets_none() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let teller = world.teller(one);
+    world.leave(one);
+    let two = world.join(worker("two"));
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    world.join(worker("one"));
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    assert!(!world.done(two, task).late);
 }
 
 // ---- acknowledgements without an id
@@ -523,6 +592,7 @@ fn attempts_are_not_forgotten() {
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen it");
 }
 
@@ -540,6 +610,7 @@ fn a_delivery_that_the_end_of_its_stream_took_back_at_once_counts_if_a_checkpoin
     // That it was lost is not on disk.
     world.crash(2);
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!(attempts(&world, a), [(two, 2)]);
 }
 
@@ -552,6 +623,7 @@ fn a_task_that_is_open_when_the_server_starts_goes_to_one_client_only_however_of
     world.restart();
     world.checkpoint();
     world.restart();
+    world.wait(RESTART_GRACE);
     let (a, b) = (world.join(client("a")), world.join(Join { group: Some(name("a")), ..anonymous("b") }));
     assert_eq!((attempts(&world, a), attempts(&world, b)), (&[(task, 2)][..], &[][..]));
     world.done(a, task);
@@ -561,11 +633,83 @@ fn a_task_that_is_open_when_the_server_starts_goes_to_one_client_only_however_of
 }
 
 #[test]
+fn what_was_with_a_client_is_held_back_for_it_after_a_restart() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let (kept, other) = (world.broadcast("kept"), world.broadcast("other"));
+    let teller = world.teller(one);
+    world.checkpoint();
+    world.restart();
+    let two = world.join(worker("two"));
+    let one = world.join(worker("one"));
+    world.tell(&teller, told(kept, 1, Outcome::Working));
+    world.wait(RESTART_GRACE - SECOND);
+    assert!(got(&world, one).is_empty() && got(&world, two).is_empty());
+    world.wait(SECOND);
+    assert_eq!([attempts(&world, one), attempts(&world, two)].concat(), [(other, 2)]);
+    let result = world.done(one, kept);
+    assert_eq!((result.attempt, result.late), (1, false));
+}
+
+#[test]
+fn what_it_says_after_a_restart_counts_before_its_stream_is_there() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let tasks = [world.broadcast("kept"), world.broadcast("failed"), world.broadcast("retried")];
+    let teller = world.teller(a);
+    world.checkpoint();
+    world.restart();
+    world.teller_came(&teller.peer);
+    for (task, outcome) in tasks.into_iter().zip([Outcome::Working, Outcome::Failed, Outcome::Retry]) {
+        assert!(world.tell(&teller, told(task, 1, outcome)).is_none_or(|result| !result.late), "{outcome:?}");
+    }
+    let a = world.join(client("a"));
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert_eq!(attempts(&world, a), [(tasks[2], 2)]);
+}
+
+#[test]
+fn a_delivery_that_no_checkpoint_knows_of_is_not_held_back() {
+    let mut world = world();
+    world.join(client("a"));
+    let task = world.broadcast("work");
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_task_that_was_given_back_before_a_restart_waits_for_nobody() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.checkpoint();
+    world.leave(a);
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 2)]);
+}
+
+#[test]
+fn a_task_that_was_taken_back_after_a_restart_is_a_dead_letter_when_its_attempts_are_used_up() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    let teller = world.teller(a);
+    world.checkpoint();
+    world.restart();
+    let a = world.join(client("a"));
+    world.tell(&teller, told(id, 1, Outcome::Working));
+    world.settle(a, id, Outcome::Retry);
+    assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Retry, Outcome::Exhausted]));
+}
+
+#[test]
 fn a_delay_outlives_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    let retry = Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
     world.tell(&world.teller(a), retry);
     world.restart();
     let a = world.join(client("a"));
@@ -582,6 +726,7 @@ fn a_restart_gives_no_attempt_more_than_there_are() {
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Exhausted]));
 }
 
@@ -685,6 +830,7 @@ fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attem
     assert!(world.revive("a", task));
     world.crash(0);
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen the second");
 }
 

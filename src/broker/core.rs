@@ -29,6 +29,9 @@ pub struct Config {
     pub ack_timeout: Duration,
     /// Deliveries of a task to a group before it is given up, unless the task says otherwise.
     pub max_attempts: u32,
+    /// How long what was with a client is held back after a start, so that the client can come back and say that it still
+    /// has it. No longer than `ack_timeout`.
+    pub restart_grace: Duration,
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
     /// Where anonymous clients start to read.
@@ -38,11 +41,13 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), a window of 64, anonymous clients from the first task.
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 5 s after a start, a window of 64, anonymous clients
+    /// from the first task.
     fn default() -> Config {
         Config {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 20,
+            restart_grace: RETURN,
             window: 64,
             anonymous_from: From::First,
             anonymous_group: None,
@@ -121,9 +126,12 @@ enum Timer {
 struct Peer {
     sessions: usize,
     tellers: usize,
-    /// The group its streams are in: `None` for passing ones.
+    /// Its latest stream, and the group that is in: `None` for a passing one.
+    session: Option<SessionId>,
     group: Option<GroupId>,
     unmatched: Unmatched,
+    /// What was renewed from here before there was a stream. The next one takes what no other has taken.
+    early: BTreeSet<(GroupId, TaskId)>,
 }
 
 /// All groups and sessions.
@@ -151,6 +159,8 @@ pub struct Core {
     actions: Vec<Action>,
 }
 
+/// How long a client whose stream ended has to come back for what it says it still has; or to say so, once it is back.
+const RETURN: Duration = Duration::from_secs(5);
 /// Text and overhead of the newest tasks that are kept in memory for all groups together.
 const RECENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A restart reads the outcomes behind the last checkpoint: at most about so many.
@@ -158,7 +168,8 @@ const CHECKPOINT_EVERY: usize = 10_000;
 
 impl Core {
     /// The state machine as the store knows it.
-    pub fn new(config: Config, recovered: Recovered) -> Core {
+    pub fn new(config: Config, recovered: Recovered, now: Time) -> Core {
+        let held_until = now.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
             head: recovered.positions.task,
@@ -179,7 +190,7 @@ impl Core {
             actions: Vec::new(),
         };
         for state in recovered.groups {
-            core.add_group(Group::restore(state));
+            core.add_group(Group::restore(state, held_until));
         }
         for entry in recovered.replay {
             core.replay(entry);

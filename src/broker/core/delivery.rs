@@ -200,7 +200,7 @@ impl Core {
                     self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
                     continue;
                 }
-                // Only after a restart: nothing was heard of its last delivery.
+                // Its last delivery was before a restart, or ended when its text was not in memory.
                 if attempts > 0 && attempts >= self.most_attempts(&task) {
                     self.settled_by_server(id, task.id, attempts, Outcome::Exhausted, now);
                     continue;
@@ -263,7 +263,7 @@ impl Core {
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
             group.deadlines.insert((deadline, task.id));
-            let lease = Lease { task: task.clone(), session: id, attempt, deadline, confirmed_from: None };
+            let lease = Lease { task: Some(task.clone()), session: Some(id), attempt, deadline, confirmed_from: None };
             group.leases.insert(task.id, lease);
             group.dirty = true;
         }

@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Action, Closed, Core, Timer};
+use super::{Action, Closed, Core, RETURN, Timer};
 use crate::broker::group::{Group, GroupId, Lease};
 use crate::broker::session::{From, Join, Session, SessionId};
 use crate::task::{GroupName, Outcome, Time};
@@ -47,7 +46,9 @@ impl Core {
             peer.unmatched.clear();
         }
         peer.sessions += 1;
+        peer.session = Some(id);
         peer.group = leased.then_some(group_id);
+        let (address, early) = (session.join.peer.clone(), std::mem::take(&mut peer.early));
 
         if let Some(heartbeat) = session.join.heartbeat {
             self.timers.push(Reverse((now.after(heartbeat), Timer::Session(id))));
@@ -55,6 +56,13 @@ impl Core {
         self.sessions.insert(id, session);
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.sessions.insert(id);
+        }
+        for (_, task) in early.into_iter().filter(|(group, _)| *group == group_id) {
+            let lease = self.groups.get(&group_id).and_then(|group| group.leases.get(&task));
+            // It may be another's by now.
+            if lease.is_some_and(|lease| lease.session.is_none() && lease.confirmed_from.as_ref() == Some(&address)) {
+                self.renew(group_id, task, Some(id), &address, now);
+            }
         }
         self.list(id);
         self.dispatch(group_id, now);
@@ -93,11 +101,11 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.after(self.config.ack_timeout.min(Duration::from_secs(5)));
+        let deadline = now.after(self.config.ack_timeout.min(RETURN));
         for id in &session.held {
             if let Some(lease) = group.leases.get_mut(id) {
                 group.deadlines.remove(&(lease.deadline, *id));
-                lease.session = new;
+                lease.session = Some(new);
                 if !confirmed(lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }

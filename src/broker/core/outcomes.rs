@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Action, Core, Peer, Teller, Told};
+use super::{Action, Core, Peer, RETURN, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
+use crate::broker::session::SessionId;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
@@ -54,15 +55,13 @@ impl Core {
     pub(super) fn settle_one(&mut self, id: GroupId, teller: &Teller, told: Told, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
-        if let Some(lease) = group.leases.get_mut(&told.task) {
+        if let Some(lease) = group.leases.get(&told.task) {
             let current = told.attempt == 0 || told.attempt == lease.attempt;
             let told = Told { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
             match told.outcome {
                 Outcome::Working if current => {
-                    group.deadlines.remove(&(lease.deadline, told.task));
-                    lease.deadline = now.after(self.config.ack_timeout);
-                    group.deadlines.insert((lease.deadline, told.task));
-                    lease.confirmed_from = Some(teller.peer.clone());
+                    let session = lease.session.or_else(|| self.session_of(teller, id));
+                    self.renew(id, told.task, session, &teller.peer, now);
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
@@ -79,15 +78,11 @@ impl Core {
             }
             return;
         }
-        if told.outcome == Outcome::Working {
-            return;
+        if let Some(attempts) = group.waiting(told.task) {
+            return self.settle_waiting(id, attempts, teller, told, now);
         }
         let settles = match told.outcome {
-            // A late DONE settles what waits to go out again; after any other outcome it goes out all the same.
-            _ if group.waits(told.task) => {
-                group.dirty = true;
-                told.outcome == Outcome::Done && group.take_waiting(told.task).is_some()
-            }
+            Outcome::Working => return,
             // It was delivered before a restart that forgot so: it must not go out again.
             outcome if outcome.settles() => match self.take_unread(id, told.task) {
                 Some(unread) => unread,
@@ -96,6 +91,63 @@ impl Core {
             _ => false,
         };
         self.record(name, teller, told, !settles, now);
+    }
+
+    /// What is told of a task that waits to go out again, after so many attempts. Nobody else was given it since: what is said
+    /// of the last of them counts as if the client had it still.
+    fn settle_waiting(&mut self, id: GroupId, attempts: u32, teller: &Teller, told: Told, now: Time) {
+        let last = attempts > 0 && told.attempt == attempts;
+        if told.outcome == Outcome::Working {
+            if last {
+                self.renew(id, told.task, self.session_of(teller, id), &teller.peer, now);
+            }
+            return;
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let counts = last || told.outcome == Outcome::Done;
+        let name = group.name.clone();
+        if counts {
+            group.dirty = true;
+            group.take_waiting(told.task);
+            match told.outcome {
+                Outcome::Retry => group.delayed.insert(told.task, now.after(told.delay), attempts),
+                _ => group.rate.count(now),
+            }
+        }
+        self.record(name, teller, told, !counts, now);
+    }
+
+    /// The stream of whoever tells this, if it is of that group.
+    fn session_of(&self, teller: &Teller, group: GroupId) -> Option<SessionId> {
+        let session = match &teller.client {
+            Some(client) => self.clients.get(client).copied(),
+            None => self.peers.get(&teller.peer)?.session,
+        };
+        session.filter(|id| self.sessions.get(id).is_some_and(|session| session.group == group))
+    }
+
+    /// The client at that address is at work on a task: it has it from now on, if it had not, and nobody else has. Without a
+    /// session, its stream has some time to come.
+    pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Time) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let lasts = match session {
+            Some(_) => self.config.ack_timeout,
+            None => self.config.ack_timeout.min(RETURN),
+        };
+        let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
+        if let Some((text, attempt)) = group.take_waiting(task) {
+            group.leases.insert(task, Lease { task: text, session, attempt, deadline, confirmed_from });
+        } else if let Some(lease) = group.leases.get_mut(&task) {
+            group.deadlines.remove(&(lease.deadline, task));
+            (lease.session, lease.deadline, lease.confirmed_from) = (session, deadline, confirmed_from);
+        }
+        group.deadlines.insert((deadline, task));
+        group.dirty = true;
+        match session.and_then(|session| self.sessions.get_mut(&session)) {
+            Some(session) => drop(session.held.insert(task)),
+            None => drop(self.peers.get_mut(peer).map(|peer| peer.early.insert((id, task)))),
+        }
+        session.into_iter().for_each(|session| self.list(session));
     }
 
     /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
@@ -129,6 +181,8 @@ impl Core {
     }
 
     pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
+        // Without a group there is nothing to wait for.
+        let delayed = told.outcome == Outcome::Retry && !late && group.is_some() && !told.delay.is_zero();
         let client = teller.client.as_ref().map_or_else(|| teller.peer.clone(), |client| client.as_str().into());
         self.records.push(NewResult {
             task: told.task,
@@ -138,7 +192,7 @@ impl Core {
             outcome: told.outcome,
             ret: told.ret,
             at: now,
-            not_before: None,
+            not_before: delayed.then(|| now.after(told.delay)),
             late,
         });
     }
@@ -174,13 +228,21 @@ impl Core {
         let lease = group.leases.remove(&task)?;
         group.deadlines.remove(&(lease.deadline, task));
         group.dirty = true;
-        let mut label: Arc<str> = Arc::from("");
-        if let Some(session) = self.sessions.get_mut(&lease.session) {
-            session.held.remove(&task);
-            label = session.label.clone();
+        let client = self.holder(&lease);
+        if let Some(id) = lease.session {
+            self.sessions.get_mut(&id).map(|session| session.held.remove(&task));
+            self.list(id);
         }
-        self.list(lease.session);
-        Some((lease, label))
+        Some((lease, client))
+    }
+
+    /// Who has it: the client's id, or its address.
+    pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
+        let session = lease.session.and_then(|id| self.sessions.get(&id));
+        session
+            .map(|session| session.label.clone())
+            .or_else(|| lease.confirmed_from.clone())
+            .unwrap_or_else(|| "".into())
     }
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
@@ -194,7 +256,7 @@ impl Core {
         now: Time,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
-        let most = self.most_attempts(&lease.task);
+        let used_up = lease.task.as_ref().is_some_and(|task| lease.attempt >= self.most_attempts(task));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = NewResult {
             task,
@@ -207,17 +269,17 @@ impl Core {
             not_before,
             late: false,
         };
-        if lease.attempt >= most {
+        if used_up {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
-        match not_before {
-            Some(due) => group.delayed.insert(task, due, lease.attempt),
-            None => {
-                let key = (lease.task.spec.priority, task);
-                group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });
+        match (not_before, lease.task) {
+            (None, Some(text)) => {
+                group.returned.insert((text.spec.priority, task), Returned { task: text, attempts: lease.attempt });
             }
+            // Without its text it is loaded again; if its attempts are used up, that is seen then.
+            (due, _) => group.delayed.insert(task, due.unwrap_or(now), lease.attempt),
         }
         self.records.push(result);
     }

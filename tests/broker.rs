@@ -359,6 +359,21 @@ fn a_late_done_settles_what_is_not_settled_yet_and_a_later_one_changes_nothing()
 }
 
 #[test]
+fn a_late_done_settles_a_task_whose_later_attempt_was_lost() {
+    let mut world = world();
+    let slow = world.join(worker("slow"));
+    let task = world.broadcast("work");
+    let two = world.join(worker("two"));
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    world.pause("g", true);
+    world.leave(two);
+    let done = world.tell(&world.teller(slow), told(task, 1, Outcome::Done)).unwrap();
+    assert_eq!((done.attempt, done.late), (1, false));
+    assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Lost, Outcome::Done]);
+}
+
+#[test]
 fn a_late_failed_changes_nothing() {
     let mut world = world();
     let a = world.join(client("a"));

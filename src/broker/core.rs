@@ -47,7 +47,7 @@ impl Default for Config {
         Config {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 20,
-            restart_grace: RETURN,
+            restart_grace: GRACE,
             window: 64,
             anonymous_from: From::First,
             anonymous_group: None,
@@ -160,7 +160,7 @@ pub struct Core {
 }
 
 /// How long a client whose stream ended has to come back for what it says it still has; or to say so, once it is back.
-const RETURN: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(5);
 /// Text and overhead of the newest tasks that are kept in memory for all groups together.
 const RECENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A restart reads the outcomes behind the last checkpoint: at most about so many.

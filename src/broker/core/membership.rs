@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Action, Closed, Core, RETURN, Timer};
+use super::{Action, Closed, Core, GRACE, Timer};
 use crate::broker::group::{Group, GroupId, Lease};
 use crate::broker::session::{From, Join, Session, SessionId};
 use crate::task::{GroupName, Outcome, Time};
@@ -101,7 +101,7 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.after(self.config.ack_timeout.min(RETURN));
+        let deadline = now.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
             if let Some(lease) = group.leases.get_mut(id) {
                 group.deadlines.remove(&(lease.deadline, *id));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Core, Peer, RETURN, Teller, Told};
+use super::{Action, Core, GRACE, Peer, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
 use crate::broker::session::SessionId;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
@@ -132,7 +132,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let lasts = match session {
             Some(_) => self.config.ack_timeout,
-            None => self.config.ack_timeout.min(RETURN),
+            None => self.config.ack_timeout.min(GRACE),
         };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
         if let Some((text, attempt)) = group.take_waiting(task) {
@@ -143,11 +143,12 @@ impl Core {
         }
         group.deadlines.insert((deadline, task));
         group.dirty = true;
-        match session.and_then(|session| self.sessions.get_mut(&session)) {
-            Some(session) => drop(session.held.insert(task)),
-            None => drop(self.peers.get_mut(peer).map(|peer| peer.early.insert((id, task)))),
+        if let Some(id) = session {
+            self.sessions.get_mut(&id).map(|session| session.held.insert(task));
+            self.list(id);
+        } else if let Some(peer) = self.peers.get_mut(peer) {
+            peer.early.insert((id, task));
         }
-        session.into_iter().for_each(|session| self.list(session));
     }
 
     /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
@@ -239,10 +240,8 @@ impl Core {
     /// Who has it: the client's id, or its address.
     pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
         let session = lease.session.and_then(|id| self.sessions.get(&id));
-        session
-            .map(|session| session.label.clone())
-            .or_else(|| lease.confirmed_from.clone())
-            .unwrap_or_else(|| "".into())
+        let client = session.map(|session| &session.label).or(lease.confirmed_from.as_ref());
+        client.map_or_else(|| "".into(), Arc::clone)
     }
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.

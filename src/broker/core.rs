@@ -130,8 +130,6 @@ struct Peer {
     session: Option<SessionId>,
     group: Option<GroupId>,
     unmatched: Unmatched,
-    /// What was renewed from here before there was a stream. The next one takes what no other has taken.
-    early: BTreeSet<(GroupId, TaskId)>,
 }
 
 /// All groups and sessions.

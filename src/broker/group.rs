@@ -28,6 +28,13 @@ pub(super) struct Lease {
     pub(super) confirmed_from: Option<Arc<str>>,
 }
 
+impl Lease {
+    /// Where the stream is to come from that it waits for.
+    fn awaits_session(&self) -> Option<Arc<str>> {
+        self.confirmed_from.clone().filter(|_| self.session.is_none())
+    }
+}
+
 /// A task that was delivered before and goes out again.
 #[derive(Debug)]
 pub(super) struct Returned {
@@ -118,6 +125,8 @@ pub(super) struct Group {
     pub(super) classes: [Class; 3],
     pub(super) leases: FxHashMap<TaskId, Lease>,
     pub(super) deadlines: BTreeSet<(Time, TaskId)>,
+    /// Leases without a session, with the address from which their client said that it has them.
+    early: BTreeSet<(Arc<str>, TaskId)>,
     /// Go out before anything else of their class.
     pub(super) returned: BTreeMap<(Priority, TaskId), Returned>,
     /// Not to go out before a time.
@@ -179,6 +188,7 @@ impl Group {
             classes: [behind(), behind(), behind()],
             leases: FxHashMap::default(),
             deadlines: BTreeSet::new(),
+            early: BTreeSet::new(),
             returned: BTreeMap::new(),
             delayed: Delayed::default(),
             loading: FxHashMap::default(),
@@ -261,6 +271,31 @@ impl Group {
     /// Every task up to here, of whatever class, was taken up.
     pub(super) fn taken_up(&self, head: TaskId) -> TaskId {
         (0..CLASSES.len()).map(|class| self.position(class, head)).min().unwrap_or(0)
+    }
+
+    /// Puts a task into the hands of a client.
+    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
+        self.deadlines.insert((lease.deadline, task));
+        self.early.extend(lease.awaits_session().map(|peer| (peer, task)));
+        self.leases.insert(task, lease);
+        self.dirty = true;
+    }
+
+    /// Takes it out of them.
+    pub(super) fn unlease(&mut self, task: TaskId) -> Option<Lease> {
+        let lease = self.leases.remove(&task)?;
+        self.deadlines.remove(&(lease.deadline, task));
+        if let Some(peer) = lease.awaits_session() {
+            self.early.remove(&(peer, task));
+        }
+        self.dirty = true;
+        Some(lease)
+    }
+
+    /// The leases that wait for a stream from this address.
+    pub(super) fn early(&self, peer: &Arc<str>) -> Vec<TaskId> {
+        let of_peer = self.early.range((peer.clone(), 0)..=(peer.clone(), TaskId::MAX));
+        of_peer.map(|(_, task)| *task).collect()
     }
 
     /// Takes a task out of the places where it waits to go out again; with its text, if that is in memory, and how often it

@@ -57,8 +57,6 @@ struct Peer {
     /// The latest.
     session: Option<SessionId>,
     group: Option<(GroupName, usize)>,
-    /// What was renewed from here before there was a stream.
-    early: BTreeSet<(GroupName, TaskId)>,
     unmatched: VecDeque<(TaskId, u32)>,
 }
 
@@ -185,9 +183,9 @@ impl Model {
         peer.sessions += 1;
         peer.session = Some(id);
         peer.group = generation;
-        for key in std::mem::take(&mut peer.early).into_iter().filter(|(of, _)| Some(of) == group) {
-            let lease = self.leases.get_mut(&key).filter(|lease| lease.session.is_none());
-            if let Some(lease) = lease.filter(|lease| lease.renewed_from.as_ref() == Some(name)) {
+        // What was renewed from there before there was a stream.
+        for ((of, _), lease) in &mut self.leases {
+            if Some(of) == group && lease.session.is_none() && lease.renewed_from.as_ref() == Some(name) {
                 lease.session = Some(id);
                 lease.deadline = now.after(self.ack_timeout);
             }
@@ -485,9 +483,6 @@ impl Model {
             now.after(if session.is_some() { self.ack_timeout } else { self.ack_timeout.min(Duration::from_secs(5)) })
         };
         let key = (group.clone(), task);
-        let early = |peers: &mut HashMap<Arc<str>, Peer>| {
-            peers.get_mut(&teller.peer).map(|peer| peer.early.insert(key.clone()));
-        };
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
@@ -497,9 +492,6 @@ impl Model {
                         lease.session = lease.session.or(session);
                         lease.deadline = lasts(lease.session);
                         lease.renewed_from = Some(teller.peer.clone());
-                        if lease.session.is_none() {
-                            early(&mut self.peers);
-                        }
                     }
                     None
                 }
@@ -520,10 +512,7 @@ impl Model {
         match told.outcome {
             Outcome::Working if is_last => {
                 let renewed_from = Some(teller.peer.clone());
-                if session.is_none() {
-                    early(&mut self.peers);
-                }
-                self.leases.insert(key.clone(), Lease { session, attempt, deadline: lasts(session), renewed_from });
+                self.leases.insert(key, Lease { session, attempt, deadline: lasts(session), renewed_from });
                 None
             }
             Outcome::Retry if is_last => {

@@ -262,10 +262,8 @@ impl Core {
         if group.leased {
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
-            group.deadlines.insert((deadline, task.id));
             let lease = Lease { task: Some(task.clone()), session: Some(id), attempt, deadline, confirmed_from: None };
-            group.leases.insert(task.id, lease);
-            group.dirty = true;
+            group.lease(task.id, lease);
         }
         let delivery = Delivery { task, attempt };
         session.sent += delivery.cost();

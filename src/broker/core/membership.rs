@@ -48,21 +48,19 @@ impl Core {
         peer.sessions += 1;
         peer.session = Some(id);
         peer.group = leased.then_some(group_id);
-        let (address, early) = (session.join.peer.clone(), std::mem::take(&mut peer.early));
+        let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
             self.timers.push(Reverse((now.after(heartbeat), Timer::Session(id))));
         }
         self.sessions.insert(id, session);
+        let mut early = Vec::new();
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.sessions.insert(id);
+            early = group.early(&address);
         }
-        for (_, task) in early.into_iter().filter(|(group, _)| *group == group_id) {
-            let lease = self.groups.get(&group_id).and_then(|group| group.leases.get(&task));
-            // It may be another's by now.
-            if lease.is_some_and(|lease| lease.session.is_none() && lease.confirmed_from.as_ref() == Some(&address)) {
-                self.renew(group_id, task, Some(id), &address, now);
-            }
+        for task in early {
+            self.renew(group_id, task, Some(id), &address, now);
         }
         self.list(id);
         self.dispatch(group_id, now);
@@ -103,13 +101,12 @@ impl Core {
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(lease) = group.leases.get_mut(id) {
-                group.deadlines.remove(&(lease.deadline, *id));
+            if let Some(mut lease) = group.unlease(*id) {
                 lease.session = Some(new);
-                if !confirmed(lease) {
+                if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.deadlines.insert((lease.deadline, *id));
+                group.lease(*id, lease);
             }
         }
         self.leave(old, now);

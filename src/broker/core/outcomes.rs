@@ -134,20 +134,13 @@ impl Core {
             Some(_) => self.config.ack_timeout,
             None => self.config.ack_timeout.min(GRACE),
         };
+        let had = group.unlease(task).map(|lease| (lease.task, lease.attempt));
+        let Some((text, attempt)) = had.or_else(|| group.take_waiting(task)) else { return };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
-        if let Some((text, attempt)) = group.take_waiting(task) {
-            group.leases.insert(task, Lease { task: text, session, attempt, deadline, confirmed_from });
-        } else if let Some(lease) = group.leases.get_mut(&task) {
-            group.deadlines.remove(&(lease.deadline, task));
-            (lease.session, lease.deadline, lease.confirmed_from) = (session, deadline, confirmed_from);
-        }
-        group.deadlines.insert((deadline, task));
-        group.dirty = true;
+        group.lease(task, Lease { task: text, session, attempt, deadline, confirmed_from });
         if let Some(id) = session {
             self.sessions.get_mut(&id).map(|session| session.held.insert(task));
             self.list(id);
-        } else if let Some(peer) = self.peers.get_mut(peer) {
-            peer.early.insert((id, task));
         }
     }
 
@@ -225,10 +218,7 @@ impl Core {
 
     /// Takes a task from its client.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
-        let group = self.groups.get_mut(&id)?;
-        let lease = group.leases.remove(&task)?;
-        group.deadlines.remove(&(lease.deadline, task));
-        group.dirty = true;
+        let lease = self.groups.get_mut(&id)?.unlease(task)?;
         let client = self.holder(&lease);
         if let Some(id) = lease.session {
             self.sessions.get_mut(&id).map(|session| session.held.remove(&task));

@@ -213,7 +213,7 @@ fn a_task_that_is_delivered_again_while_it_is_worked_on_is_not_worked_on_twice()
     server.submit(&tasks(2));
     slow.until_it_holds(2);
     let timed_out = server.at_least(2, "results");
-    assert_eq!(outcomes(&timed_out), each(1..=2, 1, "TIMED_OUT", false));
+    assert_eq!(outcomes(&timed_out[..2]), each(1..=2, 1, "TIMED_OUT", false));
     // The second delivery has come when a third task has, which goes out after them.
     server.submit(&["one more"]);
     assert_eq!(slow.until_it_holds(1), BTreeSet::from([3]));

@@ -31,7 +31,7 @@ pub(super) struct Lease {
 impl Lease {
     /// Where the stream is to come from that it waits for.
     fn awaits_session(&self) -> Option<Arc<str>> {
-        self.confirmed_from.clone().filter(|_| self.session.is_none())
+        if self.session.is_none() { self.confirmed_from.clone() } else { None }
     }
 }
 

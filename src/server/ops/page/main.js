@@ -134,6 +134,7 @@ function route(focus = true) {
     shown = id ? task.mount(frame.main, Number(id)) : entry.view.mount(frame.main, params, go);
   }
   for (const [key, link] of frame.links) attribute(link, 'aria-current', key === entry?.name && 'page');
+  attribute(root, 'data-view', entry?.name);
   title();
   shown.update(live);
   if (focus) {
@@ -154,7 +155,7 @@ function contact() {
   attribute(frame.pill, 'data-level', level);
   text(frame.pill.lastChild, count > 0 ? count : { well: '✓', lost: '✕' }[level] ?? '');
   text(frame.pill.children[1], {
-    well: t('pill.well'), first: t('pill.first'), opening: t('contact.opening'), lost: contactSentence(live),
+    well: t('pill.well'), first: t('pill.first'), opening: t('contact.opening'), lost: t('pill.lost'),
   }[level] ?? t('pill.issues', count));
   show(frame.lost, live.contact === 'lost' && Boolean(live.heard));
   text(frame.lostText, contactSentence(live));

@@ -41,6 +41,7 @@ export const en = {
   'pill.well': 'All is well',
   'pill.issues': (v) => some(v, 'thing to look at', 'things to look at'),
   'pill.first': 'Ready',
+  'pill.lost': 'Lost contact',
 
   'verdict.well.idle': (c) => `All is well: ${clients(c)}, nothing waits`,
   'verdict.well.busy': (c, held) => `All is well: ${clients(c)}, ${tasks(held)} under way`,

@@ -37,6 +37,7 @@ export const zh = {
   'pill.well': '一切正常',
   'pill.issues': (v) => `${n(v)} 件事需要留意`,
   'pill.first': '就绪',
+  'pill.lost': '失去联系',
 
   'verdict.well.idle': (c) => `一切正常：${n(c)} 个客户端，没有任务在等待`,
   'verdict.well.busy': (c, held) => `一切正常：${n(c)} 个客户端，${n(held)} 个任务正在处理`,

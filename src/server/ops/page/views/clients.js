@@ -25,7 +25,7 @@ export function clientTable({ short = false } = {}) {
     label: t('view.clients'),
     rowClass: (it) => (it.connected ? '' : 'gone'),
   });
-  return { node: h('div', { class: 'table-box three' }, rows.node), update: rows.update };
+  return { node: h('div', { class: 'table-box two' }, rows.node), update: rows.update };
 }
 
 function who(td) {

@@ -36,6 +36,13 @@ struct Args {
     /// Where operators connect. Whoever reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Whoever reaches it can submit
+    /// tasks and read everything
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
+    http: String,
+    /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
+    #[arg(long, value_name = "NAME")]
+    http_host: Vec<String>,
     /// The folder that keeps tasks and results. Made if it is missing; one server for a folder
     #[arg(long, value_name = "DIR", default_value = "contact-data")]
     data: PathBuf,
@@ -114,6 +121,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     let server = Server::start(Config {
         listen: args.listen,
         control: args.control,
+        http: Some(args.http).filter(|http| http != "off"),
+        http_hosts: args.http_host,
         data: args.data,
         max_task: args.max_task,
         demo: args.demo.then_some(args.demo_every),
@@ -135,7 +144,8 @@ fn run(args: Args) -> anyhow::Result<()> {
         },
     })?;
     // On standard output, for scripts that chose port 0. Nobody may be reading it.
-    let _ = writeln!(std::io::stdout(), "listening on {}, control on {}", server.listen(), server.control());
+    let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
+    let _ = writeln!(std::io::stdout(), "listening on {}, control on {}{http}", server.listen(), server.control());
 
     signals.forever().next();
     info!("stopping: clients have a moment to tell their results; once more to stop at once");

@@ -7,13 +7,18 @@ mod control;
 mod convert;
 mod demo;
 mod follow;
+mod health;
 mod metadata;
 mod operate;
+mod ops;
 mod pump;
 mod query;
+mod refusals;
 mod retention;
 mod status;
+mod traffic;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,11 +32,15 @@ use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
 use self::follow::Followers;
+use self::health::Health;
+use self::ops::Ops;
 use self::query::Pool;
 use self::retention::Keeper;
 pub use self::retention::Retention;
+use self::traffic::Traffic;
 use crate::broker::{self, Broker};
 use crate::store::{Store, StoreError};
+use crate::task::Time;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
 
@@ -42,6 +51,10 @@ pub struct Config {
     pub listen: String,
     /// Where operators connect, `host:port`.
     pub control: String,
+    /// Where the page, its API and the metrics are, `host:port`; `None`: nowhere.
+    pub http: Option<String>,
+    /// Names by which browsers may call that, besides `localhost` and addresses.
+    pub http_hosts: Vec<String>,
     /// The folder of the store.
     pub data: PathBuf,
     /// The longest text of a task, a status or a result, in bytes.
@@ -83,7 +96,9 @@ pub enum ServerError {
 pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
-    addresses: (String, String),
+    addresses: Addresses,
+    health: Health,
+    ops: Option<Ops>,
     demo: Option<Demo>,
     keeper: Keeper,
     followers: Followers,
@@ -92,12 +107,20 @@ pub struct Server {
     store: Store,
 }
 
+struct Addresses {
+    listen: String,
+    control: String,
+    http: Option<String>,
+}
+
 /// How long clients have to tell the results of what they hold when the server stops.
 const GRACE: Duration = Duration::from_secs(3);
 
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        let started_at = Time::now();
+        let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         let (store, recovered) = Store::open(&config.data)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -105,18 +128,23 @@ impl Server {
         let handle = store.handle();
         let pool = Pool::start(&handle)?;
         let followers = Followers::subscribe(handle.tail());
+        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let contact = ContactService { broker: broker.handle(), store: handle.clone(), limit };
+        let (health, traffic) = (Health::new(handle.clone()), Arc::new(Traffic::default()));
+        let contact =
+            ContactService { broker: broker.handle(), store: handle.clone(), limit, traffic: traffic.clone() };
         let control = ControlService {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
             followers: followers.clone(),
             limit,
+            traffic: traffic.clone(),
         };
+        let operator = control.clone();
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
@@ -125,22 +153,41 @@ impl Server {
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, followers, broker, pool, store })
+        let addresses =
+            Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
+        let about = ops::About {
+            started_at,
+            listen: addresses.listen.clone(),
+            control: addresses.control.clone(),
+            data: config.data,
+            ack_timeout,
+            max_attempts,
+            hosts: config.http_hosts,
+        };
+        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
+        let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
+        Ok(Server { contact, control, addresses, health, ops, demo, keeper, followers, broker, pool, store })
     }
 
     /// Where clients connect.
     pub fn listen(&self) -> &str {
-        &self.addresses.0
+        &self.addresses.listen
     }
 
     /// Where operators connect.
     pub fn control(&self) -> &str {
-        &self.addresses.1
+        &self.addresses.control
+    }
+
+    /// Where the page is, if it is anywhere.
+    pub fn http(&self) -> Option<&str> {
+        self.addresses.http.as_deref()
     }
 
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, keeper, followers, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, health, ops, demo, keeper, followers, broker, pool, store, .. } = self;
+        health.drain();
         if let Some(demo) = demo {
             demo.stop();
         }
@@ -152,6 +199,10 @@ impl Server {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();
             control.cancel_all_calls();
+        }
+        // Until here the page could be looked at, which says that the server is stopping.
+        if let Some(ops) = ops {
+            ops.stop();
         }
         // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
         broker.stop();
@@ -177,6 +228,15 @@ fn within(limit: Duration, work: impl Future + Unpin) -> bool {
     ended
 }
 
+/// Takes a port; gives the address with the port that was taken.
+fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), ServerError> {
+    let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
+    let listener = TcpListener::bind(address).map_err(|e| refused(e.to_string()))?;
+    let port = listener.local_addr().map_err(|e| refused(e.to_string()))?.port();
+    Ok((listener, format!("{host}:{port}")))
+}
+
 /// Begins to serve on `address`; gives the address with the port that was taken.
 fn listen(
     env: &Arc<Environment>,
@@ -189,7 +249,7 @@ fn listen(
     let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
     let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
     // C-core's own error says nothing: ask the system first.
-    drop(std::net::TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
+    drop(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
     let args = ChannelBuilder::new(env.clone())
         .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
         // Two servers on one port would share its clients between them.

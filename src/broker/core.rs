@@ -6,8 +6,10 @@ mod delivery;
 mod membership;
 mod operators;
 mod outcomes;
+mod overview;
 
 pub use self::operators::{GroupError, GroupInfo, Standing, Waits};
+pub use self::overview::{Gone, Overview, Sessions};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -19,6 +21,7 @@ use rustc_hash::FxHashMap;
 use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
+use super::tally::Meter;
 use crate::store::{Backlog, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -148,6 +151,9 @@ pub struct Core {
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
     recorded: usize,
+    meter: Meter,
+    /// The clients that went last, the newest at the end.
+    gone: VecDeque<Gone>,
     actions: Vec<Action>,
 }
 
@@ -176,6 +182,8 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
+            meter: Meter::default(),
+            gone: VecDeque::new(),
             actions: Vec::new(),
         };
         for state in recovered.groups {
@@ -237,6 +245,7 @@ impl Core {
 
     fn flush_records(&mut self) {
         if !self.records.is_empty() {
+            self.count_records();
             self.recorded += self.records.len();
             self.actions.push(Action::Record(std::mem::take(&mut self.records)));
         }

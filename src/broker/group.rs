@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::delayed::Delayed;
 use super::session::SessionId;
+use super::tally::Tally;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{GroupName, Priority, Task, TaskId, Time};
 
@@ -21,6 +22,8 @@ pub(super) struct Lease {
     pub(super) task: Arc<Task>,
     pub(super) session: SessionId,
     pub(super) attempt: u32,
+    /// When it went out.
+    pub(super) since: Time,
     pub(super) deadline: Time,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
@@ -70,6 +73,14 @@ impl Page {
 
     pub(super) fn is_empty(&self) -> bool {
         self.tasks.is_empty()
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(super) fn first(&self) -> Option<TaskId> {
+        self.tasks.front().map(|task| task.id)
     }
 
     pub(super) fn push(&mut self, task: Arc<Task>) {
@@ -135,6 +146,7 @@ pub(super) struct Group {
     /// When a client was last connected.
     pub(super) last_used: Time,
     pub(super) rate: Rate,
+    pub(super) tally: Tally,
 }
 
 /// How many tasks were settled in each of the last seconds.
@@ -187,6 +199,7 @@ impl Group {
             dirty: false,
             last_used: now,
             rate: Rate::default(),
+            tally: Tally::default(),
         }
     }
 
@@ -277,7 +290,7 @@ impl Group {
     /// The oldest task that was delivered and is not settled.
     pub(super) fn oldest_open(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
-        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.iter().map(|(id, ..)| id));
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.oldest());
         open.chain(waiting).min()
     }
 

@@ -1,5 +1,6 @@
 //! The `Contact` service: what agents and workers call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
@@ -10,6 +11,7 @@ use protobuf::EnumOrUnknown;
 use super::metadata::Metadata;
 use super::pump::pump;
 use super::status::Refusal;
+use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Told};
 use crate::codec::Decoded;
 use crate::store;
@@ -30,6 +32,7 @@ pub(super) struct ContactService {
     pub(super) store: store::Handle,
     /// The longest text, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Contact for ContactService {
@@ -52,7 +55,7 @@ impl Contact for ContactService {
     }
 
     fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
-        let broker = self.broker.clone();
+        let (broker, traffic) = (self.broker.clone(), self.traffic.clone());
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -62,7 +65,7 @@ impl Contact for ContactService {
             let client = metadata.label();
             match broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch).await;
+                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch, &traffic).await;
                     broker.leave(session, why).await;
                 }
                 Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
@@ -134,7 +137,12 @@ impl ContactService {
             }
             // What came before a bad message counts.
             if !statuses.is_empty() {
+                let bytes = statuses.iter().map(|status| status.msg.len()).sum();
+                self.traffic.count(Flow::Statuses, statuses.len(), bytes);
+                let (count, bytes) =
+                    (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
                 self.store.report(statuses).await?;
+                self.traffic.count(Flow::StatusAnswers, count, bytes);
                 sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
             }
             if let Some(ended) = ended {
@@ -155,7 +163,8 @@ impl ContactService {
         let mut ended = None;
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunks.next().await) {
-            let mut told = Vec::with_capacity(chunk.len());
+            let messages = chunk.len();
+            let mut told = Vec::with_capacity(messages);
             for item in chunk {
                 if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut told)?)) {
                     ended = Some(e);
@@ -163,7 +172,9 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            under_way += told.iter().map(|told| told.ret.len()).sum::<usize>();
+            let bytes = told.iter().map(|told| told.ret.len()).sum::<usize>();
+            self.traffic.count(Flow::Results, messages, bytes);
+            under_way += bytes;
             let mut heard = self.broker.tell(teller.clone(), told).await;
             if heard.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;

@@ -1,6 +1,7 @@
 //! The `Control` service: what operators call.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
@@ -12,6 +13,7 @@ use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
 use super::status::Refusal;
+use super::traffic::{Flow, Traffic};
 use crate::broker;
 use crate::codec::Decoded;
 use crate::store::{self, Positions, Reader, StoreError};
@@ -33,6 +35,7 @@ pub(super) struct ControlService {
     pub(super) followers: Followers,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// The unary calls, each with the work behind it.
@@ -183,13 +186,14 @@ impl Control for ControlService {
 }
 
 /// A group by its name; none by an empty one.
-fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
+pub(super) fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
     Ok(if name.is_empty() { None } else { Some(Name::new("the group", name)?) })
 }
 
 impl ControlService {
     /// Accepts all tasks of a request, or none.
-    async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+    pub(super) async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+        self.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
         let (tasks, refused) = convert::new_tasks(request, self.limit);
         match refused.into_iter().next() {
             Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
@@ -205,6 +209,7 @@ impl ControlService {
     ) -> impl Future<Output = Result<pb::SubmitResponse, Ended>> + Send + use<> {
         let begun = match item {
             Ok(Ok(request)) => {
+                self.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
                 let (tasks, refused) = convert::new_tasks(request, self.limit);
                 self.store.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
             }

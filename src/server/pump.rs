@@ -10,6 +10,7 @@ use futures::Sink as _;
 use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
 
 use super::status::Refusal;
+use super::traffic::{Flow, Traffic};
 use crate::broker::{Closed, Delivery, Handle, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
 
@@ -40,10 +41,11 @@ pub(super) async fn pump(
     session: SessionId,
     client: &str,
     batch: usize,
+    traffic: &Traffic,
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
-    let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch).await;
+    let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch, traffic).await;
     let (refusal, why) = match end {
         End::Gone => return "its stream ended",
         End::Closed(Closed::Stopping) => (Refusal::Stopping, "the server is stopping"),
@@ -63,18 +65,23 @@ async fn carry(
     broker: &Handle,
     session: SessionId,
     batch: usize,
+    traffic: &Traffic,
 ) -> Result<Infallible, End> {
     loop {
         match next(sink, inbox).await? {
             Push::Close(why) => return Err(End::Closed(why)),
             Push::Heartbeat => send(sink, inbox, ServerMsg::new()).await?,
             Push::Tasks(deliveries) => {
+                let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
+                let mut count = 0;
                 for (message, cost) in messages(&deliveries, batch) {
+                    count += 1;
                     send(sink, inbox, message).await?;
                     if let Some(taken) = inbox.took(cost) {
                         broker.room(session, taken).await;
                     }
                 }
+                traffic.count(Flow::Tasks, count, bytes);
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use grpcio::{RpcStatus, RpcStatusCode};
 
+use super::refusals;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
 use crate::task::{Name, NameError, TaskId};
@@ -43,7 +44,7 @@ pub(super) enum Refusal {
 }
 
 impl Refusal {
-    fn code(&self) -> RpcStatusCode {
+    pub(super) fn code(&self) -> RpcStatusCode {
         match self {
             Refusal::NoSuchTask(..) | Refusal::NotDead(..) => RpcStatusCode::NOT_FOUND,
             Refusal::TakenOver(_) => RpcStatusCode::ABORTED,
@@ -57,6 +58,7 @@ impl Refusal {
 
 impl From<Refusal> for RpcStatus {
     fn from(refusal: Refusal) -> RpcStatus {
+        refusals::count(refusal.cause());
         RpcStatus::with_message(refusal.code(), refusal.to_string())
     }
 }

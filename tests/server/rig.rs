@@ -52,6 +52,8 @@ impl Rig {
         let mut config = Config {
             listen: "127.0.0.1:0".into(),
             control: "127.0.0.1:0".into(),
+            http: None,
+            http_hosts: Vec::new(),
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             demo: None,

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Action, Core, RECENT_BYTES};
 use crate::broker::group::{CLASSES, GroupId, Lease, Page, Returned};
 use crate::broker::session::{Delivery, SessionId};
+use crate::broker::tally::micros;
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{Outcome, Task, TaskId, Time};
 
@@ -259,11 +260,20 @@ impl Core {
         self.unlist(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
+        self.meter.total.delivered += 1;
+        match group.leased {
+            true => group.tally.delivered += 1,
+            false => self.meter.anonymous.delivered += 1,
+        }
         if group.leased {
+            if attempt == 1 {
+                let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
+                self.meter.wait.record(micros(ready, now));
+            }
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
             group.deadlines.insert((deadline, task.id));
-            let lease = Lease { task: task.clone(), session: id, attempt, deadline, confirmed_from: None };
+            let lease = Lease { task: task.clone(), session: id, attempt, since: now, deadline, confirmed_from: None };
             group.leases.insert(task.id, lease);
             group.dirty = true;
         }

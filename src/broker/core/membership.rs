@@ -117,6 +117,7 @@ impl Core {
         for task in held {
             self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
         }
+        self.remember_gone(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };
         if let Some(client) = &session.join.client {
             // Only if no newer stream took over.

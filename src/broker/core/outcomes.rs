@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use super::{Action, Core, Peer, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
+use crate::broker::tally::micros;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
@@ -72,6 +73,7 @@ impl Core {
                 // A late DONE settles what is not settled yet, whoever has it now.
                 Outcome::Done | Outcome::Failed if current || told.outcome == Outcome::Done => {
                     group.rate.count(now);
+                    self.meter.work.record(micros(lease.since, now));
                     self.end_lease(id, told.task);
                     self.record(name, teller, told, false, now);
                 }
@@ -123,6 +125,7 @@ impl Core {
     fn record_unless_settled(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, now: Time) {
         self.flush_records();
         self.record(group, teller, told, false, now);
+        self.count_records();
         self.recorded += 1;
         let results = self.records.drain(..).map(Box::new);
         self.actions.extend(results.map(Action::RecordUnlessSettled));

@@ -6,7 +6,6 @@
 
 mod common;
 
-use std::fs;
 use std::process::Command;
 
 use common::browser::Browser;

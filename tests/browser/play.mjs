@@ -1,5 +1,5 @@
 // Plays one scene of scenes.mjs in a real browser: `node play.mjs SCENE`. The test that starts it reads what it prints:
-// a line `reached: ...` at each point it is to wait for, `done` at the end. Any error, also one in the browser's console
+// a line `reached: ...` at each point it is to wait for, a line for each step, `done` at the end. Any error, also one in the browser's console
 // that the scene did not expect, is an exit code of 1.
 //
 // CONTACT_PAGE is the page's address, CONTACT_MODULES where playwright-core is, CONTACT_CHROMIUM the browser,
@@ -12,8 +12,8 @@ import * as scenes from './scenes.mjs';
 
 const { CONTACT_PAGE, CONTACT_MODULES, CONTACT_CHROMIUM, CONTACT_SHOTS } = process.env;
 const { chromium } = createRequire(join(CONTACT_MODULES, '/'))('playwright-core');
-/** For an event that the scene waits for; the test's own deadline is as long. */
-const DEADLINE = 60_000;
+/** For an event that the scene waits for. Shorter than the test's own, so that what is said is what was waited for. */
+const DEADLINE = 45_000;
 
 const name = process.argv[2];
 const browser = await chromium.launch({
@@ -25,7 +25,7 @@ const browser = await chromium.launch({
 });
 const problems = [];
 let expected = [];
-let pages = [];
+const pages = [];
 
 const stage = {
   /** Says that a point is reached. */
@@ -50,8 +50,13 @@ const stage = {
       dialog.dismiss();
     });
     pages.push(page);
-    await page.goto(`${CONTACT_PAGE}/${hash}`);
+    await stage.go(page, hash);
     return page;
+  },
+  /** Another view, by its address. */
+  async go(page, hash) {
+    console.log(`at ${hash}`);
+    await page.goto(`${CONTACT_PAGE}/${hash}`);
   },
 };
 

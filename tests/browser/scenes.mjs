@@ -19,7 +19,7 @@ async function submit(page, text) {
   await page.getByRole('button', { name: 'Submit', exact: true }).click();
 }
 
-export async function submitting({ open, reached }) {
+export async function submitting({ open, go, reached }) {
   const page = await open();
   await says(page, 'h1', 'Ready. Two commands');
   await says(page, '.first code', /contactctl submit hello world/);
@@ -30,7 +30,7 @@ export async function submitting({ open, reached }) {
   await page.getByRole('link', { name: 'Submit', exact: true }).click();
   await page.getByLabel('Text', { exact: true }).fill('hello page');
   await page.getByLabel('For').fill('workers');
-  await page.getByText('high', { exact: true }).click();
+  await page.getByLabel('high').check();
   await says(page, '.same code', /^contactctl submit --to workers --priority high 'hello page' --server /);
   await page.getByRole('button', { name: 'Submit', exact: true }).click();
   await says(page, '.note', /^Task 1 is accepted/);
@@ -41,7 +41,7 @@ export async function submitting({ open, reached }) {
   await says(page, 'h1', 'All is well: 1 client, nothing waits');
   await says(page, '.tasks tr', /hello page.*done/s);
   await page.locator('.charts canvas').nth(2).waitFor();
-  await page.goto(`${page.url().split('#')[0]}#/clients`);
+  await go(page, '#/clients');
   await says(page, 'tbody tr', /w1.*workers.*done.*HELLO PAGE/s);
 }
 
@@ -56,7 +56,7 @@ export async function killedClient({ open, reached }) {
   );
 }
 
-export async function deadLetters({ open }) {
+export async function deadLetters({ open, go }) {
   const page = await open();
   await says(page, 'h1, .issue', '2 dead letters of workers');
   await says(page, '.issue code', /^contactctl dead --group workers/);
@@ -66,14 +66,14 @@ export async function deadLetters({ open }) {
   await says(page, '.letter code', /^contactctl retry 1 --group workers/);
 
   writeFileSync(process.env.CONTACT_PART, '');
-  await letter('mend me').getByRole('button', { name: 'Retry' }).click();
+  await letter('mend me').getByRole('button', { name: 'Retry', exact: true }).click();
   await letter('mend me').waitFor({ state: 'detached' });
-  await letter('drop me').getByRole('button', { name: 'Drop' }).click();
+  await letter('drop me').getByRole('button', { name: 'Drop', exact: true }).click();
   assert.equal(await letter('drop me').count(), 1, 'it asks once more');
   await letter('drop me').getByRole('button', { name: 'Really drop?' }).click();
   await says(page, '.empty', 'No dead letters of workers');
 
-  await page.goto(`${page.url().split('#')[0]}#/tasks/1`);
+  await go(page, '#/tasks/1');
   await says(page, '.history li', 'given again');
   await says(page, '.history li', /done.*mend me/s);
   await says(page, '.table-box .badge', 'done');
@@ -82,13 +82,13 @@ export async function deadLetters({ open }) {
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });
-  await row.getByRole('button', { name: 'Pause' }).click();
+  await row.getByRole('button', { name: 'Pause', exact: true }).click();
   await says(page, 'tbody tr.attention', /workers.*paused/s);
   await says(page, 'tbody code', /^contactctl resume workers/);
   reached('the group is paused');
   await page.getByRole('link', { name: 'Overview', exact: true }).click();
   await says(page, 'h1', 'workers is paused; 1 task waits');
-  await page.locator('.issue').getByRole('button', { name: 'Resume' }).click();
+  await page.locator('.issue').getByRole('button', { name: 'Resume', exact: true }).click();
   await says(page, 'h1', 'All is well');
 }
 
@@ -119,7 +119,7 @@ export async function lostContact({ open, reached, expect, shot }) {
   await says(page, '.note', /^Task 1 is accepted/);
 }
 
-export async function languages({ open }) {
+export async function languages({ open, go }) {
   const page = await open();
   const { en, zh } = await page.evaluate(async () => {
     const { LANGUAGES } = await import('/assets/i18n.js');
@@ -133,7 +133,7 @@ export async function languages({ open }) {
   const walk = async (at, lang) => {
     assert.equal(await at.locator('html').getAttribute('lang'), lang);
     for (const view of [...VIEWS, 'tasks/1']) {
-      await at.goto(`${at.url().split('#')[0]}${hashOf(view)}`);
+      await go(at, hashOf(view));
       await live(at);
       await at.locator(view === 'tasks/1' ? '.history li' : 'h1').first().waitFor();
       assert.doesNotMatch((await at.locator('body').innerText()).replaceAll(/contact(ctl|-client|-server).*/g, ''), key);
@@ -142,7 +142,7 @@ export async function languages({ open }) {
   await walk(page, 'en');
   await page.getByRole('button', { name: '中文' }).click();
   await walk(page, 'zh-Hans');
-  await page.goto(`${page.url().split('#')[0]}#/`);
+  await go(page, '#/');
   await says(page, 'h1', '一切正常：1 个客户端');
   await page.reload();
   await says(page, 'h1', '一切正常');
@@ -152,13 +152,13 @@ export async function languages({ open }) {
   await says(theirs, 'h1', 'All is well: 1 client');
 }
 
-export async function phone({ open }) {
+export async function phone({ open, go }) {
   for (const width of [320, 360]) {
     const page = await open('#/', { ...PHONE, viewport: { width, height: 740 } });
     for (const view of [...VIEWS, 'tasks/1']) {
-      await page.goto(`${page.url().split('#')[0]}${hashOf(view)}`);
+      await go(page, hashOf(view));
       await live(page);
-      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr, .letter, .empty').first().waitFor();
+      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr:visible, .letter, .empty:visible').first().waitFor();
       assert.deepEqual(await page.evaluate(sideways), [], `${view} at ${width}`);
     }
   }
@@ -210,12 +210,12 @@ export async function keyboard({ open }) {
   await says(page, '.task-text', 'by hand');
   await press('2');
   await says(page, 'h1', 'Groups');
-  const pause = page.getByRole('button', { name: 'Pause' });
+  const pause = page.getByRole('button', { name: 'Pause', exact: true });
   await pause.waitFor();
   for (let i = 0; i < 40 && !(await pause.evaluate((it) => it === document.activeElement)); i += 1) await press('Tab');
   await press('Enter');
   // The button keeps the focus though the figures around it change.
-  await page.getByRole('button', { name: 'Resume' }).waitFor();
+  await page.getByRole('button', { name: 'Resume', exact: true }).waitFor();
   await press('Enter');
   await pause.waitFor();
 }
@@ -223,24 +223,24 @@ export async function keyboard({ open }) {
 /** What the nasty names and texts of the test would do if they were HTML. */
 const hit = () => document.title.includes('hit') || window.hit === true;
 
-export async function textIsText({ open }) {
+export async function textIsText({ open, go }) {
   const page = await open();
   const nasty = await page.evaluate(() => fetch('/api/groups').then((it) => it.json()).then((it) => it.groups.map((group) => group.group)));
   assert.ok(nasty.some((it) => it.includes('<img')), String(nasty));
   for (const view of [...VIEWS, 'tasks/1', `clients?q=${encodeURIComponent('<img src=x onerror=hit=true>')}`, `dead?group=${encodeURIComponent('<img src=x onerror=hit=true>')}`]) {
-    await page.goto(`${page.url().split('#')[0]}${hashOf(view)}`);
+    await go(page, hashOf(view));
     await live(page);
     if (view !== 'submit') await says(page, 'main', '<img src=x');
     assert.equal(await page.locator('main img, main script:not([src]), main iframe, main b').count(), 0, view);
     assert.equal(await page.evaluate(hit), false, view);
   }
-  await page.goto(`${page.url().split('#')[0]}#/submit`);
+  await go(page, '#/submit');
   await submit(page, '<b>bold</b><script>hit=true</script>');
   await says(page, '.task-text', '<b>bold</b><script>hit=true</script>');
   assert.equal(await page.evaluate(hit), false);
 }
 
-export async function refused({ open, expect }) {
+export async function refused({ open, go, expect }) {
   const page = await open('#/submit');
   await live(page);
   // The browser says itself that the server refused.
@@ -252,16 +252,16 @@ export async function refused({ open, expect }) {
   await page.getByLabel('Delay').fill('soon');
   await page.getByRole('button', { name: 'Submit', exact: true }).click();
   await says(page, '.failed', 'A duration is a number and a unit');
-  await page.goto(`${page.url().split('#')[0]}#/tasks/4711`);
+  await go(page, '#/tasks/4711');
   await says(page, '.failed', /there is no task 4711/);
 }
 
-export async function looks({ open, shot }) {
+export async function looks({ open, go, shot }) {
   const kinds = { light: { colorScheme: 'light' }, dark: { colorScheme: 'dark' }, phone: { ...PHONE, colorScheme: 'light' }, chinese: { locale: 'zh-CN' } };
   for (const [kind, options] of Object.entries(kinds)) {
     const page = await open('#/', { viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
     for (const view of [...VIEWS, 'tasks/1']) {
-      await page.goto(`${page.url().split('#')[0]}${hashOf(view)}`);
+      await go(page, hashOf(view));
       await live(page);
       await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr, .letter').first().waitFor();
       if (view === 'overview') await page.locator('.charts canvas').nth(2).waitFor();

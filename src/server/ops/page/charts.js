@@ -8,6 +8,8 @@ import { live, SPAN } from './live.js';
 const HEIGHT = 190;
 /** Points further apart are not joined: between them nobody looked. */
 const GAP = 3500;
+/** The least that the time axis shows. */
+const LEAST = 60_000;
 
 /** Lines differ in their dashes too, for those who do not see the colours apart. */
 const CHARTS = {
@@ -159,11 +161,11 @@ function options(uPlot, place, lines, entries, { format, log, shown, legend }) {
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'contact' }, points: { size: 6 } },
     scales: {
-      x: { time: true, range: () => [((live.state?.at ?? Date.now()) - SPAN) / 1000, (live.state?.at ?? Date.now()) / 1000] },
+      x: { time: true, range: span },
       y: log ? { distr: 3, range: (_, low, high) => decades(low, high) } : { range: (_, low, high) => [0, ceiling(high)] },
     },
     axes: [
-      { ...axis, size: 26, space: 70, grid: { show: false }, values: (_, times) => times.map((at) => clock(at * 1000).slice(0, 5)), incrs: [60, 120, 300] },
+      { ...axis, size: 26, space: 70, grid: { show: false }, values: (_, times, __, ___, step) => times.map((at) => clock(at * 1000).slice(0, step < 60 ? 8 : 5)), incrs: [30, 60, 120] },
       {
         ...axis,
         size: (self, values) => Math.max(36, 14 + 6.2 * Math.max(0, ...(values ?? []).map((it) => it?.length ?? 0))),
@@ -188,6 +190,13 @@ function options(uPlot, place, lines, entries, { format, log, shown, legend }) {
     ],
     hooks: { setCursor: [(self) => legend(self.cursor.idx)] },
   };
+}
+
+/** The last five minutes; less, while there is less to show. */
+function span() {
+  const until = live.state?.at ?? Date.now();
+  const begin = Math.min(live.points[0]?.at ?? until, until - LEAST);
+  return [Math.max(begin, until - SPAN) / 1000, until / 1000];
 }
 
 /** A value between two seconds without any is no line: it is drawn as a point. */

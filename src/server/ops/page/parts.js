@@ -171,9 +171,10 @@ export function clipped(className = '') {
   return {
     node,
     set(value) {
-      text(body, value ?? '');
-      const lines = (value ?? '').split('\n').length;
-      show(button, (value ?? '').length > 120 || lines > 2);
+      // The end of the last line is none of its lines.
+      const shown = (value ?? '').trimEnd();
+      text(body, shown);
+      show(button, shown.length > 120 || shown.split('\n').length > 2);
     },
   };
 }
@@ -216,6 +217,17 @@ export function name(td, of, otherwise) {
     td.classList.toggle('dim', value === null);
     text(td, value ?? otherwise);
   };
+}
+
+/** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. Other names stay as they are. */
+export function address(peer) {
+  if (!/^ipv[46]:/.test(peer)) return peer;
+  const bare = peer.replace(/^ipv[46]:/, '');
+  try {
+    return decodeURIComponent(bare);
+  } catch {
+    return bare;
+  }
 }
 
 /** A section with a heading, and a link beside it. */

@@ -11,6 +11,8 @@ const DISK_LOW = 1e9;
 const DISK_FULL = 2e8;
 /** Issues of one kind that are shown one by one. */
 const EACH = 3;
+/** A client that comes back sooner than this was never missed. */
+const MISSED = 5000;
 
 /** `contactctl`, with the address of this server where that is not the one it tries anyway. */
 export function ctl(state, ...words) {
@@ -84,7 +86,7 @@ function* ofGroups(state) {
     const name = group.group;
     if (group.paused) {
       found.paused.push({ text: t('issue.paused', name, group.lag), command: ctl(state, 'resume', name), resume: name });
-    } else if (group.lag > 0 && group.clients === 0) {
+    } else if (group.lag > 0 && group.clients === 0 && state.at - (group.last_used ?? 0) > MISSED) {
       // A group that is named like a client of its own is that client.
       const own = state.clients.some((it) => it.client === name && it.group === name);
       found.nobody.push({

@@ -4,7 +4,7 @@ import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count } from '../format.js';
 import { t } from '../i18n.js';
-import { badge, clipped, outcome, table, time, words } from '../parts.js';
+import { address, badge, clipped, outcome, table, time, words } from '../parts.js';
 import { client } from '../verdict.js';
 import { listView } from './list.js';
 
@@ -43,16 +43,6 @@ function who(td) {
   };
 }
 
-/** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. */
-function address(peer) {
-  const bare = peer.replace(/^ipv[46]:/, '');
-  try {
-    return decodeURIComponent(bare);
-  } catch {
-    return bare;
-  }
-}
-
 function groupLink(td) {
   const link = h('a', { dir: 'auto' });
   const none = h('span', { class: 'dim' }, '–');
@@ -77,8 +67,8 @@ function holding(td) {
   td.append(held, most);
   return (it) => {
     text(held, count(it.in_flight));
-    text(most, it.window === null ? '' : ` / ${count(it.window)}`);
-    attribute(td, 'title', it.window === null ? t('client.no_bound') : t('client.of', it.in_flight, it.window));
+    text(most, it.window ? ` / ${count(it.window)}` : '');
+    attribute(td, 'title', it.window ? t('client.of', it.in_flight, it.window) : t('client.no_bound'));
   };
 }
 

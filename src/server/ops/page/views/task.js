@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, clipped, command, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not shown. */
@@ -136,7 +136,7 @@ function standings(id, state, refresh) {
       td.append(it.node);
       return (next) => it.set(next.state, next.outcome);
     } },
-    { head: t('col.client'), cell: (td) => (it) => text(td, it.client || '–') },
+    { head: t('col.client'), cell: (td) => (it) => text(td, it.client ? address(it.client) : '–') },
     { head: t('col.attempt'), num: true, cell: (td) => (it) => text(td, it.attempt || '–') },
     { head: t('col.reason'), wide: true, cell: (td) => (it) => text(td, it.reason ? said(it.reason, moment) : '–') },
     { head: t('col.actions'), wide: true, bare: true, cell: (td) => retryOf(td, id, state, refresh) },
@@ -181,7 +181,7 @@ function eventRow(first) {
       at.set(it.at);
       if (it.seq === 0) return;
       what.set(it.outcome);
-      const parts = [it.group ?? t('client.anonymous'), it.client, it.attempt ? t('task.attempt', it.attempt) : '', it.late ? t('task.late') : ''];
+      const parts = [it.group ?? t('client.anonymous'), it.client && address(it.client), it.attempt ? t('task.attempt', it.attempt) : '', it.late ? t('task.late') : ''];
       text(facts, [...new Set(parts)].filter(Boolean).join(' · '));
       ret.set(it.ret);
       show(ret.node, Boolean(it.ret));

@@ -215,7 +215,7 @@ export async function keyboard({ open }) {
   for (let i = 0; i < 40 && !(await pause.evaluate((it) => it === document.activeElement)); i += 1) await press('Tab');
   await press('Enter');
   // The button keeps the focus though the figures around it change.
-  await page.getByRole('button', { name: 'Resume', exact: true }).waitFor();
+  await page.getByRole('button', { name: 'Resume', exact: true, disabled: false }).waitFor();
   await press('Enter');
   await pause.waitFor();
 }

@@ -53,6 +53,10 @@ function copyIcon() {
     svg('path', { d: 'M10.5 5.5v-1.5a1.5 1.5 0 0 0-1.5-1.5h-5a1.5 1.5 0 0 0-1.5 1.5v5a1.5 1.5 0 0 0 1.5 1.5h1.5' }));
 }
 
+/** A button that is at it takes no second press. It is not disabled: that would take the focus away from it. */
+export const busy = (button, is) => attribute(button, 'aria-disabled', is && 'true');
+export const isBusy = (button) => button.getAttribute('aria-disabled') === 'true';
+
 /**
  * A button that does something on the server. What the server refuses stands beside it, in the server's words; what went
  * well too, if `run` returns a sentence. With `sure`, it asks once more.
@@ -70,6 +74,7 @@ export function action({ label, sure, run, style = '' }) {
   };
   button.addEventListener('blur', calm);
   button.addEventListener('click', async () => {
+    if (isBusy(button)) return;
     if (sure && !asked) {
       asked = setTimeout(calm, 5000);
       button.classList.add('sure');
@@ -77,7 +82,7 @@ export function action({ label, sure, run, style = '' }) {
       return;
     }
     calm();
-    button.disabled = true;
+    busy(button, true);
     note.className = 'note';
     text(note, '');
     try {
@@ -86,7 +91,7 @@ export function action({ label, sure, run, style = '' }) {
       note.className = 'note failed';
       text(note, t('action.failed', error.message));
     }
-    button.disabled = false;
+    busy(button, false);
   });
   const set = (next) => {
     if (label === next) return;

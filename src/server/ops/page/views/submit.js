@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count, parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { command } from '../parts.js';
+import { busy, command, isBusy } from '../parts.js';
 import { ctl } from '../verdict.js';
 import { ledgerPart } from './task.js';
 
@@ -89,8 +89,8 @@ export function mount(root) {
   form.addEventListener('submit', async (event) => {
     event.preventDefault();
     const wanted = request();
-    if (!wanted || go.disabled) return;
-    go.disabled = true;
+    if (!wanted || isBusy(go)) return;
+    busy(go, true);
     note.className = 'note';
     text(note, '');
     try {
@@ -110,7 +110,7 @@ export function mount(root) {
       note.className = 'note failed';
       text(note, t('action.failed', error.message));
     }
-    go.disabled = false;
+    busy(go, false);
   });
   sameByHand();
   show(followed, true);

@@ -212,7 +212,7 @@ function powers(_, ticks) {
 
 /** The next 1, 2 or 5 with noughts, with a little room. */
 function ceiling(high) {
-  const wanted = Math.max(1, (high ?? 0) * 1.08);
+  const wanted = Math.max(5, (high ?? 0) * 1.08);
   const power = 10 ** Math.floor(Math.log10(wanted));
   return [1, 2, 3, 5, 10].map((it) => it * power).find((it) => it >= wanted);
 }

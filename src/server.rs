@@ -133,7 +133,7 @@ impl Server {
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let (health, traffic) = (Health::new(handle.clone()), Arc::new(Traffic::default()));
+        let (health, traffic) = (Health::of(handle.clone()), Arc::new(Traffic::default()));
         let contact =
             ContactService { broker: broker.handle(), store: handle.clone(), limit, traffic: traffic.clone() };
         let control = ControlService {
@@ -187,7 +187,7 @@ impl Server {
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
     pub fn stop(self) -> Result<(), StoreError> {
         let Server { mut contact, mut control, health, ops, demo, keeper, followers, broker, pool, store, .. } = self;
-        health.drain();
+        health.begin_drain();
         if let Some(demo) = demo {
             demo.stop();
         }

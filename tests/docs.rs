@@ -29,9 +29,15 @@ fn every_promise_names_tests_that_exist() {
 
 #[test]
 fn links_between_the_documents_lead_somewhere() {
-    for file in
-        ["README.md", "README.zh.md", "docs/design.md", "docs/semantics.md", "docs/performance.md", "CHANGELOG.md"]
-    {
+    for file in [
+        "README.md",
+        "README.zh.md",
+        "docs/design.md",
+        "docs/monitoring.md",
+        "docs/semantics.md",
+        "docs/performance.md",
+        "CHANGELOG.md",
+    ] {
         let path = root().join(file);
         let text = fs::read_to_string(&path).unwrap();
         for link in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {

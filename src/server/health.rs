@@ -24,12 +24,12 @@ pub(super) struct Health {
 }
 
 impl Health {
-    pub(super) fn new(store: store::Handle) -> Health {
+    pub(super) fn of(store: store::Handle) -> Health {
         Health { store, draining: Arc::default() }
     }
 
     /// The server is stopping from now on.
-    pub(super) fn drain(&self) {
+    pub(super) fn begin_drain(&self) {
         self.draining.store(true, Ordering::SeqCst);
     }
 

@@ -70,6 +70,12 @@ impl Rig {
         self.server.as_ref().unwrap().listen()
     }
 
+    /// Where the page is. Only `tests/ops` looks at it.
+    #[allow(dead_code)]
+    pub fn http(&self) -> &str {
+        self.server.as_ref().unwrap().http().unwrap()
+    }
+
     /// A client that says this of itself, on a connection of its own.
     pub fn client(&self, metadata: &[(&str, &str)]) -> Client {
         Client::of(self.listen(), metadata)

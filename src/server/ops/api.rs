@@ -61,7 +61,7 @@ async fn body<T: DeserializeOwned>(face: &Face, body: Body) -> Result<T, Refused
     let bytes = to_bytes(body, limit).await.map_err(|_| {
         let why =
             format!("the body is cut off, or larger than {limit} bytes (twice the server's --max-task, and some)");
-        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "http_body", why)
+        Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "HTTP_BODY", why)
     })?;
     serde_json::from_slice(&bytes).map_err(|e| Refused::bad(format!("the body is not the JSON that was expected: {e}")))
 }

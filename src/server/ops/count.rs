@@ -1,17 +1,24 @@
 //! How far each group has come, with what only the store can count: the tasks before it, and its dead letters.
 //!
-//! Both are counted by going through an index, which takes 0.4 s for ten million tasks. So it is done bit by bit, each snapshot
-//! going on where the last one stopped, for at most a [twentieth](Counter::budget) of the time of one query thread, plus one step
-//! (a hundred thousand rows of an index, about 5 ms). What was counted is kept, and only what moved is counted again. Until a
-//! group was counted, its numbers are too small, and with thousands of groups that are far behind they can be some seconds old.
+//! Both are counted by going through an index, which takes about a second for ten million tasks. So it is done bit by bit, each
+//! snapshot going on where the last one stopped, for at most a [twentieth](Counter::budget) of the time of one query thread, and
+//! one step (some 10 ms). What was counted is kept, and only what moved is counted again; what is for everyone is counted once
+//! for all groups. Until a group was counted, its numbers are too small, and with thousands of groups that are behind they can be
+//! some seconds old.
+
+mod addressed;
+mod broadcasts;
+mod dead;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
+use self::addressed::Addressed;
+use self::broadcasts::Broadcasts;
+use self::dead::Dead;
 use crate::broker::{GroupInfo, Tally};
-use crate::server::operate;
 use crate::store::{Backlog, Reader, StoreError};
-use crate::task::{GroupName, Outcome, TaskId, Time};
+use crate::task::{GroupName, TaskId, Time};
 
 /// A group, counted.
 #[derive(Debug, Clone)]
@@ -25,16 +32,10 @@ pub(super) struct Group {
     pub(super) dead: u64,
 }
 
-/// Ids that one step goes over.
-const STEP: u64 = 100_000;
-/// Dead letters that one step looks at.
-const DEAD_STEP: usize = 100;
-/// Dead letters are removed with age, too, which nobody tells us.
-const RENEW: Duration = Duration::from_secs(600);
-
 /// What was counted so far.
 #[derive(Default)]
 pub(super) struct Counter {
+    broadcasts: [Broadcasts; 3],
     groups: HashMap<GroupName, Counted>,
     /// The group whose turn it is: nobody is forgotten when the time is over.
     next: usize,
@@ -42,21 +43,21 @@ pub(super) struct Counter {
     last: Option<Instant>,
 }
 
+/// A group, as far as it was counted.
 #[derive(Default)]
 struct Counted {
-    /// By class: what of the backlog is counted.
-    classes: [Counts; 3],
+    /// By class.
+    classes: [Class; 3],
     oldest: Option<(TaskId, Time)>,
 }
 
-/// The tasks of a backlog behind `from` and up to `to`.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Counts {
-    from: TaskId,
-    to: TaskId,
-    count: u64,
-    /// The first task behind `from`, if one was found up to `to`.
+#[derive(Default)]
+struct Class {
+    addressed: Addressed,
+    broadcasts: u64,
+    /// The first task of the backlog, and from where on it was looked for.
     first: Option<TaskId>,
+    from: TaskId,
 }
 
 impl Counter {
@@ -78,22 +79,27 @@ impl Counter {
         let names: HashSet<&GroupName> = infos.iter().map(|info| &info.name).collect();
         self.groups.retain(|name, _| names.contains(name));
 
-        // A quarter of the time is for dead letters, of which there are few, whatever the backlogs take.
+        // A part of the time is for dead letters, whatever the backlogs take.
         self.dead.walk(reader, total, now + (deadline - now) / 4)?;
+        for (class, broadcasts) in self.broadcasts.iter_mut().enumerate() {
+            let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.class as usize == class);
+            broadcasts.prepare(reader, backlogs, deadline)?;
+        }
         for n in 0..infos.len() {
             let at = (self.next + n) % infos.len();
-            let counted = self.groups.entry(infos[at].name.clone()).or_default();
-            if !counted.catch_up(reader, &infos[at], deadline)? {
+            if Instant::now() >= deadline {
                 self.next = at;
                 break;
             }
+            let counted = self.groups.entry(infos[at].name.clone()).or_default();
+            counted.catch_up(reader, &infos[at], &mut self.broadcasts, deadline)?;
         }
         Ok(infos.into_iter().map(|info| self.group(info)).collect())
     }
 
     fn group(&self, info: GroupInfo) -> Group {
         let counted = self.groups.get(&info.name);
-        let behind: u64 = info.backlog.iter().filter_map(|b| Some(counted?.classes[b.class as usize].count)).sum();
+        let behind: u64 = info.backlog.iter().filter_map(|b| Some(counted?.classes[b.class as usize].count())).sum();
         let known = (info.in_flight + info.waiting + info.ready) as u64;
         let lag = (known + behind).saturating_sub(info.settled_ahead as u64);
         let oldest = counted.and_then(|counted| counted.oldest).filter(|_| lag > 0);
@@ -102,99 +108,50 @@ impl Counter {
 }
 
 impl Counted {
-    /// Counts what is missing; says whether it came to the end.
-    fn catch_up(&mut self, reader: &mut dyn Reader, info: &GroupInfo, deadline: Instant) -> Result<bool, StoreError> {
+    /// Counts what is missing, until the time is over.
+    fn catch_up(
+        &mut self,
+        reader: &mut dyn Reader,
+        info: &GroupInfo,
+        broadcasts: &mut [Broadcasts; 3],
+        deadline: Instant,
+    ) -> Result<(), StoreError> {
         for backlog in &info.backlog {
-            let counts = &mut self.classes[backlog.class as usize];
-            while !counts.step(reader, backlog)? {
+            let class = &mut self.classes[backlog.class as usize];
+            if let Some(count) = broadcasts[backlog.class as usize].count(reader, backlog)? {
+                class.broadcasts = count;
+            }
+            while !class.addressed.step(reader, backlog)? {
                 if Instant::now() >= deadline {
-                    return Ok(false);
+                    return Ok(());
                 }
             }
+            class.find_first(reader, backlog)?;
         }
         let first = info.backlog.iter().filter_map(|backlog| self.classes[backlog.class as usize].first);
         let oldest = first.chain(info.oldest).min();
         if oldest != self.oldest.map(|(id, _)| id) {
-            let task =
-                oldest.map(|id| reader.tasks_by_id(&[id])).transpose()?.and_then(|tasks| tasks.into_iter().next());
+            let task = oldest.map(|id| reader.tasks_by_id(&[id])).transpose()?;
+            let task = task.and_then(|tasks| tasks.into_iter().next());
             self.oldest = task.map(|task| (task.id, task.accepted_at));
         }
-        Ok(Instant::now() < deadline)
+        Ok(())
     }
 }
 
-impl Counts {
-    /// Comes closer to what the group has before it; says whether it is there.
-    fn step(&mut self, reader: &mut dyn Reader, backlog: &Backlog) -> Result<bool, StoreError> {
-        let (after, upto) = (backlog.after, backlog.upto);
-        // It came far, or is another group of the same name: to begin anew is less.
-        if !(self.from..=self.to).contains(&after) || after - self.from > upto - after {
-            *self = Counts { from: after, to: after, ..Counts::default() };
-        }
-        let mut count = |after, upto| reader.count(&Backlog { after, upto, ..backlog.clone() });
-        if self.from < after {
-            let cut = after.min(self.from + STEP);
-            self.count = self.count.saturating_sub(count(self.from, cut)?);
-            self.from = cut;
-        } else if self.to < upto {
-            let end = upto.min(self.to + STEP);
-            self.count += count(self.to, end)?;
-            self.to = end;
-        }
-        if self.from < after || self.to < upto {
-            return Ok(false);
-        }
-        if self.count == 0 {
+impl Class {
+    fn count(&self) -> u64 {
+        self.addressed.count() + self.broadcasts
+    }
+
+    fn find_first(&mut self, reader: &mut dyn Reader, backlog: &Backlog) -> Result<(), StoreError> {
+        // A group that was removed and is there again begins anew.
+        let is_behind = |first| (self.from..first).contains(&backlog.after);
+        if self.count() == 0 {
             self.first = None;
-        } else if self.first.is_none_or(|first| first <= after) {
+        } else if !self.first.is_some_and(is_behind) {
             self.first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
-        }
-        Ok(true)
-    }
-}
-
-/// The dead letters of each group: the log of them is gone through once, and then only what is new in it, until some were taken
-/// off the list.
-#[derive(Default)]
-struct Dead {
-    shown: Walk,
-    /// From the beginning again; takes the place of `shown` when it is at the end.
-    again: Option<Walk>,
-    /// How many were given out again or dropped when the last walk began.
-    undone: u64,
-    began: Option<Instant>,
-}
-
-#[derive(Default)]
-struct Walk {
-    after: u64,
-    counts: HashMap<GroupName, u64>,
-}
-
-impl Dead {
-    fn of(&self, group: &GroupName) -> u64 {
-        self.shown.counts.get(group).copied().unwrap_or(0)
-    }
-
-    fn walk(&mut self, reader: &mut dyn Reader, total: &Tally, deadline: Instant) -> Result<(), StoreError> {
-        let undone = total.of(Outcome::Revived) + total.of(Outcome::Dropped);
-        let is_old = self.began.is_none_or(|began| began.elapsed() > RENEW);
-        if self.again.is_none() && (undone != self.undone || is_old) {
-            self.again = Some(Walk::default());
-            (self.undone, self.began) = (undone, Some(Instant::now()));
-        }
-        let walk = self.again.as_mut().unwrap_or(&mut self.shown);
-        while let (Some(last), dead) = operate::dead(reader, walk.after, None, DEAD_STEP)? {
-            walk.after = last;
-            for group in dead.into_iter().filter_map(|entry| entry.result.group) {
-                *walk.counts.entry(group).or_default() += 1;
-            }
-            if Instant::now() >= deadline {
-                return Ok(());
-            }
-        }
-        if let Some(again) = self.again.take() {
-            self.shown = again;
+            self.from = backlog.after;
         }
         Ok(())
     }
@@ -210,37 +167,84 @@ mod tests {
     use crate::store::{Backend as _, Batch, Memory, Positions};
     use crate::task::{Name, NewTask, Priority, Task};
 
-    fn group() -> GroupName {
-        Name::new("the group", "workers").unwrap()
+    fn name(name: &str) -> GroupName {
+        Name::new("the group", name).unwrap()
     }
 
-    /// Tasks 1 to `count`, every third of them for the group and the others for another one.
+    /// Tasks 1 to `count`: every third one for the group `workers`, every third one for another, and the others for everyone.
     fn log(count: TaskId) -> Memory {
         let mut memory = Memory::default();
-        let to = |id| if id % 3 == 0 { group() } else { Name::new("the group", "others").unwrap() };
-        let task = |id| Task { id, accepted_at: Time(1), spec: NewTask { to: Some(to(id)), ..NewTask::default() } };
+        let to = |id| [Some(name("workers")), Some(name("others")), None][(id % 3) as usize].clone();
+        let task = |id| Task { id, accepted_at: Time(1), spec: NewTask { to: to(id), ..NewTask::default() } };
         let tasks = (1..=count).map(|id| Arc::new(task(id))).collect();
         let positions = Positions { task: count, ..Positions::default() };
         memory.commit(&Batch { tasks, positions, ..Batch::default() }).unwrap();
         memory
     }
 
-    fn backlog(after: TaskId, upto: TaskId) -> Backlog {
-        let (class, broadcast_after) = (Priority::Normal, 0);
-        Backlog { group: Some(group()), class, after, upto, broadcast_after, limit: 1, max_bytes: 1 }
+    fn info(name: GroupName, after: TaskId, upto: TaskId, broadcast_after: TaskId) -> GroupInfo {
+        let (class, group) = (Priority::Normal, Some(name.clone()));
+        let backlog = Backlog { group, class, after, upto, broadcast_after, limit: 1, max_bytes: 1 };
+        GroupInfo {
+            name,
+            clients: 0,
+            in_flight: 0,
+            waiting: 0,
+            ready: 0,
+            oldest: None,
+            backlog: if after < upto { vec![backlog] } else { Vec::new() },
+            settled_ahead: 0,
+            rate: 0.0,
+            paused: false,
+            last_used: Time(0),
+            tally: Tally::default(),
+        }
     }
 
     #[test]
     fn what_is_counted_bit_by_bit_is_what_is_there() {
-        let mut reader = log(300_000).reader()().unwrap();
-        let mut counts = Counts::default();
-        let steps = (1..).find(|_| counts.step(reader.as_mut(), &backlog(0, 300_000)).unwrap()).unwrap();
-        assert_eq!((steps, counts.count, counts.first), (3, 100_000, Some(3)), "in bounded steps");
-        // Forwards, at both ends, and back to the beginning.
-        for (after, upto) in [(30, 300_000), (31, 300_000), (200_000, 300_000), (0, 10), (0, 100), (100, 100)] {
-            while !counts.step(reader.as_mut(), &backlog(after, upto)).unwrap() {}
-            let first = (after + 1..=upto).find(|id| id % 3 == 0);
-            assert_eq!((counts.count, counts.first), (upto / 3 - after / 3, first), "{after} to {upto}");
+        let count = 60_000;
+        let mut reader = log(count).reader()().unwrap();
+        let wants =
+            |id: TaskId, after, broadcast_after| id > after && [true, false, id > broadcast_after][(id % 3) as usize];
+        // Forwards and backwards, across the blocks that are counted at once, and within one.
+        let rounds = [
+            (0, count),
+            (30, count),
+            (31, count),
+            (25_001, count),
+            (19_999, 20_000),
+            (0, 10),
+            (0, 100),
+            (59_999, count),
+            (count, count),
+            (10, 50_000),
+        ];
+        let mut counter = Counter::default();
+        for (broadcast_after, (after, upto)) in
+            [0, 7, 49_000].into_iter().flat_map(|from| rounds.map(|round| (from, round)))
+        {
+            // Where broadcasts begin never changes for a group.
+            if (after, upto) == rounds[0] {
+                counter = Counter::default();
+            }
+            let mut counted;
+            // In as many rounds as it takes on a busy machine.
+            loop {
+                let infos = vec![
+                    info(name("nobody"), after / 2, upto, broadcast_after),
+                    info(name("workers"), after, upto, broadcast_after),
+                ];
+                counted = counter.count(reader.as_mut(), infos, &Tally::default()).unwrap();
+                if counter.next == 0 && Instant::now() < counter.last.unwrap() + Duration::from_millis(50) {
+                    break;
+                }
+                counter.next = 0;
+            }
+            let before = (1..=upto).filter(|id| wants(*id, after, broadcast_after));
+            let expected = (before.clone().count() as u64, before.clone().next());
+            let oldest = counted[1].oldest.map(|(id, _)| id);
+            assert_eq!((counted[1].lag, oldest), expected, "{after} to {upto}, everyone's from {broadcast_after}");
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn router() -> Router<Face> {
 async fn events(State(face): State<Face>) -> Answer {
     let place = face.listeners.clone().try_acquire_owned().map_err(|_| {
         let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http_listeners", why)
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
     })?;
     let mut newest = face.live.subscribe();
     // What is fresh is sent at once: the history ends before it.

@@ -12,7 +12,7 @@ const NEWEST: u64 = 1000;
 /// Clients that are remembered, connected or gone.
 const CLIENTS: usize = 10_000;
 /// Characters that are remembered.
-pub(super) const CHARS: usize = 200;
+const CHARS: usize = 200;
 
 /// What a client said last.
 #[derive(Debug, Clone, Default)]
@@ -35,34 +35,53 @@ pub(super) struct Followed {
     seen: Positions,
 }
 
-impl Followed {
-    /// Looks at what is new.
-    pub(super) fn read(&mut self, reader: &mut dyn Reader, newest: Positions) -> Result<(), StoreError> {
+/// What came since the last round, as far as it is looked at.
+pub(super) struct News {
+    clients: HashMap<Arc<str>, Last>,
+    upto: Positions,
+}
+
+impl News {
+    /// Reads it.
+    pub(super) fn read(reader: &mut dyn Reader, seen: Positions, newest: Positions) -> Result<News, StoreError> {
         let from = |seen: u64, newest: u64| seen.max(newest.saturating_sub(NEWEST));
-        let (mut result, mut status) = (from(self.seen.result, newest.result), from(self.seen.status, newest.status));
+        let (mut result, mut status) = (from(seen.result, newest.result), from(seen.status, newest.status));
+        let mut clients: HashMap<Arc<str>, Last> = HashMap::new();
         // A page may end early, when its texts are long.
         while result < newest.result {
             let page = reader.results(result, NEWEST as usize)?;
             result = page.last().map_or(newest.result, |last| last.seq);
             // What the server says of a task names no client.
             for entry in page.into_iter().map(|entry| entry.result).filter(|result| !result.client.is_empty()) {
-                self.client(entry.client).result = Some((cut(entry.ret), entry.outcome, entry.at));
+                clients.entry(entry.client).or_default().result = Some((cut(entry.ret), entry.outcome, entry.at));
             }
         }
         while status < newest.status {
             let page = reader.statuses(status, NEWEST as usize)?;
             status = page.last().map_or(newest.status, |last| last.seq);
             for entry in page.into_iter().map(|entry| entry.status) {
-                self.client(entry.client).status = Some((cut(entry.msg), entry.at));
+                clients.entry(entry.client).or_default().status = Some((cut(entry.msg), entry.at));
             }
         }
-        self.seen = Positions { task: newest.task, result, status };
-        self.forget();
-        Ok(())
+        Ok(News { clients, upto: Positions { task: newest.task, result, status } })
+    }
+}
+
+impl Followed {
+    /// How far it was looked.
+    pub(super) fn seen(&self) -> Positions {
+        self.seen
     }
 
-    fn client(&mut self, client: Arc<str>) -> &mut Last {
-        self.clients.entry(client).or_default()
+    /// Remembers what came.
+    pub(super) fn take(&mut self, news: News) {
+        self.seen = news.upto;
+        for (client, said) in news.clients {
+            let last = self.clients.entry(client).or_default();
+            last.status = said.status.or(last.status.take());
+            last.result = said.result.or(last.result.take());
+        }
+        self.forget();
     }
 
     /// Those that said nothing for longest, when there are too many.

@@ -35,7 +35,7 @@ impl Refused {
 
     /// What was sent cannot be understood.
     pub(super) fn bad(why: impl ToString) -> Refused {
-        Refused::new(StatusCode::BAD_REQUEST, "http_bad_request", why)
+        Refused::new(StatusCode::BAD_REQUEST, "HTTP_BAD_REQUEST", why)
     }
 }
 
@@ -71,11 +71,11 @@ pub(super) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response
 pub(super) fn around(routes: Router, face: Face) -> Router {
     let missing = async |request: Request| {
         let why = format!("there is nothing at {}; the page is at /, the API under /api", request.uri().path());
-        Refused::new(StatusCode::NOT_FOUND, "http_not_found", why)
+        Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why)
     };
     let other_method = async |request: Request| {
         let why = format!("{} is not asked for with {}", request.uri().path(), request.method());
-        Refused::new(StatusCode::METHOD_NOT_ALLOWED, "http_method", why)
+        Refused::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP_METHOD", why)
     };
     routes
         .fallback(missing)
@@ -89,7 +89,7 @@ pub(super) fn too_many_connections() -> Router {
     let full = async || {
         let why =
             format!("more than {} connections to the page are open; close some, and try again", super::CONNECTIONS);
-        let refused = Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http_connections", why);
+        let refused = Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_CONNECTIONS", why);
         ([(header::CONNECTION, "close")], refused)
     };
     Router::new().fallback(full).layer(middleware::map_response(harden))
@@ -98,17 +98,17 @@ pub(super) fn too_many_connections() -> Router {
 async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) -> Result<Response, Refused> {
     let forbidden = |cause, why: String| Err(Refused::new(StatusCode::FORBIDDEN, cause, why));
     if let Err(why) = check_host(request.headers(), &about.hosts) {
-        return forbidden("http_host", why);
+        return forbidden("HTTP_HOST", why);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) && !has_our_mark(request.headers()) {
-        return forbidden("http_header", "what changes something needs the header `x-contact: 1`".into());
+        return forbidden("HTTP_HEADER", "what changes something needs the header `x-contact: 1`".into());
     }
     if request.uri().path() == events::PATH {
         return Ok(next.run(request).await);
     }
     tokio::time::timeout(ANSWER, next.run(request)).await.map_err(|_| {
         let why = "this took too long, and may still be done; look at the state, or try again";
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "http_timeout", why)
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_TIMEOUT", why)
     })
 }
 

@@ -1,6 +1,7 @@
 //! What is going on now: one snapshot a second, for everybody who watches, and none while nobody does.
 
 use std::collections::VecDeque;
+use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -9,11 +10,11 @@ use log::warn;
 use tokio::sync::{Notify, watch};
 
 use super::count::{self, Counter};
-use super::follow::Followed;
+use super::follow::{Followed, News};
 use super::json::{self, Point, State, Totals};
 use super::machine::Disk;
 use super::{About, guard};
-use crate::broker::{ClientInfo, Meter, Overview};
+use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::control::ControlService;
 use crate::server::health::{self, Health};
@@ -50,14 +51,9 @@ struct Inner {
     newest: watch::Sender<Newest>,
     somebody_watches: Notify,
     history: Mutex<VecDeque<Point>>,
-    /// What the query threads keep from one snapshot to the next.
-    kept: Arc<Mutex<Kept>>,
-}
-
-#[derive(Default)]
-struct Kept {
-    counter: Counter,
-    followed: Followed,
+    followed: Mutex<Followed>,
+    /// Lent to the query threads, one at a time: nobody waits for it.
+    counter: Arc<Mutex<Counter>>,
 }
 
 /// What was counted at a moment, to be compared with the next.
@@ -94,7 +90,8 @@ impl Live {
             newest: watch::Sender::new(None),
             somebody_watches: Notify::new(),
             history: Mutex::default(),
-            kept: Arc::default(),
+            followed: Mutex::default(),
+            counter: Arc::default(),
         }))
     }
 
@@ -110,7 +107,7 @@ impl Live {
         let mut newest = self.subscribe();
         let found = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.is_fresh())).await;
         let fresh = found.ok().and_then(|newest| newest.clone());
-        fresh.ok_or_else(|| Refusal::Stopping.into())
+        fresh.ok_or_else(|| BrokerError::Stopped.into())
     }
 
     /// The last minutes, oldest first; of one that is watching already, only what came before `before`.
@@ -190,23 +187,20 @@ impl Live {
             let began = Instant::now();
             (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
         };
-        let (overview, looked) = service.broker.with(look).await?;
+        let (mut overview, looked) = service.broker.with(look).await?;
         let now = self.sample_of(overview.meter.clone());
 
-        let (kept, about) = (self.0.kept.clone(), self.0.about.clone());
-        let (positions, infos, total) = (now.positions, overview.groups.clone(), overview.meter.total.clone());
-        let shown = shown_clients(&overview);
+        let (counter, about, seen) = (self.0.counter.clone(), self.0.about.clone(), self.followed().seen());
+        let (positions, infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
         let read = move |reader: &mut dyn crate::store::Reader| {
-            let kept = &mut *kept.lock().unwrap_or_else(PoisonError::into_inner);
-            let groups = kept.counter.count(reader, infos, &total)?;
-            kept.followed.read(reader, positions)?;
-            let last = |client: &ClientInfo| kept.followed.last(label(client));
-            let clients = shown.iter().map(|(client, gone_at)| json::Client::of(client, *gone_at, last(client)));
-            Ok((groups, clients.collect(), json::outcomes(reader, &recent)?, recent, Disk::of(&about.data)))
+            let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
+            let news = News::read(reader, seen, positions)?;
+            Ok((groups, news, json::outcomes(reader, &recent)?, recent, Disk::of(&about.data)))
         };
-        let (groups, clients, outcomes, recent, disk) = service.queries.run(read).await?;
-        let standings = overview.standings.iter().cloned();
-        let recent = recent.into_iter().zip(standings).zip(outcomes);
+        let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
+        self.followed().take(news);
+        let clients = self.with_last(&overview.clients, &overview.gone).take(SHOWN).collect();
+        let recent = recent.into_iter().zip(take(&mut overview.standings)).zip(outcomes);
         let recent = recent.map(|((task, standing), outcomes)| json::Listed::of(task, standing, outcomes)).collect();
 
         let totals = totals(&now.positions, &overview, &groups);
@@ -250,23 +244,29 @@ impl Live {
     pub(super) async fn clients(&self) -> Result<Vec<json::Client>, Refusal> {
         let look = |core: &mut crate::broker::Core| (core.clients(), core.gone(Time::now()));
         let (connected, gone) = self.0.service.broker.with(look).await?;
-        let kept = self.0.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = |client: &ClientInfo, gone_at| json::Client::of(client, gone_at, kept.followed.last(label(client)));
-        let connected = connected.iter().rev().map(|client| of(client, None));
-        Ok(connected.chain(gone.iter().map(|gone| of(&gone.client, Some(gone.at.0)))).collect())
+        Ok(self.with_last(connected.iter().rev(), &gone).collect())
+    }
+
+    fn with_last<'a>(
+        &'a self,
+        connected: impl IntoIterator<Item = &'a ClientInfo>,
+        gone: &'a [Gone],
+    ) -> impl Iterator<Item = json::Client> {
+        let followed = self.followed();
+        let connected = connected.into_iter().map(|client| (client, None));
+        let clients = connected.chain(gone.iter().map(|gone| (&gone.client, Some(gone.at.0))));
+        clients.map(move |(client, gone_at)| json::Client::of(client, gone_at, followed.last(label(client))))
+    }
+
+    /// Only ever locked on this thread, and not for long.
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// What the log of results calls a client.
 fn label(client: &ClientInfo) -> &str {
     client.client.as_ref().map_or(&client.peer, |id| id.as_str())
-}
-
-/// The clients of a state, and when they went if they did.
-fn shown_clients(overview: &Overview) -> Vec<(ClientInfo, Option<i64>)> {
-    let connected = overview.clients.iter().map(|client| (client.clone(), None));
-    let gone = overview.gone.iter().map(|gone| (gone.client.clone(), Some(gone.at.0)));
-    connected.chain(gone).take(SHOWN).collect()
 }
 
 /// Why the server takes no work, if it does not.

@@ -51,7 +51,7 @@ async fn scrape(State(face): State<Face>, labelled: &Mutex<Labelled>) -> Answer 
         Err(e) => {
             warn!("the metrics cannot be written: {e}");
             let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
-            Err(Refused::new(status, "http_metrics", format!("the metrics cannot be written: {e}")))
+            Err(Refused::new(status, "HTTP_METRICS", format!("the metrics cannot be written: {e}")))
         }
     }
 }

@@ -3,8 +3,10 @@
 use std::io::Write as _;
 use std::net::TcpStream;
 use std::process::Command;
+use std::time::Instant;
 
 use crate::api::rig;
+use crate::common::DEADLINE;
 use crate::common::program::Program;
 use crate::http::{Reply, exchange, get, post, post_with};
 use crate::rig::Rig;
@@ -107,11 +109,19 @@ fn there_is_an_end_to_connections() {
     // Those are accepted by now, or will be before this one.
     refused(&get(&rig, "/healthz"), 503, &["256 connections"]);
     drop(open.pop());
-    while get(&rig, "/healthz").status != 200 {}
+    until_alive(&rig);
     for stream in &mut open {
         let _ = stream.write_all(b"no HTTP at all\r\n\r\n");
     }
-    while get(&rig, "/healthz").status != 200 {}
+    until_alive(&rig);
+}
+
+#[track_caller]
+fn until_alive(rig: &Rig) {
+    let deadline = Instant::now() + DEADLINE;
+    while get(rig, "/healthz").status != 200 {
+        assert!(Instant::now() < deadline, "no place is free");
+    }
 }
 
 #[test]

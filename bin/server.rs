@@ -37,6 +37,13 @@ struct Args {
     /// Where operators connect. Whoever reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Whoever reaches it can submit
+    /// tasks and read everything
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
+    http: String,
+    /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
+    #[arg(long, value_name = "NAME")]
+    http_host: Vec<String>,
     /// The folder that keeps tasks and results. Made if it is missing; one server for a folder
     #[arg(long, value_name = "DIR", default_value = "contact-data")]
     data: PathBuf,
@@ -55,6 +62,10 @@ struct Args {
     /// How long a client may keep a task without a word before it is given to another
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     ack_timeout: Duration,
+    /// How long, after a start, tasks that were with a client are held back for it: it may still be at work on them. No longer
+    /// than --ack-timeout
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    restart_grace: Duration,
     /// How often a task is delivered to a group before it is given up, unless the task says otherwise
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
@@ -70,6 +81,9 @@ struct Args {
     /// A group that no client has used for so long ends, whatever it still owes
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     group_ttl: Duration,
+    /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -118,12 +132,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     let server = Server::start(Config {
         listen: args.listen,
         control: args.control,
+        http: Some(args.http).filter(|http| http != "off"),
+        http_hosts: args.http_host,
         data: args.data,
         max_task: args.max_task,
         demo: args.demo.then_some(args.demo_every),
         broker: broker::Config {
             ack_timeout: args.ack_timeout,
             max_attempts: args.max_attempts,
+            restart_grace: args.restart_grace,
             anonymous_from: match args.anonymous_from {
                 Start::First => From::First,
                 Start::New => From::New,
@@ -137,9 +154,11 @@ fn run(args: Args) -> anyhow::Result<()> {
             group_ttl: args.group_ttl,
             ..Retention::default()
         },
+        grace: args.grace,
     })?;
     // On standard output, for scripts that chose port 0. Nobody may be reading it.
-    let _ = writeln!(std::io::stdout(), "listening on {}, control on {}", server.listen(), server.control());
+    let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
+    let _ = writeln!(std::io::stdout(), "listening on {}, control on {}{http}", server.listen(), server.control());
 
     signals.forever().next();
     info!("stopping: clients have a moment to tell their results; once more to stop at once");

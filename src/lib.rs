@@ -6,13 +6,14 @@
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
-//! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`wire`], [`codec`]: messages.
-//! - [`manual`]: completions and man pages of the programs.
+//! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
+//!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 
 pub mod broker;
 pub mod client;
 pub mod codec;
 pub mod ctl;
+pub mod latency;
 pub mod mailbox;
 pub mod manual;
 pub mod server;

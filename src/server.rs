@@ -10,6 +10,7 @@ mod convert;
 mod demo;
 mod follow;
 mod health;
+mod machine;
 mod metadata;
 mod operate;
 mod ops;
@@ -47,7 +48,6 @@ pub use self::retention::Retention;
 use self::traffic::Traffic;
 use crate::broker::{self, Broker};
 use crate::store::{Store, StoreError};
-use crate::task::Time;
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -130,7 +130,6 @@ impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
-        let started_at = Time::now();
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         let (store, recovered) = Store::open(&config.data)?;
         let at = &recovered.positions;
@@ -141,7 +140,6 @@ impl Server {
         let followers = Followers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
         let traffic = Arc::new(Traffic::default());
-        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
@@ -174,25 +172,17 @@ impl Server {
         };
         let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
         let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let _ = about.listen.set(clients.clone());
         let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
         let (control, operators) =
             listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
-        about.listening(&clients, &operators);
+        let _ = about.control.set(operators.clone());
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
-        let about = ops::About {
-            started_at,
-            listen: addresses.listen.clone(),
-            control: addresses.control.clone(),
-            data: config.data,
-            ack_timeout,
-            max_attempts,
-            hosts: config.http_hosts,
-        };
-        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
+        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic)).transpose();
         let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {

@@ -176,7 +176,7 @@ async fn client_port(channel: &Channel, address: &str, server: Option<&pb::Serve
         return failed(format!("no connection to {address}"), &remedy);
     }
     let mut metadata = MetadataBuilder::new();
-    if let Err(e) = metadata.add_str("contact-windoww", "0") {
+    if let Err(e) = metadata.add_str("contact-window", "0") {
         return failed(e.to_string(), "this is a fault of contactctl");
     }
     let options = CallOption::default().timeout(ANSWER).headers(metadata.build());

@@ -98,7 +98,7 @@ impl Error {
         match self {
             Error::Usage(_) => 2,
             Error::NoServer(_) | Error::WentAway { .. } => 3,
-            Error::Refused(_) => 1,
+            Error::Refused(_) => 4,
             Error::Interrupted => 130,
             Error::CutOff { cause, .. } => cause.exit_code(),
             _ => 1,

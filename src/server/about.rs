@@ -1,63 +1,83 @@
-//! What a server says of itself: how it is set, and what it takes of the machine.
+//! What a server says of itself, and what does not change while it runs.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use rustix::process::{Resource, getrlimit};
-
-use super::Config;
+use super::machine::{Disk, Process};
+use super::{Config, Retention};
 use crate::task::Time;
 use crate::wire::control as pb;
 
 /// Made once, when the server starts.
+#[derive(Debug)]
 pub(super) struct About {
-    settings: pb::Server,
-    data: PathBuf,
-    /// Where clients and operators connect, once that is known.
-    addresses: OnceLock<(String, String)>,
+    pub(super) started_at: Time,
+    pub(super) data: PathBuf,
+    pub(super) ack_timeout: Duration,
+    pub(super) max_attempts: u32,
+    pub(super) max_task: usize,
+    pub(super) retention: Retention,
+    /// Names besides `localhost` by which browsers may call the server.
+    pub(super) hosts: Vec<String>,
+    /// Where clients and where operators connect. Set before the first of them can be told.
+    pub(super) listen: OnceLock<String>,
+    pub(super) control: OnceLock<String>,
 }
 
 impl About {
     pub(super) fn new(config: &Config) -> About {
-        let data = std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone());
-        let settings = pb::Server {
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            started_at: Time::now().0,
-            data: data.display().to_string(),
-            ack_timeout_ms: millis(config.broker.ack_timeout),
+        About {
+            started_at: Time::now(),
+            data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
+            ack_timeout: config.broker.ack_timeout,
             max_attempts: config.broker.max_attempts,
-            max_task: config.max_task as u64,
-            retain_ms: millis(config.retention.retain),
-            retain_bytes: config.retention.retain_bytes,
-            group_ttl_ms: millis(config.retention.group_ttl),
+            max_task: config.max_task,
+            retention: config.retention.clone(),
+            hosts: config.http_hosts.clone(),
+            listen: OnceLock::new(),
+            control: OnceLock::new(),
+        }
+    }
+
+    pub(super) fn listen(&self) -> String {
+        self.listen.get().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn control(&self) -> String {
+        self.control.get().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn data(&self) -> String {
+        self.data.display().to_string()
+    }
+
+    pub(super) fn ack_timeout_ms(&self) -> u64 {
+        millis(self.ack_timeout)
+    }
+
+    /// The part of the answer to operators that is known here. Asks the system, so it runs on a query thread.
+    pub(super) fn describe(&self) -> pb::Server {
+        let (disk, process) = (Disk::of(&self.data), Process::now());
+        pb::Server {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: self.started_at.0,
+            listen: self.listen(),
+            control: self.control(),
+            data: self.data(),
+            ack_timeout_ms: self.ack_timeout_ms(),
+            max_attempts: self.max_attempts,
+            max_task: self.max_task as u64,
+            retain_ms: millis(self.retention.retain),
+            retain_bytes: self.retention.retain_bytes,
+            group_ttl_ms: millis(self.retention.group_ttl),
+            store_bytes: disk.store_bytes(),
+            disk_free_bytes: disk.free,
+            open_files: process.open_fds,
+            open_files_soft: process.max_fds,
+            open_files_hard: process.raisable_fds,
             ..pb::Server::default()
-        };
-        About { settings, data, addresses: OnceLock::new() }
-    }
-
-    /// Says where clients and operators connect.
-    pub(super) fn listening(&self, clients: &str, operators: &str) {
-        let _ = self.addresses.set((clients.to_owned(), operators.to_owned()));
-    }
-
-    /// What does not change while the server runs.
-    pub(super) fn settings(&self) -> pb::Server {
-        let (listen, control) = (String::new(), String::new());
-        pb::Server { listen, control, ..self.settings.clone() }
-    }
-
-    /// Asks the system what the server takes of it. Touches the disk.
-    pub(super) fn measure(&self, server: &mut pb::Server) {
-        // With the log that is not in the database yet, and the index of that log.
-        let files = ["contact.db", "contact.db-wal", "contact.db-shm"].map(|name| self.data.join(name));
-        server.store_bytes = files.iter().filter_map(|file| file.metadata().ok()).map(|file| file.len()).sum();
-        server.disk_free_bytes = rustix::fs::statvfs(&self.data).ok().map(|disk| disk.f_bavail * disk.f_frsize);
-        // The listing is a file, too.
-        let open = std::fs::read_dir("/proc/self/fd").or_else(|_| std::fs::read_dir("/dev/fd"));
-        server.open_files = open.ok().map(|files| files.count().saturating_sub(1) as u64);
-        let limit = getrlimit(Resource::Nofile);
-        (server.open_files_soft, server.open_files_hard) = (limit.current, limit.maximum);
+        }
     }
 }
 

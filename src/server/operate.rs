@@ -50,16 +50,16 @@ impl ControlService {
 
     pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
         let (clients, groups) = self.broker.with(|core| (core.connected(), core.groups(Time::now()))).await?;
-        let mut server = pb::Server {
-            clients: clients as u32,
-            groups: groups.len() as u32,
-            in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
-            refuses: self.store.failure().unwrap_or_default(),
-            ..self.about.settings()
-        };
         let about = self.about.clone();
+        let (refuses, connected) = (self.store.failure().unwrap_or_default(), clients as u32);
         let count = move |reader: &mut dyn Reader| {
-            about.measure(&mut server);
+            let mut server = pb::Server {
+                clients: connected,
+                groups: groups.len() as u32,
+                in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+                refuses,
+                ..about.describe()
+            };
             if request.counted {
                 let counted = groups.into_iter().map(|group| count_group(reader, group));
                 let counted = counted.collect::<Result<Vec<_>, _>>()?;

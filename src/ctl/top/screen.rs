@@ -58,6 +58,7 @@ impl Drop for Screen {
         if let Some(keys) = self.keys.take() {
             let _ = keys.join();
         }
+        ratatui::restore();
     }
 }
 

@@ -162,7 +162,7 @@ impl Board {
             Mode::Look => return self.command(key.code),
             Mode::Help => self.mode = Mode::Look,
             Mode::Confirm { group, paused } => {
-                if matches!(key.code, KeyCode::Char('y' | 'Y' | 'n') | KeyCode::Enter) {
+                if matches!(key.code, KeyCode::Char('y' | 'Y')) {
                     self.message = Some(format!("{group} is being {}", if paused { "paused" } else { "resumed" }));
                     self.pause = Some((group, paused));
                     self.hasty = true;

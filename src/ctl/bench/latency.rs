@@ -135,16 +135,13 @@ impl Queue {
     fn take(&mut self, now: Instant) -> Option<Range<u64>> {
         let due = self.schedule.due_by(now).min(self.total);
         let tasks = self.sent..due.min(self.sent + self.most);
-        let goes = !tasks.is_empty() && (self.under_way == 0 || self.is_full(due) && self.under_way < UNDER_WAY);
+        let is_full = due >= self.sent + self.most;
+        let goes = !tasks.is_empty() && (self.under_way == 0 || is_full && self.under_way < UNDER_WAY);
         goes.then(|| {
             self.sent = tasks.end;
             self.under_way += 1;
             tasks
         })
-    }
-
-    fn is_full(&self, due: u64) -> bool {
-        due >= self.sent + self.most
     }
 
     /// When a request goes out though no answer comes. `None`: it takes an answer.

@@ -126,7 +126,17 @@ impl Core {
         };
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
-            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| group.wants(task)) {
+            for (task, foremost) in tasks.iter().zip(&mut foremost) {
+                // Mostly that is known by then: thousands of groups may be behind.
+                let is_known = match foremost {
+                    Some(Standing::InFlight(..)) => true,
+                    Some(Standing::Waiting(_)) => !group.leases.contains_key(&task.id),
+                    Some(Standing::Settled) => is_through,
+                    None => false,
+                };
+                if is_known || !group.wants(task) {
+                    continue;
+                }
                 let standing = if is_through { Standing::Settled } else { self.standing(group, task, now) };
                 if foremost.as_ref().is_none_or(|before| rank(&standing) < rank(before)) {
                     *foremost = Some(standing);

@@ -66,7 +66,7 @@ struct Sample {
 
 /// Everything at one moment.
 pub(super) struct Snapshot {
-    pub(super) sample_made: Instant,
+    made: Instant,
     pub(super) positions: Positions,
     pub(super) overview: Overview,
     pub(super) groups: Vec<count::Group>,
@@ -205,7 +205,8 @@ impl Live {
 
         let totals = totals(&now.positions, &overview, &groups);
         let snapshot = Snapshot {
-            sample_made: now.made,
+            // Counting is part of it: what has just been made is fresh, however long that took.
+            made: Instant::now(),
             positions: now.positions,
             commits: now.commits.clone(),
             server: self.server(&disk),
@@ -317,7 +318,7 @@ fn point(before: &Sample, now: &Sample, totals: &Totals) -> Point {
 impl Snapshot {
     /// Whether it says how things are now.
     pub(super) fn is_fresh(&self) -> bool {
-        self.sample_made.elapsed() < EVERY
+        self.made.elapsed() < EVERY
     }
 
     /// When it was made.

@@ -188,6 +188,7 @@ impl Live {
             (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
         };
         let (mut overview, looked) = service.broker.with(look).await?;
+        overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
         let (counter, about, seen) = (self.0.counter.clone(), self.0.about.clone(), self.followed().seen());

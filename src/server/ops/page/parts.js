@@ -151,8 +151,9 @@ export function outcome() {
 export function standing() {
   const it = badge();
   const set = (state, last) => {
-    const name = last && (state === 'settled' || state === 'dead') ? last : state;
-    it.set(TONES[name] ?? 'idle', name && (name === state ? t(`state.${state}`) : t(`outcome.${name}`)));
+    // The last outcome of a task that is dead may be another group's.
+    const telling = last && (state === 'settled' || (state === 'dead' && TONES[last] === 'bad'));
+    it.set(TONES[telling ? last : state] ?? 'idle', state && t(telling ? `outcome.${last}` : `state.${state}`));
   };
   return { node: it.node, set };
 }

@@ -76,6 +76,9 @@ struct Args {
     /// A group that no client has used for so long ends, whatever it still owes
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     group_ttl: Duration,
+    /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -142,6 +145,7 @@ fn run(args: Args) -> anyhow::Result<()> {
             group_ttl: args.group_ttl,
             ..Retention::default()
         },
+        grace: args.grace,
     })?;
     // On standard output, for scripts that chose port 0. Nobody may be reading it.
     let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));

@@ -2,6 +2,7 @@
 //!
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
+mod calls;
 mod contact;
 mod control;
 mod convert;
@@ -13,6 +14,7 @@ mod operate;
 mod ops;
 mod pump;
 mod query;
+mod reflection;
 mod refusals;
 mod retention;
 mod status;
@@ -20,14 +22,16 @@ mod traffic;
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
+use self::calls::Calls;
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
@@ -35,14 +39,17 @@ use self::follow::Followers;
 use self::health::Health;
 use self::ops::Ops;
 use self::query::Pool;
+use self::reflection::Reflection;
 use self::retention::Keeper;
 pub use self::retention::Retention;
 use self::traffic::Traffic;
 use crate::broker::{self, Broker};
 use crate::store::{Store, StoreError};
 use crate::task::Time;
+use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
+use crate::wire::grpc_health_v1::health_grpc::create_health;
 
 /// How a server is set.
 #[derive(Debug, Clone)]
@@ -65,6 +72,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// What is kept for how long.
     pub retention: Retention,
+    /// How long clients have to tell the results of what they hold when the server stops.
+    pub grace: Duration,
 }
 
 /// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
@@ -97,14 +106,16 @@ pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
     addresses: Addresses,
-    health: Health,
     ops: Option<Ops>,
     demo: Option<Demo>,
     keeper: Keeper,
     followers: Followers,
+    health: Health,
+    calls: Calls,
     broker: Broker,
     pool: Pool,
     store: Store,
+    grace: Duration,
 }
 
 struct Addresses {
@@ -112,9 +123,6 @@ struct Addresses {
     control: String,
     http: Option<String>,
 }
-
-/// How long clients have to tell the results of what they hold when the server stops.
-const GRACE: Duration = Duration::from_secs(3);
 
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
@@ -129,27 +137,42 @@ impl Server {
         let pool = Pool::start(&handle)?;
         let followers = Followers::subscribe(handle.tail());
         let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
+        let health = Health::of(handle.clone());
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let (health, traffic) = (Health::of(handle.clone()), Arc::new(Traffic::default()));
-        let contact =
-            ContactService { broker: broker.handle(), store: handle.clone(), limit, traffic: traffic.clone() };
+        let traffic = Arc::new(Traffic::default());
+        let calls = Calls::default();
+        let contact = ContactService {
+            broker: broker.handle(),
+            store: handle.clone(),
+            health: health.clone(),
+            calls: calls.clone(),
+            limit,
+            traffic: traffic.clone(),
+        };
         let control = ControlService {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
             followers: followers.clone(),
+            calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
         };
         let operator = control.clone();
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
-        let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
+        let common = |file| {
+            let [v1, v1alpha] = Reflection::of(file).services();
+            [create_health(health.clone()), v1, v1alpha]
+        };
+        let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
+        let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
         let (control, operators) =
-            listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+            listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
@@ -166,7 +189,21 @@ impl Server {
         };
         let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
         let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses, health, ops, demo, keeper, followers, broker, pool, store })
+        Ok(Server {
+            contact,
+            control,
+            addresses,
+            ops,
+            demo,
+            keeper,
+            followers,
+            health,
+            calls,
+            broker,
+            pool,
+            store,
+            grace: config.grace,
+        })
     }
 
     /// Where clients connect.
@@ -184,18 +221,27 @@ impl Server {
         self.addresses.http.as_deref()
     }
 
-    /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
+    /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.
+    ///
+    /// Health goes first, so that nobody is sent here any more. Then the streams of tasks are ended, each client being told when
+    /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
+    /// answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, health, ops, demo, keeper, followers, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, ops, demo, keeper, followers, health, calls, broker, .. } = self;
         health.begin_drain();
         if let Some(demo) = demo {
             demo.stop();
         }
         keeper.stop();
-        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        // A broker that is gone sends nobody away.
+        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
         broker.drain();
         followers.stop();
-        if !within(GRACE, all_ended) {
+        let begun = Instant::now();
+        within(self.grace, pin!(calls.none_open()));
+        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        health.stop();
+        if !within(self.grace.saturating_sub(begun.elapsed()), all_ended) {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();
             control.cancel_all_calls();
@@ -207,8 +253,8 @@ impl Server {
         // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
         broker.stop();
         drop((contact, control));
-        pool.stop();
-        store.close()
+        self.pool.stop();
+        self.store.close()
     }
 }
 
@@ -240,7 +286,7 @@ fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), Serv
 /// Begins to serve on `address`; gives the address with the port that was taken.
 fn listen(
     env: &Arc<Environment>,
-    service: Service,
+    services: impl IntoIterator<Item = Service>,
     address: &str,
     flag: &'static str,
     slots: usize,
@@ -264,7 +310,8 @@ fn listen(
         .build_args();
     let start = |e: grpcio::Error| ServerError::Start(e.to_string());
     let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(slots);
-    let mut server = builder.register_service(service).build().map_err(start)?;
+    let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
+    let mut server = builder.build().map_err(start)?;
     let port = server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
     server.start();
     Ok((server, format!("{host}:{port}")))

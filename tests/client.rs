@@ -11,6 +11,8 @@ use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Runni
 use contact::codec::Decoded;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::{Contact, create_contact};
+use contact::wire::google_rpc::error_details::RetryInfo;
+use contact::wire::google_rpc::status::Status;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use futures::channel::mpsc;
 use futures::executor::block_on;
@@ -19,6 +21,8 @@ use grpcio::{
     ClientStreamingSink, DuplexSink, Environment, RequestStream, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
     ServerCredentials, ServerStreamingSink, WriteFlags,
 };
+use protobuf::Message as _;
+use protobuf::well_known_types::any::Any;
 use rand::SeedableRng;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -593,6 +597,27 @@ fn a_server_whose_heartbeats_stop_is_given_up() {
     session.send(pb::ServerMsg::new());
     let again = server.session();
     assert_ne!(session.peer, again.peer);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_server_that_says_when_to_come_back_is_left_alone_until_then() {
+    let server = Server::start();
+    let config = Config { most_backoff: Duration::from_secs(3600), ..server.config() };
+    let (worker, events) = watched(Worker::new(config, echo));
+    let running = worker.start().unwrap();
+    // What makes no sense counts as nothing said.
+    for (seconds, waits) in [(-5, 0..=20), (100, 100_000..=100_040)] {
+        let retry_delay = Some(protobuf::well_known_types::duration::Duration { seconds, ..Default::default() }).into();
+        let retry = Any::pack(&RetryInfo { retry_delay, ..Default::default() }).unwrap();
+        let rich = Status { details: vec![Any::default(), retry], ..Default::default() };
+        let session = server.session();
+        let status =
+            RpcStatus::with_details(RpcStatusCode::UNAVAILABLE, "later".into(), rich.write_to_bytes().unwrap());
+        session.messages.unbounded_send(Err(status)).unwrap();
+        let retry_ms = next_event(&events, "disconnected")["retry_ms"].as_u64().unwrap();
+        assert!(waits.contains(&retry_ms), "{retry_ms} ms");
+    }
     running.stop().unwrap();
 }
 

@@ -140,7 +140,7 @@ impl Pipe {
         let Some(mut connection) = self.state.connection.take() else { return };
         match self.poll(&mut connection, now) {
             Ok(()) => self.state.connection = Some(connection),
-            Err(End::Lost(reason)) => self.lost(&connection, &reason, now),
+            Err(End::Lost { reason, retry_after }) => self.lost(&connection, &reason, retry_after, now),
             Err(End::Fatal(error)) => {
                 // A server that refuses this client will not hear of results either; one that took another in its
                 // place will.
@@ -217,7 +217,7 @@ impl Pipe {
 
     fn check_silence(&self, now: Instant) -> Result<(), End> {
         match self.silence_deadline() {
-            Some(deadline) if now >= deadline => Err(End::Lost("the server's heartbeats stopped".into())),
+            Some(deadline) if now >= deadline => Err(End::lost("the server's heartbeats stopped")),
             _ => Ok(()),
         }
     }
@@ -227,7 +227,7 @@ impl Pipe {
         Some(self.state.heard.last? + every * MISSED_HEARTBEATS)
     }
 
-    fn lost(&mut self, connection: &Connection, reason: &str, now: Instant) {
+    fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
         let state = &mut self.state;
         state.ledger.lost();
         // The next connection's server sends them again.
@@ -241,7 +241,7 @@ impl Pipe {
             log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
             state.keepalive = RARE_KEEPALIVE;
         }
-        let wait = state.backoff.next(&mut rand::rng());
+        let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let server = &self.config.server;
         let what = if ready_since.is_some() { "lost the connection to" } else { "cannot reach" };

@@ -8,6 +8,8 @@ use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerS
 use log::debug;
 use protobuf::EnumOrUnknown;
 
+use super::calls::Calls;
+use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
 use super::status::Refusal;
@@ -30,6 +32,8 @@ const UNDER_WAY: usize = 1024 * 1024;
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
+    pub(super) health: Health,
+    pub(super) calls: Calls,
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
@@ -42,9 +46,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::ClientMsg>>,
         mut sink: DuplexSink<pb::Result>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
             match service.statuses(metadata, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
@@ -55,7 +60,7 @@ impl Contact for ContactService {
     }
 
     fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
-        let (broker, traffic) = (self.broker.clone(), self.traffic.clone());
+        let service = self.clone();
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -63,12 +68,13 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let client = metadata.label();
-            match broker.join(metadata.join).await {
+            match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch, &traffic).await;
-                    broker.leave(session, why).await;
+                    let why = pump(sink, inbox, &service, session, &client, metadata.batch).await;
+                    service.broker.leave(session, why).await;
                 }
-                Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
+                // The broker opens no session any more.
+                Err(_) => drop(sink.fail(service.health.stopping().into()).await),
             }
         });
     }
@@ -79,9 +85,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::Result>>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             match service.results(metadata, &mut requests).await {
                 Ok(()) => drop(sink.success(pb::Empty::new()).await),
                 Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
@@ -104,7 +111,7 @@ impl<E: Into<Refusal>> From<E> for Ended {
 }
 
 /// One message, or why the stream ends here.
-fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
+pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
     Ok(item.map_err(Ended::Gone)?.map_err(Refusal::Undecodable)?)
 }
 

@@ -9,9 +9,10 @@ use std::task::Poll;
 use futures::Sink as _;
 use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
 
+use super::contact::ContactService;
 use super::status::Refusal;
-use super::traffic::{Flow, Traffic};
-use crate::broker::{Closed, Delivery, Handle, Inbox, Push, SessionId};
+use super::traffic::Flow;
+use crate::broker::{Closed, Delivery, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
 
 type TaskSink = ServerStreamingSink<ServerMsg>;
@@ -37,18 +38,17 @@ impl From<grpcio::Error> for End {
 pub(super) async fn pump(
     mut sink: TaskSink,
     mut inbox: Inbox,
-    broker: &Handle,
+    service: &ContactService,
     session: SessionId,
     client: &str,
     batch: usize,
-    traffic: &Traffic,
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
-    let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch, traffic).await;
+    let Err(end) = carry(&mut sink, &mut inbox, service, session, batch).await;
     let (refusal, why) = match end {
         End::Gone => return "its stream ended",
-        End::Closed(Closed::Stopping) => (Refusal::Stopping, "the server is stopping"),
+        End::Closed(Closed::Stopping) => (service.health.stopping(), "the server is stopping"),
         End::Closed(Closed::TakenOver) => {
             (Refusal::TakenOver(client.to_owned()), "another stream with its id took over")
         }
@@ -62,10 +62,9 @@ pub(super) async fn pump(
 async fn carry(
     sink: &mut TaskSink,
     inbox: &mut Inbox,
-    broker: &Handle,
+    service: &ContactService,
     session: SessionId,
     batch: usize,
-    traffic: &Traffic,
 ) -> Result<Infallible, End> {
     loop {
         match next(sink, inbox).await? {
@@ -78,10 +77,10 @@ async fn carry(
                     count += 1;
                     send(sink, inbox, message).await?;
                     if let Some(taken) = inbox.took(cost) {
-                        broker.room(session, taken).await;
+                        service.broker.room(session, taken).await;
                     }
                 }
-                traffic.count(Flow::Tasks, count, bytes);
+                service.traffic.count(Flow::Tasks, count, bytes);
             }
         }
     }

@@ -65,6 +65,14 @@ impl Python {
         listening(Program::spawn("article_server.py", command).unwrap())
     }
 
+    /// Python's own libraries for what every gRPC service does, as `tests/interop/conventions.py` uses them.
+    #[track_caller]
+    pub fn conventions(&self, args: &[&str]) -> Program {
+        let mut command = self.python("ret");
+        command.arg(here("conventions.py")).args(args).env("PYTHONIOENCODING", "utf-8");
+        Program::spawn("conventions.py", &mut command).unwrap()
+    }
+
     /// A Python that finds the stubs.
     fn python(&self, stubs: &str) -> Command {
         let stubs = self.folder.join(stubs);

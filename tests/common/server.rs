@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use super::program::Program;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+
 /// A server on ports and in a folder of its own.
 pub struct Server {
     program: Program,
@@ -25,9 +27,24 @@ impl Server {
     /// Starts one with these arguments besides its addresses and its folder, and waits until it listens.
     #[track_caller]
     pub fn start(args: &[&str]) -> Server {
+        Server::start_by(Command::new(PROGRAM), args)
+    }
+
+    /// The same, on a disk that is full when the store takes a megabyte or two.
+    #[track_caller]
+    pub fn start_on_a_small_disk(args: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        // Writing beyond the limit then fails, instead of killing the server. The unit is 512 bytes, or 1,024.
+        command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"", PROGRAM]);
+        Server::start_by(command, args)
+    }
+
+    #[track_caller]
+    fn start_by(command: Command, args: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let (program, [listen, control, http]) = launch(["127.0.0.1:0"; 3], &folder.path().join("data"), &args);
+        let data = folder.path().join("data");
+        let (program, [listen, control, http]) = launch(command, ["127.0.0.1:0"; 3], &data, &args);
         Server { program, args, listen, control, http, folder }
     }
 
@@ -50,7 +67,8 @@ impl Server {
     #[track_caller]
     pub fn restart(&mut self) {
         let addresses = [&self.listen, &self.control, &self.http].map(String::clone);
-        let (program, again) = launch(addresses.each_ref().map(String::as_str), &self.data(), &self.args);
+        let (program, again) =
+            launch(Command::new(PROGRAM), addresses.each_ref().map(String::as_str), &self.data(), &self.args);
         assert_eq!(again, addresses);
         self.program = program;
     }
@@ -97,8 +115,7 @@ impl Server {
 
 /// Its one line on standard output, when it is ready: `listening on 127.0.0.1:1, control on 127.0.0.1:2, http on 127.0.0.1:3`.
 #[track_caller]
-fn launch(addresses: [&str; 3], data: &Path, args: &[String]) -> (Program, [String; 3]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
+fn launch(mut command: Command, addresses: [&str; 3], data: &Path, args: &[String]) -> (Program, [String; 3]) {
     let [listen, control, http] = addresses;
     command.args(["--listen", listen, "--control", control, "--http", http, "--data"]).arg(data).args(args);
     let program = Program::spawn("contact-server", &mut command).unwrap();

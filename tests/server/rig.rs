@@ -58,6 +58,7 @@ impl Rig {
             max_task: 1024 * 1024,
             demo: None,
             retention: Retention::default(),
+            grace: Duration::from_secs(3),
             broker: broker::Config::default(),
         };
         set(&mut config);

@@ -216,15 +216,6 @@ export function table(columns, { keyOf, label, rowClass = () => '' }) {
 /** A cell that is a text. */
 export const words = (of) => (td) => (item) => text(td, of(item));
 
-/** A name that came from somebody, or what is said where there is none. */
-export function name(td, of, otherwise) {
-  return (item) => {
-    const value = of(item);
-    td.classList.toggle('dim', value === null);
-    text(td, value ?? otherwise);
-  };
-}
-
 /** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. Other names stay as they are. */
 export function address(peer) {
   if (!/^ipv[46]:/.test(peer)) return peer;

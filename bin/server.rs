@@ -61,6 +61,10 @@ struct Args {
     /// How long a client may keep a task without a word before it is given to another
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     ack_timeout: Duration,
+    /// How long, after a start, tasks that were with a client are held back for it: it may still be at work on them. No longer
+    /// than --ack-timeout
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    restart_grace: Duration,
     /// How often a task is delivered to a group before it is given up, unless the task says otherwise
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
@@ -132,6 +136,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         broker: broker::Config {
             ack_timeout: args.ack_timeout,
             max_attempts: args.max_attempts,
+            restart_grace: args.restart_grace,
             anonymous_from: match args.anonymous_from {
                 Start::First => From::First,
                 Start::New => From::New,

@@ -157,7 +157,7 @@ impl Broker {
         let reader = store.reader()?;
         let answers = mailbox.clone();
         let run = Run {
-            core: Core::new(config, recovered),
+            core: Core::new(config, recovered, Time::now()),
             store,
             outboxes: FxHashMap::default(),
             next_session: 1,

@@ -106,11 +106,11 @@ pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
     addresses: Addresses,
+    health: Health,
     ops: Option<Ops>,
     demo: Option<Demo>,
     keeper: Keeper,
     followers: Followers,
-    health: Health,
     calls: Calls,
     broker: Broker,
     pool: Pool,
@@ -136,13 +136,13 @@ impl Server {
         let handle = store.handle();
         let pool = Pool::start(&handle)?;
         let followers = Followers::subscribe(handle.tail());
-        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let health = Health::of(handle.clone());
+        let traffic = Arc::new(Traffic::default());
+        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let traffic = Arc::new(Traffic::default());
         let calls = Calls::default();
         let contact = ContactService {
             broker: broker.handle(),
@@ -189,20 +189,21 @@ impl Server {
         };
         let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
         let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
+        let grace = config.grace;
         Ok(Server {
             contact,
             control,
             addresses,
+            health,
+            calls,
             ops,
             demo,
             keeper,
             followers,
-            health,
-            calls,
             broker,
             pool,
             store,
-            grace: config.grace,
+            grace,
         })
     }
 
@@ -227,7 +228,7 @@ impl Server {
     /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
     /// answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, ops, demo, keeper, followers, health, calls, broker, .. } = self;
+        let Server { mut contact, mut control, health, calls, ops, demo, keeper, followers, broker, .. } = self;
         health.begin_drain();
         if let Some(demo) = demo {
             demo.stop();

@@ -574,14 +574,17 @@ fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_come
 #[test]
 fn a_task_that_is_held_over_a_reconnect_is_renewed_at_once_and_told_on_the_new_connection() {
     let server = Server::start();
-    let (begun, open, running) = gated(server.config());
+    let (begun, open, running) = gated(Config { renew_every: Duration::from_secs(3600), ..server.config() });
     let session = server.session();
     session.send(task(5, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();
     let server = Server::start_on(server.stop());
+    // Before it asks for new tasks, and after.
+    let renewals = [server.result(), server.result()];
     let _session = server.session();
-    let renewal = server.result();
-    assert_eq!((renewal.id, renewal.outcome), (5, pb::Outcome::WORKING.into()));
+    for renewal in renewals {
+        assert_eq!((renewal.id, renewal.attempt, renewal.outcome), (5, 1, pb::Outcome::WORKING.into()));
+    }
     drop(open);
     let done = server.result();
     assert_eq!((done.id, done.outcome), (5, pb::Outcome::DONE.into()));

@@ -38,9 +38,9 @@ impl Delayed {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// When this one is due.
-    pub(super) fn until(&self, task: TaskId) -> Option<Time> {
-        self.tasks.get(&task).map(|(due, _)| *due)
+    /// When this one is due, and how often it went out.
+    pub(super) fn get(&self, task: TaskId) -> Option<(Time, u32)> {
+        self.tasks.get(&task).copied()
     }
 
     pub(super) fn len(&self) -> usize {

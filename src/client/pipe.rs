@@ -132,6 +132,7 @@ impl Pipe {
         }
         state.connections += 1;
         state.heard = Heard::default();
+        state.ledger.renew();
         state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
     }
 
@@ -163,17 +164,18 @@ impl Pipe {
             (self.observer)(&Event::Connected { server: &self.config.server });
             self.offer(Some(connection.link.clone()));
         }
-        // First say what came of the old tasks, then ask for new ones: so the server does not deliver again what is
-        // done already.
+        // First say what came of the old tasks and which are still worked on, then ask for new ones: so the server does not
+        // deliver them again.
         let state = &mut self.state;
         let is_behind = |ledger: &Ledger, connection: &Connection| {
-            !connection.is_registered() && (ledger.owed() > 0 || !connection.teller.is_idle())
+            let untold = ledger.owed() > 0 || ledger.has_next() || !connection.teller.is_idle();
+            !connection.is_registered() && untold
         };
         if is_behind(&state.ledger, connection) {
             connection.teller.poll(cx, now, &mut state.ledger, true)?;
         }
         if !is_behind(&state.ledger, connection) && !state.stopping && connection.register()? {
-            // Tasks that are still held from the last connection.
+            // Once more, for now the server knows the stream that holds them.
             state.renew_at = now;
         }
         if state.ledger.held() == 0 {

@@ -70,7 +70,7 @@ impl Contact for ContactService {
             let client = metadata.label();
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &service, session, &client, metadata.batch).await;
+                    let why = pump(&service, sink, inbox, session, &client, metadata.batch).await;
                     service.broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.

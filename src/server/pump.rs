@@ -36,16 +36,16 @@ impl From<grpcio::Error> for End {
 
 /// Runs until the client goes away or the broker ends the session; says which, for the log.
 pub(super) async fn pump(
+    service: &ContactService,
     mut sink: TaskSink,
     mut inbox: Inbox,
-    service: &ContactService,
     session: SessionId,
     client: &str,
     batch: usize,
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
-    let Err(end) = carry(&mut sink, &mut inbox, service, session, batch).await;
+    let Err(end) = carry(service, &mut sink, &mut inbox, session, batch).await;
     let (refusal, why) = match end {
         End::Gone => return "its stream ended",
         End::Closed(Closed::Stopping) => (service.health.stopping(), "the server is stopping"),
@@ -60,9 +60,9 @@ pub(super) async fn pump(
 }
 
 async fn carry(
+    service: &ContactService,
     sink: &mut TaskSink,
     inbox: &mut Inbox,
-    service: &ContactService,
     session: SessionId,
     batch: usize,
 ) -> Result<Infallible, End> {

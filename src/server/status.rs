@@ -116,13 +116,13 @@ impl Refusal {
         Refusal::Stopping { come_back: come_back(clients, &mut rand::rng()) }
     }
 
-    pub(super) fn code(&self) -> RpcStatusCode {
-        self.reason().code()
-    }
-
-    /// What it is called on the wire, and among the metrics.
+    /// What programs and metrics call it.
     pub(super) fn cause(&self) -> &'static str {
         self.reason().name()
+    }
+
+    pub(super) fn code(&self) -> RpcStatusCode {
+        self.reason().code()
     }
 
     fn reason(&self) -> Reason {

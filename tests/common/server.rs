@@ -67,8 +67,8 @@ impl Server {
     #[track_caller]
     pub fn restart(&mut self) {
         let addresses = [&self.listen, &self.control, &self.http].map(String::clone);
-        let (program, again) =
-            launch(Command::new(PROGRAM), addresses.each_ref().map(String::as_str), &self.data(), &self.args);
+        let again = addresses.each_ref().map(String::as_str);
+        let (program, again) = launch(Command::new(PROGRAM), again, &self.data(), &self.args);
         assert_eq!(again, addresses);
         self.program = program;
     }

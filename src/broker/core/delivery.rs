@@ -201,7 +201,7 @@ impl Core {
                     self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
                     continue;
                 }
-                // Only after a restart: nothing was heard of its last delivery.
+                // Its last delivery was before a restart, or ended when its text was not in memory.
                 if attempts > 0 && attempts >= self.most_attempts(&task) {
                     self.settled_by_server(id, task.id, attempts, Outcome::Exhausted, now);
                     continue;
@@ -272,14 +272,9 @@ impl Core {
             }
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
-            group.deadlines.insert((deadline, task.id));
-            let lease = Lease { task: task.clone(), session: id, attempt, since: now, deadline, confirmed_from: None };
-            group.leases.insert(task.id, lease);
-            group.dirty = true;
-        }
-        // Anonymous clients, and those of other languages that know no ids.
-        if let Some(peer) = self.peers.get_mut(&session.join.peer) {
-            peer.unmatched.push(task.id, attempt);
+            let (text, session) = (Some(task.clone()), Some(id));
+            let lease = Lease { task: text, session, attempt, since: now, deadline, confirmed_from: None };
+            group.lease(task.id, lease);
         }
         let delivery = Delivery { task, attempt };
         session.sent += delivery.cost();

@@ -153,15 +153,14 @@ impl Core {
 
     pub(super) fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
         if let Some(lease) = group.leases.get(&task.id) {
-            let client = self.sessions.get(&lease.session).map_or("".into(), |session| session.label.clone());
-            return Standing::InFlight(client, lease.deadline);
+            return Standing::InFlight(self.holder(lease), lease.deadline);
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
-        let delayed = group.delayed.until(task.id);
-        if !(untouched || group.waits(task.id)) {
+        if !untouched && group.waiting(task.id).is_none() {
             return Standing::Settled;
         }
+        let delayed = group.delayed.get(task.id).map(|(due, _)| due);
         let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
         let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
         Standing::Waiting(match due {
@@ -193,7 +192,7 @@ impl Core {
             let attempt = match self.end_lease(id, task.id) {
                 Some((lease, _)) => Some(lease.attempt),
                 None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
-                    Some(attempts) => Some(attempts),
+                    Some((_, attempts)) => Some(attempts),
                     None if task.id > group.position(task.spec.priority as usize, self.head) => {
                         group.ahead.insert(task.id).then_some(0)
                     }
@@ -214,7 +213,7 @@ impl Core {
         let Some(id) = self.names.get(name).copied() else { return false };
         let settled = |group: &&mut Group| group.wants(task);
         let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open = group.leases.contains_key(&task.id) || group.waits(task.id);
+        let open = group.leases.contains_key(&task.id) || group.waiting(task.id).is_some();
         let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
         if open || !(taken_up || group.ahead.contains(&task.id)) {
             return false;

@@ -54,6 +54,7 @@ pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> 
     let interrupt = Interrupt::watch()?;
     // Nothing else may write on the screen.
     let level = log::max_level();
+    log::set_max_level(log::LevelFilter::Off);
     let ended = Screen::open().map_err(Error::Output).and_then(|mut screen| {
         let live = Live { server, interval: top.interval, theme: Theme::of_environment() };
         block_on(live.run(&mut screen, link, interrupt))

@@ -162,7 +162,7 @@ impl Board {
             Mode::Look => return self.command(key.code),
             Mode::Help => self.mode = Mode::Look,
             Mode::Confirm { group, paused } => {
-                if matches!(key.code, KeyCode::Char('y' | 'Y')) {
+                if matches!(key.code, KeyCode::Char('y' | 'Y') | KeyCode::Enter) {
                     self.message = Some(format!("{group} is being {}", if paused { "paused" } else { "resumed" }));
                     self.pause = Some((group, paused));
                     self.hasty = true;
@@ -186,7 +186,6 @@ impl Board {
 
     fn command(&mut self, key: KeyCode) -> Wish {
         match key {
-            KeyCode::Char('X') => panic!("typed X"),
             KeyCode::Char('q') => return Wish::Quit,
             KeyCode::Esc => self.filter.clear(),
             KeyCode::Char('1') => self.show(View::Groups),

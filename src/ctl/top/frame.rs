@@ -283,6 +283,9 @@ impl Frame<'_> {
 
     fn table(&self, columns: &[Column], lines: Vec<Line>, buffer: &mut Buffer, y: u16, bottom: u16) {
         let room = usize::from(bottom.saturating_sub(y + 1));
+        if room == 0 {
+            return;
+        }
         if lines.is_empty() {
             let nothing = if self.board.filter.is_empty() { "there are none" } else { "none with that: esc shows all" };
             return put(buffer, 0, y, &Text::styled(nothing, self.theme.faint));
@@ -471,7 +474,7 @@ mod tests {
             (10, "缩略图        1  1203       1203       -  -             3.4     0  running"),
             (11, "mail          1     2          2       -  -             0.0     0  running"),
             (21, "latest outcomes"),
-            (22, "  5  3 s ago       17  mail   w1            1  DONE     sent"),
+            (22, "3 s ago    17  mail   w1            1  DONE     sent"),
             (23, "q quit   ? help   tab view   ↑↓ move   p pause   / filter   s sort"),
         ] {
             assert_eq!(frame[y], says, "\n{}", frame.join("\n"));

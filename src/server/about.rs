@@ -20,7 +20,7 @@ pub(super) struct About {
     pub(super) retention: Retention,
     /// Names besides `localhost` by which browsers may call the server.
     pub(super) hosts: Vec<String>,
-    /// Where clients and where operators connect. Set before the first of them can be told.
+    /// Where clients and where operators connect. Set when the ports are taken; empty to who asks in that very moment.
     pub(super) listen: OnceLock<String>,
     pub(super) control: OnceLock<String>,
 }

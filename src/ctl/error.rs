@@ -88,7 +88,7 @@ Exit codes:
   0    done
   1    failed, in whole or in part: standard error says what
   2    wrong usage
-  3    no server answers, or it went away: the same may work later
+  3    no server answers, it went away, or its store takes nothing: the same may work later
   4    the server refused: there is no such task or group, or it cannot be done as things stand
   130  interrupted by Ctrl-C";
 

@@ -205,10 +205,10 @@ fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResul
     let told = of_group.map(|r| r.result.attempt).max().unwrap_or(0);
     let mut described = pb::TaskStanding { group: group.as_str().to_owned(), attempt: told, ..Default::default() };
     match standing {
-        Standing::InFlight(client, deadline) => {
+        Standing::InFlight(client, deadline, attempt) => {
             described.state = "in flight".into();
             described.client = client.to_string();
-            described.attempt = told + 1;
+            described.attempt = attempt;
             described.reason = format!("its lease ends at {}", rfc3339(deadline));
         }
         Standing::Waiting(why) => {

@@ -71,6 +71,7 @@ pub(super) struct Face {
     /// Becomes true, or is closed, when the server stops.
     stopped: watch::Receiver<bool>,
     listeners: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
 
 /// The thread. Owns it until [`Ops::stop`].
@@ -94,7 +95,8 @@ impl Ops {
         let about = Arc::new(about);
         let live = Live::new(service.clone(), health.clone(), about.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
-        let face = Face { service, health, traffic, about, live, stopped, listeners };
+        let bodies = Arc::new(Semaphore::new(api::BODIES));
+        let face = Face { service, health, traffic, about, live, stopped, listeners, bodies };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {

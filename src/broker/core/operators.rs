@@ -41,8 +41,8 @@ pub struct GroupInfo {
 /// Where a task stands with a group that has not settled it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// With a client, which has so long to say something.
-    InFlight(Arc<str>, Time),
+    /// With a client, which has so long to say something; and which delivery that is.
+    InFlight(Arc<str>, Time, u32),
     /// Waiting to go out.
     Waiting(Waits),
     /// Through with it: the log of outcomes says how.
@@ -157,7 +157,7 @@ impl Core {
 
     pub(super) fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
         if let Some(lease) = group.leases.get(&task.id) {
-            return Standing::InFlight(self.holder(lease), lease.deadline);
+            return Standing::InFlight(self.holder(lease), lease.deadline, lease.attempt);
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);

@@ -115,8 +115,15 @@ impl Core {
 
     /// See [`Overview::standings`].
     pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
-        let mut foremost = vec![None; tasks.len()];
-        let Some(newest) = tasks.iter().map(|task| task.id).max() else { return foremost };
+        let addressed = |task: &Task| {
+            let group = self.names.get(task.spec.to.as_ref()?).and_then(|id| self.groups.get(id))?;
+            Some(self.standing(group, task, now))
+        };
+        let mut foremost: Vec<_> = tasks.iter().map(addressed).collect();
+        let for_everyone = |task: &Task| task.spec.to.is_none();
+        let Some(newest) = tasks.iter().filter(|task| for_everyone(task)).map(|task| task.id).max() else {
+            return foremost;
+        };
         let is_through = |group: &Group| {
             group.leases.is_empty()
                 && group.returned.is_empty()
@@ -126,7 +133,7 @@ impl Core {
         };
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
-            for (task, foremost) in tasks.iter().zip(&mut foremost) {
+            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
                 // Mostly that is known by then: thousands of groups may be behind.
                 let is_known = match foremost {
                     Some(Standing::InFlight(..)) => true,

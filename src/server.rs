@@ -7,6 +7,7 @@ mod control;
 mod convert;
 mod demo;
 mod follow;
+pub mod host;
 mod metadata;
 mod operate;
 mod pump;
@@ -30,7 +31,7 @@ use self::follow::Followers;
 use self::query::Pool;
 use self::retention::Keeper;
 pub use self::retention::Retention;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -62,8 +63,23 @@ pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
 #[non_exhaustive]
 pub enum ServerError {
     /// The store could not be opened.
+    #[error("{0} (--data)")]
+    Open(#[source] StoreError),
+    /// The store failed at once.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The folder of the store is there, but takes nothing.
+    #[error(
+        "nothing can be written to {} ({why}); make room on its disk, see to its permissions, or use another folder (--data)",
+        path.display()
+    )]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        why: std::io::Error,
+    },
     /// Somebody else listens there, or it is no address of this machine.
     #[error("cannot listen on {address}: {why}; choose another with {flag}")]
     Listen {
@@ -98,7 +114,7 @@ const GRACE: Duration = Duration::from_secs(3);
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
-        let (store, recovered) = Store::open(&config.data)?;
+        let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
@@ -136,6 +152,13 @@ impl Server {
     /// Where operators connect.
     pub fn control(&self) -> &str {
         &self.addresses.1
+    }
+
+    /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
+    /// kept for how long counts with the next round of removing, within [`Retention::every`].
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+        self.keeper.set(retention);
+        block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
     }
 
     /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::{env, fs};
 
 use anyhow::Context as _;
@@ -13,38 +13,63 @@ use protobuf::descriptor::{FileDescriptorProto, MethodDescriptorProto, ServiceDe
 use protobuf::reflect::{EnumDescriptor, FieldDescriptor, MessageDescriptor};
 use protobuf_codegen::{Codegen, Customize, CustomizeCallback};
 
-const PROTOS: [&str; 2] = ["contact", "control"];
+/// The protos, by the folder of `proto/` they lie in. A folder's package becomes a module of its own: `wire::grpc_health_v1`.
+const PROTOS: [(&str, &[&str]); 5] = [
+    ("", &["contact", "control"]),
+    ("google/rpc", &["error_details", "status"]),
+    ("grpc/health/v1", &["health"]),
+    ("grpc/reflection/v1", &["reflection"]),
+    ("grpc/reflection/v1alpha", &["reflection"]),
+];
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("wire");
-    fs::create_dir_all(&out)?;
-    let files: Vec<String> = PROTOS.iter().map(|name| format!("proto/{name}.proto")).collect();
+    let mut packages = String::new();
+    for (folder, names) in PROTOS {
+        let modules = generate(folder, names, &out.join(folder))?;
+        if folder.is_empty() {
+            packages += &modules;
+        } else {
+            fs::write(out.join(folder).join("mod.rs"), modules)?;
+            writeln!(packages, "#[path = \"{folder}/mod.rs\"]\npub mod {};", folder.replace('/', "_"))?;
+        }
+    }
+    fs::write(out.join("mod.rs"), packages)?;
+    Ok(())
+}
+
+/// Writes the modules of one folder's protos; gives their declarations.
+fn generate(folder: &str, names: &[&str], out: &Path) -> anyhow::Result<String> {
+    fs::create_dir_all(out)?;
+    let path = |name: &str| Path::new(folder).join(name).with_extension("proto");
+    let files: Vec<PathBuf> = names.iter().map(|name| Path::new("proto").join(path(name))).collect();
 
     let mut docs = Docs::default();
     for file in &files {
-        docs.read(&fs::read_to_string(file).with_context(|| file.clone())?);
+        docs.read(&fs::read_to_string(file).with_context(|| file.display().to_string())?);
     }
 
     Codegen::new()
         .pure()
         .include("proto")
         .inputs(&files)
-        .out_dir(&out)
+        .out_dir(out)
         .customize(Customize::default().gen_mod_rs(true))
         .customize_callback(MessageDocs(docs.clone()))
         .run()?;
 
     let parsed = protobuf_parse::Parser::new().pure().include("proto").inputs(&files).file_descriptor_set()?;
     let mut modules = fs::read_to_string(out.join("mod.rs"))?;
-    for name in PROTOS {
-        let file = parsed.file.iter().find(|f| f.name() == format!("{name}.proto"));
-        let file = file.with_context(|| format!("{name}.proto was not parsed"))?;
-        fs::write(out.join(format!("{name}_grpc.rs")), services(name, file, &docs)?)?;
-        writeln!(modules, "pub mod {name}_grpc;")?;
+    for name in names {
+        let file = parsed.file.iter().find(|file| Path::new(file.name()) == path(name));
+        let file = file.with_context(|| format!("{} was not parsed", path(name).display()))?;
+        if !file.service.is_empty() {
+            fs::write(out.join(format!("{name}_grpc.rs")), services(name, file, &docs)?)?;
+            writeln!(modules, "pub mod {name}_grpc;")?;
+        }
     }
-    fs::write(out.join("mod.rs"), modules)?;
-    Ok(())
+    Ok(modules)
 }
 
 /// The comments of all protos, by the full name of the item they stand above (`package.Message.field`).
@@ -55,21 +80,24 @@ impl Docs {
     /// Knows as much of the syntax as this project's protos use: one item a line, blocks closed by a line of their own.
     fn read(&mut self, text: &str) {
         let mut comment = String::new();
-        let mut scope: Vec<&str> = Vec::new();
+        let mut scope: Vec<Option<&str>> = Vec::new();
         for line in text.lines().map(str::trim) {
             if let Some(text) = line.strip_prefix("//") {
-                comment.push_str(text.strip_prefix(' ').unwrap_or(text));
+                comment += &escaped(text.strip_prefix(' ').unwrap_or(text));
                 comment.push('\n');
                 continue;
             }
             let comment = std::mem::take(&mut comment);
             if let Some(package) = line.strip_prefix("package ") {
-                scope.push(package.trim_end_matches(';'));
+                scope.push(Some(package.trim_end_matches(';')));
             } else if line == "}" {
                 scope.pop();
+            } else if line.starts_with("oneof ") {
+                // Its fields are the message's.
+                scope.push(None);
             } else if let Some(name) = item_name(line) {
-                scope.push(name);
-                self.0.insert(scope.join("."), comment);
+                scope.push(Some(name));
+                self.0.insert(scope.iter().copied().flatten().collect::<Vec<_>>().join("."), comment);
                 if !line.ends_with('{') {
                     scope.pop();
                 }
@@ -84,6 +112,15 @@ impl Docs {
             all
         })
     }
+}
+
+/// A comment is to be read as it stands: outside of code, Markdown takes `<package>` for HTML and `[method]` for a link.
+fn escaped(text: &str) -> String {
+    let escape = |(at, part): (usize, &str)| match at % 2 {
+        0 => part.replace('<', "\\<").replace('[', "\\["),
+        _ => part.to_owned(),
+    };
+    text.split('`').enumerate().map(escape).collect::<Vec<_>>().join("`")
 }
 
 fn item_name(line: &str) -> Option<&str> {

@@ -18,7 +18,8 @@ use signal_hook::iterator::Signals;
 /// Takes tasks from a Contact server, has them handled, and tells what came of them.
 ///
 /// The connection goes out from here, so this works behind NAT and firewalls. When the server goes away, the client comes
-/// back to it: the first try is within a second, later ones at most 30 seconds apart.
+/// back to it: the first try is within a second, of the time that the server names if it is stopping; later ones at most 30
+/// seconds apart.
 ///
 /// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
 ///

@@ -44,6 +44,13 @@ struct Args {
     /// Where operators connect. Whoever reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Whoever reaches it can submit
+    /// tasks and read everything
+    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
+    http: String,
+    /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
+    #[arg(long, value_name = "NAME")]
+    http_host: Vec<String>,
     /// The folder that keeps tasks and results. Made if it is missing; one server for a folder
     #[arg(long, value_name = "DIR", default_value = "contact-data")]
     data: PathBuf,
@@ -62,6 +69,10 @@ struct Args {
     /// How long a client may keep a task without a word before it is given to another
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     ack_timeout: Duration,
+    /// How long, after a start, tasks that were with a client are held back for it: it may still be at work on them. No longer
+    /// than --ack-timeout
+    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    restart_grace: Duration,
     /// How often a task is delivered to a group before it is given up, unless the task says otherwise
     #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
@@ -77,6 +88,9 @@ struct Args {
     /// A group that no client has used for so long ends, whatever it still owes
     #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
     group_ttl: Duration,
+    /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
+    grace: Duration,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -104,6 +118,7 @@ impl Args {
         broker::Config {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
+            restart_grace: self.restart_grace,
             anonymous_from: match self.anonymous_from {
                 Start::First => From::First,
                 Start::New => From::New,
@@ -162,13 +177,17 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     let server = Server::start(Config {
         listen: args.listen.clone(),
         control: args.control.clone(),
+        http: Some(args.http.clone()).filter(|http| http != "off"),
+        http_hosts: args.http_host.clone(),
         data: args.data.clone(),
         max_task: args.max_task,
         demo: args.demo.then_some(args.demo_every),
         broker: args.broker(),
         retention: args.retention(),
+        grace: args.grace,
     })?;
-    let addresses = format!("listening on {}, control on {}", server.listen(), server.control());
+    let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
+    let addresses = format!("listening on {}, control on {}{http}", server.listen(), server.control());
     // On standard output, for scripts that chose port 0. Nobody may be reading it.
     let _ = writeln!(std::io::stdout(), "{addresses}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);

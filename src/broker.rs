@@ -13,6 +13,7 @@ mod group;
 mod outbox;
 mod peer;
 mod session;
+mod tally;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -24,9 +25,12 @@ use futures::channel::oneshot;
 use log::{error, info, warn};
 use rustc_hash::FxHashMap;
 
-pub use self::core::{Action, Closed, Config, Core, GroupError, GroupInfo, Standing, Teller, Told, Waits};
+pub use self::core::{
+    Action, Closed, Config, Core, Gone, GroupError, GroupInfo, Overview, Sessions, Standing, Teller, Told, Waits,
+};
 pub use self::outbox::{Inbox, Push};
 pub use self::session::{ClientInfo, Delivery, From, Join, SessionId};
+pub use self::tally::{Meter, Tally};
 use crate::mailbox;
 use crate::store::{self, Backlog, BacklogPage, Reader, Recovered, StoreError};
 use crate::task::{Task, TaskId, Time};
@@ -153,7 +157,7 @@ impl Broker {
         let reader = store.reader()?;
         let answers = mailbox.clone();
         let run = Run {
-            core: Core::new(config, recovered),
+            core: Core::new(config, recovered, Time::now()),
             store,
             outboxes: FxHashMap::default(),
             next_session: 1,

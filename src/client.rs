@@ -40,6 +40,9 @@
 //! again in the meantime is not handled twice.
 //!
 //! Statuses whose answer did not come are sent again over the next connection.
+//!
+//! A server that stops may say when it wants this client back (`google.rpc.RetryInfo`): it is left alone until then, within
+//! [`Config::most_backoff`].
 
 mod backoff;
 mod bell;
@@ -118,7 +121,7 @@ pub struct Config {
     pub heartbeat: Option<Duration>,
     /// How many handler threads there are.
     pub concurrency: usize,
-    /// The longest wait before the first try to reconnect.
+    /// The longest wait before the first try to reconnect. It comes on top of what a server asked for that is stopping.
     pub first_backoff: Duration,
     /// The longest wait before any try.
     pub most_backoff: Duration,

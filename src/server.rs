@@ -2,39 +2,55 @@
 //!
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
+mod calls;
 mod contact;
 mod control;
 mod convert;
 mod demo;
 mod follow;
+mod health;
 pub mod host;
 mod metadata;
 mod operate;
+mod ops;
 mod pump;
 mod query;
+mod reflection;
+mod refusals;
 mod retention;
 mod status;
+mod traffic;
 
+use std::net::TcpListener;
 use std::path::PathBuf;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
+use self::calls::Calls;
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
 use self::follow::Followers;
+use self::health::Health;
+use self::ops::Ops;
 use self::query::Pool;
+use self::reflection::Reflection;
 use self::retention::Keeper;
 pub use self::retention::Retention;
+use self::traffic::Traffic;
 use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
+use crate::task::Time;
+use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
+use crate::wire::grpc_health_v1::health_grpc::create_health;
 
 /// How a server is set.
 #[derive(Debug, Clone)]
@@ -43,6 +59,10 @@ pub struct Config {
     pub listen: String,
     /// Where operators connect, `host:port`.
     pub control: String,
+    /// Where the page, its API and the metrics are, `host:port`; `None`: nowhere.
+    pub http: Option<String>,
+    /// Names by which browsers may call that, besides `localhost` and addresses.
+    pub http_hosts: Vec<String>,
     /// The folder of the store.
     pub data: PathBuf,
     /// The longest text of a task, a status or a result, in bytes.
@@ -53,6 +73,8 @@ pub struct Config {
     pub broker: broker::Config,
     /// What is kept for how long.
     pub retention: Retention,
+    /// How long clients have to tell the results of what they hold when the server stops.
+    pub grace: Duration,
 }
 
 /// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
@@ -99,21 +121,30 @@ pub enum ServerError {
 pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
-    addresses: (String, String),
+    addresses: Addresses,
+    health: Health,
+    ops: Option<Ops>,
     demo: Option<Demo>,
     keeper: Keeper,
     followers: Followers,
+    calls: Calls,
     broker: Broker,
     pool: Pool,
     store: Store,
+    grace: Duration,
 }
 
-/// How long clients have to tell the results of what they hold when the server stops.
-const GRACE: Duration = Duration::from_secs(3);
+struct Addresses {
+    listen: String,
+    control: String,
+    http: Option<String>,
+}
 
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        let started_at = Time::now();
+        let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -121,37 +152,90 @@ impl Server {
         let handle = store.handle();
         let pool = Pool::start(&handle)?;
         let followers = Followers::subscribe(handle.tail());
+        let health = Health::of(handle.clone());
+        let traffic = Arc::new(Traffic::default());
+        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
-        let contact = ContactService { broker: broker.handle(), store: handle.clone(), limit };
+        let calls = Calls::default();
+        let contact = ContactService {
+            broker: broker.handle(),
+            store: handle.clone(),
+            health: health.clone(),
+            calls: calls.clone(),
+            limit,
+            traffic: traffic.clone(),
+        };
         let control = ControlService {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
             followers: followers.clone(),
+            calls: calls.clone(),
             limit,
+            traffic: traffic.clone(),
         };
+        let operator = control.clone();
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
-        let (contact, clients) = listen(&env, create_contact(contact), &config.listen, "--listen", 512, message)?;
+        let common = |file| {
+            let [v1, v1alpha] = Reflection::of(file).services();
+            [create_health(health.clone()), v1, v1alpha]
+        };
+        let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
+        let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
         let (control, operators) =
-            listen(&env, create_control(control), &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+            listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        Ok(Server { contact, control, addresses: (clients, operators), demo, keeper, followers, broker, pool, store })
+        let addresses =
+            Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
+        let about = ops::About {
+            started_at,
+            listen: addresses.listen.clone(),
+            control: addresses.control.clone(),
+            data: config.data,
+            ack_timeout,
+            max_attempts,
+            hosts: config.http_hosts,
+        };
+        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
+        let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
+        let grace = config.grace;
+        Ok(Server {
+            contact,
+            control,
+            addresses,
+            health,
+            calls,
+            ops,
+            demo,
+            keeper,
+            followers,
+            broker,
+            pool,
+            store,
+            grace,
+        })
     }
 
     /// Where clients connect.
     pub fn listen(&self) -> &str {
-        &self.addresses.0
+        &self.addresses.listen
     }
 
     /// Where operators connect.
     pub fn control(&self) -> &str {
-        &self.addresses.1
+        &self.addresses.control
+    }
+
+    /// Where the page is, if it is anywhere.
+    pub fn http(&self) -> Option<&str> {
+        self.addresses.http.as_deref()
     }
 
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
@@ -161,26 +245,40 @@ impl Server {
         block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
     }
 
-    /// Stops accepting, ends the streams with a clear status, writes down what clients still tell, and joins all threads.
+    /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.
+    ///
+    /// Health goes first, so that nobody is sent here any more. Then the streams of tasks are ended, each client being told when
+    /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
+    /// answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, demo, keeper, followers, broker, pool, store, .. } = self;
+        let Server { mut contact, mut control, health, calls, ops, demo, keeper, followers, broker, .. } = self;
+        health.begin_drain();
         if let Some(demo) = demo {
             demo.stop();
         }
         keeper.stop();
-        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        // A broker that is gone sends nobody away.
+        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
         broker.drain();
         followers.stop();
-        if !within(GRACE, all_ended) {
+        let begun = Instant::now();
+        within(self.grace, pin!(calls.none_open()));
+        let all_ended = future::try_join(contact.shutdown(), control.shutdown());
+        health.stop();
+        if !within(self.grace.saturating_sub(begun.elapsed()), all_ended) {
             info!("some clients are still connected: their calls are cancelled");
             contact.cancel_all_calls();
             control.cancel_all_calls();
         }
+        // Until here the page could be looked at, which says that the server is stopping.
+        if let Some(ops) = ops {
+            ops.stop();
+        }
         // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
         broker.stop();
         drop((contact, control));
-        pool.stop();
-        store.close()
+        self.pool.stop();
+        self.store.close()
     }
 }
 
@@ -200,10 +298,19 @@ fn within(limit: Duration, work: impl Future + Unpin) -> bool {
     ended
 }
 
+/// Takes a port; gives the address with the port that was taken.
+fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), ServerError> {
+    let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
+    let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
+    let listener = TcpListener::bind(address).map_err(|e| refused(e.to_string()))?;
+    let port = listener.local_addr().map_err(|e| refused(e.to_string()))?.port();
+    Ok((listener, format!("{host}:{port}")))
+}
+
 /// Begins to serve on `address`; gives the address with the port that was taken.
 fn listen(
     env: &Arc<Environment>,
-    service: Service,
+    services: impl IntoIterator<Item = Service>,
     address: &str,
     flag: &'static str,
     slots: usize,
@@ -212,7 +319,7 @@ fn listen(
     let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
     let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
     // C-core's own error says nothing: ask the system first.
-    drop(std::net::TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
+    drop(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
     let args = ChannelBuilder::new(env.clone())
         .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
         // Two servers on one port would share its clients between them.
@@ -227,7 +334,8 @@ fn listen(
         .build_args();
     let start = |e: grpcio::Error| ServerError::Start(e.to_string());
     let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(slots);
-    let mut server = builder.register_service(service).build().map_err(start)?;
+    let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
+    let mut server = builder.build().map_err(start)?;
     let port = server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
     server.start();
     Ok((server, format!("{host}:{port}")))

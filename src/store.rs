@@ -15,11 +15,12 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::{self, JoinHandle};
 
 use futures::channel::oneshot;
 
+use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
@@ -66,8 +67,12 @@ impl Store {
     pub fn with_backend(mut backend: Box<dyn Backend>) -> Result<(Store, Recovered), StoreError> {
         let recovered = backend.recover()?;
         let (commands, mailbox) = mailbox::bounded(MAILBOX);
-        let shared =
-            Arc::new(Shared { tail: Tail::new(recovered.positions), failure: OnceLock::new(), open: backend.reader() });
+        let shared = Arc::new(Shared {
+            tail: Tail::new(recovered.positions),
+            failure: OnceLock::new(),
+            open: backend.reader(),
+            commits: Mutex::default(),
+        });
         let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
         let writer =
             thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
@@ -135,6 +140,8 @@ struct Shared {
     tail: Tail,
     failure: OnceLock<StoreError>,
     open: OpenReader,
+    /// Locked once for each commit.
+    commits: Mutex<Latency>,
 }
 
 impl Shared {
@@ -241,6 +248,11 @@ impl Handle {
     /// A reader of one's own, for one thread. It sees what is on disk, and delays no one.
     pub fn reader(&self) -> Result<Box<dyn Reader>, StoreError> {
         (self.shared.open)()
+    }
+
+    /// How long the commits took, each with its sync, since the store was opened.
+    pub fn commits(&self) -> Latency {
+        self.shared.commits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Why the store takes no more, once a write has failed.

@@ -41,6 +41,13 @@ pub type GroupName = Name;
 /// The stable id of a client.
 pub type ClientId = Name;
 
+impl NameError {
+    /// What it was to be the name of.
+    pub fn what(&self) -> &'static str {
+        self.what
+    }
+}
+
 impl Name {
     /// The longest name, in bytes.
     pub const MAX: usize = 256;

@@ -18,7 +18,7 @@ mod world;
 
 use std::time::Duration;
 
-use contact::broker::{Closed, Config, From, Join, SessionId, Teller};
+use contact::broker::{Closed, Config, From, Join, SessionId, Teller, Told};
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -28,6 +28,8 @@ use world::{World, name, told};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
+/// What [`Config::default`] has it.
+const RESTART_GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
     World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
@@ -269,7 +271,7 @@ fn a_retry_waits_as_long_as_it_was_asked_to() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    let retry = Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
     world.tell(&world.teller(a), retry);
     world.wait(4 * SECOND);
     assert_eq!(attempts(&world, a), [(task, 1)]);
@@ -357,6 +359,21 @@ fn a_late_done_settles_what_is_not_settled_yet_and_a_later_one_changes_nothing()
 }
 
 #[test]
+fn a_late_done_settles_a_task_whose_later_attempt_was_lost() {
+    let mut world = world();
+    let slow = world.join(worker("slow"));
+    let task = world.broadcast("work");
+    let two = world.join(worker("two"));
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    world.pause("g", true);
+    world.leave(two);
+    let done = world.tell(&world.teller(slow), told(task, 1, Outcome::Done)).unwrap();
+    assert_eq!((done.attempt, done.late), (1, false));
+    assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Lost, Outcome::Done]);
+}
+
+#[test]
 fn a_late_failed_changes_nothing() {
     let mut world = world();
     let a = world.join(client("a"));
@@ -367,17 +384,39 @@ fn a_late_failed_changes_nothing() {
 }
 
 #[test]
-fn a_failed_that_comes_while_the_task_waits_changes_nothing() {
+fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
+    for outcome in [Outcome::Done, Outcome::Failed, Outcome::Retry] {
+        let mut world = world();
+        let a = world.join(client("a"));
+        let task = world.broadcast("work");
+        let teller = world.teller(a);
+        world.leave(a);
+        let result = world.tell(&teller, Told { delay: SECOND, ..told(task, 1, outcome) }).unwrap();
+        let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
+        assert_eq!((result.late, result.not_before), (false, delayed));
+        let a = world.join(client("a"));
+        world.wait(SECOND);
+        let again = if outcome == Outcome::Retry { vec![(task, 2)] } else { vec![] };
+        assert_eq!(attempts(&world, a), again, "{outcome:?}");
+    }
+}
+
+#[test]
+fn what_is_told_of_an_earlier_attempt_or_of_none_changes_nothing_while_the_task_waits() {
     let mut world = world();
+    let a = world.join(client("a"));
     // A normal task that nobody takes keeps the group from being through with everything up to the high one.
-    let a = world.join(Join { window: Some(1), ..client("a") });
     world.accept(vec![task("normal"), NewTask { priority: Priority::High, ..task("high") }]);
     world.announce();
-    assert_eq!(got(&world, a), [2]);
+    let teller = world.teller(a);
+    world.settle(a, 2, Outcome::Retry);
     world.leave(a);
-    let a = Teller { client: Some(name("a")), group: None, peer: "a".into() };
-    assert!(world.tell(&a, told(2, 1, Outcome::Failed)).unwrap().late);
-    world.join(client("a"));
+    for attempt in [0, 1, 3] {
+        assert!(world.tell(&teller, told(2, attempt, Outcome::Failed)).unwrap().late);
+        world.tell(&teller, told(2, attempt, Outcome::Working));
+    }
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(2, 3), (1, 2)]);
     world.finish();
 }
 
@@ -432,6 +471,51 @@ fn another_process_with_the_same_id_gets_the_tasks_again() {
     assert_eq!(attempts(&world, new), [(task, 2)]);
 }
 
+#[test]
+fn a_client_whose_stream_broke_keeps_what_it_is_working_on_if_nobody_else_was_given_it() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    let teller = world.teller(a);
+    world.leave(a);
+    // Heard before its new stream: it has some time to come.
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    world.wait(4 * SECOND);
+    let a = world.join(client("a"));
+    assert_eq!(world.core.client(a).unwrap().in_flight, 1, "it counts for its window");
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert!(got(&world, a).is_empty());
+    assert!(!world.tell(&teller, told(task, 1, Outcome::Failed)).unwrap().late);
+}
+
+#[test]
+fn who_says_working_and_does_not_come_back_keeps_nobody_waiting() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let teller = world.teller(one);
+    world.leave(one);
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    let two = world.join(worker("two"));
+    world.wait(5 * SECOND);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    assert_eq!(outcomes(&world, task), [Outcome::Lost, Outcome::TimedOut]);
+}
+
+#[test]
+fn a_client_that_comes_back_for_its_task_when_another_was_given_it_gets_none() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let teller = world.teller(one);
+    world.leave(one);
+    let two = world.join(worker("two"));
+    world.tell(&teller, told(task, 1, Outcome::Working));
+    world.join(worker("one"));
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    assert!(!world.done(two, task).late);
+}
+
 // ---- acknowledgements without an id
 
 #[test]
@@ -447,6 +531,33 @@ fn acknowledgements_without_an_id_are_matched_in_the_order_of_delivery() {
         assert_eq!((result.task, result.attempt, result.group), (task, 1, None));
     }
     assert_eq!(world.tell(&teller, told(0, 0, Outcome::Done)).unwrap().task, 0, "one too many is kept, too");
+}
+
+#[test]
+fn of_two_streams_of_one_address_the_deliveries_are_matched_as_they_left() {
+    let mut world = World::new(Config { anonymous_group: Some(name("all")), ..world().config });
+    let (one, two) = (world.join(anonymous("shared")), world.join(anonymous("shared")));
+    world.accept(vec![task("work"); 3]);
+    world.announce();
+    let left = [got(&world, two), got(&world, one)].concat();
+    assert_eq!(left, [1, 3, 2], "all that goes to one stream goes together");
+    let teller = world.teller(one);
+    for task in left {
+        assert_eq!(world.tell(&teller, told(0, 0, Outcome::Done)).unwrap().task, task);
+    }
+}
+
+#[test]
+fn what_never_left_for_a_stream_is_matched_with_nothing() {
+    let mut world = World::new(Config { anonymous_group: Some(name("all")), ..world().config });
+    let (other, next) = (world.join(anonymous("shared")), world.join(anonymous("shared")));
+    // In one burst: it is given to the one whose turn it is, and that one goes.
+    world.hold(2);
+    world.broadcast("work");
+    world.leave(next);
+    assert_eq!(attempts(&world, other), [(1, 2)]);
+    let result = world.tell(&world.teller(other), told(0, 0, Outcome::Done)).unwrap();
+    assert_eq!((result.task, result.attempt, result.late), (1, 2, false));
 }
 
 #[test]
@@ -496,7 +607,26 @@ fn attempts_are_not_forgotten() {
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen it");
+}
+
+#[test]
+fn a_delivery_that_the_end_of_its_stream_took_back_at_once_counts_if_a_checkpoint_came_between() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let (one, two) = (world.broadcast("one"), world.broadcast("two"));
+    world.sync();
+    // All in one burst: the second task is given, kept, and lost before it left.
+    world.hold(3);
+    world.settle(a, one, Outcome::Done);
+    world.checkpoint();
+    world.leave(a);
+    // That it was lost is not on disk.
+    world.crash(2);
+    let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
+    assert_eq!(attempts(&world, a), [(two, 2)]);
 }
 
 #[test]
@@ -508,6 +638,7 @@ fn a_task_that_is_open_when_the_server_starts_goes_to_one_client_only_however_of
     world.restart();
     world.checkpoint();
     world.restart();
+    world.wait(RESTART_GRACE);
     let (a, b) = (world.join(client("a")), world.join(Join { group: Some(name("a")), ..anonymous("b") }));
     assert_eq!((attempts(&world, a), attempts(&world, b)), (&[(task, 2)][..], &[][..]));
     world.done(a, task);
@@ -517,11 +648,82 @@ fn a_task_that_is_open_when_the_server_starts_goes_to_one_client_only_however_of
 }
 
 #[test]
+fn what_was_with_a_client_is_held_back_for_it_after_a_restart() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let (kept, other) = (world.broadcast("kept"), world.broadcast("other"));
+    let teller = world.teller(one);
+    world.checkpoint();
+    world.restart();
+    let two = world.join(worker("two"));
+    let one = world.join(worker("one"));
+    world.tell(&teller, told(kept, 1, Outcome::Working));
+    world.wait(RESTART_GRACE - SECOND);
+    assert!(got(&world, one).is_empty() && got(&world, two).is_empty());
+    world.wait(SECOND);
+    assert_eq!([attempts(&world, one), attempts(&world, two)].concat(), [(other, 2)]);
+    let result = world.done(one, kept);
+    assert_eq!((result.attempt, result.late), (1, false));
+}
+
+#[test]
+fn what_it_says_after_a_restart_counts_before_its_stream_is_there() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let tasks = [world.broadcast("kept"), world.broadcast("failed"), world.broadcast("retried")];
+    let teller = world.teller(a);
+    world.checkpoint();
+    world.restart();
+    for (task, outcome) in tasks.into_iter().zip([Outcome::Working, Outcome::Failed, Outcome::Retry]) {
+        assert!(world.tell(&teller, told(task, 1, outcome)).is_none_or(|result| !result.late), "{outcome:?}");
+    }
+    let a = world.join(client("a"));
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert_eq!(attempts(&world, a), [(tasks[2], 2)]);
+}
+
+#[test]
+fn a_delivery_that_no_checkpoint_knows_of_is_not_held_back() {
+    let mut world = world();
+    world.join(client("a"));
+    let task = world.broadcast("work");
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_task_that_was_given_back_before_a_restart_waits_for_nobody() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.checkpoint();
+    world.leave(a);
+    world.restart();
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(task, 2)]);
+}
+
+#[test]
+fn a_task_that_was_taken_back_after_a_restart_is_a_dead_letter_when_its_attempts_are_used_up() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    let teller = world.teller(a);
+    world.checkpoint();
+    world.restart();
+    let a = world.join(client("a"));
+    world.tell(&teller, told(id, 1, Outcome::Working));
+    world.settle(a, id, Outcome::Retry);
+    assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Retry, Outcome::Exhausted]));
+}
+
+#[test]
 fn a_delay_outlives_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = contact::broker::Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
+    let retry = Told { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
     world.tell(&world.teller(a), retry);
     world.restart();
     let a = world.join(client("a"));
@@ -538,6 +740,7 @@ fn a_restart_gives_no_attempt_more_than_there_are() {
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Exhausted]));
 }
 
@@ -627,6 +830,22 @@ fn a_revived_task_goes_out_again_with_fresh_attempts() {
     world.restart();
     let a = world.join(client("a"));
     assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attempts_as_they_were() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.checkpoint();
+    world.sync();
+    world.settle(a, task, Outcome::Failed);
+    assert!(world.revive("a", task));
+    world.crash(0);
+    let a = world.join(client("a"));
+    world.wait(RESTART_GRACE);
+    assert_eq!(attempts(&world, a), [(task, 3)], "the checkpoint had seen the second");
 }
 
 #[test]

@@ -11,6 +11,8 @@ use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Runni
 use contact::codec::Decoded;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::{Contact, create_contact};
+use contact::wire::google_rpc::error_details::RetryInfo;
+use contact::wire::google_rpc::status::Status;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use futures::channel::mpsc;
 use futures::executor::block_on;
@@ -19,6 +21,8 @@ use grpcio::{
     ClientStreamingSink, DuplexSink, Environment, RequestStream, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
     ServerCredentials, ServerStreamingSink, WriteFlags,
 };
+use protobuf::Message as _;
+use protobuf::well_known_types::any::Any;
 use rand::SeedableRng;
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -570,14 +574,17 @@ fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_come
 #[test]
 fn a_task_that_is_held_over_a_reconnect_is_renewed_at_once_and_told_on_the_new_connection() {
     let server = Server::start();
-    let (begun, open, running) = gated(server.config());
+    let (begun, open, running) = gated(Config { renew_every: Duration::from_secs(3600), ..server.config() });
     let session = server.session();
     session.send(task(5, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();
     let server = Server::start_on(server.stop());
+    // Before it asks for new tasks, and after.
+    let renewals = [server.result(), server.result()];
     let _session = server.session();
-    let renewal = server.result();
-    assert_eq!((renewal.id, renewal.outcome), (5, pb::Outcome::WORKING.into()));
+    for renewal in renewals {
+        assert_eq!((renewal.id, renewal.attempt, renewal.outcome), (5, 1, pb::Outcome::WORKING.into()));
+    }
     drop(open);
     let done = server.result();
     assert_eq!((done.id, done.outcome), (5, pb::Outcome::DONE.into()));
@@ -593,6 +600,27 @@ fn a_server_whose_heartbeats_stop_is_given_up() {
     session.send(pb::ServerMsg::new());
     let again = server.session();
     assert_ne!(session.peer, again.peer);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_server_that_says_when_to_come_back_is_left_alone_until_then() {
+    let server = Server::start();
+    let config = Config { most_backoff: Duration::from_secs(3600), ..server.config() };
+    let (worker, events) = watched(Worker::new(config, echo));
+    let running = worker.start().unwrap();
+    // What makes no sense counts as nothing said.
+    for (seconds, waits) in [(-5, 0..=20), (100, 100_000..=100_040)] {
+        let retry_delay = Some(protobuf::well_known_types::duration::Duration { seconds, ..Default::default() }).into();
+        let retry = Any::pack(&RetryInfo { retry_delay, ..Default::default() }).unwrap();
+        let rich = Status { details: vec![Any::default(), retry], ..Default::default() };
+        let session = server.session();
+        let status =
+            RpcStatus::with_details(RpcStatusCode::UNAVAILABLE, "later".into(), rich.write_to_bytes().unwrap());
+        session.messages.unbounded_send(Err(status)).unwrap();
+        let retry_ms = next_event(&events, "disconnected")["retry_ms"].as_u64().unwrap();
+        assert!(waits.contains(&retry_ms), "{retry_ms} ms");
+    }
     running.stop().unwrap();
 }
 

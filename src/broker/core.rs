@@ -6,8 +6,10 @@ mod delivery;
 mod membership;
 mod operators;
 mod outcomes;
+mod overview;
 
 pub use self::operators::{GroupError, GroupInfo, Standing, Waits};
+pub use self::overview::{Gone, Overview, Sessions};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -19,6 +21,7 @@ use rustc_hash::FxHashMap;
 use super::group::{Group, GroupId};
 use super::peer::Unmatched;
 use super::session::{Delivery, From, Session, SessionId};
+use super::tally::Meter;
 use crate::store::{Backlog, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -29,6 +32,9 @@ pub struct Config {
     pub ack_timeout: Duration,
     /// Deliveries of a task to a group before it is given up, unless the task says otherwise.
     pub max_attempts: u32,
+    /// How long what was with a client is held back after a start, so that the client can come back and say that it still
+    /// has it. No longer than `ack_timeout`.
+    pub restart_grace: Duration,
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
     /// Where anonymous clients start to read.
@@ -38,11 +44,13 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), a window of 64, anonymous clients from the first task.
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 5 s after a start, a window of 64, anonymous clients
+    /// from the first task.
     fn default() -> Config {
         Config {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 20,
+            restart_grace: GRACE,
             window: 64,
             anonymous_from: From::First,
             anonymous_group: None,
@@ -121,7 +129,8 @@ enum Timer {
 struct Peer {
     sessions: usize,
     tellers: usize,
-    /// The group its streams are in: `None` for passing ones.
+    /// Its latest stream, and the group that is in: `None` for a passing one.
+    session: Option<SessionId>,
     group: Option<GroupId>,
     unmatched: Unmatched,
 }
@@ -148,9 +157,14 @@ pub struct Core {
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
     recorded: usize,
+    meter: Meter,
+    /// The clients that went last, the newest at the end.
+    gone: VecDeque<Gone>,
     actions: Vec<Action>,
 }
 
+/// How long a client whose stream ended has to come back for what it says it still has; or to say so, once it is back.
+const GRACE: Duration = Duration::from_secs(5);
 /// Text and overhead of the newest tasks that are kept in memory for all groups together.
 const RECENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A restart reads the outcomes behind the last checkpoint: at most about so many.
@@ -158,7 +172,8 @@ const CHECKPOINT_EVERY: usize = 10_000;
 
 impl Core {
     /// The state machine as the store knows it.
-    pub fn new(config: Config, recovered: Recovered) -> Core {
+    pub fn new(config: Config, recovered: Recovered, now: Time) -> Core {
+        let held_until = now.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
             head: recovered.positions.task,
@@ -176,10 +191,12 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
+            meter: Meter::default(),
+            gone: VecDeque::new(),
             actions: Vec::new(),
         };
         for state in recovered.groups {
-            core.add_group(Group::restore(state));
+            core.add_group(Group::restore(state, held_until));
         }
         for entry in recovered.replay {
             core.replay(entry);
@@ -226,7 +243,12 @@ impl Core {
         }
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
-                self.actions.push(Action::Deliver(id, std::mem::take(&mut session.outgoing)));
+                let deliveries = std::mem::take(&mut session.outgoing);
+                // Anonymous clients, and those of other languages that know no ids: in the order in which this leaves here.
+                if let Some(peer) = self.peers.get_mut(&session.join.peer) {
+                    deliveries.iter().for_each(|delivery| peer.unmatched.push(delivery.task.id, delivery.attempt));
+                }
+                self.actions.push(Action::Deliver(id, deliveries));
                 if !session.has_room() {
                     self.actions.push(Action::WatchRoom(id, session.sent));
                 }
@@ -237,6 +259,7 @@ impl Core {
 
     fn flush_records(&mut self) {
         if !self.records.is_empty() {
+            self.count_records();
             self.recorded += self.records.len();
             self.actions.push(Action::Record(std::mem::take(&mut self.records)));
         }

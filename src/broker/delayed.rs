@@ -1,6 +1,6 @@
 //! Tasks that are not to go out before a time.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::task::{TaskId, Time};
 
@@ -8,8 +8,8 @@ use crate::task::{TaskId, Time};
 #[derive(Debug, Default)]
 pub(super) struct Delayed {
     due: BTreeSet<(Time, TaskId)>,
-    /// Many may wait, and outcomes come for single ones.
-    tasks: HashMap<TaskId, (Time, u32)>,
+    /// Many may wait; outcomes come for single ones, and the oldest is asked for.
+    tasks: BTreeMap<TaskId, (Time, u32)>,
 }
 
 impl Delayed {
@@ -38,16 +38,21 @@ impl Delayed {
         self.due.first().map(|(due, _)| *due)
     }
 
-    /// When this one is due.
-    pub(super) fn until(&self, task: TaskId) -> Option<Time> {
-        self.tasks.get(&task).map(|(due, _)| *due)
+    /// When this one is due, and how often it went out.
+    pub(super) fn get(&self, task: TaskId) -> Option<(Time, u32)> {
+        self.tasks.get(&task).copied()
     }
 
     pub(super) fn len(&self) -> usize {
         self.tasks.len()
     }
 
-    /// Task, when it is due, and deliveries; in no order.
+    /// The one that was accepted first.
+    pub(super) fn oldest(&self) -> Option<TaskId> {
+        self.tasks.first_key_value().map(|(task, _)| *task)
+    }
+
+    /// Task, when it is due, and deliveries; in the order of ids.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Time, u32)> {
         self.tasks.iter().map(|(task, (due, attempts))| (*task, *due, *attempts))
     }

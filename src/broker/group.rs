@@ -8,6 +8,7 @@ use rustc_hash::FxHashMap;
 
 use super::delayed::Delayed;
 use super::session::SessionId;
+use super::tally::Tally;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{GroupName, Priority, Task, TaskId, Time};
 
@@ -18,12 +19,23 @@ pub(super) const CLASSES: [Priority; 3] = [Priority::High, Priority::Normal, Pri
 /// A task that is with a client.
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) task: Arc<Task>,
-    pub(super) session: SessionId,
+    /// `None`: its client said that it still has it when it waited to go out again, without its text.
+    pub(super) task: Option<Arc<Task>>,
+    /// `None`: its client says that it still has it, and has no stream yet.
+    pub(super) session: Option<SessionId>,
     pub(super) attempt: u32,
+    /// When it went out.
+    pub(super) since: Time,
     pub(super) deadline: Time,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
+}
+
+impl Lease {
+    /// Where the stream is to come from that it waits for.
+    fn awaits_session(&self) -> Option<Arc<str>> {
+        if self.session.is_none() { self.confirmed_from.clone() } else { None }
+    }
 }
 
 /// A task that was delivered before and goes out again.
@@ -72,6 +84,14 @@ impl Page {
         self.tasks.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
+    }
+
+    pub(super) fn first(&self) -> Option<TaskId> {
+        self.tasks.front().map(|task| task.id)
+    }
+
     pub(super) fn push(&mut self, task: Arc<Task>) {
         self.bytes += task.spec.text.len();
         self.tasks.push_back(task);
@@ -116,6 +136,8 @@ pub(super) struct Group {
     pub(super) classes: [Class; 3],
     pub(super) leases: FxHashMap<TaskId, Lease>,
     pub(super) deadlines: BTreeSet<(Time, TaskId)>,
+    /// Leases without a session, with the address from which their client said that it has them.
+    early: BTreeSet<(Arc<str>, TaskId)>,
     /// Go out before anything else of their class.
     pub(super) returned: BTreeMap<(Priority, TaskId), Returned>,
     /// Not to go out before a time.
@@ -135,6 +157,7 @@ pub(super) struct Group {
     /// When a client was last connected.
     pub(super) last_used: Time,
     pub(super) rate: Rate,
+    pub(super) tally: Tally,
 }
 
 /// How many tasks were settled in each of the last seconds.
@@ -177,6 +200,7 @@ impl Group {
             classes: [behind(), behind(), behind()],
             leases: FxHashMap::default(),
             deadlines: BTreeSet::new(),
+            early: BTreeSet::new(),
             returned: BTreeMap::new(),
             delayed: Delayed::default(),
             loading: FxHashMap::default(),
@@ -187,11 +211,12 @@ impl Group {
             dirty: false,
             last_used: now,
             rate: Rate::default(),
+            tally: Tally::default(),
         }
     }
 
-    /// The group as a checkpoint left it.
-    pub(super) fn restore(state: GroupState) -> Group {
+    /// The group as a checkpoint left it. What was delivered before, and so may be with a client, waits until `held_until`.
+    pub(super) fn restore(state: GroupState, held_until: Time) -> Group {
         let mut group = Group::new(Some(state.name), true, state.created_at);
         group.broadcast_after = state.broadcast_after;
         group.paused = state.paused;
@@ -201,7 +226,8 @@ impl Group {
             class.read = cursor;
         }
         for open in state.open {
-            group.delayed.insert(open.id, open.not_before.unwrap_or_default(), open.attempts);
+            let held_until = if open.attempts > 0 { held_until } else { Time::default() };
+            group.delayed.insert(open.id, open.not_before.unwrap_or_default().max(held_until), open.attempts);
         }
         for (first, last) in state.settled {
             group.ahead.extend(first..=last);
@@ -260,24 +286,51 @@ impl Group {
         (0..CLASSES.len()).map(|class| self.position(class, head)).min().unwrap_or(0)
     }
 
-    /// Takes a task out of the places where it waits to go out again; says how often it went out.
-    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<u32> {
-        let returned = CLASSES.into_iter().find_map(|class| self.returned.remove(&(class, task)));
-        let waiting = self.loading.remove(&task).or_else(|| returned.map(|returned| returned.attempts));
-        waiting.or_else(|| self.delayed.remove(task))
+    /// Puts a task into the hands of a client.
+    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
+        self.deadlines.insert((lease.deadline, task));
+        self.early.extend(lease.awaits_session().map(|peer| (peer, task)));
+        self.leases.insert(task, lease);
+        self.dirty = true;
     }
 
-    /// Whether a task waits to go out again, now or later.
-    pub(super) fn waits(&self, task: TaskId) -> bool {
-        self.loading.contains_key(&task)
-            || CLASSES.into_iter().any(|class| self.returned.contains_key(&(class, task)))
-            || self.delayed.until(task).is_some()
+    /// Takes it out of them.
+    pub(super) fn unlease(&mut self, task: TaskId) -> Option<Lease> {
+        let lease = self.leases.remove(&task)?;
+        self.deadlines.remove(&(lease.deadline, task));
+        if let Some(peer) = lease.awaits_session() {
+            self.early.remove(&(peer, task));
+        }
+        self.dirty = true;
+        Some(lease)
+    }
+
+    /// The leases that wait for a stream from this address.
+    pub(super) fn early(&self, peer: &Arc<str>) -> Vec<TaskId> {
+        let of_peer = self.early.range((peer.clone(), 0)..=(peer.clone(), TaskId::MAX));
+        of_peer.map(|(_, task)| *task).collect()
+    }
+
+    /// Takes a task out of the places where it waits to go out again; with its text, if that is in memory, and how often it
+    /// went out.
+    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
+        if let Some(returned) = CLASSES.into_iter().find_map(|class| self.returned.remove(&(class, task))) {
+            return Some((Some(returned.task), returned.attempts));
+        }
+        self.loading.remove(&task).or_else(|| self.delayed.remove(task)).map(|attempts| (None, attempts))
+    }
+
+    /// How often a task went out that waits to go out again, now or later.
+    pub(super) fn waiting(&self, task: TaskId) -> Option<u32> {
+        let returned = || CLASSES.into_iter().find_map(|class| self.returned.get(&(class, task)));
+        let loading = self.loading.get(&task).copied();
+        loading.or_else(|| Some(returned()?.attempts)).or_else(|| Some(self.delayed.get(task)?.1))
     }
 
     /// The oldest task that was delivered and is not settled.
     pub(super) fn oldest_open(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
-        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.iter().map(|(id, ..)| id));
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.oldest());
         open.chain(waiting).min()
     }
 

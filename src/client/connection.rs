@@ -10,11 +10,14 @@ use grpcio::{
     CallOption, Channel, ChannelBuilder, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder,
     RpcStatus, RpcStatusCode,
 };
+use protobuf::Message as _;
 
 use super::tell::Teller;
 use super::{Config, Error};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::ContactClient;
+use crate::wire::google_rpc::error_details::RetryInfo;
+use crate::wire::google_rpc::status::Status;
 
 /// The longest message taken from the server.
 const MAX_MESSAGE: i32 = 64 << 20;
@@ -25,10 +28,21 @@ const WATCH: Duration = Duration::from_secs(5);
 
 /// Why a connection, or the worker, is at its end.
 pub(super) enum End {
-    /// Try again.
-    Lost(String),
+    /// Try again; if the server said after how long, not before.
+    Lost { reason: String, retry_after: Option<Duration> },
     /// Trying again would end the same way.
     Fatal(Error),
+}
+
+impl End {
+    pub(super) fn lost(reason: impl Into<String>) -> End {
+        End::Lost { reason: reason.into(), retry_after: None }
+    }
+
+    /// A call ended, with a status that does not stand in the way of another try.
+    pub(super) fn lost_with(status: &RpcStatus) -> End {
+        End::Lost { reason: say(status), retry_after: retry_after(status) }
+    }
 }
 
 /// What it takes to make calls over a connection.
@@ -102,7 +116,7 @@ impl Connection {
         }
         let options = self.link.options.clone();
         let tasks = self.link.client.get_task(&pb::Empty::new(), options);
-        self.tasks = Some(tasks.map_err(|error| End::Lost(error.to_string()))?);
+        self.tasks = Some(tasks.map_err(|error| End::lost(error.to_string()))?);
         Ok(true)
     }
 
@@ -116,7 +130,7 @@ impl Connection {
         let Some(tasks) = &mut self.tasks else { return Poll::Pending };
         tasks.poll_next_unpin(cx).map(|message| match message {
             Some(Ok(message)) => Ok(message),
-            None => Err(End::Lost("the server ended getTask".into())),
+            None => Err(End::lost("the server ended getTask")),
             Some(Err(error)) => {
                 let status = status_of(error);
                 Err(match status.code() {
@@ -125,7 +139,7 @@ impl Connection {
                     | RpcStatusCode::PERMISSION_DENIED
                     | RpcStatusCode::INVALID_ARGUMENT
                     | RpcStatusCode::UNIMPLEMENTED => End::Fatal(refusal(&status)),
-                    _ => End::Lost(say(&status)),
+                    _ => End::lost_with(&status),
                 })
             }
         })
@@ -176,6 +190,14 @@ pub(super) fn status_of(error: grpcio::Error) -> RpcStatus {
         grpcio::Error::RpcFailure(status) | grpcio::Error::RpcFinished(Some(status)) => status,
         other => RpcStatus::with_message(RpcStatusCode::UNKNOWN, other.to_string()),
     }
+}
+
+/// After how long the server wants the next try, if it said so: `google.rpc.RetryInfo` among the details.
+pub(super) fn retry_after(status: &RpcStatus) -> Option<Duration> {
+    let details = Status::parse_from_bytes(status.details()).ok()?.details;
+    let info: RetryInfo = details.iter().find_map(|any| any.unpack().ok().flatten())?;
+    let delay = info.retry_delay.as_ref()?;
+    Some(Duration::new(delay.seconds.try_into().ok()?, delay.nanos.try_into().ok()?))
 }
 
 /// A status as a reader wants it: `UNAVAILABLE: Socket closed`.

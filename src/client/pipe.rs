@@ -132,6 +132,7 @@ impl Pipe {
         }
         state.connections += 1;
         state.heard = Heard::default();
+        state.ledger.renew();
         state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
     }
 
@@ -140,7 +141,7 @@ impl Pipe {
         let Some(mut connection) = self.state.connection.take() else { return };
         match self.poll(&mut connection, now) {
             Ok(()) => self.state.connection = Some(connection),
-            Err(End::Lost(reason)) => self.lost(&connection, &reason, now),
+            Err(End::Lost { reason, retry_after }) => self.lost(&connection, &reason, retry_after, now),
             Err(End::Fatal(error)) => {
                 // A server that refuses this client will not hear of results either; one that took another in its
                 // place will.
@@ -163,17 +164,18 @@ impl Pipe {
             (self.observer)(&Event::Connected { server: &self.config.server });
             self.offer(Some(connection.link.clone()));
         }
-        // First say what came of the old tasks, then ask for new ones: so the server does not deliver again what is
-        // done already.
+        // First say what came of the old tasks and which are still worked on, then ask for new ones: so the server does not
+        // deliver them again.
         let state = &mut self.state;
         let is_behind = |ledger: &Ledger, connection: &Connection| {
-            !connection.is_registered() && (ledger.owed() > 0 || !connection.teller.is_idle())
+            let untold = ledger.owed() > 0 || ledger.has_next() || !connection.teller.is_idle();
+            !connection.is_registered() && untold
         };
         if is_behind(&state.ledger, connection) {
             connection.teller.poll(cx, now, &mut state.ledger, true)?;
         }
         if !is_behind(&state.ledger, connection) && !state.stopping && connection.register()? {
-            // Tasks that are still held from the last connection.
+            // Once more, for now the server knows the stream that holds them.
             state.renew_at = now;
         }
         if state.ledger.held() == 0 {
@@ -217,7 +219,7 @@ impl Pipe {
 
     fn check_silence(&self, now: Instant) -> Result<(), End> {
         match self.silence_deadline() {
-            Some(deadline) if now >= deadline => Err(End::Lost("the server's heartbeats stopped".into())),
+            Some(deadline) if now >= deadline => Err(End::lost("the server's heartbeats stopped")),
             _ => Ok(()),
         }
     }
@@ -227,7 +229,7 @@ impl Pipe {
         Some(self.state.heard.last? + every * MISSED_HEARTBEATS)
     }
 
-    fn lost(&mut self, connection: &Connection, reason: &str, now: Instant) {
+    fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
         let state = &mut self.state;
         state.ledger.lost();
         // The next connection's server sends them again.
@@ -241,7 +243,7 @@ impl Pipe {
             log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
             state.keepalive = RARE_KEEPALIVE;
         }
-        let wait = state.backoff.next(&mut rand::rng());
+        let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let server = &self.config.server;
         let what = if ready_since.is_some() { "lost the connection to" } else { "cannot reach" };

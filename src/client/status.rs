@@ -10,7 +10,7 @@ use futures::StreamExt;
 use grpcio::{ClientDuplexReceiver, RpcStatus, RpcStatusCode};
 
 use super::bell::Bell;
-use super::connection::{Link, say, status_of};
+use super::connection::{Link, retry_after, say, status_of};
 use super::outgoing::Outgoing;
 use super::stopper::Stopped;
 use super::{Backoff, Event, Observer};
@@ -185,7 +185,7 @@ impl Reporter {
             }
             Err(status) => {
                 log::debug!("sendStatus ended: {}", say(&status));
-                self.try_at = now + self.backoff.next(&mut rand::rng());
+                self.try_at = now + self.backoff.next_after(retry_after(&status), &mut rand::rng());
             }
         }
     }

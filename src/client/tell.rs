@@ -76,7 +76,7 @@ impl Teller {
             self.stream = None;
             match answer {
                 // An answer to what was not finished does not say how much of it was read.
-                Ok(_) if early => return Err(End::Lost("the server ended tellResult".into())),
+                Ok(_) if early => return Err(End::lost("the server ended tellResult")),
                 Ok(_) => ledger.confirm(),
                 Err(error) => refused(&status_of(error), ledger)?,
             }
@@ -87,7 +87,7 @@ impl Teller {
 impl Stream {
     fn open(link: &Link) -> Result<Stream, End> {
         let (sink, answer) =
-            link.client.tell_result(link.options.clone()).map_err(|error| End::Lost(error.to_string()))?;
+            link.client.tell_result(link.options.clone()).map_err(|error| End::lost(error.to_string()))?;
         Ok(Stream { sink: Outgoing::new(sink), answer, since: None, ending: false })
     }
 
@@ -122,6 +122,6 @@ fn refused(status: &RpcStatus, ledger: &mut Ledger) -> Result<(), End> {
             }
             Ok(())
         }
-        _ => Err(End::Lost(said)),
+        _ => Err(End::lost_with(status)),
     }
 }

@@ -1,5 +1,6 @@
 //! The `Contact` service: what agents and workers call.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
@@ -7,9 +8,12 @@ use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerS
 use log::debug;
 use protobuf::EnumOrUnknown;
 
+use super::calls::Calls;
+use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
 use super::status::Refusal;
+use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Told};
 use crate::codec::Decoded;
 use crate::store;
@@ -28,8 +32,11 @@ const UNDER_WAY: usize = 1024 * 1024;
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
+    pub(super) health: Health,
+    pub(super) calls: Calls,
     /// The longest text, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 impl Contact for ContactService {
@@ -39,9 +46,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::ClientMsg>>,
         mut sink: DuplexSink<pb::Result>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
             match service.statuses(metadata, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
@@ -52,7 +60,7 @@ impl Contact for ContactService {
     }
 
     fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
-        let broker = self.broker.clone();
+        let service = self.clone();
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -60,12 +68,13 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let client = metadata.label();
-            match broker.join(metadata.join).await {
+            match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(sink, inbox, &broker, session, &client, metadata.batch).await;
-                    broker.leave(session, why).await;
+                    let why = pump(&service, sink, inbox, session, &client, metadata.batch).await;
+                    service.broker.leave(session, why).await;
                 }
-                Err(e) => drop(sink.fail(Refusal::from(e).into()).await),
+                // The broker opens no session any more.
+                Err(_) => drop(sink.fail(service.health.stopping().into()).await),
             }
         });
     }
@@ -76,9 +85,10 @@ impl Contact for ContactService {
         mut requests: RequestStream<Decoded<pb::Result>>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
+            let _call = call;
             match service.results(metadata, &mut requests).await {
                 Ok(()) => drop(sink.success(pb::Empty::new()).await),
                 Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
@@ -101,7 +111,7 @@ impl<E: Into<Refusal>> From<E> for Ended {
 }
 
 /// One message, or why the stream ends here.
-fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
+pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
     Ok(item.map_err(Ended::Gone)?.map_err(Refusal::Undecodable)?)
 }
 
@@ -134,7 +144,12 @@ impl ContactService {
             }
             // What came before a bad message counts.
             if !statuses.is_empty() {
+                let bytes = statuses.iter().map(|status| status.msg.len()).sum();
+                self.traffic.count(Flow::Statuses, statuses.len(), bytes);
+                let (count, bytes) =
+                    (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
                 self.store.report(statuses).await?;
+                self.traffic.count(Flow::StatusAnswers, count, bytes);
                 sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
             }
             if let Some(ended) = ended {
@@ -155,7 +170,8 @@ impl ContactService {
         let mut ended = None;
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunks.next().await) {
-            let mut told = Vec::with_capacity(chunk.len());
+            let messages = chunk.len();
+            let mut told = Vec::with_capacity(messages);
             for item in chunk {
                 if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut told)?)) {
                     ended = Some(e);
@@ -163,7 +179,9 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            under_way += told.iter().map(|told| told.ret.len()).sum::<usize>();
+            let bytes = told.iter().map(|told| told.ret.len()).sum::<usize>();
+            self.traffic.count(Flow::Results, messages, bytes);
+            under_way += bytes;
             let mut heard = self.broker.tell(teller.clone(), told).await;
             if heard.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;

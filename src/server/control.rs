@@ -1,17 +1,20 @@
 //! The `Control` service: what operators call.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
+use super::calls::Calls;
 use super::contact::Ended;
 use super::convert;
 use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
-use super::status::Refusal;
+use super::status::{Refusal, answer};
+use super::traffic::{Flow, Traffic};
 use crate::broker;
 use crate::codec::Decoded;
 use crate::store::{self, Positions, Reader, StoreError};
@@ -31,24 +34,24 @@ pub(super) struct ControlService {
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
     pub(super) followers: Followers,
+    pub(super) calls: Calls,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) traffic: Arc<Traffic>,
 }
 
 /// The unary calls, each with the work behind it.
 macro_rules! unary {
     ($($call:ident($request:ident) -> $response:ident = $work:ident;)*) => {$(
         fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$request>, sink: UnarySink<pb::$response>) {
-            let service = self.clone();
+            let (service, call) = (self.clone(), self.calls.begin());
             ctx.spawn(async move {
-                let answer = match request {
+                let _call = call;
+                let answered = match request {
                     Ok(request) => service.$work(request).await,
                     Err(e) => Err(Refusal::Undecodable(e)),
                 };
-                let _ = match answer {
-                    Ok(response) => sink.success(response).await,
-                    Err(refusal) => sink.fail(refusal.into()).await,
-                };
+                answer(sink, answered).await;
             });
         }
     )*};
@@ -73,8 +76,9 @@ impl Control for ControlService {
         requests: RequestStream<Decoded<pb::SubmitRequest>>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         ctx.spawn(async move {
+            let _call = call;
             // One request is decoded while those before it are being written: they share syncs.
             let answers = requests.then(move |item| service.clone().begin_accepting(item)).buffered(UNDER_WAY);
             futures::pin_mut!(answers);
@@ -183,13 +187,14 @@ impl Control for ControlService {
 }
 
 /// A group by its name; none by an empty one.
-fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
+pub(super) fn optional_group(name: &str) -> Result<Option<GroupName>, Refusal> {
     Ok(if name.is_empty() { None } else { Some(Name::new("the group", name)?) })
 }
 
 impl ControlService {
     /// Accepts all tasks of a request, or none.
-    async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+    pub(super) async fn accept_all(&self, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+        self.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
         let (tasks, refused) = convert::new_tasks(request, self.limit);
         match refused.into_iter().next() {
             Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
@@ -205,6 +210,7 @@ impl ControlService {
     ) -> impl Future<Output = Result<pb::SubmitResponse, Ended>> + Send + use<> {
         let begun = match item {
             Ok(Ok(request)) => {
+                self.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
                 let (tasks, refused) = convert::new_tasks(request, self.limit);
                 self.store.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
             }
@@ -229,8 +235,9 @@ impl ControlService {
         sparse: Sparse<P>,
         read: impl Fn(&mut dyn Reader, u64, usize) -> Result<Option<(u64, usize, P)>, StoreError> + Clone + Send + 'static,
     ) {
-        let service = self.clone();
+        let (service, call) = (self.clone(), self.calls.begin());
         ctx.spawn(async move {
+            let _call = call;
             match service.pages(request, &mut sink, newest, sparse, read).await {
                 Ok(()) => drop(sink.close().await),
                 Err(Listing::Refused(refusal)) => drop(sink.fail(RpcStatus::from(refusal)).await),
@@ -313,7 +320,7 @@ impl From<follow::End> for Listing {
     fn from(end: follow::End) -> Listing {
         match end {
             follow::End::Gone => Listing::Gone,
-            follow::End::Stopping => Listing::Refused(Refusal::Stopping),
+            follow::End::Stopping => Listing::Refused(Refusal::stopping(1)),
         }
     }
 }

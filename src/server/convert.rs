@@ -20,6 +20,11 @@ pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTas
     (tasks, refused)
 }
 
+/// Bytes of the texts in a request.
+pub(super) fn bytes(request: &pb::SubmitRequest) -> usize {
+    request.tasks.iter().map(|task| task.task.len()).sum()
+}
+
 fn new_task(task: pb::NewTask, limit: usize) -> Result<NewTask, Refusal> {
     if task.task.is_empty() {
         return Err(Refusal::EmptyTask);
@@ -103,7 +108,7 @@ pub(super) fn result_page(results: Vec<TaskResult>) -> pb::ResultPage {
     pb::ResultPage { results: results.into_iter().map(result).collect(), ..pb::ResultPage::default() }
 }
 
-fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
+pub(super) fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     pb::TaskResult {
         seq,
         task_id: result.task,

@@ -1,5 +1,6 @@
-//! Wakes those who follow a log when it has grown.
+//! Wakes those who follow something when it may have changed.
 
+use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -9,13 +10,15 @@ use futures::Sink;
 
 use crate::store::Tail;
 
-/// The futures that wait for the next commit.
+/// The futures that wait for news: of the next commit, or whatever their owner [wakes](Followers::wake) them for.
 #[derive(Clone, Default)]
 pub(super) struct Followers(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {
-    wakers: Vec<Waker>,
+    /// By ticket: each future has one, and takes it along when it goes.
+    wakers: BTreeMap<u64, Waker>,
+    next_ticket: u64,
     stopping: bool,
 }
 
@@ -42,33 +45,64 @@ impl Followers {
         self.wake();
     }
 
-    fn wake(&self) {
+    /// Has them all look again.
+    pub(super) fn wake(&self) {
         let woken = std::mem::take(&mut self.waiting().wakers);
-        woken.into_iter().for_each(Waker::wake);
+        woken.into_values().for_each(Waker::wake);
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.waiting().wakers.len()
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Waits until `grown` says so, looking after each commit, for as long as the stream of `sink` lives.
-    pub(super) async fn wait<T, S: Sink<T> + Unpin>(&self, sink: &mut S, grown: impl Fn() -> bool) -> Result<(), End> {
+    /// Waits until `changed` says so, looking at each news, for as long as the stream of `sink` lives. What changed before the
+    /// server stops is still seen.
+    pub(super) async fn wait<T, S: Sink<T> + Unpin>(
+        &self,
+        sink: &mut S,
+        changed: impl Fn() -> bool,
+    ) -> Result<(), End> {
+        let mut place = Place { followers: self, ticket: None };
         poll_fn(|cx| {
             // Also registers for the end of the call.
             if let Poll::Ready(Err(_)) = Pin::new(&mut *sink).poll_flush(cx) {
                 return Poll::Ready(Err(End::Gone));
             }
             let mut waiting = self.waiting();
-            if grown() {
+            if changed() {
                 return Poll::Ready(Ok(()));
             }
             if waiting.stopping {
                 return Poll::Ready(Err(End::Stopping));
             }
-            // A commit that comes now waits for the lock, and then wakes us.
-            waiting.wakers.push(cx.waker().clone());
+            // News that come now wait for the lock, and then wake us.
+            let ticket = *place.ticket.get_or_insert_with(|| {
+                waiting.next_ticket += 1;
+                waiting.next_ticket
+            });
+            waiting.wakers.insert(ticket, cx.waker().clone());
             Poll::Pending
         })
         .await
+    }
+}
+
+/// One future's place among those that wait. News may be years away: it does not stay behind when the future goes.
+struct Place<'a> {
+    followers: &'a Followers,
+    ticket: Option<u64>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket {
+            self.followers.waiting().wakers.remove(&ticket);
+        }
     }
 }

@@ -73,14 +73,17 @@ fn text<'a>(key: &'static str, value: &'a [u8]) -> Result<&'a str, Refusal> {
 }
 
 fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
-    Ok(Name::new(key, text(key, value)?)?)
+    Name::new("it", text(key, value)?).map_err(|e| problem(key, e.to_string()))
 }
 
 /// A whole number from 1.
 fn number<T: FromStr + PartialOrd + std::convert::From<u8>>(key: &'static str, value: &[u8]) -> Result<T, Refusal> {
     let text = text(key, value)?;
     let number = text.trim().parse().ok().filter(|number| *number >= T::from(1));
-    number.ok_or_else(|| problem(key, format!("must be a whole number from 1, not {text:?}")))
+    number.ok_or_else(|| {
+        let shown: String = text.chars().take(40).collect();
+        problem(key, format!("must be a whole number from 1, not {shown:?}"))
+    })
 }
 
 #[cfg(test)]

@@ -116,7 +116,7 @@ impl ControlService {
 
 /// How far a group has come, with what only the store can count.
 pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb::Group, StoreError> {
-    let mut lag = (info.in_flight + info.waiting) as u64;
+    let mut lag = (info.in_flight + info.waiting + info.ready) as u64;
     let mut oldest = info.oldest;
     for backlog in &info.backlog {
         lag += reader.count(backlog)?;
@@ -157,17 +157,45 @@ pub(super) fn dead(
     let last = page.last().map(|result| result.seq);
     let mut dead = Vec::with_capacity(page.len());
     for entry in page {
-        let results = reader.results_of(entry.result.task)?;
-        let group = entry.result.group.as_ref();
-        if group.and_then(|group| settlement(&results, group)).is_none_or(|r| r.seq == entry.seq) {
+        if is_still_dead(reader, &entry)? {
             dead.push(entry);
         }
     }
     Ok((last, dead))
 }
 
+/// The same before a position, newest first; and whether there are more.
+pub(super) fn latest_dead(
+    reader: &mut dyn Reader,
+    mut before: u64,
+    group: Option<&GroupName>,
+    limit: usize,
+) -> Result<(Vec<TaskResult>, bool), StoreError> {
+    let mut dead = Vec::new();
+    loop {
+        let page = reader.latest_dead(before, group, limit)?;
+        let Some(last) = page.last() else { return Ok((dead, false)) };
+        before = last.seq;
+        for entry in page {
+            if is_still_dead(reader, &entry)? {
+                if dead.len() == limit {
+                    return Ok((dead, true));
+                }
+                dead.push(entry);
+            }
+        }
+    }
+}
+
+/// Whether nothing was done with a task since it was given up.
+fn is_still_dead(reader: &mut dyn Reader, entry: &TaskResult) -> Result<bool, StoreError> {
+    let results = reader.results_of(entry.result.task)?;
+    let group = entry.result.group.as_ref();
+    Ok(group.and_then(|group| settlement(&results, group)).is_none_or(|r| r.seq == entry.seq))
+}
+
 /// The result by which the group settled the task, or what an operator did with it since.
-fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
+pub(super) fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
     let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
     results.iter().rfind(|r| r.result.group.as_ref() == Some(group) && !r.result.late && decides(r.result.outcome))
 }

@@ -9,8 +9,10 @@ use std::task::Poll;
 use futures::Sink as _;
 use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
 
+use super::contact::ContactService;
 use super::status::Refusal;
-use crate::broker::{Closed, Delivery, Handle, Inbox, Push, SessionId};
+use super::traffic::Flow;
+use crate::broker::{Closed, Delivery, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
 
 type TaskSink = ServerStreamingSink<ServerMsg>;
@@ -34,19 +36,19 @@ impl From<grpcio::Error> for End {
 
 /// Runs until the client goes away or the broker ends the session; says which, for the log.
 pub(super) async fn pump(
+    service: &ContactService,
     mut sink: TaskSink,
     mut inbox: Inbox,
-    broker: &Handle,
     session: SessionId,
     client: &str,
     batch: usize,
 ) -> &'static str {
     // All but the last of what is sent at once may wait in C-core's buffer.
     sink.enhance_batch(true);
-    let Err(end) = carry(&mut sink, &mut inbox, broker, session, batch).await;
+    let Err(end) = carry(service, &mut sink, &mut inbox, session, batch).await;
     let (refusal, why) = match end {
         End::Gone => return "its stream ended",
-        End::Closed(Closed::Stopping) => (Refusal::Stopping, "the server is stopping"),
+        End::Closed(Closed::Stopping) => (service.health.stopping(), "the server is stopping"),
         End::Closed(Closed::TakenOver) => {
             (Refusal::TakenOver(client.to_owned()), "another stream with its id took over")
         }
@@ -58,9 +60,9 @@ pub(super) async fn pump(
 }
 
 async fn carry(
+    service: &ContactService,
     sink: &mut TaskSink,
     inbox: &mut Inbox,
-    broker: &Handle,
     session: SessionId,
     batch: usize,
 ) -> Result<Infallible, End> {
@@ -69,12 +71,16 @@ async fn carry(
             Push::Close(why) => return Err(End::Closed(why)),
             Push::Heartbeat => send(sink, inbox, ServerMsg::new()).await?,
             Push::Tasks(deliveries) => {
+                let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
+                let mut count = 0;
                 for (message, cost) in messages(&deliveries, batch) {
+                    count += 1;
                     send(sink, inbox, message).await?;
                     if let Some(taken) = inbox.took(cost) {
-                        broker.room(session, taken).await;
+                        service.broker.room(session, taken).await;
                     }
                 }
+                service.traffic.count(Flow::Tasks, count, bytes);
             }
         }
     }

@@ -1,10 +1,31 @@
-//! The one place that turns errors into gRPC statuses.
+//! The one place that turns errors into gRPC statuses: a code and a text for people, and details for programs, as
+//! `google.rpc.Status` in the trailing metadata `grpc-status-details-bin`. `docs/errors.md` lists the reasons.
 
-use grpcio::{RpcStatus, RpcStatusCode};
+use std::collections::HashMap;
+use std::time::Duration;
 
+use grpcio::{RpcStatus, RpcStatusCode, UnarySink};
+use protobuf::well_known_types::any::Any;
+use protobuf::{Message as _, MessageFull};
+use rand::{Rng, RngExt as _};
+
+use super::refusals;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
 use crate::task::{Name, NameError, TaskId};
+use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
+use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
+use crate::wire::google_rpc::status::Status;
+
+/// Who gives the reasons their meaning.
+const DOMAIN: &str = "contact";
+
+/// A client that is sent away comes back after this at the earliest, and at the latest: time for a server to start again, and no
+/// longer than people wait.
+const SOONEST: Duration = Duration::from_millis(500);
+const LATEST: Duration = Duration::from_secs(5);
+/// In between there is so much time for each client, up to the latest: a thousand come a second.
+const APIECE: Duration = Duration::from_millis(1);
 
 /// Why a call is refused or ended. The text is for the person at the other end: it says what to do.
 #[derive(Debug, thiserror::Error)]
@@ -28,10 +49,15 @@ pub(super) enum Refusal {
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
     NoSuchTask(TaskId, TaskId),
+    #[error("there is no service {0:?} here; reflection lists those there are")]
+    NoSuchService(String),
     #[error("another stream with the client id {0} took over; give each client an id of its own")]
     TakenOver(String),
     #[error("the server is stopping; connect again")]
-    Stopping,
+    Stopping {
+        /// After so long.
+        come_back: Duration,
+    },
     #[error("task {0} is no dead letter of group {1}")]
     NotDead(TaskId, Name),
     #[error(transparent)]
@@ -42,21 +68,276 @@ pub(super) enum Refusal {
     Store(#[from] StoreError),
 }
 
+/// The causes that programs can tell apart, each with its status code. Their names are part of the wire: none is changed.
+macro_rules! reasons {
+    ($($reason:ident: $code:ident,)*) => {
+        #[allow(non_camel_case_types)]
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        enum Reason { $($reason,)* }
+
+        impl Reason {
+            #[cfg(test)]
+            const ALL: &[Reason] = &[$(Reason::$reason,)*];
+
+            fn name(self) -> &'static str {
+                match self { $(Reason::$reason => stringify!($reason),)* }
+            }
+
+            fn code(self) -> RpcStatusCode {
+                match self { $(Reason::$reason => RpcStatusCode::$code,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    MESSAGE_UNDECODABLE: INVALID_ARGUMENT,
+    TASK_TOO_LONG: INVALID_ARGUMENT,
+    RESULT_TOO_LONG: INVALID_ARGUMENT,
+    STATUS_TOO_LONG: INVALID_ARGUMENT,
+    TASK_EMPTY: INVALID_ARGUMENT,
+    BATCH_NESTED: INVALID_ARGUMENT,
+    ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
+    METADATA_INVALID: INVALID_ARGUMENT,
+    NAME_INVALID: INVALID_ARGUMENT,
+    TASK_UNKNOWN: NOT_FOUND,
+    DEAD_LETTER_UNKNOWN: NOT_FOUND,
+    GROUP_UNKNOWN: NOT_FOUND,
+    SERVICE_UNKNOWN: NOT_FOUND,
+    GROUP_IN_USE: FAILED_PRECONDITION,
+    CLIENT_TAKEN_OVER: ABORTED,
+    SERVER_STOPPING: UNAVAILABLE,
+    STORE_FAILED: UNAVAILABLE,
+}
+
 impl Refusal {
-    fn code(&self) -> RpcStatusCode {
+    /// For one of so many clients that are sent away because the server is stopping.
+    pub(super) fn stopping(clients: usize) -> Refusal {
+        Refusal::Stopping { come_back: come_back(clients, &mut rand::rng()) }
+    }
+
+    /// What programs and metrics call it.
+    pub(super) fn cause(&self) -> &'static str {
+        self.reason().name()
+    }
+
+    pub(super) fn code(&self) -> RpcStatusCode {
+        self.reason().code()
+    }
+
+    fn reason(&self) -> Reason {
         match self {
-            Refusal::NoSuchTask(..) | Refusal::NotDead(..) => RpcStatusCode::NOT_FOUND,
-            Refusal::TakenOver(_) => RpcStatusCode::ABORTED,
-            Refusal::Group(GroupError::Unknown(_)) => RpcStatusCode::NOT_FOUND,
-            Refusal::Group(GroupError::InUse(..)) => RpcStatusCode::FAILED_PRECONDITION,
-            Refusal::Stopping | Refusal::Broker(_) | Refusal::Store(_) => RpcStatusCode::UNAVAILABLE,
-            _ => RpcStatusCode::INVALID_ARGUMENT,
+            Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::TooLong { what: "the result", .. } => Reason::RESULT_TOO_LONG,
+            Refusal::TooLong { what: "the status", .. } => Reason::STATUS_TOO_LONG,
+            Refusal::TooLong { .. } => Reason::TASK_TOO_LONG,
+            Refusal::EmptyTask => Reason::TASK_EMPTY,
+            Refusal::NestedBatch => Reason::BATCH_NESTED,
+            Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
+            Refusal::Metadata { .. } => Reason::METADATA_INVALID,
+            Refusal::Name(_) => Reason::NAME_INVALID,
+            Refusal::InRequest { why, .. } => why.reason(),
+            Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
+            Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
+            Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
+            Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
+            Refusal::Group(GroupError::Unknown(_)) => Reason::GROUP_UNKNOWN,
+            Refusal::Group(GroupError::InUse(..)) => Reason::GROUP_IN_USE,
+            Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,
+            Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) => match e {
+                StoreError::Closed => Reason::SERVER_STOPPING,
+                _ => Reason::STORE_FAILED,
+            },
         }
     }
+
+    /// The particulars, for a program.
+    fn metadata(&self) -> HashMap<String, String> {
+        let pairs: &[(&str, &dyn ToString)] = match self {
+            Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
+            Refusal::UnknownNumber { number, .. } => &[("number", number)],
+            Refusal::Metadata { key, .. } => &[("key", key)],
+            Refusal::InRequest { index, why } => {
+                let mut metadata = why.metadata();
+                metadata.insert("index".into(), index.to_string());
+                return metadata;
+            }
+            Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
+            Refusal::NoSuchService(service) => &[("service", service)],
+            Refusal::TakenOver(client) => &[("client", client)],
+            Refusal::NotDead(id, group) => &[("task", id), ("group", group)],
+            Refusal::Group(GroupError::Unknown(group)) => &[("group", group)],
+            Refusal::Group(GroupError::InUse(group, clients)) => &[("group", group), ("clients", clients)],
+            _ => &[],
+        };
+        pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_string())).collect()
+    }
+
+    /// The path to the field that was wrong.
+    fn field(&self) -> Option<String> {
+        let field = match self {
+            Refusal::TooLong { what, .. } => field_of(what)?,
+            Refusal::UnknownNumber { what, .. } => what,
+            Refusal::Name(e) => field_of(e.what())?,
+            Refusal::EmptyTask => "task",
+            Refusal::NestedBatch => "batch",
+            Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
+            _ => return None,
+        };
+        Some(field.to_owned())
+    }
+
+    /// What was not found: its kind and its name.
+    fn resource(&self) -> Option<(&'static str, String)> {
+        match self {
+            Refusal::NoSuchTask(id, _) => Some(("task", id.to_string())),
+            Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
+            Refusal::Group(GroupError::Unknown(group)) => Some(("group", group.to_string())),
+            Refusal::NoSuchService(service) => Some(("service", service.clone())),
+            _ => None,
+        }
+    }
+
+    /// After how long the same may work. A store that failed stays so until somebody starts the server again.
+    fn retry_delay(&self) -> Option<Duration> {
+        match self {
+            Refusal::Stopping { come_back } => Some(*come_back),
+            _ if self.reason() == Reason::SERVER_STOPPING => Some(come_back(1, &mut rand::rng())),
+            _ => None,
+        }
+    }
+
+    fn details(&self) -> Vec<Any> {
+        let info = ErrorInfo {
+            reason: self.reason().name().into(),
+            domain: DOMAIN.into(),
+            metadata: self.metadata(),
+            ..ErrorInfo::default()
+        };
+        let violation = self.field().map(|field| BadRequest {
+            field_violations: vec![FieldViolation {
+                field,
+                description: self.to_string(),
+                ..FieldViolation::default()
+            }],
+            ..BadRequest::default()
+        });
+        let resource = self.resource().map(|(kind, name)| ResourceInfo {
+            resource_type: kind.into(),
+            resource_name: name,
+            ..ResourceInfo::default()
+        });
+        let retry = self
+            .retry_delay()
+            .map(|delay| RetryInfo { retry_delay: Some(delay.into()).into(), ..RetryInfo::default() });
+        let details = [Some(packed(&info)), violation.as_ref().map(packed), resource.as_ref().map(packed)];
+        details.into_iter().chain([retry.as_ref().map(packed)]).flatten().flatten().collect()
+    }
+}
+
+/// Packing only fails for messages that lack required fields, and these have none.
+fn packed(message: &impl MessageFull) -> Option<Any> {
+    Any::pack(message).ok()
+}
+
+/// The field that is meant by what a refusal calls it.
+fn field_of(what: &str) -> Option<&'static str> {
+    match what {
+        "the task" => Some("task"),
+        "the result" => Some("ret"),
+        "the status" => Some("msg"),
+        "the group" => Some("group"),
+        "the group in `to`" => Some("to"),
+        "the key" => Some("key"),
+        _ => None,
+    }
+}
+
+/// When one of so many clients is to come back. Drawn evenly, so that they do not all come at one moment.
+fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
+    let span = APIECE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)).clamp(SOONEST, LATEST - SOONEST);
+    SOONEST + span.mul_f64(rng.random_range(0.0..=1.0))
 }
 
 impl From<Refusal> for RpcStatus {
     fn from(refusal: Refusal) -> RpcStatus {
-        RpcStatus::with_message(refusal.code(), refusal.to_string())
+        refusals::count(refusal.cause());
+        let code = refusal.code();
+        let status =
+            Status { code: code.into(), message: refusal.to_string(), details: refusal.details(), ..Status::default() };
+        let details = status.write_to_bytes().unwrap_or_default();
+        RpcStatus::with_details(code, status.message, details)
+    }
+}
+
+/// Ends a call that has one answer.
+pub(super) async fn answer<T>(sink: UnarySink<T>, answer: Result<T, Refusal>) {
+    // A caller that is gone need not be told.
+    let _ = match answer {
+        Ok(message) => sink.success(message).await,
+        Err(refusal) => sink.fail(refusal.into()).await,
+    };
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::BTreeSet;
+
+    use rand::SeedableRng as _;
+    use rand::rngs::StdRng;
+
+    use super::*;
+
+    /// The rows of the table in `docs/errors.md`: code and reason.
+    fn documented() -> BTreeSet<(String, String)> {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/errors.md")).unwrap();
+        let rows = text.lines().filter_map(|line| line.strip_prefix("| `"));
+        rows.map(|row| {
+            let cells: Vec<&str> = row.split('|').map(|cell| cell.trim().trim_matches('`')).collect();
+            assert!(cells.len() >= 4 && cells[2..4].iter().all(|cell| !cell.is_empty()), "{row:?} says what to do");
+            (cells[0].into(), cells[1].into())
+        })
+        .collect()
+    }
+
+    #[test]
+    fn every_reason_is_documented_with_its_code() {
+        let code = |reason: &Reason| format!("{:?}", reason.code()).split_once('-').unwrap().1.to_owned();
+        let all = Reason::ALL.iter().map(|reason| (code(reason), reason.name().to_owned())).collect();
+        assert_eq!(documented(), all);
+    }
+
+    #[test]
+    fn what_was_wrong_inside_a_request_is_named_by_its_path() {
+        let why = Refusal::from(Name::new("the key", "").unwrap_err());
+        let refusal = Refusal::InRequest { index: 3, why: Box::new(why) };
+        assert_eq!(refusal.reason(), Reason::NAME_INVALID);
+        assert_eq!(refusal.field().as_deref(), Some("tasks[3].key"));
+        assert_eq!(refusal.metadata(), HashMap::from([("index".into(), "3".into())]));
+    }
+
+    #[test]
+    fn clients_that_are_sent_away_come_back_spread_over_time_the_more_the_longer() {
+        let mut rng = StdRng::seed_from_u64(7);
+        for (clients, last) in [(1, 1_000), (2_000, 2_500), (10_000, 5_000), (usize::MAX, 5_000)] {
+            let mut quarters = [0; 4];
+            for _ in 0..4_000 {
+                let delay = come_back(clients, &mut rng).as_millis();
+                assert!((500..=last).contains(&delay), "{delay} ms with {clients} clients");
+                quarters[((delay - 500) * 4 / (last - 499)) as usize] += 1;
+            }
+            assert!(quarters.iter().all(|count| (900..1_100).contains(count)), "{clients} clients: {quarters:?}");
+        }
+    }
+
+    #[test]
+    fn only_what_passes_by_itself_is_to_be_tried_again() {
+        assert!(Refusal::from(BrokerError::Stopped).retry_delay().is_some());
+        assert!(Refusal::from(StoreError::Closed).retry_delay().is_some());
+        let full = StoreError::Full { path: "/the/disk".into() };
+        assert_eq!(Refusal::from(full.clone()).reason(), Reason::STORE_FAILED);
+        assert_eq!(Refusal::from(BrokerError::Store(full)).retry_delay(), None);
     }
 }

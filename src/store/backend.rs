@@ -157,6 +157,9 @@ pub trait Reader: Send {
     /// Tasks behind `after`, in the order of ids.
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
 
+    /// Tasks before `before`, newest first.
+    fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
+
     /// Results behind `after`, in order.
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
@@ -166,8 +169,19 @@ pub trait Reader: Send {
     /// All that came of a task, in order, in one page of any size.
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError>;
 
+    /// The last of them, newest first.
+    fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
+
     /// The results behind `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// The same before `before`, newest first.
+    fn latest_dead(
+        &mut self,
+        before: u64,
+        group: Option<&GroupName>,
+        limit: usize,
+    ) -> Result<Vec<TaskResult>, StoreError>;
 
     /// Those of the tasks that are kept, in the order asked for, in one page of any size.
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;

@@ -116,6 +116,12 @@ impl Reader for Memory {
         page(behind(&rows.tasks, after, |t| t.id).iter().map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)
     }
 
+    fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
+        let rows = self.rows();
+        let before = rows.tasks.iter().rev().skip_while(|t| t.id >= before);
+        page(before.map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)
+    }
+
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
         page(behind(&rows.results, after, |r| r.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
@@ -130,12 +136,24 @@ impl Reader for Memory {
         Ok(self.rows().results.iter().filter(|r| r.result.task == task).cloned().collect())
     }
 
+    fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        Ok(self.results_of(task)?.into_iter().rev().take(limit).collect())
+    }
+
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = behind(&rows.results, after, |r| r.seq)
-            .iter()
-            .filter(|r| r.result.outcome.is_dead() && !r.result.late)
-            .filter(|r| group.is_none() || r.result.group.as_ref() == group);
+        let dead = behind(&rows.results, after, |r| r.seq).iter().filter(|r| is_dead(r, group));
+        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn latest_dead(
+        &mut self,
+        before: u64,
+        group: Option<&GroupName>,
+        limit: usize,
+    ) -> Result<Vec<TaskResult>, StoreError> {
+        let rows = self.rows();
+        let dead = rows.results.iter().rev().skip_while(|r| r.seq >= before).filter(|r| is_dead(r, group));
         page(dead.cloned().map(Ok), limit, PAGE_BYTES)
     }
 
@@ -166,6 +184,12 @@ impl Reader for Memory {
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
         Ok(self.rows().tasks.first().map(|t| t.id))
     }
+}
+
+/// Whether the task was given up by that, of this group or of any.
+fn is_dead(result: &TaskResult, group: Option<&GroupName>) -> bool {
+    let TaskResult { result, .. } = result;
+    result.outcome.is_dead() && !result.late && (group.is_none() || result.group.as_ref() == group)
 }
 
 /// The rows of a log behind a position.

@@ -1,7 +1,8 @@
 //! The one thread that writes: it drains its mailbox, commits all of it at once, and answers everyone.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
+use std::time::Instant;
 
 use futures::channel::oneshot;
 
@@ -106,6 +107,14 @@ impl Writer {
         self.shared.failure.get().cloned().map_or(closed, Err)
     }
 
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let began = Instant::now();
+        let written = self.backend.commit(batch);
+        let micros = u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        self.shared.commits.lock().unwrap_or_else(PoisonError::into_inner).record(micros);
+        written
+    }
+
     /// Puts a command into the round. Says whether it was the one to close.
     fn take(&mut self, round: &mut Round, command: Command) -> bool {
         round.commands += 1;
@@ -146,7 +155,7 @@ impl Writer {
         let written = match failed {
             Some(error) => Err(error),
             None if batch.is_empty() => Ok(()),
-            None => self.backend.commit(&batch),
+            None => self.commit(&batch),
         };
         match &written {
             Ok(()) => {

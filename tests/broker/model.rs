@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{Config, SessionId, Teller, Told};
-use contact::store::Recovered;
+use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use crate::world::Stream;
@@ -25,7 +25,7 @@ struct Ledger {
     settled: bool,
     /// The last attempt that the log of outcomes knows of.
     logged: u32,
-    /// The last attempt that was seen since the start.
+    /// The last attempt that was seen since the start, or that the checkpoint knew of from which it began.
     seen: u32,
     not_before: Option<Time>,
     revived: bool,
@@ -33,9 +33,17 @@ struct Ledger {
     at: usize,
 }
 
+impl Ledger {
+    /// The last attempt that is known of.
+    fn last(&self) -> u32 {
+        self.logged.max(self.seen)
+    }
+}
+
 #[derive(Debug)]
 struct Lease {
-    session: SessionId,
+    /// `None`: the stream of its client is yet to come.
+    session: Option<SessionId>,
     attempt: u32,
     deadline: Time,
     /// Where it was last renewed from.
@@ -46,10 +54,10 @@ struct Lease {
 struct Peer {
     sessions: usize,
     tellers: usize,
+    /// The latest.
+    session: Option<SessionId>,
     group: Option<(GroupName, usize)>,
     unmatched: VecDeque<(TaskId, u32)>,
-    /// Deliveries were made in a burst, and lost or told of in the same: their match cannot be known from outside.
-    unsure: bool,
 }
 
 pub(crate) enum Logged {
@@ -98,8 +106,6 @@ pub(crate) struct Model {
     /// Where the log stood before this event.
     pub(crate) before: usize,
     ledgers: HashMap<(GroupName, TaskId), Ledger>,
-    /// The last attempt ever seen, whatever was forgotten since.
-    ever: HashMap<(GroupName, TaskId), u32>,
     leases: BTreeMap<(GroupName, TaskId), Lease>,
     /// The newest task that each group, or passing stream, was given for the first time, by class; since the start.
     first: HashMap<(Result<GroupName, SessionId>, Priority), TaskId>,
@@ -107,6 +113,7 @@ pub(crate) struct Model {
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
     ack_timeout: Duration,
+    restart_grace: Duration,
     max_attempts: u32,
     anonymous_group: Option<GroupName>,
     generations: usize,
@@ -121,12 +128,12 @@ impl Model {
             batch: false,
             before: 0,
             ledgers: HashMap::new(),
-            ever: HashMap::new(),
             leases: BTreeMap::new(),
             first: HashMap::new(),
             firsts: Vec::new(),
             peers: HashMap::new(),
             ack_timeout: config.ack_timeout,
+            restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
             anonymous_group: config.anonymous_group.clone(),
             generations: 0,
@@ -163,23 +170,30 @@ impl Model {
     fn forget(&mut self, group: &GroupName) {
         self.groups.remove(group);
         self.ledgers.retain(|(name, _), _| name != group);
+        self.leases.retain(|(name, _), _| name != group);
         self.first.retain(|(owner, _), _| owner.as_ref() != Ok(group));
     }
 
     // ---- addresses
 
-    pub(crate) fn peer_joined(&mut self, peer: &Arc<str>, group: Option<&GroupName>) {
+    pub(crate) fn peer_joined(&mut self, id: SessionId, name: &Arc<str>, group: Option<&GroupName>, now: Time) {
         let generation = |group: &GroupName| (group.clone(), self.groups[group].generation);
-        let group = group.map(generation);
-        let peer = self.peers.entry(peer.clone()).or_default();
+        let generation = group.map(generation);
+        let peer = self.peers.entry(name.clone()).or_default();
         peer.sessions += 1;
-        peer.group = group;
+        peer.session = Some(id);
+        peer.group = generation;
+        // What was renewed from there before there was a stream.
+        for ((of, _), lease) in &mut self.leases {
+            if Some(of) == group && lease.session.is_none() && lease.renewed_from.as_ref() == Some(name) {
+                lease.session = Some(id);
+                lease.deadline = now.after(self.ack_timeout);
+            }
+        }
     }
 
-    pub(crate) fn peer_left(&mut self, name: &Arc<str>, unseen: bool) {
-        let peer = self.peers.get_mut(name).unwrap();
-        peer.sessions -= 1;
-        peer.unsure |= unseen;
+    pub(crate) fn peer_left(&mut self, name: &Arc<str>) {
+        self.peers.get_mut(name).unwrap().sessions -= 1;
         self.drop_idle(name);
     }
 
@@ -203,17 +217,29 @@ impl Model {
     // ---- leases
 
     pub(crate) fn held_by(&self, session: SessionId) -> usize {
-        self.leases.values().filter(|lease| lease.session == session).count()
+        self.leases.values().filter(|lease| lease.session == Some(session)).count()
     }
 
     pub(crate) fn tasks_held_by(&self, session: SessionId) -> Vec<TaskId> {
-        self.leases.iter().filter(|(_, lease)| lease.session == session).map(|((_, task), _)| *task).collect()
+        self.leases.iter().filter(|(_, lease)| lease.session == Some(session)).map(|((_, task), _)| *task).collect()
     }
 
     /// Every lease: group, task, session, attempt.
-    pub(crate) fn leases(&self) -> Vec<(GroupName, TaskId, SessionId, u32)> {
+    pub(crate) fn leases(&self) -> Vec<(GroupName, TaskId, Option<SessionId>, u32)> {
         let leases = self.leases.iter();
         leases.map(|((group, task), lease)| (group.clone(), *task, lease.session, lease.attempt)).collect()
+    }
+
+    /// Every task that was delivered and waits to go out again: group, task, attempt.
+    pub(crate) fn waiting(&self) -> Vec<(GroupName, TaskId, u32)> {
+        let waits = |(key, ledger): &(&(GroupName, TaskId), &Ledger)| {
+            !ledger.settled && ledger.last() > 0 && !self.leases.contains_key(*key)
+        };
+        let waiting = self.ledgers.iter().filter(waits);
+        let mut waiting: Vec<_> =
+            waiting.map(|((group, task), ledger)| (group.clone(), *task, ledger.last())).collect();
+        waiting.sort_unstable();
+        waiting
     }
 
     pub(crate) fn first_deadline(&self) -> Option<Time> {
@@ -223,8 +249,8 @@ impl Model {
     /// The same process came back: it keeps what it holds, for a while unless it said so already, over the new connection.
     pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Time) {
         let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
-        for lease in self.leases.values_mut().filter(|lease| lease.session == old) {
-            lease.session = new;
+        for lease in self.leases.values_mut().filter(|lease| lease.session == Some(old)) {
+            lease.session = Some(new);
             if connection.is_none() || lease.renewed_from.as_ref() != connection {
                 lease.deadline = lease.deadline.min(deadline);
             }
@@ -234,10 +260,7 @@ impl Model {
     // ---- what comes out of the core
 
     pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Time) {
-        let peer = self.peers.get_mut(&stream.join.peer).unwrap();
-        // Of two streams of one address, only the core knows which delivery came first: they come out of it stream by stream.
-        peer.unsure |= peer.sessions > 1;
-        peer.unmatched.push_back((task.id, attempt));
+        self.peers.get_mut(&stream.join.peer).unwrap().unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
             assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");
             assert!(task.id > stream.start, "it gets what comes after its start");
@@ -252,7 +275,6 @@ impl Model {
         let key = (group.clone(), task.id);
         let held = self.held_by(id);
         let ledger = self.ledgers.entry(key.clone()).or_default();
-        let ever = self.ever.entry(key.clone()).or_default();
         if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
             return;
@@ -260,25 +282,27 @@ impl Model {
         assert!(!self.groups[group].paused, "{group} is paused");
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
-        let known = ledger.logged.max(ledger.seen);
-        if ledger.seen > 0 || *ever <= known {
-            assert_eq!(attempt, known + 1, "attempts of task {} for {group} go up by one", task.id);
-        } else {
-            // A restart may forget deliveries that nothing was heard of.
-            let range = known + 1..=*ever + 1;
-            assert!(range.contains(&attempt), "attempt {attempt} of task {} for {group}: {range:?}", task.id);
-        }
+        assert_eq!(attempt, ledger.last() + 1, "attempts of task {} for {group} go up by one", task.id);
         let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
         assert!(attempt <= most, "task {} goes out {most} times at most", task.id);
         ledger.seen = attempt;
-        *ever = attempt.max(*ever);
         if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
-        let lease = Lease { session: id, attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
+        let lease = Lease { session: Some(id), attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
+    }
+
+    /// A checkpoint counts the deliveries that were made, all of them and no more.
+    pub(crate) fn checkpointed(&mut self, groups: &[GroupState]) {
+        for (group, open) in groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open))) {
+            let last = self.ledgers.get(&(group.clone(), open.id)).map_or(0, Ledger::last);
+            // It may be made before the deliveries of its step leave; in a burst, they may even be lost before that.
+            let most = if self.batch { u32::MAX } else { last + 1 };
+            assert!((last..=most).contains(&open.attempts), "{open:?} of {group} went out {last} times");
+        }
     }
 
     /// Checks the order of the first deliveries of one step: each client gets them in order, and all of them come after
@@ -315,7 +339,8 @@ impl Model {
         let lease = self.leases.remove(&(group.clone(), result.task));
         match (&lease, result.outcome) {
             (Some(lease), Outcome::Lost) => {
-                assert!(!streams.contains_key(&lease.session), "nothing is taken from a client that is there");
+                let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
+                assert!(gone, "nothing is taken from a client that is there");
                 assert_eq!(result.attempt, lease.attempt);
             }
             (Some(lease), Outcome::TimedOut) => {
@@ -325,8 +350,12 @@ impl Model {
             (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
             (Some(_), Outcome::Done | Outcome::Cancelled) => {}
             (Some(_), other) => panic!("{other:?} for a task that is with a client"),
-            (None, Outcome::Lost | Outcome::TimedOut | Outcome::Retry) => {
+            (None, Outcome::Lost | Outcome::TimedOut) => {
                 assert!(self.batch, "a lease ended that nobody had: {result:?}");
+            }
+            (None, Outcome::Retry | Outcome::Failed) if !self.batch => {
+                let last = self.ledgers.get(&(group.clone(), result.task)).map_or(0, Ledger::last);
+                assert!(last == 0 || result.attempt == last, "{result:?}: that was attempt {last}");
             }
             (None, Outcome::Expired) => {
                 assert!(task.spec.expires_at.is_some_and(|at| at <= now), "{result:?}: its time is not over");
@@ -336,9 +365,6 @@ impl Model {
         if result.outcome == Outcome::Exhausted {
             let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
             assert!(result.attempt >= most, "{result:?}: it has attempts left");
-        }
-        if result.outcome == Outcome::Revived {
-            self.ever.remove(&(group.clone(), task.id));
         }
         self.fold(result, task.id);
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
@@ -366,8 +392,8 @@ impl Model {
         }
     }
 
-    /// The process was started again: what is known is what the log says, up to there.
-    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered) {
+    /// The process was started again: what is known is what the log says, up to there, and the checkpoint.
+    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered, now: Time) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();
@@ -388,6 +414,18 @@ impl Model {
         }
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
+        // What was delivered then, and nothing was said of since, may be with its client.
+        let held_until = now.after(self.restart_grace.min(self.ack_timeout));
+        for (group, open) in recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)))
+        {
+            let of_it = |result: &NewResult| result.group.as_ref() == Some(group) && result.task == open.id;
+            let told = |result: &NewResult| of_it(result) && !result.late && result.outcome != Outcome::Dropped;
+            if open.attempts > 0 && !recovered.replay.iter().any(|entry| told(&entry.result)) {
+                let ledger = self.ledgers.entry((group.clone(), open.id)).or_default();
+                ledger.seen = open.attempts;
+                ledger.not_before = ledger.not_before.max(Some(held_until));
+            }
+        }
     }
 
     // ---- outcomes go in
@@ -400,6 +438,7 @@ impl Model {
         head: TaskId,
         now: Time,
         tasks: &[Arc<Task>],
+        streams: &BTreeMap<SessionId, Stream>,
     ) -> Option<Expected> {
         let named = teller.group.as_ref().or(teller.client.as_ref());
         let alive = |(group, generation): &(GroupName, usize)| {
@@ -412,9 +451,8 @@ impl Model {
         };
         let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
 
-        let (mut task, mut attempt, mut sure) = (told.task, told.attempt, true);
+        let (mut task, mut attempt) = (told.task, told.attempt);
         if let Some(peer) = self.peers.get_mut(&teller.peer) {
-            sure = !peer.unsure;
             let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
             if let Some(at) = at.filter(|_| task == 0) {
                 (task, attempt) = peer.unmatched[at];
@@ -424,7 +462,6 @@ impl Model {
                 peer.unmatched.remove(at);
             }
         }
-        assert!(told.task != 0 || sure, "tests tell outcomes without an id only where the match is known");
         let late = |late, group| {
             let of = Some((task, attempt.max(1)));
             (told.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
@@ -434,15 +471,26 @@ impl Model {
             let is_late = named.is_some() || self.anonymous_group.is_some();
             return late(Some(is_late), named.cloned());
         };
+        let of_client = || streams.iter().find(|(_, stream)| stream.join.client == teller.client).map(|(id, _)| *id);
+        let session = match teller.client {
+            Some(_) => of_client(),
+            None => self.peers.get(&teller.peer).and_then(|peer| peer.session),
+        };
+        let session = session.filter(|id| streams.get(id).is_some_and(|stream| stream.group.as_ref() == Some(&group)));
+        let delay = Some(now.after(told.delay)).filter(|_| !told.delay.is_zero());
+        // A client without a stream has some time to come.
+        let lasts = |session: Option<SessionId>| {
+            now.after(if session.is_some() { self.ack_timeout } else { self.ack_timeout.min(Duration::from_secs(5)) })
+        };
         let key = (group.clone(), task);
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
-            let delay = Some(now.after(told.delay)).filter(|_| !told.delay.is_zero());
             return match told.outcome {
                 Outcome::Working => {
                     if current {
-                        lease.deadline = now.after(self.ack_timeout);
+                        lease.session = lease.session.or(session);
+                        lease.deadline = lasts(lease.session);
                         lease.renewed_from = Some(teller.peer.clone());
                     }
                     None
@@ -458,23 +506,24 @@ impl Model {
         }
         let known = task <= head && self.wants(&group, &tasks[task as usize - 1]);
         let open = known && !self.is_settled(&group, task);
+        let last = self.ledgers.get(&key).map_or(0, Ledger::last);
+        // Nobody else was given it since.
+        let is_last = open && last > 0 && attempt == last;
         match told.outcome {
+            Outcome::Working if is_last => {
+                let renewed_from = Some(teller.peer.clone());
+                self.leases.insert(key, Lease { session, attempt, deadline: lasts(session), renewed_from });
+                None
+            }
+            Outcome::Retry if is_last => {
+                let of = Some((task, attempt));
+                Some(Expected { group: Some(group), of, late: Some(false), not_before: delay })
+            }
+            Outcome::Failed if is_last => late(Some(false), Some(group)),
             Outcome::Done if open => late(Some(false), Some(group)),
             // What a client that has no lease says besides may count, but never of a task that is no task.
             Outcome::Done | Outcome::Failed if task <= head => late(None, Some(group)),
             _ => late(Some(true), Some(group)),
         }
-    }
-
-    /// What is told from there in a burst may be about deliveries that were not seen yet.
-    pub(crate) fn told_in_a_burst(&mut self, peer: &Arc<str>) {
-        if let Some(peer) = self.peers.get_mut(peer) {
-            peer.unsure = true;
-        }
-    }
-
-    /// Whether it is known which delivery an outcome without an id from there belongs to.
-    pub(crate) fn is_sure(&self, peer: &Arc<str>) -> bool {
-        self.peers.get(peer).is_none_or(|peer| !peer.unsure)
     }
 }

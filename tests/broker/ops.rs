@@ -77,14 +77,21 @@ pub(crate) struct Who {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Tell {
-    /// Of a task that somebody holds, if there is one; else of any.
-    held: bool,
+    whose: Whose,
     of: Index,
     attempt: Attempt,
     outcome: Outcome,
     delay: Option<u64>,
     /// Told by any client rather than by who holds it.
     by: Option<Index>,
+}
+
+/// Which tasks are told of: if there is none of these, any.
+#[derive(Debug, Clone, Copy)]
+enum Whose {
+    Held,
+    Waiting,
+    Any,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -166,14 +173,15 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         6 => Just(Outcome::Done),
         2 => Just(Outcome::Retry),
         2 => Just(Outcome::Failed),
-        1 => Just(Outcome::Working),
+        2 => Just(Outcome::Working),
     ]
 }
 
 fn tell() -> impl Strategy<Value = Tell> {
     let attempt = prop_oneof![1 => Just(Attempt::Unsaid), 3 => Just(Attempt::Right), 1 => Just(Attempt::Stale)];
-    (prop::bool::weighted(0.8), any::<Index>(), attempt, outcome(), rarely(1..30_u64), rarely(any::<Index>()))
-        .prop_map(|(held, of, attempt, outcome, delay, by)| Tell { held, of, attempt, outcome, delay, by })
+    let whose = prop_oneof![6 => Just(Whose::Held), 3 => Just(Whose::Waiting), 1 => Just(Whose::Any)];
+    (whose, any::<Index>(), attempt, outcome(), rarely(1..30_u64), rarely(any::<Index>()))
+        .prop_map(|(whose, of, attempt, outcome, delay, by)| Tell { whose, of, attempt, outcome, delay, by })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -210,9 +218,10 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A whole life: how the server is set, whether reading from the store is instant, and what happens.
 pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
-    let config = (prop::bool::weighted(0.3), any::<bool>()).prop_map(|(shared, new)| Config {
+    let config = (prop::bool::weighted(0.3), any::<bool>(), 0..3_u64).prop_map(|(shared, new, grace)| Config {
         ack_timeout: Duration::from_secs(10),
         max_attempts: 4,
+        restart_grace: Duration::from_secs(grace * 6),
         window: 3,
         anonymous_from: if new { From::New } else { From::First },
         anonymous_group: shared.then(|| name("anonymous")),
@@ -343,13 +352,23 @@ impl World {
     }
 
     fn tells(&mut self, tell: &Tell) {
-        let leases = self.model.leases();
-        let (task, attempt, by) = if tell.held && !leases.is_empty() {
-            let (_, task, session, attempt) = leases[tell.of.index(leases.len())];
-            (task, attempt, Some(session))
-        } else {
+        let (leases, waiting) = (self.model.leases(), self.model.waiting());
+        // Who speaks, if it is not connected.
+        let mut absent: Vec<usize> = (0..WHO.len()).collect();
+        let (task, attempt, by) = match tell.whose {
+            Whose::Held if !leases.is_empty() => {
+                let (_, task, session, attempt) = leases[tell.of.index(leases.len())];
+                (task, attempt, session)
+            }
+            Whose::Waiting if !waiting.is_empty() => {
+                let (ref group, task, attempt) = waiting[tell.of.index(waiting.len())];
+                let of_group = |at: &usize| WHO[*at].1.or(WHO[*at].0).unwrap_or("anonymous") == group.as_str();
+                absent.retain(of_group);
+                let of_group = self.streams.iter().find(|(_, stream)| stream.group.as_ref() == Some(group));
+                (task, attempt, of_group.map(|(id, _)| *id))
+            }
             // Two of them do not exist.
-            (tell.of.index(self.announced + 2) as TaskId + 1, 1, None)
+            _ => (tell.of.index(self.announced + 2) as TaskId + 1, 1, None),
         };
         let sessions: Vec<_> = self.streams.keys().copied().collect();
         let by = match tell.by {
@@ -359,7 +378,7 @@ impl World {
         };
         // Or by one that is not connected.
         let by = by.unwrap_or_else(|| {
-            let at = tell.of.index(WHO.len());
+            let at = absent[tell.of.index(absent.len())];
             Teller { client: WHO[at].0.map(name), group: WHO[at].1.map(name), peer: peer(at) }
         });
         let attempt = match tell.attempt {
@@ -375,11 +394,8 @@ impl World {
     }
 
     fn tells_oldest(&mut self, at: usize, outcome: Outcome) {
-        self.flush();
         let (client, group) = WHO[at];
-        if self.model.is_sure(&peer(at)) {
-            let by = Teller { client: client.map(name), group: group.map(name), peer: peer(at) };
-            self.tell(&by, told(0, 0, outcome));
-        }
+        let by = Teller { client: client.map(name), group: group.map(name), peer: peer(at) };
+        self.tell(&by, told(0, 0, outcome));
     }
 }

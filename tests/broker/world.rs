@@ -84,7 +84,7 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(config: Config) -> World {
         World {
-            core: Core::new(config.clone(), Recovered::default()),
+            core: Core::new(config.clone(), Recovered::default(), Time(1_000_000)),
             model: Model::new(&config),
             config,
             now: Time(1_000_000),
@@ -190,9 +190,9 @@ impl World {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
                 self.model.moved(before, id, connection, self.now);
             }
-            self.gone(before, false);
+            self.gone(before);
         }
-        self.model.peer_joined(&join.peer, stream.group.as_ref());
+        self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
         self.core.join(join, id, self.now);
         self.act();
@@ -203,15 +203,14 @@ impl World {
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
-        let held = self.holding > 0;
-        self.gone(id, held);
+        self.gone(id);
         self.core.leave(id, self.now);
         self.act();
     }
 
-    fn gone(&mut self, id: SessionId, unseen: bool) {
+    fn gone(&mut self, id: SessionId) {
         let stream = self.streams.remove(&id).unwrap();
-        self.model.peer_left(&stream.join.peer, unseen);
+        self.model.peer_left(&stream.join.peer);
     }
 
     /// The client reads so many percent of what is on its way.
@@ -246,16 +245,15 @@ impl World {
 
     /// Tells one outcome. Returns the result that was recorded for it.
     pub(crate) fn tell(&mut self, teller: &Teller, mut told: Told) -> Option<NewResult> {
-        if told.task == 0 {
+        if told.outcome == Outcome::Working {
+            // Whether it brings back a lease depends on what the events before it did.
             self.flush();
         }
         self.told += 1;
         told.ret = format!("told {}", self.told);
         let held = self.holding > 0;
-        if held {
-            self.model.told_in_a_burst(&teller.peer);
-        }
-        let expected = self.model.tell(teller, &told, self.announced as TaskId, self.now, &self.tasks);
+        let head = self.announced as TaskId;
+        let expected = self.model.tell(teller, &told, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
         self.core.settle(teller, vec![told.clone()], self.now);
         self.act();
@@ -363,8 +361,8 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, &recovered);
-        self.core = Core::new(self.config.clone(), recovered);
+        self.model.restarted(lost_from, &recovered, self.now);
+        self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
     }
 
@@ -557,6 +555,7 @@ impl World {
             Action::Checkpoint(groups) => {
                 let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
                 assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
+                self.model.checkpointed(&groups);
                 self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
             }
             Action::Forget(group) => {
@@ -619,7 +618,10 @@ impl World {
             );
         }
         for group in self.core.groups(self.now) {
-            assert_eq!(group.in_flight, in_flight.get(&group.name).copied().unwrap_or(0), "leases of {}", group.name);
+            let early =
+                self.model.leases().iter().filter(|(of, _, session, _)| *of == group.name && session.is_none()).count();
+            let held = in_flight.get(&group.name).copied().unwrap_or(0);
+            assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
             assert_eq!(group.paused, self.model.groups[&group.name].paused);
         }
         if let Some(deadline) = self.model.first_deadline() {
@@ -667,6 +669,9 @@ impl World {
     }
 
     fn unfinished(&self) -> Option<String> {
+        if let Some(early) = self.model.leases().iter().find(|(_, _, session, _)| session.is_none()) {
+            return Some(format!("{early:?} still waits for a stream"));
+        }
         for (id, stream) in &self.streams {
             for task in &self.tasks {
                 let open = match &stream.group {

@@ -1,12 +1,31 @@
 //! What the tests share that run the real programs.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
+pub mod browser;
 pub mod program;
 pub mod proxy;
 pub mod python;
 pub mod server;
 
+use std::io::{self, Write as _};
 use std::time::Duration;
+use std::{env, thread};
 
 /// How long an event may take before a test gives up. Generous: two cores run all tests at once.
 pub const DEADLINE: Duration = Duration::from_secs(60);
+
+/// What a test needs beyond Rust, and where that cannot be had, `None`, said loudly. With `CI=true` that is a failure.
+#[track_caller]
+pub fn or_skipped<T>(had: &'static Result<T, String>) -> Option<&'static T> {
+    match had {
+        Ok(it) => Some(it),
+        Err(why) if env::var("CI").is_ok_and(|ci| ci == "true") => panic!("under CI=true this has to run: {why}"),
+        Err(why) => {
+            let current = thread::current();
+            let test = current.name().unwrap_or_default();
+            // The last line is the gist. Not eprintln, which is kept back where tests pass.
+            let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
+            None
+        }
+    }
+}

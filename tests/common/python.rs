@@ -1,10 +1,9 @@
 //! The article's Python programs.
 
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::{env, thread};
+use std::{env, io};
 
 use super::program::Program;
 
@@ -34,17 +33,7 @@ impl Python {
     #[track_caller]
     pub fn ready() -> Option<&'static Python> {
         static READY: OnceLock<Result<Python, String>> = OnceLock::new();
-        match READY.get_or_init(prepare) {
-            Ok(python) => Some(python),
-            Err(why) if env::var("CI").is_ok_and(|ci| ci == "true") => panic!("under CI=true this has to run: {why}"),
-            Err(why) => {
-                let current = thread::current();
-                let test = current.name().unwrap_or_default();
-                // The last line is the gist. Not eprintln, which is kept back where tests pass.
-                let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
-                None
-            }
-        }
+        super::or_skipped(READY.get_or_init(prepare))
     }
 
     /// The article's client.
@@ -74,6 +63,14 @@ impl Python {
         let mut command = self.python("ret");
         let command = command.arg(here("../bench/article_server.py"));
         listening(Program::spawn("article_server.py", command).unwrap())
+    }
+
+    /// Python's own libraries for what every gRPC service does, as `tests/interop/conventions.py` uses them.
+    #[track_caller]
+    pub fn conventions(&self, args: &[&str]) -> Program {
+        let mut command = self.python("ret");
+        command.arg(here("conventions.py")).args(args).env("PYTHONIOENCODING", "utf-8");
+        Program::spawn("conventions.py", &mut command).unwrap()
     }
 
     /// A Python that finds the stubs.

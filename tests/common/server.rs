@@ -8,6 +8,8 @@ use tempfile::TempDir;
 
 use super::program::Program;
 
+const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+
 /// A server on ports and in a folder of its own.
 pub struct Server {
     program: Program,
@@ -16,6 +18,8 @@ pub struct Server {
     pub listen: String,
     /// Where operators connect.
     pub control: String,
+    /// Where the page is.
+    pub http: String,
     folder: TempDir,
 }
 
@@ -23,10 +27,25 @@ impl Server {
     /// Starts one with these arguments besides its addresses and its folder, and waits until it listens.
     #[track_caller]
     pub fn start(args: &[&str]) -> Server {
+        Server::start_by(Command::new(PROGRAM), args)
+    }
+
+    /// The same, on a disk that is full when the store takes a megabyte or two.
+    #[track_caller]
+    pub fn start_on_a_small_disk(args: &[&str]) -> Server {
+        let mut command = Command::new("sh");
+        // Writing beyond the limit then fails, instead of killing the server. The unit is 512 bytes, or 1,024.
+        command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"", PROGRAM]);
+        Server::start_by(command, args)
+    }
+
+    #[track_caller]
+    fn start_by(command: Command, args: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let (program, listen, control) = launch("127.0.0.1:0", "127.0.0.1:0", &folder.path().join("data"), &args);
-        Server { program, args, listen, control, folder }
+        let data = folder.path().join("data");
+        let (program, [listen, control, http]) = launch(command, ["127.0.0.1:0"; 3], &data, &args);
+        Server { program, args, listen, control, http, folder }
     }
 
     /// Its data folder.
@@ -47,8 +66,10 @@ impl Server {
     /// Starts it again after its end, at the same addresses and on the same folder.
     #[track_caller]
     pub fn restart(&mut self) {
-        let (program, listen, control) = launch(&self.listen, &self.control, &self.data(), &self.args);
-        assert_eq!((&listen, &control), (&self.listen, &self.control));
+        let addresses = [&self.listen, &self.control, &self.http].map(String::clone);
+        let again = addresses.each_ref().map(String::as_str);
+        let (program, again) = launch(Command::new(PROGRAM), again, &self.data(), &self.args);
+        assert_eq!(again, addresses);
         self.program = program;
     }
 
@@ -92,17 +113,18 @@ impl Server {
     }
 }
 
-/// Its one line on standard output, when it is ready: `listening on 127.0.0.1:1, control on 127.0.0.1:2`.
+/// Its one line on standard output, when it is ready: `listening on 127.0.0.1:1, control on 127.0.0.1:2, http on 127.0.0.1:3`.
 #[track_caller]
-fn launch(listen: &str, control: &str, data: &Path, args: &[String]) -> (Program, String, String) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
-    command.args(["--listen", listen, "--control", control, "--data"]).arg(data).args(args);
+fn launch(mut command: Command, addresses: [&str; 3], data: &Path, args: &[String]) -> (Program, [String; 3]) {
+    let [listen, control, http] = addresses;
+    command.args(["--listen", listen, "--control", control, "--http", http, "--data"]).arg(data).args(args);
     let program = Program::spawn("contact-server", &mut command).unwrap();
-    let (listen, control) = program.out.until("the line that says it listens", |lines| {
-        let (listen, control) = lines.first()?.strip_prefix("listening on ")?.split_once(", control on ")?;
-        Some((listen.to_owned(), control.to_owned()))
+    let addresses = program.out.until("the line that says it listens", |lines| {
+        let (listen, rest) = lines.first()?.strip_prefix("listening on ")?.split_once(", control on ")?;
+        let (control, http) = rest.split_once(", http on ")?;
+        Some([listen, control, http].map(ToOwned::to_owned))
     });
-    (program, listen, control)
+    (program, addresses)
 }
 
 #[track_caller]

@@ -146,7 +146,9 @@ impl Ledger {
 
     fn assert_attempts_do_not_go_down(&self) {
         let mut attempts: HashMap<(&str, u64), u32> = HashMap::new();
-        for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
+        // A DONE counts whichever attempt it is of: that of a slow worker may come when a later attempt was lost already.
+        let ordered = |result: &&pb::TaskResult| result.outcome != pb::Outcome::DONE.into();
+        for result in self.results.iter().filter(|r| !r.group.is_empty() && !r.late).filter(ordered) {
             let before = attempts.insert((&result.group, result.task_id), result.attempt).unwrap_or(0);
             // An operator's outcome repeats the number of the attempt before it.
             let story = || self.story(&result.group, result.task_id);

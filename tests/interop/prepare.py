@@ -1,4 +1,4 @@
-"""Makes what the article's programs need: a Python with grpcio, and the stubs of both spellings.
+"""Makes what the article's programs need: a Python with grpcio and what comes with it, and the stubs of both spellings.
 
     prepare.py FOLDER
 
@@ -17,6 +17,7 @@ sys.path.insert(0, str(HERE.parent.parent / ".cargo"))
 import pyenv
 
 UNAVAILABLE = 69
+PACKAGES = ["grpcio", "grpcio-tools", "grpcio-health-checking", "grpcio-reflection", "grpcio-status"]
 
 
 def stubs(python, proto, package):
@@ -36,7 +37,7 @@ def stubs(python, proto, package):
 def main():
     folder = pathlib.Path(sys.argv[1])
     try:
-        python = pyenv.ensure(folder / "python", ["grpcio", "grpcio-tools"]) / "python"
+        python = pyenv.ensure(folder / "python", PACKAGES) / "python"
     except pyenv.Unavailable as why:
         print(why, file=sys.stderr)
         sys.exit(UNAVAILABLE)

@@ -145,7 +145,10 @@ fn a_second_signal_ends_it_at_once() {
 #[track_caller]
 fn refused(data: &Path, args: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
-    command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]).arg(data).args(args);
+    command
+        .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--http", "off", "--data"])
+        .arg(data)
+        .args(args);
     let mut server = Program::spawn("contact-server", &mut command).unwrap();
     assert_eq!(server.ended().code(), Some(1));
     assert_eq!(server.out.so_far(), [""; 0], "it does not say that it listens");
@@ -170,7 +173,7 @@ fn it_takes_more_clients_than_the_shell_lets_it_open_files() {
     let mut command = Command::new("sh");
     let script = "ulimit -Sn 64 && exec \"$0\" \"$@\"";
     command.args(["-c", script, env!("CARGO_BIN_EXE_contact-server")]);
-    command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]).arg(folder.path());
+    command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--http", "off", "--data"]).arg(folder.path());
     let server = Program::spawn("contact-server", &mut command).unwrap();
     let line = server.out.wait_for("its addresses", |line| line.starts_with("listening"));
     let (listen, control) = line.trim_start_matches("listening on ").split_once(", control on ").unwrap();
@@ -235,7 +238,7 @@ fn an_address_that_cannot_be_had_is_named_with_its_flag() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let taken = taken.local_addr().unwrap().to_string();
     // Where an argument stands twice, the last one counts.
-    for flag in ["--listen", "--control"] {
+    for flag in ["--listen", "--control", "--http"] {
         let folder = folder();
         for address in [&taken, "192.0.2.1:50051", "nonsense", "no.such.host.invalid:1"] {
             says(&refused_at(folder.path(), flag, address), &[address, flag, "cannot listen"]);
@@ -247,9 +250,12 @@ fn an_address_that_cannot_be_had_is_named_with_its_flag() {
 
 #[track_caller]
 fn refused_at(data: &Path, flag: &str, address: &str) -> String {
-    let (listen, control) = if flag == "--listen" { (address, "127.0.0.1:0") } else { ("127.0.0.1:0", address) };
+    let at = |its: &str| if its == flag { address } else { "127.0.0.1:0" };
     let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
-    command.args(["--listen", listen, "--control", control, "--data"]).arg(data);
+    for flag in ["--listen", "--control", "--http"] {
+        command.args([flag, at(flag)]);
+    }
+    command.arg("--data").arg(data);
     let mut server = Program::spawn("contact-server", &mut command).unwrap();
     assert_eq!(server.ended().code(), Some(1));
     server.err.so_far().join("\n")

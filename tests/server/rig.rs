@@ -52,10 +52,13 @@ impl Rig {
         let mut config = Config {
             listen: "127.0.0.1:0".into(),
             control: "127.0.0.1:0".into(),
+            http: None,
+            http_hosts: Vec::new(),
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             demo: None,
             retention: Retention::default(),
+            grace: Duration::from_secs(3),
             broker: broker::Config::default(),
         };
         set(&mut config);
@@ -66,6 +69,12 @@ impl Rig {
 
     pub fn listen(&self) -> &str {
         self.server.as_ref().unwrap().listen()
+    }
+
+    /// Where the page is. Only `tests/ops` looks at it.
+    #[allow(dead_code)]
+    pub fn http(&self) -> &str {
+        self.server.as_ref().unwrap().http().unwrap()
     }
 
     /// A client that says this of itself, on a connection of its own.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::{Action, Core, RECENT_BYTES};
 use crate::broker::group::{CLASSES, GroupId, Lease, Page, Returned};
 use crate::broker::session::{Delivery, SessionId};
+use crate::broker::tally::micros;
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{Outcome, Task, TaskId, Time};
 
@@ -200,7 +201,7 @@ impl Core {
                     self.settled_by_server(id, task.id, attempts, Outcome::Expired, now);
                     continue;
                 }
-                // Only after a restart: nothing was heard of its last delivery.
+                // Its last delivery was before a restart, or ended when its text was not in memory.
                 if attempts > 0 && attempts >= self.most_attempts(&task) {
                     self.settled_by_server(id, task.id, attempts, Outcome::Exhausted, now);
                     continue;
@@ -259,17 +260,21 @@ impl Core {
         self.unlist(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
+        self.meter.total.delivered += 1;
+        match group.leased {
+            true => group.tally.delivered += 1,
+            false => self.meter.anonymous.delivered += 1,
+        }
         if group.leased {
+            if attempt == 1 {
+                let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
+                self.meter.wait.record(micros(ready, now));
+            }
             session.held.insert(task.id);
             let deadline = now.after(self.config.ack_timeout);
-            group.deadlines.insert((deadline, task.id));
-            let lease = Lease { task: task.clone(), session: id, attempt, deadline, confirmed_from: None };
-            group.leases.insert(task.id, lease);
-            group.dirty = true;
-        }
-        // Anonymous clients, and those of other languages that know no ids.
-        if let Some(peer) = self.peers.get_mut(&session.join.peer) {
-            peer.unmatched.push(task.id, attempt);
+            let (text, session) = (Some(task.clone()), Some(id));
+            let lease = Lease { task: text, session, attempt, since: now, deadline, confirmed_from: None };
+            group.lease(task.id, lease);
         }
         let delivery = Delivery { task, attempt };
         session.sent += delivery.cost();

@@ -3,9 +3,8 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use super::{Action, Closed, Core, Timer};
+use super::{Action, Closed, Core, GRACE, Timer};
 use crate::broker::group::{Group, GroupId, Lease};
 use crate::broker::session::{From, Join, Session, SessionId};
 use crate::task::{GroupName, Outcome, Time};
@@ -47,14 +46,21 @@ impl Core {
             peer.unmatched.clear();
         }
         peer.sessions += 1;
+        peer.session = Some(id);
         peer.group = leased.then_some(group_id);
+        let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
             self.timers.push(Reverse((now.after(heartbeat), Timer::Session(id))));
         }
         self.sessions.insert(id, session);
+        let mut early = Vec::new();
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.sessions.insert(id);
+            early = group.early(&address);
+        }
+        for task in early {
+            self.renew(group_id, task, Some(id), &address, now);
         }
         self.list(id);
         self.dispatch(group_id, now);
@@ -93,15 +99,14 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.after(self.config.ack_timeout.min(Duration::from_secs(5)));
+        let deadline = now.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(lease) = group.leases.get_mut(id) {
-                group.deadlines.remove(&(lease.deadline, *id));
-                lease.session = new;
-                if !confirmed(lease) {
+            if let Some(mut lease) = group.unlease(*id) {
+                lease.session = Some(new);
+                if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.deadlines.insert((lease.deadline, *id));
+                group.lease(*id, lease);
             }
         }
         self.leave(old, now);
@@ -117,6 +122,7 @@ impl Core {
         for task in held {
             self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
         }
+        self.remember_gone(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };
         if let Some(client) = &session.join.client {
             // Only if no newer stream took over.

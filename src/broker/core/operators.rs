@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{Config, Core};
 use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
+use crate::broker::tally::Tally;
 use crate::store::Backlog;
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
 
@@ -19,11 +20,13 @@ pub struct GroupInfo {
     pub in_flight: usize,
     /// How many were delivered, are not settled, and wait to go out again.
     pub waiting: usize,
-    /// The oldest of these two.
+    /// How many it has not come to yet and are in memory, about to go out.
+    pub ready: usize,
+    /// The oldest of these three.
     pub oldest: Option<TaskId>,
-    /// What it has not come to yet; of these, so many are settled, or waiting, all the same.
+    /// What else it has not come to yet: only the store can count that.
     pub backlog: Vec<Backlog>,
-    /// See `backlog`.
+    /// Of `ready` and `backlog` so many are settled, or waiting, all the same.
     pub settled_ahead: usize,
     /// Settled a second, over the last ten seconds.
     pub rate: f64,
@@ -31,6 +34,8 @@ pub struct GroupInfo {
     pub paused: bool,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
+    /// What became of its tasks since the start of the server.
+    pub tally: Tally,
 }
 
 /// Where a task stands with a group that has not settled it.
@@ -96,7 +101,7 @@ impl Core {
         self.sessions.get(&id).map(|session| self.info(session))
     }
 
-    fn info(&self, session: &Session) -> ClientInfo {
+    pub(super) fn info(&self, session: &Session) -> ClientInfo {
         ClientInfo {
             client: session.join.client.clone(),
             group: self.groups.get(&session.group).and_then(|group| group.name.clone()),
@@ -117,10 +122,11 @@ impl Core {
     }
 
     fn group_info(&self, name: GroupName, group: &Group, now: Time) -> GroupInfo {
-        let backlog = CLASSES.into_iter().enumerate().map(|(at, class)| Backlog {
+        let behind = CLASSES.into_iter().enumerate().filter(|(at, _)| group.classes[*at].behind);
+        let backlog = behind.map(|(at, class)| Backlog {
             group: Some(name.clone()),
             class,
-            after: group.position(at, self.head),
+            after: group.classes[at].read,
             upto: self.head,
             broadcast_after: group.broadcast_after,
             limit: 1,
@@ -130,12 +136,14 @@ impl Core {
             clients: group.sessions.len(),
             in_flight: group.leases.len(),
             waiting: group.returned.len() + group.delayed.len() + group.loading.len(),
-            oldest: group.oldest_open(),
+            ready: group.classes.iter().map(|class| class.ready.len()).sum(),
+            oldest: group.classes.iter().filter_map(|class| class.ready.first()).chain(group.oldest_open()).min(),
             backlog: backlog.filter(|backlog| backlog.after < backlog.upto).collect(),
             settled_ahead: group.ahead.len(),
             rate: group.rate.per_second(now),
             paused: group.paused,
             last_used: if group.sessions.is_empty() { group.last_used } else { now },
+            tally: group.tally.clone(),
             name,
         }
     }
@@ -149,17 +157,16 @@ impl Core {
         standings
     }
 
-    fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
+    pub(super) fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
         if let Some(lease) = group.leases.get(&task.id) {
-            let client = self.sessions.get(&lease.session).map_or("".into(), |session| session.label.clone());
-            return Standing::InFlight(client, lease.deadline);
+            return Standing::InFlight(self.holder(lease), lease.deadline);
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
-        let delayed = group.delayed.until(task.id);
-        if !(untouched || group.waits(task.id)) {
+        if !untouched && group.waiting(task.id).is_none() {
             return Standing::Settled;
         }
+        let delayed = group.delayed.get(task.id).map(|(due, _)| due);
         let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
         let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
         Standing::Waiting(match due {
@@ -191,7 +198,7 @@ impl Core {
             let attempt = match self.end_lease(id, task.id) {
                 Some((lease, _)) => Some(lease.attempt),
                 None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
-                    Some(attempts) => Some(attempts),
+                    Some((_, attempts)) => Some(attempts),
                     None if task.id > group.position(task.spec.priority as usize, self.head) => {
                         group.ahead.insert(task.id).then_some(0)
                     }
@@ -212,7 +219,7 @@ impl Core {
         let Some(id) = self.names.get(name).copied() else { return false };
         let settled = |group: &&mut Group| group.wants(task);
         let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open = group.leases.contains_key(&task.id) || group.waits(task.id);
+        let open = group.leases.contains_key(&task.id) || group.waiting(task.id).is_some();
         let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
         if open || !(taken_up || group.ahead.contains(&task.id)) {
             return false;

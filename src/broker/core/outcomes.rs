@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
-use super::{Action, Core, Peer, Teller, Told};
+use super::{Action, Core, GRACE, Peer, Teller, Told};
 use crate::broker::group::{GroupId, Lease, Returned};
+use crate::broker::session::SessionId;
+use crate::broker::tally::micros;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
@@ -54,15 +56,13 @@ impl Core {
     pub(super) fn settle_one(&mut self, id: GroupId, teller: &Teller, told: Told, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
-        if let Some(lease) = group.leases.get_mut(&told.task) {
+        if let Some(lease) = group.leases.get(&told.task) {
             let current = told.attempt == 0 || told.attempt == lease.attempt;
             let told = Told { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
             match told.outcome {
                 Outcome::Working if current => {
-                    group.deadlines.remove(&(lease.deadline, told.task));
-                    lease.deadline = now.after(self.config.ack_timeout);
-                    group.deadlines.insert((lease.deadline, told.task));
-                    lease.confirmed_from = Some(teller.peer.clone());
+                    let session = lease.session.or_else(|| self.session_of(teller, id));
+                    self.renew(id, told.task, session, &teller.peer, now);
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
@@ -72,6 +72,7 @@ impl Core {
                 // A late DONE settles what is not settled yet, whoever has it now.
                 Outcome::Done | Outcome::Failed if current || told.outcome == Outcome::Done => {
                     group.rate.count(now);
+                    self.meter.work.record(micros(lease.since, now));
                     self.end_lease(id, told.task);
                     self.record(name, teller, told, false, now);
                 }
@@ -79,15 +80,11 @@ impl Core {
             }
             return;
         }
-        if told.outcome == Outcome::Working {
-            return;
+        if let Some(attempts) = group.waiting(told.task) {
+            return self.settle_waiting(id, attempts, teller, told, now);
         }
         let settles = match told.outcome {
-            // A late DONE settles what waits to go out again; after any other outcome it goes out all the same.
-            _ if group.waits(told.task) => {
-                group.dirty = true;
-                told.outcome == Outcome::Done && group.take_waiting(told.task).is_some()
-            }
+            Outcome::Working => return,
             // It was delivered before a restart that forgot so: it must not go out again.
             outcome if outcome.settles() => match self.take_unread(id, told.task) {
                 Some(unread) => unread,
@@ -96,6 +93,58 @@ impl Core {
             _ => false,
         };
         self.record(name, teller, told, !settles, now);
+    }
+
+    /// What is told of a task that waits to go out again, after so many attempts. Nobody else was given it since: what is said
+    /// of the last of them counts as if the client had it still.
+    fn settle_waiting(&mut self, id: GroupId, attempts: u32, teller: &Teller, told: Told, now: Time) {
+        let last = attempts > 0 && told.attempt == attempts;
+        if told.outcome == Outcome::Working {
+            if last {
+                self.renew(id, told.task, self.session_of(teller, id), &teller.peer, now);
+            }
+            return;
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let counts = last || told.outcome == Outcome::Done;
+        let name = group.name.clone();
+        if counts {
+            group.dirty = true;
+            group.take_waiting(told.task);
+            match told.outcome {
+                Outcome::Retry => group.delayed.insert(told.task, now.after(told.delay), attempts),
+                _ => group.rate.count(now),
+            }
+        }
+        self.record(name, teller, told, !counts, now);
+    }
+
+    /// The stream of whoever tells this, if it is of that group.
+    fn session_of(&self, teller: &Teller, group: GroupId) -> Option<SessionId> {
+        let session = match &teller.client {
+            Some(client) => self.clients.get(client).copied(),
+            None => self.peers.get(&teller.peer)?.session,
+        };
+        session.filter(|id| self.sessions.get(id).is_some_and(|session| session.group == group))
+    }
+
+    /// The client at that address is at work on a task: it has it from now on, if it had not, and nobody else has. Without a
+    /// session, its stream has some time to come.
+    pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Time) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let lasts = match session {
+            Some(_) => self.config.ack_timeout,
+            None => self.config.ack_timeout.min(GRACE),
+        };
+        let had = group.unlease(task).map(|lease| (lease.task, lease.attempt, lease.since));
+        let waited = || group.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
+        let Some((text, attempt, since)) = had.or_else(waited) else { return };
+        let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
+        group.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
+        if let Some(id) = session {
+            self.sessions.get_mut(&id).map(|session| session.held.insert(task));
+            self.list(id);
+        }
     }
 
     /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
@@ -123,12 +172,15 @@ impl Core {
     fn record_unless_settled(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, now: Time) {
         self.flush_records();
         self.record(group, teller, told, false, now);
+        self.count_records();
         self.recorded += 1;
         let results = self.records.drain(..).map(Box::new);
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
     pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
+        // Without a group there is nothing to wait for.
+        let delayed = told.outcome == Outcome::Retry && !late && group.is_some() && !told.delay.is_zero();
         let client = teller.client.as_ref().map_or_else(|| teller.peer.clone(), |client| client.as_str().into());
         self.records.push(NewResult {
             task: told.task,
@@ -138,7 +190,7 @@ impl Core {
             outcome: told.outcome,
             ret: told.ret,
             at: now,
-            not_before: None,
+            not_before: delayed.then(|| now.after(told.delay)),
             late,
         });
     }
@@ -170,17 +222,20 @@ impl Core {
 
     /// Takes a task from its client.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
-        let group = self.groups.get_mut(&id)?;
-        let lease = group.leases.remove(&task)?;
-        group.deadlines.remove(&(lease.deadline, task));
-        group.dirty = true;
-        let mut label: Arc<str> = Arc::from("");
-        if let Some(session) = self.sessions.get_mut(&lease.session) {
-            session.held.remove(&task);
-            label = session.label.clone();
+        let lease = self.groups.get_mut(&id)?.unlease(task)?;
+        let client = self.holder(&lease);
+        if let Some(id) = lease.session {
+            self.sessions.get_mut(&id).map(|session| session.held.remove(&task));
+            self.list(id);
         }
-        self.list(lease.session);
-        Some((lease, label))
+        Some((lease, client))
+    }
+
+    /// Who has it: the client's id, or its address.
+    pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
+        let session = lease.session.and_then(|id| self.sessions.get(&id));
+        let client = session.map(|session| &session.label).or(lease.confirmed_from.as_ref());
+        client.map_or_else(|| "".into(), Arc::clone)
     }
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
@@ -194,7 +249,7 @@ impl Core {
         now: Time,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
-        let most = self.most_attempts(&lease.task);
+        let used_up = lease.task.as_ref().is_some_and(|task| lease.attempt >= self.most_attempts(task));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = NewResult {
             task,
@@ -207,17 +262,17 @@ impl Core {
             not_before,
             late: false,
         };
-        if lease.attempt >= most {
+        if used_up {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
-        match not_before {
-            Some(due) => group.delayed.insert(task, due, lease.attempt),
-            None => {
-                let key = (lease.task.spec.priority, task);
-                group.returned.insert(key, Returned { task: lease.task, attempts: lease.attempt });
+        match (not_before, lease.task) {
+            (None, Some(text)) => {
+                group.returned.insert((text.spec.priority, task), Returned { task: text, attempts: lease.attempt });
             }
+            // Without its text it is loaded again; if its attempts are used up, that is seen then.
+            (due, _) => group.delayed.insert(task, due.unwrap_or(now), lease.attempt),
         }
         self.records.push(result);
     }

@@ -58,7 +58,9 @@ impl Target {
     fn start(&mut self, folder: TempDir) -> Result<(), Error> {
         let program = beside_us()?;
         let mut command = Command::new(&program);
-        command.args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--data"]).arg(folder.path().join("data"));
+        command
+            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .arg(folder.path().join("data"));
         if env::var_os("RUST_LOG").is_none() {
             // It is not ten thousand clients' coming and going that is of interest.
             command.env("RUST_LOG", "warn,grpcio=error");
@@ -69,6 +71,8 @@ impl Target {
         let said = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
         self.spawned = Some(Spawned { process: Process(child), folder });
         let addresses = line.trim_end().strip_prefix("listening on ").and_then(|line| line.split_once(", control on "));
+        let addresses =
+            addresses.map(|(contact, rest)| (contact, rest.split_once(", ").map_or(rest, |(control, _)| control)));
         let (Some(Ok(_)), Some((contact, control))) = (said, addresses) else {
             return Err(Error::NotMeasured(format!("{} did not start; it says why above", program.display())));
         };

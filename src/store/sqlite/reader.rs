@@ -14,9 +14,11 @@ use crate::task::{
 };
 
 const TASKS: &str = "SELECT * FROM tasks WHERE id > ? ORDER BY id";
+const LATEST_TASKS: &str = "SELECT * FROM tasks WHERE id < ? ORDER BY id DESC";
 const TASK: &str = "SELECT * FROM tasks WHERE id = ?";
 const RESULTS: &str = "SELECT * FROM results WHERE seq > ? ORDER BY seq";
 const RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq";
+const LATEST_RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq DESC";
 pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
     WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
 const STATUSES: &str = "SELECT * FROM statuses WHERE seq > ? ORDER BY seq";
@@ -24,6 +26,9 @@ const STATUSES: &str = "SELECT * FROM statuses WHERE seq > ? ORDER BY seq";
 const DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq";
 const DEAD_OF: &str =
     "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq";
+const LATEST_DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq < ? ORDER BY seq DESC";
+const LATEST_DEAD_OF: &str =
+    "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq < ? AND \"group\" = ? ORDER BY seq DESC";
 /// Tasks of one class, for one group and for everyone, merged by id as they are read.
 const BACKLOG: &str = "
     SELECT * FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4
@@ -69,6 +74,10 @@ impl Reader for SqliteReader {
         self.page(TASKS, [int(after)], task, limit)
     }
 
+    fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
+        self.page(LATEST_TASKS, [int(before)], task, limit)
+    }
+
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         self.page(RESULTS, [int(after)], result, limit)
     }
@@ -85,10 +94,26 @@ impl Reader for SqliteReader {
         select().map_err(explain(&self.path))
     }
 
+    fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+        self.page(LATEST_RESULTS_OF, [int(task)], result, limit)
+    }
+
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         match group {
             None => self.page(DEAD, [int(after)], result, limit),
             Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], result, limit),
+        }
+    }
+
+    fn latest_dead(
+        &mut self,
+        before: u64,
+        group: Option<&GroupName>,
+        limit: usize,
+    ) -> Result<Vec<TaskResult>, StoreError> {
+        match group {
+            None => self.page(LATEST_DEAD, [int(before)], result, limit),
+            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], result, limit),
         }
     }
 
@@ -233,9 +258,13 @@ mod tests {
             (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
+            (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
             (DEAD, vec!["results_dead (seq>?)"]),
             (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
+            (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),
+            (LATEST_DEAD, vec!["results_dead (seq<?)"]),
+            (LATEST_DEAD_OF, vec!["results_dead_group (group=? AND rowid<?)"]),
             (
                 BACKLOG,
                 vec![

@@ -1,0 +1,163 @@
+//! What there is to see of the whole, for those who watch.
+
+use super::{Core, GroupInfo, Standing};
+use crate::broker::group::Group;
+use crate::broker::session::{ClientInfo, SessionId};
+use crate::broker::tally::Meter;
+use crate::task::{GroupName, Task, Time};
+
+/// A client that went.
+#[derive(Debug, Clone)]
+pub struct Gone {
+    /// As it was at its end; what it held went to others.
+    pub client: ClientInfo,
+    /// When it went.
+    pub at: Time,
+}
+
+/// How many clients are connected, by what they said of themselves.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sessions {
+    /// Those that said nothing.
+    pub anonymous: usize,
+    /// Those with an id, which are a group of their own.
+    pub named: usize,
+    /// Those that named a group.
+    pub members: usize,
+}
+
+impl Sessions {
+    /// All of them.
+    pub fn total(&self) -> usize {
+        self.anonymous + self.named + self.members
+    }
+}
+
+/// Everything at one moment.
+#[derive(Debug, Clone)]
+pub struct Overview {
+    /// The groups that have a name, by name.
+    pub groups: Vec<GroupInfo>,
+    /// How many clients are connected.
+    pub sessions: Sessions,
+    /// The newest of them, newest first.
+    pub clients: Vec<ClientInfo>,
+    /// Those that went, newest first. One that is back is not among them.
+    pub gone: Vec<Gone>,
+    /// Where each task that was asked for stands with the group that has most to do with it: in flight before waiting before
+    /// settled. `None`: there is no group that it is for.
+    pub standings: Vec<Option<Standing>>,
+    /// What was counted since the start.
+    pub meter: Meter,
+}
+
+/// Clients that went, at most, and how long they are remembered.
+const GONE: usize = 200;
+const GONE_MILLIS: i64 = 10 * 60 * 1000;
+
+impl Core {
+    /// Everything at this moment, with at most so many clients. Costs time for each group and client: about 3 ms for ten
+    /// thousand of each.
+    pub fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
+        let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
+        let newest = clients.min(ids.len());
+        if newest > 0 {
+            ids.select_nth_unstable_by(newest - 1, |a, b| b.cmp(a));
+        }
+        ids.truncate(newest);
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        Overview {
+            groups: self.groups(now),
+            sessions: self.count_sessions(),
+            clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
+            gone: self.gone(now),
+            standings: self.foremost(tasks, now),
+            meter: self.meter.clone(),
+        }
+    }
+
+    /// What was counted since the start.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    fn count_sessions(&self) -> Sessions {
+        let mut sessions = Sessions::default();
+        for session in self.sessions.values() {
+            match (&session.join.group, &session.join.client) {
+                (Some(_), _) => sessions.members += 1,
+                (None, Some(_)) => sessions.named += 1,
+                (None, None) => sessions.anonymous += 1,
+            }
+        }
+        sessions
+    }
+
+    /// The clients that went not long ago and are not back, newest first.
+    pub fn gone(&self, now: Time) -> Vec<Gone> {
+        let is_back = |gone: &Gone| gone.client.client.as_ref().is_some_and(|client| self.is_connected(client));
+        let newest = self.gone.iter().rev().take_while(|gone| now.0 - gone.at.0 < GONE_MILLIS);
+        newest.filter(|gone| !is_back(gone)).cloned().collect()
+    }
+
+    /// Keeps in mind that this session goes.
+    pub(super) fn remember_gone(&mut self, id: SessionId, now: Time) {
+        let Some(client) = self.client(id) else { return };
+        // Once for each client that has a name, however often it comes and goes.
+        if client.client.is_some() {
+            self.gone.retain(|gone| gone.client.client != client.client);
+        }
+        self.gone.push_back(Gone { client, at: now });
+        if self.gone.len() > GONE {
+            self.gone.pop_front();
+        }
+    }
+
+    /// See [`Overview::standings`].
+    pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
+        let mut foremost = vec![None; tasks.len()];
+        let Some(newest) = tasks.iter().map(|task| task.id).max() else { return foremost };
+        let is_through = |group: &Group| {
+            group.leases.is_empty()
+                && group.returned.is_empty()
+                && group.loading.is_empty()
+                && group.delayed.len() == 0
+                && group.taken_up(self.head) >= newest
+        };
+        for group in self.groups.values().filter(|group| group.leased) {
+            let is_through = is_through(group);
+            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| group.wants(task)) {
+                let standing = if is_through { Standing::Settled } else { self.standing(group, task, now) };
+                if foremost.as_ref().is_none_or(|before| rank(&standing) < rank(before)) {
+                    *foremost = Some(standing);
+                }
+            }
+        }
+        foremost
+    }
+
+    /// Counts what is about to be written down. The outcomes of one group mostly stand together.
+    pub(super) fn count_records(&mut self) {
+        let mut counted: Option<(&Option<GroupName>, Option<&mut Group>)> = None;
+        for result in &self.records {
+            self.meter.total.count(result);
+            if counted.as_ref().is_none_or(|(name, _)| *name != &result.group) {
+                let id = result.group.as_ref().and_then(|name| self.names.get(name));
+                counted = Some((&result.group, id.and_then(|id| self.groups.get_mut(id))));
+            }
+            match &mut counted {
+                Some((_, Some(group))) => group.tally.count(result),
+                Some((None, None)) => self.meter.anonymous.count(result),
+                _ => {}
+            }
+        }
+    }
+}
+
+fn rank(standing: &Standing) -> u8 {
+    match standing {
+        Standing::InFlight(..) => 0,
+        Standing::Waiting(_) => 1,
+        Standing::Settled => 2,
+    }
+}

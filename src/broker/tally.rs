@@ -1,0 +1,59 @@
+//! What the broker counts as it goes: plain numbers of the one thread that owns them. Others read a copy.
+
+use crate::latency::Latency;
+use crate::task::{NewResult, Outcome, Time};
+
+/// What became of tasks, since the start of the server.
+#[derive(Debug, Clone, Default)]
+pub struct Tally {
+    /// Put on streams.
+    pub delivered: u64,
+    /// Outcomes by their number, without those that came late.
+    pub outcomes: [u64; Outcome::ALL.len()],
+    /// Outcomes that came late, and changed nothing.
+    pub late: u64,
+}
+
+impl Tally {
+    /// How often that was the outcome.
+    pub fn of(&self, outcome: Outcome) -> u64 {
+        self.outcomes[outcome as usize]
+    }
+
+    /// Outcomes by which a group was through with a task.
+    pub fn settled(&self) -> u64 {
+        Outcome::ALL.into_iter().filter(|outcome| outcome.settles()).map(|outcome| self.of(outcome)).sum()
+    }
+
+    /// Deliveries that came to nothing. Not [`Outcome::Exhausted`]: it stands beside the outcome that used up the last attempt.
+    pub fn failed(&self) -> u64 {
+        let failures = [Outcome::Failed, Outcome::Retry, Outcome::Lost, Outcome::TimedOut];
+        failures.into_iter().map(|outcome| self.of(outcome)).sum()
+    }
+
+    pub(super) fn count(&mut self, result: &NewResult) {
+        match result.late {
+            true => self.late += 1,
+            false => self.outcomes[result.outcome as usize] += 1,
+        }
+    }
+}
+
+/// What the broker counts of all groups together.
+#[derive(Debug, Clone, Default)]
+pub struct Meter {
+    /// Of all.
+    pub total: Tally,
+    /// Of anonymous clients, whose groups pass.
+    pub anonymous: Tally,
+    /// From when a task could first go out to a group to its first delivery there; not of anonymous clients, who may begin
+    /// with tasks that are days old.
+    pub wait: Latency,
+    /// From a delivery to the client's word that settled the task.
+    pub work: Latency,
+}
+
+/// What is recorded in a [`Latency`]. A clock that was set back makes nothing negative.
+pub(super) fn micros(from: Time, to: Time) -> u64 {
+    u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0).saturating_mul(1000)
+}

@@ -1,0 +1,205 @@
+//! Whether the server serves: `grpc.health.v1.Health`, for load balancers, orchestrators and clients that ask.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
+
+use futures::SinkExt as _;
+use grpcio::{RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
+
+use super::follow::{End, Followers};
+use super::status::{Refusal, answer};
+use crate::codec::Decoded;
+use crate::store;
+use crate::wire::grpc_health_v1::health as pb;
+use crate::wire::grpc_health_v1::health::health_check_response::ServingStatus;
+use crate::wire::grpc_health_v1::health_grpc::Health as HealthService;
+
+/// What can be asked for by name; the empty one is the whole server. They share a store, so they serve or fail together.
+const SERVICES: [&str; 3] = ["", "Contact", "contact.control.v1.Control"];
+
+/// A name that is not known is shown up to this length.
+const SHOWN: usize = 100;
+
+/// What a server is up to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum State {
+    /// It takes tasks and gives them to clients.
+    Serving,
+    /// It is stopping.
+    Draining,
+    /// The store takes no more, and this is why.
+    StoreFailed(String),
+}
+
+/// Knows what the server is up to. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Health {
+    store: store::Handle,
+    drain: Arc<Drain>,
+    watchers: Followers,
+}
+
+#[derive(Default)]
+struct Drain {
+    begun: AtomicBool,
+    /// How many clients are sent away.
+    clients: AtomicUsize,
+}
+
+impl Health {
+    pub(super) fn of(store: store::Handle) -> Health {
+        let watchers = Followers::default();
+        let (failing, to_wake) = (store.clone(), watchers.clone());
+        // Commits are many, and only one that failed changes anything.
+        store.tail().subscribe(Box::new(move |_| {
+            if failing.failure().is_some() {
+                to_wake.wake();
+            }
+        }));
+        Health { store, drain: Arc::default(), watchers }
+    }
+
+    pub(super) fn state(&self) -> State {
+        if self.drain.begun.load(SeqCst) {
+            return State::Draining;
+        }
+        self.store.failure().map_or(State::Serving, State::StoreFailed)
+    }
+
+    /// From now on the server is stopping. Those who watch are told.
+    pub(super) fn begin_drain(&self) {
+        self.drain.begun.store(true, SeqCst);
+        self.watchers.wake();
+    }
+
+    /// So many clients are going to be sent away: the more, the longer the time over which they are to come back.
+    pub(super) fn sends_away(&self, clients: usize) {
+        self.drain.clients.store(clients, SeqCst);
+    }
+
+    /// What one of the clients is told that are sent away.
+    pub(super) fn stopping(&self) -> Refusal {
+        Refusal::stopping(self.drain.clients.load(SeqCst))
+    }
+
+    /// Ends the streams of those who watch, once they were told what they are to know.
+    pub(super) fn stop(&self) {
+        self.watchers.stop();
+    }
+
+    fn status(&self, service: &str) -> ServingStatus {
+        match self.state() {
+            _ if !SERVICES.contains(&service) => ServingStatus::SERVICE_UNKNOWN,
+            State::Serving => ServingStatus::SERVING,
+            State::Draining | State::StoreFailed(_) => ServingStatus::NOT_SERVING,
+        }
+    }
+
+    /// Says how it stands with a service, now and at each change, until the watcher goes or the server stops.
+    async fn tell(
+        &self,
+        request: Decoded<pb::HealthCheckRequest>,
+        sink: &mut ServerStreamingSink<pb::HealthCheckResponse>,
+    ) -> Result<(), Option<Refusal>> {
+        let service = request.map_err(|e| Some(Refusal::Undecodable(e)))?.service;
+        loop {
+            let status = self.status(&service);
+            sink.send((response(status), WriteFlags::default())).await.map_err(|_| None)?;
+            match self.watchers.wait(sink, || self.status(&service) != status).await {
+                Ok(()) => {}
+                Err(End::Gone) => return Err(None),
+                Err(End::Stopping) => return Err(Some(self.stopping())),
+            }
+        }
+    }
+}
+
+fn response(status: ServingStatus) -> pb::HealthCheckResponse {
+    pb::HealthCheckResponse { status: status.into(), ..pb::HealthCheckResponse::default() }
+}
+
+impl HealthService for Health {
+    fn check(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::HealthCheckRequest>,
+        sink: UnarySink<pb::HealthCheckResponse>,
+    ) {
+        let answered = match request.map(|request| (self.status(&request.service), request.service)) {
+            Ok((ServingStatus::SERVICE_UNKNOWN, service)) => {
+                Err(Refusal::NoSuchService(service.chars().take(SHOWN).collect()))
+            }
+            Ok((status, _)) => Ok(response(status)),
+            Err(e) => Err(Refusal::Undecodable(e)),
+        };
+        ctx.spawn(answer(sink, answered));
+    }
+
+    fn list(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::HealthListRequest>,
+        sink: UnarySink<pb::HealthListResponse>,
+    ) {
+        let answered = request.map(|_| pb::HealthListResponse {
+            statuses: SERVICES.iter().map(|name| ((*name).to_owned(), response(self.status(name)))).collect(),
+            ..pb::HealthListResponse::default()
+        });
+        ctx.spawn(answer(sink, answered.map_err(Refusal::Undecodable)));
+    }
+
+    fn watch(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::HealthCheckRequest>,
+        mut sink: ServerStreamingSink<pb::HealthCheckResponse>,
+    ) {
+        let health = self.clone();
+        ctx.spawn(async move {
+            if let Err(Some(refusal)) = health.tell(request, &mut sink).await {
+                let _ = sink.fail(refusal.into()).await;
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::time::{Duration, Instant};
+
+    use futures::StreamExt as _;
+    use futures::executor::block_on;
+    use grpcio::{CallOption, ChannelBuilder, Environment, ServerBuilder, ServerCredentials};
+
+    use super::*;
+    use crate::store::Store;
+    use crate::wire::grpc_health_v1::health_grpc::{HealthClient, create_health};
+
+    #[test]
+    fn a_watcher_that_goes_leaves_nothing_behind() {
+        let (store, _) = Store::in_memory();
+        let health = Health::of(store.handle());
+        let env = Arc::new(Environment::new(1));
+        let mut server =
+            ServerBuilder::new(env.clone()).register_service(create_health(health.clone())).build().unwrap();
+        let port = server.add_listening_port("127.0.0.1:0", ServerCredentials::insecure()).unwrap();
+        server.start();
+        let client = HealthClient::new(ChannelBuilder::new(env).connect(&format!("127.0.0.1:{port}")));
+        let known_by = Arc::strong_count(&health.drain);
+
+        let watch = |_| client.watch(&pb::HealthCheckRequest::new(), CallOption::default()).unwrap();
+        let mut watchers: Vec<_> = (0..20).map(watch).collect();
+        for watcher in &mut watchers {
+            assert_eq!(block_on(watcher.next()).unwrap().unwrap().status, ServingStatus::SERVING.into());
+        }
+        assert_eq!(Arc::strong_count(&health.drain), known_by + 20);
+        drop(watchers);
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while Arc::strong_count(&health.drain) > known_by || health.watchers.count() > 0 {
+            assert!(Instant::now() < deadline, "they are still there: {}", health.watchers.count());
+            std::thread::yield_now();
+        }
+    }
+}

@@ -1,0 +1,80 @@
+//! The stream of server-sent events: the history once, then the state each second.
+//!
+//! Everybody is sent the same bytes. A listener that does not read costs what is in its socket's buffers: it has a place for
+//! one state, in which each new one takes the place of the last.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use futures::future::{self, Either};
+use futures::stream;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+use super::guard::Refused;
+use super::live::{Newest, event};
+use super::{Answer, Face};
+
+pub(super) const PATH: &str = "/api/events";
+/// Listeners at once.
+pub(super) const LISTENERS: usize = 100;
+/// After so much silence a listener is told that we are still here.
+const PING: Duration = Duration::from_secs(10);
+
+pub(super) fn router() -> Router<Face> {
+    Router::new().route(PATH, get(events))
+}
+
+async fn events(State(face): State<Face>) -> Answer {
+    let place = face.listeners.clone().try_acquire_owned().map_err(|_| {
+        let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
+    })?;
+    let mut newest = face.live.subscribe();
+    // What is fresh is sent at once: the history ends before it.
+    let current = newest.borrow_and_update().clone().filter(|current| current.is_fresh());
+    let history = face.live.history(current.as_ref().map(|current| current.at()));
+    let mut first = vec![event("history", &history)];
+    first.extend(current.map(|current| current.event()));
+    let listener = Listener { newest, stopped: face.stopped.clone(), _place: place };
+    let events = stream::unfold((first.into_iter(), listener), async |(mut first, mut listener)| {
+        let event = match first.next() {
+            Some(event) => event,
+            None => listener.next().await?,
+        };
+        Some((Ok::<Bytes, Infallible>(event), (first, listener)))
+    });
+    let headers = [(header::CONTENT_TYPE, "text/event-stream")];
+    Ok((headers, Body::from_stream(events)).into_response())
+}
+
+struct Listener {
+    newest: watch::Receiver<Newest>,
+    stopped: watch::Receiver<bool>,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Listener {
+    /// The next state, or a word that there is none. `None`: the server stops.
+    async fn next(&mut self) -> Option<Bytes> {
+        let Listener { newest, stopped, .. } = self;
+        let changed = {
+            let change = pin!(tokio::time::timeout(PING, newest.changed()));
+            match future::select(change, pin!(stopped.changed())).await {
+                Either::Left((changed, _)) => changed,
+                Either::Right(_) => return None,
+            }
+        };
+        match changed {
+            Err(_) => Some(Bytes::from_static(b": ping\n\n")),
+            Ok(Err(_)) => None,
+            Ok(Ok(())) => newest.borrow_and_update().as_ref().map(|newest| newest.event()),
+        }
+    }
+}

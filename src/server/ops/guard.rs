@@ -1,0 +1,182 @@
+//! What stands before every request: who may ask at all, how much, and for how long; and what every answer carries.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use axum::http::{Method, StatusCode};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use grpcio::RpcStatusCode as Code;
+
+use super::{About, Face, events};
+use crate::server::refusals;
+use crate::server::status::Refusal;
+
+/// For an answer. What an operator asked for may still be done after that.
+const ANSWER: Duration = Duration::from_secs(15);
+
+/// Why a request is refused: one sentence that says what to do.
+#[derive(Debug)]
+pub(super) struct Refused {
+    status: StatusCode,
+    why: String,
+}
+
+impl Refused {
+    /// `cause` is for the metrics.
+    pub(super) fn new(status: StatusCode, cause: &'static str, why: impl ToString) -> Refused {
+        refusals::count(cause);
+        Refused { status, why: why.to_string() }
+    }
+
+    /// What was sent cannot be understood.
+    pub(super) fn bad(why: impl ToString) -> Refused {
+        Refused::new(StatusCode::BAD_REQUEST, "HTTP_BAD_REQUEST", why)
+    }
+}
+
+impl<E: Into<Refusal>> From<E> for Refused {
+    fn from(refusal: E) -> Refused {
+        let refusal = refusal.into();
+        let status = match refusal.code() {
+            Code::NOT_FOUND => StatusCode::NOT_FOUND,
+            Code::FAILED_PRECONDITION | Code::ABORTED | Code::ALREADY_EXISTS => StatusCode::CONFLICT,
+            Code::UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
+            Code::RESOURCE_EXHAUSTED => StatusCode::TOO_MANY_REQUESTS,
+            _ => StatusCode::BAD_REQUEST,
+        };
+        Refused::new(status, refusal.cause(), refusal)
+    }
+}
+
+impl IntoResponse for Refused {
+    fn into_response(self) -> Response {
+        json(self.status, &serde_json::json!({ "error": self.why }))
+    }
+}
+
+/// An answer in JSON.
+pub(super) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
+    match serde_json::to_vec(body) {
+        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
+        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
+    }
+}
+
+/// Puts all of it around the routes.
+pub(super) fn around(routes: Router, face: Face) -> Router {
+    let missing = async |request: Request| {
+        let why = format!("there is nothing at {}; the page is at /, the API under /api", request.uri().path());
+        Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why)
+    };
+    let other_method = async |request: Request| {
+        let why = format!("{} is not asked for with {}", request.uri().path(), request.method());
+        Refused::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP_METHOD", why)
+    };
+    routes
+        .fallback(missing)
+        .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(face.about, admit))
+        .layer(middleware::map_response(harden))
+}
+
+/// What those are answered who come when all places are taken.
+pub(super) fn too_many_connections() -> Router {
+    let full = async || {
+        let why =
+            format!("more than {} connections to the page are open; close some, and try again", super::CONNECTIONS);
+        let refused = Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_CONNECTIONS", why);
+        ([(header::CONNECTION, "close")], refused)
+    };
+    Router::new().fallback(full).layer(middleware::map_response(harden))
+}
+
+async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) -> Result<Response, Refused> {
+    let forbidden = |cause, why: String| Err(Refused::new(StatusCode::FORBIDDEN, cause, why));
+    if let Err(why) = check_host(request.headers(), &about.hosts) {
+        return forbidden("HTTP_HOST", why);
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) && !has_our_mark(request.headers()) {
+        return forbidden("HTTP_HEADER", "what changes something needs the header `x-contact: 1`".into());
+    }
+    if request.uri().path() == events::PATH {
+        return Ok(next.run(request).await);
+    }
+    tokio::time::timeout(ANSWER, next.run(request)).await.map_err(|_| {
+        let why = "this took too long, and may still be done; look at the state, or try again";
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_TIMEOUT", why)
+    })
+}
+
+/// A page of somebody else cannot send it without asking us first, which we do not answer.
+fn has_our_mark(headers: &HeaderMap) -> bool {
+    headers.get("x-contact").is_some_and(|value| value == "1")
+}
+
+/// Against DNS rebinding: a page of somebody else can make its own name point here, but not take the name away.
+fn check_host(headers: &HeaderMap, known: &[String]) -> Result<(), String> {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let name = without_port(host);
+    let is_known = name.eq_ignore_ascii_case("localhost") || known.iter().any(|known| known.eq_ignore_ascii_case(name));
+    match is_known || name.parse::<IpAddr>().is_ok() {
+        true => Ok(()),
+        false => Err(format!(
+            "{name:?} is no name that this server knows itself by; use its IP address or localhost, or start it with \
+             --http-host NAME"
+        )),
+    }
+}
+
+/// `[::1]:80` and `host:80`, and the same without a port.
+fn without_port(host: &str) -> &str {
+    match host.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((address, _)) => address,
+        None => host.split_once(':').map_or(host, |(name, _)| name),
+    }
+}
+
+/// For the page's own files this is too much, and it says so itself.
+const POLICY: HeaderValue =
+    HeaderValue::from_static("default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
+
+async fn harden(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    let defaults: [(HeaderName, HeaderValue); 5] = [
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")),
+        (header::REFERRER_POLICY, HeaderValue::from_static("no-referrer")),
+        (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
+        (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
+    ];
+    for (name, value) in defaults {
+        headers.entry(name).or_insert(value);
+    }
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn only_addresses_and_known_names_are_called() {
+        let called = |host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::HOST, HeaderValue::from_str(host).unwrap());
+            check_host(&headers, &["Contact.example".to_owned()]).is_ok()
+        };
+        for host in ["localhost", "LOCALHOST:50080", "127.0.0.1:1", "[::1]:50080", "[::1]", "contact.example:80"] {
+            assert!(called(host), "{host}");
+        }
+        for host in ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example:50080", "", "[evil]", "::1"] {
+            assert!(!called(host), "{host}");
+        }
+        assert!(check_host(&HeaderMap::new(), &[]).is_err());
+    }
+}

@@ -1,0 +1,368 @@
+//! What is going on now: one snapshot a second, for everybody who watches, and none while nobody does.
+
+use std::collections::VecDeque;
+use std::mem::take;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use axum::body::Bytes;
+use log::warn;
+use tokio::sync::{Notify, watch};
+
+use super::count::{self, Counter};
+use super::follow::{Followed, News};
+use super::json::{self, Point, State, Totals};
+use super::machine::Disk;
+use super::{About, guard};
+use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
+use crate::latency::Latency;
+use crate::server::control::ControlService;
+use crate::server::health::{self, Health};
+use crate::server::status::Refusal;
+use crate::store::Positions;
+use crate::task::{TaskId, Time};
+
+/// How often there is one.
+const EVERY: Duration = Duration::from_secs(1);
+/// The broker is looked at for at most a fiftieth of the time: with so many clients and groups that a look takes longer than
+/// 20 ms, snapshots come less often.
+const BROKER_SHARE: u32 = 50;
+/// Clients, groups and tasks in a state.
+const SHOWN: usize = 100;
+const RECENT: usize = 20;
+/// The past that a page begins with.
+const HISTORY: Duration = Duration::from_secs(300);
+/// Rates are of what came since the last snapshot, if that is not older; else of a moment.
+const LOOK_BACK: Duration = Duration::from_secs(30);
+const MOMENT: Duration = Duration::from_millis(250);
+
+/// The newest snapshot, if there ever was one.
+pub(super) type Newest = Option<Arc<Snapshot>>;
+
+/// The way to it. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Live(Arc<Inner>);
+
+struct Inner {
+    service: ControlService,
+    health: Health,
+    about: Arc<About>,
+    /// Whoever has a receiver of it watches.
+    newest: watch::Sender<Newest>,
+    somebody_watches: Notify,
+    history: Mutex<VecDeque<Point>>,
+    followed: Mutex<Followed>,
+    /// Lent to the query threads, one at a time: nobody waits for it.
+    counter: Arc<Mutex<Counter>>,
+}
+
+/// What was counted at a moment, to be compared with the next.
+struct Sample {
+    made: Instant,
+    positions: Positions,
+    meter: Meter,
+    commits: Latency,
+}
+
+/// Everything at one moment.
+pub(super) struct Snapshot {
+    pub(super) sample_made: Instant,
+    pub(super) positions: Positions,
+    pub(super) overview: Overview,
+    pub(super) groups: Vec<count::Group>,
+    pub(super) commits: Latency,
+    pub(super) disk: Disk,
+    pub(super) server: json::Server,
+    clients: Vec<json::Client>,
+    recent: Vec<json::Listed>,
+    totals: Totals,
+    point: Point,
+    /// Made when it is first asked for.
+    event: OnceLock<Bytes>,
+}
+
+impl Live {
+    pub(super) fn new(service: ControlService, health: Health, about: Arc<About>) -> Live {
+        Live(Arc::new(Inner {
+            service,
+            health,
+            about,
+            newest: watch::Sender::new(None),
+            somebody_watches: Notify::new(),
+            history: Mutex::default(),
+            followed: Mutex::default(),
+            counter: Arc::default(),
+        }))
+    }
+
+    /// Watches until the receiver is dropped.
+    pub(super) fn subscribe(&self) -> watch::Receiver<Newest> {
+        let newest = self.0.newest.subscribe();
+        self.0.somebody_watches.notify_one();
+        newest
+    }
+
+    /// A snapshot that is not older than a second.
+    pub(super) async fn fresh(&self) -> Result<Arc<Snapshot>, guard::Refused> {
+        let mut newest = self.subscribe();
+        let found = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.is_fresh())).await;
+        let fresh = found.ok().and_then(|newest| newest.clone());
+        fresh.ok_or_else(|| BrokerError::Stopped.into())
+    }
+
+    /// The last minutes, oldest first; of one that is watching already, only what came before `before`.
+    pub(super) fn history(&self, before: Option<i64>) -> impl serde::Serialize + use<> {
+        let mut points: Vec<Point> = self.points().iter().cloned().collect();
+        points.retain(|point| before.is_none_or(|before| point.at < before));
+        serde_json::json!({ "points": points })
+    }
+
+    fn points(&self) -> MutexGuard<'_, VecDeque<Point>> {
+        self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes them, until it is dropped.
+    pub(super) async fn produce(self) {
+        let mut last: Option<Sample> = None;
+        let mut failed = false;
+        loop {
+            while self.0.newest.receiver_count() == 0 {
+                self.0.somebody_watches.notified().await;
+            }
+            let began = Instant::now();
+            let looked = match self.snapshot(&mut last).await {
+                Ok((snapshot, looked)) => {
+                    failed = false;
+                    self.remember(snapshot.point.clone());
+                    self.0.newest.send_replace(Some(Arc::new(snapshot)));
+                    looked
+                }
+                // Said once, and not when the server stops, which others say.
+                Err(Refusal::Broker(_)) => Duration::ZERO,
+                Err(e) => {
+                    if !std::mem::replace(&mut failed, true) {
+                        warn!("the state cannot be shown: {e}");
+                    }
+                    Duration::ZERO
+                }
+            };
+            let pause = EVERY.saturating_sub(began.elapsed()).max(looked * BROKER_SHARE);
+            tokio::time::sleep(pause).await;
+        }
+    }
+
+    fn remember(&self, point: Point) {
+        let oldest = point.at - HISTORY.as_millis() as i64;
+        let mut points = self.points();
+        points.push_back(point);
+        // The clock may have been set back.
+        points.retain(|point| point.at >= oldest && point.at <= oldest + HISTORY.as_millis() as i64);
+    }
+
+    /// Counts, without looking at anything else.
+    async fn sample(&self) -> Result<Sample, Refusal> {
+        let meter = self.0.service.broker.with(|core| core.meter().clone()).await?;
+        Ok(self.sample_of(meter))
+    }
+
+    fn sample_of(&self, meter: Meter) -> Sample {
+        let store = &self.0.service.store;
+        Sample { made: Instant::now(), positions: store.tail().positions(), meter, commits: store.commits() }
+    }
+
+    /// One snapshot, and how long the broker was looked at for it.
+    async fn snapshot(&self, last: &mut Option<Sample>) -> Result<(Snapshot, Duration), Refusal> {
+        let before = match last.take().filter(|last| last.made.elapsed() <= LOOK_BACK) {
+            Some(last) => last,
+            None => {
+                let sample = self.sample().await?;
+                tokio::time::sleep(MOMENT).await;
+                sample
+            }
+        };
+        let service = &self.0.service;
+        let recent = service.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
+        let asked = recent.clone();
+        let look = move |core: &mut crate::broker::Core| {
+            let began = Instant::now();
+            (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
+        };
+        let (mut overview, looked) = service.broker.with(look).await?;
+        let now = self.sample_of(overview.meter.clone());
+
+        let (counter, about, seen) = (self.0.counter.clone(), self.0.about.clone(), self.followed().seen());
+        let (positions, infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let read = move |reader: &mut dyn crate::store::Reader| {
+            let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
+            let news = News::read(reader, seen, positions)?;
+            Ok((groups, news, json::outcomes(reader, &recent)?, recent, Disk::of(&about.data)))
+        };
+        let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
+        self.followed().take(news);
+        let clients = self.with_last(&overview.clients, &overview.gone).take(SHOWN).collect();
+        let recent = recent.into_iter().zip(take(&mut overview.standings)).zip(outcomes);
+        let recent = recent.map(|((task, standing), outcomes)| json::Listed::of(task, standing, outcomes)).collect();
+
+        let totals = totals(&now.positions, &overview, &groups);
+        let snapshot = Snapshot {
+            sample_made: now.made,
+            positions: now.positions,
+            commits: now.commits.clone(),
+            server: self.server(&disk),
+            point: point(&before, &now, &totals),
+            overview,
+            groups,
+            clients,
+            recent,
+            totals,
+            disk,
+            event: OnceLock::new(),
+        };
+        *last = Some(now);
+        Ok((snapshot, looked))
+    }
+
+    fn server(&self, disk: &Disk) -> json::Server {
+        let about = &self.0.about;
+        let why = not_ready(&self.0.health);
+        json::Server {
+            version: env!("CARGO_PKG_VERSION"),
+            started_at: about.started_at.0,
+            listen: about.listen.clone(),
+            control: about.control.clone(),
+            ready: why.is_none(),
+            why,
+            data: about.data.display().to_string(),
+            store_bytes: disk.db + disk.wal,
+            disk_free_bytes: disk.free,
+            ack_timeout_ms: u64::try_from(about.ack_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_attempts: about.max_attempts,
+        }
+    }
+
+    /// Clients, connected or gone, as they are now, with what they said last as far as it was followed.
+    pub(super) async fn clients(&self) -> Result<Vec<json::Client>, Refusal> {
+        let look = |core: &mut crate::broker::Core| (core.clients(), core.gone(Time::now()));
+        let (connected, gone) = self.0.service.broker.with(look).await?;
+        Ok(self.with_last(connected.iter().rev(), &gone).collect())
+    }
+
+    fn with_last<'a>(
+        &'a self,
+        connected: impl IntoIterator<Item = &'a ClientInfo>,
+        gone: &'a [Gone],
+    ) -> impl Iterator<Item = json::Client> {
+        let followed = self.followed();
+        let connected = connected.into_iter().map(|client| (client, None));
+        let clients = connected.chain(gone.iter().map(|gone| (&gone.client, Some(gone.at.0))));
+        clients.map(move |(client, gone_at)| json::Client::of(client, gone_at, followed.last(label(client))))
+    }
+
+    /// Only ever locked on this thread, and not for long.
+    fn followed(&self) -> MutexGuard<'_, Followed> {
+        self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the log of results calls a client.
+fn label(client: &ClientInfo) -> &str {
+    client.client.as_ref().map_or(&client.peer, |id| id.as_str())
+}
+
+/// Why the server takes no work, if it does not.
+pub(super) fn not_ready(health: &Health) -> Option<String> {
+    match health.state() {
+        health::State::Serving => None,
+        health::State::Draining => Some("the server is stopping".into()),
+        health::State::StoreFailed(why) => Some(why),
+    }
+}
+
+fn totals(positions: &Positions, overview: &Overview, groups: &[count::Group]) -> Totals {
+    Totals {
+        tasks: positions.task,
+        results: positions.result,
+        statuses: positions.status,
+        clients: overview.sessions.total(),
+        groups: groups.len(),
+        in_flight: groups.iter().map(|group| group.info.in_flight as u64).sum(),
+        lag: groups.iter().map(|group| group.lag).sum(),
+        dead: groups.iter().map(|group| group.dead).sum(),
+    }
+}
+
+fn point(before: &Sample, now: &Sample, totals: &Totals) -> Point {
+    let seconds = (now.made - before.made).as_secs_f64().max(0.001);
+    // One decimal is more than anybody sees.
+    let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds * 10.0).round() / 10.0;
+    let millis = |latency: &Latency, quantile| latency.quantile(quantile).map(|micros| micros as f64 / 1000.0);
+    let (meter, earlier) = (&now.meter, &before.meter);
+    let (wait, work) = (meter.wait.since(&earlier.wait), meter.work.since(&earlier.work));
+    Point {
+        at: Time::now().0,
+        accepted: rate(now.positions.task, before.positions.task),
+        delivered: rate(meter.total.delivered, earlier.total.delivered),
+        settled: rate(meter.total.settled(), earlier.total.settled()),
+        failed: rate(meter.total.failed(), earlier.total.failed()),
+        wait_p50_ms: millis(&wait, 0.5),
+        wait_p99_ms: millis(&wait, 0.99),
+        work_p50_ms: millis(&work, 0.5),
+        work_p99_ms: millis(&work, 0.99),
+        commit_p99_ms: millis(&now.commits.since(&before.commits), 0.99),
+        in_flight: totals.in_flight,
+        lag: totals.lag,
+    }
+}
+
+impl Snapshot {
+    /// Whether it says how things are now.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.sample_made.elapsed() < EVERY
+    }
+
+    /// When it was made.
+    pub(super) fn at(&self) -> i64 {
+        self.point.at
+    }
+
+    /// The event that every listener is sent.
+    pub(super) fn event(&self) -> Bytes {
+        self.event.get_or_init(|| event("state", &self.state())).clone()
+    }
+
+    /// The state alone: what stands in the event.
+    pub(super) fn json(&self) -> Bytes {
+        let event = self.event();
+        event.slice(EVENT_HEAD + "state".len()..event.len() - EVENT_END.len())
+    }
+
+    fn state(&self) -> State<'_> {
+        let mut groups: Vec<&count::Group> = self.groups.iter().collect();
+        let shown = SHOWN.min(groups.len());
+        groups.sort_by_key(|group| {
+            let alone = group.lag > 0 && group.info.clients == 0;
+            let attention = (!group.info.paused, !alone, group.dead == 0);
+            (attention, std::cmp::Reverse(group.lag))
+        });
+        State {
+            at: self.at(),
+            server: &self.server,
+            totals: &self.totals,
+            point: &self.point,
+            groups: groups[..shown].iter().map(|group| json::Group::from(*group)).collect(),
+            groups_left_out: groups.len() - shown,
+            clients_left_out: self.overview.sessions.total() + self.overview.gone.len() - self.clients.len(),
+            clients: self.clients.clone(),
+            recent: &self.recent,
+        }
+    }
+}
+
+const EVENT_HEAD: usize = "event: \ndata: ".len();
+const EVENT_END: &str = "\n\n";
+
+/// A server-sent event. JSON has no line breaks in it.
+pub(super) fn event(name: &str, data: &impl serde::Serialize) -> Bytes {
+    let data = serde_json::to_string(data).unwrap_or_default();
+    format!("event: {name}\ndata: {data}{EVENT_END}").into()
+}

@@ -1,0 +1,52 @@
+//! What the server takes of the machine. Everything here asks the system, so it runs on a query thread.
+
+use std::fs;
+use std::path::Path;
+
+use rustix::process::{Resource, getrlimit};
+
+/// The store's files and their disk.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Disk {
+    /// The database, and the log that is not in it yet, in bytes.
+    pub(super) db: u64,
+    pub(super) wal: u64,
+    /// What may still be written. `None`: the system does not say.
+    pub(super) free: Option<u64>,
+}
+
+impl Disk {
+    pub(super) fn of(data: &Path) -> Disk {
+        let size = |name: &str| fs::metadata(data.join(name)).map_or(0, |file| file.len());
+        let free = rustix::fs::statvfs(data).ok().map(|disk| disk.f_bavail * disk.f_frsize);
+        Disk { db: size("contact.db"), wal: size("contact.db-wal"), free }
+    }
+}
+
+/// The process, where the system tells: on Linux.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Process {
+    pub(super) open_fds: Option<u64>,
+    pub(super) max_fds: Option<u64>,
+    pub(super) resident_bytes: Option<u64>,
+    pub(super) cpu_seconds: Option<f64>,
+    pub(super) threads: Option<u64>,
+}
+
+impl Process {
+    pub(super) fn now() -> Process {
+        // Behind the name of the program, which may hold anything, from the third field on.
+        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
+        let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<u64>().ok());
+        let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
+        Process {
+            // The listing is a file, too.
+            open_fds: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
+            max_fds: getrlimit(Resource::Nofile).current,
+            resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
+            cpu_seconds: ticks.map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
+            threads: field(20),
+        }
+    }
+}

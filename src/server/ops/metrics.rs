@@ -1,0 +1,334 @@
+//! `/metrics`, in the text format of Prometheus. What each means stands in docs/monitoring.md.
+//!
+//! Nothing is counted here: the broker, the store and the services count as they go, and their numbers are put into the format
+//! when somebody asks for them.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse as _;
+use axum::routing::get;
+use log::warn;
+use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::{Encoder as _, TEXT_FORMAT, TextEncoder};
+
+use super::count;
+use super::guard::Refused;
+use super::live::{Snapshot, not_ready};
+use super::machine::Process;
+use super::{Answer, Face};
+use crate::broker::Tally;
+use crate::latency::Latency;
+use crate::server::convert;
+use crate::server::refusals;
+use crate::server::traffic::Flow;
+use crate::task::{GroupName, Outcome};
+
+/// Groups that have a label of their own: the first that were there. All others together are [`OTHERS`].
+const LABELLED: usize = 200;
+const OTHERS: &str = "_other";
+/// The clients that said nothing of themselves.
+const ANONYMOUS: &str = "_anonymous";
+
+pub(super) fn router() -> Router<Face> {
+    let labelled = Arc::new(Mutex::new(Labelled::default()));
+    Router::new().route("/metrics", get(async move |face: State<Face>| scrape(face, &labelled).await))
+}
+
+async fn scrape(State(face): State<Face>, labelled: &Mutex<Labelled>) -> Answer {
+    let snapshot = face.live.fresh().await?;
+    let process = face.service.queries.run(|_| Ok(Process::now())).await?;
+    let mut families = Families::default();
+    server(&mut families, &face, &snapshot);
+    machine(&mut families, &process);
+    let mut labelled = labelled.lock().unwrap_or_else(PoisonError::into_inner);
+    groups(&mut families, &labelled.sort(&snapshot), &snapshot);
+    match families.text() {
+        Ok(text) => Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response()),
+        Err(e) => {
+            warn!("the metrics cannot be written: {e}");
+            let status = axum::http::StatusCode::INTERNAL_SERVER_ERROR;
+            Err(Refused::new(status, "HTTP_METRICS", format!("the metrics cannot be written: {e}")))
+        }
+    }
+}
+
+fn server(to: &mut Families, face: &Face, now: &Snapshot) {
+    let version = ("version", env!("CARGO_PKG_VERSION"));
+    to.gauge("contact_build_info", "Always 1; the version of the server is a label.", &[version], 1.0);
+    let ready = not_ready(&face.health).is_none();
+    to.gauge("contact_ready", "1 if the server takes work, as /readyz says.", &[], f64::from(u8::from(ready)));
+    let failed = face.service.store.failure().is_some();
+    let text = "1 if a write failed: nothing is accepted until the server is started again.";
+    to.gauge("contact_store_failed", text, &[], f64::from(u8::from(failed)));
+
+    let at = now.positions;
+    let logs = [
+        ("contact_tasks_accepted_total", "Tasks accepted since the store was made.", at.task),
+        ("contact_results_total", "Results written down since the store was made.", at.result),
+        ("contact_statuses_total", "Statuses written down since the store was made.", at.status),
+    ];
+    logs.into_iter().for_each(|(name, help, count)| to.counter(name, help, &[], count));
+
+    let sessions = now.overview.sessions;
+    let kinds = [("anonymous", sessions.anonymous), ("named", sessions.named), ("member", sessions.members)];
+    for (kind, count) in kinds {
+        let text = "Clients that are connected: anonymous, with an id, or members of a group.";
+        to.gauge("contact_sessions", text, &[("kind", kind)], count as f64);
+    }
+
+    let meter = &now.overview.meter;
+    let text = "From when a task could first go to a group to its first delivery there.";
+    to.histogram("contact_wait_seconds", text, &meter.wait);
+    let text = "From a delivery to the client's word that settled the task.";
+    to.histogram("contact_work_seconds", text, &meter.work);
+    to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
+
+    for flow in Flow::ALL {
+        let ((rpc, direction), (messages, bytes)) = (flow.names(), face.traffic.of(flow));
+        let labels = [("rpc", rpc), ("direction", direction)];
+        to.counter("contact_messages_total", "Messages from clients (in) and to them (out).", &labels, messages);
+        to.counter("contact_text_bytes_total", "Bytes of the texts in these messages.", &labels, bytes);
+    }
+    for (cause, count) in refusals::all() {
+        to.counter(
+            "contact_refusals_total",
+            "Calls and requests that were refused, or ended.",
+            &[("cause", cause)],
+            count,
+        );
+    }
+
+    for (file, bytes) in [("db", now.disk.db), ("wal", now.disk.wal)] {
+        let text = "What the store takes: the database, and the log that is not in it yet.";
+        to.gauge("contact_store_bytes", text, &[("file", file)], bytes as f64);
+    }
+    if let Some(bytes) = now.disk.free {
+        to.gauge("contact_disk_free_bytes", "What may still be written to the store's disk.", &[], bytes as f64);
+    }
+    let started = now.server.started_at as f64 / 1000.0;
+    to.gauge("process_start_time_seconds", "When the server was started, in seconds since 1970.", &[], started);
+}
+
+/// Under the names that all programs have them by.
+fn machine(to: &mut Families, process: &Process) {
+    let gauges = [
+        ("process_open_fds", "Files that are open; each client is one.", process.open_fds),
+        ("process_max_fds", "Files that may be open.", process.max_fds),
+        ("process_resident_memory_bytes", "Memory that is in use.", process.resident_bytes),
+        ("process_threads", "Threads, C-core's included.", process.threads),
+    ];
+    for (name, help, value) in gauges {
+        if let Some(value) = value {
+            to.gauge(name, help, &[], value as f64);
+        }
+    }
+    if let Some(seconds) = process.cpu_seconds {
+        to.add("process_cpu_seconds_total", "Time on the processors.", &[], count_of(seconds));
+    }
+}
+
+fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
+    to.gauge("contact_groups", "Groups that there are.", &[], now.groups.len() as f64);
+    for (name, part) in parts {
+        let label = [("group", *name)];
+        to.counter("contact_deliveries_total", "Tasks put on streams.", &label, part.tally.delivered);
+        // Also those that there were none of yet: from nothing to one is an increase only if nothing was there.
+        for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Working) {
+            let called = format!("{:?}", convert::outcome(outcome)).to_lowercase();
+            let labels = [("group", *name), ("outcome", called.as_str())];
+            to.counter("contact_outcomes_total", "What came of deliveries.", &labels, part.tally.of(outcome));
+        }
+        let text = "Outcomes that came when the task was settled already.";
+        to.counter("contact_late_outcomes_total", text, &label, part.tally.late);
+        let Some(state) = &part.state else { continue };
+        let gauges = [
+            ("contact_group_clients", "Clients that are connected.", state.clients as f64),
+            ("contact_group_in_flight", "Tasks that are with a client.", state.in_flight as f64),
+            ("contact_group_lag", "Tasks that are not settled, in flight or waiting.", state.lag as f64),
+            ("contact_group_dead_letters", "Tasks that were given up.", state.dead as f64),
+            ("contact_group_paused", "1 if delivery is stopped; of others together, how many.", state.paused as f64),
+            ("contact_group_oldest_age_seconds", "How old the oldest task is that is not settled.", state.oldest_age),
+        ];
+        gauges.into_iter().for_each(|(name, help, value)| to.gauge(name, help, &label, value));
+    }
+}
+
+/// A group, or several together.
+#[derive(Default)]
+struct Part {
+    tally: Tally,
+    /// Not of anonymous clients, which owe nothing.
+    state: Option<Standing>,
+}
+
+#[derive(Default)]
+struct Standing {
+    clients: usize,
+    in_flight: usize,
+    lag: u64,
+    dead: u64,
+    paused: usize,
+    oldest_age: f64,
+}
+
+impl Part {
+    fn add(&mut self, group: &count::Group, at: i64) {
+        let state = self.state.get_or_insert_default();
+        state.clients += group.info.clients;
+        state.in_flight += group.info.in_flight;
+        state.lag += group.lag;
+        state.dead += group.dead;
+        state.paused += usize::from(group.info.paused);
+        let age = group.oldest.map_or(0.0, |(_, accepted_at)| (at - accepted_at.0).max(0) as f64 / 1000.0);
+        state.oldest_age = state.oldest_age.max(age);
+    }
+}
+
+/// The groups with a label of their own. A group keeps its label for as long as it is there.
+#[derive(Default)]
+struct Labelled(HashSet<GroupName>);
+
+impl Labelled {
+    /// Each label and what it stands for.
+    fn sort<'a>(&mut self, now: &'a Snapshot) -> Vec<(&'a str, Part)> {
+        let there: HashSet<&GroupName> = now.groups.iter().map(|group| &group.info.name).collect();
+        self.0.retain(|name| there.contains(name));
+        let total = &now.overview.meter.total;
+        let anonymous = Part { tally: now.overview.meter.anonymous.clone(), state: None };
+        // What is no labelled group's, those of groups that are gone included: so it never goes down.
+        let mut others = Part { tally: without(total.clone(), &anonymous.tally), state: Some(Standing::default()) };
+        let mut parts = Vec::new();
+        for group in &now.groups {
+            let name = &group.info.name;
+            let is_free = ![OTHERS, ANONYMOUS].contains(&name.as_str()) && self.0.len() < LABELLED;
+            if !self.0.contains(name) && !is_free {
+                others.add(group, now.at());
+                continue;
+            }
+            self.0.insert(name.clone());
+            others.tally = without(others.tally, &group.info.tally);
+            let mut part = Part { tally: group.info.tally.clone(), state: None };
+            part.add(group, now.at());
+            parts.push((name.as_str(), part));
+        }
+        parts.extend([(OTHERS, others), (ANONYMOUS, anonymous)]);
+        parts
+    }
+}
+
+fn without(mut total: Tally, part: &Tally) -> Tally {
+    total.delivered = total.delivered.saturating_sub(part.delivered);
+    total.late = total.late.saturating_sub(part.late);
+    for (total, part) in total.outcomes.iter_mut().zip(part.outcomes) {
+        *total = total.saturating_sub(part);
+    }
+    total
+}
+
+/// What is exposed, by name.
+#[derive(Default)]
+struct Families(BTreeMap<&'static str, (&'static str, MetricType, Vec<Metric>)>);
+
+/// Upper ends of the buckets, in microseconds.
+const BUCKETS: [u64; 20] = [
+    250,
+    500,
+    1_000,
+    2_500,
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    300_000_000,
+    3_600_000_000,
+    86_400_000_000,
+];
+
+impl Families {
+    fn gauge(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: f64) {
+        let mut gauge = Gauge::default();
+        gauge.set_value(value);
+        let mut metric = Metric::default();
+        metric.set_gauge(gauge);
+        self.put(name, help, MetricType::GAUGE, labels, metric);
+    }
+
+    fn counter(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], value: u64) {
+        self.add(name, help, labels, count_of(value as f64));
+    }
+
+    fn add(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], counter: Counter) {
+        let mut metric = Metric::default();
+        metric.set_counter(counter);
+        self.put(name, help, MetricType::COUNTER, labels, metric);
+    }
+
+    fn histogram(&mut self, name: &'static str, help: &'static str, latency: &Latency) {
+        let seconds = |micros: u64| micros as f64 / 1e6;
+        let bucket = |micros: u64| {
+            let mut bucket = Bucket::default();
+            bucket.set_upper_bound(seconds(micros));
+            bucket.set_cumulative_count(latency.upto(micros));
+            bucket
+        };
+        let mut histogram = Histogram::default();
+        histogram.set_bucket(BUCKETS.into_iter().map(bucket).collect());
+        histogram.set_sample_count(latency.count());
+        histogram.set_sample_sum(seconds(latency.sum()));
+        let mut metric = Metric::default();
+        metric.set_histogram(histogram);
+        self.put(name, help, MetricType::HISTOGRAM, &[], metric);
+    }
+
+    fn put(
+        &mut self,
+        name: &'static str,
+        help: &'static str,
+        kind: MetricType,
+        labels: &[(&str, &str)],
+        mut metric: Metric,
+    ) {
+        let label = |(name, value): &(&str, &str)| {
+            let mut label = LabelPair::default();
+            label.set_name((*name).to_owned());
+            label.set_value((*value).to_owned());
+            label
+        };
+        metric.set_label(labels.iter().map(label).collect());
+        self.0.entry(name).or_insert_with(|| (help, kind, Vec::new())).2.push(metric);
+    }
+
+    fn text(self) -> prometheus::Result<Vec<u8>> {
+        let family = |(name, (help, kind, metrics)): (&str, (&str, MetricType, Vec<Metric>))| {
+            let mut family = MetricFamily::default();
+            family.set_name(name.to_owned());
+            family.set_help(help.to_owned());
+            family.set_field_type(kind);
+            family.set_metric(metrics);
+            family
+        };
+        let families: Vec<MetricFamily> = self.0.into_iter().map(family).collect();
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&families, &mut text)?;
+        Ok(text)
+    }
+}
+
+fn count_of(value: f64) -> Counter {
+    let mut counter = Counter::default();
+    counter.set_value(value);
+    counter
+}

@@ -1,0 +1,241 @@
+// The small things that every view is made of: commands to copy, buttons that say what failed, times, badges, tables.
+
+import { attribute, h, keyed, show, svg, text } from './dom.js';
+import { clock, duration, iso, moment } from './format.js';
+import { t } from './i18n.js';
+import { now } from './live.js';
+
+/** A command, and a button that copies it. `set(command)` changes it. */
+export function command(initial = '', { quiet = false } = {}) {
+  const code = h('code', {});
+  const button = h('button', { type: 'button', class: 'copy' }, copyIcon(), h('span', { class: 'copy-word' }));
+  const node = h('span', { class: quiet ? 'command quiet' : 'command' }, code, button);
+  const word = button.lastChild;
+  let timer = 0;
+  button.addEventListener('click', async () => {
+    await copy(code.textContent);
+    text(word, t('command.copied'));
+    node.classList.add('copied');
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      text(word, t('command.copy'));
+      node.classList.remove('copied');
+    }, 1500);
+  });
+  text(word, t('command.copy'));
+  const set = (value) => {
+    text(code, value);
+    attribute(button, 'title', t('command.copy.title', value));
+    attribute(button, 'aria-label', t('command.copy.title', value));
+  };
+  set(initial);
+  return { node, set };
+}
+
+async function copy(value) {
+  try {
+    await navigator.clipboard.writeText(value);
+  } catch {
+    // Only what comes by HTTPS or from this machine has a clipboard; elsewhere the old way is left.
+    const area = h('textarea', { class: 'visually-hidden', value });
+    const focused = document.activeElement;
+    document.body.append(area);
+    area.select();
+    document.execCommand('copy');
+    area.remove();
+    focused?.focus();
+  }
+}
+
+function copyIcon() {
+  return svg('svg', { viewBox: '0 0 16 16', class: 'icon', 'aria-hidden': 'true' },
+    svg('rect', { x: 5.5, y: 5.5, width: 8, height: 8, rx: 1.5 }),
+    svg('path', { d: 'M10.5 5.5v-1.5a1.5 1.5 0 0 0-1.5-1.5h-5a1.5 1.5 0 0 0-1.5 1.5v5a1.5 1.5 0 0 0 1.5 1.5h1.5' }));
+}
+
+/** A button that is at it takes no second press. It is not disabled: that would take the focus away from it. */
+export const busy = (button, is) => attribute(button, 'aria-disabled', is && 'true');
+export const isBusy = (button) => button.getAttribute('aria-disabled') === 'true';
+
+/**
+ * A button that does something on the server. What the server refuses stands beside it, in the server's words; what went
+ * well too, if `run` returns a sentence. With `sure`, it asks once more.
+ */
+export function action({ label, sure, run, style = '' }) {
+  const button = h('button', { type: 'button', class: `button ${style}` }, label);
+  const note = h('span', { class: 'note', role: 'status' });
+  const node = h('span', { class: 'action' }, button, note);
+  let asked = 0;
+  const calm = () => {
+    clearTimeout(asked);
+    asked = 0;
+    button.classList.remove('sure');
+    text(button, label);
+  };
+  button.addEventListener('blur', calm);
+  button.addEventListener('click', async () => {
+    if (isBusy(button)) return;
+    if (sure && !asked) {
+      asked = setTimeout(calm, 5000);
+      button.classList.add('sure');
+      text(button, sure);
+      return;
+    }
+    calm();
+    busy(button, true);
+    note.className = 'note';
+    text(note, '');
+    try {
+      text(note, (await run((progress) => text(note, progress))) ?? '');
+    } catch (error) {
+      note.className = 'note failed';
+      text(note, t('action.failed', error.message));
+    }
+    busy(button, false);
+  });
+  const set = (next) => {
+    if (label === next) return;
+    label = next;
+    calm();
+  };
+  return { node, button, set };
+}
+
+/** A time with ISO as its title. `as` is `clock`, `moment`, `ago` or `for`. */
+export function time(as = 'ago') {
+  const node = h('time', {});
+  return {
+    node,
+    set(at) {
+      show(node, Boolean(at));
+      if (!at) return;
+      attribute(node, 'datetime', iso(at));
+      attribute(node, 'title', iso(at));
+      const age = now() - at;
+      const write = {
+        clock, moment,
+        ago: () => (age < 1000 ? t('time.now') : t('time.ago', duration(age))),
+        for: () => duration(age),
+      };
+      text(node, write[as](at));
+    },
+  };
+}
+
+/** A word in a coloured shape: the word says it, the colour only helps. */
+export function badge() {
+  const node = h('span', { class: 'badge' });
+  return {
+    node,
+    set(kind, word) {
+      show(node, Boolean(word));
+      node.className = `badge ${kind}`;
+      text(node, word ?? '');
+    },
+  };
+}
+
+const TONES = {
+  waiting: 'idle', 'in flight': 'busy', settled: 'good', dead: 'bad',
+  DONE: 'good', RETRY: 'warn', FAILED: 'bad', LOST: 'warn', TIMED_OUT: 'warn', EXHAUSTED: 'bad', EXPIRED: 'warn',
+  CANCELLED: 'idle', REVIVED: 'busy', DROPPED: 'idle',
+};
+
+/** A badge for an outcome. */
+export function outcome() {
+  const it = badge();
+  return { node: it.node, set: (name) => it.set(TONES[name] ?? 'idle', name && t(`outcome.${name}`)) };
+}
+
+/** A badge for a state; how it was settled is worth more than that it was. */
+export function standing() {
+  const it = badge();
+  const set = (state, last) => {
+    const name = last && (state === 'settled' || state === 'dead') ? last : state;
+    it.set(TONES[name] ?? 'idle', name && (name === state ? t(`state.${state}`) : t(`outcome.${name}`)));
+  };
+  return { node: it.node, set };
+}
+
+/** A text that may be long: some lines of it, and a button that shows all. */
+export function clipped(className = '') {
+  const body = h('span', { class: `clip ${className}`, dir: 'auto' });
+  const button = h('button', { type: 'button', class: 'linklike', 'aria-expanded': 'false' });
+  const node = h('span', { class: 'clipped' }, body, button);
+  let open = false;
+  const draw = () => {
+    body.classList.toggle('open', open);
+    attribute(button, 'aria-expanded', String(open));
+    text(button, t(open ? 'clip.less' : 'clip.more'));
+  };
+  button.addEventListener('click', () => {
+    open = !open;
+    draw();
+  });
+  draw();
+  return {
+    node,
+    set(value) {
+      // The end of the last line is none of its lines.
+      const shown = (value ?? '').trimEnd();
+      text(body, shown);
+      show(button, shown.length > 120 || shown.split('\n').length > 2);
+    },
+  };
+}
+
+/**
+ * A table that keeps itself in step with its items. A column is `{ head, title, num, wide, bare, cell(td) }`, where `cell` fills the
+ * cell once and returns what updates it. On a narrow screen each row is a card, and each cell says what it is.
+ */
+export function table(columns, { keyOf, label, rowClass = () => '' }) {
+  const head = h('tr', {}, columns.map((it) =>
+    h('th', { scope: 'col', class: it.num && 'num', title: it.title }, it.head)));
+  const body = h('tbody', {});
+  const node = h('table', { 'aria-label': label }, h('thead', {}, head), body);
+  const update = keyed(body, keyOf, (item) => {
+    const tr = h('tr', {});
+    const cells = columns.map((it) => {
+      const td = h('td', { class: [it.num && 'num', it.wide && 'wide'].filter(Boolean).join(' '), 'data-label': it.bare ? null : it.head });
+      tr.append(td);
+      return it.cell(td, item);
+    });
+    return {
+      node: tr,
+      update(next) {
+        const name = rowClass(next);
+        if (tr.className !== name) tr.className = name;
+        for (const cell of cells) cell(next);
+      },
+    };
+  });
+  return { node, update };
+}
+
+/** A cell that is a text. */
+export const words = (of) => (td) => (item) => text(td, of(item));
+
+/** A name that came from somebody, or what is said where there is none. */
+export function name(td, of, otherwise) {
+  return (item) => {
+    const value = of(item);
+    td.classList.toggle('dim', value === null);
+    text(td, value ?? otherwise);
+  };
+}
+
+/** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. Other names stay as they are. */
+export function address(peer) {
+  if (!/^ipv[46]:/.test(peer)) return peer;
+  const bare = peer.replace(/^ipv[46]:/, '');
+  try {
+    return decodeURIComponent(bare);
+  } catch {
+    return bare;
+  }
+}
+
+/** A section with a heading, and a link beside it. */
+export function section(title, ...children) {
+  return h('section', {}, h('div', { class: 'section-head' }, h('h2', {}, title)), ...children);
+}

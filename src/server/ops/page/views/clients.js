@@ -1,0 +1,113 @@
+// Clients: who is there, since when, what each holds, and what it said last.
+
+import { get } from '../api.js';
+import { attribute, h, show, text } from '../dom.js';
+import { count } from '../format.js';
+import { t } from '../i18n.js';
+import { address, badge, clipped, outcome, table, time, words } from '../parts.js';
+import { client } from '../verdict.js';
+import { listView } from './list.js';
+
+/** The table of clients; `short` leaves out what only matters to those who look closer. */
+export function clientTable({ short = false } = {}) {
+  const columns = [
+    { head: t('col.client'), wide: true, cell: who },
+    { head: t('col.group'), cell: groupLink },
+    { head: t('col.since'), num: true, cell: since },
+    { head: t('col.holding'), title: t('col.holding.title'), num: true, cell: holding },
+    { head: t('col.delivered'), num: true, cell: words((it) => count(it.delivered)) },
+    { head: t('col.status'), wide: true, cell: lastStatus },
+    { head: t('col.result'), wide: true, cell: lastResult },
+  ];
+  const rows = table(short ? columns.filter((_, i) => [0, 1, 2, 3].includes(i)) : columns, {
+    // An anonymous client is its address; one that came back is another than the one that went.
+    keyOf: (it) => `${it.client ?? ''} ${it.peer} ${it.since}`,
+    label: t('view.clients'),
+    rowClass: (it) => (it.connected ? '' : 'gone'),
+  });
+  return { node: h('div', { class: 'table-box two' }, rows.node), update: rows.update };
+}
+
+function who(td) {
+  const id = h('span', { class: 'name', dir: 'auto' });
+  const dot = h('span', { class: 'dot', 'aria-hidden': 'true' });
+  const flag = badge();
+  const peer = h('span', { class: 'sub' });
+  td.append(dot, id, ' ', flag.node, peer);
+  return (it) => {
+    text(id, it.client ?? t('client.anonymous'));
+    id.classList.toggle('dim', it.client === null);
+    flag.set('idle', it.connected ? null : t('client.gone'));
+    text(peer, address(it.peer));
+    attribute(dot, 'title', t(it.connected ? 'client.connected' : 'client.gone'));
+  };
+}
+
+function groupLink(td) {
+  const link = h('a', { dir: 'auto' });
+  const none = h('span', { class: 'dim' }, '–');
+  td.append(link, none);
+  return (it) => {
+    show(link, it.group !== null);
+    show(none, it.group === null);
+    text(link, it.group ?? '');
+    attribute(link, 'href', `#/groups?q=${encodeURIComponent(it.group ?? '')}`);
+  };
+}
+
+function since(td) {
+  const at = time('ago');
+  td.append(at.node);
+  return (it) => at.set(it.connected ? it.since : it.gone_at);
+}
+
+function holding(td) {
+  const most = h('span', { class: 'dim' });
+  const held = h('span', {});
+  td.append(held, most);
+  return (it) => {
+    text(held, count(it.in_flight));
+    text(most, it.window ? ` / ${count(it.window)}` : '');
+    attribute(td, 'title', it.window ? t('client.of', it.in_flight, it.window) : t('client.no_bound'));
+  };
+}
+
+function lastStatus(td) {
+  const said = clipped();
+  const at = time('ago');
+  at.node.classList.add('sub');
+  td.append(said.node, at.node);
+  return (it) => {
+    said.set(it.last_status);
+    at.set(it.last_status_at);
+  };
+}
+
+function lastResult(td) {
+  const what = outcome();
+  const said = clipped();
+  const at = time('ago');
+  at.node.classList.add('sub');
+  td.append(h('span', { class: 'result' }, what.node, said.node), at.node);
+  return (it) => {
+    what.set(it.last_outcome);
+    said.set(it.last_result);
+    at.set(it.last_result_at);
+  };
+}
+
+export function mount(root, query) {
+  const clients = clientTable();
+  return listView(root, {
+    view: 'clients',
+    query,
+    rows: clients,
+    fromState: (state) => ({ items: state.clients, total: state.clients.length + state.clients_left_out }),
+    search: async (q) => {
+      const found = await get('/api/clients', { q });
+      return { items: found.clients, total: found.total };
+    },
+    emptyText: t('client.none'),
+    emptyCommand: client,
+  });
+}

@@ -1,0 +1,112 @@
+// Groups: how far each has come, and the switch that stops or resumes it.
+
+import { get, post } from '../api.js';
+import { attribute, h, show, text } from '../dom.js';
+import { count, rate } from '../format.js';
+import { t } from '../i18n.js';
+import { action, badge, command, table, time, words } from '../parts.js';
+import { client, ctl } from '../verdict.js';
+import { listView } from './list.js';
+
+/** The table of groups; `short` leaves out what only matters to those who look closer. */
+export function groupTable({ short = false } = {}) {
+  let state = null;
+  const columns = [
+    { head: t('col.group'), wide: true, cell: groupName },
+    { head: t('col.clients'), num: true, cell: words((it) => count(it.clients)) },
+    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: words((it) => count(it.lag)) },
+    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: words((it) => count(it.in_flight)) },
+    { head: t('col.rate'), num: true, cell: words((it) => rate(it.rate)) },
+    { head: t('col.oldest'), num: true, cell: oldest },
+    { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: deadLink },
+    { head: t('col.used'), num: true, cell: used },
+    { head: t('col.actions'), wide: true, bare: true, cell: (td) => pause(td, () => state) },
+  ];
+  const rows = table(short ? columns.filter((_, i) => ![3, 5, 7, 8].includes(i)) : columns, {
+    keyOf: (it) => it.group,
+    label: t('view.groups'),
+    rowClass: (it) => (it.paused || (it.lag > 0 && it.clients === 0) ? 'attention' : ''),
+  });
+  return {
+    node: h('div', { class: 'table-box four' }, rows.node),
+    update(groups, next) {
+      state = next;
+      rows.update(groups);
+    },
+  };
+}
+
+function groupName(td) {
+  const link = h('a', { dir: 'auto' });
+  const flag = badge();
+  td.append(h('span', { class: 'name' }, link), ' ', flag.node);
+  return (it) => {
+    text(link, it.group);
+    attribute(link, 'href', `#/clients?q=${encodeURIComponent(it.group)}`);
+    if (it.paused) flag.set('warn', t('group.paused'));
+    else if (it.clients === 0 && it.lag > 0) flag.set('warn', t('group.nobody'));
+    else flag.set('', null);
+  };
+}
+
+function oldest(td) {
+  const link = h('a', {});
+  const at = time('for');
+  link.append(at.node);
+  td.append(link);
+  return (it) => {
+    show(link, Boolean(it.oldest));
+    at.set(it.oldest_at);
+    attribute(link, 'href', it.oldest ? `#/tasks/${it.oldest}` : null);
+    attribute(link, 'aria-label', it.oldest ? `${t('task.number', it.oldest)}, ${at.node.textContent}` : null);
+  };
+}
+
+function deadLink(td) {
+  const link = h('a', {});
+  const none = h('span', { class: 'dim' }, '0');
+  td.append(link, none);
+  return (it) => {
+    show(link, it.dead > 0);
+    show(none, it.dead === 0);
+    text(link, count(it.dead));
+    attribute(link, 'href', `#/dead?group=${encodeURIComponent(it.group)}`);
+  };
+}
+
+function used(td) {
+  const at = time('ago');
+  td.append(at.node);
+  return (it) => at.set(it.last_used);
+}
+
+function pause(td, state) {
+  let group = null;
+  const button = action({
+    label: t('group.pause'),
+    run: () => post('/api/groups/pause', { group: group.group, paused: !group.paused }).then(() => ''),
+  });
+  const shell = command('', { quiet: true });
+  td.append(h('span', { class: 'do' }, button.node, shell.node));
+  return (it) => {
+    group = it;
+    button.set(t(it.paused ? 'group.resume' : 'group.pause'));
+    shell.set(ctl(state(), it.paused ? 'resume' : 'pause', it.group));
+  };
+}
+
+export function mount(root, query) {
+  const groups = groupTable();
+  return listView(root, {
+    view: 'groups',
+    query,
+    rows: groups,
+    fromState: (state) => ({ items: state.groups, total: state.groups.length + state.groups_left_out }),
+    search: async (q) => {
+      const found = await get('/api/groups', { q });
+      return { items: found.groups, total: found.total };
+    },
+    emptyText: t('group.none'),
+    emptyCommand: client,
+  });
+}

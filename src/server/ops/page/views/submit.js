@@ -1,0 +1,133 @@
+// A task by hand: what can be said about it, the command that says the same, and then its ledger, live.
+
+import { post } from '../api.js';
+import { attribute, h, show, text } from '../dom.js';
+import { count, parseDuration } from '../format.js';
+import { t } from '../i18n.js';
+import { busy, command, isBusy } from '../parts.js';
+import { ctl } from '../verdict.js';
+import { ledgerPart } from './task.js';
+
+export function mount(root) {
+  let state = null;
+  let ledger = null;
+  const texts = h('textarea', { id: 'submit-text', rows: 4, dir: 'auto', spellcheck: 'false', 'aria-describedby': 'submit-text-hint' });
+  const to = h('input', { id: 'submit-to', list: 'submit-groups', maxlength: 256, dir: 'auto', autocomplete: 'off', 'aria-describedby': 'submit-to-hint' });
+  const groups = h('datalist', { id: 'submit-groups' });
+  const delay = h('input', { id: 'submit-delay', autocomplete: 'off', 'aria-describedby': 'submit-delay-hint' });
+  const ttl = h('input', { id: 'submit-ttl', autocomplete: 'off', 'aria-describedby': 'submit-ttl-hint' });
+  const key = h('input', { id: 'submit-key', autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-key-hint' });
+  const attempts = h('input', { id: 'submit-attempts', type: 'number', min: 1, step: 1, 'aria-describedby': 'submit-attempts-hint' });
+  const priorities = ['high', 'normal', 'low'].map((it) =>
+    h('label', {}, h('input', { type: 'radio', name: 'priority', value: it, checked: it === 'normal' }), h('span', {}, t(`task.priority.${it}`))));
+  const go = h('button', { class: 'button primary' }, t('submit.go'));
+  const note = h('p', { class: 'note', role: 'status' });
+  const shell = command();
+  const attemptsHint = h('span', { class: 'hint', id: 'submit-attempts-hint' });
+  const followed = h('section', { class: 'followed' });
+  const field = (id, label, input, hint) =>
+    h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));
+  const form = h('form', { class: 'submit', novalidate: true },
+    field('submit-text', t('submit.text'), texts),
+    h('div', { class: 'fields' },
+      field('submit-to', t('submit.to'), to),
+      h('fieldset', { class: 'field' }, h('legend', {}, t('submit.priority')), h('div', { class: 'segments' }, priorities))),
+    groups,
+    h('details', {}, h('summary', {}, t('submit.more')),
+      h('div', { class: 'fields' },
+        field('submit-delay', t('submit.delay'), delay), field('submit-ttl', t('submit.ttl'), ttl),
+        field('submit-key', t('submit.key'), key), field('submit-attempts', t('submit.attempts'), attempts, attemptsHint))),
+    h('div', { class: 'doing' }, go, note),
+    h('div', { class: 'same' }, h('span', { class: 'dim' }, t('submit.same')), shell.node));
+  root.append(
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.submit'))),
+    h('p', { class: 'intro' }, t('submit.intro')), form, followed,
+  );
+
+  const priority = () => form.elements.priority.value;
+
+  function sameByHand() {
+    const options = [
+      ...(to.value.trim() ? ['--to', to.value.trim()] : []),
+      ...(priority() === 'normal' ? [] : ['--priority', priority()]),
+      ...(delay.value.trim() ? ['--delay', delay.value.trim()] : []),
+      ...(ttl.value.trim() ? ['--ttl', ttl.value.trim()] : []),
+      ...(key.value ? ['--key', key.value] : []),
+      ...(attempts.value ? ['--max-attempts', attempts.value] : []),
+    ];
+    // The text stands last: behind `--`, if it looks like an option.
+    const said = texts.value || '…';
+    const words = said.startsWith('-') ? [...options, '--', said] : [...options, said];
+    shell.set(ctl(state, 'submit', ...words));
+  }
+
+  /** What to send, or null after saying what is wrong beside the field. */
+  function request() {
+    const wrong = (input, why) => {
+      attribute(input, 'aria-invalid', 'true');
+      note.className = 'note failed';
+      text(note, why);
+      input.closest('details')?.setAttribute('open', '');
+      input.focus();
+      return null;
+    };
+    for (const input of [texts, delay, ttl, attempts]) attribute(input, 'aria-invalid', null);
+    if (!texts.value) return wrong(texts, t('submit.empty'));
+    const [delayMs, ttlMs] = [delay, ttl].map((it) => parseDuration(it.value));
+    if (Number.isNaN(delayMs)) return wrong(delay, t('submit.bad_duration'));
+    if (Number.isNaN(ttlMs)) return wrong(ttl, t('submit.bad_duration'));
+    return {
+      text: texts.value, to: to.value.trim() || null, key: key.value || null, priority: priority(),
+      delay_ms: delayMs ?? 0, ttl_ms: ttlMs, max_attempts: attempts.value ? Number(attempts.value) : null,
+    };
+  }
+
+  form.addEventListener('input', sameByHand);
+  form.addEventListener('keydown', (event) => {
+    if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
+  });
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const wanted = request();
+    if (!wanted || isBusy(go)) return;
+    busy(go, true);
+    note.className = 'note';
+    text(note, '');
+    try {
+      const { id } = await post('/api/tasks', wanted);
+      text(note, t('submit.accepted', id));
+      texts.value = '';
+      key.value = '';
+      sameByHand();
+      ledger?.destroy();
+      ledger = ledgerPart(id);
+      followed.replaceChildren(
+        h('div', { class: 'section-head' }, h('h2', {}, h('a', { href: `#/tasks/${id}` }, t('task.number', id))), h('span', { class: 'badge busy' }, t('task.followed'))),
+        ledger.node,
+      );
+      ledger.update({ state, contact: 'live' });
+    } catch (error) {
+      note.className = 'note failed';
+      text(note, t('action.failed', error.message));
+    }
+    busy(go, false);
+  });
+  sameByHand();
+  show(followed, true);
+
+  return {
+    update(live) {
+      if (!live.state) return;
+      state = live.state;
+      text(attemptsHint, t('submit.attempts.hint', count(state.server.max_attempts)));
+      const names = state.groups.map((it) => it.group);
+      if (groups.dataset.names !== names.join('\n')) {
+        groups.dataset.names = names.join('\n');
+        groups.replaceChildren(...names.map((value) => h('option', { value })));
+      }
+      sameByHand();
+      ledger?.update(live);
+    },
+    destroy: () => ledger?.destroy(),
+  };
+}

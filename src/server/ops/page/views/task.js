@@ -1,0 +1,191 @@
+// One task: its ledger. Where it stands with each group, all that came of it, and why it is not running.
+
+import { get, post } from '../api.js';
+import { attribute, h, keyed, show, text } from '../dom.js';
+import { count, moment } from '../format.js';
+import { said, t } from '../i18n.js';
+import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
+import { ctl } from '../verdict.js';
+
+/** More groups or outcomes than this are counted, not shown. */
+const MOST = 200;
+/** How often a task that is settled everywhere is asked for again; one that is open, each second. */
+const SETTLED_REFRESH = 5000;
+/** Why a task is not running, where it is settled, is how: the state says that already. */
+const OUTCOME = /^[A-Z_]+$/;
+
+export function mount(root, id) {
+  const ledger = ledgerPart(id);
+  root.append(
+    h('p', { class: 'back' }, h('a', { href: '#/tasks' }, `← ${t('task.back')}`)),
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('task.number', id))),
+    ledger.node,
+  );
+  return ledger;
+}
+
+/** The ledger of a task, kept in step with the server. */
+export function ledgerPart(id) {
+  let state = null;
+  let asked = 0;
+  let open = true;
+  let gone = false;
+  const failed = h('p', { class: 'failed', role: 'alert' });
+  const content = clipped('task-text');
+  const facts = h('dl', { class: 'facts' });
+  const factRows = keyed(facts, (it) => it.key, factRow);
+  const groups = standings(id, () => state, () => refresh());
+  const none = h('p', { class: 'empty' }, t('task.standing.none'));
+  const moreGroups = h('p', { class: 'left-out' });
+  const history = h('ol', { class: 'history' });
+  const events = keyed(history, (it) => it.seq, eventRow);
+  const moreEvents = h('p', { class: 'left-out' });
+
+  const cancel = action({
+    label: t('task.cancel'), sure: t('task.cancel.sure'), style: 'danger',
+    run: () => post(`/api/tasks/${id}/cancel`).then(({ groups: n }) => (refresh(), t('task.cancelled', n))),
+  });
+  const retry = action({
+    label: t('task.retry.all'),
+    run: () => post(`/api/tasks/${id}/retry`).then(({ groups: n }) => (refresh(), t('task.retried', n))),
+  });
+  const shellCancel = command('', { quiet: true });
+  const shellRetry = command('', { quiet: true });
+  const doCancel = h('span', { class: 'do' }, cancel.node, shellCancel.node);
+  const doRetry = h('span', { class: 'do' }, retry.node, shellRetry.node);
+  const body = h('div', { class: 'ledger fresh' },
+    content.node, facts, h('div', { class: 'doing' }, doCancel, doRetry),
+    section(t('task.standing'), groups.node, none, moreGroups),
+    section(t('task.history'), history, moreEvents));
+  const node = h('div', {}, failed, body);
+  show(body, false);
+
+  async function refresh() {
+    asked = Date.now();
+    try {
+      const task = await get(`/api/tasks/${id}`);
+      if (!gone) draw(task);
+    } catch (error) {
+      if (gone) return;
+      open = false;
+      text(failed, t('load.failed', error.message));
+    }
+  }
+
+  function draw(task) {
+    text(failed, '');
+    show(body, true);
+    content.set(task.text);
+    factRows(factsOf(task));
+    open = task.groups.length === 0 || task.groups.some((it) => it.state === 'waiting' || it.state === 'in flight');
+    const last = new Map(task.results.filter((it) => !it.late).map((it) => [it.group, it.outcome]));
+    const standing = task.groups.map((it) => ({ ...it, outcome: last.get(it.group) ?? null, reason: OUTCOME.test(it.reason) ? null : it.reason }));
+    groups.update(standing.slice(0, MOST));
+    show(groups.node, standing.length > 0);
+    show(none, standing.length === 0);
+    text(moreGroups, standing.length > MOST ? t('task.more', standing.length - MOST) : '');
+    events([{ seq: 0, at: task.accepted_at }, ...task.results.slice(-MOST)]);
+    text(moreEvents, task.results.length > MOST ? t('task.more', task.results.length - MOST) : '');
+    show(doCancel, open);
+    show(doRetry, standing.some((it) => it.state === 'dead' || (it.state === 'settled' && it.outcome !== 'DONE')));
+  }
+
+  return {
+    node,
+    update(live) {
+      if (live.contact !== 'live') return;
+      state = live.state;
+      shellCancel.set(ctl(state, 'cancel', String(id)));
+      shellRetry.set(ctl(state, 'retry', String(id)));
+      if (open || Date.now() - asked >= SETTLED_REFRESH) refresh();
+    },
+    destroy: () => (gone = true),
+  };
+}
+
+function factsOf(task) {
+  const facts = [
+    { key: 'col.to', value: task.to ?? t('group.everyone') },
+    { key: 'col.accepted', at: task.accepted_at },
+    { key: 'task.priority', value: t(`task.priority.${task.priority}`) },
+    { key: 'task.not_before', at: task.not_before },
+    { key: 'task.expires_at', at: task.expires_at },
+    { key: 'task.max_attempts', value: task.max_attempts && count(task.max_attempts) },
+    { key: 'task.key', value: task.key },
+  ];
+  return facts.filter((it) => it.value || it.at);
+}
+
+function factRow(fact) {
+  const at = fact.at ? time('moment') : null;
+  const value = h('dd', { dir: 'auto' }, at?.node);
+  return {
+    node: h('div', {}, h('dt', {}, t(fact.key)), value),
+    update(next) {
+      if (at) at.set(next.at);
+      else text(value, next.value);
+    },
+  };
+}
+
+function standings(id, state, refresh) {
+  const columns = [
+    { head: t('col.group'), wide: true, cell: (td) => (it) => text(td, it.group) },
+    { head: t('col.state'), cell: (td) => {
+      const it = standing();
+      td.append(it.node);
+      return (next) => it.set(next.state, next.outcome);
+    } },
+    { head: t('col.client'), cell: (td) => (it) => text(td, it.client ? address(it.client) : '–') },
+    { head: t('col.attempt'), num: true, cell: (td) => (it) => text(td, it.attempt || '–') },
+    { head: t('col.reason'), wide: true, cell: (td) => (it) => text(td, it.reason ? said(it.reason, moment) : '–') },
+    { head: t('col.actions'), wide: true, bare: true, cell: (td) => retryOf(td, id, state, refresh) },
+  ];
+  const rows = table(columns, { keyOf: (it) => it.group, label: t('task.standing') });
+  return { node: h('div', { class: 'table-box three' }, rows.node), update: rows.update };
+}
+
+/** What is settled or dead can be given to that group again. */
+function retryOf(td, id, state, refresh) {
+  let group = null;
+  const button = action({
+    label: t('task.retry'),
+    run: () => post(`/api/tasks/${id}/retry`, { group }).then(() => (refresh(), t('dead.retried'))),
+  });
+  const shell = command('', { quiet: true });
+  const node = h('span', { class: 'do' }, button.node, shell.node);
+  td.append(node);
+  return (it) => {
+    group = it.group;
+    // Once pressed it stays, with what it said.
+    show(node, it.state === 'settled' || it.state === 'dead' || node.contains(document.activeElement));
+    button.button.classList.toggle('plain', it.outcome === 'DONE');
+    shell.set(ctl(state(), 'retry', String(id), '--group', it.group));
+  };
+}
+
+function eventRow(first) {
+  const what = outcome();
+  const at = time('clock');
+  const facts = h('span', { class: 'event-facts', dir: 'auto' });
+  const ret = clipped('ret');
+  const node = h('li', {}, at.node, h('div', {}, h('span', { class: 'event-head' }, what.node, ' ', facts), ret.node));
+  if (first.seq === 0) {
+    text(facts, t('task.history.accepted'));
+    show(what.node, false);
+    show(ret.node, false);
+  }
+  return {
+    node,
+    update(it) {
+      at.set(it.at);
+      if (it.seq === 0) return;
+      what.set(it.outcome);
+      const parts = [it.group ?? t('client.anonymous'), it.client && address(it.client), it.attempt ? t('task.attempt', it.attempt) : '', it.late ? t('task.late') : ''];
+      text(facts, [...new Set(parts)].filter(Boolean).join(' · '));
+      ret.set(it.ret);
+      show(ret.node, Boolean(it.ret));
+      attribute(node, 'class', it.late ? 'late' : null);
+    },
+  };
+}

@@ -1,0 +1,157 @@
+//! The page for operators, in a real browser, on real servers and clients.
+//!
+//! What is done and seen in the browser stands in `tests/browser/scenes.mjs`; here stands what happens meanwhile. How each
+//! view looks is kept as pictures, in `browser/` of the target folder.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::process::Command;
+
+use common::browser::Browser;
+use common::program::Program;
+use common::server::Server;
+use serde_json::json;
+
+#[test]
+fn a_task_submitted_on_the_page_reaches_a_worker_and_its_result_shows_up() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let scene = browser.plays("submitting", &server);
+    scene.comes_to("nothing has happened yet");
+    let _worker = worker(&server, "w1", "workers", "tr a-z A-Z");
+    scene.ends_well();
+    let tasks = server.ctl(&["tasks", "--all"]);
+    assert_eq!((&tasks[0]["task"], &tasks[0]["to"]), (&json!("hello page"), &json!("workers")));
+}
+
+#[test]
+fn a_client_that_is_killed_goes_grey() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let mut worker = worker(&server, "w1", "workers", "cat");
+    let scene = browser.plays("killedClient", &server);
+    scene.comes_to("the client is shown");
+    worker.kill();
+    scene.ends_well();
+}
+
+#[test]
+fn a_dead_letter_is_retried_and_done_and_another_is_dropped() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let part = server.data().join("part");
+    let command = format!("test -e '{}' && cat || {{ echo the part is missing >&2; exit 1; }}", part.display());
+    let _worker = worker(&server, "w1", "workers", &command);
+    server.submit(&["mend me", "drop me"]);
+    server.at_least(2, "results");
+    browser.plays_with("deadLetters", &server, &[("CONTACT_PART", &part)]).ends_well();
+    assert_eq!(server.ctl(&["dead"]), Vec::<serde_json::Value>::new());
+}
+
+#[test]
+fn a_group_is_paused_and_resumed() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["before"]);
+    server.at_least(1, "results");
+    let scene = browser.plays("pausing", &server);
+    scene.comes_to("the group is paused");
+    server.submit(&["held back"]);
+    server.at_least(2, "results");
+    scene.ends_well();
+}
+
+#[test]
+fn lost_contact_is_said_and_is_over_when_the_server_is_back() {
+    let Some(browser) = Browser::ready() else { return };
+    let mut server = Server::start(&[]);
+    let scene = browser.plays("lostContact", &server);
+    scene.comes_to("contact");
+    server.kill();
+    scene.comes_to("lost contact");
+    server.restart();
+    scene.ends_well();
+}
+
+#[test]
+fn both_languages_are_complete_and_the_choice_is_remembered() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["a task"]);
+    server.at_least(1, "results");
+    browser.plays("languages", &server).ends_well();
+}
+
+#[test]
+fn on_a_phone_nothing_scrolls_sideways() {
+    let Some(browser) = Browser::ready() else { return };
+    let (server, _workers) = a_lively_fleet();
+    browser.plays("phone", &server).ends_well();
+}
+
+#[test]
+fn everything_can_be_done_from_the_keyboard() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["a task"]);
+    server.at_least(1, "results");
+    browser.plays("keyboard", &server).ends_well();
+}
+
+#[test]
+fn what_users_write_is_shown_as_text_and_never_as_html() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let nasty = "<img src=x onerror=hit=true>";
+    let _worker = worker(&server, nasty, nasty, "cat; echo '<script>hit=true</script>' >&2; exit 1");
+    server.submit(&[format!("{nasty}<script>document.title='hit'</script>")]);
+    server.at_least(1, "results");
+    browser.plays("textIsText", &server).ends_well();
+}
+
+#[test]
+fn what_the_server_refuses_is_said_in_its_words_beside_what_failed() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&["--max-task", "1000"]);
+    browser.plays("refused", &server).ends_well();
+}
+
+#[test]
+fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
+    let Some(browser) = Browser::ready() else { return };
+    let (server, _workers) = a_lively_fleet();
+    browser.plays("looks", &server).ends_well();
+}
+
+/// Clients at work and one that is gone, groups of every kind, long names and texts, dead letters.
+#[track_caller]
+fn a_lively_fleet() -> (Server, Vec<Program>) {
+    let server = Server::start(&[]);
+    let long = "a-name-that-somebody-made-very-long-because-nothing-forbids-it-".repeat(3);
+    let mut workers = vec![
+        worker(&server, "berlin-1", "thumbnails", "sleep 0.2; tr a-z A-Z"),
+        worker(&server, "berlin-2", "thumbnails", "sleep 0.1; tr a-z A-Z"),
+        worker(&server, &long, "letters", "echo 'connection refused by smtp.example.net:25' >&2; exit 1"),
+        worker(&server, "site-oslo", &long, "cat"),
+    ];
+    let text = "{\"kind\":\"firmware\",\"url\":\"https://updates.example.net/fw/4.18.2.bin\"} ".repeat(20);
+    server.submit(&["resize IMG_4711.CR2", "send the letters", &text]);
+    // All three for each of the three groups.
+    server.at_least(9, "results");
+    workers.pop();
+    server.ctl(&["pause", "thumbnails"]);
+    server.submit(&["resize IMG_4712.CR2"]);
+    server.at_least(10, "results");
+    (server, workers)
+}
+
+#[track_caller]
+fn worker(server: &Server, id: &str, group: &str, exec: &str) -> Program {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+    command.args(["--server", &server.listen, "--id", id, "--group", group, "--exec", exec]);
+    Program::spawn(id, &mut command).unwrap()
+}

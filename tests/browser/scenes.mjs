@@ -1,0 +1,280 @@
+// What is played in the browser. Each scene has its test in tests/browser.rs, which moves the servers and clients.
+
+import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
+import { contrasts, sideways } from './measure.mjs';
+
+const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'dead', 'submit'];
+const hashOf = (view) => (view === 'overview' ? '#/' : `#/${view}`);
+const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true };
+
+/** Waits until an element of that kind says so. */
+const says = (page, selector, text) => page.locator(selector).filter({ hasText: text }).first().waitFor();
+
+/** Waits until the page shows figures of the server. */
+const live = (page) => page.locator('html[data-contact=live]').waitFor();
+
+async function submit(page, text) {
+  await page.getByLabel('Text', { exact: true }).fill(text);
+  await page.getByRole('button', { name: 'Submit', exact: true }).click();
+}
+
+export async function submitting({ open, go, reached }) {
+  const page = await open();
+  await says(page, 'h1', 'Ready. Two commands');
+  await says(page, '.first code', /contactctl submit hello world/);
+  await says(page, '.first code', /contact-client .*--group workers/);
+  reached('nothing has happened yet');
+  await says(page, '.first li', /Start a client.*done/);
+
+  await page.getByRole('link', { name: 'Submit', exact: true }).click();
+  await page.getByLabel('Text', { exact: true }).fill('hello page');
+  await page.getByLabel('For').fill('workers');
+  await page.getByLabel('high').check();
+  await says(page, '.same code', /^contactctl submit --to workers --priority high 'hello page' --server /);
+  await page.getByRole('button', { name: 'Submit', exact: true }).click();
+  await says(page, '.note', /^Task 1 is accepted/);
+  await says(page, '.followed .history li', /done.*workers.*w1.*attempt 1/s);
+  await says(page, '.followed .ret', 'HELLO PAGE');
+
+  await page.getByRole('link', { name: 'Overview', exact: true }).click();
+  await says(page, 'h1', 'All is well: 1 client, nothing waits');
+  await says(page, '.tasks tr', /hello page.*done/s);
+  await page.locator('.charts canvas').nth(2).waitFor();
+  await go(page, '#/clients');
+  await says(page, 'tbody tr', /w1.*workers.*done.*HELLO PAGE/s);
+}
+
+export async function killedClient({ open, reached }) {
+  const page = await open('#/clients');
+  await says(page, 'tbody tr:not(.gone)', 'w1');
+  reached('the client is shown');
+  await says(page, 'tbody tr.gone', /w1.*gone/s);
+  assert.notEqual(
+    await page.locator('tr.gone .name').evaluate((it) => getComputedStyle(it).color),
+    await page.locator('h1').evaluate((it) => getComputedStyle(it).color),
+  );
+}
+
+export async function deadLetters({ open, go }) {
+  const page = await open();
+  await says(page, 'h1, .issue', '2 dead letters of workers');
+  await says(page, '.issue code', /^contactctl dead --group workers/);
+  await page.locator('.issue').filter({ hasText: 'contactctl dead' }).getByRole('link', { name: 'Look' }).click();
+  const letter = (text) => page.locator('.letter').filter({ hasText: text });
+  await says(page, '.letter', /mend me.*the part is missing/s);
+  await says(page, '.letter code', /^contactctl retry 1 --group workers/);
+
+  writeFileSync(process.env.CONTACT_PART, '');
+  await letter('mend me').getByRole('button', { name: 'Retry', exact: true }).click();
+  await letter('mend me').waitFor({ state: 'detached' });
+  await letter('drop me').getByRole('button', { name: 'Drop', exact: true }).click();
+  assert.equal(await letter('drop me').count(), 1, 'it asks once more');
+  await letter('drop me').getByRole('button', { name: 'Really drop?' }).click();
+  await says(page, '.empty', 'No dead letters of workers');
+
+  await go(page, '#/tasks/1');
+  await says(page, '.history li', 'given again');
+  await says(page, '.history li', /done.*mend me/s);
+  await says(page, '.table-box .badge', 'done');
+}
+
+export async function pausing({ open, reached }) {
+  const page = await open('#/groups');
+  const row = page.locator('tbody tr').filter({ hasText: 'workers' });
+  await row.getByRole('button', { name: 'Pause', exact: true }).click();
+  await says(page, 'tbody tr.attention', /workers.*paused/s);
+  await says(page, 'tbody code', /^contactctl resume workers/);
+  reached('the group is paused');
+  await page.getByRole('link', { name: 'Overview', exact: true }).click();
+  await says(page, 'h1', 'workers is paused; 1 task waits');
+  await page.locator('.issue').getByRole('button', { name: 'Resume', exact: true }).click();
+  await says(page, 'h1', 'All is well');
+}
+
+export async function lostContact({ open, reached, expect, shot }) {
+  const page = await open();
+  await live(page);
+  await says(page, 'h1', 'Ready');
+  // The browser says itself that a request failed.
+  expect(/Failed to load resource: net::ERR_/, /net::ERR_(INCOMPLETE_CHUNKED_ENCODING|CONNECTION_REFUSED|CONNECTION_RESET|EMPTY_RESPONSE)/);
+  reached('contact');
+  await says(page, 'h1', /^Lost contact since \d\d:\d\d:\d\d, trying again$/);
+  await says(page, '.verdict code', /^contact-server --data /);
+  const opacity = await page.locator('.figures').evaluate((it) => {
+    for (const animation of it.getAnimations()) animation.finish();
+    return Number(getComputedStyle(it).opacity);
+  });
+  assert.ok(opacity < 0.6, 'figures of the past are greyed');
+  assert.match(await page.title(), /^✕/);
+  await page.getByRole('link', { name: 'Submit', exact: true }).click();
+  await submit(page, 'into the void');
+  await says(page, '.failed', 'The server cannot be reached');
+  assert.equal(await page.getByLabel('Text', { exact: true }).inputValue(), 'into the void', 'what was written is kept');
+  await shot(page, 'lost-contact');
+  reached('lost contact');
+  await live(page);
+  await page.locator('.lost-strip').waitFor({ state: 'hidden' });
+  await submit(page, 'and again');
+  await says(page, '.note', /^Task 1 is accepted/);
+}
+
+export async function languages({ open, go }) {
+  const page = await open();
+  const { en, zh } = await page.evaluate(async () => {
+    const { LANGUAGES } = await import('/assets/i18n.js');
+    const kinds = (texts) => Object.fromEntries(Object.entries(texts).map(([key, it]) => [key, typeof it === 'function' ? it.length : typeof it]));
+    return { en: kinds(LANGUAGES.en), zh: kinds(LANGUAGES.zh) };
+  });
+  assert.deepEqual(Object.keys(zh).sort(), Object.keys(en).sort());
+  assert.deepEqual(zh, en);
+  // A key that is no text would be shown as it stands.
+  const key = new RegExp(`\\b(${[...new Set(Object.keys(en).map((it) => it.split('.')[0]))].join('|')})\\.[a-z_]+\\b`);
+  const walk = async (at, lang) => {
+    assert.equal(await at.locator('html').getAttribute('lang'), lang);
+    for (const view of [...VIEWS, 'tasks/1']) {
+      await go(at, hashOf(view));
+      await live(at);
+      await at.locator(view === 'tasks/1' ? '.history li' : 'h1').first().waitFor();
+      assert.doesNotMatch((await at.locator('body').innerText()).replaceAll(/contact(ctl|-client|-server).*/g, ''), key);
+    }
+  };
+  await walk(page, 'en');
+  await page.getByRole('button', { name: '中文' }).click();
+  await walk(page, 'zh-Hans');
+  await go(page, '#/');
+  await says(page, 'h1', '一切正常：1 个客户端');
+  await page.reload();
+  await says(page, 'h1', '一切正常');
+  const theirs = await open('#/', { locale: 'zh-CN' });
+  await says(theirs, 'h1', '一切正常');
+  await theirs.getByRole('button', { name: 'English' }).click();
+  await says(theirs, 'h1', 'All is well: 1 client');
+}
+
+export async function phone({ open, go }) {
+  for (const width of [320, 360]) {
+    const page = await open('#/', { ...PHONE, viewport: { width, height: 740 } });
+    for (const view of [...VIEWS, 'tasks/1']) {
+      await go(page, hashOf(view));
+      await live(page);
+      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr:visible, .letter, .empty:visible').first().waitFor();
+      assert.deepEqual(await page.evaluate(sideways), [], `${view} at ${width}`);
+    }
+  }
+}
+
+export async function keyboard({ open }) {
+  const page = await open();
+  await live(page);
+  const press = async (...keys) => {
+    for (const key of keys) await page.keyboard.press(key);
+  };
+  const focused = () => page.evaluate(() => document.activeElement.textContent || document.activeElement.placeholder || '');
+
+  await press('Tab');
+  assert.equal(await focused(), 'Skip to the content');
+  await press('Enter');
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'main');
+
+  // Round the page: nothing traps, and where the focus is can be seen.
+  const seen = new Set();
+  for (let i = 0; i < 300 && !(seen.size > 5 && (await page.evaluate(() => document.activeElement === document.body))); i += 1) {
+    await press('Tab');
+    const at = await page.evaluate(() => {
+      const it = document.activeElement;
+      const style = getComputedStyle(it);
+      it.dataset.seen ??= String(Math.random());
+      return { seen: it.dataset.seen, visible: it === document.body || style.outlineStyle !== 'none', what: it.outerHTML.slice(0, 80) };
+    });
+    assert.ok(at.visible, `the focus cannot be seen on ${at.what}`);
+    seen.add(at.seen);
+  }
+  assert.ok(seen.size > 20, `${seen.size} places to go`);
+
+  await press('?');
+  await page.locator('dialog[open]').waitFor();
+  await press('Escape');
+  await page.locator('dialog:not([open])').waitFor({ state: 'attached' });
+  await press('6');
+  await says(page, 'h1', 'Submit');
+  // From the heading, which has the focus, the text is the first thing.
+  await press('Tab');
+  await page.keyboard.type('by hand');
+  await press('Control+Enter');
+  await says(page, '.note', /^Task 2 is accepted/);
+  await press('Escape', '/');
+  await page.keyboard.type('2');
+  await press('Enter');
+  await says(page, 'h1', 'Task 2');
+  await says(page, '.task-text', 'by hand');
+  await press('2');
+  await says(page, 'h1', 'Groups');
+  const pause = page.getByRole('button', { name: 'Pause', exact: true });
+  await pause.waitFor();
+  for (let i = 0; i < 40 && !(await pause.evaluate((it) => it === document.activeElement)); i += 1) await press('Tab');
+  await press('Enter');
+  // The button keeps the focus though the figures around it change.
+  await page.getByRole('button', { name: 'Resume', exact: true, disabled: false }).waitFor();
+  await press('Enter');
+  await pause.waitFor();
+}
+
+/** What the nasty names and texts of the test would do if they were HTML. */
+const hit = () => document.title.includes('hit') || window.hit === true;
+
+export async function textIsText({ open, go }) {
+  const page = await open();
+  const nasty = await page.evaluate(() => fetch('/api/groups').then((it) => it.json()).then((it) => it.groups.map((group) => group.group)));
+  assert.ok(nasty.some((it) => it.includes('<img')), String(nasty));
+  for (const view of [...VIEWS, 'tasks/1', `clients?q=${encodeURIComponent('<img src=x onerror=hit=true>')}`, `dead?group=${encodeURIComponent('<img src=x onerror=hit=true>')}`]) {
+    await go(page, hashOf(view));
+    await live(page);
+    if (view !== 'submit') await says(page, 'main', '<img src=x');
+    assert.equal(await page.locator('main img, main script:not([src]), main iframe, main b').count(), 0, view);
+    assert.equal(await page.evaluate(hit), false, view);
+  }
+  await go(page, '#/submit');
+  await submit(page, '<b>bold</b><script>hit=true</script>');
+  await says(page, '.task-text', '<b>bold</b><script>hit=true</script>');
+  assert.equal(await page.evaluate(hit), false);
+}
+
+export async function refused({ open, go, expect }) {
+  const page = await open('#/submit');
+  await live(page);
+  // The browser says itself that the server refused.
+  expect(/status of 40[04]/);
+  await submit(page, 'x'.repeat(2000));
+  await says(page, '.failed', /^That failed: .*(large|long|most|bytes)/);
+  assert.equal((await page.getByLabel('Text', { exact: true }).inputValue()).length, 2000, 'what was written is kept');
+  await page.locator('summary').click();
+  await page.getByLabel('Delay').fill('soon');
+  await page.getByRole('button', { name: 'Submit', exact: true }).click();
+  await says(page, '.failed', 'A duration is a number and a unit');
+  await go(page, '#/tasks/4711');
+  await says(page, '.failed', /there is no task 4711/);
+}
+
+export async function looks({ open, go, shot }) {
+  const kinds = { light: { colorScheme: 'light' }, dark: { colorScheme: 'dark' }, phone: { ...PHONE, colorScheme: 'light' }, chinese: { locale: 'zh-CN' } };
+  for (const [kind, options] of Object.entries(kinds)) {
+    const page = await open('#/', { viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
+    for (const view of [...VIEWS, 'tasks/1']) {
+      await go(page, hashOf(view));
+      await live(page);
+      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr, .letter').first().waitFor();
+      if (view === 'overview') await page.locator('.charts canvas').nth(2).waitFor();
+      await shot(page, `${view.replace('/1', '').replace('tasks', view === 'tasks' ? 'tasks' : 'task')}-${kind}`);
+      assert.deepEqual(await page.evaluate(contrasts), [], `${view} ${kind}`);
+    }
+  }
+  const page = await open('#/', { colorScheme: 'light' });
+  const ground = () => page.evaluate(() => getComputedStyle(document.body).backgroundColor);
+  const before = await ground();
+  await page.getByRole('button', { name: 'Theme' }).click();
+  await page.getByRole('button', { name: 'Theme' }).click();
+  assert.notEqual(await ground(), before);
+  await page.reload();
+  assert.notEqual(await ground(), before, 'the theme is remembered');
+}

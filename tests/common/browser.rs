@@ -1,0 +1,154 @@
+//! The page in a real browser: Chromium, driven by playwright-core in Node.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::{env, fs, io};
+
+use super::program::Program;
+use super::server::Server;
+
+/// The oldest that playwright-core runs on.
+const NODE: u32 = 20;
+const CHROMIUMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
+
+/// A browser, and what drives it.
+pub struct Browser {
+    folder: PathBuf,
+    chromium: PathBuf,
+}
+
+impl Browser {
+    /// Made in the target folder on first use. `None`, said loudly, where there is no Node, no browser, or no network to get
+    /// them with; with `CI=true` that is a failure.
+    #[track_caller]
+    pub fn ready() -> Option<&'static Browser> {
+        static READY: OnceLock<Result<Browser, String>> = OnceLock::new();
+        super::or_skipped(READY.get_or_init(prepare))
+    }
+
+    /// Starts a scene of `tests/browser/scenes.mjs` on the page of `server`, when no other is being played: a browser wants a
+    /// core for itself.
+    #[track_caller]
+    pub fn plays(&self, scene: &str, server: &Server) -> Scene {
+        self.plays_with(scene, server, &[])
+    }
+
+    /// The same with more in the environment.
+    #[track_caller]
+    pub fn plays_with(&self, scene: &str, server: &Server, more: &[(&str, &Path)]) -> Scene {
+        static STAGE: Mutex<()> = Mutex::new(());
+        let turn = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut command = Command::new("node");
+        command.arg(here("play.mjs")).arg(scene).envs(more.iter().copied());
+        command.env("CONTACT_PAGE", format!("http://{}", server.http)).env("CONTACT_CHROMIUM", &self.chromium);
+        command.env("CONTACT_MODULES", self.folder.join("node_modules")).env("CONTACT_SHOTS", &self.folder);
+        Scene { program: Program::spawn(scene, &mut command).unwrap(), _turn: turn }
+    }
+}
+
+/// A scene that is being played.
+pub struct Scene {
+    program: Program,
+    _turn: MutexGuard<'static, ()>,
+}
+
+impl Scene {
+    /// Waits until it says that it is so far.
+    #[track_caller]
+    pub fn comes_to(&self, point: &str) {
+        self.program.out.wait_for(point, |line| line == format!("reached: {point}"));
+    }
+
+    /// Waits for its end.
+    #[track_caller]
+    pub fn ends_well(mut self) {
+        // A scene may be long, but none of its steps.
+        let mut steps = 0;
+        let mut next = |lines: &[String]| {
+            let more = lines.len() > steps;
+            steps = lines.len();
+            more.then(|| lines.last().is_some_and(|line| line != "done"))
+        };
+        while self.program.out.until("the next step of the scene", &mut next) {}
+        assert!(self.program.ended().success());
+    }
+}
+
+fn here(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/browser").join(file)
+}
+
+/// An error is what keeps a browser from being had.
+fn prepare() -> Result<Browser, String> {
+    node()?;
+    let chromium = chromium()?;
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("browser");
+    modules(&folder)?;
+    Ok(Browser { folder, chromium })
+}
+
+fn node() -> Result<(), String> {
+    let version = said(Command::new("node").arg("--version"))
+        .map_err(|why| format!("the page is not tested in a browser without Node {NODE} or later (nodejs.org): {why}"))?;
+    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
+    match major.is_some_and(|major| major >= NODE) {
+        true => Ok(()),
+        false => Err(format!("node is {}; testing the page takes {NODE} or later (nodejs.org)", version.trim())),
+    }
+}
+
+/// `CONTACT_CHROMIUM`, or what is on the PATH, or Debian's package where it can be installed.
+fn chromium() -> Result<PathBuf, String> {
+    if let Some(chosen) = env::var_os("CONTACT_CHROMIUM") {
+        return Ok(chosen.into());
+    }
+    let on_path = || {
+        let path = env::var_os("PATH").unwrap_or_default();
+        let places: Vec<PathBuf> = env::split_paths(&path).collect();
+        CHROMIUMS.iter().flat_map(|name| places.iter().map(move |place| place.join(name))).find(|file| file.is_file())
+    };
+    if let Some(found) = on_path() {
+        return Ok(found);
+    }
+    let help = "install Chromium (apt-get install chromium), or name one with CONTACT_CHROMIUM";
+    if !rustix::process::geteuid().is_root() {
+        return Err(format!("there is no Chromium on the PATH: {help}"));
+    }
+    let apt = |args: &[&str]| said(Command::new("apt-get").args(args).env("DEBIAN_FRONTEND", "noninteractive"));
+    apt(&["update", "-q"])
+        .and_then(|_| apt(&["install", "-q", "-y", "--no-install-recommends", "chromium"]))
+        .map_err(|why| format!("apt-get could not install chromium: {why}; {help}"))?;
+    on_path().ok_or_else(|| format!("apt-get installed no chromium: {help}"))
+}
+
+/// What the lockfile names, in the target folder: the sources stay as they are.
+fn modules(folder: &Path) -> Result<(), String> {
+    let lock = fs::read(here("package-lock.json")).unwrap();
+    let made_from = folder.join("made-from");
+    if fs::read(&made_from).is_ok_and(|made_from| made_from == lock) {
+        return Ok(());
+    }
+    fs::create_dir_all(folder).unwrap();
+    for file in ["package.json", "package-lock.json"] {
+        fs::copy(here(file), folder.join(file)).unwrap();
+    }
+    let npm = said(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder));
+    npm.map_err(|why| format!("npm could not get playwright-core: {why}"))?;
+    fs::write(made_from, lock).unwrap();
+    Ok(())
+}
+
+/// What a program prints; what it says when it fails is the error.
+fn said(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!("there is no {program} on the PATH")),
+        Err(error) => Err(format!("{program}: {error}")),
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => {
+            let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Err(format!("{program}: {}: {complaint}", output.status))
+        }
+    }
+}

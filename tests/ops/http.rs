@@ -1,0 +1,151 @@
+//! As little of an HTTP client as it takes: a connection for each request, to its end.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::common::DEADLINE;
+use crate::rig::Rig;
+
+/// An answer.
+#[derive(Debug)]
+pub struct Reply {
+    pub status: u16,
+    head: String,
+    pub body: String,
+}
+
+impl Reply {
+    #[track_caller]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|e| panic!("{e}: {self:?}"))
+    }
+
+    /// The value of a header; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
+        lines.into_iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+    }
+
+    /// What it was refused with.
+    #[track_caller]
+    pub fn error(&self) -> String {
+        self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
+    }
+}
+
+/// Sends these bytes and reads all that comes back.
+#[track_caller]
+pub fn exchange(address: &str, request: &[u8]) -> Reply {
+    let mut stream = connect(address);
+    // One that is refused early may not read it all.
+    let _ = stream.write_all(request);
+    let mut reply = Vec::new();
+    stream.read_to_end(&mut reply).unwrap();
+    parse(&String::from_utf8(reply).unwrap())
+}
+
+fn connect(address: &str) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+#[track_caller]
+fn parse(reply: &str) -> Reply {
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no answer: {reply:?}"));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap();
+    Reply { status, head: head.to_owned(), body: body.to_owned() }
+}
+
+/// HTTP/1.0: the answer ends with the connection.
+pub fn get(rig: &Rig, path: &str) -> Reply {
+    exchange(rig.http(), format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+}
+
+/// What answers with 200.
+#[track_caller]
+pub fn get_json(rig: &Rig, path: &str) -> Value {
+    let reply = get(rig, path);
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()
+}
+
+/// As the page does it.
+pub fn post(rig: &Rig, path: &str, body: &str) -> Reply {
+    post_with(rig, path, "X-Contact: 1\r\n", body)
+}
+
+pub fn post_with(rig: &Rig, path: &str, headers: &str, body: &str) -> Reply {
+    let length = body.len();
+    let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
+    exchange(rig.http(), (head + body).as_bytes())
+}
+
+/// What is done, and answered with 200.
+#[track_caller]
+pub fn done(rig: &Rig, path: &str, body: Value) -> Value {
+    let reply = post(rig, path, &body.to_string());
+    assert_eq!(reply.status, 200, "{reply:?}");
+    reply.json()
+}
+
+/// The state, as soon as it is as `like` wants it.
+#[track_caller]
+pub fn state_until(rig: &Rig, like: impl Fn(&Value) -> bool) -> Value {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let state = get_json(rig, "/api/state");
+        if like(&state) {
+            return state;
+        }
+        assert!(Instant::now() < deadline, "the state never was as wanted: {state:#}");
+    }
+}
+
+/// A listener to the events.
+pub struct Events {
+    lines: BufReader<TcpStream>,
+}
+
+impl Events {
+    #[track_caller]
+    pub fn of(rig: &Rig) -> Events {
+        let mut events = Events::unread(rig);
+        let mut head = String::new();
+        while !head.ends_with("\r\n\r\n") {
+            assert_ne!(events.lines.read_line(&mut head).unwrap(), 0, "{head}");
+        }
+        assert!(head.starts_with("HTTP/1.0 200") && head.contains("text/event-stream"), "{head}");
+        events
+    }
+
+    /// One that asked, and reads nothing.
+    pub fn unread(rig: &Rig) -> Events {
+        let mut stream = connect(rig.http());
+        stream.write_all(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        Events { lines: BufReader::new(stream) }
+    }
+
+    /// The next event as it was sent; `None`: the stream ended.
+    pub fn next(&mut self) -> Option<(String, String)> {
+        let mut line = || {
+            let mut line = String::new();
+            self.lines.read_line(&mut line).unwrap();
+            (!line.is_empty()).then_some(line)
+        };
+        let (name, data) = (line()?, line()?);
+        assert_eq!(line()?, "\n");
+        Some((name.strip_prefix("event: ")?.trim_end().to_owned(), data.strip_prefix("data: ")?.trim_end().to_owned()))
+    }
+
+    /// The next event of that name, which comes next.
+    #[track_caller]
+    pub fn expect(&mut self, name: &str) -> Value {
+        let (found, data) = self.next().expect("the stream goes on");
+        assert_eq!(found, name, "{data}");
+        serde_json::from_str(&data).unwrap()
+    }
+}

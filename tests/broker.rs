@@ -151,6 +151,30 @@ fn high_goes_before_normal_and_normal_before_low() {
 }
 
 #[test]
+fn a_class_waits_for_the_page_of_a_higher_one_that_is_being_read() {
+    let mut world = world();
+    world.accept(vec![NewTask { priority: Priority::Low, ..task("low") }, task("normal")]);
+    world.restart();
+    world.eager = false;
+    let a = world.join(client("a"));
+    while !world.reads.is_empty() {
+        assert_eq!(world.reads.len(), 1, "one class after the other");
+        world.answer(0, true);
+    }
+    assert_eq!(got(&world, a), [2, 1]);
+}
+
+#[test]
+fn what_was_given_back_lets_higher_classes_go_first() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let normal = world.broadcast("normal");
+    let high = world.submit(NewTask { priority: Priority::High, ..task("high") });
+    world.settle(a, normal, Outcome::Retry);
+    assert_eq!(attempts(&world, a), [(normal, 1), (high, 1)]);
+}
+
+#[test]
 fn what_was_given_back_goes_out_before_what_is_new() {
     let mut world = world();
     let a = world.join(Join { window: Some(1), ..client("a") });

@@ -180,7 +180,8 @@ pub(super) struct Submit {
     /// Which tasks of a group go first.
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     pub(super) priority: Priority,
-    /// Most tasks in one request. A request is also sent when it comes to 1 MiB, or when standard input has no more yet.
+    /// Most tasks in one request. A request is also sent when it comes to 1 MiB, or when standard input has no more yet; but while
+    /// one is under way, what comes meanwhile is gathered for the next.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) batch: u32,
 }

@@ -86,8 +86,33 @@ pub(super) struct Batch {
     pub(super) last: u64,
     /// How much of the input it took up.
     pub(super) bytes: u64,
+    /// How large its request is, about, in bytes.
+    size: usize,
     /// There is nothing behind it. May be unset on the last one, if it is full.
     pub(super) end: bool,
+}
+
+impl Batch {
+    pub(super) fn is_full(&self, most: usize) -> bool {
+        self.lines.len() + self.bad.len() >= most || self.size >= LARGE
+    }
+
+    /// Whether the next one, all of it, fits into this one, which takes at most `most` tasks.
+    pub(super) fn takes(&self, next: &Batch, most: usize) -> bool {
+        self.lines.len() + self.bad.len() + next.lines.len() + next.bad.len() <= most && self.size + next.size <= LARGE
+    }
+
+    /// Goes on with the next one.
+    pub(super) fn append(&mut self, mut next: Batch) {
+        self.request.tasks.append(&mut next.request.tasks);
+        self.lines.append(&mut next.lines);
+        self.bad.append(&mut next.bad);
+        self.empty += next.empty;
+        self.last = next.last;
+        self.bytes += next.bytes;
+        self.size += next.size;
+        self.end = next.end;
+    }
 }
 
 /// Makes batches of lines, one when it is full or when there is a lull.
@@ -111,8 +136,7 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
     /// After an error comes nothing more worth having.
     fn next(&mut self) -> Option<Self::Item> {
         let mut batch = Batch::default();
-        let mut size = 0;
-        while batch.lines.len() + batch.bad.len() < self.most && size < LARGE {
+        while !batch.is_full(self.most) {
             let (line, bytes) = match self.lines.next() {
                 Some(Ok((Line::Lull, _))) if batch.last == 0 => continue,
                 Some(Ok((Line::Lull, _))) => break,
@@ -129,7 +153,7 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
             match line {
                 Line::Task(text) => {
                     let task = self.spec.task(text);
-                    size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
+                    batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
                     batch.request.tasks.push(task);
                     batch.lines.push(self.line);
                 }

@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, IsTerminal, Write};
 use std::path::Path;
+use std::pin::{Pin, pin};
+use std::task::{Poll, Waker};
 use std::thread;
 use std::time::Instant;
 
 use futures::channel::mpsc;
 use futures::executor::block_on;
-use futures::{FutureExt, SinkExt, StreamExt, future, select};
+use futures::future::{self, Either};
+use futures::{FutureExt, SinkExt, StreamExt, select};
 use grpcio::{CallOption, ClientDuplexReceiver, ClientDuplexSender, WriteFlags};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -134,7 +137,8 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     let report = RefCell::new(Report::new(&input, out, taken));
 
     let lines = std::mem::replace(&mut input.lines, Box::new(std::iter::empty()));
-    let batches = Batches::new(lines, Spec::new(&submit), submit.batch as usize);
+    let most = submit.batch as usize;
+    let batches = Batches::new(lines, Spec::new(&submit), most);
     let (mut batches_in, batches_out) = mpsc::channel(AHEAD - 1);
     let reader = thread::Builder::new().name("lines".into()).spawn(move || {
         for batch in batches {
@@ -145,7 +149,7 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
         }
     })?;
 
-    let ended = block_on(converse(&link, batches_out, places, &report));
+    let ended = block_on(converse(&link, batches_out, most, places, &report));
     let mut report = report.into_inner();
     report.bar.finish_and_clear();
     if let Err(e) = ended {
@@ -169,13 +173,14 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
 async fn converse(
     link: &Link,
     batches: mpsc::Receiver<io::Result<Batch>>,
+    most: usize,
     places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) -> Result<(), Error> {
     let (sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
     let mut interrupt = Interrupt::watch()?.fuse();
     // When sending has ended, there are still answers to come.
-    let send = send(batches, sink, places, report).then(|()| future::pending::<()>()).fuse();
+    let send = send(batches, most, sink, places, report).then(|()| future::pending::<()>()).fuse();
     let receive = receive(link, answers, report).fuse();
     futures::pin_mut!(send, receive);
     select! {
@@ -187,11 +192,13 @@ async fn converse(
 
 /// Ends when everything is sent, or nothing more can be; then `receive` learns why.
 async fn send(
-    mut batches: mpsc::Receiver<io::Result<Batch>>,
+    batches: mpsc::Receiver<io::Result<Batch>>,
+    most: usize,
     mut sink: ClientDuplexSender<pb::SubmitRequest>,
     mut places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) {
+    let mut batches = batches.peekable();
     while let Some(batch) = batches.next().await {
         let mut batch = match batch {
             Ok(batch) => batch,
@@ -200,6 +207,16 @@ async fn send(
                 break;
             }
         };
+        // What comes while a request is under way goes together into the next one.
+        while !batch.end && !batch.is_full(most) {
+            let fits = |next: &io::Result<Batch>| next.as_ref().is_ok_and(|next| batch.takes(next, most));
+            let next = Pin::new(&mut batches).next_if(fits);
+            let next = match future::select(next, pin!(idle(report))).await {
+                Either::Left((Some(Ok(next)), _)) => next,
+                _ => break,
+            };
+            batch.append(next);
+        }
         // Not `send`, which also waits for room behind this one.
         if places.feed(()).await.is_err() {
             return;
@@ -213,6 +230,19 @@ async fn send(
     }
     report.borrow_mut().close();
     let _ = sink.close().await;
+}
+
+/// Resolves when no request is under way.
+async fn idle(report: &RefCell<Report>) {
+    future::poll_fn(|cx| {
+        let mut report = report.borrow_mut();
+        if report.under_way.is_empty() {
+            return Poll::Ready(());
+        }
+        report.when_idle = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await
 }
 
 async fn receive(
@@ -238,6 +268,8 @@ struct Report {
     /// Batches whose lines are not told of yet. Each waits for its answer, or, without a task, for those before it: lines
     /// are told of in their order.
     under_way: VecDeque<Batch>,
+    /// Who waits for none to be under way.
+    when_idle: Option<Waker>,
     /// Has an entry for each batch that is under way; taking it makes room for another.
     taken: mpsc::Receiver<()>,
     out: Out,
@@ -262,6 +294,7 @@ impl Report {
         Report {
             tally: Tally::new(input.noun),
             under_way: VecDeque::new(),
+            when_idle: None,
             taken,
             out,
             bar,
@@ -338,6 +371,9 @@ impl Report {
         self.bar.set_message(format!("{} accepted", self.tally.accepted));
         self.bar.inc(batch.bytes);
         let _ = self.taken.next().now_or_never();
+        if self.under_way.is_empty() {
+            self.when_idle.take().into_iter().for_each(Waker::wake);
+        }
     }
 
     fn fail(&mut self, line: u64, reason: &str) {

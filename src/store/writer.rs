@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
@@ -15,6 +15,9 @@ use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Tas
 const ROUND_ROWS: usize = 10_000;
 /// Bytes of text at which a transaction takes no more commands.
 const ROUND_BYTES: usize = 8 << 20;
+/// So long a transaction stays open that nobody waits for: most likely a task comes with which it can share a sync. A few
+/// syncs, and less than anybody would notice.
+const LINGER: Duration = Duration::from_millis(2);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -95,9 +98,11 @@ impl Writer {
         while let Some(first) = if closing { self.mailbox.try_recv() } else { self.mailbox.recv() } {
             let mut round = Round::new(self.positions, self.shared.failure.get().cloned());
             closing |= self.take(&mut round, first);
-            while !round.is_full()
-                && let Some(next) = self.mailbox.try_recv()
-            {
+            let latest = Instant::now() + LINGER;
+            while !round.is_full() {
+                let linger = !closing && round.answers.is_empty();
+                let next = if linger { self.mailbox.recv_deadline(latest).ok() } else { self.mailbox.try_recv() };
+                let Some(next) = next else { break };
                 closing |= self.take(&mut round, next);
             }
             self.settle(round);

@@ -82,4 +82,5 @@ class PythonServer:
         self.process.wait()
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -109,6 +109,8 @@ pub(crate) struct Model {
     leases: BTreeMap<(GroupName, TaskId), Lease>,
     /// The newest task that each group, or passing stream, was given for the first time, by class; since the start.
     first: HashMap<(Result<GroupName, SessionId>, Priority), TaskId>,
+    /// The lowest class that each group was given tasks of in this step.
+    given: BTreeMap<GroupName, Priority>,
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
@@ -130,6 +132,7 @@ impl Model {
             ledgers: HashMap::new(),
             leases: BTreeMap::new(),
             first: HashMap::new(),
+            given: BTreeMap::new(),
             firsts: Vec::new(),
             peers: HashMap::new(),
             ack_timeout: config.ack_timeout,
@@ -286,6 +289,8 @@ impl Model {
         let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
         assert!(attempt <= most, "task {} goes out {most} times at most", task.id);
         ledger.seen = attempt;
+        let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
+        *lowest = task.spec.priority.max(*lowest);
         if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
@@ -305,9 +310,22 @@ impl Model {
         }
     }
 
-    /// Checks the order of the first deliveries of one step: each client gets them in order, and all of them come after
-    /// those of earlier steps.
-    pub(crate) fn step_ends(&mut self) {
+    /// Checks the order of the deliveries of one step: nothing of a higher class is left that could have gone before them;
+    /// first ones reach each client in order, and all of them come after those of earlier steps.
+    pub(crate) fn step_ends(&mut self, tasks: &[Arc<Task>], now: Time) {
+        let given = std::mem::take(&mut self.given);
+        // In a burst it may have been accepted after they went out.
+        for (group, lowest) in given.iter().filter(|_| !self.batch) {
+            let could_go = |task: &&Arc<Task>| {
+                let spec = &task.spec;
+                let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now);
+                let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
+                let ledger = || self.ledgers.get(&(group.clone(), task.id));
+                spec.priority < *lowest && in_time && self.wants(group, task) && ledger().is_none_or(untouched)
+            };
+            let passed = tasks.iter().find(could_go);
+            assert!(passed.is_none(), "{group} was given {lowest:?} tasks before {passed:?}");
+        }
         let mut newest: HashMap<_, TaskId> = HashMap::new();
         let mut newest_of: HashMap<(SessionId, Priority), TaskId> = HashMap::new();
         for (owner, class, session, task) in std::mem::take(&mut self.firsts) {

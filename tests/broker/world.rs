@@ -483,7 +483,7 @@ impl World {
             for action in actions {
                 self.act_one(action);
             }
-            self.model.step_ends();
+            self.model.step_ends(&self.tasks[..self.announced], self.now);
             let reading = self.readers_read();
             let answered = self.eager && !self.reads.is_empty();
             if answered {

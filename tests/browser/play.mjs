@@ -34,7 +34,13 @@ const stage = {
   expect: (...likes) => {
     expected = likes;
   },
-  shot: (page, file) => page.screenshot({ path: join(CONTACT_SHOTS, `${file}.png`), fullPage: true }),
+  /** A picture of the whole page. The window is made as high as that, for what stands at its lower edge. */
+  async shot(page, file) {
+    const { width, height } = page.viewportSize();
+    await page.setViewportSize({ width, height: await page.evaluate((least) => Math.max(least, document.documentElement.scrollHeight), height) });
+    await page.screenshot({ path: join(CONTACT_SHOTS, `${file}.png`) });
+    await page.setViewportSize({ width, height });
+  },
   /** A page at `hash`, in a browser of its own kind. */
   async open(hash = '#/', options = {}) {
     const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, locale: 'en-GB', ...options });

@@ -89,8 +89,9 @@ fn prepare() -> Result<Browser, String> {
 }
 
 fn node() -> Result<(), String> {
-    let version = said(Command::new("node").arg("--version"))
-        .map_err(|why| format!("the page is not tested in a browser without Node {NODE} or later (nodejs.org): {why}"))?;
+    let version = said(Command::new("node").arg("--version")).map_err(|why| {
+        format!("the page is not tested in a browser without Node {NODE} or later (nodejs.org): {why}")
+    })?;
     let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
     match major.is_some_and(|major| major >= NODE) {
         true => Ok(()),

@@ -29,6 +29,8 @@ pub struct State {
     pub submitted: Vec<pb::SubmitRequest>,
     /// Answer so many requests of a submission, and leave so many without answer before breaking it off.
     pub break_off: Option<(usize, usize)>,
+    /// Answer a request of a submission when this says so.
+    pub answers: Option<mpsc::UnboundedReceiver<()>>,
     /// What a followed list of tasks goes on with, once.
     pub more: Option<mpsc::UnboundedReceiver<pb::TaskPage>>,
     /// Keep nothing of what is submitted, only count.
@@ -193,6 +195,7 @@ impl Control for Service {
     ) {
         let service = self.clone();
         let break_off = self.state().break_off;
+        let mut answers = self.state().answers.take();
         ctx.spawn(async move {
             let mut seen = 0;
             while let Some(Ok(request)) = requests.next().await {
@@ -208,6 +211,9 @@ impl Control for Service {
                     }
                     _ => {
                         let answer = service.accept(request.unwrap());
+                        if let Some(answers) = &mut answers {
+                            answers.next().await;
+                        }
                         if sink.send((answer, WriteFlags::default())).await.is_err() {
                             return;
                         }

@@ -7,6 +7,7 @@ use std::process::Stdio;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use contact::wire::control as pb;
+use futures::channel::mpsc;
 use tempfile::TempDir;
 
 use crate::fake::Fake;
@@ -114,6 +115,36 @@ fn each_batch_is_reported_as_soon_as_it_is_durable() {
     assert_eq!(running.line(), r#"{"done":true,"accepted":3,"failed":0}"#);
     assert_eq!(running.end(), Ran { code: Some(0), out: "".into(), err: "".into() });
     assert_eq!(accepted(&fake), ["a", "b", "half a line"]);
+}
+
+#[test]
+fn lines_that_come_while_a_request_is_under_way_go_together_into_the_next() {
+    let fake = Fake::new();
+    let (answer, answers) = mpsc::unbounded();
+    fake.state().answers = Some(answers);
+    let mut command = contactctl(&fake.address, &["submit", "-", "--batch", "30"]);
+    let mut running = Running::new({
+        command.stdin(Stdio::piped());
+        command
+    });
+    let mut stdin = running.child.stdin.take().unwrap();
+    let mut line = |n| {
+        writeln!(stdin, "task {n}").unwrap();
+        let is_read = || rustix::io::ioctl_fionread(&stdin).unwrap() == 0;
+        eventually("the line is read", is_read);
+    };
+    line(1);
+    eventually("the first is under way", || sizes(&fake) == [1]);
+    (2..=20).for_each(&mut line);
+    assert_eq!(sizes(&fake), [1]);
+    drop(answer);
+    eventually("all are accepted", || accepted(&fake).len() == 20);
+    assert!(sizes(&fake).len() < 5, "{:?}", sizes(&fake));
+    (21..=25).for_each(&mut line);
+    eventually("all are accepted", || accepted(&fake).len() == 25);
+    drop(stdin);
+    assert_eq!(timeless(&running.end().out), "accepted 25 tasks, ids 1 to 25\n");
+    assert_eq!(accepted(&fake), (1..=25).map(|i| format!("task {i}")).collect::<Vec<_>>());
 }
 
 #[test]

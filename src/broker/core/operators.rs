@@ -115,10 +115,14 @@ impl Core {
 
     /// The groups that have a name, by name.
     pub fn groups(&self, now: Time) -> Vec<GroupInfo> {
-        let named = self.groups.values().filter_map(|group| Some((group.name.clone()?, group)));
-        let mut groups: Vec<_> = named.map(|(name, group)| self.group_info(name, group, now)).collect();
+        let mut groups = self.unsorted_groups(now);
         groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         groups
+    }
+
+    pub(super) fn unsorted_groups(&self, now: Time) -> Vec<GroupInfo> {
+        let named = self.groups.values().filter_map(|group| Some((group.name.clone()?, group)));
+        named.map(|(name, group)| self.group_info(name, group, now)).collect()
     }
 
     fn group_info(&self, name: GroupName, group: &Group, now: Time) -> GroupInfo {

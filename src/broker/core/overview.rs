@@ -36,7 +36,7 @@ impl Sessions {
 /// Everything at one moment.
 #[derive(Debug, Clone)]
 pub struct Overview {
-    /// The groups that have a name, by name.
+    /// The groups that have a name, in no order: they can be sorted elsewhere.
     pub groups: Vec<GroupInfo>,
     /// How many clients are connected.
     pub sessions: Sessions,
@@ -56,8 +56,8 @@ const GONE: usize = 200;
 const GONE_MILLIS: i64 = 10 * 60 * 1000;
 
 impl Core {
-    /// Everything at this moment, with at most so many clients. Costs time for each group and client: about 3 ms for ten
-    /// thousand of each.
+    /// Everything at this moment, with at most so many clients. Costs time for each group and client: 8 to 12 ms for
+    /// ten thousand of each, on two busy cores.
     pub fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         let newest = clients.min(ids.len());
@@ -67,7 +67,7 @@ impl Core {
         ids.truncate(newest);
         ids.sort_unstable_by(|a, b| b.cmp(a));
         Overview {
-            groups: self.groups(now),
+            groups: self.unsorted_groups(now),
             sessions: self.count_sessions(),
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
             gone: self.gone(now),
@@ -126,7 +126,17 @@ impl Core {
         };
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
-            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| group.wants(task)) {
+            for (task, foremost) in tasks.iter().zip(&mut foremost) {
+                // Mostly that is known by then: thousands of groups may be behind.
+                let is_known = match foremost {
+                    Some(Standing::InFlight(..)) => true,
+                    Some(Standing::Waiting(_)) => !group.leases.contains_key(&task.id),
+                    Some(Standing::Settled) => is_through,
+                    None => false,
+                };
+                if is_known || !group.wants(task) {
+                    continue;
+                }
                 let standing = if is_through { Standing::Settled } else { self.standing(group, task, now) };
                 if foremost.as_ref().is_none_or(|before| rank(&standing) < rank(before)) {
                     *foremost = Some(standing);

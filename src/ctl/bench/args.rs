@@ -54,8 +54,13 @@ pub(super) enum Which {
     Article(Article),
     /// From submitting a task to a worker's having it, at a given rate of submission.
     ///
-    /// The rate is kept whether or not the server keeps up, and a latency counts from when its task was due: waiting in
-    /// line is part of it.
+    /// Tasks become due one after the other at that rate, whether or not the server keeps up, and a latency counts from when
+    /// its task was due to when a worker has it: waiting in line is part of it, on either side.
+    ///
+    /// What is due is submitted as by a producer that minds its latency, and as `contactctl submit -` does: at once if no
+    /// request is under way; what becomes due until the answer goes into the next request, which does not wait for it once it
+    /// is full. So requests are of one task at low rates, and grow with the rate. The default is a modest load; half of what
+    /// `work` reaches shows the server under a heavy one.
     Latency(Latency),
     /// What clients cost that are connected and do nothing: memory and threads of the server, time to connect.
     Idle(Idle),

@@ -12,7 +12,7 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use crate::ctl::Error;
 
 /// How often the progress line is drawn, and Ctrl-C looked for.
-const LOOK: Duration = Duration::from_millis(100);
+pub(super) const LOOK: Duration = Duration::from_millis(100);
 /// A measurement in which nothing moves for so long is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -3,18 +3,18 @@
 use std::ops::Range;
 use std::sync::atomic::Ordering::SeqCst;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::thread;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{RecvTimeoutError, bounded};
 use futures::executor::block_on;
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{CallOption, WriteFlags};
 use hdrhistogram::Histogram;
 
 use super::args::Latency;
-use super::crew::Crew;
+use super::crew::{Crew, LOOK};
 use super::lean::{self, Encoded, Got};
-use super::load::{Goal, connect, failed};
+use super::load::{Goal, UNDER_WAY, connect, failed};
 use super::work::Team;
 use super::{Run, rate};
 use crate::ctl::Error;
@@ -45,25 +45,37 @@ pub(super) fn run(run: &mut Run, args: &Latency) -> Result<(), Error> {
 
     let call = submitter.duplex_streaming(&lean::SUBMIT, CallOption::default());
     let (mut sink, mut answers) = call.map_err(failed("submitting"))?;
-    let mut answered = Crew::new(1);
-    answered.spawn(&submitter, async move {
+    let (answer_came, answered) = bounded(UNDER_WAY);
+    let mut answering = Crew::new(1);
+    answering.spawn(&submitter, async move {
         let mut accepted = 0;
         while let Some(answer) = answers.next().await {
             accepted += u64::from(answer.map_err(failed("submitting"))?.count);
+            // There is room for as many as are under way.
+            let _ = answer_came.try_send(());
         }
-        Ok((accepted, Instant::now()))
+        Ok(accepted)
     });
-    let mut sent = 0;
-    while let Some(due) = schedule.wait(sent, total, args.workers.batch.into()) {
-        sent = due.end;
-        let request = Encoded::new(&kind.request(due));
-        if block_on(sink.feed((request, WriteFlags::default()))).is_err() {
-            break; // The answers say why.
+    let mut queue = Queue { schedule, total, most: args.workers.batch.into(), sent: 0, under_way: 0 };
+    while queue.sent < total {
+        queue.under_way -= answered.try_iter().count();
+        if let Some(due) = queue.take(Instant::now()) {
+            let request = Encoded::new(&kind.request(due));
+            if block_on(sink.feed((request, WriteFlags::default()))).is_err() {
+                break; // The answers say why.
+            }
+        } else {
+            let latest = Instant::now() + LOOK;
+            match answered.recv_deadline(queue.next_due().map_or(latest, |due| due.min(latest))) {
+                Ok(()) => queue.under_way -= 1,
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
         }
         progress.show()?;
     }
     let _ = block_on(sink.close());
-    let accepted: u64 = answered.wait(&mut progress)?.iter().map(|(accepted, _)| accepted).sum();
+    let accepted: u64 = answering.wait(&mut progress)?.iter().sum();
     let sum = team.wait(&mut progress)?;
     let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
     let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
@@ -99,14 +111,92 @@ impl Schedule {
         self.start + Duration::from_secs_f64(number as f64 / self.rate)
     }
 
-    /// Waits until task `next` is due, and returns all that are then. `None`: there are no more.
-    fn wait(self, next: u64, total: u64, most: u64) -> Option<Range<u64>> {
-        if next >= total {
-            return None;
+    /// How many are due by then.
+    fn due_by(self, now: Instant) -> u64 {
+        let Some(passed) = now.checked_duration_since(self.start) else { return 0 };
+        (passed.as_secs_f64() * self.rate) as u64 + 1
+    }
+}
+
+/// What a producer that cares for its latency does with tasks that become due: a request goes out when none is under way, or
+/// when it is full. So a task goes out at once where the server keeps up, and requests grow with the rate where it must.
+struct Queue {
+    schedule: Schedule,
+    total: u64,
+    /// Tasks in a full request.
+    most: u64,
+    sent: u64,
+    /// Requests without an answer.
+    under_way: usize,
+}
+
+impl Queue {
+    /// The tasks of the request that is to go out now.
+    fn take(&mut self, now: Instant) -> Option<Range<u64>> {
+        let due = self.schedule.due_by(now).min(self.total);
+        let tasks = self.sent..due.min(self.sent + self.most);
+        let is_full = due >= self.sent + self.most;
+        let goes = !tasks.is_empty() && (self.under_way == 0 || is_full && self.under_way < UNDER_WAY);
+        goes.then(|| {
+            self.sent = tasks.end;
+            self.under_way += 1;
+            tasks
+        })
+    }
+
+    /// When a request goes out though no answer comes. `None`: it takes an answer.
+    fn next_due(&self) -> Option<Instant> {
+        match self.under_way {
+            0 => Some(self.schedule.due(self.sent)),
+            n if n < UNDER_WAY => Some(self.schedule.due(self.sent + self.most - 1)),
+            _ => None,
         }
-        thread::sleep(self.due(next).saturating_duration_since(Instant::now()));
-        let passed = Instant::now().saturating_duration_since(self.start).as_secs_f64();
-        let due = (passed * self.rate) as u64 + 1;
-        Some(next..due.clamp(next + 1, next + most).min(total))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A task is due each millisecond, from `start` on; ten in all, four in a request.
+    fn queue() -> (Queue, impl Fn(u64) -> Instant) {
+        let start = Instant::now();
+        let schedule = Schedule { start, rate: 1000.0 };
+        let at = move |millis| start + Duration::from_micros(millis * 1000 + 1);
+        (Queue { schedule, total: 10, most: 4, sent: 0, under_way: 0 }, at)
+    }
+
+    #[test]
+    fn a_task_goes_out_when_it_is_due_if_no_request_is_under_way() {
+        let (mut queue, at) = queue();
+        assert_eq!(queue.take(at(0)), Some(0..1));
+        queue.under_way = 0;
+        assert_eq!(queue.take(at(0)), None);
+        assert_eq!(queue.next_due(), Some(queue.schedule.due(1)));
+        assert_eq!(queue.take(at(1)), Some(1..2));
+    }
+
+    #[test]
+    fn what_becomes_due_meanwhile_goes_into_the_next_request() {
+        let (mut queue, at) = queue();
+        assert_eq!(queue.take(at(0)), Some(0..1));
+        assert_eq!(queue.take(at(3)), None);
+        queue.under_way = 0;
+        assert_eq!(queue.take(at(3)), Some(1..4));
+    }
+
+    #[test]
+    fn a_full_request_waits_for_no_answer_and_so_many_are_under_way() {
+        let (mut queue, at) = queue();
+        assert_eq!(queue.take(at(0)), Some(0..1));
+        assert_eq!(queue.next_due(), Some(queue.schedule.due(4)));
+        assert_eq!(queue.take(at(4)), Some(1..5));
+        queue.under_way = UNDER_WAY;
+        assert_eq!((queue.take(at(20)), queue.next_due()), (None, None));
+        queue.under_way = UNDER_WAY - 1;
+        assert_eq!(queue.take(at(20)), Some(5..9));
+        queue.under_way = 0;
+        assert_eq!(queue.take(at(20)), Some(9..10), "the last ones");
+        assert_eq!(queue.take(at(20)), None);
     }
 }

@@ -40,7 +40,10 @@ const DIGITS: usize = 16;
 
 /// The text of a task: a number of 16 digits, filled up to `size` bytes.
 pub(super) fn text(number: u64, size: u32) -> String {
-    format!("{number:0DIGITS$}{:.<1$}", "", (size as usize).saturating_sub(DIGITS))
+    // The width of a format would fill it up character by character, and each task that is measured has a text.
+    let mut text = format!("{number:0DIGITS$}");
+    text.push_str(&".".repeat((size as usize).saturating_sub(DIGITS)));
+    text
 }
 
 /// `getTask` of the service for clients.

@@ -17,7 +17,7 @@ use crate::ctl::Error;
 use crate::wire::{contact, control as pb};
 
 /// Requests of a submitter that are under way.
-const UNDER_WAY: usize = 8;
+pub(super) const UNDER_WAY: usize = 8;
 /// Connections that are being opened at once.
 const OPENING: usize = 128;
 /// How long one of them may take.

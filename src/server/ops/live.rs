@@ -66,7 +66,7 @@ struct Sample {
 
 /// Everything at one moment.
 pub(super) struct Snapshot {
-    pub(super) sample_made: Instant,
+    made: Instant,
     pub(super) positions: Positions,
     pub(super) overview: Overview,
     pub(super) groups: Vec<count::Group>,
@@ -188,6 +188,7 @@ impl Live {
             (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
         };
         let (mut overview, looked) = service.broker.with(look).await?;
+        overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
         let (counter, about, seen) = (self.0.counter.clone(), self.0.about.clone(), self.followed().seen());
@@ -205,7 +206,8 @@ impl Live {
 
         let totals = totals(&now.positions, &overview, &groups);
         let snapshot = Snapshot {
-            sample_made: now.made,
+            // Counting is part of it: what has just been made is fresh, however long that took.
+            made: Instant::now(),
             positions: now.positions,
             commits: now.commits.clone(),
             server: self.server(&disk),
@@ -317,7 +319,7 @@ fn point(before: &Sample, now: &Sample, totals: &Totals) -> Point {
 impl Snapshot {
     /// Whether it says how things are now.
     pub(super) fn is_fresh(&self) -> bool {
-        self.sample_made.elapsed() < EVERY
+        self.made.elapsed() < EVERY
     }
 
     /// When it was made.

@@ -4,8 +4,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::Router;
 use axum::extract::Path;
-use axum::http::header::{self, HeaderMap, HeaderName};
 use axum::http::StatusCode;
+use axum::http::header::{self, HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
@@ -144,7 +144,10 @@ mod tests {
         let first = ask("main.js", None);
         let tag = first.headers()[header::ETAG].to_str().unwrap();
         let again = ask("main.js", Some(tag));
-        assert_eq!((again.status(), again.headers().get(header::ETAG)), (StatusCode::NOT_MODIFIED, first.headers().get(header::ETAG)));
+        assert_eq!(
+            (again.status(), again.headers().get(header::ETAG)),
+            (StatusCode::NOT_MODIFIED, first.headers().get(header::ETAG))
+        );
         assert_eq!(ask("main.js", Some("\"another\"")).status(), StatusCode::OK);
     }
 

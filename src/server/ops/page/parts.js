@@ -151,8 +151,9 @@ export function outcome() {
 export function standing() {
   const it = badge();
   const set = (state, last) => {
-    const name = last && (state === 'settled' || state === 'dead') ? last : state;
-    it.set(TONES[name] ?? 'idle', name && (name === state ? t(`state.${state}`) : t(`outcome.${name}`)));
+    // The last outcome of a task that is dead may be another group's.
+    const telling = last && (state === 'settled' || (state === 'dead' && TONES[last] === 'bad'));
+    it.set(TONES[telling ? last : state] ?? 'idle', state && t(telling ? `outcome.${last}` : `state.${state}`));
   };
   return { node: it.node, set };
 }
@@ -214,15 +215,6 @@ export function table(columns, { keyOf, label, rowClass = () => '' }) {
 
 /** A cell that is a text. */
 export const words = (of) => (td) => (item) => text(td, of(item));
-
-/** A name that came from somebody, or what is said where there is none. */
-export function name(td, of, otherwise) {
-  return (item) => {
-    const value = of(item);
-    td.classList.toggle('dim', value === null);
-    text(td, value ?? otherwise);
-  };
-}
 
 /** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. Other names stay as they are. */
 export function address(peer) {

@@ -19,7 +19,7 @@ export function ctl(state, ...words) {
   return ['contactctl', ...words.map(quoted), ...address('--server', state?.server.control, '127.0.0.1:50052')].join(' ');
 }
 
-/** A client that makes or joins a group; `%` of the command is left to the reader. */
+/** A client that makes or joins a group; what it runs is an example. */
 export function client(state, group = 'workers', flag = '--group') {
   const server = address('--server', state?.server.listen, '127.0.0.1:50051');
   return ['contact-client', ...server, flag, quoted(group), '--exec', `'tr a-z A-Z'`].join(' ');

@@ -31,7 +31,6 @@ export const en = {
   'time.ago': (v) => `${v} ago`,
   'time.now': 'just now',
 
-  'contact.live': 'Live',
   'contact.opening': 'Making contact…',
   'contact.lost': (clock) => `Lost contact since ${clock}, trying again`,
   'contact.never': 'No contact with the server, trying again',
@@ -83,7 +82,7 @@ export const en = {
   'figure.flight': 'In flight',
   'figure.flight.note': 'with a client now',
   'figure.settled': 'Settled a second',
-  'figure.settled.note': (v) => `${n(v)} results ever`,
+  'figure.settled.note': (v) => `${some(v, 'result', 'results')} ever`,
   'figure.wait': 'Time to a client',
   'figure.wait.note': 'median, accepted to delivered',
   'figure.wait.none': 'none delivered just now',
@@ -110,7 +109,6 @@ export const en = {
   'chart.work.title': 'From delivered to settled',
   'chart.lag': 'not settled',
   'chart.in_flight': 'in flight',
-  'chart.now': 'now',
   'chart.show': (name) => `Show or hide: ${name}`,
   'chart.empty': 'Nothing in the last five minutes',
   'chart.failed.load': 'The charts could not be loaded. Load the page again.',
@@ -155,10 +153,7 @@ export const en = {
   'col.accepted': 'Accepted',
   'col.attempt': 'Attempt',
   'col.reason': 'Why',
-  'col.error': 'Last error',
-  'col.given_up': 'Given up',
 
-  'list.all': 'All',
   'list.all.groups': 'All groups',
   'list.all.clients': 'All clients',
   'list.all.tasks': 'All tasks',
@@ -168,7 +163,6 @@ export const en = {
   'list.none': (q) => `Nothing matches “${q}”.`,
   'list.search.groups': 'Search groups',
   'list.search.clients': 'Search by client, group or address',
-  'list.clear': 'Clear',
 
   'group.everyone': 'every group',
   'group.paused': 'paused',
@@ -279,7 +273,6 @@ export const en = {
 
   'action.failed': (why) => `That failed: ${why}`,
   'load.failed': (why) => `This could not be loaded: ${why}`,
-  'loading': 'Loading…',
   'route.unknown': 'There is no such view.',
 
   'keys.title': 'Keys',

@@ -27,7 +27,6 @@ export const zh = {
   'time.ago': (v) => `${v}前`,
   'time.now': '刚刚',
 
-  'contact.live': '实时',
   'contact.opening': '正在连接…',
   'contact.lost': (clock) => `自 ${clock} 起与服务器失去联系，正在重试`,
   'contact.never': '连不上服务器，正在重试',
@@ -105,7 +104,6 @@ export const zh = {
   'chart.work.title': '从送达到了结',
   'chart.lag': '未了结',
   'chart.in_flight': '处理中',
-  'chart.now': '现在',
   'chart.show': (name) => `显示或隐藏：${name}`,
   'chart.empty': '最近五分钟没有数据',
   'chart.failed.load': '图表未能加载，请刷新页面。',
@@ -150,10 +148,7 @@ export const zh = {
   'col.accepted': '接受于',
   'col.attempt': '尝试',
   'col.reason': '原因',
-  'col.error': '最后的错误',
-  'col.given_up': '放弃于',
 
-  'list.all': '全部',
   'list.all.groups': '所有组',
   'list.all.clients': '所有客户端',
   'list.all.tasks': '所有任务',
@@ -163,7 +158,6 @@ export const zh = {
   'list.none': (q) => `没有与“${q}”相符的。`,
   'list.search.groups': '搜索组',
   'list.search.clients': '按客户端、组或地址搜索',
-  'list.clear': '清除',
 
   'group.everyone': '所有组',
   'group.paused': '已暂停',
@@ -274,7 +268,6 @@ export const zh = {
 
   'action.failed': (why) => `未能完成：${why}`,
   'load.failed': (why) => `未能加载：${why}`,
-  'loading': '加载中…',
   'route.unknown': '没有这个视图。',
 
   'keys.title': '快捷键',

@@ -44,6 +44,7 @@ export function mount(root, query, go) {
       show(older, more);
       draw();
     } catch (error) {
+      mark = '';
       if (!gone) text(failed, t('load.failed', error.message));
     }
   }

@@ -111,6 +111,7 @@ export function mount(root, query, go) {
       show(older, more);
       if (more) attribute(older, 'href', `#/tasks?before=${tasks.at(-1).id}`);
     } catch (error) {
+      mark = '';
       if (!gone) text(failed, t('load.failed', error.message));
     }
   }

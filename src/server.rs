@@ -154,7 +154,6 @@ impl Server {
         let followers = Followers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
         let traffic = Arc::new(Traffic::default());
-        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
@@ -199,8 +198,6 @@ impl Server {
             listen: addresses.listen.clone(),
             control: addresses.control.clone(),
             data: config.data,
-            ack_timeout,
-            max_attempts,
             hosts: config.http_hosts,
         };
         let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();

@@ -34,6 +34,13 @@ fn program(path: &str) -> Command {
     command
 }
 
+/// One that prints its settings.
+fn printing(path: &str) -> Command {
+    let mut command = program(path);
+    command.arg("--print-config");
+    command
+}
+
 /// A file of settings in a folder of its own.
 struct File {
     folder: TempDir,
@@ -70,7 +77,7 @@ fn output(command: &mut Command) -> Output {
 
 #[track_caller]
 fn print_config(command: &mut Command) -> String {
-    let output = output(command.arg("--print-config"));
+    let output = output(command);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
@@ -159,7 +166,7 @@ fn every_flag_can_be_set_in_all_three_ways_and_the_nearer_one_counts() {
         assert!(flags.len() > 12, "{flags:?}");
         let file = in_a_file(table, &flags, 0);
 
-        let mut command = program(path);
+        let mut command = printing(path);
         command.arg("--config").arg(file.path());
         let from_file = effective(&mut command);
         assert_eq!(values(&from_file), wanted(&flags, 0));
@@ -168,7 +175,7 @@ fn every_flag_can_be_set_in_all_three_ways_and_the_nearer_one_counts() {
             assert!(origin.starts_with(&format!("{}:{}:", file.path().display(), line + 2)), "{flag}: {origin}");
         }
 
-        let mut command = program(path);
+        let mut command = printing(path);
         command.env("CONTACT_CONFIG", file.path()).envs(in_variables(&flags, 1));
         let from_variables = effective(&mut command);
         assert_eq!(values(&from_variables), wanted(&flags, 1));
@@ -184,27 +191,27 @@ fn every_flag_can_be_set_in_all_three_ways_and_the_nearer_one_counts() {
 fn what_is_printed_can_be_read_again_and_means_the_same() {
     for (path, _) in PROGRAMS {
         let flags = flags(path);
-        let first = print_config(program(path).args(on_the_line(&flags, 2)));
+        let first = print_config(printing(path).args(on_the_line(&flags, 2)));
         let file = File::with(&first);
-        let again = effective(program(path).arg("--config").arg(file.path()));
+        let again = effective(printing(path).arg("--config").arg(file.path()));
         assert_eq!(values(&again), values(&settings(&first)));
         assert!(again.values().all(|setting| setting.origin.is_some()));
 
         // The defaults, too, when the sign before them is taken away. Those that are not set have the word for what is wanted.
-        let defaults = print_config(&mut program(path));
-        let set = |line: &&str| !line.ends_with(|last: char| last.is_ascii_uppercase()) && !line.ends_with("]");
-        let lines = defaults.lines().filter(|line| !line.starts_with("# ") && !line.is_empty()).filter(set);
-        let uncommented: String = lines.map(|line| format!("{}\n", line.trim_start_matches('#'))).collect();
+        let defaults = print_config(&mut printing(path));
+        let lines = defaults.lines().filter(|line| !line.starts_with("# ")).map(|line| line.trim_start_matches('#'));
+        let set = lines.filter(|line| line.contains('=') && line.parse::<toml::Table>().is_ok());
+        let uncommented: String = set.map(|line| format!("{line}\n")).collect();
         let (table, _) = defaults.split_once("\n[").unwrap().1.split_once(']').unwrap();
         let file = File::with(&format!("[{table}]\n{uncommented}"));
-        let again = effective(program(path).arg("--config").arg(file.path()));
+        let again = effective(printing(path).arg("--config").arg(file.path()));
         assert_eq!(values(&again), values(&settings(&defaults)));
     }
 }
 
 #[test]
 fn the_help_of_a_flag_stands_above_its_key() {
-    let printed = print_config(&mut program(SERVER));
+    let printed = print_config(&mut printing(SERVER));
     let key = printed.find("#ack-timeout = \"30s\"").unwrap();
     let above = printed[..key].trim_end().lines().last().unwrap();
     assert_eq!(above, "# How long a client may keep a task without a word before it is given to another");
@@ -214,14 +221,14 @@ fn the_help_of_a_flag_stands_above_its_key() {
 fn two_programs_share_a_file() {
     let file = File::with("[server]\nmax-attempts = 3\n[client]\nconcurrency = 4\n");
     for ((path, _), (key, value)) in PROGRAMS.into_iter().zip([("max-attempts", "3"), ("concurrency", "4")]) {
-        assert_eq!(effective(program(path).arg("--config").arg(file.path()))[key].value, value);
+        assert_eq!(effective(printing(path).arg("--config").arg(file.path()))[key].value, value);
     }
 }
 
 #[test]
 fn a_switch_can_be_switched_off_again() {
     let file = File::with("[server]\ndemo = true\n");
-    let mut command = program(SERVER);
+    let mut command = printing(SERVER);
     command.arg("--config").arg(file.path());
     assert_eq!(effective(&mut command)["demo"].value, "true");
     assert_eq!(effective(command.arg("--demo=false"))["demo"].value, "false");
@@ -230,7 +237,7 @@ fn a_switch_can_be_switched_off_again() {
 #[test]
 fn a_list_is_an_array_in_a_file_and_has_commas_in_the_environment() {
     let file = File::with("[server]\nhttp-host = [\"one\", \"two\"]\n");
-    let mut command = program(SERVER);
+    let mut command = printing(SERVER);
     command.arg("--config").arg(file.path());
     assert_eq!(effective(&mut command)["http-host"].value, "[\"one\", \"two\"]");
     assert_eq!(effective(command.env("CONTACT_HTTP_HOST", "three, four"))["http-host"].value, "[\"three\", \"four\"]");
@@ -238,12 +245,12 @@ fn a_list_is_an_array_in_a_file_and_has_commas_in_the_environment() {
 
 #[test]
 fn rust_log_counts_unless_the_log_is_set_and_one_that_makes_no_sense_stops_nobody() {
-    let mut command = program(SERVER);
+    let mut command = printing(SERVER);
     command.env("RUST_LOG", "warn");
     let log = effective(&mut command)["log"].clone();
     assert_eq!((log.value.as_str(), log.origin.as_deref()), ("\"warn\"", Some("RUST_LOG")));
     assert_eq!(effective(command.env("CONTACT_LOG", "debug"))["log"].value, "\"debug\"");
-    assert_eq!(effective(program(SERVER).env("RUST_LOG", "waarn"))["log"].value, "\"info\"");
+    assert_eq!(effective(printing(SERVER).env("RUST_LOG", "waarn"))["log"].value, "\"info\"");
 }
 
 /// What a server says of settings that are wrong.
@@ -305,7 +312,7 @@ fn a_file_that_is_no_toml_or_not_there_is_named() {
 fn a_variable_that_is_wrong_is_named_and_a_misspelt_one_is_mentioned() {
     let said = refused(program(SERVER).env("CONTACT_RETAIN", "soon"));
     assert!(said.starts_with("contact-server: CONTACT_RETAIN cannot be \"soon\": "), "{said}");
-    assert_eq!(effective(program(SERVER).env("CONTACT_RETAIN", ""))["retain"].value, "\"7d\"", "empty: not set");
+    assert_eq!(effective(printing(SERVER).env("CONTACT_RETAIN", ""))["retain"].value, "\"7d\"", "empty: not set");
 
     let folder = tempfile::tempdir().unwrap();
     let mut command = program(SERVER);
@@ -348,7 +355,7 @@ fn given_up_after(server: &Server, attempts: u64) {
     loop {
         let dead = server.ctl(&["dead"]);
         if let Some(dead) = dead.iter().find(|dead| dead["task_id"] == task) {
-            assert_eq!(dead["attempts"], attempts, "{dead}");
+            assert_eq!(dead["attempt"], attempts, "{dead}");
             return;
         }
         assert!(Instant::now() < deadline, "task {task} is not given up: {dead:?}");
@@ -423,4 +430,11 @@ fn a_folder_that_takes_nothing_is_refused_before_anything_is_accepted() {
     assert!(said.contains(&format!("nothing can be written to {}", folder.path().display())), "{said}");
     assert!(said.contains("make room on its disk") && said.contains("--data"), "{said}");
     assert_eq!(server.out.so_far(), [""; 0]);
+}
+
+#[test]
+fn the_file_among_the_documents_is_what_the_server_prints() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy/contact.toml");
+    let printed = print_config(&mut printing(SERVER));
+    assert!(fs::read_to_string(path).unwrap() == printed, "make it again: contact-server --print-config");
 }

@@ -9,6 +9,7 @@ mod convert;
 mod demo;
 mod follow;
 mod health;
+pub mod host;
 mod metadata;
 mod operate;
 mod ops;
@@ -43,7 +44,7 @@ use self::reflection::Reflection;
 use self::retention::Keeper;
 pub use self::retention::Retention;
 use self::traffic::Traffic;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -84,8 +85,23 @@ pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
 #[non_exhaustive]
 pub enum ServerError {
     /// The store could not be opened.
+    #[error("{0} (--data)")]
+    Open(#[source] StoreError),
+    /// The store failed at once.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The folder of the store is there, but takes nothing.
+    #[error(
+        "nothing can be written to {} ({why}); make room on its disk, see to its permissions, or use another folder (--data)",
+        path.display()
+    )]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        why: std::io::Error,
+    },
     /// Somebody else listens there, or it is no address of this machine.
     #[error("cannot listen on {address}: {why}; choose another with {flag}")]
     Listen {
@@ -129,7 +145,7 @@ impl Server {
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let started_at = Time::now();
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
-        let (store, recovered) = Store::open(&config.data)?;
+        let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
@@ -138,7 +154,6 @@ impl Server {
         let followers = Followers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
         let traffic = Arc::new(Traffic::default());
-        let (ack_timeout, max_attempts) = (config.broker.ack_timeout, config.broker.max_attempts);
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
@@ -183,8 +198,6 @@ impl Server {
             listen: addresses.listen.clone(),
             control: addresses.control.clone(),
             data: config.data,
-            ack_timeout,
-            max_attempts,
             hosts: config.http_hosts,
         };
         let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
@@ -220,6 +233,13 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.addresses.http.as_deref()
+    }
+
+    /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
+    /// kept for how long counts with the next round of removing, within [`Retention::every`].
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+        self.keeper.set(retention);
+        block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
     }
 
     /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.

@@ -54,8 +54,6 @@ pub(super) struct About {
     pub(super) listen: String,
     pub(super) control: String,
     pub(super) data: PathBuf,
-    pub(super) ack_timeout: Duration,
-    pub(super) max_attempts: u32,
     /// Names besides `localhost` by which browsers may call the server.
     pub(super) hosts: Vec<String>,
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Core;
+use super::{Config, Core};
 use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::broker::tally::Tally;
@@ -78,6 +78,12 @@ pub enum GroupError {
 }
 
 impl Core {
+    /// Takes other settings, for what is delivered and renewed from now on, and for who comes. Which group anonymous clients are
+    /// in stays: those that are there were told otherwise.
+    pub fn reconfigure(&mut self, config: Config) {
+        self.config = Config { anonymous_group: self.config.anonymous_group.take(), ..config };
+    }
+
     /// The connected clients, oldest stream first.
     pub fn clients(&self) -> Vec<ClientInfo> {
         let mut sessions: Vec<_> = self.sessions.iter().collect();

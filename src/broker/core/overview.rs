@@ -1,5 +1,7 @@
 //! What there is to see of the whole, for those who watch.
 
+use std::time::Duration;
+
 use super::{Core, GroupInfo, Standing};
 use crate::broker::group::Group;
 use crate::broker::session::{ClientInfo, SessionId};
@@ -36,6 +38,10 @@ impl Sessions {
 /// Everything at one moment.
 #[derive(Debug, Clone)]
 pub struct Overview {
+    /// What counts for deliveries from now on: see [`Config`](super::Config).
+    pub ack_timeout: Duration,
+    /// The same.
+    pub max_attempts: u32,
     /// The groups that have a name, in no order: they can be sorted elsewhere.
     pub groups: Vec<GroupInfo>,
     /// How many clients are connected.
@@ -67,6 +73,8 @@ impl Core {
         ids.truncate(newest);
         ids.sort_unstable_by(|a, b| b.cmp(a));
         Overview {
+            ack_timeout: self.config.ack_timeout,
+            max_attempts: self.config.max_attempts,
             groups: self.unsorted_groups(now),
             sessions: self.count_sessions(),
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),

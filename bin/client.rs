@@ -1,5 +1,6 @@
 //! `contact-client`: the article's client, for a shell.
 
+use std::env;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::process::ExitCode;
@@ -9,6 +10,8 @@ use std::time::Duration;
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::client::{Config, Error, Event, Exec, From, Reply, Task, Worker};
+use contact::config::{FileArgs, Settings};
+use contact::logger::{self, LogArgs};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -20,9 +23,12 @@ use signal_hook::iterator::Signals;
 ///
 /// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
 ///
+/// Each flag is also a variable of the environment, CONTACT_RETRY_DELAY for --retry-delay, and a key of the file --config. The
+/// flag counts, else the variable, else the file.
+///
 /// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130 and leaves
 /// running commands to themselves. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
-#[derive(Parser)]
+#[derive(Debug, Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
     /// Where the server is.
@@ -92,6 +98,12 @@ struct Args {
     /// Print one JSON object a line: for each task handled, each status answered, each connection made or lost.
     #[arg(long)]
     json: bool,
+
+    #[command(flatten)]
+    log: LogArgs,
+
+    #[command(flatten)]
+    file: FileArgs,
 }
 
 const EXAMPLES: &str = "\
@@ -103,11 +115,9 @@ Examples:
   contact-client --id \"$(hostname)\" --from new --exec 'sh'
       Run each task as a shell script, on every machine that does this.
   contact-client --id audit --json >> tasks.jsonl
-      Keep a record of every task.
+      Keep a record of every task.";
 
-RUST_LOG sets what is logged to standard error: warn, info (as it is), debug; RUST_LOG=debug,grpcio=debug with gRPC's own.";
-
-#[derive(Clone, Copy, ValueEnum)]
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Start {
     First,
     New,
@@ -117,12 +127,20 @@ fn main() -> ExitCode {
     if let Some(code) = contact::manual::asked(Args::command()) {
         return code;
     }
-    let args = Args::parse();
-    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or("info,grpcio=error"))
-        .format_target(false)
-        .init();
+    let settings = match Settings::<Args>::load("client", env::args_os(), env::vars_os()) {
+        Ok(settings) => settings,
+        Err(e) => return e.report("contact-client"),
+    };
+    if settings.args.file.print_config {
+        let _ = io::stdout().write_all(settings.to_toml().as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    logger::set(&settings.args.log.log);
     grpcio::redirect_log();
-    match run(args) {
+    for warning in &settings.warnings {
+        log::warn!("{warning}");
+    }
+    match run(settings.args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("contact-client: {error:#}");

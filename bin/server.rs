@@ -1,5 +1,6 @@
 //! `contact-server`: pushes tasks to the clients that connect, and keeps what they say came of them.
 
+use std::env;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -7,18 +8,23 @@ use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::broker::{self, From};
-use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server};
+use contact::config::{self, FileArgs, Settings};
+use contact::logger::{self, LogArgs};
+use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server, host};
 use contact::task::Name;
 use log::{error, info, warn};
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use signal_hook::consts::{SIGINT, SIGTERM};
+use sd_notify::NotifyState;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
 /// Pushes tasks to many clients over connections that the clients opened, and keeps what they say came of them.
 ///
 /// Clients connect to --listen and wait for tasks; operators submit tasks and look at results through --control, with
 /// contactctl. What was accepted is on disk, in the folder --data, and goes on after a restart.
-#[derive(Parser)]
+///
+/// Each flag is also a variable of the environment, CONTACT_ACK_TIMEOUT for --ack-timeout, and a key of the file --config. The
+/// flag counts, else the variable, else the file.
+#[derive(Debug, Parser)]
 #[command(
     name = "contact-server",
     version,
@@ -26,7 +32,8 @@ use signal_hook::iterator::Signals;
   contact-server                          serve on 127.0.0.1:50051, keep everything in ./contact-data
   contact-server --demo                   make ten tasks every 40 s, as the article's server does
   contact-server --listen 0.0.0.0:50051   serve clients on other machines, too (no encryption yet: mind the network)
-  RUST_LOG=debug contact-server           say more
+  contact-server --print-config > contact.toml    a file to begin with: every setting, what it means and what it is
+  contact-server --config contact.toml    set by that file; SIGHUP reads it again, and says what needs a restart
 
 Exit status: 0 stopped by a signal, 1 could not start or failed, 2 wrong usage, 130 stopped by a second signal."
 )]
@@ -84,9 +91,16 @@ struct Args {
     /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    #[command(flatten)]
+    log: LogArgs,
+    #[command(flatten)]
+    file: FileArgs,
 }
 
-#[derive(Clone, Copy, ValueEnum)]
+/// The settings that SIGHUP can change.
+const LIVE: [&str; 7] = ["ack-timeout", "max-attempts", "anonymous-from", "retain", "retain-bytes", "group-ttl", "log"];
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
 enum Start {
     First,
     New,
@@ -99,74 +113,130 @@ fn max_task(text: &str) -> Result<usize, String> {
     }
 }
 
+impl Args {
+    fn broker(&self) -> broker::Config {
+        broker::Config {
+            ack_timeout: self.ack_timeout,
+            max_attempts: self.max_attempts,
+            restart_grace: self.restart_grace,
+            anonymous_from: match self.anonymous_from {
+                Start::First => From::First,
+                Start::New => From::New,
+            },
+            anonymous_group: self.anonymous_group.clone(),
+            ..broker::Config::default()
+        }
+    }
+
+    fn retention(&self) -> Retention {
+        Retention {
+            retain: self.retain,
+            retain_bytes: self.retain_bytes,
+            group_ttl: self.group_ttl,
+            ..Retention::default()
+        }
+    }
+}
+
+fn load() -> Result<Settings<Args>, config::Error> {
+    Settings::load("server", env::args_os(), env::vars_os())
+}
+
 fn main() -> ExitCode {
     if let Some(code) = contact::manual::asked(Args::command()) {
         return code;
     }
-    let args = Args::parse();
-    // C-core says little that is of use to anyone who does not debug it.
-    let filter = env_logger::Env::default().default_filter_or("info,grpcio=error");
-    env_logger::Builder::from_env(filter).format_target(false).init();
+    let settings = match load() {
+        Ok(settings) => settings,
+        Err(e) => return e.report("contact-server"),
+    };
+    if settings.args.file.print_config {
+        let _ = std::io::stdout().write_all(settings.to_toml().as_bytes());
+        return ExitCode::SUCCESS;
+    }
+    logger::set(&settings.args.log.log);
     grpcio::redirect_log();
-    match run(args) {
+    for warning in &settings.warnings {
+        warn!("{warning}");
+    }
+    match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
-            error!("{e:#}");
+            error!("{e}");
             ExitCode::FAILURE
         }
     }
 }
 
-/// Each client takes an open file, and shells and service managers begin with 1,024: take all there may be.
-fn take_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    if let Err(e) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
-        let current = limit.current.map_or("unlimited".into(), |files| files.to_string());
-        warn!("the limit of open files stays at {current}, and so does that of clients: {e}");
-    }
-}
-
-fn run(args: Args) -> anyhow::Result<()> {
-    take_open_files();
+fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
+    host::take_open_files();
+    let args = &settings.args;
+    host::check_data(&args.data)?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
+    // Without a file there is nothing to read again, and SIGHUP stays what it is: the end of a terminal, unless nohup says no.
+    if args.file.config.is_some() {
+        signals.add_signal(SIGHUP)?;
+    }
     let server = Server::start(Config {
-        listen: args.listen,
-        control: args.control,
-        http: Some(args.http).filter(|http| http != "off"),
-        http_hosts: args.http_host,
-        data: args.data,
+        listen: args.listen.clone(),
+        control: args.control.clone(),
+        http: Some(args.http.clone()).filter(|http| http != "off"),
+        http_hosts: args.http_host.clone(),
+        data: args.data.clone(),
         max_task: args.max_task,
         demo: args.demo.then_some(args.demo_every),
-        broker: broker::Config {
-            ack_timeout: args.ack_timeout,
-            max_attempts: args.max_attempts,
-            restart_grace: args.restart_grace,
-            anonymous_from: match args.anonymous_from {
-                Start::First => From::First,
-                Start::New => From::New,
-            },
-            anonymous_group: args.anonymous_group,
-            ..broker::Config::default()
-        },
-        retention: Retention {
-            retain: args.retain,
-            retain_bytes: args.retain_bytes,
-            group_ttl: args.group_ttl,
-            ..Retention::default()
-        },
+        broker: args.broker(),
+        retention: args.retention(),
         grace: args.grace,
     })?;
-    // On standard output, for scripts that chose port 0. Nobody may be reading it.
     let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
-    let _ = writeln!(std::io::stdout(), "listening on {}, control on {}{http}", server.listen(), server.control());
+    let addresses = format!("listening on {}, control on {}{http}", server.listen(), server.control());
+    // On standard output, for scripts that chose port 0. Nobody may be reading it.
+    let _ = writeln!(std::io::stdout(), "{addresses}");
+    tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);
 
-    signals.forever().next();
+    while signals.forever().next() == Some(SIGHUP) {
+        reload(&server, &mut settings);
+    }
     info!("stopping: clients have a moment to tell their results; once more to stop at once");
+    tell_systemd(&[NotifyState::Stopping]);
     std::thread::Builder::new().name("second-signal".into()).spawn(move || {
-        signals.forever().next();
+        signals.forever().find(|signal| *signal != SIGHUP);
         std::process::exit(130);
     })?;
     server.stop()?;
     info!("stopped");
     Ok(())
+}
+
+/// Takes over what can change while the server runs, and names what cannot. If anything is wrong, all stays as it is.
+fn reload(server: &Server, settings: &mut Settings<Args>) {
+    let newer = match load() {
+        Ok(newer) => newer,
+        Err(e) => return error!("not reloaded, all stays as it is: {e}"),
+    };
+    for warning in &newer.warnings {
+        warn!("{warning}");
+    }
+    if let Err(e) = server.reconfigure(newer.args.broker(), newer.args.retention()) {
+        return error!("not reloaded: {e}");
+    }
+    logger::set(&newer.args.log.log);
+    let changes = settings.adopt(newer, &LIVE);
+    for change in &changes {
+        let config::Change { key, from, to, live } = change;
+        if *live {
+            info!("{key} is {to} now, and was {from}");
+        } else {
+            warn!("{key} changed from {from} to {to}: needs a restart");
+        }
+    }
+    info!("reloaded: {}", if changes.is_empty() { "nothing changed" } else { "the rest is as it was" });
+}
+
+/// If it is systemd that started this, and waits to be told.
+fn tell_systemd(states: &[NotifyState<'_>]) {
+    if let Err(e) = sd_notify::notify(states) {
+        warn!("systemd cannot be told: {e}");
+    }
 }

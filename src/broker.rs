@@ -287,6 +287,7 @@ impl Run {
             Command::Read(Answer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
             Command::Drain => {
                 self.draining = true;
+                self.core.drain();
                 for outbox in self.outboxes.values() {
                     outbox.close(Closed::Stopping);
                 }

@@ -6,14 +6,17 @@
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
+//! - [`config`] and [`logger`]: how a program is set, and what it logs.
 //! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 
 pub mod broker;
 pub mod client;
 pub mod codec;
+pub mod config;
 pub mod ctl;
 pub mod latency;
+pub mod logger;
 pub mod mailbox;
 pub mod manual;
 pub mod server;

@@ -10,6 +10,7 @@ mod convert;
 mod demo;
 mod follow;
 mod health;
+pub mod host;
 mod machine;
 mod metadata;
 mod operate;
@@ -46,7 +47,7 @@ use self::reflection::Reflection;
 use self::retention::Keeper;
 pub use self::retention::Retention;
 use self::traffic::Traffic;
-use crate::broker::{self, Broker};
+use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
@@ -86,8 +87,23 @@ pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
 #[non_exhaustive]
 pub enum ServerError {
     /// The store could not be opened.
+    #[error("{0} (--data)")]
+    Open(#[source] StoreError),
+    /// The store failed at once.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The folder of the store is there, but takes nothing.
+    #[error(
+        "nothing can be written to {} ({why}); make room on its disk, see to its permissions, or use another folder (--data)",
+        path.display()
+    )]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        why: std::io::Error,
+    },
     /// Somebody else listens there, or it is no address of this machine.
     #[error("cannot listen on {address}: {why}; choose another with {flag}")]
     Listen {
@@ -108,6 +124,7 @@ pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
     addresses: Addresses,
+    about: Arc<About>,
     health: Health,
     ops: Option<Ops>,
     demo: Option<Demo>,
@@ -131,7 +148,7 @@ impl Server {
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
-        let (store, recovered) = Store::open(&config.data)?;
+        let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
@@ -189,6 +206,7 @@ impl Server {
             contact,
             control,
             addresses,
+            about,
             health,
             calls,
             ops,
@@ -215,6 +233,14 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.addresses.http.as_deref()
+    }
+
+    /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
+    /// kept for how long counts with the next round of removing, within [`Retention::every`].
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+        self.about.retains(retention.clone());
+        self.keeper.set(retention);
+        block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
     }
 
     /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.

@@ -94,6 +94,20 @@ fn workers_of_one_group_share_its_tasks() {
 }
 
 #[test]
+fn before_a_stop_nothing_goes_out_any_more_and_results_are_heard() {
+    let mut world = World::new(Config { max_attempts: 1, window: 1, ..Config::default() });
+    let before = world.join(worker("one"));
+    let (first, second) = (world.broadcast("now"), world.broadcast("later"));
+    world.drain();
+    world.done(before, first);
+    world.broadcast("later still");
+    assert_eq!(got(&world, before), [first]);
+    world.restart();
+    let after = world.join(worker("one"));
+    assert_eq!(attempts(&world, after), [(second, 1)], "no attempt is used up by what went to nobody");
+}
+
+#[test]
 fn an_addressed_task_waits_for_a_group_that_has_not_come_yet() {
     let mut world = world();
     let other = world.join(client("other"));

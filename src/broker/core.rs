@@ -138,6 +138,8 @@ struct Peer {
 /// All groups and sessions.
 pub struct Core {
     config: Config,
+    /// Nothing goes out any more.
+    draining: bool,
     /// The newest task that was accepted.
     head: TaskId,
     /// The newest tasks, by id without a gap up to `head`, so that groups that keep up need not read the store.
@@ -176,6 +178,7 @@ impl Core {
         let held_until = now.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
+            draining: false,
             head: recovered.positions.task,
             recent: VecDeque::new(),
             recent_bytes: 0,
@@ -202,6 +205,11 @@ impl Core {
             core.replay(entry);
         }
         core
+    }
+
+    /// Gives nothing out any more. Who has something keeps it, and may say what came of it.
+    pub fn drain(&mut self) {
+        self.draining = true;
     }
 
     fn add_group(&mut self, group: Group) -> GroupId {

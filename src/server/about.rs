@@ -1,8 +1,7 @@
-//! What a server says of itself, and what does not change while it runs.
+//! What a server says of itself without being asked twice: how it was started, and what it takes of the machine.
 
 use std::path::PathBuf;
-use std::sync::OnceLock;
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use super::machine::{Disk, Process};
 use super::{Config, Retention};
@@ -14,10 +13,9 @@ use crate::wire::control as pb;
 pub(super) struct About {
     pub(super) started_at: Time,
     pub(super) data: PathBuf,
-    pub(super) ack_timeout: Duration,
-    pub(super) max_attempts: u32,
-    pub(super) max_task: usize,
-    pub(super) retention: Retention,
+    max_task: usize,
+    /// As it was set last.
+    retention: Mutex<Retention>,
     /// Names besides `localhost` by which browsers may call the server.
     pub(super) hosts: Vec<String>,
     /// Where clients and where operators connect. Set when the ports are taken; empty to who asks in that very moment.
@@ -30,10 +28,8 @@ impl About {
         About {
             started_at: Time::now(),
             data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
-            ack_timeout: config.broker.ack_timeout,
-            max_attempts: config.broker.max_attempts,
             max_task: config.max_task,
-            retention: config.retention.clone(),
+            retention: Mutex::new(config.retention.clone()),
             hosts: config.http_hosts.clone(),
             listen: OnceLock::new(),
             control: OnceLock::new(),
@@ -52,25 +48,24 @@ impl About {
         self.data.display().to_string()
     }
 
-    pub(super) fn ack_timeout_ms(&self) -> u64 {
-        millis(self.ack_timeout)
+    pub(super) fn retains(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     /// The part of the answer to operators that is known here. Asks the system, so it runs on a query thread.
     pub(super) fn describe(&self) -> pb::Server {
         let (disk, process) = (Disk::of(&self.data), Process::now());
+        let retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner).clone();
         pb::Server {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at.0,
             listen: self.listen(),
             control: self.control(),
             data: self.data(),
-            ack_timeout_ms: self.ack_timeout_ms(),
-            max_attempts: self.max_attempts,
             max_task: self.max_task as u64,
-            retain_ms: millis(self.retention.retain),
-            retain_bytes: self.retention.retain_bytes,
-            group_ttl_ms: millis(self.retention.group_ttl),
+            retain_ms: millis(retention.retain),
+            retain_bytes: retention.retain_bytes,
+            group_ttl_ms: millis(retention.group_ttl),
             store_bytes: disk.store_bytes(),
             disk_free_bytes: disk.free,
             open_files: process.open_fds,
@@ -81,6 +76,7 @@ impl About {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+/// Of a duration, for the wire.
+pub(super) fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

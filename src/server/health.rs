@@ -101,11 +101,14 @@ impl Health {
         request: Decoded<pb::HealthCheckRequest>,
         sink: &mut ServerStreamingSink<pb::HealthCheckResponse>,
     ) -> Result<(), Option<Refusal>> {
-        let service = request.map_err(|e| Some(Refusal::Undecodable(e)))?.service;
+        let asked = request.map_err(|e| Some(Refusal::Undecodable(e)))?.service;
+        // A name that is not known may be long, and the stream may live for long.
+        let service = SERVICES.into_iter().find(|service| *service == asked).unwrap_or("unknown");
+        drop(asked);
         loop {
-            let status = self.status(&service);
+            let status = self.status(service);
             sink.send((response(status), WriteFlags::default())).await.map_err(|_| None)?;
-            match self.watchers.wait(sink, || self.status(&service) != status).await {
+            match self.watchers.wait(sink, || self.status(service) != status).await {
                 Ok(()) => {}
                 Err(End::Gone) => return Err(None),
                 Err(End::Stopping) => return Err(Some(self.stopping())),

@@ -1,5 +1,6 @@
 //! What operators ask of tasks and groups: the work behind the `Control` service's unary calls.
 
+use super::about::millis;
 use super::control::ControlService;
 use super::convert;
 use super::status::Refusal;
@@ -49,7 +50,8 @@ impl ControlService {
     }
 
     pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
-        let (clients, groups) = self.broker.with(|core| (core.connected(), core.groups(Time::now()))).await?;
+        let look = |core: &mut crate::broker::Core| (core.connected(), core.groups(Time::now()), core.config().clone());
+        let (clients, groups, config) = self.broker.with(look).await?;
         let about = self.about.clone();
         let (refuses, connected) = (self.store.failure().unwrap_or_default(), clients as u32);
         let count = move |reader: &mut dyn Reader| {
@@ -58,6 +60,8 @@ impl ControlService {
                 groups: groups.len() as u32,
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 refuses,
+                ack_timeout_ms: millis(config.ack_timeout),
+                max_attempts: config.max_attempts,
                 ..about.describe()
             };
             if request.counted {
@@ -232,10 +236,10 @@ fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResul
     let told = of_group.map(|r| r.result.attempt).max().unwrap_or(0);
     let mut described = pb::TaskStanding { group: group.as_str().to_owned(), attempt: told, ..Default::default() };
     match standing {
-        Standing::InFlight(client, deadline) => {
+        Standing::InFlight(client, deadline, attempt) => {
             described.state = "in flight".into();
             described.client = client.to_string();
-            described.attempt = told + 1;
+            described.attempt = attempt;
             described.reason = format!("its lease ends at {}", rfc3339(deadline));
         }
         Standing::Waiting(why) => {

@@ -54,6 +54,7 @@ pub(super) struct Face {
     /// Becomes true, or is closed, when the server stops.
     stopped: watch::Receiver<bool>,
     listeners: Arc<Semaphore>,
+    bodies: Arc<Semaphore>,
 }
 
 /// The thread. Owns it until [`Ops::stop`].
@@ -75,7 +76,8 @@ impl Ops {
         let (stop, stopped) = watch::channel(false);
         let live = Live::new(service.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
-        let face = Face { service, health, traffic, live, stopped, listeners };
+        let bodies = Arc::new(Semaphore::new(api::BODIES));
+        let face = Face { service, health, traffic, live, stopped, listeners, bodies };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {

@@ -1,5 +1,6 @@
 //! Removes what nobody needs any more, from time to time.
 
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -40,6 +41,7 @@ const AT_ONCE: usize = 1000;
 /// The thread that looks after it. Owns it until [`Keeper::stop`].
 pub(super) struct Keeper {
     stop: Sender<()>,
+    retention: Arc<Mutex<Retention>>,
     thread: JoinHandle<()>,
 }
 
@@ -50,9 +52,12 @@ impl Keeper {
         broker: broker::Handle,
     ) -> Result<Keeper, StoreError> {
         let (stop, stopped) = bounded::<()>(0);
+        let shared = Arc::new(Mutex::new(retention.clone()));
         let mut round = Round { retention, reader: store.reader()?, store, broker };
+        let newest = shared.clone();
         let work = move || {
             while stopped.recv_timeout(round.retention.every) == Err(RecvTimeoutError::Timeout) {
+                round.retention = newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 match round.run(|| stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Empty)) {
                     Ok(()) => {}
                     // The server is stopping, or the store said so already.
@@ -62,7 +67,12 @@ impl Keeper {
             }
         };
         let thread = std::thread::Builder::new().name("retention".into()).spawn(work).map_err(StoreError::no_thread)?;
-        Ok(Keeper { stop, thread })
+        Ok(Keeper { stop, retention: shared, thread })
+    }
+
+    /// For the rounds to come.
+    pub(super) fn set(&self, retention: Retention) {
+        *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
     pub(super) fn stop(self) {

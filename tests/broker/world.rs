@@ -381,6 +381,12 @@ impl World {
         self.crash(0);
     }
 
+    /// The server is about to stop.
+    pub(crate) fn drain(&mut self) {
+        self.flush();
+        self.core.drain();
+    }
+
     // ---- operators
 
     pub(crate) fn pause(&mut self, group: &str, paused: bool) {

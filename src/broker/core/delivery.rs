@@ -152,7 +152,7 @@ impl Core {
         self.load_due(id, now);
         loop {
             let Some(group) = self.groups.get(&id) else { return };
-            if group.paused {
+            if group.paused || self.draining {
                 break;
             }
             let Some(&(_, _, session)) = group.open_sessions.last() else { break };

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::Core;
+use super::{Config, Core};
 use crate::broker::group::{CLASSES, Group};
 use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::broker::tally::Tally;
@@ -41,8 +41,8 @@ pub struct GroupInfo {
 /// Where a task stands with a group that has not settled it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Standing {
-    /// With a client, which has so long to say something.
-    InFlight(Arc<str>, Time),
+    /// With a client, which has so long to say something; and which delivery that is.
+    InFlight(Arc<str>, Time, u32),
     /// Waiting to go out.
     Waiting(Waits),
     /// Through with it: the log of outcomes says how.
@@ -78,11 +78,22 @@ pub enum GroupError {
 }
 
 impl Core {
+    /// Takes other settings, for what is delivered and renewed from now on, and for who comes. Which group anonymous clients are
+    /// in stays: those that are there were told otherwise.
+    pub fn reconfigure(&mut self, config: Config) {
+        self.config = Config { anonymous_group: self.config.anonymous_group.take(), ..config };
+    }
+
     /// The connected clients, oldest stream first.
     pub fn clients(&self) -> Vec<ClientInfo> {
         let mut sessions: Vec<_> = self.sessions.iter().collect();
         sessions.sort_unstable_by_key(|(id, _)| **id);
         sessions.into_iter().map(|(_, session)| self.info(session)).collect()
+    }
+
+    /// How it is set now.
+    pub fn config(&self) -> &Config {
+        &self.config
     }
 
     /// How many streams there are.
@@ -162,7 +173,7 @@ impl Core {
 
     pub(super) fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
         if let Some(lease) = group.leases.get(&task.id) {
-            return Standing::InFlight(self.holder(lease), lease.deadline);
+            return Standing::InFlight(self.holder(lease), lease.deadline, lease.attempt);
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);

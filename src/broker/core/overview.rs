@@ -1,5 +1,7 @@
 //! What there is to see of the whole, for those who watch.
 
+use std::time::Duration;
+
 use super::{Core, GroupInfo, Standing};
 use crate::broker::group::Group;
 use crate::broker::session::{ClientInfo, SessionId};
@@ -36,6 +38,10 @@ impl Sessions {
 /// Everything at one moment.
 #[derive(Debug, Clone)]
 pub struct Overview {
+    /// What counts for deliveries from now on: see [`Config`](super::Config).
+    pub ack_timeout: Duration,
+    /// The same.
+    pub max_attempts: u32,
     /// The groups that have a name, in no order: they can be sorted elsewhere.
     pub groups: Vec<GroupInfo>,
     /// How many clients are connected.
@@ -67,6 +73,8 @@ impl Core {
         ids.truncate(newest);
         ids.sort_unstable_by(|a, b| b.cmp(a));
         Overview {
+            ack_timeout: self.config.ack_timeout,
+            max_attempts: self.config.max_attempts,
             groups: self.unsorted_groups(now),
             sessions: self.count_sessions(),
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
@@ -115,8 +123,15 @@ impl Core {
 
     /// See [`Overview::standings`].
     pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
-        let mut foremost = vec![None; tasks.len()];
-        let Some(newest) = tasks.iter().map(|task| task.id).max() else { return foremost };
+        let addressed = |task: &Task| {
+            let group = self.names.get(task.spec.to.as_ref()?).and_then(|id| self.groups.get(id))?;
+            Some(self.standing(group, task, now))
+        };
+        let mut foremost: Vec<_> = tasks.iter().map(addressed).collect();
+        let for_everyone = |task: &Task| task.spec.to.is_none();
+        let Some(newest) = tasks.iter().filter(|task| for_everyone(task)).map(|task| task.id).max() else {
+            return foremost;
+        };
         let is_through = |group: &Group| {
             group.leases.is_empty()
                 && group.returned.is_empty()
@@ -126,7 +141,7 @@ impl Core {
         };
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
-            for (task, foremost) in tasks.iter().zip(&mut foremost) {
+            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
                 // Mostly that is known by then: thousands of groups may be behind.
                 let is_known = match foremost {
                     Some(Standing::InFlight(..)) => true,

@@ -22,6 +22,10 @@ use crate::wire::control as pb;
 
 /// Most rows of a list.
 const MOST: usize = 1000;
+/// The same of tasks: the broker looks at each of them, with every group.
+const MOST_TASKS: usize = 200;
+/// Bodies that are read at once: together they take no more memory than so many of the largest.
+pub(super) const BODIES: usize = 8;
 
 pub(super) fn router() -> Router<Face> {
     Router::new()
@@ -58,6 +62,8 @@ fn id(path: Id) -> Result<TaskId, Refused> {
 /// The body of a request, which must not be larger than what it can carry: a text may need an escape for each of its bytes.
 async fn body<T: DeserializeOwned>(face: &Face, body: Body) -> Result<T, Refused> {
     let limit = face.service.limit * 2 + 64 * 1024;
+    // Never closed.
+    let _place = face.bodies.acquire().await;
     let bytes = to_bytes(body, limit).await.map_err(|_| {
         let why =
             format!("the body is cut off, or larger than {limit} bytes (twice the server's --max-task, and some)");
@@ -94,7 +100,7 @@ impl Before {
 
 async fn tasks(State(face): State<Face>, query: Asked<Before>) -> Answer {
     let query = asked(query)?;
-    let (before, limit) = (query.before.unwrap_or(TaskId::MAX), query.limit());
+    let (before, limit) = (query.before.unwrap_or(TaskId::MAX), query.limit().min(MOST_TASKS));
     let read = move |reader: &mut dyn crate::store::Reader| {
         let tasks = reader.latest_tasks(before, limit)?;
         // The page may have ended early, at its texts.

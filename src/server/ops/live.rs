@@ -208,7 +208,7 @@ impl Live {
             made: Instant::now(),
             positions: now.positions,
             commits: now.commits.clone(),
-            server: self.server(&disk),
+            server: self.server(&disk, &overview),
             point: point(&before, &now, &totals),
             overview,
             groups,
@@ -222,7 +222,7 @@ impl Live {
         Ok((snapshot, looked))
     }
 
-    fn server(&self, disk: &Disk) -> json::Server {
+    fn server(&self, disk: &Disk, overview: &Overview) -> json::Server {
         let about = &self.0.service.about;
         let why = not_ready(&self.0.health);
         json::Server {
@@ -235,8 +235,8 @@ impl Live {
             data: about.data(),
             store_bytes: disk.store_bytes(),
             disk_free_bytes: disk.free,
-            ack_timeout_ms: about.ack_timeout_ms(),
-            max_attempts: about.max_attempts,
+            ack_timeout_ms: u64::try_from(overview.ack_timeout.as_millis()).unwrap_or(u64::MAX),
+            max_attempts: overview.max_attempts,
         }
     }
 

@@ -1,0 +1,440 @@
+//! The settings of the programs: from the command line, the environment and a file.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use common::DEADLINE;
+use common::program::Program;
+use common::server::Server;
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The programs that have settings, each with its table in the file.
+const PROGRAMS: [(&str, &str); 2] =
+    [(env!("CARGO_BIN_EXE_contact-server"), "server"), (env!("CARGO_BIN_EXE_contact-client"), "client")];
+const SERVER: &str = PROGRAMS[0].0;
+
+/// A program, with nothing in its environment that sets anything.
+fn program(path: &str) -> Command {
+    let mut command = Command::new(path);
+    for (name, _) in std::env::vars_os() {
+        if name == "RUST_LOG" || name.to_str().is_some_and(|name| name.starts_with("CONTACT_")) {
+            command.env_remove(name);
+        }
+    }
+    command
+}
+
+/// One that prints its settings.
+fn printing(path: &str) -> Command {
+    let mut command = program(path);
+    command.arg("--print-config");
+    command
+}
+
+/// A file of settings in a folder of its own.
+struct File {
+    folder: TempDir,
+}
+
+impl File {
+    fn with(text: &str) -> File {
+        let file = File { folder: tempfile::tempdir().unwrap() };
+        file.write(text);
+        file
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.path(), text).unwrap();
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("contact.toml")
+    }
+}
+
+/// A setting as `--print-config` has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Setting {
+    value: String,
+    /// `None`: a default.
+    origin: Option<String>,
+}
+
+#[track_caller]
+fn output(command: &mut Command) -> Output {
+    command.output().unwrap()
+}
+
+#[track_caller]
+fn print_config(command: &mut Command) -> String {
+    let output = output(command);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The settings of what `--print-config` printed, by key. Comments have a space behind their sign.
+fn settings(printed: &str) -> BTreeMap<String, Setting> {
+    let lines = printed.lines().filter(|line| !line.starts_with("# "));
+    let pairs = lines.filter_map(|line| line.trim_start_matches('#').split_once(" = ").map(|pair| (line, pair)));
+    let setting = |(line, (key, rest)): (&str, (&str, &str))| {
+        let (value, origin) = match rest.split_once(" # ") {
+            Some((value, origin)) if !line.starts_with('#') => (value, Some(origin.to_owned())),
+            _ => (rest, None),
+        };
+        (key.to_owned(), Setting { value: value.to_owned(), origin })
+    };
+    pairs.map(setting).collect()
+}
+
+#[track_caller]
+fn effective(command: &mut Command) -> BTreeMap<String, Setting> {
+    settings(&print_config(command))
+}
+
+/// All flags of a program that set something, with what they want (`TIME`), from its help.
+fn flags(path: &str) -> Vec<(String, String)> {
+    let help = String::from_utf8(output(program(path).arg("-h")).stdout).unwrap();
+    let lines = help.lines().filter_map(|line| line.strip_prefix("      --"));
+    let named = lines.map(|line| {
+        let (name, rest) = line.split_at(line.find([' ', '[']).unwrap_or(line.len()));
+        let wants = rest.trim_start_matches([' ', '[', '=']).strip_prefix('<').and_then(|rest| rest.split('>').next());
+        (name.to_owned(), wants.unwrap_or_default().to_owned())
+    });
+    named.filter(|(name, _)| name != "config" && name != "print-config").collect()
+}
+
+/// A value for a flag, none of which is a default: the `n`th of three.
+fn value(wants: &str, n: usize) -> String {
+    match wants {
+        "HOST:PORT" | "ADDR" => format!("127.0.0.1:{n}"),
+        "TIME" => format!("{}s", 70 + n),
+        "N" | "BYTES" => (70 + n).to_string(),
+        "NAME" | "GROUP" | "DIR" | "CMD" => format!("some-{n}"),
+        "LEVEL" => ["error", "warn", "debug"][n].into(),
+        "WHERE" => "new".into(),
+        "true|false" => "true".into(),
+        other => panic!("a flag wants {other}: say here what that may be"),
+    }
+}
+
+/// The environment variable of a flag.
+fn variable(flag: &str) -> String {
+    format!("CONTACT_{}", flag.to_uppercase().replace('-', "_"))
+}
+
+/// All of a program's flags with the `n`th value, in each of the three ways.
+fn on_the_line(flags: &[(String, String)], n: usize) -> Vec<String> {
+    flags.iter().map(|(flag, wants)| format!("--{flag}={}", value(wants, n))).collect()
+}
+
+fn in_variables(flags: &[(String, String)], n: usize) -> Vec<(String, String)> {
+    flags.iter().map(|(flag, wants)| (variable(flag), value(wants, n))).collect()
+}
+
+fn in_a_file(table: &str, flags: &[(String, String)], n: usize) -> File {
+    let line = |(flag, wants): &(String, String)| match value(wants, n) {
+        text if text == "true" || text.parse::<i64>().is_ok() => format!("{flag} = {text}\n"),
+        text => format!("{flag} = \"{text}\"\n"),
+    };
+    File::with(&format!("[{table}]\n{}", flags.iter().map(line).collect::<String>()))
+}
+
+/// The values alone, without the quotes and brackets of the file.
+fn values(settings: &BTreeMap<String, Setting>) -> BTreeMap<String, String> {
+    let bare = |setting: &Setting| setting.value.trim_matches(['[', ']', '"']).to_owned();
+    settings.iter().map(|(key, setting)| (key.clone(), bare(setting))).collect()
+}
+
+fn wanted(flags: &[(String, String)], n: usize) -> BTreeMap<String, String> {
+    flags.iter().map(|(flag, wants)| (flag.clone(), value(wants, n))).collect()
+}
+
+#[test]
+fn every_flag_can_be_set_in_all_three_ways_and_the_nearer_one_counts() {
+    for (path, table) in PROGRAMS {
+        let flags = flags(path);
+        assert!(flags.len() > 12, "{flags:?}");
+        let file = in_a_file(table, &flags, 0);
+
+        let mut command = printing(path);
+        command.arg("--config").arg(file.path());
+        let from_file = effective(&mut command);
+        assert_eq!(values(&from_file), wanted(&flags, 0));
+        for (line, (flag, _)) in flags.iter().enumerate() {
+            let origin = from_file[flag].origin.as_deref().unwrap();
+            assert!(origin.starts_with(&format!("{}:{}:", file.path().display(), line + 2)), "{flag}: {origin}");
+        }
+
+        let mut command = printing(path);
+        command.env("CONTACT_CONFIG", file.path()).envs(in_variables(&flags, 1));
+        let from_variables = effective(&mut command);
+        assert_eq!(values(&from_variables), wanted(&flags, 1));
+        assert!(from_variables.iter().all(|(flag, setting)| setting.origin == Some(variable(flag))));
+
+        let said = effective(command.args(on_the_line(&flags, 2)));
+        assert_eq!(values(&said), wanted(&flags, 2));
+        assert!(said.values().all(|setting| setting.origin.as_deref() == Some("the command line")));
+    }
+}
+
+#[test]
+fn what_is_printed_can_be_read_again_and_means_the_same() {
+    for (path, _) in PROGRAMS {
+        let flags = flags(path);
+        let first = print_config(printing(path).args(on_the_line(&flags, 2)));
+        let file = File::with(&first);
+        let again = effective(printing(path).arg("--config").arg(file.path()));
+        assert_eq!(values(&again), values(&settings(&first)));
+        assert!(again.values().all(|setting| setting.origin.is_some()));
+
+        // The defaults, too, when the sign before them is taken away. Those that are not set have the word for what is wanted.
+        let defaults = print_config(&mut printing(path));
+        let lines = defaults.lines().filter(|line| !line.starts_with("# ")).map(|line| line.trim_start_matches('#'));
+        let set = lines.filter(|line| line.contains('=') && line.parse::<toml::Table>().is_ok());
+        let uncommented: String = set.map(|line| format!("{line}\n")).collect();
+        let (table, _) = defaults.split_once("\n[").unwrap().1.split_once(']').unwrap();
+        let file = File::with(&format!("[{table}]\n{uncommented}"));
+        let again = effective(printing(path).arg("--config").arg(file.path()));
+        assert_eq!(values(&again), values(&settings(&defaults)));
+    }
+}
+
+#[test]
+fn the_help_of_a_flag_stands_above_its_key() {
+    let printed = print_config(&mut printing(SERVER));
+    let key = printed.find("#ack-timeout = \"30s\"").unwrap();
+    let above = printed[..key].trim_end().lines().last().unwrap();
+    assert_eq!(above, "# How long a client may keep a task without a word before it is given to another");
+}
+
+#[test]
+fn two_programs_share_a_file() {
+    let file = File::with("[server]\nmax-attempts = 3\n[client]\nconcurrency = 4\n");
+    for ((path, _), (key, value)) in PROGRAMS.into_iter().zip([("max-attempts", "3"), ("concurrency", "4")]) {
+        assert_eq!(effective(printing(path).arg("--config").arg(file.path()))[key].value, value);
+    }
+}
+
+#[test]
+fn a_switch_can_be_switched_off_again() {
+    let file = File::with("[server]\ndemo = true\n");
+    let mut command = printing(SERVER);
+    command.arg("--config").arg(file.path());
+    assert_eq!(effective(&mut command)["demo"].value, "true");
+    assert_eq!(effective(command.arg("--demo=false"))["demo"].value, "false");
+}
+
+#[test]
+fn a_list_is_an_array_in_a_file_and_has_commas_in_the_environment() {
+    let file = File::with("[server]\nhttp-host = [\"one\", \"two\"]\n");
+    let mut command = printing(SERVER);
+    command.arg("--config").arg(file.path());
+    assert_eq!(effective(&mut command)["http-host"].value, "[\"one\", \"two\"]");
+    assert_eq!(effective(command.env("CONTACT_HTTP_HOST", "three, four"))["http-host"].value, "[\"three\", \"four\"]");
+}
+
+#[test]
+fn rust_log_counts_unless_the_log_is_set_and_one_that_makes_no_sense_stops_nobody() {
+    let mut command = printing(SERVER);
+    command.env("RUST_LOG", "warn");
+    let log = effective(&mut command)["log"].clone();
+    assert_eq!((log.value.as_str(), log.origin.as_deref()), ("\"warn\"", Some("RUST_LOG")));
+    assert_eq!(effective(command.env("CONTACT_LOG", "debug"))["log"].value, "\"debug\"");
+    assert_eq!(effective(printing(SERVER).env("RUST_LOG", "waarn"))["log"].value, "\"info\"");
+}
+
+/// What a server says of settings that are wrong.
+#[track_caller]
+fn refused(command: &mut Command) -> String {
+    let output = output(command);
+    assert_eq!(output.status.code(), Some(2), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.stdout, b"");
+    String::from_utf8(output.stderr).unwrap()
+}
+
+#[test]
+fn all_that_is_wrong_in_a_file_is_said_with_its_place() {
+    let text = "\
+listen = \"127.0.0.1:0\"
+[server]
+ack-timout = \"30s\"
+retain = \"soon\"
+max-attempts = 0
+data = { folder = \"x\" }
+demo = \"perhaps\"
+listen = [\"a\", \"b\"]
+anonymous-from = \"middle\"
+whatever = 1
+[sever]
+";
+    let file = File::with(text);
+    let said = refused(program(SERVER).arg("--config").arg(file.path()));
+    let wanted = [
+        (1, "\"listen\" must stand in a table: write [server] above it"),
+        (3, "unknown key \"ack-timout\"; did you mean \"ack-timeout\"?"),
+        (4, "retain cannot be \"soon\": expected number"),
+        (5, "max-attempts cannot be \"0\""),
+        (6, "data must be a text, a number, or true or false"),
+        (7, "demo cannot be \"perhaps\": it must be true or false"),
+        (8, "listen is one value"),
+        (9, "anonymous-from cannot be \"middle\": it must be first or new"),
+        (10, "unknown key \"whatever\"; there are ack-timeout, anonymous-from,"),
+        (11, "unknown table \"sever\"; did you mean \"server\"?"),
+    ];
+    let lines: Vec<&str> = said.lines().collect();
+    assert_eq!(lines.len(), wanted.len(), "{said}");
+    for (line, (number, words)) in lines.into_iter().zip(wanted) {
+        let place = format!("contact-server: {}:{number}:", file.path().display());
+        assert!(line.starts_with(&place) && line.contains(words), "{line} is not {place} {words}");
+    }
+}
+
+#[test]
+fn a_file_that_is_no_toml_or_not_there_is_named() {
+    let file = File::with("[server]\nlisten = \n");
+    let said = refused(program(SERVER).arg("--config").arg(file.path()));
+    assert!(said.starts_with(&format!("contact-server: {}:2:", file.path().display())), "{said}");
+    let said = refused(program(SERVER).env("CONTACT_CONFIG", "/no/such.toml"));
+    assert!(said.contains("/no/such.toml cannot be read: No such file"), "{said}");
+}
+
+#[test]
+fn a_variable_that_is_wrong_is_named_and_a_misspelt_one_is_mentioned() {
+    let said = refused(program(SERVER).env("CONTACT_RETAIN", "soon"));
+    assert!(said.starts_with("contact-server: CONTACT_RETAIN cannot be \"soon\": "), "{said}");
+    assert_eq!(effective(printing(SERVER).env("CONTACT_RETAIN", ""))["retain"].value, "\"7d\"", "empty: not set");
+
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program(SERVER);
+    let server =
+        Program::spawn("server", on_free_ports(&mut command, folder.path()).env("CONTACT_RETIAN", "1d")).unwrap();
+    let slip = "CONTACT_RETIAN is no setting of this program; did you mean CONTACT_RETAIN?";
+    server.err.wait_for("a word on the slip", |line| line.contains(slip));
+}
+
+fn on_free_ports<'a>(command: &'a mut Command, data: &Path) -> &'a mut Command {
+    command.args(["--listen=127.0.0.1:0", "--control=127.0.0.1:0", "--http=off", "--data"]).arg(data)
+}
+
+fn state(server: &Server) -> Value {
+    let mut stream = TcpStream::connect(&server.http).unwrap();
+    stream.write_all(b"GET /api/state HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).unwrap();
+    serde_json::from_str(reply.split_once("\r\n\r\n").unwrap().1).unwrap()
+}
+
+/// Waits until the page, which looks now and then, has this ack-timeout.
+#[track_caller]
+fn shows_ack_timeout(server: &Server, millis: u64) {
+    let deadline = Instant::now() + DEADLINE;
+    while state(server)["server"]["ack_timeout_ms"] != millis {
+        assert!(Instant::now() < deadline, "{} is not {millis}", state(server)["server"]);
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// The attempts of the only task that is dead, when there is one.
+#[track_caller]
+fn given_up_after(server: &Server, attempts: u64) {
+    let task = server.submit(&["it never works"]);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+    command.args(["--server", &server.listen, "--group", "workers", "--exec", "exit 75", "--retry-delay", "10ms"]);
+    let _worker = Program::spawn("worker", &mut command).unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        let dead = server.ctl(&["dead"]);
+        if let Some(dead) = dead.iter().find(|dead| dead["task_id"] == task) {
+            assert_eq!(dead["attempt"], attempts, "{dead}");
+            return;
+        }
+        assert!(Instant::now() < deadline, "task {task} is not given up: {dead:?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn sighup_takes_over_what_can_change_and_names_what_cannot() {
+    let file = File::with("[server]\nmax-attempts = 2\nack-timeout = \"1h\"\nlog = \"warn\"\n");
+    let mut server = Server::start(&["--config", file.path().to_str().unwrap(), "--retain", "2d"]);
+    shows_ack_timeout(&server, 3_600_000);
+    given_up_after(&server, 2);
+
+    file.write("[server]\nmax-attempts = 1\nack-timeout = \"20s\"\nmax-task = 1000\nretain = \"3d\"\n");
+    server.program().signal("HUP");
+    let err = &server.program().err;
+    err.wait_for("the end of the reload", |line| line.contains("reloaded: "));
+    let log = err.so_far().join("\n");
+    for line in [
+        "ack-timeout is 20s now, and was 1h",
+        "max-attempts is 1 now, and was 2",
+        "log is info now, and was warn",
+        "max-task changed from 1048576 to 1000: needs a restart",
+    ] {
+        assert!(log.contains(line), "{line:?} is not in {log}");
+    }
+    assert!(!log.contains("retain"), "the command line counts before the file: {log}");
+    shows_ack_timeout(&server, 20_000);
+    given_up_after(&server, 1);
+}
+
+#[test]
+fn a_broken_file_changes_nothing_and_the_next_one_is_read_again() {
+    let file = File::with("[server]\nack-timeout = \"40s\"\n");
+    let mut server = Server::start(&["--config", file.path().to_str().unwrap()]);
+    file.write("[server]\nack-timeout = \"50s\"\nmax-attempts = \"many\"\n");
+    server.program().signal("HUP");
+    let why =
+        format!("not reloaded, all stays as it is: {}:3:16: max-attempts cannot be \"many\"", file.path().display());
+    server.program().err.wait_for("why not", |line| line.contains(&why));
+    shows_ack_timeout(&server, 40_000);
+    server.submit(&["it goes on"]);
+
+    file.write("[server]\nack-timeout = \"50s\"\n");
+    server.program().signal("HUP");
+    server.program().err.wait_for("the reload", |line| line.contains("reloaded: "));
+    shows_ack_timeout(&server, 50_000);
+}
+
+#[cfg(unix)]
+#[test]
+fn few_open_files_are_mentioned_with_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program("sh");
+    command.args(["-c", "ulimit -n 256; exec \"$0\" \"$@\"", SERVER]);
+    let server = Program::spawn("server", on_free_ports(&mut command, folder.path())).unwrap();
+    server.err.wait_for("room", |line| line.contains("room for 192 clients: 256 files may be open"));
+    server.err.wait_for("what to do", |line| line.contains("LimitNOFILE=") && line.contains("ulimit -n"));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_folder_that_takes_nothing_is_refused_before_anything_is_accepted() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = program("sh");
+    // As a full disk does, writing fails.
+    command.args(["-c", "trap '' XFSZ; ulimit -f 0; exec \"$0\" \"$@\"", SERVER]);
+    let mut server = Program::spawn("server", on_free_ports(&mut command, folder.path())).unwrap();
+    assert_eq!(server.ended().code(), Some(1));
+    let said = server.err.so_far().join("\n");
+    assert!(said.contains(&format!("nothing can be written to {}", folder.path().display())), "{said}");
+    assert!(said.contains("make room on its disk") && said.contains("--data"), "{said}");
+    assert_eq!(server.out.so_far(), [""; 0]);
+}
+
+#[test]
+fn the_file_among_the_documents_is_what_the_server_prints() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy/contact.toml");
+    let printed = print_config(&mut printing(SERVER));
+    assert!(fs::read_to_string(path).unwrap() == printed, "make it again: contact-server --print-config");
+}

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::client::{Config, Error, Event, Exec, From, Reply, Task, Worker};
 use contact::config::{FileArgs, Settings};
 use contact::logger::{self, LogArgs};
@@ -124,6 +124,9 @@ enum Start {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = contact::manual::asked(Args::command()) {
+        return code;
+    }
     let settings = match Settings::<Args>::load("client", env::args_os(), env::vars_os()) {
         Ok(settings) => settings,
         Err(e) => return e.report("contact-client"),

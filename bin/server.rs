@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser, ValueEnum};
 use contact::broker::{self, From};
 use contact::config::{self, FileArgs, Settings};
 use contact::logger::{self, LogArgs};
@@ -143,6 +143,9 @@ fn load() -> Result<Settings<Args>, config::Error> {
 }
 
 fn main() -> ExitCode {
+    if let Some(code) = contact::manual::asked(Args::command()) {
+        return code;
+    }
     let settings = match load() {
         Ok(settings) => settings,
         Err(e) => return e.report("contact-server"),

@@ -8,7 +8,7 @@
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
 //! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
-//!   [`wire`], [`codec`]: messages.
+//!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 
 pub mod broker;
 pub mod client;
@@ -18,6 +18,7 @@ pub mod ctl;
 pub mod latency;
 pub mod logger;
 pub mod mailbox;
+pub mod manual;
 pub mod server;
 pub mod store;
 pub mod task;

@@ -2,6 +2,7 @@
 //!
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
+mod about;
 mod calls;
 mod contact;
 mod control;
@@ -10,6 +11,7 @@ mod demo;
 mod follow;
 mod health;
 pub mod host;
+mod machine;
 mod metadata;
 mod operate;
 mod ops;
@@ -32,6 +34,7 @@ use futures::future::{self, Either};
 use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
+use self::about::About;
 use self::calls::Calls;
 use self::contact::ContactService;
 use self::control::ControlService;
@@ -46,7 +49,6 @@ pub use self::retention::Retention;
 use self::traffic::Traffic;
 use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
-use crate::task::Time;
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -122,6 +124,7 @@ pub struct Server {
     contact: grpcio::Server,
     control: grpcio::Server,
     addresses: Addresses,
+    about: Arc<About>,
     health: Health,
     ops: Option<Ops>,
     demo: Option<Demo>,
@@ -143,7 +146,7 @@ struct Addresses {
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
-        let started_at = Time::now();
+        let about = Arc::new(About::new(&config));
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
@@ -174,6 +177,7 @@ impl Server {
             followers: followers.clone(),
             calls: calls.clone(),
             limit,
+            about: about.clone(),
             traffic: traffic.clone(),
         };
         let operator = control.clone();
@@ -185,28 +189,24 @@ impl Server {
         };
         let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
         let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let _ = about.listen.set(clients.clone());
         let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
         let (control, operators) =
             listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+        let _ = about.control.set(operators.clone());
         let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
         let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
-        let about = ops::About {
-            started_at,
-            listen: addresses.listen.clone(),
-            control: addresses.control.clone(),
-            data: config.data,
-            hosts: config.http_hosts,
-        };
-        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic, about)).transpose();
+        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic)).transpose();
         let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {
             contact,
             control,
             addresses,
+            about,
             health,
             calls,
             ops,
@@ -238,6 +238,7 @@ impl Server {
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+        self.about.retains(retention.clone());
         self.keeper.set(retention);
         block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
     }

@@ -77,7 +77,7 @@ fn a_store_that_fails_is_noticed_by_those_who_watch_and_those_who_ask() {
     let tasks = folder.path().join("tasks");
     std::fs::write(&tasks, ("x".repeat(10_000) + "\n").repeat(500)).unwrap();
     let mut submit = server.ctl_running(&["submit", "--file", tasks.to_str().unwrap()]);
-    assert_eq!(submit.ended().code(), Some(1), "five megabytes do not fit");
+    assert_eq!(submit.ended().code(), Some(3), "five megabytes do not fit");
 
     watch.out.wait_for("that it does not", |line| line == "\"NOT_SERVING\"");
     let said = python(&["check", &server.control, "", "Contact", CONTROL]).unwrap();

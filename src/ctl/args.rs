@@ -6,15 +6,20 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
+use super::help;
+use crate::manual::Shell;
 use crate::task::{Name, Time};
-
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failed (standard error says why), 2 wrong usage.
-Times are UTC. With --json, each line of output is one JSON object.";
 
 /// Submits tasks to a Contact server, shows what became of them, and takes care of groups.
 #[derive(Debug, Parser)]
-#[command(name = "contactctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+#[command(
+    name = "contactctl",
+    version,
+    styles = help::STYLES,
+    help_template = help::overview(),
+    after_help = help::notes(),
+    disable_help_subcommand = true
+)]
 pub struct Args {
     /// The server's control address, host:port.
     #[arg(
@@ -27,39 +32,39 @@ pub struct Args {
         value_parser = address
     )]
     pub(super) server: String,
-    /// Print one JSON object a line.
+    /// Print one JSON object a line; what went wrong, too, on standard error.
     #[arg(long, global = true, display_order = 101)]
-    pub(super) json: bool,
+    pub json: bool,
     #[command(subcommand)]
     pub(super) command: Command,
 }
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    Submit(Submit),
-    /// Show the log of tasks: the latest twenty, unless told otherwise.
+    Top(Top),
+    /// Show the groups, and how far each has come.
+    #[command(after_help = "\
+Examples:
+  contactctl groups
+  contactctl groups --json | jq -r 'select(.lag > 1000).group'")]
+    Groups,
+    /// Show the clients that are connected now.
+    #[command(after_help = "\
+Examples:
+  contactctl clients
+  contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
+    Clients,
+    /// Show the log of tasks.
+    ///
+    /// The latest twenty, unless told otherwise.
     #[command(after_help = "\
 Examples:
   contactctl tasks --follow
   contactctl tasks --all --json | jq -r .task")]
     Tasks(Range),
-    /// Show what came of tasks: the latest twenty outcomes, unless told otherwise.
-    #[command(after_help = "\
-Examples:
-  contactctl results --latest 100
-  contactctl results --after 4711 --follow --json")]
-    Results(Range),
-    /// Show what clients reported: the latest twenty statuses, unless told otherwise.
-    #[command(after_help = "\
-Example:
-  contactctl statuses --follow")]
-    Statuses(Range),
-    /// Show the clients that are connected now.
-    #[command(after_help = "\
-Example:
-  contactctl clients")]
-    Clients,
-    /// Show one task: where it stands with each group, why it is not running if it is not, and all that came of it.
+    /// Show one task: where it stands, and all that came of it.
+    ///
+    /// Where it stands with each group, why it is not running if it is not, and every outcome that was told.
     #[command(after_help = "\
 Example:
   contactctl task 17")]
@@ -68,13 +73,33 @@ Example:
         #[arg(value_parser = id())]
         id: u64,
     },
-    /// Show the groups, and how far each has come.
+    /// Show what came of tasks.
+    ///
+    /// The latest twenty outcomes, unless told otherwise.
+    #[command(after_help = "\
+Examples:
+  contactctl results --latest 100
+  contactctl results --after 4711 --follow --json")]
+    Results(Range),
+    /// Show what clients reported.
+    ///
+    /// The latest twenty statuses, unless told otherwise.
     #[command(after_help = "\
 Example:
-  contactctl groups")]
-    Groups,
+  contactctl statuses --follow")]
+    Statuses(Range),
     Dead(Dead),
-    /// Take a task back: no group that has not settled it gets it any more.
+    /// Show how the server is set, and how it is.
+    #[command(after_help = "\
+Examples:
+  contactctl server
+  contactctl server --json | jq .store_bytes")]
+    Server,
+    Doctor(Doctor),
+    Submit(Submit),
+    /// Take a task back.
+    ///
+    /// No group that has not settled it gets it any more.
     #[command(after_help = "\
 Example:
   contactctl cancel 17")]
@@ -83,7 +108,9 @@ Example:
         #[arg(value_parser = id())]
         id: u64,
     },
-    /// Give a settled or dead task to its groups again, with fresh attempts.
+    /// Give a settled or dead task to its groups again.
+    ///
+    /// With fresh attempts.
     #[command(after_help = "\
 Examples:
   contactctl retry 17
@@ -96,7 +123,9 @@ Examples:
         #[arg(long, value_name = "GROUP", value_parser = group)]
         group: Option<String>,
     },
-    /// Stop giving tasks to a group. What its clients hold they keep, and may still settle.
+    /// Stop giving tasks to a group.
+    ///
+    /// What its clients hold they keep, and may still settle.
     #[command(after_help = "\
 Example:
   contactctl pause workers")]
@@ -114,10 +143,35 @@ Example:
         #[arg(value_parser = group)]
         group: String,
     },
-    /// Look after a group.
-    #[command(subcommand)]
+    /// Forget a group (group rm).
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  contactctl group rm workers"
+    )]
     Group(Group),
     Bench(Bench),
+    /// Print the script that makes a shell complete command lines.
+    #[command(after_help = "\
+Examples:
+  contactctl completions bash > ~/.local/share/bash-completion/completions/contactctl
+  contactctl completions zsh > \"${fpath[1]}/_contactctl\"
+  contactctl completions fish > ~/.config/fish/completions/contactctl.fish")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+    /// Print the man page, or write one for each command.
+    #[command(after_help = "\
+Examples:
+  contactctl man | man -l -
+  contactctl man --dir ~/.local/share/man/man1")]
+    Man {
+        /// Write the page of contactctl and of each of its commands into this folder.
+        #[arg(long, value_name = "DIR")]
+        dir: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -193,6 +247,52 @@ pub(super) enum Priority {
     Low,
 }
 
+/// Watch the fleet live: groups, clients, tasks, and what is wrong.
+///
+/// Keys: q quits; 1, 2, 3 and tab change between groups, clients and tasks; the arrows or j and k move; p pauses or resumes
+/// the selected group, and asks first; / filters, s sorts, ? shows all of this. NO_COLOR switches colours off.
+///
+/// When the server goes away, it says since when, and goes on when it is back.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl top
+  contactctl top --interval 5s
+  contactctl top --once            one frame as plain text, for scripts and mails
+  contactctl top --once --json     the same as one object")]
+pub(super) struct Top {
+    /// How often to look. Longer, by itself, where the server needs long to answer.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(super) interval: Duration,
+    /// Print one frame as plain text, and end.
+    #[arg(long)]
+    pub(super) once: bool,
+}
+
+/// Check a server from here, and say what to change.
+///
+/// One line for each check: ok, warning or failed, and what to do about it. Nothing on the server is changed, and no task is
+/// taken. The exit code is 1 if a check failed, and 0 if there are only warnings, unless --strict.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl doctor
+  contactctl doctor --server 10.0.0.5:50052 --keepalive 90s     also: does something on the way cut what is idle?
+  contactctl doctor --strict --json | jq 'select(.status != \"ok\")'")]
+pub(super) struct Doctor {
+    /// Where clients connect, as seen from here. Without it: the host of --server, with the port of the server's --listen.
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    pub(super) listen: Option<String>,
+    /// Also hold a connection for so long on which nothing happens but pings, and see whether something on the way cuts it.
+    ///
+    /// Firewalls and balancers often do so after 60 s, and some after 350 s.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) keepalive: Option<Duration>,
+    /// A warning makes the exit code 1, too.
+    #[arg(long)]
+    pub(super) strict: bool,
+}
+
 /// Which part of a log to show.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Range {
@@ -213,7 +313,9 @@ pub(super) struct Range {
     pub(super) follow: bool,
 }
 
-/// Show the tasks that were given up, each with its last error: the latest twenty, unless told otherwise.
+/// Show the tasks that were given up; retry or drop them.
+///
+/// Each with its last error: the latest twenty, unless told otherwise.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
@@ -245,6 +347,11 @@ pub(super) fn address(text: &str) -> Result<String, String> {
         Some(("unix", path)) if !path.is_empty() => Ok(text.to_owned()),
         _ => Err("it must be host:port, such as 127.0.0.1:50052".into()),
     }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if interval < Duration::from_millis(100) { Err("it must be 100ms or more".into()) } else { Ok(interval) }
 }
 
 fn group(text: &str) -> Result<String, String> {
@@ -297,6 +404,9 @@ mod tests {
             &["tasks", "--limit", "3"],
             &["dead", "--retry", "--drop"],
             &["task", "0"],
+            &["top", "--interval", "1ms"],
+            &["doctor", "--listen", "nowhere"],
+            &["completions", "tcsh"],
             &["tasks", "--server", "http://127.0.0.1:50052"],
             &["tasks", "--server", "localhost"],
         ] {

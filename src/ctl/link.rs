@@ -1,10 +1,11 @@
 //! The connection to the server, and what its failures mean to an operator.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use futures::TryStreamExt;
 use futures::executor::block_on;
-use grpcio::{CallOption, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
+use grpcio::{CallOption, Channel, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
 use super::Error;
 use super::out::escape;
@@ -23,34 +24,45 @@ pub(super) struct Link {
     pub(super) client: ControlClient,
 }
 
+/// A channel to `server`, which does not connect yet.
+pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
+    let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
+    ChannelBuilder::new(env)
+        .max_send_message_len(MAX_MESSAGE)
+        .max_receive_message_len(MAX_MESSAGE)
+        .keepalive_time(keepalive)
+        .keepalive_timeout(KEEPALIVE / 2)
+        // A server of one's own is not on the far side of a web proxy.
+        .enable_http_proxy(false)
+        // Each with a connection of its own, and with no memory of failures before.
+        .use_local_subchannel_pool(true)
+        .connect(server)
+}
+
+/// Connects; says whether that worked: at once where it is refused, after five seconds where nothing comes back.
+pub(super) async fn connected(channel: &Channel) -> bool {
+    let deadline = Instant::now() + CONNECT;
+    let mut state = channel.check_connectivity_state(true);
+    while !matches!(state, ConnectivityState::GRPC_CHANNEL_READY | ConnectivityState::GRPC_CHANNEL_TRANSIENT_FAILURE) {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if !channel.wait_for_state_change(state, left).await {
+            break;
+        }
+        state = channel.check_connectivity_state(true);
+    }
+    state == ConnectivityState::GRPC_CHANNEL_READY
+}
+
 impl Link {
     /// Connects, or fails: at once where the connection is refused, after five seconds where nothing comes back.
     pub(super) fn connect(server: &str) -> Result<Link, Error> {
-        let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
-        let channel = ChannelBuilder::new(env)
-            .max_send_message_len(MAX_MESSAGE)
-            .max_receive_message_len(MAX_MESSAGE)
-            .keepalive_time(KEEPALIVE)
-            .keepalive_timeout(KEEPALIVE / 2)
-            // A control address is not on the far side of a web proxy.
-            .enable_http_proxy(false)
-            .connect(server);
-        let connected = block_on(async {
-            let deadline = std::time::Instant::now() + CONNECT;
-            let mut state = channel.check_connectivity_state(true);
-            while !matches!(
-                state,
-                ConnectivityState::GRPC_CHANNEL_READY | ConnectivityState::GRPC_CHANNEL_TRANSIENT_FAILURE
-            ) {
-                let left = deadline.saturating_duration_since(std::time::Instant::now());
-                if !channel.wait_for_state_change(state, left).await {
-                    break;
-                }
-                state = channel.check_connectivity_state(true);
-            }
-            state == ConnectivityState::GRPC_CHANNEL_READY
-        });
-        if !connected {
+        block_on(Link::open(server))
+    }
+
+    /// The same, as a future.
+    pub(super) async fn open(server: &str) -> Result<Link, Error> {
+        let channel = channel(server, KEEPALIVE);
+        if !connected(&channel).await {
             return Err(Error::NoServer(server.to_owned()));
         }
         Ok(Link { server: server.to_owned(), client: ControlClient::new(channel) })
@@ -63,7 +75,23 @@ impl Link {
 
     /// Waits for the answer of a call.
     pub(super) fn wait<T: Unpin>(&self, call: grpcio::Result<grpcio::ClientUnaryReceiver<T>>) -> Result<T, Error> {
-        block_on(async { call?.await }).map_err(|e| self.error(e))
+        block_on(self.answer(call))
+    }
+
+    /// The same, as a future.
+    pub(super) async fn answer<T: Unpin>(
+        &self,
+        call: grpcio::Result<grpcio::ClientUnaryReceiver<T>>,
+    ) -> Result<T, Error> {
+        async { call?.await }.await.map_err(|e| self.error(e))
+    }
+
+    /// All pages of a list that comes to an end.
+    pub(super) async fn pages<P>(
+        &self,
+        call: grpcio::Result<grpcio::ClientSStreamReceiver<P>>,
+    ) -> Result<Vec<P>, Error> {
+        async { call?.try_collect().await }.await.map_err(|e| self.error(e))
     }
 
     /// What a failed call means.

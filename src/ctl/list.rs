@@ -9,7 +9,9 @@ use grpcio::{CallOption, ClientSStreamReceiver};
 use super::args::{Dead, Range};
 use super::interrupt::Interrupt;
 use super::link::Link;
-use super::out::{Out, Row, Table};
+use super::moment::Times;
+use super::out::Out;
+use super::table::{Row, Table};
 use super::{Error, manage, rows};
 use crate::wire::control as pb;
 
@@ -91,6 +93,10 @@ impl Print<'_> {
     ) -> Result<(), Error> {
         let mut pages = call.map_err(|e| self.link.error(e))?.fuse();
         let mut interrupt = Interrupt::watch()?.fuse();
+        if self.range.follow {
+            // Lines stay on the screen while time goes on.
+            self.out.times = Times::Exact;
+        }
         let mut table = Table::default();
         let (mut printed, mut last) = (0, self.range.after.unwrap_or(0));
         block_on(async {

@@ -7,7 +7,8 @@ use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use super::link::Link;
-use super::out::{Out, Row, Table};
+use super::out::Out;
+use super::table::{Row, Table};
 use super::{Error, rows};
 use crate::wire::control as pb;
 
@@ -41,6 +42,14 @@ struct Done<'a> {
     done: &'a str,
 }
 
+/// One of them with which it could not be done.
+#[derive(Serialize)]
+struct NotDone<'a> {
+    task_id: u64,
+    group: &'a str,
+    error: &'a str,
+}
+
 /// Prints the clients that are connected.
 pub(super) fn clients(link: &Link, out: Out) -> Result<(), Error> {
     let call = link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon());
@@ -70,12 +79,9 @@ pub(super) fn describe(link: &Link, id: u64, mut out: Out) -> Result<(), Error> 
     if out.json {
         return Ok(out.object(&ledger, "")?);
     }
-    for (name, value) in ledger.task.properties() {
-        out.text(&format!("{name:<13} {value}"))?;
-    }
+    out.properties(&ledger.task.properties(out.times))?;
     out.section("groups", &ledger.groups)?;
-    out.section("results", &ledger.results)?;
-    Ok(out.flush()?)
+    Ok(out.section("results", &ledger.results)?)
 }
 
 /// Takes a task back.
@@ -159,7 +165,10 @@ impl Many<'_> {
                     }
                     Err(Error::Refused(reason)) => {
                         failed += 1;
-                        self.out.complaint(&format!("task {id} of {group}: {reason}"));
+                        self.out.failed(
+                            &NotDone { task_id: *id, group, error: &reason },
+                            &format!("task {id} of {group}: {reason}"),
+                        )?;
                     }
                     Err(e) => return Err(e),
                 }

@@ -1,28 +1,22 @@
 //! Standard output: JSON, a line an object, or tables for people.
 
 use std::borrow::Cow;
-use std::fmt::Write as _;
 use std::io::{self, BufWriter, Write};
 
-use console::{Alignment, Term, measure_text_width, pad_str, truncate_str};
+use console::{Term, style};
 use serde::Serialize;
 
-/// The narrowest that the last column is cut to.
-const NARROWEST: usize = 16;
-
-/// What can be printed as an object or as a line of a table.
-pub(super) trait Row: Serialize {
-    /// The names of the columns. The last one is free text.
-    const COLUMNS: &'static [&'static str];
-    /// The text under each of them.
-    fn cells(&self) -> Vec<String>;
-}
+use super::finding::{Finding, Status};
+use super::moment::Times;
+use super::table::{Row, Table};
+use crate::task::Time;
 
 /// Where the answers go. What is printed is on its way when the method returns.
 pub(super) struct Out {
     pub(super) json: bool,
     /// The terminal's width, if it is one: what is piped is never cut.
     width: Option<usize>,
+    pub(super) times: Times,
     to: BufWriter<Box<dyn Write>>,
 }
 
@@ -30,7 +24,8 @@ impl Out {
     pub(super) fn stdout(json: bool) -> Out {
         let term = Term::stdout();
         let width = if term.is_term() { term.size_checked().map(|(_, columns)| columns.into()) } else { None };
-        Out { json, width, to: BufWriter::new(Box::new(io::stdout())) }
+        let times = if term.is_term() { Times::Ago(Time::now()) } else { Times::Exact };
+        Out { json, width, times, to: BufWriter::new(Box::new(io::stdout())) }
     }
 
     /// Prints an object, or, for people, what it means to them.
@@ -55,7 +50,7 @@ impl Out {
                 self.json_line(row)?;
             }
         } else {
-            self.to.write_all(table.page(rows, self.width).as_bytes())?;
+            self.to.write_all(table.page(rows, self.width, self.times).as_bytes())?;
         }
         self.to.flush()
     }
@@ -69,9 +64,38 @@ impl Out {
         Ok(())
     }
 
-    /// Names on standard error what failed while the rest goes on.
-    pub(super) fn complaint(&self, text: &str) {
+    /// Prints what a check came to.
+    pub(super) fn finding(&mut self, finding: &Finding) -> io::Result<()> {
+        let word = match finding.status {
+            Status::Ok => style("ok     ").green(),
+            Status::Warning => style("warning").yellow(),
+            Status::Failed => style("failed ").red(),
+        };
+        let remedy = finding.remedy.as_ref().map_or(String::new(), |remedy| format!("; {remedy}"));
+        if self.json {
+            self.json_line(finding)?;
+        } else {
+            let text = format!("{}{remedy}", finding.says);
+            writeln!(self.to, "{word}  {:<12}  {}", finding.check, escape(&text))?;
+        }
+        self.to.flush()
+    }
+
+    /// Prints names and their values, one under the other.
+    pub(super) fn properties(&mut self, all: &[(&str, String)]) -> io::Result<()> {
+        for (name, value) in all {
+            writeln!(self.to, "{name:<13} {}", escape(value))?;
+        }
+        self.to.flush()
+    }
+
+    /// Tells of one of many that failed while the rest goes on: programs among the others, people on standard error.
+    pub(super) fn failed(&mut self, object: &impl Serialize, text: &str) -> io::Result<()> {
+        if self.json {
+            return self.object(object, "");
+        }
         let _ = writeln!(io::stderr(), "{}", escape(text));
+        Ok(())
     }
 
     /// Says something that is no data: to people, on standard error.
@@ -88,52 +112,6 @@ impl Out {
     fn json_line(&mut self, object: &impl Serialize) -> io::Result<()> {
         serde_json::to_writer(&mut self.to, object)?;
         self.to.write_all(b"\n")
-    }
-}
-
-/// A table that grows page by page. Its columns may grow from page to page, and never shrink.
-#[derive(Default)]
-pub(super) struct Table {
-    widths: Vec<usize>,
-}
-
-impl Table {
-    fn page<R: Row>(&mut self, rows: &[R], terminal: Option<usize>) -> String {
-        let mut lines: Vec<Vec<String>> = rows.iter().map(Row::cells).collect();
-        if self.widths.is_empty() && !lines.is_empty() {
-            self.widths = vec![0; R::COLUMNS.len()];
-            lines.insert(0, R::COLUMNS.iter().map(|&name| name.to_owned()).collect());
-        }
-        for cell in lines.iter_mut().flatten() {
-            if let Cow::Owned(escaped) = escape(cell) {
-                *cell = escaped;
-            }
-        }
-        for line in &lines {
-            for (width, cell) in self.widths.iter_mut().zip(line) {
-                *width = (*width).max(measure_text_width(cell));
-            }
-        }
-        let mut out = String::new();
-        for line in &lines {
-            self.line(line, terminal, &mut out);
-        }
-        out
-    }
-
-    fn line(&self, cells: &[String], terminal: Option<usize>, out: &mut String) {
-        let Some((text, columns)) = cells.split_last() else { return };
-        let mut used = 0;
-        for (cell, &width) in columns.iter().zip(&self.widths) {
-            let _ = write!(out, "{}  ", pad_str(cell, width, Alignment::Left, None));
-            used += width + 2;
-        }
-        match terminal {
-            Some(width) => *out += &truncate_str(text, width.saturating_sub(used).max(NARROWEST), "…"),
-            None => *out += text,
-        }
-        out.truncate(out.trim_end_matches(' ').len());
-        out.push('\n');
     }
 }
 
@@ -157,38 +135,6 @@ fn steers(c: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[derive(Serialize)]
-    struct Pair(&'static str, &'static str);
-
-    impl Row for Pair {
-        const COLUMNS: &'static [&'static str] = &["NAME", "TEXT"];
-        fn cells(&self) -> Vec<String> {
-            vec![self.0.into(), self.1.into()]
-        }
-    }
-
-    #[test]
-    fn columns_are_aligned_where_characters_are_wide() {
-        let page = Table::default().page(&[Pair("张三", "任务:1"), Pair("bob", "x")], None);
-        assert_eq!(page, "NAME  TEXT\n张三  任务:1\nbob   x\n");
-    }
-
-    #[test]
-    fn later_pages_have_no_heading_and_keep_the_columns() {
-        let mut table = Table::default();
-        table.page(&[Pair("a long name", "x")], None);
-        assert_eq!(table.page(&[Pair("b", "y")], None), "b            y\n");
-    }
-
-    #[test]
-    fn only_a_terminal_has_its_text_cut() {
-        let long = "一二三四五六七八九十一二三四五六七八九十";
-        let cut = Table::default().page(&[Pair("bob", long)], Some(24));
-        assert!(cut.lines().all(|line| measure_text_width(line) <= 24), "{cut}");
-        assert!(cut.ends_with("…\n"), "{cut}");
-        assert!(Table::default().page(&[Pair("bob", long)], None).ends_with(&format!("{long}\n")));
-    }
 
     #[test]
     fn control_characters_are_spelled_out() {

@@ -1,36 +1,22 @@
 //! What is printed: the records of the control service, as objects and as lines of a table.
 
-use std::time::{Duration, UNIX_EPOCH};
-
 use protobuf::EnumOrUnknown;
 use serde::Serialize;
 
-use super::out::Row;
+use super::moment::{Moment, Times};
+use super::table::{Column, Row};
 use crate::wire::control as pb;
-
-/// The last millisecond of the year 9999, the end of RFC 3339.
-const LAST: i64 = 253_402_300_799_999;
-
-/// The time in RFC 3339, UTC, with milliseconds.
-pub(super) fn time(millis: i64) -> String {
-    // Clamped: a server's nonsense must not bring us down.
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(millis.clamp(0, LAST) as u64)).to_string()
-}
-
-fn time_if_set(millis: i64) -> Option<String> {
-    (millis != 0).then(|| time(millis))
-}
 
 fn text_if_set(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
 /// What a table has where there is nothing.
-fn or_dash(text: &str) -> String {
+pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
-fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
+pub(super) fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
     match value.enum_value() {
         Ok(known) => format!("{known:?}"),
         Err(number) => format!("UNKNOWN_{number}"),
@@ -42,13 +28,13 @@ pub(super) struct Task {
     pub(super) id: u64,
     task: String,
     to: Option<String>,
-    accepted_at: String,
+    accepted_at: Moment,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    not_before: Option<String>,
+    not_before: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    expires_at: Option<String>,
+    expires_at: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -61,10 +47,10 @@ impl From<pb::Task> for Task {
             id: task.id,
             task: task.task,
             to: text_if_set(task.to),
-            accepted_at: time(task.accepted_at),
+            accepted_at: Moment(task.accepted_at),
             key: text_if_set(task.key),
-            not_before: time_if_set(task.not_before),
-            expires_at: time_if_set(task.expires_at),
+            not_before: Moment::if_set(task.not_before),
+            expires_at: Moment::if_set(task.expires_at),
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
         }
@@ -73,31 +59,32 @@ impl From<pb::Task> for Task {
 
 impl Task {
     /// What is set, each with its name.
-    pub(super) fn properties(&self) -> Vec<(&'static str, String)> {
+    pub(super) fn properties(&self, times: Times) -> Vec<(&'static str, String)> {
+        let show = |at| times.both(at);
         let mut all = vec![
             ("task", self.id.to_string()),
             ("text", self.task.clone()),
             ("to", self.to.clone().unwrap_or_else(|| "every group".into())),
-            ("accepted", self.accepted_at.clone()),
+            ("accepted", show(self.accepted_at)),
         ];
-        let max_attempts = self.max_attempts.map(|n| n.to_string());
         let optional = [
-            ("key", &self.key),
-            ("not before", &self.not_before),
-            ("expires", &self.expires_at),
-            ("max attempts", &max_attempts),
-            ("priority", &self.priority),
+            ("key", self.key.clone()),
+            ("not before", self.not_before.map(show)),
+            ("expires", self.expires_at.map(show)),
+            ("max attempts", self.max_attempts.map(|n| n.to_string())),
+            ("priority", self.priority.clone()),
         ];
-        all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))));
+        all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
         all
     }
 }
 
 impl Row for Task {
-    const COLUMNS: &'static [&'static str] = &["ID", "ACCEPTED", "TO", "TASK"];
-    fn cells(&self) -> Vec<String> {
+    const COLUMNS: &'static [Column] =
+        &[Column::Number("ID"), Column::Word("ACCEPTED"), Column::Name("TO"), Column::Text("TASK")];
+    fn cells(&self, times: Times) -> Vec<String> {
         let to = or_dash(self.to.as_deref().unwrap_or_default());
-        vec![self.id.to_string(), self.accepted_at.clone(), to, self.task.clone()]
+        vec![self.id.to_string(), times.show(self.accepted_at), to, self.task.clone()]
     }
 }
 
@@ -110,7 +97,7 @@ pub(super) struct TaskResult {
     attempt: u32,
     outcome: String,
     ret: String,
-    at: String,
+    at: Moment,
     late: bool,
 }
 
@@ -124,19 +111,28 @@ impl From<pb::TaskResult> for TaskResult {
             attempt: result.attempt,
             outcome: enum_name(result.outcome),
             ret: result.ret,
-            at: time(result.at),
+            at: Moment(result.at),
             late: result.late,
         }
     }
 }
 
 impl Row for TaskResult {
-    const COLUMNS: &'static [&'static str] = &["SEQ", "AT", "TASK", "GROUP", "CLIENT", "ATTEMPT", "OUTCOME", "RESULT"];
-    fn cells(&self) -> Vec<String> {
+    const COLUMNS: &'static [Column] = &[
+        Column::Number("SEQ"),
+        Column::Word("AT"),
+        Column::Number("TASK"),
+        Column::Name("GROUP"),
+        Column::Name("CLIENT"),
+        Column::Number("ATTEMPT"),
+        Column::Word("OUTCOME"),
+        Column::Text("RESULT"),
+    ];
+    fn cells(&self, times: Times) -> Vec<String> {
         let late = if self.late { " (late)" } else { "" };
         vec![
             self.seq.to_string(),
-            self.at.clone(),
+            times.show(self.at),
             self.task_id.to_string(),
             or_dash(&self.group),
             or_dash(&self.client),
@@ -152,19 +148,20 @@ pub(super) struct Status {
     pub(super) seq: u64,
     client: String,
     msg: String,
-    at: String,
+    at: Moment,
 }
 
 impl From<pb::Status> for Status {
     fn from(status: pb::Status) -> Status {
-        Status { seq: status.seq, client: status.client, msg: status.msg, at: time(status.at) }
+        Status { seq: status.seq, client: status.client, msg: status.msg, at: Moment(status.at) }
     }
 }
 
 impl Row for Status {
-    const COLUMNS: &'static [&'static str] = &["SEQ", "AT", "CLIENT", "STATUS"];
-    fn cells(&self) -> Vec<String> {
-        vec![self.seq.to_string(), self.at.clone(), or_dash(&self.client), self.msg.clone()]
+    const COLUMNS: &'static [Column] =
+        &[Column::Number("SEQ"), Column::Word("AT"), Column::Name("CLIENT"), Column::Text("STATUS")];
+    fn cells(&self, times: Times) -> Vec<String> {
+        vec![self.seq.to_string(), times.show(self.at), or_dash(&self.client), self.msg.clone()]
     }
 }
 
@@ -173,7 +170,7 @@ pub(super) struct Client {
     client: String,
     group: String,
     peer: String,
-    since: String,
+    since: Moment,
     window: u32,
     in_flight: u64,
     delivered: u64,
@@ -185,7 +182,7 @@ impl From<pb::Client> for Client {
             client: client.client,
             group: client.group,
             peer: client.peer,
-            since: time(client.since),
+            since: Moment(client.since),
             window: client.window,
             in_flight: client.in_flight,
             delivered: client.delivered,
@@ -194,14 +191,22 @@ impl From<pb::Client> for Client {
 }
 
 impl Row for Client {
-    const COLUMNS: &'static [&'static str] = &["CLIENT", "GROUP", "PEER", "SINCE", "WINDOW", "IN FLIGHT", "DELIVERED"];
-    fn cells(&self) -> Vec<String> {
+    const COLUMNS: &'static [Column] = &[
+        Column::Name("CLIENT"),
+        Column::Name("GROUP"),
+        Column::Name("PEER"),
+        Column::Word("SINCE"),
+        Column::Number("WINDOW"),
+        Column::Number("IN FLIGHT"),
+        Column::Number("DELIVERED"),
+    ];
+    fn cells(&self, times: Times) -> Vec<String> {
         let window = if self.window == 0 { "-".into() } else { self.window.to_string() };
         vec![
             or_dash(&self.client),
             or_dash(&self.group),
             self.peer.clone(),
-            self.since.clone(),
+            times.show(self.since),
             window,
             self.in_flight.to_string(),
             self.delivered.to_string(),
@@ -216,7 +221,7 @@ pub(super) struct Group {
     lag: u64,
     in_flight: u64,
     oldest: Option<u64>,
-    oldest_at: Option<String>,
+    oldest_at: Option<Moment>,
     rate: f64,
     paused: bool,
     dead: u64,
@@ -230,7 +235,7 @@ impl From<pb::Group> for Group {
             lag: group.lag,
             in_flight: group.in_flight,
             oldest: (group.oldest != 0).then_some(group.oldest),
-            oldest_at: time_if_set(group.oldest_at),
+            oldest_at: Moment::if_set(group.oldest_at),
             rate: group.rate,
             paused: group.paused,
             dead: group.dead,
@@ -239,16 +244,25 @@ impl From<pb::Group> for Group {
 }
 
 impl Row for Group {
-    const COLUMNS: &'static [&'static str] =
-        &["GROUP", "CLIENTS", "LAG", "IN FLIGHT", "OLDEST", "SINCE", "PER SECOND", "DEAD", "STATE"];
-    fn cells(&self) -> Vec<String> {
+    const COLUMNS: &'static [Column] = &[
+        Column::Name("GROUP"),
+        Column::Number("CLIENTS"),
+        Column::Number("LAG"),
+        Column::Number("IN FLIGHT"),
+        Column::Number("OLDEST"),
+        Column::Word("SINCE"),
+        Column::Number("PER SECOND"),
+        Column::Number("DEAD"),
+        Column::Word("STATE"),
+    ];
+    fn cells(&self, times: Times) -> Vec<String> {
         vec![
             self.group.clone(),
             self.clients.to_string(),
             self.lag.to_string(),
             self.in_flight.to_string(),
             self.oldest.map_or("-".into(), |id| id.to_string()),
-            or_dash(self.oldest_at.as_deref().unwrap_or_default()),
+            self.oldest_at.map_or("-".into(), |at| times.show(at)),
             format!("{:.1}", self.rate),
             self.dead.to_string(),
             if self.paused { "paused" } else { "running" }.into(),
@@ -278,8 +292,14 @@ impl From<pb::TaskStanding> for Standing {
 }
 
 impl Row for Standing {
-    const COLUMNS: &'static [&'static str] = &["GROUP", "STATE", "CLIENT", "ATTEMPT", "WHY"];
-    fn cells(&self) -> Vec<String> {
+    const COLUMNS: &'static [Column] = &[
+        Column::Name("GROUP"),
+        Column::Word("STATE"),
+        Column::Name("CLIENT"),
+        Column::Number("ATTEMPT"),
+        Column::Text("WHY"),
+    ];
+    fn cells(&self, _: Times) -> Vec<String> {
         vec![
             or_dash(&self.group),
             self.state.clone(),
@@ -312,13 +332,6 @@ impl From<pb::TaskLedger> for Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn times_are_rfc_3339_and_nonsense_is_clamped() {
-        assert_eq!(time(1_777_536_000_123), "2026-04-30T08:00:00.123Z");
-        assert_eq!(time(i64::MIN), "1970-01-01T00:00:00.000Z");
-        assert_eq!(time(i64::MAX), "9999-12-31T23:59:59.999Z");
-    }
 
     #[test]
     fn an_outcome_that_is_newer_than_we_are_has_its_number() {

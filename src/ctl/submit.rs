@@ -156,15 +156,18 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
         // The reader is not joined here: it may be waiting for a line that never comes, and ends with the process.
         return Err(match e {
             Error::Unimplemented { .. } => e,
-            e => Error::CutOff(format!("{e}: {}{}", report.tally.known(), input.go_on(report.tally.answered))),
+            e => {
+                let how_far = format!("{}{}", report.tally.known(), input.go_on(report.tally.answered));
+                Error::CutOff { cause: Box::new(e), how_far }
+            }
         });
     }
     if let Err(panic) = reader.join() {
         std::panic::resume_unwind(panic);
     }
     if let Some(source) = report.unreadable.take() {
-        let e = Error::Input { name: input.name.clone(), source };
-        return Err(Error::CutOff(format!("{e}: {}", report.tally.known())));
+        let cause = Box::new(Error::Input { name: input.name.clone(), source });
+        return Err(Error::CutOff { cause, how_far: report.tally.known() });
     }
     report.finish(began)
 }
@@ -409,8 +412,8 @@ fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
 }
 
-/// A path as a shell takes it.
-fn quote(path: &str) -> String {
+/// A path, or a name, as a shell takes it.
+pub(super) fn quote(path: &str) -> String {
     let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
     if path.chars().all(plain) && !path.starts_with('-') {
         return path.to_owned();

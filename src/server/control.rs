@@ -7,6 +7,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, RpcStatus, ServerStreamingSink, UnarySink, WriteFlags};
 use log::debug;
 
+use super::about::About;
 use super::calls::Calls;
 use super::contact::Ended;
 use super::convert;
@@ -37,6 +38,7 @@ pub(super) struct ControlService {
     pub(super) calls: Calls,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) about: Arc<About>,
     pub(super) traffic: Arc<Traffic>,
 }
 
@@ -68,6 +70,7 @@ impl Control for ControlService {
         retry_task(RetryTaskRequest) -> RetryTaskResponse = retry;
         pause_group(PauseGroupRequest) -> PauseGroupResponse = pause;
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = forget;
+        get_server(GetServerRequest) -> Server = about;
     }
 
     fn submit_stream(

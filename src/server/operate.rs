@@ -1,5 +1,6 @@
 //! What operators ask of tasks and groups: the work behind the `Control` service's unary calls.
 
+use super::about::millis;
 use super::control::ControlService;
 use super::convert;
 use super::status::Refusal;
@@ -46,6 +47,36 @@ impl ControlService {
         let counted = move |reader: &mut dyn Reader| infos.into_iter().map(|info| count_group(reader, info)).collect();
         let groups: Vec<pb::Group> = self.queries.run(counted).await?;
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
+    }
+
+    pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
+        let look = |core: &mut crate::broker::Core| (core.connected(), core.groups(Time::now()), core.config().clone());
+        let (clients, groups, config) = self.broker.with(look).await?;
+        let about = self.about.clone();
+        let (refuses, connected) = (self.store.failure().unwrap_or_default(), clients as u32);
+        let count = move |reader: &mut dyn Reader| {
+            let mut server = pb::Server {
+                clients: connected,
+                groups: groups.len() as u32,
+                in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+                refuses,
+                ack_timeout_ms: millis(config.ack_timeout),
+                max_attempts: config.max_attempts,
+                ..about.describe()
+            };
+            if request.counted {
+                let counted = groups.into_iter().map(|group| count_group(reader, group));
+                let counted = counted.collect::<Result<Vec<_>, _>>()?;
+                server.lag = Some(counted.iter().map(|group| group.lag).sum());
+                server.dead = Some(counted.iter().map(|group| group.dead).sum());
+            }
+            Ok(server)
+        };
+        let mut server = self.queries.run(count).await?;
+        let at = self.store.tail().positions();
+        (server.tasks, server.results, server.statuses) = (at.task, at.result, at.status);
+        server.now = Time::now().0;
+        Ok(server)
     }
 
     pub(super) async fn cancel(&self, request: pb::CancelTaskRequest) -> Result<pb::CancelTaskResponse, Refusal> {

@@ -11,12 +11,10 @@ mod follow;
 mod guard;
 mod json;
 mod live;
-mod machine;
 mod metrics;
 mod page;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -37,7 +35,6 @@ use self::live::Live;
 use super::control::ControlService;
 use super::health::Health;
 use super::traffic::Traffic;
-use crate::task::Time;
 
 /// Connections at once. The next so many are told that there are too many; those after them wait to be accepted.
 const CONNECTIONS: usize = 256;
@@ -47,24 +44,12 @@ const HEAD: Duration = Duration::from_secs(30);
 /// How long a stop waits for answers that are being sent.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What the face says of the server, and does not change.
-#[derive(Debug, Clone)]
-pub(super) struct About {
-    pub(super) started_at: Time,
-    pub(super) listen: String,
-    pub(super) control: String,
-    pub(super) data: PathBuf,
-    /// Names besides `localhost` by which browsers may call the server.
-    pub(super) hosts: Vec<String>,
-}
-
 /// What the handlers work with. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Face {
     service: ControlService,
     health: Health,
     traffic: Arc<Traffic>,
-    about: Arc<About>,
     live: Live,
     /// Becomes true, or is closed, when the server stops.
     stopped: watch::Receiver<bool>,
@@ -85,16 +70,14 @@ impl Ops {
         service: ControlService,
         health: Health,
         traffic: Arc<Traffic>,
-        about: About,
     ) -> std::io::Result<Ops> {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = watch::channel(false);
-        let about = Arc::new(about);
-        let live = Live::new(service.clone(), health.clone(), about.clone());
+        let live = Live::new(service.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
         let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let face = Face { service, health, traffic, about, live, stopped, listeners, bodies };
+        let face = Face { service, health, traffic, live, stopped, listeners, bodies };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {

@@ -23,6 +23,7 @@ pub struct State {
     pub statuses: Vec<pb::Status>,
     pub clients: Vec<pb::Client>,
     pub groups: Vec<pb::Group>,
+    pub server: pb::Server,
     pub ledger: pb::TaskLedger,
     /// Everything that was asked, but submissions.
     pub asked: Vec<String>,
@@ -374,5 +375,10 @@ impl Control for Service {
     ) {
         let answer = pb::RemoveGroupResponse { owed: 5, ..Default::default() };
         self.unary(&ctx, format!("remove {}", request.unwrap().group), sink, answer);
+    }
+
+    fn get_server(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::GetServerRequest>, sink: UnarySink<pb::Server>) {
+        let answer = self.state().server.clone();
+        self.unary(&ctx, format!("server counted {}", request.unwrap().counted), sink, answer);
     }
 }

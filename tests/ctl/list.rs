@@ -39,10 +39,10 @@ fn tasks_are_listed() {
         ok(&fake, &["tasks"]),
         "\
 ID  ACCEPTED                  TO    TASK
-1   2026-04-30T08:00:00.123Z  -     任务:101
-2   2026-04-30T08:00:00.123Z  工人  clear\\u{1b}[2J
-3   2026-04-30T08:00:00.123Z  -     c
-4   2026-04-30T08:00:00.123Z  -     d
+ 1  2026-04-30T08:00:00.123Z  -     任务:101
+ 2  2026-04-30T08:00:00.123Z  工人  clear\\u{1b}[2J
+ 3  2026-04-30T08:00:00.123Z  -     c
+ 4  2026-04-30T08:00:00.123Z  -     d
 "
     );
     assert_eq!(
@@ -82,8 +82,8 @@ fn results_are_listed() {
         ok(&fake, &["results"]),
         "\
 SEQ  AT                        TASK  GROUP  CLIENT              ATTEMPT  OUTCOME           RESULT
-1    2026-04-30T08:00:00.123Z  7     -      ipv4:10.0.0.1:5000  1        DONE              客户端接收到任务:任务:101
-2    2026-04-30T08:00:00.123Z  8     g      w1                  2        TIMED_OUT (late)
+  1  2026-04-30T08:00:00.123Z     7  -      ipv4:10.0.0.1:5000        1  DONE              客户端接收到任务:任务:101
+  2  2026-04-30T08:00:00.123Z     8  g      w1                        2  TIMED_OUT (late)
 "
     );
     assert_eq!(
@@ -101,7 +101,7 @@ fn statuses_are_listed() {
         vec![pb::Status { seq: 1, client: "w1".into(), msg: "数据:7".into(), at: AT, ..Default::default() }];
     assert_eq!(
         ok(&fake, &["statuses"]),
-        "SEQ  AT                        CLIENT  STATUS\n1    2026-04-30T08:00:00.123Z  w1      数据:7\n"
+        "SEQ  AT                        CLIENT  STATUS\n  1  2026-04-30T08:00:00.123Z  w1      数据:7\n"
     );
     assert_eq!(
         ok(&fake, &["statuses", "--json"]),
@@ -137,9 +137,9 @@ fn a_followed_list_goes_on_until_it_is_interrupted_and_that_is_success() {
     fake.state().tasks = vec![task(1, "a")];
     let running = Running::new(contactctl(&fake.address, &["tasks", "--follow"]));
     assert_eq!(running.line(), "ID  ACCEPTED                  TO  TASK");
-    assert_eq!(running.line(), "1   2026-04-30T08:00:00.123Z  -   a");
+    assert_eq!(running.line(), " 1  2026-04-30T08:00:00.123Z  -   a");
     more.unbounded_send(page(&[task(2, "b")])).unwrap();
-    assert_eq!(running.line(), "2   2026-04-30T08:00:00.123Z  -   b");
+    assert_eq!(running.line(), " 2  2026-04-30T08:00:00.123Z  -   b");
     running.signal("-INT");
     assert_eq!(running.end(), Ran { code: Some(0), out: "".into(), err: "".into() });
 }
@@ -155,8 +155,9 @@ fn a_followed_list_whose_server_goes_away_says_how_to_go_on() {
     running.line();
     fake.stop();
     let ran = running.end();
-    assert_eq!(ran.code, Some(1));
-    assert!(ran.err.ends_with("; to go on where it stopped: --after 42\n"), "{}", ran.err);
+    assert_eq!(ran.code, Some(3));
+    let said: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    assert!(said["error"].as_str().unwrap().ends_with("; to go on where it stopped: --after 42"), "{}", ran.err);
 }
 
 #[test]

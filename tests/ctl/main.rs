@@ -1,10 +1,17 @@
 //! `contactctl`, the real program, against a control service that is in the test.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
+#[path = "../common/mod.rs"]
+mod common;
+mod doctor;
 mod fake;
 mod list;
 mod manage;
+mod manual;
+mod server;
 mod submit;
+#[cfg(target_os = "linux")]
+mod top;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -121,12 +128,16 @@ fn eventually(what: &str, mut done: impl FnMut() -> bool) {
 fn where_no_server_is_the_command_fails_at_once_and_says_what_to_do() {
     let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
     let began = Instant::now();
-    for args in [&["tasks"][..], &["submit", "x"], &["clients", "--json"]] {
+    let says =
+        format!("no server answers at {address}; is contact-server running? its --control address goes to --server");
+    for (args, err) in [
+        (&["tasks"][..], format!("contactctl: {says}\n")),
+        (&["submit", "x"], format!("contactctl: {says}\n")),
+        (&["top", "--once"], format!("contactctl: {says}\n")),
+        (&["clients", "--json"], format!("{{\"error\":\"{says}\"}}\n")),
+    ] {
         let ran = Ran::from(contactctl(&address, args).output().unwrap());
-        let says = format!(
-            "contactctl: no server answers at {address}; is contact-server running? its --control address goes to --server\n"
-        );
-        assert_eq!(ran, Ran { code: Some(1), out: String::new(), err: says });
+        assert_eq!(ran, Ran { code: Some(3), out: String::new(), err });
     }
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
 }
@@ -136,7 +147,7 @@ fn where_something_listens_that_never_answers_the_command_gives_up_in_seconds() 
     let mute = TcpListener::bind("127.0.0.1:0").unwrap();
     let began = Instant::now();
     let ran = Ran::from(contactctl(&mute.local_addr().unwrap().to_string(), &["tasks"]).output().unwrap());
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(3));
     assert!(ran.err.contains("no server answers at"), "{}", ran.err);
     assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
 }
@@ -152,6 +163,8 @@ fn a_server_that_cannot_do_it_is_told_from_one_that_is_not_there() {
         &["submit", "x"],
         &["clients"],
         &["groups"],
+        &["server"],
+        &["top", "--once"],
         &["task", "1"],
         &["cancel", "1"],
         &["retry", "1"],
@@ -172,9 +185,19 @@ fn wrong_usage_ends_with_2_and_help_with_0() {
         let ran = run(&fake, args);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{args:?}");
     }
-    assert!(ok(&fake, &["--help"]).contains("Exit codes: 0 done, 1 failed"));
-    for command in ["submit", "tasks", "results", "statuses", "clients", "task", "groups", "dead", "cancel", "retry"] {
-        assert!(ok(&fake, &[command, "--help"]).contains("contactctl "), "no example for {command}");
+    assert!(ok(&fake, &["--help"]).contains("  3    no server answers"));
+    let without = Ran::from(contactctl(&fake.address, &[]).output().unwrap());
+    assert_eq!((without.code, without.out), (Some(2), ok(&fake, &["-h"])), "without a command it is the same help");
+}
+
+#[test]
+fn a_typo_is_answered_with_what_was_meant() {
+    let fake = Fake::new();
+    for (typed, meant) in
+        [(&["gruops"][..], "groups"), (&["tasks", "--folow"], "--follow"), (&["submit", "--tll"], "--ttl")]
+    {
+        let ran = run(&fake, typed);
+        assert!(ran.code == Some(2) && ran.err.contains(&format!("'{meant}'")), "{typed:?}: {}", ran.err);
     }
 }
 

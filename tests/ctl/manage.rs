@@ -43,8 +43,8 @@ fn clients_are_listed() {
         ok(&fake, &["clients"]),
         "\
 CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED
-张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z  16      2          400
--       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z  -       0          7
+张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z      16          2        400
+-       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z       -          0          7
 "
     );
     assert_eq!(
@@ -77,8 +77,8 @@ fn groups_are_listed() {
         ok(&fake, &["groups"]),
         "\
 GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE
-workers  2        12   4          88      2026-04-30T08:00:00.123Z  3.2         1     paused
-idle     0        0    0          -       -                         0.0         0     running
+workers        2   12          4      88  2026-04-30T08:00:00.123Z         3.2     1  paused
+idle           0    0          0       -  -                                0.0     0  running
 "
     );
     assert_eq!(
@@ -124,11 +124,11 @@ priority      HIGH
 
 groups
 GROUP    STATE    CLIENT  ATTEMPT  WHY
-workers  waiting  -       1        no client of the group is connected
+workers  waiting  -             1  no client of the group is connected
 
 results
 SEQ  AT                        TASK  GROUP    CLIENT  ATTEMPT  OUTCOME        RESULT
-5    2026-04-30T08:00:00.123Z  17    workers  w1      3        FAILED (late)  no such file
+  5  2026-04-30T08:00:00.123Z    17  workers  w1            3  FAILED (late)  no such file
 "
     );
     assert_eq!(
@@ -143,8 +143,11 @@ fn what_the_server_refuses_is_said_in_its_words() {
     let fake = Fake::new();
     for args in [&["task", "404"][..], &["cancel", "404"], &["retry", "404"]] {
         let ran = run(&fake, args);
-        assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+        assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""));
         assert_eq!(ran.err, "contactctl: there is no task 404\n");
+        let ran = run(&fake, &[args, &["--json"]].concat());
+        assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""));
+        assert_eq!(ran.err, "{\"error\":\"there is no task 404\"}\n");
     }
 }
 
@@ -178,8 +181,8 @@ fn dead_letters_are_listed() {
         ok(&fake, &["dead", "--group", "a"]),
         "\
 SEQ  AT                        TASK  GROUP  CLIENT  ATTEMPT  OUTCOME  RESULT
-1    2026-04-30T08:00:00.123Z  10    a      w1      3        FAILED   no such file
-2    2026-04-30T08:00:00.123Z  11    b      w1      3        FAILED   no such file
+  1  2026-04-30T08:00:00.123Z    10  a      w1            3  FAILED   no such file
+  2  2026-04-30T08:00:00.123Z    11  b      w1            3  FAILED   no such file
 "
     );
     assert_eq!(ok(&fake, &["dead", "--json", "--all"]).lines().count(), 2);
@@ -210,8 +213,51 @@ fn all_dead_letters_are_dropped_and_those_that_cannot_be_are_named() {
     fake.state().results = vec![result(1, 10, "a"), result(2, 404, "a"), result(3, 10, "b"), result(4, 12, "a")];
     let ran = run(&fake, &["dead", "--drop", "--json"]);
     assert_eq!(ran.code, Some(1));
+    let failed = "{\"task_id\":404,\"group\":\"a\",\"error\":\"there is no task 404\"}\n";
     let dropped = [(10, "a"), (10, "b"), (12, "a")];
     let lines = dropped.map(|(id, group)| format!("{{\"task_id\":{id},\"group\":\"{group}\",\"done\":\"dropped\"}}\n"));
-    assert_eq!(ran.out, lines.concat(), "each for its group");
-    assert_eq!(ran.err, "task 404 of a: there is no task 404\ncontactctl: 1 task could not be dropped\n");
+    assert_eq!(ran.out, lines.concat() + failed, "each for its group");
+    assert_eq!(ran.err, "{\"error\":\"1 task could not be dropped\"}\n");
+    let ran = run(&fake, &["dead", "--drop"]);
+    assert_eq!(
+        ran.err,
+        "task 404 of a: there is no task 404\ndropped 3 tasks\ncontactctl: 1 task could not be dropped\n"
+    );
+}
+
+#[test]
+fn a_server_is_shown() {
+    let fake = Fake::new();
+    fake.state().server = pb::Server {
+        version: "1.2.3".into(),
+        now: AT + 5000,
+        started_at: AT,
+        listen: "0.0.0.0:50051".into(),
+        retain_bytes: Some(3 << 20),
+        retain_ms: 7 * 86_400_000,
+        open_files: Some(1234),
+        open_files_soft: Some(65536),
+        lag: Some(7),
+        refuses: "no room is left".into(),
+        ..Default::default()
+    };
+    let shown = ok(&fake, &["server"]);
+    for line in [
+        "version       1.2.3",
+        "started       2026-04-30T08:00:00.123Z",
+        "clients at    0.0.0.0:50051",
+        "takes tasks   no: no room is left",
+        "unsettled     7",
+        "dead letters  not known",
+        "disk free     not known",
+        "open files    1,234 of 65,536 (hard limit: no limit)",
+        "retains       7 d, at most 3.00 MiB",
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+    }
+    let object: serde_json::Value = serde_json::from_str(&ok(&fake, &["server", "--json"])).unwrap();
+    assert_eq!(object["version"], "1.2.3");
+    assert_eq!(object["started_at"], "2026-04-30T08:00:00.123Z");
+    assert_eq!((&object["lag"], &object["dead"]), (&7.into(), &serde_json::Value::Null));
+    assert_eq!(fake.state().asked, ["server counted true", "server counted true"]);
 }

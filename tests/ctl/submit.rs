@@ -185,7 +185,7 @@ contactctl: 3 lines failed: 2, 4, 6
 {"done":true,"accepted":2,"failed":3}
 "#
     );
-    assert_eq!((ran.code, ran.err.as_str()), (Some(1), "contactctl: 3 lines failed: 2, 4, 6\n"));
+    assert_eq!((ran.code, ran.err.as_str()), (Some(1), "{\"error\":\"3 lines failed: 2, 4, 6\"}\n"));
 }
 
 #[test]
@@ -205,7 +205,7 @@ fn a_submission_that_is_cut_off_says_how_far_it_came() {
     let path = path.to_str().unwrap();
     let went = format!("contactctl: the server at {} went away (stopping): ", fake.address);
     let ran = run(&fake, &["submit", "--batch", "10", "--file", path]);
-    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
     // Eight requests under way is as many as there may be.
     assert_eq!(
         ran.err,
@@ -215,7 +215,7 @@ fn a_submission_that_is_cut_off_says_how_far_it_came() {
         )
     );
     let ran = run(&fake, &["submit", "--batch", "10", "--json", "--file", path]);
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(3));
     let objects: Vec<_> = ran.out.lines().collect();
     assert_eq!(
         objects,
@@ -240,9 +240,9 @@ fn a_submission_whose_server_dies_while_it_waits_for_input_ends() {
     running.line();
     fake.stop();
     let ran = running.end();
-    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""));
+    assert_eq!((ran.code, ran.out.as_str()), (Some(3), ""));
     assert!(ran.err.contains("lines 1 to 2 are accepted (ids 1 to 2), the rest was not sent"), "{}", ran.err);
-    assert!(ran.err.ends_with("; to go on, submit again from line 3 on\n"), "{}", ran.err);
+    assert!(ran.err.ends_with("; to go on, submit again from line 3 on\"}\n"), "{}", ran.err);
 }
 
 #[test]
@@ -255,7 +255,7 @@ fn an_interrupted_submission_says_how_far_it_came() {
     eventually("two requests answered and eight under way", || fake.state().submitted.len() == 10);
     running.signal("-INT");
     let ran = running.end();
-    assert_eq!(ran.code, Some(1));
+    assert_eq!(ran.code, Some(130));
     let says = "contactctl: interrupted: lines 1 to 20 are accepted (ids 1 to 20), lines 21 to 100 may or may not be, ";
     assert!(ran.err.starts_with(says), "{}", ran.err);
 }

@@ -26,7 +26,7 @@ fn what_was_reported_as_accepted_outlives_a_kill() {
     let mut submit = server.ctl_running(&["submit", "--batch", "100", "--file", file.to_str().unwrap()]);
     submit.out.at_least(200, "batches", |line| line.contains("first_id").then_some(()));
     server.kill();
-    assert_eq!(submit.ended().code(), Some(1));
+    assert_eq!(submit.ended().code(), Some(3));
     let reported: Vec<serde_json::Value> =
         submit.out.so_far().iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(

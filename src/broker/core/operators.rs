@@ -91,6 +91,16 @@ impl Core {
         sessions.into_iter().map(|(_, session)| self.info(session)).collect()
     }
 
+    /// How it is set now.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// How many streams there are.
+    pub fn connected(&self) -> usize {
+        self.sessions.len()
+    }
+
     /// Whether a client of that id has a stream.
     pub fn is_connected(&self, client: &ClientId) -> bool {
         self.clients.contains_key(client)

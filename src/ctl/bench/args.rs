@@ -7,7 +7,9 @@ use clap::{Args as ClapArgs, Subcommand};
 
 use crate::ctl::args::address;
 
-/// Measure a server: one that runs already, or, with --spawn, one of its own in a temporary folder.
+/// Measure how fast a server is.
+///
+/// One that runs already, or, with --spawn, one of its own in a temporary folder.
 ///
 /// Everything runs over the network interface of this machine, load generator included. A task counts as accepted, and a
 /// result as settled, when it is on disk. In the same run the machine's own limits are measured: an fsync loop, and a bare

@@ -12,7 +12,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use grpcio::RpcStatusCode as Code;
 
-use super::{About, Face, events};
+use super::{Face, events};
+use crate::server::about::About;
 use crate::server::refusals;
 use crate::server::status::Refusal;
 
@@ -80,7 +81,7 @@ pub(super) fn around(routes: Router, face: Face) -> Router {
     routes
         .fallback(missing)
         .method_not_allowed_fallback(other_method)
-        .layer(middleware::from_fn_with_state(face.about, admit))
+        .layer(middleware::from_fn_with_state(face.service.about, admit))
         .layer(middleware::map_response(harden))
 }
 

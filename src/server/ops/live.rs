@@ -11,13 +11,13 @@ use tokio::sync::{Notify, watch};
 
 use super::count::{self, Counter};
 use super::follow::{Followed, News};
+use super::guard;
 use super::json::{self, Point, State, Totals};
-use super::machine::Disk;
-use super::{About, guard};
 use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::control::ControlService;
 use crate::server::health::{self, Health};
+use crate::server::machine::Disk;
 use crate::server::status::Refusal;
 use crate::store::Positions;
 use crate::task::{TaskId, Time};
@@ -46,7 +46,6 @@ pub(super) struct Live(Arc<Inner>);
 struct Inner {
     service: ControlService,
     health: Health,
-    about: Arc<About>,
     /// Whoever has a receiver of it watches.
     newest: watch::Sender<Newest>,
     somebody_watches: Notify,
@@ -82,11 +81,10 @@ pub(super) struct Snapshot {
 }
 
 impl Live {
-    pub(super) fn new(service: ControlService, health: Health, about: Arc<About>) -> Live {
+    pub(super) fn new(service: ControlService, health: Health) -> Live {
         Live(Arc::new(Inner {
             service,
             health,
-            about,
             newest: watch::Sender::new(None),
             somebody_watches: Notify::new(),
             history: Mutex::default(),
@@ -191,7 +189,7 @@ impl Live {
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
-        let (counter, about, seen) = (self.0.counter.clone(), self.0.about.clone(), self.followed().seen());
+        let (counter, about, seen) = (self.0.counter.clone(), service.about.clone(), self.followed().seen());
         let (positions, infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
         let read = move |reader: &mut dyn crate::store::Reader| {
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
@@ -225,17 +223,17 @@ impl Live {
     }
 
     fn server(&self, disk: &Disk, overview: &Overview) -> json::Server {
-        let about = &self.0.about;
+        let about = &self.0.service.about;
         let why = not_ready(&self.0.health);
         json::Server {
             version: env!("CARGO_PKG_VERSION"),
             started_at: about.started_at.0,
-            listen: about.listen.clone(),
-            control: about.control.clone(),
+            listen: about.listen(),
+            control: about.control(),
             ready: why.is_none(),
             why,
-            data: about.data.display().to_string(),
-            store_bytes: disk.db + disk.wal,
+            data: about.data(),
+            store_bytes: disk.store_bytes(),
             disk_free_bytes: disk.free,
             ack_timeout_ms: u64::try_from(overview.ack_timeout.as_millis()).unwrap_or(u64::MAX),
             max_attempts: overview.max_attempts,

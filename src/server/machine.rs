@@ -16,6 +16,11 @@ pub(super) struct Disk {
 }
 
 impl Disk {
+    /// What the store takes.
+    pub(super) fn store_bytes(&self) -> u64 {
+        self.db + self.wal
+    }
+
     pub(super) fn of(data: &Path) -> Disk {
         let size = |name: &str| fs::metadata(data.join(name)).map_or(0, |file| file.len());
         let free = rustix::fs::statvfs(data).ok().map(|disk| disk.f_bavail * disk.f_frsize);
@@ -27,7 +32,9 @@ impl Disk {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Process {
     pub(super) open_fds: Option<u64>,
+    /// How many it may have open, and how far that can be raised without being root. `None`: no limit.
     pub(super) max_fds: Option<u64>,
+    pub(super) raisable_fds: Option<u64>,
     pub(super) resident_bytes: Option<u64>,
     pub(super) cpu_seconds: Option<f64>,
     pub(super) threads: Option<u64>,
@@ -40,10 +47,12 @@ impl Process {
         let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<u64>().ok());
         let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
+        let limit = getrlimit(Resource::Nofile);
         Process {
             // The listing is a file, too.
             open_fds: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
-            max_fds: getrlimit(Resource::Nofile).current,
+            max_fds: limit.current,
+            raisable_fds: limit.maximum,
             resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),
             cpu_seconds: ticks.map(|ticks| ticks as f64 / rustix::param::clock_ticks_per_second() as f64),
             threads: field(20),

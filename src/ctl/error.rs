@@ -1,0 +1,112 @@
+//! Why a command failed, and what the process ends with.
+
+use std::io;
+
+/// Why a command failed: one line, which says what to do.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Options that do not go together.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody listens at the address, or nobody who speaks gRPC.
+    #[error("no server answers at {0}; is contact-server running? its --control address goes to --server")]
+    NoServer(String),
+    /// The connection broke, or the server stopped.
+    #[error("the server at {server} went away ({reason}){hint}")]
+    WentAway {
+        /// Its address.
+        server: String,
+        /// What gRPC says.
+        reason: String,
+        /// How to go on, where there is something to go on with.
+        hint: String,
+    },
+    /// The server does not offer this.
+    #[error(
+        "the server at {server} cannot do this ({reason}); is it older than this contactctl, or not a --control address?"
+    )]
+    Unimplemented {
+        /// Its address.
+        server: String,
+        /// What it says.
+        reason: String,
+    },
+    /// The server said no, and why.
+    #[error("{0}")]
+    Refused(String),
+    /// The server answered what no server of this version answers.
+    #[error("the server's answer makes no sense: {0}; is it of another version than this contactctl?")]
+    Nonsense(String),
+    /// The lines to submit cannot be read.
+    #[error("cannot read {name}: {source}")]
+    Input {
+        /// The file's path, or "standard input".
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file cannot be written.
+    #[error("cannot write {name}: {source}")]
+    File {
+        /// Its path.
+        name: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// Ctrl-C, before the end.
+    #[error("interrupted")]
+    Interrupted,
+    /// Some lines were not accepted; each was named when it failed.
+    #[error("{0}")]
+    LinesFailed(String),
+    /// The submission ended before its input did.
+    #[error("{cause}: {how_far}")]
+    CutOff {
+        /// Why.
+        cause: Box<Error>,
+        /// How far it came, and how to go on.
+        how_far: String,
+    },
+    /// Some calls of many failed; each was named when it failed.
+    #[error("{0}")]
+    SomeFailed(String),
+    /// Something is wrong with the server; each check said what.
+    #[error("{0}")]
+    Unwell(String),
+    /// A measurement could not be made, or its figures would not be true.
+    #[error("{0}")]
+    NotMeasured(String),
+    /// Standard output cannot be written.
+    #[error("cannot write the output: {0}")]
+    Output(#[from] io::Error),
+}
+
+/// What the process ends with, for --help and for docs/cli.md.
+pub(super) const EXIT_CODES: &str = "\
+Exit codes:
+  0    done
+  1    failed, in whole or in part: standard error says what
+  2    wrong usage
+  3    no server answers, it went away, or its store takes nothing: the same may work later
+  4    the server refused: there is no such task or group, or it cannot be done as things stand
+  130  interrupted by Ctrl-C";
+
+impl Error {
+    /// What the process ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Error::Usage(_) => 2,
+            Error::NoServer(_) | Error::WentAway { .. } => 3,
+            Error::Refused(_) => 4,
+            Error::Interrupted => 130,
+            Error::CutOff { cause, .. } => cause.exit_code(),
+            _ => 1,
+        }
+    }
+
+    /// The line for standard error.
+    pub fn line(&self, json: bool) -> String {
+        if json { serde_json::json!({ "error": self.to_string() }).to_string() } else { format!("contactctl: {self}") }
+    }
+}

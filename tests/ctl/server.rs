@@ -1,0 +1,50 @@
+//! What a real server says of itself.
+
+use serde_json::Value;
+
+use crate::common::server::Server;
+
+#[test]
+fn a_server_says_how_it_is_set_and_what_it_holds() {
+    let server =
+        Server::start(&["--retain", "3d", "--ack-timeout", "9s", "--max-attempts", "5", "--retain-bytes", "12345678"]);
+    server.submit(&["a", "b", "c"]);
+    // A group that nobody serves owes its tasks.
+    let mut client = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
+    client.args(["--server", &server.listen, "--group", "g", "--exec", "exit 1"]);
+    let client = crate::common::program::Program::spawn("contact-client", &mut client).unwrap();
+    server.at_least(3, "results");
+    drop(client);
+    server.submit(&["d", "e"]);
+    let settings = |object: &Value| {
+        let set = ["listen", "control", "ack_timeout_ms", "max_attempts", "retain_ms", "retain_bytes", "version"];
+        set.map(|key| object[key].clone())
+    };
+    let object = server.ctl(&["server"]).remove(0);
+    assert_eq!(
+        settings(&object),
+        [
+            server.listen.as_str().into(),
+            server.control.as_str().into(),
+            9_000.into(),
+            5.into(),
+            (3 * 86_400_000_u64).into(),
+            12_345_678.into(),
+            Value::from(env!("CARGO_PKG_VERSION"))
+        ]
+    );
+    let counted = ["tasks", "results", "statuses", "groups", "dead", "lag", "in_flight", "refuses"];
+    let expected = [5.into(), 3.into(), 0.into(), 1.into(), 3.into(), 2.into(), 0.into(), Value::Null];
+    assert_eq!(counted.map(|key| object[key].clone()), expected, "{object}");
+    let data = std::fs::canonicalize(server.data()).unwrap();
+    assert_eq!(std::fs::canonicalize(object["data"].as_str().unwrap()).unwrap(), data);
+    let at_least = |key: &str, least: u64| assert!(object[key].as_u64().unwrap() >= least, "{key}: {object}");
+    at_least("store_bytes", 4096);
+    at_least("disk_free_bytes", 1);
+    at_least("open_files", 5);
+    at_least("open_files_soft", 256);
+    // What looks each second does not have it counted.
+    let top = server.ctl(&["top", "--once"]).remove(0);
+    assert_eq!((&top["server"]["lag"], &top["server"]["dead"]), (&Value::Null, &Value::Null));
+    assert_eq!((&top["groups"][0]["lag"], &top["groups"][0]["dead"]), (&2.into(), &3.into()));
+}

@@ -58,7 +58,10 @@ impl Drop for Screen {
         if let Some(keys) = self.keys.take() {
             let _ = keys.join();
         }
-        ratatui::restore();
+        // After a panic it was given back before the message; a second time would put the cursor back above that.
+        if !thread::panicking() {
+            ratatui::restore();
+        }
     }
 }
 

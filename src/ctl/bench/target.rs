@@ -65,6 +65,10 @@ impl Target {
             // It is not ten thousand clients' coming and going that is of interest.
             command.env("RUST_LOG", "warn,grpcio=error");
         }
+        // What is measured is a server as it comes, not as somebody's environment has it.
+        for (name, _) in env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("CONTACT_")) {
+            command.env_remove(name);
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
         let mut child = command.spawn().map_err(|e| failed(&format!("cannot start {}", program.display()), &e))?;
         let mut line = String::new();

@@ -144,7 +144,7 @@ fn nobody_at_the_address_is_an_error_that_says_so() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
     let command = command.args(["bench", "idle", "--contact", "127.0.0.1:1", "--server", "127.0.0.1:1"]);
     let output = command.output().unwrap();
-    assert_eq!(output.status.code(), Some(1));
+    assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("127.0.0.1:1"), "{said}");
 }

@@ -1,5 +1,7 @@
 //! What operators ask of tasks and groups: the work behind the `Control` service's unary calls.
 
+use std::collections::{BTreeSet, HashMap, HashSet};
+
 use super::about::millis;
 use super::control::ControlService;
 use super::convert;
@@ -29,9 +31,14 @@ impl ControlService {
             reason: "no client of the group has come yet".into(),
             ..Default::default()
         });
-        let groups = standings.into_iter().map(|(group, standing)| describe_standing(&group, standing, &results));
+        let (told, settled) = (attempts(&results), settlements(&results));
+        let groups = standings.into_iter().map(|(group, standing)| {
+            let told = told.get(&group).copied().unwrap_or(0);
+            describe_standing(&group, standing, told, settled.get(&group).copied())
+        });
+        let groups = groups.chain(absent).collect();
         Ok(pb::TaskLedger {
-            groups: groups.chain(absent).collect(),
+            groups,
             task: Some(convert::task(task)).into(),
             results: convert::result_page(results).results,
             ..pb::TaskLedger::default()
@@ -44,7 +51,14 @@ impl ControlService {
 
     pub(super) async fn groups(&self, _: pb::ListGroupsRequest) -> Result<pb::ListGroupsResponse, Refusal> {
         let infos = self.broker.with(|core| core.groups(Time::now())).await?;
-        let counted = move |reader: &mut dyn Reader| infos.into_iter().map(|info| count_group(reader, info)).collect();
+        let counted = move |reader: &mut dyn Reader| {
+            let mut dead = count_dead(reader)?;
+            let mut count = |info: GroupInfo| {
+                let dead = dead.remove(&info.name).unwrap_or(0);
+                Ok(pb::Group { dead, ..count_group(reader, info)? })
+            };
+            infos.into_iter().map(&mut count).collect()
+        };
         let groups: Vec<pb::Group> = self.queries.run(counted).await?;
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
     }
@@ -92,11 +106,9 @@ impl ControlService {
         let task = self.task(request.id).await?;
         let names = if request.group.is_empty() {
             let results = self.queries.run(move |reader| reader.results_of(request.id)).await?;
-            let settled = results.iter().filter_map(|r| settlement(&results, r.result.group.as_ref()?));
-            let mut names: Vec<GroupName> =
-                settled.filter(|r| r.result.outcome != Outcome::Done).filter_map(|r| r.result.group.clone()).collect();
+            let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
+            let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
             names.sort_unstable();
-            names.dedup();
             names
         } else {
             vec![Name::new("the group", &request.group)?]
@@ -115,7 +127,7 @@ impl ControlService {
     pub(super) async fn drop_dead_letter(&self, request: pb::DropDeadRequest) -> Result<pb::DropDeadResponse, Refusal> {
         let (id, name) = (self.task(request.id).await?.id, Name::new("the group", &request.group)?);
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
-        if !settlement(&results, &name).is_some_and(|r| r.result.outcome.is_dead()) {
+        if !settlements(&results).get(&name).is_some_and(|r| r.result.outcome.is_dead()) {
             return Err(Refusal::NotDead(id, name));
         }
         self.broker.with(move |core| core.drop_dead(&name, id, Time::now())).await?;
@@ -145,7 +157,7 @@ impl ControlService {
     }
 }
 
-/// How far a group has come, with what only the store can count.
+/// How far a group has come, with what only the store can count; but not its dead letters.
 pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb::Group, StoreError> {
     let mut lag = (info.in_flight + info.waiting + info.ready) as u64;
     let mut oldest = info.oldest;
@@ -171,9 +183,20 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
         oldest_at,
         rate: info.rate,
         paused: info.paused,
-        dead: dead(reader, 0, Some(&info.name), usize::MAX)?.1.len() as u64,
         ..pb::Group::default()
     })
+}
+
+/// How many dead letters each group has.
+fn count_dead(reader: &mut dyn Reader) -> Result<HashMap<GroupName, u64>, StoreError> {
+    let (mut after, mut counts) = (0, HashMap::new());
+    while let (Some(last), dead) = dead(reader, after, None, usize::MAX)? {
+        after = last;
+        for group in dead.into_iter().filter_map(|entry| entry.result.group) {
+            *counts.entry(group).or_default() += 1;
+        }
+    }
+    Ok(counts)
 }
 
 /// The dead letters behind a position that were not given out again since, and the position of the last one looked at; `None`:
@@ -186,13 +209,7 @@ pub(super) fn dead(
 ) -> Result<(Option<u64>, Vec<TaskResult>), StoreError> {
     let page = reader.dead(after, group, limit)?;
     let last = page.last().map(|result| result.seq);
-    let mut dead = Vec::with_capacity(page.len());
-    for entry in page {
-        if is_still_dead(reader, &entry)? {
-            dead.push(entry);
-        }
-    }
-    Ok((last, dead))
+    Ok((last, still_dead(reader, page)?))
 }
 
 /// The same before a position, newest first; and whether there are more.
@@ -207,33 +224,60 @@ pub(super) fn latest_dead(
         let page = reader.latest_dead(before, group, limit)?;
         let Some(last) = page.last() else { return Ok((dead, false)) };
         before = last.seq;
-        for entry in page {
-            if is_still_dead(reader, &entry)? {
-                if dead.len() == limit {
-                    return Ok((dead, true));
-                }
-                dead.push(entry);
-            }
+        dead.extend(still_dead(reader, page)?);
+        if dead.len() > limit {
+            dead.truncate(limit);
+            return Ok((dead, true));
         }
     }
 }
 
-/// Whether nothing was done with a task since it was given up.
-fn is_still_dead(reader: &mut dyn Reader, entry: &TaskResult) -> Result<bool, StoreError> {
-    let results = reader.results_of(entry.result.task)?;
-    let group = entry.result.group.as_ref();
-    Ok(group.and_then(|group| settlement(&results, group)).is_none_or(|r| r.seq == entry.seq))
+/// Those with whose tasks nothing was done since they were given up. The results of a task are read once for all its entries: a
+/// task for everyone can have one for each of thousands of groups.
+fn still_dead(reader: &mut dyn Reader, mut page: Vec<TaskResult>) -> Result<Vec<TaskResult>, StoreError> {
+    let tasks: BTreeSet<TaskId> = page.iter().map(|entry| entry.result.task).collect();
+    let mut undone = HashSet::new();
+    for task in tasks {
+        let results = reader.results_of(task)?;
+        let mut last = HashMap::new();
+        undone.extend(deciding(&results).filter_map(|(group, r)| last.insert(group, r.seq)));
+    }
+    page.retain(|entry| !undone.contains(&entry.seq));
+    Ok(page)
 }
 
-/// The result by which the group settled the task, or what an operator did with it since.
-pub(super) fn settlement<'a>(results: &'a [TaskResult], group: &GroupName) -> Option<&'a TaskResult> {
+/// The result by which each group settled the task, or what an operator did with it since.
+pub(super) fn settlements(results: &[TaskResult]) -> HashMap<&GroupName, &TaskResult> {
+    deciding(results).collect()
+}
+
+/// The last of a group is its settlement.
+fn deciding(results: &[TaskResult]) -> impl Iterator<Item = (&GroupName, &TaskResult)> {
     let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
-    results.iter().rfind(|r| r.result.group.as_ref() == Some(group) && !r.result.late && decides(r.result.outcome))
+    in_time(results).filter(move |(_, r)| decides(r.result.outcome))
 }
 
-fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResult]) -> pb::TaskStanding {
-    let of_group = results.iter().filter(|r| r.result.group.as_ref() == Some(group) && !r.result.late);
-    let told = of_group.map(|r| r.result.attempt).max().unwrap_or(0);
+/// The number of the last attempt that something came of, for each group.
+fn attempts(results: &[TaskResult]) -> HashMap<&GroupName, u32> {
+    let mut attempts = HashMap::new();
+    for (group, entry) in in_time(results) {
+        let last = attempts.entry(group).or_default();
+        *last = entry.result.attempt.max(*last);
+    }
+    attempts
+}
+
+fn in_time(results: &[TaskResult]) -> impl Iterator<Item = (&GroupName, &TaskResult)> {
+    results.iter().filter(|r| !r.result.late).filter_map(|r| Some((r.result.group.as_ref()?, r)))
+}
+
+/// `told`: the last attempt that something came of; `settled`: the group's settlement.
+fn describe_standing(
+    group: &GroupName,
+    standing: Standing,
+    told: u32,
+    settled: Option<&TaskResult>,
+) -> pb::TaskStanding {
     let mut described = pb::TaskStanding { group: group.as_str().to_owned(), attempt: told, ..Default::default() };
     match standing {
         Standing::InFlight(client, deadline, attempt) => {
@@ -253,7 +297,7 @@ fn describe_standing(group: &GroupName, standing: Standing, results: &[TaskResul
                 Waits::Queued => "next, after those before it".into(),
             };
         }
-        Standing::Settled => match settlement(results, group) {
+        Standing::Settled => match settled {
             Some(TaskResult { result, .. }) => {
                 described.state = if result.outcome.is_dead() { "dead" } else { "settled" }.into();
                 described.client = result.client.to_string();
@@ -271,4 +315,107 @@ fn rfc3339(time: Time) -> String {
     // The formatter's own bound: the year 9999.
     let since = since.min(std::time::Duration::from_secs(253_402_300_799));
     humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::store::{Backlog, BacklogPage};
+    use crate::task::{NewResult, Status};
+
+    /// Tasks that each failed in many groups; counts how often the results of a task are read.
+    struct Broadcasts {
+        results: Vec<TaskResult>,
+        reads: usize,
+    }
+
+    impl Reader for Broadcasts {
+        fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+            self.reads += 1;
+            Ok(self.results.iter().filter(|r| r.result.task == task).cloned().collect())
+        }
+
+        fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
+            assert!(group.is_none());
+            let dead = self.results.iter().filter(|r| r.seq > after && r.result.outcome.is_dead());
+            Ok(dead.take(limit).cloned().collect())
+        }
+
+        fn latest_dead(
+            &mut self,
+            before: u64,
+            group: Option<&GroupName>,
+            limit: usize,
+        ) -> Result<Vec<TaskResult>, StoreError> {
+            assert!(group.is_none());
+            let dead = self.results.iter().rev().filter(|r| r.seq < before && r.result.outcome.is_dead());
+            Ok(dead.take(limit).cloned().collect())
+        }
+
+        fn tasks(&mut self, _: TaskId, _: usize) -> Result<Vec<Task>, StoreError> {
+            unreachable!()
+        }
+
+        fn latest_tasks(&mut self, _: TaskId, _: usize) -> Result<Vec<Task>, StoreError> {
+            unreachable!()
+        }
+
+        fn results(&mut self, _: u64, _: usize) -> Result<Vec<TaskResult>, StoreError> {
+            unreachable!()
+        }
+
+        fn statuses(&mut self, _: u64, _: usize) -> Result<Vec<Status>, StoreError> {
+            unreachable!()
+        }
+
+        fn latest_results_of(&mut self, _: TaskId, _: usize) -> Result<Vec<TaskResult>, StoreError> {
+            unreachable!()
+        }
+
+        fn tasks_by_id(&mut self, _: &[TaskId]) -> Result<Vec<Task>, StoreError> {
+            unreachable!()
+        }
+
+        fn backlog(&mut self, _: &Backlog) -> Result<BacklogPage, StoreError> {
+            unreachable!()
+        }
+
+        fn count(&mut self, _: &Backlog) -> Result<u64, StoreError> {
+            unreachable!()
+        }
+
+        fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
+            unreachable!()
+        }
+    }
+
+    fn entry(seq: u64, task: TaskId, group: &str, outcome: Outcome) -> TaskResult {
+        let (group, client) = (Name::new("the group", group).ok(), "client".into());
+        let (ret, at) = (String::new(), Time(0));
+        let result = NewResult { task, group, client, attempt: 1, outcome, ret, at, not_before: None, late: false };
+        TaskResult { seq, result }
+    }
+
+    #[test]
+    fn a_page_of_dead_letters_reads_the_results_of_each_task_once() {
+        use Outcome::{Dropped, Failed, Revived};
+        let failed = (1..=300).map(|seq| entry(seq, seq % 3, &format!("g{}", seq.div_ceil(3)), Failed));
+        let undone =
+            [(301, 0, "g7", Dropped), (302, 1, "g7", Revived), (303, 2, "g7", Revived), (304, 2, "g7", Failed)];
+        let undone = undone.map(|(seq, task, group, outcome)| entry(seq, task, group, outcome));
+        let mut reader = Broadcasts { results: failed.chain(undone).collect(), reads: 0 };
+        let expected: Vec<u64> = (1..=300).filter(|seq| ![19, 20, 21].contains(seq)).chain([304]).collect();
+        let seqs = |dead: &[TaskResult]| dead.iter().map(|entry| entry.seq).collect::<Vec<_>>();
+
+        let (last, entries) = dead(&mut reader, 0, None, 1000).unwrap();
+        assert_eq!((last, seqs(&entries), reader.reads), (Some(304), expected.clone(), 3));
+        reader.reads = 0;
+        let (entries, more) = latest_dead(&mut reader, u64::MAX, None, 1000).unwrap();
+        assert_eq!((seqs(&entries), more, reader.reads), (expected.into_iter().rev().collect(), false, 3));
+        reader.reads = 0;
+        let counts = count_dead(&mut reader).unwrap();
+        assert_eq!((counts.len(), counts.values().sum::<u64>(), reader.reads), (100, 298, 3));
+    }
 }

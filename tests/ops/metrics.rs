@@ -5,10 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use contact::wire::contact::Outcome;
+use contact::wire::control::RemoveGroupRequest;
+use futures::executor::block_on;
 
 use crate::api::{came_and_went, rig};
 use crate::http::{get, state_until};
-use crate::rig::{Rig, ack, told};
+use crate::rig::{Rig, ack, patient, told};
 
 /// Every series and its value.
 #[track_caller]
@@ -74,6 +76,29 @@ fn what_happens_is_counted() {
     assert!(series["contact_commit_seconds_count"] > 0.0 && series["contact_commit_seconds_sum"] > 0.0);
     assert!(series[r#"contact_store_bytes{file="db"}"#] + series[r#"contact_store_bytes{file="wal"}"#] > 0.0);
     assert!(series["contact_group_oldest_age_seconds{group=\"absent\"}"] >= 0.0);
+}
+
+#[test]
+fn what_a_group_did_is_not_counted_again_when_it_is_removed() {
+    let rig = rig();
+    rig.operator.submit(&["one"]);
+    let worker = rig.member("workers", "w");
+    let mut tasks = worker.tasks();
+    worker.tell([told(&tasks.next(), Outcome::FAILED, "")]);
+    state_until(&rig, |state| state["totals"]["lag"] == 0);
+    let failed = |series: &BTreeMap<String, f64>, group: &str| {
+        series.get(&format!(r#"contact_outcomes_total{{group="{group}",outcome="failed"}}"#)).copied()
+    };
+    let before = scrape(&rig);
+    assert_eq!((failed(&before, "workers"), failed(&before, "_other")), (Some(1.0), Some(0.0)));
+    drop((tasks, worker));
+    rig.operator.connected(0);
+    let request = RemoveGroupRequest { group: "workers".into(), ..Default::default() };
+    block_on(rig.operator.control.remove_group(&request, patient()).unwrap()).unwrap();
+    state_until(&rig, |state| !state["groups"].to_string().contains("workers"));
+    let after = scrape(&rig);
+    assert_eq!((failed(&after, "workers"), failed(&after, "_other")), (None, Some(0.0)));
+    assert_eq!(after[r#"contact_deliveries_total{group="_other"}"#], 0.0);
 }
 
 #[test]

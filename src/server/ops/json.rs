@@ -93,11 +93,7 @@ impl Listed {
     pub(super) fn of(task: task::Task, standing: Option<Standing>, mut results: Vec<TaskResult>) -> Listed {
         results.reverse();
         let last = results.iter().rfind(|entry| !entry.result.late);
-        let is_dead = || {
-            let groups = results.iter().filter_map(|entry| entry.result.group.as_ref());
-            let mut settled = groups.filter_map(|group| operate::settlement(&results, group));
-            settled.any(|entry| entry.result.outcome.is_dead())
-        };
+        let is_dead = || operate::settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
         let state = match standing {
             Some(Standing::InFlight(..)) => "in flight",
             Some(Standing::Waiting(_)) => "waiting",

@@ -3,8 +3,8 @@
 //! Nothing is counted here: the broker, the store and the services count as they go, and their numbers are put into the format
 //! when somebody asks for them.
 
-use std::collections::{BTreeMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::State;
@@ -14,6 +14,7 @@ use axum::routing::get;
 use log::warn;
 use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
 use prometheus::{Encoder as _, TEXT_FORMAT, TextEncoder};
+use tokio::sync::Mutex;
 
 use super::count;
 use super::guard::Refused;
@@ -39,12 +40,13 @@ pub(super) fn router() -> Router<Face> {
 }
 
 async fn scrape(State(face): State<Face>, labelled: &Mutex<Labelled>) -> Answer {
+    // Before there is a snapshot: they are counted on from in their order.
+    let mut labelled = labelled.lock().await;
     let snapshot = face.live.fresh().await?;
     let process = face.service.queries.run(|_| Ok(Process::now())).await?;
     let mut families = Families::default();
     server(&mut families, &face, &snapshot);
     machine(&mut families, &process);
-    let mut labelled = labelled.lock().unwrap_or_else(PoisonError::into_inner);
     groups(&mut families, &labelled.sort(&snapshot), &snapshot);
     match families.text() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response()),
@@ -189,44 +191,58 @@ impl Part {
 }
 
 /// The groups with a label of their own. A group keeps its label for as long as it is there.
+///
+/// What the others did is added up from scrape to scrape: what came in all, without what came of those with labels. A difference
+/// of totals would rise by all that a group ever did when it is removed, and fall when one of the others gets a label.
 #[derive(Default)]
-struct Labelled(HashSet<GroupName>);
+struct Labelled {
+    /// As they were last shown.
+    tallies: HashMap<GroupName, Tally>,
+    /// Of all groups that are not anonymous clients, at that time.
+    total: Tally,
+    others: Tally,
+}
 
 impl Labelled {
     /// Each label and what it stands for.
     fn sort<'a>(&mut self, now: &'a Snapshot) -> Vec<(&'a str, Part)> {
         let there: HashSet<&GroupName> = now.groups.iter().map(|group| &group.info.name).collect();
-        self.0.retain(|name| there.contains(name));
-        let total = &now.overview.meter.total;
+        self.tallies.retain(|name, _| there.contains(name));
         let anonymous = Part { tally: now.overview.meter.anonymous.clone(), state: None };
-        // What is no labelled group's, those of groups that are gone included: so it never goes down.
-        let mut others = Part { tally: without(total.clone(), &anonymous.tally), state: Some(Standing::default()) };
+        let total = fieldwise(&now.overview.meter.total, &anonymous.tally, u64::saturating_sub);
+        let mut grown = fieldwise(&total, &self.total, u64::saturating_sub);
+        self.total = total;
+        let mut others = Part { tally: Tally::default(), state: Some(Standing::default()) };
         let mut parts = Vec::new();
         for group in &now.groups {
-            let name = &group.info.name;
-            let is_free = ![OTHERS, ANONYMOUS].contains(&name.as_str()) && self.0.len() < LABELLED;
-            if !self.0.contains(name) && !is_free {
+            let (name, tally) = (&group.info.name, &group.info.tally);
+            let is_free = ![OTHERS, ANONYMOUS].contains(&name.as_str()) && self.tallies.len() < LABELLED;
+            if !self.tallies.contains_key(name) && !is_free {
                 others.add(group, now.at());
                 continue;
             }
-            self.0.insert(name.clone());
-            others.tally = without(others.tally, &group.info.tally);
-            let mut part = Part { tally: group.info.tally.clone(), state: None };
+            let last = self.tallies.insert(name.clone(), tally.clone()).unwrap_or_default();
+            grown = fieldwise(&grown, &fieldwise(tally, &last, increase), u64::saturating_sub);
+            let mut part = Part { tally: tally.clone(), state: None };
             part.add(group, now.at());
             parts.push((name.as_str(), part));
         }
+        self.others = fieldwise(&self.others, &grown, u64::saturating_add);
+        others.tally = self.others.clone();
         parts.extend([(OTHERS, others), (ANONYMOUS, anonymous)]);
         parts
     }
 }
 
-fn without(mut total: Tally, part: &Tally) -> Tally {
-    total.delivered = total.delivered.saturating_sub(part.delivered);
-    total.late = total.late.saturating_sub(part.late);
-    for (total, part) in total.outcomes.iter_mut().zip(part.outcomes) {
-        *total = total.saturating_sub(part);
-    }
-    total
+/// How much a count rose. One that fell began again: another group has the name now.
+fn increase(now: u64, last: u64) -> u64 {
+    now.checked_sub(last).unwrap_or(now)
+}
+
+fn fieldwise(one: &Tally, other: &Tally, of: impl Fn(u64, u64) -> u64) -> Tally {
+    let mut outcomes = one.outcomes;
+    outcomes.iter_mut().zip(other.outcomes).for_each(|(one, other)| *one = of(*one, other));
+    Tally { delivered: of(one.delivered, other.delivered), late: of(one.late, other.late), outcomes }
 }
 
 /// What is exposed, by name.

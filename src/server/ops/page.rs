@@ -62,7 +62,7 @@ pub(super) fn router() -> Router {
 fn answer(name: &str, headers: &HeaderMap) -> Response {
     let Some((name, bytes)) = FILES.iter().find(|(it, _)| *it == name) else {
         let why = format!("the page has no file {name:?}; it begins at /");
-        return Refused::new(StatusCode::NOT_FOUND, "http_not_found", why).into_response();
+        return Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why).into_response();
     };
     let tag = tag(bytes);
     // A browser asks each time whether it still has the right one: a new version of the server is seen at once.

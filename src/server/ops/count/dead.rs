@@ -9,8 +9,8 @@ use crate::server::operate;
 use crate::store::{Reader, StoreError};
 use crate::task::{GroupName, Outcome};
 
-/// Dead letters that one step looks at.
-const STEP: usize = 100;
+/// Dead letters that one step looks at. Many: a step reads all results of their tasks, once.
+const STEP: usize = 1000;
 /// They are removed with age, too, which nobody tells us.
 const RENEW: Duration = Duration::from_secs(600);
 

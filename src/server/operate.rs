@@ -51,15 +51,7 @@ impl ControlService {
 
     pub(super) async fn groups(&self, _: pb::ListGroupsRequest) -> Result<pb::ListGroupsResponse, Refusal> {
         let infos = self.broker.with(|core| core.groups(Time::now())).await?;
-        let counted = move |reader: &mut dyn Reader| {
-            let mut dead = count_dead(reader)?;
-            let mut count = |info: GroupInfo| {
-                let dead = dead.remove(&info.name).unwrap_or(0);
-                Ok(pb::Group { dead, ..count_group(reader, info)? })
-            };
-            infos.into_iter().map(&mut count).collect()
-        };
-        let groups: Vec<pb::Group> = self.queries.run(counted).await?;
+        let groups = self.queries.run(move |reader| count_groups(reader, infos)).await?;
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
     }
 
@@ -79,8 +71,7 @@ impl ControlService {
                 ..about.describe()
             };
             if request.counted {
-                let counted = groups.into_iter().map(|group| count_group(reader, group));
-                let counted = counted.collect::<Result<Vec<_>, _>>()?;
+                let counted = count_groups(reader, groups)?;
                 server.lag = Some(counted.iter().map(|group| group.lag).sum());
                 server.dead = Some(counted.iter().map(|group| group.dead).sum());
             }
@@ -185,6 +176,16 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
         paused: info.paused,
         ..pb::Group::default()
     })
+}
+
+/// How far each group has come, with its dead letters.
+fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<pb::Group>, StoreError> {
+    let mut dead = count_dead(reader)?;
+    let mut count = |info: GroupInfo| {
+        let dead = dead.remove(&info.name).unwrap_or(0);
+        Ok(pb::Group { dead, ..count_group(reader, info)? })
+    };
+    infos.into_iter().map(&mut count).collect()
 }
 
 /// How many dead letters each group has.

@@ -15,6 +15,7 @@ use super::guard;
 use super::json::{self, Point, State, Totals};
 use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
 use crate::latency::Latency;
+use crate::server::about::millis;
 use crate::server::control::ControlService;
 use crate::server::health::{self, Health};
 use crate::server::machine::Disk;
@@ -235,7 +236,7 @@ impl Live {
             data: about.data(),
             store_bytes: disk.store_bytes(),
             disk_free_bytes: disk.free,
-            ack_timeout_ms: u64::try_from(overview.ack_timeout.as_millis()).unwrap_or(u64::MAX),
+            ack_timeout_ms: millis(overview.ack_timeout),
             max_attempts: overview.max_attempts,
         }
     }

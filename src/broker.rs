@@ -269,6 +269,10 @@ impl Run {
 
     /// Returns whether to stop.
     fn handle(&mut self, command: Command) -> bool {
+        // Whoever comes or asks after a task was accepted finds it there: for one that wants what is new, it is old.
+        if matches!(command, Command::Join(..) | Command::With(_)) {
+            self.catch_up();
+        }
         let now = Time::now();
         match command {
             Command::Join(join, reply) => self.join(*join, reply, now),

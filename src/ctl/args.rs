@@ -320,16 +320,20 @@ pub(super) struct Range {
 #[command(after_help = "\
 Examples:
   contactctl dead --group workers
-  contactctl dead --group workers --retry")]
+  contactctl dead --group workers --retry
+  contactctl dead 17 18 --drop")]
 pub(super) struct Dead {
+    /// Retry or drop these tasks alone.
+    #[arg(value_name = "ID", value_parser = id(), requires = "what", conflicts_with_all = ["latest", "from", "follow"])]
+    pub(super) ids: Vec<u64>,
     /// Of this group alone.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) group: Option<String>,
     /// Give all of them (of the group) to their groups again, with fresh attempts.
-    #[arg(long, conflicts_with_all = ["drop", "latest", "follow"])]
+    #[arg(long, group = "what", conflicts_with_all = ["latest", "follow"])]
     pub(super) retry: bool,
     /// Take all of them (of the group) off the list. What came of the tasks stays in the log.
-    #[arg(long, conflicts_with_all = ["latest", "follow"])]
+    #[arg(long, group = "what", conflicts_with_all = ["latest", "follow"])]
     pub(super) drop: bool,
     #[command(flatten)]
     pub(super) range: Range,
@@ -403,6 +407,8 @@ mod tests {
             &["tasks", "--all", "--after", "3"],
             &["tasks", "--limit", "3"],
             &["dead", "--retry", "--drop"],
+            &["dead", "17"],
+            &["dead", "17", "--drop", "--all"],
             &["task", "0"],
             &["top", "--interval", "1ms"],
             &["doctor", "--listen", "nowhere"],

@@ -39,8 +39,11 @@ pub(super) fn statuses(link: &Link, range: &Range, out: Out) -> Result<(), Error
     )
 }
 
-/// Prints dead letters, or gives all of them again, or takes all of them back.
+/// Prints dead letters, or gives all of them or the named ones again, or takes them off the list.
 pub(super) fn dead(link: &Link, dead: &Dead, out: Out) -> Result<(), Error> {
+    if !dead.ids.is_empty() {
+        return many(link, dead, manage::letters(link, &dead.ids, dead.group.as_deref())?, out);
+    }
     let everything = dead.retry || dead.drop;
     let mut list = request(&dead.range);
     if everything {
@@ -56,7 +59,10 @@ pub(super) fn dead(link: &Link, dead: &Dead, out: Out) -> Result<(), Error> {
         let print = Print { link, range: &dead.range, out, what: "dead letters" };
         return print.pages(call, result_rows, |result| result.seq);
     }
-    let letters = block_on(letters(link, call))?;
+    many(link, dead, block_on(letters(link, call))?, out)
+}
+
+fn many(link: &Link, dead: &Dead, letters: BTreeSet<(u64, String)>, out: Out) -> Result<(), Error> {
     if dead.retry { manage::retry_all(link, letters, out) } else { manage::drop_all(link, letters, out) }
 }
 

@@ -74,14 +74,18 @@ fn all<R: Row>(rows: &[R], none: &str, mut out: Out) -> Result<(), Error> {
 
 /// Prints a task and where it stands.
 pub(super) fn describe(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
-    let request = pb::DescribeTaskRequest { id, ..Default::default() };
-    let ledger = rows::Ledger::from(link.wait(link.client.describe_task(&request, Link::answer_soon()))?);
+    let ledger = rows::Ledger::from(ledger(link, id)?);
     if out.json {
         return Ok(out.object(&ledger, "")?);
     }
     out.properties(&ledger.task.properties(out.times))?;
     out.section("groups", &ledger.groups)?;
     Ok(out.section("results", &ledger.results)?)
+}
+
+fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
+    let request = pb::DescribeTaskRequest { id, ..Default::default() };
+    link.wait(link.client.describe_task(&request, Link::answer_soon()))
 }
 
 /// Takes a task back.
@@ -114,6 +118,21 @@ pub(super) fn remove(link: &Link, group: String, mut out: Out) -> Result<(), Err
     let owed = link.wait(link.client.remove_group(&request, Link::answer_soon()))?.owed;
     let text = format!("group {group} is gone; it owed {}", count(owed, "task"));
     Ok(out.object(&GroupRemoved { group, owed }, &text)?)
+}
+
+/// The dead letters (task, group) of these tasks: of that group, or of every group that gave the task up.
+pub(super) fn letters(link: &Link, ids: &[u64], group: Option<&str>) -> Result<BTreeSet<(u64, String)>, Error> {
+    let mut letters = BTreeSet::new();
+    for id in ids {
+        let mut dead = ledger(link, *id)?.groups;
+        dead.retain(|standing| standing.state == "dead" && group.is_none_or(|group| standing.group == group));
+        if dead.is_empty() {
+            let who = group.map_or("no group gave up".to_owned(), |group| format!("group {group} did not give up"));
+            return Err(Error::Refused(format!("{who} task {id}; contactctl task {id} says where it stands")));
+        }
+        letters.extend(dead.into_iter().map(|standing| (*id, standing.group)));
+    }
+    Ok(letters)
 }
 
 /// Gives each of the dead letters (task, group) to its group again.

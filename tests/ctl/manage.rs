@@ -226,6 +226,28 @@ fn all_dead_letters_are_dropped_and_those_that_cannot_be_are_named() {
 }
 
 #[test]
+fn one_dead_letter_is_dropped_or_retried_alone() {
+    let fake = Fake::new();
+    let standing =
+        |group: &str, state: &str| pb::TaskStanding { group: group.into(), state: state.into(), ..Default::default() };
+    fake.state().ledger.groups = vec![standing("a", "dead"), standing("b", "settled"), standing("c", "dead")];
+    let ran = run(&fake, &["dead", "7", "--drop"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "dropped task 7 of a\ndropped task 7 of c\n"));
+    let ran = run(&fake, &["dead", "7", "--retry", "--group", "a"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(0), "retried task 7 of a\n"));
+    let mut asked = fake.state().asked.split_off(0);
+    asked[1..3].sort();
+    assert_eq!(asked, ["task 7", "drop 7 of \"a\"", "drop 7 of \"c\"", "task 7", "retry 7 for \"a\""]);
+
+    let ran = run(&fake, &["dead", "7", "--retry", "--group", "b"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "it is settled there: nothing is given out again");
+    assert_eq!(ran.err, "contactctl: group b did not give up task 7; contactctl task 7 says where it stands\n");
+    fake.state().ledger.groups.clear();
+    let ran = run(&fake, &["dead", "7", "--drop"]);
+    assert_eq!(ran.err, "contactctl: no group gave up task 7; contactctl task 7 says where it stands\n");
+}
+
+#[test]
 fn a_server_is_shown() {
     let fake = Fake::new();
     fake.state().server = pb::Server {

@@ -16,10 +16,12 @@ mod ops;
 #[path = "broker/world.rs"]
 mod world;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Closed, Config, From, Join, SessionId, Teller, Told};
-use contact::task::{NewTask, Outcome, Priority, TaskId};
+use contact::broker::{Action, Closed, Config, Core, From, Join, SessionId, Teller, Told};
+use contact::store::{GroupState, OpenTask, Positions, Recovered};
+use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -728,6 +730,53 @@ fn a_delivery_that_no_checkpoint_knows_of_is_not_held_back() {
     world.restart();
     let a = world.join(client("a"));
     assert_eq!(attempts(&world, a), [(task, 1)]);
+}
+
+#[test]
+fn what_went_out_is_in_a_checkpoint_a_second_later() {
+    let mut world = world();
+    world.join(client("a"));
+    let task = world.broadcast("work");
+    assert_eq!(world.due, Some(world.now.after(SECOND)));
+    world.wait_for_due();
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty(), "it is held back for its client");
+    world.wait(RESTART_GRACE);
+    assert_eq!(attempts(&world, a), [(task, 2)]);
+}
+
+#[test]
+fn checkpoints_are_made_less_often_where_they_are_large() {
+    const OPEN: TaskId = 50_000;
+    let now = Time(1_000_000);
+    let far = Some(now.after(1000 * SECOND));
+    let group = GroupState {
+        name: name("a"),
+        created_at: now,
+        broadcast_after: 0,
+        paused: false,
+        last_used: now,
+        cursors: [OPEN; 3],
+        settled: vec![],
+        open: (1..=OPEN).map(|id| OpenTask { id, attempts: 0, not_before: far }).collect(),
+    };
+    let positions = Positions { task: OPEN, ..Positions::default() };
+    let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
+    let mut core = Core::new(Config::default(), recovered, now);
+    core.join(client("a"), 1, now);
+
+    let mut give = |id, now| {
+        core.committed(vec![Arc::new(Task { id, accepted_at: now, spec: task("work") })], now);
+        let due = core.tick(now).unwrap();
+        core.tick(due);
+        let saved = core.take_actions().iter().any(|action| matches!(action, Action::Checkpoint(_)));
+        assert!(saved, "at {due:?}");
+        due
+    };
+    let first = give(OPEN + 1, now);
+    assert_eq!(first, now.after(SECOND));
+    assert_eq!(give(OPEN + 2, first), first.after(5 * SECOND));
 }
 
 #[test]

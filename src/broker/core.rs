@@ -158,7 +158,14 @@ pub struct Core {
     /// Sessions with something in `outgoing`.
     outgoing: Vec<SessionId>,
     records: Vec<NewResult>,
+    /// Since the last checkpoint.
     recorded: usize,
+    /// Something was leased since the last checkpoint.
+    unsaved: bool,
+    /// When that is to be in a checkpoint.
+    save_at: Option<Time>,
+    /// How long after it.
+    save_after: Duration,
     meter: Meter,
     /// The clients that went last, the newest at the end.
     gone: VecDeque<Gone>,
@@ -171,6 +178,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const RECENT_BYTES: u64 = 16 * 1024 * 1024;
 /// A restart reads the outcomes behind the last checkpoint: at most about so many.
 const CHECKPOINT_EVERY: usize = 10_000;
+/// What went out is in a checkpoint after so long: what goes out in the last second before a crash is forgotten.
+const SAVE_AFTER: Duration = Duration::from_secs(1);
+/// Or later, where there is much to write: so long for each group, open task and range, some hundred times what they cost.
+const SAVE_AFTER_EACH: Duration = Duration::from_micros(100);
 
 impl Core {
     /// The state machine as the store knows it.
@@ -194,6 +205,9 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
+            unsaved: false,
+            save_at: None,
+            save_after: SAVE_AFTER,
             meter: Meter::default(),
             gone: VecDeque::new(),
             actions: Vec::new(),
@@ -278,8 +292,25 @@ impl Core {
         self.flush_records();
         let head = self.head;
         let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
-        self.actions.push(Action::Checkpoint(self.groups.values_mut().filter_map(changed).collect()));
+        let states: Vec<GroupState> = self.groups.values_mut().filter_map(changed).collect();
+        let rows = states.iter().map(|state| 1 + state.open.len() + state.settled.len()).sum::<usize>();
+        self.save_after = SAVE_AFTER.max(SAVE_AFTER_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
+        self.actions.push(Action::Checkpoint(states));
         self.recorded = 0;
+        self.unsaved = false;
+        self.save_at = None;
+    }
+
+    /// Makes a checkpoint when it is time, and says when it will be.
+    fn save(&mut self, now: Time) -> Option<Time> {
+        if self.unsaved {
+            let due = *self.save_at.get_or_insert(now.after(self.save_after));
+            if due > now {
+                return Some(due);
+            }
+            self.checkpoint();
+        }
+        None
     }
 
     /// A task, if it is among the newest.
@@ -290,6 +321,11 @@ impl Core {
 
     /// Does what is due, and says when it is next wanted.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
+        let next = self.run_timers(now);
+        next.into_iter().chain(self.save(now)).min()
+    }
+
+    fn run_timers(&mut self, now: Time) -> Option<Time> {
         while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
             if due > now {
                 return Some(due);

@@ -135,13 +135,11 @@ impl ControlService {
 
     pub(super) async fn forget(&self, request: pb::RemoveGroupRequest) -> Result<pb::RemoveGroupResponse, Refusal> {
         let name = Name::new("the group", &request.group)?;
-        let owed = self
-            .groups(pb::ListGroupsRequest::new())
-            .await?
-            .groups
-            .iter()
-            .find(|group| group.name == name.as_str())
-            .map_or(0, |g| g.lag);
+        let infos = self.broker.with(|core| core.groups(Time::now())).await?;
+        let owed = match infos.into_iter().find(|info| info.name == name) {
+            Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
+            None => 0,
+        };
         self.broker.with(move |core| core.remove_group(&name)).await??;
         self.broker.flushed().await?;
         Ok(pb::RemoveGroupResponse { owed, ..pb::RemoveGroupResponse::default() })

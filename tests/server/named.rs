@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use contact::wire::contact::Outcome::{DONE, FAILED, RETRY, WORKING};
 use contact::wire::contact::{Result as Told, ServerMsg};
-use contact::wire::control::{NewTask, Outcome as Kept, Priority, TaskResult};
+use contact::wire::control::{NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult};
+use futures::executor::block_on;
 use grpcio::RpcStatusCode;
 
-use crate::rig::{Rig, SHORT, ack, done, now, to, told};
+use crate::rig::{Rig, SHORT, ack, done, now, patient, status_of, to, told};
 
 fn impatient() -> Rig {
     Rig::with(|config| config.broker.ack_timeout = SHORT)
@@ -84,6 +85,25 @@ fn a_new_group_may_begin_with_what_is_new_but_what_is_addressed_to_it_is_its_own
     assert_eq!(tasks.next().task, "old, for a");
     rig.operator.submit(&["new"]);
     assert_eq!(tasks.next().task, "new");
+}
+
+#[test]
+fn a_group_that_is_removed_says_what_it_owed_and_begins_anew() {
+    let rig = Rig::start();
+    let mut tasks = rig.named("a").tasks();
+    rig.operator.submit(&["settled", "held", "waiting"]);
+    let first = tasks.next();
+    rig.named("a").tell([done(&first)]);
+    let remove = |group: &str| {
+        let request = RemoveGroupRequest { group: group.into(), ..Default::default() };
+        status_of(block_on(rig.operator.control.remove_group(&request, patient()).unwrap()))
+    };
+    assert_eq!(remove("a").unwrap_err().code(), RpcStatusCode::FAILED_PRECONDITION, "it is used");
+    drop(tasks);
+    rig.operator.connected(0);
+    assert_eq!(remove("a").unwrap().owed, 2);
+    assert_eq!(remove("a").unwrap_err().code(), RpcStatusCode::NOT_FOUND);
+    assert_eq!(rig.named("a").tasks().texts(3), ["settled", "held", "waiting"]);
 }
 
 #[test]

@@ -13,6 +13,7 @@ use common::DEADLINE;
 use common::proxy::Proxy;
 use common::server::Server;
 use contact::client::{Config, Event, Running, Worker};
+use contact::store::{Backend, Sqlite};
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, unbounded};
@@ -223,14 +224,45 @@ fn a_task_that_is_delivered_again_while_it_is_worked_on_is_not_worked_on_twice()
 
 #[test]
 fn workers_keep_what_they_work_on_when_the_server_is_restarted() {
+    workers_keep_what_they_work_on(|server| {
+        server.program().signal("TERM");
+        assert!(server.program().ended().success());
+    });
+}
+
+#[test]
+fn workers_keep_what_they_work_on_when_the_server_is_killed() {
+    workers_keep_what_they_work_on(|server| {
+        until_it_would_remember(3, server);
+        server.kill();
+    });
+}
+
+/// Waits until a server that died now would know of so many tasks that they may be with clients.
+fn until_it_would_remember(open: usize, server: &Server) {
+    let began = Instant::now();
+    loop {
+        let copy = tempfile::tempdir().unwrap();
+        // The server writes meanwhile: a copy may be torn, and the next one is better.
+        for file in ["contact.db", "contact.db-wal"] {
+            let _ = std::fs::copy(server.data().join(file), copy.path().join(file));
+        }
+        let remembered = Sqlite::open(copy.path()).and_then(|mut store| store.recover());
+        if remembered.is_ok_and(|state| state.groups.iter().map(|group| group.open.len()).sum::<usize>() >= open) {
+            return;
+        }
+        assert!(began.elapsed() < DEADLINE, "no checkpoint");
+    }
+}
+
+fn workers_keep_what_they_work_on(stop: impl FnOnce(&mut Server)) {
     let mut server = Server::start(&["--ack-timeout", "1h", "--restart-grace", "1m"]);
     let mut far = Held::start("far", &server.listen);
     far.until("connected");
     server.submit(&tasks(3));
     far.until_it_holds(3);
 
-    server.program().signal("TERM");
-    assert!(server.program().ended().success());
+    stop(&mut server);
     server.restart();
     // One that holds nothing would be given everything.
     let mut near = Held::start("near", &server.listen);

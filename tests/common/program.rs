@@ -37,10 +37,7 @@ impl Program {
     /// Sends a signal by its name, such as `INT`.
     #[track_caller]
     pub fn signal(&self, signal: &str) {
-        // The shell's own: the program is missing on small systems.
-        let status =
-            Command::new("sh").args(["-c", &format!("kill -s {signal} {}", self.child.id())]).status().unwrap();
-        assert!(status.success(), "{} could not be sent {signal}", self.name);
+        send(signal, &self.child);
     }
 
     /// Waits until it has ended by itself.
@@ -56,6 +53,14 @@ impl Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Sends a signal by its name, such as `INT`.
+#[track_caller]
+pub fn send(signal: &str, child: &Child) {
+    // The shell's own kill: the program of that name is missing on small systems.
+    let status = Command::new("sh").args(["-c", &format!("kill -s {signal} {}", child.id())]).status().unwrap();
+    assert!(status.success(), "{} could not be sent {signal}", child.id());
 }
 
 impl Drop for Program {

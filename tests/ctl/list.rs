@@ -140,7 +140,7 @@ fn a_followed_list_goes_on_until_it_is_interrupted_and_that_is_success() {
     assert_eq!(running.line(), " 1  2026-04-30T08:00:00.123Z  -   a");
     more.unbounded_send(page(&[task(2, "b")])).unwrap();
     assert_eq!(running.line(), " 2  2026-04-30T08:00:00.123Z  -   b");
-    running.signal("-INT");
+    running.signal("INT");
     assert_eq!(running.end(), Ran { code: Some(0), out: "".into(), err: "".into() });
 }
 

@@ -101,8 +101,7 @@ impl Running {
     }
 
     fn signal(&self, signal: &str) {
-        let status = Command::new("kill").args([signal, &self.child.id().to_string()]).status().unwrap();
-        assert!(status.success());
+        common::program::send(signal, &self.child);
     }
 
     /// Waits for the end: the exit code, and what is left of the output.

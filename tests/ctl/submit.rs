@@ -253,7 +253,7 @@ fn an_interrupted_submission_says_how_far_it_came() {
     let running =
         Running::new(contactctl(&fake.address, &["submit", "--batch", "10", "--file", path.to_str().unwrap()]));
     eventually("two requests answered and eight under way", || fake.state().submitted.len() == 10);
-    running.signal("-INT");
+    running.signal("INT");
     let ran = running.end();
     assert_eq!(ran.code, Some(130));
     let says = "contactctl: interrupted: lines 1 to 20 are accepted (ids 1 to 20), lines 21 to 100 may or may not be, ";

@@ -10,6 +10,7 @@ use contact::wire::control as pb;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
+use crate::common::program::send;
 use crate::common::server::Server;
 use crate::fake::Fake;
 use crate::{contactctl, eventually, ok, run};
@@ -80,8 +81,7 @@ impl Terminal {
     }
 
     fn signal(&self, name: &str) {
-        let kill = format!("kill -s {name} {}", self.child.id());
-        assert!(std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success());
+        send(name, &self.child);
     }
 
     /// Waits for the end of the program.

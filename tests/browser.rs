@@ -50,6 +50,37 @@ fn a_dead_letter_is_retried_and_done_and_another_is_dropped() {
 }
 
 #[test]
+fn dead_letters_with_one_error_are_dropped_together_and_the_others_stay() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let why = "case $(cat) in mail*) echo 'connection refused';; *) echo 'disk full';; esac >&2; exit 1";
+    let _worker = worker(&server, "w1", "workers", why);
+    server.submit(&["mail 1", "copy 2", "mail 3", "mail 4", "copy 5"]);
+    server.at_least(5, "results");
+    let scene = browser.plays("manyDead", &server);
+    scene.comes_to("the mails are dropped");
+    let left: Vec<_> = server.ctl(&["dead"]).iter().map(|letter| letter["task_id"].clone()).collect();
+    assert_eq!(left, [2, 5]);
+    scene.ends_well();
+    assert_eq!(server.ctl(&["dead"]), Vec::<serde_json::Value>::new());
+    let dropped = server.ctl(&["results", "--all"]).iter().filter(|result| result["outcome"] == "DROPPED").count();
+    assert_eq!(dropped, 5, "what came of them stays in the log");
+}
+
+#[test]
+fn tasks_are_narrowed_to_a_group_and_a_state() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["for everyone"]);
+    server.at_least(1, "results");
+    server.ctl(&["pause", "workers"]);
+    server.ctl(&["submit", "--to", "workers", "held back"]);
+    server.ctl(&["submit", "--to", "others", "nobody there"]);
+    browser.plays("narrowing", &server).ends_well();
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

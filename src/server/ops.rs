@@ -10,9 +10,11 @@ mod events;
 mod follow;
 mod guard;
 mod json;
+mod lists;
 mod live;
 mod metrics;
 mod page;
+mod tasks;
 
 use std::net::TcpListener;
 use std::pin::pin;

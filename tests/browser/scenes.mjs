@@ -79,6 +79,64 @@ export async function deadLetters({ open, go }) {
   await says(page, '.table-box .badge', 'done');
 }
 
+export async function manyDead({ open, reached, shot }) {
+  const page = await open('#/dead?group=workers');
+  const letters = page.locator('.letter');
+  await says(page, '.doing code', /^contactctl dead --group workers --drop/);
+  assert.equal(await letters.count(), 5);
+  const same = page.getByRole('button', { name: '3 × connection refused' });
+  await same.click();
+  await letters.nth(3).waitFor({ state: 'detached' });
+  assert.equal(await letters.filter({ hasText: 'disk full' }).count(), 0);
+  await says(page, '.doing code', /^contactctl dead 4 3 1 --group workers --drop/);
+  await says(page, '.letter code', /^contactctl dead 4 --group workers --drop/);
+  await shot(page, 'many-dead');
+  const drop = page.getByRole('button', { name: 'Drop these 3' });
+  await drop.focus();
+  await page.keyboard.press('Enter');
+  const sure = page.getByRole('button', { name: 'Really drop 3?' });
+  await sure.waitFor();
+  assert.equal(await letters.count(), 3, 'it asks once more');
+  await page.keyboard.press('Enter');
+  // Nothing is left of that error, so the list is all there is again.
+  await letters.filter({ hasText: 'disk full' }).nth(1).waitFor();
+  assert.equal(await letters.count(), 2);
+  reached('the mails are dropped');
+  await page.getByRole('button', { name: 'Drop these 2' }).click();
+  await page.getByRole('button', { name: 'Really drop 2?' }).click();
+  await says(page, '.empty', 'No dead letters of workers');
+}
+
+export async function narrowing({ open, go, shot }) {
+  const page = await open('#/tasks');
+  const rows = page.locator('tbody tr');
+  await rows.nth(2).waitFor();
+  const group = page.getByLabel('For group');
+  const state = page.getByLabel('In state');
+  await group.fill('workers');
+  await rows.nth(2).waitFor({ state: 'detached' });
+  await says(page, 'tbody tr', /held back.*waiting/s);
+  await says(page, 'tbody tr', /for everyone.*done/s);
+  assert.ok(await group.evaluate((it) => it === document.activeElement), 'the field keeps the focus');
+  await state.focus();
+  await page.keyboard.press('w');
+  await rows.nth(1).waitFor({ state: 'detached' });
+  await says(page, 'tbody tr', 'held back');
+  await says(page, '.left-out', 'Looked at tasks 1 to 3.');
+  assert.match(page.url(), /#\/tasks\?group=workers&state=waiting$/);
+  await shot(page, 'narrowed');
+  await page.reload();
+  await says(page, 'tbody tr', 'held back');
+  assert.equal(await rows.count(), 1, 'it stands in the address');
+  await state.selectOption('dead');
+  await says(page, '.empty', 'None like that. Looked at tasks 1 to 3.');
+
+  await go(page, '#/groups');
+  await page.locator('tbody tr').filter({ hasText: 'workers' }).getByRole('link', { name: '1', exact: true }).first().click();
+  await says(page, 'tbody tr', 'held back');
+  assert.match(page.url(), /#\/tasks\?group=workers&state=waiting$/);
+}
+
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });

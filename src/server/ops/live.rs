@@ -13,7 +13,9 @@ use super::count::{self, Counter};
 use super::follow::{Followed, News};
 use super::guard;
 use super::json::{self, Point, State, Totals};
-use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
+use super::lists::{Lists, look};
+use super::tasks::{Found, Wanted};
+use crate::broker::{BrokerError, ClientInfo, Core, Gone, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::control::ControlService;
@@ -27,7 +29,7 @@ use crate::task::{TaskId, Time};
 const EVERY: Duration = Duration::from_secs(1);
 /// The broker is looked at for at most a fiftieth of the time: with so many clients and groups that a look takes longer than
 /// 20 ms, snapshots come less often.
-const BROKER_SHARE: u32 = 50;
+pub(super) const BROKER_SHARE: u32 = 50;
 /// Clients, groups and tasks in a state.
 const SHOWN: usize = 100;
 const RECENT: usize = 20;
@@ -54,6 +56,8 @@ struct Inner {
     followed: Mutex<Followed>,
     /// Lent to the query threads, one at a time: nobody waits for it.
     counter: Arc<Mutex<Counter>>,
+    clients: Lists<(), Vec<json::Client>>,
+    tasks: Lists<Wanted, Found>,
 }
 
 /// What was counted at a moment, to be compared with the next.
@@ -91,6 +95,8 @@ impl Live {
             history: Mutex::default(),
             followed: Mutex::default(),
             counter: Arc::default(),
+            clients: Lists::default(),
+            tasks: Lists::default(),
         }))
     }
 
@@ -182,11 +188,8 @@ impl Live {
         let service = &self.0.service;
         let recent = service.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
         let asked = recent.clone();
-        let look = move |core: &mut crate::broker::Core| {
-            let began = Instant::now();
-            (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
-        };
-        let (mut overview, looked) = service.broker.with(look).await?;
+        let overview = move |core: &mut Core| core.overview(&asked, SHOWN, Time::now());
+        let (mut overview, looked) = look(&service.broker, overview).await?;
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
@@ -195,7 +198,9 @@ impl Live {
         let read = move |reader: &mut dyn crate::store::Reader| {
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
-            Ok((groups, news, json::outcomes(reader, &recent)?, recent, Disk::of(&about.data)))
+            let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
+            let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
+            Ok((groups, news, outcomes, recent, Disk::of(&about.data)))
         };
         let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
         self.followed().take(news);
@@ -241,11 +246,22 @@ impl Live {
         }
     }
 
-    /// Clients, connected or gone, as they are now, with what they said last as far as it was followed.
-    pub(super) async fn clients(&self) -> Result<Vec<json::Client>, Refusal> {
-        let look = |core: &mut crate::broker::Core| (core.clients(), core.gone(Time::now()));
-        let (connected, gone) = self.0.service.broker.with(look).await?;
-        Ok(self.with_last(connected.iter().rev(), &gone).collect())
+    /// Clients, connected or gone, with what they said last as far as it was followed; not older than [`Live::fresh`].
+    pub(super) async fn clients(&self) -> Result<Arc<Vec<json::Client>>, guard::Refused> {
+        let newest = self.fresh().await?;
+        let list = |core: &mut Core| (core.clients(), core.gone(Time::now()));
+        let clients = async {
+            let ((connected, gone), looked) = look(&self.0.service.broker, list).await?;
+            Ok::<_, Refusal>((self.with_last(connected.iter().rev(), &gone).collect(), looked))
+        };
+        Ok(self.0.clients.get(newest.made, (), clients).await?)
+    }
+
+    /// Tasks, not older than [`Live::fresh`].
+    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<Found>, guard::Refused> {
+        let newest = self.fresh().await?;
+        let found = wanted.clone().find(&self.0.service);
+        Ok(self.0.tasks.get(newest.made, wanted, found).await?)
     }
 
     fn with_last<'a>(

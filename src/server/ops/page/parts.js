@@ -93,9 +93,9 @@ export function action({ label, sure, run, style = '' }) {
     }
     busy(button, false);
   });
-  const set = (next) => {
+  const set = (next, nextSure = sure) => {
     if (label === next) return;
-    label = next;
+    [label, sure] = [next, nextSure];
     calm();
   };
   return { node, button, set };
@@ -211,6 +211,15 @@ export function table(columns, { keyOf, label, rowClass = () => '' }) {
     };
   });
   return { node, update };
+}
+
+/** Puts the names of groups into a list that a field offers. */
+export function options(list, groups) {
+  const names = groups.map((it) => it.group);
+  const key = names.join('\n');
+  if (list.dataset.names === key) return;
+  list.dataset.names = key;
+  list.replaceChildren(...names.map((value) => h('option', { value })));
 }
 
 /** A cell that is a text. */

@@ -7,6 +7,7 @@ import { t } from '../i18n.js';
 import { action, badge, command, table, time, words } from '../parts.js';
 import { client, ctl } from '../verdict.js';
 import { listView } from './list.js';
+import { tasksHash } from './tasks.js';
 
 /** The table of groups; `short` leaves out what only matters to those who look closer. */
 export function groupTable({ short = false } = {}) {
@@ -14,8 +15,8 @@ export function groupTable({ short = false } = {}) {
   const columns = [
     { head: t('col.group'), wide: true, cell: groupName },
     { head: t('col.clients'), num: true, cell: words((it) => count(it.clients)) },
-    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: words((it) => count(it.lag)) },
-    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: words((it) => count(it.in_flight)) },
+    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: (td) => tasksLink(td, (it) => it.lag, (it) => (it.lag > it.in_flight ? 'waiting' : 'in flight')) },
+    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: (td) => tasksLink(td, (it) => it.in_flight, () => 'in flight') },
     { head: t('col.rate'), num: true, cell: words((it) => rate(it.rate)) },
     { head: t('col.oldest'), num: true, cell: oldest },
     { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: deadLink },
@@ -46,6 +47,20 @@ function groupName(td) {
     if (it.paused) flag.set('warn', t('group.paused'));
     else if (it.clients === 0 && it.lag > 0) flag.set('warn', t('group.nobody'));
     else flag.set('', null);
+  };
+}
+
+/** A number that leads to the tasks it counts. */
+function tasksLink(td, of, stateOf) {
+  const link = h('a', {});
+  const none = h('span', { class: 'dim' }, '0');
+  td.append(link, none);
+  return (it) => {
+    const number = of(it);
+    show(link, number > 0);
+    show(none, number === 0);
+    text(link, count(number));
+    attribute(link, 'href', tasksHash({ group: it.group, state: stateOf(it) }));
   };
 }
 

@@ -81,6 +81,34 @@ fn tasks_are_narrowed_to_a_group_and_a_state() {
 }
 
 #[test]
+fn the_charts_show_the_last_minutes_or_the_last_hour() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["before"]);
+    server.at_least(1, "results");
+    let scene = browser.plays("theHour", &server);
+    scene.comes_to("the charts are shown");
+    server.submit(&["one", "two", "three"]);
+    scene.ends_well();
+}
+
+#[test]
+fn a_group_whose_clients_will_not_come_again_is_removed() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let mut retired = worker(&server, "w1", "retired", "cat");
+    let _worker = worker(&server, "w2", "workers", "cat");
+    server.submit(&["for both"]);
+    server.at_least(2, "results");
+    retired.kill();
+    server.ctl(&["submit", "--to", "retired", "too late"]);
+    browser.plays("removing", &server).ends_well();
+    let groups = server.ctl(&["groups"]);
+    assert_eq!(groups.iter().map(|group| group["group"].as_str().unwrap()).collect::<Vec<_>>(), ["workers"]);
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -9,6 +9,7 @@ mod count;
 mod events;
 mod follow;
 mod guard;
+mod history;
 mod json;
 mod lists;
 mod live;

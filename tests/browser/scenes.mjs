@@ -137,6 +137,43 @@ export async function narrowing({ open, go, shot }) {
   assert.match(page.url(), /#\/tasks\?group=workers&state=waiting$/);
 }
 
+export async function theHour({ open, reached }) {
+  const page = await open();
+  await page.locator('.charts canvas').nth(2).waitFor();
+  reached('the charts are shown');
+  const hour = page.getByRole('radio', { name: '1 h' });
+  assert.equal(await hour.isChecked(), false);
+  await page.getByRole('radio', { name: '5 min' }).focus();
+  await page.keyboard.press('ArrowRight');
+  assert.equal(await hour.isChecked(), true);
+  // Its first step takes ten seconds; the value under the chart is that of the newest one.
+  await page.locator('.legend-entry').filter({ hasText: /accepted\s*0\.\d/ }).waitFor();
+  await page.reload();
+  await page.locator('.legend-entry').filter({ hasText: /accepted/ }).waitFor();
+  assert.equal(await hour.isChecked(), true, 'the choice is remembered');
+  await page.getByRole('radio', { name: '5 min' }).check();
+  // Now it is that of the last second, in which nothing came.
+  await page.locator('.legend-entry').filter({ hasText: /accepted\s*0$/ }).waitFor();
+}
+
+export async function removing({ open, shot }) {
+  const page = await open();
+  await says(page, '.issue, h1', 'No client of retired is connected; 1 task waits');
+  await page.locator('.issue').getByRole('link', { name: 'Look' }).click();
+  const row = page.locator('tbody tr').filter({ hasText: 'retired' });
+  await says(page, 'tbody code', /^contactctl group rm retired/);
+  await shot(page, 'removing');
+  await row.getByRole('button', { name: 'Remove', exact: true }).click();
+  await row.getByRole('button', { name: 'Really remove? It is owed 1 task' }).click();
+  await row.waitFor({ state: 'detached' });
+  await page.getByRole('link', { name: 'Groups', exact: true }).click();
+  const other = page.locator('tbody tr').filter({ hasText: 'workers' });
+  await other.waitFor();
+  assert.equal(await other.getByRole('button', { name: 'Remove', exact: true }).count(), 0, 'its client would make it anew');
+  await page.getByRole('link', { name: 'Overview', exact: true }).click();
+  await says(page, 'h1', 'All is well');
+}
+
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });

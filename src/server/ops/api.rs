@@ -38,6 +38,7 @@ pub(super) fn router() -> Router<Face> {
         .route("/api/clients", get(clients))
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
+        .route("/api/groups/remove", post(remove_group))
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
 }
@@ -266,4 +267,16 @@ async fn pause(State(face): State<Face>, request: Body) -> Answer {
     let Pause { group, paused } = body(&face, request).await?;
     face.service.pause(pb::PauseGroupRequest { group, paused, ..Default::default() }).await?;
     ok(serde_json::json!({}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    group: String,
+}
+
+async fn remove_group(State(face): State<Face>, request: Body) -> Answer {
+    let Remove { group } = body(&face, request).await?;
+    let removed = face.service.forget(pb::RemoveGroupRequest { group, ..Default::default() }).await?;
+    ok(serde_json::json!({ "owed": removed.owed }))
 }

@@ -360,6 +360,7 @@ pub(super) struct State<'a> {
     pub(super) server: &'a Server,
     pub(super) totals: &'a Totals,
     pub(super) point: &'a Point,
+    pub(super) step: Option<&'a Point>,
     pub(super) groups: Vec<Group>,
     pub(super) groups_left_out: usize,
     pub(super) clients: Vec<Client>,

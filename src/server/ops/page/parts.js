@@ -94,9 +94,11 @@ export function action({ label, sure, run, style = '' }) {
     busy(button, false);
   });
   const set = (next, nextSure = sure) => {
-    if (label === next) return;
+    // What is being asked stands until it is answered.
+    if (label !== next) calm();
+    else if (asked) return;
     [label, sure] = [next, nextSure];
-    calm();
+    text(button, label);
   };
   return { node, button, set };
 }

@@ -55,7 +55,7 @@ export const en = {
   'issue.disk': (free) => `The disk is nearly full: ${free} left`,
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.nobody': (g, lag) => `No client of ${g} is connected; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
-  'issue.nobody.help': 'Start one:',
+  'issue.nobody.help': 'Start one, or remove the group if none will come:',
   'issue.paused': (g, lag) =>
     lag ? `${g} is paused; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}` : `${g} is paused; nothing waits`,
   'issue.dead': (v, g) => `${some(v, 'dead letter', 'dead letters')} of ${g}: given up until you decide`,
@@ -90,6 +90,10 @@ export const en = {
   'figure.dead.note': 'wait for you to decide',
   'figure.dead.none': 'none given up',
 
+  'chart.title': 'What went on',
+  'chart.span': 'How far back',
+  'chart.span.minutes': '5 min',
+  'chart.span.hour': '1 h',
   'chart.throughput': 'Throughput',
   'chart.throughput.unit': 'tasks a second',
   'chart.latency': 'Latency',
@@ -110,7 +114,7 @@ export const en = {
   'chart.lag': 'not settled',
   'chart.in_flight': 'in flight',
   'chart.show': (name) => `Show or hide: ${name}`,
-  'chart.empty': 'Nothing in the last five minutes',
+  'chart.empty': 'Nothing to show yet',
   'chart.failed.load': 'The charts could not be loaded. Load the page again.',
 
   'server.title': 'This server',
@@ -169,6 +173,9 @@ export const en = {
   'group.nobody': 'no client',
   'group.pause': 'Pause',
   'group.resume': 'Resume',
+  'group.remove': 'Remove',
+  'group.remove.sure': (lag) => (lag ? `Really remove? It is owed ${tasks(lag)}` : 'Really remove?'),
+  'group.removed': 'Removed.',
   'group.none': 'No group yet. One begins with its first client:',
   'group.intro': 'A group shares its tasks: each goes to one of its clients. A client of its own is a group too.',
 

@@ -51,7 +51,7 @@ export const zh = {
   'issue.disk': (free) => `磁盘快满了：只剩 ${free}`,
   'issue.disk.help': '请腾出空间，或少保留一些已了结的任务：',
   'issue.nobody': (g, lag) => `${g} 没有客户端连接，${n(lag)} 个任务在等待`,
-  'issue.nobody.help': '启动一个：',
+  'issue.nobody.help': '启动一个；如果不会再有，就移除该组：',
   'issue.paused': (g, lag) => (lag ? `${g} 已暂停，${n(lag)} 个任务在等待` : `${g} 已暂停，没有任务在等待`),
   'issue.dead': (v, g) => `${g} 有 ${n(v)} 封死信：已被放弃，等您决定`,
   'issue.dead.help': '查看原因，然后重试或丢弃：',
@@ -85,6 +85,10 @@ export const zh = {
   'figure.dead.note': '等您决定',
   'figure.dead.none': '没有被放弃的任务',
 
+  'chart.title': '近况',
+  'chart.span': '时间范围',
+  'chart.span.minutes': '5 分钟',
+  'chart.span.hour': '1 小时',
   'chart.throughput': '吞吐量',
   'chart.throughput.unit': '任务/秒',
   'chart.latency': '延迟',
@@ -105,7 +109,7 @@ export const zh = {
   'chart.lag': '未了结',
   'chart.in_flight': '处理中',
   'chart.show': (name) => `显示或隐藏：${name}`,
-  'chart.empty': '最近五分钟没有数据',
+  'chart.empty': '暂无数据',
   'chart.failed.load': '图表未能加载，请刷新页面。',
 
   'server.title': '本服务器',
@@ -164,6 +168,9 @@ export const zh = {
   'group.nobody': '无客户端',
   'group.pause': '暂停',
   'group.resume': '恢复',
+  'group.remove': '移除',
+  'group.remove.sure': (lag) => (lag ? `真的移除？还欠它 ${n(lag)} 个任务` : '真的移除？'),
+  'group.removed': '已移除。',
   'group.none': '还没有组。第一个客户端到来时，组就有了：',
   'group.intro': '组内分担任务：每个任务只交给其中一个客户端。单独的客户端自成一组。',
 

@@ -21,7 +21,7 @@ export function groupTable({ short = false } = {}) {
     { head: t('col.oldest'), num: true, cell: oldest },
     { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: deadLink },
     { head: t('col.used'), num: true, cell: used },
-    { head: t('col.actions'), wide: true, bare: true, cell: (td) => pause(td, () => state) },
+    { head: t('col.actions'), wide: true, bare: true, cell: (td) => actions(td, () => state) },
   ];
   const rows = table(short ? columns.filter((_, i) => ![3, 5, 7, 8].includes(i)) : columns, {
     keyOf: (it) => it.group,
@@ -95,18 +95,28 @@ function used(td) {
   return (it) => at.set(it.last_used);
 }
 
-function pause(td, state) {
+/** The switch; and where no client is there, the way to be rid of the group. */
+function actions(td, state) {
   let group = null;
   const button = action({
     label: t('group.pause'),
     run: () => post('/api/groups/pause', { group: group.group, paused: !group.paused }).then(() => ''),
   });
+  const remove = action({
+    label: t('group.remove'), style: 'danger',
+    run: () => post('/api/groups/remove', { group: group.group }).then(() => t('group.removed')),
+  });
   const shell = command('', { quiet: true });
-  td.append(h('span', { class: 'do' }, button.node, shell.node));
+  const shellRemove = command('', { quiet: true });
+  const doRemove = h('span', { class: 'do' }, remove.node, shellRemove.node);
+  td.append(h('div', { class: 'doing' }, h('span', { class: 'do' }, button.node, shell.node), doRemove));
   return (it) => {
     group = it;
     button.set(t(it.paused ? 'group.resume' : 'group.pause'));
     shell.set(ctl(state(), it.paused ? 'resume' : 'pause', it.group));
+    show(doRemove, it.clients === 0);
+    remove.set(t('group.remove'), t('group.remove.sure', it.lag));
+    shellRemove.set(ctl(state(), 'group', 'rm', it.group));
   };
 }
 

@@ -11,6 +11,8 @@ use crate::task::Time;
 
 /// So long is a step of the hour. While nobody watches, there is a look for each, and for nothing else.
 pub(super) const STEP: Duration = Duration::from_secs(10);
+/// Looks take longer or shorter, so that ten seconds from one to another may be a little less.
+const EARLY: Duration = Duration::from_millis(500);
 const MINUTES: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -37,7 +39,7 @@ impl History {
         let at = point.at;
         push(&mut self.minutes, point, MINUTES);
         let begun = self.begun.get_or_insert_with(|| now.clone());
-        if now.made.duration_since(begun.made) >= STEP {
+        if now.made.duration_since(begun.made) + EARLY >= STEP {
             push(&mut self.hour, Point { at, ..Point::between(begun, now, totals) }, HOUR);
             *begun = now.clone();
         }
@@ -103,7 +105,7 @@ mod tests {
         // Two hours, a look each second; ten tasks come in each tenth second and none in the others.
         for second in 0..7200u64 {
             let positions = Positions { task: second.div_ceil(10) * 10, ..Positions::default() };
-            let made = began + Duration::from_secs(second);
+            let made = began + Duration::from_millis(second * 1000 + second % 3 * 100);
             let now = Sample { made, positions, meter: Meter::default(), commits: Latency::default() };
             let point = Point { at: second as i64 * 1000, ..Point::default() };
             history.remember(&now, point, &Totals { lag: second, ..Totals::default() });

@@ -109,6 +109,15 @@ fn a_group_whose_clients_will_not_come_again_is_removed() {
 }
 
 #[test]
+fn of_many_groups_more_are_shown_when_they_are_asked_for() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    // Each of these clients is a group of its own, which stays.
+    server.ctl(&["bench", "idle", "--clients", "150", "--contact", &server.listen]);
+    browser.plays("manyGroups", &server).ends_well();
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -174,6 +174,22 @@ export async function removing({ open, shot }) {
   await says(page, 'h1', 'All is well');
 }
 
+export async function manyGroups({ open }) {
+  const page = await open('#/groups');
+  const rows = page.locator('tbody tr');
+  await says(page, '.total', '100 of 150');
+  assert.equal(await rows.count(), 100);
+  const more = page.getByRole('button', { name: 'Show more' });
+  await more.focus();
+  await page.keyboard.press('Enter');
+  await rows.nth(149).waitFor();
+  await more.waitFor({ state: 'hidden' });
+  await says(page, '.total', /^150$/);
+  await page.getByLabel('Search groups').fill('-149');
+  await rows.nth(1).waitFor({ state: 'detached' });
+  await says(page, '.total', /^1$/);
+}
+
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });

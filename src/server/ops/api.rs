@@ -172,7 +172,8 @@ async fn clients(State(face): State<Face>, query: Asked<Like>) -> Answer {
 async fn groups(State(face): State<Face>, query: Asked<Like>) -> Answer {
     let like = asked(query)?;
     let newest = face.live.fresh().await?;
-    let found: Vec<_> = newest.groups.iter().filter(|group| like.matches(group.info.name.as_str())).collect();
+    let mut found = newest.by_attention();
+    found.retain(|group| like.matches(group.info.name.as_str()));
     let groups: Vec<Group> = found.iter().take(like.limit()).map(|group| Group::from(*group)).collect();
     ok(serde_json::json!({ "groups": groups, "total": found.len() }))
 }

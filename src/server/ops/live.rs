@@ -327,14 +327,20 @@ impl Snapshot {
         event.slice(EVENT_HEAD + "state".len()..event.len() - EVENT_END.len())
     }
 
-    fn state(&self) -> State<'_> {
+    /// The groups, first those that want attention, then those with most to do.
+    pub(super) fn by_attention(&self) -> Vec<&count::Group> {
         let mut groups: Vec<&count::Group> = self.groups.iter().collect();
-        let shown = SHOWN.min(groups.len());
         groups.sort_by_key(|group| {
             let alone = group.lag > 0 && group.info.clients == 0;
             let attention = (!group.info.paused, !alone, group.dead == 0);
             (attention, std::cmp::Reverse(group.lag))
         });
+        groups
+    }
+
+    fn state(&self) -> State<'_> {
+        let groups = self.by_attention();
+        let shown = SHOWN.min(groups.len());
         State {
             at: self.at(),
             server: &self.server,

@@ -162,6 +162,7 @@ export const en = {
   'list.all.clients': 'All clients',
   'list.all.tasks': 'All tasks',
   'list.left_out': (v) => `${n(v)} more are not shown; search for them.`,
+  'list.more': 'Show more',
   'list.shown': (shown, total) => `${n(shown)} of ${n(total)}`,
   'list.total': (total) => n(total),
   'list.none': (q) => `Nothing matches “${q}”.`,

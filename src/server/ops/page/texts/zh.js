@@ -157,6 +157,7 @@ export const zh = {
   'list.all.clients': '所有客户端',
   'list.all.tasks': '所有任务',
   'list.left_out': (v) => `另有 ${n(v)} 个未显示，请搜索。`,
+  'list.more': '显示更多',
   'list.shown': (shown, total) => `${n(total)} 个中的 ${n(shown)} 个`,
   'list.total': (total) => n(total),
   'list.none': (q) => `没有与“${q}”相符的。`,

@@ -127,8 +127,8 @@ export function mount(root, query) {
     query,
     rows: groups,
     fromState: (state) => ({ items: state.groups, total: state.groups.length + state.groups_left_out }),
-    search: async (q) => {
-      const found = await get('/api/groups', { q });
+    search: async (query) => {
+      const found = await get('/api/groups', query);
       return { items: found.groups, total: found.total };
     },
     emptyText: t('group.none'),

@@ -50,6 +50,74 @@ fn a_dead_letter_is_retried_and_done_and_another_is_dropped() {
 }
 
 #[test]
+fn dead_letters_with_one_error_are_dropped_together_and_the_others_stay() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let why = "case $(cat) in mail*) echo 'connection refused';; *) echo 'disk full';; esac >&2; exit 1";
+    let _worker = worker(&server, "w1", "workers", why);
+    server.submit(&["mail 1", "copy 2", "mail 3", "mail 4", "copy 5"]);
+    server.at_least(5, "results");
+    let scene = browser.plays("manyDead", &server);
+    scene.comes_to("the mails are dropped");
+    let left: Vec<_> = server.ctl(&["dead"]).iter().map(|letter| letter["task_id"].clone()).collect();
+    assert_eq!(left, [2, 5]);
+    scene.ends_well();
+    assert_eq!(server.ctl(&["dead"]), Vec::<serde_json::Value>::new());
+    let dropped = server.ctl(&["results", "--all"]).iter().filter(|result| result["outcome"] == "DROPPED").count();
+    assert_eq!(dropped, 5, "what came of them stays in the log");
+}
+
+#[test]
+fn tasks_are_narrowed_to_a_group_and_a_state() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["for everyone"]);
+    server.at_least(1, "results");
+    server.ctl(&["pause", "workers"]);
+    server.ctl(&["submit", "--to", "workers", "held back"]);
+    server.ctl(&["submit", "--to", "others", "nobody there"]);
+    browser.plays("narrowing", &server).ends_well();
+}
+
+#[test]
+fn the_charts_show_the_last_minutes_or_the_last_hour() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["before"]);
+    server.at_least(1, "results");
+    let scene = browser.plays("theHour", &server);
+    scene.comes_to("the charts are shown");
+    server.submit(&["one", "two", "three"]);
+    scene.ends_well();
+}
+
+#[test]
+fn a_group_whose_clients_will_not_come_again_is_removed() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let mut retired = worker(&server, "w1", "retired", "cat");
+    let _worker = worker(&server, "w2", "workers", "cat");
+    server.submit(&["for both"]);
+    server.at_least(2, "results");
+    retired.kill();
+    server.ctl(&["submit", "--to", "retired", "too late"]);
+    browser.plays("removing", &server).ends_well();
+    let groups = server.ctl(&["groups"]);
+    assert_eq!(groups.iter().map(|group| group["group"].as_str().unwrap()).collect::<Vec<_>>(), ["workers"]);
+}
+
+#[test]
+fn of_many_groups_more_are_shown_when_they_are_asked_for() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    // Each of these clients is a group of its own, which stays.
+    server.ctl(&["bench", "idle", "--clients", "150", "--contact", &server.listen]);
+    browser.plays("manyGroups", &server).ends_well();
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -9,10 +9,13 @@ mod count;
 mod events;
 mod follow;
 mod guard;
+mod history;
 mod json;
+mod lists;
 mod live;
 mod metrics;
 mod page;
+mod tasks;
 
 use std::net::TcpListener;
 use std::pin::pin;

@@ -79,6 +79,117 @@ export async function deadLetters({ open, go }) {
   await says(page, '.table-box .badge', 'done');
 }
 
+export async function manyDead({ open, reached, shot }) {
+  const page = await open('#/dead?group=workers');
+  const letters = page.locator('.letter');
+  await says(page, '.doing code', /^contactctl dead --group workers --drop/);
+  assert.equal(await letters.count(), 5);
+  const same = page.getByRole('button', { name: '3 × connection refused' });
+  await same.click();
+  await letters.nth(3).waitFor({ state: 'detached' });
+  assert.equal(await letters.filter({ hasText: 'disk full' }).count(), 0);
+  await says(page, '.doing code', /^contactctl dead 4 3 1 --group workers --drop/);
+  await says(page, '.letter code', /^contactctl dead 4 --group workers --drop/);
+  await shot(page, 'many-dead');
+  const drop = page.getByRole('button', { name: 'Drop these 3' });
+  await drop.focus();
+  await page.keyboard.press('Enter');
+  const sure = page.getByRole('button', { name: 'Really drop 3?' });
+  await sure.waitFor();
+  assert.equal(await letters.count(), 3, 'it asks once more');
+  await page.keyboard.press('Enter');
+  // Nothing is left of that error, so the list is all there is again.
+  await letters.filter({ hasText: 'disk full' }).nth(1).waitFor();
+  assert.equal(await letters.count(), 2);
+  reached('the mails are dropped');
+  await page.getByRole('button', { name: 'Drop these 2' }).click();
+  await page.getByRole('button', { name: 'Really drop 2?' }).click();
+  await says(page, '.empty', 'No dead letters of workers');
+}
+
+export async function narrowing({ open, go, shot }) {
+  const page = await open('#/tasks');
+  const rows = page.locator('tbody tr');
+  await rows.nth(2).waitFor();
+  const group = page.getByLabel('For group');
+  const state = page.getByLabel('In state');
+  await group.fill('workers');
+  await rows.nth(2).waitFor({ state: 'detached' });
+  await says(page, 'tbody tr', /held back.*waiting/s);
+  await says(page, 'tbody tr', /for everyone.*done/s);
+  assert.ok(await group.evaluate((it) => it === document.activeElement), 'the field keeps the focus');
+  await state.focus();
+  await page.keyboard.press('w');
+  await rows.nth(1).waitFor({ state: 'detached' });
+  await says(page, 'tbody tr', 'held back');
+  await says(page, '.left-out', 'Looked at tasks 1 to 3.');
+  assert.match(page.url(), /#\/tasks\?group=workers&state=waiting$/);
+  await shot(page, 'narrowed');
+  await page.reload();
+  await says(page, 'tbody tr', 'held back');
+  assert.equal(await rows.count(), 1, 'it stands in the address');
+  await state.selectOption('dead');
+  await says(page, '.empty', 'None like that. Looked at tasks 1 to 3.');
+
+  await go(page, '#/groups');
+  await page.locator('tbody tr').filter({ hasText: 'workers' }).getByRole('link', { name: '1', exact: true }).first().click();
+  await says(page, 'tbody tr', 'held back');
+  assert.match(page.url(), /#\/tasks\?group=workers&state=waiting$/);
+}
+
+export async function theHour({ open, reached }) {
+  const page = await open();
+  await page.locator('.charts canvas').nth(2).waitFor();
+  reached('the charts are shown');
+  const hour = page.getByRole('radio', { name: '1 h' });
+  assert.equal(await hour.isChecked(), false);
+  await page.getByRole('radio', { name: '5 min' }).focus();
+  await page.keyboard.press('ArrowRight');
+  assert.equal(await hour.isChecked(), true);
+  // Its first step takes ten seconds; the value under the chart is that of the newest one.
+  await page.locator('.legend-entry').filter({ hasText: /accepted\s*0\.\d/ }).waitFor();
+  await page.reload();
+  await page.locator('.legend-entry').filter({ hasText: /accepted/ }).waitFor();
+  assert.equal(await hour.isChecked(), true, 'the choice is remembered');
+  await page.getByRole('radio', { name: '5 min' }).check();
+  // Now it is that of the last second, in which nothing came.
+  await page.locator('.legend-entry').filter({ hasText: /accepted\s*0$/ }).waitFor();
+}
+
+export async function removing({ open, shot }) {
+  const page = await open();
+  await says(page, '.issue, h1', 'No client of retired is connected; 1 task waits');
+  await page.locator('.issue').getByRole('link', { name: 'Look' }).click();
+  const row = page.locator('tbody tr').filter({ hasText: 'retired' });
+  await says(page, 'tbody code', /^contactctl group rm retired/);
+  await shot(page, 'removing');
+  await row.getByRole('button', { name: 'Remove', exact: true }).click();
+  await row.getByRole('button', { name: 'Really remove? It is owed 1 task' }).click();
+  await row.waitFor({ state: 'detached' });
+  await page.getByRole('link', { name: 'Groups', exact: true }).click();
+  const other = page.locator('tbody tr').filter({ hasText: 'workers' });
+  await other.waitFor();
+  assert.equal(await other.getByRole('button', { name: 'Remove', exact: true }).count(), 0, 'its client would make it anew');
+  await page.getByRole('link', { name: 'Overview', exact: true }).click();
+  await says(page, 'h1', 'All is well');
+}
+
+export async function manyGroups({ open }) {
+  const page = await open('#/groups');
+  const rows = page.locator('tbody tr');
+  await says(page, '.total', '100 of 150');
+  assert.equal(await rows.count(), 100);
+  const more = page.getByRole('button', { name: 'Show more' });
+  await more.focus();
+  await page.keyboard.press('Enter');
+  await rows.nth(149).waitFor();
+  await more.waitFor({ state: 'hidden' });
+  await says(page, '.total', /^150$/);
+  await page.getByLabel('Search groups').fill('-149');
+  await rows.nth(1).waitFor({ state: 'detached' });
+  await says(page, '.total', /^1$/);
+}
+
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });

@@ -181,6 +181,20 @@ fn a_task_is_cancelled_and_a_group_paused() {
 }
 
 #[test]
+fn a_group_that_nobody_uses_is_removed_and_one_that_is_used_is_not() {
+    let rig = rig();
+    came_and_went(&rig, "absent");
+    rig.operator.submit(&["one", "two"]);
+    assert_eq!(done(&rig, "/api/groups/remove", json!({"group": "absent"})), json!({"owed": 2}));
+    state_until(&rig, |state| state["totals"]["groups"] == 0);
+    let _tasks = rig.member("workers", "w").tasks();
+    rig.operator.connected(1);
+    let refused = post(&rig, "/api/groups/remove", r#"{"group": "workers"}"#);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert_eq!(post(&rig, "/api/groups/remove", r#"{"group": "absent"}"#).status, 404);
+}
+
+#[test]
 fn lists_find_clients_and_groups_by_part_of_a_name() {
     let rig = rig();
     let _streams =

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ use crate::rig::Rig;
 fn the_history_comes_once_and_then_the_state_again_and_again() {
     let rig = rig();
     let mut events = Events::of(&rig);
-    assert_eq!(events.expect("history"), json!({"points": []}));
+    assert_eq!(events.expect("history"), json!({"points": [], "hour": []}));
     let mut times = Vec::new();
     for n in 0..3 {
         rig.operator.submit(&["one"]);
@@ -35,6 +35,33 @@ fn the_history_comes_once_and_then_the_state_again_and_again() {
         history["points"].as_array().unwrap().iter().map(|point| point["at"].as_i64().unwrap()).collect();
     told.push(later.expect("state")["at"].as_i64().unwrap());
     assert!(told.starts_with(&times[..2]) && told.is_sorted_by(|a, b| a < b), "{told:?} after {times:?}");
+}
+
+#[test]
+fn while_nobody_watches_a_step_of_the_history_is_made_all_the_same() {
+    let rig = rig();
+    let mut events = Events::of(&rig);
+    events.expect("history");
+    let mut left = events.expect("state")["at"].as_i64().unwrap();
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        drop(events);
+        rig.operator.submit(&["one", "two", "three"]);
+        // Nobody is to look in that time: it is not what is waited for.
+        thread::sleep(Duration::from_secs(13));
+        events = Events::of(&rig);
+        let history = events.expect("history");
+        let back = events.expect("state")["at"].as_i64().unwrap();
+        // The last one for those who watched may be later than what they saw.
+        let unwatched = left + 3000..back - 1000;
+        let mut hour = history["hour"].as_array().unwrap().iter();
+        if let Some(step) = hour.find(|step| unwatched.contains(&step["at"].as_i64().unwrap())) {
+            assert!(step["accepted"].as_f64().unwrap() > 0.0, "{step}");
+            break;
+        }
+        assert!(Instant::now() < deadline, "no step in {unwatched:?}: {history}");
+        left = back;
+    }
 }
 
 #[test]

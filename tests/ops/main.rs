@@ -12,3 +12,4 @@ mod api;
 mod events;
 mod metrics;
 mod refusals;
+mod tasks;

@@ -25,9 +25,14 @@ fn what_changes_something_needs_our_header() {
     let rig = rig();
     let task = r#"{"text": "one"}"#;
     for headers in ["", "X-Contact: 0\r\n", "Content-Type: application/json\r\n", "Origin: http://localhost\r\n"] {
-        for path in
-            ["/api/tasks", "/api/tasks/1/cancel", "/api/tasks/1/retry", "/api/tasks/1/drop", "/api/groups/pause"]
-        {
+        for path in [
+            "/api/tasks",
+            "/api/tasks/1/cancel",
+            "/api/tasks/1/retry",
+            "/api/tasks/1/drop",
+            "/api/groups/pause",
+            "/api/groups/remove",
+        ] {
             refused(&post_with(&rig, path, headers, task), 403, &["x-contact: 1"]);
         }
     }

@@ -161,6 +161,13 @@ impl Core {
         foremost
     }
 
+    /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
+    pub fn standings_with(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
+        let group = self.names.get(group).and_then(|id| self.groups.get(id));
+        let standing = |task| group.filter(|group| group.wants(task)).map(|group| self.standing(group, task, now));
+        tasks.iter().map(standing).collect()
+    }
+
     /// Counts what is about to be written down. The outcomes of one group mostly stand together.
     pub(super) fn count_records(&mut self) {
         let mut counted: Option<(&Option<GroupName>, Option<&mut Group>)> = None;

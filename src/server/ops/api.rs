@@ -11,8 +11,9 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
 use super::guard::{Refused, json};
-use super::json::{Dead, Group, Ledger, Listed};
+use super::json::{Client, Dead, Group, Ledger, Stage};
 use super::live::not_ready;
+use super::tasks::{self, Wanted};
 use super::{Answer, Face};
 use crate::server::control::optional_group;
 use crate::server::operate;
@@ -22,8 +23,6 @@ use crate::wire::control as pb;
 
 /// Most rows of a list.
 const MOST: usize = 1000;
-/// The same of tasks: the broker looks at each of them, with every group.
-const MOST_TASKS: usize = 200;
 /// Bodies that are read at once: together they take no more memory than so many of the largest.
 pub(super) const BODIES: usize = 8;
 
@@ -39,6 +38,7 @@ pub(super) fn router() -> Router<Face> {
         .route("/api/clients", get(clients))
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
+        .route("/api/groups/remove", post(remove_group))
         .route("/healthz", get(async || "ok"))
         .route("/readyz", get(ready))
 }
@@ -98,31 +98,24 @@ impl Before {
     }
 }
 
-async fn tasks(State(face): State<Face>, query: Asked<Before>) -> Answer {
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Tasks {
+    before: Option<u64>,
+    group: Option<String>,
+    state: Option<Stage>,
+    limit: Option<usize>,
+}
+
+async fn tasks(State(face): State<Face>, query: Asked<Tasks>) -> Answer {
     let query = asked(query)?;
-    let (before, limit) = (query.before.unwrap_or(TaskId::MAX), query.limit().min(MOST_TASKS));
-    let read = move |reader: &mut dyn crate::store::Reader| {
-        let tasks = reader.latest_tasks(before, limit)?;
-        // The page may have ended early, at its texts.
-        let more = match tasks.last() {
-            Some(last) => !reader.latest_tasks(last.id, 1)?.is_empty(),
-            None => false,
-        };
-        let outcomes = super::json::outcomes(reader, &tasks)?;
-        Ok((tasks, outcomes, more))
+    let wanted = Wanted {
+        before: query.before.unwrap_or(TaskId::MAX),
+        limit: query.limit.unwrap_or(50).clamp(1, tasks::MOST),
+        group: optional_group(query.group.as_deref().unwrap_or_default())?,
+        stage: query.state,
     };
-    let (tasks, outcomes, more) = face.service.queries.run(read).await?;
-    let (tasks, standings) = face
-        .service
-        .broker
-        .with(move |core| {
-            let standings = core.foremost(&tasks, Time::now());
-            (tasks, standings)
-        })
-        .await?;
-    let listed = tasks.into_iter().zip(standings).zip(outcomes);
-    let listed: Vec<_> = listed.map(|((task, standing), outcomes)| Listed::of(task, standing, outcomes)).collect();
-    ok(serde_json::json!({ "tasks": listed, "more": more }))
+    ok(&*face.live.tasks(wanted).await?)
 }
 
 async fn ledger(State(face): State<Face>, path: Id) -> Answer {
@@ -166,22 +159,21 @@ impl Like {
 
 async fn clients(State(face): State<Face>, query: Asked<Like>) -> Answer {
     let like = asked(query)?;
-    // So that what they said last is there, too.
-    face.live.fresh().await?;
-    let mut clients = face.live.clients().await?;
-    clients.retain(|client| {
+    let all = face.live.clients().await?;
+    let is_wanted = |client: &&Client| {
         let names = [client.client.as_deref(), client.group.as_deref(), Some(&*client.peer)];
         names.into_iter().flatten().any(|name| like.matches(name))
-    });
-    let total = clients.len();
-    clients.truncate(like.limit());
-    ok(serde_json::json!({ "clients": clients, "total": total }))
+    };
+    let found: Vec<&Client> = all.iter().filter(is_wanted).collect();
+    let clients = &found[..found.len().min(like.limit())];
+    ok(serde_json::json!({ "clients": clients, "total": found.len() }))
 }
 
 async fn groups(State(face): State<Face>, query: Asked<Like>) -> Answer {
     let like = asked(query)?;
     let newest = face.live.fresh().await?;
-    let found: Vec<_> = newest.groups.iter().filter(|group| like.matches(group.info.name.as_str())).collect();
+    let mut found = newest.by_attention();
+    found.retain(|group| like.matches(group.info.name.as_str()));
     let groups: Vec<Group> = found.iter().take(like.limit()).map(|group| Group::from(*group)).collect();
     ok(serde_json::json!({ "groups": groups, "total": found.len() }))
 }
@@ -276,4 +268,16 @@ async fn pause(State(face): State<Face>, request: Body) -> Answer {
     let Pause { group, paused } = body(&face, request).await?;
     face.service.pause(pb::PauseGroupRequest { group, paused, ..Default::default() }).await?;
     ok(serde_json::json!({}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Remove {
+    group: String,
+}
+
+async fn remove_group(State(face): State<Face>, request: Body) -> Answer {
+    let Remove { group } = body(&face, request).await?;
+    let removed = face.service.forget(pb::RemoveGroupRequest { group, ..Default::default() }).await?;
+    ok(serde_json::json!({ "owed": removed.owed }))
 }

@@ -1,6 +1,6 @@
 //! What goes over HTTP. Names in snake_case, times in milliseconds since 1970 UTC, null where something is not set.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::count;
 use super::follow::Last;
@@ -8,7 +8,7 @@ use crate::broker::{ClientInfo, Standing};
 use crate::server::convert;
 use crate::server::operate;
 use crate::store::{Reader, StoreError};
-use crate::task::{self, Outcome, TaskResult};
+use crate::task::{self, GroupName, Outcome, TaskId, TaskResult};
 use crate::wire::control as pb;
 
 /// Characters of a task's text in lists.
@@ -70,12 +70,23 @@ impl Task {
     }
 }
 
+/// How far a task has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Stage {
+    Waiting,
+    #[serde(rename = "in flight")]
+    InFlight,
+    Settled,
+    Dead,
+}
+
 /// A task of a list, with where it stands and what came of it last.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Listed {
     #[serde(flatten)]
     task: Task,
-    state: &'static str,
+    state: Stage,
     outcome: Option<String>,
     last_at: Option<i64>,
 }
@@ -83,28 +94,50 @@ pub(super) struct Listed {
 /// Results of one task that are looked at for a list: the newest. A task for thousands of groups has as many.
 const RESULTS: usize = 64;
 
-/// The newest results of each task.
-pub(super) fn outcomes(reader: &mut dyn Reader, tasks: &[task::Task]) -> Result<Vec<Vec<TaskResult>>, StoreError> {
-    tasks.iter().map(|task| reader.latest_results_of(task.id, RESULTS)).collect()
+/// The newest results of a task, newest first; of one group, where that is asked for.
+pub(super) fn latest_results(
+    reader: &mut dyn Reader,
+    task: TaskId,
+    group: Option<&GroupName>,
+) -> Result<Vec<TaskResult>, StoreError> {
+    let mut newest = reader.latest_results_of(task, RESULTS)?;
+    if group.is_none() {
+        return Ok(newest);
+    }
+    // Other groups may have so many that its own are not among them.
+    if newest.len() >= RESULTS {
+        newest = reader.results_of(task)?;
+        newest.reverse();
+    }
+    newest.retain(|entry| entry.result.group.as_ref() == group);
+    Ok(newest)
 }
 
 impl Listed {
-    /// `results` are the newest, newest first; `standing` that of the group which has most to do with it.
+    /// `results` are the newest, newest first; `standing` that of the group which has most to do with it, or which was asked for.
     pub(super) fn of(task: task::Task, standing: Option<Standing>, mut results: Vec<TaskResult>) -> Listed {
         results.reverse();
         let last = results.iter().rfind(|entry| !entry.result.late);
         let is_dead = || operate::settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
         let state = match standing {
-            Some(Standing::InFlight(..)) => "in flight",
-            Some(Standing::Waiting(_)) => "waiting",
-            Some(Standing::Settled) if is_dead() => "dead",
-            Some(Standing::Settled) => "settled",
+            Some(Standing::InFlight(..)) => Stage::InFlight,
+            Some(Standing::Waiting(_)) => Stage::Waiting,
+            Some(Standing::Settled) if is_dead() => Stage::Dead,
+            Some(Standing::Settled) => Stage::Settled,
             // Only anonymous clients, or nobody yet.
-            None if last.is_some() => "settled",
-            None => "waiting",
+            None if last.is_some() => Stage::Settled,
+            None => Stage::Waiting,
         };
         let outcome = last.map(|entry| outcome(entry.result.outcome));
         Listed { state, outcome, last_at: last.map(|entry| entry.result.at.0), task: Task::brief(task) }
+    }
+
+    pub(super) fn id(&self) -> TaskId {
+        self.task.id
+    }
+
+    pub(super) fn stage(&self) -> Stage {
+        self.state
     }
 }
 
@@ -327,6 +360,7 @@ pub(super) struct State<'a> {
     pub(super) server: &'a Server,
     pub(super) totals: &'a Totals,
     pub(super) point: &'a Point,
+    pub(super) step: Option<&'a Point>,
     pub(super) groups: Vec<Group>,
     pub(super) groups_left_out: usize,
     pub(super) clients: Vec<Client>,

@@ -1,19 +1,24 @@
-//! What is going on now: one snapshot a second, for everybody who watches, and none while nobody does.
+//! What is going on now: one snapshot a second, for everybody who watches; while nobody does, one for each step of the
+//! history.
 
-use std::collections::VecDeque;
 use std::mem::take;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use futures::future;
 use log::warn;
 use tokio::sync::{Notify, watch};
 
 use super::count::{self, Counter};
 use super::follow::{Followed, News};
 use super::guard;
+use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
-use crate::broker::{BrokerError, ClientInfo, Gone, Meter, Overview};
+use super::lists::{Lists, look};
+use super::tasks::{Found, Wanted};
+use crate::broker::{BrokerError, ClientInfo, Core, Gone, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::control::ControlService;
@@ -27,12 +32,10 @@ use crate::task::{TaskId, Time};
 const EVERY: Duration = Duration::from_secs(1);
 /// The broker is looked at for at most a fiftieth of the time: with so many clients and groups that a look takes longer than
 /// 20 ms, snapshots come less often.
-const BROKER_SHARE: u32 = 50;
+pub(super) const BROKER_SHARE: u32 = 50;
 /// Clients, groups and tasks in a state.
 const SHOWN: usize = 100;
 const RECENT: usize = 20;
-/// The past that a page begins with.
-const HISTORY: Duration = Duration::from_secs(300);
 /// Rates are of what came since the last snapshot, if that is not older; else of a moment.
 const LOOK_BACK: Duration = Duration::from_secs(30);
 const MOMENT: Duration = Duration::from_millis(250);
@@ -50,18 +53,12 @@ struct Inner {
     /// Whoever has a receiver of it watches.
     newest: watch::Sender<Newest>,
     somebody_watches: Notify,
-    history: Mutex<VecDeque<Point>>,
+    history: Mutex<History>,
     followed: Mutex<Followed>,
     /// Lent to the query threads, one at a time: nobody waits for it.
     counter: Arc<Mutex<Counter>>,
-}
-
-/// What was counted at a moment, to be compared with the next.
-struct Sample {
-    made: Instant,
-    positions: Positions,
-    meter: Meter,
-    commits: Latency,
+    clients: Lists<(), Vec<json::Client>>,
+    tasks: Lists<Wanted, Found>,
 }
 
 /// Everything at one moment.
@@ -77,6 +74,8 @@ pub(super) struct Snapshot {
     recent: Vec<json::Listed>,
     totals: Totals,
     point: Point,
+    /// The newest step of the history.
+    step: Option<Point>,
     /// Made when it is first asked for.
     event: OnceLock<Bytes>,
 }
@@ -91,6 +90,8 @@ impl Live {
             history: Mutex::default(),
             followed: Mutex::default(),
             counter: Arc::default(),
+            clients: Lists::default(),
+            tasks: Lists::default(),
         }))
     }
 
@@ -109,14 +110,12 @@ impl Live {
         fresh.ok_or_else(|| BrokerError::Stopped.into())
     }
 
-    /// The last minutes, oldest first; of one that is watching already, only what came before `before`.
-    pub(super) fn history(&self, before: Option<i64>) -> impl serde::Serialize + use<> {
-        let mut points: Vec<Point> = self.points().iter().cloned().collect();
-        points.retain(|point| before.is_none_or(|before| point.at < before));
-        serde_json::json!({ "points": points })
+    /// See [`History::json`].
+    pub(super) fn history(&self, before: Option<i64>) -> serde_json::Value {
+        self.past().json(before)
     }
 
-    fn points(&self) -> MutexGuard<'_, VecDeque<Point>> {
+    fn past(&self) -> MutexGuard<'_, History> {
         self.0.history.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -124,15 +123,13 @@ impl Live {
     pub(super) async fn produce(self) {
         let mut last: Option<Sample> = None;
         let mut failed = false;
+        let mut began = Instant::now();
         loop {
-            while self.0.newest.receiver_count() == 0 {
-                self.0.somebody_watches.notified().await;
-            }
-            let began = Instant::now();
+            self.until_it_is_time(began).await;
+            began = Instant::now();
             let looked = match self.snapshot(&mut last).await {
                 Ok((snapshot, looked)) => {
                     failed = false;
-                    self.remember(snapshot.point.clone());
                     self.0.newest.send_replace(Some(Arc::new(snapshot)));
                     looked
                 }
@@ -150,12 +147,15 @@ impl Live {
         }
     }
 
-    fn remember(&self, point: Point) {
-        let oldest = point.at - HISTORY.as_millis() as i64;
-        let mut points = self.points();
-        points.push_back(point);
-        // The clock may have been set back.
-        points.retain(|point| point.at >= oldest && point.at <= oldest + HISTORY.as_millis() as i64);
+    /// Somebody watches, or the last one is a step ago.
+    async fn until_it_is_time(&self, last: Instant) {
+        let step_is_over = tokio::time::sleep_until((last + STEP).into());
+        let somebody_watches = async {
+            while self.0.newest.receiver_count() == 0 {
+                self.0.somebody_watches.notified().await;
+            }
+        };
+        future::select(pin!(step_is_over), pin!(somebody_watches)).await;
     }
 
     /// Counts, without looking at anything else.
@@ -182,11 +182,8 @@ impl Live {
         let service = &self.0.service;
         let recent = service.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
         let asked = recent.clone();
-        let look = move |core: &mut crate::broker::Core| {
-            let began = Instant::now();
-            (core.overview(&asked, SHOWN, Time::now()), began.elapsed())
-        };
-        let (mut overview, looked) = service.broker.with(look).await?;
+        let overview = move |core: &mut Core| core.overview(&asked, SHOWN, Time::now());
+        let (mut overview, looked) = look(&service.broker, overview).await?;
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
@@ -195,7 +192,9 @@ impl Live {
         let read = move |reader: &mut dyn crate::store::Reader| {
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
-            Ok((groups, news, json::outcomes(reader, &recent)?, recent, Disk::of(&about.data)))
+            let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
+            let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
+            Ok((groups, news, outcomes, recent, Disk::of(&about.data)))
         };
         let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
         self.followed().take(news);
@@ -204,13 +203,16 @@ impl Live {
         let recent = recent.map(|((task, standing), outcomes)| json::Listed::of(task, standing, outcomes)).collect();
 
         let totals = totals(&now.positions, &overview, &groups);
+        let point = Point::between(&before, &now, &totals);
+        self.past().remember(&now, point.clone(), &totals);
         let snapshot = Snapshot {
             // Counting is part of it: what has just been made is fresh, however long that took.
             made: Instant::now(),
             positions: now.positions,
             commits: now.commits.clone(),
             server: self.server(&disk, &overview),
-            point: point(&before, &now, &totals),
+            point,
+            step: self.past().step(),
             overview,
             groups,
             clients,
@@ -241,11 +243,22 @@ impl Live {
         }
     }
 
-    /// Clients, connected or gone, as they are now, with what they said last as far as it was followed.
-    pub(super) async fn clients(&self) -> Result<Vec<json::Client>, Refusal> {
-        let look = |core: &mut crate::broker::Core| (core.clients(), core.gone(Time::now()));
-        let (connected, gone) = self.0.service.broker.with(look).await?;
-        Ok(self.with_last(connected.iter().rev(), &gone).collect())
+    /// Clients, connected or gone, with what they said last as far as it was followed; not older than [`Live::fresh`].
+    pub(super) async fn clients(&self) -> Result<Arc<Vec<json::Client>>, guard::Refused> {
+        let newest = self.fresh().await?;
+        let list = |core: &mut Core| (core.clients(), core.gone(Time::now()));
+        let clients = async {
+            let ((connected, gone), looked) = look(&self.0.service.broker, list).await?;
+            Ok::<_, Refusal>((self.with_last(connected.iter().rev(), &gone).collect(), looked))
+        };
+        Ok(self.0.clients.get(newest.made, (), clients).await?)
+    }
+
+    /// Tasks, not older than [`Live::fresh`].
+    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<Found>, guard::Refused> {
+        let newest = self.fresh().await?;
+        let found = wanted.clone().find(&self.0.service);
+        Ok(self.0.tasks.get(newest.made, wanted, found).await?)
     }
 
     fn with_last<'a>(
@@ -292,29 +305,6 @@ fn totals(positions: &Positions, overview: &Overview, groups: &[count::Group]) -
     }
 }
 
-fn point(before: &Sample, now: &Sample, totals: &Totals) -> Point {
-    let seconds = (now.made - before.made).as_secs_f64().max(0.001);
-    // One decimal is more than anybody sees.
-    let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds * 10.0).round() / 10.0;
-    let millis = |latency: &Latency, quantile| latency.quantile(quantile).map(|micros| micros as f64 / 1000.0);
-    let (meter, earlier) = (&now.meter, &before.meter);
-    let (wait, work) = (meter.wait.since(&earlier.wait), meter.work.since(&earlier.work));
-    Point {
-        at: Time::now().0,
-        accepted: rate(now.positions.task, before.positions.task),
-        delivered: rate(meter.total.delivered, earlier.total.delivered),
-        settled: rate(meter.total.settled(), earlier.total.settled()),
-        failed: rate(meter.total.failed(), earlier.total.failed()),
-        wait_p50_ms: millis(&wait, 0.5),
-        wait_p99_ms: millis(&wait, 0.99),
-        work_p50_ms: millis(&work, 0.5),
-        work_p99_ms: millis(&work, 0.99),
-        commit_p99_ms: millis(&now.commits.since(&before.commits), 0.99),
-        in_flight: totals.in_flight,
-        lag: totals.lag,
-    }
-}
-
 impl Snapshot {
     /// Whether it says how things are now.
     pub(super) fn is_fresh(&self) -> bool {
@@ -337,19 +327,26 @@ impl Snapshot {
         event.slice(EVENT_HEAD + "state".len()..event.len() - EVENT_END.len())
     }
 
-    fn state(&self) -> State<'_> {
+    /// The groups, first those that want attention, then those with most to do.
+    pub(super) fn by_attention(&self) -> Vec<&count::Group> {
         let mut groups: Vec<&count::Group> = self.groups.iter().collect();
-        let shown = SHOWN.min(groups.len());
         groups.sort_by_key(|group| {
             let alone = group.lag > 0 && group.info.clients == 0;
             let attention = (!group.info.paused, !alone, group.dead == 0);
             (attention, std::cmp::Reverse(group.lag))
         });
+        groups
+    }
+
+    fn state(&self) -> State<'_> {
+        let groups = self.by_attention();
+        let shown = SHOWN.min(groups.len());
         State {
             at: self.at(),
             server: &self.server,
             totals: &self.totals,
             point: &self.point,
+            step: self.step.as_ref(),
             groups: groups[..shown].iter().map(|group| json::Group::from(*group)).collect(),
             groups_left_out: groups.len() - shown,
             clients_left_out: self.overview.sessions.total() + self.overview.gone.len() - self.clients.len(),

@@ -2,14 +2,32 @@
 
 import { attribute, h, svg, text } from './dom.js';
 import { clock, count, latency, rate } from './format.js';
-import { t } from './i18n.js';
-import { live, SPAN } from './live.js';
+import { recall, remember, t } from './i18n.js';
+import { live } from './live.js';
 
 const HEIGHT = 190;
-/** Points further apart are not joined: between them nobody looked. */
-const GAP = 3500;
-/** The least that the time axis shows. */
-const LEAST = 60_000;
+/** Points further apart are not joined. There is one each ten seconds at least, while the server runs. */
+const GAP = 25_000;
+
+/** How far back the charts can reach, and the least that the time axis shows then. */
+const SPANS = {
+  minutes: { span: 300_000, least: 60_000, points: () => live.points },
+  hour: { span: 3_600_000, least: 600_000, points: () => live.hour },
+};
+let chosen = recall('contact-span') === 'hour' ? 'hour' : 'minutes';
+
+/** The choice between them, which is remembered. */
+export function spanChoice(changed) {
+  const choice = (name) => {
+    const input = h('input', { type: 'radio', name: 'span', value: name, checked: name === chosen, onchange: () => {
+      chosen = name;
+      remember('contact-span', name);
+      changed();
+    } });
+    return h('label', {}, input, h('span', {}, t(`chart.span.${name}`)));
+  };
+  return h('div', { class: 'segments', role: 'radiogroup', 'aria-label': t('chart.span') }, Object.keys(SPANS).map(choice));
+}
 
 /** Lines differ in their dashes too, for those who do not see the colours apart. */
 const CHARTS = {
@@ -75,7 +93,7 @@ export function chart(name) {
 
   function draw() {
     if (gone || !node.isConnected) return;
-    data = table(live.points, lines);
+    data = table(SPANS[chosen].points(), lines);
     const empty = data[0].length === 0;
     plotAt.classList.toggle('empty', empty);
     attribute(plotAt, 'data-empty', empty ? t('chart.empty') : null);
@@ -92,7 +110,7 @@ export function chart(name) {
   function build(uPlot) {
     if (gone) return;
     plot?.destroy();
-    data = table(live.points, lines);
+    data = table(SPANS[chosen].points(), lines);
     plot = new uPlot(options(uPlot, plotAt, lines, entries, { format, log, shown, legend }), data, plotAt);
     draw();
   }
@@ -161,11 +179,11 @@ function options(uPlot, place, lines, entries, { format, log, shown, legend }) {
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, sync: { key: 'contact' }, points: { size: 6 } },
     scales: {
-      x: { time: true, range: span },
+      x: { time: true, range },
       y: log ? { distr: 3, range: (_, low, high) => decades(low, high) } : { range: (_, low, high) => [0, ceiling(high)] },
     },
     axes: [
-      { ...axis, size: 26, space: 70, grid: { show: false }, values: (_, times, __, ___, step) => times.map((at) => clock(at * 1000).slice(0, step < 60 ? 8 : 5)), incrs: [30, 60, 120] },
+      { ...axis, size: 26, space: 70, grid: { show: false }, values: (_, times, __, ___, step) => times.map((at) => clock(at * 1000).slice(0, step < 60 ? 8 : 5)), incrs: [30, 60, 120, 300, 600, 900] },
       {
         ...axis,
         size: (self, values) => Math.max(36, 14 + 6.2 * Math.max(0, ...(values ?? []).map((it) => it?.length ?? 0))),
@@ -192,11 +210,12 @@ function options(uPlot, place, lines, entries, { format, log, shown, legend }) {
   };
 }
 
-/** The last five minutes; less, while there is less to show. */
-function span() {
+/** As far back as was chosen; less, while there is less to show. */
+function range() {
+  const { span, least, points } = SPANS[chosen];
   const until = live.state?.at ?? Date.now();
-  const begin = Math.min(live.points[0]?.at ?? until, until - LEAST);
-  return [Math.max(begin, until - SPAN) / 1000, until / 1000];
+  const begin = Math.min(points()[0]?.at ?? until, until - least);
+  return [Math.max(begin, until - span) / 1000, until / 1000];
 }
 
 /** A value between two seconds without any is no line: it is drawn as a point. */

@@ -31,6 +31,15 @@ export function said(sentence, time = String) {
   return typeof value === 'function' ? value(time(Date.parse(at))) : value;
 }
 
+/** What was chosen on an earlier visit, null if nothing was. */
+export function recall(key) {
+  try {
+    return localStorage.getItem(key);
+  } catch {
+    return null;
+  }
+}
+
 /** Keeps a choice for the next visit, where the browser lets us. */
 export function remember(key, value) {
   try {

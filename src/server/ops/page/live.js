@@ -4,14 +4,17 @@
 const SILENCE = 6000;
 /** How long until the next try, when the browser does not try by itself. */
 const AGAIN = 2000;
-/** How far back the charts reach. */
-export const SPAN = 300_000;
+/** How far back the points reach, and the steps of the hour. */
+const MINUTES = 300_000;
+const HOUR = 3_600_000;
 
 export const live = {
   /** The newest state, null before the first. */
   state: null,
   /** The points of the last five minutes, oldest first. */
   points: [],
+  /** The steps of the last hour, the same for longer spans. */
+  hour: [],
   /** `opening`, `live` or `lost`. */
   contact: 'opening',
   /** When the server was last heard, by the clock of this machine. */
@@ -37,13 +40,14 @@ export function connect() {
   clearTimeout(again);
   source = new EventSource('/api/events');
   source.addEventListener('history', (event) => {
-    live.points = JSON.parse(event.data).points;
+    Object.assign(live, JSON.parse(event.data));
   });
   source.addEventListener('state', (event) => {
     live.state = JSON.parse(event.data);
     live.heard = Date.now();
     live.contact = 'live';
-    remember(live.state.point);
+    remember(live.points, live.state.point, MINUTES);
+    remember(live.hour, live.state.step, HOUR);
     watch();
     tell();
   });
@@ -51,12 +55,12 @@ export function connect() {
   watch();
 }
 
-function remember(point) {
-  const last = live.points.at(-1);
-  if (point && (!last || point.at > last.at)) live.points.push(point);
-  const begin = live.state.at - SPAN;
-  const kept = live.points.findIndex((it) => it.at >= begin);
-  if (kept > 0) live.points.splice(0, kept);
+function remember(points, point, span) {
+  const last = points.at(-1);
+  if (point && (!last || point.at > last.at)) points.push(point);
+  const begin = live.state.at - span;
+  const kept = points.findIndex((it) => it.at >= begin);
+  if (kept > 0) points.splice(0, kept);
 }
 
 /** A connection that is cut without a word raises no error. */

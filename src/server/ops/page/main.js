@@ -1,7 +1,7 @@
 // The frame around the views: which one is shown, the line of contact, the switches, the keys.
 
 import { attribute, h, show, svg, text } from './dom.js';
-import { language, remember, speak, t } from './i18n.js';
+import { language, recall, remember, speak, t } from './i18n.js';
 import { connect, follow, live } from './live.js';
 import { command } from './parts.js';
 import { judge, serverCommand } from './verdict.js';
@@ -103,13 +103,7 @@ function keysDialog() {
     h('label', {}, on, ' ', t('keys.on')), close);
 }
 
-function keysOn() {
-  try {
-    return localStorage.getItem('contact-keys') !== 'off';
-  } catch {
-    return true;
-  }
-}
+const keysOn = () => recall('contact-keys') !== 'off';
 
 function find(event) {
   event.preventDefault();

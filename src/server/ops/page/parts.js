@@ -93,10 +93,12 @@ export function action({ label, sure, run, style = '' }) {
     }
     busy(button, false);
   });
-  const set = (next) => {
-    if (label === next) return;
-    label = next;
-    calm();
+  const set = (next, nextSure = sure) => {
+    // What is being asked stands until it is answered.
+    if (label !== next) calm();
+    else if (asked) return;
+    [label, sure] = [next, nextSure];
+    text(button, label);
   };
   return { node, button, set };
 }
@@ -211,6 +213,15 @@ export function table(columns, { keyOf, label, rowClass = () => '' }) {
     };
   });
   return { node, update };
+}
+
+/** Puts the names of groups into a list that a field offers. */
+export function options(list, groups) {
+  const names = groups.map((it) => it.group);
+  const key = names.join('\n');
+  if (list.dataset.names === key) return;
+  list.dataset.names = key;
+  list.replaceChildren(...names.map((value) => h('option', { value })));
 }
 
 /** A cell that is a text. */

@@ -103,8 +103,8 @@ export function mount(root, query) {
     query,
     rows: clients,
     fromState: (state) => ({ items: state.clients, total: state.clients.length + state.clients_left_out }),
-    search: async (q) => {
-      const found = await get('/api/clients', { q });
+    search: async (query) => {
+      const found = await get('/api/clients', query);
       return { items: found.clients, total: found.total };
     },
     emptyText: t('client.none'),

@@ -7,6 +7,7 @@ import { t } from '../i18n.js';
 import { action, badge, command, table, time, words } from '../parts.js';
 import { client, ctl } from '../verdict.js';
 import { listView } from './list.js';
+import { tasksHash } from './tasks.js';
 
 /** The table of groups; `short` leaves out what only matters to those who look closer. */
 export function groupTable({ short = false } = {}) {
@@ -14,13 +15,13 @@ export function groupTable({ short = false } = {}) {
   const columns = [
     { head: t('col.group'), wide: true, cell: groupName },
     { head: t('col.clients'), num: true, cell: words((it) => count(it.clients)) },
-    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: words((it) => count(it.lag)) },
-    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: words((it) => count(it.in_flight)) },
+    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: (td) => tasksLink(td, (it) => it.lag, (it) => (it.lag > it.in_flight ? 'waiting' : 'in flight')) },
+    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: (td) => tasksLink(td, (it) => it.in_flight, () => 'in flight') },
     { head: t('col.rate'), num: true, cell: words((it) => rate(it.rate)) },
     { head: t('col.oldest'), num: true, cell: oldest },
     { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: deadLink },
     { head: t('col.used'), num: true, cell: used },
-    { head: t('col.actions'), wide: true, bare: true, cell: (td) => pause(td, () => state) },
+    { head: t('col.actions'), wide: true, bare: true, cell: (td) => actions(td, () => state) },
   ];
   const rows = table(short ? columns.filter((_, i) => ![3, 5, 7, 8].includes(i)) : columns, {
     keyOf: (it) => it.group,
@@ -46,6 +47,20 @@ function groupName(td) {
     if (it.paused) flag.set('warn', t('group.paused'));
     else if (it.clients === 0 && it.lag > 0) flag.set('warn', t('group.nobody'));
     else flag.set('', null);
+  };
+}
+
+/** A number that leads to the tasks it counts. */
+function tasksLink(td, of, stateOf) {
+  const link = h('a', {});
+  const none = h('span', { class: 'dim' }, '0');
+  td.append(link, none);
+  return (it) => {
+    const number = of(it);
+    show(link, number > 0);
+    show(none, number === 0);
+    text(link, count(number));
+    attribute(link, 'href', tasksHash({ group: it.group, state: stateOf(it) }));
   };
 }
 
@@ -80,18 +95,28 @@ function used(td) {
   return (it) => at.set(it.last_used);
 }
 
-function pause(td, state) {
+/** The switch; and where no client is there, the way to be rid of the group. */
+function actions(td, state) {
   let group = null;
   const button = action({
     label: t('group.pause'),
     run: () => post('/api/groups/pause', { group: group.group, paused: !group.paused }).then(() => ''),
   });
+  const remove = action({
+    label: t('group.remove'), style: 'danger',
+    run: () => post('/api/groups/remove', { group: group.group }).then(() => t('group.removed')),
+  });
   const shell = command('', { quiet: true });
-  td.append(h('span', { class: 'do' }, button.node, shell.node));
+  const shellRemove = command('', { quiet: true });
+  const doRemove = h('span', { class: 'do' }, remove.node, shellRemove.node);
+  td.append(h('div', { class: 'doing' }, h('span', { class: 'do' }, button.node, shell.node), doRemove));
   return (it) => {
     group = it;
     button.set(t(it.paused ? 'group.resume' : 'group.pause'));
     shell.set(ctl(state(), it.paused ? 'resume' : 'pause', it.group));
+    show(doRemove, it.clients === 0);
+    remove.set(t('group.remove'), t('group.remove.sure', it.lag));
+    shellRemove.set(ctl(state(), 'group', 'rm', it.group));
   };
 }
 
@@ -102,8 +127,8 @@ export function mount(root, query) {
     query,
     rows: groups,
     fromState: (state) => ({ items: state.groups, total: state.groups.length + state.groups_left_out }),
-    search: async (q) => {
-      const found = await get('/api/groups', { q });
+    search: async (query) => {
+      const found = await get('/api/groups', query);
       return { items: found.groups, total: found.total };
     },
     emptyText: t('group.none'),

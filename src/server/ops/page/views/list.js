@@ -9,6 +9,9 @@ import { command } from '../parts.js';
 const REFRESH = 2000;
 /** After a key, before the search. */
 const TYPING = 200;
+/** Rows that one press shows more, and the most that the server gives. */
+const STEP = 200;
+const MOST = 1000;
 
 export function listView(root, { view, query, rows, fromState, search, emptyText, emptyCommand }) {
   const input = h('input', {
@@ -16,6 +19,10 @@ export function listView(root, { view, query, rows, fromState, search, emptyText
   });
   const total = h('span', { class: 'total' });
   const left = h('p', { class: 'left-out' });
+  const further = h('button', { type: 'button', class: 'button', onclick: () => {
+    limit = Math.min(MOST, shown + STEP);
+    refresh();
+  } }, t('list.more'));
   const failed = h('p', { class: 'failed', role: 'alert' });
   const nothing = h('p', { class: 'empty', dir: 'auto' });
   const shell = command();
@@ -23,9 +30,12 @@ export function listView(root, { view, query, rows, fromState, search, emptyText
   root.append(
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t(`view.${view}`)), total, h('form', { class: 'filter', role: 'search', onsubmit: (event) => event.preventDefault() }, input)),
     h('p', { class: 'intro' }, t(`${view.slice(0, -1)}.intro`)),
-    failed, h('div', { class: 'fresh' }, rows.node, left), nothing, begin,
+    failed, h('div', { class: 'fresh' }, rows.node, left), h('div', { class: 'pages' }, further), nothing, begin,
   );
   let state = null;
+  /** How many were asked for; null: what comes with the state. */
+  let limit = null;
+  let shown = 0;
   let typed = 0;
   let asked = 0;
   let gone = false;
@@ -36,6 +46,8 @@ export function listView(root, { view, query, rows, fromState, search, emptyText
     rows.update(items, state);
     text(total, all === items.length ? t('list.total', all) : t('list.shown', items.length, all));
     text(left, all > items.length ? t('list.left_out', all - items.length) : '');
+    shown = items.length;
+    show(further, all > shown && shown < MOST);
     text(nothing, t('list.none', q));
     show(nothing, Boolean(q) && all === 0);
     show(begin, !q && all === 0);
@@ -46,9 +58,10 @@ export function listView(root, { view, query, rows, fromState, search, emptyText
     const q = input.value.trim();
     asked = Date.now();
     try {
-      const found = q ? await search(q) : fromState(state);
+      const wanted = limit;
+      const found = q || wanted ? await search({ q, limit: wanted }) : fromState(state);
       // An answer to what was asked before is old.
-      if (gone || input.value.trim() !== q) return;
+      if (gone || input.value.trim() !== q || wanted !== limit) return;
       text(failed, '');
       draw(found);
     } catch (error) {
@@ -58,19 +71,19 @@ export function listView(root, { view, query, rows, fromState, search, emptyText
 
   input.addEventListener('input', () => {
     clearTimeout(typed);
+    limit = null;
     typed = setTimeout(() => {
       const q = input.value.trim();
       history.replaceState(null, '', q ? `#/${view}?q=${encodeURIComponent(q)}` : `#/${view}`);
       if (state) refresh();
     }, TYPING);
   });
-  show(nothing, false);
-  show(begin, false);
+  for (const node of [nothing, begin, further]) show(node, false);
   return {
     update(live) {
       if (!live.state || live.contact !== 'live') return;
       state = live.state;
-      if (!input.value.trim() || Date.now() - asked >= REFRESH) refresh();
+      if (!(input.value.trim() || limit) || Date.now() - asked >= REFRESH) refresh();
     },
     destroy() {
       gone = true;

@@ -1,6 +1,6 @@
 // The first view: the verdict in words, the key figures, the charts, and the rest in short.
 
-import { chart } from '../charts.js';
+import { chart, spanChoice } from '../charts.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { bytes, clock, count, duration, latency, moment, rate } from '../format.js';
 import { t } from '../i18n.js';
@@ -25,7 +25,10 @@ export function mount(root) {
   const groupsSection = more(section(t('view.groups'), groups.node), '#/groups', t('list.all.groups'));
   const clientsSection = more(section(t('view.clients'), clients.node), '#/clients', t('list.all.clients'));
   const tasksSection = more(section(t('view.tasks'), tasks.node), '#/tasks', t('list.all.tasks'));
-  const chartsNode = h('div', { class: 'charts fresh' }, charts.map((it) => it.node));
+  const span = spanChoice(() => charts.forEach((it) => it.update()));
+  const chartsNode = section(t('chart.title'), h('div', { class: 'charts' }, charts.map((it) => it.node)));
+  chartsNode.classList.add('fresh');
+  chartsNode.firstChild.append(span);
   root.append(
     verdict.node, first.node, figures.node, chartsNode,
     h('div', { class: 'pair fresh' }, groupsSection, clientsSection),

@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count, parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { busy, command, isBusy } from '../parts.js';
+import { busy, command, isBusy, options } from '../parts.js';
 import { ctl } from '../verdict.js';
 import { ledgerPart } from './task.js';
 
@@ -120,11 +120,7 @@ export function mount(root) {
       if (!live.state) return;
       state = live.state;
       text(attemptsHint, t('submit.attempts.hint', count(state.server.max_attempts)));
-      const names = state.groups.map((it) => it.group);
-      if (groups.dataset.names !== names.join('\n')) {
-        groups.dataset.names = names.join('\n');
-        groups.replaceChildren(...names.map((value) => h('option', { value })));
-      }
+      options(groups, state.groups);
       sameByHand();
       ledger?.update(live);
     },

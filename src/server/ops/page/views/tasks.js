@@ -1,14 +1,25 @@
-// Tasks: the newest first, older ones page by page, and one of them by its number.
+// Tasks: the newest first, older ones page by page; those of one group, or in one state.
 
 import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { t } from '../i18n.js';
-import { badge, command, standing, table, time } from '../parts.js';
+import { badge, command, options, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 const PAGE = 50;
 /** The newest page is asked for again while things move, but not more often than this. */
 const REFRESH = 2000;
+/** One that is narrowed: the server goes through the log for it. */
+const REFRESH_NARROWED = 5000;
+/** After a key, before the list is asked for. */
+const TYPING = 300;
+const STATES = ['waiting', 'in flight', 'settled', 'dead'];
+
+/** The address of the list, narrowed or not. */
+export function tasksHash(query) {
+  const given = Object.entries(query).filter(([, value]) => value);
+  return given.length ? `#/tasks?${new URLSearchParams(given)}` : '#/tasks';
+}
 
 /** The table of tasks. */
 export function taskTable() {
@@ -70,62 +81,95 @@ function accepted(td) {
   return (it) => at.set(it.accepted_at);
 }
 
-export function mount(root, query, go) {
-  const before = Number(query.before) || null;
+export function mount(root, query) {
+  let before = Number(query.before) || null;
   const rows = taskTable();
-  const find = h('input', { inputmode: 'numeric', pattern: '[0-9]*', 'aria-label': t('task.find'), placeholder: t('task.find'), autocomplete: 'off' });
-  const form = h('form', { class: 'filter', role: 'search' }, find, h('button', { class: 'button' }, t('task.find.go')));
-  form.addEventListener('submit', (event) => {
-    event.preventDefault();
-    const id = find.value.trim().replaceAll(/[,\s]/g, '');
-    if (/^\d+$/.test(id)) go(`#/tasks/${id}`);
-    else find.focus();
-  });
+  const group = h('input', { list: 'tasks-groups', value: query.group ?? '', maxlength: 256, dir: 'auto', autocomplete: 'off', spellcheck: 'false', 'aria-label': t('task.group'), placeholder: t('task.group.any') });
+  const groups = h('datalist', { id: 'tasks-groups' });
+  const state = h('select', { 'aria-label': t('task.state') },
+    h('option', { value: '' }, t('task.state.any')), STATES.map((it) => h('option', { value: it, selected: it === query.state }, t(`state.${it}`))));
+  const form = h('form', { class: 'filter', role: 'search', onsubmit: (event) => event.preventDefault() }, group, groups, state);
   const failed = h('p', { class: 'failed', role: 'alert' });
   const shell = command();
-  const nothing = h('div', { class: 'empty' }, h('p', {}, t('task.none')), shell.node);
-  const end = h('p', { class: 'left-out' }, t('task.end'));
-  const newest = h('a', { class: 'button', href: '#/tasks' }, t('task.newest'));
-  const older = h('a', { class: 'button' }, t('task.older'));
+  const begin = h('div', { class: 'empty' }, h('p', {}, t('task.none')), shell.node);
+  const nothing = h('p', { class: 'empty', dir: 'auto' });
+  const looked = h('p', { class: 'left-out', role: 'status' });
+  const newest = h('a', { class: 'button' }, t('task.newest'));
+  const older = h('a', { class: 'button' });
   root.append(
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.tasks')), form),
     h('p', { class: 'intro' }, t('task.intro')),
-    failed, h('div', { class: 'fresh' }, rows.node, end), nothing, h('div', { class: 'pages' }, newest, older),
+    failed, h('div', { class: 'fresh' }, rows.node, nothing, looked), begin, h('div', { class: 'pages' }, newest, older),
   );
-  for (const node of [nothing, end, older]) show(node, false);
-  show(newest, before !== null);
+  for (const node of [begin, nothing, newest, older]) show(node, false);
   let mark = '';
   let asked = 0;
+  let typed = 0;
   let gone = false;
+
+  const narrowed = () => ({ group: group.value.trim(), state: state.value });
+  const isNarrowed = () => Object.values(narrowed()).some(Boolean);
 
   async function refresh() {
     asked = Date.now();
+    const wanted = narrowed();
+    const from = before;
     try {
-      const { tasks, more } = await get('/api/tasks', { before, limit: PAGE });
-      if (gone) return;
+      const found = await get('/api/tasks', { ...wanted, before: from, limit: PAGE });
+      // An answer to what was asked before is old.
+      if (gone || from !== before || tasksHash(wanted) !== tasksHash(narrowed())) return;
       text(failed, '');
-      rows.update(tasks);
-      show(rows.node, tasks.length > 0);
-      show(nothing, tasks.length === 0 && before === null);
-      show(end, !more && tasks.length > 0);
-      show(older, more);
-      if (more) attribute(older, 'href', `#/tasks?before=${tasks.at(-1).id}`);
+      draw(found);
     } catch (error) {
       mark = '';
       if (!gone) text(failed, t('load.failed', error.message));
     }
   }
 
+  function draw({ tasks, looked: range, more }) {
+    const none = tasks.length === 0;
+    rows.update(tasks);
+    show(rows.node, !none);
+    show(begin, none && before === null && !isNarrowed());
+    show(nothing, none && isNarrowed());
+    const span = range && t('task.looked', range.oldest, range.newest);
+    text(nothing, range ? t('task.looked.none', span) : t('task.looked.nothing'));
+    // Without a filter, what is shown is what was looked at.
+    const scope = isNarrowed() && !none ? span : '';
+    text(looked, [scope, more || none ? '' : t('task.end')].filter(Boolean).join(' '));
+    show(older, more);
+    text(older, t(isNarrowed() ? 'task.further' : 'task.older'));
+    if (more) attribute(older, 'href', tasksHash({ ...narrowed(), before: range.oldest }));
+    show(newest, before !== null);
+    attribute(newest, 'href', tasksHash(narrowed()));
+  }
+
+  /** From the newest on. The address is another one; the field keeps the focus. */
+  function narrow() {
+    before = null;
+    history.replaceState(null, '', tasksHash(narrowed()));
+    refresh();
+  }
+  state.addEventListener('change', narrow);
+  group.addEventListener('input', () => {
+    clearTimeout(typed);
+    typed = setTimeout(narrow, TYPING);
+  });
+
   return {
-    update({ state, contact }) {
-      if (!state || contact !== 'live') return;
-      shell.set(ctl(state, 'submit', 'hello'));
-      const { tasks, results, in_flight, dead } = state.totals;
+    update({ state: now, contact }) {
+      if (!now || contact !== 'live') return;
+      shell.set(ctl(now, 'submit', 'hello'));
+      options(groups, now.groups);
+      const { tasks, results, in_flight, dead } = now.totals;
       const next = [tasks, results, in_flight, dead].join();
-      if (next === mark || Date.now() - asked < REFRESH) return;
+      if (next === mark || Date.now() - asked < (isNarrowed() ? REFRESH_NARROWED : REFRESH)) return;
       mark = next;
       refresh();
     },
-    destroy: () => (gone = true),
+    destroy() {
+      gone = true;
+      clearTimeout(typed);
+    },
   };
 }

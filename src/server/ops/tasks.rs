@@ -1,0 +1,121 @@
+//! The list of tasks, newest first, of one group or in one state where that is asked for.
+//!
+//! Nothing has an index for that. A look goes backwards through the log, and ends when it has found enough, has looked at
+//! [`LOOKED`] tasks, or has used up its time; it says how far it came, and from there the next one can go on.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::json::{self, Listed, Stage};
+use super::lists::look;
+use crate::broker::{Core, Standing};
+use crate::server::control::ControlService;
+use crate::server::status::Refusal;
+use crate::store::{Reader, StoreError};
+use crate::task::{GroupName, Task, TaskId, Time};
+
+/// Most rows of a list, and most tasks that the broker is asked about at once: it looks at each of them, with every group.
+pub(super) const MOST: usize = 200;
+/// Most tasks that one look goes through.
+const LOOKED: usize = 10_000;
+/// No further step is begun after so long, or when the broker was looked at for so long.
+const TIME: Duration = Duration::from_millis(250);
+const BROKER_TIME: Duration = Duration::from_millis(20);
+
+/// What is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(super) struct Wanted {
+    pub(super) before: TaskId,
+    /// At most [`MOST`].
+    pub(super) limit: usize,
+    /// For this group: then the states are those with it.
+    pub(super) group: Option<GroupName>,
+    pub(super) stage: Option<Stage>,
+}
+
+/// What was found, newest first.
+#[derive(Debug, Default, Serialize)]
+pub(super) struct Found {
+    tasks: Vec<Listed>,
+    /// What was looked at; `None`: there was nothing.
+    looked: Option<Looked>,
+    /// There are older tasks, which were not looked at.
+    more: bool,
+}
+
+/// From one task to another, both included.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Looked {
+    newest: TaskId,
+    oldest: TaskId,
+}
+
+impl Wanted {
+    /// Looks, and says how long the broker was looked at.
+    pub(super) async fn find(self, service: &ControlService) -> Result<(Found, Duration), Refusal> {
+        let deadline = Instant::now() + TIME;
+        let narrowed = self.group.is_some() || self.stage.is_some();
+        let step = if narrowed { MOST } else { self.limit };
+        let (mut found, mut count, mut at_broker) = (Found::default(), 0, Duration::ZERO);
+        while found.tasks.len() < self.limit && count < LOOKED && Instant::now() < deadline && at_broker < BROKER_TIME {
+            let before = found.looked.map_or(self.before, |looked| looked.oldest);
+            let page = service.queries.run(move |reader| reader.latest_tasks(before, step)).await?;
+            let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
+            let newest = found.looked.map_or(first.id, |looked| looked.newest);
+            let mut oldest = last.id;
+            count += page.len();
+
+            let wanted = self.clone();
+            let ask = move |core: &mut Core| wanted.ask(core, page);
+            let (asked, looked) = look(&service.broker, ask).await?;
+            at_broker += looked;
+            let wanted = self.clone();
+            found.tasks.extend(service.queries.run(move |reader| wanted.list(reader, asked)).await?);
+            if found.tasks.len() > self.limit {
+                found.tasks.truncate(self.limit);
+                oldest = found.tasks.last().map_or(oldest, Listed::id);
+            }
+            found.looked = Some(Looked { newest, oldest });
+        }
+        if let Some(Looked { oldest, .. }) = found.looked {
+            found.more = service.queries.run(move |reader| Ok(!reader.latest_tasks(oldest, 1)?.is_empty())).await?;
+        }
+        Ok((found, at_broker))
+    }
+
+    /// The tasks that may be wanted, and where they stand.
+    fn ask(&self, core: &Core, mut tasks: Vec<Task>) -> Vec<(Task, Option<Standing>)> {
+        let Some(group) = &self.group else {
+            let standings = core.foremost(&tasks, Time::now());
+            return tasks.into_iter().zip(standings).collect();
+        };
+        tasks.retain(|task| task.spec.to.as_ref().is_none_or(|to| to == group));
+        let standings = core.standings_with(group, &tasks, Time::now());
+        let asked = tasks.into_iter().zip(standings);
+        // What is for everyone is not for a group that came later, or never.
+        asked.filter(|(task, standing)| task.spec.to.is_some() || standing.is_some()).collect()
+    }
+
+    /// Those that are wanted, with what came of them. The log is only asked where it matters.
+    fn list(&self, reader: &mut dyn Reader, asked: Vec<(Task, Option<Standing>)>) -> Result<Vec<Listed>, StoreError> {
+        let mut listed = Vec::new();
+        for (task, standing) in asked {
+            let is_open = match standing {
+                Some(Standing::InFlight(..)) => Some(Stage::InFlight),
+                Some(Standing::Waiting(_)) => Some(Stage::Waiting),
+                Some(Standing::Settled) | None => None,
+            };
+            if self.stage.zip(is_open).is_some_and(|(wanted, is)| wanted != is) {
+                continue;
+            }
+            if standing == Some(Standing::Settled) && matches!(self.stage, Some(Stage::InFlight | Stage::Waiting)) {
+                continue;
+            }
+            let results = json::latest_results(reader, task.id, self.group.as_ref())?;
+            let task = Listed::of(task, standing, results);
+            listed.extend(Some(task).filter(|task| self.stage.is_none_or(|wanted| wanted == task.stage())));
+        }
+        Ok(listed)
+    }
+}

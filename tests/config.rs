@@ -9,6 +9,7 @@ use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -432,9 +433,45 @@ fn a_folder_that_takes_nothing_is_refused_before_anything_is_accepted() {
     assert_eq!(server.out.so_far(), [""; 0]);
 }
 
+/// One of the files by which a server is set up.
+#[track_caller]
+fn deployed(name: &str) -> String {
+    fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy").join(name)).unwrap()
+}
+
 #[test]
 fn the_file_among_the_documents_is_what_the_server_prints() {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/deploy/contact.toml");
     let printed = print_config(&mut printing(SERVER));
-    assert!(fs::read_to_string(path).unwrap() == printed, "make it again: contact-server --print-config");
+    assert!(deployed("contact.toml") == printed, "make it again: contact-server --print-config");
+}
+
+#[test]
+fn the_unit_and_the_image_set_nothing_but_settings() {
+    let flags = flags(SERVER);
+    let known: Vec<String> = flags.iter().map(|(flag, _)| &**flag).chain(["config"]).map(variable).collect();
+    for name in ["contact-server.service", "Dockerfile"] {
+        let text = deployed(name);
+        let words = text.split(|c: char| !c.is_ascii_uppercase() && c != '_');
+        let (right, wrong): (Vec<&str>, Vec<&str>) =
+            words.filter(|word| word.starts_with("CONTACT_")).partition(|word| known.iter().any(|known| known == word));
+        assert_eq!(wrong, [""; 0], "{name}");
+        assert!(!right.is_empty(), "{name}");
+    }
+}
+
+#[test]
+fn systemd_finds_nothing_wrong_with_the_unit() {
+    static SAID: LazyLock<Result<String, String>> = LazyLock::new(|| {
+        let folder = tempfile::tempdir().map_err(|e| e.to_string())?;
+        let unit = folder.path().join("contact-server.service");
+        // It looks for the programs, too.
+        fs::write(&unit, deployed("contact-server.service").replace("/usr/local/bin/contact-server", SERVER)).unwrap();
+        let verify = Command::new("systemd-analyze").arg("verify").arg(unit).output();
+        let output = verify.map_err(|e| format!("systemd-analyze cannot be run: {e}"))?;
+        Ok(String::from_utf8_lossy(&output.stderr).into_owned())
+    });
+    let Some(said) = common::or_skipped(&SAID) else { return };
+    // It may have something to say about the machine's own units.
+    let about: Vec<&str> = said.lines().filter(|line| line.contains("contact-server")).collect();
+    assert_eq!(about, [""; 0]);
 }

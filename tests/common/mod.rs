@@ -21,11 +21,16 @@ pub fn or_skipped<T>(had: &'static Result<T, String>) -> Option<&'static T> {
         Ok(it) => Some(it),
         Err(why) if env::var("CI").is_ok_and(|ci| ci == "true") => panic!("under CI=true this has to run: {why}"),
         Err(why) => {
-            let current = thread::current();
-            let test = current.name().unwrap_or_default();
-            // The last line is the gist. Not eprintln, which is kept back where tests pass.
-            let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
+            skipped(why);
             None
         }
     }
+}
+
+/// Says loudly that a test did not run, and why: the last line is the gist.
+pub fn skipped(why: &str) {
+    let current = thread::current();
+    let test = current.name().unwrap_or_default();
+    // Not eprintln, which is kept back where tests pass.
+    let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
 }

@@ -1,9 +1,10 @@
 //! What a program logs, to standard error. Which of it can be changed while it runs.
 
+use std::io::{self, Write as _};
 use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 
-use log::{LevelFilter, Log, Metadata, Record};
+use log::{Level, LevelFilter, Log, Metadata, Record};
 
 /// What a program flattens into its arguments to have a log.
 #[derive(Debug, clap::Args)]
@@ -46,11 +47,32 @@ static SWITCH: Switch = Switch(RwLock::new(None));
 pub fn set(filter: &Filter) {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("grpcio", LevelFilter::Error).parse_filters(&filter.0).format_target(false);
+    if is_journal() {
+        builder.format(|to, record| writeln!(to, "<{}>{}", priority(record.level()), record.args()));
+    }
     let logger = builder.build();
     log::set_max_level(logger.filter());
     *SWITCH.0.write().unwrap_or_else(PoisonError::into_inner) = Some(logger);
     // Refused the second time, when it is there already.
     let _ = log::set_logger(&SWITCH);
+}
+
+/// Whether systemd's journal reads standard error: it has the time already, and takes the level from the line (systemd.exec(5),
+/// `JOURNAL_STREAM`; sd-daemon(3)).
+fn is_journal() -> bool {
+    let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
+    // The variable may have been inherited by somebody who writes elsewhere.
+    rustix::fs::fstat(io::stderr()).is_ok_and(|file| journal == *format!("{}:{}", file.st_dev, file.st_ino))
+}
+
+/// As syslog(3) numbers them.
+fn priority(level: Level) -> u8 {
+    match level {
+        Level::Error => 3,
+        Level::Warn => 4,
+        Level::Info => 6,
+        Level::Debug | Level::Trace => 7,
+    }
 }
 
 impl Switch {

@@ -473,3 +473,27 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let about: Vec<&str> = said.lines().filter(|line| line.contains("contact-server")).collect();
     assert_eq!(about, [""; 0]);
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn for_the_journal_lines_carry_their_level_and_no_time() {
+    let said = |journal: &dyn Fn(&rustix::fs::Stat) -> String| {
+        let (mut from, to) = std::io::pipe().unwrap();
+        let stream = journal(&rustix::fs::fstat(&to).unwrap());
+        let folder = tempfile::tempdir().unwrap();
+        // A folder that cannot be made ends the server after its first lines.
+        fs::write(folder.path().join("file"), "").unwrap();
+        let mut command = Command::new(SERVER);
+        command.args(["--listen", "127.0.0.1:0", "--data"]).arg(folder.path().join("file/data"));
+        let mut child = command.env("JOURNAL_STREAM", stream).stderr(to).spawn().unwrap();
+        drop(command);
+        let mut text = String::new();
+        from.read_to_string(&mut text).unwrap();
+        child.wait().unwrap();
+        text
+    };
+    let own = said(&|stderr| format!("{}:{}", stderr.st_dev, stderr.st_ino));
+    assert!(own.lines().any(|line| line.starts_with("<6>room for ")), "{own}");
+    let of_somebody_else = said(&|stderr| format!("{}:{}", stderr.st_dev, stderr.st_ino + 1));
+    assert!(of_somebody_else.lines().any(|line| line.contains("INFO ] room for ")), "{of_somebody_else}");
+}

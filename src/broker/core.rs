@@ -160,11 +160,9 @@ pub struct Core {
     records: Vec<NewResult>,
     /// Since the last checkpoint.
     recorded: usize,
-    /// Something was leased since the last checkpoint.
-    unsaved: bool,
-    /// When that is to be in a checkpoint.
+    /// When what was leased since the last checkpoint is to be in one. `None`: nothing was.
     save_at: Option<Time>,
-    /// How long after it.
+    /// How long after the first of it.
     save_after: Duration,
     meter: Meter,
     /// The clients that went last, the newest at the end.
@@ -205,7 +203,6 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             recorded: recovered.replay.len(),
-            unsaved: false,
             save_at: None,
             save_after: SAVE_AFTER,
             meter: Meter::default(),
@@ -297,19 +294,16 @@ impl Core {
         self.save_after = SAVE_AFTER.max(SAVE_AFTER_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
         self.actions.push(Action::Checkpoint(states));
         self.recorded = 0;
-        self.unsaved = false;
         self.save_at = None;
     }
 
     /// Makes a checkpoint when it is time, and says when it will be.
     fn save(&mut self, now: Time) -> Option<Time> {
-        if self.unsaved {
-            let due = *self.save_at.get_or_insert(now.after(self.save_after));
-            if due > now {
-                return Some(due);
-            }
-            self.checkpoint();
+        let due = self.save_at?;
+        if due > now {
+            return Some(due);
         }
+        self.checkpoint();
         None
     }
 

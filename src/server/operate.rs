@@ -321,25 +321,24 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::store::{Backlog, BacklogPage};
+    use crate::store::{Backend, Backlog, BacklogPage, Batch, Memory};
     use crate::task::{NewResult, Status};
 
-    /// Tasks that each failed in many groups; counts how often the results of a task are read.
-    struct Broadcasts {
-        results: Vec<TaskResult>,
+    /// Counts how often the results of a task are read.
+    #[derive(Default)]
+    struct Counting {
+        store: Memory,
         reads: usize,
     }
 
-    impl Reader for Broadcasts {
+    impl Reader for Counting {
         fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
             self.reads += 1;
-            Ok(self.results.iter().filter(|r| r.result.task == task).cloned().collect())
+            self.store.results_of(task)
         }
 
         fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-            assert!(group.is_none());
-            let dead = self.results.iter().filter(|r| r.seq > after && r.result.outcome.is_dead());
-            Ok(dead.take(limit).cloned().collect())
+            self.store.dead(after, group, limit)
         }
 
         fn latest_dead(
@@ -348,9 +347,7 @@ mod tests {
             group: Option<&GroupName>,
             limit: usize,
         ) -> Result<Vec<TaskResult>, StoreError> {
-            assert!(group.is_none());
-            let dead = self.results.iter().rev().filter(|r| r.seq < before && r.result.outcome.is_dead());
-            Ok(dead.take(limit).cloned().collect())
+            self.store.latest_dead(before, group, limit)
         }
 
         fn tasks(&mut self, _: TaskId, _: usize) -> Result<Vec<Task>, StoreError> {
@@ -404,7 +401,8 @@ mod tests {
         let undone =
             [(301, 0, "g7", Dropped), (302, 1, "g7", Revived), (303, 2, "g7", Revived), (304, 2, "g7", Failed)];
         let undone = undone.map(|(seq, task, group, outcome)| entry(seq, task, group, outcome));
-        let mut reader = Broadcasts { results: failed.chain(undone).collect(), reads: 0 };
+        let mut reader = Counting::default();
+        reader.store.commit(&Batch { results: failed.chain(undone).collect(), ..Batch::default() }).unwrap();
         let expected: Vec<u64> = (1..=300).filter(|seq| ![19, 20, 21].contains(seq)).chain([304]).collect();
         let seqs = |dead: &[TaskResult]| dead.iter().map(|entry| entry.seq).collect::<Vec<_>>();
 

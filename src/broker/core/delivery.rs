@@ -275,7 +275,7 @@ impl Core {
             let (text, session) = (Some(task.clone()), Some(id));
             let lease = Lease { task: text, session, attempt, since: now, deadline, confirmed_from: None };
             group.lease(task.id, lease);
-            self.unsaved = true;
+            self.save_at.get_or_insert(now.after(self.save_after));
         }
         let delivery = Delivery { task, attempt };
         session.sent += delivery.cost();

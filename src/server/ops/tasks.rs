@@ -100,22 +100,21 @@ impl Wanted {
     /// Those that are wanted, with what came of them. The log is only asked where it matters.
     fn list(&self, reader: &mut dyn Reader, asked: Vec<(Task, Option<Standing>)>) -> Result<Vec<Listed>, StoreError> {
         let mut listed = Vec::new();
-        for (task, standing) in asked {
-            let is_open = match standing {
-                Some(Standing::InFlight(..)) => Some(Stage::InFlight),
-                Some(Standing::Waiting(_)) => Some(Stage::Waiting),
-                Some(Standing::Settled) | None => None,
-            };
-            if self.stage.zip(is_open).is_some_and(|(wanted, is)| wanted != is) {
-                continue;
-            }
-            if standing == Some(Standing::Settled) && matches!(self.stage, Some(Stage::InFlight | Stage::Waiting)) {
-                continue;
-            }
+        for (task, standing) in asked.into_iter().filter(|(_, standing)| self.may_be(standing.as_ref())) {
             let results = json::latest_results(reader, task.id, self.group.as_ref())?;
             let task = Listed::of(task, standing, results);
             listed.extend(Some(task).filter(|task| self.stage.is_none_or(|wanted| wanted == task.stage())));
         }
         Ok(listed)
+    }
+
+    /// Whether a task that stands so can be in the state that is wanted. Of one that is with no group only the log knows.
+    fn may_be(&self, standing: Option<&Standing>) -> bool {
+        let Some((wanted, standing)) = self.stage.zip(standing) else { return true };
+        match standing {
+            Standing::InFlight(..) => wanted == Stage::InFlight,
+            Standing::Waiting(_) => wanted == Stage::Waiting,
+            Standing::Settled => matches!(wanted, Stage::Settled | Stage::Dead),
+        }
     }
 }

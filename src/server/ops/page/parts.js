@@ -215,13 +215,12 @@ export function table(columns, { keyOf, label, rowClass = () => '' }) {
   return { node, update };
 }
 
-/** Puts the names of groups into a list that a field offers. */
-export function options(list, groups) {
-  const names = groups.map((it) => it.group);
+/** Puts names into a list that a field offers, when they have changed. */
+export function options(list, names, option = (value) => h('option', { value })) {
   const key = names.join('\n');
   if (list.dataset.names === key) return;
   list.dataset.names = key;
-  list.replaceChildren(...names.map((value) => h('option', { value })));
+  list.replaceChildren(...names.map(option));
 }
 
 /** A cell that is a text. */

@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count } from '../format.js';
 import { t } from '../i18n.js';
-import { action, clipped, command, outcome, time } from '../parts.js';
+import { action, clipped, command, options, outcome, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 const PAGE = 50;
@@ -106,22 +106,17 @@ export function mount(root, query, go) {
     return t('dead.progress', all.length, all.length);
   }
 
-  function options(groups) {
-    const names = [...new Set([group, ...groups.filter((it) => it.dead > 0).map((it) => it.group)].filter(Boolean))];
-    const key = names.join('\n');
-    if (choice.dataset.names === key) return;
-    choice.dataset.names = key;
-    choice.replaceChildren(
-      h('option', { value: '' }, t('dead.group.all')),
-      ...names.map((it) => h('option', { value: it, selected: it === group }, it)),
-    );
+  /** The groups to choose from; first none of them, which is all. */
+  function offer(groups) {
+    const names = new Set(['', ...(group ? [group] : []), ...groups.filter((it) => it.dead > 0).map((it) => it.group)]);
+    options(choice, [...names], (value) => h('option', { value, selected: value === (group ?? '') }, value || t('dead.group.all')));
   }
 
   return {
     update(live) {
       if (!live.state || live.contact !== 'live') return;
       state = live.state;
-      options(state.groups);
+      offer(state.groups);
       // A retry that failed again is another letter, though their number is the same: results count too.
       const next = `${state.totals.dead} ${state.totals.results}`;
       if (next === mark || busy) return;

@@ -15,11 +15,11 @@ export function groupTable({ short = false } = {}) {
   const columns = [
     { head: t('col.group'), wide: true, cell: groupName },
     { head: t('col.clients'), num: true, cell: words((it) => count(it.clients)) },
-    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: (td) => tasksLink(td, (it) => it.lag, (it) => (it.lag > it.in_flight ? 'waiting' : 'in flight')) },
-    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: (td) => tasksLink(td, (it) => it.in_flight, () => 'in flight') },
+    { head: t('col.lag'), title: t('col.lag.title'), num: true, cell: numberLink((it) => it.lag, (it) => tasksHash({ group: it.group, state: it.lag > it.in_flight ? 'waiting' : 'in flight' })) },
+    { head: t('col.in_flight'), title: t('col.in_flight.title'), num: true, cell: numberLink((it) => it.in_flight, (it) => tasksHash({ group: it.group, state: 'in flight' })) },
     { head: t('col.rate'), num: true, cell: words((it) => rate(it.rate)) },
     { head: t('col.oldest'), num: true, cell: oldest },
-    { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: deadLink },
+    { head: t('col.dead'), title: t('col.dead.title'), num: true, cell: numberLink((it) => it.dead, (it) => `#/dead?group=${encodeURIComponent(it.group)}`) },
     { head: t('col.used'), num: true, cell: used },
     { head: t('col.actions'), wide: true, bare: true, cell: (td) => actions(td, () => state) },
   ];
@@ -50,8 +50,8 @@ function groupName(td) {
   };
 }
 
-/** A number that leads to the tasks it counts. */
-function tasksLink(td, of, stateOf) {
+/** A cell that is a number, and leads to what it counts. */
+const numberLink = (of, hrefOf) => (td) => {
   const link = h('a', {});
   const none = h('span', { class: 'dim' }, '0');
   td.append(link, none);
@@ -60,9 +60,9 @@ function tasksLink(td, of, stateOf) {
     show(link, number > 0);
     show(none, number === 0);
     text(link, count(number));
-    attribute(link, 'href', tasksHash({ group: it.group, state: stateOf(it) }));
+    attribute(link, 'href', hrefOf(it));
   };
-}
+};
 
 function oldest(td) {
   const link = h('a', {});
@@ -74,18 +74,6 @@ function oldest(td) {
     at.set(it.oldest_at);
     attribute(link, 'href', it.oldest ? `#/tasks/${it.oldest}` : null);
     attribute(link, 'aria-label', it.oldest ? `${t('task.number', it.oldest)}, ${at.node.textContent}` : null);
-  };
-}
-
-function deadLink(td) {
-  const link = h('a', {});
-  const none = h('span', { class: 'dim' }, '0');
-  td.append(link, none);
-  return (it) => {
-    show(link, it.dead > 0);
-    show(none, it.dead === 0);
-    text(link, count(it.dead));
-    attribute(link, 'href', `#/dead?group=${encodeURIComponent(it.group)}`);
   };
 }
 

@@ -120,7 +120,7 @@ export function mount(root) {
       if (!live.state) return;
       state = live.state;
       text(attemptsHint, t('submit.attempts.hint', count(state.server.max_attempts)));
-      options(groups, state.groups);
+      options(groups, state.groups.map((it) => it.group));
       sameByHand();
       ledger?.update(live);
     },

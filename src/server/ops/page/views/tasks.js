@@ -160,7 +160,7 @@ export function mount(root, query) {
     update({ state: now, contact }) {
       if (!now || contact !== 'live') return;
       shell.set(ctl(now, 'submit', 'hello'));
-      options(groups, now.groups);
+      options(groups, now.groups.map((it) => it.group));
       const { tasks, results, in_flight, dead } = now.totals;
       const next = [tasks, results, in_flight, dead].join();
       if (next === mark || Date.now() - asked < (isNarrowed() ? REFRESH_NARROWED : REFRESH)) return;

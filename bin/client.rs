@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser, ValueEnum};
-use contact::client::{Config, Error, Event, Exec, From, Reply, Task, Worker};
+use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
 use contact::config::{FileArgs, Settings};
 use contact::logger::{self, LogArgs};
 use signal_hook::consts::{SIGINT, SIGTERM};
@@ -157,8 +157,8 @@ fn run(args: Args) -> anyhow::Result<()> {
         window: args.window,
         batch: args.batch,
         from: args.from.map(|start| match start {
-            Start::First => From::First,
-            Start::New => From::New,
+            Start::First => StartAt::First,
+            Start::New => StartAt::New,
         }),
         heartbeat: args.heartbeat,
         concurrency: args.concurrency.get() as usize,

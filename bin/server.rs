@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser, ValueEnum};
-use contact::broker::{self, From};
+use contact::broker::{self, StartAt};
 use contact::config::{self, FileArgs, Settings};
 use contact::logger::{self, LogArgs};
 use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server, host};
@@ -120,8 +120,8 @@ impl Args {
             max_attempts: self.max_attempts,
             restart_grace: self.restart_grace,
             anonymous_from: match self.anonymous_from {
-                Start::First => From::First,
-                Start::New => From::New,
+                Start::First => StartAt::First,
+                Start::New => StartAt::New,
             },
             anonymous_group: self.anonymous_group.clone(),
             ..broker::Config::default()

@@ -10,6 +10,7 @@
 mod core;
 mod delayed;
 mod group;
+mod handle;
 mod outbox;
 mod peer;
 mod session;
@@ -21,15 +22,17 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, bounded, select};
-use futures::channel::oneshot;
 use log::{error, info, warn};
 use rustc_hash::FxHashMap;
 
 pub use self::core::{
-    Action, Closed, Config, Core, Gone, GroupError, GroupInfo, Overview, Sessions, Standing, Teller, Told, Waits,
+    Action, Closed, Config, Core, Disconnected, GroupError, GroupInfo, OutcomeReport, Overview, Reporter, Sessions,
+    TaskState, WaitReason,
 };
+use self::handle::{Command, Departed, Reply};
+pub use self::handle::{Handle, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
-pub use self::session::{ClientInfo, Delivery, From, Join, SessionId};
+pub use self::session::{ClientInfo, Delivery, Join, SessionId, StartAt};
 pub use self::tally::{Meter, Tally};
 use crate::mailbox;
 use crate::store::{self, Backlog, BacklogPage, Reader, Recovered, StoreError};
@@ -42,9 +45,12 @@ pub enum BrokerError {
     /// It is stopping: come back when the server is up again.
     #[error("the server is stopping")]
     Stopped,
-    /// What was told could not be written down.
+    /// What was to be written down could not be.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The group is not there, or is being used.
+    #[error(transparent)]
+    Group(#[from] GroupError),
 }
 
 /// Commands waiting for the broker. When it is full, those who send one wait, and so does the client behind them.
@@ -53,22 +59,6 @@ const MAILBOX: usize = 4096;
 const BURST: usize = 256;
 /// Text taken from the tail at once.
 const TAIL_BYTES: usize = 1024 * 1024;
-
-type Reply<T> = oneshot::Sender<T>;
-
-enum Command {
-    Join(Box<Join>, Reply<(SessionId, Inbox)>),
-    Leave(SessionId, &'static str),
-    Room(SessionId, u64),
-    TellerCame(Arc<str>),
-    Tell(Arc<Teller>, Vec<Told>),
-    TellerWent(Arc<str>),
-    With(Box<dyn FnOnce(&mut Core) + Send>),
-    Flush(Reply<Result<(), StoreError>>),
-    Read(Answer),
-    Drain,
-    Stop,
-}
 
 /// What the broker wants read, and what came of it. `None`: it could not be read.
 enum Job {
@@ -80,67 +70,9 @@ enum Answer {
     Loaded(u64, Vec<TaskId>, Option<Vec<Task>>),
 }
 
-/// Talks to the broker. Cheap to clone. Its futures never wait on their thread.
-#[derive(Clone)]
-pub struct Handle {
-    mailbox: mailbox::Sender<Command>,
-}
-
-impl Handle {
-    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
-    pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
-        self.ask(|reply| Command::Join(Box::new(join), reply)).await
-    }
-
-    /// The stream of this session ended; `why` goes into the log.
-    pub async fn leave(&self, session: SessionId, why: &'static str) {
-        let _ = self.mailbox.send_async(Command::Leave(session, why)).await;
-    }
-
-    /// The stream of this session has taken so many bytes in all.
-    pub async fn room(&self, session: SessionId, taken: u64) {
-        let _ = self.mailbox.send_async(Command::Room(session, taken)).await;
-    }
-
-    /// A client at this address is going to tell results. To be followed by [`Handle::teller_went`], whatever happens.
-    pub async fn teller_came(&self, peer: Arc<str>) -> Result<(), BrokerError> {
-        self.mailbox.send_async(Command::TellerCame(peer)).await.map_err(|_| BrokerError::Stopped)
-    }
-
-    /// A client says what came of tasks.
-    pub async fn tell(&self, teller: Arc<Teller>, told: Vec<Told>) -> Result<(), BrokerError> {
-        self.mailbox.send_async(Command::Tell(teller, told)).await.map_err(|_| BrokerError::Stopped)
-    }
-
-    /// It has told all: resolves when everything it told is on disk.
-    pub async fn teller_went(&self, peer: Arc<str>) -> Result<(), BrokerError> {
-        self.mailbox.send_async(Command::TellerWent(peer)).await.map_err(|_| BrokerError::Stopped)?;
-        self.flushed().await
-    }
-
-    /// Looks at the state, or changes it. `work` runs on the broker's thread: it is to be short.
-    pub async fn with<T: Send + 'static>(
-        &self,
-        work: impl FnOnce(&mut Core) -> T + Send + 'static,
-    ) -> Result<T, BrokerError> {
-        self.ask(|reply| Command::With(Box::new(move |core| drop(reply.send(work(core)))))).await
-    }
-
-    /// Resolves when everything that was recorded so far is on disk.
-    pub async fn flushed(&self) -> Result<(), BrokerError> {
-        Ok(self.ask(Command::Flush).await??)
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BrokerError> {
-        let (reply, answer) = oneshot::channel();
-        self.mailbox.send_async(command(reply)).await.map_err(|_| BrokerError::Stopped)?;
-        answer.await.map_err(|_| BrokerError::Stopped)
-    }
-}
-
 /// The broker's threads. Owns them until [`Broker::stop`].
 pub struct Broker {
-    mailbox: mailbox::Sender<Command>,
+    handle: Handle,
     threads: Vec<JoinHandle<()>>,
 }
 
@@ -150,15 +82,18 @@ impl Broker {
         let (mailbox, commands) = mailbox::bounded(MAILBOX);
         let (doorbell, rings) = bounded(1);
         // A ring that finds one waiting may be dropped: the broker looks at everything that is new.
+        let handle = Handle { mailbox, store: store.clone(), departed: Arc::default(), doorbell: doorbell.clone() };
         store.tail().subscribe(Box::new(move |_| {
             let _ = doorbell.try_send(());
         }));
         let (jobs, todo) = bounded(1);
         let reader = store.reader()?;
-        let answers = mailbox.clone();
+        let answers = handle.mailbox.clone();
+        let departed = handle.departed.clone();
         let run = Run {
             core: Core::new(config, recovered, Time::now()),
             store,
+            departed,
             outboxes: FxHashMap::default(),
             next_session: 1,
             jobs,
@@ -173,18 +108,18 @@ impl Broker {
             spawn("broker-reader", Box::new(move || read_for_broker(reader, &todo, &answers))),
         ];
         let threads = threads.into_iter().collect::<Result<_, _>>().map_err(StoreError::no_thread)?;
-        Ok(Broker { mailbox, threads })
+        Ok(Broker { handle, threads })
     }
 
     /// Talks to it.
     pub fn handle(&self) -> Handle {
-        Handle { mailbox: self.mailbox.clone() }
+        self.handle.clone()
     }
 
     /// Ends every stream with a clear status and opens no new one. What clients tell is still heard, and what they hold stays
     /// with them: they can tell it after the restart, too.
     pub fn drain(&self) {
-        let _ = self.mailbox.send(Command::Drain);
+        let _ = self.handle.mailbox.send(Command::Drain);
     }
 
     /// Keeps the state of all groups, and joins the threads. Dropping it does the same.
@@ -193,7 +128,7 @@ impl Broker {
 
 impl Drop for Broker {
     fn drop(&mut self) {
-        let _ = self.mailbox.send(Command::Stop);
+        let _ = self.handle.mailbox.send(Command::Stop);
         for thread in self.threads.drain(..) {
             if thread.join().is_err() {
                 error!("a thread of the broker panicked");
@@ -227,6 +162,7 @@ fn read_for_broker(mut reader: Box<dyn Reader>, jobs: &Receiver<Job>, answers: &
 struct Run {
     core: Core,
     store: store::Handle,
+    departed: Arc<Departed>,
     outboxes: FxHashMap<SessionId, outbox::Outbox>,
     next_session: SessionId,
     jobs: Sender<Job>,
@@ -278,9 +214,8 @@ impl Run {
             Command::Join(join, reply) => self.join(*join, reply, now),
             Command::Leave(session, why) => self.leave(session, why, now),
             Command::Room(session, taken) => self.core.room(session, taken, now),
-            Command::TellerCame(peer) => self.core.teller_came(&peer),
-            Command::Tell(teller, told) => self.core.settle(&teller, told, now),
-            Command::TellerWent(peer) => self.core.teller_went(&peer),
+            Command::ReporterCame(peer) => self.core.reporter_came(&peer),
+            Command::Report(reporter, reports) => self.core.settle(&reporter, reports, now),
             Command::Flush(reply) => {
                 // What was recorded before goes to the store first.
                 self.act();
@@ -335,8 +270,11 @@ impl Run {
         }
     }
 
-    /// Hands the core what the store committed.
+    /// Tells the core which reporters have gone, and hands it what the store committed.
     fn catch_up(&mut self) {
+        for peer in self.departed.take() {
+            self.core.reporter_went(&peer);
+        }
         let newest = self.store.tail().positions().task;
         while self.core.head() < newest {
             match self.store.tail().since(self.core.head(), TAIL_BYTES) {

@@ -84,18 +84,18 @@ const AHEAD: usize = 256;
 
 /// Where a group that is new to the server starts to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum From {
+pub enum StartAt {
     /// At the first task that the server still has.
     First,
     /// At the next task that is submitted.
     New,
 }
 
-impl From {
+impl StartAt {
     fn as_str(self) -> &'static str {
         match self {
-            From::First => "first",
-            From::New => "new",
+            StartAt::First => "first",
+            StartAt::New => "new",
         }
     }
 }
@@ -115,7 +115,7 @@ pub struct Config {
     /// The most tasks it wants in one message.
     pub batch: Option<NonZeroU32>,
     /// Where a new group starts.
-    pub from: Option<From>,
+    pub from: Option<StartAt>,
     /// How long the server may be silent, in whole seconds; when three times that passed, the connection is given up.
     /// For networks where gRPC's own pings are answered by something in between.
     pub heartbeat: Option<Duration>,

@@ -11,16 +11,16 @@ mod demo;
 mod follow;
 mod health;
 pub mod host;
+mod http;
 mod machine;
 mod metadata;
 mod operate;
-mod ops;
 mod pump;
 mod query;
 mod reflection;
-mod refusals;
+mod refusal;
+mod refusal_counts;
 mod retention;
-mod status;
 mod traffic;
 
 use std::net::TcpListener;
@@ -41,11 +41,11 @@ use self::control::ControlService;
 use self::demo::Demo;
 use self::follow::Followers;
 use self::health::Health;
-use self::ops::Ops;
+use self::http::Ops;
 use self::query::Pool;
 use self::reflection::Reflection;
-use self::retention::Keeper;
 pub use self::retention::Retention;
+use self::retention::RetentionThread;
 use self::traffic::Traffic;
 use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
@@ -128,7 +128,7 @@ pub struct Server {
     health: Health,
     ops: Option<Ops>,
     demo: Option<Demo>,
-    keeper: Keeper,
+    retention_thread: RetentionThread,
     followers: Followers,
     calls: Calls,
     broker: Broker,
@@ -164,7 +164,6 @@ impl Server {
         let calls = Calls::default();
         let contact = ContactService {
             broker: broker.handle(),
-            store: handle.clone(),
             health: health.clone(),
             calls: calls.clone(),
             limit,
@@ -194,8 +193,8 @@ impl Server {
         let (control, operators) =
             listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let _ = about.control.set(operators.clone());
-        let keeper = Keeper::start(config.retention, handle.clone(), broker.handle())?;
-        let demo = config.demo.map(|every| Demo::start(handle, every)).transpose();
+        let retention_thread = RetentionThread::start(config.retention, handle.clone(), broker.handle())?;
+        let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
@@ -211,7 +210,7 @@ impl Server {
             calls,
             ops,
             demo,
-            keeper,
+            retention_thread,
             followers,
             broker,
             pool,
@@ -239,8 +238,8 @@ impl Server {
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
         self.about.retains(retention.clone());
-        self.keeper.set(retention);
-        block_on(self.broker.handle().with(|core| core.reconfigure(broker)))
+        self.retention_thread.set(retention);
+        block_on(self.broker.handle().reconfigure(broker))
     }
 
     /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.
@@ -249,14 +248,15 @@ impl Server {
     /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
     /// answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, health, calls, ops, demo, keeper, followers, broker, .. } = self;
+        let Server { mut contact, mut control, health, calls, ops, demo, retention_thread, followers, broker, .. } =
+            self;
         health.begin_drain();
         if let Some(demo) = demo {
             demo.stop();
         }
-        keeper.stop();
+        retention_thread.stop();
         // A broker that is gone sends nobody away.
-        health.sends_away(block_on(broker.handle().with(|core| core.clients().len())).unwrap_or(0));
+        health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
         broker.drain();
         followers.stop();
         let begun = Instant::now();
@@ -280,7 +280,7 @@ impl Server {
     }
 }
 
-/// Waits for a future on this thread, for so long; says whether it came to its end.
+/// WaitReason for a future on this thread, for so long; says whether it came to its end.
 fn within(limit: Duration, work: impl Future + Unpin) -> bool {
     let (stop, stopped) = futures::channel::oneshot::channel::<()>();
     let (finished, wait) = crossbeam_channel::bounded::<()>(0);

@@ -284,7 +284,7 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing(
         group: Some("rigs".into()),
         window: 5.try_into().ok(),
         batch: 9.try_into().ok(),
-        from: Some(contact::client::From::New),
+        from: Some(contact::client::StartAt::New),
         heartbeat: Some(Duration::from_secs(15)),
         ..server.config()
     };

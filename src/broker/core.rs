@@ -8,8 +8,8 @@ mod operators;
 mod outcomes;
 mod overview;
 
-pub use self::operators::{GroupError, GroupInfo, Standing, Waits};
-pub use self::overview::{Gone, Overview, Sessions};
+pub use self::operators::{GroupError, GroupInfo, TaskState, WaitReason};
+pub use self::overview::{Disconnected, Overview, Sessions};
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
@@ -20,7 +20,7 @@ use rustc_hash::FxHashMap;
 
 use super::group::{Group, GroupId};
 use super::peer::Unmatched;
-use super::session::{Delivery, From, Session, SessionId};
+use super::session::{Delivery, Session, SessionId, StartAt};
 use super::tally::Meter;
 use crate::store::{Backlog, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
@@ -38,7 +38,7 @@ pub struct Config {
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
     /// Where anonymous clients start to read.
-    pub anonymous_from: From,
+    pub anonymous_from: StartAt,
     /// Put all anonymous clients into this one group, instead of giving each of them everything.
     pub anonymous_group: Option<GroupName>,
 }
@@ -52,7 +52,7 @@ impl Default for Config {
             max_attempts: 20,
             restart_grace: GRACE,
             window: 64,
-            anonymous_from: From::First,
+            anonymous_from: StartAt::First,
             anonymous_group: None,
         }
     }
@@ -60,7 +60,7 @@ impl Default for Config {
 
 /// Who tells an outcome.
 #[derive(Debug, Clone)]
-pub struct Teller {
+pub struct Reporter {
     /// Its id, if it said so.
     pub client: Option<ClientId>,
     /// Its group, if it said so.
@@ -71,7 +71,7 @@ pub struct Teller {
 
 /// What a client says came of a task.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Told {
+pub struct OutcomeReport {
     /// The task; 0: the oldest delivery to this address that was not acknowledged.
     pub task: TaskId,
     /// Which delivery; 0: whichever is the current one.
@@ -128,7 +128,7 @@ enum Timer {
 #[derive(Debug, Default)]
 struct Peer {
     sessions: usize,
-    tellers: usize,
+    reporters: usize,
     /// Its latest stream, and the group that is in: `None` for a passing one.
     session: Option<SessionId>,
     group: Option<GroupId>,
@@ -166,7 +166,7 @@ pub struct Core {
     save_after: Duration,
     meter: Meter,
     /// The clients that went last, the newest at the end.
-    gone: VecDeque<Gone>,
+    disconnected: VecDeque<Disconnected>,
     actions: Vec<Action>,
 }
 
@@ -206,7 +206,7 @@ impl Core {
             save_at: None,
             save_after: SAVE_AFTER,
             meter: Meter::default(),
-            gone: VecDeque::new(),
+            disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
         for state in recovered.groups {

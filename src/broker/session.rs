@@ -12,7 +12,7 @@ pub type SessionId = u64;
 
 /// Where a group that is new starts to read the broadcasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum From {
+pub enum StartAt {
     /// At the oldest task that is kept.
     #[default]
     First,
@@ -32,7 +32,7 @@ pub struct Join {
     /// Most unacknowledged tasks it wants to hold.
     pub window: Option<u32>,
     /// Where its group starts if it is new.
-    pub from: Option<From>,
+    pub from: Option<StartAt>,
     /// After so much silence it wants a heartbeat.
     pub heartbeat: Option<Duration>,
     /// Its address.

@@ -12,11 +12,10 @@ use super::calls::Calls;
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::pump;
-use super::status::Refusal;
+use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, Told};
+use crate::broker::{self, OutcomeReport};
 use crate::codec::Decoded;
-use crate::store;
 use crate::task::{NewStatus, Outcome, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -31,7 +30,6 @@ const UNDER_WAY: usize = 1024 * 1024;
 #[derive(Clone)]
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
-    pub(super) store: store::Handle,
     pub(super) health: Health,
     pub(super) calls: Calls,
     /// The longest text, in bytes.
@@ -148,7 +146,7 @@ impl ContactService {
                 self.traffic.count(Flow::Statuses, statuses.len(), bytes);
                 let (count, bytes) =
                     (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
-                self.store.report(statuses).await?;
+                self.broker.record_statuses(statuses).await?;
                 self.traffic.count(Flow::StatusAnswers, count, bytes);
                 sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
             }
@@ -164,8 +162,8 @@ impl ContactService {
         metadata: Result<Metadata, Refusal>,
         requests: &mut RequestStream<Decoded<pb::Result>>,
     ) -> Result<(), Ended> {
-        let teller = metadata?.teller();
-        self.broker.teller_came(teller.peer.clone()).await?;
+        let reporter = metadata?.reporter();
+        let reporting = self.broker.reporting(reporter).await?;
         let mut chunks = requests.ready_chunks(CHUNK);
         let mut ended = None;
         let mut under_way = 0;
@@ -182,17 +180,17 @@ impl ContactService {
             let bytes = told.iter().map(|told| told.ret.len()).sum::<usize>();
             self.traffic.count(Flow::Results, messages, bytes);
             under_way += bytes;
-            let mut heard = self.broker.tell(teller.clone(), told).await;
+            let mut heard = reporting.report(told).await;
             if heard.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;
-                heard = self.broker.flushed().await;
+                heard = reporting.flushed().await;
             }
             if let Err(e) = heard {
                 ended = Some(e.into());
             }
         }
         // Answered when all of it is on disk, the end of the stream being good or bad.
-        let written = self.broker.teller_went(teller.peer.clone()).await;
+        let written = reporting.flushed().await;
         match ended {
             Some(ended) => Err(ended),
             None => Ok(written?),
@@ -200,7 +198,7 @@ impl ContactService {
     }
 
     /// The results of one message, checked.
-    fn flatten(&self, message: pb::Result, told: &mut Vec<Told>) -> Result<(), Refusal> {
+    fn flatten(&self, message: pb::Result, told: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
         if message.batch.is_empty() {
             told.push(self.told(message)?);
             return Ok(());
@@ -214,12 +212,12 @@ impl ContactService {
         Ok(())
     }
 
-    fn told(&self, message: pb::Result) -> Result<Told, Refusal> {
-        let newest = self.store.tail().positions().task;
+    fn told(&self, message: pb::Result) -> Result<OutcomeReport, Refusal> {
+        let newest = self.broker.newest_task();
         if message.id > newest {
             return Err(Refusal::NoSuchTask(message.id, newest));
         }
-        Ok(Told {
+        Ok(OutcomeReport {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,

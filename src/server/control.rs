@@ -14,7 +14,7 @@ use super::convert;
 use super::follow::{self, Followers};
 use super::operate;
 use super::query::Queries;
-use super::status::{Refusal, answer};
+use super::refusal::{Refusal, answer};
 use super::traffic::{Flow, Traffic};
 use crate::broker;
 use crate::codec::Decoded;
@@ -201,7 +201,7 @@ impl ControlService {
         let (tasks, refused) = convert::new_tasks(request, self.limit);
         match refused.into_iter().next() {
             Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
-            None => Ok(convert::accepted(self.store.submit(tasks).await?)),
+            None => Ok(convert::accepted(self.broker.submit(tasks).await?)),
         }
     }
 
@@ -215,7 +215,7 @@ impl ControlService {
             Ok(Ok(request)) => {
                 self.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
                 let (tasks, refused) = convert::new_tasks(request, self.limit);
-                self.store.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
+                self.broker.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
             }
             Ok(Err(e)) => Err(Ended::Refused(Refusal::Undecodable(e))),
             Err(e) => Err(Ended::Gone(e)),

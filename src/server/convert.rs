@@ -2,7 +2,7 @@
 
 use protobuf::EnumOrUnknown;
 
-use super::status::Refusal;
+use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
 use crate::task::{Name, NewTask, Outcome, Priority, Status, Task, TaskResult, Time};

@@ -8,7 +8,7 @@ use futures::executor::block_on;
 use log::warn;
 use rand::RngExt as _;
 
-use crate::store;
+use crate::broker;
 use crate::task::NewTask;
 
 /// The thread that makes them. Owns it until [`Demo::stop`].
@@ -18,11 +18,11 @@ pub(super) struct Demo {
 }
 
 impl Demo {
-    pub(super) fn start(store: store::Handle, every: Duration) -> std::io::Result<Demo> {
+    pub(super) fn start(broker: broker::Handle, every: Duration) -> std::io::Result<Demo> {
         let (stop, stopped) = bounded(0);
         let make = move || {
             loop {
-                if let Err(e) = block_on(store.submit(ten_tasks())) {
+                if let Err(e) = block_on(broker.submit(ten_tasks())) {
                     warn!("the demo's tasks were not accepted: {e}");
                 }
                 if stopped.recv_timeout(every) != Err(RecvTimeoutError::Timeout) {

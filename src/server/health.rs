@@ -7,7 +7,7 @@ use futures::SinkExt as _;
 use grpcio::{RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
 
 use super::follow::{End, Followers};
-use super::status::{Refusal, answer};
+use super::refusal::{Refusal, answer};
 use crate::codec::Decoded;
 use crate::store;
 use crate::wire::grpc_health_v1::health as pb;

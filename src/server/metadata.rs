@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use grpcio::RpcContext;
 
-use super::status::Refusal;
-use crate::broker::{From, Join, Teller};
+use super::refusal::Refusal;
+use crate::broker::{Join, Reporter, StartAt};
 use crate::task::Name;
 
 /// Most tasks in one message, whatever the client asks for.
@@ -31,8 +31,8 @@ impl Metadata {
         Ok(metadata)
     }
 
-    pub(super) fn teller(self) -> Arc<Teller> {
-        Arc::new(Teller { client: self.join.client, group: self.join.group, peer: self.join.peer })
+    pub(super) fn reporter(self) -> Reporter {
+        Reporter { client: self.join.client, group: self.join.group, peer: self.join.peer }
     }
 
     /// What the log names the client by.
@@ -53,8 +53,8 @@ impl Metadata {
             }
             "contact-from" => {
                 join.from = Some(match value {
-                    b"first" => From::First,
-                    b"new" => From::New,
+                    b"first" => StartAt::First,
+                    b"new" => StartAt::New,
                     _ => return Err(problem("contact-from", "must be \"first\" or \"new\"".into())),
                 });
             }
@@ -77,7 +77,7 @@ fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
 }
 
 /// A whole number from 1.
-fn number<T: FromStr + PartialOrd + std::convert::From<u8>>(key: &'static str, value: &[u8]) -> Result<T, Refusal> {
+fn number<T: FromStr + PartialOrd + From<u8>>(key: &'static str, value: &[u8]) -> Result<T, Refusal> {
     let text = text(key, value)?;
     let number = text.trim().parse().ok().filter(|number| *number >= T::from(1));
     number.ok_or_else(|| {
@@ -103,7 +103,7 @@ mod tests {
         assert_eq!(set("contact-client", b"a").unwrap().join.client.unwrap().as_str(), "a");
         assert_eq!(set("contact-window", b"7").unwrap().join.window, Some(7));
         assert_eq!(set("contact-batch", b"999999999").unwrap().batch, MAX_BATCH);
-        assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(From::New));
+        assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "what is not ours is not looked at");
     }

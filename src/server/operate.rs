@@ -5,8 +5,8 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::about::millis;
 use super::control::ControlService;
 use super::convert;
-use super::status::Refusal;
-use crate::broker::{GroupInfo, Standing, Waits};
+use super::refusal::Refusal;
+use crate::broker::{GroupInfo, TaskState, WaitReason};
 use crate::store::{Reader, StoreError};
 use crate::task::{GroupName, Name, Outcome, Task, TaskId, TaskResult, Time};
 use crate::wire::control as pb;
@@ -22,9 +22,8 @@ impl ControlService {
         let task = self.task(request.id).await?;
         let id = task.id;
         let results = self.queries.run(move |reader| reader.results_of(id)).await?;
-        let asked = task.clone();
-        let standings = self.broker.with(move |core| core.standings(&asked, Time::now())).await?;
-        let absent = task.spec.to.as_ref().filter(|to| !standings.iter().any(|(group, _)| group == *to));
+        let task_states = self.broker.task_states(task.clone()).await?;
+        let absent = task.spec.to.as_ref().filter(|to| !task_states.iter().any(|(group, _)| group == *to));
         let absent = absent.map(|group| pb::TaskStanding {
             group: group.as_str().to_owned(),
             state: "waiting".into(),
@@ -32,9 +31,9 @@ impl ControlService {
             ..Default::default()
         });
         let (told, settled) = (attempts(&results), settlements(&results));
-        let groups = standings.into_iter().map(|(group, standing)| {
+        let groups = task_states.into_iter().map(|(group, state)| {
             let told = told.get(&group).copied().unwrap_or(0);
-            describe_standing(&group, standing, told, settled.get(&group).copied())
+            describe_standing(&group, state, told, settled.get(&group).copied())
         });
         let groups = groups.chain(absent).collect();
         Ok(pb::TaskLedger {
@@ -46,18 +45,18 @@ impl ControlService {
     }
 
     pub(super) async fn clients(&self, _: pb::ListClientsRequest) -> Result<pb::ListClientsResponse, Refusal> {
-        Ok(convert::clients(self.broker.with(|core| core.clients()).await?))
+        Ok(convert::clients(self.broker.clients().await?))
     }
 
     pub(super) async fn groups(&self, _: pb::ListGroupsRequest) -> Result<pb::ListGroupsResponse, Refusal> {
-        let infos = self.broker.with(|core| core.groups(Time::now())).await?;
+        let infos = self.broker.groups().await?;
         let groups = self.queries.run(move |reader| count_groups(reader, infos)).await?;
         Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
     }
 
     pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
-        let look = |core: &mut crate::broker::Core| (core.connected(), core.groups(Time::now()), core.config().clone());
-        let (clients, groups, config) = self.broker.with(look).await?;
+        let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
+        let clients = self.broker.connected().await?;
         let about = self.about.clone();
         let (refuses, connected) = (self.store.failure().unwrap_or_default(), clients as u32);
         let count = move |reader: &mut dyn Reader| {
@@ -86,10 +85,7 @@ impl ControlService {
 
     pub(super) async fn cancel(&self, request: pb::CancelTaskRequest) -> Result<pb::CancelTaskResponse, Refusal> {
         let task = self.task(request.id).await?;
-        // First for those who have not read it yet, and for those who come later.
-        self.store.expire(task.id, Some(Time::now())).await?;
-        let groups = self.broker.with(move |core| core.cancel(&task, Time::now())).await?;
-        self.broker.flushed().await?;
+        let groups = self.broker.cancel(task).await?;
         Ok(pb::CancelTaskResponse { groups, ..pb::CancelTaskResponse::default() })
     }
 
@@ -104,14 +100,7 @@ impl ControlService {
         } else {
             vec![Name::new("the group", &request.group)?]
         };
-        if task.spec.expires_at.is_some_and(|at| at <= Time::now()) {
-            self.store.expire(task.id, None).await?;
-        }
-        let revive = move |core: &mut crate::broker::Core| {
-            names.iter().filter(|name| core.revive(name, &task, Time::now())).count()
-        };
-        let groups = self.broker.with(revive).await?;
-        self.broker.flushed().await?;
+        let groups = self.broker.revive(task, names).await?;
         Ok(pb::RetryTaskResponse { groups: groups as u32, ..pb::RetryTaskResponse::default() })
     }
 
@@ -121,27 +110,24 @@ impl ControlService {
         if !settlements(&results).get(&name).is_some_and(|r| r.result.outcome.is_dead()) {
             return Err(Refusal::NotDead(id, name));
         }
-        self.broker.with(move |core| core.drop_dead(&name, id, Time::now())).await?;
-        self.broker.flushed().await?;
+        self.broker.drop_dead(id, name).await?;
         Ok(pb::DropDeadResponse::new())
     }
 
     pub(super) async fn pause(&self, request: pb::PauseGroupRequest) -> Result<pb::PauseGroupResponse, Refusal> {
         let name = Name::new("the group", &request.group)?;
-        self.broker.with(move |core| core.pause(&name, request.paused, Time::now())).await??;
-        self.broker.flushed().await?;
+        self.broker.set_paused(name, request.paused).await?;
         Ok(pb::PauseGroupResponse::new())
     }
 
     pub(super) async fn forget(&self, request: pb::RemoveGroupRequest) -> Result<pb::RemoveGroupResponse, Refusal> {
         let name = Name::new("the group", &request.group)?;
-        let infos = self.broker.with(|core| core.groups(Time::now())).await?;
+        let infos = self.broker.groups().await?;
         let owed = match infos.into_iter().find(|info| info.name == name) {
             Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
             None => 0,
         };
-        self.broker.with(move |core| core.remove_group(&name)).await??;
-        self.broker.flushed().await?;
+        self.broker.remove_group(name).await?;
         Ok(pb::RemoveGroupResponse { owed, ..pb::RemoveGroupResponse::default() })
     }
 }
@@ -271,32 +257,27 @@ fn in_time(results: &[TaskResult]) -> impl Iterator<Item = (&GroupName, &TaskRes
 }
 
 /// `told`: the last attempt that something came of; `settled`: the group's settlement.
-fn describe_standing(
-    group: &GroupName,
-    standing: Standing,
-    told: u32,
-    settled: Option<&TaskResult>,
-) -> pb::TaskStanding {
+fn describe_standing(group: &GroupName, state: TaskState, told: u32, settled: Option<&TaskResult>) -> pb::TaskStanding {
     let mut described = pb::TaskStanding { group: group.as_str().to_owned(), attempt: told, ..Default::default() };
-    match standing {
-        Standing::InFlight(client, deadline, attempt) => {
+    match state {
+        TaskState::InFlight(client, deadline, attempt) => {
             described.state = "in flight".into();
             described.client = client.to_string();
             described.attempt = attempt;
             described.reason = format!("its lease ends at {}", rfc3339(deadline));
         }
-        Standing::Waiting(why) => {
+        TaskState::Waiting(why) => {
             described.state = "waiting".into();
             described.reason = match why {
-                Waits::NotBefore(at) => format!("not before {}", rfc3339(at)),
-                Waits::Paused => "the group is paused".into(),
-                Waits::NoClient => "no client of the group is connected".into(),
-                Waits::WindowsFull => "every client of the group holds as many tasks as it wants".into(),
-                Waits::NotReading => "the clients of the group do not read what they were sent".into(),
-                Waits::Queued => "next, after those before it".into(),
+                WaitReason::NotBefore(at) => format!("not before {}", rfc3339(at)),
+                WaitReason::Paused => "the group is paused".into(),
+                WaitReason::NoClient => "no client of the group is connected".into(),
+                WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants".into(),
+                WaitReason::NotReading => "the clients of the group do not read what they were sent".into(),
+                WaitReason::Queued => "next, after those before it".into(),
             };
         }
-        Standing::Settled => match settled {
+        TaskState::Settled => match settled {
             Some(TaskResult { result, .. }) => {
                 described.state = if result.outcome.is_dead() { "dead" } else { "settled" }.into();
                 described.client = result.client.to_string();

@@ -10,7 +10,7 @@ use futures::Sink as _;
 use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
 
 use super::contact::ContactService;
-use super::status::Refusal;
+use super::refusal::Refusal;
 use super::traffic::Flow;
 use crate::broker::{Closed, Delivery, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;

@@ -9,7 +9,7 @@ use futures::executor::block_on;
 use log::{info, warn};
 
 use super::operate::count_group;
-use super::status::Refusal;
+use super::refusal::Refusal;
 use crate::broker;
 use crate::store::{self, Reader, Removal, StoreError};
 use crate::task::{GroupName, Time};
@@ -38,19 +38,19 @@ impl Default for Retention {
 /// Tasks removed by one commit: what others wait for is no longer than that.
 const AT_ONCE: usize = 1000;
 
-/// The thread that looks after it. Owns it until [`Keeper::stop`].
-pub(super) struct Keeper {
+/// The thread that looks after it. Owns it until [`RetentionThread::stop`].
+pub(super) struct RetentionThread {
     stop: Sender<()>,
     retention: Arc<Mutex<Retention>>,
     thread: JoinHandle<()>,
 }
 
-impl Keeper {
+impl RetentionThread {
     pub(super) fn start(
         retention: Retention,
         store: store::Handle,
         broker: broker::Handle,
-    ) -> Result<Keeper, StoreError> {
+    ) -> Result<RetentionThread, StoreError> {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::new(Mutex::new(retention.clone()));
         let mut round = Round { retention, reader: store.reader()?, store, broker };
@@ -67,7 +67,7 @@ impl Keeper {
             }
         };
         let thread = std::thread::Builder::new().name("retention".into()).spawn(work).map_err(StoreError::no_thread)?;
-        Ok(Keeper { stop, retention: shared, thread })
+        Ok(RetentionThread { stop, retention: shared, thread })
     }
 
     /// For the rounds to come.
@@ -98,7 +98,7 @@ impl Round {
         while !stopped() {
             let now = Time::now();
             let removal = Removal {
-                upto: block_on(self.broker.with(|core| core.settled_floor()))?,
+                upto: block_on(self.broker.settled_floor())?,
                 before: if by_size { now } else { before(now, self.retention.retain) },
                 unclaimed_before: before(now, self.retention.group_ttl),
                 limit: AT_ONCE,
@@ -124,15 +124,14 @@ impl Round {
     /// Ends the groups that nobody has used for long.
     fn end_groups(&mut self) -> Result<(), Refusal> {
         let limit = before(Time::now(), self.retention.group_ttl);
-        for info in block_on(self.broker.with(|core| core.groups(Time::now())))? {
+        for info in block_on(self.broker.groups())? {
             if info.clients > 0 || info.last_used >= limit {
                 continue;
             }
             let name: GroupName = info.name.clone();
             let owed = count_group(self.reader.as_mut(), info)?.lag;
-            let removed = name.clone();
             // A client may have come meanwhile: then it stays.
-            if block_on(self.broker.with(move |core| core.remove_group(&removed)))?.is_ok() {
+            if block_on(self.broker.remove_group(name.clone())).is_ok() {
                 let ttl = humantime::format_duration(self.retention.group_ttl);
                 info!("group {name} ends: no client used it for {ttl}; it still owed {owed} tasks");
             }

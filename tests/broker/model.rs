@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Config, SessionId, Teller, Told};
+use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
 use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -53,7 +53,7 @@ struct Lease {
 #[derive(Debug, Default)]
 struct Peer {
     sessions: usize,
-    tellers: usize,
+    reporters: usize,
     /// The latest.
     session: Option<SessionId>,
     group: Option<(GroupName, usize)>,
@@ -200,19 +200,19 @@ impl Model {
         self.drop_idle(name);
     }
 
-    pub(crate) fn teller_came(&mut self, peer: &Arc<str>) {
-        self.peers.entry(peer.clone()).or_default().tellers += 1;
+    pub(crate) fn reporter_came(&mut self, peer: &Arc<str>) {
+        self.peers.entry(peer.clone()).or_default().reporters += 1;
     }
 
-    pub(crate) fn teller_went(&mut self, name: &Arc<str>) {
+    pub(crate) fn reporter_went(&mut self, name: &Arc<str>) {
         if let Some(peer) = self.peers.get_mut(name) {
-            peer.tellers = peer.tellers.saturating_sub(1);
+            peer.reporters = peer.reporters.saturating_sub(1);
             self.drop_idle(name);
         }
     }
 
     fn drop_idle(&mut self, name: &Arc<str>) {
-        if self.peers.get(name).is_some_and(|peer| peer.sessions == 0 && peer.tellers == 0) {
+        if self.peers.get(name).is_some_and(|peer| peer.sessions == 0 && peer.reporters == 0) {
             self.peers.remove(name);
         }
     }
@@ -451,18 +451,18 @@ impl Model {
     /// What is to come of an outcome; `None`: no result.
     pub(crate) fn tell(
         &mut self,
-        teller: &Teller,
-        told: &Told,
+        reporter: &Reporter,
+        told: &OutcomeReport,
         head: TaskId,
         now: Time,
         tasks: &[Arc<Task>],
         streams: &BTreeMap<SessionId, Stream>,
     ) -> Option<Expected> {
-        let named = teller.group.as_ref().or(teller.client.as_ref());
+        let named = reporter.group.as_ref().or(reporter.client.as_ref());
         let alive = |(group, generation): &(GroupName, usize)| {
             self.groups.get(group).is_some_and(|known| known.generation == *generation).then(|| group.clone())
         };
-        let of_peer = || self.peers.get(&teller.peer).and_then(|peer| peer.group.as_ref().and_then(alive));
+        let of_peer = || self.peers.get(&reporter.peer).and_then(|peer| peer.group.as_ref().and_then(alive));
         let named_or_shared = match named {
             Some(name) => Some(name.clone()),
             None => of_peer().or_else(|| self.anonymous_group.clone()),
@@ -470,7 +470,7 @@ impl Model {
         let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
 
         let (mut task, mut attempt) = (told.task, told.attempt);
-        if let Some(peer) = self.peers.get_mut(&teller.peer) {
+        if let Some(peer) = self.peers.get_mut(&reporter.peer) {
             let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
             if let Some(at) = at.filter(|_| task == 0) {
                 (task, attempt) = peer.unmatched[at];
@@ -489,10 +489,10 @@ impl Model {
             let is_late = named.is_some() || self.anonymous_group.is_some();
             return late(Some(is_late), named.cloned());
         };
-        let of_client = || streams.iter().find(|(_, stream)| stream.join.client == teller.client).map(|(id, _)| *id);
-        let session = match teller.client {
+        let of_client = || streams.iter().find(|(_, stream)| stream.join.client == reporter.client).map(|(id, _)| *id);
+        let session = match reporter.client {
             Some(_) => of_client(),
-            None => self.peers.get(&teller.peer).and_then(|peer| peer.session),
+            None => self.peers.get(&reporter.peer).and_then(|peer| peer.session),
         };
         let session = session.filter(|id| streams.get(id).is_some_and(|stream| stream.group.as_ref() == Some(&group)));
         let delay = Some(now.after(told.delay)).filter(|_| !told.delay.is_zero());
@@ -509,7 +509,7 @@ impl Model {
                     if current {
                         lease.session = lease.session.or(session);
                         lease.deadline = lasts(lease.session);
-                        lease.renewed_from = Some(teller.peer.clone());
+                        lease.renewed_from = Some(reporter.peer.clone());
                     }
                     None
                 }
@@ -529,7 +529,7 @@ impl Model {
         let is_last = open && last > 0 && attempt == last;
         match told.outcome {
             Outcome::Working if is_last => {
-                let renewed_from = Some(teller.peer.clone());
+                let renewed_from = Some(reporter.peer.clone());
                 self.leases.insert(key, Lease { session, attempt, deadline: lasts(session), renewed_from });
                 None
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Config, From, Join, Teller};
+use contact::broker::{Config, Join, Reporter, StartAt};
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -69,7 +69,7 @@ pub(crate) struct Who {
     who: usize,
     instance: Option<usize>,
     window: Option<u32>,
-    from: Option<From>,
+    from: Option<StartAt>,
     heartbeat: bool,
     /// Shares the address of the first anonymous client.
     shared: bool,
@@ -82,7 +82,7 @@ pub(crate) struct Tell {
     attempt: Attempt,
     outcome: Outcome,
     delay: Option<u64>,
-    /// Told by any client rather than by who holds it.
+    /// OutcomeReport by any client rather than by who holds it.
     by: Option<Index>,
 }
 
@@ -148,7 +148,7 @@ fn news() -> impl Strategy<Value = News> {
 }
 
 fn who() -> impl Strategy<Value = Who> {
-    let from = prop_oneof![Just(From::First), Just(From::New)];
+    let from = prop_oneof![Just(StartAt::First), Just(StartAt::New)];
     (
         0..WHO.len(),
         prop::option::of(0..2_usize),
@@ -223,7 +223,7 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
         max_attempts: 4,
         restart_grace: Duration::from_secs(grace * 6),
         window: 3,
-        anonymous_from: if new { From::New } else { From::First },
+        anonymous_from: if new { StartAt::New } else { StartAt::First },
         anonymous_group: shared.then(|| name("anonymous")),
     });
     (config, any::<bool>(), prop::collection::vec(op(), 1..most))
@@ -277,10 +277,10 @@ impl World {
             Op::Read(at, percent) => drop(pick(at).map(|id| self.read(id, *percent))),
             Op::Tell(tell) => self.tells(tell),
             Op::TellOldest(at, outcome) => self.tells_oldest(usize::from(*at), *outcome),
-            Op::TellerCame(at) => self.teller_came(&peer((*at).into())),
+            Op::TellerCame(at) => self.reporter_came(&peer((*at).into())),
             Op::TellerWent(at) => {
                 self.flush();
-                self.teller_went(&peer((*at).into()));
+                self.reporter_went(&peer((*at).into()));
             }
             Op::Wait(time) => self.wait(Duration::from_millis(*time)),
             Op::WaitForDue => self.wait_for_due(),
@@ -372,14 +372,14 @@ impl World {
         };
         let sessions: Vec<_> = self.streams.keys().copied().collect();
         let by = match tell.by {
-            None => by.filter(|id| self.streams.contains_key(id)).map(|id| self.teller(id)),
-            Some(at) if !sessions.is_empty() => Some(self.teller(sessions[at.index(sessions.len())])),
+            None => by.filter(|id| self.streams.contains_key(id)).map(|id| self.reporter(id)),
+            Some(at) if !sessions.is_empty() => Some(self.reporter(sessions[at.index(sessions.len())])),
             Some(_) => None,
         };
         // Or by one that is not connected.
         let by = by.unwrap_or_else(|| {
             let at = absent[tell.of.index(absent.len())];
-            Teller { client: WHO[at].0.map(name), group: WHO[at].1.map(name), peer: peer(at) }
+            Reporter { client: WHO[at].0.map(name), group: WHO[at].1.map(name), peer: peer(at) }
         });
         let attempt = match tell.attempt {
             Attempt::Unsaid => 0,
@@ -395,7 +395,7 @@ impl World {
 
     fn tells_oldest(&mut self, at: usize, outcome: Outcome) {
         let (client, group) = WHO[at];
-        let by = Teller { client: client.map(name), group: group.map(name), peer: peer(at) };
+        let by = Reporter { client: client.map(name), group: group.map(name), peer: peer(at) };
         self.tell(&by, told(0, 0, outcome));
     }
 }

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Action, Closed, Config, Core, Delivery, From, Join, SessionId, Teller, Told};
+use contact::broker::{Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, SessionId, StartAt};
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -160,8 +160,8 @@ impl World {
         } else {
             join.group.clone().or_else(|| join.client.clone())
         };
-        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { From::First });
-        let start = if from == From::New { self.announced as TaskId } else { 0 };
+        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { StartAt::First });
+        let start = if from == StartAt::New { self.announced as TaskId } else { 0 };
         let before = join.client.as_ref().and_then(|client| {
             self.streams.iter().find(|(_, stream)| stream.join.client.as_ref() == Some(client)).map(|(id, _)| *id)
         });
@@ -226,25 +226,25 @@ impl World {
 
     // ---- outcomes
 
-    pub(crate) fn teller(&self, id: SessionId) -> Teller {
+    pub(crate) fn reporter(&self, id: SessionId) -> Reporter {
         let join = &self.streams[&id].join;
-        Teller { client: join.client.clone(), group: join.group.clone(), peer: join.peer.clone() }
+        Reporter { client: join.client.clone(), group: join.group.clone(), peer: join.peer.clone() }
     }
 
-    pub(crate) fn teller_came(&mut self, peer: &Arc<str>) {
-        self.model.teller_came(peer);
-        self.core.teller_came(peer);
+    pub(crate) fn reporter_came(&mut self, peer: &Arc<str>) {
+        self.model.reporter_came(peer);
+        self.core.reporter_came(peer);
         self.act();
     }
 
-    pub(crate) fn teller_went(&mut self, peer: &Arc<str>) {
-        self.model.teller_went(peer);
-        self.core.teller_went(peer);
+    pub(crate) fn reporter_went(&mut self, peer: &Arc<str>) {
+        self.model.reporter_went(peer);
+        self.core.reporter_went(peer);
         self.act();
     }
 
     /// Tells one outcome. Returns the result that was recorded for it.
-    pub(crate) fn tell(&mut self, teller: &Teller, mut told: Told) -> Option<NewResult> {
+    pub(crate) fn tell(&mut self, reporter: &Reporter, mut told: OutcomeReport) -> Option<NewResult> {
         if told.outcome == Outcome::Working {
             // Whether it brings back a lease depends on what the events before it did.
             self.flush();
@@ -253,9 +253,9 @@ impl World {
         told.ret = format!("told {}", self.told);
         let held = self.holding > 0;
         let head = self.announced as TaskId;
-        let expected = self.model.tell(teller, &told, head, self.now, &self.tasks, &self.streams);
+        let expected = self.model.tell(reporter, &told, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
-        self.core.settle(teller, vec![told.clone()], self.now);
+        self.core.settle(reporter, vec![told.clone()], self.now);
         self.act();
         let new = self.model.log[before..].iter().filter_map(Logged::result);
         let mut new: Vec<NewResult> = new.filter(|r| r.ret == told.ret && r.outcome == told.outcome).cloned().collect();
@@ -277,7 +277,7 @@ impl World {
     }
 
     pub(crate) fn settle(&mut self, session: SessionId, task: TaskId, outcome: Outcome) -> Option<NewResult> {
-        self.tell(&self.teller(session), told(task, 0, outcome))
+        self.tell(&self.reporter(session), told(task, 0, outcome))
     }
 
     // ---- time, and the store
@@ -288,7 +288,7 @@ impl World {
         self.act();
     }
 
-    /// Waits for as long as the core says that nothing happens by itself.
+    /// WaitReason for as long as the core says that nothing happens by itself.
     pub(crate) fn wait_for_due(&mut self) {
         self.flush();
         if let Some(due) = self.due {
@@ -706,6 +706,6 @@ impl World {
     }
 }
 
-pub(crate) fn told(task: TaskId, attempt: u32, outcome: Outcome) -> Told {
-    Told { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO }
+pub(crate) fn told(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
+    OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use contact::broker::From;
+use contact::broker::StartAt;
 use contact::task::Name;
 
 use crate::rig::{Client, Rig, ack};
@@ -41,7 +41,7 @@ fn each_gets_everything_from_the_first_task_on_in_order_each_time_it_connects() 
 
 #[test]
 fn they_can_be_set_to_begin_with_what_is_new() {
-    let rig = Rig::with(|config| config.broker.anonymous_from = From::New);
+    let rig = Rig::with(|config| config.broker.anonymous_from = StartAt::New);
     // Often, as what is accepted at the very moment that a client comes is old, too.
     for round in 1..=100 {
         rig.operator.submit(&[format!("old {round}")]);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Action, Closed, Core, GRACE, Timer};
 use crate::broker::group::{Group, GroupId, Lease};
-use crate::broker::session::{From, Join, Session, SessionId};
+use crate::broker::session::{Join, Session, SessionId, StartAt};
 use crate::task::{GroupName, Outcome, Time};
 
 impl Core {
@@ -15,7 +15,7 @@ impl Core {
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
-        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { From::First });
+        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { StartAt::First });
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
@@ -42,7 +42,7 @@ impl Core {
         }
 
         let peer = self.peers.entry(session.join.peer.clone()).or_default();
-        if peer.sessions == 0 && peer.tellers == 0 {
+        if peer.sessions == 0 && peer.reporters == 0 {
             peer.unmatched.clear();
         }
         peer.sessions += 1;
@@ -67,13 +67,13 @@ impl Core {
     }
 
     /// The group of that name, or a passing one.
-    fn group_for(&mut self, name: Option<GroupName>, from: From, now: Time) -> GroupId {
+    fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Time) -> GroupId {
         if let Some(id) = name.as_ref().and_then(|name| self.names.get(name)) {
             return *id;
         }
         let leased = name.is_some();
         let mut group = Group::new(name, leased, now);
-        if from == From::New {
+        if from == StartAt::New {
             group.broadcast_after = self.head;
         }
         group.dirty = leased;
@@ -122,7 +122,7 @@ impl Core {
         for task in held {
             self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
         }
-        self.remember_gone(id, now);
+        self.remember_disconnected(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };
         if let Some(client) = &session.join.client {
             // Only if no newer stream took over.
@@ -149,20 +149,20 @@ impl Core {
     }
 
     /// A client began to tell results from this address.
-    pub fn teller_came(&mut self, peer: &Arc<str>) {
-        self.peers.entry(peer.clone()).or_default().tellers += 1;
+    pub fn reporter_came(&mut self, peer: &Arc<str>) {
+        self.peers.entry(peer.clone()).or_default().reporters += 1;
     }
 
     /// It ended.
-    pub fn teller_went(&mut self, peer: &Arc<str>) {
+    pub fn reporter_went(&mut self, peer: &Arc<str>) {
         if let Some(state) = self.peers.get_mut(peer) {
-            state.tellers = state.tellers.saturating_sub(1);
+            state.reporters = state.reporters.saturating_sub(1);
             self.drop_idle_peer(peer);
         }
     }
 
     fn drop_idle_peer(&mut self, peer: &Arc<str>) {
-        if self.peers.get(peer).is_some_and(|p| p.sessions == 0 && p.tellers == 0) {
+        if self.peers.get(peer).is_some_and(|p| p.sessions == 0 && p.reporters == 0) {
             self.peers.remove(peer);
         }
     }

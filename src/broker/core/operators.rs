@@ -40,18 +40,18 @@ pub struct GroupInfo {
 
 /// Where a task stands with a group that has not settled it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Standing {
+pub enum TaskState {
     /// With a client, which has so long to say something; and which delivery that is.
     InFlight(Arc<str>, Time, u32),
     /// Waiting to go out.
-    Waiting(Waits),
+    Waiting(WaitReason),
     /// Through with it: the log of outcomes says how.
     Settled,
 }
 
 /// Why a task is not with a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Waits {
+pub enum WaitReason {
     /// Its time has not come.
     NotBefore(Time),
     /// The group was stopped.
@@ -163,33 +163,33 @@ impl Core {
     }
 
     /// Where a task stands with each group that it is for; by name.
-    pub fn standings(&self, task: &Task, now: Time) -> Vec<(GroupName, Standing)> {
+    pub fn task_states(&self, task: &Task, now: Time) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
-        let mut standings: Vec<_> =
-            groups.filter_map(|group| Some((group.name.clone()?, self.standing(group, task, now)))).collect();
-        standings.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        standings
+        let mut task_states: Vec<_> =
+            groups.filter_map(|group| Some((group.name.clone()?, self.task_state(group, task, now)))).collect();
+        task_states.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        task_states
     }
 
-    pub(super) fn standing(&self, group: &Group, task: &Task, now: Time) -> Standing {
+    pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
         if let Some(lease) = group.leases.get(&task.id) {
-            return Standing::InFlight(self.holder(lease), lease.deadline, lease.attempt);
+            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempt);
         }
         let class = task.spec.priority as usize;
         let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
         if !untouched && group.waiting(task.id).is_none() {
-            return Standing::Settled;
+            return TaskState::Settled;
         }
         let delayed = group.delayed.get(task.id).map(|(due, _)| due);
         let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
         let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
-        Standing::Waiting(match due {
-            Some(due) => Waits::NotBefore(due),
-            None if group.paused => Waits::Paused,
-            None if group.sessions.is_empty() => Waits::NoClient,
-            None if !group.open_sessions.is_empty() => Waits::Queued,
-            None if blocked() => Waits::NotReading,
-            None => Waits::WindowsFull,
+        TaskState::Waiting(match due {
+            Some(due) => WaitReason::NotBefore(due),
+            None if group.paused => WaitReason::Paused,
+            None if group.sessions.is_empty() => WaitReason::NoClient,
+            None if !group.open_sessions.is_empty() => WaitReason::Queued,
+            None if blocked() => WaitReason::NotReading,
+            None => WaitReason::WindowsFull,
         })
     }
 

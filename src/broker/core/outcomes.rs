@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Action, Core, GRACE, Peer, Teller, Told};
+use super::{Action, Core, GRACE, OutcomeReport, Peer, Reporter};
 use crate::broker::group::{GroupId, Lease, Returned};
 use crate::broker::session::SessionId;
 use crate::broker::tally::micros;
@@ -10,18 +10,18 @@ use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// A client says what came of tasks.
-    pub fn settle(&mut self, teller: &Teller, mut told: Vec<Told>, now: Time) {
-        let named = teller.group.as_ref().or(teller.client.as_ref());
+    pub fn settle(&mut self, reporter: &Reporter, mut told: Vec<OutcomeReport>, now: Time) {
+        let named = reporter.group.as_ref().or(reporter.client.as_ref());
         let group = match named {
             Some(name) => self.names.get(name).copied(),
             None => {
                 let anonymous = self.config.anonymous_group.as_ref().and_then(|name| self.names.get(name));
                 let alive = |id: &GroupId| self.groups.contains_key(id);
-                let of_peer = self.peers.get(&teller.peer).and_then(|peer| peer.group).filter(alive);
+                let of_peer = self.peers.get(&reporter.peer).and_then(|peer| peer.group).filter(alive);
                 of_peer.or(anonymous.copied())
             }
         };
-        if let Some(Peer { unmatched, .. }) = self.peers.get_mut(&teller.peer) {
+        if let Some(Peer { unmatched, .. }) = self.peers.get_mut(&reporter.peer) {
             for told in &mut told {
                 match (told.task, told.outcome) {
                     // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
@@ -40,11 +40,11 @@ impl Core {
         }
         for told in told {
             match group {
-                Some(group) if told.task != 0 => self.settle_one(group, teller, told, now),
+                Some(group) if told.task != 0 => self.settle_one(group, reporter, told, now),
                 _ if told.outcome == Outcome::Working => {}
                 _ => {
                     let late = named.is_some() || self.config.anonymous_group.is_some();
-                    self.record(named.cloned(), teller, told, late, now);
+                    self.record(named.cloned(), reporter, told, late, now);
                 }
             }
         }
@@ -53,16 +53,16 @@ impl Core {
         }
     }
 
-    pub(super) fn settle_one(&mut self, id: GroupId, teller: &Teller, told: Told, now: Time) {
+    pub(super) fn settle_one(&mut self, id: GroupId, reporter: &Reporter, told: OutcomeReport, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.leases.get(&told.task) {
             let current = told.attempt == 0 || told.attempt == lease.attempt;
-            let told = Told { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
+            let told = OutcomeReport { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
             match told.outcome {
                 Outcome::Working if current => {
-                    let session = lease.session.or_else(|| self.session_of(teller, id));
-                    self.renew(id, told.task, session, &teller.peer, now);
+                    let session = lease.session.or_else(|| self.session_of(reporter, id));
+                    self.renew(id, told.task, session, &reporter.peer, now);
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
@@ -74,34 +74,34 @@ impl Core {
                     group.rate.count(now);
                     self.meter.work.record(micros(lease.since, now));
                     self.end_lease(id, told.task);
-                    self.record(name, teller, told, false, now);
+                    self.record(name, reporter, told, false, now);
                 }
-                _ => self.record(name, teller, told, true, now),
+                _ => self.record(name, reporter, told, true, now),
             }
             return;
         }
         if let Some(attempts) = group.waiting(told.task) {
-            return self.settle_waiting(id, attempts, teller, told, now);
+            return self.settle_waiting(id, attempts, reporter, told, now);
         }
         let settles = match told.outcome {
             Outcome::Working => return,
             // It was delivered before a restart that forgot so: it must not go out again.
             outcome if outcome.settles() => match self.take_unread(id, told.task) {
                 Some(unread) => unread,
-                None => return self.record_unless_settled(name, teller, told, now),
+                None => return self.record_unless_settled(name, reporter, told, now),
             },
             _ => false,
         };
-        self.record(name, teller, told, !settles, now);
+        self.record(name, reporter, told, !settles, now);
     }
 
     /// What is told of a task that waits to go out again, after so many attempts. Nobody else was given it since: what is said
     /// of the last of them counts as if the client had it still.
-    fn settle_waiting(&mut self, id: GroupId, attempts: u32, teller: &Teller, told: Told, now: Time) {
+    fn settle_waiting(&mut self, id: GroupId, attempts: u32, reporter: &Reporter, told: OutcomeReport, now: Time) {
         let last = attempts > 0 && told.attempt == attempts;
         if told.outcome == Outcome::Working {
             if last {
-                self.renew(id, told.task, self.session_of(teller, id), &teller.peer, now);
+                self.renew(id, told.task, self.session_of(reporter, id), &reporter.peer, now);
             }
             return;
         }
@@ -116,14 +116,14 @@ impl Core {
                 _ => group.rate.count(now),
             }
         }
-        self.record(name, teller, told, !counts, now);
+        self.record(name, reporter, told, !counts, now);
     }
 
     /// The stream of whoever tells this, if it is of that group.
-    fn session_of(&self, teller: &Teller, group: GroupId) -> Option<SessionId> {
-        let session = match &teller.client {
+    fn session_of(&self, reporter: &Reporter, group: GroupId) -> Option<SessionId> {
+        let session = match &reporter.client {
             Some(client) => self.clients.get(client).copied(),
-            None => self.peers.get(&teller.peer)?.session,
+            None => self.peers.get(&reporter.peer)?.session,
         };
         session.filter(|id| self.sessions.get(id).is_some_and(|session| session.group == group))
     }
@@ -169,19 +169,26 @@ impl Core {
         unread
     }
 
-    fn record_unless_settled(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, now: Time) {
+    fn record_unless_settled(&mut self, group: Option<GroupName>, reporter: &Reporter, told: OutcomeReport, now: Time) {
         self.flush_records();
-        self.record(group, teller, told, false, now);
+        self.record(group, reporter, told, false, now);
         self.count_records();
         self.recorded += 1;
         let results = self.records.drain(..).map(Box::new);
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    pub(super) fn record(&mut self, group: Option<GroupName>, teller: &Teller, told: Told, late: bool, now: Time) {
+    pub(super) fn record(
+        &mut self,
+        group: Option<GroupName>,
+        reporter: &Reporter,
+        told: OutcomeReport,
+        late: bool,
+        now: Time,
+    ) {
         // Without a group there is nothing to wait for.
         let delayed = told.outcome == Outcome::Retry && !late && group.is_some() && !told.delay.is_zero();
-        let client = teller.client.as_ref().map_or_else(|| teller.peer.clone(), |client| client.as_str().into());
+        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
         self.records.push(NewResult {
             task: told.task,
             group,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Core, GroupInfo, Standing};
+use super::{Core, GroupInfo, TaskState};
 use crate::broker::group::Group;
 use crate::broker::session::{ClientInfo, SessionId};
 use crate::broker::tally::Meter;
@@ -10,7 +10,7 @@ use crate::task::{GroupName, Task, Time};
 
 /// A client that went.
 #[derive(Debug, Clone)]
-pub struct Gone {
+pub struct Disconnected {
     /// As it was at its end; what it held went to others.
     pub client: ClientInfo,
     /// When it went.
@@ -49,17 +49,17 @@ pub struct Overview {
     /// The newest of them, newest first.
     pub clients: Vec<ClientInfo>,
     /// Those that went, newest first. One that is back is not among them.
-    pub gone: Vec<Gone>,
+    pub disconnected: Vec<Disconnected>,
     /// Where each task that was asked for stands with the group that has most to do with it: in flight before waiting before
     /// settled. `None`: there is no group that it is for.
-    pub standings: Vec<Option<Standing>>,
+    pub task_states: Vec<Option<TaskState>>,
     /// What was counted since the start.
     pub meter: Meter,
 }
 
 /// Clients that went, at most, and how long they are remembered.
-const GONE: usize = 200;
-const GONE_MILLIS: i64 = 10 * 60 * 1000;
+const REMEMBERED: usize = 200;
+const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
 
 impl Core {
     /// Everything at this moment, with at most so many clients. Costs time for each group and client: 8 to 12 ms for
@@ -78,8 +78,8 @@ impl Core {
             groups: self.unsorted_groups(now),
             sessions: self.count_sessions(),
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
-            gone: self.gone(now),
-            standings: self.foremost(tasks, now),
+            disconnected: self.disconnected(now),
+            task_states: self.foremost(tasks, now),
             meter: self.meter.clone(),
         }
     }
@@ -102,30 +102,30 @@ impl Core {
     }
 
     /// The clients that went not long ago and are not back, newest first.
-    pub fn gone(&self, now: Time) -> Vec<Gone> {
-        let is_back = |gone: &Gone| gone.client.client.as_ref().is_some_and(|client| self.is_connected(client));
-        let newest = self.gone.iter().rev().take_while(|gone| now.0 - gone.at.0 < GONE_MILLIS);
+    pub fn disconnected(&self, now: Time) -> Vec<Disconnected> {
+        let is_back = |gone: &Disconnected| gone.client.client.as_ref().is_some_and(|client| self.is_connected(client));
+        let newest = self.disconnected.iter().rev().take_while(|gone| now.0 - gone.at.0 < REMEMBERED_MILLIS);
         newest.filter(|gone| !is_back(gone)).cloned().collect()
     }
 
     /// Keeps in mind that this session goes.
-    pub(super) fn remember_gone(&mut self, id: SessionId, now: Time) {
+    pub(super) fn remember_disconnected(&mut self, id: SessionId, now: Time) {
         let Some(client) = self.client(id) else { return };
         // Once for each client that has a name, however often it comes and goes.
         if client.client.is_some() {
-            self.gone.retain(|gone| gone.client.client != client.client);
+            self.disconnected.retain(|gone| gone.client.client != client.client);
         }
-        self.gone.push_back(Gone { client, at: now });
-        if self.gone.len() > GONE {
-            self.gone.pop_front();
+        self.disconnected.push_back(Disconnected { client, at: now });
+        if self.disconnected.len() > REMEMBERED {
+            self.disconnected.pop_front();
         }
     }
 
-    /// See [`Overview::standings`].
-    pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
+    /// See [`Overview::task_states`].
+    pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
         let addressed = |task: &Task| {
             let group = self.names.get(task.spec.to.as_ref()?).and_then(|id| self.groups.get(id))?;
-            Some(self.standing(group, task, now))
+            Some(self.task_state(group, task, now))
         };
         let mut foremost: Vec<_> = tasks.iter().map(addressed).collect();
         let for_everyone = |task: &Task| task.spec.to.is_none();
@@ -144,17 +144,17 @@ impl Core {
             for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
                 // Mostly that is known by then: thousands of groups may be behind.
                 let is_known = match foremost {
-                    Some(Standing::InFlight(..)) => true,
-                    Some(Standing::Waiting(_)) => !group.leases.contains_key(&task.id),
-                    Some(Standing::Settled) => is_through,
+                    Some(TaskState::InFlight(..)) => true,
+                    Some(TaskState::Waiting(_)) => !group.leases.contains_key(&task.id),
+                    Some(TaskState::Settled) => is_through,
                     None => false,
                 };
                 if is_known || !group.wants(task) {
                     continue;
                 }
-                let standing = if is_through { Standing::Settled } else { self.standing(group, task, now) };
-                if foremost.as_ref().is_none_or(|before| rank(&standing) < rank(before)) {
-                    *foremost = Some(standing);
+                let state = if is_through { TaskState::Settled } else { self.task_state(group, task, now) };
+                if foremost.as_ref().is_none_or(|before| rank(&state) < rank(before)) {
+                    *foremost = Some(state);
                 }
             }
         }
@@ -162,10 +162,10 @@ impl Core {
     }
 
     /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
-    pub fn standings_with(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<Standing>> {
+    pub fn states_in(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
         let group = self.names.get(group).and_then(|id| self.groups.get(id));
-        let standing = |task| group.filter(|group| group.wants(task)).map(|group| self.standing(group, task, now));
-        tasks.iter().map(standing).collect()
+        let state = |task| group.filter(|group| group.wants(task)).map(|group| self.task_state(group, task, now));
+        tasks.iter().map(state).collect()
     }
 
     /// Counts what is about to be written down. The outcomes of one group mostly stand together.
@@ -186,10 +186,10 @@ impl Core {
     }
 }
 
-fn rank(standing: &Standing) -> u8 {
-    match standing {
-        Standing::InFlight(..) => 0,
-        Standing::Waiting(_) => 1,
-        Standing::Settled => 2,
+fn rank(state: &TaskState) -> u8 {
+    match state {
+        TaskState::InFlight(..) => 0,
+        TaskState::Waiting(_) => 1,
+        TaskState::Settled => 2,
     }
 }

@@ -8,12 +8,11 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::json::{self, Listed, Stage};
-use super::lists::look;
-use crate::broker::{Core, Standing};
+use crate::broker::{self, BrokerError, TaskState, TasksWithState};
 use crate::server::control::ControlService;
-use crate::server::status::Refusal;
+use crate::server::refusal::Refusal;
 use crate::store::{Reader, StoreError};
-use crate::task::{GroupName, Task, TaskId, Time};
+use crate::task::{GroupName, Task, TaskId};
 
 /// Most rows of a list, and most tasks that the broker is asked about at once: it looks at each of them, with every group.
 pub(super) const MOST: usize = 200;
@@ -66,9 +65,7 @@ impl Wanted {
             let mut oldest = last.id;
             count += page.len();
 
-            let wanted = self.clone();
-            let ask = move |core: &mut Core| wanted.ask(core, page);
-            let (asked, looked) = look(&service.broker, ask).await?;
+            let (asked, looked) = self.ask(&service.broker, page).await?;
             at_broker += looked;
             let wanted = self.clone();
             found.tasks.extend(service.queries.run(move |reader| wanted.list(reader, asked)).await?);
@@ -84,37 +81,38 @@ impl Wanted {
         Ok((found, at_broker))
     }
 
-    /// The tasks that may be wanted, and where they stand.
-    fn ask(&self, core: &Core, mut tasks: Vec<Task>) -> Vec<(Task, Option<Standing>)> {
-        let Some(group) = &self.group else {
-            let standings = core.foremost(&tasks, Time::now());
-            return tasks.into_iter().zip(standings).collect();
-        };
+    /// The tasks that may be wanted, and where they stand; and how long the broker was looked at.
+    async fn ask(
+        &self,
+        broker: &broker::Handle,
+        mut tasks: Vec<Task>,
+    ) -> Result<(TasksWithState, Duration), BrokerError> {
+        let Some(group) = &self.group else { return broker.foremost(tasks).await };
         tasks.retain(|task| task.spec.to.as_ref().is_none_or(|to| to == group));
-        let standings = core.standings_with(group, &tasks, Time::now());
-        let asked = tasks.into_iter().zip(standings);
+        let (mut asked, looked) = broker.states_in(group.clone(), tasks).await?;
         // What is for everyone is not for a group that came later, or never.
-        asked.filter(|(task, standing)| task.spec.to.is_some() || standing.is_some()).collect()
+        asked.retain(|(task, state)| task.spec.to.is_some() || state.is_some());
+        Ok((asked, looked))
     }
 
     /// Those that are wanted, with what came of them. The log is only asked where it matters.
-    fn list(&self, reader: &mut dyn Reader, asked: Vec<(Task, Option<Standing>)>) -> Result<Vec<Listed>, StoreError> {
+    fn list(&self, reader: &mut dyn Reader, asked: TasksWithState) -> Result<Vec<Listed>, StoreError> {
         let mut listed = Vec::new();
-        for (task, standing) in asked.into_iter().filter(|(_, standing)| self.may_be(standing.as_ref())) {
+        for (task, state) in asked.into_iter().filter(|(_, state)| self.may_be(state.as_ref())) {
             let results = json::latest_results(reader, task.id, self.group.as_ref())?;
-            let task = Listed::of(task, standing, results);
+            let task = Listed::of(task, state, results);
             listed.extend(Some(task).filter(|task| self.stage.is_none_or(|wanted| wanted == task.stage())));
         }
         Ok(listed)
     }
 
     /// Whether a task that stands so can be in the state that is wanted. Of one that is with no group only the log knows.
-    fn may_be(&self, standing: Option<&Standing>) -> bool {
-        let Some((wanted, standing)) = self.stage.zip(standing) else { return true };
-        match standing {
-            Standing::InFlight(..) => wanted == Stage::InFlight,
-            Standing::Waiting(_) => wanted == Stage::Waiting,
-            Standing::Settled => matches!(wanted, Stage::Settled | Stage::Dead),
+    fn may_be(&self, state: Option<&TaskState>) -> bool {
+        let Some((wanted, state)) = self.stage.zip(state) else { return true };
+        match state {
+            TaskState::InFlight(..) => wanted == Stage::InFlight,
+            TaskState::Waiting(_) => wanted == Stage::Waiting,
+            TaskState::Settled => matches!(wanted, Stage::Settled | Stage::Dead),
         }
     }
 }

@@ -24,7 +24,7 @@ use crate::broker::Tally;
 use crate::latency::Latency;
 use crate::server::convert;
 use crate::server::machine::Process;
-use crate::server::refusals;
+use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
 use crate::task::{GroupName, Outcome};
 
@@ -95,7 +95,7 @@ fn server(to: &mut Families, face: &Face, now: &Snapshot) {
         to.counter("contact_messages_total", "Messages from clients (in) and to them (out).", &labels, messages);
         to.counter("contact_text_bytes_total", "Bytes of the texts in these messages.", &labels, bytes);
     }
-    for (cause, count) in refusals::all() {
+    for (cause, count) in refusal_counts::all() {
         to.counter(
             "contact_refusals_total",
             "Calls and requests that were refused, or ended.",
@@ -164,11 +164,11 @@ fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
 struct Part {
     tally: Tally,
     /// Not of anonymous clients, which owe nothing.
-    state: Option<Standing>,
+    state: Option<TaskState>,
 }
 
 #[derive(Default)]
-struct Standing {
+struct TaskState {
     clients: usize,
     in_flight: usize,
     lag: u64,
@@ -212,7 +212,7 @@ impl Labelled {
         let total = fieldwise(&now.overview.meter.total, &anonymous.tally, u64::saturating_sub);
         let mut grown = fieldwise(&total, &self.total, u64::saturating_sub);
         self.total = total;
-        let mut others = Part { tally: Tally::default(), state: Some(Standing::default()) };
+        let mut others = Part { tally: Tally::default(), state: Some(TaskState::default()) };
         let mut parts = Vec::new();
         for group in &now.groups {
             let (name, tally) = (&group.info.name, &group.info.tally);

@@ -17,7 +17,7 @@ use super::tasks::{self, Wanted};
 use super::{Answer, Face};
 use crate::server::control::optional_group;
 use crate::server::operate;
-use crate::server::status::Refusal;
+use crate::server::refusal::Refusal;
 use crate::task::{TaskId, Time};
 use crate::wire::control as pb;
 

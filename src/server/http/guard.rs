@@ -14,8 +14,8 @@ use grpcio::RpcStatusCode as Code;
 
 use super::{Face, events};
 use crate::server::about::About;
-use crate::server::refusals;
-use crate::server::status::Refusal;
+use crate::server::refusal::Refusal;
+use crate::server::refusal_counts;
 
 /// For an answer. What an operator asked for may still be done after that.
 const ANSWER: Duration = Duration::from_secs(15);
@@ -30,7 +30,7 @@ pub(super) struct Refused {
 impl Refused {
     /// `cause` is for the metrics.
     pub(super) fn new(status: StatusCode, cause: &'static str, why: impl ToString) -> Refused {
-        refusals::count(cause);
+        refusal_counts::count(cause);
         Refused { status, why: why.to_string() }
     }
 

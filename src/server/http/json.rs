@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::count;
 use super::follow::Last;
-use crate::broker::{ClientInfo, Standing};
+use crate::broker::{ClientInfo, TaskState};
 use crate::server::convert;
 use crate::server::operate;
 use crate::store::{Reader, StoreError};
@@ -115,15 +115,15 @@ pub(super) fn latest_results(
 
 impl Listed {
     /// `results` are the newest, newest first; `standing` that of the group which has most to do with it, or which was asked for.
-    pub(super) fn of(task: task::Task, standing: Option<Standing>, mut results: Vec<TaskResult>) -> Listed {
+    pub(super) fn of(task: task::Task, standing: Option<TaskState>, mut results: Vec<TaskResult>) -> Listed {
         results.reverse();
         let last = results.iter().rfind(|entry| !entry.result.late);
         let is_dead = || operate::settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
         let state = match standing {
-            Some(Standing::InFlight(..)) => Stage::InFlight,
-            Some(Standing::Waiting(_)) => Stage::Waiting,
-            Some(Standing::Settled) if is_dead() => Stage::Dead,
-            Some(Standing::Settled) => Stage::Settled,
+            Some(TaskState::InFlight(..)) => Stage::InFlight,
+            Some(TaskState::Waiting(_)) => Stage::Waiting,
+            Some(TaskState::Settled) if is_dead() => Stage::Dead,
+            Some(TaskState::Settled) => Stage::Settled,
             // Only anonymous clients, or nobody yet.
             None if last.is_some() => Stage::Settled,
             None => Stage::Waiting,

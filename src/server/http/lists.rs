@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
 
 use super::live::BROKER_SHARE;
-use crate::broker::{self, BrokerError, Core};
 
 /// Lists of one snapshot that are kept.
 const KEPT: usize = 16;
@@ -61,18 +60,6 @@ impl<K: Eq + Hash, V> Lists<K, V> {
         made.lists.insert(key, list.clone());
         Ok(list)
     }
-}
-
-/// Looks at the state of the broker, and says how long that took there.
-pub(super) async fn look<T: Send + 'static>(
-    broker: &broker::Handle,
-    work: impl FnOnce(&mut Core) -> T + Send + 'static,
-) -> Result<(T, Duration), BrokerError> {
-    let timed = |core: &mut Core| {
-        let began = Instant::now();
-        (work(core), began.elapsed())
-    };
-    broker.with(timed).await
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use super::guard::Refused;
 macro_rules! files {
     ($($name:literal),* $(,)?) => {
         /// By their paths below `/assets/`. A test sees to it that no file of the folder is missing.
-        static FILES: &[(&str, &[u8])] = &[$(($name, include_bytes!(concat!("page/", $name)))),*];
+        static FILES: &[(&str, &[u8])] = &[$(($name, include_bytes!(concat!("../../page/", $name)))),*];
     };
 }
 
@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn every_file_of_the_folder_is_in_the_binary() {
         let mut there = BTreeSet::new();
-        files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/server/ops/page"), "", &mut there);
+        files_below(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src/page"), "", &mut there);
         assert_eq!(FILES.iter().map(|(name, _)| (*name).to_owned()).collect::<BTreeSet<_>>(), there);
     }
 

@@ -9,7 +9,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
-use super::refusals;
+use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
 use crate::task::{Name, NameError, TaskId};
@@ -60,8 +60,6 @@ pub(super) enum Refusal {
     },
     #[error("task {0} is no dead letter of group {1}")]
     NotDead(TaskId, Name),
-    #[error(transparent)]
-    Group(#[from] GroupError),
     #[error(transparent)]
     Broker(#[from] BrokerError),
     #[error(transparent)]
@@ -141,8 +139,8 @@ impl Refusal {
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
-            Refusal::Group(GroupError::Unknown(_)) => Reason::GROUP_UNKNOWN,
-            Refusal::Group(GroupError::InUse(..)) => Reason::GROUP_IN_USE,
+            Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
+            Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) => match e {
                 StoreError::Closed => Reason::SERVER_STOPPING,
@@ -166,8 +164,10 @@ impl Refusal {
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
             Refusal::NotDead(id, group) => &[("task", id), ("group", group)],
-            Refusal::Group(GroupError::Unknown(group)) => &[("group", group)],
-            Refusal::Group(GroupError::InUse(group, clients)) => &[("group", group), ("clients", clients)],
+            Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => &[("group", group)],
+            Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {
+                &[("group", group), ("clients", clients)]
+            }
             _ => &[],
         };
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_string())).collect()
@@ -192,7 +192,7 @@ impl Refusal {
         match self {
             Refusal::NoSuchTask(id, _) => Some(("task", id.to_string())),
             Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
-            Refusal::Group(GroupError::Unknown(group)) => Some(("group", group.to_string())),
+            Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
             _ => None,
         }
@@ -261,7 +261,7 @@ fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
 
 impl From<Refusal> for RpcStatus {
     fn from(refusal: Refusal) -> RpcStatus {
-        refusals::count(refusal.cause());
+        refusal_counts::count(refusal.cause());
         let code = refusal.code();
         let status =
             Status { code: code.into(), message: refusal.to_string(), details: refusal.details(), ..Status::default() };

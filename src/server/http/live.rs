@@ -16,17 +16,17 @@ use super::follow::{Followed, News};
 use super::guard;
 use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
-use super::lists::{Lists, look};
+use super::lists::Lists;
 use super::tasks::{Found, Wanted};
-use crate::broker::{BrokerError, ClientInfo, Core, Gone, Meter, Overview};
+use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::control::ControlService;
 use crate::server::health::{self, Health};
 use crate::server::machine::Disk;
-use crate::server::status::Refusal;
+use crate::server::refusal::Refusal;
 use crate::store::Positions;
-use crate::task::{TaskId, Time};
+use crate::task::TaskId;
 
 /// How often there is one.
 const EVERY: Duration = Duration::from_secs(1);
@@ -160,7 +160,7 @@ impl Live {
 
     /// Counts, without looking at anything else.
     async fn sample(&self) -> Result<Sample, Refusal> {
-        let meter = self.0.service.broker.with(|core| core.meter().clone()).await?;
+        let meter = self.0.service.broker.meter().await?;
         Ok(self.sample_of(meter))
     }
 
@@ -181,9 +181,7 @@ impl Live {
         };
         let service = &self.0.service;
         let recent = service.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
-        let asked = recent.clone();
-        let overview = move |core: &mut Core| core.overview(&asked, SHOWN, Time::now());
-        let (mut overview, looked) = look(&service.broker, overview).await?;
+        let (mut overview, looked) = service.broker.overview(recent.clone(), SHOWN).await?;
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
@@ -198,9 +196,9 @@ impl Live {
         };
         let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
         self.followed().take(news);
-        let clients = self.with_last(&overview.clients, &overview.gone).take(SHOWN).collect();
-        let recent = recent.into_iter().zip(take(&mut overview.standings)).zip(outcomes);
-        let recent = recent.map(|((task, standing), outcomes)| json::Listed::of(task, standing, outcomes)).collect();
+        let clients = self.with_last(&overview.clients, &overview.disconnected).take(SHOWN).collect();
+        let recent = recent.into_iter().zip(take(&mut overview.task_states)).zip(outcomes);
+        let recent = recent.map(|((task, state), outcomes)| json::Listed::of(task, state, outcomes)).collect();
 
         let totals = totals(&now.positions, &overview, &groups);
         let point = Point::between(&before, &now, &totals);
@@ -246,9 +244,8 @@ impl Live {
     /// Clients, connected or gone, with what they said last as far as it was followed; not older than [`Live::fresh`].
     pub(super) async fn clients(&self) -> Result<Arc<Vec<json::Client>>, guard::Refused> {
         let newest = self.fresh().await?;
-        let list = |core: &mut Core| (core.clients(), core.gone(Time::now()));
         let clients = async {
-            let ((connected, gone), looked) = look(&self.0.service.broker, list).await?;
+            let ((connected, gone), looked) = self.0.service.broker.all_clients().await?;
             Ok::<_, Refusal>((self.with_last(connected.iter().rev(), &gone).collect(), looked))
         };
         Ok(self.0.clients.get(newest.made, (), clients).await?)
@@ -264,7 +261,7 @@ impl Live {
     fn with_last<'a>(
         &'a self,
         connected: impl IntoIterator<Item = &'a ClientInfo>,
-        gone: &'a [Gone],
+        gone: &'a [Disconnected],
     ) -> impl Iterator<Item = json::Client> {
         let followed = self.followed();
         let connected = connected.into_iter().map(|client| (client, None));
@@ -349,7 +346,7 @@ impl Snapshot {
             step: self.step.as_ref(),
             groups: groups[..shown].iter().map(|group| json::Group::from(*group)).collect(),
             groups_left_out: groups.len() - shown,
-            clients_left_out: self.overview.sessions.total() + self.overview.gone.len() - self.clients.len(),
+            clients_left_out: self.overview.sessions.total() + self.overview.disconnected.len() - self.clients.len(),
             clients: self.clients.clone(),
             recent: &self.recent,
         }

@@ -1,0 +1,296 @@
+//! The one door to the broker: every verb that a gRPC handler, a page or a thread of the server may use.
+
+use std::mem;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::Sender;
+use futures::channel::oneshot;
+
+use super::core::{Config, Core, Disconnected, GroupInfo, OutcomeReport, Overview, Reporter, TaskState};
+use super::outbox::Inbox;
+use super::session::{ClientInfo, Join, SessionId};
+use super::tally::Meter;
+use super::{Answer, BrokerError};
+use crate::mailbox;
+use crate::store::{self, Accepted, StoreError};
+use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
+
+pub(super) type Reply<T> = oneshot::Sender<T>;
+
+/// What the broker's thread is asked.
+pub(super) enum Command {
+    Join(Box<Join>, Reply<(SessionId, Inbox)>),
+    Leave(SessionId, &'static str),
+    Room(SessionId, u64),
+    ReporterCame(Arc<str>),
+    Report(Arc<Reporter>, Vec<OutcomeReport>),
+    /// A short look at the state, or a change of it.
+    With(Box<dyn FnOnce(&mut Core) + Send>),
+    Flush(Reply<Result<(), StoreError>>),
+    Read(Answer),
+    Drain,
+    Stop,
+}
+
+/// Reporters that have gone, by their address. The broker's thread takes them at its next round.
+///
+/// Beside the mailbox, because a guard that is dropped cannot wait for room there. There are at most as many as calls were open.
+#[derive(Default)]
+pub(super) struct Departed(Mutex<Vec<Arc<str>>>);
+
+impl Departed {
+    fn push(&self, peer: Arc<str>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
+    }
+
+    pub(super) fn take(&self) -> Vec<Arc<str>> {
+        mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Talks to the broker. Cheap to clone. Its futures never wait on their thread.
+#[derive(Clone)]
+pub struct Handle {
+    pub(super) mailbox: mailbox::Sender<Command>,
+    pub(super) store: store::Handle,
+    pub(super) departed: Arc<Departed>,
+    /// Wakes the broker's thread, so that it looks at everything that is new.
+    pub(super) doorbell: Sender<()>,
+}
+
+/// One call that reports outcomes. The broker knows of it until this is dropped, whatever ends the call.
+pub struct Reporting {
+    broker: Handle,
+    reporter: Arc<Reporter>,
+}
+
+impl Reporting {
+    /// A client says what came of tasks. [`Reporting::flushed`] says when that is on disk.
+    pub async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), BrokerError> {
+        self.broker.send(Command::Report(self.reporter.clone(), reports)).await
+    }
+
+    /// Resolves when everything that was reported so far is on disk.
+    pub async fn flushed(&self) -> Result<(), BrokerError> {
+        self.broker.flushed().await
+    }
+}
+
+impl Drop for Reporting {
+    fn drop(&mut self) {
+        self.broker.departed.push(self.reporter.peer.clone());
+        // One ring that waits is enough.
+        let _ = self.broker.doorbell.try_send(());
+    }
+}
+
+/// For the streams of clients.
+impl Handle {
+    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
+    pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
+        self.ask(|reply| Command::Join(Box::new(join), reply)).await
+    }
+
+    /// The stream of this session ended; `why` goes into the log.
+    pub async fn leave(&self, session: SessionId, why: &'static str) {
+        let _ = self.send(Command::Leave(session, why)).await;
+    }
+
+    /// The stream of this session has taken so many bytes in all.
+    pub async fn room(&self, session: SessionId, taken: u64) {
+        let _ = self.send(Command::Room(session, taken)).await;
+    }
+
+    /// A client is going to report outcomes.
+    pub async fn reporting(&self, reporter: Reporter) -> Result<Reporting, BrokerError> {
+        self.send(Command::ReporterCame(reporter.peer.clone())).await?;
+        Ok(Reporting { broker: self.clone(), reporter: Arc::new(reporter) })
+    }
+
+    /// Writes down what clients say of themselves, and resolves when it is on disk.
+    pub async fn record_statuses(&self, statuses: Vec<NewStatus>) -> Result<(), BrokerError> {
+        Ok(self.store.report(statuses).await?)
+    }
+
+    /// The newest task that was accepted; 0 before the first.
+    pub fn newest_task(&self) -> TaskId {
+        self.store.tail().positions().task
+    }
+}
+
+/// For those who submit.
+impl Handle {
+    /// See [`store::Handle::submit`].
+    pub async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, BrokerError> {
+        Ok(self.store.submit(tasks).await?)
+    }
+
+    /// See [`store::Handle::begin_submit`].
+    pub async fn begin_submit(
+        &self,
+        tasks: Vec<NewTask>,
+    ) -> Result<impl Future<Output = Result<Accepted, StoreError>> + Send + use<>, BrokerError> {
+        Ok(self.store.begin_submit(tasks).await?)
+    }
+}
+
+/// What operators change. Each verb resolves when the change is on disk.
+impl Handle {
+    /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
+    pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
+        // First for those who have not read it yet, and for those who come later.
+        self.store.expire(task.id, Some(Time::now())).await?;
+        self.change(move |core| core.cancel(&task, Time::now())).await
+    }
+
+    /// Gives a task to groups again that have settled it, with fresh attempts; says to how many.
+    pub async fn revive(&self, task: Task, groups: Vec<GroupName>) -> Result<usize, BrokerError> {
+        if task.spec.expires_at.is_some_and(|at| at <= Time::now()) {
+            self.store.expire(task.id, None).await?;
+        }
+        self.change(move |core| groups.iter().filter(|name| core.revive(name, &task, Time::now())).count()).await
+    }
+
+    /// Takes a dead letter off the list.
+    pub async fn drop_dead(&self, task: TaskId, group: GroupName) -> Result<(), BrokerError> {
+        self.change(move |core| core.drop_dead(&group, task, Time::now())).await
+    }
+
+    /// Stops or resumes the delivery of tasks to a group.
+    pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<(), BrokerError> {
+        Ok(self.change(move |core| core.pause(&group, paused, Time::now())).await??)
+    }
+
+    /// Removes a group that no client uses.
+    pub async fn remove_group(&self, group: GroupName) -> Result<(), BrokerError> {
+        Ok(self.change(move |core| core.remove_group(&group)).await??)
+    }
+
+    /// Takes other settings, for what comes from now on.
+    pub async fn reconfigure(&self, config: Config) -> Result<(), BrokerError> {
+        self.with(move |core| core.reconfigure(config)).await
+    }
+}
+
+/// What there is to see.
+impl Handle {
+    /// How it is set now.
+    pub async fn config(&self) -> Result<Config, BrokerError> {
+        self.with(|core| core.config().clone()).await
+    }
+
+    /// The connected clients, oldest stream first.
+    pub async fn clients(&self) -> Result<Vec<ClientInfo>, BrokerError> {
+        self.with(|core| core.clients()).await
+    }
+
+    /// How many clients are connected.
+    pub async fn connected(&self) -> Result<usize, BrokerError> {
+        self.with(|core| core.connected()).await
+    }
+
+    /// The groups that have a name, by name.
+    pub async fn groups(&self) -> Result<Vec<GroupInfo>, BrokerError> {
+        self.with(|core| core.groups(Time::now())).await
+    }
+
+    /// Where a task stands with each group that it is for; by name.
+    pub async fn task_states(&self, task: Task) -> Result<Vec<(GroupName, TaskState)>, BrokerError> {
+        self.with(move |core| core.task_states(&task, Time::now())).await
+    }
+
+    /// Every task up to here is settled by every group there is.
+    pub async fn settled_floor(&self) -> Result<TaskId, BrokerError> {
+        self.with(|core| core.settled_floor()).await
+    }
+
+    /// What was counted since the start.
+    pub async fn meter(&self) -> Result<Meter, BrokerError> {
+        self.with(|core| core.meter().clone()).await
+    }
+}
+
+/// The same for lists that are made again and again. Each says for how long the broker was kept from other work, so that whoever
+/// asks can leave it alone for long enough.
+impl Handle {
+    /// Everything at this moment, with at most so many clients; see [`Overview`].
+    pub async fn overview(&self, tasks: Vec<Task>, clients: usize) -> Result<(Overview, Duration), BrokerError> {
+        self.timed(move |core| core.overview(&tasks, clients, Time::now())).await
+    }
+
+    /// The connected clients, oldest stream first; and those that went not long ago, newest first.
+    pub async fn all_clients(&self) -> Result<((Vec<ClientInfo>, Vec<Disconnected>), Duration), BrokerError> {
+        self.timed(|core| (core.clients(), core.disconnected(Time::now()))).await
+    }
+
+    /// See [`Overview::task_states`].
+    pub async fn foremost(&self, tasks: Vec<Task>) -> Result<(TasksWithState, Duration), BrokerError> {
+        let work = |core: &mut Core| {
+            let states = core.foremost(&tasks, Time::now());
+            tasks.into_iter().zip(states).collect()
+        };
+        self.timed(work).await
+    }
+
+    /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
+    pub async fn states_in(
+        &self,
+        group: GroupName,
+        tasks: Vec<Task>,
+    ) -> Result<(TasksWithState, Duration), BrokerError> {
+        let work = move |core: &mut Core| {
+            let states = core.states_in(&group, &tasks, Time::now());
+            tasks.into_iter().zip(states).collect()
+        };
+        self.timed(work).await
+    }
+}
+
+/// Tasks, each with where it stands.
+pub type TasksWithState = Vec<(Task, Option<TaskState>)>;
+
+impl Handle {
+    /// Resolves when everything that was recorded so far is on disk.
+    async fn flushed(&self) -> Result<(), BrokerError> {
+        Ok(self.ask(Command::Flush).await??)
+    }
+
+    async fn change<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        let changed = self.with(work).await?;
+        self.flushed().await?;
+        Ok(changed)
+    }
+
+    async fn timed<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<(T, Duration), BrokerError> {
+        self.with(|core| {
+            let began = Instant::now();
+            (work(core), began.elapsed())
+        })
+        .await
+    }
+
+    /// `work` runs on the broker's thread: it is to be short.
+    async fn with<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.ask(|reply| Command::With(Box::new(move |core| drop(reply.send(work(core)))))).await
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BrokerError> {
+        let (reply, answer) = oneshot::channel();
+        self.send(command(reply)).await?;
+        answer.await.map_err(|_| BrokerError::Stopped)
+    }
+
+    async fn send(&self, command: Command) -> Result<(), BrokerError> {
+        self.mailbox.send_async(command).await.map_err(|_| BrokerError::Stopped)
+    }
+}

@@ -73,6 +73,13 @@ impl Python {
         Program::spawn("conventions.py", &mut command).unwrap()
     }
 
+    /// A program that uses the whole of `proto/contact.proto`.
+    #[track_caller]
+    pub fn program(&self, name: &str, file: &Path, args: &[&str]) -> Program {
+        let mut command = self.python("whole");
+        Program::spawn(name, command.arg(file).args(args).env("PYTHONIOENCODING", "utf-8")).unwrap()
+    }
+
     /// A Python that finds the stubs.
     fn python(&self, stubs: &str) -> Command {
         let stubs = self.folder.join(stubs);

@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { contrasts, sideways } from './measure.mjs';
 
 const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'dead', 'submit'];
@@ -388,4 +390,29 @@ export async function looks({ open, go, shot }) {
   assert.notEqual(await ground(), before);
   await page.reload();
   assert.notEqual(await ground(), before, 'the theme is remembered');
+}
+
+/** The overview while a fleet is at work, down to the tasks: what is below names folders of this machine. */
+export async function picture({ open, reached }) {
+  const page = await open('#/', { viewport: { width: 1280, height: 1600 }, colorScheme: 'light' });
+  await live(page);
+  const submit = (text, to) => page.request.post(`${process.env.CONTACT_PAGE}/api/tasks`, { headers: { 'x-contact': '1' }, data: { text, to } });
+  const seconds = Number(process.env.CONTACT_SECONDS);
+  for (let second = 0; second < seconds; second += 1) {
+    // A load that swells and ebbs, for three groups.
+    const load = 12 + 8 * Math.sin(second / 20) + 3 * Math.sin(second / 3);
+    for (let i = 0; i < load; i += 1) {
+      const number = 4000 + second * 20 + i;
+      const [text, to] = [[`resize IMG_${number}.CR2`, 'thumbnails'], [`letter ${number}`, 'letters'], [`index page ${number}`, 'search']][i % 3];
+      assert.ok((await submit(text, to)).ok());
+    }
+    if (second % Math.ceil(seconds / 3) === 0) await submit('letter to nobody', 'letters');
+    if (second % 10 === 0) reached(`${second} seconds`);
+    await sleep(1000);
+  }
+  await says(page, 'h1, .issue', /dead letters? of letters/);
+  const below = await page.getByRole('heading', { name: 'This server' }).boundingBox();
+  await page.mouse.move(0, 0);
+  const path = join(process.env.CONTACT_SHOTS, 'picture.png');
+  await page.screenshot({ path, clip: { x: 0, y: 0, width: 1280, height: Math.floor(below.y) - 8 } });
 }

@@ -27,6 +27,11 @@ impl Browser {
         super::or_skipped(READY.get_or_init(prepare))
     }
 
+    /// A picture that a scene has made.
+    pub fn picture(&self, name: &str) -> PathBuf {
+        self.folder.join(name).with_extension("png")
+    }
+
     /// Starts a scene of `tests/browser/scenes.mjs` on the page of `server`, when no other is being played: a browser wants a
     /// core for itself.
     #[track_caller]

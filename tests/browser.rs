@@ -2,18 +2,18 @@
 //!
 //! What is done and seen in the browser stands in `tests/browser/scenes.mjs`; here stands what happens meanwhile. How each
 //! view looks is kept as pictures, in `browser/` of the target folder.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+mod driver;
 
 use std::path::Path;
 use std::process::Command;
 use std::{env, fs};
 
-use common::browser::Browser;
-use common::program::Program;
-use common::server::Server;
 use serde_json::json;
+
+use crate::common::program::Program;
+use crate::common::server::Server;
+use driver::Browser;
 
 #[test]
 fn a_task_submitted_on_the_page_reaches_a_worker_and_its_result_shows_up() {

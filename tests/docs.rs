@@ -1,5 +1,4 @@
 //! What the documents say of the project is so.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -8,7 +7,7 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The sources of the test program `tests/NAME.rs` or `tests/NAME/`.
+/// The sources of the tests `NAME::…`: `tests/NAME.rs` and `tests/NAME/`, whichever program runs them.
 fn sources(name: &str) -> String {
     let folder = fs::read_dir(root().join("tests").join(name)).into_iter().flatten().map(|entry| entry.unwrap().path());
     let files: Vec<PathBuf> = folder.chain([root().join(format!("tests/{name}.rs"))]).collect();
@@ -25,6 +24,19 @@ fn every_promise_names_tests_that_exist() {
     let missing: Vec<_> =
         named.into_iter().filter(|(file, test)| !sources(file).contains(&format!("fn {test}("))).collect();
     assert!(missing.is_empty(), "no such tests: {missing:?}");
+}
+
+#[test]
+fn every_file_of_tests_is_run() {
+    let read = |file: &Path| fs::read_to_string(file).unwrap();
+    let programs = ["pure", "system"].map(|name| root().join(format!("tests/{name}.rs")));
+    let declared = programs.each_ref().map(|program| read(program)).concat();
+    let files = fs::read_dir(root().join("tests")).unwrap().map(|entry| entry.unwrap().path());
+    let modules = files.filter(|file| file.extension().is_some_and(|kind| kind == "rs") && !programs.contains(file));
+    let lost: Vec<_> = modules
+        .filter(|file| !declared.contains(&format!("\nmod {};\n", file.file_stem().unwrap().display())))
+        .collect();
+    assert!(lost.is_empty(), "modules of no program of tests: {lost:?}");
 }
 
 #[test]

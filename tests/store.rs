@@ -1,5 +1,4 @@
 //! What the store promises, of SQLite and of its twin in memory.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;

@@ -11,7 +11,7 @@ use contact::broker::{Action, Closed, Config, Core, Delivery, Join, OutcomeRepor
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
-use crate::model::{Logged, Model};
+use super::model::{Logged, Model};
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
 pub(crate) const ROOM: u64 = 64 * 1024;

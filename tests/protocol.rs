@@ -1,14 +1,11 @@
 //! The client that `docs/protocol.md` shows, against the real server: the text is taken from the page and run.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use common::program::Program;
-use common::python::Python;
-use common::server::Server;
+use crate::common::program::Program;
+use crate::common::server::Server;
+use crate::interop::python::Python;
 use serde_json::Value;
 use tempfile::TempDir;
 

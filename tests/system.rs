@@ -14,5 +14,6 @@ mod ctl;
 mod http;
 mod interop;
 mod network;
+mod protocol;
 mod rig;
 mod server;

@@ -392,7 +392,7 @@ export async function looks({ open, go, shot }) {
   assert.notEqual(await ground(), before, 'the theme is remembered');
 }
 
-/** The overview while a fleet is at work, down to the tasks: what is below names folders of this machine. */
+/** The upper part of the overview while a fleet is at work. */
 export async function picture({ open, reached }) {
   const page = await open('#/', { viewport: { width: 1280, height: 1600 }, colorScheme: 'light' });
   await live(page);
@@ -411,7 +411,7 @@ export async function picture({ open, reached }) {
     await sleep(1000);
   }
   await says(page, 'h1, .issue', /dead letters? of letters/);
-  const below = await page.getByRole('heading', { name: 'This server' }).boundingBox();
+  const below = await page.getByRole('heading', { name: 'Tasks', exact: true }).boundingBox();
   await page.mouse.move(0, 0);
   const path = join(process.env.CONTACT_SHOTS, 'picture.png');
   await page.screenshot({ path, clip: { x: 0, y: 0, width: 1280, height: Math.floor(below.y) - 8 } });

@@ -78,7 +78,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Which tasks of a group go first. Within a class, the oldest first.
+/// Which tasks of a group go first. Within a priority, the oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Priority {
     /// Before all normal ones.
@@ -90,7 +90,12 @@ pub enum Priority {
     Low,
 }
 
-/// A task that somebody wants accepted.
+impl Priority {
+    /// All of them, in the order in which tasks go out. `priority as usize` is its place here.
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+}
+
+/// A task that is to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewTask {
     /// What to do.
@@ -105,7 +110,7 @@ pub struct NewTask {
     pub expires_at: Option<Time>,
     /// Deliveries to a group before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
-    /// Its class.
+    /// Which tasks it goes before.
     pub priority: Priority,
 }
 

@@ -753,7 +753,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         paused: false,
         last_used: now,
         cursors: [OPEN; 3],
-        settled: vec![],
+        taken_up: vec![],
         open: (1..=OPEN).map(|id| OpenTask { id, attempts: 0, not_before: far }).collect(),
     };
     let positions = Positions { task: OPEN, ..Positions::default() };

@@ -106,7 +106,7 @@ fn group(group: &str) -> GroupState {
         paused: true,
         last_used: Time(7),
         cursors: [9, 5, 6],
-        settled: vec![(7, 9), (11, 11)],
+        taken_up: vec![(7, 9), (11, 11)],
         open: vec![
             OpenTask { id: 6, attempts: 2, not_before: Some(Time(99)) },
             OpenTask { id: 10, attempts: 1, not_before: None },
@@ -114,10 +114,10 @@ fn group(group: &str) -> GroupState {
     }
 }
 
-fn backlog(group: Option<&str>, class: Priority) -> Backlog {
+fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
     Backlog {
         group: group.map(name),
-        class,
+        priority,
         after: 0,
         upto: u64::MAX,
         broadcast_after: 0,
@@ -262,19 +262,19 @@ for_both! {
         assert_eq!(ask(Backlog { after: 2, upto: 4, ..mine.clone() }), (vec![4], 4));
         assert_eq!(ask(Backlog { after: 5, ..mine.clone() }), (vec![], 5));
         assert_eq!(ask(Backlog { limit: 2, ..mine.clone() }), (vec![1, 2], 2));
-        assert_eq!(ask(Backlog { class: Priority::High, ..mine }), (vec![], 5));
+        assert_eq!(ask(Backlog { priority: Priority::High, ..mine }), (vec![], 5));
     }
 
     fn each_class_has_a_backlog_of_its_own(place) {
         let (_store, handle) = place.start();
-        let classes = [Priority::High, Priority::Normal, Priority::Low];
+        let priorities = [Priority::High, Priority::Normal, Priority::Low];
         for _ in 0..2 {
-            submit(&handle, classes.iter().flat_map(|c| [of_class(*c, None), of_class(*c, Some("g"))]).collect());
+            submit(&handle, priorities.iter().flat_map(|c| [of_class(*c, None), of_class(*c, Some("g"))]).collect());
         }
         let mut reader = handle.reader().unwrap();
-        for (class, expected) in classes.iter().zip([[1, 2, 7, 8], [3, 4, 9, 10], [5, 6, 11, 12]]) {
-            assert_eq!(ids(&reader.backlog(&backlog(Some("g"), *class)).unwrap().tasks), expected);
-            let newer = Backlog { broadcast_after: 6, ..backlog(None, *class) };
+        for (priority, expected) in priorities.iter().zip([[1, 2, 7, 8], [3, 4, 9, 10], [5, 6, 11, 12]]) {
+            assert_eq!(ids(&reader.backlog(&backlog(Some("g"), *priority)).unwrap().tasks), expected);
+            let newer = Backlog { broadcast_after: 6, ..backlog(None, *priority) };
             assert_eq!(ids(&reader.backlog(&newer).unwrap().tasks), [expected[2]]);
         }
     }
@@ -414,7 +414,7 @@ for_both! {
 
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
-        let fresh = GroupState { paused: false, settled: vec![], open: vec![], ..group("fresh") };
+        let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
         handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
         handle.checkpoint(vec![fresh.clone()]);
         handle.forget_group(name("gone"));

@@ -141,7 +141,7 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
         let first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
         oldest = [oldest, first].into_iter().flatten().min();
     }
-    lag = lag.saturating_sub(info.settled_ahead as u64);
+    lag = lag.saturating_sub(info.taken_up as u64);
     if lag == 0 {
         oldest = None;
     }

@@ -77,7 +77,7 @@ async fn carry(
                     count += 1;
                     send(sink, inbox, message).await?;
                     if let Some(taken) = inbox.took(cost) {
-                        service.broker.room(session, taken).await;
+                        service.broker.stream_took(session, taken).await;
                     }
                 }
                 service.traffic.count(Flow::Tasks, count, bytes);

@@ -44,7 +44,7 @@ pub struct GroupState {
     /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
     pub cursors: [TaskId; 3],
     /// Tasks behind the cursor of their class that are settled, or stand in `open`: ranges, both ends included, in order.
-    pub settled: Vec<(TaskId, TaskId)>,
+    pub taken_up: Vec<(TaskId, TaskId)>,
     /// Tasks that were delivered, or whose time had not come, and are not settled.
     pub open: Vec<OpenTask>,
 }
@@ -203,7 +203,7 @@ pub struct Backlog {
     /// The group. `None`: an anonymous reader, which only gets what is for everyone.
     pub group: Option<GroupName>,
     /// The class.
-    pub class: Priority,
+    pub priority: Priority,
     /// Only what stands behind this.
     pub after: TaskId,
     /// Only what stands up to this.

@@ -168,7 +168,7 @@ impl Reader for Memory {
         let wanted = behind(&rows.tasks, backlog.after, |t| t.id)
             .iter()
             .take_while(|t| t.id <= backlog.upto)
-            .filter(|t| t.spec.priority == backlog.class)
+            .filter(|t| t.spec.priority == backlog.priority)
             .filter(|t| match &t.spec.to {
                 None => t.id > backlog.broadcast_after,
                 to => *to == backlog.group,

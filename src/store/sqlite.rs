@@ -272,7 +272,7 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
                     state.paused,
                     state.last_used.0,
                     serde_json::json!(state.cursors).to_string(),
-                    serde_json::json!(state.settled).to_string(),
+                    serde_json::json!(state.taken_up).to_string(),
                     serde_json::json!(open).to_string(),
                 ])?;
             }
@@ -347,7 +347,7 @@ fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
             paused: row.get(3)?,
             last_used: Time(row.get(4)?),
             cursors: reader::json(row, 5)?,
-            settled: reader::json(row, 6)?,
+            taken_up: reader::json(row, 6)?,
             open: open.collect(),
         })
     })?;

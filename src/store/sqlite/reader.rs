@@ -157,7 +157,7 @@ impl Reader for SqliteReader {
 fn bounds(backlog: &Backlog) -> impl Params {
     (
         backlog.group.as_ref().map(GroupName::as_str),
-        priority_number(backlog.class),
+        priority_number(backlog.priority),
         int(backlog.after),
         int(backlog.upto),
         int(backlog.broadcast_after),

@@ -1,7 +1,9 @@
 //! What the documents say of the project is so.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -52,5 +54,30 @@ fn links_between_the_documents_lead_somewhere() {
                 assert!(target.exists(), "{} links to {link}, which is not there", path.display());
             }
         }
+    }
+}
+
+/// The names of all packages that the library needs with these features.
+fn packages(features: &str) -> BTreeSet<String> {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--no-default-features", "--features", features, "-e", "normal"])
+        .args(["--prefix", "none", "--format", "{p}", "--offline"])
+        .current_dir(root())
+        .output()
+        .unwrap();
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let lines = String::from_utf8(tree.stdout).unwrap();
+    lines.lines().filter_map(|line| line.split(' ').next()).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_client_alone_brings_no_database_no_http_and_no_terminal() {
+    let others = ["rusqlite", "axum", "hyper", "tokio", "ratatui", "clap", "toml", "indicatif", "prometheus"];
+    let all = packages("client,server,ctl");
+    let client = packages("client");
+    assert!(client.contains("grpcio"), "{client:?}");
+    for package in others {
+        assert!(all.contains(package), "{package} is not there by this name any more");
+        assert!(!client.contains(package), "{package} comes with the client");
     }
 }

@@ -9,23 +9,41 @@ fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-/// The sources of the tests `NAME::…`: `tests/NAME.rs` and `tests/NAME/`, whichever program runs them.
+fn read(file: &str) -> String {
+    fs::read_to_string(root().join(file)).unwrap()
+}
+
+/// What stands between backticks.
+fn quoted(text: &str) -> impl Iterator<Item = &str> {
+    text.split('`').skip(1).step_by(2)
+}
+
+/// The sources of the tests `NAME::…`: `tests/NAME.rs` and `tests/NAME/`, whichever program runs them; or a file of `src/`.
 fn sources(name: &str) -> String {
+    if name.ends_with(".rs") {
+        return read(name);
+    }
     let folder = fs::read_dir(root().join("tests").join(name)).into_iter().flatten().map(|entry| entry.unwrap().path());
     let files: Vec<PathBuf> = folder.chain([root().join(format!("tests/{name}.rs"))]).collect();
     files.iter().filter_map(|file| fs::read_to_string(file).ok()).collect()
 }
 
 #[test]
-fn every_promise_names_tests_that_exist() {
-    let text = fs::read_to_string(root().join("docs/semantics.md")).unwrap();
-    let quoted = text.split('`').skip(1).step_by(2);
-    let named: Vec<_> =
-        quoted.filter_map(|quoted| quoted.split_once("::")).filter(|(file, _)| *file != "file").collect();
-    assert!(named.len() > 20, "the promises name their tests: {named:?}");
-    let missing: Vec<_> =
-        named.into_iter().filter(|(file, test)| !sources(file).contains(&format!("fn {test}("))).collect();
-    assert!(missing.is_empty(), "no such tests: {missing:?}");
+fn every_promise_and_every_invariant_names_tests_that_exist() {
+    let (semantics, design) = (read("docs/semantics.md"), read("docs/design.md"));
+    let invariants = design.split("\n## ").find(|chapter| chapter.starts_with("Invariants")).unwrap();
+    let promises = semantics.lines().filter(|line| line.starts_with("| **"));
+    let numbered =
+        |line: &&str| line.starts_with("| ") && line[2..].starts_with(|letter: char| letter.is_ascii_uppercase());
+    let rows: Vec<_> = promises.chain(invariants.lines().filter(numbered)).collect();
+    assert!(rows.len() > 50, "{rows:?}");
+    for row in rows {
+        let named: Vec<_> = quoted(row).filter_map(|quoted| quoted.split_once("::")).collect();
+        assert!(!named.is_empty(), "no test is named for this: {row}");
+        for (file, test) in named {
+            assert!(sources(file).contains(&format!("fn {test}(")), "{file} has no test {test}, named for this: {row}");
+        }
+    }
 }
 
 #[test]
@@ -80,4 +98,29 @@ fn the_client_alone_brings_no_database_no_http_and_no_terminal() {
         assert!(all.contains(package), "{package} is not there by this name any more");
         assert!(!client.contains(package), "{package} comes with the client");
     }
+}
+
+#[test]
+fn what_the_map_names_is_there() {
+    let map = read("docs/architecture.md");
+    let paths: Vec<_> = quoted(&map).filter(|it| it.contains('/') && !it.contains(' ') && !it.contains("N.")).collect();
+    assert!(paths.len() > 40, "{paths:?}");
+    let missing: Vec<_> = paths.into_iter().filter(|path| !root().join(path).exists()).collect();
+    assert!(missing.is_empty(), "not there: {missing:?}");
+    let (_, changes) = map.split_once("## Where to change what").unwrap();
+    for change in changes.lines().filter(|line| line.starts_with("| ")) {
+        assert!(quoted(change).filter(|it| it.contains('/')).count() <= 4, "too many places: {change}");
+    }
+}
+
+#[test]
+fn the_protocol_has_each_key_of_metadata_and_no_other() {
+    let keys = |text: &str, before: &str| {
+        let found = text.split(before).skip(1).filter_map(|rest| rest.split(['`', '"', ' ']).next());
+        found.filter(|key| key.starts_with("contact-")).map(str::to_owned).collect::<BTreeSet<_>>()
+    };
+    let read_by_server = keys(&read("src/server/metadata.rs"), "\"");
+    assert!(read_by_server.len() > 5, "{read_by_server:?}");
+    assert_eq!(keys(&read("docs/protocol.md"), "\n| `"), read_by_server);
+    assert_eq!(keys(&read("proto/contact.proto"), "//   "), read_by_server);
 }

@@ -202,8 +202,8 @@ fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
 fn the_picture_of_the_page_shows_a_fleet_at_work() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);
-    let work = "sleep 0.2; tr a-z A-Z";
-    let letters = "case $(cat) in *nobody) echo 'no such address' >&2; exit 1;; *) sleep 0.1; echo sent;; esac";
+    let work = "sleep 0.3; tr a-z A-Z";
+    let letters = "case $(cat) in *nobody*) echo 'no such address' >&2; exit 1;; *) sleep 0.1; echo sent;; esac";
     let _workers = [
         worker(&server, "berlin-1", "thumbnails", work),
         worker(&server, "berlin-2", "thumbnails", work),

@@ -87,6 +87,7 @@ impl LogCursor {
         self.fetching = true;
     }
 
+    /// The page could not be read.
     pub(super) fn fetch_failed(&mut self) {
         self.fetching = false;
     }

@@ -135,14 +135,14 @@ impl Core {
             return foremost;
         };
         let head = self.head();
-        let is_through = |group: &Group| group.open().len() == 0 && group.settled_floor(head) >= newest;
+        let is_through = |group: &Group| group.open.len() == 0 && group.settled_floor(head) >= newest;
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
             for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
                 // Asking one group costs time, and thousands may have a backlog: mostly the answer is known by then.
                 let is_known = match foremost {
                     Some(TaskState::InFlight(..)) => true,
-                    Some(TaskState::Waiting(_)) => group.open().lease(task.id).is_none(),
+                    Some(TaskState::Waiting(_)) => group.open.lease_of(task.id).is_none(),
                     Some(TaskState::Settled) => is_through,
                     None => false,
                 };

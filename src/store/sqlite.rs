@@ -248,7 +248,7 @@ fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     select.query_map([], rows::group)?.collect()
 }
 
-/// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what is behind any position.
+/// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.
 fn int(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }

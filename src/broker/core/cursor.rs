@@ -17,7 +17,7 @@ pub(super) struct LogCursor {
     ready: Page,
     /// The log may hold more than `ready`. Without a backlog, what is committed goes straight into `ready`.
     has_backlog: bool,
-    /// The page behind `read` was asked for and has not come yet.
+    /// The page after `read` was asked for and has not come yet.
     fetching: bool,
 }
 

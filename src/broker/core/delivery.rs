@@ -1,4 +1,4 @@
-//! Tasks come in and go out.
+//! Tasks are committed, read, and given to sessions.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use crate::task::{Outcome, Priority, Task, TaskId, Time};
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// These tasks were accepted: consecutive ids, right behind the newest one before them.
+    /// These tasks were accepted: consecutive ids, the first right after the newest one known.
     pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
         let mut touched = BTreeSet::new();
         for priority in Priority::ALL {

@@ -64,7 +64,7 @@ pub(super) struct Group {
     /// One for each priority.
     cursors: [LogCursor; 3],
     /// Tasks that were taken up before the cursor of their priority came to them, which is to skip them. An outcome of theirs
-    /// came after a restart that had forgotten them, or stands in the log behind the last checkpoint.
+    /// came after a restart that had forgotten them, or stands in the log after the last checkpoint.
     taken_up: BTreeSet<TaskId>,
     /// Anything but `open` is not as in the last checkpoint.
     changed: bool,
@@ -116,7 +116,7 @@ impl Group {
         }
     }
 
-    /// Repeats an outcome that stands in the log behind the checkpoint.
+    /// Repeats an outcome that stands in the log after the checkpoint.
     pub(super) fn replay(&mut self, result: &NewResult) {
         if result.late || result.outcome == Outcome::Dropped {
             return;
@@ -211,7 +211,7 @@ impl Group {
         has_clients && cursor.append(task)
     }
 
-    /// The tasks of this priority behind `after` that are for this group.
+    /// What the group has to read of this priority: the tasks after `after`, up to `upto`.
     pub(super) fn backlog(&self, priority: Priority, after: TaskId, upto: TaskId) -> Backlog {
         Backlog {
             group: self.name.clone(),

@@ -1,4 +1,4 @@
-//! Clients come and go.
+//! Clients connect and disconnect.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

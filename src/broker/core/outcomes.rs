@@ -1,4 +1,4 @@
-//! Outcomes come in.
+//! Outcomes are reported, and change where tasks are.
 
 use std::sync::Arc;
 
@@ -55,7 +55,7 @@ impl Core {
         }
     }
 
-    pub(super) fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
+    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.open.lease_of(report.task) {
@@ -72,7 +72,7 @@ impl Core {
                     let not_before = (!report.delay.is_zero()).then(|| now.after(report.delay));
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
-                // A late DONE settles what is not settled yet, whoever has it now.
+                // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
                     self.meter.work.record(micros(lease.since, now));
                     group.rate.count(now);
@@ -170,14 +170,7 @@ impl Core {
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    pub(super) fn record(
-        &mut self,
-        group: Option<GroupName>,
-        reporter: &Reporter,
-        report: OutcomeReport,
-        late: bool,
-        now: Time,
-    ) {
+    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Time) {
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
         let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
@@ -196,6 +189,7 @@ impl Core {
         }
     }
 
+    /// Deliveries of a task to a group before it is given up.
     pub(super) fn most_attempts(&self, task: &Task) -> u32 {
         task.spec.max_attempts.unwrap_or(self.config.max_attempts)
     }

@@ -343,7 +343,7 @@ for_both! {
         let (_store, handle) = place.start();
         submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
         handle.record((1..=10).map(|id| result(id, Some("g"), Outcome::Done)).chain([result(0, None, Outcome::Done)]).collect());
-        block_on(handle.report(vec![status("old")])).unwrap();
+        block_on(handle.record_statuses(vec![status("old")])).unwrap();
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 7, before: later, unclaimed_before: Time(0), limit: 4 };
         let remove = |removal| block_on(handle.remove(removal)).unwrap();
@@ -401,9 +401,9 @@ for_both! {
 
     fn reports_are_kept_in_order(place) {
         let (store, handle) = place.start();
-        block_on(handle.report(vec![status("数据:1"), status("")])).unwrap();
-        block_on(handle.report(vec![])).unwrap();
-        block_on(handle.report(vec![status("3")])).unwrap();
+        block_on(handle.record_statuses(vec![status("数据:1"), status("")])).unwrap();
+        block_on(handle.record_statuses(vec![])).unwrap();
+        block_on(handle.record_statuses(vec![status("3")])).unwrap();
         let all = handle.reader().unwrap().statuses(0, 10).unwrap();
         assert_eq!(all.iter().map(|s| (s.seq, s.status.msg.as_str())).collect::<Vec<_>>(), [(1, "数据:1"), (2, ""), (3, "3")]);
         assert_eq!(all[0].status, status("数据:1"));
@@ -510,7 +510,7 @@ for_both! {
         assert!(soon(&told).is_ok());
 
         assert!(matches!(block_on(handle.submit(vec![task("late")])), Err(StoreError::Closed)));
-        assert!(matches!(block_on(handle.report(vec![status("late")])), Err(StoreError::Closed)));
+        assert!(matches!(block_on(handle.record_statuses(vec![status("late")])), Err(StoreError::Closed)));
         handle.record(vec![result(1, None, Outcome::Done)]);
         handle.flush(Box::new(move |flushed| also.send(flushed).unwrap()));
         assert!(matches!(soon(&told), Err(StoreError::Closed)));
@@ -608,7 +608,7 @@ fn after_a_failed_write_nothing_is_taken_or_announced() {
     let refused = block_on(handle.submit(vec![keyed("later")])).unwrap_err();
     assert!(matches!(refused, StoreError::Failed { .. }));
     assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
-    assert!(matches!(block_on(handle.report(vec![status("later")])), Err(StoreError::Failed { .. })));
+    assert!(matches!(block_on(handle.record_statuses(vec![status("later")])), Err(StoreError::Failed { .. })));
     assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
     assert_eq!(handle.tail().since(1, usize::MAX), Some(vec![]));
     assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
@@ -673,7 +673,7 @@ mod file {
         let handle = _store.handle();
         for _ in 0..50 {
             submit(&handle, vec![task("t"); 20]);
-            block_on(handle.report(vec![status("s")])).unwrap();
+            block_on(handle.record_statuses(vec![status("s")])).unwrap();
         }
         handle.record((1..=100).map(|id| result(id, Some("g"), Outcome::Done)).collect());
         flush(&handle).unwrap();

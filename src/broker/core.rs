@@ -277,7 +277,7 @@ impl Core {
     fn group_is_due(&mut self, id: GroupId, due: Time, now: Time) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
-        for task in group.open().overdue(now) {
+        for task in group.open.overdue(now) {
             self.give_back(id, task, Outcome::TimedOut, String::new(), None, now);
         }
         self.dispatch(id, now);
@@ -314,22 +314,18 @@ impl Core {
     pub fn check(&self) -> Result<(), String> {
         for (id, group) in &self.groups {
             group.check(self.head())?;
-            let has_backlog = |priority| !self.caught_up[priority as usize].contains(id);
-            if Priority::ALL.into_iter().any(|priority| group.has_backlog(priority) != has_backlog(priority)) {
-                return Err(format!("group {id} is not among those that caught up, or is and has a backlog"));
+            let agrees =
+                |priority| group.cursor(priority).has_backlog() != self.caught_up[priority as usize].contains(id);
+            if !Priority::ALL.into_iter().all(agrees) {
+                return Err(format!("group {id} is among those without a backlog and has one, or is not and has none"));
             }
         }
-        let held: usize = self.sessions.values().map(|session| session.held.len()).sum();
-        let mut leased = 0;
-        for (id, session) in &self.sessions {
-            let Some(group) = self.groups.get(&session.group) else { return Err(format!("session {id} has no group")) };
-            let is_leased = |task: &&TaskId| group.open().lease(**task).is_some_and(|lease| lease.session == Some(*id));
-            leased += session.held.iter().filter(is_leased).count();
-        }
-        if held == leased {
-            Ok(())
-        } else {
-            Err(format!("sessions hold {held} tasks, of which {leased} are leased to them"))
+        let mut sessions =
+            self.sessions.iter().flat_map(|(id, session)| session.held.iter().map(move |task| (id, session, task)));
+        let lease = |session: &Session, task| self.groups.get(&session.group)?.open.lease_of(task)?.session;
+        match { sessions }.find(|(id, session, task)| lease(session, **task) != Some(**id)) {
+            Some((id, _, task)) => Err(format!("session {id} holds task {task}, which is not leased to it")),
+            None => Ok(()),
         }
     }
 }

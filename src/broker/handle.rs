@@ -110,7 +110,7 @@ impl Handle {
 
     /// Writes down what clients say of themselves, and resolves when it is on disk.
     pub async fn record_statuses(&self, statuses: Vec<NewStatus>) -> Result<(), BrokerError> {
-        Ok(self.store.report(statuses).await?)
+        Ok(self.store.record_statuses(statuses).await?)
     }
 
     /// The newest task that was accepted; 0 before the first.

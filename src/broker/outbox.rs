@@ -84,7 +84,7 @@ impl Outbox {
         self.shared.waker.wake();
     }
 
-    /// Asks to be told when the stream has taken most of `sent`, all the bytes it was given so far; `Some`: it has already.
+    /// Has [`Inbox::took`] report when the stream has taken most of `sent`, all the bytes it was given. `Some`: it already has.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.
         self.shared.watched.store(sent.saturating_sub(SEND_BUFFER / 2).max(1), Ordering::SeqCst);

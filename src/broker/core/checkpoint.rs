@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::task::Time;
 
-/// A restart reads the outcomes behind the last checkpoint: about this many at most.
+/// A restart reads the outcomes after the last checkpoint: about this many at most.
 const MAX_OUTCOMES: usize = 10_000;
 /// From the first delivery that is in no checkpoint to the next checkpoint. A crash forgets later deliveries.
 const INTERVAL: Duration = Duration::from_secs(1);
@@ -22,7 +22,7 @@ pub(super) struct CheckpointSchedule {
 }
 
 impl CheckpointSchedule {
-    /// After a start that read `outcomes` behind the last checkpoint.
+    /// After a start that read `outcomes` results after the last checkpoint.
     pub(super) fn new(outcomes: usize) -> CheckpointSchedule {
         CheckpointSchedule { outcomes, due: None, interval: INTERVAL }
     }
@@ -47,7 +47,7 @@ impl CheckpointSchedule {
         self.due
     }
 
-    /// A checkpoint was made, with so many groups, open tasks and ranges.
+    /// A checkpoint was made, with `rows` groups, open tasks and ranges in it.
     pub(super) fn made(&mut self, rows: usize) {
         let interval = INTERVAL.max(INTERVAL_FOR_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
         *self = CheckpointSchedule { outcomes: 0, due: None, interval };

@@ -17,7 +17,7 @@ pub(super) struct LogCursor {
     ready: Page,
     /// The log may hold more than `ready`. Without a backlog, what is committed goes straight into `ready`.
     has_backlog: bool,
-    /// The page behind `read` was asked for and has not come yet.
+    /// The page after `read` was asked for and has not come yet.
     fetching: bool,
 }
 
@@ -87,6 +87,7 @@ impl LogCursor {
         self.fetching = true;
     }
 
+    /// The page could not be read.
     pub(super) fn fetch_failed(&mut self) {
         self.fetching = false;
     }

@@ -1,4 +1,4 @@
-//! Tasks come in and go out.
+//! Tasks are committed, read, and given to sessions.
 
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
@@ -18,7 +18,7 @@ use crate::task::{Outcome, Priority, Task, TaskId, Time};
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
 impl Core {
-    /// These tasks were accepted: consecutive ids, right behind the newest one before them.
+    /// These tasks were accepted: consecutive ids, the first right after the newest one known.
     pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
         let mut touched = BTreeSet::new();
         for priority in Priority::ALL {
@@ -56,12 +56,12 @@ impl Core {
         for priority in Priority::ALL {
             for id in std::mem::take(&mut self.caught_up[priority as usize]) {
                 if let Some(group) = self.groups.get_mut(&id) {
-                    group.reading(priority).leave_in_log(self.recent.head());
+                    group.cursor_mut(priority).leave_in_log(self.recent.head());
                 }
             }
         }
         self.recent.skip_to(head);
-        let active = self.groups.iter().filter(|(_, group)| group.has_available_session());
+        let active = self.groups.iter().filter(|(_, group)| !group.available.is_empty());
         for id in active.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.dispatch(id, now);
         }
@@ -71,7 +71,7 @@ impl Core {
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
-            group.reading(query.priority).fetch_failed();
+            group.cursor_mut(query.priority).fetch_failed();
             return self.wake_group_at(id, now.after(READ_AGAIN));
         };
         self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
@@ -83,11 +83,11 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match tasks {
             Some(tasks) => {
-                group.loaded(asked, tasks);
+                group.open.loaded(asked, tasks);
                 self.dispatch(id, now);
             }
             None => {
-                group.load_failed(asked, now.after(READ_AGAIN));
+                group.open.load_failed(asked, now.after(READ_AGAIN));
                 self.wake_group(id);
             }
         }
@@ -130,7 +130,7 @@ impl Core {
             loop {
                 let group = self.groups.get_mut(&id)?;
                 let Some((task, attempts)) = group.take_next(priority) else {
-                    if !group.has_backlog(priority) {
+                    if !group.cursor(priority).has_backlog() {
                         break;
                     }
                     if self.read_ahead(id, priority) {
@@ -140,7 +140,7 @@ impl Core {
                     return None;
                 };
                 if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
-                    group.delay(task.id, due, attempts);
+                    group.open.delay(task.id, due, attempts);
                     continue;
                 }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
@@ -162,9 +162,9 @@ impl Core {
     fn read_ahead(&mut self, id: GroupId, priority: Priority) -> bool {
         let head = self.recent.head();
         let Some(group) = self.groups.get_mut(&id) else { return false };
-        let Some(after) = group.reading(priority).next_page() else { return false };
+        let Some(after) = group.cursor_mut(priority).next_page() else { return false };
         let Some(recent) = self.recent.after(after) else {
-            group.reading(priority).fetch();
+            group.cursor_mut(priority).fetch();
             self.actions.push(Action::Fetch(id, group.backlog(priority, after, head)));
             return false;
         };
@@ -187,7 +187,7 @@ impl Core {
     fn fill(&mut self, id: GroupId, priority: Priority, page: Page, read: TaskId) {
         let head = self.recent.head();
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.reading(priority).fill(page, read, head) {
+        if group.cursor_mut(priority).fill(page, read, head) {
             self.caught_up[priority as usize].insert(id);
         }
     }
@@ -210,7 +210,7 @@ impl Core {
             let deadline = now.after(self.config.ack_timeout);
             let (text, session) = (Some(task.clone()), Some(id));
             let lease = Lease { task: text, session, attempt, since: now, deadline, confirmed_from: None };
-            group.lease(task.id, lease);
+            group.open.lease(task.id, lease);
             self.checkpoints.delivered(now);
         }
         let delivery = Delivery { task, attempt };
@@ -231,11 +231,11 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         if let Some(rank) = session.rank.take() {
-            group.remove_available(&rank);
+            group.available.remove(&rank);
         }
         if session.free() > 0 && session.has_room() {
             let rank = (session.free(), Reverse(session.turn), id);
-            group.add_available(rank);
+            group.available.insert(rank);
             session.rank = Some(rank);
         }
     }
@@ -243,7 +243,7 @@ impl Core {
     pub(super) fn remove_rank(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if let (Some(rank), Some(group)) = (session.rank.take(), self.groups.get_mut(&session.group)) {
-            group.remove_available(&rank);
+            group.available.remove(&rank);
         }
     }
 }

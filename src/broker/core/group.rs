@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cursor::{LogCursor, Page};
-use super::open::{Lease, OpenTasks};
+use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::store::{Backlog, GroupState};
@@ -52,19 +52,21 @@ pub(super) struct Group {
     pub(super) tally: Tally,
     /// When the timer of this group is set for.
     pub(super) wake_at: Option<Time>,
+    pub(super) paused: bool,
+    /// The tasks that were taken up and are not settled.
+    pub(super) open: OpenTasks,
+    pub(super) sessions: BTreeSet<SessionId>,
+    /// The sessions that can take a task now, by [`Session::rank`](super::session::Session::rank); the last is the next to
+    /// get one.
+    pub(super) available: BTreeSet<Rank>,
     /// Broadcasts up to here are not for this group.
     broadcast_after: TaskId,
-    paused: bool,
     /// One for each priority.
     cursors: [LogCursor; 3],
-    open: OpenTasks,
     /// Tasks that were taken up before the cursor of their priority came to them, which is to skip them. An outcome of theirs
-    /// came after a restart that had forgotten them, or stands in the log behind the last checkpoint.
+    /// came after a restart that had forgotten them, or stands in the log after the last checkpoint.
     taken_up: BTreeSet<TaskId>,
-    sessions: BTreeSet<SessionId>,
-    /// The sessions that can take a task now; the last is the next to get one.
-    available: BTreeSet<Rank>,
-    /// Its state is not the one of the last checkpoint.
+    /// Anything but `open` is not as in the last checkpoint.
     changed: bool,
     /// When a client was last connected.
     last_used: Time,
@@ -99,8 +101,10 @@ impl Group {
         let mut open = OpenTasks::default();
         for task in state.open {
             let held_until = if task.attempts > 0 { held_until } else { Time::default() };
-            open.insert_delayed(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
+            open.delay(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
         }
+        // So far it is as the checkpoint has it.
+        open.take_changed();
         Group {
             paused: state.paused,
             cursors: state.cursors.map(LogCursor::new),
@@ -112,7 +116,7 @@ impl Group {
         }
     }
 
-    /// Repeats an outcome that stands in the log behind the checkpoint.
+    /// Repeats an outcome that stands in the log after the checkpoint.
     pub(super) fn replay(&mut self, result: &NewResult) {
         if result.late || result.outcome == Outcome::Dropped {
             return;
@@ -124,16 +128,16 @@ impl Group {
         }
         let due = result.not_before.unwrap_or_default();
         match result.outcome {
-            Outcome::Revived => self.open.insert_delayed(result.task, Time::default(), 0),
+            Outcome::Revived => self.open.delay(result.task, Time::default(), 0),
             outcome if outcome.settles() => {}
-            _ => self.open.insert_delayed(result.task, due, result.attempt),
+            _ => self.open.delay(result.task, due, result.attempt),
         }
     }
 
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
     pub(super) fn take_changed(&mut self, head: TaskId) -> Option<GroupState> {
-        if !std::mem::take(&mut self.changed) {
+        if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
             return None;
         }
         let name = self.name.clone()?;
@@ -161,15 +165,6 @@ impl Group {
 
     // ---- sessions
 
-    /// Its sessions, oldest first.
-    pub(super) fn sessions(&self) -> &BTreeSet<SessionId> {
-        &self.sessions
-    }
-
-    pub(super) fn add_session(&mut self, id: SessionId) {
-        self.sessions.insert(id);
-    }
-
     pub(super) fn remove_session(&mut self, id: SessionId, now: Time) {
         self.sessions.remove(&id);
         self.last_used = now;
@@ -179,22 +174,6 @@ impl Group {
     /// The session that gets the next task, if one can take it and the group is not paused.
     pub(super) fn next_session(&self) -> Option<SessionId> {
         self.available.last().filter(|_| !self.paused).map(|(_, _, id)| *id)
-    }
-
-    pub(super) fn has_available_session(&self) -> bool {
-        !self.available.is_empty()
-    }
-
-    pub(super) fn add_available(&mut self, rank: Rank) {
-        self.available.insert(rank);
-    }
-
-    pub(super) fn remove_available(&mut self, rank: &Rank) {
-        self.available.remove(rank);
-    }
-
-    pub(super) fn is_paused(&self) -> bool {
-        self.paused
     }
 
     pub(super) fn set_paused(&mut self, paused: bool) {
@@ -212,16 +191,12 @@ impl Group {
         }
     }
 
-    fn cursor(&self, priority: Priority) -> &LogCursor {
+    pub(super) fn cursor(&self, priority: Priority) -> &LogCursor {
         &self.cursors[priority as usize]
     }
 
-    pub(super) fn has_backlog(&self, priority: Priority) -> bool {
-        self.cursor(priority).has_backlog()
-    }
-
-    /// The cursor of a priority, to read on; no task is taken up by that.
-    pub(super) fn reading(&mut self, priority: Priority) -> &mut LogCursor {
+    /// To read on; tasks are taken up by the verbs of the group.
+    pub(super) fn cursor_mut(&mut self, priority: Priority) -> &mut LogCursor {
         &mut self.cursors[priority as usize]
     }
 
@@ -229,14 +204,14 @@ impl Group {
     /// task. Nothing is kept in memory for a group without clients.
     pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
         let has_clients = !self.sessions.is_empty();
-        let cursor = self.reading(task.spec.priority);
+        let cursor = self.cursor_mut(task.spec.priority);
         if !has_clients {
             cursor.leave_in_log(task.id - 1);
         }
         has_clients && cursor.append(task)
     }
 
-    /// The tasks of this priority behind `after` that are for this group.
+    /// What the group has to read of this priority: the tasks after `after`, up to `upto`.
     pub(super) fn backlog(&self, priority: Priority, after: TaskId, upto: TaskId) -> Backlog {
         Backlog {
             group: self.name.clone(),
@@ -264,10 +239,9 @@ impl Group {
     /// place now: lease it, delay it, or it is settled.
     pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
         if let Some(returned) = self.open.take_returned(priority) {
-            self.changed = true;
             return Some(returned);
         }
-        while let Some(task) = self.cursors[priority as usize].pop() {
+        while let Some(task) = self.cursor_mut(priority).pop() {
             self.changed = true;
             if !self.taken_up.remove(&task.id) {
                 return Some((task, 0));
@@ -306,51 +280,11 @@ impl Group {
         unread
     }
 
-    // ---- open tasks
-
-    /// The open tasks, to look at.
-    pub(super) fn open(&self) -> &OpenTasks {
-        &self.open
-    }
-
-    /// Gives a task to a client.
-    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
-        self.changed = true;
-        self.open.insert_lease(task, lease);
-    }
-
-    /// Takes a task from its client. It is settled unless it is put into another place.
-    pub(super) fn end_lease(&mut self, task: TaskId) -> Option<Lease> {
-        let lease = self.open.take_lease(task)?;
-        self.changed = true;
-        Some(lease)
-    }
-
-    /// Takes a task from where it waits to go out again: its text, if that is in memory, and its deliveries so far. It is
-    /// settled unless it is put into another place.
-    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
-        let waited = self.open.take_waiting(task)?;
-        self.changed = true;
-        Some(waited)
-    }
-
-    /// Has a task go out again, as soon as it can.
-    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: u32) {
-        self.changed = true;
-        self.open.insert_returned(task, attempts);
-    }
-
-    /// Has a task go out, again or for the first time, when it is due.
-    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: u32) {
-        self.changed = true;
-        self.open.insert_delayed(task, due, attempts);
-    }
-
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Time) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
-            self.delay(task.id, now, 0);
+            self.open.delay(task.id, now, 0);
         }
         settled
     }
@@ -360,20 +294,10 @@ impl Group {
         if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
     }
 
-    /// See [`OpenTasks::loaded`].
-    pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>) {
-        self.open.loaded(asked, tasks);
-    }
-
-    /// See [`OpenTasks::load_failed`].
-    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Time) {
-        self.open.load_failed(asked, due);
-    }
-
     // ---- what there is to see
 
     pub(super) fn has_settled(&self, task: &Task, head: TaskId) -> bool {
-        let is_open = self.open.lease(task.id).is_some() || self.open.waiting(task.id).is_some();
+        let is_open = self.open.lease_of(task.id).is_some() || self.open.waiting(task.id).is_some();
         !is_open && self.is_taken_up(task, head)
     }
 

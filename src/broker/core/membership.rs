@@ -1,4 +1,4 @@
-//! Clients come and go.
+//! Clients connect and disconnect.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ impl Core {
         self.sessions.insert(id, session);
         let mut awaiting = Vec::new();
         if let Some(group) = self.groups.get_mut(&group_id) {
-            group.add_session(id);
-            awaiting = group.open().awaiting_stream(&address);
+            group.sessions.insert(id);
+            awaiting = group.open.awaiting_stream(&address);
         }
         for task in awaiting {
             self.renew(group_id, task, Some(id), &address, now);
@@ -100,12 +100,12 @@ impl Core {
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(mut lease) = group.end_lease(*id) {
+            if let Some(mut lease) = group.open.end_lease(*id) {
                 lease.session = Some(new);
                 if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.lease(*id, lease);
+                group.open.lease(*id, lease);
             }
         }
         self.leave(old, now);

@@ -62,6 +62,8 @@ pub(super) struct OpenTasks {
     delayed: Delayed,
     /// Due, and their text is being read; with the deliveries so far.
     loading: FxHashMap<TaskId, u32>,
+    /// Not as in the last checkpoint.
+    changed: bool,
 }
 
 impl OpenTasks {
@@ -87,7 +89,7 @@ impl OpenTasks {
 
     // ---- leases
 
-    pub(super) fn lease(&self, task: TaskId) -> Option<&Lease> {
+    pub(super) fn lease_of(&self, task: TaskId) -> Option<&Lease> {
         self.leases.get(&task)
     }
 
@@ -107,14 +109,18 @@ impl OpenTasks {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
-    pub(super) fn insert_lease(&mut self, task: TaskId, lease: Lease) {
+    /// Gives a task to a client.
+    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
+        self.changed = true;
         self.deadlines.insert((lease.deadline, task));
         self.awaiting_stream.extend(lease.awaited_peer().map(|peer| (peer, task)));
         self.leases.insert(task, lease);
     }
 
-    pub(super) fn take_lease(&mut self, task: TaskId) -> Option<Lease> {
+    /// Takes a task from its client.
+    pub(super) fn end_lease(&mut self, task: TaskId) -> Option<Lease> {
         let lease = self.leases.remove(&task)?;
+        self.changed = true;
         self.deadlines.remove(&(lease.deadline, task));
         if let Some(peer) = lease.awaited_peer() {
             self.awaiting_stream.remove(&(peer, task));
@@ -144,12 +150,17 @@ impl OpenTasks {
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
         if let Some(returned) = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task))) {
+            self.changed = true;
             return Some((Some(returned.task), returned.attempts));
         }
-        self.loading.remove(&task).or_else(|| self.delayed.remove(task)).map(|attempts| (None, attempts))
+        let attempts = self.loading.remove(&task).or_else(|| self.delayed.remove(task))?;
+        self.changed = true;
+        Some((None, attempts))
     }
 
-    pub(super) fn insert_returned(&mut self, task: Arc<Task>, attempts: u32) {
+    /// Has a task go out again as soon as it can.
+    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: u32) {
+        self.changed = true;
         self.returned.insert((task.spec.priority, task.id), Returned { task, attempts });
     }
 
@@ -157,11 +168,13 @@ impl OpenTasks {
     pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
         let first = self.returned.first_entry().filter(|first| first.key().0 == priority)?;
         let Returned { task, attempts } = first.remove();
+        self.changed = true;
         Some((task, attempts))
     }
 
-    /// Adds a task that is not to go out before `due`, or changes when a delayed one is due.
-    pub(super) fn insert_delayed(&mut self, task: TaskId, due: Time, attempts: u32) {
+    /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
+    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: u32) {
+        self.changed = true;
         self.delayed.insert(task, due, attempts);
     }
 
@@ -188,7 +201,7 @@ impl OpenTasks {
     pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>) {
         for task in tasks {
             if let Some(attempts) = self.loading.remove(&task.id) {
-                self.insert_returned(Arc::new(task), attempts);
+                self.give_back(Arc::new(task), attempts);
             }
         }
         for task in asked {
@@ -206,6 +219,11 @@ impl OpenTasks {
     }
 
     // ---- all of them
+
+    /// Whether they changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
 
     /// What a checkpoint keeps of them, by id.
     pub(super) fn state(&self) -> Vec<OpenTask> {
@@ -225,14 +243,9 @@ impl OpenTasks {
         if let Some(twice) = state.windows(2).find(|pair| pair[0].id == pair[1].id) {
             return Err(format!("task {} is open in two places", twice[0].id));
         }
-        let deadlines: BTreeSet<_> = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect();
+        let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
         let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
-        match () {
-            () if deadlines != self.deadlines => Err("deadlines and leases do not agree".into()),
-            () if awaited.collect::<BTreeSet<_>>() != self.awaiting_stream => {
-                Err("leases without a session and the streams they wait for do not agree".into())
-            }
-            () => Ok(()),
-        }
+        let agree = deadlines == self.deadlines && awaited.collect::<BTreeSet<_>>() == self.awaiting_stream;
+        if agree { Ok(()) } else { Err("the leases and what is kept to find them do not agree".into()) }
     }
 }

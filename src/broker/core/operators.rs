@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use super::group::{Group, GroupInfo};
+use super::outcomes::outcome_of;
 use super::session::{ClientInfo, Session, SessionId};
 use super::{Action, Config, Core};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, Outcome, Task, TaskId, Time};
 
 /// Where a task stands with a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -113,20 +114,20 @@ impl Core {
     }
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
-        if let Some(lease) = group.open().lease(task.id) {
+        if let Some(lease) = group.open.lease_of(task.id) {
             return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempt);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
-        let due = group.open().due(task.id).max(task.spec.not_before).filter(|due| *due > now);
+        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
         let wants_more = |id| self.sessions.get(id).is_some_and(|session| session.free() > 0);
         TaskState::Waiting(match due {
             Some(due) => WaitReason::NotBefore(due),
-            None if group.is_paused() => WaitReason::Paused,
-            None if group.sessions().is_empty() => WaitReason::NoClient,
-            None if group.has_available_session() => WaitReason::Queued,
-            None if group.sessions().iter().any(wants_more) => WaitReason::NotReading,
+            None if group.paused => WaitReason::Paused,
+            None if group.sessions.is_empty() => WaitReason::NoClient,
+            None if !group.available.is_empty() => WaitReason::Queued,
+            None if group.sessions.iter().any(wants_more) => WaitReason::NotReading,
             None => WaitReason::WindowsFull,
         })
     }
@@ -136,7 +137,7 @@ impl Core {
     pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
         self.recent.expire(task.id, now);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
-            passing.reading(task.spec.priority).skip(task.id);
+            passing.cursor_mut(task.spec.priority).skip(task.id);
         }
         let head = self.head();
         let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
@@ -144,7 +145,7 @@ impl Core {
         for id in ids {
             let attempt = match self.end_lease(id, task.id) {
                 Some((lease, _)) => Some(lease.attempt),
-                None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
+                None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
                     Some((_, attempts)) => Some(attempts),
                     None => group.take_up(task, head).then_some(0),
                 }),
@@ -178,17 +179,7 @@ impl Core {
 
     /// Writes down what an operator did with a settled task.
     fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
-        self.records.push(NewResult {
-            task,
-            group: Some(name.clone()),
-            client: "".into(),
-            attempt: 0,
-            outcome,
-            ret: String::new(),
-            at: now,
-            not_before: None,
-            late: false,
-        });
+        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now));
     }
 
     /// Stops or resumes the delivery of tasks to a group.
@@ -205,7 +196,7 @@ impl Core {
     /// Forgets a group that no client uses.
     pub fn remove_group(&mut self, name: &GroupName) -> Result<(), GroupError> {
         let id = *self.names.get(name).ok_or_else(|| GroupError::Unknown(name.clone()))?;
-        match self.groups.get(&id).map_or(0, |group| group.sessions().len()) {
+        match self.groups.get(&id).map_or(0, |group| group.sessions.len()) {
             0 => {}
             clients => return Err(GroupError::InUse(name.clone(), clients)),
         }

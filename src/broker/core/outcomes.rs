@@ -1,7 +1,8 @@
-//! Outcomes come in.
+//! Outcomes are reported, and change where tasks are.
 
 use std::sync::Arc;
 
+use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
 use super::session::SessionId;
@@ -54,10 +55,10 @@ impl Core {
         }
     }
 
-    pub(super) fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
+    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
-        if let Some(lease) = group.open().lease(report.task) {
+        if let Some(lease) = group.open.lease_of(report.task) {
             let current = report.attempt == 0 || report.attempt == lease.attempt;
             let report =
                 OutcomeReport { attempt: if report.attempt == 0 { lease.attempt } else { report.attempt }, ..report };
@@ -71,7 +72,7 @@ impl Core {
                     let not_before = (!report.delay.is_zero()).then(|| now.after(report.delay));
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
-                // A late DONE settles what is not settled yet, whoever has it now.
+                // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
                     self.meter.work.record(micros(lease.since, now));
                     group.rate.count(now);
@@ -82,7 +83,7 @@ impl Core {
             }
             return;
         }
-        if let Some(attempts) = group.open().waiting(report.task) {
+        if let Some(attempts) = group.open.waiting(report.task) {
             return self.report_waiting(id, attempts, reporter, report, now);
         }
         let settles = match report.outcome {
@@ -111,9 +112,9 @@ impl Core {
         let counts = last || report.outcome == Outcome::Done;
         let name = group.name.clone();
         if counts {
-            group.take_waiting(report.task);
+            group.open.take_waiting(report.task);
             match report.outcome {
-                Outcome::Retry => group.delay(report.task, now.after(report.delay), attempts),
+                Outcome::Retry => group.open.delay(report.task, now.after(report.delay), attempts),
                 _ => group.rate.count(now),
             }
         }
@@ -137,11 +138,11 @@ impl Core {
             Some(_) => self.config.ack_timeout,
             None => self.config.ack_timeout.min(GRACE),
         };
-        let had = group.end_lease(task).map(|lease| (lease.task, lease.attempt, lease.since));
-        let waited = || group.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
+        let had = group.open.end_lease(task).map(|lease| (lease.task, lease.attempt, lease.since));
+        let waited = || group.open.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
         let Some((text, attempt, since)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
-        group.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
+        group.open.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
         if let Some(id) = session {
             self.sessions.get_mut(&id).map(|session| session.held.insert(task));
             self.update_rank(id);
@@ -169,53 +170,33 @@ impl Core {
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    pub(super) fn record(
-        &mut self,
-        group: Option<GroupName>,
-        reporter: &Reporter,
-        report: OutcomeReport,
-        late: bool,
-        now: Time,
-    ) {
+    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Time) {
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
         let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
         self.records.push(NewResult {
-            task: report.task,
-            group,
-            client,
-            attempt: report.attempt.max(1),
-            outcome: report.outcome,
             ret: report.ret,
-            at: now,
             not_before: delayed.then(|| now.after(report.delay)),
             late,
+            ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now)
         });
     }
 
-    /// Records an outcome that no client reported.
+    /// Records an outcome that no client reported, unless the group is a passing one.
     pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
-        let Some(group) = self.groups.get(&id).filter(|group| group.leased) else { return };
-        self.records.push(NewResult {
-            task,
-            group: group.name.clone(),
-            client: "".into(),
-            attempt,
-            outcome,
-            ret: String::new(),
-            at: now,
-            not_before: None,
-            late: false,
-        });
+        if let Some(Group { name: Some(name), .. }) = self.groups.get(&id) {
+            self.records.push(outcome_of(task, Some(name.clone()), "".into(), attempt, outcome, now));
+        }
     }
 
+    /// Deliveries of a task to a group before it is given up.
     pub(super) fn most_attempts(&self, task: &Task) -> u32 {
         task.spec.max_attempts.unwrap_or(self.config.max_attempts)
     }
 
     /// Takes a task from its client. Says what it was leased for, and to whom.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
-        let lease = self.groups.get_mut(&id)?.end_lease(task)?;
+        let lease = self.groups.get_mut(&id)?.open.end_lease(task)?;
         let client = self.holder(&lease);
         if let Some(id) = lease.session {
             self.sessions.get_mut(&id).map(|session| session.held.remove(&task));
@@ -244,27 +225,30 @@ impl Core {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
         let used_up = lease.task.as_ref().is_some_and(|task| lease.attempt >= self.most_attempts(task));
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let result = NewResult {
-            task,
-            group: group.name.clone(),
-            client,
-            attempt: lease.attempt,
-            outcome,
-            ret,
-            at: now,
-            not_before,
-            late: false,
-        };
+        let result = outcome_of(task, group.name.clone(), client, lease.attempt, outcome, now);
+        let result = NewResult { ret, not_before, ..result };
         if used_up {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
         match (not_before, lease.task) {
-            (None, Some(text)) => group.give_back(text, lease.attempt),
+            (None, Some(text)) => group.open.give_back(text, lease.attempt),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
-            (due, _) => group.delay(task, due.unwrap_or(now), lease.attempt),
+            (due, _) => group.open.delay(task, due.unwrap_or(now), lease.attempt),
         }
         self.records.push(result);
     }
+}
+
+/// An outcome that is not late, with nothing said about it.
+pub(super) fn outcome_of(
+    task: TaskId,
+    group: Option<GroupName>,
+    client: Arc<str>,
+    attempt: u32,
+    outcome: Outcome,
+    at: Time,
+) -> NewResult {
+    NewResult { task, group, client, attempt, outcome, ret: String::new(), at, not_before: None, late: false }
 }

@@ -51,8 +51,8 @@ pub struct Overview {
     pub clients: Vec<ClientInfo>,
     /// Clients that disconnected, newest first. One that is back is not among them.
     pub disconnected: Vec<Disconnected>,
-    /// Where each task that was asked for stands with the group that has most to do with it: in flight before waiting before
-    /// settled. `None`: there is no group that it is for.
+    /// For each task that was asked for, its state in one group: in flight if it is so in any group, else waiting, else settled.
+    /// `None`: there is no group that it is for.
     pub task_states: Vec<Option<TaskState>>,
     /// What was counted since the start.
     pub meter: Meter,
@@ -105,9 +105,9 @@ impl Core {
 
     /// The clients that disconnected not long ago and are not back, newest first.
     pub fn disconnected(&self, now: Time) -> Vec<Disconnected> {
-        let is_back = |gone: &Disconnected| gone.client.client.as_ref().is_some_and(|client| self.is_connected(client));
-        let newest = self.disconnected.iter().rev().take_while(|gone| now.0 - gone.at.0 < REMEMBERED_MILLIS);
-        newest.filter(|gone| !is_back(gone)).cloned().collect()
+        let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
+        let newest = self.disconnected.iter().rev().take_while(|left| now.0 - left.at.0 < REMEMBERED_MILLIS);
+        newest.filter(|left| !is_back(left)).cloned().collect()
     }
 
     /// Remembers the client of a session that ends.
@@ -115,7 +115,7 @@ impl Core {
         let Some(client) = self.client(id) else { return };
         // Once for each client that has a name, however often it comes and goes.
         if client.client.is_some() {
-            self.disconnected.retain(|gone| gone.client.client != client.client);
+            self.disconnected.retain(|left| left.client.client != client.client);
         }
         self.disconnected.push_back(Disconnected { client, at: now });
         if self.disconnected.len() > REMEMBERED {
@@ -135,14 +135,14 @@ impl Core {
             return foremost;
         };
         let head = self.head();
-        let is_through = |group: &Group| group.open().len() == 0 && group.settled_floor(head) >= newest;
+        let is_through = |group: &Group| group.open.len() == 0 && group.settled_floor(head) >= newest;
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
             for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
                 // Asking one group costs time, and thousands may have a backlog: mostly the answer is known by then.
                 let is_known = match foremost {
                     Some(TaskState::InFlight(..)) => true,
-                    Some(TaskState::Waiting(_)) => group.open().lease(task.id).is_none(),
+                    Some(TaskState::Waiting(_)) => group.open.lease_of(task.id).is_none(),
                     Some(TaskState::Settled) => is_through,
                     None => false,
                 };

@@ -25,7 +25,7 @@ impl RecentTasks {
         self.head
     }
 
-    /// Adds tasks: consecutive ids, right behind `head`.
+    /// Adds tasks: consecutive ids, the first right after `head`.
     pub(super) fn extend(&mut self, tasks: Vec<Arc<Task>>) {
         for task in tasks {
             self.head = task.id;
@@ -52,7 +52,7 @@ impl RecentTasks {
         self.tasks.get(self.index(id)?)
     }
 
-    /// The tasks behind `after`, in order. `None`: not all of them are kept.
+    /// The tasks after `after`, in order. `None`: not all of them are kept.
     pub(super) fn after(&self, after: TaskId) -> Option<impl Iterator<Item = &Arc<Task>>> {
         let from = if after >= self.head { self.tasks.len() } else { self.index(after + 1)? };
         Some(self.tasks.range(from..))

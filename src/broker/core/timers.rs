@@ -14,7 +14,7 @@ pub(super) enum Timer {
     Session(SessionId),
 }
 
-/// Timers, the first to be due on top. One that is no longer needed stays: whoever takes it looks whether it still counts.
+/// Timers, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks it.
 #[derive(Default)]
 pub(super) struct Timers(BinaryHeap<Reverse<(Time, Timer)>>);
 

@@ -32,10 +32,11 @@ pub use self::core::{
 use self::handle::{Command, Departed, Reply};
 pub use self::handle::{Handle, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
-pub use self::session::{ClientInfo, Delivery, Join, SessionId, StartAt};
+pub use self::session::{ClientInfo, Delivery, Join, SessionId};
 pub use self::tally::{Meter, Tally};
 use crate::mailbox;
 use crate::store::{self, Backlog, BacklogPage, Reader, Recovered, StoreError};
+pub use crate::task::StartAt;
 use crate::task::{Task, TaskId, Time};
 
 /// Why the broker did not do something.

@@ -72,6 +72,7 @@ pub use self::event::Event;
 pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::stopper::Stopper;
+pub use crate::task::StartAt;
 
 use self::handler::{Hand, HandlerFn};
 use self::pipe::{Pipe, State};
@@ -81,24 +82,6 @@ type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
 /// Tasks, and results, that lie between the pipe and the handlers, so that neither waits for the other at each small task.
 const AHEAD: usize = 256;
-
-/// Where a group that is new to the server starts to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartAt {
-    /// At the first task that the server still has.
-    First,
-    /// At the next task that is submitted.
-    New,
-}
-
-impl StartAt {
-    fn as_str(self) -> &'static str {
-        match self {
-            StartAt::First => "first",
-            StartAt::New => "new",
-        }
-    }
-}
 
 /// What a worker is to be. `None` leaves it to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,11 +116,11 @@ pub struct Config {
     pub stop_grace: Duration,
 }
 
-impl Config {
-    /// An anonymous client with one handler: what the article's client is.
-    pub fn new(server: impl Into<String>) -> Config {
+impl Default for Config {
+    /// An anonymous client with one handler, which is what the article's client is, of a server on this machine.
+    fn default() -> Config {
         Config {
-            server: server.into(),
+            server: "127.0.0.1:50051".into(),
             id: None,
             group: None,
             window: None,
@@ -151,6 +134,13 @@ impl Config {
             confirm_every: Duration::from_secs(1),
             stop_grace: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// The default, of that server.
+    pub fn new(server: impl Into<String>) -> Config {
+        Config { server: server.into(), ..Config::default() }
     }
 }
 

@@ -20,10 +20,10 @@ use rustc_hash::FxHashMap;
 
 use super::group::{Group, GroupId};
 use super::peer::Unmatched;
-use super::session::{Delivery, Session, SessionId, StartAt};
+use super::session::{Delivery, Session, SessionId};
 use super::tally::Meter;
 use crate::store::{Backlog, GroupState, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, StartAt, Task, TaskId, TaskResult, Time};
 
 /// How the delivery of tasks is set.
 #[derive(Debug, Clone)]

@@ -34,9 +34,14 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// A command for `sh -c`, with at most 64 KiB of output, and a second before the second try.
+    /// The longest output that is kept, unless [`Exec::max_output`] says otherwise: 64 KiB.
+    pub const MAX_OUTPUT: usize = 64 << 10;
+    /// The wait before the second try, unless [`Exec::retry_delay`] says otherwise.
+    pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+    /// A command for `sh -c`.
     pub fn new(command: impl Into<String>) -> Exec {
-        Exec { command: command.into(), max_output: 64 << 10, retry_delay: Duration::from_secs(1) }
+        Exec { command: command.into(), max_output: Exec::MAX_OUTPUT, retry_delay: Exec::RETRY_DELAY }
     }
 
     /// Has the server wait so long before the second try of a task, twice as long before the third, and so on up to ten

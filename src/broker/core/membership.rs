@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::{Action, Closed, Core, GRACE, Timer};
 use crate::broker::group::{Group, GroupId, Lease};
-use crate::broker::session::{Join, Session, SessionId, StartAt};
-use crate::task::{GroupName, Outcome, Time};
+use crate::broker::session::{Join, Session, SessionId};
+use crate::task::{GroupName, Outcome, StartAt, Time};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`].

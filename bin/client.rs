@@ -8,9 +8,9 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
-use clap::{CommandFactory as _, Parser, ValueEnum};
+use clap::{CommandFactory as _, Parser};
 use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
-use contact::config::{FileArgs, Settings};
+use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -32,7 +32,7 @@ use signal_hook::iterator::Signals;
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
     /// Where the server is.
-    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "ADDR", default_value = Config::default().server)]
     server: String,
 
     /// Report 15 statuses 数据:N (N from 1 to 20) at the start, print the answers, and again every --status-every.
@@ -53,14 +53,14 @@ struct Args {
 
     /// How long the server waits before the second try of a task whose command exited with 75. It doubles with each try, up
     /// to ten minutes
-    #[arg(long, value_name = "TIME", default_value = "1s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(Exec::RETRY_DELAY), value_parser = humantime::parse_duration)]
     retry_delay: Duration,
     /// Cut the result of --exec to so many bytes. A result that was cut says so.
-    #[arg(long, value_name = "BYTES", default_value_t = 64 << 10)]
+    #[arg(long, value_name = "BYTES", default_value_t = Exec::MAX_OUTPUT)]
     max_output: usize,
 
     /// How many tasks are handled at the same time.
-    #[arg(long, value_name = "N", default_value = "1")]
+    #[arg(long, value_name = "N", default_value = Config::default().concurrency.to_string())]
     concurrency: NonZeroU32,
 
     /// A stable name for this client, in printable ASCII.
@@ -85,14 +85,14 @@ struct Args {
     /// Where to start when the server does not know this --id or --group yet: at the first task it still has, or at the
     /// next one that is submitted.
     #[arg(long, value_name = "WHERE")]
-    from: Option<Start>,
+    from: Option<StartAt>,
 
     /// Ask the server to say something at least so often, and give the connection up when it does not.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     heartbeat: Option<Duration>,
 
     /// How often to tell the server that a task is still being worked on. Must be well below its --ack-timeout.
-    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(Config::default().renew_every), value_parser = humantime::parse_duration)]
     renew_every: Duration,
 
     /// Print one JSON object a line: for each task handled, each status answered, each connection made or lost.
@@ -116,12 +116,6 @@ Examples:
       Run each task as a shell script, on every machine that does this.
   contact-client --id audit --json >> tasks.jsonl
       Keep a record of every task.";
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Start {
-    First,
-    New,
-}
 
 fn main() -> ExitCode {
     if let Some(code) = contact::manual::asked(Args::command()) {
@@ -156,10 +150,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         group: args.group,
         window: args.window,
         batch: args.batch,
-        from: args.from.map(|start| match start {
-            Start::First => StartAt::First,
-            Start::New => StartAt::New,
-        }),
+        from: args.from,
         heartbeat: args.heartbeat,
         concurrency: args.concurrency.get() as usize,
         renew_every: args.renew_every,

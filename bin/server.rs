@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{CommandFactory as _, Parser, ValueEnum};
-use contact::broker::{self, StartAt};
-use contact::config::{self, FileArgs, Settings};
+use clap::{CommandFactory as _, Parser};
+use contact::broker;
+use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server, host};
-use contact::task::Name;
+use contact::task::{Name, StartAt};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -61,32 +61,32 @@ struct Args {
     #[arg(long, value_name = "TIME", default_value = "40s", value_parser = humantime::parse_duration)]
     demo_every: Duration,
     /// Where anonymous clients start to read: at the first task that is kept, or at the next new one
-    #[arg(long, value_name = "WHERE", default_value = "first")]
-    anonymous_from: Start,
+    #[arg(long, value_name = "WHERE", default_value = broker::Config::default().anonymous_from.as_str())]
+    anonymous_from: StartAt,
     /// Share the tasks between all anonymous clients, as one group of this name, instead of giving each of them everything
     #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new("the group", name))]
     anonymous_group: Option<Name>,
     /// How long a client may keep a task without a word before it is given to another
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().ack_timeout), value_parser = humantime::parse_duration)]
     ack_timeout: Duration,
     /// How long, after a start, tasks that were with a client are held back for it: it may still be at work on them. No longer
     /// than --ack-timeout
-    #[arg(long, value_name = "TIME", default_value = "5s", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().restart_grace), value_parser = humantime::parse_duration)]
     restart_grace: Duration,
     /// How often a task is delivered to a group before it is given up, unless the task says otherwise
-    #[arg(long, value_name = "N", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", default_value = broker::Config::default().max_attempts.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
     /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
     /// How long tasks are kept that every group has settled, and what came of them
-    #[arg(long, value_name = "TIME", default_value = "7d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]
     retain: Duration,
     /// Remove settled tasks earlier when the store takes more than this
     #[arg(long, value_name = "BYTES")]
     retain_bytes: Option<u64>,
     /// A group that no client has used for so long ends, whatever it still owes
-    #[arg(long, value_name = "TIME", default_value = "30d", value_parser = humantime::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = time(Retention::default().group_ttl), value_parser = humantime::parse_duration)]
     group_ttl: Duration,
     /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
@@ -99,12 +99,6 @@ struct Args {
 
 /// The settings that SIGHUP can change.
 const LIVE: [&str; 7] = ["ack-timeout", "max-attempts", "anonymous-from", "retain", "retain-bytes", "group-ttl", "log"];
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Start {
-    First,
-    New,
-}
 
 fn max_task(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -119,10 +113,7 @@ impl Args {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
             restart_grace: self.restart_grace,
-            anonymous_from: match self.anonymous_from {
-                Start::First => StartAt::First,
-                Start::New => StartAt::New,
-            },
+            anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),
             ..broker::Config::default()
         }

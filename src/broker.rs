@@ -36,7 +36,7 @@ use log::error;
 
 pub use self::core::{
     Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, Meter,
-    OutcomeReport, Overview, Reporter, SessionId, Sessions, StartAt, Tally, TaskState, WaitReason,
+    OutcomeReport, Overview, Reporter, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Reporting, TasksWithState};
@@ -44,6 +44,7 @@ pub use self::outbox::{Inbox, Push};
 use self::thread::BrokerThread;
 use crate::mailbox;
 use crate::store::{self, Recovered, StoreError};
+pub use crate::task::StartAt;
 use crate::task::Time;
 
 /// Why the broker did not do something.

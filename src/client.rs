@@ -1,4 +1,4 @@
-//! The client: takes tasks from a server over a connection of its own, has them handled, and tells what came of them.
+//! The client: takes tasks from a server over a connection of its own, has them handled, and reports their results.
 //!
 //! ```no_run
 //! use contact::client::{Config, Worker};
@@ -16,36 +16,36 @@
 //! server ◄──sendStatus── status ◄── a source of statuses
 //! ```
 //!
-//! - **pipe** owns the connection: it makes it, loses it, waits, makes the next. It carries tasks in and results out, and
-//!   renews the leases of what is held here.
-//! - **handler-N** wait for a task, handle it, hand over the result. A handler that panics fails its task.
-//! - **status** lives as long as the worker, whatever becomes of connections; it is there only if there is something to
-//!   report.
+//! - **pipe** owns the connection: it makes it, loses it, waits, makes the next. It passes tasks in and results out, and
+//!   renews the leases of the tasks held here.
+//! - **handler-N** wait for a task, handle it, pass the result on. A handler that panics fails its task.
+//! - **status** lives as long as the worker, whatever happens to connections. It is there only if there are statuses.
 //! - **grpc-client** is gRPC's own: it completes what the others began, and wakes them.
 //!
-//! Channels join them, all bounded. No handler is free: tasks wait in the pipe's inbox; that is full: the getTask stream
-//! is not read, and flow control holds the server up. Too many results are untold, because the connection is slow or
-//! gone: handlers wait with theirs.
+//! Channels join them, all bounded. No handler is free: tasks wait in the pipe's inbox. When that is full, the getTask stream is
+//! not read, and flow control slows the server down. When too many results wait, because the connection is slow or lost,
+//! handlers wait with theirs.
 //!
 //! # What is promised
 //!
-//! Results are told *at least once*. A tellResult stream is answered only when it ends, so each is ended after a second,
-//! ten thousand results or 8 MiB of them; what it carried is forgotten when the answer comes, and told again, before new
-//! tasks are asked for, if the connection is lost first. The server takes what it has already as late. So nothing that
-//! was confirmed is told twice, nothing is forgotten unconfirmed, and no more than one stream of results is kept. A
-//! result that the server refuses is dropped, and logged; those that were told along with it are told again. A server
-//! that gives its tasks no ids, as the article's, could not tell a repeated result from a new one: it is told each once.
+//! Results are reported *at least once*. A tellResult stream is answered only when it ends, so each is ended after a second, ten
+//! thousand results or 8 MiB of them. When the answer comes, its results are forgotten. When the connection is lost first, they
+//! are sent again, before new tasks are asked for; the server takes those it has already as late. So no confirmed result is
+//! sent twice, and none is forgotten unconfirmed.
+//!
+//! A result that the server refuses is dropped, and logged; those that were sent with it are sent again. A server that gives its
+//! tasks no ids, as the article's, could not distinguish a repeated result from a new one: it gets each once.
 //!
 //! While a task waits here or is worked on, its lease is renewed every [`Config::renew_every`]. A task that is delivered
 //! again in the meantime is not handled twice.
 //!
 //! Statuses whose answer did not come are sent again over the next connection.
 //!
-//! A server that stops may say when it wants this client back (`google.rpc.RetryInfo`): it is left alone until then, within
-//! [`Config::most_backoff`].
+//! A server that stops may say when it wants this client back (`google.rpc.RetryInfo`). The client does not connect before that
+//! time, within [`Config::most_backoff`].
 
 mod backoff;
-mod bell;
+mod channel_waker;
 mod connection;
 mod event;
 mod exec;
@@ -53,9 +53,9 @@ mod handler;
 mod ledger;
 mod outgoing;
 mod pipe;
-mod status;
+mod result_sender;
+mod status_sender;
 mod stopper;
-mod tell;
 
 use std::fmt;
 use std::io;
@@ -72,35 +72,18 @@ pub use self::event::Event;
 pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::stopper::Stopper;
+pub use crate::task::StartAt;
 
-use self::handler::{Hand, HandlerFn};
+use self::handler::{HandlerFn, HandlerThread};
 use self::pipe::{Pipe, State};
-use self::status::{Reporter, Source};
+use self::status_sender::{Source, StatusSender};
 
 type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 
-/// Tasks, and results, that lie between the pipe and the handlers, so that neither waits for the other at each small task.
-const AHEAD: usize = 256;
+/// Tasks, and results, that may be between the pipe and the handlers, so that neither waits for the other at each small task.
+const QUEUE: usize = 256;
 
-/// Where a group that is new to the server starts to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartAt {
-    /// At the first task that the server still has.
-    First,
-    /// At the next task that is submitted.
-    New,
-}
-
-impl StartAt {
-    fn as_str(self) -> &'static str {
-        match self {
-            StartAt::First => "first",
-            StartAt::New => "new",
-        }
-    }
-}
-
-/// What a worker is to be. `None` leaves it to the server.
+/// How a worker is set. `None` leaves it to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The server's address: `host:port`.
@@ -116,12 +99,12 @@ pub struct Config {
     pub batch: Option<NonZeroU32>,
     /// Where a new group starts.
     pub from: Option<StartAt>,
-    /// How long the server may be silent, in whole seconds; when three times that passed, the connection is given up.
-    /// For networks where gRPC's own pings are answered by something in between.
+    /// How long the server may be silent, in whole seconds. After three times that, the connection is given up. For networks
+    /// where something in between answers gRPC's own pings.
     pub heartbeat: Option<Duration>,
     /// How many handler threads there are.
     pub concurrency: usize,
-    /// The longest wait before the first try to reconnect. It comes on top of what a server asked for that is stopping.
+    /// The longest wait before the first try to reconnect. It is added to the wait that a stopping server asks for.
     pub first_backoff: Duration,
     /// The longest wait before any try.
     pub most_backoff: Duration,
@@ -129,15 +112,15 @@ pub struct Config {
     pub renew_every: Duration,
     /// How long a result may be unconfirmed before a confirmation is asked for.
     pub confirm_every: Duration,
-    /// How long a stop waits for the server to take the last results, once they are there.
+    /// How long a stop waits for the server to confirm the last results.
     pub stop_grace: Duration,
 }
 
-impl Config {
-    /// An anonymous client with one handler: what the article's client is.
-    pub fn new(server: impl Into<String>) -> Config {
+impl Default for Config {
+    /// An anonymous client with one handler, which is what the article's client is, of a server on this machine.
+    fn default() -> Config {
         Config {
-            server: server.into(),
+            server: "127.0.0.1:50051".into(),
             id: None,
             group: None,
             window: None,
@@ -151,6 +134,13 @@ impl Config {
             confirm_every: Duration::from_secs(1),
             stop_grace: Duration::from_secs(10),
         }
+    }
+}
+
+impl Config {
+    /// The default, of that server.
+    pub fn new(server: impl Into<String>) -> Config {
+        Config { server: server.into(), ..Config::default() }
     }
 }
 
@@ -172,9 +162,9 @@ pub enum Error {
         /// What the server said.
         message: String,
     },
-    /// The worker was stopped, but so many results could not be told. The server will deliver these tasks again.
-    #[error("{0} results could not be told before the end; the server will deliver these tasks again")]
-    Untold(usize),
+    /// The worker was stopped before the server confirmed this number of results. It will deliver their tasks again.
+    #[error("{0} results could not be reported before the end; the server will deliver these tasks again")]
+    Unreported(usize),
     /// The system gave no thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -198,15 +188,15 @@ impl Worker {
         Worker { config, handler, statuses: None, observer: Arc::new(|_| {}) }
     }
 
-    /// Reports what comes through the channel, until it disconnects. 256 of them may wait for their answers; then the
+    /// Sends what comes through the channel as statuses, until it disconnects. While 256 of them wait for their answers, the
     /// channel is not read.
     pub fn statuses(mut self, statuses: Receiver<String>) -> Worker {
         self.statuses = Some(Source::Channel(statuses));
         self
     }
 
-    /// Reports what `make` returns, at the start and then in intervals of `period`, on the status thread. It is asked
-    /// while there is a connection and everything before was answered.
+    /// Sends what `make` returns as statuses, at the start and then in intervals of `period`. It is called on the status thread,
+    /// while there is a connection and all earlier statuses were answered.
     pub fn statuses_every(mut self, period: Duration, make: impl FnMut() -> Vec<String> + Send + 'static) -> Worker {
         self.statuses = Some(Source::Every(period.min(LONGEST), Box::new(make)));
         self
@@ -230,26 +220,26 @@ impl Worker {
         let instance = format!("{:016x}", rand::random::<u64>());
         let options = connection::call_options(&config, &instance)?;
         let (stopper, stopped) = Stopper::new();
-        let (tasks, unbegun) = bounded(config.concurrency.max(AHEAD));
-        let (finished, results) = bounded(AHEAD);
+        let (tasks, not_started) = bounded(config.concurrency.max(QUEUE));
+        let (finished, results) = bounded(QUEUE);
         let (links, outdated) = bounded(1);
 
-        // From here on, whatever fails drops `running`, and that stops and joins the threads there are.
+        // From here on, each failure drops `running`, and that stops and joins the threads there are.
         let mut running = Running { stopper: stopper.clone(), pipe: None, others: Vec::new() };
         for n in 0..config.concurrency {
-            let hand = Hand {
-                tasks: unbegun.clone(),
+            let handler = HandlerThread {
+                tasks: not_started.clone(),
                 finished: finished.clone(),
                 stopped: stopped.clone(),
                 handler: handler.clone(),
                 observer: observer.clone(),
             };
-            running.others.push(spawn(format!("handler-{n}"), move || hand.run())?);
+            running.others.push(spawn(format!("handler-{n}"), move || handler.run())?);
         }
         drop(finished);
         if let Some(source) = statuses {
-            let reporter = Reporter::new(source, outdated.clone(), stopped.clone(), observer.clone(), &config);
-            running.others.push(spawn("status".into(), move || reporter.run())?);
+            let sender = StatusSender::new(source, outdated.clone(), stopped.clone(), observer.clone(), &config);
+            running.others.push(spawn("status".into(), move || sender.run())?);
         }
         let pipe = Pipe {
             env: Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build()),
@@ -260,7 +250,7 @@ impl Worker {
             observer,
             stopper,
             stopped,
-            unbegun,
+            not_started,
             results,
             links,
             outdated,
@@ -276,7 +266,7 @@ impl fmt::Debug for Worker {
     }
 }
 
-/// Longer times are cut to this: nobody waits for them, and adding them to the time now must not overflow.
+/// Longer times are cut to this: adding them to the time now must not overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
@@ -311,7 +301,7 @@ fn spawn<T: Send + 'static>(name: String, work: impl FnOnce() -> T + Send + 'sta
     thread::Builder::new().name(name).spawn(work).map_err(Error::Thread)
 }
 
-/// A worker that runs. When dropped, it is stopped gracefully, and waited for.
+/// A worker that runs. Dropping it stops it gracefully, and waits for the end.
 #[derive(Debug)]
 #[must_use = "dropping it stops the worker"]
 pub struct Running {
@@ -321,13 +311,13 @@ pub struct Running {
 }
 
 impl Running {
-    /// What stops it, for somebody else to hold.
+    /// What stops it, from another thread.
     pub fn stopper(&self) -> Stopper {
         self.stopper.clone()
     }
 
-    /// Stops gracefully, and waits for it: what runs is finished, the results are told, the threads are joined. Tasks
-    /// that no handler has begun with go back to the server.
+    /// Stops gracefully, and waits for it: running tasks are finished, their results are sent, the threads are joined. Tasks
+    /// that no handler has started go back to the server.
     pub fn stop(self) -> Result<(), Error> {
         self.stopper.stop();
         self.join()

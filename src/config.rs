@@ -20,6 +20,7 @@ use std::error::Error as _;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::builder::BoolValueParser;
 use clap::error::{ContextKind, ContextValue};
@@ -246,6 +247,11 @@ impl Found {
         let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
         Value { key, texts, origin, list: is_list(arg), wanted, help }
     }
+}
+
+/// A time as the default of a setting, such as `7d`.
+pub fn time(duration: Duration) -> String {
+    humantime::format_duration(duration).to_string().replace("days", "d")
 }
 
 /// The second variables, by key.

@@ -1,7 +1,11 @@
 //! A bounded channel between threads, into which futures may send without waiting on their thread.
 //!
-//! The promise: a message is either taken by the receiver or handed back; senders wait while the channel is full, threads by
-//! blocking and futures by being woken; and nobody waits for room that is there.
+//! The promise: a message is either taken by the receiver or handed back. Senders wait while the channel is full: threads block,
+//! futures are woken. No sender waits for room that is there.
+//!
+//! Futures are woken in the order in which they came. One that is woken and finds its room taken keeps its place. That is why the
+//! list is ours: with `event-listener` such a future would have to listen anew, behind all others, and under load some client
+//! would wait without bound.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -21,7 +25,7 @@ pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender { tx, room: room.clone() }, Receiver { rx, capacity, closing: WakeAll(room) })
 }
 
-/// The receiver is gone: here is the message back.
+/// The receiver was dropped. This is the message, unsent.
 #[derive(Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the receiver of the mailbox is gone")]
 pub struct Closed<T>(pub T);
@@ -77,7 +81,7 @@ impl<T> Sender<T> {
     }
 }
 
-/// The end that messages come out of. When it is dropped, so is what it holds, and whoever waits to send gets [`Closed`].
+/// The end that messages come out of. When it is dropped, so are the messages in it, and senders that wait get [`Closed`].
 pub struct Receiver<T> {
     // Dropped before `closing`, so that a sender that is woken finds the channel disconnected.
     rx: crossbeam_channel::Receiver<T>,
@@ -124,8 +128,8 @@ impl<T> Receiver<T> {
 
     /// Says that a message was taken, so that a future that waits for room is woken.
     ///
-    /// Each take wakes the one that has waited longest. It may be gone without using its room, or a thread may have been
-    /// quicker: so at half empty or less, all are woken. A receiver that goes on taking gets there before it runs dry.
+    /// Each take wakes the future that has waited longest. That one may be dropped without using its room, or a thread may be
+    /// quicker. So all are woken once the channel is half empty. A receiver that goes on taking gets there before it is empty.
     pub fn taken(&self) {
         // Pairs with the fence in `Place::wait`: either the flag is seen here, or the room is seen there.
         atomic::fence(SeqCst);
@@ -139,10 +143,10 @@ impl<T> Receiver<T> {
     }
 }
 
-/// Who waits for room.
+/// The futures that wait for room.
 #[derive(Default)]
 struct Room {
-    /// Whether `waiting` has anyone: what a take costs when nobody waits.
+    /// Whether `waiting` has a waker: all that a take looks at when no future waits.
     any_waiting: AtomicBool,
     waiting: Mutex<Waiting>,
 }
@@ -150,12 +154,12 @@ struct Room {
 #[derive(Default)]
 struct Waiting {
     next_ticket: u64,
-    /// By ticket, which is by who came first.
+    /// By ticket: the first to come is first.
     wakers: BTreeMap<u64, Waker>,
 }
 
 impl Room {
-    /// Wakers run outside the lock: what they run is not ours.
+    /// Wakers run outside the lock: they run code that is not ours.
     fn wake_first(&self) {
         let first = self.change(|waiting| waiting.wakers.pop_first());
         if let Some((_, waker)) = first {
@@ -176,7 +180,7 @@ impl Room {
     }
 }
 
-/// Wakes everyone when the receiver is gone.
+/// Wakes all when the receiver is dropped.
 struct WakeAll(Arc<Room>);
 
 impl Drop for WakeAll {
@@ -185,7 +189,7 @@ impl Drop for WakeAll {
     }
 }
 
-/// One future's place among those that wait; it keeps it until it is through.
+/// One future's place among those that wait. It keeps the place until it has sent or is dropped.
 struct Place<'a> {
     room: &'a Room,
     ticket: Option<u64>,
@@ -273,6 +277,21 @@ mod tests {
         assert!(poll(b.as_mut(), &second).is_pending());
         rx.recv();
         assert_eq!((first.get(), second.get()), (1, 0));
+    }
+
+    #[test]
+    fn a_woken_future_whose_room_was_taken_keeps_its_place() {
+        let (tx, rx) = bounded(4);
+        (0..4).for_each(|n| tx.send(n).unwrap());
+        let (first, second) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let (mut a, mut b) = (pin!(tx.send_async(5)), pin!(tx.send_async(6)));
+        assert!(poll(a.as_mut(), &first).is_pending());
+        assert!(poll(b.as_mut(), &second).is_pending());
+        rx.recv();
+        tx.send(4).unwrap();
+        assert!(poll(a.as_mut(), &first).is_pending(), "a thread was quicker");
+        rx.recv();
+        assert_eq!((first.get(), second.get()), (2, 0));
     }
 
     #[test]

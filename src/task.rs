@@ -78,6 +78,27 @@ impl fmt::Debug for Name {
     }
 }
 
+/// Where a group that is new to the server starts to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
+pub enum StartAt {
+    /// At the oldest task that is kept.
+    #[default]
+    First,
+    /// At the next one that is accepted.
+    New,
+}
+
+impl StartAt {
+    /// As it stands in metadata and on command lines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            StartAt::First => "first",
+            StartAt::New => "new",
+        }
+    }
+}
+
 /// Which tasks of a group go first. Within a priority, the oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Priority {

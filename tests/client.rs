@@ -515,7 +515,7 @@ fn a_stop_while_the_server_is_away_says_what_could_not_be_told() {
     server.stop();
     next_event(&events, "disconnected");
     let error = running.stop().unwrap_err();
-    assert!(matches!(error, Error::Untold(1)), "{error}");
+    assert!(matches!(error, Error::Unreported(1)), "{error}");
 }
 
 #[test]
@@ -535,7 +535,7 @@ fn a_stop_while_the_server_is_away_does_not_wait_for_room_for_the_last_results()
     }
     server.stop();
     let error = running.stop().unwrap_err();
-    assert!(matches!(error, Error::Untold(250..=1000)), "{error}");
+    assert!(matches!(error, Error::Unreported(250..=1000)), "{error}");
 }
 
 #[test]

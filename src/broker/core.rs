@@ -22,7 +22,7 @@ pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
-pub use self::session::{ClientInfo, Delivery, Join, SessionId, StartAt};
+pub use self::session::{ClientInfo, Delivery, Join, SessionId};
 pub use self::tally::{Meter, Tally};
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -38,7 +38,7 @@ use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
 use crate::store::{Backlog, GroupState, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
 pub(super) type GroupId = u64;

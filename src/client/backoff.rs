@@ -6,8 +6,8 @@ use rand::{Rng, RngExt};
 
 /// Exponential backoff with full jitter.
 ///
-/// Before the n-th try in a row the wait is drawn evenly from zero to `first` × 2ⁿ⁻¹, at most `most`. Drawn from zero,
-/// so that a fleet which lost its server at one moment does not come back at one moment.
+/// Before the n-th try in a row the wait is drawn evenly from zero to `first` × 2ⁿ⁻¹, at most `most`. It starts at zero, so
+/// that clients which lost their server at one moment do not come back at one moment.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -36,8 +36,8 @@ impl Backoff {
         doubled.min(self.most).mul_f64(rng.random_range(0.0..=1.0))
     }
 
-    /// The same, for a server that said how long it wants to be left alone: so long, and the jitter on top, for it may have said
-    /// the same to many. The bound stays: where it would be passed, the wait is drawn from its upper half.
+    /// The same, after a server that asked for a wait: that wait, and the jitter on top, since it may have asked many clients for
+    /// the same. The bound stays: a wait above it is drawn from its upper half instead.
     pub fn next_after(&mut self, asked: Option<Duration>, rng: &mut impl Rng) -> Duration {
         let wait = self.next(rng).saturating_add(asked.unwrap_or_default());
         if wait <= self.most { wait } else { self.most.mul_f64(rng.random_range(0.5..=1.0)) }

@@ -1,4 +1,4 @@
-//! One connection to the server: a channel of its own, the getTask stream, and the telling of results.
+//! One connection to the server: a channel of its own, the getTask stream, and the sender of results.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use grpcio::{
     RpcStatus,
 };
 
-use super::tell::Teller;
+use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::rpc_status::{self, Meaning};
 use crate::wire::contact as pb;
@@ -24,9 +24,9 @@ const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one look at the state of the channel waits for a change.
 const WATCH: Duration = Duration::from_secs(5);
 
-/// Why a connection, or the worker, is at its end.
+/// Why a connection, or the worker, ended.
 pub(super) enum End {
-    /// Try again; if the server said after how long, not before.
+    /// Try again, not before the server wants it.
     Lost { reason: String, retry_after: Option<Duration> },
     /// Trying again would end the same way.
     Fatal(Error),
@@ -37,7 +37,7 @@ impl End {
         End::Lost { reason: reason.into(), retry_after: None }
     }
 
-    /// A call ended, with a status that does not stand in the way of another try.
+    /// A call ended with a status after which another try may work.
     pub(super) fn lost_with(status: &RpcStatus) -> End {
         End::Lost { reason: rpc_status::text(status), retry_after: rpc_status::retry_after(status) }
     }
@@ -52,7 +52,7 @@ pub(super) struct Link {
 
 pub(super) struct Connection {
     pub(super) link: Link,
-    pub(super) teller: Teller,
+    pub(super) results: ResultSender,
     channel: Channel,
     watch: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     ready_since: Option<Instant>,
@@ -78,9 +78,9 @@ impl Connection {
             .http2_max_pings_without_data(0)
             .connect(&config.server);
         let link = Link { client: ContactClient::new(channel.clone()), options };
-        let teller = Teller::new(link.clone(), config.confirm_every);
+        let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
-        Connection { link, teller, channel, watch: None, ready_since: None, tasks: None }
+        Connection { link, results, channel, watch: None, ready_since: None, tasks: None }
     }
 
     /// Whether the server answers; true once, when that is new.
@@ -141,7 +141,7 @@ impl Connection {
         })
     }
 
-    /// Ends getTask; results can still be told.
+    /// Ends getTask. Results can still be sent.
     pub(super) fn leave(&mut self) {
         if let Some(mut tasks) = self.tasks.take() {
             tasks.cancel();

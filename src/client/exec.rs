@@ -17,7 +17,7 @@ const MOST_RETRY_DELAY: Duration = Duration::from_secs(600);
 ///
 /// It is run by `sh -c` with the task on its standard input and with `CONTACT_TASK_ID` and `CONTACT_ATTEMPT` in its
 /// environment, in a process group of its own, so that a Ctrl-C in the terminal stops the client and not the command.
-/// It is finished when it has exited and nobody holds its outputs open any more. Exit code 0 makes its standard output
+/// It is finished when it has exited and no process holds its outputs open any more. Exit code 0 makes its standard output
 /// the result and the outcome DONE. 75 means RETRY and everything else FAILED; the result is then its standard output
 /// followed by its standard error.
 ///
@@ -34,20 +34,25 @@ pub struct Exec {
 }
 
 impl Exec {
-    /// A command for `sh -c`, with at most 64 KiB of output, and a second before the second try.
+    /// The longest output that is kept, unless [`Exec::max_output`] says otherwise: 64 KiB.
+    pub const MAX_OUTPUT: usize = 64 << 10;
+    /// The wait before the second try, unless [`Exec::retry_delay`] says otherwise.
+    pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+
+    /// A command for `sh -c`.
     pub fn new(command: impl Into<String>) -> Exec {
-        Exec { command: command.into(), max_output: 64 << 10, retry_delay: Duration::from_secs(1) }
+        Exec { command: command.into(), max_output: Exec::MAX_OUTPUT, retry_delay: Exec::RETRY_DELAY }
     }
 
-    /// Has the server wait so long before the second try of a task, twice as long before the third, and so on up to ten
+    /// Has the server wait for this before the second try of a task, twice as long before the third, and so on up to ten
     /// minutes.
     pub fn retry_delay(mut self, delay: Duration) -> Exec {
         self.retry_delay = delay;
         self
     }
 
-    /// Cuts what it says to so many bytes, between two characters. The result then ends with a note that it was cut.
-    /// What is no UTF-8 is replaced by U+FFFD before.
+    /// Cuts the output to this length, between two characters. The result then ends with a note that it was cut. Bytes that are
+    /// no UTF-8 are replaced by U+FFFD before.
     pub fn max_output(mut self, bytes: usize) -> Exec {
         self.max_output = bytes;
         self
@@ -57,7 +62,7 @@ impl Exec {
     pub fn run(&self, task: &Task) -> Reply {
         match self.output(task) {
             Ok((status, output, errors)) => self.reply(task, status, output, errors),
-            // The machine is short of something: worth another try.
+            // The machine is short of something, which may pass: another try is worth it.
             Err(error) => Reply::retry(format!("cannot run sh: {error}"), self.delay(task)),
         }
     }
@@ -130,7 +135,7 @@ impl Exec {
     }
 }
 
-/// What a command said.
+/// What a command wrote.
 #[derive(Default)]
 struct Captured {
     kept: Vec<u8>,

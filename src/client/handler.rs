@@ -1,4 +1,4 @@
-//! The threads that do the work, and what they are given and give back.
+//! The handler threads, what they take and what they return.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -42,7 +42,7 @@ pub enum Outcome {
 pub struct Reply {
     /// What came of it.
     pub outcome: Outcome,
-    /// What is told to the server along with the outcome: the output, or the error.
+    /// What is sent to the server with the outcome: the output, or the error.
     pub text: String,
     /// With [`Outcome::Retry`]: how long the server is to wait before the next attempt, in whole milliseconds.
     pub delay: Duration,
@@ -79,16 +79,16 @@ impl From<&str> for Reply {
 
 pub(super) type HandlerFn = Arc<dyn Fn(&Task) -> Reply + Send + Sync>;
 
-/// A task that a handler is through with.
+/// A task that has left its handler thread.
 pub(super) enum Finished {
     /// What came of it, and the connection it came over.
     Handled(pb::Result, u64),
-    /// It was not begun with, for the worker stops.
-    Left(TaskId),
+    /// It was not started, because the worker stops.
+    NotStarted(TaskId),
 }
 
 /// What a handler thread owns.
-pub(super) struct Hand {
+pub(super) struct HandlerThread {
     pub(super) tasks: Receiver<Task>,
     pub(super) finished: Sender<Finished>,
     pub(super) stopped: Stopped,
@@ -96,12 +96,12 @@ pub(super) struct Hand {
     pub(super) observer: Observer,
 }
 
-impl Hand {
-    /// Handles tasks until there are no more to come. Waits when the pipe takes no results.
+impl HandlerThread {
+    /// Handles tasks until the channel ends. Waits while the pipe takes no results.
     pub(super) fn run(self) {
         for task in &self.tasks {
             let stopped = self.stopped.try_recv() == Err(TryRecvError::Disconnected);
-            let finished = if stopped { Finished::Left(task.id) } else { self.handle(task) };
+            let finished = if stopped { Finished::NotStarted(task.id) } else { self.handle(task) };
             if self.finished.send(finished).is_err() {
                 return;
             }
@@ -109,7 +109,7 @@ impl Hand {
     }
 
     fn handle(&self, task: Task) -> Finished {
-        let begun = Instant::now();
+        let started = Instant::now();
         // A handler that panics fails its task, not the worker.
         let reply = catch_unwind(AssertUnwindSafe(|| (self.handler)(&task))).unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
@@ -121,7 +121,7 @@ impl Hand {
             task: &task.text,
             outcome: reply.outcome,
             ret: &reply.text,
-            ms: begun.elapsed().as_millis() as u64,
+            ms: started.elapsed().as_millis() as u64,
         });
         let result = pb::Result {
             id: task.id,

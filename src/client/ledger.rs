@@ -1,67 +1,70 @@
-//! What this client owes the server: tasks it holds, results it has not told, results that nobody confirmed.
+//! What is open between this client and the server: tasks held, results not sent yet, results sent and not confirmed.
 
 use std::collections::{HashMap, VecDeque};
 
 use crate::task::TaskId;
 use crate::wire::contact as pb;
 
-/// Results that may wait to be told. When there are more, handlers wait with theirs.
-const UNTOLD: usize = 256;
-/// Results, and bytes of them, that are told before a confirmation is asked for. Bounds what is kept.
-const TOLD: usize = 10_000;
-const TOLD_BYTES: usize = 8 << 20;
+/// Results that may wait to be sent. When there are more, handlers wait with theirs.
+const UNSENT: usize = 256;
+/// Results, and bytes of them, that are sent before a confirmation is asked for. Bounds what is kept.
+const UNCONFIRMED: usize = 10_000;
+const UNCONFIRMED_BYTES: usize = 8 << 20;
 /// Most results in one message, and about how many bytes of them.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 
-/// The book of one worker. Plain data: no gRPC, no threads, no clock.
+/// The results of one worker, by how far they are. Plain data: no gRPC, no threads, no clock.
 ///
-/// A result goes from *held* (its task is with a handler, or waits for one) to *untold*, to *told* (sent on a tellResult
-/// stream that has not been answered), and is forgotten when that stream is. When the connection is lost first, what was
-/// told goes back to untold: the server may have it or not, and takes a repeated one as late. Results without an id are
-/// forgotten as soon as they are sent: a server that knows no ids could not tell a repeated one from a new one.
+/// - *held*: its task is with a handler, or waits for one;
+/// - *unsent*: it waits for the tellResult stream;
+/// - *unconfirmed*: it was sent on a stream that has not been answered.
 ///
-/// A stream that the server refuses does not take all its results along: they are told again one a stream, and only the
-/// one that is refused by itself is dropped.
+/// When the stream is answered, its results are forgotten. When the connection is lost first, they go back to unsent: the server
+/// may have them or not, and takes a repeated one as late. Results without an id are forgotten when they are sent: a server
+/// that knows no ids could not distinguish a repeated one from a new one.
+///
+/// When the server refuses a stream, its results are sent again, each on a stream of its own. Only a result that is refused
+/// alone is dropped.
 #[derive(Default)]
 pub(super) struct Ledger {
     /// The newest attempt of each task held. Tasks without an id can be neither renewed nor recognised: not here.
     held: HashMap<TaskId, u32>,
-    untold: VecDeque<pb::Result>,
+    unsent: VecDeque<pb::Result>,
     /// In the order of sending.
-    told: VecDeque<pb::Result>,
-    told_bytes: usize,
+    unconfirmed: VecDeque<pb::Result>,
+    unconfirmed_bytes: usize,
     /// Tasks to send a WORKING for.
     renewals: VecDeque<TaskId>,
-    /// So many of the first untold were on a stream that was refused, because of one of them at least.
-    suspects: usize,
-    /// What was told last was a suspect.
-    alone: bool,
+    /// How many of the first unsent were on a refused stream: at least one of them is the reason.
+    to_send_alone: usize,
+    /// The last message had one of them, and no other result.
+    sent_alone: bool,
 }
 
 impl Ledger {
-    /// Notes a task that came. False: it is here already, and must not be handled twice; its result will then name
-    /// the newest attempt.
-    pub(super) fn admit(&mut self, id: TaskId, attempt: u32) -> bool {
+    /// Adds a task that came. False: it is held already, and must not be handled twice. Its result will name the newest
+    /// attempt.
+    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> bool {
         id == 0 || self.held.insert(id, attempt).is_none()
     }
 
-    /// Lets go of a task that no handler has begun with.
+    /// Removes a task that no handler has started.
     pub(super) fn release(&mut self, id: TaskId) {
         self.held.remove(&id);
     }
 
-    /// Notes what came of a task.
+    /// Adds the result of a task.
     pub(super) fn finish(&mut self, mut result: pb::Result) {
         if let Some(attempt) = self.held.remove(&result.id) {
             result.attempt = attempt;
         }
-        self.untold.push_back(result);
+        self.unsent.push_back(result);
     }
 
     /// Whether more results may come.
     pub(super) fn has_room(&self) -> bool {
-        self.untold.len() < UNTOLD
+        self.unsent.len() < UNSENT
     }
 
     /// Tasks held.
@@ -70,8 +73,8 @@ impl Ledger {
     }
 
     /// Results that are not known to have arrived.
-    pub(super) fn owed(&self) -> usize {
-        self.untold.len() + self.told.len()
+    pub(super) fn unreported(&self) -> usize {
+        self.unsent.len() + self.unconfirmed.len()
     }
 
     /// Renews the lease of every task held, with the next messages.
@@ -82,22 +85,22 @@ impl Ledger {
 
     /// Whether [`Ledger::next`] has something.
     pub(super) fn has_next(&self) -> bool {
-        !self.untold.is_empty() || !self.renewals.is_empty()
+        !self.unsent.is_empty() || !self.renewals.is_empty()
     }
 
     /// The next message for the tellResult stream.
     pub(super) fn next(&mut self, batch: bool) -> Option<pb::Result> {
-        self.alone = self.suspects > 0;
-        self.suspects = self.suspects.saturating_sub(1);
-        let most = if batch && !self.alone { BATCH } else { 1 };
+        self.sent_alone = self.to_send_alone > 0;
+        self.to_send_alone = self.to_send_alone.saturating_sub(1);
+        let most = if batch && !self.sent_alone { BATCH } else { 1 };
         let (mut results, mut bytes) = (Vec::new(), 0);
         while results.len() < most && bytes < BATCH_BYTES {
             // Results first: after them, a WORKING for the same task is not sent any more.
-            let Some(result) = self.untold.pop_front().or_else(|| self.next_renewal()) else { break };
+            let Some(result) = self.unsent.pop_front().or_else(|| self.next_renewal()) else { break };
             bytes += result.ret.len();
             if result.id != 0 && result.outcome != pb::Outcome::WORKING.into() {
-                self.told_bytes += result.ret.len();
-                self.told.push_back(result.clone());
+                self.unconfirmed_bytes += result.ret.len();
+                self.unconfirmed.push_back(result.clone());
             }
             results.push(result);
         }
@@ -116,48 +119,48 @@ impl Ledger {
         None
     }
 
-    /// Whether something was told that a confirmation is awaited for.
-    pub(super) fn has_told(&self) -> bool {
-        !self.told.is_empty()
+    /// Whether a confirmation is awaited.
+    pub(super) fn has_unconfirmed(&self) -> bool {
+        !self.unconfirmed.is_empty()
     }
 
-    /// Whether nothing more may be told before the stream was answered.
+    /// Whether the stream must be answered before more results are sent.
     pub(super) fn is_full(&self) -> bool {
-        let suspect = self.suspects > 0 || self.alone;
-        self.told.len() >= if suspect { 1 } else { TOLD } || self.told_bytes >= TOLD_BYTES
+        let alone = self.to_send_alone > 0 || self.sent_alone;
+        self.unconfirmed.len() >= if alone { 1 } else { UNCONFIRMED } || self.unconfirmed_bytes >= UNCONFIRMED_BYTES
     }
 
-    /// The stream was answered: what was told is not told again.
+    /// The stream was answered: its results are not sent again.
     pub(super) fn confirm(&mut self) {
-        self.told.clear();
-        self.told_bytes = 0;
+        self.unconfirmed.clear();
+        self.unconfirmed_bytes = 0;
     }
 
-    /// The stream was refused. Returns the result that was alone on it, and is dropped.
+    /// The stream was refused. Returns the result that was alone on it, which is dropped.
     pub(super) fn refuse(&mut self) -> Option<pb::Result> {
-        let count = self.told.len();
+        let count = self.unconfirmed.len();
         if count == 1 {
-            self.told_bytes = 0;
-            return self.told.pop_front();
+            self.unconfirmed_bytes = 0;
+            return self.unconfirmed.pop_front();
         }
         self.take_back();
-        self.suspects += count;
+        self.to_send_alone += count;
         None
     }
 
     fn take_back(&mut self) {
-        for result in self.told.drain(..).rev() {
-            self.untold.push_front(result);
+        for result in self.unconfirmed.drain(..).rev() {
+            self.unsent.push_front(result);
         }
-        self.told_bytes = 0;
+        self.unconfirmed_bytes = 0;
     }
 
-    /// The connection was lost: what was told and not confirmed will be told again, before the others. Results without
-    /// an id are dropped, for the next connection has a different order.
-    pub(super) fn lost(&mut self) {
+    /// The connection was lost: unconfirmed results will be sent again, before the others. Results without an id are dropped:
+    /// the next connection has another order.
+    pub(super) fn disconnected(&mut self) {
         self.renewals.clear();
-        self.suspects = 0;
-        self.untold.retain(|result| result.id != 0);
+        self.to_send_alone = 0;
+        self.unsent.retain(|result| result.id != 0);
         self.take_back();
     }
 }
@@ -183,11 +186,11 @@ mod tests {
         ledger.confirm();
         assert_eq!(next_ids(&mut ledger, false), [2]);
         assert_eq!(next_ids(&mut ledger, false), [3]);
-        ledger.lost();
-        assert_eq!(ledger.owed(), 3);
+        ledger.disconnected();
+        assert_eq!(ledger.unreported(), 3);
         assert_eq!(next_ids(&mut ledger, true), [2, 3, 4]);
         ledger.confirm();
-        assert_eq!(ledger.owed(), 0);
+        assert_eq!(ledger.unreported(), 0);
     }
 
     #[test]
@@ -196,31 +199,31 @@ mod tests {
         ledger.finish(result(0));
         ledger.finish(result(0));
         assert_eq!(next_ids(&mut ledger, false), [0]);
-        assert!(!ledger.has_told());
-        ledger.lost();
+        assert!(!ledger.has_unconfirmed());
+        ledger.disconnected();
         assert!(!ledger.has_next());
     }
 
     #[test]
     fn a_task_that_comes_again_while_it_is_held_is_answered_with_the_newest_attempt() {
         let mut ledger = Ledger::default();
-        assert!(ledger.admit(7, 1));
-        assert!(!ledger.admit(7, 2));
+        assert!(ledger.accept(7, 1));
+        assert!(!ledger.accept(7, 2));
         ledger.finish(pb::Result { attempt: 1, ..result(7) });
         assert_eq!(ledger.next(false).map(|message| message.attempt), Some(2));
-        assert!(ledger.admit(7, 3), "it is no longer held");
+        assert!(ledger.accept(7, 3), "it is no longer held");
     }
 
     #[test]
     fn no_working_is_sent_for_a_task_that_is_finished() {
         let mut ledger = Ledger::default();
-        ledger.admit(1, 1);
-        ledger.admit(2, 1);
+        ledger.accept(1, 1);
+        ledger.accept(2, 1);
         ledger.renew();
         ledger.finish(result(1));
         assert_eq!(next_ids(&mut ledger, true), [1, 2]);
         assert!(!ledger.has_next());
-        assert_eq!(ledger.owed(), 1, "a WORKING waits for no confirmation");
+        assert_eq!(ledger.unreported(), 1, "a WORKING waits for no confirmation");
     }
 
     #[test]
@@ -242,7 +245,7 @@ mod tests {
         }
         assert_eq!(next_ids(&mut ledger, true), [4]);
         assert!(!ledger.is_full());
-        assert_eq!(ledger.owed(), 1);
+        assert_eq!(ledger.unreported(), 1);
     }
 
     #[test]

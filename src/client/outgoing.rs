@@ -8,7 +8,7 @@ use grpcio::{ClientCStreamSender, Result, WriteFlags};
 
 /// A call's sink that may be polled at any time: grpcio's own panics when it is polled after an error or its end.
 ///
-/// Errors are not reported: the receiving side of the call says what the matter is.
+/// Errors are not returned: the receiving side of the call gives the reason.
 pub(super) struct Outgoing<T> {
     /// The sink of client streams and of duplex streams is one type.
     sink: ClientCStreamSender<T>,

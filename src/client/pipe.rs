@@ -1,4 +1,4 @@
-//! The pipe thread: carries getTask through the handlers into tellResult, over one connection after another.
+//! The pipe thread: passes tasks from getTask to the handlers, and their results to tellResult, over one connection after another.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use grpcio::{CallOption, Environment};
 
-use super::bell::Bell;
+use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
 use super::ledger::Ledger;
@@ -26,12 +26,12 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 /// article's, do so when nothing else happens, and pings come more often than every five minutes.
 const TOO_MANY_PINGS: &str = "Too many pings";
 const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
-/// A connection that lasted this long, or brought something, worked: the next backoff is a first one.
+/// After a connection that lasted this long, or on which something came, the backoff starts from its first wait.
 const WORKED: Duration = Duration::from_secs(10);
 /// A server that is known to send heartbeats is given up after this many are missing.
 const MISSED_HEARTBEATS: u32 = 3;
 
-/// What the pipe thread owns. Everything about the connection is in here, so nothing of it needs a lock.
+/// What the pipe thread owns. All of the connection is in here, so nothing needs a lock.
 pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
@@ -39,13 +39,13 @@ pub(super) struct Pipe {
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,
     pub(super) stopped: Stopped,
-    /// To the handlers; at least as many as there are handlers. None: they are to end when they are through. Full: tasks
-    /// wait in the inbox.
+    /// To the handlers, with room for at least one task for each. None: they end after the task they have. Full: tasks wait
+    /// in the inbox.
     pub(super) tasks: Option<Sender<Task>>,
-    /// The other end, to take back what no handler has begun with.
-    pub(super) unbegun: Receiver<Task>,
-    /// From the handlers. Not read while too many results are untold: then handlers wait with theirs. It disconnects
-    /// when the last handler is gone.
+    /// The other end, to take back tasks that no handler has started.
+    pub(super) not_started: Receiver<Task>,
+    /// From the handlers. Not read while the ledger has no room: then handlers wait with their results. It disconnects when
+    /// the last handler has ended.
     pub(super) results: Receiver<Finished>,
     /// To the status thread: the connection to use, one slot, the newest counts.
     pub(super) links: Sender<Option<Link>>,
@@ -54,9 +54,9 @@ pub(super) struct Pipe {
     pub(super) state: State,
 }
 
-/// Where the pipe thread is.
+/// What changes while the pipe thread runs.
 pub(super) struct State {
-    bell: Bell,
+    waker: ChannelWaker,
     ledger: Ledger,
     inbox: VecDeque<Task>,
     inbox_bytes: usize,
@@ -68,16 +68,16 @@ pub(super) struct State {
     keepalive: Duration,
     try_at: Instant,
     renew_at: Instant,
-    heard: Heard,
+    received: Received,
     stopping: bool,
-    /// With the last handler gone while stopping: until when results may still be told.
+    /// Set while stopping, when the last handler has ended: until when results are still sent.
     give_up_at: Option<Instant>,
     verdict: Result<(), Error>,
 }
 
 /// What came over the connection so far.
 #[derive(Default)]
-struct Heard {
+struct Received {
     anything: bool,
     heartbeats: bool,
     /// When something came, or when the stream was not being read.
@@ -88,7 +88,7 @@ impl State {
     pub(super) fn new(config: &Config) -> State {
         let now = Instant::now();
         State {
-            bell: Bell::new(),
+            waker: ChannelWaker::new(),
             ledger: Ledger::default(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
@@ -98,7 +98,7 @@ impl State {
             keepalive: KEEPALIVE,
             try_at: now,
             renew_at: now,
-            heard: Heard::default(),
+            received: Received::default(),
             stopping: false,
             give_up_at: None,
             verdict: Ok(()),
@@ -116,7 +116,7 @@ impl Pipe {
             let now = Instant::now();
             self.connect(now);
             self.drive(now);
-            self.feed();
+            self.hand_out();
             if self.is_over(now) {
                 return self.end();
             }
@@ -126,25 +126,25 @@ impl Pipe {
 
     fn connect(&mut self, now: Instant) {
         let state = &mut self.state;
-        let wanted = !state.stopping || state.ledger.owed() > 0;
+        let wanted = !state.stopping || state.ledger.unreported() > 0;
         if state.connection.is_some() || !wanted || now < state.try_at {
             return;
         }
         state.connections += 1;
-        state.heard = Heard::default();
+        state.received = Received::default();
         state.ledger.renew();
         state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
     }
 
-    /// Does everything that the streams allow, and learns of the connection's end.
+    /// Does all that the streams allow, and sees when the connection ends.
     fn drive(&mut self, now: Instant) {
         let Some(mut connection) = self.state.connection.take() else { return };
         match self.poll(&mut connection, now) {
             Ok(()) => self.state.connection = Some(connection),
             Err(End::Lost { reason, retry_after }) => self.lost(&connection, &reason, retry_after, now),
             Err(End::Fatal(error)) => {
-                // A server that refuses this client will not hear of results either; one that took another in its
-                // place will.
+                // A server that refuses this client takes no results from it either. One that gave its place to another
+                // client does.
                 if !matches!(error, Error::TakenOver(_)) {
                     self.state.give_up_at = Some(now);
                 }
@@ -157,25 +157,25 @@ impl Pipe {
     }
 
     fn poll(&mut self, connection: &mut Connection, now: Instant) -> Result<(), End> {
-        let waker = self.state.bell.waker.clone();
+        let waker = self.state.waker.waker.clone();
         let cx = &mut Context::from_waker(&waker);
         if connection.poll_ready(cx, now) {
             log::info!("connected to {}", self.config.server);
             (self.observer)(&Event::Connected { server: &self.config.server });
             self.offer(Some(connection.link.clone()));
         }
-        // First say what came of the old tasks and which are still worked on, then ask for new ones: so the server does not
-        // deliver them again.
+        // First report the old tasks, finished or still worked on, and then ask for new ones: so the server does not deliver
+        // the old ones again.
         let state = &mut self.state;
-        let is_behind = |ledger: &Ledger, connection: &Connection| {
-            let untold = ledger.owed() > 0 || ledger.has_next() || !connection.teller.is_idle();
-            !connection.is_registered() && untold
+        let has_reports = |ledger: &Ledger, connection: &Connection| {
+            let unreported = ledger.unreported() > 0 || ledger.has_next() || !connection.results.is_idle();
+            !connection.is_registered() && unreported
         };
-        if is_behind(&state.ledger, connection) {
-            connection.teller.poll(cx, now, &mut state.ledger, true)?;
+        if has_reports(&state.ledger, connection) {
+            connection.results.poll(cx, now, &mut state.ledger, true)?;
         }
-        if !is_behind(&state.ledger, connection) && !state.stopping && connection.register()? {
-            // Once more, for now the server knows the stream that holds them.
+        if !has_reports(&state.ledger, connection) && !state.stopping && connection.register()? {
+            // Renew once more: only now does the server know the stream that holds them.
             state.renew_at = now;
         }
         if state.ledger.held() == 0 {
@@ -184,26 +184,26 @@ impl Pipe {
             state.ledger.renew();
             state.renew_at = now + self.config.renew_every;
         }
-        connection.teller.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
+        connection.results.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
         while !self.state.stopping && self.state.inbox_has_room() {
             let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
             let message = message?;
-            connection.teller.batch |= !message.batch.is_empty();
+            connection.results.batch |= !message.batch.is_empty();
             self.receive(message, now);
         }
-        self.state.heard.last = Some(now);
+        self.state.received.last = Some(now);
         Ok(())
     }
 
     fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {
         let state = &mut self.state;
-        state.heard.anything = true;
-        state.heard.last = Some(now);
+        state.received.anything = true;
+        state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
-        state.heard.heartbeats |= message.batch.is_empty() && !is_task(&message);
+        state.received.heartbeats |= message.batch.is_empty() && !is_task(&message);
         let batch = std::mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            if state.ledger.admit(message.id, message.attempt) {
+            if state.ledger.accept(message.id, message.attempt) {
                 state.inbox_bytes += message.task.len();
                 state.inbox.push_back(Task {
                     id: message.id,
@@ -225,18 +225,18 @@ impl Pipe {
     }
 
     fn silence_deadline(&self) -> Option<Instant> {
-        let every = self.config.heartbeat.filter(|_| self.state.heard.heartbeats && !self.state.stopping)?;
-        Some(self.state.heard.last? + every * MISSED_HEARTBEATS)
+        let every = self.config.heartbeat.filter(|_| self.state.received.heartbeats && !self.state.stopping)?;
+        Some(self.state.received.last? + every * MISSED_HEARTBEATS)
     }
 
     fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
         let state = &mut self.state;
-        state.ledger.lost();
+        state.ledger.disconnected();
         // The next connection's server sends them again.
         state.inbox.retain(|task| task.id != 0);
         state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
         let ready_since = connection.ready_since();
-        if ready_since.is_some_and(|since| state.heard.anything || now >= since + WORKED) {
+        if ready_since.is_some_and(|since| state.received.anything || now >= since + WORKED) {
             state.backoff.reset();
         }
         if reason.contains(TOO_MANY_PINGS) {
@@ -252,7 +252,7 @@ impl Pipe {
         self.offer(None);
     }
 
-    /// Gives the status thread the connection to use, in place of one that it has not taken yet.
+    /// Gives the status thread the connection to use. Replaces one that it has not taken yet.
     fn offer(&self, mut link: Option<Link>) {
         while let Err(TrySendError::Full(newest)) = self.links.try_send(link) {
             let _ = self.outdated.try_recv();
@@ -261,7 +261,7 @@ impl Pipe {
     }
 
     /// Moves tasks from the inbox to the handlers.
-    fn feed(&mut self) {
+    fn hand_out(&mut self) {
         let Some(tasks) = &self.tasks else { return };
         while let Some(task) = self.state.inbox.pop_front() {
             let bytes = task.text.len();
@@ -276,15 +276,15 @@ impl Pipe {
     fn finish(&mut self, finished: Finished) {
         let state = &mut self.state;
         match finished {
-            Finished::Left(id) => state.ledger.release(id),
+            Finished::NotStarted(id) => state.ledger.release(id),
             Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
-                log::debug!("dropped a result without an id for a connection that is gone");
+                log::debug!("dropped a result without an id for an earlier connection");
             }
             Finished::Handled(result, _) => state.ledger.finish(result),
         }
     }
 
-    /// While stopping, whatever the room: what is still to come is bounded by the channel and the handlers.
+    /// While stopping, room does not matter: what is still to come is bounded by the channel and the handlers.
     fn takes_results(&self) -> bool {
         self.state.stopping || self.state.ledger.has_room()
     }
@@ -296,7 +296,7 @@ impl Pipe {
         let closed = never();
         let results = if self.takes_results() { &self.results } else { &closed };
         select! {
-            recv(self.state.bell.rung) -> _ => {}
+            recv(self.state.waker.woken) -> _ => {}
             recv(results) -> finished => match finished {
                 Ok(finished) => {
                     self.finish(finished);
@@ -318,17 +318,17 @@ impl Pipe {
     fn deadline(&self) -> Option<Instant> {
         let state = &self.state;
         let of_connection = match &state.connection {
-            None => (!state.stopping || state.ledger.owed() > 0).then_some(state.try_at),
+            None => (!state.stopping || state.ledger.unreported() > 0).then_some(state.try_at),
             Some(connection) => {
                 let renewal = (connection.is_registered() && state.ledger.held() > 0).then_some(state.renew_at);
-                [renewal, connection.teller.deadline(), self.silence_deadline()].into_iter().flatten().min()
+                [renewal, connection.results.deadline(), self.silence_deadline()].into_iter().flatten().min()
             }
         };
         of_connection.into_iter().chain(state.give_up_at).min()
     }
 
-    /// Takes back what no handler has begun with, and lets the handlers end. getTask stays open without being read, so
-    /// that the tasks which run keep their leases.
+    /// Takes back the tasks that no handler has started, and lets the handlers end. getTask stays open without being read, so
+    /// that running tasks keep their leases.
     fn begin_stop(&mut self) {
         if self.state.stopping {
             return;
@@ -337,7 +337,7 @@ impl Pipe {
         self.stopped = never();
         self.stopper.stop();
         self.tasks = None;
-        for task in self.unbegun.try_iter().chain(self.state.inbox.drain(..)) {
+        for task in self.not_started.try_iter().chain(self.state.inbox.drain(..)) {
             self.state.ledger.release(task.id);
         }
         log::info!("stopping; what runs is finished first");
@@ -346,17 +346,17 @@ impl Pipe {
     fn is_over(&self, now: Instant) -> bool {
         let state = &self.state;
         let (true, Some(give_up_at)) = (state.stopping, state.give_up_at) else { return false };
-        let told = state.ledger.owed() == 0 && state.connection.as_ref().is_none_or(|c| c.teller.is_idle());
-        told || now >= give_up_at
+        let reported = state.ledger.unreported() == 0 && state.connection.as_ref().is_none_or(|c| c.results.is_idle());
+        reported || now >= give_up_at
     }
 
     fn end(mut self) -> Result<(), Error> {
         if let Some(connection) = &mut self.state.connection {
             connection.leave();
         }
-        match (self.state.verdict, self.state.ledger.owed()) {
+        match (self.state.verdict, self.state.ledger.unreported()) {
             (Ok(()), 0) => Ok(()),
-            (Ok(()), untold) => Err(Error::Untold(untold)),
+            (Ok(()), unreported) => Err(Error::Unreported(unreported)),
             (Err(error), _) => Err(error),
         }
     }

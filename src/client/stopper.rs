@@ -1,4 +1,4 @@
-//! How everybody learns that it is time to stop.
+//! How all threads learn that it is time to stop.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 #[derive(Debug, Clone)]
 pub struct Stopper(Arc<Mutex<Option<Sender<Infallible>>>>);
 
-/// Nothing is ever sent on it: it disconnects when it is time to stop, for everyone who holds a clone.
+/// Nothing is ever sent on it. It disconnects when it is time to stop, for all who hold a clone.
 pub(super) type Stopped = Receiver<Infallible>;
 
 impl Stopper {
@@ -18,7 +18,7 @@ impl Stopper {
         (Stopper(Arc::new(Mutex::new(Some(sender)))), stopped)
     }
 
-    /// Asks for a graceful stop: what runs is finished, the results are told. Returns at once; asking twice is fine.
+    /// Asks for a graceful stop: running tasks are finished, their results are sent. Returns at once; asking twice is fine.
     pub fn stop(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }

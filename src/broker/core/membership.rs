@@ -6,10 +6,10 @@ use std::sync::Arc;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
-use super::session::{Join, Session, SessionId, StartAt};
+use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
-use crate::task::{GroupName, Outcome, Time};
+use crate::task::{GroupName, Outcome, StartAt, Time};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`].

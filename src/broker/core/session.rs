@@ -6,23 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
-use crate::task::{ClientId, GroupName, Name, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
 pub type SessionId = u64;
 
 /// Orders the sessions of a group: by free window; among equals, the one that was served longest ago is last.
 pub(super) type Rank = (usize, Reverse<u64>, SessionId);
-
-/// Where a group that is new starts to read the broadcasts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum StartAt {
-    /// At the oldest task that is kept.
-    #[default]
-    First,
-    /// At the next one that is accepted.
-    New,
-}
 
 /// What a client says of itself when its stream opens. All of it is optional.
 #[derive(Debug, Clone, Default)]

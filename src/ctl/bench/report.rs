@@ -2,6 +2,7 @@
 
 use std::io;
 
+use indicatif::HumanCount;
 use serde::ser::{Serialize, Serializer};
 use serde_json::{Value, json};
 
@@ -44,7 +45,7 @@ impl Report {
     pub(super) fn print(&self, out: &mut Out) -> io::Result<()> {
         let shown = |figure: &Figure| match &figure.value {
             Value::String(text) => text.clone(),
-            Value::Number(number) if number.is_u64() => thousands(number.as_u64().unwrap_or(0)),
+            Value::Number(number) if number.is_u64() => HumanCount(number.as_u64().unwrap_or(0)).to_string(),
             other => other.to_string(),
         };
         let width = self.figures.iter().map(|figure| shown(figure).len()).max().unwrap_or(0);
@@ -66,18 +67,6 @@ impl Serialize for Report {
     }
 }
 
-fn thousands(number: u64) -> String {
-    let digits = number.to_string();
-    let mut out = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -85,7 +74,7 @@ mod tests {
     #[test]
     fn thousands_are_set_apart() {
         for (number, text) in [(0, "0"), (999, "999"), (1000, "1,000"), (12_345_678, "12,345,678")] {
-            assert_eq!(thousands(number), text);
+            assert_eq!(HumanCount(number).to_string(), text);
         }
     }
 

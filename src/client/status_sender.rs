@@ -9,7 +9,7 @@ use crossbeam_channel::{Receiver, TryRecvError, never, select};
 use futures::StreamExt;
 use grpcio::{ClientDuplexReceiver, RpcStatus};
 
-use super::bell::Bell;
+use super::channel_waker::ChannelWaker;
 use super::connection::Link;
 use super::outgoing::Outgoing;
 use super::stopper::Stopped;
@@ -24,7 +24,7 @@ const UNANSWERED: usize = 256;
 pub(super) enum Source {
     /// Made at the start and then in intervals, while there is a connection.
     Every(Duration, Box<dyn FnMut() -> Vec<String> + Send>),
-    /// Sent by somebody. When it disconnects, there are no more.
+    /// Sent through a channel. When it disconnects, there are no more.
     Channel(Receiver<String>),
 }
 
@@ -39,16 +39,15 @@ impl fmt::Debug for Source {
 
 /// What the status thread owns.
 ///
-/// A sendStatus call is opened when there is something to report and ended when that is said: a server with a thread for
-/// each call has it back in between. Statuses whose answer did not come before the connection was lost are sent again
-/// over the next one.
-pub(super) struct Reporter {
+/// A sendStatus call is opened when there are statuses, and ended when they are sent: a server with a thread for each call has
+/// the thread back in between. Statuses that were not answered before the connection was lost are sent again over the next.
+pub(super) struct StatusSender {
     source: Source,
     links: Receiver<Option<Link>>,
     stopped: Stopped,
     stop_grace: Duration,
     observer: Observer,
-    bell: Bell,
+    waker: ChannelWaker,
     backoff: Backoff,
     link: Option<Link>,
     call: Option<Call>,
@@ -64,27 +63,27 @@ pub(super) struct Reporter {
 struct Call {
     sink: Outgoing<pb::ClientMsg>,
     answers: ClientDuplexReceiver<pb::Result>,
-    /// How many of the unanswered ones were sent.
+    /// How many of the unanswered statuses were sent.
     sent: usize,
     ending: bool,
 }
 
-impl Reporter {
+impl StatusSender {
     pub(super) fn new(
         source: Source,
         links: Receiver<Option<Link>>,
         stopped: Stopped,
         observer: Observer,
         config: &super::Config,
-    ) -> Reporter {
+    ) -> StatusSender {
         let now = Instant::now();
-        Reporter {
+        StatusSender {
             source,
             links,
             stopped,
             stop_grace: config.stop_grace,
             observer,
-            bell: Bell::new(),
+            waker: ChannelWaker::new(),
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
             link: None,
             call: None,
@@ -145,7 +144,7 @@ impl Reporter {
                 Err(error) => return self.ended(Err(rpc_status::status_of(error)), 0, now),
             }
         }
-        let waker = self.bell.waker.clone();
+        let waker = self.waker.waker.clone();
         let cx = &mut Context::from_waker(&waker);
         let Some(call) = &mut self.call else { return };
         call.poll_send(cx, &self.unanswered);
@@ -171,7 +170,7 @@ impl Reporter {
         }
     }
 
-    /// The call is over, with the first `sent` of the unanswered ones on it.
+    /// The call ended. It had the first `sent` of the unanswered statuses.
     fn ended(&mut self, end: Result<(), RpcStatus>, sent: usize, now: Instant) {
         match end {
             Ok(()) if sent == 0 => {}
@@ -179,7 +178,7 @@ impl Reporter {
                 log::warn!("the server ended sendStatus without an answer to {sent} statuses");
                 self.unanswered.drain(..sent);
             }
-            // It is the first one that is not answered: the server takes them in order.
+            // The server takes them in order, so it refused the first that has no answer.
             Err(status) => match Meaning::of(&status) {
                 Meaning::ClientRefused | Meaning::CallRefused | Meaning::MessageRefused => {
                     log::warn!("the server refused a status ({}); it is dropped", rpc_status::text(&status));
@@ -210,7 +209,7 @@ impl Reporter {
             _ => &closed,
         };
         select! {
-            recv(self.bell.rung) -> _ => {}
+            recv(self.waker.woken) -> _ => {}
             recv(source) -> status => match status {
                 Ok(status) => self.unanswered.push_back(status),
                 Err(_) => self.source = Source::Channel(never()),
@@ -221,7 +220,7 @@ impl Reporter {
                     self.call = None;
                     self.try_at = Instant::now();
                 }
-                // The pipe is at its end: this is the last connection there is.
+                // The pipe thread has ended: there will be no other connection.
                 Err(_) => {
                     self.links = never();
                     if self.link.is_none() {
@@ -239,7 +238,7 @@ impl Reporter {
 }
 
 impl Call {
-    /// Sends what was not sent yet, and ends the sending as soon as there is no more: a server may answer only then.
+    /// Sends what was not sent yet, and then ends the sending: a server may answer only after that.
     fn poll_send(&mut self, cx: &mut Context<'_>, unanswered: &VecDeque<String>) {
         while let Some(status) = unanswered.get(self.sent).filter(|_| !self.ending) {
             if !self.sink.poll_ready(cx) {

@@ -1,4 +1,4 @@
-//! Telling results: one tellResult stream after another, each confirmed by its answer.
+//! Sends results: one tellResult stream after another, each confirmed by its answer.
 
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -12,16 +12,16 @@ use super::outgoing::Outgoing;
 use crate::rpc_status::{self, Meaning};
 use crate::wire::contact as pb;
 
-/// Sends what the ledger has, and tells the ledger what arrived.
+/// Sends what the ledger has, and notes there what arrived.
 ///
-/// A tellResult stream is answered when it ends, so an open one confirms nothing. A stream that carries results with
-/// ids is therefore ended when the ledger is full of them, or `confirm_every` after the first one, and the next one is
-/// opened when the answer is there; one at a time, so that results arrive in their order. Without ids there is nothing
-/// to confirm, and one stream serves for as long as the connection lives, as the article's client has it.
-pub(super) struct Teller {
+/// A tellResult stream is answered when it ends, so an open one confirms nothing. A stream that carries results with ids is
+/// ended when the ledger is full, or `confirm_every` after the first result. The next one is opened when the answer is there:
+/// one at a time, so that results arrive in their order. Without ids there is nothing to confirm, and one stream serves as
+/// long as the connection lasts, as in the article's client.
+pub(super) struct ResultSender {
     link: Link,
     confirm_every: Duration,
-    /// The server knows batches.
+    /// Whether the server knows batches.
     pub(super) batch: bool,
     stream: Option<Stream>,
 }
@@ -29,14 +29,14 @@ pub(super) struct Teller {
 struct Stream {
     sink: Outgoing<pb::Result>,
     answer: ClientCStreamReceiver<pb::Empty>,
-    /// When the first result was told that is to be confirmed.
+    /// When the first result was sent that is to be confirmed.
     since: Option<Instant>,
     ending: bool,
 }
 
-impl Teller {
-    pub(super) fn new(link: Link, confirm_every: Duration) -> Teller {
-        Teller { link, confirm_every, batch: false, stream: None }
+impl ResultSender {
+    pub(super) fn new(link: Link, confirm_every: Duration) -> ResultSender {
+        ResultSender { link, confirm_every, batch: false, stream: None }
     }
 
     /// Whether no stream is open: all that was sent was answered.
@@ -50,8 +50,8 @@ impl Teller {
         Some(since + self.confirm_every)
     }
 
-    /// Sends what can be sent and takes the answer if it is there. With `flush`, the stream is ended as soon as the
-    /// ledger has nothing more to say, so that everything is confirmed.
+    /// Sends what can be sent, and takes the answer if it is there. With `flush`, the stream is ended as soon as the ledger has
+    /// nothing more to send, so that everything is confirmed.
     pub(super) fn poll(
         &mut self,
         cx: &mut Context<'_>,
@@ -97,7 +97,7 @@ impl Stream {
             let Some(message) = ledger.next(batch) else { break };
             self.sink.send(message);
         }
-        if ledger.has_told() {
+        if ledger.has_unconfirmed() {
             self.since.get_or_insert(now);
         }
         self.sink.poll_flush(cx);

@@ -44,17 +44,9 @@ impl BrokerThread {
         disconnected: Arc<DisconnectedReporters>,
         reader: Sender<ReadJob>,
     ) -> BrokerThread {
-        BrokerThread {
-            core,
-            store,
-            disconnected,
-            outboxes: FxHashMap::default(),
-            next_session: 1,
-            reader,
-            waiting: VecDeque::new(),
-            delivered: 0,
-            draining: false,
-        }
+        let (outboxes, waiting) = (FxHashMap::default(), VecDeque::new());
+        let (next_session, delivered, draining) = (1, 0, false);
+        BrokerThread { core, store, disconnected, outboxes, next_session, reader, waiting, delivered, draining }
     }
 
     /// Runs until it is told to stop.

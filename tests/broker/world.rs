@@ -14,7 +14,7 @@ use contact::task::{GroupName, Name, NewResult, NewTask, Outcome, Task, TaskId, 
 use super::model::{Logged, Model};
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
-pub(crate) const ROOM: u64 = 64 * 1024;
+pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
 
 pub(crate) fn name(name: &str) -> Name {
     Name::new("name", name).unwrap()
@@ -598,7 +598,7 @@ impl World {
             let (task, attempt) = (&delivery.task, delivery.attempt);
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
             assert_eq!(task.spec.text, self.tasks[task.id as usize - 1].spec.text);
-            assert!(stream.sent - stream.taken < ROOM, "a client that does not read is not sent more");
+            assert!(stream.sent - stream.taken < SEND_BUFFER, "a client that does not read is not sent more");
             assert!(task.spec.not_before.is_none_or(|at| at <= self.now), "task {} is not due", task.id);
             assert!(task.spec.expires_at.is_none_or(|at| at > self.now), "task {} is over", task.id);
             stream.sent += delivery.cost();
@@ -621,7 +621,7 @@ impl World {
                 *in_flight.entry(group).or_default() += info.in_flight;
             }
             assert!(
-                stream.sent - stream.taken < ROOM || stream.watch.is_some(),
+                stream.sent - stream.taken < SEND_BUFFER || stream.watch.is_some(),
                 "who waits for a client to read asks to be told"
             );
         }

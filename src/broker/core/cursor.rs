@@ -82,14 +82,9 @@ impl LogCursor {
         }
     }
 
-    /// The page was asked for; [`LogCursor::fill`] or [`LogCursor::fetch_failed`] follows.
-    pub(super) fn fetch(&mut self) {
-        self.fetching = true;
-    }
-
-    /// The page could not be read.
-    pub(super) fn fetch_failed(&mut self) {
-        self.fetching = false;
+    /// The page was asked for, or could not be read.
+    pub(super) fn set_fetching(&mut self, fetching: bool) {
+        self.fetching = fetching;
     }
 
     /// Takes the next page of the backlog, with which everything up to `read` is read. Says whether that was all there is.

@@ -71,7 +71,7 @@ impl Core {
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
-            group.cursor_mut(query.priority).fetch_failed();
+            group.cursor_mut(query.priority).set_fetching(false);
             return self.wake_group_at(id, now.after(READ_AGAIN));
         };
         self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
@@ -164,7 +164,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let Some(after) = group.cursor_mut(priority).next_page() else { return false };
         let Some(recent) = self.recent.after(after) else {
-            group.cursor_mut(priority).fetch();
+            group.cursor_mut(priority).set_fetching(true);
             self.actions.push(Action::Fetch(id, group.backlog(priority, after, head)));
             return false;
         };

@@ -34,14 +34,6 @@ impl Lease {
     }
 }
 
-/// A task that was delivered before and goes out again, with its text.
-#[derive(Debug)]
-struct Returned {
-    task: Arc<Task>,
-    /// Deliveries so far.
-    attempts: u32,
-}
-
 /// Most tasks that wait to go out again and whose text is in memory, or about to be, whatever their size.
 const LOADED: usize = 256;
 
@@ -56,8 +48,8 @@ pub(super) struct OpenTasks {
     deadlines: BTreeSet<(Time, TaskId)>,
     /// Of each lease without a session, with the address from which its client said that it has the task.
     awaiting_stream: BTreeSet<(Arc<str>, TaskId)>,
-    /// Go out before any task of their priority that is new.
-    returned: BTreeMap<(Priority, TaskId), Returned>,
+    /// Go out before any new task of their priority; with the deliveries so far.
+    returned: BTreeMap<(Priority, TaskId), (Arc<Task>, u32)>,
     /// Not to go out before a time. Their text is not in memory.
     delayed: Delayed,
     /// Due, and their text is being read; with the deliveries so far.
@@ -134,7 +126,7 @@ impl OpenTasks {
     pub(super) fn waiting(&self, task: TaskId) -> Option<u32> {
         let returned = || Priority::ALL.into_iter().find_map(|priority| self.returned.get(&(priority, task)));
         let loading = self.loading.get(&task).copied();
-        loading.or_else(|| Some(returned()?.attempts)).or_else(|| Some(self.delayed.get(task)?.1))
+        loading.or_else(|| Some(returned()?.1)).or_else(|| Some(self.delayed.get(task)?.1))
     }
 
     /// When a delayed task is due.
@@ -149,27 +141,26 @@ impl OpenTasks {
 
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
-        if let Some(returned) = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task))) {
-            self.changed = true;
-            return Some((Some(returned.task), returned.attempts));
-        }
-        let attempts = self.loading.remove(&task).or_else(|| self.delayed.remove(task))?;
+        let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
+        let taken = match returned {
+            Some((text, attempts)) => (Some(text), attempts),
+            None => (None, self.loading.remove(&task).or_else(|| self.delayed.remove(task))?),
+        };
         self.changed = true;
-        Some((None, attempts))
+        Some(taken)
     }
 
     /// Has a task go out again as soon as it can.
     pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: u32) {
         self.changed = true;
-        self.returned.insert((task.spec.priority, task.id), Returned { task, attempts });
+        self.returned.insert((task.spec.priority, task.id), (task, attempts));
     }
 
     /// Takes the oldest task that goes out again, if the highest priority among these is this one.
     pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
         let first = self.returned.first_entry().filter(|first| first.key().0 == priority)?;
-        let Returned { task, attempts } = first.remove();
         self.changed = true;
-        Some((task, attempts))
+        Some(first.remove())
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
@@ -230,7 +221,7 @@ impl OpenTasks {
         let due_now = |id: &TaskId, attempts: u32| OpenTask { id: *id, attempts, not_before: None };
         // The outcome or the loss of a lease will follow this checkpoint in the log; if neither does, this delivery counts.
         let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempt)).collect();
-        open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.attempts)));
+        open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.1)));
         open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
         open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
         open.sort_unstable_by_key(|task| task.id);

@@ -21,7 +21,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use model::Logged;
-use world::{World, name, told};
+use world::{World, name, outcome_report};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -145,7 +145,7 @@ fn anonymous_clients_can_be_put_into_one_work_queue() {
     let (of_one, of_two) = (got(&world, one), got(&world, two));
     assert_eq!((of_one.len(), of_two.len()), (1, 1));
     assert_ne!(of_one, of_two);
-    let result = world.tell(&world.reporter(two), told(0, 0, Outcome::Done)).unwrap();
+    let result = world.report(&world.reporter(two), outcome_report(0, 0, Outcome::Done)).unwrap();
     assert_eq!((result.task, result.late), (of_two[0], false));
 }
 
@@ -306,8 +306,8 @@ fn a_retry_waits_as_long_as_it_was_asked_to() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = OutcomeReport { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
-    world.tell(&world.reporter(a), retry);
+    let retry = OutcomeReport { delay: 5 * SECOND, ..outcome_report(task, 1, Outcome::Retry) };
+    world.report(&world.reporter(a), retry);
     world.wait(4 * SECOND);
     assert_eq!(attempts(&world, a), [(task, 1)]);
     world.wait_for_due();
@@ -389,8 +389,8 @@ fn a_late_done_settles_what_is_not_settled_yet_and_a_later_one_changes_nothing()
     let two = world.join(worker("two"));
     world.wait(ACK_TIMEOUT);
     assert_eq!(attempts(&world, two), [(task, 2)]);
-    assert!(!world.tell(&world.reporter(one), told(task, 1, Outcome::Done)).unwrap().late);
-    assert!(world.tell(&world.reporter(two), told(task, 2, Outcome::Done)).unwrap().late);
+    assert!(!world.report(&world.reporter(one), outcome_report(task, 1, Outcome::Done)).unwrap().late);
+    assert!(world.report(&world.reporter(two), outcome_report(task, 2, Outcome::Done)).unwrap().late);
 }
 
 #[test]
@@ -403,7 +403,7 @@ fn a_late_done_settles_a_task_whose_later_attempt_was_lost() {
     assert_eq!(attempts(&world, two), [(task, 2)]);
     world.pause("g", true);
     world.leave(two);
-    let done = world.tell(&world.reporter(slow), told(task, 1, Outcome::Done)).unwrap();
+    let done = world.report(&world.reporter(slow), outcome_report(task, 1, Outcome::Done)).unwrap();
     assert_eq!((done.attempt, done.late), (1, false));
     assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Lost, Outcome::Done]);
 }
@@ -414,8 +414,8 @@ fn a_late_failed_changes_nothing() {
     let a = world.join(client("a"));
     let task = world.broadcast("work");
     world.wait(ACK_TIMEOUT);
-    assert!(world.tell(&world.reporter(a), told(task, 1, Outcome::Failed)).unwrap().late);
-    assert!(!world.tell(&world.reporter(a), told(task, 2, Outcome::Failed)).unwrap().late);
+    assert!(world.report(&world.reporter(a), outcome_report(task, 1, Outcome::Failed)).unwrap().late);
+    assert!(!world.report(&world.reporter(a), outcome_report(task, 2, Outcome::Failed)).unwrap().late);
 }
 
 #[test]
@@ -426,7 +426,8 @@ fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
         let task = world.broadcast("work");
         let reporter = world.reporter(a);
         world.leave(a);
-        let result = world.tell(&reporter, OutcomeReport { delay: SECOND, ..told(task, 1, outcome) }).unwrap();
+        let result =
+            world.report(&reporter, OutcomeReport { delay: SECOND, ..outcome_report(task, 1, outcome) }).unwrap();
         let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
         assert_eq!((result.late, result.not_before), (false, delayed));
         let a = world.join(client("a"));
@@ -447,8 +448,8 @@ fn what_is_told_of_an_earlier_attempt_or_of_none_changes_nothing_while_the_task_
     world.settle(a, 2, Outcome::Retry);
     world.leave(a);
     for attempt in [0, 1, 3] {
-        assert!(world.tell(&reporter, told(2, attempt, Outcome::Failed)).unwrap().late);
-        world.tell(&reporter, told(2, attempt, Outcome::Working));
+        assert!(world.report(&reporter, outcome_report(2, attempt, Outcome::Failed)).unwrap().late);
+        world.report(&reporter, outcome_report(2, attempt, Outcome::Working));
     }
     let a = world.join(client("a"));
     assert_eq!(attempts(&world, a), [(2, 3), (1, 2)]);
@@ -490,7 +491,7 @@ fn what_it_says_over_the_new_connection_counts_even_if_it_is_heard_before_the_ne
     let old = world.join(of_process(client("a"), "x"));
     let (kept, lost) = (world.broadcast("kept"), world.broadcast("lost on the way"));
     let reporter = Reporter { peer: "elsewhere".into(), ..world.reporter(old) };
-    world.tell(&reporter, told(kept, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(kept, 1, Outcome::Working));
     let new = world.join(Join { peer: "elsewhere".into(), ..of_process(client("a"), "x") });
     world.wait(6 * SECOND);
     assert_eq!(attempts(&world, new), [(lost, 2)]);
@@ -514,13 +515,13 @@ fn a_client_whose_stream_broke_keeps_what_it_is_working_on_if_nobody_else_was_gi
     let reporter = world.reporter(a);
     world.leave(a);
     // Heard before its new stream: it has some time to come.
-    world.tell(&reporter, told(task, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(task, 1, Outcome::Working));
     world.wait(4 * SECOND);
     let a = world.join(client("a"));
     assert_eq!(world.core.client(a).unwrap().in_flight, 1, "it counts for its window");
     world.wait(ACK_TIMEOUT - SECOND);
     assert!(got(&world, a).is_empty());
-    assert!(!world.tell(&reporter, told(task, 1, Outcome::Failed)).unwrap().late);
+    assert!(!world.report(&reporter, outcome_report(task, 1, Outcome::Failed)).unwrap().late);
 }
 
 #[test]
@@ -530,7 +531,7 @@ fn who_says_working_and_does_not_come_back_keeps_nobody_waiting() {
     let task = world.broadcast("work");
     let reporter = world.reporter(one);
     world.leave(one);
-    world.tell(&reporter, told(task, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(task, 1, Outcome::Working));
     let two = world.join(worker("two"));
     world.wait(5 * SECOND);
     assert_eq!(attempts(&world, two), [(task, 2)]);
@@ -545,7 +546,7 @@ fn a_client_that_comes_back_for_its_task_when_another_was_given_it_gets_none() {
     let reporter = world.reporter(one);
     world.leave(one);
     let two = world.join(worker("two"));
-    world.tell(&reporter, told(task, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(task, 1, Outcome::Working));
     world.join(worker("one"));
     assert_eq!(attempts(&world, two), [(task, 2)]);
     assert!(!world.done(two, task).late);
@@ -559,13 +560,17 @@ fn acknowledgements_without_an_id_are_matched_in_the_order_of_delivery() {
     let stream = world.join(anonymous("article"));
     let tasks: Vec<_> = (0..3).map(|_| world.broadcast("news")).collect();
     let reporter = world.reporter(stream);
-    world.reporter_came(&reporter.peer);
+    world.reporter_connected(&reporter.peer);
     world.leave(stream);
     for task in tasks {
-        let result = world.tell(&reporter, told(0, 0, Outcome::Done)).unwrap();
+        let result = world.report(&reporter, outcome_report(0, 0, Outcome::Done)).unwrap();
         assert_eq!((result.task, result.attempt, result.group), (task, 1, None));
     }
-    assert_eq!(world.tell(&reporter, told(0, 0, Outcome::Done)).unwrap().task, 0, "one too many is kept, too");
+    assert_eq!(
+        world.report(&reporter, outcome_report(0, 0, Outcome::Done)).unwrap().task,
+        0,
+        "one too many is kept, too"
+    );
 }
 
 #[test]
@@ -578,7 +583,7 @@ fn of_two_streams_of_one_address_the_deliveries_are_matched_as_they_left() {
     assert_eq!(left, [1, 3, 2], "all that goes to one stream goes together");
     let reporter = world.reporter(one);
     for task in left {
-        assert_eq!(world.tell(&reporter, told(0, 0, Outcome::Done)).unwrap().task, task);
+        assert_eq!(world.report(&reporter, outcome_report(0, 0, Outcome::Done)).unwrap().task, task);
     }
 }
 
@@ -591,7 +596,7 @@ fn what_never_left_for_a_stream_is_matched_with_nothing() {
     world.broadcast("work");
     world.leave(next);
     assert_eq!(attempts(&world, other), [(1, 2)]);
-    let result = world.tell(&world.reporter(other), told(0, 0, Outcome::Done)).unwrap();
+    let result = world.report(&world.reporter(other), outcome_report(0, 0, Outcome::Done)).unwrap();
     assert_eq!((result.task, result.attempt, result.late), (1, 2, false));
 }
 
@@ -609,11 +614,11 @@ fn what_is_told_from_an_address_whose_group_was_removed_is_written_down_all_the_
     let mut world = world();
     let a = world.join(client("a"));
     world.broadcast("work");
-    world.reporter_came(&"a".into());
+    world.reporter_connected(&"a".into());
     world.leave(a);
     world.remove_group("a");
     let nameless = Reporter { client: None, group: None, peer: "a".into() };
-    assert_eq!(world.tell(&nameless, told(0, 0, Outcome::Done)).unwrap().task, 1);
+    assert_eq!(world.report(&nameless, outcome_report(0, 0, Outcome::Done)).unwrap().task, 1);
 }
 
 // ---- restarts
@@ -692,7 +697,7 @@ fn what_was_with_a_client_is_held_back_for_it_after_a_restart() {
     world.restart();
     let two = world.join(worker("two"));
     let one = world.join(worker("one"));
-    world.tell(&reporter, told(kept, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(kept, 1, Outcome::Working));
     world.wait(RESTART_GRACE - SECOND);
     assert!(got(&world, one).is_empty() && got(&world, two).is_empty());
     world.wait(SECOND);
@@ -710,7 +715,10 @@ fn what_it_says_after_a_restart_counts_before_its_stream_is_there() {
     world.checkpoint();
     world.restart();
     for (task, outcome) in tasks.into_iter().zip([Outcome::Working, Outcome::Failed, Outcome::Retry]) {
-        assert!(world.tell(&reporter, told(task, 1, outcome)).is_none_or(|result| !result.late), "{outcome:?}");
+        assert!(
+            world.report(&reporter, outcome_report(task, 1, outcome)).is_none_or(|result| !result.late),
+            "{outcome:?}"
+        );
     }
     let a = world.join(client("a"));
     world.wait(ACK_TIMEOUT - SECOND);
@@ -795,7 +803,7 @@ fn a_task_that_was_taken_back_after_a_restart_is_a_dead_letter_when_its_attempts
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));
-    world.tell(&reporter, told(id, 1, Outcome::Working));
+    world.report(&reporter, outcome_report(id, 1, Outcome::Working));
     world.settle(a, id, Outcome::Retry);
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Retry, Outcome::Exhausted]));
 }
@@ -805,8 +813,8 @@ fn a_delay_outlives_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
     let task = world.broadcast("work");
-    let retry = OutcomeReport { delay: 5 * SECOND, ..told(task, 1, Outcome::Retry) };
-    world.tell(&world.reporter(a), retry);
+    let retry = OutcomeReport { delay: 5 * SECOND, ..outcome_report(task, 1, Outcome::Retry) };
+    world.report(&world.reporter(a), retry);
     world.restart();
     let a = world.join(client("a"));
     assert!(got(&world, a).is_empty());
@@ -853,7 +861,7 @@ fn a_done_of_a_low_task_that_a_restart_forgot_counts() {
     assert_eq!(got(&world, a), [normal, low]);
     world.restart();
     let reporter = Reporter { client: Some(name("a")), group: None, peer: "a".into() };
-    assert!(!world.tell(&reporter, told(low, 1, Outcome::Done)).unwrap().late);
+    assert!(!world.report(&reporter, outcome_report(low, 1, Outcome::Done)).unwrap().late);
     world.restart();
     let a = world.join(client("a"));
     assert!(got(&world, a).is_empty());

@@ -225,9 +225,9 @@ impl Handle {
     }
 
     /// See [`Overview::task_states`].
-    pub async fn foremost(&self, tasks: Vec<Task>) -> Result<(TasksWithState, Duration), BrokerError> {
+    pub async fn overall_states(&self, tasks: Vec<Task>) -> Result<(TasksWithState, Duration), BrokerError> {
         let work = |core: &mut Core| {
-            let states = core.foremost(&tasks, Time::now());
+            let states = core.overall_states(&tasks, Time::now());
             tasks.into_iter().zip(states).collect()
         };
         self.timed(work).await

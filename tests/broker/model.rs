@@ -200,11 +200,11 @@ impl Model {
         self.drop_idle(name);
     }
 
-    pub(crate) fn reporter_came(&mut self, peer: &Arc<str>) {
+    pub(crate) fn reporter_connected(&mut self, peer: &Arc<str>) {
         self.peers.entry(peer.clone()).or_default().reporters += 1;
     }
 
-    pub(crate) fn reporter_went(&mut self, name: &Arc<str>) {
+    pub(crate) fn reporter_disconnected(&mut self, name: &Arc<str>) {
         if let Some(peer) = self.peers.get_mut(name) {
             peer.reporters = peer.reporters.saturating_sub(1);
             self.drop_idle(name);
@@ -437,8 +437,8 @@ impl Model {
         for (group, open) in recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)))
         {
             let of_it = |result: &NewResult| result.group.as_ref() == Some(group) && result.task == open.id;
-            let told = |result: &NewResult| of_it(result) && !result.late && result.outcome != Outcome::Dropped;
-            if open.attempts > 0 && !recovered.replay.iter().any(|entry| told(&entry.result)) {
+            let counts = |result: &NewResult| of_it(result) && !result.late && result.outcome != Outcome::Dropped;
+            if open.attempts > 0 && !recovered.replay.iter().any(|entry| counts(&entry.result)) {
                 let ledger = self.ledgers.entry((group.clone(), open.id)).or_default();
                 ledger.seen = open.attempts;
                 ledger.not_before = ledger.not_before.max(Some(held_until));
@@ -449,10 +449,10 @@ impl Model {
     // ---- outcomes go in
 
     /// What is to come of an outcome; `None`: no result.
-    pub(crate) fn tell(
+    pub(crate) fn report(
         &mut self,
         reporter: &Reporter,
-        told: &OutcomeReport,
+        report: &OutcomeReport,
         head: TaskId,
         now: Time,
         tasks: &[Arc<Task>],
@@ -469,20 +469,20 @@ impl Model {
         };
         let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
 
-        let (mut task, mut attempt) = (told.task, told.attempt);
+        let (mut task, mut attempt) = (report.task, report.attempt);
         if let Some(peer) = self.peers.get_mut(&reporter.peer) {
             let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
             if let Some(at) = at.filter(|_| task == 0) {
                 (task, attempt) = peer.unmatched[at];
             }
             // WORKING acknowledges nothing: that is yet to come.
-            if let Some(at) = at.filter(|_| told.outcome != Outcome::Working) {
+            if let Some(at) = at.filter(|_| report.outcome != Outcome::Working) {
                 peer.unmatched.remove(at);
             }
         }
         let late = |late, group| {
             let of = Some((task, attempt.max(1)));
-            (told.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
+            (report.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
         };
         let Some(group) = group.filter(|_| task != 0) else {
             // A client without a group has nothing to be late for.
@@ -495,7 +495,7 @@ impl Model {
             None => self.peers.get(&reporter.peer).and_then(|peer| peer.session),
         };
         let session = session.filter(|id| streams.get(id).is_some_and(|stream| stream.group.as_ref() == Some(&group)));
-        let delay = Some(now.after(told.delay)).filter(|_| !told.delay.is_zero());
+        let delay = Some(now.after(report.delay)).filter(|_| !report.delay.is_zero());
         // A client without a stream has some time to come.
         let lasts = |session: Option<SessionId>| {
             now.after(if session.is_some() { self.ack_timeout } else { self.ack_timeout.min(Duration::from_secs(5)) })
@@ -504,7 +504,7 @@ impl Model {
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
-            return match told.outcome {
+            return match report.outcome {
                 Outcome::Working => {
                     if current {
                         lease.session = lease.session.or(session);
@@ -527,7 +527,7 @@ impl Model {
         let last = self.ledgers.get(&key).map_or(0, Ledger::last);
         // Nobody else was given it since.
         let is_last = open && last > 0 && attempt == last;
-        match told.outcome {
+        match report.outcome {
             Outcome::Working if is_last => {
                 let renewed_from = Some(reporter.peer.clone());
                 self.leases.insert(key, Lease { session, attempt, deadline: lasts(session), renewed_from });

@@ -8,7 +8,7 @@ use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use super::world::{World, name, told};
+use super::world::{World, name, outcome_report};
 
 /// Groups that tasks are addressed to. Some never come.
 const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
@@ -24,10 +24,10 @@ pub(crate) enum Op {
     Slow(Index),
     Read(Index, u64),
     Fast(Index),
-    Tell(Tell),
-    TellOldest(u8, Outcome),
-    TellerCame(u8),
-    TellerWent(u8),
+    Report(ReportOp),
+    ReportOldest(u8, Outcome),
+    ReporterConnected(u8),
+    ReporterDisconnected(u8),
     Wait(u64),
     WaitForDue,
     Answer(Index, bool),
@@ -76,7 +76,7 @@ pub(crate) struct Who {
 }
 
 #[derive(Debug, Clone)]
-pub(crate) struct Tell {
+pub(crate) struct ReportOp {
     whose: Whose,
     of: Index,
     attempt: Attempt,
@@ -86,7 +86,7 @@ pub(crate) struct Tell {
     by: Option<Index>,
 }
 
-/// Which tasks are told of: if there is none of these, any.
+/// Which tasks are reported on: if there is none of these, any.
 #[derive(Debug, Clone, Copy)]
 enum Whose {
     Held,
@@ -177,11 +177,11 @@ fn outcome() -> impl Strategy<Value = Outcome> {
     ]
 }
 
-fn tell() -> impl Strategy<Value = Tell> {
+fn report() -> impl Strategy<Value = ReportOp> {
     let attempt = prop_oneof![1 => Just(Attempt::Unsaid), 3 => Just(Attempt::Right), 1 => Just(Attempt::Stale)];
     let whose = prop_oneof![6 => Just(Whose::Held), 3 => Just(Whose::Waiting), 1 => Just(Whose::Any)];
     (whose, any::<Index>(), attempt, outcome(), rarely(1..30_u64), rarely(any::<Index>()))
-        .prop_map(|(whose, of, attempt, outcome, delay, by)| Tell { whose, of, attempt, outcome, delay, by })
+        .prop_map(|(whose, of, attempt, outcome, delay, by)| ReportOp { whose, of, attempt, outcome, delay, by })
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -195,10 +195,10 @@ fn op() -> impl Strategy<Value = Op> {
         2 => index().prop_map(Op::Slow),
         3 => (index(), 0..=100_u64).prop_map(|(at, percent)| Op::Read(at, percent)),
         1 => index().prop_map(Op::Fast),
-        14 => tell().prop_map(Op::Tell),
-        4 => (0..WHO.len() as u8, outcome()).prop_map(|(peer, outcome)| Op::TellOldest(peer, outcome)),
-        1 => (0..WHO.len() as u8).prop_map(Op::TellerCame),
-        1 => (0..WHO.len() as u8).prop_map(Op::TellerWent),
+        14 => report().prop_map(Op::Report),
+        4 => (0..WHO.len() as u8, outcome()).prop_map(|(peer, outcome)| Op::ReportOldest(peer, outcome)),
+        1 => (0..WHO.len() as u8).prop_map(Op::ReporterConnected),
+        1 => (0..WHO.len() as u8).prop_map(Op::ReporterDisconnected),
         3 => (1..20_000_u64).prop_map(Op::Wait),
         3 => Just(Op::WaitForDue),
         8 => (index(), prop::bool::weighted(0.8)).prop_map(|(at, ok)| Op::Answer(at, ok)),
@@ -275,12 +275,12 @@ impl World {
                 }
             }
             Op::Read(at, percent) => drop(pick(at).map(|id| self.read(id, *percent))),
-            Op::Tell(tell) => self.tells(tell),
-            Op::TellOldest(at, outcome) => self.tells_oldest(usize::from(*at), *outcome),
-            Op::TellerCame(at) => self.reporter_came(&peer((*at).into())),
-            Op::TellerWent(at) => {
+            Op::Report(report) => self.report_one(report),
+            Op::ReportOldest(at, outcome) => self.report_oldest(usize::from(*at), *outcome),
+            Op::ReporterConnected(at) => self.reporter_connected(&peer((*at).into())),
+            Op::ReporterDisconnected(at) => {
                 self.flush();
-                self.reporter_went(&peer((*at).into()));
+                self.reporter_disconnected(&peer((*at).into()));
             }
             Op::Wait(time) => self.wait(Duration::from_millis(*time)),
             Op::WaitForDue => self.wait_for_due(),
@@ -351,51 +351,51 @@ impl World {
         }
     }
 
-    fn tells(&mut self, tell: &Tell) {
+    fn report_one(&mut self, op: &ReportOp) {
         let (leases, waiting) = (self.model.leases(), self.model.waiting());
         // Who speaks, if it is not connected.
         let mut absent: Vec<usize> = (0..WHO.len()).collect();
-        let (task, attempt, by) = match tell.whose {
+        let (task, attempt, by) = match op.whose {
             Whose::Held if !leases.is_empty() => {
-                let (_, task, session, attempt) = leases[tell.of.index(leases.len())];
+                let (_, task, session, attempt) = leases[op.of.index(leases.len())];
                 (task, attempt, session)
             }
             Whose::Waiting if !waiting.is_empty() => {
-                let (ref group, task, attempt) = waiting[tell.of.index(waiting.len())];
+                let (ref group, task, attempt) = waiting[op.of.index(waiting.len())];
                 let of_group = |at: &usize| WHO[*at].1.or(WHO[*at].0).unwrap_or("anonymous") == group.as_str();
                 absent.retain(of_group);
                 let of_group = self.streams.iter().find(|(_, stream)| stream.group.as_ref() == Some(group));
                 (task, attempt, of_group.map(|(id, _)| *id))
             }
             // Two of them do not exist.
-            _ => (tell.of.index(self.announced + 2) as TaskId + 1, 1, None),
+            _ => (op.of.index(self.announced + 2) as TaskId + 1, 1, None),
         };
         let sessions: Vec<_> = self.streams.keys().copied().collect();
-        let by = match tell.by {
+        let by = match op.by {
             None => by.filter(|id| self.streams.contains_key(id)).map(|id| self.reporter(id)),
             Some(at) if !sessions.is_empty() => Some(self.reporter(sessions[at.index(sessions.len())])),
             Some(_) => None,
         };
         // Or by one that is not connected.
         let by = by.unwrap_or_else(|| {
-            let at = absent[tell.of.index(absent.len())];
+            let at = absent[op.of.index(absent.len())];
             Reporter { client: WHO[at].0.map(name), group: WHO[at].1.map(name), peer: peer(at) }
         });
-        let attempt = match tell.attempt {
+        let attempt = match op.attempt {
             Attempt::Unsaid => 0,
             Attempt::Right => attempt,
             Attempt::Stale => attempt.saturating_sub(1),
         };
-        let mut told = told(task, attempt, tell.outcome);
-        if tell.outcome == Outcome::Retry {
-            told.delay = Duration::from_secs(tell.delay.unwrap_or(0));
+        let mut report = outcome_report(task, attempt, op.outcome);
+        if op.outcome == Outcome::Retry {
+            report.delay = Duration::from_secs(op.delay.unwrap_or(0));
         }
-        self.tell(&by, told);
+        self.report(&by, report);
     }
 
-    fn tells_oldest(&mut self, at: usize, outcome: Outcome) {
+    fn report_oldest(&mut self, at: usize, outcome: Outcome) {
         let (client, group) = WHO[at];
         let by = Reporter { client: client.map(name), group: group.map(name), peer: peer(at) };
-        self.tell(&by, told(0, 0, outcome));
+        self.report(&by, outcome_report(0, 0, outcome));
     }
 }

@@ -78,7 +78,7 @@ pub(crate) struct World {
     next_session: SessionId,
     /// Events left before what came of them is done.
     holding: usize,
-    told: usize,
+    reports: usize,
 }
 
 impl World {
@@ -100,7 +100,7 @@ impl World {
             unsynced: Vec::new(),
             next_session: 1,
             holding: 0,
-            told: 0,
+            reports: 0,
         }
     }
 
@@ -231,40 +231,41 @@ impl World {
         Reporter { client: join.client.clone(), group: join.group.clone(), peer: join.peer.clone() }
     }
 
-    pub(crate) fn reporter_came(&mut self, peer: &Arc<str>) {
-        self.model.reporter_came(peer);
+    pub(crate) fn reporter_connected(&mut self, peer: &Arc<str>) {
+        self.model.reporter_connected(peer);
         self.core.reporter_connected(peer);
         self.act();
     }
 
-    pub(crate) fn reporter_went(&mut self, peer: &Arc<str>) {
-        self.model.reporter_went(peer);
+    pub(crate) fn reporter_disconnected(&mut self, peer: &Arc<str>) {
+        self.model.reporter_disconnected(peer);
         self.core.reporter_disconnected(peer);
         self.act();
     }
 
-    /// Tells one outcome. Returns the result that was recorded for it.
-    pub(crate) fn tell(&mut self, reporter: &Reporter, mut told: OutcomeReport) -> Option<NewResult> {
-        if told.outcome == Outcome::Working {
+    /// Reports one outcome. Returns the result that was recorded for it.
+    pub(crate) fn report(&mut self, reporter: &Reporter, mut report: OutcomeReport) -> Option<NewResult> {
+        if report.outcome == Outcome::Working {
             // Whether it brings back a lease depends on what the events before it did.
             self.flush();
         }
-        self.told += 1;
-        told.ret = format!("told {}", self.told);
+        self.reports += 1;
+        report.ret = format!("report {}", self.reports);
         let held = self.holding > 0;
         let head = self.announced as TaskId;
-        let expected = self.model.tell(reporter, &told, head, self.now, &self.tasks, &self.streams);
+        let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
-        self.core.report(reporter, vec![told.clone()], self.now);
+        self.core.report(reporter, vec![report.clone()], self.now);
         self.act();
         let new = self.model.log[before..].iter().filter_map(Logged::result);
-        let mut new: Vec<NewResult> = new.filter(|r| r.ret == told.ret && r.outcome == told.outcome).cloned().collect();
+        let mut new: Vec<NewResult> =
+            new.filter(|r| r.ret == report.ret && r.outcome == report.outcome).cloned().collect();
         // In a burst, earlier events may have changed what is to be expected.
         if !held {
             match &expected {
-                None => assert_eq!(new, [], "{told:?} leaves no result"),
+                None => assert_eq!(new, [], "{report:?} leaves no result"),
                 Some(expected) => {
-                    assert_eq!(new.len(), 1, "{told:?} leaves one result");
+                    assert_eq!(new.len(), 1, "{report:?} leaves one result");
                     expected.check(&new[0]);
                 }
             }
@@ -277,7 +278,7 @@ impl World {
     }
 
     pub(crate) fn settle(&mut self, session: SessionId, task: TaskId, outcome: Outcome) -> Option<NewResult> {
-        self.tell(&self.reporter(session), told(task, 0, outcome))
+        self.report(&self.reporter(session), outcome_report(task, 0, outcome))
     }
 
     // ---- time, and the store
@@ -708,6 +709,6 @@ impl World {
     }
 }
 
-pub(crate) fn told(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
+pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
     OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO }
 }

@@ -50,7 +50,7 @@ pub enum GroupError {
 impl Core {
     /// Takes other settings, for deliveries, renewals and clients from now on. The group of anonymous clients stays as it was:
     /// those that are connected are in it.
-    pub fn reconfigure(&mut self, config: Config) {
+    pub(in crate::broker) fn reconfigure(&mut self, config: Config) {
         self.config = Config { anonymous_group: self.config.anonymous_group.take(), ..config };
     }
 
@@ -62,17 +62,17 @@ impl Core {
     }
 
     /// How it is set now.
-    pub fn config(&self) -> &Config {
+    pub(in crate::broker) fn config(&self) -> &Config {
         &self.config
     }
 
     /// How many streams there are.
-    pub fn connected(&self) -> usize {
+    pub(in crate::broker) fn connected(&self) -> usize {
         self.sessions.len()
     }
 
     /// Whether a client of that id has a stream.
-    pub fn is_connected(&self, client: &ClientId) -> bool {
+    pub(in crate::broker) fn is_connected(&self, client: &ClientId) -> bool {
         self.clients.contains_key(client)
     }
 
@@ -105,7 +105,7 @@ impl Core {
     }
 
     /// Where a task stands with each group that it is for; by name.
-    pub fn task_states(&self, task: &Task, now: Time) -> Vec<(GroupName, TaskState)> {
+    pub(in crate::broker) fn task_states(&self, task: &Task, now: Time) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
         let mut task_states: Vec<_> =
             groups.filter_map(|group| Some((group.name.clone()?, self.task_state(group, task, now)))).collect();
@@ -214,7 +214,7 @@ impl Core {
     }
 
     /// The newest task that the groups know of.
-    pub fn head(&self) -> TaskId {
+    pub(in crate::broker) fn head(&self) -> TaskId {
         self.recent.head()
     }
 }

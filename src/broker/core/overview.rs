@@ -66,7 +66,7 @@ const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
 impl Core {
     /// Everything at this moment, with at most `clients` clients. Costs time for each group and client: 8 to 12 ms for
     /// ten thousand of each, on two busy cores.
-    pub fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
+    pub(in crate::broker) fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         let newest = clients.min(ids.len());
         if newest > 0 {
@@ -81,13 +81,13 @@ impl Core {
             sessions: self.count_sessions(),
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
             disconnected: self.disconnected(now),
-            task_states: self.foremost(tasks, now),
+            task_states: self.overall_states(tasks, now),
             meter: self.meter.clone(),
         }
     }
 
     /// What was counted since the start.
-    pub fn meter(&self) -> &Meter {
+    pub(in crate::broker) fn meter(&self) -> &Meter {
         &self.meter
     }
 
@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// The clients that disconnected not long ago and are not back, newest first.
-    pub fn disconnected(&self, now: Time) -> Vec<Disconnected> {
+    pub(in crate::broker) fn disconnected(&self, now: Time) -> Vec<Disconnected> {
         let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
         let newest = self.disconnected.iter().rev().take_while(|left| now.0 - left.at.0 < REMEMBERED_MILLIS);
         newest.filter(|left| !is_back(left)).cloned().collect()
@@ -124,23 +124,23 @@ impl Core {
     }
 
     /// See [`Overview::task_states`].
-    pub fn foremost(&self, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
+    pub(in crate::broker) fn overall_states(&self, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
         let addressed = |task: &Task| {
             let group = self.names.get(task.spec.to.as_ref()?).and_then(|id| self.groups.get(id))?;
             Some(self.task_state(group, task, now))
         };
-        let mut foremost: Vec<_> = tasks.iter().map(addressed).collect();
+        let mut states: Vec<_> = tasks.iter().map(addressed).collect();
         let for_everyone = |task: &Task| task.spec.to.is_none();
         let Some(newest) = tasks.iter().filter(|task| for_everyone(task)).map(|task| task.id).max() else {
-            return foremost;
+            return states;
         };
         let head = self.head();
         let is_through = |group: &Group| group.open.len() == 0 && group.settled_floor(head) >= newest;
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
-            for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
+            for (task, overall) in tasks.iter().zip(&mut states).filter(|(task, _)| for_everyone(task)) {
                 // Asking one group costs time, and thousands may have a backlog: mostly the answer is known by then.
-                let is_known = match foremost {
+                let is_known = match overall {
                     Some(TaskState::InFlight(..)) => true,
                     Some(TaskState::Waiting(_)) => group.open.lease_of(task.id).is_none(),
                     Some(TaskState::Settled) => is_through,
@@ -150,16 +150,16 @@ impl Core {
                     continue;
                 }
                 let state = if is_through { TaskState::Settled } else { self.task_state(group, task, now) };
-                if foremost.as_ref().is_none_or(|before| rank(&state) < rank(before)) {
-                    *foremost = Some(state);
+                if overall.as_ref().is_none_or(|before| rank(&state) < rank(before)) {
+                    *overall = Some(state);
                 }
             }
         }
-        foremost
+        states
     }
 
     /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
-    pub fn states_in(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
+    pub(in crate::broker) fn states_in(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
         let group = self.names.get(group).and_then(|id| self.groups.get(id));
         let state = |task| group.filter(|group| group.wants(task)).map(|group| self.task_state(group, task, now));
         tasks.iter().map(state).collect()

@@ -87,7 +87,7 @@ impl Wanted {
         broker: &broker::Handle,
         mut tasks: Vec<Task>,
     ) -> Result<(TasksWithState, Duration), BrokerError> {
-        let Some(group) = &self.group else { return broker.foremost(tasks).await };
+        let Some(group) = &self.group else { return broker.overall_states(tasks).await };
         tasks.retain(|task| task.spec.to.as_ref().is_none_or(|to| to == group));
         let (mut asked, looked) = broker.states_in(group.clone(), tasks).await?;
         // What is for everyone is not for a group that came later, or never.

@@ -121,7 +121,7 @@ impl Docs {
     }
 }
 
-/// A comment is to be read as it stands: outside of code, Markdown takes `<package>` for HTML and `[method]` for a link.
+/// Keeps a comment as it is: outside of code, Markdown takes `<package>` for HTML and `[method]` for a link.
 fn escaped(text: &str) -> String {
     let escape = |(at, part): (usize, &str)| match at % 2 {
         0 => part.replace('<', "\\<").replace('[', "\\["),
@@ -140,7 +140,7 @@ fn item_name(line: &str) -> Option<&str> {
     }
 }
 
-/// Hands the comments to `protobuf-codegen`.
+/// Gives the comments to `protobuf-codegen`.
 struct MessageDocs(Docs);
 
 impl MessageDocs {

@@ -15,19 +15,19 @@ use contact::logger::{self, LogArgs};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Takes tasks from a Contact server, has them handled, and tells what came of them.
+/// Takes tasks from a Contact server, has them handled, and reports the results.
 ///
-/// The connection goes out from here, so this works behind NAT and firewalls. When the server goes away, the client comes
-/// back to it: the first try is within a second, of the time that the server names if it is stopping; later ones at most 30
-/// seconds apart.
+/// The connection goes out from here, so this works behind NAT and firewalls. When the server goes away, the client connects
+/// again. The first try is within a second, or within a second after the time that a stopping server names. Later ones are at
+/// most 30 seconds apart.
 ///
 /// Without --exec it does what the client of the article does: it prints each task and acknowledges it.
 ///
 /// Each flag is also a variable of the environment, CONTACT_RETRY_DELAY for --retry-delay, and a key of the file --config. The
 /// flag counts, else the variable, else the file.
 ///
-/// Ctrl-C or SIGTERM finishes what runs, tells the results and exits with 0; a second one exits at once with 130 and leaves
-/// running commands to themselves. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
+/// Ctrl-C or SIGTERM finishes what runs, reports the results and exits with 0. A second one exits at once with 130; commands
+/// that run are not stopped. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
@@ -55,7 +55,7 @@ struct Args {
     /// to ten minutes
     #[arg(long, value_name = "TIME", default_value = time(Exec::RETRY_DELAY), value_parser = humantime::parse_duration)]
     retry_delay: Duration,
-    /// Cut the result of --exec to so many bytes. A result that was cut says so.
+    /// The longest result of --exec. A longer one is cut, and says so.
     #[arg(long, value_name = "BYTES", default_value_t = Exec::MAX_OUTPUT)]
     max_output: usize,
 
@@ -65,7 +65,7 @@ struct Args {
 
     /// A stable name for this client, in printable ASCII.
     ///
-    /// The server keeps the place of a named client, and delivers each task to it until it says what came of it. Without
+    /// The server keeps the place of a named client, and delivers each task to it until it reports the outcome. Without
     /// --id and --group the client is anonymous: each time it connects it gets every task that the server still has.
     #[arg(long, value_name = "NAME")]
     id: Option<String>,
@@ -87,11 +87,11 @@ struct Args {
     #[arg(long, value_name = "WHERE")]
     from: Option<StartAt>,
 
-    /// Ask the server to say something at least so often, and give the connection up when it does not.
+    /// Ask the server for a message at least this often, and give the connection up when none comes.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     heartbeat: Option<Duration>,
 
-    /// How often to tell the server that a task is still being worked on. Must be well below its --ack-timeout.
+    /// How often to report that a task is still being worked on. Must be well below its --ack-timeout.
     #[arg(long, value_name = "TIME", default_value = time(Config::default().renew_every), value_parser = humantime::parse_duration)]
     renew_every: Duration,
 
@@ -215,7 +215,7 @@ fn print_json(event: &Event<'_>) {
     }
 }
 
-/// A line on standard output. Nobody reads it any more: that is no reason to stop working.
+/// A line on standard output. The client goes on working when the reader has gone.
 fn print(line: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

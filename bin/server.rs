@@ -1,4 +1,4 @@
-//! `contact-server`: pushes tasks to the clients that connect, and keeps what they say came of them.
+//! `contact-server`: pushes tasks to the clients that connect, and keeps their results.
 
 use std::env;
 use std::io::Write as _;
@@ -17,7 +17,7 @@ use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
-/// Pushes tasks to many clients over connections that the clients opened, and keeps what they say came of them.
+/// Pushes tasks to many clients over connections that the clients opened, and keeps their results.
 ///
 /// Clients connect to --listen and wait for tasks; operators submit tasks and look at results through --control, with
 /// contactctl. What was accepted is on disk, in the folder --data, and goes on after a restart.
@@ -41,10 +41,10 @@ struct Args {
     /// Where clients connect. Port 0 takes any that is free
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
     listen: String,
-    /// Where operators connect. Whoever reaches it can submit tasks and read everything
+    /// Where operators connect. Anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
-    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Whoever reaches it can submit
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Anyone who reaches it can submit
     /// tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
     http: String,
@@ -79,16 +79,16 @@ struct Args {
     /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
-    /// How long tasks are kept that every group has settled, and what came of them
+    /// How long tasks that every group has settled are kept, and their results
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]
     retain: Duration,
     /// Remove settled tasks earlier when the store takes more than this
     #[arg(long, value_name = "BYTES")]
     retain_bytes: Option<u64>,
-    /// A group that no client has used for so long ends, whatever it still owes
+    /// A group that no client has used for this long ends, with tasks that it has not settled
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().group_ttl), value_parser = humantime::parse_duration)]
     group_ttl: Duration,
-    /// How long clients may still tell results when the server is stopped. It ends sooner if none has anything more to tell
+    /// How long clients may still report results when the server is stopped. It ends sooner when no client has more to report
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     grace: Duration,
     #[command(flatten)]
@@ -164,7 +164,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     let args = &settings.args;
     host::check_data(&args.data)?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
-    // Without a file there is nothing to read again, and SIGHUP stays what it is: the end of a terminal, unless nohup says no.
+    // Without a file there is nothing to read again, and SIGHUP means the end of a terminal, as usual.
     if args.file.config.is_some() {
         signals.add_signal(SIGHUP)?;
     }
@@ -182,7 +182,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     })?;
     let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
     let addresses = format!("listening on {}, control on {}{http}", server.listen(), server.control());
-    // On standard output, for scripts that chose port 0. Nobody may be reading it.
+    // On standard output, for scripts that chose port 0. It may have no reader.
     let _ = writeln!(std::io::stdout(), "{addresses}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);
 
@@ -200,7 +200,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes over what can change while the server runs, and names what cannot. If anything is wrong, all stays as it is.
+/// Takes over settings that can change while the server runs, and names the others. If any is wrong, all stay as they are.
 fn reload(server: &Server, settings: &mut Settings<Args>) {
     let newer = match load() {
         Ok(newer) => newer,
@@ -225,7 +225,7 @@ fn reload(server: &Server, settings: &mut Settings<Args>) {
     info!("reloaded: {}", if changes.is_empty() { "nothing changed" } else { "the rest is as it was" });
 }
 
-/// If it is systemd that started this, and waits to be told.
+/// If systemd started this, and waits for it.
 fn tell_systemd(states: &[NotifyState<'_>]) {
     if let Err(e) = sd_notify::notify(states) {
         warn!("systemd cannot be told: {e}");

@@ -3,8 +3,8 @@
 use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType, pb_ser};
 use protobuf::{CodedInputStream, Message};
 
-/// A request as the server reads it: bytes that are no such message are handed to the service, which refuses them with a
-/// clear status, where grpcio would answer INTERNAL by itself.
+/// A request as the server reads it. Bytes that are no such message reach the service, which refuses them with a clear status;
+/// grpcio would answer INTERNAL.
 pub type Decoded<T> = Result<T, protobuf::Error>;
 
 /// A method as a client calls it.

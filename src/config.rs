@@ -1,15 +1,19 @@
 //! The settings of a program: from its command line, else from the environment, else from a file, else the default.
 //!
-//! A setting is defined once, as an argument of the program (clap's). Its long name is its key in the file (`ack-timeout`) and
-//! makes its variable (`CONTACT_ACK_TIMEOUT`); its value parser reads it wherever it stands; its help is the comment in the file
-//! that [`Settings::to_toml`] makes. A new argument is therefore a setting without a line here.
+//! A setting is defined once, as an argument of the program (clap's). A new argument is a setting without a line here:
 //!
-//! - A switch takes a value, too, so that it can be switched off again: `--demo=false`.
+//! - its long name is its key in the file (`ack-timeout`) and makes its variable (`CONTACT_ACK_TIMEOUT`);
+//! - its value parser reads it, from each of these places;
+//! - its help is the comment in the file that [`Settings::to_toml`] makes.
+//!
+//! Besides:
+//!
+//! - A switch also takes a value, so that it can be switched off: `--demo=false`.
 //! - An argument that may be given several times is an array in the file, and has commas between its values in the variable.
-//! - A variable that is empty counts as not there.
-//! - clap's `env` names a second variable, one that other programs share (`RUST_LOG`): what makes no sense there is passed
-//!   over with a warning.
-//! - No setting may be required on the command line, since it may stand elsewhere.
+//! - An empty variable counts as not set.
+//! - clap's `env` names a second variable, which other programs use too (`RUST_LOG`). A wrong value there is ignored, with a
+//!   warning.
+//! - No setting may be required on the command line, since it may be set elsewhere.
 
 mod error;
 mod file;
@@ -33,7 +37,7 @@ use self::file::{Entry, Place};
 /// The tables a file may have: one for each program, so that they can share it.
 const TABLES: [&str; 2] = ["server", "client"];
 
-/// What a program that has settings takes besides them.
+/// The arguments of a program with settings that are no settings themselves.
 #[derive(Debug, clap::Args)]
 pub struct FileArgs {
     /// Read settings from this TOML file (or the one CONTACT_CONFIG names). Its keys are the names of these flags;
@@ -45,22 +49,22 @@ pub struct FileArgs {
     pub print_config: bool,
 }
 
-/// The fields of [`FileArgs`]: what is no setting itself.
+/// The fields of [`FileArgs`].
 const NO_SETTINGS: [&str; 2] = ["config", "print_config"];
 
 /// The settings in effect.
 #[derive(Debug)]
 pub struct Settings<A> {
-    /// As if all of them had been said on the command line.
+    /// As if all of them stood on the command line.
     pub args: A,
-    /// What is odd, but no reason not to start.
+    /// What is probably a mistake, but does not keep the program from starting.
     pub warnings: Vec<String>,
     program: String,
     table: &'static str,
     values: Vec<Value>,
 }
 
-/// One of them.
+/// One setting.
 #[derive(Debug, Clone)]
 struct Value {
     key: String,
@@ -68,7 +72,7 @@ struct Value {
     texts: Vec<String>,
     origin: Origin,
     list: bool,
-    /// What is wanted, such as `TIME`.
+    /// The kind of value, such as `TIME`.
     wanted: String,
     help: String,
 }
@@ -108,7 +112,7 @@ pub struct Change {
     pub from: String,
     /// Its text, or "not set".
     pub to: String,
-    /// It is one of those that were said to change while the program runs.
+    /// Whether it changes while the program runs.
     pub live: bool,
 }
 
@@ -149,7 +153,7 @@ impl<A: CommandFactory + FromArgMatches> Settings<A> {
 }
 
 impl<A> Settings<A> {
-    /// What `newer` has otherwise. Of that, what stands in `live` is taken over, and the rest is not in effect before a restart.
+    /// The settings that differ in `newer`. Those in `live` are taken over; the others are not in effect before a restart.
     pub fn adopt(&mut self, newer: Settings<A>, live: &[&str]) -> Vec<Change> {
         let mut changes = Vec::new();
         for (old, new) in self.values.iter_mut().zip(newer.values) {
@@ -221,7 +225,7 @@ impl Found {
             }
             known.push(own);
         }
-        // Other programs of ours have variables that this one does not know, so only what looks like a slip is worth a word.
+        // Other Contact programs have variables that this one does not know, so only a probable misspelling gets a warning.
         let names = variables.keys().filter_map(|name| name.to_str()).filter(|name| name.starts_with("CONTACT_"));
         for unknown in names.filter(|name| !known.iter().any(|known| known == name)) {
             if let Some(meant) = nearest(unknown, known.iter().map(String::as_str)) {
@@ -260,8 +264,8 @@ fn shared_variables(command: &Command) -> HashMap<String, String> {
     named.map(|(key, variable)| (key, variable.to_string_lossy().into_owned())).collect()
 }
 
-/// Makes each switch an argument with a value that may be left out: a value is what the environment and a file can give. And
-/// clap is to look at the command line only: what it says of a variable's value does not name the variable.
+/// Makes each switch an argument with an optional value, since the environment and a file can only give values. And clap reads
+/// the command line only: its message on a variable's value would not name the variable.
 fn with_values(command: Command) -> Command {
     command.mut_args(|arg| arg.env(None)).mut_args(|arg| match arg.get_action() {
         ArgAction::SetTrue if is_setting(&arg) => arg
@@ -312,7 +316,7 @@ fn variable(key: &str) -> String {
     format!("CONTACT_{}", key.to_uppercase().replace('-', "_"))
 }
 
-/// What was probably meant by a word that is none of those.
+/// The known word that a misspelt one was probably meant to be.
 fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = among.into_iter().map(|one| (strsim::osa_distance(word, one), one));
     near.filter(|(distance, one)| *distance <= 1 + one.len() / 5).min().map(|(_, one)| one)

@@ -1,4 +1,4 @@
-//! What a program logs, to standard error. Which of it can be changed while it runs.
+//! What a program logs, to standard error. The filter can change while it runs.
 
 use std::io::{self, Write as _};
 use std::str::FromStr;
@@ -6,7 +6,7 @@ use std::sync::{PoisonError, RwLock};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
-/// What a program flattens into its arguments to have a log.
+/// The arguments of a program with a log, to be flattened into its own.
 #[derive(Debug, clap::Args)]
 pub struct LogArgs {
     /// What is logged to standard error: off, error, warn, info, debug or trace; or that part by part, such as debug,grpcio=debug.
@@ -19,7 +19,7 @@ pub struct LogArgs {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filter(String);
 
-/// A text that is no [`Filter`].
+/// A text is no [`Filter`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0} is no level; there are off, error, warn, info, debug and trace")]
 pub struct NoLevel(String);
@@ -37,13 +37,12 @@ impl FromStr for Filter {
     }
 }
 
-/// The logger in effect, behind the one that the `log` crate keeps for good.
+/// The logger in effect. The `log` crate takes one logger only, and for ever: this one, which passes records on.
 struct Switch(RwLock<Option<env_logger::Logger>>);
 
 static SWITCH: Switch = Switch(RwLock::new(None));
 
-/// Logs what passes the filter, from now on. C-core's own messages, which help only those who debug it, are errors alone unless
-/// the filter names `grpcio`.
+/// Logs what passes the filter, from now on. Of C-core's own messages only errors are logged, unless the filter names `grpcio`.
 pub fn set(filter: &Filter) {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("grpcio", LevelFilter::Error).parse_filters(&filter.0).format_target(false);
@@ -61,7 +60,7 @@ pub fn set(filter: &Filter) {
 /// `JOURNAL_STREAM`; sd-daemon(3)).
 fn is_journal() -> bool {
     let Some(journal) = std::env::var_os("JOURNAL_STREAM") else { return false };
-    // The variable may have been inherited by somebody who writes elsewhere.
+    // The variable may be inherited, while standard error goes elsewhere.
     rustix::fs::fstat(io::stderr()).is_ok_and(|file| journal == *format!("{}:{}", file.st_dev, file.st_ino))
 }
 

@@ -8,10 +8,10 @@ use std::process::ExitCode;
 use clap::{Command, ValueEnum};
 pub use clap_complete::Shell;
 
-/// For programs without subcommands: handles `--completions SHELL` and `--man` where they are the first argument. Says what the
-/// process ends with; `None`: neither was asked for.
+/// For programs without subcommands: handles `--completions SHELL` and `--man` where they are the first argument. Returns the exit
+/// code of the process; `None`: neither was asked for.
 ///
-/// They are in no help: who packages the program runs them, nobody else.
+/// They are in no help: only packagers of the program run them.
 pub fn asked(command: Command) -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     let text = match args.next()?.to_str()? {

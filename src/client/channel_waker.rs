@@ -20,10 +20,6 @@ struct Slot(Sender<()>);
 
 impl Wake for Slot {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
         let _ = self.0.try_send(());
     }
 }

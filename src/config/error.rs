@@ -6,7 +6,7 @@ use std::process::ExitCode;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The command line was wrong; or asked for help, or the version.
+    /// The command line was wrong, or asked for help or the version.
     #[error(transparent)]
     CommandLine(#[from] clap::Error),
     /// What is wrong in the file and in the environment: a line each, which begins with the place.
@@ -15,7 +15,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Prints it for whoever started `program`, and gives what the process is to end with: 0 after help, else 2.
+    /// Prints it as `program`, and returns the exit code of the process: 0 after help, else 2.
     pub fn report(&self, program: &str) -> ExitCode {
         match self {
             Error::CommandLine(error) => {

@@ -36,7 +36,7 @@ pub(super) struct Entry {
 /// What is wrong at a place.
 pub(super) type Problem = (Place, String);
 
-/// The entries of a table, and what is wrong with the file: nothing of it is passed over. Other programs' tables are theirs.
+/// The entries of a table, and all that is wrong with the file. The content of other programs' tables is not looked at.
 pub(super) fn read(path: &Path, table: &str, keys: &[&str]) -> io::Result<(Vec<Entry>, Vec<Problem>)> {
     let text = fs::read_to_string(path)?;
     let mut reading = Reading { path, text: &text, entries: Vec::new(), problems: Vec::new() };

@@ -6,7 +6,7 @@ use super::{Origin, Settings, Value, variable};
 const WIDTH: usize = 100;
 
 impl<A> Settings<A> {
-    /// As a file for `--config`. What is a default is commented out: a later version may have a better one.
+    /// As a file for `--config`. Defaults are commented out: a later version may have better ones.
     pub fn to_toml(&self) -> String {
         let example = self.values.iter().map(|value| value.key.as_str()).find(|key| key.contains('-')).unwrap_or("key");
         let mut file = comment(&format!(

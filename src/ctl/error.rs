@@ -1,4 +1,4 @@
-//! Why a command failed, and what the process ends with.
+//! Why a command failed, and the exit code of the process.
 
 use std::io;
 
@@ -9,7 +9,7 @@ pub enum Error {
     /// Options that do not go together.
     #[error("{0}")]
     Usage(String),
-    /// Nobody listens at the address, or nobody who speaks gRPC.
+    /// No program listens at the address, or it does not speak gRPC.
     #[error("no server answers at {0}; is contact-server running? its --control address goes to --server")]
     NoServer(String),
     /// The connection broke, or the server stopped.
@@ -32,10 +32,10 @@ pub enum Error {
         /// What it says.
         reason: String,
     },
-    /// The server said no, and why.
+    /// The server refused, and said why.
     #[error("{0}")]
     Refused(String),
-    /// The server answered what no server of this version answers.
+    /// No server of this version gives such an answer.
     #[error("the server's answer makes no sense: {0}; is it of another version than this contactctl?")]
     Nonsense(String),
     /// The lines to submit cannot be read.
@@ -71,10 +71,10 @@ pub enum Error {
     /// Some calls of many failed; each was named when it failed.
     #[error("{0}")]
     SomeFailed(String),
-    /// Something is wrong with the server; each check said what.
+    /// Something is wrong with the server. Each check said what.
     #[error("{0}")]
     Unwell(String),
-    /// A measurement could not be made, or its figures would not be true.
+    /// A measurement could not be made, or its figures would be wrong.
     #[error("{0}")]
     NotMeasured(String),
     /// Standard output cannot be written.
@@ -82,7 +82,7 @@ pub enum Error {
     Output(#[from] io::Error),
 }
 
-/// What the process ends with, for --help and for docs/cli.md.
+/// The exit codes, for --help and for docs/cli.md.
 pub(super) const EXIT_CODES: &str = "\
 Exit codes:
   0    done
@@ -93,7 +93,7 @@ Exit codes:
   130  interrupted by Ctrl-C";
 
 impl Error {
-    /// What the process ends with.
+    /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,

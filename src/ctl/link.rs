@@ -14,7 +14,7 @@ use crate::wire::control_grpc::ControlClient;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
-/// How long one answer may take. Streams have no such bound: keepalive finds out whether their server lives.
+/// How long one answer may take. Streams have no such bound: keepalive finds out whether their server is there.
 const ANSWER: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 const MAX_MESSAGE: i32 = 64 << 20;
@@ -33,14 +33,14 @@ pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
         .max_receive_message_len(MAX_MESSAGE)
         .keepalive_time(keepalive)
         .keepalive_timeout(KEEPALIVE / 2)
-        // A server of one's own is not on the far side of a web proxy.
+        // Operators reach their server without a web proxy.
         .enable_http_proxy(false)
-        // Each with a connection of its own, and with no memory of failures before.
+        // Each with a connection of its own, which does not wait because of earlier failures.
         .use_local_subchannel_pool(true)
         .connect(server)
 }
 
-/// Connects; says whether that worked: at once where it is refused, after five seconds where nothing comes back.
+/// Connects, and returns whether that worked: at once when it is refused, after five seconds when nothing comes back.
 pub(super) async fn connected(channel: &Channel) -> bool {
     let deadline = Instant::now() + CONNECT;
     let mut state = channel.check_connectivity_state(true);
@@ -55,7 +55,7 @@ pub(super) async fn connected(channel: &Channel) -> bool {
 }
 
 impl Link {
-    /// Connects, or fails: at once where the connection is refused, after five seconds where nothing comes back.
+    /// Connects, or fails: at once when it is refused, after five seconds when nothing comes back.
     pub(super) fn connect(server: &str) -> Result<Link, Error> {
         block_on(Link::open(server))
     }
@@ -104,7 +104,7 @@ impl Link {
         }
     }
 
-    /// The server ended what it should not have ended.
+    /// The server ended a stream too early.
     pub(super) fn went_away(&self, reason: &str) -> Error {
         Error::WentAway { server: self.server.clone(), reason: escape(reason).into_owned(), hint: String::new() }
     }

@@ -130,29 +130,26 @@ impl Operator {
         let clients = self.broker.connected().await?;
         let (about, store) = (self.about.clone(), self.store.clone());
         let look = move |reader: &mut dyn Reader| {
-            let in_flight = groups.iter().map(|group| group.in_flight as u64).sum();
-            let (count, retention) = (groups.len(), about.retention());
-            let (disk, process) = (Disk::of(&about.data), Process::now());
-            let counted = if counted { Some(count_groups(reader, groups)?) } else { None };
-            let counted = counted.map(|groups| {
-                (groups.iter().map(|group| group.lag).sum(), groups.iter().map(|group| group.dead).sum())
-            });
-            let (now, positions, failure) = (Time::now(), store.tail().positions(), store.failure());
-            let groups = count;
-            Ok(ServerInfo {
+            let mut server = ServerInfo {
+                retention: about.retention(),
+                disk: Disk::of(&about.data),
+                process: Process::now(),
                 about,
-                retention,
                 config,
-                disk,
-                process,
-                now,
-                positions,
+                now: Time::now(),
+                positions: store.tail().positions(),
                 clients,
-                groups,
-                in_flight,
-                counted,
-                failure,
-            })
+                groups: groups.len(),
+                in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+                counted: None,
+                failure: store.failure(),
+            };
+            if counted {
+                let groups = count_groups(reader, groups)?;
+                let sum = |of: fn(&Group) -> u64| groups.iter().map(of).sum();
+                server.counted = Some((sum(|group| group.lag), sum(|group| group.dead)));
+            }
+            Ok(server)
         };
         Ok(self.queries.run(look).await?)
     }

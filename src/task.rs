@@ -122,7 +122,12 @@ pub enum Priority {
     Low,
 }
 
-/// A task that somebody wants accepted.
+impl Priority {
+    /// All of them, in the order in which tasks go out. `priority as usize` is its place here.
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+}
+
+/// A task that is to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewTask {
     /// What to do.

@@ -3,10 +3,10 @@
 use contact::wire::control as pb;
 use serde_json::Value;
 
-use crate::common::proxy::Proxy;
+use super::fake::Fake;
+use super::{Ran, Running, contactctl, ok, run};
 use crate::common::server::Server;
-use crate::fake::Fake;
-use crate::{Ran, Running, contactctl, ok, run};
+use crate::network::proxy::Proxy;
 
 /// The findings of a run with --json, by their check: status and remedy.
 fn findings(out: &str) -> Vec<(String, String, String)> {

@@ -197,7 +197,8 @@ fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
     browser.plays("looks", &server).ends_well();
 }
 
-/// The picture in the README. `CONTACT_PICTURE=docs/page.png` makes it anew, of five minutes of work.
+/// The picture in the README. `CONTACT_PICTURE=docs/page.png` makes it anew, of five minutes of work. It takes a font with Chinese
+/// characters, for the button that changes the language.
 #[test]
 fn the_picture_of_the_page_shows_a_fleet_at_work() {
     let Some(browser) = Browser::ready() else { return };

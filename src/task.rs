@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
 
@@ -25,11 +27,48 @@ impl Time {
     }
 }
 
+/// In RFC 3339, UTC, with milliseconds. What lies outside of the years 1970 to 9999 is shown as the nearest end of them.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LAST: i64 = 253_402_300_799_999;
+        let since = std::time::Duration::from_millis(self.0.clamp(0, LAST).unsigned_abs());
+        humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).fmt(f)
+    }
+}
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
+#[error("{of} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
 pub struct NameError {
-    what: &'static str,
+    /// What it was to be the name of.
+    pub of: NameOf,
+}
+
+/// What a name is the name of, as errors call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameOf {
+    /// A group.
+    Group,
+    /// The group that a task is for.
+    To,
+    /// A task's idempotency key.
+    Key,
+    /// A client, or the group it is in.
+    ClientOrGroup,
+    /// What a key of a call's metadata says, where the key is named beside the error.
+    Metadata,
+}
+
+impl fmt::Display for NameOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NameOf::Group => "the group",
+            NameOf::To => "the group in `to`",
+            NameOf::Key => "the key",
+            NameOf::ClientOrGroup => "an id or a group",
+            NameOf::Metadata => "it",
+        })
+    }
 }
 
 /// The name of a client or of a group: 1 to 256 bytes without control characters. Cheap to clone.
@@ -41,21 +80,14 @@ pub type GroupName = Name;
 /// The stable id of a client.
 pub type ClientId = Name;
 
-impl NameError {
-    /// What it was to be the name of.
-    pub fn what(&self) -> &'static str {
-        self.what
-    }
-}
-
 impl Name {
     /// The longest name, in bytes.
     pub const MAX: usize = 256;
 
-    /// Checks a name; `what` says in the error what it is the name of.
-    pub fn new(what: &'static str, name: &str) -> Result<Name, NameError> {
+    /// Checks a name; the error says what it was to be the name of.
+    pub fn new(of: NameOf, name: &str) -> Result<Name, NameError> {
         if name.is_empty() || name.len() > Name::MAX || name.chars().any(char::is_control) {
-            return Err(NameError { what });
+            return Err(NameError { of });
         }
         Ok(Name(name.into()))
     }
@@ -146,8 +178,9 @@ pub struct Task {
     pub spec: NewTask,
 }
 
-/// What came of a delivery, as the log keeps it. The numbers are those of the store: never reuse one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What came of a delivery, as the log keeps it. The numbers are those of the store and of `proto/control.proto`: never reuse one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 pub enum Outcome {
     /// Finished.
@@ -172,6 +205,13 @@ pub enum Outcome {
     Revived = 9,
     /// A dead letter that an operator took off the list. Changes nothing else.
     Dropped = 10,
+}
+
+/// The name of the value in `proto/control.proto`, which is its name in JSON, too.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
 }
 
 impl Outcome {

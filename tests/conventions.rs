@@ -143,7 +143,7 @@ fn a_tool_that_knows_nothing_but_reflection_submits_a_task_and_takes_it() {
     let Some(said) = python(&["work", &server.listen, &server.control, "任务 by reflection"]) else { return };
     assert_eq!(said[0]["given"], "任务 by reflection");
     assert_eq!(said[0]["ledger"]["results"][0]["ret"], "by reflection");
-    assert_eq!(said[0]["ledger"]["groups"][0]["state"], "settled");
+    assert_eq!(said[0]["ledger"]["groups"][0]["state"], "SETTLED");
 }
 
 #[test]

@@ -2,17 +2,20 @@
 
 use protobuf::EnumOrUnknown;
 
+use super::about::millis as duration;
+use super::operator::{Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
 use crate::task::{Name, NewTask, Outcome, Priority, Status, Task, TaskResult, Time};
+use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
-/// The tasks of a request that can be accepted; and those that cannot, by their place.
+/// The tasks of a request that can be accepted; and those that cannot, by their place. `limit`: the longest text, in bytes.
 pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
-        match new_task(task, limit) {
+        match task_request(task).and_then(|task| task.check(limit)) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
@@ -25,23 +28,15 @@ pub(super) fn bytes(request: &pb::SubmitRequest) -> usize {
     request.tasks.iter().map(|task| task.task.len()).sum()
 }
 
-fn new_task(task: pb::NewTask, limit: usize) -> Result<NewTask, Refusal> {
-    if task.task.is_empty() {
-        return Err(Refusal::EmptyTask);
-    }
-    if task.task.len() > limit {
-        return Err(Refusal::TooLong { what: "the task", size: task.task.len(), limit });
-    }
-    let name = |what, text: &str| if text.is_empty() { Ok(None) } else { Name::new(what, text).map(Some) };
-    Ok(NewTask {
-        to: name("the group in `to`", &task.to)?,
-        // Held to the same rule as names, so that an index on keys stays small.
-        key: name("the key", &task.key)?.map(|key| key.as_str().to_owned()),
+fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
+    Ok(TaskRequest {
+        text: task.task,
+        to: task.to,
+        key: task.key,
         not_before: time(task.not_before),
         expires_at: time(task.expires_at),
-        max_attempts: Some(task.max_attempts).filter(|n| *n > 0),
+        max_attempts: Some(task.max_attempts),
         priority: priority(task.priority)?,
-        text: task.task,
     })
 }
 
@@ -50,7 +45,7 @@ fn priority(priority: EnumOrUnknown<pb::Priority>) -> Result<Priority, Refusal> 
         Ok(pb::Priority::NORMAL) => Ok(Priority::Normal),
         Ok(pb::Priority::HIGH) => Ok(Priority::High),
         Ok(pb::Priority::LOW) => Ok(Priority::Low),
-        Err(number) => Err(Refusal::UnknownNumber { what: "priority", number }),
+        Err(number) => Err(Refusal::UnknownNumber { field: "priority", number }),
     }
 }
 
@@ -79,11 +74,16 @@ pub(super) fn refusal(index: usize, why: &Refusal) -> pb::Refusal {
     pb::Refusal { index: index as u32, reason: why.to_string(), ..pb::Refusal::default() }
 }
 
+pub(super) fn range(list: &pb::ListRequest) -> Range {
+    let if_set = |n: u32| (n > 0).then_some(n as usize);
+    Range { after: list.after, limit: if_set(list.limit), latest: if_set(list.latest), follow: list.follow }
+}
+
 pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
     pb::TaskPage { tasks: tasks.into_iter().map(task).collect(), ..pb::TaskPage::default() }
 }
 
-pub(super) fn task(task: Task) -> pb::Task {
+fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     pb::Task {
         id,
@@ -108,14 +108,14 @@ pub(super) fn result_page(results: Vec<TaskResult>) -> pb::ResultPage {
     pb::ResultPage { results: results.into_iter().map(result).collect(), ..pb::ResultPage::default() }
 }
 
-pub(super) fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
+fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     pb::TaskResult {
         seq,
         task_id: result.task,
         group: text(result.group),
         client: result.client.to_string(),
         attempt: result.attempt,
-        outcome: outcome(result.outcome).into(),
+        outcome: outcome(result.outcome),
         ret: result.ret,
         at: result.at.0,
         late: result.late,
@@ -123,20 +123,8 @@ pub(super) fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     }
 }
 
-pub(super) fn outcome(outcome: Outcome) -> pb::Outcome {
-    match outcome {
-        Outcome::Done => pb::Outcome::DONE,
-        Outcome::Retry => pb::Outcome::RETRY,
-        Outcome::Failed => pb::Outcome::FAILED,
-        Outcome::Working => pb::Outcome::WORKING,
-        Outcome::Lost => pb::Outcome::LOST,
-        Outcome::TimedOut => pb::Outcome::TIMED_OUT,
-        Outcome::Exhausted => pb::Outcome::EXHAUSTED,
-        Outcome::Expired => pb::Outcome::EXPIRED,
-        Outcome::Cancelled => pb::Outcome::CANCELLED,
-        Outcome::Revived => pb::Outcome::REVIVED,
-        Outcome::Dropped => pb::Outcome::DROPPED,
-    }
+fn outcome(outcome: Outcome) -> EnumOrUnknown<pb::Outcome> {
+    EnumOrUnknown::from_i32(outcome as i32)
 }
 
 pub(super) fn status_page(statuses: Vec<Status>) -> pb::StatusPage {
@@ -162,4 +150,115 @@ pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
         ..pb::Client::default()
     };
     pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
+}
+
+pub(super) fn groups(groups: Vec<Group>) -> pb::ListGroupsResponse {
+    let group = |Group { info, lag, oldest, dead }| pb::Group {
+        name: info.name.as_str().to_owned(),
+        clients: info.clients as u32,
+        lag,
+        in_flight: info.in_flight as u64,
+        oldest: oldest.map_or(0, |(id, _)| id),
+        oldest_at: millis(oldest.map(|(_, at)| at)),
+        rate: info.rate,
+        paused: info.paused,
+        dead,
+        ..pb::Group::default()
+    };
+    pb::ListGroupsResponse { groups: groups.into_iter().map(group).collect(), ..pb::ListGroupsResponse::default() }
+}
+
+pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
+    pb::TaskLedger {
+        task: Some(task(ledger.task)).into(),
+        groups: ledger.groups.into_iter().map(task_in_group).collect(),
+        results: ledger.results.into_iter().map(result).collect(),
+        ..pb::TaskLedger::default()
+    }
+}
+
+fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
+    let (wait, until, by) = match task.reason {
+        StateReason::Waits(WaitReason::NotBefore(at)) => (Some(pb::WaitReason::NOT_BEFORE), Some(at), None),
+        StateReason::Waits(reason) => (Some(wait_reason(reason)), None, None),
+        StateReason::Leased(until) => (None, Some(until), None),
+        StateReason::Settled(by) => (None, None, by),
+    };
+    pb::TaskInGroup {
+        group: task.group.as_str().to_owned(),
+        state: state(task.reason.state()).into(),
+        client: task.client.to_string(),
+        attempt: task.attempt,
+        wait: wait.map(EnumOrUnknown::new),
+        until: millis(until),
+        outcome: by.map(outcome),
+        ..pb::TaskInGroup::default()
+    }
+}
+
+fn state(state: TaskState) -> pb::TaskState {
+    match state {
+        TaskState::Waiting => pb::TaskState::WAITING,
+        TaskState::InFlight => pb::TaskState::IN_FLIGHT,
+        TaskState::Settled => pb::TaskState::SETTLED,
+        TaskState::Dead => pb::TaskState::DEAD,
+    }
+}
+
+fn wait_reason(reason: WaitReason) -> pb::WaitReason {
+    match reason {
+        WaitReason::NotBefore(_) => pb::WaitReason::NOT_BEFORE,
+        WaitReason::Paused => pb::WaitReason::PAUSED,
+        WaitReason::NoClient => pb::WaitReason::NO_CLIENT,
+        WaitReason::WindowsFull => pb::WaitReason::WINDOWS_FULL,
+        WaitReason::NotReading => pb::WaitReason::NOT_READING,
+        WaitReason::Queued => pb::WaitReason::QUEUED,
+        WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
+    }
+}
+
+pub(super) fn server(server: ServerInfo) -> pb::Server {
+    pb::Server {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: server.now.0,
+        started_at: server.about.started_at.0,
+        listen: server.about.listen(),
+        control: server.about.control(),
+        data: server.about.data(),
+        ack_timeout_ms: duration(server.config.ack_timeout),
+        max_attempts: server.config.max_attempts,
+        max_task: server.about.max_task as u64,
+        retain_ms: duration(server.retention.retain),
+        retain_bytes: server.retention.retain_bytes,
+        group_ttl_ms: duration(server.retention.group_ttl),
+        store_bytes: server.disk.store_bytes(),
+        disk_free_bytes: server.disk.free,
+        open_files: server.process.open_fds,
+        open_files_soft: server.process.max_fds,
+        open_files_hard: server.process.raisable_fds,
+        clients: server.clients as u32,
+        groups: server.groups as u32,
+        tasks: server.positions.task,
+        results: server.positions.result,
+        statuses: server.positions.status,
+        in_flight: server.in_flight,
+        lag: server.counted.map(|(lag, _)| lag),
+        dead: server.counted.map(|(_, dead)| dead),
+        refuses: server.failure.unwrap_or_default(),
+        ..pb::Server::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn outcomes_have_the_names_and_numbers_of_the_wire() {
+        for one in Outcome::ALL {
+            assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.to_string());
+        }
+    }
 }

@@ -7,6 +7,7 @@ use super::outcomes::outcome_of;
 use super::session::{ClientInfo, Session, SessionId};
 use super::{Action, Config, Core};
 use crate::task::{ClientId, GroupName, Outcome, Task, TaskId, Time};
+pub use crate::task_state::WaitReason;
 
 /// Where a task stands with a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,23 +18,6 @@ pub enum TaskState {
     Waiting(WaitReason),
     /// The group is done with it: the log of outcomes says how.
     Settled,
-}
-
-/// Why a task is not with a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitReason {
-    /// Its time has not come.
-    NotBefore(Time),
-    /// The group was stopped.
-    Paused,
-    /// No client of the group is connected.
-    NoClient,
-    /// Every client holds as many tasks as it wants.
-    WindowsFull,
-    /// The clients do not read what they were sent.
-    NotReading,
-    /// It is about to go out.
-    Queued,
 }
 
 /// Why an operator's wish for a group was refused.

@@ -5,7 +5,9 @@ use rusqlite::{Row, Statement, Transaction};
 
 use super::int;
 use crate::store::{GroupState, OpenTask};
-use crate::task::{Name, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{
+    Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+};
 
 // Macros, because only a literal can be part of a constant statement.
 macro_rules! task_columns {
@@ -105,7 +107,7 @@ impl Values<'_, '_> {
     fn optional_name(&mut self) -> rusqlite::Result<Option<Name>> {
         self.column += 1;
         let name = self.row.get_ref(self.column - 1)?.as_str_or_null()?;
-        name.map(|name| Name::new("the name of a group", name)).transpose().map_err(|error| self.strange(error))
+        name.map(|name| Name::new(NameOf::Group, name)).transpose().map_err(|error| self.strange(error))
     }
 
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {

@@ -41,6 +41,9 @@ const COUNT: &str = "
     SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
          + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
 
+/// The next name behind one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
+const ADDRESSED_GROUP: &str = "SELECT min(target) FROM tasks WHERE target > ?";
+
 pub(super) struct SqliteReader {
     conn: Connection,
     path: Arc<Path>,
@@ -143,6 +146,23 @@ impl Reader for SqliteReader {
             let mut select = self.conn.prepare_cached(COUNT)?;
             let count = select.query_row(bounds(backlog), |row| row.get::<_, i64>(0))?;
             Ok(count as u64)
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(ADDRESSED_GROUP)?;
+            let mut names: Vec<GroupName> = Vec::new();
+            while names.len() < limit {
+                // No name is empty.
+                let after = names.last().or(after).map_or("", GroupName::as_str);
+                match select.query_row([after], |row| optional_name(row, 0))? {
+                    Some(name) => names.push(name),
+                    None => break,
+                }
+            }
+            Ok(names)
         };
         select().map_err(explain(&self.path))
     }
@@ -260,6 +280,7 @@ mod tests {
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
+            (ADDRESSED_GROUP, vec!["SEARCH tasks USING COVERING INDEX tasks_addressed (target>?)"]),
             (DEAD, vec!["results_dead (seq>?)"]),
             (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
             (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),

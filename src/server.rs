@@ -8,7 +8,9 @@ mod contact;
 mod control;
 mod convert;
 mod demo;
+mod findings;
 mod follow;
+mod groups;
 mod health;
 pub mod host;
 mod http;
@@ -178,6 +180,7 @@ impl Server {
             limit,
             about: about.clone(),
             traffic: traffic.clone(),
+            removed: Arc::default(),
         };
         let operator = control.clone();
         // A message holds one text and what describes it; a request of operators holds many.

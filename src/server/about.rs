@@ -52,10 +52,13 @@ impl About {
         *self.retention.lock().unwrap_or_else(PoisonError::into_inner) = retention;
     }
 
-    /// The part of the answer to operators that is known here. Asks the system, so it runs on a query thread.
-    pub(super) fn describe(&self) -> pb::Server {
-        let (disk, process) = (Disk::of(&self.data), Process::now());
-        let retention = self.retention.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    pub(super) fn retention(&self) -> Retention {
+        self.retention.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Adds to the answer to operators what is known here.
+    pub(super) fn describe(&self, server: pb::Server, disk: &Disk, process: &Process) -> pb::Server {
+        let retention = self.retention();
         pb::Server {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started_at: self.started_at.0,
@@ -71,7 +74,7 @@ impl About {
             open_files: process.open_fds,
             open_files_soft: process.max_fds,
             open_files_hard: process.raisable_fds,
-            ..pb::Server::default()
+            ..server
         }
     }
 }

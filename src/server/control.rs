@@ -12,6 +12,7 @@ use super::calls::Calls;
 use super::contact::Ended;
 use super::convert;
 use super::follow::{self, Followers};
+use super::groups::Removed;
 use super::operate;
 use super::query::Queries;
 use super::refusal::{Refusal, answer};
@@ -40,6 +41,7 @@ pub(super) struct ControlService {
     pub(super) limit: usize,
     pub(super) about: Arc<About>,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) removed: Arc<Removed>,
 }
 
 /// The unary calls, each with the work behind it.

@@ -2,6 +2,8 @@
 
 use protobuf::EnumOrUnknown;
 
+use super::findings::{Code, Finding, Severity};
+use super::groups::Group;
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
@@ -148,6 +150,59 @@ pub(super) fn status_page(statuses: Vec<Status>) -> pb::StatusPage {
         ..pb::Status::default()
     };
     pb::StatusPage { statuses: statuses.into_iter().map(status).collect(), ..pb::StatusPage::default() }
+}
+
+pub(super) fn group(Group { info, lag, oldest, dead }: Group) -> pb::Group {
+    let (oldest, oldest_at) = oldest.map_or((0, 0), |(task, at)| (task, at.0));
+    pb::Group {
+        name: info.name.as_str().to_owned(),
+        clients: info.clients as u32,
+        lag,
+        in_flight: info.in_flight as u64,
+        oldest,
+        oldest_at,
+        rate: info.rate,
+        paused: info.paused,
+        dead,
+        never_came: info.never_came,
+        ..pb::Group::default()
+    }
+}
+
+pub(super) fn finding(finding: Finding) -> pb::Finding {
+    let code = match finding.code {
+        Code::NotReady => pb::finding::Code::NOT_READY,
+        Code::Disk => pb::finding::Code::DISK,
+        Code::OpenFiles => pb::finding::Code::OPEN_FILES,
+        Code::NeverCame => pb::finding::Code::NEVER_CAME,
+        Code::Unserved => pb::finding::Code::UNSERVED,
+        Code::Paused => pb::finding::Code::PAUSED,
+        Code::Hanging => pb::finding::Code::HANGING,
+        Code::Stuck => pb::finding::Code::STUCK,
+        Code::Lagging => pb::finding::Code::LAGGING,
+        Code::DeadLetters => pb::finding::Code::DEAD_LETTERS,
+        Code::Retention => pb::finding::Code::RETENTION,
+        Code::StoreSize => pb::finding::Code::STORE_SIZE,
+        Code::Quiet => pb::finding::Code::QUIET,
+        Code::First => pb::finding::Code::FIRST,
+    };
+    let severity = match finding.severity {
+        Severity::Note => pb::finding::Severity::NOTE,
+        Severity::Warning => pb::finding::Severity::WARNING,
+        Severity::Failure => pb::finding::Severity::FAILURE,
+    };
+    pb::Finding {
+        code: code.into(),
+        severity: severity.into(),
+        group: text(finding.group),
+        count: finding.count,
+        limit: finding.limit,
+        task: finding.task.unwrap_or(0),
+        millis: finding.millis,
+        text: finding.text.unwrap_or_default(),
+        more: finding.more,
+        ..pb::Finding::default()
+    }
 }
 
 pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {

@@ -5,6 +5,9 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use super::about::millis;
 use super::control::ControlService;
 use super::convert;
+use super::findings::{self, Facts};
+use super::groups::{self, Group};
+use super::machine::{Disk, Process};
 use super::refusal::Refusal;
 use crate::broker::{GroupInfo, TaskState, WaitReason};
 use crate::store::{Reader, StoreError};
@@ -49,38 +52,62 @@ impl ControlService {
     }
 
     pub(super) async fn groups(&self, _: pb::ListGroupsRequest) -> Result<pb::ListGroupsResponse, Refusal> {
-        let infos = self.broker.groups().await?;
-        let groups = self.queries.run(move |reader| count_groups(reader, infos)).await?;
-        Ok(pb::ListGroupsResponse { groups, ..pb::ListGroupsResponse::default() })
+        let (groups, never_came_left_out) = self.counted_groups().await?;
+        let groups = groups.into_iter().map(convert::group).collect();
+        Ok(pb::ListGroupsResponse { groups, never_came_left_out, ..pb::ListGroupsResponse::default() })
     }
 
     pub(super) async fn about(&self, request: pb::GetServerRequest) -> Result<pb::Server, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let about = self.about.clone();
-        let (refuses, connected) = (self.store.failure().unwrap_or_default(), clients as u32);
-        let count = move |reader: &mut dyn Reader| {
-            let mut server = pb::Server {
-                clients: connected,
-                groups: groups.len() as u32,
-                in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
-                refuses,
-                ack_timeout_ms: millis(config.ack_timeout),
-                max_attempts: config.max_attempts,
-                ..about.describe()
-            };
-            if request.counted {
-                let counted = count_groups(reader, groups)?;
-                server.lag = Some(counted.iter().map(|group| group.lag).sum());
-                server.dead = Some(counted.iter().map(|group| group.dead).sum());
-            }
-            Ok(server)
+        let counted = if request.counted { Some(self.counted_groups().await?.0) } else { None };
+        let (at, failure) = (self.store.tail().positions(), self.store.failure());
+        let server = pb::Server {
+            clients: clients as u32,
+            groups: groups.len() as u32,
+            in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+            tasks: at.task,
+            results: at.result,
+            statuses: at.status,
+            lag: counted.as_ref().map(|groups| groups.iter().map(|group| group.lag).sum()),
+            dead: counted.as_ref().map(|groups| groups.iter().map(|group| group.dead).sum()),
+            refuses: failure.clone().unwrap_or_default(),
+            ack_timeout_ms: millis(config.ack_timeout),
+            max_attempts: config.max_attempts,
+            now: Time::now().0,
+            ..pb::Server::default()
         };
-        let mut server = self.queries.run(count).await?;
-        let at = self.store.tail().positions();
-        (server.tasks, server.results, server.statuses) = (at.task, at.result, at.status);
-        server.now = Time::now().0;
-        Ok(server)
+        let about = self.about.clone();
+        let judge = move |_: &mut dyn Reader| {
+            let (disk, process) = (Disk::of(&about.data), Process::now());
+            let found = counted.map(|groups| {
+                findings::judge(&Facts {
+                    now: Time::now(),
+                    not_ready: failure.as_deref(),
+                    disk: disk.clone(),
+                    process: process.clone(),
+                    retention: about.retention(),
+                    tasks: at.task,
+                    results: at.result,
+                    clients,
+                    groups: &groups,
+                })
+            });
+            let findings = found.unwrap_or_default().into_iter().map(convert::finding).collect();
+            Ok(pb::Server { findings, ..about.describe(server, &disk, &process) })
+        };
+        Ok(self.queries.run(judge).await?)
+    }
+
+    /// All groups, those that never came last, and whether there are more of these.
+    async fn counted_groups(&self) -> Result<(Vec<Group>, bool), Refusal> {
+        let (mut groups, removed) = (self.broker.groups().await?, self.removed.clone());
+        let newest = self.broker.newest_task();
+        let count = move |reader: &mut dyn Reader| {
+            let more = groups::add_never_came(&mut groups, reader, newest, &removed, Time::now())?;
+            Ok((count_groups(reader, groups)?, more))
+        };
+        Ok(self.queries.run(count).await?)
     }
 
     pub(super) async fn cancel(&self, request: pb::CancelTaskRequest) -> Result<pb::CancelTaskResponse, Refusal> {
@@ -127,13 +154,14 @@ impl ControlService {
             Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
             None => 0,
         };
-        self.broker.remove_group(name).await?;
+        self.broker.remove_group(name.clone()).await?;
+        self.removed.insert(name, self.broker.newest_task());
         Ok(pb::RemoveGroupResponse { owed, ..pb::RemoveGroupResponse::default() })
     }
 }
 
 /// How far a group has come, with what only the store can count; but not its dead letters.
-pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb::Group, StoreError> {
+pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<Group, StoreError> {
     let mut lag = (info.in_flight + info.waiting + info.ready) as u64;
     let mut oldest = info.oldest;
     for backlog in &info.backlog {
@@ -145,29 +173,19 @@ pub(super) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<pb
     if lag == 0 {
         oldest = None;
     }
-    let oldest_at = match oldest {
-        Some(id) => reader.tasks_by_id(&[id])?.first().map_or(0, |task| task.accepted_at.0),
-        None => 0,
+    let oldest = match oldest {
+        Some(id) => reader.tasks_by_id(&[id])?.first().map(|task| (id, task.accepted_at)),
+        None => None,
     };
-    Ok(pb::Group {
-        name: info.name.as_str().to_owned(),
-        clients: info.clients as u32,
-        lag,
-        in_flight: info.in_flight as u64,
-        oldest: oldest.unwrap_or(0),
-        oldest_at,
-        rate: info.rate,
-        paused: info.paused,
-        ..pb::Group::default()
-    })
+    Ok(Group { info, lag, oldest, dead: 0 })
 }
 
 /// How far each group has come, with its dead letters.
-fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<pb::Group>, StoreError> {
+fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<Group>, StoreError> {
     let mut dead = count_dead(reader)?;
     let mut count = |info: GroupInfo| {
         let dead = dead.remove(&info.name).unwrap_or(0);
-        Ok(pb::Group { dead, ..count_group(reader, info)? })
+        Ok(Group { dead, ..count_group(reader, info)? })
     };
     infos.into_iter().map(&mut count).collect()
 }

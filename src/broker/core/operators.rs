@@ -20,6 +20,8 @@ pub struct GroupInfo {
     pub in_flight: usize,
     /// How many were delivered, are not settled, and wait to go out again.
     pub waiting: usize,
+    /// Of these, how many whose time has not come.
+    pub delayed: usize,
     /// How many it has not come to yet and are in memory, about to go out.
     pub ready: usize,
     /// The oldest of these three.
@@ -30,12 +32,18 @@ pub struct GroupInfo {
     pub settled_ahead: usize,
     /// Settled a second, over the last ten seconds.
     pub rate: f64,
+    /// The last second in which one was settled, since the start of the server.
+    pub last_settled: Option<Time>,
+    /// Since when a client has the task that was with one for longest.
+    pub held_since: Option<Time>,
     /// Delivery is stopped.
     pub paused: bool,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
     pub tally: Tally,
+    /// There are tasks for it in the log, and the broker knows no such group.
+    pub never_came: bool,
 }
 
 /// Where a task stands with a group that has not settled it.
@@ -150,14 +158,18 @@ impl Core {
             clients: group.sessions.len(),
             in_flight: group.leases.len(),
             waiting: group.returned.len() + group.delayed.len() + group.loading.len(),
+            delayed: group.delayed.len(),
             ready: group.classes.iter().map(|class| class.ready.len()).sum(),
             oldest: group.classes.iter().filter_map(|class| class.ready.first()).chain(group.oldest_open()).min(),
             backlog: backlog.filter(|backlog| backlog.after < backlog.upto).collect(),
             settled_ahead: group.ahead.len(),
             rate: group.rate.per_second(now),
+            last_settled: group.rate.last(),
+            held_since: group.leases.values().map(|lease| lease.since).min(),
             paused: group.paused,
             last_used: if group.sessions.is_empty() { group.last_used } else { now },
             tally: group.tally.clone(),
+            never_came: false,
             name,
         }
     }

@@ -17,20 +17,9 @@ use self::addressed::Addressed;
 use self::broadcasts::Broadcasts;
 use self::dead::Dead;
 use crate::broker::{GroupInfo, Tally};
+use crate::server::groups::Group;
 use crate::store::{Backlog, Reader, StoreError};
 use crate::task::{GroupName, TaskId, Time};
-
-/// A group, counted.
-#[derive(Debug, Clone)]
-pub(super) struct Group {
-    pub(super) info: GroupInfo,
-    /// Tasks it has not settled.
-    pub(super) lag: u64,
-    /// The oldest of them, and when it was accepted.
-    pub(super) oldest: Option<(TaskId, Time)>,
-    /// Its dead letters.
-    pub(super) dead: u64,
-}
 
 /// What was counted so far.
 #[derive(Default)]
@@ -193,11 +182,15 @@ mod tests {
             ready: 0,
             oldest: None,
             backlog: if after < upto { vec![backlog] } else { Vec::new() },
+            delayed: 0,
             settled_ahead: 0,
             rate: 0.0,
+            last_settled: None,
+            held_since: None,
             paused: false,
             last_used: Time(0),
             tally: Tally::default(),
+            never_came: false,
         }
     }
 

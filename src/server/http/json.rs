@@ -2,10 +2,11 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::count;
 use super::follow::Last;
 use crate::broker::{ClientInfo, TaskState};
 use crate::server::convert;
+use crate::server::findings::{self, Code, Severity};
+use crate::server::groups;
 use crate::server::operate;
 use crate::store::{Reader, StoreError};
 use crate::task::{self, GroupName, Outcome, TaskId, TaskResult};
@@ -285,11 +286,12 @@ pub(super) struct Group {
     rate: f64,
     paused: bool,
     dead: u64,
-    last_used: i64,
+    last_used: Option<i64>,
+    never_came: bool,
 }
 
-impl From<&count::Group> for Group {
-    fn from(group: &count::Group) -> Group {
+impl From<&groups::Group> for Group {
+    fn from(group: &groups::Group) -> Group {
         let (oldest, oldest_at) = group.oldest.map(|(id, at)| (id, at.0)).unzip();
         Group {
             group: group.info.name.to_string(),
@@ -302,7 +304,38 @@ impl From<&count::Group> for Group {
             rate: group.info.rate,
             paused: group.info.paused,
             dead: group.dead,
-            last_used: group.info.last_used.0,
+            last_used: is_set(group.info.last_used.0),
+            never_came: group.info.never_came,
+        }
+    }
+}
+
+/// What is not well.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Finding {
+    code: Code,
+    severity: Severity,
+    group: Option<String>,
+    count: u64,
+    limit: u64,
+    task: Option<u64>,
+    millis: u64,
+    text: Option<String>,
+    more: u64,
+}
+
+impl From<&findings::Finding> for Finding {
+    fn from(found: &findings::Finding) -> Finding {
+        Finding {
+            code: found.code,
+            severity: found.severity,
+            group: found.group.as_ref().map(ToString::to_string),
+            count: found.count,
+            limit: found.limit,
+            task: found.task,
+            millis: found.millis,
+            text: found.text.clone(),
+            more: found.more,
         }
     }
 }
@@ -366,4 +399,5 @@ pub(super) struct State<'a> {
     pub(super) clients: Vec<Client>,
     pub(super) clients_left_out: usize,
     pub(super) recent: &'a [Listed],
+    pub(super) findings: Vec<Finding>,
 }

@@ -11,7 +11,7 @@ use futures::future;
 use log::warn;
 use tokio::sync::{Notify, watch};
 
-use super::count::{self, Counter};
+use super::count::Counter;
 use super::follow::{Followed, News};
 use super::guard;
 use super::history::{History, STEP, Sample};
@@ -22,11 +22,13 @@ use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::control::ControlService;
+use crate::server::findings::{self, Facts, Finding};
+use crate::server::groups;
 use crate::server::health::{self, Health};
-use crate::server::machine::Disk;
+use crate::server::machine::{Disk, Process};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
-use crate::task::TaskId;
+use crate::task::{TaskId, Time};
 
 /// How often there is one.
 const EVERY: Duration = Duration::from_secs(1);
@@ -66,12 +68,13 @@ pub(super) struct Snapshot {
     made: Instant,
     pub(super) positions: Positions,
     pub(super) overview: Overview,
-    pub(super) groups: Vec<count::Group>,
+    pub(super) groups: Vec<groups::Group>,
     pub(super) commits: Latency,
     pub(super) disk: Disk,
     pub(super) server: json::Server,
     clients: Vec<json::Client>,
     recent: Vec<json::Listed>,
+    findings: Vec<Finding>,
     totals: Totals,
     point: Point,
     /// The newest step of the history.
@@ -186,15 +189,29 @@ impl Live {
         let now = self.sample_of(overview.meter.clone());
 
         let (counter, about, seen) = (self.0.counter.clone(), service.about.clone(), self.followed().seen());
-        let (positions, infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let (removed, why, clients) = (service.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
+            groups::add_never_came(&mut infos, reader, positions.task, &removed, Time::now())?;
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
-            Ok((groups, news, outcomes, recent, Disk::of(&about.data)))
+            let disk = Disk::of(&about.data);
+            let findings = findings::judge(&Facts {
+                now: Time::now(),
+                not_ready: why.as_deref(),
+                disk: disk.clone(),
+                process: Process::now(),
+                retention: about.retention(),
+                tasks: positions.task,
+                results: positions.result,
+                clients,
+                groups: &groups,
+            });
+            Ok((groups, news, outcomes, recent, disk, findings))
         };
-        let (groups, news, outcomes, recent, disk) = service.queries.run(read).await?;
+        let (groups, news, outcomes, recent, disk, findings) = service.queries.run(read).await?;
         self.followed().take(news);
         let clients = self.with_last(&overview.clients, &overview.disconnected).take(SHOWN).collect();
         let recent = recent.into_iter().zip(take(&mut overview.task_states)).zip(outcomes);
@@ -215,6 +232,7 @@ impl Live {
             groups,
             clients,
             recent,
+            findings,
             totals,
             disk,
             event: OnceLock::new(),
@@ -289,13 +307,13 @@ pub(super) fn not_ready(health: &Health) -> Option<String> {
     }
 }
 
-fn totals(positions: &Positions, overview: &Overview, groups: &[count::Group]) -> Totals {
+fn totals(positions: &Positions, overview: &Overview, groups: &[groups::Group]) -> Totals {
     Totals {
         tasks: positions.task,
         results: positions.result,
         statuses: positions.status,
         clients: overview.sessions.total(),
-        groups: groups.len(),
+        groups: groups.iter().filter(|group| !group.info.never_came).count(),
         in_flight: groups.iter().map(|group| group.info.in_flight as u64).sum(),
         lag: groups.iter().map(|group| group.lag).sum(),
         dead: groups.iter().map(|group| group.dead).sum(),
@@ -325,8 +343,8 @@ impl Snapshot {
     }
 
     /// The groups, first those that want attention, then those with most to do.
-    pub(super) fn by_attention(&self) -> Vec<&count::Group> {
-        let mut groups: Vec<&count::Group> = self.groups.iter().collect();
+    pub(super) fn by_attention(&self) -> Vec<&groups::Group> {
+        let mut groups: Vec<&groups::Group> = self.groups.iter().collect();
         groups.sort_by_key(|group| {
             let alone = group.lag > 0 && group.info.clients == 0;
             let attention = (!group.info.paused, !alone, group.dead == 0);
@@ -349,6 +367,7 @@ impl Snapshot {
             clients_left_out: self.overview.sessions.total() + self.overview.disconnected.len() - self.clients.len(),
             clients: self.clients.clone(),
             recent: &self.recent,
+            findings: self.findings.iter().map(json::Finding::from).collect(),
         }
     }
 }

@@ -16,13 +16,13 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder as _, TEXT_FORMAT, TextEncoder};
 use tokio::sync::Mutex;
 
-use super::count;
 use super::guard::Refused;
 use super::live::{Snapshot, not_ready};
 use super::{Answer, Face};
 use crate::broker::Tally;
 use crate::latency::Latency;
 use crate::server::convert;
+use crate::server::groups;
 use crate::server::machine::Process;
 use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
@@ -134,7 +134,10 @@ fn machine(to: &mut Families, process: &Process) {
 }
 
 fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
-    to.gauge("contact_groups", "Groups that there are.", &[], now.groups.len() as f64);
+    let never_came = now.groups.iter().filter(|group| group.info.never_came).count();
+    to.gauge("contact_groups", "Groups that there are.", &[], (now.groups.len() - never_came) as f64);
+    let text = "Groups that tasks wait for and that no client ever came to: perhaps the name is misspelt.";
+    to.gauge("contact_groups_never_came", text, &[], never_came as f64);
     for (name, part) in parts {
         let label = [("group", *name)];
         to.counter("contact_deliveries_total", "Tasks put on streams.", &label, part.tally.delivered);
@@ -178,7 +181,7 @@ struct TaskState {
 }
 
 impl Part {
-    fn add(&mut self, group: &count::Group, at: i64) {
+    fn add(&mut self, group: &groups::Group, at: i64) {
         let state = self.state.get_or_insert_default();
         state.clients += group.info.clients;
         state.in_flight += group.info.in_flight;

@@ -225,6 +225,7 @@ pub(super) struct Group {
     rate: f64,
     paused: bool,
     dead: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     never_came: bool,
 }
 

@@ -41,6 +41,12 @@ pub struct State {
     pub scattered: bool,
 }
 
+/// What a server finds of a group.
+pub fn found(code: pb::finding::Code, group: &str) -> pb::Finding {
+    let severity = pb::finding::Severity::WARNING.into();
+    pb::Finding { code: code.into(), severity, group: group.into(), ..Default::default() }
+}
+
 #[derive(Clone, Default)]
 struct Service(Arc<Mutex<State>>);
 

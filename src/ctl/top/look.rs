@@ -67,8 +67,7 @@ pub(super) fn soon() -> CallOption {
 /// Looks at what `view` shows.
 pub(super) async fn look(link: &Link, view: View) -> Result<Look, Error> {
     let server = async {
-        let request = pb::GetServerRequest { counted: true, ..Default::default() };
-        match link.answer(link.client.get_server(&request, soon())).await {
+        match link.answer(link.client.get_server(&pb::GetServerRequest::new(), soon())).await {
             Err(Error::Unimplemented { .. }) => Ok(None),
             answer => answer.map(Some),
         }

@@ -11,7 +11,7 @@ use contact::broker::{self, StartAt};
 use contact::config::{self, FileArgs, Settings};
 use contact::logger::{self, LogArgs};
 use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server, host};
-use contact::task::Name;
+use contact::task::{Name, NameOf};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -64,7 +64,7 @@ struct Args {
     #[arg(long, value_name = "WHERE", default_value = "first")]
     anonymous_from: Start,
     /// Share the tasks between all anonymous clients, as one group of this name, instead of giving each of them everything
-    #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new("the group", name))]
+    #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new(NameOf::Group, name))]
     anonymous_group: Option<Name>,
     /// How long a client may keep a task without a word before it is given to another
     #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]

@@ -301,7 +301,8 @@ impl Config {
             *time = LONGEST.min(*time);
         }
         for name in [&self.id, &self.group].into_iter().flatten() {
-            crate::task::Name::new("an id or a group", name).map_err(|error| Error::Config(error.to_string()))?;
+            crate::task::Name::new(crate::task::NameOf::ClientOrGroup, name)
+                .map_err(|error| Error::Config(error.to_string()))?;
         }
         Ok(self)
     }

@@ -7,7 +7,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
-//! - [`task`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
+//! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 
 pub mod broker;
@@ -22,4 +22,5 @@ pub mod manual;
 pub mod server;
 pub mod store;
 pub mod task;
+pub mod task_state;
 pub mod wire;

@@ -4,19 +4,17 @@
 
 mod about;
 mod calls;
+mod config;
 mod contact;
 mod control;
 mod convert;
 mod demo;
-mod findings;
-mod follow;
-mod groups;
 mod health;
 pub mod host;
 mod http;
 mod machine;
 mod metadata;
-mod operate;
+mod operator;
 mod pump;
 mod query;
 mod reflection;
@@ -24,9 +22,9 @@ mod refusal;
 mod refusal_counts;
 mod retention;
 mod traffic;
+mod watchers;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -38,88 +36,24 @@ use log::{info, warn};
 
 use self::about::About;
 use self::calls::Calls;
+pub use self::config::{Config, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
-use self::follow::Followers;
 use self::health::Health;
-use self::http::Ops;
+use self::http::HttpThread;
+use self::operator::Operator;
 use self::query::Pool;
 use self::reflection::Reflection;
-pub use self::retention::Retention;
 use self::retention::RetentionThread;
 use self::traffic::Traffic;
+use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::store::{Store, StoreError};
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
 use crate::wire::grpc_health_v1::health_grpc::create_health;
-
-/// How a server is set.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// Where clients connect, `host:port`; port 0: any that is free.
-    pub listen: String,
-    /// Where operators connect, `host:port`.
-    pub control: String,
-    /// Where the page, its API and the metrics are, `host:port`; `None`: nowhere.
-    pub http: Option<String>,
-    /// Names by which browsers may call that, besides `localhost` and addresses.
-    pub http_hosts: Vec<String>,
-    /// The folder of the store.
-    pub data: PathBuf,
-    /// The longest text of a task, a status or a result, in bytes.
-    pub max_task: usize,
-    /// Makes ten tasks at the start and ten more each time so much has passed.
-    pub demo: Option<Duration>,
-    /// How the delivery of tasks is set.
-    pub broker: broker::Config,
-    /// What is kept for how long.
-    pub retention: Retention,
-    /// How long clients have to tell the results of what they hold when the server stops.
-    pub grace: Duration,
-}
-
-/// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
-pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
-
-/// Why a server did not start.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum ServerError {
-    /// The store could not be opened.
-    #[error("{0} (--data)")]
-    Open(#[source] StoreError),
-    /// The store failed at once.
-    #[error(transparent)]
-    Store(#[from] StoreError),
-    /// The folder of the store is there, but takes nothing.
-    #[error(
-        "nothing can be written to {} ({why}); make room on its disk, see to its permissions, or use another folder (--data)",
-        path.display()
-    )]
-    Data {
-        /// The folder.
-        path: PathBuf,
-        /// What the system said.
-        #[source]
-        why: std::io::Error,
-    },
-    /// Somebody else listens there, or it is no address of this machine.
-    #[error("cannot listen on {address}: {why}; choose another with {flag}")]
-    Listen {
-        /// What was asked for.
-        address: String,
-        /// The flag that sets it.
-        flag: &'static str,
-        /// What the system said.
-        why: String,
-    },
-    /// gRPC or the system refused something that should always work.
-    #[error("the server could not be started: {0}")]
-    Start(String),
-}
 
 /// A running server. Owns all its threads until [`Server::stop`].
 pub struct Server {
@@ -128,10 +62,10 @@ pub struct Server {
     addresses: Addresses,
     about: Arc<About>,
     health: Health,
-    ops: Option<Ops>,
+    http: Option<HttpThread>,
     demo: Option<Demo>,
     retention_thread: RetentionThread,
-    followers: Followers,
+    watchers: Watchers,
     calls: Calls,
     broker: Broker,
     pool: Pool,
@@ -156,7 +90,7 @@ impl Server {
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
         let pool = Pool::start(&handle)?;
-        let followers = Followers::subscribe(handle.tail());
+        let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
         let traffic = Arc::new(Traffic::default());
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
@@ -171,18 +105,16 @@ impl Server {
             limit,
             traffic: traffic.clone(),
         };
-        let control = ControlService {
+        let operator = Operator {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
-            followers: followers.clone(),
-            calls: calls.clone(),
-            limit,
             about: about.clone(),
-            traffic: traffic.clone(),
+            traffic,
+            limit,
             removed: Arc::default(),
         };
-        let operator = control.clone();
+        let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let common = |file| {
@@ -201,8 +133,8 @@ impl Server {
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
-        let ops = http.map(|(listener, _)| Ops::start(listener, operator, health.clone(), traffic)).transpose();
-        let ops = ops.map_err(|e| ServerError::Start(e.to_string()))?;
+        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone())).transpose();
+        let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {
             contact,
@@ -211,10 +143,10 @@ impl Server {
             about,
             health,
             calls,
-            ops,
+            http,
             demo,
             retention_thread,
-            followers,
+            watchers,
             broker,
             pool,
             store,
@@ -240,18 +172,18 @@ impl Server {
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
-        self.about.retains(retention.clone());
+        self.about.set_retention(retention.clone());
         self.retention_thread.set(retention);
         block_on(self.broker.handle().reconfigure(broker))
     }
 
-    /// Ends the streams with a clear status, writes down what clients still tell, stops accepting, and joins all threads.
+    /// Ends the streams with a clear status, writes down what clients still report, stops accepting, and joins all threads.
     ///
-    /// Health goes first, so that nobody is sent here any more. Then the streams of tasks are ended, each client being told when
-    /// to come back. While somebody is telling, submitting or asking something, for [`Config::grace`] at most, new calls are
-    /// answered, too: results are taken, health is not serving, and there are no tasks.
+    /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, and each client
+    /// is told when to come back. As long as a client reports, submits or asks something, but for [`Config::grace`] at most, new
+    /// calls are answered, too: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, health, calls, ops, demo, retention_thread, followers, broker, .. } =
+        let Server { mut contact, mut control, health, calls, http, demo, retention_thread, watchers, broker, .. } =
             self;
         health.begin_drain();
         if let Some(demo) = demo {
@@ -261,7 +193,7 @@ impl Server {
         // A broker that is gone sends nobody away.
         health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
         broker.drain();
-        followers.stop();
+        watchers.stop();
         let begun = Instant::now();
         within(self.grace, pin!(calls.none_open()));
         let all_ended = future::try_join(contact.shutdown(), control.shutdown());
@@ -272,10 +204,10 @@ impl Server {
             control.cancel_all_calls();
         }
         // Until here the page could be looked at, which says that the server is stopping.
-        if let Some(ops) = ops {
-            ops.stop();
+        if let Some(http) = http {
+            http.stop();
         }
-        // Whatever is still told finds the broker's mailbox closed, and is told again after the reconnect.
+        // What is still reported finds the broker's mailbox closed, and is reported again after the reconnect.
         broker.stop();
         drop((contact, control));
         self.pool.stop();
@@ -283,7 +215,7 @@ impl Server {
     }
 }
 
-/// WaitReason for a future on this thread, for so long; says whether it came to its end.
+/// Waits for a future on this thread, for `limit` at most; says whether it came to its end.
 fn within(limit: Duration, work: impl Future + Unpin) -> bool {
     let (stop, stopped) = futures::channel::oneshot::channel::<()>();
     let (finished, wait) = crossbeam_channel::bounded::<()>(0);

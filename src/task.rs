@@ -25,11 +25,48 @@ impl Time {
     }
 }
 
+/// In RFC 3339, UTC, with milliseconds. What lies outside of the years 1970 to 9999 is shown as the nearest end of them.
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const LAST: i64 = 253_402_300_799_999;
+        let since = std::time::Duration::from_millis(self.0.clamp(0, LAST).unsigned_abs());
+        humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + since).fmt(f)
+    }
+}
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{what} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
+#[error("{of} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
 pub struct NameError {
-    what: &'static str,
+    /// What it was to be the name of.
+    pub of: NameOf,
+}
+
+/// What a name is the name of, as errors call it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NameOf {
+    /// A group.
+    Group,
+    /// The group that a task is for.
+    To,
+    /// A task's idempotency key.
+    Key,
+    /// A client, or the group it is in.
+    ClientOrGroup,
+    /// What a key of a call's metadata says, where the key is named beside the error.
+    Metadata,
+}
+
+impl fmt::Display for NameOf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            NameOf::Group => "the group",
+            NameOf::To => "the group in `to`",
+            NameOf::Key => "the key",
+            NameOf::ClientOrGroup => "an id or a group",
+            NameOf::Metadata => "it",
+        })
+    }
 }
 
 /// The name of a client or of a group: 1 to 256 bytes without control characters. Cheap to clone.
@@ -41,21 +78,14 @@ pub type GroupName = Name;
 /// The stable id of a client.
 pub type ClientId = Name;
 
-impl NameError {
-    /// What it was to be the name of.
-    pub fn what(&self) -> &'static str {
-        self.what
-    }
-}
-
 impl Name {
     /// The longest name, in bytes.
     pub const MAX: usize = 256;
 
-    /// Checks a name; `what` says in the error what it is the name of.
-    pub fn new(what: &'static str, name: &str) -> Result<Name, NameError> {
+    /// Checks a name; the error says what it was to be the name of.
+    pub fn new(of: NameOf, name: &str) -> Result<Name, NameError> {
         if name.is_empty() || name.len() > Name::MAX || name.chars().any(char::is_control) {
-            return Err(NameError { what });
+            return Err(NameError { of });
         }
         Ok(Name(name.into()))
     }
@@ -78,7 +108,7 @@ impl fmt::Debug for Name {
     }
 }
 
-/// Which tasks of a group go first. Within a class, the oldest first.
+/// Which tasks of a group go first. Within a priority, the oldest first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Priority {
     /// Before all normal ones.
@@ -105,7 +135,7 @@ pub struct NewTask {
     pub expires_at: Option<Time>,
     /// Deliveries to a group before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
-    /// Its class.
+    /// Which tasks it goes before.
     pub priority: Priority,
 }
 
@@ -120,7 +150,7 @@ pub struct Task {
     pub spec: NewTask,
 }
 
-/// What came of a delivery, as the log keeps it. The numbers are those of the store: never reuse one.
+/// What came of a delivery, as the log keeps it. The numbers are those of the store and of `proto/control.proto`: never reuse one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u8)]
 pub enum Outcome {
@@ -163,6 +193,23 @@ impl Outcome {
         Outcome::Revived,
         Outcome::Dropped,
     ];
+
+    /// What programs call it: the name of the value in `proto/control.proto`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Outcome::Done => "DONE",
+            Outcome::Retry => "RETRY",
+            Outcome::Failed => "FAILED",
+            Outcome::Working => "WORKING",
+            Outcome::Lost => "LOST",
+            Outcome::TimedOut => "TIMED_OUT",
+            Outcome::Exhausted => "EXHAUSTED",
+            Outcome::Expired => "EXPIRED",
+            Outcome::Cancelled => "CANCELLED",
+            Outcome::Revived => "REVIVED",
+            Outcome::Dropped => "DROPPED",
+        }
+    }
 
     /// The outcome with that number.
     pub fn from_number(number: i64) -> Option<Outcome> {

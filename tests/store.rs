@@ -62,7 +62,7 @@ macro_rules! for_both {
 }
 
 fn name(name: &str) -> GroupName {
-    Name::new("a group", name).unwrap()
+    Name::new(NameOf::Group, name).unwrap()
 }
 
 fn task(text: &str) -> NewTask {

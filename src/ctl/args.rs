@@ -8,7 +8,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use super::bench::Bench;
 use super::help;
 use crate::manual::Shell;
-use crate::task::{Name, Time};
+use crate::task::{Name, NameOf, Time};
 
 /// Submits tasks to a Contact server, shows what became of them, and takes care of groups.
 #[derive(Debug, Parser)]
@@ -359,7 +359,7 @@ fn interval(text: &str) -> Result<Duration, String> {
 }
 
 fn group(text: &str) -> Result<String, String> {
-    Name::new("a group's name", text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
+    Name::new(NameOf::Group, text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
 }
 
 fn key(text: &str) -> Result<String, String> {

@@ -65,19 +65,19 @@ const CHECKS: &[(&str, &[Code])] = &[
 /// What each check came to, also those that found nothing.
 pub(super) fn checks(server: &pb::Server) -> Vec<Finding> {
     let check = |(check, codes): &(&'static str, &[Code])| {
-        let found: Vec<_> = codes.iter().filter_map(|code| found(check, *code, server)).collect();
+        let found: Vec<_> = codes.iter().filter_map(|code| found(check, *code, server, &server.findings)).collect();
         if found.is_empty() { fine(check, server).into_iter().collect() } else { found }
     };
     CHECKS.iter().flat_map(check).collect()
 }
 
-/// What needs attention, the gravest first. A code that is newer than we are is not among it.
-pub(super) fn attention(server: &pb::Server) -> Vec<Finding> {
-    let mut codes: Vec<Code> = server.findings.iter().filter_map(|found| found.code.enum_value().ok()).collect();
+/// What needs attention of what the server found, the gravest first. A code that is newer than we are is not among it.
+pub(super) fn attention(server: &pb::Server, findings: &[pb::Finding]) -> Vec<Finding> {
+    let mut codes: Vec<Code> = findings.iter().filter_map(|found| found.code.enum_value().ok()).collect();
     // Those of one code stand together.
     codes.dedup();
     let check = |code: &Code| CHECKS.iter().find(|(_, codes)| codes.contains(code)).map(|(check, _)| *check);
-    let all = codes.iter().filter_map(|code| found(check(code)?, *code, server));
+    let all = codes.iter().filter_map(|code| found(check(code)?, *code, server, findings));
     all.filter(|finding| finding.status > Status::Ok).collect()
 }
 
@@ -107,8 +107,8 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
 }
 
 /// One line for all findings of one code; the first of them is the example in the remedy.
-fn found(check: &'static str, code: Code, server: &pb::Server) -> Option<Finding> {
-    let all: Vec<_> = server.findings.iter().filter(|found| found.code == code.into()).collect();
+fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::Finding]) -> Option<Finding> {
+    let all: Vec<_> = findings.iter().filter(|found| found.code == code.into()).collect();
     let (first, last) = (*all.first()?, *all.last()?);
     let named = |each: &dyn Fn(&pb::Finding) -> String| {
         let more = if last.more > 0 { format!(" and {} more", last.more) } else { String::new() };
@@ -208,7 +208,7 @@ mod tests {
 
     #[track_caller]
     fn bad(findings: Vec<pb::Finding>) -> (Status, String, String) {
-        let [found] = &attention(&server(findings))[..] else { panic!("one") };
+        let [found] = &attention(&pb::Server::new(), &findings)[..] else { panic!("one") };
         (found.status, found.says.clone(), found.remedy.clone().unwrap_or_default())
     }
 
@@ -225,10 +225,10 @@ mod tests {
             let server = server(vec![about(*code, "g")]);
             let found = checks(&server).into_iter().filter(|finding| finding.status == Status::Warning);
             let [found] = &found.collect::<Vec<_>>()[..] else { panic!("one for {code:?}") };
-            assert_eq!(attention(&server)[0].check, found.check);
+            assert_eq!(attention(&server, &server.findings)[0].check, found.check);
         }
         let note = pb::Finding { severity: Severity::NOTE.into(), ..about(Code::FIRST, "") };
-        assert!(attention(&server(vec![note])).is_empty());
+        assert!(attention(&pb::Server::new(), &[note]).is_empty());
     }
 
     #[test]

@@ -129,12 +129,13 @@ pub(super) fn letters(link: &Link, ids: &[u64], group: Option<&str>) -> Result<B
     let mut letters = BTreeSet::new();
     for id in ids {
         let mut dead = ledger(link, *id)?.groups;
-        dead.retain(|standing| standing.state == "dead" && group.is_none_or(|group| standing.group == group));
+        let is_dead = |task: &pb::TaskInGroup| task.state == pb::TaskState::DEAD.into();
+        dead.retain(|task| is_dead(task) && group.is_none_or(|group| task.group == group));
         if dead.is_empty() {
             let who = group.map_or("no group gave up".to_owned(), |group| format!("group {group} did not give up"));
             return Err(Error::Refused(format!("{who} task {id}; contactctl task {id} says where it stands")));
         }
-        letters.extend(dead.into_iter().map(|standing| (*id, standing.group)));
+        letters.extend(dead.into_iter().map(|task| (*id, task.group)));
     }
     Ok(letters)
 }

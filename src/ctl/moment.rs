@@ -1,13 +1,10 @@
 //! Times, as programs and as people want them.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
 use crate::task::Time;
-
-/// The last millisecond of the year 9999, the end of RFC 3339.
-const LAST: i64 = 253_402_300_799_999;
 
 /// A time as the server tells it: milliseconds since 1970 UTC. As JSON it is RFC 3339.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -21,9 +18,7 @@ impl Moment {
 
     /// In RFC 3339, UTC, with milliseconds.
     pub(super) fn exact(self) -> String {
-        // Clamped: a server's nonsense must not bring us down.
-        let since = Duration::from_millis(self.0.clamp(0, LAST) as u64);
-        humantime::format_rfc3339_millis(UNIX_EPOCH + since).to_string()
+        Time(self.0).to_string()
     }
 
     /// `3 min ago`, seen from `now`.

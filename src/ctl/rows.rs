@@ -5,6 +5,8 @@ use serde::Serialize;
 
 use super::moment::{Moment, Times};
 use super::table::{Column, Row};
+use crate::task::Time;
+use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
 fn text_if_set(text: String) -> Option<String> {
@@ -16,6 +18,7 @@ pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
+/// A value that is newer than we are has its number.
 pub(super) fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
     match value.enum_value() {
         Ok(known) => format!("{known:?}"),
@@ -279,7 +282,7 @@ impl Row for Group {
 }
 
 #[derive(Serialize)]
-pub(super) struct Standing {
+pub(super) struct TaskInGroup {
     group: String,
     state: String,
     client: String,
@@ -287,19 +290,39 @@ pub(super) struct Standing {
     reason: String,
 }
 
-impl From<pb::TaskStanding> for Standing {
-    fn from(standing: pb::TaskStanding) -> Standing {
-        Standing {
-            group: standing.group,
-            state: standing.state,
-            client: standing.client,
-            attempt: standing.attempt,
-            reason: standing.reason,
-        }
+impl From<pb::TaskInGroup> for TaskInGroup {
+    fn from(task: pb::TaskInGroup) -> TaskInGroup {
+        let state = match task.state.enum_value() {
+            Ok(pb::TaskState::WAITING) => TaskState::Waiting.name().into(),
+            Ok(pb::TaskState::IN_FLIGHT) => TaskState::InFlight.name().into(),
+            Ok(pb::TaskState::SETTLED) => TaskState::Settled.name().into(),
+            Ok(pb::TaskState::DEAD) => TaskState::Dead.name().into(),
+            Err(_) => enum_name(task.state),
+        };
+        let reason = match task.wait {
+            Some(wait) => wait_reason(wait, task.until),
+            None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
+            None => task.outcome.map_or_else(String::new, enum_name),
+        };
+        TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason }
     }
 }
 
-impl Row for Standing {
+fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
+    let known = match wait.enum_value() {
+        Ok(pb::WaitReason::QUEUED) => WaitReason::Queued,
+        Ok(pb::WaitReason::NOT_BEFORE) => WaitReason::NotBefore(Time(until)),
+        Ok(pb::WaitReason::PAUSED) => WaitReason::Paused,
+        Ok(pb::WaitReason::NO_CLIENT) => WaitReason::NoClient,
+        Ok(pb::WaitReason::WINDOWS_FULL) => WaitReason::WindowsFull,
+        Ok(pb::WaitReason::NOT_READING) => WaitReason::NotReading,
+        Ok(pb::WaitReason::NEVER_CAME) => WaitReason::NeverCame,
+        Err(_) => return enum_name(wait),
+    };
+    known.to_string()
+}
+
+impl Row for TaskInGroup {
     const COLUMNS: &'static [Column] = &[
         Column::Name("GROUP"),
         Column::Word("STATE"),
@@ -323,7 +346,7 @@ impl Row for Standing {
 pub(super) struct Ledger {
     #[serde(flatten)]
     pub(super) task: Task,
-    pub(super) groups: Vec<Standing>,
+    pub(super) groups: Vec<TaskInGroup>,
     pub(super) results: Vec<TaskResult>,
 }
 
@@ -331,7 +354,7 @@ impl From<pb::TaskLedger> for Ledger {
     fn from(ledger: pb::TaskLedger) -> Ledger {
         Ledger {
             task: ledger.task.into_option().unwrap_or_default().into(),
-            groups: ledger.groups.into_iter().map(Standing::from).collect(),
+            groups: ledger.groups.into_iter().map(TaskInGroup::from).collect(),
             results: ledger.results.into_iter().map(TaskResult::from).collect(),
         }
     }

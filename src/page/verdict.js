@@ -60,7 +60,7 @@ function issuesOf(found, state) {
   return issues;
 }
 
-/** By code: what an issue says, and where it leads. What the fields of a finding mean stands in src/server/findings.rs. */
+/** By code: what an issue says, and where it leads. What the fields of a finding mean stands in src/server/operator/findings.rs. */
 const WORDS = {
   not_ready: ({ text }, state) => ({
     text: t('issue.not_ready', text), help: t('issue.not_ready.help'), command: serverCommand(state),

@@ -1,4 +1,4 @@
-//! The calls that a server waits for when it stops: those with which somebody tells, submits or asks something.
+//! Calls: how they end, and which of them a server waits for when it stops.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -6,8 +6,57 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
+use grpcio::{RpcStatus, UnarySink};
+use log::debug;
 
-/// Counts the calls that are open. Cheap to clone.
+use super::refusal::Refusal;
+use crate::codec::Decoded;
+
+/// Why a call does not come to its good end.
+pub(super) enum Ended {
+    /// The other side is told why.
+    Refused(Refusal),
+    /// There is no other side any more.
+    Disconnected(grpcio::Error),
+}
+
+impl Ended {
+    /// Lets `fail` tell the other side, if it is still there. `call` names the call in the log.
+    pub(super) async fn tell<F: Future>(self, call: &str, fail: impl FnOnce(RpcStatus) -> F) {
+        match self {
+            Ended::Refused(refusal) => drop(fail(refusal.into()).await),
+            Ended::Disconnected(e) => debug!("{call} ended early: {e}"),
+        }
+    }
+}
+
+impl From<grpcio::Error> for Ended {
+    fn from(e: grpcio::Error) -> Ended {
+        Ended::Disconnected(e)
+    }
+}
+
+impl<E: Into<Refusal>> From<E> for Ended {
+    fn from(e: E) -> Ended {
+        Ended::Refused(e.into())
+    }
+}
+
+/// One message of a stream, or why the stream ends here.
+pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
+    Ok(item?.map_err(Refusal::Undecodable)?)
+}
+
+/// Ends a call that has one answer.
+pub(super) async fn answer<T>(sink: UnarySink<T>, answer: Result<T, Refusal>) {
+    // A caller that is gone need not be told.
+    let _ = match answer {
+        Ok(message) => sink.success(message).await,
+        Err(refusal) => sink.fail(refusal.into()).await,
+    };
+}
+
+/// Counts the calls that are open, of those with which somebody reports, submits or asks something. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Calls(Arc<Shared>);
 

@@ -5,14 +5,13 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerStreamingSink, WriteFlags};
-use log::debug;
 use protobuf::EnumOrUnknown;
 
-use super::calls::Calls;
+use super::calls::{Calls, Ended, message};
 use super::health::Health;
 use super::metadata::Metadata;
-use super::pump::pump;
-use super::refusal::Refusal;
+use super::pump::Pump;
+use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, OutcomeReport};
 use crate::codec::Decoded;
@@ -20,10 +19,10 @@ use crate::task::{NewStatus, Outcome, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
-/// Messages of a stream that are handled together, if so many have come.
+/// Most messages of a stream that are handled together.
 const CHUNK: usize = 256;
 
-/// Text that one stream may have told and that is not on disk yet. A client that tells more than the disk takes waits.
+/// Text in bytes that one stream may have reported and that is not on disk yet. A client that reports more than the disk takes waits.
 const UNDER_WAY: usize = 1024 * 1024;
 
 /// One clone for each completion queue.
@@ -51,8 +50,7 @@ impl Contact for ContactService {
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
             match service.statuses(metadata, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
-                Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
-                Err(Ended::Gone(e)) => debug!("a status stream ended early: {e}"),
+                Err(ended) => ended.tell("a status stream", |status| sink.fail(status)).await,
             }
         });
     }
@@ -68,8 +66,10 @@ impl Contact for ContactService {
             let client = metadata.label();
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
-                    let why = pump(&service, sink, inbox, session, &client, metadata.batch).await;
-                    service.broker.leave(session, why).await;
+                    let ContactService { broker, health, traffic, .. } = &service;
+                    let (client, batch) = (&client, metadata.batch);
+                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch }.run().await;
+                    broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.
                 Err(_) => drop(sink.fail(service.health.stopping().into()).await),
@@ -89,28 +89,10 @@ impl Contact for ContactService {
             let _call = call;
             match service.results(metadata, &mut requests).await {
                 Ok(()) => drop(sink.success(pb::Empty::new()).await),
-                Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
-                Err(Ended::Gone(e)) => debug!("a result stream ended early: {e}"),
+                Err(ended) => ended.tell("a result stream", |status| sink.fail(status)).await,
             }
         });
     }
-}
-
-/// Why a stream did not come to its end.
-pub(super) enum Ended {
-    Refused(Refusal),
-    Gone(grpcio::Error),
-}
-
-impl<E: Into<Refusal>> From<E> for Ended {
-    fn from(e: E) -> Ended {
-        Ended::Refused(e.into())
-    }
-}
-
-/// One message, or why the stream ends here.
-pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
-    Ok(item.map_err(Ended::Gone)?.map_err(Refusal::Undecodable)?)
 }
 
 impl ContactService {
@@ -128,7 +110,7 @@ impl ContactService {
             let mut answers = Vec::with_capacity(chunk.len());
             let mut ended = None;
             for item in chunk {
-                match message(item).and_then(|m| Ok(self.checked("the status", m.msg)?)) {
+                match message(item).and_then(|m| Ok(Text::Status.check(m.msg, self.limit)?)) {
                     Ok(msg) => {
                         let ret = format!("服务端接收到消息:{msg}");
                         answers.push(Ok((pb::Result { ret, ..pb::Result::default() }, WriteFlags::default())));
@@ -148,7 +130,7 @@ impl ContactService {
                     (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
                 self.broker.record_statuses(statuses).await?;
                 self.traffic.count(Flow::StatusAnswers, count, bytes);
-                sink.send_all(&mut futures::stream::iter(answers)).await.map_err(Ended::Gone)?;
+                sink.send_all(&mut futures::stream::iter(answers)).await?;
             }
             if let Some(ended) = ended {
                 return Err(ended);
@@ -169,23 +151,23 @@ impl ContactService {
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunks.next().await) {
             let messages = chunk.len();
-            let mut told = Vec::with_capacity(messages);
+            let mut reports = Vec::with_capacity(messages);
             for item in chunk {
-                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut told)?)) {
+                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut reports)?)) {
                     ended = Some(e);
                     break;
                 }
             }
             // What came before a bad message counts.
-            let bytes = told.iter().map(|told| told.ret.len()).sum::<usize>();
+            let bytes = reports.iter().map(|report| report.ret.len()).sum::<usize>();
             self.traffic.count(Flow::Results, messages, bytes);
             under_way += bytes;
-            let mut heard = reporting.report(told).await;
-            if heard.is_ok() && under_way > UNDER_WAY {
+            let mut taken = reporting.report(reports).await;
+            if taken.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;
-                heard = reporting.flushed().await;
+                taken = reporting.flushed().await;
             }
-            if let Err(e) = heard {
+            if let Err(e) = taken {
                 ended = Some(e.into());
             }
         }
@@ -198,21 +180,21 @@ impl ContactService {
     }
 
     /// The results of one message, checked.
-    fn flatten(&self, message: pb::Result, told: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
+    fn flatten(&self, message: pb::Result, reports: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
         if message.batch.is_empty() {
-            told.push(self.told(message)?);
+            reports.push(self.report(message)?);
             return Ok(());
         }
         for one in message.batch {
             if !one.batch.is_empty() {
                 return Err(Refusal::NestedBatch);
             }
-            told.push(self.told(one)?);
+            reports.push(self.report(one)?);
         }
         Ok(())
     }
 
-    fn told(&self, message: pb::Result) -> Result<OutcomeReport, Refusal> {
+    fn report(&self, message: pb::Result) -> Result<OutcomeReport, Refusal> {
         let newest = self.broker.newest_task();
         if message.id > newest {
             return Err(Refusal::NoSuchTask(message.id, newest));
@@ -221,16 +203,9 @@ impl ContactService {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
-            ret: self.checked("the result", message.ret)?,
+            ret: Text::Result.check(message.ret, self.limit)?,
             delay: Duration::from_millis(message.delay_ms.into()),
         })
-    }
-
-    fn checked(&self, what: &'static str, text: String) -> Result<String, Refusal> {
-        match text.len() {
-            size if size > self.limit => Err(Refusal::TooLong { what, size, limit: self.limit }),
-            _ => Ok(text),
-        }
     }
 }
 
@@ -240,6 +215,6 @@ fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
         Ok(pb::Outcome::RETRY) => Ok(Outcome::Retry),
         Ok(pb::Outcome::FAILED) => Ok(Outcome::Failed),
         Ok(pb::Outcome::WORKING) => Ok(Outcome::Working),
-        Err(number) => Err(Refusal::UnknownNumber { what: "outcome", number }),
+        Err(number) => Err(Refusal::UnknownNumber { field: "outcome", number }),
     }
 }

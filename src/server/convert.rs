@@ -2,19 +2,20 @@
 
 use protobuf::EnumOrUnknown;
 
-use super::findings::{Code, Finding, Severity};
-use super::groups::Group;
+use super::about::millis as duration;
+use super::operator::{Code, Finding, Fleet, Group, Ledger, Range, ServerInfo, Severity, TaskInGroup, TaskRequest};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
 use crate::task::{Name, NewTask, Outcome, Priority, Status, Task, TaskResult, Time};
+use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
-/// The tasks of a request that can be accepted; and those that cannot, by their place.
+/// The tasks of a request that can be accepted; and those that cannot, by their place. `limit`: the longest text, in bytes.
 pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
-        match new_task(task, limit) {
+        match task_request(task).and_then(|task| task.check(limit)) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
@@ -27,23 +28,15 @@ pub(super) fn bytes(request: &pb::SubmitRequest) -> usize {
     request.tasks.iter().map(|task| task.task.len()).sum()
 }
 
-fn new_task(task: pb::NewTask, limit: usize) -> Result<NewTask, Refusal> {
-    if task.task.is_empty() {
-        return Err(Refusal::EmptyTask);
-    }
-    if task.task.len() > limit {
-        return Err(Refusal::TooLong { what: "the task", size: task.task.len(), limit });
-    }
-    let name = |what, text: &str| if text.is_empty() { Ok(None) } else { Name::new(what, text).map(Some) };
-    Ok(NewTask {
-        to: name("the group in `to`", &task.to)?,
-        // Held to the same rule as names, so that an index on keys stays small.
-        key: name("the key", &task.key)?.map(|key| key.as_str().to_owned()),
+fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
+    Ok(TaskRequest {
+        text: task.task,
+        to: task.to,
+        key: task.key,
         not_before: time(task.not_before),
         expires_at: time(task.expires_at),
-        max_attempts: Some(task.max_attempts).filter(|n| *n > 0),
+        max_attempts: Some(task.max_attempts),
         priority: priority(task.priority)?,
-        text: task.task,
     })
 }
 
@@ -52,7 +45,7 @@ fn priority(priority: EnumOrUnknown<pb::Priority>) -> Result<Priority, Refusal> 
         Ok(pb::Priority::NORMAL) => Ok(Priority::Normal),
         Ok(pb::Priority::HIGH) => Ok(Priority::High),
         Ok(pb::Priority::LOW) => Ok(Priority::Low),
-        Err(number) => Err(Refusal::UnknownNumber { what: "priority", number }),
+        Err(number) => Err(Refusal::UnknownNumber { field: "priority", number }),
     }
 }
 
@@ -81,11 +74,16 @@ pub(super) fn refusal(index: usize, why: &Refusal) -> pb::Refusal {
     pb::Refusal { index: index as u32, reason: why.to_string(), ..pb::Refusal::default() }
 }
 
+pub(super) fn range(list: &pb::ListRequest) -> Range {
+    let if_set = |n: u32| (n > 0).then_some(n as usize);
+    Range { after: list.after, limit: if_set(list.limit), latest: if_set(list.latest), follow: list.follow }
+}
+
 pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
     pb::TaskPage { tasks: tasks.into_iter().map(task).collect(), ..pb::TaskPage::default() }
 }
 
-pub(super) fn task(task: Task) -> pb::Task {
+fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     pb::Task {
         id,
@@ -110,14 +108,14 @@ pub(super) fn result_page(results: Vec<TaskResult>) -> pb::ResultPage {
     pb::ResultPage { results: results.into_iter().map(result).collect(), ..pb::ResultPage::default() }
 }
 
-pub(super) fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
+fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     pb::TaskResult {
         seq,
         task_id: result.task,
         group: text(result.group),
         client: result.client.to_string(),
         attempt: result.attempt,
-        outcome: outcome(result.outcome).into(),
+        outcome: outcome(result.outcome),
         ret: result.ret,
         at: result.at.0,
         late: result.late,
@@ -125,20 +123,8 @@ pub(super) fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
     }
 }
 
-pub(super) fn outcome(outcome: Outcome) -> pb::Outcome {
-    match outcome {
-        Outcome::Done => pb::Outcome::DONE,
-        Outcome::Retry => pb::Outcome::RETRY,
-        Outcome::Failed => pb::Outcome::FAILED,
-        Outcome::Working => pb::Outcome::WORKING,
-        Outcome::Lost => pb::Outcome::LOST,
-        Outcome::TimedOut => pb::Outcome::TIMED_OUT,
-        Outcome::Exhausted => pb::Outcome::EXHAUSTED,
-        Outcome::Expired => pb::Outcome::EXPIRED,
-        Outcome::Cancelled => pb::Outcome::CANCELLED,
-        Outcome::Revived => pb::Outcome::REVIVED,
-        Outcome::Dropped => pb::Outcome::DROPPED,
-    }
+fn outcome(outcome: Outcome) -> EnumOrUnknown<pb::Outcome> {
+    EnumOrUnknown::from_i32(outcome as i32)
 }
 
 pub(super) fn status_page(statuses: Vec<Status>) -> pb::StatusPage {
@@ -152,24 +138,43 @@ pub(super) fn status_page(statuses: Vec<Status>) -> pb::StatusPage {
     pb::StatusPage { statuses: statuses.into_iter().map(status).collect(), ..pb::StatusPage::default() }
 }
 
-pub(super) fn group(Group { info, lag, oldest, dead }: Group) -> pb::Group {
-    let (oldest, oldest_at) = oldest.map_or((0, 0), |(task, at)| (task, at.0));
-    pb::Group {
+pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
+    let client = |client: ClientInfo| pb::Client {
+        client: text(client.client),
+        group: text(client.group),
+        peer: client.peer.to_string(),
+        since: client.since.0,
+        window: client.window.map_or(0, |window| window as u32),
+        in_flight: client.in_flight as u64,
+        delivered: client.delivered,
+        ..pb::Client::default()
+    };
+    pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
+}
+
+pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
+    let group = |Group { info, lag, oldest, dead }| pb::Group {
         name: info.name.as_str().to_owned(),
         clients: info.clients as u32,
         lag,
         in_flight: info.in_flight as u64,
-        oldest,
-        oldest_at,
+        oldest: oldest.map_or(0, |(id, _)| id),
+        oldest_at: millis(oldest.map(|(_, at)| at)),
         rate: info.rate,
         paused: info.paused,
         dead,
         never_came: info.never_came,
         ..pb::Group::default()
+    };
+    pb::ListGroupsResponse {
+        groups: fleet.groups.into_iter().map(group).collect(),
+        never_came_left_out: fleet.never_came_left_out,
+        findings: fleet.findings.into_iter().map(finding).collect(),
+        ..pb::ListGroupsResponse::default()
     }
 }
 
-pub(super) fn finding(finding: Finding) -> pb::Finding {
+fn finding(finding: Finding) -> pb::Finding {
     let code = match finding.code {
         Code::NotReady => pb::finding::Code::NOT_READY,
         Code::Disk => pb::finding::Code::DISK,
@@ -205,16 +210,98 @@ pub(super) fn finding(finding: Finding) -> pb::Finding {
     }
 }
 
-pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
-    let client = |client: ClientInfo| pb::Client {
-        client: text(client.client),
-        group: text(client.group),
-        peer: client.peer.to_string(),
-        since: client.since.0,
-        window: client.window.map_or(0, |window| window as u32),
-        in_flight: client.in_flight as u64,
-        delivered: client.delivered,
-        ..pb::Client::default()
+pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
+    pb::TaskLedger {
+        task: Some(task(ledger.task)).into(),
+        groups: ledger.groups.into_iter().map(task_in_group).collect(),
+        results: ledger.results.into_iter().map(result).collect(),
+        ..pb::TaskLedger::default()
+    }
+}
+
+fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
+    let (wait, until) = match task.reason {
+        StateReason::Waits(reason) => {
+            (Some(reason), if let WaitReason::NotBefore(at) = reason { Some(at) } else { None })
+        }
+        StateReason::Leased(until) => (None, Some(until)),
+        StateReason::Settled(_) => (None, None),
     };
-    pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
+    let by = if let StateReason::Settled(by) = task.reason { by } else { None };
+    pb::TaskInGroup {
+        group: task.group.as_str().to_owned(),
+        state: match task.reason.state() {
+            TaskState::Waiting => pb::TaskState::WAITING,
+            TaskState::InFlight => pb::TaskState::IN_FLIGHT,
+            TaskState::Settled => pb::TaskState::SETTLED,
+            TaskState::Dead => pb::TaskState::DEAD,
+        }
+        .into(),
+        client: task.client.to_string(),
+        attempt: task.attempt,
+        wait: wait.map(|reason| wait_reason(reason).into()),
+        until: millis(until),
+        outcome: by.map(outcome),
+        ..pb::TaskInGroup::default()
+    }
+}
+
+fn wait_reason(reason: WaitReason) -> pb::WaitReason {
+    match reason {
+        WaitReason::NotBefore(_) => pb::WaitReason::NOT_BEFORE,
+        WaitReason::Paused => pb::WaitReason::PAUSED,
+        WaitReason::NoClient => pb::WaitReason::NO_CLIENT,
+        WaitReason::WindowsFull => pb::WaitReason::WINDOWS_FULL,
+        WaitReason::NotReading => pb::WaitReason::NOT_READING,
+        WaitReason::Queued => pb::WaitReason::QUEUED,
+        WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
+    }
+}
+
+pub(super) fn server(server: ServerInfo) -> pb::Server {
+    let fleet = server.fleet.as_ref();
+    pb::Server {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        now: server.now.0,
+        started_at: server.about.started_at.0,
+        listen: server.about.listen(),
+        control: server.about.control(),
+        data: server.about.data(),
+        ack_timeout_ms: duration(server.config.ack_timeout),
+        max_attempts: server.config.max_attempts,
+        max_task: server.about.max_task as u64,
+        retain_ms: duration(server.retention.retain),
+        retain_bytes: server.retention.retain_bytes,
+        group_ttl_ms: duration(server.retention.group_ttl),
+        store_bytes: server.disk.store_bytes(),
+        disk_free_bytes: server.disk.free,
+        open_files: server.process.open_fds,
+        open_files_soft: server.process.max_fds,
+        open_files_hard: server.process.raisable_fds,
+        clients: server.clients as u32,
+        groups: server.groups as u32,
+        tasks: server.positions.task,
+        results: server.positions.result,
+        statuses: server.positions.status,
+        in_flight: server.in_flight,
+        lag: fleet.map(|fleet| fleet.groups.iter().map(|group| group.lag).sum()),
+        dead: fleet.map(|fleet| fleet.groups.iter().map(|group| group.dead).sum()),
+        refuses: server.failure.unwrap_or_default(),
+        findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
+        ..pb::Server::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn outcomes_have_the_names_and_numbers_of_the_wire() {
+        for one in Outcome::ALL {
+            assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.name());
+        }
+    }
 }

@@ -1,13 +1,15 @@
 //! Whether the server serves: `grpc.health.v1.Health`, for load balancers, orchestrators and clients that ask.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use futures::SinkExt as _;
 use grpcio::{RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
 
-use super::follow::{End, Followers};
-use super::refusal::{Refusal, answer};
+use super::calls::{Ended, answer};
+use super::refusal::Refusal;
+use super::watchers::Watchers;
 use crate::codec::Decoded;
 use crate::store;
 use crate::wire::grpc_health_v1::health as pb;
@@ -36,7 +38,7 @@ pub(super) enum State {
 pub(super) struct Health {
     store: store::Handle,
     drain: Arc<Drain>,
-    watchers: Followers,
+    watchers: Watchers,
 }
 
 #[derive(Default)]
@@ -48,7 +50,7 @@ struct Drain {
 
 impl Health {
     pub(super) fn of(store: store::Handle) -> Health {
-        let watchers = Followers::default();
+        let watchers = Watchers::default();
         let (failing, to_wake) = (store.clone(), watchers.clone());
         // Commits are many, and only one that failed changes anything.
         store.tail().subscribe(Box::new(move |_| {
@@ -72,7 +74,7 @@ impl Health {
         self.watchers.wake();
     }
 
-    /// So many clients are going to be sent away: the more, the longer the time over which they are to come back.
+    /// This number of clients is going to be sent away: the more, the longer the time over which they are to come back.
     pub(super) fn sends_away(&self, clients: usize) {
         self.drain.clients.store(clients, SeqCst);
     }
@@ -96,22 +98,20 @@ impl Health {
     }
 
     /// Says how it stands with a service, now and at each change, until the watcher goes or the server stops.
-    async fn tell(
+    async fn report(
         &self,
         request: Decoded<pb::HealthCheckRequest>,
         sink: &mut ServerStreamingSink<pb::HealthCheckResponse>,
-    ) -> Result<(), Option<Refusal>> {
-        let asked = request.map_err(|e| Some(Refusal::Undecodable(e)))?.service;
+    ) -> Result<Infallible, Ended> {
+        let asked = request.map_err(Refusal::Undecodable)?.service;
         // A name that is not known may be long, and the stream may live for long.
         let service = SERVICES.into_iter().find(|service| *service == asked).unwrap_or("unknown");
         drop(asked);
         loop {
             let status = self.status(service);
-            sink.send((response(status), WriteFlags::default())).await.map_err(|_| None)?;
-            match self.watchers.wait(sink, || self.status(service) != status).await {
-                Ok(()) => {}
-                Err(End::Gone) => return Err(None),
-                Err(End::Stopping) => return Err(Some(self.stopping())),
+            sink.send((response(status), WriteFlags::default())).await?;
+            if !self.watchers.wait(sink, || self.status(service) != status).await? {
+                return Err(self.stopping().into());
             }
         }
     }
@@ -159,9 +159,8 @@ impl HealthService for Health {
     ) {
         let health = self.clone();
         ctx.spawn(async move {
-            if let Err(Some(refusal)) = health.tell(request, &mut sink).await {
-                let _ = sink.fail(refusal.into()).await;
-            }
+            let Err(ended) = health.report(request, &mut sink).await;
+            ended.tell("a watch of health", |status| sink.fail(status)).await;
         });
     }
 }

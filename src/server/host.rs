@@ -1,5 +1,5 @@
 //! What the machine gives a server: open files, room on the disk, a clock. Looked at before the start, so that what is wrong is
-//! said with its remedy, and not found out when it hurts.
+//! said with its remedy, and before it does harm.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -10,7 +10,7 @@ use log::{info, warn};
 use rustix::fs::statvfs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-use super::ServerError;
+use super::config::ServerError;
 
 /// Open files that are no clients: the store, its readers, the listeners, C-core's own. 40 were counted, with one operator.
 const OTHER_FILES: u64 = 64;

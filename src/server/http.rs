@@ -1,16 +1,17 @@
-//! The HTTP face: the page for operators, its API, metrics and health, on one thread, `ops`.
+//! What is served over HTTP: the page for operators, its API, metrics and health, on one thread, `http`.
 //!
-//! It waits for nobody on that thread, and nobody waits for it: what it wants of the broker is a short look
-//! ([`broker::Handle::with`]), what it wants of the store goes through the query pool, and what operators do here goes through
-//! the very functions of the gRPC service for them.
+//! That thread waits for no other, and no other waits for it: it asks the [`Operator`], as the gRPC service does, whose futures
+//! look at the broker for a short time and read the store on the query threads.
 
+mod answer;
 mod api;
+mod app;
 mod count;
 mod events;
-mod follow;
 mod guard;
 mod history;
 mod json;
+mod last_reports;
 mod lists;
 mod live;
 mod metrics;
@@ -24,7 +25,6 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
-use axum::response::Response;
 use futures::future::{self, Either};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -34,12 +34,12 @@ use log::{debug, error, warn};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
+use self::app::AppState;
 use self::live::Live;
-use super::control::ControlService;
 use super::health::Health;
-use super::traffic::Traffic;
+use super::operator::Operator;
 
-/// Connections at once. The next so many are told that there are too many; those after them wait to be accepted.
+/// Connections at once. A few more are told that there are too many; those after them wait to be accepted.
 const CONNECTIONS: usize = 256;
 const TURNED_AWAY: usize = 32;
 /// For the head of a request to come, and between requests.
@@ -47,66 +47,48 @@ const HEAD: Duration = Duration::from_secs(30);
 /// How long a stop waits for answers that are being sent.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// What the handlers work with. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Face {
-    service: ControlService,
-    health: Health,
-    traffic: Arc<Traffic>,
-    live: Live,
-    /// Becomes true, or is closed, when the server stops.
-    stopped: watch::Receiver<bool>,
-    listeners: Arc<Semaphore>,
-    bodies: Arc<Semaphore>,
-}
-
-/// The thread. Owns it until [`Ops::stop`].
-pub(super) struct Ops {
+/// The thread. Owns it until [`HttpThread::stop`].
+pub(super) struct HttpThread {
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
 }
 
-impl Ops {
+impl HttpThread {
     /// Serves on a socket that is bound.
-    pub(super) fn start(
-        listener: TcpListener,
-        service: ControlService,
-        health: Health,
-        traffic: Arc<Traffic>,
-    ) -> std::io::Result<Ops> {
+    pub(super) fn start(listener: TcpListener, operator: Operator, health: Health) -> std::io::Result<HttpThread> {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = watch::channel(false);
-        let live = Live::new(service.clone(), health.clone());
+        let live = Live::new(operator.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
         let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let face = Face { service, health, traffic, live, stopped, listeners, bodies };
+        let app = AppState { operator, health, live, stopped, listeners, bodies };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => serve(listener, face).await,
+                    Ok(listener) => serve(listener, app).await,
                     Err(e) => error!("the page cannot be served: {e}"),
                 }
             });
         };
-        Ok(Ops { stop, thread: std::thread::Builder::new().name("ops".into()).spawn(work)? })
+        Ok(HttpThread { stop, thread: std::thread::Builder::new().name("http".into()).spawn(work)? })
     }
 
     /// Answers what was asked, ends the streams, and joins the thread.
     pub(super) fn stop(self) {
         drop(self.stop);
         if self.thread.join().is_err() {
-            error!("the ops thread panicked");
+            error!("the http thread panicked");
         }
     }
 }
 
 /// Serves until the server stops.
-async fn serve(listener: tokio::net::TcpListener, face: Face) {
-    let mut stopped = face.stopped.clone();
-    let producer = tokio::spawn(face.live.clone().produce());
-    let full = guard::too_many_connections();
-    let router = router(face);
+async fn serve(listener: tokio::net::TcpListener, app: AppState) {
+    let mut stopped = app.stopped.clone();
+    let producer = tokio::spawn(app.live.clone().produce());
+    let full = guard::too_many_connections(CONNECTIONS);
+    let router = router(app);
     let (open, turned_away) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(TURNED_AWAY)));
     let connections = GracefulShutdown::new();
     loop {
@@ -150,7 +132,7 @@ async fn accept(
     open: &Arc<Semaphore>,
     turned_away: &Arc<Semaphore>,
 ) -> (TcpStream, Permit) {
-    // Nobody closes the semaphores.
+    // The semaphores are never closed.
     let Ok(place) = turned_away.clone().acquire_owned().await else { return future::pending().await };
     loop {
         match listener.accept().await {
@@ -175,10 +157,8 @@ fn prepare(stream: &TcpStream) {
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, 30_000);
 }
 
-fn router(face: Face) -> Router {
-    let api = api::router().merge(events::router()).merge(metrics::router()).with_state(face.clone());
-    guard::around(api.merge(page::router()), face)
+fn router(app: AppState) -> Router {
+    let about = app.operator.about.clone();
+    let timed = api::router().merge(metrics::router()).with_state(app.clone()).merge(page::router());
+    guard::around(timed, events::router().with_state(app), about)
 }
-
-/// What everything here answers with.
-type Answer = Result<Response, guard::Refused>;

@@ -8,7 +8,7 @@ use grpcio::RpcContext;
 
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
-use crate::task::Name;
+use crate::task::{Name, NameOf};
 
 /// Most tasks in one message, whatever the client asks for.
 const MAX_BATCH: usize = 4096;
@@ -73,7 +73,7 @@ fn text<'a>(key: &'static str, value: &'a [u8]) -> Result<&'a str, Refusal> {
 }
 
 fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
-    Name::new("it", text(key, value)?).map_err(|e| problem(key, e.to_string()))
+    Name::new(NameOf::Metadata, text(key, value)?).map_err(|e| problem(key, e.to_string()))
 }
 
 /// A whole number from 1.
@@ -105,7 +105,7 @@ mod tests {
         assert_eq!(set("contact-batch", b"999999999").unwrap().batch, MAX_BATCH);
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
-        assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "what is not ours is not looked at");
+        assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }
 
     #[test]

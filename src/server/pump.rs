@@ -7,110 +7,105 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use futures::Sink as _;
-use grpcio::{RpcStatus, ServerStreamingSink, WriteFlags};
+use grpcio::{ServerStreamingSink, WriteFlags};
 
-use super::contact::ContactService;
+use super::calls::Ended;
+use super::health::Health;
 use super::refusal::Refusal;
-use super::traffic::Flow;
-use crate::broker::{Closed, Delivery, Inbox, Push, SessionId};
+use super::traffic::{Flow, Traffic};
+use crate::broker::{self, Closed, Delivery, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
-
-type TaskSink = ServerStreamingSink<ServerMsg>;
 
 /// Text in one batch: an article client's limit for a message is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
-/// Why a stream carries no more.
-enum End {
-    /// The client went away.
-    Gone,
-    /// The broker says so.
-    Closed(Closed),
+/// One session's stream.
+pub(super) struct Pump<'a> {
+    pub(super) broker: &'a broker::Handle,
+    pub(super) health: &'a Health,
+    pub(super) traffic: &'a Traffic,
+    pub(super) sink: ServerStreamingSink<ServerMsg>,
+    pub(super) inbox: Inbox,
+    pub(super) session: SessionId,
+    /// What the log names the client by.
+    pub(super) client: &'a str,
+    /// Most tasks in one message.
+    pub(super) batch: usize,
 }
 
-impl From<grpcio::Error> for End {
-    fn from(_: grpcio::Error) -> End {
-        End::Gone
-    }
-}
-
-/// Runs until the client goes away or the broker ends the session; says which, for the log.
-pub(super) async fn pump(
-    service: &ContactService,
-    mut sink: TaskSink,
-    mut inbox: Inbox,
-    session: SessionId,
-    client: &str,
-    batch: usize,
-) -> &'static str {
-    // All but the last of what is sent at once may wait in C-core's buffer.
-    sink.enhance_batch(true);
-    let Err(end) = carry(service, &mut sink, &mut inbox, session, batch).await;
-    let (refusal, why) = match end {
-        End::Gone => return "its stream ended",
-        End::Closed(Closed::Stopping) => (service.health.stopping(), "the server is stopping"),
-        End::Closed(Closed::TakenOver) => {
-            (Refusal::TakenOver(client.to_owned()), "another stream with its id took over")
+impl Pump<'_> {
+    /// Runs until the client goes away or the broker ends the session; says which, for the log.
+    pub(super) async fn run(mut self) -> &'static str {
+        // All but the last of what is sent at once may wait in C-core's buffer.
+        self.sink.enhance_batch(true);
+        let Err(ended) = self.carry().await;
+        let why = match &ended {
+            Ended::Disconnected(_) => "its stream ended",
+            Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
+            Ended::Refused(_) => "the server is stopping",
+        };
+        if let Ended::Refused(refusal) = ended
+            && poll_fn(|cx| Pin::new(&mut self.sink).poll_flush(cx)).await.is_ok()
+        {
+            let _ = self.sink.fail(refusal.into()).await;
         }
-    };
-    if poll_fn(|cx| Pin::new(&mut sink).poll_flush(cx)).await.is_ok() {
-        let _ = sink.fail(RpcStatus::from(refusal)).await;
+        why
     }
-    why
-}
 
-async fn carry(
-    service: &ContactService,
-    sink: &mut TaskSink,
-    inbox: &mut Inbox,
-    session: SessionId,
-    batch: usize,
-) -> Result<Infallible, End> {
-    loop {
-        match next(sink, inbox).await? {
-            Push::Close(why) => return Err(End::Closed(why)),
-            Push::Heartbeat => send(sink, inbox, ServerMsg::new()).await?,
-            Push::Tasks(deliveries) => {
-                let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
-                let mut count = 0;
-                for (message, cost) in messages(&deliveries, batch) {
-                    count += 1;
-                    send(sink, inbox, message).await?;
-                    if let Some(taken) = inbox.took(cost) {
-                        service.broker.room(session, taken).await;
+    fn closed(&self, why: Closed) -> Ended {
+        Ended::Refused(match why {
+            Closed::Stopping => self.health.stopping(),
+            Closed::TakenOver => Refusal::TakenOver(self.client.to_owned()),
+        })
+    }
+
+    async fn carry(&mut self) -> Result<Infallible, Ended> {
+        loop {
+            match self.next().await? {
+                Push::Close(why) => return Err(self.closed(why)),
+                Push::Heartbeat => self.send(ServerMsg::new()).await?,
+                Push::Tasks(deliveries) => {
+                    let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
+                    let mut count = 0;
+                    for (message, cost) in messages(&deliveries, self.batch) {
+                        count += 1;
+                        self.send(message).await?;
+                        if let Some(taken) = self.inbox.took(cost) {
+                            self.broker.room(self.session, taken).await;
+                        }
                     }
+                    self.traffic.count(Flow::Tasks, count, bytes);
                 }
-                service.traffic.count(Flow::Tasks, count, bytes);
             }
         }
     }
-}
 
-/// Waits for the stream to be ready, and then for something to put on it. Polling the sink also registers for the end of
-/// the call: without it, an idle client's going away would go unnoticed.
-async fn next(sink: &mut TaskSink, inbox: &mut Inbox) -> Result<Push, End> {
-    poll_fn(|cx| {
-        if Pin::new(&mut *sink).poll_ready(cx)?.is_pending() {
-            return inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
-        }
-        if let Poll::Ready(push) = inbox.poll_next(cx) {
-            return Poll::Ready(Ok(push));
-        }
-        // Nothing more for now: what is buffered goes out.
-        let _ = Pin::new(&mut *sink).poll_flush(cx)?;
-        Poll::Pending
-    })
-    .await
-}
+    /// Waits for the stream to be ready, and then for something to put on it. Polling the sink also registers for the end of
+    /// the call: without it, an idle client's going away would go unnoticed.
+    async fn next(&mut self) -> Result<Push, Ended> {
+        poll_fn(|cx| {
+            if Pin::new(&mut self.sink).poll_ready(cx)?.is_pending() {
+                return self.inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
+            }
+            if let Poll::Ready(push) = self.inbox.poll_next(cx) {
+                return Poll::Ready(Ok(push));
+            }
+            // Nothing more for now: what is buffered goes out.
+            let _ = Pin::new(&mut self.sink).poll_flush(cx)?;
+            Poll::Pending
+        })
+        .await
+    }
 
-/// Sends as soon as the stream is ready; not at all if it is to end before.
-async fn send(sink: &mut TaskSink, inbox: &mut Inbox, message: ServerMsg) -> Result<(), End> {
-    poll_fn(|cx| match Pin::new(&mut *sink).poll_ready(cx)? {
-        Poll::Ready(()) => Poll::Ready(Ok(())),
-        Poll::Pending => inbox.poll_closed(cx).map(|why| Err(End::Closed(why))),
-    })
-    .await?;
-    Ok(Pin::new(sink).start_send((message, WriteFlags::default()))?)
+    /// Sends as soon as the stream is ready; not at all if it is to end before.
+    async fn send(&mut self, message: ServerMsg) -> Result<(), Ended> {
+        poll_fn(|cx| match Pin::new(&mut self.sink).poll_ready(cx)? {
+            Poll::Ready(()) => Poll::Ready(Ok(())),
+            Poll::Pending => self.inbox.poll_closed(cx).map(|why| Err(self.closed(why))),
+        })
+        .await?;
+        Ok(Pin::new(&mut self.sink).start_send((message, WriteFlags::default()))?)
+    }
 }
 
 /// The deliveries as messages, each with what it counts for. One task a message, or batches for a client that asked.

@@ -11,7 +11,7 @@ use protobuf::Message as _;
 use protobuf::descriptor::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 use protobuf::reflect::FileDescriptor;
 
-use super::contact::{Ended, message};
+use super::calls::{Ended, message};
 use crate::codec::{Decoded, server_method};
 use crate::wire::grpc_reflection_v1::reflection as pb;
 use crate::wire::grpc_reflection_v1::reflection::server_reflection_request::Message_request as Ask;
@@ -63,8 +63,7 @@ impl ServerReflection for Reflection {
         ctx.spawn(async move {
             match converse(&catalog, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
-                Err(Ended::Refused(refusal)) => drop(sink.fail(refusal.into()).await),
-                Err(Ended::Gone(_)) => {}
+                Err(ended) => ended.tell("reflection", |status| sink.fail(status)).await,
             }
         });
     }
@@ -77,7 +76,7 @@ async fn converse(
 ) -> Result<(), Ended> {
     while let Some(item) = requests.next().await {
         let answer = catalog.answer(message(item)?);
-        sink.send((answer, WriteFlags::default())).await.map_err(Ended::Gone)?;
+        sink.send((answer, WriteFlags::default())).await?;
     }
     Ok(())
 }

@@ -2,9 +2,10 @@
 //! `google.rpc.Status` in the trailing metadata `grpc-status-details-bin`. `docs/errors.md` lists the reasons.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::time::Duration;
 
-use grpcio::{RpcStatus, RpcStatusCode, UnarySink};
+use grpcio::{RpcStatus, RpcStatusCode};
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
@@ -12,7 +13,7 @@ use rand::{Rng, RngExt as _};
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::StoreError;
-use crate::task::{Name, NameError, TaskId};
+use crate::task::{Name, NameError, NameOf, TaskId};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -33,14 +34,14 @@ const APIECE: Duration = Duration::from_millis(1);
 pub(super) enum Refusal {
     #[error("the message cannot be read: {0} (text must be UTF-8)")]
     Undecodable(protobuf::Error),
-    #[error("{what} is {size} bytes, the limit is {limit} (the server's --max-task)")]
-    TooLong { what: &'static str, size: usize, limit: usize },
+    #[error("{text} is {size} bytes, the limit is {limit} (the server's --max-task)")]
+    TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
     #[error("a batch of results holds results, not batches")]
     NestedBatch,
-    #[error("unknown {what}: {number}")]
-    UnknownNumber { what: &'static str, number: i32 },
+    #[error("unknown {field}: {number}")]
+    UnknownNumber { field: &'static str, number: i32 },
     #[error("metadata {key}: {problem}")]
     Metadata { key: &'static str, problem: String },
     #[error("{0}")]
@@ -64,6 +65,43 @@ pub(super) enum Refusal {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// The texts that have a [limit](super::Config::max_task).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Text {
+    Task,
+    Result,
+    Status,
+}
+
+impl Text {
+    /// The text, if it is not longer than `limit` bytes.
+    pub(super) fn check(self, text: String, limit: usize) -> Result<String, Refusal> {
+        match text.len() {
+            size if size > limit => Err(Refusal::TooLong { text: self, size, limit }),
+            _ => Ok(text),
+        }
+    }
+
+    /// The field that carries it.
+    fn field(self) -> &'static str {
+        match self {
+            Text::Task => "task",
+            Text::Result => "ret",
+            Text::Status => "msg",
+        }
+    }
+}
+
+impl fmt::Display for Text {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Text::Task => "the task",
+            Text::Result => "the result",
+            Text::Status => "the status",
+        })
+    }
 }
 
 /// The causes that programs can tell apart, each with its status code. Their names are part of the wire: none is changed.
@@ -126,9 +164,9 @@ impl Refusal {
     fn reason(&self) -> Reason {
         match self {
             Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
-            Refusal::TooLong { what: "the result", .. } => Reason::RESULT_TOO_LONG,
-            Refusal::TooLong { what: "the status", .. } => Reason::STATUS_TOO_LONG,
-            Refusal::TooLong { .. } => Reason::TASK_TOO_LONG,
+            Refusal::TooLong { text: Text::Task, .. } => Reason::TASK_TOO_LONG,
+            Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
+            Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
             Refusal::EmptyTask => Reason::TASK_EMPTY,
             Refusal::NestedBatch => Reason::BATCH_NESTED,
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
@@ -176,9 +214,14 @@ impl Refusal {
     /// The path to the field that was wrong.
     fn field(&self) -> Option<String> {
         let field = match self {
-            Refusal::TooLong { what, .. } => field_of(what)?,
-            Refusal::UnknownNumber { what, .. } => what,
-            Refusal::Name(e) => field_of(e.what())?,
+            Refusal::TooLong { text, .. } => text.field(),
+            Refusal::UnknownNumber { field, .. } => field,
+            Refusal::Name(e) => match e.of {
+                NameOf::Group => "group",
+                NameOf::To => "to",
+                NameOf::Key => "key",
+                NameOf::ClientOrGroup | NameOf::Metadata => return None,
+            },
             Refusal::EmptyTask => "task",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
@@ -240,19 +283,6 @@ fn packed(message: &impl MessageFull) -> Option<Any> {
     Any::pack(message).ok()
 }
 
-/// The field that is meant by what a refusal calls it.
-fn field_of(what: &str) -> Option<&'static str> {
-    match what {
-        "the task" => Some("task"),
-        "the result" => Some("ret"),
-        "the status" => Some("msg"),
-        "the group" => Some("group"),
-        "the group in `to`" => Some("to"),
-        "the key" => Some("key"),
-        _ => None,
-    }
-}
-
 /// When one of so many clients is to come back. Drawn evenly, so that they do not all come at one moment.
 fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
     let span = APIECE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)).clamp(SOONEST, LATEST - SOONEST);
@@ -268,15 +298,6 @@ impl From<Refusal> for RpcStatus {
         let details = status.write_to_bytes().unwrap_or_default();
         RpcStatus::with_details(code, status.message, details)
     }
-}
-
-/// Ends a call that has one answer.
-pub(super) async fn answer<T>(sink: UnarySink<T>, answer: Result<T, Refusal>) {
-    // A caller that is gone need not be told.
-    let _ = match answer {
-        Ok(message) => sink.success(message).await,
-        Err(refusal) => sink.fail(refusal.into()).await,
-    };
 }
 
 #[cfg(test)]
@@ -311,7 +332,7 @@ mod tests {
 
     #[test]
     fn what_was_wrong_inside_a_request_is_named_by_its_path() {
-        let why = Refusal::from(Name::new("the key", "").unwrap_err());
+        let why = Refusal::from(Name::new(NameOf::Key, "").unwrap_err());
         let refusal = Refusal::InRequest { index: 3, why: Box::new(why) };
         assert_eq!(refusal.reason(), Reason::NAME_INVALID);
         assert_eq!(refusal.field().as_deref(), Some("tasks[3].key"));

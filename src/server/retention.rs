@@ -1,4 +1,4 @@
-//! Removes what nobody needs any more, from time to time.
+//! Removes what is old, from time to time.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -8,37 +8,17 @@ use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use futures::executor::block_on;
 use log::{info, warn};
 
-use super::operate::count_group;
+use super::config::Retention;
+use super::operator::count_group;
 use super::refusal::Refusal;
 use crate::broker;
 use crate::store::{self, Reader, Removal, StoreError};
 use crate::task::{GroupName, Time};
 
-/// What is kept for how long.
-#[derive(Debug, Clone)]
-pub struct Retention {
-    /// Tasks that every group has settled are removed when they are older, with what came of them; statuses, too.
-    pub retain: Duration,
-    /// They are removed earlier, oldest first, when the store takes more bytes than this.
-    pub retain_bytes: Option<u64>,
-    /// A group that no client has used for so long ends, and a task for a group that never came is kept so long.
-    pub group_ttl: Duration,
-    /// How often that is looked after.
-    pub every: Duration,
-}
-
-impl Default for Retention {
-    /// A week, however much that is; groups a month; looked after every minute.
-    fn default() -> Retention {
-        let day = Duration::from_secs(24 * 60 * 60);
-        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, every: Duration::from_secs(60) }
-    }
-}
-
-/// Tasks removed by one commit: what others wait for is no longer than that.
+/// Tasks removed by one commit: it holds up other commits for no longer than that.
 const AT_ONCE: usize = 1000;
 
-/// The thread that looks after it. Owns it until [`RetentionThread::stop`].
+/// The thread that does it. Owns it until [`RetentionThread::stop`].
 pub(super) struct RetentionThread {
     stop: Sender<()>,
     retention: Arc<Mutex<Retention>>,
@@ -121,7 +101,7 @@ impl Round {
         Ok(())
     }
 
-    /// Ends the groups that nobody has used for long.
+    /// Ends the groups that no client has used for long.
     fn end_groups(&mut self) -> Result<(), Refusal> {
         let limit = before(Time::now(), self.retention.group_ttl);
         for info in block_on(self.broker.groups())? {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use contact::broker::{Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, SessionId, StartAt};
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
-use contact::task::{GroupName, Name, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
+use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
 use crate::model::{Logged, Model};
 
@@ -17,7 +17,7 @@ use crate::model::{Logged, Model};
 pub(crate) const ROOM: u64 = 64 * 1024;
 
 pub(crate) fn name(name: &str) -> Name {
-    Name::new("name", name).unwrap()
+    Name::new(NameOf::Group, name).unwrap()
 }
 
 /// A getTask stream, from the client's side.

@@ -88,7 +88,7 @@ fn what_is_wrong_is_found_and_warnings_fail_only_if_told_to() {
     fake.state().server.version = env!("CARGO_PKG_VERSION").into();
     fake.state().server.now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
     let dead = pb::Finding { count: 3, ..found(Code::DEAD_LETTERS, "mail") };
-    fake.state().server.findings = vec![found(Code::PAUSED, "mail"), dead];
+    fake.state().findings = vec![found(Code::PAUSED, "mail"), dead];
     let ran = doctor(&[]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
     assert_eq!(finding(&ran.out, "paused"), ("warning".into(), "contactctl resume mail".into()));
@@ -100,7 +100,7 @@ fn what_is_wrong_is_found_and_warnings_fail_only_if_told_to() {
     fake.state().results = (1..=3).map(timed_out).collect();
     fake.state().server.ack_timeout_ms = 30_000;
     let refuses = pb::Finding { severity: Severity::FAILURE.into(), ..found(Code::NOT_READY, "") };
-    fake.state().server.findings = vec![refuses];
+    fake.state().findings = vec![refuses];
     fake.state().server.version = "0.0.1".into();
     fake.state().server.now = 1;
     let ran = doctor(&[]);

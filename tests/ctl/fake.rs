@@ -24,6 +24,7 @@ pub struct State {
     pub clients: Vec<pb::Client>,
     pub groups: Vec<pb::Group>,
     pub server: pb::Server,
+    pub findings: Vec<pb::Finding>,
     pub ledger: pb::TaskLedger,
     /// Everything that was asked, but submissions.
     pub asked: Vec<String>,
@@ -325,8 +326,8 @@ impl Control for Service {
         _: Decoded<pb::ListGroupsRequest>,
         sink: UnarySink<pb::ListGroupsResponse>,
     ) {
-        let groups = self.state().groups.clone();
-        self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, ..Default::default() });
+        let (groups, findings) = (self.state().groups.clone(), self.state().findings.clone());
+        self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, findings, ..Default::default() });
     }
 
     fn cancel_task(
@@ -384,7 +385,8 @@ impl Control for Service {
     }
 
     fn get_server(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::GetServerRequest>, sink: UnarySink<pb::Server>) {
-        let answer = self.state().server.clone();
+        let findings = self.state().findings.clone();
+        let answer = pb::Server { findings, ..self.state().server.clone() };
         self.unary(&ctx, format!("server counted {}", request.unwrap().counted), sink, answer);
     }
 }

@@ -102,11 +102,11 @@ fn a_task_is_shown_with_its_ledger() {
             ..Default::default()
         })
         .into(),
-        groups: vec![pb::TaskStanding {
+        groups: vec![pb::TaskInGroup {
             group: "workers".into(),
-            state: "waiting".into(),
+            state: pb::TaskState::WAITING.into(),
             attempt: 1,
-            reason: "no client of the group is connected".into(),
+            wait: Some(pb::WaitReason::NO_CLIENT.into()),
             ..Default::default()
         }],
         results: vec![pb::TaskResult { late: true, ..result(5, 17, "workers") }],
@@ -228,9 +228,13 @@ fn all_dead_letters_are_dropped_and_those_that_cannot_be_are_named() {
 #[test]
 fn one_dead_letter_is_dropped_or_retried_alone() {
     let fake = Fake::new();
-    let standing =
-        |group: &str, state: &str| pb::TaskStanding { group: group.into(), state: state.into(), ..Default::default() };
-    fake.state().ledger.groups = vec![standing("a", "dead"), standing("b", "settled"), standing("c", "dead")];
+    let task = |group: &str, state: pb::TaskState| pb::TaskInGroup {
+        group: group.into(),
+        state: state.into(),
+        ..Default::default()
+    };
+    let (dead, settled) = (pb::TaskState::DEAD, pb::TaskState::SETTLED);
+    fake.state().ledger.groups = vec![task("a", dead), task("b", settled), task("c", dead)];
     let ran = run(&fake, &["dead", "7", "--drop"]);
     assert_eq!((ran.code, ran.out.as_str()), (Some(0), "dropped task 7 of a\ndropped task 7 of c\n"));
     let ran = run(&fake, &["dead", "7", "--retry", "--group", "a"]);

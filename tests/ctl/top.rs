@@ -140,7 +140,7 @@ fn the_fleet_is_shown_moved_through_and_a_group_paused_after_a_yes() {
     top.press("y");
     eventually("the group paused", || fake.state().asked.contains(&"pause mail true".to_owned()));
     fake.state().groups = vec![pb::Group { paused: true, ..group("mail", 3) }];
-    fake.state().server.findings = vec![found(Code::PAUSED, "mail")];
+    fake.state().findings = vec![found(Code::PAUSED, "mail")];
     top.shows("mail is paused  contactctl resume mail");
     top.press("?");
     top.shows("pause or resume the group");
@@ -196,7 +196,7 @@ fn the_frame_follows_the_size_of_the_terminal() {
 fn no_color_switches_colours_off() {
     let fake = Fake::new();
     fake.state().groups = vec![pb::Group { paused: true, dead: 5, ..group("mail", 3) }];
-    fake.state().server.findings = vec![found(Code::PAUSED, "mail")];
+    fake.state().findings = vec![found(Code::PAUSED, "mail")];
     let coloured = |environment: &[(&str, &str)]| {
         let top = Terminal::run(&fake.address, &["top"], (100, 30), environment);
         top.shows("mail is paused");
@@ -226,7 +226,7 @@ fn one_frame_is_plain_text_or_one_object() {
     let fake = Fake::new();
     fake.state().groups = (0..40).map(|n| group(&format!("group {n}"), n)).collect();
     fake.state().groups[0].paused = true;
-    fake.state().server.findings = vec![found(Code::PAUSED, "group 0")];
+    fake.state().findings = vec![found(Code::PAUSED, "group 0")];
     let frame = ok(&fake, &["top", "--once"]);
     assert!(!frame.contains('\u{1b}'), "{frame}");
     assert!(

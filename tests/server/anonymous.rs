@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use contact::broker::StartAt;
-use contact::task::Name;
+use contact::task::{Name, NameOf};
 
 use crate::rig::{Client, Rig, ack};
 
@@ -124,7 +124,7 @@ fn two_streams_of_one_connection_get_everything_each() {
 
 #[test]
 fn as_one_group_they_share_the_tasks_and_acknowledge_without_ids() {
-    let rig = Rig::with(|config| config.broker.anonymous_group = Some(Name::new("group", "all").unwrap()));
+    let rig = Rig::with(|config| config.broker.anonymous_group = Some(Name::new(NameOf::Group, "all").unwrap()));
     let clients: Vec<Client> = (0..3).map(|_| rig.anonymous()).collect();
     let mut streams: Vec<_> = clients.iter().map(|client| (client.tasks(), client.telling())).collect();
     rig.operator.connected(3);

@@ -8,6 +8,7 @@ use crate::broker::session::{ClientInfo, Session, SessionId};
 use crate::broker::tally::Tally;
 use crate::store::Backlog;
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
+pub use crate::task_state::WaitReason;
 
 /// How far a group has come.
 #[derive(Debug, Clone)]
@@ -55,23 +56,6 @@ pub enum TaskState {
     Waiting(WaitReason),
     /// Through with it: the log of outcomes says how.
     Settled,
-}
-
-/// Why a task is not with a client.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WaitReason {
-    /// Its time has not come.
-    NotBefore(Time),
-    /// The group was stopped.
-    Paused,
-    /// No client of the group is connected.
-    NoClient,
-    /// Every client holds as many tasks as it wants.
-    WindowsFull,
-    /// The clients do not read what they were sent.
-    NotReading,
-    /// It is about to go out.
-    Queued,
 }
 
 /// Why a group was not removed.

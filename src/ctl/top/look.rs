@@ -92,11 +92,11 @@ pub(super) async fn look(link: &Link, view: View) -> Result<Look, Error> {
         }
     };
     let (server, groups, results, clients, tasks) = future::try_join5(server, groups, results, clients, tasks).await?;
-    let (at, groups) = (Time::now(), groups.groups);
-    let findings = server.as_ref().map(finding::attention).unwrap_or_default();
+    let at = Time::now();
+    let findings = server.as_ref().map(|server| finding::attention(server, &groups.findings)).unwrap_or_default();
     let results = results.into_iter().flat_map(|page: pb::ResultPage| page.results).collect();
     let tasks = tasks.into_iter().flat_map(|page: pb::TaskPage| page.tasks).collect();
-    Ok(Look { at, server, groups, results, clients, tasks, findings })
+    Ok(Look { at, server, groups: groups.groups, results, clients, tasks, findings })
 }
 
 impl Look {

@@ -10,23 +10,22 @@ use axum::routing::{get, post};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
-use super::guard::{Refused, json};
-use super::json::{Client, Dead, Group, Ledger, Stage};
+use super::answer::{Answer, Refused, json};
+use super::app::AppState;
+use super::json::{Client, Dead, Group, Ledger};
 use super::live::not_ready;
 use super::tasks::{self, Wanted};
-use super::{Answer, Face};
-use crate::server::control::optional_group;
-use crate::server::operate;
-use crate::server::refusal::Refusal;
-use crate::task::{TaskId, Time};
-use crate::wire::control as pb;
+use crate::server::operator::{TaskRequest, if_set};
+use crate::server::traffic::Flow;
+use crate::task::{self, Name, NameOf, TaskId, Time};
+use crate::task_state::TaskState;
 
 /// Most rows of a list.
 const MOST: usize = 1000;
-/// Bodies that are read at once: together they take no more memory than so many of the largest.
+/// Bodies that are read at once: together they take no more memory than this many of the largest.
 pub(super) const BODIES: usize = 8;
 
-pub(super) fn router() -> Router<Face> {
+pub(super) fn router() -> Router<AppState> {
     Router::new()
         .route("/api/state", get(state))
         .route("/api/tasks", get(tasks).post(submit))
@@ -60,10 +59,10 @@ fn id(path: Id) -> Result<TaskId, Refused> {
 }
 
 /// The body of a request, which must not be larger than what it can carry: a text may need an escape for each of its bytes.
-async fn body<T: DeserializeOwned>(face: &Face, body: Body) -> Result<T, Refused> {
-    let limit = face.service.limit * 2 + 64 * 1024;
+async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refused> {
+    let limit = app.operator.limit * 2 + 64 * 1024;
     // Never closed.
-    let _place = face.bodies.acquire().await;
+    let _place = app.bodies.acquire().await;
     let bytes = to_bytes(body, limit).await.map_err(|_| {
         let why =
             format!("the body is cut off, or larger than {limit} bytes (twice the server's --max-task, and some)");
@@ -72,13 +71,13 @@ async fn body<T: DeserializeOwned>(face: &Face, body: Body) -> Result<T, Refused
     serde_json::from_slice(&bytes).map_err(|e| Refused::bad(format!("the body is not the JSON that was expected: {e}")))
 }
 
-async fn state(State(face): State<Face>) -> Answer {
-    let state = face.live.fresh().await?.json();
+async fn state(State(app): State<AppState>) -> Answer {
+    let state = app.live.fresh().await?.json();
     Ok(([(header::CONTENT_TYPE, "application/json")], state).into_response())
 }
 
-async fn ready(State(face): State<Face>) -> Answer {
-    Ok(match not_ready(&face.health) {
+async fn ready(State(app): State<AppState>) -> Answer {
+    Ok(match not_ready(&app.health) {
         None => "ready".into_response(),
         Some(why) => (StatusCode::SERVICE_UNAVAILABLE, why).into_response(),
     })
@@ -103,40 +102,31 @@ impl Before {
 struct Tasks {
     before: Option<u64>,
     group: Option<String>,
-    state: Option<Stage>,
+    state: Option<TaskState>,
     limit: Option<usize>,
 }
 
-async fn tasks(State(face): State<Face>, query: Asked<Tasks>) -> Answer {
+async fn tasks(State(app): State<AppState>, query: Asked<Tasks>) -> Answer {
     let query = asked(query)?;
     let wanted = Wanted {
         before: query.before.unwrap_or(TaskId::MAX),
         limit: query.limit.unwrap_or(50).clamp(1, tasks::MOST),
-        group: optional_group(query.group.as_deref().unwrap_or_default())?,
-        stage: query.state,
+        group: if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?,
+        state: query.state,
     };
-    ok(&*face.live.tasks(wanted).await?)
+    ok(&*app.live.tasks(wanted).await?)
 }
 
-async fn ledger(State(face): State<Face>, path: Id) -> Answer {
-    let request = pb::DescribeTaskRequest { id: id(path)?, ..Default::default() };
-    ok(Ledger::from(face.service.describe(request).await?))
+async fn ledger(State(app): State<AppState>, path: Id) -> Answer {
+    ok(Ledger::from(app.operator.describe(id(path)?).await?))
 }
 
-async fn dead(State(face): State<Face>, query: Asked<Before>) -> Answer {
+async fn dead(State(app): State<AppState>, query: Asked<Before>) -> Answer {
     let query = asked(query)?;
-    let group = optional_group(query.group.as_deref().unwrap_or_default())?;
+    let group = if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?;
     let (before, limit) = (query.before.unwrap_or(u64::MAX), query.limit());
-    let read = move |reader: &mut dyn crate::store::Reader| {
-        let (entries, more) = operate::latest_dead(reader, before, group.as_ref(), limit)?;
-        let mut dead = Vec::with_capacity(entries.len());
-        for entry in entries {
-            let task = reader.tasks_by_id(&[entry.result.task])?.into_iter().next();
-            dead.push(Dead::of(entry, task));
-        }
-        Ok((dead, more))
-    };
-    let (dead, more) = face.service.queries.run(read).await?;
+    let (letters, more) = app.operator.latest_dead(before, group, limit).await?;
+    let dead: Vec<Dead> = letters.into_iter().map(|(entry, task)| Dead::of(entry, task)).collect();
     ok(serde_json::json!({ "dead": dead, "more": more }))
 }
 
@@ -157,9 +147,9 @@ impl Like {
     }
 }
 
-async fn clients(State(face): State<Face>, query: Asked<Like>) -> Answer {
+async fn clients(State(app): State<AppState>, query: Asked<Like>) -> Answer {
     let like = asked(query)?;
-    let all = face.live.clients().await?;
+    let all = app.live.clients().await?;
     let is_wanted = |client: &&Client| {
         let names = [client.client.as_deref(), client.group.as_deref(), Some(&*client.peer)];
         names.into_iter().flatten().any(|name| like.matches(name))
@@ -169,9 +159,9 @@ async fn clients(State(face): State<Face>, query: Asked<Like>) -> Answer {
     ok(serde_json::json!({ "clients": clients, "total": found.len() }))
 }
 
-async fn groups(State(face): State<Face>, query: Asked<Like>) -> Answer {
+async fn groups(State(app): State<AppState>, query: Asked<Like>) -> Answer {
     let like = asked(query)?;
-    let newest = face.live.fresh().await?;
+    let newest = app.live.fresh().await?;
     let mut found = newest.by_attention();
     found.retain(|group| like.matches(group.info.name.as_str()));
     let groups: Vec<Group> = found.iter().take(like.limit()).map(|group| Group::from(*group)).collect();
@@ -199,31 +189,25 @@ struct NewTask {
     priority: Option<Priority>,
 }
 
-async fn submit(State(face): State<Face>, request: Body) -> Answer {
-    let task: NewTask = body(&face, request).await?;
-    let after = |millis: u64| Time::now().after(std::time::Duration::from_millis(millis)).0;
-    let priority = match task.priority {
-        Some(Priority::High) => pb::Priority::HIGH,
-        Some(Priority::Low) => pb::Priority::LOW,
-        Some(Priority::Normal) | None => pb::Priority::NORMAL,
-    };
-    let task = pb::NewTask {
-        task: task.text,
+async fn submit(State(app): State<AppState>, request: Body) -> Answer {
+    let task: NewTask = body(&app, request).await?;
+    let after = |millis: u64| Time::now().after(std::time::Duration::from_millis(millis));
+    app.operator.traffic.count(Flow::Submitted, 1, task.text.len());
+    let task = TaskRequest {
+        text: task.text,
         to: task.to.unwrap_or_default(),
         key: task.key.unwrap_or_default(),
-        not_before: if task.delay_ms == 0 { 0 } else { after(task.delay_ms) },
-        expires_at: task.ttl_ms.map_or(0, after),
-        max_attempts: task.max_attempts.unwrap_or(0),
-        priority: priority.into(),
-        ..Default::default()
+        not_before: (task.delay_ms > 0).then(|| after(task.delay_ms)),
+        expires_at: task.ttl_ms.map(after),
+        max_attempts: task.max_attempts,
+        priority: match task.priority {
+            Some(Priority::High) => task::Priority::High,
+            Some(Priority::Low) => task::Priority::Low,
+            Some(Priority::Normal) | None => task::Priority::Normal,
+        },
     };
-    let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
-    let accepted = face.service.accept_all(request).await.map_err(|refusal| match refusal {
-        // There is only the one.
-        Refusal::InRequest { why, .. } => *why,
-        other => other,
-    })?;
-    ok(serde_json::json!({ "id": accepted.first_id }))
+    let task = task.check(app.operator.limit)?;
+    ok(serde_json::json!({ "id": app.operator.submit(vec![task]).await?.first_id }))
 }
 
 /// Nothing, or nothing that we know: a misspelt field is not to be passed over.
@@ -231,10 +215,9 @@ async fn submit(State(face): State<Face>, request: Body) -> Answer {
 #[serde(deny_unknown_fields)]
 struct Nothing {}
 
-async fn cancel(State(face): State<Face>, path: Id, request: Body) -> Answer {
-    let Nothing {} = body(&face, request).await?;
-    let request = pb::CancelTaskRequest { id: id(path)?, ..Default::default() };
-    ok(serde_json::json!({ "groups": face.service.cancel(request).await?.groups }))
+async fn cancel(State(app): State<AppState>, path: Id, request: Body) -> Answer {
+    let Nothing {} = body(&app, request).await?;
+    ok(serde_json::json!({ "groups": app.operator.cancel(id(path)?).await? }))
 }
 
 #[derive(Deserialize)]
@@ -244,16 +227,15 @@ struct InGroup {
     group: String,
 }
 
-async fn retry(State(face): State<Face>, path: Id, request: Body) -> Answer {
-    let InGroup { group } = body(&face, request).await?;
-    let request = pb::RetryTaskRequest { id: id(path)?, group, ..Default::default() };
-    ok(serde_json::json!({ "groups": face.service.retry(request).await?.groups }))
+async fn retry(State(app): State<AppState>, path: Id, request: Body) -> Answer {
+    let InGroup { group } = body(&app, request).await?;
+    let group = if_set(NameOf::Group, &group)?;
+    ok(serde_json::json!({ "groups": app.operator.retry(id(path)?, group).await? }))
 }
 
-async fn drop_dead(State(face): State<Face>, path: Id, request: Body) -> Answer {
-    let InGroup { group } = body(&face, request).await?;
-    let request = pb::DropDeadRequest { id: id(path)?, group, ..Default::default() };
-    face.service.drop_dead_letter(request).await?;
+async fn drop_dead(State(app): State<AppState>, path: Id, request: Body) -> Answer {
+    let InGroup { group } = body(&app, request).await?;
+    app.operator.drop_dead(id(path)?, Name::new(NameOf::Group, &group)?).await?;
     ok(serde_json::json!({}))
 }
 
@@ -264,9 +246,9 @@ struct Pause {
     paused: bool,
 }
 
-async fn pause(State(face): State<Face>, request: Body) -> Answer {
-    let Pause { group, paused } = body(&face, request).await?;
-    face.service.pause(pb::PauseGroupRequest { group, paused, ..Default::default() }).await?;
+async fn pause(State(app): State<AppState>, request: Body) -> Answer {
+    let Pause { group, paused } = body(&app, request).await?;
+    app.operator.pause(Name::new(NameOf::Group, &group)?, paused).await?;
     ok(serde_json::json!({}))
 }
 
@@ -276,8 +258,7 @@ struct Remove {
     group: String,
 }
 
-async fn remove_group(State(face): State<Face>, request: Body) -> Answer {
-    let Remove { group } = body(&face, request).await?;
-    let removed = face.service.forget(pb::RemoveGroupRequest { group, ..Default::default() }).await?;
-    ok(serde_json::json!({ "owed": removed.owed }))
+async fn remove_group(State(app): State<AppState>, request: Body) -> Answer {
+    let Remove { group } = body(&app, request).await?;
+    ok(serde_json::json!({ "owed": app.operator.remove_group(Name::new(NameOf::Group, &group)?).await? }))
 }

@@ -3,7 +3,7 @@
 //! Both are counted by going through an index, which takes about a second for ten million tasks. So it is done bit by bit, each
 //! snapshot going on where the last one stopped, for at most a [twentieth](Counter::budget) of the time of one query thread, and
 //! one step (some 10 ms). What was counted is kept, and only what moved is counted again; what is for everyone is counted once
-//! for all groups. Until a group was counted, its numbers are too small, and with thousands of groups that are behind they can be
+//! for all groups. Until a group was counted, its numbers are too small, and with thousands of groups that lag they can be
 //! some seconds old.
 
 mod addressed;
@@ -17,7 +17,7 @@ use self::addressed::Addressed;
 use self::broadcasts::Broadcasts;
 use self::dead::Dead;
 use crate::broker::{GroupInfo, Tally};
-use crate::server::groups::Group;
+use crate::server::operator::Group;
 use crate::store::{Backlog, Reader, StoreError};
 use crate::task::{GroupName, TaskId, Time};
 
@@ -26,7 +26,7 @@ use crate::task::{GroupName, TaskId, Time};
 pub(super) struct Counter {
     broadcasts: [Broadcasts; 3],
     groups: HashMap<GroupName, Counted>,
-    /// The group whose turn it is: nobody is forgotten when the time is over.
+    /// The group whose turn it is: none is forgotten when the time is over.
     next: usize,
     dead: Dead,
     last: Option<Instant>,
@@ -35,13 +35,14 @@ pub(super) struct Counter {
 /// A group, as far as it was counted.
 #[derive(Default)]
 struct Counted {
-    /// By class.
-    classes: [Class; 3],
+    /// By priority.
+    parts: [Part; 3],
     oldest: Option<(TaskId, Time)>,
 }
 
+/// Its tasks of one priority that are not in memory.
 #[derive(Default)]
-struct Class {
+struct Part {
     addressed: Addressed,
     broadcasts: u64,
     /// The first task of the backlog, and from where on it was looked for.
@@ -70,8 +71,8 @@ impl Counter {
 
         // A part of the time is for dead letters, whatever the backlogs take.
         self.dead.walk(reader, total, now + (deadline - now) / 4)?;
-        for (class, broadcasts) in self.broadcasts.iter_mut().enumerate() {
-            let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.class as usize == class);
+        for (priority, broadcasts) in self.broadcasts.iter_mut().enumerate() {
+            let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.class as usize == priority);
             broadcasts.prepare(reader, backlogs, deadline)?;
         }
         for n in 0..infos.len() {
@@ -88,9 +89,9 @@ impl Counter {
 
     fn group(&self, info: GroupInfo) -> Group {
         let counted = self.groups.get(&info.name);
-        let behind: u64 = info.backlog.iter().filter_map(|b| Some(counted?.classes[b.class as usize].count())).sum();
+        let backlog: u64 = info.backlog.iter().filter_map(|b| Some(counted?.parts[b.class as usize].count())).sum();
         let known = (info.in_flight + info.waiting + info.ready) as u64;
-        let lag = (known + behind).saturating_sub(info.settled_ahead as u64);
+        let lag = (known + backlog).saturating_sub(info.settled_ahead as u64);
         let oldest = counted.and_then(|counted| counted.oldest).filter(|_| lag > 0);
         Group { lag, oldest, dead: self.dead.of(&info.name), info }
     }
@@ -106,18 +107,18 @@ impl Counted {
         deadline: Instant,
     ) -> Result<(), StoreError> {
         for backlog in &info.backlog {
-            let class = &mut self.classes[backlog.class as usize];
+            let part = &mut self.parts[backlog.class as usize];
             if let Some(count) = broadcasts[backlog.class as usize].count(reader, backlog)? {
-                class.broadcasts = count;
+                part.broadcasts = count;
             }
-            while !class.addressed.step(reader, backlog)? {
+            while !part.addressed.step(reader, backlog)? {
                 if Instant::now() >= deadline {
                     return Ok(());
                 }
             }
-            class.find_first(reader, backlog)?;
+            part.find_first(reader, backlog)?;
         }
-        let first = info.backlog.iter().filter_map(|backlog| self.classes[backlog.class as usize].first);
+        let first = info.backlog.iter().filter_map(|backlog| self.parts[backlog.class as usize].first);
         let oldest = first.chain(info.oldest).min();
         if oldest != self.oldest.map(|(id, _)| id) {
             let task = oldest.map(|id| reader.tasks_by_id(&[id])).transpose()?;
@@ -128,17 +129,17 @@ impl Counted {
     }
 }
 
-impl Class {
+impl Part {
     fn count(&self) -> u64 {
         self.addressed.count() + self.broadcasts
     }
 
     fn find_first(&mut self, reader: &mut dyn Reader, backlog: &Backlog) -> Result<(), StoreError> {
         // A group that was removed and is there again begins anew.
-        let is_behind = |first| (self.from..first).contains(&backlog.after);
+        let is_after = |first| (self.from..first).contains(&backlog.after);
         if self.count() == 0 {
             self.first = None;
-        } else if !self.first.is_some_and(is_behind) {
+        } else if !self.first.is_some_and(is_after) {
             self.first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
             self.from = backlog.after;
         }
@@ -154,10 +155,10 @@ mod tests {
 
     use super::*;
     use crate::store::{Backend as _, Batch, Memory, Positions};
-    use crate::task::{Name, NewTask, Priority, Task};
+    use crate::task::{Name, NameOf, NewTask, Priority, Task};
 
     fn name(name: &str) -> GroupName {
-        Name::new("the group", name).unwrap()
+        Name::new(NameOf::Group, name).unwrap()
     }
 
     /// Tasks 1 to `count`: every third one for the group `workers`, every third one for another, and the others for everyone.

@@ -1,6 +1,6 @@
 //! The stream of server-sent events: the history once, then the state each second.
 //!
-//! Everybody is sent the same bytes. A listener that does not read costs what is in its socket's buffers: it has a place for
+//! All are sent the same bytes. A listener that does not read costs what is in its socket's buffers: it has a place for
 //! one state, in which each new one takes the place of the last.
 
 use std::convert::Infallible;
@@ -17,32 +17,31 @@ use futures::future::{self, Either};
 use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-use super::guard::Refused;
+use super::answer::{Answer, Refused};
+use super::app::AppState;
 use super::live::{Newest, event};
-use super::{Answer, Face};
 
-pub(super) const PATH: &str = "/api/events";
 /// Listeners at once.
 pub(super) const LISTENERS: usize = 100;
 /// After so much silence a listener is told that we are still here.
 const PING: Duration = Duration::from_secs(10);
 
-pub(super) fn router() -> Router<Face> {
-    Router::new().route(PATH, get(events))
+pub(super) fn router() -> Router<AppState> {
+    Router::new().route("/api/events", get(events))
 }
 
-async fn events(State(face): State<Face>) -> Answer {
-    let place = face.listeners.clone().try_acquire_owned().map_err(|_| {
+async fn events(State(app): State<AppState>) -> Answer {
+    let place = app.listeners.clone().try_acquire_owned().map_err(|_| {
         let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
     })?;
-    let mut newest = face.live.subscribe();
+    let mut newest = app.live.subscribe();
     // What is fresh is sent at once: the history ends before it.
     let current = newest.borrow_and_update().clone().filter(|current| current.is_fresh());
-    let history = face.live.history(current.as_ref().map(|current| current.at()));
+    let history = app.live.history(current.as_ref().map(|current| current.at()));
     let mut first = vec![event("history", &history)];
     first.extend(current.map(|current| current.event()));
-    let listener = Listener { newest, stopped: face.stopped.clone(), _place: place };
+    let listener = Listener { newest, stopped: app.stopped.clone(), _place: place };
     let events = stream::unfold((first.into_iter(), listener), async |(mut first, mut listener)| {
         let event = match first.next() {
             Some(event) => event,

@@ -9,67 +9,16 @@ use axum::extract::{Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::{IntoResponse, Response};
-use grpcio::RpcStatusCode as Code;
+use axum::response::Response;
 
-use super::{Face, events};
+use super::answer::Refused;
 use crate::server::about::About;
-use crate::server::refusal::Refusal;
-use crate::server::refusal_counts;
 
 /// For an answer. What an operator asked for may still be done after that.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// Why a request is refused: one sentence that says what to do.
-#[derive(Debug)]
-pub(super) struct Refused {
-    status: StatusCode,
-    why: String,
-}
-
-impl Refused {
-    /// `cause` is for the metrics.
-    pub(super) fn new(status: StatusCode, cause: &'static str, why: impl ToString) -> Refused {
-        refusal_counts::count(cause);
-        Refused { status, why: why.to_string() }
-    }
-
-    /// What was sent cannot be understood.
-    pub(super) fn bad(why: impl ToString) -> Refused {
-        Refused::new(StatusCode::BAD_REQUEST, "HTTP_BAD_REQUEST", why)
-    }
-}
-
-impl<E: Into<Refusal>> From<E> for Refused {
-    fn from(refusal: E) -> Refused {
-        let refusal = refusal.into();
-        let status = match refusal.code() {
-            Code::NOT_FOUND => StatusCode::NOT_FOUND,
-            Code::FAILED_PRECONDITION | Code::ABORTED | Code::ALREADY_EXISTS => StatusCode::CONFLICT,
-            Code::UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,
-            Code::RESOURCE_EXHAUSTED => StatusCode::TOO_MANY_REQUESTS,
-            _ => StatusCode::BAD_REQUEST,
-        };
-        Refused::new(status, refusal.cause(), refusal)
-    }
-}
-
-impl IntoResponse for Refused {
-    fn into_response(self) -> Response {
-        json(self.status, &serde_json::json!({ "error": self.why }))
-    }
-}
-
-/// An answer in JSON.
-pub(super) fn json(status: StatusCode, body: &impl serde::Serialize) -> Response {
-    match serde_json::to_vec(body) {
-        Ok(body) => (status, [(header::CONTENT_TYPE, "application/json")], body).into_response(),
-        Err(e) => (StatusCode::INTERNAL_SERVER_ERROR, e.to_string()).into_response(),
-    }
-}
-
-/// Puts all of it around the routes.
-pub(super) fn around(routes: Router, face: Face) -> Router {
+/// Puts all of it around the routes: around those of `endless`, whose answers go on, all but the limit of time.
+pub(super) fn around(timed: Router, endless: Router, about: Arc<About>) -> Router {
     let missing = async |request: Request| {
         let why = format!("there is nothing at {}; the page is at /, the API under /api", request.uri().path());
         Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why)
@@ -78,18 +27,19 @@ pub(super) fn around(routes: Router, face: Face) -> Router {
         let why = format!("{} is not asked for with {}", request.uri().path(), request.method());
         Refused::new(StatusCode::METHOD_NOT_ALLOWED, "HTTP_METHOD", why)
     };
-    routes
+    timed
+        .layer(middleware::from_fn(in_time))
+        .merge(endless)
         .fallback(missing)
         .method_not_allowed_fallback(other_method)
-        .layer(middleware::from_fn_with_state(face.service.about, admit))
+        .layer(middleware::from_fn_with_state(about, admit))
         .layer(middleware::map_response(harden))
 }
 
-/// What those are answered who come when all places are taken.
-pub(super) fn too_many_connections() -> Router {
-    let full = async || {
-        let why =
-            format!("more than {} connections to the page are open; close some, and try again", super::CONNECTIONS);
+/// What answers when all places are taken.
+pub(super) fn too_many_connections(most: usize) -> Router {
+    let full = async move || {
+        let why = format!("more than {most} connections to the page are open; close some, and try again");
         let refused = Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_CONNECTIONS", why);
         ([(header::CONNECTION, "close")], refused)
     };
@@ -104,9 +54,10 @@ async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) ->
     if !matches!(*request.method(), Method::GET | Method::HEAD) && !has_our_mark(request.headers()) {
         return forbidden("HTTP_HEADER", "what changes something needs the header `x-contact: 1`".into());
     }
-    if request.uri().path() == events::PATH {
-        return Ok(next.run(request).await);
-    }
+    Ok(next.run(request).await)
+}
+
+async fn in_time(request: Request, next: Next) -> Result<Response, Refused> {
     tokio::time::timeout(ANSWER, next.run(request)).await.map_err(|_| {
         let why = "this took too long, and may still be done; look at the state, or try again";
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_TIMEOUT", why)

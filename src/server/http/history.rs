@@ -9,7 +9,7 @@ use crate::latency::Latency;
 use crate::store::Positions;
 use crate::task::Time;
 
-/// So long is a step of the hour. While nobody watches, there is a look for each, and for nothing else.
+/// The length of a step of the hour. While no client watches, a snapshot is made for each step, and no other.
 pub(super) const STEP: Duration = Duration::from_secs(10);
 /// Looks take longer or shorter, so that ten seconds from one to another may be a little less.
 const EARLY: Duration = Duration::from_millis(500);
@@ -70,7 +70,7 @@ impl Point {
     /// What went on from one moment to another.
     pub(super) fn between(before: &Sample, now: &Sample, totals: &Totals) -> Point {
         let seconds = (now.made - before.made).as_secs_f64().max(0.001);
-        // One decimal is more than anybody sees.
+        // One decimal is more than the curves show.
         let rate = |now: u64, before: u64| (now.saturating_sub(before) as f64 / seconds * 10.0).round() / 10.0;
         let millis = |latency: &Latency, quantile| latency.quantile(quantile).map(|micros| micros as f64 / 1000.0);
         let (meter, earlier) = (&now.meter, &before.meter);
@@ -115,9 +115,9 @@ mod tests {
         assert_eq!(times(&history.hour), (3590..7200).step_by(10).collect::<Vec<_>>());
         assert!(history.hour.iter().all(|point| point.accepted == 1.0), "{:?}", history.hour);
         assert_eq!(history.step().unwrap().lag, 7190);
-        let told = history.json(Some(7_190_000));
-        assert_eq!(told["points"].as_array().unwrap().last().unwrap()["at"], 7_189_000);
-        assert_eq!(told["hour"].as_array().unwrap().last().unwrap()["at"], 7_180_000);
+        let shown = history.json(Some(7_190_000));
+        assert_eq!(shown["points"].as_array().unwrap().last().unwrap()["at"], 7_189_000);
+        assert_eq!(shown["hour"].as_array().unwrap().last().unwrap()["at"], 7_180_000);
     }
 
     #[test]

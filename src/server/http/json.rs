@@ -1,27 +1,16 @@
 //! What goes over HTTP. Names in snake_case, times in milliseconds since 1970 UTC, null where something is not set.
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use super::follow::Last;
-use crate::broker::{ClientInfo, TaskState};
-use crate::server::convert;
-use crate::server::findings::{self, Code, Severity};
-use crate::server::groups;
-use crate::server::operate;
+use super::last_reports::LastReport;
+use crate::broker::{self, ClientInfo};
+use crate::server::operator::{self, Code, Severity, settlements};
 use crate::store::{Reader, StoreError};
-use crate::task::{self, GroupName, Outcome, TaskId, TaskResult};
-use crate::wire::control as pb;
+use crate::task::{self, GroupName, Priority, TaskId};
+use crate::task_state::TaskState;
 
 /// Characters of a task's text in lists.
 const CHARS: usize = 1000;
-
-fn set(text: String) -> Option<String> {
-    Some(text).filter(|text| !text.is_empty())
-}
-
-fn is_set(time: i64) -> Option<i64> {
-    Some(time).filter(|time| *time != 0)
-}
 
 /// A task.
 #[derive(Debug, Clone, Serialize)]
@@ -41,28 +30,29 @@ pub(super) struct Task {
 
 impl Task {
     /// All of it.
-    pub(super) fn whole(task: pb::Task) -> Task {
+    fn whole(task: task::Task) -> Task {
+        let task::Task { id, accepted_at, spec } = task;
         Task {
-            id: task.id,
-            text: task.task,
+            id,
+            text: spec.text,
             cut: false,
-            to: set(task.to),
-            accepted_at: task.accepted_at,
-            key: set(task.key),
-            not_before: is_set(task.not_before),
-            expires_at: is_set(task.expires_at),
-            max_attempts: Some(task.max_attempts).filter(|attempts| *attempts > 0),
-            priority: match task.priority.enum_value_or_default() {
-                pb::Priority::HIGH => "high",
-                pb::Priority::NORMAL => "normal",
-                pb::Priority::LOW => "low",
+            to: spec.to.map(|to| to.to_string()),
+            accepted_at: accepted_at.0,
+            key: spec.key,
+            not_before: spec.not_before.map(|at| at.0),
+            expires_at: spec.expires_at.map(|at| at.0),
+            max_attempts: spec.max_attempts,
+            priority: match spec.priority {
+                Priority::High => "high",
+                Priority::Normal => "normal",
+                Priority::Low => "low",
             },
         }
     }
 
     /// With the beginning of its text.
     fn brief(task: task::Task) -> Task {
-        let mut task = Task::whole(convert::task(task));
+        let mut task = Task::whole(task);
         if let Some((end, _)) = task.text.char_indices().nth(CHARS) {
             task.text.truncate(end);
             task.cut = true;
@@ -71,24 +61,13 @@ impl Task {
     }
 }
 
-/// How far a task has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Stage {
-    Waiting,
-    #[serde(rename = "in flight")]
-    InFlight,
-    Settled,
-    Dead,
-}
-
 /// A task of a list, with where it stands and what came of it last.
 #[derive(Debug, Clone, Serialize)]
-pub(super) struct Listed {
+pub(super) struct TaskRow {
     #[serde(flatten)]
     task: Task,
-    state: Stage,
-    outcome: Option<String>,
+    state: TaskState,
+    outcome: Option<&'static str>,
     last_at: Option<i64>,
 }
 
@@ -100,7 +79,7 @@ pub(super) fn latest_results(
     reader: &mut dyn Reader,
     task: TaskId,
     group: Option<&GroupName>,
-) -> Result<Vec<TaskResult>, StoreError> {
+) -> Result<Vec<task::TaskResult>, StoreError> {
     let mut newest = reader.latest_results_of(task, RESULTS)?;
     if group.is_none() {
         return Ok(newest);
@@ -114,63 +93,64 @@ pub(super) fn latest_results(
     Ok(newest)
 }
 
-impl Listed {
-    /// `results` are the newest, newest first; `standing` that of the group which has most to do with it, or which was asked for.
-    pub(super) fn of(task: task::Task, standing: Option<TaskState>, mut results: Vec<TaskResult>) -> Listed {
+impl TaskRow {
+    /// `results` are the newest, newest first; `state` that with the group which has most to do with it, or
+    /// which was asked for.
+    pub(super) fn of(
+        task: task::Task,
+        state: Option<broker::TaskState>,
+        mut results: Vec<task::TaskResult>,
+    ) -> TaskRow {
         results.reverse();
         let last = results.iter().rfind(|entry| !entry.result.late);
-        let is_dead = || operate::settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
-        let state = match standing {
-            Some(TaskState::InFlight(..)) => Stage::InFlight,
-            Some(TaskState::Waiting(_)) => Stage::Waiting,
-            Some(TaskState::Settled) if is_dead() => Stage::Dead,
-            Some(TaskState::Settled) => Stage::Settled,
-            // Only anonymous clients, or nobody yet.
-            None if last.is_some() => Stage::Settled,
-            None => Stage::Waiting,
+        let is_dead = || settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
+        let state = match state {
+            Some(broker::TaskState::InFlight(..)) => TaskState::InFlight,
+            Some(broker::TaskState::Waiting(_)) => TaskState::Waiting,
+            Some(broker::TaskState::Settled) if is_dead() => TaskState::Dead,
+            Some(broker::TaskState::Settled) => TaskState::Settled,
+            // Only anonymous clients, or none yet.
+            None if last.is_some() => TaskState::Settled,
+            None => TaskState::Waiting,
         };
-        let outcome = last.map(|entry| outcome(entry.result.outcome));
-        Listed { state, outcome, last_at: last.map(|entry| entry.result.at.0), task: Task::brief(task) }
+        let outcome = last.map(|entry| entry.result.outcome.name());
+        TaskRow { state, outcome, last_at: last.map(|entry| entry.result.at.0), task: Task::brief(task) }
     }
 
     pub(super) fn id(&self) -> TaskId {
         self.task.id
     }
 
-    pub(super) fn stage(&self) -> Stage {
+    pub(super) fn state(&self) -> TaskState {
         self.state
     }
 }
 
-fn outcome(outcome: Outcome) -> String {
-    format!("{:?}", convert::outcome(outcome))
-}
-
 /// What came of a delivery.
 #[derive(Debug, Serialize)]
-pub(super) struct Told {
+struct TaskResult {
     seq: u64,
     task: u64,
     group: Option<String>,
     client: String,
     attempt: u32,
-    outcome: String,
+    outcome: &'static str,
     ret: String,
     at: i64,
     late: bool,
 }
 
-impl From<pb::TaskResult> for Told {
-    fn from(result: pb::TaskResult) -> Told {
-        Told {
-            seq: result.seq,
-            task: result.task_id,
-            group: set(result.group),
-            client: result.client,
+impl From<task::TaskResult> for TaskResult {
+    fn from(task::TaskResult { seq, result }: task::TaskResult) -> TaskResult {
+        TaskResult {
+            seq,
+            task: result.task,
+            group: result.group.map(|group| group.to_string()),
+            client: result.client.to_string(),
             attempt: result.attempt,
-            outcome: format!("{:?}", result.outcome.enum_value_or_default()),
+            outcome: result.outcome.name(),
             ret: result.ret,
-            at: result.at,
+            at: result.at.0,
             late: result.late,
         }
     }
@@ -180,24 +160,24 @@ impl From<pb::TaskResult> for Told {
 #[derive(Debug, Serialize)]
 pub(super) struct Dead {
     #[serde(flatten)]
-    result: Told,
+    result: TaskResult,
     text: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
 }
 
 impl Dead {
-    pub(super) fn of(entry: TaskResult, task: Option<task::Task>) -> Dead {
+    pub(super) fn of(entry: task::TaskResult, task: Option<task::Task>) -> Dead {
         let (text, cut) = task.map(Task::brief).map_or_else(Default::default, |task| (task.text, task.cut));
-        Dead { result: convert::result(entry).into(), text, cut }
+        Dead { result: entry.into(), text, cut }
     }
 }
 
 /// Where a task stands with a group.
 #[derive(Debug, Serialize)]
-pub(super) struct Stands {
+struct TaskInGroup {
     group: String,
-    state: String,
+    state: TaskState,
     client: String,
     attempt: u32,
     reason: String,
@@ -208,23 +188,23 @@ pub(super) struct Stands {
 pub(super) struct Ledger {
     #[serde(flatten)]
     task: Task,
-    groups: Vec<Stands>,
-    results: Vec<Told>,
+    groups: Vec<TaskInGroup>,
+    results: Vec<TaskResult>,
 }
 
-impl From<pb::TaskLedger> for Ledger {
-    fn from(ledger: pb::TaskLedger) -> Ledger {
-        let stands = |standing: pb::TaskStanding| Stands {
-            group: standing.group,
-            state: standing.state,
-            client: standing.client,
-            attempt: standing.attempt,
-            reason: standing.reason,
+impl From<operator::Ledger> for Ledger {
+    fn from(ledger: operator::Ledger) -> Ledger {
+        let in_group = |task: operator::TaskInGroup| TaskInGroup {
+            group: task.group.to_string(),
+            state: task.reason.state(),
+            client: task.client.to_string(),
+            attempt: task.attempt,
+            reason: task.reason.to_string(),
         };
         Ledger {
-            task: Task::whole(ledger.task.unwrap_or_default()),
-            groups: ledger.groups.into_iter().map(stands).collect(),
-            results: ledger.results.into_iter().map(Told::from).collect(),
+            task: Task::whole(ledger.task),
+            groups: ledger.groups.into_iter().map(in_group).collect(),
+            results: ledger.results.into_iter().map(TaskResult::from).collect(),
         }
     }
 }
@@ -244,16 +224,16 @@ pub(super) struct Client {
     last_status: Option<String>,
     last_status_at: Option<i64>,
     last_result: Option<String>,
-    last_outcome: Option<String>,
+    last_outcome: Option<&'static str>,
     last_result_at: Option<i64>,
 }
 
 impl Client {
     /// `gone_at`: when it went, if it did.
-    pub(super) fn of(client: &ClientInfo, gone_at: Option<i64>, last: Last) -> Client {
+    pub(super) fn of(client: &ClientInfo, gone_at: Option<i64>, last: LastReport) -> Client {
         let (last_status, last_status_at) = last.status.map(|(text, at)| (text, at.0)).unzip();
-        let (last_result, told) = last.result.map(|(text, told, at)| (text, (outcome(told), at.0))).unzip();
-        let (last_outcome, last_result_at) = told.unzip();
+        let (last_result, outcome) = last.result.map(|(text, outcome, at)| (text, (outcome.name(), at.0))).unzip();
+        let (last_outcome, last_result_at) = outcome.unzip();
         Client {
             client: client.client.as_ref().map(ToString::to_string),
             group: client.group.as_ref().map(ToString::to_string),
@@ -290,8 +270,8 @@ pub(super) struct Group {
     never_came: bool,
 }
 
-impl From<&groups::Group> for Group {
-    fn from(group: &groups::Group) -> Group {
+impl From<&operator::Group> for Group {
+    fn from(group: &operator::Group) -> Group {
         let (oldest, oldest_at) = group.oldest.map(|(id, at)| (id, at.0)).unzip();
         Group {
             group: group.info.name.to_string(),
@@ -304,7 +284,7 @@ impl From<&groups::Group> for Group {
             rate: group.info.rate,
             paused: group.info.paused,
             dead: group.dead,
-            last_used: is_set(group.info.last_used.0),
+            last_used: (!group.info.never_came).then_some(group.info.last_used.0),
             never_came: group.info.never_came,
         }
     }
@@ -324,8 +304,8 @@ pub(super) struct Finding {
     more: u64,
 }
 
-impl From<&findings::Finding> for Finding {
-    fn from(found: &findings::Finding) -> Finding {
+impl From<&operator::Finding> for Finding {
+    fn from(found: &operator::Finding) -> Finding {
         Finding {
             code: found.code,
             severity: found.severity,
@@ -398,6 +378,6 @@ pub(super) struct State<'a> {
     pub(super) groups_left_out: usize,
     pub(super) clients: Vec<Client>,
     pub(super) clients_left_out: usize,
-    pub(super) recent: &'a [Listed],
+    pub(super) recent: &'a [TaskRow],
     pub(super) findings: Vec<Finding>,
 }

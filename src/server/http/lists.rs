@@ -1,4 +1,4 @@
-//! Lists that take a look at the broker: each is made once for a snapshot, whoever asks for it, and they are made one after
+//! Lists that take a look at the broker: each is made once for a snapshot, for all who ask, and they are made one after
 //! another, with pauses.
 
 use std::collections::HashMap;
@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-use super::live::BROKER_SHARE;
-
+/// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
+/// snapshots come less often, too.
+pub(super) const BROKER_SHARE: u32 = 50;
 /// Lists of one snapshot that are kept.
 const KEPT: usize = 16;
 
@@ -17,7 +18,7 @@ const KEPT: usize = 16;
 pub(super) struct Lists<K, V>(Mutex<Made<K, V>>);
 
 struct Made<K, V> {
-    /// The newest snapshot that somebody had seen who asked. Lists that were made before it are not given to him.
+    /// The newest snapshot that was seen by a caller. Lists that were made before it are not given out any more.
     since: Instant,
     lists: HashMap<K, Arc<V>>,
     /// When the next one may be made.
@@ -83,7 +84,7 @@ mod tests {
         assert_eq!([ask(first, "a"), ask(first, "a"), ask(first, "b"), ask(first, "a")], [1, 1, 2, 1]);
         let second = first + Duration::from_secs(1);
         assert_eq!([ask(second, "a"), ask(second, "a")], [3, 3]);
-        assert_eq!(ask(first, "a"), 3, "newer than what he has seen");
+        assert_eq!(ask(first, "a"), 3, "newer than what this caller has seen");
     }
 
     #[test]

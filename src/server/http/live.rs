@@ -1,5 +1,4 @@
-//! What is going on now: one snapshot a second, for everybody who watches; while nobody does, one for each step of the
-//! history.
+//! What is going on now: one snapshot a second for all that watch; while none does, one for each step of the history.
 
 use std::mem::take;
 use std::pin::pin;
@@ -11,30 +10,25 @@ use futures::future;
 use log::warn;
 use tokio::sync::{Notify, watch};
 
+use super::answer::Refused;
 use super::count::Counter;
-use super::follow::{Followed, News};
-use super::guard;
 use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
-use super::lists::Lists;
+use super::last_reports::{LastReports, News};
+use super::lists::{BROKER_SHARE, Lists};
 use super::tasks::{Found, Wanted};
 use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
-use crate::server::control::ControlService;
-use crate::server::findings::{self, Facts, Finding};
-use crate::server::groups;
 use crate::server::health::{self, Health};
 use crate::server::machine::{Disk, Process};
+use crate::server::operator::{Facts, Finding, Group, Operator, add_never_came, judge};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
 use crate::task::{TaskId, Time};
 
 /// How often there is one.
 const EVERY: Duration = Duration::from_secs(1);
-/// The broker is looked at for at most a fiftieth of the time: with so many clients and groups that a look takes longer than
-/// 20 ms, snapshots come less often.
-pub(super) const BROKER_SHARE: u32 = 50;
 /// Clients, groups and tasks in a state.
 const SHOWN: usize = 100;
 const RECENT: usize = 20;
@@ -50,14 +44,14 @@ pub(super) type Newest = Option<Arc<Snapshot>>;
 pub(super) struct Live(Arc<Inner>);
 
 struct Inner {
-    service: ControlService,
+    operator: Operator,
     health: Health,
-    /// Whoever has a receiver of it watches.
+    /// A receiver of it is somebody who watches.
     newest: watch::Sender<Newest>,
-    somebody_watches: Notify,
+    has_watcher: Notify,
     history: Mutex<History>,
-    followed: Mutex<Followed>,
-    /// Lent to the query threads, one at a time: nobody waits for it.
+    last_reports: Mutex<LastReports>,
+    /// Lent to the query threads, one at a time, so that none waits for it.
     counter: Arc<Mutex<Counter>>,
     clients: Lists<(), Vec<json::Client>>,
     tasks: Lists<Wanted, Found>,
@@ -68,12 +62,12 @@ pub(super) struct Snapshot {
     made: Instant,
     pub(super) positions: Positions,
     pub(super) overview: Overview,
-    pub(super) groups: Vec<groups::Group>,
+    pub(super) groups: Vec<Group>,
     pub(super) commits: Latency,
     pub(super) disk: Disk,
     pub(super) server: json::Server,
     clients: Vec<json::Client>,
-    recent: Vec<json::Listed>,
+    recent: Vec<json::TaskRow>,
     findings: Vec<Finding>,
     totals: Totals,
     point: Point,
@@ -84,14 +78,14 @@ pub(super) struct Snapshot {
 }
 
 impl Live {
-    pub(super) fn new(service: ControlService, health: Health) -> Live {
+    pub(super) fn new(operator: Operator, health: Health) -> Live {
         Live(Arc::new(Inner {
-            service,
+            operator,
             health,
             newest: watch::Sender::new(None),
-            somebody_watches: Notify::new(),
+            has_watcher: Notify::new(),
             history: Mutex::default(),
-            followed: Mutex::default(),
+            last_reports: Mutex::default(),
             counter: Arc::default(),
             clients: Lists::default(),
             tasks: Lists::default(),
@@ -101,12 +95,12 @@ impl Live {
     /// Watches until the receiver is dropped.
     pub(super) fn subscribe(&self) -> watch::Receiver<Newest> {
         let newest = self.0.newest.subscribe();
-        self.0.somebody_watches.notify_one();
+        self.0.has_watcher.notify_one();
         newest
     }
 
     /// A snapshot that is not older than a second.
-    pub(super) async fn fresh(&self) -> Result<Arc<Snapshot>, guard::Refused> {
+    pub(super) async fn fresh(&self) -> Result<Arc<Snapshot>, Refused> {
         let mut newest = self.subscribe();
         let found = newest.wait_for(|newest| newest.as_ref().is_some_and(|newest| newest.is_fresh())).await;
         let fresh = found.ok().and_then(|newest| newest.clone());
@@ -150,25 +144,25 @@ impl Live {
         }
     }
 
-    /// Somebody watches, or the last one is a step ago.
+    /// There is a watcher, or the last one is a step ago.
     async fn until_it_is_time(&self, last: Instant) {
         let step_is_over = tokio::time::sleep_until((last + STEP).into());
-        let somebody_watches = async {
+        let has_watcher = async {
             while self.0.newest.receiver_count() == 0 {
-                self.0.somebody_watches.notified().await;
+                self.0.has_watcher.notified().await;
             }
         };
-        future::select(pin!(step_is_over), pin!(somebody_watches)).await;
+        future::select(pin!(step_is_over), pin!(has_watcher)).await;
     }
 
     /// Counts, without looking at anything else.
     async fn sample(&self) -> Result<Sample, Refusal> {
-        let meter = self.0.service.broker.meter().await?;
+        let meter = self.0.operator.broker.meter().await?;
         Ok(self.sample_of(meter))
     }
 
     fn sample_of(&self, meter: Meter) -> Sample {
-        let store = &self.0.service.store;
+        let store = &self.0.operator.store;
         Sample { made: Instant::now(), positions: store.tail().positions(), meter, commits: store.commits() }
     }
 
@@ -182,24 +176,25 @@ impl Live {
                 sample
             }
         };
-        let service = &self.0.service;
-        let recent = service.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
-        let (mut overview, looked) = service.broker.overview(recent.clone(), SHOWN).await?;
+        let operator = &self.0.operator;
+        let recent = operator.queries.run(|reader| reader.latest_tasks(TaskId::MAX, RECENT)).await?;
+        let (mut overview, looked) = operator.broker.overview(recent.clone(), SHOWN).await?;
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
-        let (counter, about, seen) = (self.0.counter.clone(), service.about.clone(), self.followed().seen());
+        let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
-        let (removed, why, clients) = (service.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
+        let (removed, why, clients) = (operator.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
-            groups::add_never_came(&mut infos, reader, positions.task, &removed, Time::now())?;
+            let now = Time::now();
+            add_never_came(&mut infos, reader, positions.task, &removed, now)?;
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
             let disk = Disk::of(&about.data);
-            let findings = findings::judge(&Facts {
-                now: Time::now(),
+            let findings = judge(&Facts {
+                now,
                 not_ready: why.as_deref(),
                 disk: disk.clone(),
                 process: Process::now(),
@@ -211,11 +206,11 @@ impl Live {
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };
-        let (groups, news, outcomes, recent, disk, findings) = service.queries.run(read).await?;
-        self.followed().take(news);
+        let (groups, news, outcomes, recent, disk, findings) = operator.queries.run(read).await?;
+        self.last_reports().take(news);
         let clients = self.with_last(&overview.clients, &overview.disconnected).take(SHOWN).collect();
         let recent = recent.into_iter().zip(take(&mut overview.task_states)).zip(outcomes);
-        let recent = recent.map(|((task, state), outcomes)| json::Listed::of(task, state, outcomes)).collect();
+        let recent = recent.map(|((task, state), outcomes)| json::TaskRow::of(task, state, outcomes)).collect();
 
         let totals = totals(&now.positions, &overview, &groups);
         let point = Point::between(&before, &now, &totals);
@@ -242,7 +237,7 @@ impl Live {
     }
 
     fn server(&self, disk: &Disk, overview: &Overview) -> json::Server {
-        let about = &self.0.service.about;
+        let about = &self.0.operator.about;
         let why = not_ready(&self.0.health);
         json::Server {
             version: env!("CARGO_PKG_VERSION"),
@@ -259,20 +254,20 @@ impl Live {
         }
     }
 
-    /// Clients, connected or gone, with what they said last as far as it was followed; not older than [`Live::fresh`].
-    pub(super) async fn clients(&self) -> Result<Arc<Vec<json::Client>>, guard::Refused> {
+    /// Clients, connected or gone, with what they said last as far as it is known; not older than [`Live::fresh`].
+    pub(super) async fn clients(&self) -> Result<Arc<Vec<json::Client>>, Refused> {
         let newest = self.fresh().await?;
         let clients = async {
-            let ((connected, gone), looked) = self.0.service.broker.all_clients().await?;
+            let ((connected, gone), looked) = self.0.operator.broker.all_clients().await?;
             Ok::<_, Refusal>((self.with_last(connected.iter().rev(), &gone).collect(), looked))
         };
         Ok(self.0.clients.get(newest.made, (), clients).await?)
     }
 
     /// Tasks, not older than [`Live::fresh`].
-    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<Found>, guard::Refused> {
+    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<Found>, Refused> {
         let newest = self.fresh().await?;
-        let found = wanted.clone().find(&self.0.service);
+        let found = wanted.clone().find(&self.0.operator);
         Ok(self.0.tasks.get(newest.made, wanted, found).await?)
     }
 
@@ -281,15 +276,15 @@ impl Live {
         connected: impl IntoIterator<Item = &'a ClientInfo>,
         gone: &'a [Disconnected],
     ) -> impl Iterator<Item = json::Client> {
-        let followed = self.followed();
+        let last_reports = self.last_reports();
         let connected = connected.into_iter().map(|client| (client, None));
         let clients = connected.chain(gone.iter().map(|gone| (&gone.client, Some(gone.at.0))));
-        clients.map(move |(client, gone_at)| json::Client::of(client, gone_at, followed.last(label(client))))
+        clients.map(move |(client, gone_at)| json::Client::of(client, gone_at, last_reports.last(label(client))))
     }
 
     /// Only ever locked on this thread, and not for long.
-    fn followed(&self) -> MutexGuard<'_, Followed> {
-        self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    fn last_reports(&self) -> MutexGuard<'_, LastReports> {
+        self.0.last_reports.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -307,7 +302,7 @@ pub(super) fn not_ready(health: &Health) -> Option<String> {
     }
 }
 
-fn totals(positions: &Positions, overview: &Overview, groups: &[groups::Group]) -> Totals {
+fn totals(positions: &Positions, overview: &Overview, groups: &[Group]) -> Totals {
     Totals {
         tasks: positions.task,
         results: positions.result,
@@ -343,8 +338,8 @@ impl Snapshot {
     }
 
     /// The groups, first those that want attention, then those with most to do.
-    pub(super) fn by_attention(&self) -> Vec<&groups::Group> {
-        let mut groups: Vec<&groups::Group> = self.groups.iter().collect();
+    pub(super) fn by_attention(&self) -> Vec<&Group> {
+        let mut groups: Vec<&Group> = self.groups.iter().collect();
         groups.sort_by_key(|group| {
             let alone = group.lag > 0 && group.info.clients == 0;
             let attention = (!group.info.paused, !alone, group.dead == 0);

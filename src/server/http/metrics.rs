@@ -16,14 +16,13 @@ use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, Me
 use prometheus::{Encoder as _, TEXT_FORMAT, TextEncoder};
 use tokio::sync::Mutex;
 
-use super::guard::Refused;
+use super::answer::{Answer, Refused};
+use super::app::AppState;
 use super::live::{Snapshot, not_ready};
-use super::{Answer, Face};
 use crate::broker::Tally;
 use crate::latency::Latency;
-use crate::server::convert;
-use crate::server::groups;
 use crate::server::machine::Process;
+use crate::server::operator::Group;
 use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
 use crate::task::{GroupName, Outcome};
@@ -34,18 +33,18 @@ const OTHERS: &str = "_other";
 /// The clients that said nothing of themselves.
 const ANONYMOUS: &str = "_anonymous";
 
-pub(super) fn router() -> Router<Face> {
+pub(super) fn router() -> Router<AppState> {
     let labelled = Arc::new(Mutex::new(Labelled::default()));
-    Router::new().route("/metrics", get(async move |face: State<Face>| scrape(face, &labelled).await))
+    Router::new().route("/metrics", get(async move |app: State<AppState>| scrape(app, &labelled).await))
 }
 
-async fn scrape(State(face): State<Face>, labelled: &Mutex<Labelled>) -> Answer {
+async fn scrape(State(app): State<AppState>, labelled: &Mutex<Labelled>) -> Answer {
     // Before there is a snapshot: they are counted on from in their order.
     let mut labelled = labelled.lock().await;
-    let snapshot = face.live.fresh().await?;
-    let process = face.service.queries.run(|_| Ok(Process::now())).await?;
+    let snapshot = app.live.fresh().await?;
+    let process = app.operator.queries.run(|_| Ok(Process::now())).await?;
     let mut families = Families::default();
-    server(&mut families, &face, &snapshot);
+    server(&mut families, &app, &snapshot);
     machine(&mut families, &process);
     groups(&mut families, &labelled.sort(&snapshot), &snapshot);
     match families.text() {
@@ -58,12 +57,12 @@ async fn scrape(State(face): State<Face>, labelled: &Mutex<Labelled>) -> Answer 
     }
 }
 
-fn server(to: &mut Families, face: &Face, now: &Snapshot) {
+fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     to.gauge("contact_build_info", "Always 1; the version of the server is a label.", &[version], 1.0);
-    let ready = not_ready(&face.health).is_none();
+    let ready = not_ready(&app.health).is_none();
     to.gauge("contact_ready", "1 if the server takes work, as /readyz says.", &[], f64::from(u8::from(ready)));
-    let failed = face.service.store.failure().is_some();
+    let failed = app.operator.store.failure().is_some();
     let text = "1 if a write failed: nothing is accepted until the server is started again.";
     to.gauge("contact_store_failed", text, &[], f64::from(u8::from(failed)));
 
@@ -90,7 +89,7 @@ fn server(to: &mut Families, face: &Face, now: &Snapshot) {
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
 
     for flow in Flow::ALL {
-        let ((rpc, direction), (messages, bytes)) = (flow.names(), face.traffic.of(flow));
+        let ((rpc, direction), (messages, bytes)) = (flow.names(), app.operator.traffic.of(flow));
         let labels = [("rpc", rpc), ("direction", direction)];
         to.counter("contact_messages_total", "Messages from clients (in) and to them (out).", &labels, messages);
         to.counter("contact_text_bytes_total", "Bytes of the texts in these messages.", &labels, bytes);
@@ -143,7 +142,7 @@ fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
         to.counter("contact_deliveries_total", "Tasks put on streams.", &label, part.tally.delivered);
         // Also those that there were none of yet: from nothing to one is an increase only if nothing was there.
         for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Working) {
-            let called = format!("{:?}", convert::outcome(outcome)).to_lowercase();
+            let called = outcome.name().to_lowercase();
             let labels = [("group", *name), ("outcome", called.as_str())];
             to.counter("contact_outcomes_total", "What came of deliveries.", &labels, part.tally.of(outcome));
         }
@@ -167,11 +166,11 @@ fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
 struct Part {
     tally: Tally,
     /// Not of anonymous clients, which owe nothing.
-    state: Option<TaskState>,
+    state: Option<GroupGauges>,
 }
 
 #[derive(Default)]
-struct TaskState {
+struct GroupGauges {
     clients: usize,
     in_flight: usize,
     lag: u64,
@@ -181,7 +180,7 @@ struct TaskState {
 }
 
 impl Part {
-    fn add(&mut self, group: &groups::Group, at: i64) {
+    fn add(&mut self, group: &Group, at: i64) {
         let state = self.state.get_or_insert_default();
         state.clients += group.info.clients;
         state.in_flight += group.info.in_flight;
@@ -215,7 +214,7 @@ impl Labelled {
         let total = fieldwise(&now.overview.meter.total, &anonymous.tally, u64::saturating_sub);
         let mut grown = fieldwise(&total, &self.total, u64::saturating_sub);
         self.total = total;
-        let mut others = Part { tally: Tally::default(), state: Some(TaskState::default()) };
+        let mut others = Part { tally: Tally::default(), state: Some(GroupGauges::default()) };
         let mut parts = Vec::new();
         for group in &now.groups {
             let (name, tally) = (&group.info.name, &group.info.tally);

@@ -9,7 +9,7 @@ use axum::http::header::{self, HeaderMap, HeaderName};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::guard::Refused;
+use super::answer::Refused;
 
 macro_rules! files {
     ($($name:literal),* $(,)?) => {

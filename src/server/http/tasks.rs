@@ -1,24 +1,25 @@
 //! The list of tasks, newest first, of one group or in one state where that is asked for.
 //!
-//! Nothing has an index for that. A look goes backwards through the log, and ends when it has found enough, has looked at
+//! There is no index for that. A look goes backwards through the log, and ends when it has found enough, has looked at
 //! [`LOOKED`] tasks, or has used up its time; it says how far it came, and from there the next one can go on.
 
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::json::{self, Listed, Stage};
-use crate::broker::{self, BrokerError, TaskState, TasksWithState};
-use crate::server::control::ControlService;
+use super::json::{self, TaskRow};
+use crate::broker::{self, BrokerError, TasksWithState};
+use crate::server::operator::Operator;
 use crate::server::refusal::Refusal;
 use crate::store::{Reader, StoreError};
 use crate::task::{GroupName, Task, TaskId};
+use crate::task_state::TaskState;
 
 /// Most rows of a list, and most tasks that the broker is asked about at once: it looks at each of them, with every group.
 pub(super) const MOST: usize = 200;
 /// Most tasks that one look goes through.
 const LOOKED: usize = 10_000;
-/// No further step is begun after so long, or when the broker was looked at for so long.
+/// No further step is begun after this time, or when the broker was looked at for that long.
 const TIME: Duration = Duration::from_millis(250);
 const BROKER_TIME: Duration = Duration::from_millis(20);
 
@@ -30,13 +31,13 @@ pub(super) struct Wanted {
     pub(super) limit: usize,
     /// For this group: then the states are those with it.
     pub(super) group: Option<GroupName>,
-    pub(super) stage: Option<Stage>,
+    pub(super) state: Option<TaskState>,
 }
 
 /// What was found, newest first.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Found {
-    tasks: Vec<Listed>,
+    tasks: Vec<TaskRow>,
     /// What was looked at; `None`: there was nothing.
     looked: Option<Looked>,
     /// There are older tasks, which were not looked at.
@@ -52,31 +53,31 @@ struct Looked {
 
 impl Wanted {
     /// Looks, and says how long the broker was looked at.
-    pub(super) async fn find(self, service: &ControlService) -> Result<(Found, Duration), Refusal> {
+    pub(super) async fn find(self, operator: &Operator) -> Result<(Found, Duration), Refusal> {
         let deadline = Instant::now() + TIME;
-        let narrowed = self.group.is_some() || self.stage.is_some();
+        let narrowed = self.group.is_some() || self.state.is_some();
         let step = if narrowed { MOST } else { self.limit };
         let (mut found, mut count, mut at_broker) = (Found::default(), 0, Duration::ZERO);
         while found.tasks.len() < self.limit && count < LOOKED && Instant::now() < deadline && at_broker < BROKER_TIME {
             let before = found.looked.map_or(self.before, |looked| looked.oldest);
-            let page = service.queries.run(move |reader| reader.latest_tasks(before, step)).await?;
+            let page = operator.queries.run(move |reader| reader.latest_tasks(before, step)).await?;
             let (Some(first), Some(last)) = (page.first(), page.last()) else { break };
             let newest = found.looked.map_or(first.id, |looked| looked.newest);
             let mut oldest = last.id;
             count += page.len();
 
-            let (asked, looked) = self.ask(&service.broker, page).await?;
+            let (asked, looked) = self.ask(&operator.broker, page).await?;
             at_broker += looked;
             let wanted = self.clone();
-            found.tasks.extend(service.queries.run(move |reader| wanted.list(reader, asked)).await?);
+            found.tasks.extend(operator.queries.run(move |reader| wanted.list(reader, asked)).await?);
             if found.tasks.len() > self.limit {
                 found.tasks.truncate(self.limit);
-                oldest = found.tasks.last().map_or(oldest, Listed::id);
+                oldest = found.tasks.last().map_or(oldest, TaskRow::id);
             }
             found.looked = Some(Looked { newest, oldest });
         }
         if let Some(Looked { oldest, .. }) = found.looked {
-            found.more = service.queries.run(move |reader| Ok(!reader.latest_tasks(oldest, 1)?.is_empty())).await?;
+            found.more = operator.queries.run(move |reader| Ok(!reader.latest_tasks(oldest, 1)?.is_empty())).await?;
         }
         Ok((found, at_broker))
     }
@@ -96,23 +97,23 @@ impl Wanted {
     }
 
     /// Those that are wanted, with what came of them. The log is only asked where it matters.
-    fn list(&self, reader: &mut dyn Reader, asked: TasksWithState) -> Result<Vec<Listed>, StoreError> {
+    fn list(&self, reader: &mut dyn Reader, asked: TasksWithState) -> Result<Vec<TaskRow>, StoreError> {
         let mut listed = Vec::new();
         for (task, state) in asked.into_iter().filter(|(_, state)| self.may_be(state.as_ref())) {
             let results = json::latest_results(reader, task.id, self.group.as_ref())?;
-            let task = Listed::of(task, state, results);
-            listed.extend(Some(task).filter(|task| self.stage.is_none_or(|wanted| wanted == task.stage())));
+            let task = TaskRow::of(task, state, results);
+            listed.extend(Some(task).filter(|task| self.state.is_none_or(|wanted| wanted == task.state())));
         }
         Ok(listed)
     }
 
     /// Whether a task that stands so can be in the state that is wanted. Of one that is with no group only the log knows.
-    fn may_be(&self, state: Option<&TaskState>) -> bool {
-        let Some((wanted, state)) = self.stage.zip(state) else { return true };
+    fn may_be(&self, state: Option<&broker::TaskState>) -> bool {
+        let Some((wanted, state)) = self.state.zip(state) else { return true };
         match state {
-            TaskState::InFlight(..) => wanted == Stage::InFlight,
-            TaskState::Waiting(_) => wanted == Stage::Waiting,
-            TaskState::Settled => matches!(wanted, Stage::Settled | Stage::Dead),
+            broker::TaskState::InFlight(..) => wanted == TaskState::InFlight,
+            broker::TaskState::Waiting(_) => wanted == TaskState::Waiting,
+            broker::TaskState::Settled => matches!(wanted, TaskState::Settled | TaskState::Dead),
         }
     }
 }

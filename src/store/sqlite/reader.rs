@@ -10,7 +10,7 @@ use super::{explain, int, priority_number};
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, Reader, StoreError};
 use crate::task::{
-    GroupName, Name, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+    GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
 
 const TASKS: &str = "SELECT * FROM tasks WHERE id > ? ORDER BY id";
@@ -238,13 +238,13 @@ fn status(row: &Row<'_>) -> rusqlite::Result<Status> {
 }
 
 pub(super) fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Name> {
-    Name::new("the name of a group", row.get_ref(column)?.as_str()?).map_err(strange(column))
+    Name::new(NameOf::Group, row.get_ref(column)?.as_str()?).map_err(strange(column))
 }
 
 fn optional_name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Name>> {
     row.get_ref(column)?
         .as_str_or_null()?
-        .map(|name| Name::new("the name of a group", name))
+        .map(|name| Name::new(NameOf::Group, name))
         .transpose()
         .map_err(strange(column))
 }

@@ -6,7 +6,7 @@ use crate::task::TaskId;
 /// Ids that one step goes over; there are at most as many tasks.
 const STEP: u64 = 250_000;
 
-/// Those behind `from` and up to `to`.
+/// Those after `from` and up to `to`.
 #[derive(Debug, Default)]
 pub(super) struct Addressed {
     from: TaskId,

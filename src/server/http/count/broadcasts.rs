@@ -1,7 +1,7 @@
-//! The tasks of a class that are for everyone, counted once for all groups: by blocks of ids, from the one in which the group
-//! that is furthest behind stands.
+//! The tasks of one priority that are for everyone, counted once for all groups: by blocks of ids, from the block of the group
+//! with the lowest position.
 //!
-//! Of the block in which a group stands only what is behind its position is counted: what is before it may be removed any time.
+//! Of the block in which a group stands only what comes after its position is counted: what is before it may be removed any time.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -11,7 +11,7 @@ use crate::task::TaskId;
 
 /// Ids in a block.
 const BLOCK: u64 = 10_000;
-/// Blocks, or positions, that nobody needs any more and that are kept all the same.
+/// Blocks, or positions, that no group needs any more and that are kept all the same.
 const SPARE: usize = 1_000;
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(super) struct Broadcasts {
     first: u64,
     /// How many there are in the blocks before each one, from `first` on; and before the one that is next to be counted.
     before: Vec<u64>,
-    /// How many there are behind a position, to the end of its block.
+    /// How many there are after a position, to the end of its block.
     rest: HashMap<TaskId, u64>,
     /// The same in the block of the head, which grows: to there.
     newest: HashMap<TaskId, u64>,
@@ -39,7 +39,7 @@ fn count(reader: &mut dyn Reader, backlog: &Backlog, after: TaskId, upto: TaskId
 }
 
 impl Broadcasts {
-    /// Counts the blocks that are complete, for the groups that have these before them. All of these have one class and one end.
+    /// Counts the blocks that are complete, for the groups that have these before them. All of these have one priority and one end.
     pub(super) fn prepare<'a>(
         &mut self,
         reader: &mut dyn Reader,

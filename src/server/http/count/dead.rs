@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use crate::broker::Tally;
-use crate::server::operate;
+use crate::server::operator::dead_after;
 use crate::store::{Reader, StoreError};
 use crate::task::{GroupName, Outcome};
 
 /// Dead letters that one step looks at. Many: a step reads all results of their tasks, once.
 const STEP: usize = 1000;
-/// They are removed with age, too, which nobody tells us.
+/// They are removed with age, too, of which nothing here is told.
 const RENEW: Duration = Duration::from_secs(600);
 
 #[derive(Default)]
@@ -48,7 +48,7 @@ impl Dead {
         }
         self.seen = undone;
         let walk = self.again.as_mut().unwrap_or(&mut self.shown);
-        while let (Some(last), dead) = operate::dead(reader, walk.after, None, STEP)? {
+        while let (Some(last), dead) = dead_after(reader, walk.after, None, STEP)? {
             walk.after = last;
             for group in dead.into_iter().filter_map(|entry| entry.result.group) {
                 *walk.counts.entry(group).or_default() += 1;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::Retention;
 use super::groups::Group;
-use super::machine::{Disk, Process};
 use crate::config::nearest;
+use crate::server::about::millis;
+use crate::server::config::Retention;
+use crate::server::machine::{Disk, Process};
 use crate::task::{GroupName, TaskId, Time};
 
 /// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.
@@ -32,7 +33,7 @@ const EACH: usize = 3;
 /// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Code {
+pub(in crate::server) enum Code {
     /// The server takes no tasks. `text`: why.
     NotReady,
     /// The disk is nearly full. `count`: bytes that are left.
@@ -67,7 +68,7 @@ pub(super) enum Code {
 /// How grave a finding is. The gravest is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub(super) enum Severity {
+pub(in crate::server) enum Severity {
     /// Good to know.
     Note,
     /// Needs attention.
@@ -78,37 +79,37 @@ pub(super) enum Severity {
 
 /// What was found. What the fields mean depends on the [`Code`]; those that mean nothing are 0, or not there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Finding {
-    pub(super) code: Code,
-    pub(super) severity: Severity,
-    pub(super) group: Option<GroupName>,
-    pub(super) count: u64,
-    pub(super) limit: u64,
-    pub(super) task: Option<TaskId>,
-    pub(super) millis: u64,
-    pub(super) text: Option<String>,
+pub(in crate::server) struct Finding {
+    pub(in crate::server) code: Code,
+    pub(in crate::server) severity: Severity,
+    pub(in crate::server) group: Option<GroupName>,
+    pub(in crate::server) count: u64,
+    pub(in crate::server) limit: u64,
+    pub(in crate::server) task: Option<TaskId>,
+    pub(in crate::server) millis: u64,
+    pub(in crate::server) text: Option<String>,
     /// How many others of this code are left out. Said of the last one.
-    pub(super) more: u64,
+    pub(in crate::server) more: u64,
 }
 
 /// What the judgement is made of.
-pub(super) struct Facts<'a> {
-    pub(super) now: Time,
+pub(in crate::server) struct Facts<'a> {
+    pub(in crate::server) now: Time,
     /// Why the server takes no tasks, if it does not.
-    pub(super) not_ready: Option<&'a str>,
-    pub(super) disk: Disk,
-    pub(super) process: Process,
-    pub(super) retention: Retention,
+    pub(in crate::server) not_ready: Option<&'a str>,
+    pub(in crate::server) disk: Disk,
+    pub(in crate::server) process: Process,
+    pub(in crate::server) retention: Retention,
     /// Tasks that were accepted, and outcomes that were written down, ever.
-    pub(super) tasks: u64,
-    pub(super) results: u64,
+    pub(in crate::server) tasks: u64,
+    pub(in crate::server) results: u64,
     /// Clients that are connected.
-    pub(super) clients: usize,
-    pub(super) groups: &'a [Group],
+    pub(in crate::server) clients: usize,
+    pub(in crate::server) groups: &'a [Group],
 }
 
 /// What there is to say, the gravest first.
-pub(super) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
+pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.of_server().into_iter().flatten().collect();
     found.extend(facts.groups.iter().flat_map(|group| facts.of_group(group).into_iter().flatten()));
     if found.is_empty() {
@@ -218,17 +219,13 @@ impl Facts<'_> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    super::about::millis(duration)
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
     use crate::broker::{GroupInfo, Tally};
-    use crate::task::Name;
+    use crate::task::{Name, NameOf};
 
     const NOW: Time = Time(1_777_536_000_000);
     const MINUTE: i64 = 60_000;
@@ -240,7 +237,7 @@ mod tests {
     /// A group with one idle client and nothing to do, but for what is changed.
     fn group(name: &str, change: impl FnOnce(&mut Group)) -> Group {
         let info = GroupInfo {
-            name: Name::new("the group", name).unwrap(),
+            name: Name::new(NameOf::Group, name).unwrap(),
             clients: 1,
             in_flight: 0,
             waiting: 0,

@@ -1,4 +1,4 @@
-//! Groups with what only the store can count, and the groups that tasks wait for though no client of them ever came.
+//! The groups that tasks wait for though no client of them ever came.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
@@ -15,29 +15,10 @@ const NAMES: usize = 1000;
 const LOOKED_AT: usize = 1000;
 const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
-/// A group, counted.
-#[derive(Debug, Clone)]
-pub(super) struct Group {
-    pub(super) info: GroupInfo,
-    /// Tasks it has not settled.
-    pub(super) lag: u64,
-    /// The oldest of them, and when it was accepted.
-    pub(super) oldest: Option<(TaskId, Time)>,
-    /// Its dead letters.
-    pub(super) dead: u64,
-}
-
-impl Group {
-    /// Tasks that are with no client, though their time has come.
-    pub(super) fn due(&self) -> u64 {
-        self.lag.saturating_sub((self.info.in_flight + self.info.delayed) as u64)
-    }
-}
-
 /// The groups that operators removed since the start, each with the newest task of that time. What is addressed to them up to
 /// there is forgotten with them.
 #[derive(Debug, Default)]
-pub(super) struct Removed(Mutex<HashMap<GroupName, TaskId>>);
+pub(in crate::server) struct Removed(Mutex<HashMap<GroupName, TaskId>>);
 
 impl Removed {
     pub(super) fn insert(&self, group: GroupName, newest: TaskId) {
@@ -51,7 +32,7 @@ impl Removed {
 
 /// Adds the groups that tasks up to `newest` wait for and that are not among `groups`, which are all that the broker has. Says
 /// whether there are more of them than [are listed](LISTED).
-pub(super) fn add_never_came(
+pub(in crate::server) fn add_never_came(
     groups: &mut Vec<GroupInfo>,
     reader: &mut dyn Reader,
     newest: TaskId,
@@ -133,10 +114,10 @@ mod tests {
 
     use super::*;
     use crate::store::{Backend as _, Batch, Memory, Positions};
-    use crate::task::{Name, NewResult, NewTask, Outcome, TaskResult};
+    use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, TaskResult};
 
     fn name(name: &str) -> GroupName {
-        Name::new("the group", name).unwrap()
+        Name::new(NameOf::Group, name).unwrap()
     }
 
     /// A log of tasks for these groups, from 1 on; a task whose group stands with a `!` is over.

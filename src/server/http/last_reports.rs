@@ -6,8 +6,8 @@ use std::sync::Arc;
 use crate::store::{Positions, Reader, StoreError};
 use crate::task::{Outcome, Time};
 
-/// The newest rows of a log that a round looks at. Where more come in a second, what a client said last may be what it said some
-/// seconds ago: this is for people to look at, and costs the same however much is said.
+/// The newest rows of a log that a round looks at. Where more come in a second, what is shown may be some seconds old: it is for
+/// people to look at, and costs the same however much clients report.
 const NEWEST: u64 = 1000;
 /// Clients that are remembered, connected or gone.
 const CLIENTS: usize = 10_000;
@@ -16,12 +16,12 @@ const CHARS: usize = 200;
 
 /// What a client said last.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Last {
+pub(super) struct LastReport {
     pub(super) status: Option<(String, Time)>,
     pub(super) result: Option<(String, Outcome, Time)>,
 }
 
-impl Last {
+impl LastReport {
     fn at(&self) -> Time {
         let (status, result) = (self.status.as_ref().map(|s| s.1), self.result.as_ref().map(|r| r.2));
         status.max(result).unwrap_or_default()
@@ -30,14 +30,14 @@ impl Last {
 
 /// By the name that the log has for a client: its id, or its address.
 #[derive(Default)]
-pub(super) struct Followed {
-    clients: HashMap<Arc<str>, Last>,
+pub(super) struct LastReports {
+    clients: HashMap<Arc<str>, LastReport>,
     seen: Positions,
 }
 
 /// What came since the last round, as far as it is looked at.
 pub(super) struct News {
-    clients: HashMap<Arc<str>, Last>,
+    clients: HashMap<Arc<str>, LastReport>,
     upto: Positions,
 }
 
@@ -46,7 +46,7 @@ impl News {
     pub(super) fn read(reader: &mut dyn Reader, seen: Positions, newest: Positions) -> Result<News, StoreError> {
         let from = |seen: u64, newest: u64| seen.max(newest.saturating_sub(NEWEST));
         let (mut result, mut status) = (from(seen.result, newest.result), from(seen.status, newest.status));
-        let mut clients: HashMap<Arc<str>, Last> = HashMap::new();
+        let mut clients: HashMap<Arc<str>, LastReport> = HashMap::new();
         // A page may end early, when its texts are long.
         while result < newest.result {
             let page = reader.results(result, NEWEST as usize)?;
@@ -67,7 +67,7 @@ impl News {
     }
 }
 
-impl Followed {
+impl LastReports {
     /// How far it was looked.
     pub(super) fn seen(&self) -> Positions {
         self.seen
@@ -89,14 +89,14 @@ impl Followed {
         if self.clients.len() <= CLIENTS {
             return;
         }
-        let mut at: Vec<Time> = self.clients.values().map(Last::at).collect();
+        let mut at: Vec<Time> = self.clients.values().map(LastReport::at).collect();
         let (_, median, _) = at.select_nth_unstable(CLIENTS / 2);
         let median = *median;
         self.clients.retain(|_, last| last.at() > median);
     }
 
     /// What this client said last.
-    pub(super) fn last(&self, client: &str) -> Last {
+    pub(super) fn last(&self, client: &str) -> LastReport {
         self.clients.get(client).cloned().unwrap_or_default()
     }
 }

@@ -1,0 +1,93 @@
+//! How a server is set, and why it does not start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::broker;
+use crate::store::StoreError;
+
+/// How a server is set.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where clients connect, `host:port`; port 0: any that is free.
+    pub listen: String,
+    /// Where operators connect, `host:port`.
+    pub control: String,
+    /// Where the page, its API and the metrics are, `host:port`; `None`: nowhere.
+    pub http: Option<String>,
+    /// Names by which browsers may call that, besides `localhost` and addresses.
+    pub http_hosts: Vec<String>,
+    /// The folder of the store.
+    pub data: PathBuf,
+    /// The longest text of a task, a status or a result, in bytes.
+    pub max_task: usize,
+    /// Makes ten tasks at the start, and ten more each time this has passed.
+    pub demo: Option<Duration>,
+    /// How the delivery of tasks is set.
+    pub broker: broker::Config,
+    /// What is kept for how long.
+    pub retention: Retention,
+    /// How long clients have to report what came of the tasks they hold when the server stops.
+    pub grace: Duration,
+}
+
+/// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
+pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
+
+/// Why a server did not start.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// The store could not be opened.
+    #[error("{0} (--data)")]
+    Open(#[source] StoreError),
+    /// The store failed at once.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The folder of the store is there, but takes nothing.
+    #[error(
+        "nothing can be written to {} ({why}); make room on its disk, see to its permissions, or use another folder (--data)",
+        path.display()
+    )]
+    Data {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        why: std::io::Error,
+    },
+    /// Another program listens there, or it is no address of this machine.
+    #[error("cannot listen on {address}: {why}; choose another with {flag}")]
+    Listen {
+        /// What was asked for.
+        address: String,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What the system said.
+        why: String,
+    },
+    /// gRPC or the system refused something that should always work.
+    #[error("the server could not be started: {0}")]
+    Start(String),
+}
+
+/// What is kept for how long.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// Tasks that every group has settled are removed when they are older, with what came of them; statuses, too.
+    pub retain: Duration,
+    /// They are removed earlier, oldest first, when the store takes more bytes than this.
+    pub retain_bytes: Option<u64>,
+    /// A group that no client has used for this time ends; a task for a group that never came is kept as long.
+    pub group_ttl: Duration,
+    /// How often what is old is looked for.
+    pub every: Duration,
+}
+
+impl Default for Retention {
+    /// A week, however much that is; groups a month; looked for every minute.
+    fn default() -> Retention {
+        let day = Duration::from_secs(24 * 60 * 60);
+        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, every: Duration::from_secs(60) }
+    }
+}

@@ -1,0 +1,259 @@
+//! What operators see and change: one verb for each, in the types of this program. Their gRPC service and the HTTP API only
+//! translate.
+
+mod dead;
+mod findings;
+mod groups;
+mod ledger;
+mod lists;
+mod never_came;
+
+use std::sync::Arc;
+
+pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
+use self::groups::count_groups;
+pub(super) use self::groups::{Group, count_group};
+pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
+pub(super) use self::lists::{DeadLetters, Log, Range, Results, Statuses, Tasks};
+pub(super) use self::never_came::{Removed, add_never_came};
+use super::about::About;
+use super::config::Retention;
+use super::machine::{Disk, Process};
+use super::query::Queries;
+use super::refusal::{Refusal, Text};
+use super::traffic::Traffic;
+use crate::broker::{self, ClientInfo};
+use crate::store::{self, Accepted, Positions, Reader};
+use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
+
+/// Does what operators ask for. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Operator {
+    pub(super) broker: broker::Handle,
+    pub(super) store: store::Handle,
+    pub(super) queries: Queries,
+    pub(super) about: Arc<About>,
+    pub(super) traffic: Arc<Traffic>,
+    /// The longest text of a task, in bytes.
+    pub(super) limit: usize,
+    pub(super) removed: Arc<Removed>,
+}
+
+/// A task as somebody asks for it, not checked yet. Empty texts: not set.
+pub(super) struct TaskRequest {
+    pub(super) text: String,
+    pub(super) to: String,
+    pub(super) key: String,
+    pub(super) not_before: Option<Time>,
+    pub(super) expires_at: Option<Time>,
+    pub(super) max_attempts: Option<u32>,
+    pub(super) priority: Priority,
+}
+
+/// A server: how it is set, and how it is.
+pub(super) struct ServerInfo {
+    pub(super) about: Arc<About>,
+    pub(super) retention: Retention,
+    pub(super) config: broker::Config,
+    pub(super) disk: Disk,
+    pub(super) process: Process,
+    pub(super) now: Time,
+    pub(super) positions: Positions,
+    pub(super) clients: usize,
+    pub(super) groups: usize,
+    pub(super) in_flight: u64,
+    /// If it was to be counted.
+    pub(super) fleet: Option<Fleet>,
+    /// Why the store takes no more, if it does not.
+    pub(super) failure: Option<String>,
+}
+
+/// Groups, and what is not well.
+#[derive(Default)]
+pub(super) struct Fleet {
+    /// By name; then, by name, those that never came.
+    pub(super) groups: Vec<Group>,
+    /// There are more that never came.
+    pub(super) never_came_left_out: bool,
+    /// The gravest first.
+    pub(super) findings: Vec<Finding>,
+}
+
+impl TaskRequest {
+    /// The task, if it can be accepted. `limit`: the longest text, in bytes.
+    pub(super) fn check(self, limit: usize) -> Result<NewTask, Refusal> {
+        if self.text.is_empty() {
+            return Err(Refusal::EmptyTask);
+        }
+        let text = Text::Task.check(self.text, limit)?;
+        Ok(NewTask {
+            to: if_set(NameOf::To, &self.to)?,
+            // Held to the same rule as names, so that an index on keys stays small.
+            key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
+            not_before: self.not_before,
+            expires_at: self.expires_at,
+            max_attempts: self.max_attempts.filter(|n| *n > 0),
+            priority: self.priority,
+            text,
+        })
+    }
+}
+
+/// A name; none if it is empty.
+pub(super) fn if_set(of: NameOf, name: &str) -> Result<Option<Name>, Refusal> {
+    Ok(if name.is_empty() { None } else { Some(Name::new(of, name)?) })
+}
+
+impl ServerInfo {
+    fn facts<'a>(&'a self, groups: &'a [Group]) -> Facts<'a> {
+        Facts {
+            now: self.now,
+            not_ready: self.failure.as_deref(),
+            disk: self.disk.clone(),
+            process: self.process.clone(),
+            retention: self.retention.clone(),
+            tasks: self.positions.task,
+            results: self.positions.result,
+            clients: self.clients,
+            groups,
+        }
+    }
+}
+
+impl Operator {
+    async fn task(&self, id: TaskId) -> Result<Task, Refusal> {
+        let found = self.queries.run(move |reader| reader.tasks_by_id(&[id])).await?;
+        let newest = self.store.tail().positions().task;
+        found.into_iter().next().ok_or(Refusal::NoSuchTask(id, newest))
+    }
+
+    async fn results_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {
+        Ok(self.queries.run(move |reader| reader.results_of(id)).await?)
+    }
+
+    /// Accepts all of the tasks, or none.
+    pub(super) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, Refusal> {
+        Ok(self.broker.submit(tasks).await?)
+    }
+
+    /// A task, where it stands with each group, and what came of it.
+    pub(super) async fn describe(&self, id: TaskId) -> Result<Ledger, Refusal> {
+        let task = self.task(id).await?;
+        let results = self.results_of(id).await?;
+        let states = self.broker.task_states(task.clone()).await?;
+        Ok(Ledger::new(task, states, results))
+    }
+
+    /// The connected clients, oldest stream first.
+    pub(super) async fn clients(&self) -> Result<Vec<ClientInfo>, Refusal> {
+        Ok(self.broker.clients().await?)
+    }
+
+    /// The groups, how far each has come, and what is not well.
+    pub(super) async fn fleet(&self) -> Result<Fleet, Refusal> {
+        Ok(self.server(true).await?.fleet.unwrap_or_default())
+    }
+
+    /// The server itself. `counted`: with what has to be counted for it.
+    pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
+        let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
+        let clients = self.broker.connected().await?;
+        let (about, store, removed) = (self.about.clone(), self.store.clone(), self.removed.clone());
+        let look = move |reader: &mut dyn Reader| {
+            let in_flight = groups.iter().map(|group| group.in_flight as u64).sum();
+            let (count, retention) = (groups.len(), about.retention());
+            let (disk, process) = (Disk::of(&about.data), Process::now());
+            let (now, positions, failure) = (Time::now(), store.tail().positions(), store.failure());
+            let mut server = ServerInfo {
+                about,
+                retention,
+                config,
+                disk,
+                process,
+                now,
+                positions,
+                clients,
+                groups: count,
+                in_flight,
+                fleet: None,
+                failure,
+            };
+            if counted {
+                let mut groups = groups;
+                let never_came_left_out = add_never_came(&mut groups, reader, positions.task, &removed, now)?;
+                let groups = count_groups(reader, groups)?;
+                let findings = judge(&server.facts(&groups));
+                server.fleet = Some(Fleet { groups, never_came_left_out, findings });
+            }
+            Ok(server)
+        };
+        Ok(self.queries.run(look).await?)
+    }
+
+    /// Takes a task back; says from how many groups that had not settled it.
+    pub(super) async fn cancel(&self, id: TaskId) -> Result<u32, Refusal> {
+        Ok(self.broker.cancel(self.task(id).await?).await?)
+    }
+
+    /// Gives a task again: to this group, or to each that settled it without [`Outcome::Done`]. Says to how many.
+    pub(super) async fn retry(&self, id: TaskId, group: Option<GroupName>) -> Result<usize, Refusal> {
+        let task = self.task(id).await?;
+        let names = match group {
+            Some(group) => vec![group],
+            None => {
+                let results = self.results_of(id).await?;
+                let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
+                let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
+                names.sort_unstable();
+                names
+            }
+        };
+        Ok(self.broker.revive(task, names).await?)
+    }
+
+    /// Takes a dead letter off the list.
+    pub(super) async fn drop_dead(&self, id: TaskId, group: GroupName) -> Result<(), Refusal> {
+        self.task(id).await?;
+        let results = self.results_of(id).await?;
+        if !settlements(&results).get(&group).is_some_and(|r| r.result.outcome.is_dead()) {
+            return Err(Refusal::NotDead(id, group));
+        }
+        Ok(self.broker.drop_dead(id, group).await?)
+    }
+
+    /// The dead letters before a position, newest first, each with its task if that is still there; and whether there are more.
+    pub(super) async fn latest_dead(
+        &self,
+        before: u64,
+        group: Option<GroupName>,
+        limit: usize,
+    ) -> Result<(Vec<(TaskResult, Option<Task>)>, bool), Refusal> {
+        let read = move |reader: &mut dyn Reader| {
+            let (entries, more) = latest_dead(reader, before, group.as_ref(), limit)?;
+            let with_task = entries.into_iter().map(|entry| {
+                let task = reader.tasks_by_id(&[entry.result.task])?.into_iter().next();
+                Ok((entry, task))
+            });
+            Ok((with_task.collect::<Result<_, store::StoreError>>()?, more))
+        };
+        Ok(self.queries.run(read).await?)
+    }
+
+    /// Stops or resumes the delivery of tasks to a group.
+    pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<(), Refusal> {
+        Ok(self.broker.set_paused(group, paused).await?)
+    }
+
+    /// Forgets a group; says how many tasks it still owed.
+    pub(super) async fn remove_group(&self, group: GroupName) -> Result<u64, Refusal> {
+        let infos = self.broker.groups().await?;
+        let owed = match infos.into_iter().find(|info| info.name == group) {
+            Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
+            None => 0,
+        };
+        self.broker.remove_group(group.clone()).await?;
+        self.removed.insert(group, self.broker.newest_task());
+        Ok(owed)
+    }
+}

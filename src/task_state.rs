@@ -1,0 +1,114 @@
+//! How far a task has come with a group, and why: the words that the page, its API and `contactctl` have for it.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::task::{Outcome, Time};
+
+/// How far a task has come with a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TaskState {
+    /// To be delivered, or delivered again.
+    Waiting,
+    /// With a client.
+    #[serde(rename = "in flight")]
+    InFlight,
+    /// The group is through with it.
+    Settled,
+    /// Settled by being given up: a dead letter.
+    Dead,
+}
+
+impl TaskState {
+    /// What people and programs call it; the same word as in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            TaskState::Waiting => "waiting",
+            TaskState::InFlight => "in flight",
+            TaskState::Settled => "settled",
+            TaskState::Dead => "dead",
+        }
+    }
+}
+
+/// Why a task is not with a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitReason {
+    /// Its time has not come.
+    NotBefore(Time),
+    /// The group was stopped.
+    Paused,
+    /// No client of the group is connected.
+    NoClient,
+    /// Every client holds as many tasks as it wants.
+    WindowsFull,
+    /// The clients do not read what they were sent.
+    NotReading,
+    /// It is about to go out.
+    Queued,
+    /// No client of the group has ever come.
+    NeverCame,
+}
+
+impl fmt::Display for WaitReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            WaitReason::NotBefore(at) => return write!(f, "not before {at}"),
+            WaitReason::Paused => "the group is paused",
+            WaitReason::NoClient => "no client of the group is connected",
+            WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants",
+            WaitReason::NotReading => "the clients of the group do not read what they were sent",
+            WaitReason::Queued => "next, after those before it",
+            WaitReason::NeverCame => "no client of the group has come yet",
+        })
+    }
+}
+
+/// Why a task is in its state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StateReason {
+    /// It waits for this.
+    Waits(WaitReason),
+    /// A client has it, and must say something before this time.
+    Leased(Time),
+    /// This came of it. `None`: the log does not say, or no longer.
+    Settled(Option<Outcome>),
+}
+
+impl StateReason {
+    /// The state.
+    pub fn state(self) -> TaskState {
+        match self {
+            StateReason::Waits(_) => TaskState::Waiting,
+            StateReason::Leased(_) => TaskState::InFlight,
+            StateReason::Settled(Some(outcome)) if outcome.is_dead() => TaskState::Dead,
+            StateReason::Settled(_) => TaskState::Settled,
+        }
+    }
+}
+
+impl fmt::Display for StateReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StateReason::Waits(reason) => reason.fmt(f),
+            StateReason::Leased(until) => write!(f, "its lease ends at {until}"),
+            StateReason::Settled(outcome) => f.write_str(outcome.map_or("", Outcome::name)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn the_word_for_a_state_is_the_one_in_json() {
+        for state in [TaskState::Waiting, TaskState::InFlight, TaskState::Settled, TaskState::Dead] {
+            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+        }
+    }
+}

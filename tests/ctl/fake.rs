@@ -326,7 +326,8 @@ impl Control for Service {
         _: Decoded<pb::ListGroupsRequest>,
         sink: UnarySink<pb::ListGroupsResponse>,
     ) {
-        let (groups, findings) = (self.state().groups.clone(), self.state().findings.clone());
+        let groups = self.state().groups.clone();
+        let findings = self.state().findings.clone();
         self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, findings, ..Default::default() });
     }
 

@@ -15,7 +15,7 @@ use super::link::{self, Link};
 use super::manage::count;
 use super::out::{Out, escape};
 use crate::task::Time;
-use crate::wire::contact::{ClientMsg, Empty, Result as Told};
+use crate::wire::contact::{ClientMsg, Empty, Result as OutcomeReport};
 use crate::wire::contact_grpc::ContactClient;
 use crate::wire::control as pb;
 
@@ -203,7 +203,7 @@ async fn hold(channel: &Channel, how_long: Duration) -> Result<Finding, Error> {
             format!("start clients with --heartbeat {heartbeat}s, or let what is on the way keep idle streams longer");
         Finding::bad("keepalive", Status::Failed, says, remedy)
     };
-    let (_sink, mut answers): (grpcio::ClientDuplexSender<ClientMsg>, grpcio::ClientDuplexReceiver<Told>) =
+    let (_sink, mut answers): (grpcio::ClientDuplexSender<ClientMsg>, grpcio::ClientDuplexReceiver<OutcomeReport>) =
         match ContactClient::new(channel.clone()).send_status(CallOption::default()) {
             Ok(call) => call,
             Err(e) => return Ok(cut(e.to_string())),

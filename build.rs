@@ -21,13 +21,20 @@ const PROTOS: [(&str, &[&str]); 5] = [
     ("grpc/reflection/v1", &["reflection"]),
     ("grpc/reflection/v1alpha", &["reflection"]),
 ];
+/// Those that clients need. The others come with the features `server` and `ctl`.
+const OF_CLIENTS: [&str; 3] = ["contact", "error_details", "status"];
 
 fn main() -> anyhow::Result<()> {
     println!("cargo:rerun-if-changed=proto");
     let out = PathBuf::from(env::var("OUT_DIR")?).join("wire");
     let mut packages = String::new();
+    let all = ["SERVER", "CTL"].iter().any(|feature| env::var_os(format!("CARGO_FEATURE_{feature}")).is_some());
     for (folder, names) in PROTOS {
-        let modules = generate(folder, names, &out.join(folder))?;
+        let names: Vec<&str> = names.iter().copied().filter(|name| all || OF_CLIENTS.contains(name)).collect();
+        if names.is_empty() {
+            continue;
+        }
+        let modules = generate(folder, &names, &out.join(folder))?;
         if folder.is_empty() {
             packages += &modules;
         } else {

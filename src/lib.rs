@@ -9,17 +9,37 @@
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
 //! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
+//!
+//! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
+//! no database, no HTTP and no terminal:
+//!
+//! ```toml
+//! contact = { version = "0.1", default-features = false, features = ["client"] }
+//! ```
 
+#[cfg(feature = "server")]
 pub mod broker;
+#[cfg(feature = "client")]
 pub mod client;
 pub mod codec;
+#[cfg(feature = "cli")]
 pub mod config;
+#[cfg(feature = "ctl")]
 pub mod ctl;
+#[cfg(feature = "server")]
 pub mod latency;
+#[cfg(feature = "cli")]
 pub mod logger;
+#[cfg(feature = "server")]
 pub mod mailbox;
+#[cfg(feature = "cli")]
 pub mod manual;
+#[cfg(any(feature = "client", feature = "ctl"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
+mod rpc_status;
+#[cfg(feature = "server")]
 pub mod server;
+#[cfg(feature = "server")]
 pub mod store;
 pub mod task;
 pub mod task_state;

@@ -190,7 +190,7 @@ impl Server {
             demo.stop();
         }
         retention_thread.stop();
-        // A broker that is gone sends nobody away.
+        // A broker that is gone has no clients to send away.
         health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
         broker.drain();
         watchers.stop();

@@ -1,14 +1,14 @@
 //! The store: the log of tasks, the log of outcomes, what clients reported, and how far each group has come.
 //!
 //! The promise:
-//! - What was answered is on disk: [`Handle::submit`] and [`Handle::report`] resolve, and [`Handle::flush`] calls back, after
+//! - What was answered is on disk: [`Handle::submit`] and [`Handle::record_statuses`] resolve, and [`Handle::flush`] calls back, after
 //!   the transaction with it was synced. All that waits is written in one transaction, synced once.
 //! - Nothing is announced that is not on disk: [`Tail`] and its subscribers see a task after its commit, in the order of ids.
 //! - Ids and seqs follow one another from 1 without gaps, and none is given twice, whatever is removed and however often the
 //!   store is opened again.
 //! - What one thread sends is written in the order it sent it, and a transaction is written whole or not at all.
-//! - After a failed write the store takes no more until it is opened again: what was answered before is safe, and everything
-//!   after it is told so.
+//! - After a failed write the store takes no more until it is opened again: what was answered before is safe, and every later
+//!   call gets that error.
 //!
 //! One thread, `store-writer`, owns a [`Backend`] and is the only one that writes. Reading goes around it: the newest tasks
 //! from memory ([`Tail`]), everything else through a [`Reader`] of one's own.
@@ -46,7 +46,7 @@ use writer::{Command, Done, Writer};
 /// threads block: submitters are slowed down to what the disk takes.
 const MAILBOX: usize = 1_024;
 
-/// The store, as its owner holds it: the writer thread. Dropping it closes it, without a word about what went wrong.
+/// The store, as its owner holds it: the writer thread. Dropping it closes it, and only logs what went wrong.
 pub struct Store {
     handle: Handle,
     writer: Option<JoinHandle<Result<(), StoreError>>>,
@@ -58,12 +58,12 @@ impl Store {
         Store::with_backend(Box::new(Sqlite::open(dir)?))
     }
 
-    /// A store that is gone when it is closed. Panics where the system has no thread left, as [`thread::spawn`] does.
+    /// A store whose content ends when it is closed. Panics where the system has no thread left, as [`thread::spawn`] does.
     pub fn in_memory() -> (Store, Recovered) {
         Store::with_backend(Box::new(Memory::default())).expect("memory does not fail, and there is a thread to be had")
     }
 
-    /// A store over `backend`, which nobody else may write to.
+    /// A store over `backend`, which must have no other writer.
     pub fn with_backend(mut backend: Box<dyn Backend>) -> Result<(Store, Recovered), StoreError> {
         let recovered = backend.recover()?;
         let (commands, mailbox) = mailbox::bounded(MAILBOX);
@@ -79,7 +79,7 @@ impl Store {
         Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
     }
 
-    /// What everyone else uses.
+    /// What all others use.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
     }
@@ -93,7 +93,7 @@ impl Store {
 
     fn stop(&mut self) -> Result<(), StoreError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
-        // Refused only when the writer is gone already; joining says why.
+        // Refused only when the writer has ended already; joining says why.
         let _ = self.handle.commands.send(Command::Close);
         writer.join().unwrap_or(Err(StoreError::Closed))
     }
@@ -113,7 +113,7 @@ impl fmt::Debug for Store {
     }
 }
 
-/// What was accepted. On disk by the time anyone sees it.
+/// What was accepted. It is on disk before any caller sees this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Accepted {
     /// The id of the first task; 0 if there was none.
@@ -145,8 +145,8 @@ struct Shared {
 }
 
 impl Shared {
-    /// What a command is told that the writer cannot answer any more.
-    fn gone(&self) -> StoreError {
+    /// The answer to a command that the writer cannot answer any more.
+    fn ended(&self) -> StoreError {
         self.failure.get().cloned().unwrap_or(StoreError::Closed)
     }
 }
@@ -168,19 +168,19 @@ impl Handle {
         if tasks.is_empty() {
             let _ = answer.send(Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() }));
         } else {
-            self.commands.send_async(Command::Submit(tasks, answer)).await.map_err(|_| self.shared.gone())?;
+            self.commands.send_async(Command::Submit(tasks, answer)).await.map_err(|_| self.shared.ended())?;
         }
         let shared = self.shared.clone();
-        Ok(async move { answered.await.unwrap_or_else(|_| Err(shared.gone())) })
+        Ok(async move { answered.await.unwrap_or_else(|_| Err(shared.ended())) })
     }
 
     /// Writes down what clients reported, and resolves when it is on disk.
-    pub async fn report(&self, statuses: Vec<NewStatus>) -> Result<(), StoreError> {
+    pub async fn record_statuses(&self, statuses: Vec<NewStatus>) -> Result<(), StoreError> {
         if statuses.is_empty() {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        self.ask(Command::Report(statuses, answer), answered).await
+        self.ask(Command::RecordStatuses(statuses, answer), answered).await
     }
 
     /// Changes when a task expires, and resolves when that is on disk.
@@ -200,8 +200,8 @@ impl Handle {
         command: Command,
         answered: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
-        self.commands.send_async(command).await.map_err(|_| self.shared.gone())?;
-        answered.await.unwrap_or_else(|_| Err(self.shared.gone()))
+        self.commands.send_async(command).await.map_err(|_| self.shared.ended())?;
+        answered.await.unwrap_or_else(|_| Err(self.shared.ended()))
     }
 
     /// Appends to the log of outcomes. [`flush`](Handle::flush) tells when it is on disk.
@@ -218,13 +218,13 @@ impl Handle {
     }
 
     /// Replaces the states of these groups, and marks that every result recorded before this call is contained in the states
-    /// of the groups: what is replayed at the next start begins behind it. So `groups` must hold every group that changed
+    /// of the groups: the next start replays what comes after it. So `groups` must hold every group that changed
     /// since the last checkpoint.
     pub fn checkpoint(&self, groups: Vec<GroupState>) {
         self.send(Command::Checkpoint(groups));
     }
 
-    /// Removes the state of a group. Its results stay in the log, and those behind the mark will still be replayed.
+    /// Removes the state of a group. Its results stay in the log, and those after the mark will still be replayed.
     pub fn forget_group(&self, name: GroupName) {
         self.send(Command::ForgetGroup(name));
     }
@@ -235,7 +235,7 @@ impl Handle {
         self.send(Command::Flush(Done::new(done)));
     }
 
-    /// Sends a command that nobody waits for: if the store is closed, the command's own parts say so.
+    /// Sends a command without an answer. If the store is closed, the command is dropped, and a callback in it is called.
     fn send(&self, command: Command) {
         let _ = self.commands.send(command);
     }
@@ -245,7 +245,7 @@ impl Handle {
         &self.shared.tail
     }
 
-    /// A reader of one's own, for one thread. It sees what is on disk, and delays no one.
+    /// A reader for one thread. It sees what is on disk, and delays neither the writer nor other readers.
     pub fn reader(&self) -> Result<Box<dyn Reader>, StoreError> {
         (self.shared.open)()
     }

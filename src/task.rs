@@ -3,6 +3,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use serde::Serialize;
+
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
 
@@ -120,7 +122,12 @@ pub enum Priority {
     Low,
 }
 
-/// A task that somebody wants accepted.
+impl Priority {
+    /// All of them, in the order in which tasks go out. `priority as usize` is its place here.
+    pub const ALL: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
+}
+
+/// A task that is to be accepted.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct NewTask {
     /// What to do.
@@ -151,7 +158,8 @@ pub struct Task {
 }
 
 /// What came of a delivery, as the log keeps it. The numbers are those of the store and of `proto/control.proto`: never reuse one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]
 pub enum Outcome {
     /// Finished.
@@ -178,6 +186,13 @@ pub enum Outcome {
     Dropped = 10,
 }
 
+/// The name of the value in `proto/control.proto`, which is its name in JSON, too.
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
+    }
+}
+
 impl Outcome {
     /// All of them, each at its number.
     pub const ALL: [Outcome; 11] = [
@@ -193,23 +208,6 @@ impl Outcome {
         Outcome::Revived,
         Outcome::Dropped,
     ];
-
-    /// What programs call it: the name of the value in `proto/control.proto`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Outcome::Done => "DONE",
-            Outcome::Retry => "RETRY",
-            Outcome::Failed => "FAILED",
-            Outcome::Working => "WORKING",
-            Outcome::Lost => "LOST",
-            Outcome::TimedOut => "TIMED_OUT",
-            Outcome::Exhausted => "EXHAUSTED",
-            Outcome::Expired => "EXPIRED",
-            Outcome::Cancelled => "CANCELLED",
-            Outcome::Revived => "REVIVED",
-            Outcome::Dropped => "DROPPED",
-        }
-    }
 
     /// The outcome with that number.
     pub fn from_number(number: i64) -> Option<Outcome> {

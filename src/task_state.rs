@@ -21,15 +21,10 @@ pub enum TaskState {
     Dead,
 }
 
-impl TaskState {
-    /// What people and programs call it; the same word as in JSON.
-    pub fn name(self) -> &'static str {
-        match self {
-            TaskState::Waiting => "waiting",
-            TaskState::InFlight => "in flight",
-            TaskState::Settled => "settled",
-            TaskState::Dead => "dead",
-        }
+/// The same word as in JSON.
+impl fmt::Display for TaskState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.serialize(f)
     }
 }
 
@@ -94,21 +89,7 @@ impl fmt::Display for StateReason {
         match self {
             StateReason::Waits(reason) => reason.fmt(f),
             StateReason::Leased(until) => write!(f, "its lease ends at {until}"),
-            StateReason::Settled(outcome) => f.write_str(outcome.map_or("", Outcome::name)),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use super::*;
-
-    #[test]
-    fn the_word_for_a_state_is_the_one_in_json() {
-        for state in [TaskState::Waiting, TaskState::InFlight, TaskState::Settled, TaskState::Dead] {
-            assert_eq!(serde_json::to_value(state).unwrap(), state.name());
+            StateReason::Settled(outcome) => outcome.map_or(Ok(()), |outcome| outcome.fmt(f)),
         }
     }
 }

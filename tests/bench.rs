@@ -1,14 +1,12 @@
 //! `contactctl bench`: each measurement, very small. How fast anything is does not matter here.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::process::Command;
 
-use common::program::Program;
-use common::python::Python;
-use common::server::Server;
 use serde_json::Value;
+
+use crate::common::program::Program;
+use crate::common::server::Server;
+use crate::interop::python::Python;
 
 /// Runs a measurement to its end and returns its figures: the last line, one object.
 #[track_caller]

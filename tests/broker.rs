@@ -4,16 +4,11 @@
 //! end, when everybody behaves, every task is settled. `cargo test` lives a few hundred; for a night's run:
 //!
 //! ```text
-//! PROPTEST_CASES=200000 cargo test --test broker any_life
+//! PROPTEST_CASES=200000 cargo test --test pure any_life
 //! ```
 
-#![allow(clippy::unwrap_used)]
-
-#[path = "broker/model.rs"]
 mod model;
-#[path = "broker/ops.rs"]
 mod ops;
-#[path = "broker/world.rs"]
 mod world;
 
 use std::sync::Arc;
@@ -758,7 +753,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         paused: false,
         last_used: now,
         cursors: [OPEN; 3],
-        settled: vec![],
+        taken_up: vec![],
         open: (1..=OPEN).map(|id| OpenTask { id, attempts: 0, not_before: far }).collect(),
     };
     let positions = Positions { task: OPEN, ..Positions::default() };

@@ -2,16 +2,18 @@
 //!
 //! What is done and seen in the browser stands in `tests/browser/scenes.mjs`; here stands what happens meanwhile. How each
 //! view looks is kept as pictures, in `browser/` of the target folder.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+mod driver;
 
+use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
-use common::browser::Browser;
-use common::program::Program;
-use common::server::Server;
 use serde_json::json;
+
+use crate::common::program::Program;
+use crate::common::server::Server;
+use driver::Browser;
 
 #[test]
 fn a_task_submitted_on_the_page_reaches_a_worker_and_its_result_shows_up() {
@@ -204,6 +206,31 @@ fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
     let Some(browser) = Browser::ready() else { return };
     let (server, _workers) = a_lively_fleet();
     browser.plays("looks", &server).ends_well();
+}
+
+/// The picture in the README. `CONTACT_PICTURE=docs/page.png` makes it anew, of five minutes of work.
+#[test]
+fn the_picture_of_the_page_shows_a_fleet_at_work() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let work = "sleep 0.3; tr a-z A-Z";
+    let letters = "case $(cat) in *nobody*) echo 'no such address' >&2; exit 1;; *) sleep 0.1; echo sent;; esac";
+    let _workers = [
+        worker(&server, "berlin-1", "thumbnails", work),
+        worker(&server, "berlin-2", "thumbnails", work),
+        worker(&server, "oslo-1", "thumbnails", work),
+        worker(&server, "mail-1", "letters", letters),
+        worker(&server, "search-1", "search", work),
+        worker(&server, "search-2", "search", work),
+    ];
+    let file = env::var_os("CONTACT_PICTURE");
+    let seconds = if file.is_some() { "300" } else { "3" };
+    browser.plays_with("picture", &server, &[("CONTACT_SECONDS", Path::new(seconds))]).ends_well();
+    let picture = browser.picture("picture");
+    assert!(fs::metadata(&picture).unwrap().len() < 300_000, "the README is to load fast");
+    if let Some(file) = file {
+        fs::copy(picture, Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap();
+    }
 }
 
 /// Clients at work and one that is gone, groups of every kind, long names and texts, dead letters.

@@ -1,5 +1,4 @@
 //! The client's behaviour, against a server in the same process that does what each test says.
-#![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicUsize, Ordering};

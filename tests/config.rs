@@ -1,7 +1,4 @@
 //! The settings of the programs: from the command line, the environment and a file.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,11 +9,12 @@ use std::process::{Command, Output};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use common::DEADLINE;
-use common::program::Program;
-use common::server::Server;
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::common::DEADLINE;
+use crate::common::program::Program;
+use crate::common::server::Server;
 
 /// The programs that have settings, each with its table in the file.
 const PROGRAMS: [(&str, &str); 2] =
@@ -466,7 +464,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     fs::write(&unit, deployed("contact-server.service").replace("/usr/local/bin/contact-server", SERVER)).unwrap();
     let output = match Command::new("systemd-analyze").arg("verify").arg(unit).output() {
         Ok(output) => output,
-        Err(e) => return common::skipped(&format!("systemd-analyze cannot be run: {e}")),
+        Err(e) => return crate::common::skipped(&format!("systemd-analyze cannot be run: {e}")),
     };
     let said = String::from_utf8_lossy(&output.stderr);
     // It may have something to say about the machine's own units.

@@ -1,16 +1,10 @@
 //! What any good gRPC service does, and Contact does, too: health, reflection, statuses with details, and an orderly end. As
 //! Python's own libraries see it, where there are some.
-#![allow(clippy::unwrap_used)]
-
-mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::DEADLINE;
-use common::python::{Python, Spelling};
-use common::server::Server;
 use contact::client::{Config, Event, Worker};
 use contact::codec::client_method;
 use contact::wire::contact as pb;
@@ -33,6 +27,10 @@ use grpcio::{
 };
 use protobuf::{Message as _, MessageFull};
 use serde_json::{Value, json};
+
+use crate::common::DEADLINE;
+use crate::common::server::Server;
+use crate::interop::python::{Python, Spelling};
 
 const CONTROL: &str = "contact.control.v1.Control";
 
@@ -145,7 +143,7 @@ fn a_tool_that_knows_nothing_but_reflection_submits_a_task_and_takes_it() {
     let Some(said) = python(&["work", &server.listen, &server.control, "任务 by reflection"]) else { return };
     assert_eq!(said[0]["given"], "任务 by reflection");
     assert_eq!(said[0]["ledger"]["results"][0]["ret"], "by reflection");
-    assert_eq!(said[0]["ledger"]["groups"][0]["state"], "settled");
+    assert_eq!(said[0]["ledger"]["groups"][0]["state"], "SETTLED");
 }
 
 #[test]

@@ -1,24 +1,18 @@
 //! The real server is killed again and again under load; then what every party saw is held against the ledger.
 //!
-//! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test crash -- --nocapture`.
-#![allow(clippy::unwrap_used, unreachable_pub)]
+//! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
-mod common;
-#[path = "crash/ledger.rs"]
 mod ledger;
-#[path = "crash/submitters.rs"]
 mod submitters;
-#[path = "crash/witness.rs"]
 mod witness;
-#[path = "crash/workers.rs"]
 mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
-use common::python::{Python, Spelling};
-use common::server::Server;
+use crate::common::server::Server;
+use crate::interop::python::{Python, Spelling};
 use ledger::Ledger;
 use witness::Witness;
 

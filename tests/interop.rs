@@ -1,15 +1,15 @@
 //! The article's own Python programs, for real, against ours.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+pub mod python;
 
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use common::program::Program;
-use common::python::{Python, Spelling};
-use common::server::Server;
 use serde_json::Value;
+
+use crate::common::program::Program;
+use crate::common::server::Server;
+use python::{Python, Spelling};
 
 #[test]
 fn the_articles_client_gets_tasks_in_order_and_its_acknowledgements_and_statuses_are_recorded() {

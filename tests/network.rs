@@ -1,7 +1,6 @@
 //! Networks that fail, and clients that do not read: through the real server.
-#![allow(clippy::unwrap_used)]
 
-mod common;
+pub mod proxy;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
@@ -9,9 +8,6 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use common::DEADLINE;
-use common::proxy::Proxy;
-use common::server::Server;
 use contact::client::{Config, Event, Running, Worker};
 use contact::store::{Backend, Sqlite};
 use contact::wire::contact as pb;
@@ -21,6 +17,10 @@ use futures::StreamExt;
 use futures::executor::block_on;
 use grpcio::{CallOption, ChannelBuilder, EnvBuilder, MetadataBuilder};
 use serde_json::Value;
+
+use crate::common::DEADLINE;
+use crate::common::server::Server;
+use proxy::Proxy;
 
 /// Leases that do not end by themselves while a test runs.
 const FOREVER: [&str; 2] = ["--ack-timeout", "1h"];

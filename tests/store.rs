@@ -1,5 +1,4 @@
 //! What the store promises, of SQLite and of its twin in memory.
-#![allow(clippy::unwrap_used)]
 
 use std::fs;
 use std::path::Path;
@@ -107,7 +106,7 @@ fn group(group: &str) -> GroupState {
         paused: true,
         last_used: Time(7),
         cursors: [9, 5, 6],
-        settled: vec![(7, 9), (11, 11)],
+        taken_up: vec![(7, 9), (11, 11)],
         open: vec![
             OpenTask { id: 6, attempts: 2, not_before: Some(Time(99)) },
             OpenTask { id: 10, attempts: 1, not_before: None },
@@ -115,10 +114,10 @@ fn group(group: &str) -> GroupState {
     }
 }
 
-fn backlog(group: Option<&str>, class: Priority) -> Backlog {
+fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
     Backlog {
         group: group.map(name),
-        class,
+        priority,
         after: 0,
         upto: u64::MAX,
         broadcast_after: 0,
@@ -263,19 +262,19 @@ for_both! {
         assert_eq!(ask(Backlog { after: 2, upto: 4, ..mine.clone() }), (vec![4], 4));
         assert_eq!(ask(Backlog { after: 5, ..mine.clone() }), (vec![], 5));
         assert_eq!(ask(Backlog { limit: 2, ..mine.clone() }), (vec![1, 2], 2));
-        assert_eq!(ask(Backlog { class: Priority::High, ..mine }), (vec![], 5));
+        assert_eq!(ask(Backlog { priority: Priority::High, ..mine }), (vec![], 5));
     }
 
     fn each_class_has_a_backlog_of_its_own(place) {
         let (_store, handle) = place.start();
-        let classes = [Priority::High, Priority::Normal, Priority::Low];
+        let priorities = [Priority::High, Priority::Normal, Priority::Low];
         for _ in 0..2 {
-            submit(&handle, classes.iter().flat_map(|c| [of_class(*c, None), of_class(*c, Some("g"))]).collect());
+            submit(&handle, priorities.iter().flat_map(|c| [of_class(*c, None), of_class(*c, Some("g"))]).collect());
         }
         let mut reader = handle.reader().unwrap();
-        for (class, expected) in classes.iter().zip([[1, 2, 7, 8], [3, 4, 9, 10], [5, 6, 11, 12]]) {
-            assert_eq!(ids(&reader.backlog(&backlog(Some("g"), *class)).unwrap().tasks), expected);
-            let newer = Backlog { broadcast_after: 6, ..backlog(None, *class) };
+        for (priority, expected) in priorities.iter().zip([[1, 2, 7, 8], [3, 4, 9, 10], [5, 6, 11, 12]]) {
+            assert_eq!(ids(&reader.backlog(&backlog(Some("g"), *priority)).unwrap().tasks), expected);
+            let newer = Backlog { broadcast_after: 6, ..backlog(None, *priority) };
             assert_eq!(ids(&reader.backlog(&newer).unwrap().tasks), [expected[2]]);
         }
     }
@@ -344,7 +343,7 @@ for_both! {
         let (_store, handle) = place.start();
         submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
         handle.record((1..=10).map(|id| result(id, Some("g"), Outcome::Done)).chain([result(0, None, Outcome::Done)]).collect());
-        block_on(handle.report(vec![status("old")])).unwrap();
+        block_on(handle.record_statuses(vec![status("old")])).unwrap();
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 7, before: later, unclaimed_before: Time(0), limit: 4 };
         let remove = |removal| block_on(handle.remove(removal)).unwrap();
@@ -414,9 +413,9 @@ for_both! {
 
     fn reports_are_kept_in_order(place) {
         let (store, handle) = place.start();
-        block_on(handle.report(vec![status("数据:1"), status("")])).unwrap();
-        block_on(handle.report(vec![])).unwrap();
-        block_on(handle.report(vec![status("3")])).unwrap();
+        block_on(handle.record_statuses(vec![status("数据:1"), status("")])).unwrap();
+        block_on(handle.record_statuses(vec![])).unwrap();
+        block_on(handle.record_statuses(vec![status("3")])).unwrap();
         let all = handle.reader().unwrap().statuses(0, 10).unwrap();
         assert_eq!(all.iter().map(|s| (s.seq, s.status.msg.as_str())).collect::<Vec<_>>(), [(1, "数据:1"), (2, ""), (3, "3")]);
         assert_eq!(all[0].status, status("数据:1"));
@@ -427,7 +426,7 @@ for_both! {
 
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
-        let fresh = GroupState { paused: false, settled: vec![], open: vec![], ..group("fresh") };
+        let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
         handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
         handle.checkpoint(vec![fresh.clone()]);
         handle.forget_group(name("gone"));
@@ -523,7 +522,7 @@ for_both! {
         assert!(soon(&told).is_ok());
 
         assert!(matches!(block_on(handle.submit(vec![task("late")])), Err(StoreError::Closed)));
-        assert!(matches!(block_on(handle.report(vec![status("late")])), Err(StoreError::Closed)));
+        assert!(matches!(block_on(handle.record_statuses(vec![status("late")])), Err(StoreError::Closed)));
         handle.record(vec![result(1, None, Outcome::Done)]);
         handle.flush(Box::new(move |flushed| also.send(flushed).unwrap()));
         assert!(matches!(soon(&told), Err(StoreError::Closed)));
@@ -621,7 +620,7 @@ fn after_a_failed_write_nothing_is_taken_or_announced() {
     let refused = block_on(handle.submit(vec![keyed("later")])).unwrap_err();
     assert!(matches!(refused, StoreError::Failed { .. }));
     assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
-    assert!(matches!(block_on(handle.report(vec![status("later")])), Err(StoreError::Failed { .. })));
+    assert!(matches!(block_on(handle.record_statuses(vec![status("later")])), Err(StoreError::Failed { .. })));
     assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
     assert_eq!(handle.tail().since(1, usize::MAX), Some(vec![]));
     assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
@@ -686,7 +685,7 @@ mod file {
         let handle = _store.handle();
         for _ in 0..50 {
             submit(&handle, vec![task("t"); 20]);
-            block_on(handle.report(vec![status("s")])).unwrap();
+            block_on(handle.record_statuses(vec![status("s")])).unwrap();
         }
         handle.record((1..=100).map(|id| result(id, Some("g"), Outcome::Done)).collect());
         flush(&handle).unwrap();

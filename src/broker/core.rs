@@ -2,28 +2,46 @@
 //!
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
+mod checkpoint;
+mod cursor;
+mod delayed;
 mod delivery;
+mod group;
 mod membership;
+mod open;
 mod operators;
 mod outcomes;
 mod overview;
+mod peer;
+mod recent;
+mod session;
+mod tally;
+mod timers;
 
-pub use self::operators::{GroupError, GroupInfo, TaskState, WaitReason};
+pub use self::group::GroupInfo;
+pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
+pub(super) use self::session::SEND_BUFFER;
+pub use self::session::{ClientInfo, Delivery, Join, SessionId, StartAt};
+pub use self::tally::{Meter, Tally};
 
-use std::cmp::Reverse;
-use std::collections::{BTreeSet, BinaryHeap, HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustc_hash::FxHashMap;
 
-use super::group::{Group, GroupId};
-use super::peer::Unmatched;
-use super::session::{Delivery, Session, SessionId, StartAt};
-use super::tally::Meter;
+use self::checkpoint::CheckpointSchedule;
+use self::group::Group;
+use self::peer::Peer;
+use self::recent::RecentTasks;
+use self::session::Session;
+use self::timers::{Timer, Timers};
 use crate::store::{Backlog, GroupState, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, TaskId, Time};
+
+/// Names one group until the end of the process; a group that is removed and made anew has another.
+pub(super) type GroupId = u64;
 
 /// How the delivery of tasks is set.
 #[derive(Debug, Clone)]
@@ -58,7 +76,7 @@ impl Default for Config {
     }
 }
 
-/// Who tells an outcome.
+/// Who reports an outcome.
 #[derive(Debug, Clone)]
 pub struct Reporter {
     /// Its id, if it said so.
@@ -100,7 +118,7 @@ pub enum Action {
     Deliver(SessionId, Vec<Delivery>),
     /// Put an empty message on the stream.
     Heartbeat(SessionId),
-    /// Say through [`Core::room`] when the stream has taken most of this: all the bytes it was given so far.
+    /// Say through [`Core::stream_took`] when the stream has taken most of this: all the bytes it was given so far.
     WatchRoom(SessionId, u64),
     /// End the stream.
     Close(SessionId, Closed),
@@ -118,68 +136,39 @@ pub enum Action {
     Load(GroupId, Vec<TaskId>),
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Timer {
-    Group(GroupId),
-    Session(SessionId),
-}
-
-/// What stands between the streams of one address and the acknowledgements from there that carry no id.
-#[derive(Debug, Default)]
-struct Peer {
-    sessions: usize,
-    reporters: usize,
-    /// Its latest stream, and the group that is in: `None` for a passing one.
-    session: Option<SessionId>,
-    group: Option<GroupId>,
-    unmatched: Unmatched,
-}
-
 /// All groups and sessions.
 pub struct Core {
     config: Config,
     /// Nothing goes out any more.
     draining: bool,
-    /// The newest task that was accepted.
-    head: TaskId,
-    /// The newest tasks, by id without a gap up to `head`, so that groups that keep up need not read the store.
-    recent: VecDeque<Arc<Task>>,
-    recent_bytes: u64,
+    recent: RecentTasks,
     groups: FxHashMap<GroupId, Group>,
+    /// The groups that have a name.
     names: HashMap<GroupName, GroupId>,
     next_group: GroupId,
     sessions: FxHashMap<SessionId, Session>,
+    /// The latest session of each client that has an id.
     clients: HashMap<ClientId, SessionId>,
+    /// By address.
     peers: HashMap<Arc<str>, Peer>,
-    /// For each class the groups that get what is committed right away.
-    listening: [BTreeSet<GroupId>; 3],
-    timers: BinaryHeap<Reverse<(Time, Timer)>>,
+    /// For each priority the groups without a backlog: they get what is committed right away.
+    caught_up: [BTreeSet<GroupId>; 3],
+    timers: Timers,
+    /// Counts deliveries: see [`Session::turn`].
     next_turn: u64,
     /// Sessions with something in `outgoing`.
     outgoing: Vec<SessionId>,
+    /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
-    /// Since the last checkpoint.
-    recorded: usize,
-    /// When what was leased since the last checkpoint is to be in one. `None`: nothing was.
-    save_at: Option<Time>,
-    /// How long after the first of it.
-    save_after: Duration,
+    checkpoints: CheckpointSchedule,
     meter: Meter,
-    /// The clients that went last, the newest at the end.
+    /// The clients that disconnected last, the newest at the end.
     disconnected: VecDeque<Disconnected>,
     actions: Vec<Action>,
 }
 
-/// How long a client whose stream ended has to come back for what it says it still has; or to say so, once it is back.
+/// How long a client whose stream ended may keep the tasks it says it still has; or a client that is back may take to say so.
 const GRACE: Duration = Duration::from_secs(5);
-/// Text and overhead of the newest tasks that are kept in memory for all groups together.
-const RECENT_BYTES: u64 = 16 * 1024 * 1024;
-/// A restart reads the outcomes behind the last checkpoint: at most about so many.
-const CHECKPOINT_EVERY: usize = 10_000;
-/// What went out is in a checkpoint after so long: what goes out in the last second before a crash is forgotten.
-const SAVE_AFTER: Duration = Duration::from_secs(1);
-/// Or later, where there is much to write: so long for each group, open task and range, some hundred times what they cost.
-const SAVE_AFTER_EACH: Duration = Duration::from_micros(100);
 
 impl Core {
     /// The state machine as the store knows it.
@@ -188,23 +177,19 @@ impl Core {
         let mut core = Core {
             config,
             draining: false,
-            head: recovered.positions.task,
-            recent: VecDeque::new(),
-            recent_bytes: 0,
+            recent: RecentTasks::new(recovered.positions.task),
             groups: FxHashMap::default(),
             names: HashMap::new(),
             next_group: 1,
             sessions: FxHashMap::default(),
             clients: HashMap::new(),
             peers: HashMap::new(),
-            listening: Default::default(),
-            timers: BinaryHeap::new(),
+            caught_up: Default::default(),
+            timers: Timers::default(),
             next_turn: 0,
             outgoing: Vec::new(),
             records: Vec::new(),
-            recorded: recovered.replay.len(),
-            save_at: None,
-            save_after: SAVE_AFTER,
+            checkpoints: CheckpointSchedule::new(recovered.replay.len()),
             meter: Meter::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
@@ -213,12 +198,15 @@ impl Core {
             core.add_group(Group::restore(state, held_until));
         }
         for entry in recovered.replay {
-            core.replay(entry);
+            let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));
+            if let Some(group) = id.and_then(|id| core.groups.get_mut(id)) {
+                group.replay(&entry.result);
+            }
         }
         core
     }
 
-    /// Gives nothing out any more. Who has something keeps it, and may say what came of it.
+    /// Gives nothing out any more. Clients keep the tasks they have, and may report what came of them.
     pub fn drain(&mut self) {
         self.draining = true;
     }
@@ -233,37 +221,16 @@ impl Core {
         id
     }
 
-    fn replay(&mut self, TaskResult { result, .. }: TaskResult) {
-        let group = result.group.as_ref().and_then(|name| self.names.get(name));
-        let Some(group) = group.and_then(|id| self.groups.get_mut(id)) else { return };
-        if result.late || result.outcome == Outcome::Dropped {
-            return;
-        }
-        group.dirty = true;
-        let was_open = group.take_waiting(result.task).is_some();
-        let again = match result.outcome {
-            Outcome::Revived => Some((None, 0)),
-            outcome => (!outcome.settles()).then_some((result.not_before, result.attempt)),
-        };
-        // Whether the task stands before or behind the cursor of its class is not known. If behind, it is skipped there.
-        if !was_open {
-            group.ahead.insert(result.task);
-        }
-        if let Some((not_before, attempts)) = again {
-            group.delayed.insert(result.task, not_before.unwrap_or_default(), attempts);
-        }
-    }
-
     /// What is to be done since this was last asked.
     pub fn take_actions(&mut self) -> Vec<Action> {
         self.flush_records();
-        if self.recorded >= CHECKPOINT_EVERY {
+        if self.checkpoints.is_full() {
             self.checkpoint();
         }
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 let deliveries = std::mem::take(&mut session.outgoing);
-                // Anonymous clients, and those of other languages that know no ids: in the order in which this leaves here.
+                // Reports without an id are matched in the order in which deliveries leave here.
                 if let Some(peer) = self.peers.get_mut(&session.join.peer) {
                     deliveries.iter().for_each(|delivery| peer.unmatched.push(delivery.task.id, delivery.attempt));
                 }
@@ -279,7 +246,7 @@ impl Core {
     fn flush_records(&mut self) {
         if !self.records.is_empty() {
             self.count_records();
-            self.recorded += self.records.len();
+            self.checkpoints.recorded(self.records.len());
             self.actions.push(Action::Record(std::mem::take(&mut self.records)));
         }
     }
@@ -287,57 +254,30 @@ impl Core {
     /// Keeps the state of all groups, so that a restart need not read the outcomes up to now.
     pub fn checkpoint(&mut self) {
         self.flush_records();
-        let head = self.head;
-        let changed = |group: &mut Group| std::mem::take(&mut group.dirty).then(|| group.state(head)).flatten();
-        let states: Vec<GroupState> = self.groups.values_mut().filter_map(changed).collect();
-        let rows = states.iter().map(|state| 1 + state.open.len() + state.settled.len()).sum::<usize>();
-        self.save_after = SAVE_AFTER.max(SAVE_AFTER_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
+        let head = self.head();
+        let states: Vec<_> = self.groups.values_mut().filter_map(|group| group.take_changed(head)).collect();
+        self.checkpoints.made(states.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
         self.actions.push(Action::Checkpoint(states));
-        self.recorded = 0;
-        self.save_at = None;
-    }
-
-    /// Makes a checkpoint when it is time, and says when it will be.
-    fn save(&mut self, now: Time) -> Option<Time> {
-        let due = self.save_at?;
-        if due > now {
-            return Some(due);
-        }
-        self.checkpoint();
-        None
-    }
-
-    /// A task, if it is among the newest.
-    fn recent(&self, id: TaskId) -> Option<&Arc<Task>> {
-        let first = self.recent.front()?.id;
-        self.recent.get(usize::try_from(id.checked_sub(first)?).ok()?)
     }
 
     /// Does what is due, and says when it is next wanted.
     pub fn tick(&mut self, now: Time) -> Option<Time> {
-        let next = self.run_timers(now);
-        next.into_iter().chain(self.save(now)).min()
-    }
-
-    fn run_timers(&mut self, now: Time) -> Option<Time> {
-        while let Some(Reverse((due, timer))) = self.timers.peek().copied() {
-            if due > now {
-                return Some(due);
-            }
-            self.timers.pop();
+        while let Some((due, timer)) = self.timers.pop(now) {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
             }
         }
-        None
+        if self.checkpoints.due().is_some_and(|due| due <= now) {
+            self.checkpoint();
+        }
+        self.timers.next_due().into_iter().chain(self.checkpoints.due()).min()
     }
 
     fn group_is_due(&mut self, id: GroupId, due: Time, now: Time) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
-        let ended = group.deadlines.range(..=(now, TaskId::MAX)).map(|(_, task)| *task).collect::<Vec<_>>();
-        for task in ended {
+        for task in group.open.overdue(now) {
             self.give_back(id, task, Outcome::TimedOut, String::new(), None, now);
         }
         self.dispatch(id, now);
@@ -346,13 +286,13 @@ impl Core {
     fn session_is_due(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(heartbeat) = session.join.heartbeat else { return };
-        // One that waits for the client to read says nothing more.
+        // While the client does not read what it was sent, it gets no heartbeat either.
         if session.last_sent.after(heartbeat) <= now && session.has_room() {
             session.last_sent = now;
             self.actions.push(Action::Heartbeat(id));
         }
         let next = session.last_sent.after(heartbeat);
-        self.timers.push(Reverse((if next > now { next } else { now.after(heartbeat) }, Timer::Session(id))));
+        self.timers.set(if next > now { next } else { now.after(heartbeat) }, Timer::Session(id));
     }
 
     /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
@@ -366,7 +306,26 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.wake_at.is_none_or(|at| due < at) {
             group.wake_at = Some(due);
-            self.timers.push(Reverse((due, Timer::Group(id))));
+            self.timers.set(due, Timer::Group(id));
+        }
+    }
+
+    /// Whether the rules hold that the fields state, for tests; an error says which does not.
+    pub fn check(&self) -> Result<(), String> {
+        for (id, group) in &self.groups {
+            group.check(self.head())?;
+            let agrees =
+                |priority| group.cursor(priority).has_backlog() != self.caught_up[priority as usize].contains(id);
+            if !Priority::ALL.into_iter().all(agrees) {
+                return Err(format!("group {id} is among those without a backlog and has one, or is not and has none"));
+            }
+        }
+        let mut sessions =
+            self.sessions.iter().flat_map(|(id, session)| session.held.iter().map(move |task| (id, session, task)));
+        let lease = |session: &Session, task| self.groups.get(&session.group)?.open.lease_of(task)?.session;
+        match { sessions }.find(|(id, session, task)| lease(session, **task) != Some(**id)) {
+            Some((id, _, task)) => Err(format!("session {id} holds task {task}, which is not leased to it")),
+            None => Ok(()),
         }
     }
 }

@@ -4,14 +4,16 @@ use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::Sender;
 use futures::channel::oneshot;
 
-use super::core::{Config, Core, Disconnected, GroupInfo, OutcomeReport, Overview, Reporter, TaskState};
+use super::BrokerError;
+use super::core::{
+    ClientInfo, Config, Core, Disconnected, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter, SessionId,
+    TaskState,
+};
 use super::outbox::Inbox;
-use super::session::{ClientInfo, Join, SessionId};
-use super::tally::Meter;
-use super::{Answer, BrokerError};
+use super::reader::ReadAnswer;
+use super::wakeup::WakeUp;
 use crate::mailbox;
 use crate::store::{self, Accepted, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
@@ -22,24 +24,24 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 pub(super) enum Command {
     Join(Box<Join>, Reply<(SessionId, Inbox)>),
     Leave(SessionId, &'static str),
-    Room(SessionId, u64),
-    ReporterCame(Arc<str>),
+    StreamTook(SessionId, u64),
+    ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
     /// A short look at the state, or a change of it.
     With(Box<dyn FnOnce(&mut Core) + Send>),
     Flush(Reply<Result<(), StoreError>>),
-    Read(Answer),
+    Read(ReadAnswer),
     Drain,
     Stop,
 }
 
-/// Reporters that have gone, by their address. The broker's thread takes them at its next round.
+/// Reporters that disconnected, by their address. The broker's thread takes them at its next round.
 ///
-/// Beside the mailbox, because a guard that is dropped cannot wait for room there. There are at most as many as calls were open.
+/// Beside the mailbox, because a guard that is dropped cannot wait for room there. At most as many as calls were open.
 #[derive(Default)]
-pub(super) struct Departed(Mutex<Vec<Arc<str>>>);
+pub(super) struct DisconnectedReporters(Mutex<Vec<Arc<str>>>);
 
-impl Departed {
+impl DisconnectedReporters {
     fn push(&self, peer: Arc<str>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(peer);
     }
@@ -54,9 +56,8 @@ impl Departed {
 pub struct Handle {
     pub(super) mailbox: mailbox::Sender<Command>,
     pub(super) store: store::Handle,
-    pub(super) departed: Arc<Departed>,
-    /// Wakes the broker's thread, so that it looks at everything that is new.
-    pub(super) doorbell: Sender<()>,
+    pub(super) disconnected: Arc<DisconnectedReporters>,
+    pub(super) wake_up: WakeUp,
 }
 
 /// One call that reports outcomes. The broker knows of it until this is dropped, whatever ends the call.
@@ -79,9 +80,8 @@ impl Reporting {
 
 impl Drop for Reporting {
     fn drop(&mut self) {
-        self.broker.departed.push(self.reporter.peer.clone());
-        // One ring that waits is enough.
-        let _ = self.broker.doorbell.try_send(());
+        self.broker.disconnected.push(self.reporter.peer.clone());
+        self.broker.wake_up.wake();
     }
 }
 
@@ -97,20 +97,20 @@ impl Handle {
         let _ = self.send(Command::Leave(session, why)).await;
     }
 
-    /// The stream of this session has taken so many bytes in all.
-    pub async fn room(&self, session: SessionId, taken: u64) {
-        let _ = self.send(Command::Room(session, taken)).await;
+    /// The stream of this session has taken `taken` bytes in all.
+    pub async fn stream_took(&self, session: SessionId, taken: u64) {
+        let _ = self.send(Command::StreamTook(session, taken)).await;
     }
 
     /// A client is going to report outcomes.
     pub async fn reporting(&self, reporter: Reporter) -> Result<Reporting, BrokerError> {
-        self.send(Command::ReporterCame(reporter.peer.clone())).await?;
+        self.send(Command::ReporterConnected(reporter.peer.clone())).await?;
         Ok(Reporting { broker: self.clone(), reporter: Arc::new(reporter) })
     }
 
     /// Writes down what clients say of themselves, and resolves when it is on disk.
     pub async fn record_statuses(&self, statuses: Vec<NewStatus>) -> Result<(), BrokerError> {
-        Ok(self.store.report(statuses).await?)
+        Ok(self.store.record_statuses(statuses).await?)
     }
 
     /// The newest task that was accepted; 0 before the first.
@@ -139,7 +139,7 @@ impl Handle {
 impl Handle {
     /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
     pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
-        // First for those who have not read it yet, and for those who come later.
+        // First in the store, for groups that have not read the task yet or do not exist yet.
         self.store.expire(task.id, Some(Time::now())).await?;
         self.change(move |core| core.cancel(&task, Time::now())).await
     }
@@ -211,10 +211,10 @@ impl Handle {
     }
 }
 
-/// The same for lists that are made again and again. Each says for how long the broker was kept from other work, so that whoever
-/// asks can leave it alone for long enough.
+/// The same for lists that are made again and again. Each says how long it kept the broker from other work, so that the
+/// caller can leave it alone for long enough.
 impl Handle {
-    /// Everything at this moment, with at most so many clients; see [`Overview`].
+    /// Everything at this moment, with at most `clients` clients; see [`Overview`].
     pub async fn overview(&self, tasks: Vec<Task>, clients: usize) -> Result<(Overview, Duration), BrokerError> {
         self.timed(move |core| core.overview(&tasks, clients, Time::now())).await
     }

@@ -1,10 +1,10 @@
 //! What is on its way from the broker to the stream of one session.
 //!
-//! The broker never waits for a stream: it keeps count of what is on its way and stops at [`ROOM`](super::session::ROOM).
-//! The stream never waits on its thread: it is a future that is woken.
+//! The broker never waits for a stream: it counts what is on its way and stops at [`SEND_BUFFER`]. The stream never waits on
+//! its thread: it is a future that is woken.
 //!
-//! Tasks go through a crossbeam channel that is bounded by that count, not by its slots: one with as many slots as ROOM allows
-//! takes 20 kB before the first task, for each idle client. The end goes beside it, to be seen in front of tasks that wait.
+//! Tasks go through a crossbeam channel that is bounded by that count, not by its slots: one with as many slots as the buffer
+//! allows takes 20 kB before the first task, for each idle client. The end goes beside it, so that it can overtake tasks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
@@ -13,8 +13,7 @@ use std::task::{Context, Poll};
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::task::AtomicWaker;
 
-use super::core::Closed;
-use super::session::{Delivery, ROOM};
+use super::core::{Closed, Delivery, SEND_BUFFER};
 
 /// Something for a stream.
 #[derive(Debug)]
@@ -34,12 +33,12 @@ struct Shared {
     closed: OnceLock<Closed>,
     /// Bytes of [`Delivery::cost`] that the stream has taken so far.
     taken: AtomicU64,
-    /// The broker wants to hear when so much was taken. 0: it does not.
+    /// The broker wants to hear when this many bytes were taken. 0: it does not.
     watched: AtomicU64,
 }
 
 impl Shared {
-    /// Whether the broker is to be told now: once for each time it asks.
+    /// Whether the broker is to be told now; once for each time it asks.
     fn is_wanted(&self, taken: u64) -> bool {
         let wanted = self.watched.load(Ordering::SeqCst);
         let reached = wanted != 0 && taken >= wanted;
@@ -67,7 +66,7 @@ pub(super) fn outbox() -> (Outbox, Inbox) {
 }
 
 impl Outbox {
-    /// Hands over tasks. A stream that is gone says so by itself: they are then given to others.
+    /// Hands over tasks. When the stream has ended, the session ends soon: they are then given to others.
     pub(super) fn deliver(&self, deliveries: Vec<Delivery>) {
         let _ = self.tasks.send(deliveries);
         self.shared.waker.wake();
@@ -85,10 +84,10 @@ impl Outbox {
         self.shared.waker.wake();
     }
 
-    /// Asks to be told when the stream has taken most of `sent`, all the bytes it was given so far; `Some`: it has already.
+    /// Has [`Inbox::took`] report when the stream has taken most of `sent`, all the bytes it was given. `Some`: it already has.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.
-        self.shared.watched.store(sent.saturating_sub(ROOM / 2).max(1), Ordering::SeqCst);
+        self.shared.watched.store(sent.saturating_sub(SEND_BUFFER / 2).max(1), Ordering::SeqCst);
         let taken = self.shared.taken.load(Ordering::SeqCst);
         self.shared.is_wanted(taken).then_some(taken)
     }
@@ -101,11 +100,11 @@ impl Drop for Outbox {
 }
 
 impl Inbox {
-    /// The next thing for the stream: all tasks that wait, together. After [`Push::Close`] there is nothing more.
+    /// What comes next for the stream: all tasks that wait, together. After [`Push::Close`] there is nothing more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Push> {
         self.poll(cx, |inbox| {
             let closed = inbox.shared.closed.get().copied();
-            // What waits for one that was taken over is for the other one now.
+            // What waits for a stream that was taken over belongs to the newer one.
             if closed != Some(Closed::TakenOver)
                 && let Ok(mut tasks) = inbox.tasks.try_recv()
             {
@@ -127,11 +126,11 @@ impl Inbox {
             return Poll::Ready(found);
         }
         self.shared.waker.register(cx.waker());
-        // Once more: what came in between would not wake us.
+        // Once more: what came before the waker was in place would not wake it.
         look(self).map_or(Poll::Pending, Poll::Ready)
     }
 
-    /// The stream took so much more. `Some`: the broker wants to hear that so much was taken in all.
+    /// The stream took `bytes` more. `Some`: the broker wants to hear how many it took in all.
     pub fn took(&self, bytes: u64) -> Option<u64> {
         let taken = self.shared.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
         self.shared.is_wanted(taken).then_some(taken)

@@ -8,16 +8,14 @@ use std::time::{Duration, Instant};
 use futures::{FutureExt, StreamExt};
 use grpcio::{
     CallOption, Channel, ChannelBuilder, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder,
-    RpcStatus, RpcStatusCode,
+    RpcStatus,
 };
-use protobuf::Message as _;
 
 use super::tell::Teller;
 use super::{Config, Error};
+use crate::rpc_status::{self, Meaning};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::ContactClient;
-use crate::wire::google_rpc::error_details::RetryInfo;
-use crate::wire::google_rpc::status::Status;
 
 /// The longest message taken from the server.
 const MAX_MESSAGE: i32 = 64 << 20;
@@ -41,7 +39,7 @@ impl End {
 
     /// A call ended, with a status that does not stand in the way of another try.
     pub(super) fn lost_with(status: &RpcStatus) -> End {
-        End::Lost { reason: say(status), retry_after: retry_after(status) }
+        End::Lost { reason: rpc_status::text(status), retry_after: rpc_status::retry_after(status) }
     }
 }
 
@@ -132,14 +130,12 @@ impl Connection {
             Some(Ok(message)) => Ok(message),
             None => Err(End::lost("the server ended getTask")),
             Some(Err(error)) => {
-                let status = status_of(error);
-                Err(match status.code() {
-                    RpcStatusCode::ABORTED => End::Fatal(Error::TakenOver(status.message().to_owned())),
-                    RpcStatusCode::UNAUTHENTICATED
-                    | RpcStatusCode::PERMISSION_DENIED
-                    | RpcStatusCode::INVALID_ARGUMENT
-                    | RpcStatusCode::UNIMPLEMENTED => End::Fatal(refusal(&status)),
-                    _ => End::lost_with(&status),
+                let status = rpc_status::status_of(error);
+                Err(match Meaning::of(&status) {
+                    Meaning::TakenOver => End::Fatal(Error::TakenOver(status.message().to_owned())),
+                    Meaning::ClientRefused | Meaning::CallRefused => End::Fatal(refusal(&status)),
+                    // A getTask call carries nothing that could be refused by itself.
+                    Meaning::MessageRefused | Meaning::Unavailable | Meaning::Unclear => End::lost_with(&status),
                 })
             }
         })
@@ -184,32 +180,7 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     Ok(CallOption::default().headers(metadata.build()))
 }
 
-/// The status that a failed call ended with.
-pub(super) fn status_of(error: grpcio::Error) -> RpcStatus {
-    match error {
-        grpcio::Error::RpcFailure(status) | grpcio::Error::RpcFinished(Some(status)) => status,
-        other => RpcStatus::with_message(RpcStatusCode::UNKNOWN, other.to_string()),
-    }
-}
-
-/// After how long the server wants the next try, if it said so: `google.rpc.RetryInfo` among the details.
-pub(super) fn retry_after(status: &RpcStatus) -> Option<Duration> {
-    let details = Status::parse_from_bytes(status.details()).ok()?.details;
-    let info: RetryInfo = details.iter().find_map(|any| any.unpack().ok().flatten())?;
-    let delay = info.retry_delay.as_ref()?;
-    Some(Duration::new(delay.seconds.try_into().ok()?, delay.nanos.try_into().ok()?))
-}
-
-/// A status as a reader wants it: `UNAVAILABLE: Socket closed`.
-pub(super) fn say(status: &RpcStatus) -> String {
-    format!("{}: {}", code_name(status), status.message())
-}
-
+/// What the worker ends with, for a status that no other try would change.
 pub(super) fn refusal(status: &RpcStatus) -> Error {
-    Error::Refused { code: code_name(status), message: status.message().to_owned() }
-}
-
-/// grpcio writes `14-UNAVAILABLE`.
-fn code_name(status: &RpcStatus) -> String {
-    status.code().to_string().trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
+    Error::Refused { code: rpc_status::code_name(status), message: status.message().to_owned() }
 }

@@ -7,13 +7,14 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, never, select};
 use futures::StreamExt;
-use grpcio::{ClientDuplexReceiver, RpcStatus, RpcStatusCode};
+use grpcio::{ClientDuplexReceiver, RpcStatus};
 
 use super::bell::Bell;
-use super::connection::{Link, retry_after, say, status_of};
+use super::connection::Link;
 use super::outgoing::Outgoing;
 use super::stopper::Stopped;
 use super::{Backoff, Event, Observer};
+use crate::rpc_status::{self, Meaning};
 use crate::wire::contact as pb;
 
 /// Statuses that may wait for their answer. With more, the source is not read.
@@ -141,7 +142,7 @@ impl Reporter {
                 Ok((sink, answers)) => {
                     self.call = Some(Call { sink: Outgoing::new(sink), answers, sent: 0, ending: false });
                 }
-                Err(error) => return self.ended(Err(status_of(error)), 0, now),
+                Err(error) => return self.ended(Err(rpc_status::status_of(error)), 0, now),
             }
         }
         let waker = self.bell.waker.clone();
@@ -161,7 +162,7 @@ impl Reporter {
                     }
                     continue;
                 }
-                Some(Err(error)) => Err(status_of(error)),
+                Some(Err(error)) => Err(rpc_status::status_of(error)),
                 None => Ok(()),
             };
             let sent = call.sent;
@@ -179,14 +180,17 @@ impl Reporter {
                 self.unanswered.drain(..sent);
             }
             // It is the first one that is not answered: the server takes them in order.
-            Err(status) if is_refusal(status.code()) => {
-                log::warn!("the server refused a status ({}); it is dropped", say(&status));
-                self.unanswered.pop_front();
-            }
-            Err(status) => {
-                log::debug!("sendStatus ended: {}", say(&status));
-                self.try_at = now + self.backoff.next_after(retry_after(&status), &mut rand::rng());
-            }
+            Err(status) => match Meaning::of(&status) {
+                Meaning::ClientRefused | Meaning::CallRefused | Meaning::MessageRefused => {
+                    log::warn!("the server refused a status ({}); it is dropped", rpc_status::text(&status));
+                    self.unanswered.pop_front();
+                }
+                Meaning::TakenOver | Meaning::Unavailable | Meaning::Unclear => {
+                    log::debug!("sendStatus ended: {}", rpc_status::text(&status));
+                    let asked = rpc_status::retry_after(&status);
+                    self.try_at = now + self.backoff.next_after(asked, &mut rand::rng());
+                }
+            },
         }
     }
 
@@ -247,19 +251,4 @@ impl Call {
         self.ending = true;
         self.sink.poll_end(cx);
     }
-}
-
-/// Whether the same would be refused again.
-fn is_refusal(code: RpcStatusCode) -> bool {
-    matches!(
-        code,
-        RpcStatusCode::INVALID_ARGUMENT
-            | RpcStatusCode::NOT_FOUND
-            | RpcStatusCode::PERMISSION_DENIED
-            | RpcStatusCode::UNAUTHENTICATED
-            | RpcStatusCode::FAILED_PRECONDITION
-            | RpcStatusCode::OUT_OF_RANGE
-            | RpcStatusCode::RESOURCE_EXHAUSTED
-            | RpcStatusCode::UNIMPLEMENTED
-    )
 }

@@ -4,11 +4,12 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::FutureExt;
-use grpcio::{ClientCStreamReceiver, RpcStatus, RpcStatusCode};
+use grpcio::{ClientCStreamReceiver, RpcStatus};
 
-use super::connection::{End, Link, refusal, say, status_of};
+use super::connection::{End, Link, refusal};
 use super::ledger::Ledger;
 use super::outgoing::Outgoing;
+use crate::rpc_status::{self, Meaning};
 use crate::wire::contact as pb;
 
 /// Sends what the ledger has, and tells the ledger what arrived.
@@ -78,7 +79,7 @@ impl Teller {
                 // An answer to what was not finished does not say how much of it was read.
                 Ok(_) if early => return Err(End::lost("the server ended tellResult")),
                 Ok(_) => ledger.confirm(),
-                Err(error) => refused(&status_of(error), ledger)?,
+                Err(error) => refused(&rpc_status::status_of(error), ledger)?,
             }
         }
     }
@@ -104,24 +105,21 @@ impl Stream {
 }
 
 fn refused(status: &RpcStatus, ledger: &mut Ledger) -> Result<(), End> {
-    let said = say(status);
-    match status.code() {
-        RpcStatusCode::UNAUTHENTICATED | RpcStatusCode::PERMISSION_DENIED => Err(End::Fatal(refusal(status))),
-        // To tell the same again would be refused again.
-        RpcStatusCode::NOT_FOUND
-        | RpcStatusCode::INVALID_ARGUMENT
-        | RpcStatusCode::FAILED_PRECONDITION
-        | RpcStatusCode::OUT_OF_RANGE
-        | RpcStatusCode::RESOURCE_EXHAUSTED
-        | RpcStatusCode::UNIMPLEMENTED => {
+    let said = rpc_status::text(status);
+    match Meaning::of(status) {
+        Meaning::ClientRefused => Err(End::Fatal(refusal(status))),
+        // The same report would be refused again.
+        Meaning::CallRefused | Meaning::MessageRefused => {
             match ledger.refuse() {
                 Some(result) => {
                     log::warn!("the server refused the result of task {}: {said}; it is dropped", result.id)
                 }
-                None => log::warn!("the server refused results: {said}; those with an id are told again one by one"),
+                None => {
+                    log::warn!("the server refused results: {said}; those with an id are reported again one by one")
+                }
             }
             Ok(())
         }
-        _ => Err(End::lost_with(status)),
+        Meaning::TakenOver | Meaning::Unavailable | Meaning::Unclear => Err(End::lost_with(status)),
     }
 }

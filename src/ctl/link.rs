@@ -9,6 +9,7 @@ use grpcio::{CallOption, Channel, ChannelBuilder, ConnectivityState, EnvBuilder,
 
 use super::Error;
 use super::out::escape;
+use crate::rpc_status::Meaning;
 use crate::wire::control_grpc::ControlClient;
 
 /// How long a connection may take.
@@ -113,12 +114,12 @@ impl Link {
             "" => status.code().to_string(),
             message => escape(message).into_owned(),
         };
-        match status.code() {
-            RpcStatusCode::UNIMPLEMENTED => Error::Unimplemented { server: self.server.clone(), reason },
-            RpcStatusCode::UNAVAILABLE | RpcStatusCode::CANCELLED => self.went_away(&reason),
-            RpcStatusCode::DEADLINE_EXCEEDED => {
+        match (status.code(), Meaning::of(status)) {
+            (RpcStatusCode::UNIMPLEMENTED, _) => Error::Unimplemented { server: self.server.clone(), reason },
+            (RpcStatusCode::DEADLINE_EXCEEDED, _) => {
                 self.went_away(&format!("no answer within {}", humantime::format_duration(ANSWER)))
             }
+            (_, Meaning::Unavailable) => self.went_away(&reason),
             _ => Error::Refused(reason),
         }
     }

@@ -292,13 +292,13 @@ pub(super) struct TaskInGroup {
 
 impl From<pb::TaskInGroup> for TaskInGroup {
     fn from(task: pb::TaskInGroup) -> TaskInGroup {
-        let state = match task.state.enum_value() {
-            Ok(pb::TaskState::WAITING) => TaskState::Waiting.name().into(),
-            Ok(pb::TaskState::IN_FLIGHT) => TaskState::InFlight.name().into(),
-            Ok(pb::TaskState::SETTLED) => TaskState::Settled.name().into(),
-            Ok(pb::TaskState::DEAD) => TaskState::Dead.name().into(),
-            Err(_) => enum_name(task.state),
-        };
+        let known = task.state.enum_value().map(|state| match state {
+            pb::TaskState::WAITING => TaskState::Waiting,
+            pb::TaskState::IN_FLIGHT => TaskState::InFlight,
+            pb::TaskState::SETTLED => TaskState::Settled,
+            pb::TaskState::DEAD => TaskState::Dead,
+        });
+        let state = known.map_or_else(|_| enum_name(task.state), |known| known.to_string());
         let reason = match task.wait {
             Some(wait) => wait_reason(wait, task.until),
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),

@@ -34,6 +34,8 @@ macro_rules! unary {
                 let _call = call;
                 let work = async {
                     let $request = request.map_err(Refusal::Undecodable)?;
+                    // Some ask for nothing in particular.
+                    let _ = &$request;
                     Ok($work)
                 };
                 answer(sink, work.await).await;
@@ -42,18 +44,22 @@ macro_rules! unary {
     )*};
 }
 
+/// The lists, each with what is wanted of which log, and how its rows are encoded.
+macro_rules! lists {
+    ($request:ident: $($call:ident($Request:ident) -> $Page:ident = $wanted:expr, $encode:path;)*) => {$(
+        fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$Request>, sink: ServerStreamingSink<pb::$Page>) {
+            let wanted = request.map_err(Refusal::Undecodable).and_then(|$request| Ok($wanted));
+            self.list(&ctx, wanted, sink, $encode);
+        }
+    )*};
+}
+
 impl Control for ControlService {
     unary! { operator, request:
         submit(SubmitRequest) -> SubmitResponse = accept_all(&operator, request).await?;
-        list_clients(ListClientsRequest) -> ListClientsResponse = {
-            let pb::ListClientsRequest { .. } = request;
-            convert::clients(operator.clients().await?)
-        };
+        list_clients(ListClientsRequest) -> ListClientsResponse = convert::clients(operator.clients().await?);
         describe_task(DescribeTaskRequest) -> TaskLedger = convert::ledger(operator.describe(request.id).await?);
-        list_groups(ListGroupsRequest) -> ListGroupsResponse = {
-            let pb::ListGroupsRequest { .. } = request;
-            convert::fleet(operator.fleet().await?)
-        };
+        list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
         drop_dead(DropDeadRequest) -> DropDeadResponse = {
             operator.drop_dead(request.id, Name::new(NameOf::Group, &request.group)?).await?;
             pb::DropDeadResponse::new()
@@ -94,50 +100,14 @@ impl Control for ControlService {
         });
     }
 
-    fn list_tasks(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        sink: ServerStreamingSink<pb::TaskPage>,
-    ) {
-        self.list(&ctx, plain(Tasks, request), sink, convert::task_page);
+    lists! { request:
+        list_tasks(ListRequest) -> TaskPage = (Tasks, convert::range(&request)), convert::task_page;
+        list_results(ListRequest) -> ResultPage = (Results, convert::range(&request)), convert::result_page;
+        list_statuses(ListRequest) -> StatusPage = (Statuses, convert::range(&request)), convert::status_page;
+        list_dead(ListDeadRequest) -> ResultPage = {
+            (DeadLetters(if_set(NameOf::Group, &request.group)?), convert::range(&request.list))
+        }, convert::result_page;
     }
-
-    fn list_results(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        sink: ServerStreamingSink<pb::ResultPage>,
-    ) {
-        self.list(&ctx, plain(Results, request), sink, convert::result_page);
-    }
-
-    fn list_statuses(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        sink: ServerStreamingSink<pb::StatusPage>,
-    ) {
-        self.list(&ctx, plain(Statuses, request), sink, convert::status_page);
-    }
-
-    fn list_dead(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListDeadRequest>,
-        sink: ServerStreamingSink<pb::ResultPage>,
-    ) {
-        let wanted = request.map_err(Refusal::Undecodable).and_then(|request| {
-            let group = if_set(NameOf::Group, &request.group)?;
-            Ok((DeadLetters(group), convert::range(&request.list)))
-        });
-        self.list(&ctx, wanted, sink, convert::result_page);
-    }
-}
-
-/// A list that is asked for by its range alone.
-fn plain<L>(log: L, request: Decoded<pb::ListRequest>) -> Result<(L, Range), Refusal> {
-    Ok((log, convert::range(&request.map_err(Refusal::Undecodable)?)))
 }
 
 /// Accepts all tasks of a request, or none.
@@ -188,7 +158,7 @@ async fn begin_accepting(
 
 impl ControlService {
     /// Streams a list page by page.
-    fn list<L: Log + Sync, P: Send + 'static>(
+    fn list<L: Log, P: Send + 'static>(
         &self,
         ctx: &RpcContext<'_>,
         wanted: Result<(L, Range), Refusal>,
@@ -205,7 +175,7 @@ impl ControlService {
         });
     }
 
-    async fn send_list<L: Log + Sync, P: Send + 'static>(
+    async fn send_list<L: Log, P: Send + 'static>(
         &self,
         wanted: Result<(L, Range), Refusal>,
         sink: &mut ServerStreamingSink<P>,

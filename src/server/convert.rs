@@ -220,29 +220,30 @@ pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
 }
 
 fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
-    let (wait, until) = match task.reason {
-        StateReason::Waits(reason) => {
-            (Some(reason), if let WaitReason::NotBefore(at) = reason { Some(at) } else { None })
-        }
-        StateReason::Leased(until) => (None, Some(until)),
-        StateReason::Settled(_) => (None, None),
+    let (wait, until, by) = match task.reason {
+        StateReason::Waits(WaitReason::NotBefore(at)) => (Some(pb::WaitReason::NOT_BEFORE), Some(at), None),
+        StateReason::Waits(reason) => (Some(wait_reason(reason)), None, None),
+        StateReason::Leased(until) => (None, Some(until), None),
+        StateReason::Settled(by) => (None, None, by),
     };
-    let by = if let StateReason::Settled(by) = task.reason { by } else { None };
     pb::TaskInGroup {
         group: task.group.as_str().to_owned(),
-        state: match task.reason.state() {
-            TaskState::Waiting => pb::TaskState::WAITING,
-            TaskState::InFlight => pb::TaskState::IN_FLIGHT,
-            TaskState::Settled => pb::TaskState::SETTLED,
-            TaskState::Dead => pb::TaskState::DEAD,
-        }
-        .into(),
+        state: state(task.reason.state()).into(),
         client: task.client.to_string(),
         attempt: task.attempt,
-        wait: wait.map(|reason| wait_reason(reason).into()),
+        wait: wait.map(EnumOrUnknown::new),
         until: millis(until),
         outcome: by.map(outcome),
         ..pb::TaskInGroup::default()
+    }
+}
+
+fn state(state: TaskState) -> pb::TaskState {
+    match state {
+        TaskState::Waiting => pb::TaskState::WAITING,
+        TaskState::InFlight => pb::TaskState::IN_FLIGHT,
+        TaskState::Settled => pb::TaskState::SETTLED,
+        TaskState::Dead => pb::TaskState::DEAD,
     }
 }
 
@@ -301,7 +302,7 @@ mod tests {
     #[test]
     fn outcomes_have_the_names_and_numbers_of_the_wire() {
         for one in Outcome::ALL {
-            assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.name());
+            assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.to_string());
         }
     }
 }

@@ -68,7 +68,7 @@ impl Health {
         self.store.failure().map_or(State::Serving, State::StoreFailed)
     }
 
-    /// From now on the server is stopping. Those who watch are told.
+    /// From now on the server is stopping. Watchers are told.
     pub(super) fn begin_drain(&self) {
         self.drain.begun.store(true, SeqCst);
         self.watchers.wake();
@@ -79,12 +79,12 @@ impl Health {
         self.drain.clients.store(clients, SeqCst);
     }
 
-    /// What one of the clients is told that are sent away.
+    /// The refusal for one of the clients that are sent away.
     pub(super) fn stopping(&self) -> Refusal {
         Refusal::stopping(self.drain.clients.load(SeqCst))
     }
 
-    /// Ends the streams of those who watch, once they were told what they are to know.
+    /// Ends the watchers' streams, after the last news.
     pub(super) fn stop(&self) {
         self.watchers.stop();
     }
@@ -97,7 +97,7 @@ impl Health {
         }
     }
 
-    /// Says how it stands with a service, now and at each change, until the watcher goes or the server stops.
+    /// Reports the status of a service, now and at each change, until the watcher goes or the server stops.
     async fn report(
         &self,
         request: Decoded<pb::HealthCheckRequest>,

@@ -14,7 +14,7 @@ use super::config::ServerError;
 
 /// Open files that are no clients: the store, its readers, the listeners, C-core's own. 40 were counted, with one operator.
 const OTHER_FILES: u64 = 64;
-/// With less room than for so many clients the log says how to get more. It is what most systems allow a service at least.
+/// With room for fewer clients the log says how to get more. Most systems allow a service at least this.
 const FEW_CLIENTS: u64 = 4096 - OTHER_FILES;
 
 const MIB: u64 = 1024 * 1024;
@@ -91,12 +91,12 @@ fn warn_of_little_room(data: &Path) {
     }
 }
 
-/// A twentieth of the disk, but 1 GiB at least, and not so much of a large disk that nobody would call it little.
+/// A twentieth of the disk, but at least 1 GiB, and at most 16 GiB: more than that is not little on any disk.
 fn little(all: u64) -> u64 {
     (all / 20).clamp(GIB, 16 * GIB)
 }
 
-/// Deadlines are times of the clock: behind what is stored already, delays and expiries would be wrong by as much.
+/// Deadlines are times of the clock: if it is set back, delays and expiries are wrong by as much.
 fn warn_of_the_clock(data: &Path, now: SystemTime) {
     let files = ["contact.db", "contact.db-wal"];
     let written = files.iter().filter_map(|file| fs::metadata(data.join(file)).ok()?.modified().ok()).max();

@@ -42,7 +42,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn now() -> Process {
-        // Behind the name of the program, which may hold anything, from the third field on.
+        // After the name of the program, which may hold any character, from the third field on.
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<u64>().ok());

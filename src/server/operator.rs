@@ -161,27 +161,24 @@ impl Operator {
         let clients = self.broker.connected().await?;
         let (about, store, removed) = (self.about.clone(), self.store.clone(), self.removed.clone());
         let look = move |reader: &mut dyn Reader| {
-            let in_flight = groups.iter().map(|group| group.in_flight as u64).sum();
-            let (count, retention) = (groups.len(), about.retention());
-            let (disk, process) = (Disk::of(&about.data), Process::now());
-            let (now, positions, failure) = (Time::now(), store.tail().positions(), store.failure());
             let mut server = ServerInfo {
+                retention: about.retention(),
+                disk: Disk::of(&about.data),
+                process: Process::now(),
                 about,
-                retention,
                 config,
-                disk,
-                process,
-                now,
-                positions,
+                now: Time::now(),
+                positions: store.tail().positions(),
                 clients,
-                groups: count,
-                in_flight,
+                groups: groups.len(),
+                in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 fleet: None,
-                failure,
+                failure: store.failure(),
             };
             if counted {
                 let mut groups = groups;
-                let never_came_left_out = add_never_came(&mut groups, reader, positions.task, &removed, now)?;
+                let (newest, now) = (server.positions.task, server.now);
+                let never_came_left_out = add_never_came(&mut groups, reader, newest, &removed, now)?;
                 let groups = count_groups(reader, groups)?;
                 let findings = judge(&server.facts(&groups));
                 server.fleet = Some(Fleet { groups, never_came_left_out, findings });

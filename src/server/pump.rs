@@ -71,7 +71,7 @@ impl Pump<'_> {
                         count += 1;
                         self.send(message).await?;
                         if let Some(taken) = self.inbox.took(cost) {
-                            self.broker.room(self.session, taken).await;
+                            self.broker.stream_took(self.session, taken).await;
                         }
                     }
                     self.traffic.count(Flow::Tasks, count, bytes);

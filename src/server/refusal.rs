@@ -25,7 +25,7 @@ const DOMAIN: &str = "contact";
 /// longer than people wait.
 const SOONEST: Duration = Duration::from_millis(500);
 const LATEST: Duration = Duration::from_secs(5);
-/// In between there is so much time for each client, up to the latest: a thousand come a second.
+/// In between there is this time for each client, up to the latest: a thousand come a second.
 const APIECE: Duration = Duration::from_millis(1);
 
 /// Why a call is refused or ended. The text is for the person at the other end: it says what to do.
@@ -56,7 +56,7 @@ pub(super) enum Refusal {
     TakenOver(String),
     #[error("the server is stopping; connect again")]
     Stopping {
-        /// After so long.
+        /// After this time.
         come_back: Duration,
     },
     #[error("task {0} is no dead letter of group {1}")]
@@ -147,7 +147,7 @@ reasons! {
 }
 
 impl Refusal {
-    /// For one of so many clients that are sent away because the server is stopping.
+    /// For one of `clients` that are sent away because the server is stopping.
     pub(super) fn stopping(clients: usize) -> Refusal {
         Refusal::Stopping { come_back: come_back(clients, &mut rand::rng()) }
     }
@@ -283,7 +283,7 @@ fn packed(message: &impl MessageFull) -> Option<Any> {
     Any::pack(message).ok()
 }
 
-/// When one of so many clients is to come back. Drawn evenly, so that they do not all come at one moment.
+/// When one of `clients` is to come back. Drawn evenly, so that they do not all come at one moment.
 fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
     let span = APIECE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)).clamp(SOONEST, LATEST - SOONEST);
     SOONEST + span.mul_f64(rng.random_range(0.0..=1.0))

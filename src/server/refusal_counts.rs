@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Of the process, like everything that stands in its metrics, and because errors become statuses where no server is at hand.
+/// Of the process, as its metrics are, and because errors become statuses where no server is at hand.
 static REFUSALS: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
 
 fn refusals() -> MutexGuard<'static, BTreeMap<&'static str, u64>> {

@@ -35,7 +35,7 @@ impl Flow {
 pub(super) struct Traffic([(AtomicU64, AtomicU64); Flow::ALL.len()]);
 
 impl Traffic {
-    /// Counts so many at once.
+    /// Counts a number of messages at once.
     pub(super) fn count(&self, flow: Flow, messages: usize, bytes: usize) {
         let (counted, texts) = &self.0[flow as usize];
         counted.fetch_add(messages as u64, Relaxed);

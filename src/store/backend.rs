@@ -1,4 +1,4 @@
-//! What the store needs from whatever keeps the rows.
+//! What the store needs from a database.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ pub struct Positions {
     pub status: u64,
 }
 
-/// What is known when a store was opened.
+/// What is known after a store was opened.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Recovered {
     /// How far the logs go.
     pub positions: Positions,
     /// The groups as of the last checkpoint, by name.
     pub groups: Vec<GroupState>,
-    /// The results of named groups behind the mark of the last checkpoint, in order.
+    /// The results of named groups after the mark of the last checkpoint, in order.
     pub replay: Vec<TaskResult>,
 }
 
@@ -37,14 +37,14 @@ pub struct GroupState {
     pub created_at: Time,
     /// Broadcasts up to here are not for it.
     pub broadcast_after: TaskId,
-    /// Its delivery is stopped.
+    /// Delivery to it is stopped.
     pub paused: bool,
     /// When a client of it was last connected.
     pub last_used: Time,
-    /// For each class (high, normal, low): every task of it up to here is settled, or stands in `open`.
+    /// For each priority (high, normal, low): every task of it up to here is settled, or stands in `open`.
     pub cursors: [TaskId; 3],
-    /// Tasks behind the cursor of their class that are settled, or stand in `open`: ranges, both ends included, in order.
-    pub settled: Vec<(TaskId, TaskId)>,
+    /// Tasks after the cursor of their priority that are settled, or stand in `open`: ranges, both ends included, in order.
+    pub taken_up: Vec<(TaskId, TaskId)>,
     /// Tasks that were delivered, or whose time had not come, and are not settled.
     pub open: Vec<OpenTask>,
 }
@@ -126,9 +126,9 @@ pub struct Removed {
 /// Opens a reader, from any thread.
 pub type OpenReader = Arc<dyn Fn() -> Result<Box<dyn Reader>, StoreError> + Send + Sync>;
 
-/// Keeps the rows. It has one owner, the writer.
+/// Stores the rows. It has one owner, the writer.
 pub trait Backend: Send {
-    /// What was kept. Called once, before anything else.
+    /// What is stored. Called once, before anything else.
     fn recover(&mut self) -> Result<Recovered, StoreError>;
 
     /// The task that was accepted with this key, if it is still kept.
@@ -147,23 +147,23 @@ pub trait Backend: Send {
     /// How to open readers. They see what was committed, whether before or after they were opened.
     fn reader(&self) -> OpenReader;
 
-    /// Tidies up at the end.
+    /// Leaves the files tidy at the end.
     fn close(self: Box<Self>) -> Result<(), StoreError>;
 }
 
-/// Reads what is kept. Pages hold at most `limit` rows and end early at about [1 MiB](PAGE_BYTES) of text, but hold at least
+/// Reads what is stored. Pages hold at most `limit` rows and end early at about [1 MiB](PAGE_BYTES) of text, but hold at least
 /// one row if there is one and `limit` is not 0; so an empty page is the end.
 pub trait Reader: Send {
-    /// Tasks behind `after`, in the order of ids.
+    /// Tasks after `after`, in the order of ids.
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
 
     /// Tasks before `before`, newest first.
     fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError>;
 
-    /// Results behind `after`, in order.
+    /// Results after `after`, in order.
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
-    /// Statuses behind `after`, in order.
+    /// Statuses after `after`, in order.
     fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError>;
 
     /// All that came of a task, in order, in one page of any size.
@@ -172,7 +172,7 @@ pub trait Reader: Send {
     /// The last of them, newest first.
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
-    /// The results behind `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
+    /// The results after `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
     /// The same before `before`, newest first.
@@ -186,30 +186,30 @@ pub trait Reader: Send {
     /// Those of the tasks that are kept, in the order asked for, in one page of any size.
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;
 
-    /// What a group has before it. Costs what the page holds, whatever else is in the log.
+    /// A page of what a group has to read. Costs what the page holds, whatever else is in the log.
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError>;
 
-    /// How many tasks the group has before it; `limit` and `max_bytes` do not count.
+    /// How many tasks the group has to read; `limit` and `max_bytes` are ignored.
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError>;
 
-    /// The names of groups that tasks are addressed to, behind `after`, in order. Costs by the number of names, not of tasks.
+    /// The names of groups that tasks are addressed to, after `after`, in order. Costs by the number of names, not of tasks.
     fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;
 }
 
-/// Which tasks a group asks for: those of one class with `after < id <= upto` that are addressed to it, or to everyone and
+/// Which tasks a group asks for: those of one priority with `after < id <= upto` that are addressed to it, or to everyone and
 /// `broadcast_after < id`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Backlog {
     /// The group. `None`: an anonymous reader, which only gets what is for everyone.
     pub group: Option<GroupName>,
-    /// The class.
-    pub class: Priority,
-    /// Only what stands behind this.
+    /// The priority.
+    pub priority: Priority,
+    /// Only what comes after this.
     pub after: TaskId,
-    /// Only what stands up to this.
+    /// Only what comes up to this, included.
     pub upto: TaskId,
     /// Broadcasts up to here are not wanted.
     pub broadcast_after: TaskId,
@@ -255,7 +255,7 @@ impl Row for Status {
     }
 }
 
-/// Takes rows until they fill a page; what is behind it is not even fetched.
+/// Takes rows until they fill a page; the rows after that are not even fetched.
 pub(super) fn page<T: Row, E>(
     mut rows: impl Iterator<Item = Result<T, E>>,
     limit: usize,

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The error behind an error. Shared, because one failed write is told to everyone who waits for it.
+/// What caused an error. Shared, because one failed write is the answer to every caller that waits for it.
 type Cause = Arc<dyn Error + Send + Sync>;
 
 /// Why the store could not be opened, read or written. Each says which file, and what its reader can do.
@@ -42,7 +42,7 @@ pub enum StoreError {
         /// The newest schema that this program knows.
         known: i64,
     },
-    /// No room.
+    /// Its disk is full.
     #[error("no room is left for {}; make room on its disk, then start the server again", path.display())]
     Full {
         /// The database.
@@ -60,7 +60,7 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
-    /// What is in it makes no sense.
+    /// What it holds cannot be understood.
     #[error(
         "{} is damaged ({cause}); keep a copy, and restore a backup or try the .recover command of sqlite3",
         path.display()
@@ -101,7 +101,7 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// What everyone is told after this one has happened.
+    /// What later calls get after this error.
     pub(super) fn lasting(self) -> StoreError {
         match self {
             StoreError::Failed { .. } | StoreError::Closed => self,

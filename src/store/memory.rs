@@ -1,4 +1,4 @@
-//! The store's twin in memory: the same rows, gone with the process.
+//! The same store in memory: its rows end with the process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -35,7 +35,7 @@ impl Memory {
 impl Backend for Memory {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
         let rows = self.rows();
-        let replay = behind(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
+        let replay = rows_after(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
         Ok(Recovered {
             positions: rows.positions,
             groups: rows.groups.values().cloned().collect(),
@@ -85,19 +85,19 @@ impl Backend for Memory {
             let before = if unclaimed(task) { removal.unclaimed_before } else { removal.before };
             task.id <= removal.upto && task.accepted_at < before.min(removal.before)
         };
-        let gone: HashSet<TaskId> =
+        let removed: HashSet<TaskId> =
             rows.tasks.iter().filter(|task| is_old(task)).take(removal.limit).map(|task| task.id).collect();
-        rows.tasks.retain(|task| !gone.contains(&task.id));
-        rows.keys.retain(|_, id| !gone.contains(id));
+        rows.tasks.retain(|task| !removed.contains(&task.id));
+        rows.keys.retain(|_, id| !removed.contains(id));
         let before = rows.results.len() + rows.statuses.len();
         let dead = |r: &TaskResult| r.result.task == 0 && r.result.at < removal.before;
-        rows.results.retain(|r| !gone.contains(&r.result.task));
+        rows.results.retain(|r| !removed.contains(&r.result.task));
         let results = before - rows.statuses.len() - rows.results.len();
         rows.results.retain(|r| !dead(r));
         rows.statuses.retain(|s| s.status.at >= removal.before);
         let others = before - results - rows.results.len() - rows.statuses.len();
         let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
-        Ok(Removed { tasks: gone.len(), others, used })
+        Ok(Removed { tasks: removed.len(), others, used })
     }
 
     fn reader(&self) -> OpenReader {
@@ -113,7 +113,7 @@ impl Backend for Memory {
 impl Reader for Memory {
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
         let rows = self.rows();
-        page(behind(&rows.tasks, after, |t| t.id).iter().map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)
+        page(rows_after(&rows.tasks, after, |t| t.id).iter().map(|t| Ok(Task::clone(t))), limit, PAGE_BYTES)
     }
 
     fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
@@ -124,12 +124,12 @@ impl Reader for Memory {
 
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        page(behind(&rows.results, after, |r| r.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
+        page(rows_after(&rows.results, after, |r| r.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
     }
 
     fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError> {
         let rows = self.rows();
-        page(behind(&rows.statuses, after, |s| s.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
+        page(rows_after(&rows.statuses, after, |s| s.seq).iter().cloned().map(Ok), limit, PAGE_BYTES)
     }
 
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
@@ -142,7 +142,7 @@ impl Reader for Memory {
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = behind(&rows.results, after, |r| r.seq).iter().filter(|r| is_dead(r, group));
+        let dead = rows_after(&rows.results, after, |r| r.seq).iter().filter(|r| is_dead(r, group));
         page(dead.cloned().map(Ok), limit, PAGE_BYTES)
     }
 
@@ -165,10 +165,10 @@ impl Reader for Memory {
 
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
         let rows = self.rows();
-        let wanted = behind(&rows.tasks, backlog.after, |t| t.id)
+        let wanted = rows_after(&rows.tasks, backlog.after, |t| t.id)
             .iter()
             .take_while(|t| t.id <= backlog.upto)
-            .filter(|t| t.spec.priority == backlog.class)
+            .filter(|t| t.spec.priority == backlog.priority)
             .filter(|t| match &t.spec.to {
                 None => t.id > backlog.broadcast_after,
                 to => *to == backlog.group,
@@ -192,13 +192,13 @@ impl Reader for Memory {
     }
 }
 
-/// Whether the task was given up by that, of this group or of any.
+/// Whether a group gave the task up by this result: this group, or any.
 fn is_dead(result: &TaskResult, group: Option<&GroupName>) -> bool {
     let TaskResult { result, .. } = result;
     result.outcome.is_dead() && !result.late && (group.is_none() || result.group.as_ref() == group)
 }
 
-/// The rows of a log behind a position.
-fn behind<T>(log: &[T], after: u64, position: impl Fn(&T) -> u64) -> &[T] {
+/// The rows of a log after a position.
+fn rows_after<T>(log: &[T], after: u64, position: impl Fn(&T) -> u64) -> &[T] {
     &log[log.partition_point(|row| position(row) <= after)..]
 }

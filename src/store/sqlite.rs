@@ -4,14 +4,16 @@ use std::fs::{self, File, TryLockError};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Statement, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError};
-use crate::task::{GroupName, Outcome, Priority, TaskId, Time};
+use super::{Backend, Batch, GroupState, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
+mod rows;
 
 use reader::SqliteReader;
+use rows::{group_columns, result_columns, status_columns, task_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -141,9 +143,11 @@ impl Backend for Sqlite {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut write = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            write_tasks(&change, batch)?;
-            write_results(&change, batch)?;
-            write_statuses(&change, batch)?;
+            rows::insert(&change, "INSERT INTO tasks", task_columns!(), &batch.tasks, |to, task| {
+                rows::bind_task(to, task)
+            })?;
+            rows::insert(&change, "INSERT INTO results", result_columns!(), &batch.results, rows::bind_result)?;
+            rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
             write_expiries(&change, batch)?;
             write_meta(&change, batch)?;
@@ -179,106 +183,13 @@ impl Backend for Sqlite {
     }
 }
 
-/// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
-/// row does, and is done once for a statement.
-const ROWS: usize = 16;
-
-/// Inserts rows of so many columns; `bind` gives the values of one, from parameter `at` on.
-fn insert<T>(
-    change: &Transaction<'_>,
-    table: &str,
-    columns: usize,
-    rows: &[T],
-    bind: impl Fn(&mut Statement<'_>, usize, &T) -> rusqlite::Result<()>,
-) -> rusqlite::Result<()> {
-    let row = format!("({})", vec!["?"; columns].join(", "));
-    let sql = |rows| format!("INSERT INTO {table} VALUES {}", vec![row.as_str(); rows].join(", "));
-    let (many, rest) = rows.as_chunks::<ROWS>();
-    let insert = |sql: &str, rows: &[T], each: usize| -> rusqlite::Result<()> {
-        let mut statement = change.prepare_cached(sql)?;
-        for chunk in rows.chunks(each) {
-            for (n, row) in chunk.iter().enumerate() {
-                bind(&mut statement, n * columns + 1, row)?;
-            }
-            statement.raw_execute()?;
-        }
-        Ok(())
-    };
-    if !many.is_empty() {
-        insert(&sql(ROWS), many.as_flattened(), ROWS)?;
-    }
-    if !rest.is_empty() {
-        insert(&sql(1), rest, 1)?;
-    }
-    Ok(())
-}
-
-fn write_tasks(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    insert(change, "tasks", 9, &batch.tasks, |to, at, task| {
-        let spec = &task.spec;
-        to.raw_bind_parameter(at, int(task.id))?;
-        to.raw_bind_parameter(at + 1, task.accepted_at.0)?;
-        to.raw_bind_parameter(at + 2, priority_number(spec.priority))?;
-        to.raw_bind_parameter(at + 3, spec.to.as_ref().map(GroupName::as_str))?;
-        to.raw_bind_parameter(at + 4, spec.key.as_deref())?;
-        to.raw_bind_parameter(at + 5, spec.not_before.map(|time| time.0))?;
-        to.raw_bind_parameter(at + 6, spec.expires_at.map(|time| time.0))?;
-        to.raw_bind_parameter(at + 7, spec.max_attempts)?;
-        to.raw_bind_parameter(at + 8, spec.text.as_str())
-    })
-}
-
-fn write_results(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    insert(change, "results", 10, &batch.results, |to, at, entry| {
-        let result = &entry.result;
-        to.raw_bind_parameter(at, int(entry.seq))?;
-        to.raw_bind_parameter(at + 1, int(result.task))?;
-        to.raw_bind_parameter(at + 2, result.group.as_ref().map(GroupName::as_str))?;
-        to.raw_bind_parameter(at + 3, &*result.client)?;
-        to.raw_bind_parameter(at + 4, result.attempt)?;
-        to.raw_bind_parameter(at + 5, result.outcome as u8)?;
-        to.raw_bind_parameter(at + 6, result.at.0)?;
-        to.raw_bind_parameter(at + 7, result.not_before.map(|time| time.0))?;
-        to.raw_bind_parameter(at + 8, result.late)?;
-        to.raw_bind_parameter(at + 9, result.ret.as_str())
-    })
-}
-
-fn write_statuses(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached("INSERT INTO statuses VALUES (?, ?, ?, ?)")?;
-    for entry in &batch.statuses {
-        let status = &entry.status;
-        insert.execute(params![int(entry.seq), status.client, status.at.0, status.msg])?;
-    }
-    Ok(())
-}
-
 fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for (name, state) in &batch.groups {
-        match state {
-            None => {
-                change.prepare_cached("DELETE FROM groups WHERE name = ?")?.execute([name.as_str()])?;
-            }
-            Some(state) => {
-                let open: Vec<_> = state
-                    .open
-                    .iter()
-                    .map(|task| (task.id, task.attempts, task.not_before.map(|time| time.0)))
-                    .collect();
-                change.prepare_cached("REPLACE INTO groups VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?.execute(params![
-                    name.as_str(),
-                    state.created_at.0,
-                    int(state.broadcast_after),
-                    state.paused,
-                    state.last_used.0,
-                    serde_json::json!(state.cursors).to_string(),
-                    serde_json::json!(state.settled).to_string(),
-                    serde_json::json!(open).to_string(),
-                ])?;
-            }
-        }
+    let mut forget = change.prepare_cached("DELETE FROM groups WHERE name = ?")?;
+    for (name, _) in batch.groups.iter().filter(|(_, state)| state.is_none()) {
+        forget.execute([name.as_str()])?;
     }
-    Ok(())
+    let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
+    rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
 }
 
 fn write_expiries(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
@@ -333,37 +244,11 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
 }
 
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
-    let mut select = conn.prepare("SELECT * FROM groups ORDER BY name")?;
-    let states = select.query_map([], |row| {
-        let open: Vec<(TaskId, u32, Option<i64>)> = reader::json(row, 7)?;
-        let open = open.into_iter().map(|(id, attempts, not_before)| {
-            let not_before = not_before.map(Time);
-            OpenTask { id, attempts, not_before }
-        });
-        Ok(GroupState {
-            name: reader::name(row, 0)?,
-            created_at: Time(row.get(1)?),
-            broadcast_after: row.get::<_, i64>(2)? as TaskId,
-            paused: row.get(3)?,
-            last_used: Time(row.get(4)?),
-            cursors: reader::json(row, 5)?,
-            settled: reader::json(row, 6)?,
-            open: open.collect(),
-        })
-    })?;
-    states.collect()
+    let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
+    select.query_map([], rows::group)?.collect()
 }
 
-/// The numbers of the file: never change one.
-fn priority_number(priority: Priority) -> i64 {
-    match priority {
-        Priority::Normal => 0,
-        Priority::High => 1,
-        Priority::Low => 2,
-    }
-}
-
-/// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what is behind the end of time.
+/// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.
 fn int(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
 }

@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use super::Positions;
 use crate::task::{Task, TaskId};
 
-/// Bytes of tasks that are kept: about what a few thousand readers can be behind without asking the disk.
+/// Bytes of tasks that are kept: a broker that lags by less need not read the disk.
 const KEPT_BYTES: usize = 16 << 20;
 
 type Subscriber = Box<dyn Fn(&Positions) + Send + Sync>;
 
-/// The newest tasks that are on disk, kept in memory for everyone who is not far behind; 16 MiB of them, oldest dropped.
+/// The newest tasks that are on disk, kept in memory for readers that do not lag far; 16 MiB of them, the oldest dropped.
 pub struct Tail {
     task: AtomicU64,
     result: AtomicU64,
@@ -22,7 +22,7 @@ pub struct Tail {
     subscribers: Mutex<Vec<Subscriber>>,
 }
 
-/// Every task behind `after`, without a gap.
+/// Every task after `after`, without a gap.
 struct Kept {
     after: TaskId,
     tasks: VecDeque<Arc<Task>>,
@@ -49,7 +49,7 @@ impl Tail {
         }
     }
 
-    /// The tasks behind `after`, in order: at most `max_bytes` of them, but at least one if there is one. `None`: they are
+    /// The tasks after `after`, in order: at most `max_bytes` of them, but at least one if there is one. `None`: they are
     /// older than what is kept here, and a reader has them.
     pub fn since(&self, after: TaskId, max_bytes: usize) -> Option<Vec<Arc<Task>>> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
@@ -63,13 +63,13 @@ impl Tail {
         Some(fits.cloned().collect())
     }
 
-    /// Has `news` called after every commit, and after a failed one, with how far the logs go. It runs on the writer thread:
+    /// Has `news` called after every commit, also a failed one, with how far the logs go. It runs on the writer thread:
     /// it must not wait, nor subscribe. It is dropped when the store is closed.
     pub fn subscribe(&self, news: Box<dyn Fn(&Positions) + Send + Sync>) {
         self.subscribers.lock().unwrap_or_else(PoisonError::into_inner).push(news);
     }
 
-    /// Tasks first, positions second: whoever sees a position finds the tasks.
+    /// Tasks first, positions second: a caller that sees a position finds its tasks.
     pub(super) fn extend(&self, tasks: Vec<Arc<Task>>, positions: &Positions) {
         if !tasks.is_empty() {
             self.kept.write().unwrap_or_else(PoisonError::into_inner).extend(tasks);
@@ -86,7 +86,7 @@ impl Tail {
         }
     }
 
-    /// Lets go of the subscribers, and with them of whatever they hold.
+    /// Drops the subscribers, and with them what they hold.
     pub(super) fn close(&self) {
         let subscribers = std::mem::take(&mut *self.subscribers.lock().unwrap_or_else(PoisonError::into_inner));
         drop(subscribers);
@@ -106,7 +106,7 @@ impl Kept {
     }
 }
 
-/// What a task takes in memory: its text, and about so much around it.
+/// About what a task takes in memory, in bytes: its texts, and what is around them.
 fn size(task: &Task) -> usize {
     size_of::<Task>() + 32 + task.spec.text.len() + task.spec.key.as_ref().map_or(0, String::len)
 }

@@ -1,4 +1,4 @@
-//! The one thread that writes: it drains its mailbox, commits all of it at once, and answers everyone.
+//! The one thread that writes: it takes all commands that wait, commits them at once, and answers each.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
@@ -11,12 +11,12 @@ use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Removal, R
 use crate::mailbox::Receiver;
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
-/// Rows at which a transaction takes no more commands: what is behind them should not wait for much longer than a sync.
+/// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
 const ROUND_ROWS: usize = 10_000;
 /// Bytes of text at which a transaction takes no more commands.
 const ROUND_BYTES: usize = 8 << 20;
-/// So long a transaction stays open that nobody waits for: most likely a task comes with which it can share a sync. A few
-/// syncs, and less than anybody would notice.
+/// How long a transaction stays open when no caller waits for it: a task that comes meanwhile can share its sync. A few syncs,
+/// and too short to notice.
 const LINGER: Duration = Duration::from_millis(2);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
@@ -24,7 +24,7 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 /// What the writer is asked for.
 pub(super) enum Command {
     Submit(Vec<NewTask>, Answer<Accepted>),
-    Report(Vec<NewStatus>, Answer<()>),
+    RecordStatuses(Vec<NewStatus>, Answer<()>),
     Record(Vec<NewResult>),
     RecordUnlessSettled(Box<NewResult>),
     Checkpoint(Vec<GroupState>),
@@ -35,7 +35,7 @@ pub(super) enum Command {
     Close,
 }
 
-/// A callback that is called in any case: dropped, it says that the store is closed.
+/// A callback that is always called: when it is dropped, with the error that the store is closed.
 pub(super) struct Done(Option<Callback>);
 
 type Callback = Box<dyn FnOnce(Result<(), StoreError>) + Send>;
@@ -68,7 +68,7 @@ pub(super) struct Writer {
     positions: Positions,
 }
 
-/// One transaction, and whom to tell.
+/// One transaction, and the callers that wait for it.
 struct Round {
     batch: Batch,
     /// The keys of the batch.
@@ -78,7 +78,7 @@ struct Round {
     commands: usize,
     rows: usize,
     bytes: usize,
-    /// Nothing of it can be written.
+    /// Why nothing of it can be written.
     failed: Option<StoreError>,
 }
 
@@ -92,7 +92,7 @@ impl Writer {
         Writer { backend, mailbox, shared, positions }
     }
 
-    /// Runs until it is told to close, and then until the mailbox is empty.
+    /// Runs until [`Command::Close`], and then until the mailbox is empty.
     pub(super) fn run(mut self) -> Result<(), StoreError> {
         let mut closing = false;
         while let Some(first) = if closing { self.mailbox.try_recv() } else { self.mailbox.recv() } {
@@ -120,7 +120,7 @@ impl Writer {
         written
     }
 
-    /// Puts a command into the round. Says whether it was the one to close.
+    /// Puts a command into the round. Says whether it was [`Command::Close`].
     fn take(&mut self, round: &mut Round, command: Command) -> bool {
         round.commands += 1;
         match command {
@@ -130,8 +130,8 @@ impl Writer {
                 let accepted = round.accept(tasks, &mut *self.backend);
                 round.answer(move |written| drop(answer.send(written.and(accepted))));
             }
-            Command::Report(statuses, answer) => {
-                round.report(statuses);
+            Command::RecordStatuses(statuses, answer) => {
+                round.record_statuses(statuses);
                 round.answer(move |written| drop(answer.send(written)));
             }
             Command::Record(results) => round.record(results),
@@ -154,7 +154,7 @@ impl Writer {
         false
     }
 
-    /// Writes the round and tells everyone, in this order.
+    /// Writes the round, then answers its callers.
     fn settle(&mut self, round: Round) {
         let Round { batch, answers, failed, .. } = round;
         let written = match failed {
@@ -241,7 +241,7 @@ impl Round {
         id
     }
 
-    fn report(&mut self, statuses: Vec<NewStatus>) {
+    fn record_statuses(&mut self, statuses: Vec<NewStatus>) {
         for status in statuses {
             self.batch.positions.status += 1;
             self.count(status.msg.len());

@@ -8,7 +8,7 @@ use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
 use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
-use crate::world::Stream;
+use super::world::Stream;
 
 /// A group that has a name.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
-use crate::world::{World, name, told};
+use super::world::{World, name, told};
 
 /// Groups that tasks are addressed to. Some never come.
 const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];

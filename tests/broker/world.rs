@@ -11,7 +11,7 @@ use contact::broker::{Action, Closed, Config, Core, Delivery, Join, OutcomeRepor
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
-use crate::model::{Logged, Model};
+use super::model::{Logged, Model};
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
 pub(crate) const ROOM: u64 = 64 * 1024;
@@ -219,7 +219,7 @@ impl World {
         let taken = stream.taken + (stream.sent - stream.taken) * percent / 100;
         if stream.watch.take().is_some() {
             stream.taken = taken;
-            self.core.room(id, taken, self.now);
+            self.core.stream_took(id, taken, self.now);
             self.act();
         }
     }
@@ -233,13 +233,13 @@ impl World {
 
     pub(crate) fn reporter_came(&mut self, peer: &Arc<str>) {
         self.model.reporter_came(peer);
-        self.core.reporter_came(peer);
+        self.core.reporter_connected(peer);
         self.act();
     }
 
     pub(crate) fn reporter_went(&mut self, peer: &Arc<str>) {
         self.model.reporter_went(peer);
-        self.core.reporter_went(peer);
+        self.core.reporter_disconnected(peer);
         self.act();
     }
 
@@ -255,7 +255,7 @@ impl World {
         let head = self.announced as TaskId;
         let expected = self.model.tell(reporter, &told, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
-        self.core.settle(reporter, vec![told.clone()], self.now);
+        self.core.report(reporter, vec![told.clone()], self.now);
         self.act();
         let new = self.model.log[before..].iter().filter_map(Logged::result);
         let mut new: Vec<NewResult> = new.filter(|r| r.ret == told.ret && r.outcome == told.outcome).cloned().collect();
@@ -523,7 +523,7 @@ impl World {
         for (id, stream) in &mut self.streams {
             if !stream.slow && stream.watch.take().is_some() {
                 stream.taken = stream.sent;
-                self.core.room(*id, stream.taken, self.now);
+                self.core.stream_took(*id, stream.taken, self.now);
                 any = true;
             }
         }
@@ -569,8 +569,9 @@ impl World {
                 self.unsynced.push((Write::Forget(group), self.model.log.len()));
             }
             Action::Fetch(group, query) => {
-                let same = |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.class == query.class);
-                assert!(!self.reads.iter().any(same), "one page of a class is asked for at a time");
+                let same =
+                    |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.priority == query.priority);
+                assert!(!self.reads.iter().any(same), "one page of a priority is asked for at a time");
                 self.reads_for(query.group.as_ref());
                 self.reads.push(Read::Fetch(group, query));
             }
@@ -609,6 +610,7 @@ impl World {
 
     /// What holds whenever nothing is left to be done.
     fn check(&mut self) {
+        assert_eq!(self.core.check(), Ok(()));
         let clients = self.core.clients();
         assert_eq!(clients.len(), self.streams.len());
         let mut in_flight: BTreeMap<&GroupName, usize> = BTreeMap::new();

@@ -2,6 +2,8 @@
 
 import assert from 'node:assert/strict';
 import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { contrasts, sideways } from './measure.mjs';
 
 const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'dead', 'submit'];
@@ -407,4 +409,37 @@ export async function looks({ open, go, shot }) {
   assert.notEqual(await ground(), before);
   await page.reload();
   assert.notEqual(await ground(), before, 'the theme is remembered');
+}
+
+/** The upper part of the overview while a fleet is at work. */
+export async function picture({ open, reached }) {
+  const page = await open('#/', { viewport: { width: 1280, height: 1600 }, colorScheme: 'light' });
+  await live(page);
+  const tasks = `${process.env.CONTACT_PAGE}/api/tasks`;
+  const submit = async (text, to) => assert.ok((await page.request.post(tasks, { headers: { 'x-contact': '1' }, data: { text, to } })).ok());
+  const kinds = [['resize IMG_', 'thumbnails'], ['letter ', 'letters'], ['index page ', 'search']];
+  const seconds = Number(process.env.CONTACT_SECONDS);
+  const begun = performance.now();
+  const elapsed = () => (performance.now() - begun) / 1000;
+  let [number, said, bad] = [4000, 0, 0];
+  let over = false;
+  // A load that swells and ebbs, at its peak more than the workers can do at once.
+  const load = (async () => {
+    for (let due = 0; !over; due += 1 / (14 + 7 * Math.sin(due / 25))) {
+      await sleep(Math.max(0, (due - elapsed()) * 1000));
+      number += 1;
+      const [kind, to] = kinds[number % kinds.length];
+      await submit(`${kind}${number}`, to);
+      if (due >= (bad * seconds) / 3) await submit(`letter to nobody, ${(bad += 1)}`, 'letters');
+      if (due >= said + 10) reached(`${(said += 10)} seconds`);
+    }
+  })();
+  await says(page, 'h1, .issue', /dead letters? of letters/);
+  await sleep(Math.max(0, (seconds - elapsed()) * 1000));
+  await page.mouse.move(0, 0);
+  const below = await page.getByRole('heading', { name: 'Tasks', exact: true }).boundingBox();
+  const path = join(process.env.CONTACT_SHOTS, 'picture.png');
+  await page.screenshot({ path, clip: { x: 0, y: 0, width: 1280, height: Math.floor(below.y) - 8 } });
+  over = true;
+  await load;
 }

@@ -11,7 +11,6 @@ use super::DEADLINE;
 
 /// A running child. Killed when dropped; if the test has failed, what it said is shown.
 pub struct Program {
-    name: String,
     child: Child,
     /// Its standard output.
     pub out: Lines,
@@ -26,7 +25,7 @@ impl Program {
         let mut child = pipes.spawn()?;
         let out = Lines::of(format!("{name} out"), child.stdout.take().unwrap());
         let err = Lines::of(format!("{name} err"), child.stderr.take().unwrap());
-        Ok(Program { name: name.into(), child, out, err })
+        Ok(Program { child, out, err })
     }
 
     /// Its process id.

@@ -9,9 +9,9 @@ use futures::StreamExt;
 use futures::executor::block_on;
 use grpcio::CallOption;
 
+use super::witness::Witness;
+use super::{BROADCAST, QUEUE};
 use crate::common::program::Lines;
-use crate::witness::Witness;
-use crate::{BROADCAST, QUEUE};
 
 pub struct Ledger {
     tasks: BTreeMap<u64, pb::Task>,

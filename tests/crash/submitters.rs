@@ -13,9 +13,9 @@ use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, WriteFlags};
 use serde_json::Value;
 
-use crate::QUEUE;
+use super::QUEUE;
+use super::witness::{Accepted, Witness};
 use crate::common::program::Program;
-use crate::witness::{Accepted, Witness};
 
 pub fn start(witness: &Arc<Witness>) -> Vec<JoinHandle<()>> {
     let spawn = |name: &str, work: fn(&Witness)| {

@@ -12,8 +12,8 @@ use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, MetadataBuilder, WriteFlags};
 
-use crate::witness::{Confirmed, Witness};
-use crate::{BROADCAST, QUEUE};
+use super::witness::{Confirmed, Witness};
+use super::{BROADCAST, QUEUE};
 
 /// How a worker is.
 #[derive(Clone, Copy, PartialEq)]

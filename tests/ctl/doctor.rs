@@ -4,10 +4,10 @@ use contact::wire::control as pb;
 use contact::wire::control::finding::{Code, Severity};
 use serde_json::Value;
 
-use crate::common::proxy::Proxy;
+use super::fake::{Fake, found};
+use super::{Ran, Running, contactctl, ok, run};
 use crate::common::server::Server;
-use crate::fake::{Fake, found};
-use crate::{Ran, Running, contactctl, ok, run};
+use crate::network::proxy::Proxy;
 
 /// The findings of a run with --json, by their check: status and remedy.
 fn findings(out: &str) -> Vec<(String, String, String)> {

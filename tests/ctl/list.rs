@@ -4,8 +4,8 @@ use contact::wire::control as pb;
 use futures::channel::mpsc;
 use std::process::Stdio;
 
-use crate::fake::Fake;
-use crate::{Ran, Running, contactctl, ok, run};
+use super::fake::Fake;
+use super::{Ran, Running, contactctl, ok, run};
 
 const AT: i64 = 1_777_536_000_123;
 

@@ -2,8 +2,8 @@
 
 use contact::wire::control as pb;
 
-use crate::fake::Fake;
-use crate::{ok, run};
+use super::fake::Fake;
+use super::{ok, run};
 
 const AT: i64 = 1_777_536_000_123;
 

@@ -7,8 +7,8 @@ use std::process::Command;
 use clap::CommandFactory;
 use contact::ctl::Args;
 
-use crate::fake::Fake;
-use crate::{Ran, ok};
+use super::fake::Fake;
+use super::{Ran, ok};
 
 /// Every command, as it is typed behind `contactctl`.
 fn commands() -> Vec<String> {
@@ -66,7 +66,7 @@ fn there_is_a_man_page_for_every_command() {
     assert_eq!(pages, expected);
     let file = folder.path().join("file");
     std::fs::write(&file, "").unwrap();
-    let ran = crate::run(&fake, &["man", "--dir", file.to_str().unwrap()]);
+    let ran = super::run(&fake, &["man", "--dir", file.to_str().unwrap()]);
     assert!(ran.code == Some(1) && ran.err.starts_with("contactctl: cannot write "), "{ran:?}");
 }
 

@@ -10,8 +10,8 @@ use contact::wire::control as pb;
 use futures::channel::mpsc;
 use tempfile::TempDir;
 
-use crate::fake::Fake;
-use crate::{Ran, Running, contactctl, eventually, ok, run, run_with};
+use super::fake::Fake;
+use super::{Ran, Running, contactctl, eventually, ok, run, run_with};
 
 fn file(text: impl AsRef<[u8]>) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();

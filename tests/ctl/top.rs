@@ -11,10 +11,10 @@ use contact::wire::control::finding::Code;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
+use super::fake::{Fake, found};
+use super::{contactctl, eventually, ok, run};
 use crate::common::program::send;
 use crate::common::server::Server;
-use crate::fake::{Fake, found};
-use crate::{contactctl, eventually, ok, run};
 
 /// A program on a terminal.
 struct Terminal {

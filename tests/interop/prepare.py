@@ -1,9 +1,10 @@
-"""Makes what the article's programs need: a Python with grpcio and what comes with it, and the stubs of both spellings.
+"""Makes what Python programs need: a Python with grpcio and what comes with it, and stubs.
 
     prepare.py FOLDER
 
-leaves FOLDER/python/bin/python and FOLDER/{ret,result}/contact/contact_pb2{,_grpc}.py. Ends with 69 if there is no
-Python with grpcio to be had, for want of a package index.
+leaves FOLDER/python/bin/python and FOLDER/{ret,result,whole}/contact/contact_pb2{,_grpc}.py: the stubs of the article's proto in
+both spellings, and of the whole one in proto/. Ends with 69 if there is no Python with grpcio to be had, for want of a package
+index.
 """
 
 import fcntl
@@ -45,6 +46,7 @@ def main():
         fcntl.flock(lock, fcntl.LOCK_EX)
         for spelling in ("ret", "result"):
             stubs(python, HERE / "proto" / spelling / "contact.proto", folder / spelling / "contact")
+        stubs(python, HERE.parent.parent / "proto" / "contact.proto", folder / "whole" / "contact")
 
 
 main()

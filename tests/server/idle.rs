@@ -6,10 +6,10 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{env, fs};
 
+use super::memory::Memory;
 use crate::common::DEADLINE;
 use crate::common::program::Program;
 use crate::common::server::Server;
-use crate::memory::Memory;
 use crate::rig::{Client, Operator};
 
 /// How many, if not said otherwise; the goal is meant for 5,000, which takes a while.
@@ -66,7 +66,7 @@ fn many_idle_clients_cost_no_thread_and_little_memory_and_are_gone_with_their_pr
     let before = usage(server.program());
 
     let mut crowd = Command::new(env::current_exe().unwrap());
-    crowd.args(["--ignored", "--exact", "idle::crowd", "--nocapture"]);
+    crowd.args(["--ignored", "--exact", "server::idle::crowd", "--nocapture"]);
     crowd.env(CROWD, format!("{} {count}", server.listen));
     let mut crowd = Program::spawn("crowd", &mut crowd).unwrap();
     operator.connected(count + 1);

@@ -8,8 +8,8 @@ use contact::wire::control::NewTask;
 use grpcio::{RpcStatus, RpcStatusCode as Code};
 use protobuf::{EnumOrUnknown, Message as _};
 
+use super::raw::{self, Wire, field};
 use crate::common::server::Server;
-use crate::raw::{self, Wire, field};
 use crate::rig::{Client, Operator, Tasks, ack, done};
 
 const LIMIT: usize = 1024 * 1024;

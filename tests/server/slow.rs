@@ -2,8 +2,8 @@
 
 use grpcio::RpcStatusCode;
 
+use super::memory::Memory;
 use crate::common::server::Server;
-use crate::memory::Memory;
 use crate::rig::{Client, Operator, Rig, ack, done};
 
 const TASKS: usize = 20_000;

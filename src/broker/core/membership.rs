@@ -1,12 +1,14 @@
-//! Clients come and go.
+//! Clients connect and disconnect.
 
-use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::{Action, Closed, Core, GRACE, Timer};
-use crate::broker::group::{Group, GroupId, Lease};
-use crate::broker::session::{Join, Session, SessionId, StartAt};
+use super::group::Group;
+use super::open::Lease;
+use super::peer::Peer;
+use super::session::{Join, Session, SessionId, StartAt};
+use super::timers::Timer;
+use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::task::{GroupName, Outcome, Time};
 
 impl Core {
@@ -34,7 +36,7 @@ impl Core {
             last_sent: now,
             outgoing: Vec::new(),
             turn: 0,
-            listed: None,
+            rank: None,
             join,
         };
         if let Some(old) = taken_over {
@@ -42,7 +44,7 @@ impl Core {
         }
 
         let peer = self.peers.entry(session.join.peer.clone()).or_default();
-        if peer.sessions == 0 && peer.reporters == 0 {
+        if peer.is_idle() {
             peer.unmatched.clear();
         }
         peer.sessions += 1;
@@ -51,18 +53,18 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.push(Reverse((now.after(heartbeat), Timer::Session(id))));
+            self.timers.set(now.after(heartbeat), Timer::Session(id));
         }
         self.sessions.insert(id, session);
-        let mut early = Vec::new();
+        let mut awaiting = Vec::new();
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.sessions.insert(id);
-            early = group.early(&address);
+            awaiting = group.open.awaiting_stream(&address);
         }
-        for task in early {
+        for task in awaiting {
             self.renew(group_id, task, Some(id), &address, now);
         }
-        self.list(id);
+        self.update_rank(id);
         self.dispatch(group_id, now);
     }
 
@@ -72,21 +74,18 @@ impl Core {
             return *id;
         }
         let leased = name.is_some();
-        let mut group = Group::new(name, leased, now);
-        if from == StartAt::New {
-            group.broadcast_after = self.head;
-        }
-        group.dirty = leased;
+        let broadcast_after = if from == StartAt::New { self.head() } else { 0 };
+        let group = Group::new(name, broadcast_after, now);
         let id = self.add_group(group);
         if leased {
-            // A group that exists is owed its tasks: it must be there after a restart, and before its first result.
+            // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
             self.checkpoint();
         }
         id
     }
 
-    /// The same client is here on a new stream. The old one ends; if it is the same process, what it holds stays with it
-    /// until it had time to say so (`WORKING`), since some of it may have been lost on the way.
+    /// The same client opened a new stream. The old one ends. If it is the same process, its tasks stay with it for long enough
+    /// to confirm them (`WORKING`): some of them may have been lost on the way.
     fn take_over(&mut self, old: SessionId, new: SessionId, session: &mut Session, now: Time) {
         self.actions.push(Action::Close(old, Closed::TakenOver));
         let Some(before) = self.sessions.get_mut(&old) else { return };
@@ -95,28 +94,28 @@ impl Core {
             return self.leave(old, now);
         }
         session.held = std::mem::take(&mut before.held);
-        // What is told over a new connection may be here before its stream is.
+        // Reports over a new connection may come before its stream does.
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(mut lease) = group.unlease(*id) {
+            if let Some(mut lease) = group.open.end_lease(*id) {
                 lease.session = Some(new);
                 if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.lease(*id, lease);
+                group.open.lease(*id, lease);
             }
         }
         self.leave(old, now);
     }
 
-    /// A stream ended: what was on its way or held by its client goes to others. Unknown sessions are none of our business.
+    /// A stream ended: what was on its way or held by its client goes to others. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Time) {
-        self.unlist(id);
+        self.remove_rank(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // It takes nothing any more.
+        // So that giving its tasks back does not rank it again.
         session.window = 0;
         let (group_id, held) = (session.group, std::mem::take(&mut session.held));
         for task in held {
@@ -135,26 +134,28 @@ impl Core {
             self.drop_idle_peer(&session.join.peer);
         }
         let Some(group) = self.groups.get_mut(&group_id) else { return };
-        group.sessions.remove(&id);
-        group.last_used = now;
-        group.dirty = true;
+        group.remove_session(id, now);
         if group.leased {
             self.dispatch(group_id, now);
         } else {
-            self.groups.remove(&group_id);
-            for class in &mut self.listening {
-                class.remove(&group_id);
-            }
+            self.drop_group(group_id);
         }
     }
 
-    /// A client began to tell results from this address.
-    pub fn reporter_came(&mut self, peer: &Arc<str>) {
+    pub(super) fn drop_group(&mut self, id: GroupId) {
+        self.groups.remove(&id);
+        for caught_up in &mut self.caught_up {
+            caught_up.remove(&id);
+        }
+    }
+
+    /// A client began to report outcomes from this address.
+    pub fn reporter_connected(&mut self, peer: &Arc<str>) {
         self.peers.entry(peer.clone()).or_default().reporters += 1;
     }
 
-    /// It ended.
-    pub fn reporter_went(&mut self, peer: &Arc<str>) {
+    /// It reports no more.
+    pub fn reporter_disconnected(&mut self, peer: &Arc<str>) {
         if let Some(state) = self.peers.get_mut(peer) {
             state.reporters = state.reporters.saturating_sub(1);
             self.drop_idle_peer(peer);
@@ -162,7 +163,7 @@ impl Core {
     }
 
     fn drop_idle_peer(&mut self, peer: &Arc<str>) {
-        if self.peers.get(peer).is_some_and(|p| p.sessions == 0 && p.reporters == 0) {
+        if self.peers.get(peer).is_some_and(Peer::is_idle) {
             self.peers.remove(peer);
         }
     }

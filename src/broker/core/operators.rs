@@ -2,63 +2,25 @@
 
 use std::sync::Arc;
 
-use super::{Config, Core};
-use crate::broker::group::{CLASSES, Group};
-use crate::broker::session::{ClientInfo, Session, SessionId};
-use crate::broker::tally::Tally;
-use crate::store::Backlog;
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Task, TaskId, Time};
+use super::group::{Group, GroupInfo};
+use super::outcomes::outcome_of;
+use super::session::{ClientInfo, Session, SessionId};
+use super::{Action, Config, Core};
+use crate::task::{ClientId, GroupName, Outcome, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
 
-/// How far a group has come.
-#[derive(Debug, Clone)]
-pub struct GroupInfo {
-    /// Its name.
-    pub name: GroupName,
-    /// How many clients of it are connected.
-    pub clients: usize,
-    /// How many tasks are with a client now.
-    pub in_flight: usize,
-    /// How many were delivered, are not settled, and wait to go out again.
-    pub waiting: usize,
-    /// Of these, how many whose time has not come.
-    pub delayed: usize,
-    /// How many it has not come to yet and are in memory, about to go out.
-    pub ready: usize,
-    /// The oldest of these three.
-    pub oldest: Option<TaskId>,
-    /// What else it has not come to yet: only the store can count that.
-    pub backlog: Vec<Backlog>,
-    /// Of `ready` and `backlog` so many are settled, or waiting, all the same.
-    pub settled_ahead: usize,
-    /// Settled a second, over the last ten seconds.
-    pub rate: f64,
-    /// The last second in which one was settled, since the start of the server.
-    pub last_settled: Option<Time>,
-    /// Since when a client has the task that was with one for longest.
-    pub held_since: Option<Time>,
-    /// Delivery is stopped.
-    pub paused: bool,
-    /// When a client of it was last connected; now, if one is.
-    pub last_used: Time,
-    /// What became of its tasks since the start of the server.
-    pub tally: Tally,
-    /// There are tasks for it in the log, and the broker knows no such group.
-    pub never_came: bool,
-}
-
-/// Where a task stands with a group that has not settled it.
+/// Where a task stands with a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskState {
-    /// With a client, which has so long to say something; and which delivery that is.
+    /// With a client: its id or address, when the lease ends, and which delivery that is.
     InFlight(Arc<str>, Time, u32),
     /// Waiting to go out.
     Waiting(WaitReason),
-    /// Through with it: the log of outcomes says how.
+    /// The group is done with it: the log of outcomes says how.
     Settled,
 }
 
-/// Why a group was not removed.
+/// Why an operator's wish for a group was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
     /// There is none of that name.
@@ -70,8 +32,8 @@ pub enum GroupError {
 }
 
 impl Core {
-    /// Takes other settings, for what is delivered and renewed from now on, and for who comes. Which group anonymous clients are
-    /// in stays: those that are there were told otherwise.
+    /// Takes other settings, for deliveries, renewals and clients from now on. The group of anonymous clients stays as it was:
+    /// those that are connected are in it.
     pub fn reconfigure(&mut self, config: Config) {
         self.config = Config { anonymous_group: self.config.anonymous_group.take(), ..config };
     }
@@ -123,39 +85,7 @@ impl Core {
     }
 
     pub(super) fn unsorted_groups(&self, now: Time) -> Vec<GroupInfo> {
-        let named = self.groups.values().filter_map(|group| Some((group.name.clone()?, group)));
-        named.map(|(name, group)| self.group_info(name, group, now)).collect()
-    }
-
-    fn group_info(&self, name: GroupName, group: &Group, now: Time) -> GroupInfo {
-        let behind = CLASSES.into_iter().enumerate().filter(|(at, _)| group.classes[*at].behind);
-        let backlog = behind.map(|(at, class)| Backlog {
-            group: Some(name.clone()),
-            class,
-            after: group.classes[at].read,
-            upto: self.head,
-            broadcast_after: group.broadcast_after,
-            limit: 1,
-            max_bytes: 1,
-        });
-        GroupInfo {
-            clients: group.sessions.len(),
-            in_flight: group.leases.len(),
-            waiting: group.returned.len() + group.delayed.len() + group.loading.len(),
-            delayed: group.delayed.len(),
-            ready: group.classes.iter().map(|class| class.ready.len()).sum(),
-            oldest: group.classes.iter().filter_map(|class| class.ready.first()).chain(group.oldest_open()).min(),
-            backlog: backlog.filter(|backlog| backlog.after < backlog.upto).collect(),
-            settled_ahead: group.ahead.len(),
-            rate: group.rate.per_second(now),
-            last_settled: group.rate.last(),
-            held_since: group.leases.values().map(|lease| lease.since).min(),
-            paused: group.paused,
-            last_used: if group.sessions.is_empty() { group.last_used } else { now },
-            tally: group.tally.clone(),
-            never_came: false,
-            name,
-        }
+        self.groups.values().filter_map(|group| group.info(self.head(), now)).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.
@@ -168,23 +98,20 @@ impl Core {
     }
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
-        if let Some(lease) = group.leases.get(&task.id) {
+        if let Some(lease) = group.open.lease_of(task.id) {
             return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempt);
         }
-        let class = task.spec.priority as usize;
-        let untouched = task.id > group.position(class, self.head) && !group.ahead.contains(&task.id);
-        if !untouched && group.waiting(task.id).is_none() {
+        if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
-        let delayed = group.delayed.get(task.id).map(|(due, _)| due);
-        let due = delayed.max(task.spec.not_before).filter(|due| *due > now);
-        let blocked = || group.sessions.iter().filter_map(|id| self.sessions.get(id)).any(|session| session.free() > 0);
+        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
+        let wants_more = |id| self.sessions.get(id).is_some_and(|session| session.free() > 0);
         TaskState::Waiting(match due {
             Some(due) => WaitReason::NotBefore(due),
             None if group.paused => WaitReason::Paused,
             None if group.sessions.is_empty() => WaitReason::NoClient,
-            None if !group.open_sessions.is_empty() => WaitReason::Queued,
-            None if blocked() => WaitReason::NotReading,
+            None if !group.available.is_empty() => WaitReason::Queued,
+            None if group.sessions.iter().any(wants_more) => WaitReason::NotReading,
             None => WaitReason::WindowsFull,
         })
     }
@@ -192,31 +119,23 @@ impl Core {
     /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
     /// clients, are kept from it by its expiry in the store.
     pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
-        // Whoever reads it from memory is to find it expired, too.
-        let at = self.recent.partition_point(|recent| recent.id < task.id);
-        if let Some(recent) = self.recent.get_mut(at).filter(|recent| recent.id == task.id) {
-            let mut cancelled = Task::clone(recent);
-            cancelled.spec.expires_at = Some(now);
-            *recent = Arc::new(cancelled);
-        }
+        self.recent.expire(task.id, now);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
-            passing.classes[task.spec.priority as usize].ready.remove(task.id);
+            passing.cursor_mut(task.spec.priority).skip(task.id);
         }
+        let head = self.head();
         let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
         let mut count = 0;
         for id in ids {
             let attempt = match self.end_lease(id, task.id) {
                 Some((lease, _)) => Some(lease.attempt),
-                None => self.groups.get_mut(&id).and_then(|group| match group.take_waiting(task.id) {
+                None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
                     Some((_, attempts)) => Some(attempts),
-                    None if task.id > group.position(task.spec.priority as usize, self.head) => {
-                        group.ahead.insert(task.id).then_some(0)
-                    }
-                    None => None,
+                    None => group.take_up(task, head).then_some(0),
                 }),
             };
             if let Some(attempt) = attempt {
-                self.settled_by_server(id, task.id, attempt, Outcome::Cancelled, now);
+                self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
                 count += 1;
             }
             self.dispatch(id, now);
@@ -227,47 +146,31 @@ impl Core {
     /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.
     pub fn revive(&mut self, name: &GroupName, task: &Task, now: Time) -> bool {
         let Some(id) = self.names.get(name).copied() else { return false };
-        let settled = |group: &&mut Group| group.wants(task);
-        let Some(group) = self.groups.get_mut(&id).filter(settled) else { return false };
-        let open = group.leases.contains_key(&task.id) || group.waiting(task.id).is_some();
-        let taken_up = task.id <= group.position(task.spec.priority as usize, self.head);
-        if open || !(taken_up || group.ahead.contains(&task.id)) {
+        let head = self.head();
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.wants(task)) else { return false };
+        if !group.revive(task, head, now) {
             return false;
         }
-        // If it was not read yet, it is skipped when it is: it goes out from here.
-        group.delayed.insert(task.id, now, 0);
-        group.dirty = true;
-        self.note(name, task.id, Outcome::Revived, now);
+        self.record_by_operator(name, task.id, Outcome::Revived, now);
         self.dispatch(id, now);
         true
     }
 
     /// Takes a dead letter off the list.
     pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
-        self.note(name, task, Outcome::Dropped, now);
+        self.record_by_operator(name, task, Outcome::Dropped, now);
     }
 
     /// Writes down what an operator did with a settled task.
-    fn note(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
-        self.records.push(NewResult {
-            task,
-            group: Some(name.clone()),
-            client: "".into(),
-            attempt: 0,
-            outcome,
-            ret: String::new(),
-            at: now,
-            not_before: None,
-            late: false,
-        });
+    fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
+        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now));
     }
 
     /// Stops or resumes the delivery of tasks to a group.
     pub fn pause(&mut self, name: &GroupName, paused: bool, now: Time) -> Result<(), GroupError> {
         let id = *self.names.get(name).ok_or_else(|| GroupError::Unknown(name.clone()))?;
         if let Some(group) = self.groups.get_mut(&id) {
-            group.paused = paused;
-            group.dirty = true;
+            group.set_paused(paused);
         }
         self.checkpoint();
         self.dispatch(id, now);
@@ -283,25 +186,19 @@ impl Core {
         }
         self.flush_records();
         self.names.remove(name);
-        self.groups.remove(&id);
-        self.listening.iter_mut().for_each(|class| {
-            class.remove(&id);
-        });
-        self.actions.push(super::Action::Forget(name.clone()));
+        self.drop_group(id);
+        self.actions.push(Action::Forget(name.clone()));
         Ok(())
     }
 
     /// Every task up to here is settled by every group there is.
     pub fn settled_floor(&self) -> TaskId {
-        let floor = |group: &Group| {
-            let taken_up = group.taken_up(self.head);
-            group.oldest_open().map_or(taken_up, |open| taken_up.min(open - 1))
-        };
-        self.groups.values().filter(|group| group.leased).map(floor).min().unwrap_or(self.head)
+        let named = self.groups.values().filter(|group| group.leased);
+        named.map(|group| group.settled_floor(self.head())).min().unwrap_or(self.head())
     }
 
     /// The newest task that the groups know of.
     pub fn head(&self) -> TaskId {
-        self.head
+        self.recent.head()
     }
 }

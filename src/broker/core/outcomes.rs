@@ -1,16 +1,18 @@
-//! Outcomes come in.
+//! Outcomes are reported, and change where tasks are.
 
 use std::sync::Arc;
 
-use super::{Action, Core, GRACE, OutcomeReport, Peer, Reporter};
-use crate::broker::group::{GroupId, Lease, Returned};
-use crate::broker::session::SessionId;
-use crate::broker::tally::micros;
+use super::group::Group;
+use super::open::Lease;
+use super::peer::Peer;
+use super::session::SessionId;
+use super::tally::micros;
+use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// A client says what came of tasks.
-    pub fn settle(&mut self, reporter: &Reporter, mut told: Vec<OutcomeReport>, now: Time) {
+    pub fn report(&mut self, reporter: &Reporter, mut reports: Vec<OutcomeReport>, now: Time) {
         let named = reporter.group.as_ref().or(reporter.client.as_ref());
         let group = match named {
             Some(name) => self.names.get(name).copied(),
@@ -22,8 +24,8 @@ impl Core {
             }
         };
         if let Some(Peer { unmatched, .. }) = self.peers.get_mut(&reporter.peer) {
-            for told in &mut told {
-                match (told.task, told.outcome) {
+            for report in &mut reports {
+                match (report.task, report.outcome) {
                     // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
                     (0, outcome) => {
                         let matched = match outcome {
@@ -31,20 +33,20 @@ impl Core {
                             Outcome::Working => unmatched.oldest(),
                             _ => unmatched.pop(),
                         };
-                        (told.task, told.attempt) = matched.unwrap_or((0, told.attempt));
+                        (report.task, report.attempt) = matched.unwrap_or((0, report.attempt));
                     }
                     (_, Outcome::Working) => {}
                     (task, _) => unmatched.remove(task),
                 }
             }
         }
-        for told in told {
+        for report in reports {
             match group {
-                Some(group) if told.task != 0 => self.settle_one(group, reporter, told, now),
-                _ if told.outcome == Outcome::Working => {}
+                Some(group) if report.task != 0 => self.report_one(group, reporter, report, now),
+                _ if report.outcome == Outcome::Working => {}
                 _ => {
                     let late = named.is_some() || self.config.anonymous_group.is_some();
-                    self.record(named.cloned(), reporter, told, late, now);
+                    self.record(named.cloned(), reporter, report, late, now);
                 }
             }
         }
@@ -53,73 +55,73 @@ impl Core {
         }
     }
 
-    pub(super) fn settle_one(&mut self, id: GroupId, reporter: &Reporter, told: OutcomeReport, now: Time) {
+    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
-        if let Some(lease) = group.leases.get(&told.task) {
-            let current = told.attempt == 0 || told.attempt == lease.attempt;
-            let told = OutcomeReport { attempt: if told.attempt == 0 { lease.attempt } else { told.attempt }, ..told };
-            match told.outcome {
+        if let Some(lease) = group.open.lease_of(report.task) {
+            let current = report.attempt == 0 || report.attempt == lease.attempt;
+            let report =
+                OutcomeReport { attempt: if report.attempt == 0 { lease.attempt } else { report.attempt }, ..report };
+            match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
-                    self.renew(id, told.task, session, &reporter.peer, now);
+                    self.renew(id, report.task, session, &reporter.peer, now);
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
-                    let not_before = (!told.delay.is_zero()).then(|| now.after(told.delay));
-                    self.give_back(id, told.task, Outcome::Retry, told.ret, not_before, now);
+                    let not_before = (!report.delay.is_zero()).then(|| now.after(report.delay));
+                    self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
-                // A late DONE settles what is not settled yet, whoever has it now.
-                Outcome::Done | Outcome::Failed if current || told.outcome == Outcome::Done => {
-                    group.rate.count(now);
+                // A late DONE settles what is not settled yet, whichever client has it now.
+                Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
                     self.meter.work.record(micros(lease.since, now));
-                    self.end_lease(id, told.task);
-                    self.record(name, reporter, told, false, now);
+                    group.rate.count(now);
+                    self.end_lease(id, report.task);
+                    self.record(name, reporter, report, false, now);
                 }
-                _ => self.record(name, reporter, told, true, now),
+                _ => self.record(name, reporter, report, true, now),
             }
             return;
         }
-        if let Some(attempts) = group.waiting(told.task) {
-            return self.settle_waiting(id, attempts, reporter, told, now);
+        if let Some(attempts) = group.open.waiting(report.task) {
+            return self.report_waiting(id, attempts, reporter, report, now);
         }
-        let settles = match told.outcome {
+        let settles = match report.outcome {
             Outcome::Working => return,
-            // It was delivered before a restart that forgot so: it must not go out again.
-            outcome if outcome.settles() => match self.take_unread(id, told.task) {
+            // It may have been delivered before a restart that forgot the delivery: it must not go out again.
+            outcome if outcome.settles() && report.task <= self.head() => match self.take_up_id(id, report.task) {
                 Some(unread) => unread,
-                None => return self.record_unless_settled(name, reporter, told, now),
+                None => return self.record_unless_settled(name, reporter, report, now),
             },
             _ => false,
         };
-        self.record(name, reporter, told, !settles, now);
+        self.record(name, reporter, report, !settles, now);
     }
 
-    /// What is told of a task that waits to go out again, after so many attempts. Nobody else was given it since: what is said
-    /// of the last of them counts as if the client had it still.
-    fn settle_waiting(&mut self, id: GroupId, attempts: u32, reporter: &Reporter, told: OutcomeReport, now: Time) {
-        let last = attempts > 0 && told.attempt == attempts;
-        if told.outcome == Outcome::Working {
+    /// A report about a task that waits to go out again. No other client was given it since its last attempt: a report about
+    /// that attempt counts as if its client still had the task.
+    fn report_waiting(&mut self, id: GroupId, attempts: u32, reporter: &Reporter, report: OutcomeReport, now: Time) {
+        let last = attempts > 0 && report.attempt == attempts;
+        if report.outcome == Outcome::Working {
             if last {
-                self.renew(id, told.task, self.session_of(reporter, id), &reporter.peer, now);
+                self.renew(id, report.task, self.session_of(reporter, id), &reporter.peer, now);
             }
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let counts = last || told.outcome == Outcome::Done;
+        let counts = last || report.outcome == Outcome::Done;
         let name = group.name.clone();
         if counts {
-            group.dirty = true;
-            group.take_waiting(told.task);
-            match told.outcome {
-                Outcome::Retry => group.delayed.insert(told.task, now.after(told.delay), attempts),
+            group.open.take_waiting(report.task);
+            match report.outcome {
+                Outcome::Retry => group.open.delay(report.task, now.after(report.delay), attempts),
                 _ => group.rate.count(now),
             }
         }
-        self.record(name, reporter, told, !counts, now);
+        self.record(name, reporter, report, !counts, now);
     }
 
-    /// The stream of whoever tells this, if it is of that group.
+    /// The stream of this reporter, if it is of that group.
     fn session_of(&self, reporter: &Reporter, group: GroupId) -> Option<SessionId> {
         let session = match &reporter.client {
             Some(client) => self.clients.get(client).copied(),
@@ -128,117 +130,82 @@ impl Core {
         session.filter(|id| self.sessions.get(id).is_some_and(|session| session.group == group))
     }
 
-    /// The client at that address is at work on a task: it has it from now on, if it had not, and nobody else has. Without a
-    /// session, its stream has some time to come.
+    /// The client at that address is at work on a task: the task is leased to it from now on. Without a session, its stream has
+    /// some time to come.
     pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Time) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let lasts = match session {
             Some(_) => self.config.ack_timeout,
             None => self.config.ack_timeout.min(GRACE),
         };
-        let had = group.unlease(task).map(|lease| (lease.task, lease.attempt, lease.since));
-        let waited = || group.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
+        let had = group.open.end_lease(task).map(|lease| (lease.task, lease.attempt, lease.since));
+        let waited = || group.open.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
         let Some((text, attempt, since)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
-        group.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
+        group.open.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
         if let Some(id) = session {
             self.sessions.get_mut(&id).map(|session| session.held.insert(task));
-            self.list(id);
+            self.update_rank(id);
         }
     }
 
-    /// Marks a task as taken up if the group may not have come to it yet; says whether it was so.
-    ///
-    /// Where a class is behind and its tasks are not in memory, any task further on may be of that class. Then `None`: only
-    /// the log of outcomes can say whether it was settled; it does not go out in either case.
-    fn take_unread(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
-        let recent = self.recent(task).cloned();
-        let Some(group) = self.groups.get_mut(&id).filter(|_| task <= self.head) else { return Some(false) };
-        let mut classes = group.classes.iter().map(|class| class.is_unread(task));
-        let unread = match recent {
-            Some(recent) => Some(group.wants(&recent) && group.classes[recent.spec.priority as usize].is_unread(task)),
-            None if classes.clone().all(|unread| unread) => Some(true),
-            None if classes.any(|unread| unread) => None,
-            None => Some(false),
-        };
-        if unread == Some(false) || group.ahead.contains(&task) {
-            return Some(false);
-        }
-        group.dirty = true;
-        group.ahead.insert(task);
-        unread
+    /// See [`Group::take_up_id`](super::group::Group::take_up_id).
+    fn take_up_id(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
+        let recent = self.recent.get(task).map(|recent| &**recent);
+        self.groups.get_mut(&id).map_or(Some(false), |group| group.take_up_id(task, recent))
     }
 
-    fn record_unless_settled(&mut self, group: Option<GroupName>, reporter: &Reporter, told: OutcomeReport, now: Time) {
+    fn record_unless_settled(
+        &mut self,
+        group: Option<GroupName>,
+        reporter: &Reporter,
+        report: OutcomeReport,
+        now: Time,
+    ) {
         self.flush_records();
-        self.record(group, reporter, told, false, now);
+        self.record(group, reporter, report, false, now);
         self.count_records();
-        self.recorded += 1;
+        self.checkpoints.recorded(1);
         let results = self.records.drain(..).map(Box::new);
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    pub(super) fn record(
-        &mut self,
-        group: Option<GroupName>,
-        reporter: &Reporter,
-        told: OutcomeReport,
-        late: bool,
-        now: Time,
-    ) {
-        // Without a group there is nothing to wait for.
-        let delayed = told.outcome == Outcome::Retry && !late && group.is_some() && !told.delay.is_zero();
+    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Time) {
+        // Without a group, nothing goes out again.
+        let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
         let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
         self.records.push(NewResult {
-            task: told.task,
-            group,
-            client,
-            attempt: told.attempt.max(1),
-            outcome: told.outcome,
-            ret: told.ret,
-            at: now,
-            not_before: delayed.then(|| now.after(told.delay)),
+            ret: report.ret,
+            not_before: delayed.then(|| now.after(report.delay)),
             late,
+            ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now)
         });
     }
 
-    /// An outcome that no client told.
-    pub(super) fn settled_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
-        group.dirty = true;
-        if group.leased {
-            let (group, client) = (group.name.clone(), Arc::from(""));
-            let ret = String::new();
-            self.records.push(NewResult {
-                task,
-                group,
-                client,
-                attempt,
-                outcome,
-                ret,
-                at: now,
-                not_before: None,
-                late: false,
-            });
+    /// Records an outcome that no client reported, unless the group is a passing one.
+    pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
+        if let Some(Group { name: Some(name), .. }) = self.groups.get(&id) {
+            self.records.push(outcome_of(task, Some(name.clone()), "".into(), attempt, outcome, now));
         }
     }
 
+    /// Deliveries of a task to a group before it is given up.
     pub(super) fn most_attempts(&self, task: &Task) -> u32 {
         task.spec.max_attempts.unwrap_or(self.config.max_attempts)
     }
 
-    /// Takes a task from its client.
+    /// Takes a task from its client. Says what it was leased for, and to whom.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
-        let lease = self.groups.get_mut(&id)?.unlease(task)?;
+        let lease = self.groups.get_mut(&id)?.open.end_lease(task)?;
         let client = self.holder(&lease);
         if let Some(id) = lease.session {
             self.sessions.get_mut(&id).map(|session| session.held.remove(&task));
-            self.list(id);
+            self.update_rank(id);
         }
         Some((lease, client))
     }
 
-    /// Who has it: the client's id, or its address.
+    /// The client that has the task: its id, or its address.
     pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
         let session = lease.session.and_then(|id| self.sessions.get(&id));
         let client = session.map(|session| &session.label).or(lease.confirmed_from.as_ref());
@@ -258,29 +225,30 @@ impl Core {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
         let used_up = lease.task.as_ref().is_some_and(|task| lease.attempt >= self.most_attempts(task));
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let result = NewResult {
-            task,
-            group: group.name.clone(),
-            client,
-            attempt: lease.attempt,
-            outcome,
-            ret,
-            at: now,
-            not_before,
-            late: false,
-        };
+        let result = outcome_of(task, group.name.clone(), client, lease.attempt, outcome, now);
+        let result = NewResult { ret, not_before, ..result };
         if used_up {
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
         match (not_before, lease.task) {
-            (None, Some(text)) => {
-                group.returned.insert((text.spec.priority, task), Returned { task: text, attempts: lease.attempt });
-            }
+            (None, Some(text)) => group.open.give_back(text, lease.attempt),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
-            (due, _) => group.delayed.insert(task, due.unwrap_or(now), lease.attempt),
+            (due, _) => group.open.delay(task, due.unwrap_or(now), lease.attempt),
         }
         self.records.push(result);
     }
+}
+
+/// An outcome that is not late, with nothing said about it.
+pub(super) fn outcome_of(
+    task: TaskId,
+    group: Option<GroupName>,
+    client: Arc<str>,
+    attempt: u32,
+    outcome: Outcome,
+    at: Time,
+) -> NewResult {
+    NewResult { task, group, client, attempt, outcome, ret: String::new(), at, not_before: None, late: false }
 }

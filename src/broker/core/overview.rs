@@ -1,19 +1,20 @@
-//! What there is to see of the whole, for those who watch.
+//! Everything at one moment, for operators.
 
 use std::time::Duration;
 
-use super::{Core, GroupInfo, TaskState};
-use crate::broker::group::Group;
-use crate::broker::session::{ClientInfo, SessionId};
-use crate::broker::tally::Meter;
+use super::Core;
+use super::group::{Group, GroupInfo};
+use super::operators::TaskState;
+use super::session::{ClientInfo, SessionId};
+use super::tally::Meter;
 use crate::task::{GroupName, Task, Time};
 
-/// A client that went.
+/// A client whose stream ended.
 #[derive(Debug, Clone)]
 pub struct Disconnected {
     /// As it was at its end; what it held went to others.
     pub client: ClientInfo,
-    /// When it went.
+    /// When it ended.
     pub at: Time,
 }
 
@@ -38,31 +39,32 @@ impl Sessions {
 /// Everything at one moment.
 #[derive(Debug, Clone)]
 pub struct Overview {
-    /// What counts for deliveries from now on: see [`Config`](super::Config).
+    /// [`Config::ack_timeout`](super::Config::ack_timeout), as it counts from now on.
     pub ack_timeout: Duration,
-    /// The same.
+    /// [`Config::max_attempts`](super::Config::max_attempts), as it counts from now on.
     pub max_attempts: u32,
-    /// The groups that have a name, in no order: they can be sorted elsewhere.
+    /// The groups that have a name, in no order: sorting them is not the work of the broker's thread.
     pub groups: Vec<GroupInfo>,
     /// How many clients are connected.
     pub sessions: Sessions,
-    /// The newest of them, newest first.
+    /// The newest connected clients, newest first.
     pub clients: Vec<ClientInfo>,
-    /// Those that went, newest first. One that is back is not among them.
+    /// Clients that disconnected, newest first. One that is back is not among them.
     pub disconnected: Vec<Disconnected>,
-    /// Where each task that was asked for stands with the group that has most to do with it: in flight before waiting before
-    /// settled. `None`: there is no group that it is for.
+    /// For each task that was asked for, its state in one group: in flight if it is so in any group, else waiting, else settled.
+    /// `None`: there is no group that it is for.
     pub task_states: Vec<Option<TaskState>>,
     /// What was counted since the start.
     pub meter: Meter,
 }
 
-/// Clients that went, at most, and how long they are remembered.
+/// Most disconnected clients that are remembered.
 const REMEMBERED: usize = 200;
+/// How long they are remembered.
 const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
 
 impl Core {
-    /// Everything at this moment, with at most so many clients. Costs time for each group and client: 8 to 12 ms for
+    /// Everything at this moment, with at most `clients` clients. Costs time for each group and client: 8 to 12 ms for
     /// ten thousand of each, on two busy cores.
     pub fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
@@ -101,19 +103,19 @@ impl Core {
         sessions
     }
 
-    /// The clients that went not long ago and are not back, newest first.
+    /// The clients that disconnected not long ago and are not back, newest first.
     pub fn disconnected(&self, now: Time) -> Vec<Disconnected> {
-        let is_back = |gone: &Disconnected| gone.client.client.as_ref().is_some_and(|client| self.is_connected(client));
-        let newest = self.disconnected.iter().rev().take_while(|gone| now.0 - gone.at.0 < REMEMBERED_MILLIS);
-        newest.filter(|gone| !is_back(gone)).cloned().collect()
+        let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
+        let newest = self.disconnected.iter().rev().take_while(|left| now.0 - left.at.0 < REMEMBERED_MILLIS);
+        newest.filter(|left| !is_back(left)).cloned().collect()
     }
 
-    /// Keeps in mind that this session goes.
+    /// Remembers the client of a session that ends.
     pub(super) fn remember_disconnected(&mut self, id: SessionId, now: Time) {
         let Some(client) = self.client(id) else { return };
         // Once for each client that has a name, however often it comes and goes.
         if client.client.is_some() {
-            self.disconnected.retain(|gone| gone.client.client != client.client);
+            self.disconnected.retain(|left| left.client.client != client.client);
         }
         self.disconnected.push_back(Disconnected { client, at: now });
         if self.disconnected.len() > REMEMBERED {
@@ -132,20 +134,15 @@ impl Core {
         let Some(newest) = tasks.iter().filter(|task| for_everyone(task)).map(|task| task.id).max() else {
             return foremost;
         };
-        let is_through = |group: &Group| {
-            group.leases.is_empty()
-                && group.returned.is_empty()
-                && group.loading.is_empty()
-                && group.delayed.len() == 0
-                && group.taken_up(self.head) >= newest
-        };
+        let head = self.head();
+        let is_through = |group: &Group| group.open.len() == 0 && group.settled_floor(head) >= newest;
         for group in self.groups.values().filter(|group| group.leased) {
             let is_through = is_through(group);
             for (task, foremost) in tasks.iter().zip(&mut foremost).filter(|(task, _)| for_everyone(task)) {
-                // Mostly that is known by then: thousands of groups may be behind.
+                // Asking one group costs time, and thousands may have a backlog: mostly the answer is known by then.
                 let is_known = match foremost {
                     Some(TaskState::InFlight(..)) => true,
-                    Some(TaskState::Waiting(_)) => !group.leases.contains_key(&task.id),
+                    Some(TaskState::Waiting(_)) => group.open.lease_of(task.id).is_none(),
                     Some(TaskState::Settled) => is_through,
                     None => false,
                 };
@@ -168,7 +165,7 @@ impl Core {
         tasks.iter().map(state).collect()
     }
 
-    /// Counts what is about to be written down. The outcomes of one group mostly stand together.
+    /// Counts what is about to be recorded. The outcomes of one group mostly follow one another.
     pub(super) fn count_records(&mut self) {
         let mut counted: Option<(&Option<GroupName>, Option<&mut Group>)> = None;
         for result in &self.records {

@@ -72,7 +72,7 @@ impl Counter {
         // A part of the time is for dead letters, whatever the backlogs take.
         self.dead.walk(reader, total, now + (deadline - now) / 4)?;
         for (priority, broadcasts) in self.broadcasts.iter_mut().enumerate() {
-            let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.class as usize == priority);
+            let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.priority as usize == priority);
             broadcasts.prepare(reader, backlogs, deadline)?;
         }
         for n in 0..infos.len() {
@@ -89,9 +89,9 @@ impl Counter {
 
     fn group(&self, info: GroupInfo) -> Group {
         let counted = self.groups.get(&info.name);
-        let backlog: u64 = info.backlog.iter().filter_map(|b| Some(counted?.parts[b.class as usize].count())).sum();
+        let backlog: u64 = info.backlog.iter().filter_map(|b| Some(counted?.parts[b.priority as usize].count())).sum();
         let known = (info.in_flight + info.waiting + info.ready) as u64;
-        let lag = (known + backlog).saturating_sub(info.settled_ahead as u64);
+        let lag = (known + backlog).saturating_sub(info.taken_up as u64);
         let oldest = counted.and_then(|counted| counted.oldest).filter(|_| lag > 0);
         Group { lag, oldest, dead: self.dead.of(&info.name), info }
     }
@@ -107,8 +107,8 @@ impl Counted {
         deadline: Instant,
     ) -> Result<(), StoreError> {
         for backlog in &info.backlog {
-            let part = &mut self.parts[backlog.class as usize];
-            if let Some(count) = broadcasts[backlog.class as usize].count(reader, backlog)? {
+            let part = &mut self.parts[backlog.priority as usize];
+            if let Some(count) = broadcasts[backlog.priority as usize].count(reader, backlog)? {
                 part.broadcasts = count;
             }
             while !part.addressed.step(reader, backlog)? {
@@ -118,7 +118,7 @@ impl Counted {
             }
             part.find_first(reader, backlog)?;
         }
-        let first = info.backlog.iter().filter_map(|backlog| self.parts[backlog.class as usize].first);
+        let first = info.backlog.iter().filter_map(|backlog| self.parts[backlog.priority as usize].first);
         let oldest = first.chain(info.oldest).min();
         if oldest != self.oldest.map(|(id, _)| id) {
             let task = oldest.map(|id| reader.tasks_by_id(&[id])).transpose()?;
@@ -173,8 +173,8 @@ mod tests {
     }
 
     fn info(name: GroupName, after: TaskId, upto: TaskId, broadcast_after: TaskId) -> GroupInfo {
-        let (class, group) = (Priority::Normal, Some(name.clone()));
-        let backlog = Backlog { group, class, after, upto, broadcast_after, limit: 1, max_bytes: 1 };
+        let (priority, group) = (Priority::Normal, Some(name.clone()));
+        let backlog = Backlog { group, priority, after, upto, broadcast_after, limit: 1, max_bytes: 1 };
         GroupInfo {
             name,
             clients: 0,
@@ -184,7 +184,7 @@ mod tests {
             oldest: None,
             backlog: if after < upto { vec![backlog] } else { Vec::new() },
             delayed: 0,
-            settled_ahead: 0,
+            taken_up: 0,
             rate: 0.0,
             last_settled: None,
             held_since: None,

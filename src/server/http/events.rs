@@ -23,7 +23,7 @@ use super::live::{Newest, event};
 
 /// Listeners at once.
 pub(super) const LISTENERS: usize = 100;
-/// After so much silence a listener is told that we are still here.
+/// After this time without a state a listener is told that the server is still there.
 const PING: Duration = Duration::from_secs(10);
 
 pub(super) fn router() -> Router<AppState> {

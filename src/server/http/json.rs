@@ -6,7 +6,7 @@ use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
 use crate::server::operator::{self, Code, Severity, settlements};
 use crate::store::{Reader, StoreError};
-use crate::task::{self, GroupName, Priority, TaskId};
+use crate::task::{self, GroupName, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
 
 /// Characters of a task's text in lists.
@@ -67,7 +67,7 @@ pub(super) struct TaskRow {
     #[serde(flatten)]
     task: Task,
     state: TaskState,
-    outcome: Option<&'static str>,
+    outcome: Option<Outcome>,
     last_at: Option<i64>,
 }
 
@@ -84,7 +84,7 @@ pub(super) fn latest_results(
     if group.is_none() {
         return Ok(newest);
     }
-    // Other groups may have so many that its own are not among them.
+    // Those of other groups may have filled the page.
     if newest.len() >= RESULTS {
         newest = reader.results_of(task)?;
         newest.reverse();
@@ -113,7 +113,7 @@ impl TaskRow {
             None if last.is_some() => TaskState::Settled,
             None => TaskState::Waiting,
         };
-        let outcome = last.map(|entry| entry.result.outcome.name());
+        let outcome = last.map(|entry| entry.result.outcome);
         TaskRow { state, outcome, last_at: last.map(|entry| entry.result.at.0), task: Task::brief(task) }
     }
 
@@ -134,7 +134,7 @@ struct TaskResult {
     group: Option<String>,
     client: String,
     attempt: u32,
-    outcome: &'static str,
+    outcome: Outcome,
     ret: String,
     at: i64,
     late: bool,
@@ -148,7 +148,7 @@ impl From<task::TaskResult> for TaskResult {
             group: result.group.map(|group| group.to_string()),
             client: result.client.to_string(),
             attempt: result.attempt,
-            outcome: result.outcome.name(),
+            outcome: result.outcome,
             ret: result.ret,
             at: result.at.0,
             late: result.late,
@@ -224,7 +224,7 @@ pub(super) struct Client {
     last_status: Option<String>,
     last_status_at: Option<i64>,
     last_result: Option<String>,
-    last_outcome: Option<&'static str>,
+    last_outcome: Option<Outcome>,
     last_result_at: Option<i64>,
 }
 
@@ -232,7 +232,7 @@ impl Client {
     /// `gone_at`: when it went, if it did.
     pub(super) fn of(client: &ClientInfo, gone_at: Option<i64>, last: LastReport) -> Client {
         let (last_status, last_status_at) = last.status.map(|(text, at)| (text, at.0)).unzip();
-        let (last_result, outcome) = last.result.map(|(text, outcome, at)| (text, (outcome.name(), at.0))).unzip();
+        let (last_result, outcome) = last.result.map(|(text, outcome, at)| (text, (outcome, at.0))).unzip();
         let (last_outcome, last_result_at) = outcome.unzip();
         Client {
             client: client.client.as_ref().map(ToString::to_string),

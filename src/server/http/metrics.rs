@@ -1,4 +1,4 @@
-//! `/metrics`, in the text format of Prometheus. What each means stands in docs/monitoring.md.
+//! `/metrics`, in the text format of Prometheus. docs/monitoring.md says what each means.
 //!
 //! Nothing is counted here: the broker, the store and the services count as they go, and their numbers are put into the format
 //! when somebody asks for them.
@@ -142,7 +142,7 @@ fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
         to.counter("contact_deliveries_total", "Tasks put on streams.", &label, part.tally.delivered);
         // Also those that there were none of yet: from nothing to one is an increase only if nothing was there.
         for outcome in Outcome::ALL.into_iter().filter(|outcome| *outcome != Outcome::Working) {
-            let called = outcome.name().to_lowercase();
+            let called = outcome.to_string().to_lowercase();
             let labels = [("group", *name), ("outcome", called.as_str())];
             to.counter("contact_outcomes_total", "What came of deliveries.", &labels, part.tally.of(outcome));
         }

@@ -107,7 +107,7 @@ impl Wanted {
         Ok(listed)
     }
 
-    /// Whether a task that stands so can be in the state that is wanted. Of one that is with no group only the log knows.
+    /// Whether a task in this state of the broker's can be in the state that is wanted. `None`: only the log knows.
     fn may_be(&self, state: Option<&broker::TaskState>) -> bool {
         let Some((wanted, state)) = self.state.zip(state) else { return true };
         match state {

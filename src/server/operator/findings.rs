@@ -245,7 +245,7 @@ mod tests {
             ready: 0,
             oldest: None,
             backlog: Vec::new(),
-            settled_ahead: 0,
+            taken_up: 0,
             rate: 0.0,
             last_settled: None,
             held_since: None,

@@ -33,7 +33,7 @@ pub(in crate::server) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -
         let first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
         oldest = [oldest, first].into_iter().flatten().min();
     }
-    lag = lag.saturating_sub(info.settled_ahead as u64);
+    lag = lag.saturating_sub(info.taken_up as u64);
     let oldest = match oldest.filter(|_| lag > 0) {
         Some(id) => Some((id, reader.tasks_by_id(&[id])?.first().map_or(Time(0), |task| task.accepted_at))),
         None => None,

@@ -1,4 +1,4 @@
-//! A task's ledger: where it stands with each group, told from what the broker knows now and what the log of outcomes says.
+//! A task's ledger: where it stands with each group, from what the broker knows now and what the log of outcomes says.
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -26,7 +26,7 @@ pub(in crate::server) struct Range {
 type Page<R> = (Option<u64>, Vec<R>);
 
 /// A log, or a choice of its rows.
-pub(in crate::server) trait Log: Clone + Send + 'static {
+pub(in crate::server) trait Log: Clone + Send + Sync + 'static {
     type Row: Send + 'static;
     /// Whether there are positions without a row. Then the latest rows are found by going through all of them.
     const SPARSE: bool = false;

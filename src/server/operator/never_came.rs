@@ -13,7 +13,6 @@ const LISTED: usize = 1000;
 const NAMES: usize = 1000;
 /// Tasks of a group that never came that are looked at, in each priority, to leave out those that are over.
 const LOOKED_AT: usize = 1000;
-const PRIORITIES: [Priority; 3] = [Priority::High, Priority::Normal, Priority::Low];
 
 /// The groups that operators removed since the start, each with the newest task of that time. What is addressed to them up to
 /// there is forgotten with them.
@@ -71,9 +70,10 @@ fn never_came(
 ) -> Result<Option<GroupInfo>, StoreError> {
     let is_over = |task: &&Task| task.spec.expires_at.is_some_and(|at| at <= now);
     let (mut backlogs, mut over) = (Vec::new(), 0);
-    for class in PRIORITIES {
+    for priority in Priority::ALL {
         let group = Some(name.clone());
-        let all = Backlog { group, class, after, upto, broadcast_after: upto, limit: LOOKED_AT, max_bytes: PAGE_BYTES };
+        let all =
+            Backlog { group, priority, after, upto, broadcast_after: upto, limit: LOOKED_AT, max_bytes: PAGE_BYTES };
         let page = reader.backlog(&all)?;
         let begun = page.tasks.iter().take_while(is_over).count();
         over += page.tasks[begun..].iter().filter(is_over).count();
@@ -95,7 +95,7 @@ fn never_came(
         ready: 0,
         oldest: None,
         backlog: backlogs,
-        settled_ahead: over,
+        taken_up: over,
         rate: 0.0,
         last_settled: None,
         held_since: None,
@@ -144,7 +144,7 @@ mod tests {
         assert!(!add_never_came(&mut groups, memory, newest, removed, Time(2)).unwrap());
         let mut count = |group: GroupInfo| {
             let counts = group.backlog.iter().map(|backlog| memory.count(backlog).unwrap());
-            let lag = counts.sum::<u64>() - group.settled_ahead as u64;
+            let lag = counts.sum::<u64>() - group.taken_up as u64;
             (group.name.to_string(), lag, group.backlog.iter().map(|backlog| backlog.after + 1).min().unwrap())
         };
         groups.into_iter().map(&mut count).collect()

@@ -3,46 +3,50 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::types::Type;
 use rusqlite::{Connection, OpenFlags, Params, Row, params};
 
-use super::{explain, int, priority_number};
+use super::rows::{optional_name, priority_number, result, result_columns, status, status_columns, task, task_columns};
+use super::{explain, int};
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, Reader, StoreError};
-use crate::task::{
-    GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
-};
+use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
 
-const TASKS: &str = "SELECT * FROM tasks WHERE id > ? ORDER BY id";
-const LATEST_TASKS: &str = "SELECT * FROM tasks WHERE id < ? ORDER BY id DESC";
-const TASK: &str = "SELECT * FROM tasks WHERE id = ?";
-const RESULTS: &str = "SELECT * FROM results WHERE seq > ? ORDER BY seq";
-const RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq";
-const LATEST_RESULTS_OF: &str = "SELECT * FROM results WHERE task_id = ? ORDER BY seq DESC";
-pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
-    WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
-const STATUSES: &str = "SELECT * FROM statuses WHERE seq > ? ORDER BY seq";
-// The conditions are worded as those of the partial indexes, or these are not used.
-const DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq";
-const DEAD_OF: &str =
-    "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq";
-const LATEST_DEAD: &str = "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq < ? ORDER BY seq DESC";
-const LATEST_DEAD_OF: &str =
-    "SELECT * FROM results WHERE outcome IN (2, 6) AND late = 0 AND seq < ? AND \"group\" = ? ORDER BY seq DESC";
-/// Tasks of one class, for one group and for everyone, merged by id as they are read.
-const BACKLOG: &str = "
-    SELECT * FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4
-    UNION ALL
-    SELECT * FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4
-    ORDER BY id";
-
+const TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id > ? ORDER BY id");
+const LATEST_TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id < ? ORDER BY id DESC");
+const TASK: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id = ?");
+/// Tasks of one priority, for one group and for everyone, merged by id as they are read.
+const BACKLOG: &str = concat!(
+    "SELECT ",
+    task_columns!(),
+    " FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4 UNION ALL SELECT ",
+    task_columns!(),
+    " FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4 ORDER BY id"
+);
 /// How many that would be.
 const COUNT: &str = "
     SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
          + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
 
-/// The next name behind one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
+/// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
 const ADDRESSED_GROUP: &str = "SELECT min(target) FROM tasks WHERE target > ?";
+
+macro_rules! results {
+    ($rest:literal) => {
+        concat!("SELECT ", result_columns!(), " FROM results WHERE ", $rest)
+    };
+}
+const RESULTS: &str = results!("seq > ? ORDER BY seq");
+const REPLAY: &str = results!("seq > ? AND \"group\" IS NOT NULL ORDER BY seq");
+const RESULTS_OF: &str = results!("task_id = ? ORDER BY seq");
+const LATEST_RESULTS_OF: &str = results!("task_id = ? ORDER BY seq DESC");
+// The conditions are worded as those of the partial indexes, or these are not used.
+const DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq");
+const DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq");
+const LATEST_DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? ORDER BY seq DESC");
+const LATEST_DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? AND \"group\" = ? ORDER BY seq DESC");
+pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
+    WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
+const STATUSES: &str = concat!("SELECT ", status_columns!(), " FROM statuses WHERE seq > ? ORDER BY seq");
 
 pub(super) struct SqliteReader {
     conn: Connection,
@@ -157,7 +161,7 @@ impl Reader for SqliteReader {
             while names.len() < limit {
                 // No name is empty.
                 let after = names.last().or(after).map_or("", GroupName::as_str);
-                match select.query_row([after], |row| optional_name(row, 0))? {
+                match select.query_row([after], optional_name)? {
                     Some(name) => names.push(name),
                     None => break,
                 }
@@ -177,7 +181,7 @@ impl Reader for SqliteReader {
 fn bounds(backlog: &Backlog) -> impl Params {
     (
         backlog.group.as_ref().map(GroupName::as_str),
-        priority_number(backlog.class),
+        priority_number(backlog.priority),
         int(backlog.after),
         int(backlog.upto),
         int(backlog.broadcast_after),
@@ -186,76 +190,8 @@ fn bounds(backlog: &Backlog) -> impl Params {
 
 /// The results of named groups behind `mark`.
 pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskResult>> {
-    let mut select = conn.prepare("SELECT * FROM results WHERE seq > ? AND \"group\" IS NOT NULL ORDER BY seq")?;
+    let mut select = conn.prepare(REPLAY)?;
     select.query_map([int(mark)], result)?.collect()
-}
-
-fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
-    let priority = match row.get(2)? {
-        0 => Priority::Normal,
-        1 => Priority::High,
-        2 => Priority::Low,
-        other => return Err(rusqlite::Error::IntegralValueOutOfRange(2, other)),
-    };
-    Ok(Task {
-        id: row.get::<_, i64>(0)? as TaskId,
-        accepted_at: Time(row.get(1)?),
-        spec: NewTask {
-            text: row.get(8)?,
-            to: optional_name(row, 3)?,
-            key: row.get(4)?,
-            not_before: row.get::<_, Option<i64>>(5)?.map(Time),
-            expires_at: row.get::<_, Option<i64>>(6)?.map(Time),
-            max_attempts: row.get(7)?,
-            priority,
-        },
-    })
-}
-
-fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
-    let outcome = row.get(5)?;
-    Ok(TaskResult {
-        seq: row.get::<_, i64>(0)? as u64,
-        result: NewResult {
-            task: row.get::<_, i64>(1)? as TaskId,
-            group: optional_name(row, 2)?,
-            client: row.get(3)?,
-            attempt: row.get(4)?,
-            outcome: Outcome::from_number(outcome).ok_or(rusqlite::Error::IntegralValueOutOfRange(5, outcome))?,
-            at: Time(row.get(6)?),
-            not_before: row.get::<_, Option<i64>>(7)?.map(Time),
-            late: row.get(8)?,
-            ret: row.get(9)?,
-        },
-    })
-}
-
-fn status(row: &Row<'_>) -> rusqlite::Result<Status> {
-    Ok(Status {
-        seq: row.get::<_, i64>(0)? as u64,
-        status: NewStatus { client: row.get(1)?, at: Time(row.get(2)?), msg: row.get(3)? },
-    })
-}
-
-pub(super) fn name(row: &Row<'_>, column: usize) -> rusqlite::Result<Name> {
-    Name::new(NameOf::Group, row.get_ref(column)?.as_str()?).map_err(strange(column))
-}
-
-fn optional_name(row: &Row<'_>, column: usize) -> rusqlite::Result<Option<Name>> {
-    row.get_ref(column)?
-        .as_str_or_null()?
-        .map(|name| Name::new(NameOf::Group, name))
-        .transpose()
-        .map_err(strange(column))
-}
-
-/// A column of JSON.
-pub(super) fn json<T: serde::de::DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<T> {
-    serde_json::from_str(row.get_ref(column)?.as_str()?).map_err(strange(column))
-}
-
-fn strange<E: std::error::Error + Send + Sync + 'static>(column: usize) -> impl Fn(E) -> rusqlite::Error {
-    move |error| rusqlite::Error::FromSqlConversionFailure(column, Type::Text, Box::new(error))
 }
 
 #[cfg(test)]

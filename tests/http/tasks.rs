@@ -7,8 +7,8 @@ use contact::wire::contact::Outcome;
 use contact::wire::control::NewTask;
 use serde_json::{Value, json};
 
-use crate::api::{came_and_went, rig};
-use crate::http::{Events, exchange, get, get_json, state_until};
+use super::api::{came_and_went, rig};
+use super::client::{Events, exchange, get, get_json, state_until};
 use crate::rig::{Rig, told};
 
 /// The ids in a list, and what was looked at for it.

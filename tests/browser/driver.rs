@@ -5,8 +5,8 @@ use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::{env, fs, io};
 
-use super::program::Program;
-use super::server::Server;
+use crate::common::program::Program;
+use crate::common::server::Server;
 
 /// The oldest that playwright-core runs on.
 const NODE: u32 = 20;
@@ -24,7 +24,12 @@ impl Browser {
     #[track_caller]
     pub fn ready() -> Option<&'static Browser> {
         static READY: OnceLock<Result<Browser, String>> = OnceLock::new();
-        super::or_skipped(READY.get_or_init(prepare))
+        crate::common::or_skipped(READY.get_or_init(prepare))
+    }
+
+    /// A picture that a scene has made.
+    pub fn picture(&self, name: &str) -> PathBuf {
+        self.folder.join(name).with_extension("png")
     }
 
     /// Starts a scene of `tests/browser/scenes.mjs` on the page of `server`, when no other is being played: a browser wants a

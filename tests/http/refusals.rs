@@ -5,10 +5,10 @@ use std::net::TcpStream;
 use std::process::Command;
 use std::time::Instant;
 
-use crate::api::rig;
+use super::api::rig;
+use super::client::{Reply, exchange, get, post, post_with};
 use crate::common::DEADLINE;
 use crate::common::program::Program;
-use crate::http::{Reply, exchange, get, post, post_with};
 use crate::rig::Rig;
 
 #[track_caller]

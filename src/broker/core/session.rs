@@ -1,14 +1,18 @@
 //! One getTask stream, as the state machine sees it.
 
+use std::cmp::Reverse;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::group::GroupId;
+use super::GroupId;
 use crate::task::{ClientId, GroupName, Name, Task, TaskId, Time};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
 pub type SessionId = u64;
+
+/// Orders the sessions of a group: by free window; among equals, the one that was served longest ago is last.
+pub(super) type Rank = (usize, Reverse<u64>, SessionId);
 
 /// Where a group that is new starts to read the broadcasts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -33,7 +37,7 @@ pub struct Join {
     pub window: Option<u32>,
     /// Where its group starts if it is new.
     pub from: Option<StartAt>,
-    /// After so much silence it wants a heartbeat.
+    /// How long a silence is before it wants a heartbeat.
     pub heartbeat: Option<Duration>,
     /// Its address.
     pub peer: Arc<str>,
@@ -49,7 +53,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// What it counts for in a session's room, in bytes: its text and about what it takes beside that.
+    /// What it counts for while it is on its way to a client, in bytes: its text and about what it takes beside that.
     pub fn cost(&self) -> u64 {
         self.task.spec.text.len() as u64 + Self::OVERHEAD
     }
@@ -57,9 +61,9 @@ impl Delivery {
     const OVERHEAD: u64 = 128;
 }
 
-/// How much may be on its way to a client that the stream has not taken yet, in bytes of [`Delivery::cost`]. Enough to keep
-/// a connection busy, little enough that ten thousand clients who do not read cost no more than 640 MB.
-pub(super) const ROOM: u64 = 64 * 1024;
+/// How much may be on its way to a client that its stream has not taken, in bytes of [`Delivery::cost`]. Enough to keep a
+/// connection busy; ten thousand clients that do not read cost 640 MB at most.
+pub(in crate::broker) const SEND_BUFFER: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Session {
@@ -71,27 +75,30 @@ pub(super) struct Session {
     pub(super) window: usize,
     /// The tasks it has a lease on.
     pub(super) held: BTreeSet<TaskId>,
-    /// Bytes given to the stream so far, and taken by it so far as we know.
+    /// Bytes of [`Delivery::cost`] given to the stream so far.
     pub(super) sent: u64,
+    /// Of these, how many the stream has taken, as far as it has said so.
     pub(super) taken: u64,
+    /// Tasks given to the stream so far.
     pub(super) delivered: u64,
     pub(super) last_sent: Time,
     /// Deliveries of the event that is being handled.
     pub(super) outgoing: Vec<Delivery>,
-    /// Orders sessions that have the same free window: who was served longest ago goes first.
+    /// The number of its last delivery, counted for all sessions together: a smaller one was served longer ago.
     pub(super) turn: u64,
-    /// It stands in its group's list of sessions that can take a task, with this free window and turn.
-    pub(super) listed: Option<(usize, std::cmp::Reverse<u64>, SessionId)>,
+    /// `Some` if it is among the sessions of its group that can take a task: its rank there.
+    pub(super) rank: Option<Rank>,
 }
 
 impl Session {
+    /// How many more tasks its client wants.
     pub(super) fn free(&self) -> usize {
         self.window.saturating_sub(self.held.len())
     }
 
-    /// A task larger than the room goes out alone, when nothing else is on its way.
+    /// Whether another task may be sent. One that is larger than the buffer goes out alone, when nothing else is on its way.
     pub(super) fn has_room(&self) -> bool {
-        self.sent - self.taken < ROOM
+        self.sent - self.taken < SEND_BUFFER
     }
 }
 

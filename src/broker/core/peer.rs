@@ -1,8 +1,30 @@
-//! Which deliveries an acknowledgement without an id belongs to.
+//! One address, and which delivery a report from there without an id is about.
 
 use std::collections::VecDeque;
 
+use super::GroupId;
+use super::session::SessionId;
 use crate::task::TaskId;
+
+/// Who is connected from one address, so that reports from there without an id find their task.
+#[derive(Debug, Default)]
+pub(super) struct Peer {
+    /// How many streams and how many reporters there are.
+    pub(super) sessions: usize,
+    pub(super) reporters: usize,
+    /// The latest stream.
+    pub(super) session: Option<SessionId>,
+    /// The group of that stream; `None` for a passing one.
+    pub(super) group: Option<GroupId>,
+    pub(super) unmatched: Unmatched,
+}
+
+impl Peer {
+    /// Whether nothing from that address is connected.
+    pub(super) fn is_idle(&self) -> bool {
+        self.sessions == 0 && self.reporters == 0
+    }
+}
 
 /// The deliveries to one address that no acknowledgement was matched with yet, oldest first.
 ///

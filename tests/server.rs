@@ -1,13 +1,8 @@
 //! The real server over real gRPC: who gets which task, what becomes of what clients say, and what it withstands.
-#![allow(clippy::unwrap_used, unreachable_pub)]
-
-#[path = "../common/mod.rs"]
-mod common;
 
 #[cfg(target_os = "linux")]
 mod memory;
 mod raw;
-mod rig;
 
 mod anonymous;
 #[cfg(target_os = "linux")]

@@ -1,10 +1,6 @@
 //! What the tests share that run the real programs.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
-pub mod browser;
 pub mod program;
-pub mod proxy;
-pub mod python;
 pub mod server;
 
 use std::io::{self, Write as _};

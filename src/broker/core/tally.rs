@@ -1,5 +1,7 @@
 //! What the broker counts as it goes: plain numbers of the one thread that owns them. Others read a copy.
 
+use std::collections::VecDeque;
+
 use crate::latency::Latency;
 use crate::task::{NewResult, Outcome, Time};
 
@@ -20,7 +22,7 @@ impl Tally {
         self.outcomes[outcome as usize]
     }
 
-    /// Outcomes by which a group was through with a task.
+    /// Outcomes that settled a task for a group.
     pub fn settled(&self) -> u64 {
         Outcome::ALL.into_iter().filter(|outcome| outcome.settles()).map(|outcome| self.of(outcome)).sum()
     }
@@ -44,13 +46,46 @@ impl Tally {
 pub struct Meter {
     /// Of all.
     pub total: Tally,
-    /// Of anonymous clients, whose groups pass.
+    /// Of anonymous clients, whose groups end with their streams.
     pub anonymous: Tally,
     /// From when a task could first go out to a group to its first delivery there; not of anonymous clients, who may begin
     /// with tasks that are days old.
     pub wait: Latency,
-    /// From a delivery to the client's word that settled the task.
+    /// From a delivery to the report that settled the task.
     pub work: Latency,
+}
+
+/// How many tasks were settled in each of the last seconds.
+#[derive(Debug, Default)]
+pub(super) struct Rate {
+    seconds: VecDeque<(i64, u64)>,
+}
+
+impl Rate {
+    const SECONDS: i64 = 10;
+
+    pub(super) fn count(&mut self, now: Time) {
+        let second = now.0 / 1000;
+        match self.seconds.back_mut() {
+            Some((last, count)) if *last == second => *count += 1,
+            _ => self.seconds.push_back((second, 1)),
+        }
+        if self.seconds.len() > Self::SECONDS as usize + 1 {
+            self.seconds.pop_front();
+        }
+    }
+
+    /// When the last second began in which one was settled.
+    pub(super) fn last(&self) -> Option<Time> {
+        self.seconds.back().map(|(second, _)| Time(second * 1000))
+    }
+
+    /// Over the last ten whole seconds.
+    pub(super) fn per_second(&self, now: Time) -> f64 {
+        let second = now.0 / 1000;
+        let recent = self.seconds.iter().filter(|(at, _)| (second - Self::SECONDS..second).contains(at));
+        recent.map(|(_, count)| *count).sum::<u64>() as f64 / Self::SECONDS as f64
+    }
 }
 
 /// What is recorded in a [`Latency`]. A clock that was set back makes nothing negative.

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, io};
 
-use super::program::Program;
+use crate::common::program::Program;
 
 /// How many times shorter the programs sleep: 0.1 s instead of 2 before they reconnect, 3 s instead of 60 between the
 /// rounds of statuses, 2 s instead of 40 between the server's tasks.
@@ -33,7 +33,7 @@ impl Python {
     #[track_caller]
     pub fn ready() -> Option<&'static Python> {
         static READY: OnceLock<Result<Python, String>> = OnceLock::new();
-        super::or_skipped(READY.get_or_init(prepare))
+        crate::common::or_skipped(READY.get_or_init(prepare))
     }
 
     /// The article's client.
@@ -71,6 +71,13 @@ impl Python {
         let mut command = self.python("ret");
         command.arg(here("conventions.py")).args(args).env("PYTHONIOENCODING", "utf-8");
         Program::spawn("conventions.py", &mut command).unwrap()
+    }
+
+    /// A program that uses the whole of `proto/contact.proto`.
+    #[track_caller]
+    pub fn program(&self, name: &str, file: &Path, args: &[&str]) -> Program {
+        let mut command = self.python("whole");
+        Program::spawn(name, command.arg(file).args(args).env("PYTHONIOENCODING", "utf-8")).unwrap()
     }
 
     /// A Python that finds the stubs.

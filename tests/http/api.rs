@@ -6,7 +6,7 @@ use contact::wire::contact::Outcome;
 use contact::wire::control::NewTask;
 use serde_json::{Value, json};
 
-use crate::http::{done, get, get_json, post, state_until};
+use super::client::{done, get, get_json, post, state_until};
 use crate::rig::{Rig, told};
 
 pub fn rig() -> Rig {

@@ -8,8 +8,8 @@ use contact::wire::contact::Outcome;
 use contact::wire::control::RemoveGroupRequest;
 use futures::executor::block_on;
 
-use crate::api::{came_and_went, rig};
-use crate::http::{done, get, state_until};
+use super::api::{came_and_went, rig};
+use super::client::{done, get, state_until};
 use crate::rig::{Rig, ack, patient, told};
 
 /// Every series and its value.

@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::api::rig;
+use super::api::rig;
+use super::client::{Events, get, get_json, post};
 use crate::common::DEADLINE;
-use crate::http::{Events, get, get_json, post};
 use crate::rig::Rig;
 
 #[test]
@@ -165,7 +165,7 @@ fn a_server_that_stops_is_not_ready_says_why_and_ends_the_streams() {
     let stopping = thread::spawn(move || rig.stop());
     let request = b"GET /readyz HTTP/1.0\r\nHost: localhost\r\n\r\n";
     let not_ready = loop {
-        let reply = crate::http::exchange(&address, request);
+        let reply = super::client::exchange(&address, request);
         if reply.status != 200 {
             break reply;
         }

@@ -71,8 +71,7 @@ impl Rig {
         self.server.as_ref().unwrap().listen()
     }
 
-    /// Where the page is. Only `tests/ops` looks at it.
-    #[allow(dead_code)]
+    /// Where the page is.
     pub fn http(&self) -> &str {
         self.server.as_ref().unwrap().http().unwrap()
     }

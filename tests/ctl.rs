@@ -1,8 +1,5 @@
 //! `contactctl`, the real program, against a control service that is in the test.
-#![allow(missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-#[path = "../common/mod.rs"]
-mod common;
 mod doctor;
 mod fake;
 mod list;
@@ -101,7 +98,7 @@ impl Running {
     }
 
     fn signal(&self, signal: &str) {
-        common::program::send(signal, &self.child);
+        crate::common::program::send(signal, &self.child);
     }
 
     /// Waits for the end: the exit code, and what is left of the output.

@@ -1,0 +1,55 @@
+//! When the state of the groups is written down.
+
+use std::time::Duration;
+
+use crate::task::Time;
+
+/// A restart reads the outcomes after the last checkpoint: about this many at most.
+const MAX_OUTCOMES: usize = 10_000;
+/// From the first delivery that is in no checkpoint to the next checkpoint. A crash forgets later deliveries.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval is at least this for each group, open task and range of the last checkpoint: some hundred times their cost.
+const INTERVAL_FOR_EACH: Duration = Duration::from_micros(100);
+
+/// Decides when a checkpoint is due.
+pub(super) struct CheckpointSchedule {
+    /// Outcomes since the last checkpoint.
+    outcomes: usize,
+    /// When the first delivery since the last checkpoint is to be in one. `None`: there was none.
+    due: Option<Time>,
+    /// How long after that delivery.
+    interval: Duration,
+}
+
+impl CheckpointSchedule {
+    /// After a start that read `outcomes` results after the last checkpoint.
+    pub(super) fn new(outcomes: usize) -> CheckpointSchedule {
+        CheckpointSchedule { outcomes, due: None, interval: INTERVAL }
+    }
+
+    /// Outcomes were written down.
+    pub(super) fn recorded(&mut self, outcomes: usize) {
+        self.outcomes += outcomes;
+    }
+
+    /// A task went out.
+    pub(super) fn delivered(&mut self, now: Time) {
+        self.due.get_or_insert(now.after(self.interval));
+    }
+
+    /// Whether a restart would have to read many outcomes.
+    pub(super) fn is_full(&self) -> bool {
+        self.outcomes >= MAX_OUTCOMES
+    }
+
+    /// When the next one is due because of time.
+    pub(super) fn due(&self) -> Option<Time> {
+        self.due
+    }
+
+    /// A checkpoint was made, with `rows` groups, open tasks and ranges in it.
+    pub(super) fn made(&mut self, rows: usize) {
+        let interval = INTERVAL.max(INTERVAL_FOR_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
+        *self = CheckpointSchedule { outcomes: 0, due: None, interval };
+    }
+}

@@ -1,0 +1,171 @@
+//! How far a group has come in the log, for the tasks of one priority.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crate::task::{Task, TaskId};
+
+/// The position of a group in the tasks of one priority, and what it has read beyond it.
+#[derive(Debug)]
+pub(super) struct LogCursor {
+    /// Every task of the priority up to here was taken up: it is settled, or open. With nothing in `ready` and no backlog
+    /// that holds for the whole log, and this field is not kept up: see [`LogCursor::position`].
+    position: TaskId,
+    /// Every task of the priority up to here was taken up, or stands in `ready`. Kept only while there is a backlog.
+    read: TaskId,
+    /// Read ahead, oldest first.
+    ready: Page,
+    /// The log may hold more than `ready`. Without a backlog, what is committed goes straight into `ready`.
+    has_backlog: bool,
+    /// The page after `read` was asked for and has not come yet.
+    fetching: bool,
+}
+
+impl LogCursor {
+    /// A cursor that has taken up every task up to `position`, and knows of no other.
+    pub(super) fn new(position: TaskId) -> LogCursor {
+        LogCursor { position, read: position, ready: Page::default(), has_backlog: true, fetching: false }
+    }
+
+    /// Every task of the priority up to here was taken up, where `head` is the newest task of the log.
+    pub(super) fn position(&self, head: TaskId) -> TaskId {
+        if self.has_backlog || !self.ready.tasks.is_empty() { self.position } else { head }
+    }
+
+    pub(super) fn has_backlog(&self) -> bool {
+        self.has_backlog
+    }
+
+    /// Where the part of the log begins that is not read: `Some` while there is a backlog.
+    pub(super) fn unread_after(&self) -> Option<TaskId> {
+        self.has_backlog.then_some(self.read)
+    }
+
+    /// Where to read the next page; `None`: there is no backlog, or the page was asked for already.
+    pub(super) fn next_page(&self) -> Option<TaskId> {
+        self.unread_after().filter(|_| !self.fetching)
+    }
+
+    /// Whether a task, if it has this priority, was not taken up.
+    pub(super) fn is_unread(&self, task: TaskId) -> bool {
+        self.unread_after().is_some_and(|read| task > read) || self.is_ready(task)
+    }
+
+    pub(super) fn is_ready(&self, task: TaskId) -> bool {
+        self.ready.find(task).is_ok()
+    }
+
+    /// How many tasks are read ahead, and the oldest of them.
+    pub(super) fn ready(&self) -> (usize, Option<TaskId>) {
+        (self.ready.tasks.len(), self.ready.tasks.front().map(|task| task.id))
+    }
+
+    /// Adds a task that was just committed. `false`: `ready` is full, and the task stays in the log as backlog.
+    pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
+        if self.ready.is_full() {
+            self.leave_in_log(task.id - 1);
+            return false;
+        }
+        if self.ready.tasks.is_empty() {
+            self.position = task.id - 1;
+        }
+        self.ready.push(task.clone());
+        true
+    }
+
+    /// What comes after this task is not in memory from now on: it is backlog. There was none before.
+    pub(super) fn leave_in_log(&mut self, after: TaskId) {
+        self.has_backlog = true;
+        self.read = after;
+        if self.ready.tasks.is_empty() {
+            self.position = after;
+        }
+    }
+
+    /// The page was asked for; [`LogCursor::fill`] or [`LogCursor::fetch_failed`] follows.
+    pub(super) fn fetch(&mut self) {
+        self.fetching = true;
+    }
+
+    /// The page could not be read.
+    pub(super) fn fetch_failed(&mut self) {
+        self.fetching = false;
+    }
+
+    /// Takes the next page of the backlog, with which everything up to `read` is read. Says whether that was all there is.
+    pub(super) fn fill(&mut self, page: Page, read: TaskId, head: TaskId) -> bool {
+        debug_assert!(self.ready.tasks.is_empty(), "a page is read when the one before is used up");
+        self.fetching = false;
+        self.ready = page;
+        self.read = read;
+        self.has_backlog = read < head;
+        !self.has_backlog
+    }
+
+    /// Takes up the next task.
+    pub(super) fn pop(&mut self) -> Option<Arc<Task>> {
+        let task = self.ready.pop()?;
+        self.position = task.id;
+        Some(task)
+    }
+
+    /// Takes a task out of what was read ahead.
+    pub(super) fn skip(&mut self, task: TaskId) {
+        self.ready.remove(task);
+    }
+
+    /// Whether the fields agree; an error says what does not.
+    pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
+        let ids: Vec<TaskId> = self.ready.tasks.iter().map(|task| task.id).collect();
+        let end = self.unread_after().unwrap_or(head);
+        let in_order = ids.is_sorted_by(|a, b| a < b) && ids.first().is_none_or(|first| *first > self.position);
+        let holds = in_order && ids.last().is_none_or(|last| *last <= end) && (!self.fetching || ids.is_empty());
+        if holds { Ok(()) } else { Err(format!("a cursor is not consistent: {self:?}")) }
+    }
+}
+
+/// Tasks that are read ahead, by ascending id: no more than a group will soon take, whatever their size.
+#[derive(Debug, Default)]
+pub(super) struct Page {
+    tasks: VecDeque<Arc<Task>>,
+    bytes: usize,
+}
+
+impl Page {
+    /// Tasks and bytes of text at which a page takes no more. Pages of 256 drained a backlog at 0.7 of the rate of these.
+    pub(super) const TASKS: usize = 2048;
+    pub(super) const BYTES: usize = 512 * 1024;
+
+    pub(super) fn is_full(&self) -> bool {
+        self.tasks.len() >= Page::TASKS || self.bytes >= Page::BYTES
+    }
+
+    pub(super) fn push(&mut self, task: Arc<Task>) {
+        self.bytes += task.spec.text.len();
+        self.tasks.push_back(task);
+    }
+
+    fn pop(&mut self) -> Option<Arc<Task>> {
+        let task = self.tasks.pop_front()?;
+        self.bytes -= task.spec.text.len();
+        Some(task)
+    }
+
+    fn find(&self, task: TaskId) -> Result<usize, usize> {
+        self.tasks.binary_search_by_key(&task, |ready| ready.id)
+    }
+
+    fn remove(&mut self, task: TaskId) {
+        if let Ok(at) = self.find(task) {
+            self.bytes -= self.tasks.remove(at).map_or(0, |task| task.spec.text.len());
+        }
+    }
+}
+
+impl FromIterator<Task> for Page {
+    fn from_iter<I: IntoIterator<Item = Task>>(tasks: I) -> Page {
+        let mut page = Page::default();
+        tasks.into_iter().for_each(|task| page.push(Arc::new(task)));
+        page
+    }
+}

@@ -1,0 +1,361 @@
+//! One reader of the log: how far it has come, which of its tasks are open, and which clients take them.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use super::cursor::{LogCursor, Page};
+use super::open::OpenTasks;
+use super::session::{Rank, SessionId};
+use super::tally::{Rate, Tally};
+use crate::store::{Backlog, GroupState};
+use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+
+/// How far a group has come.
+#[derive(Debug, Clone)]
+pub struct GroupInfo {
+    /// Its name.
+    pub name: GroupName,
+    /// How many clients of it are connected.
+    pub clients: usize,
+    /// How many tasks are with a client now.
+    pub in_flight: usize,
+    /// How many were delivered, are not settled, and wait to go out again.
+    pub waiting: usize,
+    /// Of these, how many whose time has not come.
+    pub delayed: usize,
+    /// How many it has not taken up and are in memory, about to go out.
+    pub ready: usize,
+    /// The oldest of these three.
+    pub oldest: Option<TaskId>,
+    /// What else it has not taken up: only the store can count that.
+    pub backlog: Vec<Backlog>,
+    /// How many of `ready` and `backlog` it took up before their turn: they are settled, or among `waiting`.
+    pub taken_up: usize,
+    /// Settled a second, over the last ten seconds.
+    pub rate: f64,
+    /// The last second in which one was settled, since the start of the server.
+    pub last_settled: Option<Time>,
+    /// Since when a client has the task that has been with one for longest.
+    pub held_since: Option<Time>,
+    /// Delivery is stopped.
+    pub paused: bool,
+    /// When a client of it was last connected; now, if one is.
+    pub last_used: Time,
+    /// What became of its tasks since the start of the server.
+    pub tally: Tally,
+    /// There are tasks for it in the log, and the broker knows no such group.
+    pub never_came: bool,
+}
+
+/// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up, open, or settled and
+/// nowhere. It is taken up when the cursor of its priority passes it, or stands in `taken_up` before that.
+#[derive(Debug)]
+pub(super) struct Group {
+    /// `None`: the passing group of one anonymous client, removed with its stream.
+    pub(super) name: Option<GroupName>,
+    /// Its tasks are leased and wait for an outcome. Without, a task is settled by being sent.
+    pub(super) leased: bool,
+    pub(super) created_at: Time,
+    pub(super) rate: Rate,
+    pub(super) tally: Tally,
+    /// When the timer of this group is set for.
+    pub(super) wake_at: Option<Time>,
+    pub(super) paused: bool,
+    /// The tasks that were taken up and are not settled.
+    pub(super) open: OpenTasks,
+    pub(super) sessions: BTreeSet<SessionId>,
+    /// The sessions that can take a task now, by [`Session::rank`](super::session::Session::rank); the last is the next to
+    /// get one.
+    pub(super) available: BTreeSet<Rank>,
+    /// Broadcasts up to here are not for this group.
+    broadcast_after: TaskId,
+    /// One for each priority.
+    cursors: [LogCursor; 3],
+    /// Tasks that were taken up before the cursor of their priority came to them, which is to skip them. An outcome of theirs
+    /// came after a restart that had forgotten them, or stands in the log after the last checkpoint.
+    taken_up: BTreeSet<TaskId>,
+    /// Anything but `open` is not as in the last checkpoint.
+    changed: bool,
+    /// When a client was last connected.
+    last_used: Time,
+}
+
+impl Group {
+    /// A new group, which gets every task that is addressed to it, and the broadcasts after `broadcast_after`.
+    pub(super) fn new(name: Option<GroupName>, broadcast_after: TaskId, now: Time) -> Group {
+        Group {
+            leased: name.is_some(),
+            changed: name.is_some(),
+            name,
+            created_at: now,
+            rate: Rate::default(),
+            tally: Tally::default(),
+            wake_at: None,
+            broadcast_after,
+            paused: false,
+            cursors: [0; 3].map(LogCursor::new),
+            open: OpenTasks::default(),
+            taken_up: BTreeSet::new(),
+            sessions: BTreeSet::new(),
+            available: BTreeSet::new(),
+            last_used: now,
+        }
+    }
+
+    // ---- checkpoints and recovery
+
+    /// The group as a checkpoint left it. What was delivered before, and so may be with a client, waits until `held_until`.
+    pub(super) fn restore(state: GroupState, held_until: Time) -> Group {
+        let mut open = OpenTasks::default();
+        for task in state.open {
+            let held_until = if task.attempts > 0 { held_until } else { Time::default() };
+            open.delay(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
+        }
+        // So far it is as the checkpoint has it.
+        open.take_changed();
+        Group {
+            paused: state.paused,
+            cursors: state.cursors.map(LogCursor::new),
+            open,
+            taken_up: state.taken_up.into_iter().flat_map(|(first, last)| first..=last).collect(),
+            changed: false,
+            last_used: state.last_used,
+            ..Group::new(Some(state.name), state.broadcast_after, state.created_at)
+        }
+    }
+
+    /// Repeats an outcome that stands in the log after the checkpoint.
+    pub(super) fn replay(&mut self, result: &NewResult) {
+        if result.late || result.outcome == Outcome::Dropped {
+            return;
+        }
+        self.changed = true;
+        // Whether the cursor has passed the task is not known. If it has, the entry changes nothing.
+        if self.open.take_waiting(result.task).is_none() {
+            self.taken_up.insert(result.task);
+        }
+        let due = result.not_before.unwrap_or_default();
+        match result.outcome {
+            Outcome::Revived => self.open.delay(result.task, Time::default(), 0),
+            outcome if outcome.settles() => {}
+            _ => self.open.delay(result.task, due, result.attempt),
+        }
+    }
+
+    /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
+    /// all there is to know.
+    pub(super) fn take_changed(&mut self, head: TaskId) -> Option<GroupState> {
+        if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
+            return None;
+        }
+        let name = self.name.clone()?;
+        debug_assert_eq!(self.check(head), Ok(()));
+        let floor = self.position(head);
+        self.taken_up.retain(|id| *id > floor);
+        let mut taken_up: Vec<(TaskId, TaskId)> = Vec::new();
+        for &id in &self.taken_up {
+            match taken_up.last_mut() {
+                Some((_, last)) if *last + 1 == id => *last = id,
+                _ => taken_up.push((id, id)),
+            }
+        }
+        Some(GroupState {
+            name,
+            created_at: self.created_at,
+            broadcast_after: self.broadcast_after,
+            paused: self.paused,
+            last_used: self.last_used,
+            cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
+            taken_up,
+            open: self.open.state(),
+        })
+    }
+
+    // ---- sessions
+
+    pub(super) fn remove_session(&mut self, id: SessionId, now: Time) {
+        self.sessions.remove(&id);
+        self.last_used = now;
+        self.changed = true;
+    }
+
+    /// The session that gets the next task, if one can take it and the group is not paused.
+    pub(super) fn next_session(&self) -> Option<SessionId> {
+        self.available.last().filter(|_| !self.paused).map(|(_, _, id)| *id)
+    }
+
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.paused = paused;
+        self.changed = true;
+    }
+
+    // ---- tasks that are not taken up
+
+    /// Whether a task of the log is for this group at all.
+    pub(super) fn wants(&self, task: &Task) -> bool {
+        match &task.spec.to {
+            Some(to) => self.name.as_ref() == Some(to),
+            None => task.id > self.broadcast_after,
+        }
+    }
+
+    pub(super) fn cursor(&self, priority: Priority) -> &LogCursor {
+        &self.cursors[priority as usize]
+    }
+
+    /// To read on; tasks are taken up by the verbs of the group.
+    pub(super) fn cursor_mut(&mut self, priority: Priority) -> &mut LogCursor {
+        &mut self.cursors[priority as usize]
+    }
+
+    /// Adds a task that was just committed; there is no backlog of its priority. `false`: now there is, and it begins with this
+    /// task. Nothing is kept in memory for a group without clients.
+    pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
+        let has_clients = !self.sessions.is_empty();
+        let cursor = self.cursor_mut(task.spec.priority);
+        if !has_clients {
+            cursor.leave_in_log(task.id - 1);
+        }
+        has_clients && cursor.append(task)
+    }
+
+    /// What the group has to read of this priority: the tasks after `after`, up to `upto`.
+    pub(super) fn backlog(&self, priority: Priority, after: TaskId, upto: TaskId) -> Backlog {
+        Backlog {
+            group: self.name.clone(),
+            priority,
+            after,
+            upto,
+            broadcast_after: self.broadcast_after,
+            limit: Page::TASKS,
+            max_bytes: Page::BYTES,
+        }
+    }
+
+    /// Every task up to here, of whatever priority, was taken up.
+    fn position(&self, head: TaskId) -> TaskId {
+        self.cursors.iter().map(|cursor| cursor.position(head)).min().unwrap_or(0)
+    }
+
+    fn is_taken_up(&self, task: &Task, head: TaskId) -> bool {
+        task.id <= self.cursor(task.spec.priority).position(head) || self.taken_up.contains(&task.id)
+    }
+
+    // ---- tasks are taken up
+
+    /// The next task of this priority, with its deliveries so far: first what goes out again, then what is new. It is in no
+    /// place now: lease it, delay it, or it is settled.
+    pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
+        if let Some(returned) = self.open.take_returned(priority) {
+            return Some(returned);
+        }
+        while let Some(task) = self.cursor_mut(priority).pop() {
+            self.changed = true;
+            if !self.taken_up.remove(&task.id) {
+                return Some((task, 0));
+            }
+        }
+        None
+    }
+
+    /// Takes up a task before its turn; `false`: it was taken up already. It is settled unless it is put into another place.
+    pub(super) fn take_up(&mut self, task: &Task, head: TaskId) -> bool {
+        let taken_up = !self.is_taken_up(task, head);
+        if taken_up {
+            self.changed = true;
+            self.taken_up.insert(task.id);
+        }
+        taken_up
+    }
+
+    /// The same for an id of the log, with the task if that is among the newest.
+    ///
+    /// Where a priority has a backlog, any task in it may have that priority. Then `None`: only the log of outcomes can say
+    /// whether the task was settled. It does not go out in either case.
+    pub(super) fn take_up_id(&mut self, task: TaskId, recent: Option<&Task>) -> Option<bool> {
+        let mut unread = self.cursors.iter().map(|cursor| cursor.is_unread(task));
+        let unread = match recent {
+            Some(recent) => Some(self.wants(recent) && self.cursor(recent.spec.priority).is_unread(task)),
+            None if unread.clone().all(|unread| unread) => Some(true),
+            None if unread.any(|unread| unread) => None,
+            None => Some(false),
+        };
+        if unread == Some(false) || self.taken_up.contains(&task) {
+            return Some(false);
+        }
+        self.changed = true;
+        self.taken_up.insert(task);
+        unread
+    }
+
+    /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
+    pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Time) -> bool {
+        let settled = self.has_settled(task, head);
+        if settled {
+            self.open.delay(task.id, now, 0);
+        }
+        settled
+    }
+
+    /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
+    pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
+    }
+
+    // ---- what there is to see
+
+    pub(super) fn has_settled(&self, task: &Task, head: TaskId) -> bool {
+        let is_open = self.open.lease_of(task.id).is_some() || self.open.waiting(task.id).is_some();
+        !is_open && self.is_taken_up(task, head)
+    }
+
+    /// Every task up to here that is for this group is settled.
+    pub(super) fn settled_floor(&self, head: TaskId) -> TaskId {
+        let position = self.position(head);
+        self.open.oldest().map_or(position, |open| position.min(open - 1))
+    }
+
+    /// When this group next has something to do by itself.
+    pub(super) fn next_due(&self) -> Option<Time> {
+        let may_load = !self.sessions.is_empty() && self.open.may_load();
+        let delayed = self.open.first_due().filter(|_| may_load);
+        self.open.first_deadline().into_iter().chain(delayed).min()
+    }
+
+    /// How far it has come; `None`: it has no name.
+    pub(super) fn info(&self, head: TaskId, now: Time) -> Option<GroupInfo> {
+        let unread = Priority::ALL.into_iter().filter_map(|priority| {
+            let after = self.cursor(priority).unread_after().filter(|after| *after < head)?;
+            Some(Backlog { limit: 1, max_bytes: 1, ..self.backlog(priority, after, head) })
+        });
+        let ready = || self.cursors.iter().map(LogCursor::ready);
+        Some(GroupInfo {
+            name: self.name.clone()?,
+            clients: self.sessions.len(),
+            in_flight: self.open.leased_len(),
+            waiting: self.open.waiting_len(),
+            delayed: self.open.delayed_len(),
+            ready: ready().map(|(count, _)| count).sum(),
+            oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
+            backlog: unread.collect(),
+            taken_up: self.taken_up.len(),
+            rate: self.rate.per_second(now),
+            last_settled: self.rate.last(),
+            held_since: self.open.held_since(),
+            paused: self.paused,
+            last_used: if self.sessions.is_empty() { self.last_used } else { now },
+            tally: self.tally.clone(),
+            never_came: false,
+        })
+    }
+
+    /// Whether the rules hold that the fields state; an error says which does not.
+    pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
+        self.open.check()?;
+        self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
+        let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
+        let mut open = self.open.state().into_iter().map(|open| open.id);
+        let twice = open.find(|id| is_unread(*id) && !self.taken_up.contains(id));
+        twice.map_or(Ok(()), |id| Err(format!("task {id} is open, and will be read again")))
+    }
+}

@@ -1,0 +1,261 @@
+//! The tasks that a group took up and has not settled.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use rustc_hash::FxHashMap;
+
+use super::delayed::Delayed;
+use super::session::SessionId;
+use crate::store::OpenTask;
+use crate::task::{Priority, Task, TaskId, Time};
+
+/// A task that is with a client.
+#[derive(Debug)]
+pub(super) struct Lease {
+    /// `None`: the task waited to go out again, without its text, when its client said that it still has it.
+    pub(super) task: Option<Arc<Task>>,
+    /// `None`: its client says that it still has the task, and has no stream yet.
+    pub(super) session: Option<SessionId>,
+    /// Which delivery of the task to the group this is, from 1.
+    pub(super) attempt: u32,
+    /// When it was delivered.
+    pub(super) since: Time,
+    /// When it ends, unless its client says something before.
+    pub(super) deadline: Time,
+    /// The address that `WORKING` last came from.
+    pub(super) confirmed_from: Option<Arc<str>>,
+}
+
+impl Lease {
+    /// The address from which a stream is to come that takes this lease, if it waits for one.
+    fn awaited_peer(&self) -> Option<Arc<str>> {
+        if self.session.is_none() { self.confirmed_from.clone() } else { None }
+    }
+}
+
+/// A task that was delivered before and goes out again, with its text.
+#[derive(Debug)]
+struct Returned {
+    task: Arc<Task>,
+    /// Deliveries so far.
+    attempts: u32,
+}
+
+/// Most tasks that wait to go out again and whose text is in memory, or about to be, whatever their size.
+const LOADED: usize = 256;
+
+/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `delayed` and `loading`.
+///
+/// A task that is taken out must be put into another place at once, or it is settled.
+#[derive(Debug, Default)]
+pub(super) struct OpenTasks {
+    /// With a client.
+    leases: FxHashMap<TaskId, Lease>,
+    /// Of each lease, so that those that are over are found.
+    deadlines: BTreeSet<(Time, TaskId)>,
+    /// Of each lease without a session, with the address from which its client said that it has the task.
+    awaiting_stream: BTreeSet<(Arc<str>, TaskId)>,
+    /// Go out before any task of their priority that is new.
+    returned: BTreeMap<(Priority, TaskId), Returned>,
+    /// Not to go out before a time. Their text is not in memory.
+    delayed: Delayed,
+    /// Due, and their text is being read; with the deliveries so far.
+    loading: FxHashMap<TaskId, u32>,
+    /// Not as in the last checkpoint.
+    changed: bool,
+}
+
+impl OpenTasks {
+    pub(super) fn len(&self) -> usize {
+        self.leases.len() + self.waiting_len()
+    }
+
+    /// How many are with a client.
+    pub(super) fn leased_len(&self) -> usize {
+        self.leases.len()
+    }
+
+    /// How many wait to go out again.
+    pub(super) fn waiting_len(&self) -> usize {
+        self.returned.len() + self.delayed.len() + self.loading.len()
+    }
+
+    /// How many of these may not go out yet.
+    pub(super) fn delayed_len(&self) -> usize {
+        self.delayed.len()
+    }
+
+    /// When the task was delivered that has been with a client for longest.
+    pub(super) fn held_since(&self) -> Option<Time> {
+        self.leases.values().map(|lease| lease.since).min()
+    }
+
+    pub(super) fn oldest(&self) -> Option<TaskId> {
+        let open = self.leases.keys().chain(self.loading.keys()).copied();
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.oldest());
+        open.chain(waiting).min()
+    }
+
+    // ---- leases
+
+    pub(super) fn lease_of(&self, task: TaskId) -> Option<&Lease> {
+        self.leases.get(&task)
+    }
+
+    /// The leases that wait for a stream from this address.
+    pub(super) fn awaiting_stream(&self, peer: &Arc<str>) -> Vec<TaskId> {
+        let of_peer = self.awaiting_stream.range((peer.clone(), 0)..=(peer.clone(), TaskId::MAX));
+        of_peer.map(|(_, task)| *task).collect()
+    }
+
+    /// The leases that are over.
+    pub(super) fn overdue(&self, now: Time) -> Vec<TaskId> {
+        self.deadlines.range(..=(now, TaskId::MAX)).map(|(_, task)| *task).collect()
+    }
+
+    /// When the first lease is over.
+    pub(super) fn first_deadline(&self) -> Option<Time> {
+        self.deadlines.first().map(|(deadline, _)| *deadline)
+    }
+
+    /// Gives a task to a client.
+    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
+        self.changed = true;
+        self.deadlines.insert((lease.deadline, task));
+        self.awaiting_stream.extend(lease.awaited_peer().map(|peer| (peer, task)));
+        self.leases.insert(task, lease);
+    }
+
+    /// Takes a task from its client.
+    pub(super) fn end_lease(&mut self, task: TaskId) -> Option<Lease> {
+        let lease = self.leases.remove(&task)?;
+        self.changed = true;
+        self.deadlines.remove(&(lease.deadline, task));
+        if let Some(peer) = lease.awaited_peer() {
+            self.awaiting_stream.remove(&(peer, task));
+        }
+        Some(lease)
+    }
+
+    // ---- tasks that wait to go out again
+
+    /// How often a task was delivered that waits to go out again, now or later.
+    pub(super) fn waiting(&self, task: TaskId) -> Option<u32> {
+        let returned = || Priority::ALL.into_iter().find_map(|priority| self.returned.get(&(priority, task)));
+        let loading = self.loading.get(&task).copied();
+        loading.or_else(|| Some(returned()?.attempts)).or_else(|| Some(self.delayed.get(task)?.1))
+    }
+
+    /// When a delayed task is due.
+    pub(super) fn due(&self, task: TaskId) -> Option<Time> {
+        self.delayed.get(task).map(|(due, _)| due)
+    }
+
+    /// When the first delayed task is due.
+    pub(super) fn first_due(&self) -> Option<Time> {
+        self.delayed.first()
+    }
+
+    /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
+    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
+        if let Some(returned) = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task))) {
+            self.changed = true;
+            return Some((Some(returned.task), returned.attempts));
+        }
+        let attempts = self.loading.remove(&task).or_else(|| self.delayed.remove(task))?;
+        self.changed = true;
+        Some((None, attempts))
+    }
+
+    /// Has a task go out again as soon as it can.
+    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: u32) {
+        self.changed = true;
+        self.returned.insert((task.spec.priority, task.id), Returned { task, attempts });
+    }
+
+    /// Takes the oldest task that goes out again, if the highest priority among these is this one.
+    pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
+        let first = self.returned.first_entry().filter(|first| first.key().0 == priority)?;
+        let Returned { task, attempts } = first.remove();
+        self.changed = true;
+        Some((task, attempts))
+    }
+
+    /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
+    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: u32) {
+        self.changed = true;
+        self.delayed.insert(task, due, attempts);
+    }
+
+    // ---- the text of delayed tasks
+
+    /// Whether there is room in memory for the text of another task that is due.
+    pub(super) fn may_load(&self) -> bool {
+        self.returned.len() + self.loading.len() < LOADED
+    }
+
+    /// Moves what is due from `delayed` to `loading`, as far as there is room for the texts.
+    pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
+        let mut ids = Vec::new();
+        while self.may_load()
+            && let Some((task, attempts)) = self.delayed.pop(now)
+        {
+            self.loading.insert(task, attempts);
+            ids.push(task);
+        }
+        ids
+    }
+
+    /// The texts that were asked for: these tasks go out again. The others are no longer stored, and are forgotten.
+    pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>) {
+        for task in tasks {
+            if let Some(attempts) = self.loading.remove(&task.id) {
+                self.give_back(Arc::new(task), attempts);
+            }
+        }
+        for task in asked {
+            self.loading.remove(task);
+        }
+    }
+
+    /// The texts could not be read: the tasks are due again later.
+    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Time) {
+        for task in asked {
+            if let Some(attempts) = self.loading.remove(task) {
+                self.delayed.insert(*task, due, attempts);
+            }
+        }
+    }
+
+    // ---- all of them
+
+    /// Whether they changed since this was last asked.
+    pub(super) fn take_changed(&mut self) -> bool {
+        std::mem::take(&mut self.changed)
+    }
+
+    /// What a checkpoint keeps of them, by id.
+    pub(super) fn state(&self) -> Vec<OpenTask> {
+        let due_now = |id: &TaskId, attempts: u32| OpenTask { id: *id, attempts, not_before: None };
+        // The outcome or the loss of a lease will follow this checkpoint in the log; if neither does, this delivery counts.
+        let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempt)).collect();
+        open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.attempts)));
+        open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
+        open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
+        open.sort_unstable_by_key(|task| task.id);
+        open
+    }
+
+    /// Whether each task is in one place, and the indexes agree with the leases; an error says what does not hold.
+    pub(super) fn check(&self) -> Result<(), String> {
+        let state = self.state();
+        if let Some(twice) = state.windows(2).find(|pair| pair[0].id == pair[1].id) {
+            return Err(format!("task {} is open in two places", twice[0].id));
+        }
+        let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
+        let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
+        let agree = deadlines == self.deadlines && awaited.collect::<BTreeSet<_>>() == self.awaiting_stream;
+        if agree { Ok(()) } else { Err("the leases and what is kept to find them do not agree".into()) }
+    }
+}

@@ -1,0 +1,35 @@
+//! What the core does by itself at a time.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::GroupId;
+use super::session::SessionId;
+use crate::task::Time;
+
+/// What is due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    Group(GroupId),
+    Session(SessionId),
+}
+
+/// Timers, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks it.
+#[derive(Default)]
+pub(super) struct Timers(BinaryHeap<Reverse<(Time, Timer)>>);
+
+impl Timers {
+    pub(super) fn set(&mut self, due: Time, timer: Timer) {
+        self.0.push(Reverse((due, timer)));
+    }
+
+    /// Takes the first one that is due, with the time for which it was set.
+    pub(super) fn pop(&mut self, now: Time) -> Option<(Time, Timer)> {
+        self.next_due().filter(|due| *due <= now)?;
+        self.0.pop().map(|Reverse(timer)| timer)
+    }
+
+    pub(super) fn next_due(&self) -> Option<Time> {
+        self.0.peek().map(|Reverse((due, _))| *due)
+    }
+}

@@ -1,0 +1,240 @@
+//! The broker's thread: feeds the core (commands, commits, the time) and does what it says.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam_channel::{Receiver, Sender, select};
+use log::info;
+use rustc_hash::FxHashMap;
+
+use super::core::{Action, ClientInfo, Closed, Core, Join, SessionId};
+use super::handle::{Command, DisconnectedReporters, Reply};
+use super::outbox::{self, Inbox, Outbox};
+use super::reader::{ReadAnswer, ReadJob};
+use crate::mailbox;
+use crate::store;
+use crate::task::Time;
+
+/// Commands handled before the actions that follow from them are done.
+const BURST: usize = 256;
+/// Most text taken from the tail at once, in bytes.
+const TAIL_BYTES: usize = 1024 * 1024;
+
+/// The loop of the broker's thread: feeds the core and does what it says.
+pub(super) struct BrokerThread {
+    core: Core,
+    store: store::Handle,
+    disconnected: Arc<DisconnectedReporters>,
+    outboxes: FxHashMap<SessionId, Outbox>,
+    next_session: SessionId,
+    /// Where the reader thread takes its jobs. Holds one: the next is handed over when the reader has taken that.
+    reader: Sender<ReadJob>,
+    /// Jobs that the reader has no time for yet. At most a few for each group: it asks for one page of a priority at a time.
+    waiting: VecDeque<ReadJob>,
+    /// Tasks put on streams since the start.
+    delivered: u64,
+    draining: bool,
+}
+
+impl BrokerThread {
+    pub(super) fn new(
+        core: Core,
+        store: store::Handle,
+        disconnected: Arc<DisconnectedReporters>,
+        reader: Sender<ReadJob>,
+    ) -> BrokerThread {
+        BrokerThread {
+            core,
+            store,
+            disconnected,
+            outboxes: FxHashMap::default(),
+            next_session: 1,
+            reader,
+            waiting: VecDeque::new(),
+            delivered: 0,
+            draining: false,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(mut self, commands: &mailbox::Receiver<Command>, wake_ups: &Receiver<()>) {
+        loop {
+            let due = self.core.tick(Time::now());
+            self.act();
+            let wait = due.map_or(Duration::from_secs(3600), |at| {
+                Duration::from_millis((at.0 - Time::now().0).clamp(0, 3_600_000) as u64)
+            });
+            let mut stop = false;
+            select! {
+                recv(commands.raw()) -> command => {
+                    commands.taken();
+                    let Ok(command) = command else { return };
+                    stop |= self.handle(command);
+                    for _ in 1..BURST {
+                        let Some(command) = commands.try_recv() else { break };
+                        stop |= self.handle(command);
+                    }
+                }
+                recv(wake_ups) -> _ => {}
+                default(wait) => {}
+            }
+            self.catch_up();
+            self.act();
+            if stop {
+                return self.stop();
+            }
+        }
+    }
+
+    /// Returns whether to stop.
+    fn handle(&mut self, command: Command) -> bool {
+        // A client that joins, or a question that is asked, after a task was accepted finds the task there: for a client that
+        // starts at new tasks, it is an old one.
+        if matches!(command, Command::Join(..) | Command::With(_)) {
+            self.catch_up();
+        }
+        let now = Time::now();
+        match command {
+            Command::Join(join, reply) => self.join(*join, reply, now),
+            Command::Leave(session, why) => self.leave(session, why, now),
+            Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
+            Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
+            Command::Report(reporter, reports) => self.core.report(&reporter, reports, now),
+            Command::Flush(reply) => {
+                // What was recorded before goes to the store first.
+                self.act();
+                self.store.flush(Box::new(move |result| drop(reply.send(result))));
+            }
+            Command::With(work) => work(&mut self.core),
+            Command::Read(ReadAnswer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),
+            Command::Read(ReadAnswer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
+            Command::Drain => {
+                self.draining = true;
+                self.core.drain();
+                for outbox in self.outboxes.values() {
+                    outbox.close(Closed::Stopping);
+                }
+            }
+            Command::Stop => return true,
+        }
+        false
+    }
+
+    fn join(&mut self, join: Join, reply: Reply<(SessionId, Inbox)>, now: Time) {
+        let id = self.next_session;
+        let (outbox, inbox) = outbox::outbox();
+        if self.draining || reply.send((id, inbox)).is_err() {
+            return;
+        }
+        self.next_session += 1;
+        let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
+        self.outboxes.insert(id, outbox);
+        self.core.join(join, id, now);
+        // The older stream of the same client ends without a line of its own.
+        self.act();
+        if let Some(client) = self.core.client(id) {
+            let instead = if takes_over { ", and its older stream ends" } else { "" };
+            info!("{} came{instead}; {} connected", describe(&client), self.outboxes.len());
+        }
+    }
+
+    fn leave(&mut self, id: SessionId, why: &str, now: Time) {
+        self.outboxes.remove(&id);
+        if let Some(client) = self.core.client(id) {
+            info!(
+                "{} went: {why}; it was given {} tasks, all clients together {}; {} connected",
+                describe(&client),
+                client.delivered,
+                self.delivered,
+                self.outboxes.len()
+            );
+        }
+        if !self.draining {
+            self.core.leave(id, now);
+        }
+    }
+
+    /// Tells the core which reporters disconnected, and hands it what the store committed.
+    fn catch_up(&mut self) {
+        for peer in self.disconnected.take() {
+            self.core.reporter_disconnected(&peer);
+        }
+        let newest = self.store.tail().positions().task;
+        while self.core.head() < newest {
+            match self.store.tail().since(self.core.head(), TAIL_BYTES) {
+                Some(tasks) if tasks.is_empty() => return,
+                Some(tasks) => self.core.committed(tasks, Time::now()),
+                None => self.core.advanced(newest, Time::now()),
+            }
+            self.act();
+        }
+    }
+
+    /// Does what the core says, until it says nothing more.
+    fn act(&mut self) {
+        loop {
+            let actions = self.core.take_actions();
+            if actions.is_empty() {
+                break;
+            }
+            for action in actions {
+                self.act_one(action);
+            }
+        }
+        while let Some(job) = self.waiting.pop_front() {
+            if let Err(full) = self.reader.try_send(job) {
+                self.waiting.push_front(full.into_inner());
+                break;
+            }
+        }
+    }
+
+    fn act_one(&mut self, action: Action) {
+        match action {
+            Action::Deliver(session, deliveries) => {
+                self.delivered += deliveries.len() as u64;
+                self.to_stream(session, |outbox| outbox.deliver(deliveries));
+            }
+            Action::Heartbeat(session) => self.to_stream(session, Outbox::beat),
+            Action::Close(session, why) => {
+                self.to_stream(session, |outbox| outbox.close(why));
+                self.outboxes.remove(&session);
+            }
+            Action::WatchRoom(session, sent) => {
+                if let Some(taken) = self.outboxes.get(&session).and_then(|outbox| outbox.watch_room(sent)) {
+                    self.core.stream_took(session, taken, Time::now());
+                }
+            }
+            Action::Record(results) => self.store.record(results),
+            Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
+            Action::Checkpoint(groups) => self.store.checkpoint(groups),
+            Action::Forget(group) => self.store.forget_group(group),
+            Action::Fetch(group, query) => self.waiting.push_back(ReadJob::Fetch(group, query)),
+            Action::Load(group, ids) => self.waiting.push_back(ReadJob::Load(group, ids)),
+        }
+    }
+
+    /// If the stream has ended, its own `leave` is on the way: its tasks are then given to others.
+    fn to_stream(&self, session: SessionId, put: impl FnOnce(&Outbox)) {
+        if let Some(outbox) = self.outboxes.get(&session) {
+            put(outbox);
+        }
+    }
+
+    fn stop(mut self) {
+        self.core.checkpoint();
+        self.act();
+        info!("stopped delivering; {} tasks went out since the start", self.delivered);
+    }
+}
+
+fn describe(client: &ClientInfo) -> String {
+    let who = match (&client.client, &client.group) {
+        (Some(id), Some(group)) if id != group => format!("client {id} of group {group}"),
+        (Some(id), _) => format!("client {id}"),
+        (None, Some(group)) => format!("a client of group {group}"),
+        (None, None) => "an anonymous client".to_owned(),
+    };
+    format!("{who} at {}", client.peer)
+}

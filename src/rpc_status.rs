@@ -1,0 +1,140 @@
+//! What the status of a failed call means to the caller: whether another try may work, and when.
+//!
+//! A Contact server says why in `google.rpc.ErrorInfo`, among the details. Other servers, and gRPC itself, give a code alone.
+//! Both lists are here, and nowhere else; `docs/errors.md` explains the reasons.
+
+use std::time::Duration;
+
+use grpcio::{RpcStatus, RpcStatusCode as Code};
+use protobuf::{Message as _, MessageFull};
+
+use crate::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
+use crate::wire::google_rpc::status::Status;
+
+/// Who defines the reasons, as `ErrorInfo.domain` names it.
+const DOMAIN: &str = "contact";
+
+/// What a failed call means for the next one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// Another stream with the same client id took this one's place.
+    TakenOver,
+    /// The server takes nothing from this client.
+    ClientRefused,
+    /// The same call would be refused again, whatever it carries.
+    CallRefused,
+    /// What the call carried would be refused again. The call itself may be made.
+    MessageRefused,
+    /// The server is away, or stopping: the same may work later.
+    Unavailable,
+    /// Nothing that says whether the same would work.
+    Unclear,
+}
+
+impl Meaning {
+    /// By reason, where the server gave one; else by code.
+    pub(crate) fn of(status: &RpcStatus) -> Meaning {
+        let info = detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN);
+        info.and_then(|info| Meaning::of_reason(&info.reason)).unwrap_or_else(|| Meaning::of_code(status.code()))
+    }
+
+    /// `None`: the reason is newer than this program.
+    fn of_reason(reason: &str) -> Option<Meaning> {
+        Some(match reason {
+            "CLIENT_TAKEN_OVER" => Meaning::TakenOver,
+            "MESSAGE_UNDECODABLE" | "METADATA_INVALID" | "NAME_INVALID" => Meaning::CallRefused,
+            "TASK_TOO_LONG"
+            | "RESULT_TOO_LONG"
+            | "STATUS_TOO_LONG"
+            | "TASK_EMPTY"
+            | "BATCH_NESTED"
+            | "ENUM_VALUE_UNKNOWN"
+            | "TASK_UNKNOWN"
+            | "DEAD_LETTER_UNKNOWN"
+            | "GROUP_UNKNOWN"
+            | "SERVICE_UNKNOWN"
+            | "GROUP_IN_USE" => Meaning::MessageRefused,
+            "SERVER_STOPPING" | "STORE_FAILED" => Meaning::Unavailable,
+            _ => return None,
+        })
+    }
+
+    fn of_code(code: Code) -> Meaning {
+        match code {
+            Code::ABORTED => Meaning::TakenOver,
+            Code::UNAUTHENTICATED | Code::PERMISSION_DENIED => Meaning::ClientRefused,
+            Code::INVALID_ARGUMENT | Code::UNIMPLEMENTED => Meaning::CallRefused,
+            // The last one: the message is longer than the server takes.
+            Code::NOT_FOUND | Code::FAILED_PRECONDITION | Code::OUT_OF_RANGE | Code::RESOURCE_EXHAUSTED => {
+                Meaning::MessageRefused
+            }
+            Code::UNAVAILABLE | Code::CANCELLED | Code::DEADLINE_EXCEEDED => Meaning::Unavailable,
+            _ => Meaning::Unclear,
+        }
+    }
+}
+
+/// After how long the server wants the next try, if it said so.
+pub(crate) fn retry_after(status: &RpcStatus) -> Option<Duration> {
+    let delay = detail::<RetryInfo>(status)?.retry_delay.into_option()?;
+    Some(Duration::new(delay.seconds.try_into().ok()?, delay.nanos.try_into().ok()?))
+}
+
+/// The first of the details that is such a message.
+fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
+    let details = Status::parse_from_bytes(status.details()).ok()?.details;
+    details.iter().find_map(|any| any.unpack().ok().flatten())
+}
+
+/// The status that a failed call ended with.
+pub(crate) fn status_of(error: grpcio::Error) -> RpcStatus {
+    match error {
+        grpcio::Error::RpcFailure(status) | grpcio::Error::RpcFinished(Some(status)) => status,
+        other => RpcStatus::with_message(Code::UNKNOWN, other.to_string()),
+    }
+}
+
+/// A status as a reader wants it: `UNAVAILABLE: Socket closed`.
+pub(crate) fn text(status: &RpcStatus) -> String {
+    format!("{}: {}", code_name(status), status.message())
+}
+
+/// `UNAVAILABLE`, where grpcio writes `14-UNAVAILABLE`.
+pub(crate) fn code_name(status: &RpcStatus) -> String {
+    status.code().to_string().trim_start_matches(|c: char| c.is_ascii_digit() || c == '-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use protobuf::well_known_types::any::Any;
+
+    use super::*;
+
+    fn status(code: Code, domain: &str, reason: &str) -> RpcStatus {
+        let info = ErrorInfo { domain: domain.into(), reason: reason.into(), ..ErrorInfo::default() };
+        let details = Status { details: vec![Any::pack(&info).unwrap()], ..Status::default() };
+        RpcStatus::with_details(code, "no".into(), details.write_to_bytes().unwrap())
+    }
+
+    #[test]
+    fn a_reason_of_contact_counts_more_than_the_code() {
+        let meaning = |code, domain, reason| Meaning::of(&status(code, domain, reason));
+        assert_eq!(meaning(Code::ABORTED, "contact", "SERVER_STOPPING"), Meaning::Unavailable);
+        assert_eq!(meaning(Code::ABORTED, "another", "SERVER_STOPPING"), Meaning::TakenOver);
+        assert_eq!(meaning(Code::ABORTED, "contact", "OF_A_LATER_VERSION"), Meaning::TakenOver);
+        assert_eq!(Meaning::of(&RpcStatus::new(Code::UNAVAILABLE)), Meaning::Unavailable);
+    }
+
+    #[test]
+    fn every_documented_reason_has_a_meaning() {
+        let document = include_str!("../docs/errors.md");
+        let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').nth(2));
+        let reasons: Vec<&str> = rows.collect();
+        assert!(reasons.len() > 15, "{reasons:?}");
+        for reason in reasons {
+            assert!(Meaning::of_reason(reason).is_some(), "{reason}");
+        }
+    }
+}

@@ -1,0 +1,254 @@
+//! The columns of each table, in one order: that in which values are bound, and read.
+
+use rusqlite::types::{FromSql, ToSql, Type};
+use rusqlite::{Row, Statement, Transaction};
+
+use super::int;
+use crate::store::{GroupState, OpenTask};
+use crate::task::{
+    Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+};
+
+// Macros, because only a literal can be part of a constant statement.
+macro_rules! task_columns {
+    () => {
+        "id, accepted_at, priority, target, key, not_before, expires_at, max_attempts, text"
+    };
+}
+macro_rules! result_columns {
+    () => {
+        r#"seq, task_id, "group", client, attempt, outcome, at, not_before, late, ret"#
+    };
+}
+macro_rules! status_columns {
+    () => {
+        "seq, client, at, msg"
+    };
+}
+macro_rules! group_columns {
+    () => {
+        "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
+    };
+}
+pub(super) use {group_columns, result_columns, status_columns, task_columns};
+
+/// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
+/// row does, and is done once for a statement.
+const ROWS: usize = 16;
+
+/// Writes rows; `into` says how and where, `columns` what. `bind` puts the values of one row, in the order of the columns.
+pub(super) fn insert<T>(
+    change: &Transaction<'_>,
+    into: &str,
+    columns: &str,
+    rows: &[T],
+    bind: impl Fn(&mut Parameters<'_, '_>, &T) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
+    let row = format!("({})", vec!["?"; columns.split(',').count()].join(", "));
+    let sql = |rows| format!("{into} ({columns}) VALUES {}", vec![row.as_str(); rows].join(", "));
+    let insert = |rows: &[T], each: usize| -> rusqlite::Result<()> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut statement = change.prepare_cached(&sql(each))?;
+        for chunk in rows.chunks(each) {
+            let mut parameters = Parameters { statement: &mut statement, bound: 0 };
+            chunk.iter().try_for_each(|row| bind(&mut parameters, row))?;
+            statement.raw_execute()?;
+        }
+        Ok(())
+    };
+    let (many, rest) = rows.as_chunks::<ROWS>();
+    insert(many.as_flattened(), ROWS)?;
+    insert(rest, 1)
+}
+
+/// The parameters of a statement, one after another.
+pub(super) struct Parameters<'a, 'c> {
+    statement: &'a mut Statement<'c>,
+    bound: usize,
+}
+
+impl Parameters<'_, '_> {
+    fn put(&mut self, value: impl ToSql) -> rusqlite::Result<()> {
+        self.bound += 1;
+        self.statement.raw_bind_parameter(self.bound, value)
+    }
+}
+
+/// The one name in a row, or nothing.
+pub(super) fn optional_name(row: &Row<'_>) -> rusqlite::Result<Option<Name>> {
+    Values::of(row).optional_name()
+}
+
+/// The values of a row, one after another.
+struct Values<'a, 'r> {
+    row: &'a Row<'r>,
+    column: usize,
+}
+
+impl Values<'_, '_> {
+    fn of<'a, 'r>(row: &'a Row<'r>) -> Values<'a, 'r> {
+        Values { row, column: 0 }
+    }
+
+    fn next<T: FromSql>(&mut self) -> rusqlite::Result<T> {
+        self.column += 1;
+        self.row.get(self.column - 1)
+    }
+
+    fn position(&mut self) -> rusqlite::Result<u64> {
+        self.next::<i64>().map(|position| position as u64)
+    }
+
+    fn time(&mut self) -> rusqlite::Result<Time> {
+        self.next().map(Time)
+    }
+
+    fn optional_time(&mut self) -> rusqlite::Result<Option<Time>> {
+        Ok(self.next::<Option<i64>>()?.map(Time))
+    }
+
+    fn optional_name(&mut self) -> rusqlite::Result<Option<Name>> {
+        self.column += 1;
+        let name = self.row.get_ref(self.column - 1)?.as_str_or_null()?;
+        name.map(|name| Name::new(NameOf::Group, name)).transpose().map_err(|error| self.strange(error))
+    }
+
+    fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
+        self.column += 1;
+        serde_json::from_str(self.row.get_ref(self.column - 1)?.as_str()?).map_err(|error| self.strange(error))
+    }
+
+    /// The value that was read last is not what it should be.
+    fn strange(&self, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
+        rusqlite::Error::FromSqlConversionFailure(self.column - 1, Type::Text, Box::new(error))
+    }
+
+    fn unknown(&self, number: i64) -> rusqlite::Error {
+        rusqlite::Error::IntegralValueOutOfRange(self.column - 1, number)
+    }
+}
+
+pub(super) fn bind_task(to: &mut Parameters<'_, '_>, task: &Task) -> rusqlite::Result<()> {
+    let spec = &task.spec;
+    to.put(int(task.id))?;
+    to.put(task.accepted_at.0)?;
+    to.put(priority_number(spec.priority))?;
+    to.put(spec.to.as_ref().map(Name::as_str))?;
+    to.put(spec.key.as_deref())?;
+    to.put(spec.not_before.map(|time| time.0))?;
+    to.put(spec.expires_at.map(|time| time.0))?;
+    to.put(spec.max_attempts)?;
+    to.put(spec.text.as_str())
+}
+
+pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
+    let mut row = Values::of(row);
+    Ok(Task {
+        id: row.position()?,
+        accepted_at: row.time()?,
+        spec: NewTask {
+            priority: match row.next()? {
+                0 => Priority::Normal,
+                1 => Priority::High,
+                2 => Priority::Low,
+                other => return Err(row.unknown(other)),
+            },
+            to: row.optional_name()?,
+            key: row.next()?,
+            not_before: row.optional_time()?,
+            expires_at: row.optional_time()?,
+            max_attempts: row.next()?,
+            text: row.next()?,
+        },
+    })
+}
+
+/// The numbers of the file: never change one.
+pub(super) fn priority_number(priority: Priority) -> i64 {
+    match priority {
+        Priority::Normal => 0,
+        Priority::High => 1,
+        Priority::Low => 2,
+    }
+}
+
+pub(super) fn bind_result(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusqlite::Result<()> {
+    let result = &entry.result;
+    to.put(int(entry.seq))?;
+    to.put(int(result.task))?;
+    to.put(result.group.as_ref().map(Name::as_str))?;
+    to.put(&*result.client)?;
+    to.put(result.attempt)?;
+    to.put(result.outcome as u8)?;
+    to.put(result.at.0)?;
+    to.put(result.not_before.map(|time| time.0))?;
+    to.put(result.late)?;
+    to.put(result.ret.as_str())
+}
+
+pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
+    let mut row = Values::of(row);
+    Ok(TaskResult {
+        seq: row.position()?,
+        result: NewResult {
+            task: row.position()?,
+            group: row.optional_name()?,
+            client: row.next()?,
+            attempt: row.next()?,
+            outcome: {
+                let number = row.next()?;
+                Outcome::from_number(number).ok_or_else(|| row.unknown(number))?
+            },
+            at: row.time()?,
+            not_before: row.optional_time()?,
+            late: row.next()?,
+            ret: row.next()?,
+        },
+    })
+}
+
+pub(super) fn bind_status(to: &mut Parameters<'_, '_>, entry: &Status) -> rusqlite::Result<()> {
+    to.put(int(entry.seq))?;
+    to.put(&*entry.status.client)?;
+    to.put(entry.status.at.0)?;
+    to.put(entry.status.msg.as_str())
+}
+
+pub(super) fn status(row: &Row<'_>) -> rusqlite::Result<Status> {
+    let mut row = Values::of(row);
+    Ok(Status { seq: row.position()?, status: NewStatus { client: row.next()?, at: row.time()?, msg: row.next()? } })
+}
+
+pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rusqlite::Result<()> {
+    let open: Vec<_> =
+        state.open.iter().map(|task| (task.id, task.attempts, task.not_before.map(|time| time.0))).collect();
+    to.put(state.name.as_str())?;
+    to.put(state.created_at.0)?;
+    to.put(int(state.broadcast_after))?;
+    to.put(state.paused)?;
+    to.put(state.last_used.0)?;
+    to.put(serde_json::json!(state.cursors).to_string())?;
+    to.put(serde_json::json!(state.taken_up).to_string())?;
+    to.put(serde_json::json!(open).to_string())
+}
+
+pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
+    let mut row = Values::of(row);
+    let open = |(id, attempts, not_before): (TaskId, u32, Option<i64>)| OpenTask {
+        id,
+        attempts,
+        not_before: not_before.map(Time),
+    };
+    Ok(GroupState {
+        name: row.optional_name()?.ok_or(rusqlite::Error::InvalidColumnType(0, "name".into(), Type::Null))?,
+        created_at: row.time()?,
+        broadcast_after: row.position()?,
+        paused: row.next()?,
+        last_used: row.time()?,
+        cursors: row.json()?,
+        taken_up: row.json()?,
+        open: row.json::<Vec<_>>()?.into_iter().map(open).collect(),
+    })
+}

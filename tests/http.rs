@@ -1,0 +1,8 @@
+//! The HTTP face of the real server: what it shows, what it does, and what it refuses.
+
+mod api;
+mod client;
+mod events;
+mod metrics;
+mod refusals;
+mod tasks;

@@ -1,0 +1,6 @@
+//! What needs neither a server nor a client: the broker's state machine, the store, and the documents.
+#![allow(clippy::unwrap_used)]
+
+mod broker;
+mod docs;
+mod store;

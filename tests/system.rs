@@ -1,0 +1,19 @@
+//! The whole system: servers and clients over real gRPC and HTTP, in this process and as programs of their own.
+//!
+//! What counts memory, threads or open files counts those of a child process, so all of it can run in one.
+#![allow(clippy::unwrap_used, unreachable_pub)]
+
+mod bench;
+mod browser;
+mod client;
+mod common;
+mod config;
+mod conventions;
+mod crash;
+mod ctl;
+mod http;
+mod interop;
+mod network;
+mod protocol;
+mod rig;
+mod server;

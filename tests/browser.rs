@@ -111,6 +111,17 @@ fn a_group_whose_clients_will_not_come_again_is_removed() {
 }
 
 #[test]
+fn a_group_that_never_came_is_said_with_the_name_that_was_meant() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "emails", "cat");
+    server.submit(&["for everyone"]);
+    server.at_least(1, "results");
+    server.ctl(&["submit", "--to", "emials", "a", "b"]);
+    browser.plays("neverCame", &server).ends_well();
+}
+
+#[test]
 fn of_many_groups_more_are_shown_when_they_are_asked_for() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -3,7 +3,7 @@
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
-use super::operator::{Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
+use super::operator::{Code, Finding, Fleet, Group, Ledger, Range, ServerInfo, Severity, TaskInGroup, TaskRequest};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
@@ -152,7 +152,7 @@ pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
     pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
 }
 
-pub(super) fn groups(groups: Vec<Group>) -> pb::ListGroupsResponse {
+pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
     let group = |Group { info, lag, oldest, dead }| pb::Group {
         name: info.name.as_str().to_owned(),
         clients: info.clients as u32,
@@ -163,9 +163,51 @@ pub(super) fn groups(groups: Vec<Group>) -> pb::ListGroupsResponse {
         rate: info.rate,
         paused: info.paused,
         dead,
+        never_came: info.never_came,
         ..pb::Group::default()
     };
-    pb::ListGroupsResponse { groups: groups.into_iter().map(group).collect(), ..pb::ListGroupsResponse::default() }
+    pb::ListGroupsResponse {
+        groups: fleet.groups.into_iter().map(group).collect(),
+        never_came_left_out: fleet.never_came_left_out,
+        findings: fleet.findings.into_iter().map(finding).collect(),
+        ..pb::ListGroupsResponse::default()
+    }
+}
+
+fn finding(finding: Finding) -> pb::Finding {
+    let code = match finding.code {
+        Code::NotReady => pb::finding::Code::NOT_READY,
+        Code::Disk => pb::finding::Code::DISK,
+        Code::OpenFiles => pb::finding::Code::OPEN_FILES,
+        Code::NeverCame => pb::finding::Code::NEVER_CAME,
+        Code::Unserved => pb::finding::Code::UNSERVED,
+        Code::Paused => pb::finding::Code::PAUSED,
+        Code::Hanging => pb::finding::Code::HANGING,
+        Code::Stuck => pb::finding::Code::STUCK,
+        Code::Lagging => pb::finding::Code::LAGGING,
+        Code::DeadLetters => pb::finding::Code::DEAD_LETTERS,
+        Code::Retention => pb::finding::Code::RETENTION,
+        Code::StoreSize => pb::finding::Code::STORE_SIZE,
+        Code::Quiet => pb::finding::Code::QUIET,
+        Code::First => pb::finding::Code::FIRST,
+    };
+    let severity = match finding.severity {
+        Severity::Note => pb::finding::Severity::NOTE,
+        Severity::Warning => pb::finding::Severity::WARNING,
+        Severity::Failure => pb::finding::Severity::FAILURE,
+    };
+    pb::Finding {
+        code: code.into(),
+        severity: severity.into(),
+        group: text(finding.group),
+        count: finding.count,
+        limit: finding.limit,
+        task: finding.task.unwrap_or(0),
+        millis: finding.millis,
+        text: finding.text.unwrap_or_default(),
+        more: finding.more,
+        ..pb::Finding::default()
+    }
 }
 
 pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
@@ -218,6 +260,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
 }
 
 pub(super) fn server(server: ServerInfo) -> pb::Server {
+    let fleet = server.fleet.as_ref();
     pb::Server {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: server.now.0,
@@ -242,9 +285,10 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         results: server.positions.result,
         statuses: server.positions.status,
         in_flight: server.in_flight,
-        lag: server.counted.map(|(lag, _)| lag),
-        dead: server.counted.map(|(_, dead)| dead),
+        lag: fleet.map(|fleet| fleet.groups.iter().map(|group| group.lag).sum()),
+        dead: fleet.map(|fleet| fleet.groups.iter().map(|group| group.dead).sum()),
         refuses: server.failure.unwrap_or_default(),
+        findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
 }

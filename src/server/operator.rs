@@ -96,6 +96,7 @@ impl TaskRequest {
             max_attempts: self.max_attempts.filter(|n| *n > 0),
             priority: self.priority,
             text,
+            ..NewTask::default()
         })
     }
 }

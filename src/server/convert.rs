@@ -3,7 +3,7 @@
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
-use super::operator::{Code, Finding, Fleet, Group, Ledger, Range, ServerInfo, Severity, TaskInGroup, TaskRequest};
+use super::operator::{Finding, Fleet, Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
@@ -175,30 +175,9 @@ pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
 }
 
 fn finding(finding: Finding) -> pb::Finding {
-    let code = match finding.code {
-        Code::NotReady => pb::finding::Code::NOT_READY,
-        Code::Disk => pb::finding::Code::DISK,
-        Code::OpenFiles => pb::finding::Code::OPEN_FILES,
-        Code::NeverCame => pb::finding::Code::NEVER_CAME,
-        Code::Unserved => pb::finding::Code::UNSERVED,
-        Code::Paused => pb::finding::Code::PAUSED,
-        Code::Hanging => pb::finding::Code::HANGING,
-        Code::Stuck => pb::finding::Code::STUCK,
-        Code::Lagging => pb::finding::Code::LAGGING,
-        Code::DeadLetters => pb::finding::Code::DEAD_LETTERS,
-        Code::Retention => pb::finding::Code::RETENTION,
-        Code::StoreSize => pb::finding::Code::STORE_SIZE,
-        Code::Quiet => pb::finding::Code::QUIET,
-        Code::First => pb::finding::Code::FIRST,
-    };
-    let severity = match finding.severity {
-        Severity::Note => pb::finding::Severity::NOTE,
-        Severity::Warning => pb::finding::Severity::WARNING,
-        Severity::Failure => pb::finding::Severity::FAILURE,
-    };
     pb::Finding {
-        code: code.into(),
-        severity: severity.into(),
+        code: EnumOrUnknown::from_i32(finding.code as i32),
+        severity: EnumOrUnknown::from_i32(finding.severity as i32),
         group: text(finding.group),
         count: finding.count,
         limit: finding.limit,
@@ -298,11 +277,26 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::server::operator::{Code, Severity};
 
     #[test]
     fn outcomes_have_the_names_and_numbers_of_the_wire() {
         for one in Outcome::ALL {
             assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.to_string());
+        }
+    }
+
+    #[test]
+    fn findings_have_the_numbers_of_the_wire_and_its_names_in_json() {
+        use protobuf::Enum as _;
+
+        for one in pb::finding::Code::VALUES {
+            let code: Code = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
+            assert_eq!(code as i32, one.value(), "{one:?}");
+        }
+        for one in pb::finding::Severity::VALUES {
+            let severity: Severity = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
+            assert_eq!(severity as i32, one.value(), "{one:?}");
         }
     }
 }

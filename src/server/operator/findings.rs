@@ -30,8 +30,10 @@ const STUCK: Duration = Duration::from_secs(300);
 /// Findings of one code that are told one by one; the others are counted.
 const EACH: usize = 3;
 
-/// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named.
+/// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named. The numbers
+/// are those of the wire, so a new one comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Code {
     /// The server takes no tasks. `text`: why.
@@ -67,6 +69,7 @@ pub(in crate::server) enum Code {
 
 /// How grave a finding is. The gravest is the greatest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Severity {
     /// Good to know.

@@ -179,9 +179,9 @@ impl Server {
 
     /// Ends the streams with a clear status, writes down what clients still report, stops accepting, and joins all threads.
     ///
-    /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, and each client
-    /// is told when to come back. As long as a client reports, submits or asks something, but for [`Config::grace`] at most, new
-    /// calls are answered, too: results are taken, health is not serving, and there are no tasks.
+    /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, each with the
+    /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
+    /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
         let Server { mut contact, mut control, health, calls, http, demo, retention_thread, watchers, broker, .. } =
             self;

@@ -34,6 +34,8 @@ pub mod logger;
 pub mod mailbox;
 #[cfg(feature = "cli")]
 pub mod manual;
+#[cfg(any(feature = "cli", feature = "server"))]
+mod nearest;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;

@@ -82,7 +82,7 @@ pub(super) struct Fleet {
 
 impl TaskRequest {
     /// The task, if it can be accepted. `limit`: the longest text, in bytes.
-    #[expect(clippy::needless_update, reason = "a column that operators do not set is not named here")]
+    #[allow(clippy::needless_update, reason = "a column that operators do not set is not named here")]
     pub(super) fn check(self, limit: usize) -> Result<NewTask, Refusal> {
         if self.text.is_empty() {
             return Err(Refusal::EmptyTask);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::groups::Group;
-use crate::config::nearest;
+use crate::nearest::nearest;
 use crate::server::about::millis;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};

@@ -317,7 +317,7 @@ fn variable(key: &str) -> String {
 }
 
 /// The known word that a misspelt one was probably meant to be.
-fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let near = among.into_iter().map(|one| (strsim::osa_distance(word, one), one));
     near.filter(|(distance, one)| *distance <= 1 + one.len() / 5).min().map(|(_, one)| one)
 }

@@ -385,6 +385,18 @@ for_both! {
         assert_eq!(expiries(), [None, None]);
     }
 
+    fn the_groups_that_tasks_are_addressed_to_are_listed_by_name_in_parts(place) {
+        let (_store, handle) = place.start();
+        let high = NewTask { priority: Priority::High, ..addressed("b") };
+        submit(&handle, vec![addressed("c"), task("for everyone"), addressed("a"), addressed("c"), high, addressed("b")]);
+        let mut reader = handle.reader().unwrap();
+        let mut listed = |after: Option<&str>, limit| reader.addressed_groups(after.map(name).as_ref(), limit).unwrap();
+        assert_eq!(listed(None, 10), ["a", "b", "c"].map(name));
+        assert_eq!(listed(None, 2), ["a", "b"].map(name));
+        assert_eq!(listed(Some("b"), 10), [name("c")]);
+        assert_eq!((listed(Some("c"), 10), listed(None, 0)), (vec![], vec![]));
+    }
+
     fn a_backlog_can_be_counted(place) {
         let (_store, handle) = place.start();
         submit(&handle, vec![task("a"), addressed("g"), addressed("h"), task("b"), of_class(Priority::High, None)]);

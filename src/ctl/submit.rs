@@ -36,7 +36,7 @@ const AHEAD: usize = 1;
 /// What is told with --json.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Told<'a> {
+enum Printed<'a> {
     Accepted {
         first_id: u64,
         count: u64,
@@ -356,7 +356,7 @@ impl Report {
             self.tally.accept(id, 1);
         }
         if accepted > 0 && self.out.json {
-            self.print(&Told::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
+            self.print(&Printed::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
         }
         self.settle(&batch, failed);
         self.pass_fruitless();
@@ -384,14 +384,14 @@ impl Report {
     fn fail(&mut self, line: u64, reason: &str) {
         self.tally.fail(line);
         if self.out.json {
-            self.print(&Told::Failed { line, error: reason }, "");
+            self.print(&Printed::Failed { line, error: reason }, "");
         } else {
             let noun = self.tally.noun;
             self.bar.suspend(|| _ = writeln!(io::stderr(), "{noun} {line}: {}", escape(reason)));
         }
     }
 
-    fn print(&mut self, object: &Told<'_>, text: &str) {
+    fn print(&mut self, object: &Printed<'_>, text: &str) {
         if self.unprinted.is_none() {
             self.unprinted = self.out.object(object, text).err();
         }
@@ -399,7 +399,7 @@ impl Report {
 
     /// The whole input was gone through.
     fn finish(mut self, began: Instant) -> Result<(), Error> {
-        let done = Told::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
+        let done = Printed::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
         let summary = self.tally.summary(began.elapsed());
         self.print(&done, &summary);
         match (self.tally.failures(), self.unprinted) {

@@ -197,6 +197,9 @@ pub trait Reader: Send {
     /// How many tasks the group has to read; `limit` and `max_bytes` are ignored.
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError>;
 
+    /// The names of groups that tasks are addressed to, after `after`, in order. Costs by the number of names, not of tasks.
+    fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError>;
+
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;
 }

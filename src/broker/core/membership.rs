@@ -113,11 +113,11 @@ impl Core {
 
     /// A stream ended: what was on its way or held by its client goes to others. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Time) {
-        self.remove_rank(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // So that giving its tasks back does not rank it again.
+        // It takes nothing any more, also while its tasks are given back.
         session.window = 0;
         let (group_id, held) = (session.group, std::mem::take(&mut session.held));
+        self.update_rank(id);
         for task in held {
             self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
         }

@@ -185,7 +185,10 @@ impl Server {
     pub fn stop(self) -> Result<(), StoreError> {
         let Server { mut contact, mut control, health, calls, http, demo, retention_thread, watchers, broker, .. } =
             self;
+        let mut store = self.store;
         health.begin_drain();
+        // Who waits for a store that is locked or full waits no longer: the broker may be among them.
+        store.begin_close();
         if let Some(demo) = demo {
             demo.stop();
         }
@@ -211,7 +214,7 @@ impl Server {
         broker.stop();
         drop((contact, control));
         self.pool.stop();
-        self.store.close()
+        store.close()
     }
 }
 

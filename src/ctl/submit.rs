@@ -180,10 +180,12 @@ async fn converse(
     places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) -> Result<(), Error> {
-    let (sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
+    let (mut sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
     let mut interrupt = Interrupt::watch()?.fuse();
     // When sending has ended, there are still answers to come.
-    let send = send(batches, most, sink, places, report).then(|()| future::pending::<()>()).fuse();
+    // The sink is lent, and lives as long as the answers: one that is dropped unclosed cancels the call, and hides why the server
+    // ended it.
+    let send = send(batches, most, &mut sink, places, report).then(|()| future::pending::<()>()).fuse();
     let receive = receive(link, answers, report).fuse();
     futures::pin_mut!(send, receive);
     select! {
@@ -197,7 +199,7 @@ async fn converse(
 async fn send(
     batches: mpsc::Receiver<io::Result<Batch>>,
     most: usize,
-    mut sink: ClientDuplexSender<pb::SubmitRequest>,
+    sink: &mut ClientDuplexSender<pb::SubmitRequest>,
     mut places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) {

@@ -77,6 +77,10 @@ impl Backend for Memory {
         Ok(())
     }
 
+    fn reopen(&mut self) -> Result<Positions, StoreError> {
+        Ok(self.rows().positions)
+    }
+
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let rows = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
         let groups = &rows.groups;

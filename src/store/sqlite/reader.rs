@@ -57,6 +57,8 @@ impl SqliteReader {
     pub(super) fn open(path: &Arc<Path>) -> Result<SqliteReader, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags).map_err(explain(path))?;
+        // Opens the log as well, which must be written to for that. So reading goes on while no write works.
+        conn.query_row("SELECT value FROM meta LIMIT 1", [], |_| Ok(())).map_err(explain(path))?;
         Ok(SqliteReader { conn, path: path.clone() })
     }
 

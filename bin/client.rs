@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser};
 use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
+use contact::terminal::{escape, escape_json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -137,7 +138,7 @@ fn main() -> ExitCode {
     match run(settings.args) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("contact-client: {error:#}");
+            eprintln!("contact-client: {}", escape(&format!("{error:#}")));
             let usage = matches!(error.downcast_ref(), Some(Error::Config(_)));
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -189,7 +190,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// The answer of the article's client.
 fn acknowledge(task: &Task, quiet: bool) -> Reply {
     if !quiet {
-        print(format_args!("客户端已接收到服务端任务:{}", task.text));
+        print(&escape(&format!("客户端已接收到服务端任务:{}", task.text)));
     }
     Reply::done(format!("客户端接收到任务:{}", task.text))
 }
@@ -201,7 +202,7 @@ fn made_up_statuses() -> Vec<String> {
 
 fn print_plain(event: &Event<'_>) {
     match event {
-        Event::Status { answer, .. } => print(format_args!("{answer}")),
+        Event::Status { answer, .. } => print(&escape(answer)),
         Event::Task { id, attempt, outcome, ms, .. } => {
             log::debug!("task {id}, attempt {attempt}: {outcome:?} after {ms} ms");
         }
@@ -211,11 +212,11 @@ fn print_plain(event: &Event<'_>) {
 
 fn print_json(event: &Event<'_>) {
     if let Ok(line) = serde_json::to_string(event) {
-        print(format_args!("{line}"));
+        print(&escape_json(&line));
     }
 }
 
 /// A line on standard output. The client goes on working when the reader has gone.
-fn print(line: std::fmt::Arguments<'_>) {
+fn print(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

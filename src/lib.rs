@@ -8,7 +8,7 @@
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
 //! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
-//!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
+//!   [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal. [`manual`]: completions and man pages of the programs.
 //!
 //! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
 //! no database, no HTTP and no terminal:
@@ -43,4 +43,5 @@ pub mod server;
 pub mod store;
 pub mod task;
 pub mod task_state;
+pub mod terminal;
 pub mod wire;

@@ -17,3 +17,4 @@ mod network;
 mod protocol;
 mod rig;
 mod server;
+mod terminals;

@@ -135,10 +135,12 @@ fn main() -> ExitCode {
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
-    match run(settings.args) {
+    let verdict = run(settings.args);
+    logger::flush();
+    match verdict {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("contact-client: {}", escape(&format!("{error:#}")));
+            logger::last_word(&format!("contact-client: {error:#}"));
             let usage = matches!(error.downcast_ref(), Some(Error::Config(_)));
             ExitCode::from(if usage { 2 } else { 1 })
         }

@@ -6,7 +6,7 @@
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
-//! - [`config`] and [`logger`]: how a program is set, and what it logs.
+//! - [`config`], [`logger`] and [`log_queue`]: how a program is set, and what it logs.
 //! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal. [`manual`]: completions and man pages of the programs.
 //!
@@ -28,6 +28,7 @@ pub mod config;
 pub mod ctl;
 #[cfg(feature = "server")]
 pub mod latency;
+pub mod log_queue;
 #[cfg(feature = "cli")]
 pub mod logger;
 #[cfg(feature = "server")]

@@ -17,4 +17,6 @@ mod network;
 mod protocol;
 mod rig;
 mod server;
+#[cfg(target_os = "linux")]
+mod stalled;
 mod terminals;

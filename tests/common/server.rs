@@ -39,8 +39,9 @@ impl Server {
         Server::start_by(command, args)
     }
 
+    /// The same, by a command that becomes the server.
     #[track_caller]
-    fn start_by(command: Command, args: &[&str]) -> Server {
+    pub fn start_by(command: Command, args: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let data = folder.path().join("data");

@@ -98,9 +98,11 @@ fn programs_whose_log_nobody_reads_end_when_they_are_told_to() {
     let ids = operator.submit_all((0..50).map(|n| to("g", &n.to_string())).collect());
     assert_eq!(ids, 1);
     let mut client = stalled.under(env!("CARGO_BIN_EXE_contact-client"));
-    client.args(["--server", &server.listen, "--group", "g", "--log", "trace", "--exec", "cat"]);
+    client.args(["--server", &server.listen, "--group", "g", "--log", "trace", "--exec", "exit $(( $(cat) % 2 ))"]);
+    client.args(["--retry-delay", "0s", "--exec-attempts", "2"]);
     let mut client = Program::spawn("contact-client", &mut client).unwrap();
-    server.at_least(50, "results");
+    // 25 of them are tried twice.
+    server.at_least(75, "results");
     assert!(end(&mut client).success());
     assert!(end(server.program()).success());
 }

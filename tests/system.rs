@@ -6,6 +6,8 @@
 mod bench;
 mod browser;
 mod client;
+#[cfg(target_os = "linux")]
+mod commands;
 mod common;
 mod config;
 mod conventions;

@@ -29,6 +29,11 @@ fn a_task_cannot_steer_the_terminal_of_a_client() {
     assert!(!line.contains(is_hidden), "{line:?}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&line).unwrap()["task"], HOSTILE);
 
+    // A name that a client gives itself is logged by the server, an error of a command by the client.
+    let exec = client(&["--group", "g", "--exec", "cat >&2; exit 1"]);
+    let line = exec.err.wait_for("the failure", |line| line.contains("owned"));
+    assert!(!line.contains(is_hidden) && line.contains(r"\u{9b}31m"), "{line:?}");
+
     let tasks = server.ctl_running(&["tasks"]).out.wait_for("the task", |line| line.contains("owned"));
     assert!(!tasks.contains(is_hidden), "{tasks:?}");
     assert_eq!(serde_json::from_str::<serde_json::Value>(&tasks).unwrap()["task"], HOSTILE);

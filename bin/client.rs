@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser};
 use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
+use contact::terminal::{escape, escape_json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 
@@ -26,8 +27,8 @@ use signal_hook::iterator::Signals;
 /// Each flag is also a variable of the environment, CONTACT_RETRY_DELAY for --retry-delay, and a key of the file --config. The
 /// flag counts, else the variable, else the file.
 ///
-/// Ctrl-C or SIGTERM finishes what runs, reports the results and exits with 0. A second one exits at once with 130; commands
-/// that run are not stopped. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
+/// Ctrl-C or SIGTERM finishes what runs, commands within --stop-timeout, reports the results and exits with 0. A second one exits
+/// at once with 130, and kills commands that run. Exit codes: 0 stopped, 1 failed or refused by the server, 2 wrong usage.
 #[derive(Debug, Parser)]
 #[command(name = "contact-client", version, after_help = EXAMPLES)]
 struct Args {
@@ -46,16 +47,37 @@ struct Args {
     /// Have each task handled by a shell command.
     ///
     /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID and CONTACT_ATTEMPT in its
-    /// environment. What it prints is the result. Exit code 0: DONE; 75: RETRY, the task comes again; anything else, or
-    /// death by a signal: FAILED, and its standard error is part of the result.
+    /// environment, in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
+    /// printed on standard output is the result. 75: RETRY, the task comes again. Anything else, or death by a signal: it failed,
+    /// and is tried again, up to --exec-attempts; then FAILED. The result then has the exit code, its standard error and its
+    /// standard output. If the client is killed, so is the command.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
 
-    /// How long the server waits before the second try of a task whose command exited with 75. It doubles with each try, up
-    /// to ten minutes
+    /// How often a task is tried whose command fails. With 1 it is a dead letter at once.
+    #[arg(long, value_name = "N", default_value = Exec::ATTEMPTS.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    exec_attempts: u32,
+
+    /// The longest that a command may take; then it has failed, and is ended by SIGTERM to its process group, and by SIGKILL five
+    /// seconds later. Without it there is no limit.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    exec_timeout: Option<Duration>,
+
+    /// How long commands that run may go on when the client is told to stop; then they are ended, like those that take too long,
+    /// and their tasks go back to the server.
+    #[arg(long, value_name = "TIME", default_value = time(Exec::STOP_TIMEOUT), value_parser = humantime::parse_duration)]
+    stop_timeout: Duration,
+
+    /// Give --exec the task as it is. Without this a newline follows a task that does not end with one: `while read line` loses
+    /// a last line that has none.
+    #[arg(long)]
+    raw_input: bool,
+
+    /// How long the server waits before the second try of a task whose command failed or exited with 75. It doubles with each
+    /// try, up to ten minutes
     #[arg(long, value_name = "TIME", default_value = time(Exec::RETRY_DELAY), value_parser = humantime::parse_duration)]
     retry_delay: Duration,
-    /// The longest result of --exec. A longer one is cut, and says so.
+    /// The longest output of --exec that is kept: of a longer one, the beginning and the end, with a note between them.
     #[arg(long, value_name = "BYTES", default_value_t = Exec::MAX_OUTPUT)]
     max_output: usize,
 
@@ -134,10 +156,12 @@ fn main() -> ExitCode {
     for warning in &settings.warnings {
         log::warn!("{warning}");
     }
-    match run(settings.args) {
+    let verdict = run(settings.args);
+    logger::flush();
+    match verdict {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("contact-client: {error:#}");
+            logger::last_word(&format!("contact-client: {error:#}"));
             let usage = matches!(error.downcast_ref(), Some(Error::Config(_)));
             ExitCode::from(if usage { 2 } else { 1 })
         }
@@ -160,6 +184,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     let worker = match args.exec {
         Some(command) => {
             let exec = Exec::new(command).max_output(args.max_output).retry_delay(args.retry_delay);
+            let exec = exec.attempts(args.exec_attempts).stop_timeout(args.stop_timeout).raw_input(args.raw_input);
+            let exec = args.exec_timeout.into_iter().fold(exec, Exec::timeout);
             Worker::new(config, move |task| exec.run(task))
         }
         None => Worker::new(config, move |task| acknowledge(task, quiet)),
@@ -177,6 +203,8 @@ fn run(args: Args) -> anyhow::Result<()> {
             stopper.stop();
         }
         if signals.next().is_some() {
+            logger::flush();
+            // Commands that run are killed when this process is gone: see `Exec`.
             std::process::exit(130);
         }
     })?;
@@ -189,7 +217,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// The answer of the article's client.
 fn acknowledge(task: &Task, quiet: bool) -> Reply {
     if !quiet {
-        print(format_args!("客户端已接收到服务端任务:{}", task.text));
+        print(&escape(&format!("客户端已接收到服务端任务:{}", task.text)));
     }
     Reply::done(format!("客户端接收到任务:{}", task.text))
 }
@@ -201,7 +229,7 @@ fn made_up_statuses() -> Vec<String> {
 
 fn print_plain(event: &Event<'_>) {
     match event {
-        Event::Status { answer, .. } => print(format_args!("{answer}")),
+        Event::Status { answer, .. } => print(&escape(answer)),
         Event::Task { id, attempt, outcome, ms, .. } => {
             log::debug!("task {id}, attempt {attempt}: {outcome:?} after {ms} ms");
         }
@@ -211,11 +239,11 @@ fn print_plain(event: &Event<'_>) {
 
 fn print_json(event: &Event<'_>) {
     if let Ok(line) = serde_json::to_string(event) {
-        print(format_args!("{line}"));
+        print(&escape_json(&line));
     }
 }
 
 /// A line on standard output. The client goes on working when the reader has gone.
-fn print(line: std::fmt::Arguments<'_>) {
+fn print(line: &str) {
     let _ = writeln!(io::stdout().lock(), "{line}");
 }

@@ -150,13 +150,15 @@ fn main() -> ExitCode {
     for warning in &settings.warnings {
         warn!("{warning}");
     }
-    match run(settings) {
+    let code = match run(settings) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             error!("{e}");
             ExitCode::FAILURE
         }
-    }
+    };
+    logger::flush();
+    code
 }
 
 fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
@@ -193,6 +195,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     tell_systemd(&[NotifyState::Stopping]);
     std::thread::Builder::new().name("second-signal".into()).spawn(move || {
         signals.forever().find(|signal| *signal != SIGHUP);
+        logger::flush();
         std::process::exit(130);
     })?;
     server.stop()?;

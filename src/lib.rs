@@ -6,9 +6,10 @@
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
-//! - [`config`] and [`logger`]: how a program is set, and what it logs.
+//! - [`config`], [`logger`] and [`log_queue`]: how a program is set, and what it logs.
 //! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
-//!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
+//!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
+//!   [`manual`]: completions and man pages of the programs.
 //!
 //! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
 //! no database, no HTTP and no terminal:
@@ -28,6 +29,7 @@ pub mod config;
 pub mod ctl;
 #[cfg(feature = "server")]
 pub mod latency;
+pub mod log_queue;
 #[cfg(feature = "cli")]
 pub mod logger;
 #[cfg(feature = "server")]
@@ -45,4 +47,5 @@ pub mod server;
 pub mod store;
 pub mod task;
 pub mod task_state;
+pub mod terminal;
 pub mod wire;

@@ -1,10 +1,18 @@
 //! What a program logs, to standard error. The filter can change while it runs.
+//!
+//! Whoever logs does not wait for the reader of standard error: see [`log_queue`]. What others wrote is spelled out where it could
+//! steer a terminal.
 
-use std::io::{self, Write as _};
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal as _, Write};
 use std::str::FromStr;
 use std::sync::{PoisonError, RwLock};
 
+use env_logger::{Target, WriteStyle};
 use log::{Level, LevelFilter, Log, Metadata, Record};
+
+use crate::log_queue;
+use crate::terminal::escape;
 
 /// The arguments of a program with a log, to be flattened into its own.
 #[derive(Debug, clap::Args)]
@@ -46,6 +54,7 @@ static SWITCH: Switch = Switch(RwLock::new(None));
 pub fn set(filter: &Filter) {
     let mut builder = env_logger::Builder::new();
     builder.filter_module("grpcio", LevelFilter::Error).parse_filters(&filter.0).format_target(false);
+    builder.target(Target::Pipe(Box::new(Lines))).write_style(style());
     if is_journal() {
         builder.format(|to, record| writeln!(to, "<{}>{}", priority(record.level()), record.args()));
     }
@@ -53,7 +62,59 @@ pub fn set(filter: &Filter) {
     log::set_max_level(logger.filter());
     *SWITCH.0.write().unwrap_or_else(PoisonError::into_inner) = Some(logger);
     // Refused the second time, when it is there already.
-    let _ = log::set_logger(&SWITCH);
+    if log::set_logger(&SWITCH).is_ok() {
+        std::panic::set_hook(Box::new(panicked));
+    }
+}
+
+/// The usual message, by way of the queue: a handler that panics waits for no reader, either.
+fn panicked(info: &std::panic::PanicHookInfo<'_>) {
+    let current = std::thread::current();
+    let name = current.name().unwrap_or("unnamed");
+    let trace = Backtrace::capture();
+    let trace = if trace.status() == BacktraceStatus::Captured { format!("{trace}\n") } else { String::new() };
+    log_queue::push(format!("thread '{name}' {info}\n{trace}").into_bytes(), note);
+    if name == "main" {
+        flush();
+    }
+}
+
+/// Writes what is queued, for a second at most. For the end of a program, before it says its last word itself.
+pub fn flush() {
+    log_queue::flush();
+}
+
+/// A line on standard error that is no record of the log, and waits for a reader no longer than [`flush`].
+pub fn last_word(line: &str) {
+    log_queue::push(format!("{}\n", escape(line)).into_bytes(), note);
+    log_queue::flush();
+}
+
+/// Colours, where a terminal shows them and its user has not declined (no-color.org).
+fn style() -> WriteStyle {
+    let declined = std::env::var_os("NO_COLOR").is_some_and(|it| !it.is_empty());
+    let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
+    if io::stderr().is_terminal() && !declined && !dumb { WriteStyle::Always } else { WriteStyle::Never }
+}
+
+/// Where env_logger writes each record, whole.
+struct Lines;
+
+impl Write for Lines {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        log_queue::push(line.to_vec(), note);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// What the log says where lines are missing.
+fn note(dropped: u64) -> String {
+    let priority = if is_journal() { format!("<{}>", priority(Level::Warn)) } else { String::new() };
+    format!("{priority}[{dropped} lines of the log were dropped: nobody read standard error]\n")
 }
 
 /// Whether systemd's journal reads standard error: it has the time already, and takes the level from the line (systemd.exec(5),
@@ -86,10 +147,18 @@ impl Log for Switch {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.with(|logger| logger.log(record));
+        self.with(|logger| {
+            if logger.matches(record) {
+                let text = record.args().to_string();
+                let mut shown = Record::builder();
+                shown.metadata(record.metadata().clone()).module_path(record.module_path());
+                shown.file(record.file()).line(record.line());
+                logger.log(&shown.args(format_args!("{}", escape(&text))).build());
+            }
+        });
     }
 
     fn flush(&self) {
-        self.with(Log::flush);
+        flush();
     }
 }

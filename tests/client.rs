@@ -684,19 +684,35 @@ fn waits_between_tries_are_jittered_and_bounded() {
 }
 
 #[test]
-fn the_exit_of_a_command_is_the_outcome_and_its_output_the_result() {
+fn the_exit_of_a_command_is_the_outcome_and_what_it_printed_the_result() {
     let run = |command: &str| {
-        let reply = exec_task(Exec::new(command), "hello");
+        let reply = exec_task(Exec::new(command).attempts(2), "hello");
         (reply.outcome, reply.text)
     };
-    assert_eq!(run("cat; echo unheard >&2"), (Outcome::Done, "hello".into()));
-    assert_eq!(run("printf out; printf err >&2; exit 75"), (Outcome::Retry, "outerr".into()));
-    assert_eq!(run("printf out; printf err >&2; exit 1"), (Outcome::Failed, "outerr".into()));
-    assert_eq!(run("exit 3"), (Outcome::Failed, "[exit status: 3]".into()));
-    assert_eq!(run("kill -9 $$"), (Outcome::Failed, "[killed by signal 9]".into()));
-    assert_eq!(run("printf half; kill -15 $$"), (Outcome::Failed, "half\n[killed by signal 15]".into()));
+    assert_eq!(run("cat; echo unheard >&2"), (Outcome::Done, "hello\n".into()));
+    let both = |code| format!("exit code {code}\n--- standard error:\nerr\n--- standard output:\nout");
+    assert_eq!(run("echo out; echo err >&2; exit 75"), (Outcome::Retry, both(75)));
+    assert_eq!(run("printf out; printf err >&2; exit 1"), (Outcome::Failed, both(1)));
+    assert_eq!(run("echo err >&2; exit 1"), (Outcome::Failed, "exit code 1\n--- standard error:\nerr".into()));
+    assert_eq!(run("exit 3"), (Outcome::Failed, "exit code 3".into()));
+    assert_eq!(run("kill -9 $$"), (Outcome::Failed, "killed by signal 9".into()));
+    let half = "killed by signal 15\n--- standard output:\nhalf";
+    assert_eq!(run("printf half; kill -15 $$"), (Outcome::Failed, half.into()));
     assert_eq!(run("printf '%s %s' $CONTACT_TASK_ID $CONTACT_ATTEMPT"), (Outcome::Done, "3 2".into()));
-    assert_eq!(run("no-such-command-here 2>/dev/null").0, Outcome::Failed);
+    assert_eq!(run("no-such-command-here 2>/dev/null"), (Outcome::Failed, "exit code 127".into()));
+    assert_eq!(run("if"), run("if"), "what the shell says of a syntax error");
+    assert_eq!(run("if").0, Outcome::Failed);
+}
+
+#[test]
+fn a_command_that_fails_is_tried_again_until_its_attempts_are_used_up() {
+    let reply = |exec: Exec| exec_task(exec, "the second try");
+    let third_is_left = reply(Exec::new("exit 1").retry_delay(Duration::from_secs(3)));
+    assert_eq!((third_is_left.outcome, third_is_left.delay), (Outcome::Retry, Duration::from_secs(6)));
+    for attempts in [1, 2] {
+        assert_eq!(reply(Exec::new("exit 1").attempts(attempts)).outcome, Outcome::Failed);
+    }
+    assert_eq!(reply(Exec::new("exit 75").attempts(1)).outcome, Outcome::Retry, "it asked for another");
 }
 
 #[test]
@@ -707,13 +723,30 @@ fn the_wait_before_another_try_doubles_up_to_ten_minutes() {
 }
 
 #[test]
-fn long_output_is_cut_between_characters_and_says_so() {
-    let reply = exec_task(Exec::new("cat").max_output(10), "任务任务任务");
-    assert_eq!(reply.text, "任务任\n[cut: 18 bytes in all]");
-    let reply = exec_task(Exec::new("cat").max_output(18), "任务任务任务");
-    assert_eq!(reply.text, "任务任务任务");
-    let reply = exec_task(Exec::new("yes | head -c 1000000; yes no | head -c 1000000 >&2; exit 1"), "");
-    assert!(reply.text.len() < 66_000 && reply.text.ends_with("[cut: 2000000 bytes in all]"), "{}", reply.text.len());
+fn a_task_ends_with_a_newline_on_standard_input_unless_it_is_to_be_raw() {
+    assert_eq!(exec_task(Exec::new("while read line; do echo \"<$line>\"; done"), "a\nb"), Reply::done("<a>\n<b>\n"));
+    assert_eq!(exec_task(Exec::new("cat"), "a\n").text, "a\n");
+    assert_eq!(exec_task(Exec::new("cat").raw_input(true), "a").text, "a");
+}
+
+#[test]
+fn of_long_outputs_the_beginning_and_the_end_are_kept() {
+    let exec = |command: &str| Exec::new(command).max_output(100);
+    let reply = exec_task(exec("seq 100000; echo all"), "");
+    let (head, tail) = reply.text.split_once("\n[cut: 588899 bytes in all]\n").expect("no note");
+    assert!(head.starts_with("1\n2\n") && tail.ends_with("100000\nall\n"), "{reply:?}");
+    assert_eq!((head.len(), tail.len()), (50, 50));
+
+    let reply = exec_task(exec("seq 100000; seq 100000 >&2; echo the reason >&2; exit 1"), "");
+    let (errors, output) = reply.text.split_once("\n--- standard output:\n").expect("no output");
+    assert!(errors.starts_with("exit code 1\n--- standard error:\n1\n2\n"), "{errors}");
+    assert!(errors.ends_with("the reason") && output.ends_with("100000"), "{reply:?}");
+    assert!(reply.text.len() < 300, "{}", reply.text.len());
+
+    // One that is short leaves its part to the other.
+    let reply = exec_task(exec("seq 100000; echo the reason >&2; exit 1"), "");
+    let output = reply.text.split_once("--- standard output:\n").expect("no output").1;
+    assert_eq!(output.split_once("\n[cut").expect("no note").0.len(), (100 - "the reason\n".len()) / 2);
 }
 
 #[test]
@@ -725,12 +758,102 @@ fn output_that_is_no_utf8_is_replaced() {
 #[test]
 fn a_long_task_reaches_a_command_that_answers_while_it_reads_and_one_that_does_not_read() {
     let long = "x".repeat(1 << 20);
-    let reply = exec_task(Exec::new("cat").max_output(2 << 20), &long);
+    let reply = exec_task(Exec::new("cat").max_output(2 << 20).raw_input(true), &long);
     assert_eq!(reply.text.len(), long.len());
     assert_eq!(exec_task(Exec::new("printf ok"), &long), Reply::done("ok"));
 }
 
-/// A command's reply to a task, by way of a worker: that is how a task is made.
+#[test]
+fn a_command_is_done_when_it_has_exited_whatever_it_left_behind() {
+    let note = "[cut: a process that the command left behind held its outputs open]";
+    let reply = exec_task(Exec::new("sleep 1000 & echo $!"), "");
+    let (left, rest) = reply.text.split_once('\n').unwrap();
+    assert_eq!((reply.outcome, rest), (Outcome::Done, note));
+    assert!(is_there(left), "what it left behind goes on");
+    signal("KILL", left);
+    // One that closes its outputs is waited for by nobody.
+    let reply = exec_task(Exec::new("sleep 1000 >/dev/null 2>&1 & echo $!"), "");
+    signal("KILL", reply.text.strip_suffix('\n').expect("a note, though nothing was cut"));
+    // Neither is one that goes on talking.
+    let reply = exec_task(Exec::new("yes >&2 & echo $! >&2; exit 1").attempts(1), "");
+    assert!(reply.outcome == Outcome::Failed && reply.text.ends_with(note), "{reply:?}");
+    gone(reply.text.lines().nth(2).unwrap());
+}
+
+#[test]
+fn a_command_that_takes_too_long_is_ended_with_all_that_it_started() {
+    let exec = |command: &str| Exec::new(command).timeout(SHORT).attempts(2);
+    let reply = exec_task(exec("sleep 1000 & echo $!; wait"), "");
+    let text = "timed out after 0.2 s (killed by signal 15)\n--- standard output:\n";
+    assert_eq!((reply.outcome, reply.text.lines().count()), (Outcome::Failed, 3), "{reply:?}");
+    gone(reply.text.strip_prefix(text).unwrap_or_else(|| panic!("{reply:?}")));
+    // Whatever it says then.
+    let reply = exec_task(exec("trap 'exit 0' TERM; sleep 1000 & wait"), "");
+    assert_eq!((reply.outcome, reply.text.as_str()), (Outcome::Failed, "timed out after 0.2 s (exit code 0)"));
+    // One that does not hear is killed.
+    let reply = exec_task(exec("trap '' TERM; echo $$; while :; do sleep 1000; done"), "");
+    assert!(reply.text.starts_with("timed out after 0.2 s (killed by signal 9)"), "{reply:?}");
+    gone(reply.text.lines().last().unwrap());
+}
+
+#[test]
+fn a_command_that_outlasts_the_stop_of_its_worker_is_ended_and_its_task_goes_back() {
+    let server = Server::start();
+    let (begins, begun) = bounded(1);
+    let exec = Exec::new("echo $$ >&2; sleep 1000; echo").stop_timeout(SHORT).attempts(1);
+    let handler = move |task: &Task| {
+        begins.send(()).unwrap();
+        exec.run(task)
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    server.session().send(task(1, 1, "long"));
+    begun.recv_timeout(DEADLINE).expect("no handler began");
+    running.stop().unwrap();
+    let told = server.result();
+    assert_eq!((told.id, told.outcome), (1, pb::Outcome::RETRY.into()));
+    assert!(told.delay_ms > 0, "it would come to the one that stops");
+    let first = "ended because its client stops (killed by signal 15)\n";
+    assert!(told.ret.starts_with(first), "{told:?}");
+    // None, if it was ended before it began.
+    told.ret.lines().nth(2).into_iter().for_each(gone);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_command_has_a_session_of_its_own_and_so_no_terminal() {
+    // proc_pid_stat(5): pid, name, state, parent, group, session, terminal.
+    let reply = exec_task(
+        Exec::new("read -r _ _ _ _ group session terminal _ </proc/$$/stat; echo $$ $group $session $terminal"),
+        "",
+    );
+    let numbers: Vec<&str> = reply.text.split_whitespace().collect();
+    assert_eq!(numbers, [numbers[0], numbers[0], numbers[0], "0"]);
+}
+
+/// What a command may take that is to be ended.
+const SHORT: Duration = Duration::from_millis(200);
+
+fn is_there(pid: &str) -> bool {
+    signal("0", pid)
+}
+
+fn signal(signal: &str, pid: &str) -> bool {
+    assert!(pid.parse().is_ok_and(|pid: u32| pid > 1), "{pid:?}");
+    let kill = format!("kill -s {signal} {pid} 2>/dev/null");
+    std::process::Command::new("sh").args(["-c", &kill]).status().unwrap().success()
+}
+
+/// Waits until a process has ended.
+#[track_caller]
+fn gone(pid: &str) {
+    let deadline = std::time::Instant::now() + DEADLINE;
+    while is_there(pid) {
+        assert!(std::time::Instant::now() < deadline, "{pid} is still there");
+        thread::sleep(Duration::from_millis(10));
+    }
+}
+
+/// A command's reply to the second attempt of a task, by way of a worker: that is how a task is made.
 #[track_caller]
 fn exec_task(exec: Exec, text: &str) -> Reply {
     let server = Server::start();

@@ -1,7 +1,7 @@
 //! The HTTP face of the real server: what it shows, what it does, and what it refuses.
 
 mod api;
-mod client;
+pub mod client;
 mod events;
 mod metrics;
 mod refusals;

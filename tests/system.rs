@@ -6,6 +6,8 @@
 mod bench;
 mod browser;
 mod client;
+#[cfg(target_os = "linux")]
+mod commands;
 mod common;
 mod config;
 mod conventions;
@@ -17,3 +19,6 @@ mod network;
 mod protocol;
 mod rig;
 mod server;
+#[cfg(target_os = "linux")]
+mod stalled;
+mod terminals;

@@ -1,25 +1,53 @@
 //! Tasks for a shell command.
 
-use std::io::{self, Read, Write};
-use std::os::unix::process::{CommandExt, ExitStatusExt};
+mod children;
+mod output;
+mod running;
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
-use std::thread;
+use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Reply, Task};
+use self::children::Children;
+use self::running::{Ended, Limits, Told};
+use super::{LONGEST, Reply, Task};
 
 /// The exit code that asks for another try: EX_TEMPFAIL of sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
 /// The longest wait before another try.
 const MOST_RETRY_DELAY: Duration = Duration::from_secs(600);
+/// When a task whose command was ended by a stop may go out again: when its client is gone, and cannot be given it once more.
+const AFTER_STOP: Duration = Duration::from_secs(1);
+/// The shell of a command waits for its first line before it becomes the command: by then the guard knows of it. A command whose
+/// client was killed meanwhile does not begin.
+const SHELL: &str = r#"read -r begin && exec sh -c "$1""#;
+/// That line.
+const BEGIN: &str = "begin\n";
 
 /// A shell command that handles tasks.
 ///
 /// It is run by `sh -c` with the task on its standard input and with `CONTACT_TASK_ID` and `CONTACT_ATTEMPT` in its
-/// environment, in a process group of its own, so that a Ctrl-C in the terminal stops the client and not the command.
-/// It is finished when it has exited and no process holds its outputs open any more. Exit code 0 makes its standard output
-/// the result and the outcome DONE. 75 means RETRY and everything else FAILED; the result is then its standard output
-/// followed by its standard error.
+/// environment. A task that does not end with a newline gets one there, as `read` wants it; [`Exec::raw_input`] leaves it as it is.
+///
+/// It has a session of its own, so that a Ctrl-C in the terminal stops the client and not the command, and no terminal to ask
+/// somebody. If the client is killed, so is the command, with all that it has started and not put into a session of its own.
+///
+/// It is finished when it has exited. Exit code 0 makes its standard output the result and the outcome DONE. 75 means RETRY. With
+/// anything else it has failed: the task is tried again, up to [`Exec::attempts`], and then FAILED. So it is after
+/// [`Exec::timeout`]. The result then says how it ended, and has its standard error and its standard output, apart:
+///
+/// ```text
+/// exit code 2
+/// --- standard error:
+/// ls: cannot access 'nowhere': No such file or directory
+/// --- standard output:
+/// looking
+/// ```
+///
+/// A process that the command left behind goes on. If it holds the outputs open, they are read for one more second, and the result
+/// says so.
 ///
 /// ```
 /// # use contact::client::{Config, Exec, Worker};
@@ -31,6 +59,11 @@ pub struct Exec {
     command: String,
     max_output: usize,
     retry_delay: Duration,
+    attempts: u32,
+    timeout: Option<Duration>,
+    stop_timeout: Duration,
+    raw_input: bool,
+    children: Arc<Children>,
 }
 
 impl Exec {
@@ -38,10 +71,27 @@ impl Exec {
     pub const MAX_OUTPUT: usize = 64 << 10;
     /// The wait before the second try, unless [`Exec::retry_delay`] says otherwise.
     pub const RETRY_DELAY: Duration = Duration::from_secs(1);
+    /// How often a task is tried whose command fails, unless [`Exec::attempts`] says otherwise.
+    pub const ATTEMPTS: u32 = 3;
+    /// How long commands may go on when the worker stops, unless [`Exec::stop_timeout`] says otherwise: with the five seconds until
+    /// they are killed, it is within the 30 seconds that Kubernetes gives by default.
+    pub const STOP_TIMEOUT: Duration = Duration::from_secs(20);
 
     /// A command for `sh -c`.
     pub fn new(command: impl Into<String>) -> Exec {
-        Exec { command: command.into(), max_output: Exec::MAX_OUTPUT, retry_delay: Exec::RETRY_DELAY }
+        let children = Arc::default();
+        #[cfg(target_os = "linux")]
+        children::reap_what_is_inherited(&children);
+        Exec {
+            command: command.into(),
+            max_output: Exec::MAX_OUTPUT,
+            retry_delay: Exec::RETRY_DELAY,
+            attempts: Exec::ATTEMPTS,
+            timeout: None,
+            stop_timeout: Exec::STOP_TIMEOUT,
+            raw_input: false,
+            children,
+        }
     }
 
     /// Has the server wait for this before the second try of a task, twice as long before the third, and so on up to ten
@@ -51,8 +101,34 @@ impl Exec {
         self
     }
 
-    /// Cuts the output to this length, between two characters. The result then ends with a note that it was cut. Bytes that are
-    /// no UTF-8 are replaced by U+FFFD before.
+    /// How often a task is tried whose command fails, deliveries that came to nothing included. With 1 it is a dead letter at once.
+    pub fn attempts(mut self, attempts: u32) -> Exec {
+        self.attempts = attempts;
+        self
+    }
+
+    /// Ends a command that takes longer: with SIGTERM to its process group, and with SIGKILL after five seconds more. It has failed
+    /// then. Without this there is no limit.
+    pub fn timeout(mut self, timeout: Duration) -> Exec {
+        self.timeout = Some(timeout.min(LONGEST));
+        self
+    }
+
+    /// How long a command may go on when the worker stops. Then it is ended like one that takes too long, and its task goes back
+    /// to the server as RETRY.
+    pub fn stop_timeout(mut self, timeout: Duration) -> Exec {
+        self.stop_timeout = timeout.min(LONGEST);
+        self
+    }
+
+    /// Whether the command gets the task as it is, without a final newline where it has none.
+    pub fn raw_input(mut self, raw: bool) -> Exec {
+        self.raw_input = raw;
+        self
+    }
+
+    /// Cuts the output to this length: its beginning and its end are kept, with a note between them. Where there are two outputs,
+    /// each has at least half of it. Bytes that are no UTF-8 are replaced by U+FFFD.
     pub fn max_output(mut self, bytes: usize) -> Exec {
         self.max_output = bytes;
         self
@@ -60,11 +136,27 @@ impl Exec {
 
     /// Runs the command for a task, and waits for it.
     pub fn run(&self, task: &Task) -> Reply {
-        match self.output(task) {
-            Ok((status, output, errors)) => self.reply(task, status, output, errors),
+        match self.ended(task) {
+            Ok(ended) => self.reply(task, &ended),
             // The machine is short of something, which may pass: another try is worth it.
-            Err(error) => Reply::retry(format!("cannot run sh: {error}"), self.delay(task)),
+            Err(error) => {
+                log::warn!("task {}, attempt {}: cannot run sh: {error}", task.id, task.attempt);
+                Reply::retry(format!("cannot run sh: {error}"), self.delay(task))
+            }
         }
+    }
+
+    fn ended(&self, task: &Task) -> io::Result<Ended> {
+        let mut input = format!("{BEGIN}{}", task.text);
+        if !self.raw_input && !task.text.is_empty() && !task.text.ends_with('\n') {
+            input.push('\n');
+        }
+        let mut command = Command::new("sh");
+        command.args(["-c", SHELL, "sh", &self.command]);
+        command.env("CONTACT_TASK_ID", task.id.to_string()).env("CONTACT_ATTEMPT", task.attempt.to_string());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let limits = Limits { timeout: self.timeout, stop_timeout: self.stop_timeout, keep: self.max_output };
+        running::run(&self.children, command, input.as_bytes(), &limits, || task.is_stopping())
     }
 
     fn delay(&self, task: &Task) -> Duration {
@@ -72,72 +164,75 @@ impl Exec {
         self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
     }
 
-    fn output(&self, task: &Task) -> io::Result<(ExitStatus, Captured, Captured)> {
-        let mut child = Command::new("sh")
-            .args(["-c", &self.command])
-            .env("CONTACT_TASK_ID", task.id.to_string())
-            .env("CONTACT_ATTEMPT", task.attempt.to_string())
-            .process_group(0)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()?;
-        let (stdin, stdout, stderr) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
-        // All three pipes at once: a command may answer before it has read everything, or say much before it is done.
-        let said = thread::scope(|scope| {
-            let errors = thread::Builder::new().name("exec-stderr".into());
-            let errors = errors.spawn_scoped(scope, || self.capture(stderr))?;
-            let input = thread::Builder::new().name("exec-stdin".into());
-            // A command that does not want its input closes it; that is no error.
-            input.spawn_scoped(scope, || stdin.map(|mut stdin| stdin.write_all(task.text.as_bytes())))?;
-            let output = self.capture(stdout);
-            io::Result::Ok((output, errors.join().unwrap_or_default()))
-        });
-        if said.is_err() {
-            let _ = child.kill();
+    fn reply(&self, task: &Task, ended: &Ended) -> Reply {
+        if ended.told.is_none() && ended.status.success() {
+            let text = with_note(ended.output.text(self.max_output), ended);
+            if ended.held_open {
+                log::warn!("task {}, attempt {}: done, but {}", task.id, task.attempt, HELD_OPEN);
+            }
+            return Reply::done(text);
         }
-        let status = child.wait()?;
-        let (output, errors) = said?;
-        Ok((status, output, errors))
+        let how = self.how(ended);
+        let text = self.report(&how, ended);
+        let asks = ended.told.is_none() && ended.status.code() == Some(EX_TEMPFAIL);
+        // A server that does not count attempts would try it for ever.
+        let is_last = task.attempt == 0 || task.attempt >= self.attempts;
+        let (reply, what_now) = if ended.told == Some(Told::Stopped) {
+            (Reply::retry(text, AFTER_STOP), "it goes back to the server".to_owned())
+        } else if asks || !is_last {
+            let delay = self.delay(task);
+            (Reply::retry(text, delay), format!("again in {}", seconds(delay)))
+        } else {
+            (Reply::failed(text), "that was its last try".to_owned())
+        };
+        let error = ended.errors.first_line().map_or(String::new(), |line| format!(": {line}"));
+        log::warn!("task {}, attempt {}: {how}{error}; {what_now}", task.id, task.attempt);
+        reply
     }
 
-    /// Reads to the end, but keeps no more than can be of use.
-    fn capture(&self, from: Option<impl Read>) -> Captured {
-        let Some(mut from) = from else { return Captured::default() };
-        let mut kept = Vec::new();
-        // Four bytes more, so that a character is cut where the text is, not here.
-        let _ = from.by_ref().take((self.max_output as u64).saturating_add(4)).read_to_end(&mut kept);
-        let rest = io::copy(&mut from, &mut io::sink()).unwrap_or(0);
-        Captured { total: kept.len() as u64 + rest, kept }
+    /// How a command ended that did not succeed.
+    fn how(&self, ended: &Ended) -> String {
+        let how = exit(ended.status);
+        match ended.told {
+            Some(Told::TimedOut) => {
+                format!("timed out after {} ({how})", seconds(self.timeout.unwrap_or_default()))
+            }
+            Some(Told::Stopped) => format!("ended because its client stops ({how})"),
+            None => how,
+        }
     }
 
-    fn reply(&self, task: &Task, status: ExitStatus, mut output: Captured, errors: Captured) -> Reply {
-        if !status.success() {
-            output.kept.extend(errors.kept);
-            output.total += errors.total;
+    fn report(&self, how: &str, ended: &Ended) -> String {
+        let mut text = how.to_owned();
+        let half = self.max_output / 2;
+        let outputs = [("error", &ended.errors, &ended.output), ("output", &ended.output, &ended.errors)];
+        for (name, output, other) in outputs.into_iter().filter(|(_, output, _)| !output.is_empty()) {
+            let shown = output.text(self.max_output.saturating_sub(other.len()).max(half));
+            text += &format!("\n--- standard {name}:\n{}", shown.strip_suffix('\n').unwrap_or(&shown));
         }
-        let mut text = String::from_utf8_lossy(&output.kept).into_owned();
-        if text.len() > self.max_output {
-            let cut = (0..=self.max_output).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            text.truncate(cut);
-            text += &format!("\n[cut: {} bytes in all]", output.total);
-        }
-        if let Some(signal) = status.signal() {
-            text += &format!("\n[killed by signal {signal}]");
-        } else if text.is_empty() && !status.success() {
-            text = format!("[{status}]");
-        }
-        match status.code() {
-            Some(0) => Reply::done(text),
-            Some(EX_TEMPFAIL) => Reply::retry(text, self.delay(task)),
-            _ => Reply::failed(text.trim_start_matches('\n')),
-        }
+        with_note(text, ended)
     }
 }
 
-/// What a command wrote.
-#[derive(Default)]
-struct Captured {
-    kept: Vec<u8>,
-    total: u64,
+/// What is said where outputs were cut a second after the exit.
+const HELD_OPEN: &str = "a process that the command left behind held its outputs open";
+
+fn with_note(mut text: String, ended: &Ended) -> String {
+    if ended.held_open {
+        let newline = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+        text += &format!("{newline}[cut: {HELD_OPEN}]");
+    }
+    text
+}
+
+fn exit(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(signal)) => format!("killed by signal {signal}"),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn seconds(time: Duration) -> String {
+    format!("{} s", time.as_secs_f64())
 }

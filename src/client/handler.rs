@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, Sender, TryRecvError};
 use serde::Serialize;
 
-use super::stopper::Stopped;
+use super::stopper::{Stopped, Stopper};
 use super::{Event, Observer};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
@@ -23,6 +23,15 @@ pub struct Task {
     pub text: String,
     /// The connection it came over. A result without an id means something on that connection only.
     pub(super) connection: u64,
+    /// Of the worker it came to.
+    pub(super) stopper: Stopper,
+}
+
+impl Task {
+    /// Whether the worker was asked to stop. What would take long may then end early, with [`Reply::retry`].
+    pub fn is_stopping(&self) -> bool {
+        self.stopper.is_stopping()
+    }
 }
 
 /// What came of a task.

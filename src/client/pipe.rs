@@ -210,6 +210,7 @@ impl Pipe {
                     attempt: message.attempt,
                     text: message.task,
                     connection: state.connections,
+                    stopper: self.stopper.clone(),
                 });
             } else {
                 log::debug!("task {} came again while it is being worked on", message.id);

@@ -22,4 +22,18 @@ impl Stopper {
     pub fn stop(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
+
+    /// Whether it was asked to.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
 }
+
+/// Stoppers of the same worker are equal.
+impl PartialEq for Stopper {
+    fn eq(&self, other: &Stopper) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for Stopper {}

@@ -2,6 +2,8 @@
 
 use std::io;
 
+use crate::terminal::{escape, escape_json};
+
 /// Why a command failed: one line, which says what to do.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -107,6 +109,10 @@ impl Error {
 
     /// The line for standard error.
     pub fn line(&self, json: bool) -> String {
-        if json { serde_json::json!({ "error": self.to_string() }).to_string() } else { format!("contactctl: {self}") }
+        if json {
+            escape_json(&serde_json::json!({ "error": self.to_string() }).to_string()).into_owned()
+        } else {
+            escape(&format!("contactctl: {self}")).into_owned()
+        }
     }
 }

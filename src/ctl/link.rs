@@ -8,8 +8,8 @@ use futures::executor::block_on;
 use grpcio::{CallOption, Channel, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
 use super::Error;
-use super::out::escape;
 use crate::rpc_status::Meaning;
+use crate::terminal::escape;
 use crate::wire::control_grpc::ControlClient;
 
 /// How long a connection may take.

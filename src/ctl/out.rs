@@ -1,6 +1,5 @@
 //! Standard output: JSON, a line an object, or tables for people.
 
-use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 
 use console::{Term, style};
@@ -10,6 +9,7 @@ use super::finding::{Finding, Status};
 use super::moment::Times;
 use super::table::{Row, Table};
 use crate::task::Time;
+use crate::terminal::{escape, escape_json};
 
 /// Where the answers go. What is printed is on its way when the method returns.
 pub(super) struct Out {
@@ -110,35 +110,6 @@ impl Out {
     }
 
     fn json_line(&mut self, object: &impl Serialize) -> io::Result<()> {
-        serde_json::to_writer(&mut self.to, object)?;
-        self.to.write_all(b"\n")
-    }
-}
-
-/// The text with its control characters spelled out, so that no task and no client can steer the operator's terminal.
-pub(super) fn escape(text: &str) -> Cow<'_, str> {
-    if !text.contains(steers) {
-        return Cow::Borrowed(text);
-    }
-    let mut out = String::with_capacity(text.len() + 16);
-    for c in text.chars() {
-        if steers(c) { out.extend(c.escape_default()) } else { out.push(c) }
-    }
-    Cow::Owned(out)
-}
-
-/// Control characters, and those that turn the direction of the text around them.
-fn steers(c: char) -> bool {
-    c.is_control() || matches!(c, '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn control_characters_are_spelled_out() {
-        assert_eq!(escape("a\tb\u{1b}[2J\r\n\u{202e}c"), "a\\tb\\u{1b}[2J\\r\\n\\u{202e}c");
-        assert_eq!(escape("任务:1 é 🎉"), "任务:1 é 🎉");
+        writeln!(self.to, "{}", escape_json(&serde_json::to_string(object)?))
     }
 }

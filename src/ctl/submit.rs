@@ -24,8 +24,9 @@ use super::batch::{Batch, Batches, Spec};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines};
 use super::link::Link;
-use super::out::{Out, escape};
+use super::out::Out;
 use super::tally::Tally;
+use crate::terminal::escape;
 use crate::wire::control as pb;
 
 /// How many requests may be under way. When so many are, reading waits.

@@ -7,7 +7,7 @@ use console::{Alignment, measure_text_width, pad_str, truncate_str};
 use serde::Serialize;
 
 use super::moment::Times;
-use super::out::escape;
+use crate::terminal::escape;
 
 /// Between two columns.
 pub(super) const GAP: usize = 2;

@@ -55,8 +55,9 @@ impl Server {
         prlimit(pid, Resource::Fsize, limit).unwrap();
     }
 
+    /// The same, by a command that becomes the server.
     #[track_caller]
-    fn start_by(command: Command, args: &[&str], data: Option<&Path>) -> Server {
+    pub fn start_by(command: Command, args: &[&str], data: Option<&Path>) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let data = data.map_or_else(|| folder.path().join("data"), Path::to_path_buf);

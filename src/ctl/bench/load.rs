@@ -63,7 +63,7 @@ pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: 
 
 /// A failed call.
 pub(super) fn failed(what: &str) -> impl Fn(grpcio::Error) -> Error {
-    move |error| Error::NotMeasured(format!("{what} failed: {}", crate::ctl::out::escape(&error.to_string())))
+    move |error| Error::NotMeasured(format!("{what} failed: {}", crate::terminal::escape(&error.to_string())))
 }
 
 /// Tasks to submit, as they are all alike.

@@ -9,10 +9,10 @@ use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 use super::look::{Look, View};
 use crate::ctl::Error;
 use crate::ctl::moment::Times;
-use crate::ctl::out::escape;
 use crate::ctl::rows;
 use crate::ctl::table::{Column, Row};
 use crate::task::Time;
+use crate::terminal::escape;
 
 /// Looks whose rates are remembered: what fits on a very wide screen.
 const HISTORY: usize = 400;

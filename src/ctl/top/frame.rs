@@ -14,10 +14,10 @@ use super::board::{Board, Line, Mode, safe};
 use super::look::{Look, View};
 use crate::ctl::finding::Status;
 use crate::ctl::moment::{Moment, Times, span};
-use crate::ctl::out::escape;
 use crate::ctl::rows;
 use crate::ctl::table::{Column, GAP, Row, Widths};
 use crate::task::Time;
+use crate::terminal::escape;
 
 /// What stands above the table when nothing is wrong: title, gap, totals, two rates, gap, attention, gap, views.
 const ABOVE: u16 = 9;

@@ -106,6 +106,9 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         );
     }
 
+    let text = "Lines of the log that were dropped, since nobody read standard error.";
+    to.counter("contact_log_lines_dropped_total", text, &[], crate::log_queue::dropped());
+
     for (file, bytes) in [("db", now.disk.db), ("wal", now.disk.wal)] {
         let text = "What the store takes: the database, and the log that is not in it yet.";
         to.gauge("contact_store_bytes", text, &[("file", file)], bytes as f64);

@@ -7,6 +7,7 @@ use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
 use super::help;
+use super::submit::quote;
 use crate::manual::Shell;
 use crate::task::{Name, NameOf, Time};
 
@@ -201,6 +202,7 @@ Example:
 Examples:
   contactctl submit 'reindex the catalogue' 'send the letters'
   contactctl submit --to workers --ttl 1h --file tasks.txt
+  contactctl submit --to london --to paris 'read the meters'
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
@@ -210,9 +212,10 @@ pub(super) struct Submit {
     /// Submit each line of this file.
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(super) file: Option<PathBuf>,
-    /// For this group alone, whether it is there or not yet. Without it: for every group.
-    #[arg(long, value_name = "GROUP", value_parser = group)]
-    pub(super) to: Option<String>,
+    /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
+    /// groups. Without it: for every group.
+    #[arg(long, value_name = "GROUP", value_parser = addressee)]
+    pub(super) to: Vec<String>,
     /// Idempotency key, for a single task: if a task with this key was accepted before, its id is the answer.
     #[arg(long, value_name = "KEY", value_parser = key, conflicts_with = "file")]
     pub(super) key: Option<String>,
@@ -360,6 +363,18 @@ fn interval(text: &str) -> Result<Duration, String> {
 
 fn group(text: &str) -> Result<String, String> {
     Name::new(NameOf::Group, text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
+}
+
+/// A group that a task is for. A comma is more likely a list than a part of a name, and that list would be a group nobody is in.
+fn addressee(text: &str) -> Result<String, String> {
+    let name = Name::new(NameOf::To, text).map_err(|e| e.to_string())?;
+    match text.split_once(',') {
+        None => Ok(name.as_str().to_owned()),
+        Some((a, b)) if a.is_empty() || b.is_empty() => Err("a group's name has no comma here".into()),
+        Some((a, b)) => {
+            Err(format!("it is one group; for several, repeat the option: --to {} --to {}", quote(a), quote(b)))
+        }
+    }
 }
 
 fn key(text: &str) -> Result<String, String> {

@@ -9,6 +9,8 @@ use crate::wire::control as pb;
 
 /// A request that has come to so many bytes takes no further line.
 const LARGE: usize = 1 << 20;
+/// Most bytes that one line makes, as often as it is submitted: a server takes requests of 16 MiB.
+const LINE: usize = 15 << 20;
 /// What a task is counted as beside its text, its group and its key.
 const OVERHEAD: usize = 32;
 
@@ -17,6 +19,8 @@ pub(super) struct Spec {
     /// The times are relative to the moment a task is read: a submission from a pipe may go on for days.
     not_before: When,
     expires_at: When,
+    /// Each line is a task for each of them; for every group, if there is none.
+    to: Vec<String>,
     like: pb::NewTask,
 }
 
@@ -52,8 +56,8 @@ impl Spec {
         Spec {
             not_before: When::new(submit.not_before, submit.delay),
             expires_at: When::new(submit.expires_at, submit.ttl),
+            to: if submit.to.is_empty() { vec![String::new()] } else { submit.to.clone() },
             like: pb::NewTask {
-                to: submit.to.clone().unwrap_or_default(),
                 key: submit.key.clone().unwrap_or_default(),
                 max_attempts: submit.max_attempts.unwrap_or(0),
                 priority: priority.into(),
@@ -62,14 +66,15 @@ impl Spec {
         }
     }
 
-    fn task(&self, task: String) -> pb::NewTask {
+    fn tasks(&self, text: &str) -> impl Iterator<Item = pb::NewTask> {
         let now = Time::now();
-        pb::NewTask {
-            task,
+        self.to.iter().map(move |to| pb::NewTask {
+            task: text.to_owned(),
+            to: to.clone(),
             not_before: self.not_before.millis(now),
             expires_at: self.expires_at.millis(now),
             ..self.like.clone()
-        }
+        })
     }
 }
 
@@ -151,11 +156,17 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
             batch.last = self.line;
             batch.bytes += bytes;
             match line {
+                Line::Task(text) if self.spec.to.len() > 1 && text.len() > LINE / self.spec.to.len() => {
+                    let reason = format!("it is too long for {} groups at once: name fewer", self.spec.to.len());
+                    batch.bad.push((self.line, reason));
+                }
+                // All of a line goes together, so that how far a submission came can be told in lines.
                 Line::Task(text) => {
-                    let task = self.spec.task(text);
-                    batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
-                    batch.request.tasks.push(task);
-                    batch.lines.push(self.line);
+                    for task in self.spec.tasks(&text) {
+                        batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
+                        batch.request.tasks.push(task);
+                        batch.lines.push(self.line);
+                    }
                 }
                 Line::Empty => batch.empty += 1,
                 Line::Bad(reason) => batch.bad.push((self.line, reason)),

@@ -129,6 +129,9 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     if submit.key.is_some() && (submit.texts.len() != 1 || submit.texts == ["-"]) {
         return Err(Error::Usage("--key is for a single task: give its text as the one argument".into()));
     }
+    if submit.key.is_some() && submit.to.len() > 1 {
+        return Err(Error::Usage("--key is for a single task: give one --to, or a key to each group's task".into()));
+    }
     let mut input = Input::open(&submit)?;
     let link = Link::connect(server)?;
     let began = Instant::now();

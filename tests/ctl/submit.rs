@@ -70,6 +70,38 @@ fn what_is_said_about_the_tasks_reaches_the_server() {
 }
 
 #[test]
+fn several_groups_get_a_task_each_and_a_list_of_them_in_one_name_is_refused() {
+    let fake = Fake::new();
+    let (_folder, path) = file("one\ntwo\n");
+    let out = ok(&fake, &["submit", "--to", "工人", "--to", "b c", "--batch", "1", "--file", path.to_str().unwrap()]);
+    assert_eq!(timeless(&out), "accepted 4 tasks, ids 1 to 4\n");
+    let tasks: Vec<_> = fake.state().tasks.iter().map(|task| (task.task.clone(), task.to.clone())).collect();
+    let expected = [("one", "工人"), ("one", "b c"), ("two", "工人"), ("two", "b c")];
+    assert_eq!(tasks, expected.map(|(text, to)| (text.to_owned(), to.to_owned())));
+    assert_eq!(sizes(&fake), [2, 2], "what is for several groups is not torn apart");
+
+    let long = "x".repeat(8 << 20);
+    let ran = run_with(&fake, &["submit", "-", "--to", "a", "--to", "b"], format!("{long}\nshort\n").as_bytes());
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("line 1: it is too long for 2 groups at once"), "{}", ran.err);
+    assert_eq!(fake.state().tasks.len(), 6, "the other line is accepted");
+
+    for (args, says) in [
+        (&["submit", "x", "--to", "a,b c"][..], "repeat the option: --to a --to 'b c'"),
+        (&["submit", "x", "--to", "a,"], "no comma"),
+        (&["submit", "x", "--to", "workers "], "not begin or end with a blank"),
+        (&["submit", "x", "--to", " "], "not begin or end with a blank"),
+        (&["submit", "x", "--to", "a\u{200b}"], "U+200B"),
+        (&["submit", "x", "--to", "a", "--to", "b", "--key", "k"], "a key to each group's task"),
+    ] {
+        let ran = run(&fake, args);
+        assert_eq!(ran.code, Some(2), "{args:?}");
+        assert!(ran.err.contains(says), "{}", ran.err);
+    }
+    assert_eq!(fake.state().tasks.len(), 6);
+}
+
+#[test]
 fn each_line_of_a_file_is_a_task_and_ids_are_in_their_order() {
     let fake = Fake::new();
     let (_folder, path) = file(lines(2500));

@@ -77,6 +77,39 @@ fn an_addressed_task_waits_for_its_group_and_goes_to_no_other() {
 }
 
 #[test]
+fn a_group_of_any_script_is_joined_by_its_name_percent_encoded() {
+    let mut rig = Rig::start();
+    rig.operator.submit_all(vec![to("工人", "for 工人"), to("a b,c", "for a b,c"), to("50%", "for 50%")]);
+    for (sent, name) in [("%E5%B7%A5%E4%BA%BA", "工人"), ("a%20b,c", "a b,c"), ("50%", "50%")] {
+        let client = rig.member(sent, sent);
+        let mut tasks = client.tasks();
+        let given = tasks.next();
+        assert_eq!(given.task, format!("for {name}"));
+        client.tell([done(&given)]);
+        let connected = rig.operator.connected(1);
+        assert_eq!((connected[0].client.as_str(), connected[0].group.as_str()), (name, name));
+        drop(tasks);
+        rig.operator.connected(0);
+    }
+    let groups: Vec<_> = rig.operator.results_now().into_iter().map(|result| result.group).collect();
+    assert_eq!(groups, ["工人", "a b,c", "50%"]);
+    rig.restart();
+    assert!(rig.operator.try_submit(vec![to("工人", "again")]).is_ok());
+    assert_eq!(rig.member("%E5%B7%A5%E4%BA%BA", "x").tasks().next().task, "again");
+}
+
+#[test]
+fn nothing_is_accepted_for_a_group_that_no_client_could_join() {
+    let rig = Rig::start();
+    for name in ["workers ", " ", "\u{3000}工人", "a\u{200b}b", "a\u{202e}b", "a\u{85}b", "a\nb"] {
+        let status = rig.operator.try_submit(vec![to(name, "x")]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::INVALID_ARGUMENT, "{name:?}");
+        assert!(status.message().contains("the group in `to` must"), "{}", status.message());
+    }
+    assert!(rig.operator.tasks_now().is_empty());
+}
+
+#[test]
 fn a_new_group_may_begin_with_what_is_new_but_what_is_addressed_to_it_is_its_own() {
     let rig = Rig::start();
     rig.operator.submit(&["old"]);

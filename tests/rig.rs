@@ -140,6 +140,24 @@ impl Operator {
         self.try_submit(tasks).unwrap().first_id
     }
 
+    /// Submits in one request of a stream, which accepts what it can.
+    #[track_caller]
+    pub fn submit_by_stream(&self, tasks: Vec<NewTask>) -> SubmitResponse {
+        let (mut requests, mut answers) = self.control.submit_stream(patient()).unwrap();
+        let request = SubmitRequest { tasks, ..SubmitRequest::default() };
+        block_on(async {
+            requests.send((request, WriteFlags::default())).await.unwrap();
+            answers.next().await.unwrap().unwrap()
+        })
+    }
+
+    /// Takes a task back; says from how many groups.
+    #[track_caller]
+    pub fn cancel(&self, id: u64) -> u32 {
+        let request = pb::CancelTaskRequest { id, ..Default::default() };
+        block_on(self.control.cancel_task(&request, patient()).unwrap()).unwrap().groups
+    }
+
     pub fn try_submit(&self, tasks: Vec<NewTask>) -> Result<SubmitResponse, RpcStatus> {
         let request = SubmitRequest { tasks, ..SubmitRequest::default() };
         status_of(self.control.submit_async_now(&request))

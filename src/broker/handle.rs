@@ -140,7 +140,7 @@ impl Handle {
     /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
     pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
         // First in the store, for groups that have not read the task yet or do not exist yet.
-        self.store.expire(task.id, Some(Time::now())).await?;
+        self.store.cancel(task.id, Time::now()).await?;
         self.change(move |core| core.cancel(&task, Time::now())).await
     }
 

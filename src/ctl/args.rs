@@ -216,7 +216,8 @@ pub(super) struct Submit {
     /// groups. Without it: for every group.
     #[arg(long, value_name = "GROUP", value_parser = addressee)]
     pub(super) to: Vec<String>,
-    /// Idempotency key, for a single task: if a task with this key was accepted before, its id is the answer.
+    /// Idempotency key, for a single task: if it was accepted before with this key, that is said, and it is not submitted again.
+    /// Another task with this key is refused, until the first one is cancelled.
     #[arg(long, value_name = "KEY", value_parser = key, conflicts_with = "file")]
     pub(super) key: Option<String>,
     /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z.

@@ -134,7 +134,23 @@ impl Operator {
 
     /// Accepts all of the tasks, or none.
     pub(super) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, Refusal> {
-        Ok(self.broker.submit(tasks).await?)
+        let mut accepted = self.broker.submit(tasks).await?;
+        match accepted.reused.is_empty() {
+            true => Ok(accepted),
+            false => {
+                let why = accepted.reused.swap_remove(0);
+                Err(Refusal::InRequest { index: why.place, why: Box::new(why.into()) })
+            }
+        }
+    }
+
+    /// Accepts the task; says its id, and whether that was known by its key.
+    pub(super) async fn submit_one(&self, task: NewTask) -> Result<(TaskId, bool), Refusal> {
+        let accepted = self.broker.submit(vec![task]).await?;
+        match accepted.reused.into_iter().next() {
+            Some(why) => Err(why.into()),
+            None => Ok((accepted.first_id, !accepted.known.is_empty())),
+        }
     }
 
     /// A task, where it stands with each group, and what came of it.

@@ -12,7 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
-use crate::store::StoreError;
+use crate::store::{KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     Metadata { key: &'static str, problem: String },
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
@@ -136,6 +138,7 @@ reasons! {
     ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
     METADATA_INVALID: INVALID_ARGUMENT,
     NAME_INVALID: INVALID_ARGUMENT,
+    KEY_REUSED: ALREADY_EXISTS,
     TASK_UNKNOWN: NOT_FOUND,
     DEAD_LETTER_UNKNOWN: NOT_FOUND,
     GROUP_UNKNOWN: NOT_FOUND,
@@ -172,6 +175,7 @@ impl Refusal {
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
             Refusal::Metadata { .. } => Reason::METADATA_INVALID,
             Refusal::Name(_) => Reason::NAME_INVALID,
+            Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
@@ -193,6 +197,7 @@ impl Refusal {
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
             Refusal::Metadata { key, .. } => &[("key", key)],
+            Refusal::KeyReused(reused) => &[("key", &reused.key), ("task", &reused.task)],
             Refusal::InRequest { index, why } => {
                 let mut metadata = why.metadata();
                 metadata.insert("index".into(), index.to_string());
@@ -222,6 +227,7 @@ impl Refusal {
                 NameOf::Key => "key",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
+            Refusal::KeyReused(_) => "key",
             Refusal::EmptyTask => "task",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed,
-    StoreError,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
+    Removed, StoreError,
 };
 use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
 
@@ -43,8 +43,11 @@ impl Backend for Memory {
         })
     }
 
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
-        Ok(self.rows().keys.get(key).copied())
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+        let rows = self.rows();
+        let task = rows.keys.get(key).and_then(|id| rows.tasks.binary_search_by_key(id, |task| task.id).ok());
+        let keyed = |task: &Task| Keyed { id: task.id, to: task.spec.to.clone(), text: task.spec.text.clone() };
+        Ok(task.map(|at| keyed(&rows.tasks[at])))
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
@@ -53,6 +56,13 @@ impl Backend for Memory {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for id in &batch.freed {
+            if let Ok(at) = rows.tasks.binary_search_by_key(id, |task| task.id)
+                && let Some(key) = Arc::make_mut(&mut rows.tasks[at]).spec.key.take()
+            {
+                rows.keys.remove(&key);
+            }
+        }
         for task in &batch.tasks {
             if let Some(key) = &task.spec.key {
                 rows.keys.insert(key.clone(), task.id);

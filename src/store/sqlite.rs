@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
@@ -127,10 +127,9 @@ impl Backend for Sqlite {
         Ok(Recovered { positions, groups, replay })
     }
 
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
-        let mut find = self.conn.prepare_cached("SELECT id FROM tasks WHERE key = ?").map_err(explain(&self.path))?;
-        let id = find.query_row([key], |row| row.get::<_, i64>(0)).optional().map_err(explain(&self.path))?;
-        Ok(id.map(|id| id as TaskId))
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+        let mut find = self.conn.prepare_cached(rows::KEYED).map_err(explain(&self.path))?;
+        find.query_row([key], rows::keyed).optional().map_err(explain(&self.path))
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
@@ -143,6 +142,8 @@ impl Backend for Sqlite {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut write = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            // First, so that tasks of the batch can have the keys.
+            free_keys(&change, batch)?;
             rows::insert(&change, "INSERT INTO tasks", task_columns!(), &batch.tasks, |to, task| {
                 rows::bind_task(to, task)
             })?;
@@ -190,6 +191,13 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     }
     let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
     rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
+}
+
+fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for task in &batch.freed {
+        change.prepare_cached("UPDATE tasks SET key = NULL WHERE id = ?")?.execute([int(*task)])?;
+    }
+    Ok(())
 }
 
 fn write_expiries(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

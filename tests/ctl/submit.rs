@@ -189,6 +189,39 @@ fn ids_that_do_not_follow_one_another_are_each_given() {
 }
 
 #[test]
+fn a_task_that_was_known_by_its_key_is_not_said_to_be_accepted() {
+    let fake = Fake::new();
+    let with = |groups: &[(&str, Option<pb::Outcome>)]| pb::TaskLedger {
+        groups: groups
+            .iter()
+            .map(|(group, outcome)| pb::TaskInGroup {
+                group: (*group).into(),
+                state: if outcome.is_some() { pb::TaskState::SETTLED } else { pb::TaskState::IN_FLIGHT }.into(),
+                outcome: outcome.map(Into::into),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let submit = ["submit", "x", "--key", "k"];
+    assert_eq!(timeless(&ok(&fake, &submit)), "accepted 1 task, id 1\n");
+    assert_eq!(ok(&fake, &submit), "known: task 1, waiting; nothing was submitted again\n");
+    fake.state().ledger = with(&[("a", Some(pb::Outcome::CANCELLED))]);
+    assert_eq!(ok(&fake, &submit), "known: task 1, cancelled; nothing was submitted again\n");
+    fake.state().ledger = with(&[("a", Some(pb::Outcome::DONE)), ("b", None)]);
+    let says = "known: task 1, done with a, in flight with b; nothing was submitted again\n";
+    assert_eq!(ok(&fake, &submit), says);
+    let out = ok(&fake, &["submit", "x", "--key", "k", "--json"]);
+    let accepted = r#"{"first_id":1,"count":1,"ids":[1],"known":[1]}"#;
+    assert_eq!(out, format!("{accepted}\n{{\"done\":true,\"accepted\":0,\"failed\":0,\"known\":1}}\n"));
+
+    let ran = run(&fake, &["submit", "refuse", "--key", "k", "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let failed = r#"{"line":1,"error":"no, not \"refuse\"","cause":"KEY_REUSED"}"#;
+    assert_eq!(ran.out.lines().next(), Some(failed));
+}
+
+#[test]
 fn lines_that_fail_are_named_and_the_others_go_on() {
     let fake = Fake::new();
     let (_folder, path) = file(b"a\n\xff\xfe\n\nrefuse me\nb\n\xe4\xbb");

@@ -94,6 +94,10 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     refused(&get(&rig, "/api/tasks?after=1"), 400, &["after"]);
     refused(&get(&rig, "/api/nothing"), 404, &["/api/nothing", "the page is at /"]);
     refused(&post(&rig, "/api/state", "{}"), 405, &["/api/state", "POST"]);
+
+    assert_eq!(submit(r#"{"text": "a", "key": "k"}"#).json(), serde_json::json!({"id": 2, "known": false}));
+    assert_eq!(submit(r#"{"text": "a", "key": "k"}"#).json(), serde_json::json!({"id": 2, "known": true}));
+    refused(&submit(r#"{"text": "b", "key": "k"}"#), 409, &["the key k was used for task 2", "cancel task 2"]);
 }
 
 #[test]

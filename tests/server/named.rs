@@ -424,9 +424,29 @@ fn a_key_is_accepted_once() {
     let task = |text: &str, key: &str| NewTask { task: text.into(), key: key.into(), ..NewTask::default() };
     let once = rig.operator.try_submit(vec![task("a", "k"), task("b", "")]).unwrap();
     assert_eq!((once.first_id, once.count, once.ids), (1, 2, vec![]));
-    let again = rig.operator.try_submit(vec![task("c", ""), task("d", "k")]).unwrap();
-    assert_eq!((again.first_id, again.ids), (3, vec![3, 1]));
+    let again = rig.operator.try_submit(vec![task("c", ""), task("a", "k")]).unwrap();
+    assert_eq!((again.first_id, again.ids, again.known), (3, vec![3, 1], vec![1]));
     assert_eq!(rig.named("a").tasks().texts(3), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_key_with_another_task_is_refused_until_the_first_is_cancelled() {
+    let rig = Rig::start();
+    let task = |text: &str, group: &str| NewTask { key: "k".into(), ..to(group, text) };
+    rig.operator.try_submit(vec![task("a", "")]).unwrap();
+    for other in [task("b", ""), task("a", "g")] {
+        let status = rig.operator.try_submit(vec![to("", "x"), other.clone()]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::ALREADY_EXISTS);
+        assert!(status.message().contains("the key k was used for task 1"), "{}", status.message());
+        let answer = rig.operator.submit_by_stream(vec![to("", ""), to("", "x"), other, task("a", "")]);
+        let refused: Vec<_> = answer.refused.iter().map(|it| (it.index, it.cause.as_str())).collect();
+        assert_eq!(refused, [(0, "TASK_EMPTY"), (2, "KEY_REUSED")]);
+        assert_eq!((answer.count, answer.known.as_slice()), (2, &[3][..]), "the others are accepted");
+    }
+    rig.operator.cancel(1);
+    let again = rig.operator.try_submit(vec![task("b", "")]).unwrap();
+    assert_eq!((again.first_id, again.known), (4, vec![]));
+    assert_eq!(rig.named("a").tasks().texts(3), ["x", "x", "b"]);
 }
 
 #[test]

@@ -207,7 +207,8 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
         },
     };
     let task = task.check(app.operator.limit)?;
-    ok(serde_json::json!({ "id": app.operator.submit(vec![task]).await?.first_id }))
+    let (id, known) = app.operator.submit_one(task).await?;
+    ok(serde_json::json!({ "id": id, "known": known }))
 }
 
 /// Nothing, or nothing that we know: a misspelt field is not to be passed over.

@@ -151,6 +151,28 @@ impl Operator {
         })
     }
 
+    /// A task and where it stands, when that is as it should be.
+    #[track_caller]
+    pub fn ledger_until(&self, id: u64, like: impl Fn(&pb::TaskLedger) -> bool) -> pb::TaskLedger {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let request = pb::DescribeTaskRequest { id, ..Default::default() };
+            let ledger = block_on(self.control.describe_task(&request, patient()).unwrap()).unwrap();
+            if like(&ledger) {
+                return ledger;
+            }
+            assert!(Instant::now() < until, "{ledger}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the clock has passed a time.
+    pub fn passed(&self, millis: i64) {
+        while now() <= millis {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Takes a task back; says from how many groups.
     #[track_caller]
     pub fn cancel(&self, id: u64) -> u32 {

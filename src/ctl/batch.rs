@@ -36,12 +36,15 @@ impl When {
         at.map(When::At).or(after.map(When::After)).unwrap_or(When::Unset)
     }
 
-    /// As it is on the wire.
-    fn millis(&self, now: Time) -> i64 {
+    /// As it is on the wire: a time, and for a duration that as well, which goes before the time. The time is by this machine's
+    /// clock, for servers that know no durations.
+    fn on_the_wire(&self, now: Time) -> (i64, Option<u64>) {
         match *self {
-            When::At(time) => time.0,
-            When::After(duration) => now.after(duration).0,
-            When::Unset => 0,
+            When::At(time) => (time.0, None),
+            When::After(duration) => {
+                (now.after(duration).0, Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+            }
+            When::Unset => (0, None),
         }
     }
 }
@@ -68,11 +71,15 @@ impl Spec {
 
     fn tasks(&self, text: &str) -> impl Iterator<Item = pb::NewTask> {
         let now = Time::now();
+        let ((not_before, delay_ms), (expires_at, ttl_ms)) =
+            (self.not_before.on_the_wire(now), self.expires_at.on_the_wire(now));
         self.to.iter().map(move |to| pb::NewTask {
             task: text.to_owned(),
             to: to.clone(),
-            not_before: self.not_before.millis(now),
-            expires_at: self.expires_at.millis(now),
+            not_before,
+            delay_ms,
+            expires_at,
+            ttl_ms,
             ..self.like.clone()
         })
     }

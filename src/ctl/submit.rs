@@ -25,8 +25,10 @@ use super::interrupt::Interrupt;
 use super::lines::{Line, Lines};
 use super::link::Link;
 use super::manage::stands;
+use super::moment::{Moment, Times};
 use super::out::{Out, escape};
 use super::tally::Tally;
+use crate::task::Time;
 use crate::wire::control as pb;
 
 /// How many requests may be under way. When so many are, reading waits.
@@ -186,6 +188,7 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
         let cause = Box::new(Error::Input { name: input.name.clone(), source });
         return Err(Error::CutOff { cause, how_far: report.tally.how_far() });
     }
+    report.window = window(&submit);
     let known = report.known.and_then(|id| stands(&link, id).ok());
     report.finish(began, known)
 }
@@ -307,6 +310,8 @@ struct Report {
     unreadable: Option<io::Error>,
     /// We have ended our side of the call.
     closed: bool,
+    /// The times that were named, as they were understood.
+    window: String,
     /// A task that was known by its key. There is one at most, since a key is for a single task.
     known: Option<u64>,
     /// Why standard output could not be written. Nobody's listening is no reason to stop submitting.
@@ -331,6 +336,7 @@ impl Report {
             bar,
             unreadable: None,
             closed: false,
+            window: String::new(),
             known: None,
             unprinted: None,
         }
@@ -446,7 +452,7 @@ impl Report {
         let done = Printed::Done { done: true, accepted: accepted - repeated, failed, known: repeated };
         let summary = match (self.known, known) {
             (Some(id), Some(stands)) => format!("known: task {id}, {stands}; nothing was submitted again"),
-            _ => self.tally.summary(began.elapsed()),
+            _ => self.tally.summary(began.elapsed()) + &self.window,
         };
         self.print(&done, &summary);
         match (self.tally.failures(), self.unprinted) {
@@ -455,6 +461,14 @@ impl Report {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// The times that the operator named, in UTC, and how far off they are.
+fn window(submit: &args::Submit) -> String {
+    let now = Times::Ago(Time::now());
+    let named = [("not before", submit.not_before), ("expires", submit.expires_at)];
+    let said = named.into_iter().filter_map(|(what, at)| Some(format!("; {what} {}", now.both(Moment(at?.0)))));
+    said.collect()
 }
 
 fn style(template: &str) -> ProgressStyle {

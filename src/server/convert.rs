@@ -1,5 +1,7 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
+use std::time::Duration;
+
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
@@ -35,6 +37,8 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
         key: task.key,
         not_before: time(task.not_before),
         expires_at: time(task.expires_at),
+        delay: task.delay_ms.map(Duration::from_millis),
+        ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: Some(task.max_attempts),
         priority: priority(task.priority)?,
     })

@@ -9,6 +9,7 @@ mod lists;
 mod never_came;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) use self::dead::{dead_after, latest_dead};
 pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
@@ -47,6 +48,10 @@ pub(super) struct TaskRequest {
     pub(super) key: String,
     pub(super) not_before: Option<Time>,
     pub(super) expires_at: Option<Time>,
+    /// From now, instead of `not_before`.
+    pub(super) delay: Option<Duration>,
+    /// From now, instead of `expires_at`.
+    pub(super) ttl: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
     pub(super) priority: Priority,
 }
@@ -87,12 +92,25 @@ impl TaskRequest {
             return Err(Refusal::EmptyTask);
         }
         let text = Text::Task.check(self.text, limit)?;
+        let now = Time::now();
+        let after = |duration: Duration| now.after(duration);
+        let not_before = self.delay.map(after).or(self.not_before);
+        let expires_at = self.ttl.map(after).or(self.expires_at);
+        if let Some(expires_at) = expires_at {
+            match not_before {
+                Some(not_before) if expires_at <= not_before => {
+                    return Err(Refusal::NoWindow { expires_at, not_before });
+                }
+                _ if expires_at <= now => return Err(Refusal::Expired { expires_at, now }),
+                _ => {}
+            }
+        }
         Ok(NewTask {
             to: if_set(NameOf::To, &self.to)?,
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
-            not_before: self.not_before,
-            expires_at: self.expires_at,
+            not_before,
+            expires_at,
             max_attempts: self.max_attempts.filter(|n| *n > 0),
             priority: self.priority,
             text,
@@ -158,7 +176,7 @@ impl Operator {
         let task = self.task(id).await?;
         let results = self.results_of(id).await?;
         let states = self.broker.task_states(task.clone()).await?;
-        Ok(Ledger::new(task, states, results))
+        Ok(Ledger::new(task, states, results, Time::now()))
     }
 
     /// The connected clients, oldest stream first.

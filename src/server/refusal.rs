@@ -13,7 +13,7 @@ use rand::{Rng, RngExt as _};
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
 use crate::store::{KeyReused, StoreError};
-use crate::task::{Name, NameError, NameOf, TaskId};
+use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -38,6 +38,16 @@ pub(super) enum Refusal {
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
+    #[error(
+        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; give it a duration, which is \
+         added to the clock of the server"
+    )]
+    Expired { expires_at: Time, now: Time },
+    #[error(
+        "the task would expire at {expires_at}, and is not to be delivered before {not_before}: it would never be delivered; \
+         let it expire later"
+    )]
+    NoWindow { expires_at: Time, not_before: Time },
     #[error("a batch of results holds results, not batches")]
     NestedBatch,
     #[error("unknown {field}: {number}")]
@@ -134,6 +144,7 @@ reasons! {
     RESULT_TOO_LONG: INVALID_ARGUMENT,
     STATUS_TOO_LONG: INVALID_ARGUMENT,
     TASK_EMPTY: INVALID_ARGUMENT,
+    WINDOW_EMPTY: INVALID_ARGUMENT,
     BATCH_NESTED: INVALID_ARGUMENT,
     ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
     METADATA_INVALID: INVALID_ARGUMENT,
@@ -171,6 +182,7 @@ impl Refusal {
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
             Refusal::EmptyTask => Reason::TASK_EMPTY,
+            Refusal::Expired { .. } | Refusal::NoWindow { .. } => Reason::WINDOW_EMPTY,
             Refusal::NestedBatch => Reason::BATCH_NESTED,
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
             Refusal::Metadata { .. } => Reason::METADATA_INVALID,
@@ -197,6 +209,10 @@ impl Refusal {
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
             Refusal::Metadata { key, .. } => &[("key", key)],
+            Refusal::Expired { expires_at, now } => &[("expires_at_ms", &expires_at.0), ("now_ms", &now.0)],
+            Refusal::NoWindow { expires_at, not_before } => {
+                &[("expires_at_ms", &expires_at.0), ("not_before_ms", &not_before.0)]
+            }
             Refusal::KeyReused(reused) => &[("key", &reused.key), ("task", &reused.task)],
             Refusal::InRequest { index, why } => {
                 let mut metadata = why.metadata();
@@ -228,6 +244,7 @@ impl Refusal {
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
+            Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),

@@ -62,10 +62,15 @@ fn what_is_said_about_the_tasks_reaches_the_server() {
     assert!((before..=after).contains(&(task.not_before - 10_000)), "{task}");
     assert!((before..=after).contains(&(task.expires_at - 3_600_000)), "{task}");
 
-    let (from, to) = ("2026-04-30T08:00:00Z", "2026-04-30 08:00:01.5");
-    ok(&fake, &["submit", "x", "--not-before", from, "--expires-at", to, "--priority", "high"]);
+    assert_eq!((task.delay_ms, task.ttl_ms), (Some(10_000), Some(3_600_000)), "the server adds them to its clock");
+
+    let (from, to) = ("2096-04-30T16:00:00+08:00", "2096-04-30 08:00:01.5Z");
+    let out = ok(&fake, &["submit", "x", "--not-before", from, "--expires-at", to, "--priority", "high"]);
+    let times = ["; not before 2096-04-30T08:00:00.000Z (in ", "; expires 2096-04-30T08:00:01.500Z (in "];
+    assert!(times.iter().all(|time| out.contains(time)), "they are echoed as they were understood: {out}");
     let task = fake.state().submitted[1].tasks[0].clone();
-    assert_eq!((task.not_before, task.expires_at), (1_777_536_000_000, 1_777_536_001_500));
+    assert_eq!((task.not_before, task.expires_at), (3_986_611_200_000, 3_986_611_201_500));
+    assert_eq!((task.delay_ms, task.ttl_ms), (None, None));
     assert_eq!(task.priority.enum_value(), Ok(pb::Priority::HIGH));
 }
 

@@ -360,10 +360,60 @@ fn silence_is_filled_with_heartbeats_for_one_that_asked() {
 fn what_has_expired_is_not_delivered() {
     let rig = Rig::start();
     let task = |text: &str, expires_at| NewTask { task: text.into(), expires_at, ..NewTask::default() };
-    rig.operator.submit_all(vec![task("too late", now() - 1), task("in time", now() + 3_600_000)]);
+    rig.operator.submit_all(vec![NewTask { to: "g".into(), ..task("too late for g", now() + 300) }]);
+    rig.operator.submit_all(vec![task("too late", now() + 300), task("in time", now() + 3_600_000)]);
+    // Before it is over nothing is wrong; the ledger is asked until it is.
+    let g = rig.operator.ledger_until(1, |ledger| ledger.groups[0].outcome.is_some());
+    assert_eq!(
+        (g.groups[0].group.as_str(), g.groups[0].outcome),
+        ("g", Some(Kept::EXPIRED.into())),
+        "though nobody came"
+    );
+    rig.operator.passed(now() + 300);
     assert_eq!(rig.named("a").tasks().next().task, "in time");
-    assert_eq!(gist(&rig.operator.results(1)), [(1, "", 0, Kept::EXPIRED, false)]);
+    assert_eq!(gist(&rig.operator.results(1)), [(2, "", 0, Kept::EXPIRED, false)]);
     assert_eq!(rig.anonymous().tasks().next().task, "in time");
+}
+
+#[test]
+fn a_window_that_cannot_be_is_refused_with_the_numbers() {
+    let rig = Rig::start();
+    let hour = 3_600_000;
+    let task = |not_before, expires_at| NewTask { task: "x".into(), not_before, expires_at, ..NewTask::default() };
+    let at = |millis: i64| contact::task::Time(millis).to_string();
+    let then = now();
+    for (wrong, numbers) in [
+        (task(0, then - 1), vec![at(then - 1)]),
+        (task(0, 1), vec![at(1)]),
+        (task(0, -5), vec![]),
+        (task(then + hour, then + hour), vec![at(then + hour)]),
+        (task(then + 2 * hour, then + hour), vec![at(then + hour), at(then + 2 * hour)]),
+        (NewTask { ttl_ms: Some(0), ..task(0, then + hour) }, vec![]),
+        (NewTask { ttl_ms: Some(5_000), delay_ms: Some(5_000), ..task(0, 0) }, vec![]),
+    ] {
+        let status = rig.operator.try_submit(vec![wrong.clone()]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::INVALID_ARGUMENT, "{wrong}");
+        let named = numbers.iter().all(|number| status.message().contains(number));
+        assert!(named && status.message().contains("would never be delivered"), "{}", status.message());
+    }
+    assert!(rig.operator.tasks_now().is_empty());
+}
+
+#[test]
+fn a_duration_is_added_to_the_clock_of_the_server() {
+    let rig = Rig::start();
+    // As from a host whose clock is a day slow, and of another whose clock is a day fast.
+    let day = 86_400_000;
+    for off in [-day, day] {
+        let times = NewTask { not_before: now() + off, expires_at: now() + off + 60_000, ..NewTask::default() };
+        let task = NewTask { task: "x".into(), delay_ms: Some(1), ttl_ms: Some(60_000), ..times };
+        rig.operator.submit_all(vec![task]);
+    }
+    for task in rig.operator.tasks_now() {
+        assert!((1..60_000).contains(&(task.not_before - task.accepted_at + 30_000)), "{task}");
+        assert_eq!(task.expires_at - task.not_before, 59_999, "{task}");
+    }
+    assert_eq!(rig.named("a").tasks().texts(2), ["x", "x"]);
 }
 
 #[test]

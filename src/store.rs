@@ -246,7 +246,7 @@ impl Handle {
     }
 
     /// The same for a result of which its sender does not know whether it is late: it is if the log has it that its group
-    /// settled the task.
+    /// settled the task, or if the task was removed.
     pub fn record_unless_settled(&self, result: NewResult) {
         self.send(Command::RecordUnlessSettled(Box::new(result)));
     }

@@ -166,6 +166,20 @@ impl Operator {
         }
     }
 
+    /// Waits until just these are kept.
+    #[track_caller]
+    pub fn tasks_until(&self, texts: &[&str]) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let kept: Vec<String> = self.tasks_now().into_iter().map(|task| task.task).collect();
+            if kept == texts {
+                return;
+            }
+            assert!(Instant::now() < until, "{kept:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
     /// Waits until the clock has passed a time.
     pub fn passed(&self, millis: i64) {
         while now() <= millis {

@@ -396,10 +396,10 @@ for_both! {
         let remove = |removal| block_on(handle.remove(removal)).unwrap();
 
         let first = remove(removal);
-        assert_eq!((first.tasks, first.others), (4, 2), "four tasks, the result without a task, the status");
-        assert_eq!(remove(removal).tasks, 3);
-        assert_eq!(remove(removal).tasks, 0, "the others are not settled");
-        assert_eq!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks, 0, "the others are not old");
+        assert_eq!((first.tasks, first.others), (vec![1, 2, 3, 4], 2), "four tasks, the result without a task, the status");
+        assert_eq!(remove(removal).tasks, [5, 6, 7]);
+        assert!(remove(removal).tasks.is_empty(), "the others are not settled");
+        assert!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks.is_empty(), "the others are not old");
         let mut reader = handle.reader().unwrap();
         assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [8, 9, 10]);
         assert_eq!(reader.first_task().unwrap(), Some(8));
@@ -409,15 +409,36 @@ for_both! {
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
     }
 
+    fn what_comes_of_a_task_that_was_removed_is_late_and_is_removed_in_its_turn(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, (0..3).map(|n| task(&n.to_string())).collect());
+        let later = Time::now().after(Duration::from_secs(3600));
+        let remove = |upto| {
+            block_on(handle.remove(Removal { upto, before: later, unclaimed_before: Time(0), limit: 100 })).unwrap()
+        };
+        assert_eq!(remove(1).tasks, [1]);
+        handle.record_unless_settled(result(1, Some("g"), Outcome::Done));
+        handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
+        flush(&handle).unwrap();
+        let kept = || handle.reader().unwrap().results(0, 10).unwrap();
+        let late: Vec<_> = kept().iter().map(|r| (r.result.task, r.result.late)).collect();
+        assert_eq!(late, [(1, true), (2, false)]);
+        assert_eq!((remove(1).others, seqs(&kept())), (1, vec![2]), "nothing holds it any more");
+        assert_eq!((remove(3).tasks, seqs(&kept())), (vec![2, 3], vec![]));
+        handle.record_unless_settled(result(3, Some("g"), Outcome::Done));
+        flush(&handle).unwrap();
+        assert_eq!((remove(3).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
+    }
+
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
         handle.checkpoint(vec![group("here")]);
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
-        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, 2);
+        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, [1, 3]);
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 100).unwrap()), [2]);
-        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, 1);
+        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, [2]);
     }
 
     fn an_expiry_can_be_changed(place) {
@@ -617,6 +638,10 @@ impl Backend for Failing {
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.rows.find_key(key)
+    }
+
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        self.rows.has_task(task)
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {

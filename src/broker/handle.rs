@@ -152,6 +152,11 @@ impl Handle {
         self.change(move |core| groups.iter().filter(|name| core.revive(name, &task, Time::now())).count()).await
     }
 
+    /// These tasks were removed from the store: nobody is given them any more.
+    pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
+        self.with(move |core| core.removed(&tasks)).await
+    }
+
     /// Takes a dead letter off the list.
     pub async fn drop_dead(&self, task: TaskId, group: GroupName) -> Result<(), BrokerError> {
         self.change(move |core| core.drop_dead(&group, task, Time::now())).await

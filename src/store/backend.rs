@@ -127,11 +127,11 @@ pub struct Removal {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed {
-    /// Tasks.
-    pub tasks: usize,
-    /// Statuses, and results without a task.
+    /// Tasks, with what came of them.
+    pub tasks: Vec<TaskId>,
+    /// Statuses, and results without a task, or of a task that was removed before they came.
     pub others: usize,
     /// Bytes that are still used.
     pub used: u64,
@@ -147,6 +147,9 @@ pub trait Backend: Send {
 
     /// The task that was accepted with this key, if it is still kept.
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError>;
+
+    /// Whether the task is still kept.
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError>;
 
     /// Where a task stands with a group: the last outcome that was not late.
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError>;

@@ -50,6 +50,10 @@ impl Backend for Memory {
         Ok(task.map(|at| keyed(&rows.tasks[at])))
     }
 
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        Ok(self.rows().tasks.binary_search_by_key(&task, |kept| kept.id).is_ok())
+    }
+
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
         Ok(last_outcome(&self.rows().results, group, task))
     }
@@ -100,14 +104,17 @@ impl Backend for Memory {
         rows.tasks.retain(|task| !removed.contains(&task.id));
         rows.keys.retain(|_, id| !removed.contains(id));
         let before = rows.results.len() + rows.statuses.len();
-        let dead = |r: &TaskResult| r.result.task == 0 && r.result.at < removal.before;
+        let first = rows.tasks.first().map_or(TaskId::MAX, |task| task.id);
+        let dead = |r: &TaskResult| r.result.task < first && r.result.at < removal.before;
         rows.results.retain(|r| !removed.contains(&r.result.task));
         let results = before - rows.statuses.len() - rows.results.len();
         rows.results.retain(|r| !dead(r));
         rows.statuses.retain(|s| s.status.at >= removal.before);
         let others = before - results - rows.results.len() - rows.statuses.len();
         let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
-        Ok(Removed { tasks: removed.len(), others, used })
+        let mut tasks: Vec<TaskId> = removed.into_iter().collect();
+        tasks.sort_unstable();
+        Ok(Removed { tasks, others, used })
     }
 
     fn reader(&self) -> OpenReader {

@@ -132,6 +132,11 @@ impl Backend for Sqlite {
         find.query_row([key], rows::keyed).optional().map_err(explain(&self.path))
     }
 
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        let mut find = self.conn.prepare_cached("SELECT 1 FROM tasks WHERE id = ?").map_err(explain(&self.path))?;
+        find.exists([int(task)]).map_err(explain(&self.path))
+    }
+
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
         let mut find = self.conn.prepare_cached(reader::LAST_OUTCOME).map_err(explain(&self.path))?;
         let parameters = params![int(task), group.as_str(), Outcome::Dropped as u8];
@@ -223,7 +228,9 @@ fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<
     for id in &ids {
         results.execute([id])?;
     }
-    let old = "(SELECT rowid FROM results WHERE task_id = 0 AND at < ?1 LIMIT ?2)";
+    // Without a task, or of one that is gone: such a result came after its task was removed.
+    let old = "(SELECT rowid FROM results WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807)
+        AND at < ?1 LIMIT ?2)";
     let unmatched = change
         .prepare_cached(&format!("DELETE FROM results WHERE rowid IN {old}"))?
         .execute(params![removal.before.0, limit])?;
@@ -231,7 +238,8 @@ fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<
     let statuses = change
         .prepare_cached(&format!("DELETE FROM statuses WHERE seq IN {old}"))?
         .execute(params![removal.before.0, limit])?;
-    Ok(Removed { tasks: ids.len(), others: unmatched + statuses, used: 0 })
+    let tasks = ids.into_iter().map(|id| id as TaskId).collect();
+    Ok(Removed { tasks, others: unmatched + statuses, used: 0 })
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

@@ -11,7 +11,7 @@ use super::{
     Accepted, Backend, Batch, GroupState, KeyReused, MAILBOX, Positions, Removal, Removed, Shared, StoreError,
 };
 use crate::mailbox::Receiver;
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, NewResult, NewStatus, NewTask, Status, Task, TaskId, TaskResult, Time};
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
 const ROUND_ROWS: usize = 10_000;
@@ -312,8 +312,14 @@ impl Round {
                 Some(outcome) => Ok(Some(outcome)),
                 None => backend.last_outcome(group, result.task),
             };
-            match stands {
-                Ok(outcome) => result.late = outcome.is_some_and(Outcome::settles),
+            // What was removed was settled, too, and its outcomes went with it.
+            let late = match stands {
+                Ok(Some(outcome)) => Ok(outcome.settles()),
+                Ok(None) => backend.has_task(result.task).map(|kept| !kept),
+                Err(error) => Err(error),
+            };
+            match late {
+                Ok(late) => result.late = late,
                 Err(error) => self.failed = Some(error),
             }
         }

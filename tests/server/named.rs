@@ -77,6 +77,35 @@ fn an_addressed_task_waits_for_its_group_and_goes_to_no_other() {
 }
 
 #[test]
+fn what_was_removed_is_given_to_nobody_and_what_comes_of_it_is_late() {
+    let mut rig = Rig::with(|config| {
+        config.retention.retain = Duration::from_millis(1);
+        config.retention.every = Duration::from_millis(20);
+    });
+    let mut tasks = rig.named("a").tasks();
+    rig.operator.connected(1);
+    rig.operator.submit_all(vec![to("nobody", "kept"), to("", "one"), to("", "two")]);
+    let given = tasks.take(2);
+    rig.named("a").tell(given.iter().map(done));
+    rig.operator.tasks_until(&["kept"]);
+    // These are read from the newest tasks in memory, in which there is a hole now.
+    rig.operator.submit(&["three"]);
+    assert_eq!(rig.named("new").tasks().next().task, "three");
+    assert_eq!(rig.anonymous().tasks().next().task, "three");
+
+    rig.config.retention.every = Duration::from_secs(3600);
+    rig.restart();
+    assert_eq!(rig.anonymous().tasks().next().task, "three");
+    let newcomer = rig.named("newcomer");
+    assert_eq!(newcomer.tasks().next().task, "three");
+    rig.named("a").tell([told(&given[0], DONE, "again")]);
+    newcomer.tell([told(&given[1], DONE, "never given to this one")]);
+    let results = rig.operator.results_now();
+    let told: Vec<_> = results.iter().filter(|result| [2, 3].contains(&result.task_id)).collect();
+    assert_eq!(told.iter().map(|result| (result.task_id, result.late)).collect::<Vec<_>>(), [(2, true), (3, true)]);
+}
+
+#[test]
 fn a_group_of_any_script_is_joined_by_its_name_percent_encoded() {
     let mut rig = Rig::start();
     rig.operator.submit_all(vec![to("工人", "for 工人"), to("a b,c", "for a b,c"), to("50%", "for 50%")]);

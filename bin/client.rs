@@ -85,7 +85,7 @@ struct Args {
     #[arg(long, value_name = "N", default_value = Config::default().concurrency.to_string())]
     concurrency: NonZeroU32,
 
-    /// A stable name for this client, in printable ASCII.
+    /// A stable name for this client: 1 to 256 bytes of characters that can be seen, in any script.
     ///
     /// The server keeps the place of a named client, and delivers each task to it until it reports the outcome. Without
     /// --id and --group the client is anonymous: each time it connects it gets every task that the server still has.

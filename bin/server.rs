@@ -64,7 +64,7 @@ struct Args {
     #[arg(long, value_name = "WHERE", default_value = broker::Config::default().anonymous_from.as_str())]
     anonymous_from: StartAt,
     /// Share the tasks between all anonymous clients, as one group of this name, instead of giving each of them everything
-    #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new(NameOf::Group, name))]
+    #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new(NameOf::ClientOrGroup, name))]
     anonymous_group: Option<Name>,
     /// How long a client may keep a task without a word before it is given to another
     #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().ack_timeout), value_parser = humantime::parse_duration)]

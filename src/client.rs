@@ -88,10 +88,10 @@ const QUEUE: usize = 256;
 pub struct Config {
     /// The server's address: `host:port`.
     pub server: String,
-    /// A stable name of this client, printable ASCII. Without it and without a group, the client is anonymous: it gets
+    /// A stable name of this client: 1 to 256 bytes of characters that can be seen, without blanks at the ends. Without it and without a group, the client is anonymous: it gets
     /// every task the server still has, each time it connects.
     pub id: Option<String>,
-    /// The group whose tasks it shares, printable ASCII.
+    /// The group whose tasks it shares, named by the same rule.
     pub group: Option<String>,
     /// The most tasks it wants to hold.
     pub window: Option<NonZeroU32>,

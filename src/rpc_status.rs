@@ -47,8 +47,10 @@ impl Meaning {
             | "RESULT_TOO_LONG"
             | "STATUS_TOO_LONG"
             | "TASK_EMPTY"
+            | "WINDOW_EMPTY"
             | "BATCH_NESTED"
             | "ENUM_VALUE_UNKNOWN"
+            | "KEY_REUSED"
             | "TASK_UNKNOWN"
             | "DEAD_LETTER_UNKNOWN"
             | "GROUP_UNKNOWN"
@@ -65,9 +67,11 @@ impl Meaning {
             Code::UNAUTHENTICATED | Code::PERMISSION_DENIED => Meaning::ClientRefused,
             Code::INVALID_ARGUMENT | Code::UNIMPLEMENTED => Meaning::CallRefused,
             // The last one: the message is longer than the server takes.
-            Code::NOT_FOUND | Code::FAILED_PRECONDITION | Code::OUT_OF_RANGE | Code::RESOURCE_EXHAUSTED => {
-                Meaning::MessageRefused
-            }
+            Code::NOT_FOUND
+            | Code::ALREADY_EXISTS
+            | Code::FAILED_PRECONDITION
+            | Code::OUT_OF_RANGE
+            | Code::RESOURCE_EXHAUSTED => Meaning::MessageRefused,
             Code::UNAVAILABLE | Code::CANCELLED | Code::DEADLINE_EXCEEDED => Meaning::Unavailable,
             _ => Meaning::Unclear,
         }

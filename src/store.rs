@@ -36,8 +36,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
-    Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader,
+    Recovered, Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -46,7 +46,7 @@ pub(crate) use sqlite::try_writing;
 pub use tail::Tail;
 
 use patient::Patient;
-use writer::{Command, Done, Writer};
+use writer::{Command, Done, Unless, Writer};
 
 /// Most commands that wait for the writer, and most that go into one transaction. When it is full, futures wait for room and
 /// threads block: submitters are slowed down to what the disk takes.
@@ -135,15 +135,33 @@ impl fmt::Debug for Store {
 }
 
 /// What was accepted. It is on disk before any caller sees this.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Accepted {
     /// The id of the first task; 0 if there was none.
     pub first_id: TaskId,
-    /// How many tasks were handed in, known ones included.
+    /// How many tasks have an id now, known ones included.
     pub count: u32,
-    /// The id of each task, in their order. Empty if they follow one another from `first_id`, as they do unless the key of
+    /// The id of each of them, in their order. Empty if they follow one another from `first_id`, as they do unless the key of
     /// one was known already.
     pub ids: Vec<TaskId>,
+    /// The places, among the tasks handed in, of those that were accepted before with the same key, text and group.
+    pub known: Vec<usize>,
+    /// Those that were not accepted, by their places.
+    pub reused: Vec<KeyReused>,
+}
+
+/// A task was not accepted, because its key is that of another.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the key {key} was used for task {task}, with another text or for another group; use another key, or cancel task {task}, which frees it"
+)]
+pub struct KeyReused {
+    /// Its place among the tasks handed in.
+    pub place: usize,
+    /// The key.
+    pub key: String,
+    /// The task that has it.
+    pub task: TaskId,
 }
 
 /// The way to the store from any thread. Cheap to clone.
@@ -205,23 +223,33 @@ impl Shared {
 
 impl Handle {
     /// Accepts all of the tasks or none, and resolves when they are on disk. A task whose key is known, from before or from
-    /// this very call, is not accepted again: its id is the first one's.
+    /// this very call, is not accepted again: its id is the first one's. If it is another task than that one, nothing is
+    /// accepted: see [`Accepted::reused`].
     pub async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, StoreError> {
-        self.begin_submit(tasks).await?.await
+        self.send_tasks(tasks, Unless::Reused).await?.await
     }
 
     /// [`submit`](Handle::submit) in two steps: resolves when the tasks have their place in the order of what is written, to a
-    /// future that resolves when they are on disk. So the next ones can be sent meanwhile, and share a sync.
+    /// future that resolves when they are on disk. So the next ones can be sent meanwhile, and share a sync. Tasks that cannot
+    /// be accepted keep no other from it.
     pub async fn begin_submit(
         &self,
         tasks: Vec<NewTask>,
     ) -> Result<impl Future<Output = Result<Accepted, StoreError>> + Send + use<>, StoreError> {
+        self.send_tasks(tasks, Unless::Never).await
+    }
+
+    async fn send_tasks(
+        &self,
+        tasks: Vec<NewTask>,
+        unless: Unless,
+    ) -> Result<impl Future<Output = Result<Accepted, StoreError>> + Send + use<>, StoreError> {
         let (answer, answered) = oneshot::channel();
         if tasks.is_empty() {
-            let _ = answer.send(Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() }));
+            let _ = answer.send(Ok(Accepted::default()));
         } else {
             self.shared.accepts()?;
-            self.commands.send_async(Command::Submit(tasks, answer)).await.map_err(|_| self.shared.ended())?;
+            self.commands.send_async(Command::Submit(tasks, unless, answer)).await.map_err(|_| self.shared.ended())?;
         }
         let shared = self.shared.clone();
         Ok(async move { answered.await.unwrap_or_else(|_| Err(shared.ended())) })
@@ -240,6 +268,12 @@ impl Handle {
     pub async fn expire(&self, task: TaskId, expires_at: Option<Time>) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Expire(task, expires_at, answer), answered).await
+    }
+
+    /// Has a task expire at `at`, frees its key, and resolves when that is on disk.
+    pub async fn cancel(&self, task: TaskId, at: Time) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Cancel(task, at, answer), answered).await
     }
 
     /// Removes what is no longer wanted, a bounded part of it at once.
@@ -266,7 +300,7 @@ impl Handle {
     }
 
     /// The same for a result of which its sender does not know whether it is late: it is if the log has it that its group
-    /// settled the task.
+    /// settled the task, or if the task was removed.
     pub fn record_unless_settled(&self, result: NewResult) {
         self.send(Command::RecordUnlessSettled(Box::new(result)));
     }

@@ -38,25 +38,58 @@ impl fmt::Display for Time {
 
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{of} must be 1 to {max} bytes of UTF-8 without control characters", max = Name::MAX)]
+#[error("{of} must {rule}")]
 pub struct NameError {
     /// What it was to be the name of.
     pub of: NameOf,
+    /// What is wrong with it.
+    pub rule: NameRule,
+}
+
+/// A rule that a name broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NameRule {
+    /// It is empty, or too long.
+    #[error("be 1 to {max} bytes of UTF-8, and is {0}", max = Name::MAX)]
+    Length(usize),
+    /// It has a control character.
+    #[error("have no control characters, and has {}", spelt(.0))]
+    Control(char),
+    /// Nobody sees this character, or sees a blank that is none.
+    #[error("have characters that can be seen, and has {}", spelt(.0))]
+    Unseen(char),
+    /// It begins or ends with a blank.
+    #[error("not begin or end with a blank")]
+    Blank,
+}
+
+fn spelt(c: &char) -> String {
+    format!("U+{:04X}", u32::from(*c))
 }
 
 /// What a name is the name of, as errors call it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NameOf {
-    /// A group.
+    /// A group that may be there. What is there was named by whatever rule there was when it came.
     Group,
     /// The group that a task is for.
     To,
-    /// A task's idempotency key.
+    /// A task's idempotency key. Programs choose it, and nobody joins by it.
     Key,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
     Metadata,
+}
+
+impl NameOf {
+    /// Whether everybody has to be able to read it, and to type it again.
+    fn is_read(self) -> bool {
+        match self {
+            NameOf::Group | NameOf::Key => false,
+            NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
+        }
+    }
 }
 
 impl fmt::Display for NameOf {
@@ -71,7 +104,10 @@ impl fmt::Display for NameOf {
     }
 }
 
-/// The name of a client or of a group: 1 to 256 bytes without control characters. Cheap to clone.
+/// The name of a client or of a group: 1 to 256 bytes of characters that can be seen, without blanks at the ends. Cheap to clone.
+///
+/// One that was kept by an earlier version may have blanks at its ends, and characters that cannot be seen, but no control
+/// characters.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Name(Arc<str>);
 
@@ -86,10 +122,20 @@ impl Name {
 
     /// Checks a name; the error says what it was to be the name of.
     pub fn new(of: NameOf, name: &str) -> Result<Name, NameError> {
-        if name.is_empty() || name.len() > Name::MAX || name.chars().any(char::is_control) {
-            return Err(NameError { of });
-        }
-        Ok(Name(name.into()))
+        let rule = if name.is_empty() || name.len() > Name::MAX {
+            NameRule::Length(name.len())
+        } else if let Some(control) = name.chars().find(|c| c.is_control()) {
+            NameRule::Control(control)
+        } else if !of.is_read() {
+            return Ok(Name(name.into()));
+        } else if name.trim() != name {
+            NameRule::Blank
+        } else if let Some(unseen) = name.chars().find(|c| is_unseen(*c)) {
+            NameRule::Unseen(unseen)
+        } else {
+            return Ok(Name(name.into()));
+        };
+        Err(NameError { of, rule })
     }
 
     /// The text of it.
@@ -108,6 +154,18 @@ impl fmt::Debug for Name {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
     }
+}
+
+/// Whether nobody sees the character in a text, or sees a blank that is no space: two names that look alike would be two groups.
+fn is_unseen(c: char) -> bool {
+    // What the standard library would not print, behind a letter: there a combining mark is printed.
+    let printed = ['a', c].iter().collect::<String>().escape_debug().nth(1);
+    let escaped = printed == Some('\\') && !matches!(c, '\\' | '\'' | '"');
+    // What it would print though fonts leave it out: joiners, fillers, variation selectors, and the blank of Braille.
+    escaped
+        || matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
+        || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}')
+        || matches!(c, '\u{e0100}'..='\u{e01ef}')
 }
 
 /// Where a group that is new to the server starts to read.
@@ -298,4 +356,53 @@ pub struct Status {
     pub seq: u64,
     /// What was written down.
     pub status: NewStatus,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const READ: [NameOf; 3] = [NameOf::To, NameOf::ClientOrGroup, NameOf::Metadata];
+
+    #[test]
+    fn a_name_may_be_of_any_characters_that_can_be_seen() {
+        let longest = "工".repeat(85);
+        for name in
+            ["workers", "工人", "a b", "50%", "a,b", "é", "e\u{301}", "ครู", "नमस्ते", "workers 🚀", "'\"\\", &longest]
+        {
+            for of in READ {
+                assert_eq!(Name::new(of, name).map(|name| name.to_string()).as_deref(), Ok(name));
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_that_nobody_could_type_again_is_refused_with_what_is_wrong() {
+        let too_long = "工".repeat(86);
+        let unseen = "\u{a0} \u{ad} \u{200b} \u{200d} \u{202e} \u{2066} \u{2028} \u{feff} \u{3000} \u{fe0f} \u{2800} \u{3164} \u{e0001}";
+        for of in READ {
+            let rule = |name: &str| Name::new(of, name).map_err(|error| error.rule);
+            assert_eq!(rule(""), Err(NameRule::Length(0)));
+            assert_eq!(rule(&too_long), Err(NameRule::Length(258)));
+            for blank in [" ", "  ", "workers ", " workers", "\u{3000}工人", "工人\u{3000}"] {
+                assert_eq!(rule(blank), Err(NameRule::Blank), "{blank:?}");
+            }
+            for control in ['\0', '\t', '\n', '\r', '\u{1b}', '\u{7f}', '\u{85}', '\u{9b}'] {
+                assert_eq!(rule(&format!("a{control}b")), Err(NameRule::Control(control)));
+            }
+            for unseen in unseen.split(' ').filter_map(|c| c.chars().next()) {
+                assert_eq!(rule(&format!("a{unseen}b")), Err(NameRule::Unseen(unseen)));
+            }
+        }
+        let said = Name::new(NameOf::To, "wor\u{200b}kers").map_err(|error| error.to_string());
+        assert_eq!(said, Err("the group in `to` must have characters that can be seen, and has U+200B".into()));
+    }
+
+    #[test]
+    fn names_that_were_kept_by_earlier_rules_are_read() {
+        for name in ["workers ", " ", "a\u{200b}b"] {
+            assert!(Name::new(NameOf::Group, name).is_ok(), "{name:?}");
+        }
+        assert!(Name::new(NameOf::Group, "a\nb").is_err());
+    }
 }

@@ -303,6 +303,13 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing(
     assert!(session.metadata("contact-instance").is_some_and(|instance| instance.len() == 16));
     running.stop().unwrap();
 
+    let config = Config { id: Some("机器 7: 50%".into()), group: Some("工人".into()), ..server.config() };
+    let running = Worker::new(config, echo).start().unwrap();
+    let session = server.session();
+    assert_eq!(session.metadata("contact-client"), Some("%E6%9C%BA%E5%99%A8 7: 50%25"), "metadata is ASCII");
+    assert_eq!(session.metadata("contact-group"), Some("%E5%B7%A5%E4%BA%BA"));
+    running.stop().unwrap();
+
     let running = Worker::new(server.config(), echo).start().unwrap();
     let session = server.session();
     assert!(session.metadata.iter().all(|(key, _)| !key.starts_with("contact-")), "{:?}", session.metadata);
@@ -654,7 +661,8 @@ fn a_handler_that_is_slow_holds_up_the_server_and_loses_nothing() {
 fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
     let good = Config::new("127.0.0.1:1");
     let bad = [
-        (Config { id: Some("客户端".into()), ..good.clone() }, "printable ASCII"),
+        (Config { id: Some("a\u{200b}".into()), ..good.clone() }, "U+200B"),
+        (Config { id: Some("a ".into()), ..good.clone() }, "not begin or end with a blank"),
         (Config { group: Some(String::new()), ..good.clone() }, "1 to 256 bytes"),
         (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
         (Config { renew_every: Duration::ZERO, ..good.clone() }, "every 0 s"),

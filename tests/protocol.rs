@@ -65,13 +65,15 @@ fn the_client_on_the_page_takes_tasks_and_acknowledges_them() {
     let Some(python) = Python::ready() else { return };
     let server = Server::start(&[]);
     let page = Page::client();
-    let _client = page.run(python, &server, "p1", "pages");
+    let _client = page.run(python, &server, "p1", "页面 50%");
     server.submit(&["one", "two", "three"]);
     let mut results = server.at_least(3, "results");
     results.sort_by_key(|result| result["task_id"].as_u64());
     let said: Vec<_> = results.iter().map(|result| (text(result, "ret"), text(result, "outcome"))).collect();
     assert_eq!(said, [("ONE", "DONE"), ("TWO", "DONE"), ("THREE", "DONE")]);
-    assert!(results.iter().all(|it| text(it, "client") == "p1" && text(it, "group") == "pages" && it["attempt"] == 1));
+    assert!(
+        results.iter().all(|it| text(it, "client") == "p1" && text(it, "group") == "页面 50%" && it["attempt"] == 1)
+    );
 }
 
 #[test]

@@ -140,6 +140,60 @@ impl Operator {
         self.try_submit(tasks).unwrap().first_id
     }
 
+    /// Submits in one request of a stream, which accepts what it can.
+    #[track_caller]
+    pub fn submit_by_stream(&self, tasks: Vec<NewTask>) -> SubmitResponse {
+        let (mut requests, mut answers) = self.control.submit_stream(patient()).unwrap();
+        let request = SubmitRequest { tasks, ..SubmitRequest::default() };
+        block_on(async {
+            requests.send((request, WriteFlags::default())).await.unwrap();
+            answers.next().await.unwrap().unwrap()
+        })
+    }
+
+    /// A task and where it stands, when that is as it should be.
+    #[track_caller]
+    pub fn ledger_until(&self, id: u64, like: impl Fn(&pb::TaskLedger) -> bool) -> pb::TaskLedger {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let request = pb::DescribeTaskRequest { id, ..Default::default() };
+            let ledger = block_on(self.control.describe_task(&request, patient()).unwrap()).unwrap();
+            if like(&ledger) {
+                return ledger;
+            }
+            assert!(Instant::now() < until, "{ledger}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until just these are kept.
+    #[track_caller]
+    pub fn tasks_until(&self, texts: &[&str]) {
+        let until = Instant::now() + DEADLINE;
+        loop {
+            let kept: Vec<String> = self.tasks_now().into_iter().map(|task| task.task).collect();
+            if kept == texts {
+                return;
+            }
+            assert!(Instant::now() < until, "{kept:?}");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Waits until the clock has passed a time.
+    pub fn passed(&self, millis: i64) {
+        while now() <= millis {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// Takes a task back; says from how many groups.
+    #[track_caller]
+    pub fn cancel(&self, id: u64) -> u32 {
+        let request = pb::CancelTaskRequest { id, ..Default::default() };
+        block_on(self.control.cancel_task(&request, patient()).unwrap()).unwrap().groups
+    }
+
     pub fn try_submit(&self, tasks: Vec<NewTask>) -> Result<SubmitResponse, RpcStatus> {
         let request = SubmitRequest { tasks, ..SubmitRequest::default() };
         status_of(self.control.submit_async_now(&request))

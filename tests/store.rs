@@ -153,7 +153,7 @@ fn seqs(results: &[TaskResult]) -> Vec<u64> {
 for_both! {
     fn ids_follow_one_another(place) {
         let (_store, handle) = place.start();
-        assert_eq!(submit(&handle, vec![task("a"), task("b")]), Accepted { first_id: 1, count: 2, ids: vec![] });
+        assert_eq!(submit(&handle, vec![task("a"), task("b")]), Accepted { first_id: 1, count: 2, ..Accepted::default() });
         assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
         assert_eq!(submit(&handle, vec![]).count, 0);
         assert_eq!(submit(&handle, vec![task("d")]).first_id, 4);
@@ -214,12 +214,59 @@ for_both! {
     fn a_known_key_is_answered_with_the_first_id(place) {
         let (store, handle) = place.start();
         assert_eq!(submit(&handle, vec![keyed("a"), task("x"), keyed("a"), keyed("b")]).ids, [1, 2, 1, 3]);
-        assert_eq!(submit(&handle, vec![keyed("b")]), Accepted { first_id: 3, count: 1, ids: vec![] });
+        assert_eq!(submit(&handle, vec![keyed("b")]), Accepted { first_id: 3, count: 1, known: vec![0], ..Accepted::default() });
         assert_eq!(submit(&handle, vec![keyed("c"), keyed("a")]).ids, [4, 1]);
         store.close().unwrap();
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![keyed("a"), keyed("d")]).ids, [1, 5]);
         assert_eq!(handle.reader().unwrap().tasks(0, 10).unwrap().len(), 5);
+    }
+
+    fn a_key_that_another_task_has_is_refused_and_spoils_nothing_else(place) {
+        let (store, handle) = place.start();
+        let elsewhere = NewTask { to: Some(name("g")), ..keyed("a") };
+        let other = NewTask { text: "other".into(), ..keyed("a") };
+        submit(&handle, vec![keyed("a")]);
+        for (place, spec) in [elsewhere, other.clone()].into_iter().enumerate() {
+            let tasks = vec![keyed("b"), spec, task("x"), keyed("c")];
+            let refused = KeyReused { place: 1, key: "a".into(), task: 1 };
+            let nothing = Accepted { reused: vec![refused.clone()], ..Accepted::default() };
+            assert_eq!(submit(&handle, tasks.clone()), nothing, "all or none");
+            let others = block_on(async { handle.begin_submit(tasks).await.unwrap().await }).unwrap();
+            assert_eq!((others.count, others.reused), (3, vec![refused]));
+            let known = if place == 0 { vec![] } else { vec![0, 3] };
+            assert_eq!(others.known, known, "what was taken back left no key behind");
+        }
+        let twice = submit(&handle, vec![keyed("d"), NewTask { text: "not d".into(), ..keyed("d") }]);
+        assert_eq!((twice.count, twice.reused[0].place), (0, 1), "in one submission, too");
+        store.close().unwrap();
+        let (_store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![other]).reused[0].task, 1);
+        let kept: Vec<_> = handle.reader().unwrap().tasks(0, 10).unwrap().into_iter().map(|t| t.spec.text).collect();
+        assert_eq!(kept, ["a", "b", "x", "c", "x"]);
+        assert_eq!(submit(&handle, vec![keyed("d")]).first_id, 6, "no id was left out");
+    }
+
+    fn the_key_of_a_cancelled_task_is_free(place) {
+        let (store, handle) = place.start();
+        submit(&handle, vec![keyed("a"), keyed("b")]);
+        let other = NewTask { text: "other".into(), ..keyed("a") };
+        // Both are sent before either is answered: they may share a transaction.
+        let accepted = block_on(async {
+            let (cancelled, accepted) =
+                futures::join!(handle.cancel(1, Time(5)), async { handle.begin_submit(vec![other]).await.unwrap().await });
+            cancelled.unwrap();
+            accepted.unwrap()
+        });
+        assert_eq!(accepted, Accepted { first_id: 3, count: 1, ..Accepted::default() });
+        block_on(handle.cancel(1, Time(6))).unwrap();
+        assert_eq!(submit(&handle, vec![keyed("a")]).reused[0].task, 3, "it has the key now, and keeps it");
+        let cancelled = handle.reader().unwrap().tasks_by_id(&[1]).unwrap().remove(0).spec;
+        assert_eq!((cancelled.key, cancelled.expires_at), (None, Some(Time(6))));
+        store.close().unwrap();
+        let (_store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![keyed("b")]).known, [0]);
+        assert_eq!(submit(&handle, vec![keyed("a")]).reused[0].task, 3);
     }
 
     fn pages_hold_what_was_asked_for_and_go_on_where_they_ended(place) {
@@ -348,10 +395,10 @@ for_both! {
         let remove = |removal| block_on(handle.remove(removal)).unwrap();
 
         let first = remove(removal);
-        assert_eq!((first.tasks, first.others), (4, 2), "four tasks, the result without a task, the status");
-        assert_eq!(remove(removal).tasks, 3);
-        assert_eq!(remove(removal).tasks, 0, "the others are not settled");
-        assert_eq!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks, 0, "the others are not old");
+        assert_eq!((first.tasks, first.others), (vec![1, 2, 3, 4], 2), "four tasks, the result without a task, the status");
+        assert_eq!(remove(removal).tasks, [5, 6, 7]);
+        assert!(remove(removal).tasks.is_empty(), "the others are not settled");
+        assert!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks.is_empty(), "the others are not old");
         let mut reader = handle.reader().unwrap();
         assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [8, 9, 10]);
         assert_eq!(reader.first_task().unwrap(), Some(8));
@@ -361,15 +408,36 @@ for_both! {
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
     }
 
+    fn what_comes_of_a_task_that_was_removed_is_late_and_is_removed_in_its_turn(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, (0..3).map(|n| task(&n.to_string())).collect());
+        let later = Time::now().after(Duration::from_secs(3600));
+        let remove = |upto| {
+            block_on(handle.remove(Removal { upto, before: later, unclaimed_before: Time(0), limit: 100 })).unwrap()
+        };
+        assert_eq!(remove(1).tasks, [1]);
+        handle.record_unless_settled(result(1, Some("g"), Outcome::Done));
+        handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
+        flush(&handle).unwrap();
+        let kept = || handle.reader().unwrap().results(0, 10).unwrap();
+        let late: Vec<_> = kept().iter().map(|r| (r.result.task, r.result.late)).collect();
+        assert_eq!(late, [(1, true), (2, false)]);
+        assert_eq!((remove(1).others, seqs(&kept())), (1, vec![2]), "nothing holds it any more");
+        assert_eq!((remove(3).tasks, seqs(&kept())), (vec![2, 3], vec![]));
+        handle.record_unless_settled(result(3, Some("g"), Outcome::Done));
+        flush(&handle).unwrap();
+        assert_eq!((remove(3).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
+    }
+
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
         handle.checkpoint(vec![group("here")]);
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
-        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, 2);
+        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, [1, 3]);
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 100).unwrap()), [2]);
-        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, 1);
+        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, [2]);
     }
 
     fn an_expiry_can_be_changed(place) {
@@ -607,8 +675,12 @@ impl Backend for Failing {
         self.rows.recover()
     }
 
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.rows.find_key(key)
+    }
+
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        self.rows.has_task(task)
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {

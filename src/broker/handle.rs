@@ -140,7 +140,7 @@ impl Handle {
     /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
     pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
         // First in the store, for groups that have not read the task yet or do not exist yet.
-        self.store.expire(task.id, Some(Time::now())).await?;
+        self.store.cancel(task.id, Time::now()).await?;
         self.change(move |core| core.cancel(&task, Time::now())).await
     }
 
@@ -150,6 +150,11 @@ impl Handle {
             self.store.expire(task.id, None).await?;
         }
         self.change(move |core| groups.iter().filter(|name| core.revive(name, &task, Time::now())).count()).await
+    }
+
+    /// These tasks were removed from the store: nobody is given them any more.
+    pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
+        self.with(move |core| core.removed(&tasks)).await
     }
 
     /// Takes a dead letter off the list.

@@ -11,6 +11,8 @@ use grpcio::{
     RpcStatus,
 };
 
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+
 use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::rpc_status::{self, Meaning};
@@ -23,6 +25,9 @@ const MAX_MESSAGE: i32 = 64 << 20;
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one look at the state of the channel waits for a change.
 const WATCH: Duration = Duration::from_secs(5);
+
+/// What a name is encoded for in metadata, beside what is not ASCII: the sign of the encoding itself.
+const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 
 /// Why a connection, or the worker, ended.
 pub(super) enum End {
@@ -154,13 +159,13 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     let mut metadata = MetadataBuilder::new();
     let mut add = |key: &str, value: &str| match metadata.add_str(key, value) {
         Ok(_) => Ok(()),
-        Err(_) => Err(Error::Config(format!("{key} {value:?}: only printable ASCII can be sent; choose another name"))),
+        Err(error) => Err(Error::Config(format!("{key} {value:?} cannot be sent: {error}"))),
     };
     if let Some(id) = &config.id {
-        add("contact-client", id)?;
+        add("contact-client", &utf8_percent_encode(id, ENCODED).to_string())?;
     }
     if let Some(group) = &config.group {
-        add("contact-group", group)?;
+        add("contact-group", &utf8_percent_encode(group, ENCODED).to_string())?;
     }
     if config.id.is_some() || config.group.is_some() {
         add("contact-instance", instance)?;

@@ -1,12 +1,13 @@
 //! What can be asked for on the command line. No option reaches further than here unchecked.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 
 use super::bench::Bench;
 use super::help;
+use super::submit::quote;
 use crate::manual::Shell;
 use crate::task::{Name, NameOf, Time};
 
@@ -201,6 +202,7 @@ Example:
 Examples:
   contactctl submit 'reindex the catalogue' 'send the letters'
   contactctl submit --to workers --ttl 1h --file tasks.txt
+  contactctl submit --to london --to paris 'read the meters'
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
@@ -210,13 +212,15 @@ pub(super) struct Submit {
     /// Submit each line of this file.
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(super) file: Option<PathBuf>,
-    /// For this group alone, whether it is there or not yet. Without it: for every group.
-    #[arg(long, value_name = "GROUP", value_parser = group)]
-    pub(super) to: Option<String>,
-    /// Idempotency key, for a single task: if a task with this key was accepted before, its id is the answer.
+    /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
+    /// groups. Without it: for every group.
+    #[arg(long, value_name = "GROUP", value_parser = addressee)]
+    pub(super) to: Vec<String>,
+    /// Idempotency key, for a single task: if it was accepted before with this key, that is said, and it is not submitted again.
+    /// Another task with this key is refused, until the first one is cancelled.
     #[arg(long, value_name = "KEY", value_parser = key, conflicts_with = "file")]
     pub(super) key: Option<String>,
-    /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z.
+    /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) not_before: Option<Time>,
     /// Not to be delivered for so long, such as 10s.
@@ -362,20 +366,51 @@ fn group(text: &str) -> Result<String, String> {
     Name::new(NameOf::Group, text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
 }
 
+/// A group that a task is for. A comma is more likely a list than a part of a name, and that list would be a group nobody is in.
+fn addressee(text: &str) -> Result<String, String> {
+    let name = Name::new(NameOf::To, text).map_err(|e| e.to_string())?;
+    match text.split_once(',') {
+        None => Ok(name.as_str().to_owned()),
+        Some((a, b)) if a.is_empty() || b.is_empty() => Err("a group's name has no comma here".into()),
+        Some((a, b)) => {
+            Err(format!("it is one group; for several, repeat the option: --to {} --to {}", quote(a), quote(b)))
+        }
+    }
+}
+
 fn key(text: &str) -> Result<String, String> {
     if text.is_empty() { Err("it must not be empty".into()) } else { Ok(text.to_owned()) }
 }
 
+/// A time with its offset from UTC. Without one it would be a guess whose time it is: that of this machine, or of the server.
 fn time(text: &str) -> Result<Time, String> {
-    let time = humantime::parse_rfc3339_weak(text)
-        .map_err(|e| format!("{e}; it must be a time in UTC, such as 2026-04-30T08:00:00Z"))?;
-    millis(time).ok_or_else(|| "it must lie after 1970".into())
+    let (local, offset) = split_offset(text)
+        .ok_or_else(|| format!("it must say its offset from UTC: {text}Z in UTC, {text}+08:00 in China"))?;
+    let time = humantime::parse_rfc3339_weak(local)
+        .map_err(|e| format!("{e}; it must be a time such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00"))?;
+    let millis = time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok());
+    // 0 means not set on the wire.
+    let millis = millis.map(|millis| millis - offset * 60_000).filter(|millis| *millis > 0);
+    millis.map(Time).ok_or_else(|| "it must lie after 1970".into())
 }
 
-fn millis(time: SystemTime) -> Option<Time> {
-    // 0 means not set on the wire.
-    let millis = time.duration_since(UNIX_EPOCH).ok()?.as_millis();
-    i64::try_from(millis).ok().filter(|millis| *millis > 0).map(Time)
+/// The time of day somewhere, and how many minutes that is ahead of UTC.
+fn split_offset(text: &str) -> Option<(&str, i64)> {
+    if let Some(utc) = text.strip_suffix(['Z', 'z']) {
+        return Some((utc, 0));
+    }
+    let (local, offset) = text.split_at_checked(text.len().checked_sub("+00:00".len())?)?;
+    let (sign, offset) = match offset.split_at_checked(1)? {
+        ("+", offset) => (1, offset),
+        ("-", offset) => (-1, offset),
+        _ => return None,
+    };
+    let (hours, minutes) = offset.split_once(':')?;
+    let part = |text: &str, most: i64| {
+        let digits = text.len() == 2 && text.bytes().all(|byte| byte.is_ascii_digit());
+        text.parse::<i64>().ok().filter(|n| digits && *n <= most)
+    };
+    Some((local, sign * (part(hours, 23)? * 60 + part(minutes, 59)?)))
 }
 
 #[cfg(test)]
@@ -427,6 +462,31 @@ mod tests {
         }
         for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:"] {
             assert!(address(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_time_says_its_offset_from_utc() {
+        let eight = Ok(Time(1_777_536_000_000));
+        for text in [
+            "2026-04-30T08:00:00Z",
+            "2026-04-30 08:00:00z",
+            "2026-04-30T16:00:00+08:00",
+            "2026-04-30T13:30:00+05:30",
+            "2026-04-29T22:00:00-10:00",
+            "2026-04-30T08:00:00.000-00:00",
+        ] {
+            assert_eq!(time(text), eight, "{text}");
+        }
+        for text in
+            ["2026-04-30T08:00:00", "2026-04-30 08:00:00.5", "2026-04-30T08:00:00+8:00", "tomorrow", "", "明天早上八点"]
+        {
+            assert!(time(text).is_err_and(|error| error.contains("its offset from UTC")), "{text}");
+        }
+        for text in
+            ["2026-04-30T08:00:00+24:00", "2026-04-30T08:00:00+08:60", "2026-13-30T08:00:00Z", "1970-01-01T00:00:00Z"]
+        {
+            assert!(time(text).is_err(), "{text}");
         }
     }
 }

@@ -9,6 +9,8 @@ use crate::wire::control as pb;
 
 /// A request that has come to so many bytes takes no further line.
 const LARGE: usize = 1 << 20;
+/// Most bytes that one line makes, as often as it is submitted: a server takes requests of 16 MiB.
+const LINE: usize = 15 << 20;
 /// What a task is counted as beside its text, its group and its key.
 const OVERHEAD: usize = 32;
 
@@ -17,6 +19,8 @@ pub(super) struct Spec {
     /// The times are relative to the moment a task is read: a submission from a pipe may go on for days.
     not_before: When,
     expires_at: When,
+    /// Each line is a task for each of them; for every group, if there is none.
+    to: Vec<String>,
     like: pb::NewTask,
 }
 
@@ -32,12 +36,15 @@ impl When {
         at.map(When::At).or(after.map(When::After)).unwrap_or(When::Unset)
     }
 
-    /// As it is on the wire.
-    fn millis(&self, now: Time) -> i64 {
+    /// As it is on the wire: a time, and for a duration that as well, which goes before the time. The time is by this machine's
+    /// clock, for servers that know no durations.
+    fn on_the_wire(&self, now: Time) -> (i64, Option<u64>) {
         match *self {
-            When::At(time) => time.0,
-            When::After(duration) => now.after(duration).0,
-            When::Unset => 0,
+            When::At(time) => (time.0, None),
+            When::After(duration) => {
+                (now.after(duration).0, Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
+            }
+            When::Unset => (0, None),
         }
     }
 }
@@ -52,8 +59,8 @@ impl Spec {
         Spec {
             not_before: When::new(submit.not_before, submit.delay),
             expires_at: When::new(submit.expires_at, submit.ttl),
+            to: if submit.to.is_empty() { vec![String::new()] } else { submit.to.clone() },
             like: pb::NewTask {
-                to: submit.to.clone().unwrap_or_default(),
                 key: submit.key.clone().unwrap_or_default(),
                 max_attempts: submit.max_attempts.unwrap_or(0),
                 priority: priority.into(),
@@ -62,14 +69,19 @@ impl Spec {
         }
     }
 
-    fn task(&self, task: String) -> pb::NewTask {
+    fn tasks(&self, text: &str) -> impl Iterator<Item = pb::NewTask> {
         let now = Time::now();
-        pb::NewTask {
-            task,
-            not_before: self.not_before.millis(now),
-            expires_at: self.expires_at.millis(now),
+        let ((not_before, delay_ms), (expires_at, ttl_ms)) =
+            (self.not_before.on_the_wire(now), self.expires_at.on_the_wire(now));
+        self.to.iter().map(move |to| pb::NewTask {
+            task: text.to_owned(),
+            to: to.clone(),
+            not_before,
+            delay_ms,
+            expires_at,
+            ttl_ms,
             ..self.like.clone()
-        }
+        })
     }
 }
 
@@ -151,11 +163,17 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
             batch.last = self.line;
             batch.bytes += bytes;
             match line {
+                Line::Task(text) if self.spec.to.len() > 1 && text.len() > LINE / self.spec.to.len() => {
+                    let reason = format!("it is too long for {} groups at once: name fewer", self.spec.to.len());
+                    batch.bad.push((self.line, reason));
+                }
+                // All of a line goes together, so that how far a submission came can be told in lines.
                 Line::Task(text) => {
-                    let task = self.spec.task(text);
-                    batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
-                    batch.request.tasks.push(task);
-                    batch.lines.push(self.line);
+                    for task in self.spec.tasks(&text) {
+                        batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
+                        batch.request.tasks.push(task);
+                        batch.lines.push(self.line);
+                    }
                 }
                 Line::Empty => batch.empty += 1,
                 Line::Bad(reason) => batch.bad.push((self.line, reason)),

@@ -10,6 +10,7 @@ use super::link::Link;
 use super::out::Out;
 use super::table::{Row, Table};
 use super::{Error, rows};
+use crate::terminal::escape;
 use crate::wire::control as pb;
 
 /// How many tasks of many are retried or dropped at a time.
@@ -85,6 +86,24 @@ pub(super) fn describe(link: &Link, id: u64, mut out: Out) -> Result<(), Error> 
     out.properties(&ledger.task.properties(out.times))?;
     out.section("groups", &ledger.groups)?;
     Ok(out.section("results", &ledger.results)?)
+}
+
+/// Where a task stands, in a word or two: with each group, if they differ.
+pub(super) fn stands(link: &Link, id: u64) -> Result<String, Error> {
+    let groups = ledger(link, id)?.groups;
+    let word = |it: &pb::TaskInGroup| match it.outcome {
+        Some(outcome) => rows::enum_name(outcome),
+        None => rows::enum_name(it.state),
+    };
+    let words: Vec<_> = groups.iter().map(|it| word(it).to_lowercase().replace('_', " ")).collect();
+    Ok(match words.first() {
+        None => "waiting".into(),
+        Some(first) if words.iter().all(|word| word == first) => first.clone(),
+        Some(_) => {
+            let each = groups.iter().zip(words).map(|(it, word)| format!("{word} with {}", escape(&it.group)));
+            each.collect::<Vec<_>>().join(", ")
+        }
+    })
 }
 
 fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {

@@ -24,8 +24,11 @@ use super::batch::{Batch, Batches, Spec};
 use super::interrupt::Interrupt;
 use super::lines::{Line, Lines};
 use super::link::Link;
+use super::manage::stands;
+use super::moment::{Moment, Times};
 use super::out::Out;
 use super::tally::Tally;
+use crate::task::Time;
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
@@ -43,17 +46,30 @@ enum Printed<'a> {
         count: u64,
         #[serde(skip_serializing_if = "<[u64]>::is_empty")]
         ids: &'a [u64],
+        /// Those of them that were accepted before.
+        #[serde(skip_serializing_if = "<[u64]>::is_empty")]
+        known: &'a [u64],
     },
     Failed {
         line: u64,
         error: &'a str,
+        /// The server's reason, if it was the server.
+        #[serde(skip_serializing_if = "str::is_empty")]
+        cause: &'a str,
     },
     /// The last line, of a submission that came to its end.
     Done {
         done: bool,
+        /// Without those that were known.
         accepted: u64,
         failed: u64,
+        #[serde(skip_serializing_if = "is_zero")]
+        known: u64,
     },
+}
+
+fn is_zero(n: &u64) -> bool {
+    *n == 0
 }
 
 /// Where tasks come from.
@@ -130,6 +146,9 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     if submit.key.is_some() && (submit.texts.len() != 1 || submit.texts == ["-"]) {
         return Err(Error::Usage("--key is for a single task: give its text as the one argument".into()));
     }
+    if submit.key.is_some() && submit.to.len() > 1 {
+        return Err(Error::Usage("--key is for a single task: give one --to, or a key to each group's task".into()));
+    }
     let mut input = Input::open(&submit)?;
     let link = Link::connect(server)?;
     let began = Instant::now();
@@ -158,7 +177,7 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
         return Err(match e {
             Error::Unimplemented { .. } => e,
             e => {
-                let how_far = format!("{}{}", report.tally.known(), input.go_on(report.tally.answered));
+                let how_far = format!("{}{}", report.tally.how_far(), input.go_on(report.tally.answered));
                 Error::CutOff { cause: Box::new(e), how_far }
             }
         });
@@ -168,9 +187,11 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     }
     if let Some(source) = report.unreadable.take() {
         let cause = Box::new(Error::Input { name: input.name.clone(), source });
-        return Err(Error::CutOff { cause, how_far: report.tally.known() });
+        return Err(Error::CutOff { cause, how_far: report.tally.how_far() });
     }
-    report.finish(began)
+    report.window = window(&submit);
+    let known = report.known.and_then(|id| stands(&link, id).ok());
+    report.finish(began, known)
 }
 
 /// Sends requests and takes answers, until all is answered or something breaks.
@@ -268,6 +289,14 @@ async fn receive(
     }
 }
 
+/// A line that is no accepted task.
+struct Failure {
+    line: u64,
+    reason: String,
+    /// The server's, if it refused it.
+    cause: String,
+}
+
 /// Tells, as it comes in, what became of the lines.
 struct Report {
     tally: Tally,
@@ -284,6 +313,10 @@ struct Report {
     unreadable: Option<io::Error>,
     /// We have ended our side of the call.
     closed: bool,
+    /// The times that were named, as they were understood.
+    window: String,
+    /// A task that was known by its key. There is one at most, since a key is for a single task.
+    known: Option<u64>,
     /// Why standard output could not be written. Nobody's listening is no reason to stop submitting.
     unprinted: Option<io::Error>,
 }
@@ -306,6 +339,8 @@ impl Report {
             bar,
             unreadable: None,
             closed: false,
+            window: String::new(),
+            known: None,
             unprinted: None,
         }
     }
@@ -343,10 +378,20 @@ impl Report {
         if accepted + refused != tasks {
             return nonsense(format!("{tasks} tasks were sent, {accepted} accepted and {refused} refused"));
         }
+        let mut known = Vec::new();
+        for &place in &answer.known {
+            let before = answer.refused.iter().filter(|refusal| refusal.index < place).count();
+            let nth = (place as usize).saturating_sub(before);
+            let consecutive = answer.ids.is_empty().then(|| answer.first_id.saturating_add(nth as u64));
+            match answer.ids.get(nth).copied().or(consecutive) {
+                Some(id) if u64::from(place) < tasks => known.push(id),
+                _ => return nonsense(format!("task {place} of {tasks} is known")),
+            }
+        }
         let mut failed = Vec::new();
         for refusal in answer.refused {
             match batch.lines.get(refusal.index as usize) {
-                Some(&line) => failed.push((line, refusal.reason)),
+                Some(&line) => failed.push(Failure { line, reason: refusal.reason, cause: refusal.cause }),
                 None => return nonsense(format!("task {} of {tasks} is refused", refusal.index)),
             }
         }
@@ -356,21 +401,26 @@ impl Report {
         for &id in &answer.ids {
             self.tally.accept(id, 1);
         }
+        self.tally.recognize(known.len() as u64);
         if accepted > 0 && self.out.json {
-            self.print(&Printed::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
+            let (first_id, ids) = (answer.first_id, &answer.ids);
+            self.print(&Printed::Accepted { first_id, count: accepted, ids, known: &known }, "");
         }
+        self.known = known.first().copied().or(self.known);
         self.settle(&batch, failed);
         self.pass_fruitless();
         Ok(())
     }
 
     /// The batch is done with; its `refused` lines failed beside its bad ones.
-    fn settle(&mut self, batch: &Batch, refused: Vec<(u64, String)>) {
+    fn settle(&mut self, batch: &Batch, refused: Vec<Failure>) {
         let mut failed = refused;
-        failed.extend_from_slice(&batch.bad);
-        failed.sort();
-        for (line, reason) in failed {
-            self.fail(line, &reason);
+        let bad =
+            |(line, reason): &(u64, String)| Failure { line: *line, reason: reason.clone(), cause: String::new() };
+        failed.extend(batch.bad.iter().map(bad));
+        failed.sort_by_key(|failure| failure.line);
+        for failure in failed {
+            self.fail(&failure);
         }
         self.tally.empty += batch.empty;
         self.tally.answered = batch.last;
@@ -382,10 +432,11 @@ impl Report {
         }
     }
 
-    fn fail(&mut self, line: u64, reason: &str) {
+    fn fail(&mut self, Failure { line, reason, cause }: &Failure) {
+        let line = *line;
         self.tally.fail(line);
         if self.out.json {
-            self.print(&Printed::Failed { line, error: reason }, "");
+            self.print(&Printed::Failed { line, error: reason, cause }, "");
         } else {
             let noun = self.tally.noun;
             self.bar.suspend(|| _ = writeln!(io::stderr(), "{noun} {line}: {}", escape(reason)));
@@ -398,10 +449,14 @@ impl Report {
         }
     }
 
-    /// The whole input was gone through.
-    fn finish(mut self, began: Instant) -> Result<(), Error> {
-        let done = Printed::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
-        let summary = self.tally.summary(began.elapsed());
+    /// The whole input was gone through. `known`: where the task stands that was known.
+    fn finish(mut self, began: Instant, known: Option<String>) -> Result<(), Error> {
+        let (accepted, failed, repeated) = (self.tally.accepted, self.tally.failed.count, self.tally.known);
+        let done = Printed::Done { done: true, accepted: accepted - repeated, failed, known: repeated };
+        let summary = match (self.known, known) {
+            (Some(id), Some(stands)) => format!("known: task {id}, {stands}; nothing was submitted again"),
+            _ => self.tally.summary(began.elapsed()) + &self.window,
+        };
         self.print(&done, &summary);
         match (self.tally.failures(), self.unprinted) {
             (Some(failures), _) => Err(Error::LinesFailed(failures)),
@@ -409,6 +464,14 @@ impl Report {
             (None, None) => Ok(()),
         }
     }
+}
+
+/// The times that the operator named, in UTC, and how far off they are.
+fn window(submit: &args::Submit) -> String {
+    let now = Times::Ago(Time::now());
+    let named = [("not before", submit.not_before), ("expires", submit.expires_at)];
+    let said = named.into_iter().filter_map(|(what, at)| Some(format!("; {what} {}", now.both(Moment(at?.0)))));
+    said.collect()
 }
 
 fn style(template: &str) -> ProgressStyle {

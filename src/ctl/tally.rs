@@ -13,6 +13,8 @@ pub(super) struct Tally {
     /// What a line is called: "line", or "task" where it was an argument.
     pub(super) noun: &'static str,
     pub(super) accepted: u64,
+    /// How many of the accepted ones had been accepted before.
+    pub(super) known: u64,
     pub(super) failed: Failed,
     pub(super) empty: u64,
     ids: Option<Ids>,
@@ -46,6 +48,7 @@ impl Tally {
         Tally {
             noun,
             accepted: 0,
+            known: 0,
             failed: Failed::default(),
             empty: 0,
             ids: None,
@@ -69,6 +72,11 @@ impl Tally {
         ids.least = ids.least.min(first);
         ids.greatest = ids.greatest.max(last);
         ids.last = last;
+    }
+
+    /// Of those that were accepted, so many had been before.
+    pub(super) fn recognize(&mut self, count: u64) {
+        self.known += count;
     }
 
     pub(super) fn fail(&mut self, line: u64) {
@@ -98,7 +106,7 @@ impl Tally {
     }
 
     /// What is known about the lines of a submission that was cut off.
-    pub(super) fn known(&self) -> String {
+    pub(super) fn how_far(&self) -> String {
         let mut known = Vec::new();
         if self.answered > 0 {
             let ids = self.ids.map(|ids| ids.to_string()).unwrap_or("none".into());
@@ -181,17 +189,17 @@ mod tests {
     #[test]
     fn a_cut_off_submission_says_what_is_known_of_each_line() {
         let mut tally = tally(&[]);
-        assert_eq!(tally.known(), "nothing was sent");
+        assert_eq!(tally.how_far(), "nothing was sent");
         tally.sent = 1;
-        assert_eq!(tally.known(), "line 1 may or may not be accepted, the rest was not sent");
+        assert_eq!(tally.how_far(), "line 1 may or may not be accepted, the rest was not sent");
         tally.accept(1, 41000);
         (tally.answered, tally.sent) = (41000, 49000);
         let known = "lines 1 to 41000 are accepted (ids 1 to 41000), lines 41001 to 49000 may or may not be";
-        assert_eq!(tally.known(), format!("{known}, the rest was not sent"));
+        assert_eq!(tally.how_far(), format!("{known}, the rest was not sent"));
         tally.all_sent = true;
-        assert_eq!(tally.known(), known);
+        assert_eq!(tally.how_far(), known);
         (tally.answered, tally.sent, tally.empty) = (41002, 41002, 1);
         tally.fail(3);
-        assert_eq!(tally.known(), "lines 1 to 41002 are done (41000 accepted, ids 1 to 41000; 1 failed, 1 empty)");
+        assert_eq!(tally.how_far(), "lines 1 to 41002 are done (41000 accepted, ids 1 to 41000; 1 failed, 1 empty)");
     }
 }

@@ -116,7 +116,7 @@ async fn accept_all(operator: &Operator, request: pb::SubmitRequest) -> Result<p
     let (tasks, refused) = convert::new_tasks(request, operator.limit);
     match refused.into_iter().next() {
         Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
-        None => Ok(convert::accepted(operator.submit(tasks).await?)),
+        None => Ok(convert::accepted(operator.submit(tasks).await?, Vec::new())),
     }
 }
 
@@ -150,9 +150,7 @@ async fn begin_accepting(
     };
     async move {
         let (accepted, refused) = begun?;
-        let mut response = convert::accepted(accepted.await?);
-        response.refused = refused.into_iter().map(|(index, why)| convert::refusal(index, &why)).collect();
-        Ok(response)
+        Ok(convert::accepted(accepted.await?, refused))
     }
 }
 

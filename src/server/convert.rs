@@ -1,5 +1,7 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
+use std::time::Duration;
+
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
@@ -35,6 +37,8 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
         key: task.key,
         not_before: time(task.not_before),
         expires_at: time(task.expires_at),
+        delay: task.delay_ms.map(Duration::from_millis),
+        ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: Some(task.max_attempts),
         priority: priority(task.priority)?,
     })
@@ -61,17 +65,29 @@ fn text(name: Option<Name>) -> String {
     name.map_or(String::new(), |name| name.as_str().to_owned())
 }
 
-pub(super) fn accepted(accepted: Accepted) -> pb::SubmitResponse {
+/// What came of a request of which these were `refused` before the others were submitted.
+pub(super) fn accepted(accepted: Accepted, mut refused: Vec<(usize, Refusal)>) -> pb::SubmitResponse {
+    // Places among those that were submitted become places in the request.
+    let place = |nth: usize| {
+        let before = |place: usize, (index, _): &(usize, Refusal)| if *index <= place { place + 1 } else { place };
+        refused.iter().fold(nth, before)
+    };
+    let known = accepted.known.iter().map(|nth| place(*nth) as u32).collect();
+    let reused: Vec<_> = accepted.reused.into_iter().map(|why| (place(why.place), why.into())).collect();
+    refused.extend(reused);
+    refused.sort_by_key(|(index, _)| *index);
     pb::SubmitResponse {
         first_id: accepted.first_id,
         count: accepted.count,
         ids: accepted.ids,
+        refused: refused.into_iter().map(|(index, why)| refusal(index, &why)).collect(),
+        known,
         ..pb::SubmitResponse::default()
     }
 }
 
-pub(super) fn refusal(index: usize, why: &Refusal) -> pb::Refusal {
-    pb::Refusal { index: index as u32, reason: why.to_string(), ..pb::Refusal::default() }
+fn refusal(index: usize, why: &Refusal) -> pb::Refusal {
+    pb::Refusal { index: index as u32, reason: why.to_string(), cause: why.cause().into(), ..pb::Refusal::default() }
 }
 
 pub(super) fn range(list: &pb::ListRequest) -> Range {

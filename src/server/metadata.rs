@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grpcio::RpcContext;
+use percent_encoding::percent_decode;
 
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
-use crate::task::{Name, NameOf};
+use crate::task::{Name, NameError, NameOf};
 
 /// Most tasks in one message, whatever the client asks for.
 const MAX_BATCH: usize = 4096;
@@ -44,7 +45,7 @@ impl Metadata {
         let join = &mut self.join;
         match key {
             "contact-client" => join.client = Some(name("contact-client", value)?),
-            "contact-instance" => join.instance = Some(name("contact-instance", value)?),
+            "contact-instance" => join.instance = Some(instance("contact-instance", value)?),
             "contact-group" => join.group = Some(name("contact-group", value)?),
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
@@ -72,8 +73,17 @@ fn text<'a>(key: &'static str, value: &'a [u8]) -> Result<&'a str, Refusal> {
     std::str::from_utf8(value).map_err(|_| problem(key, "must be UTF-8".into()))
 }
 
+/// A name, percent-encoded where it is not ASCII. A `%` that begins no escape stands for itself: older clients encode nothing.
 fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
-    Name::new(NameOf::Metadata, text(key, value)?).map_err(|e| problem(key, e.to_string()))
+    let decoded = percent_decode(value).decode_utf8();
+    let name = decoded.map_err(|_| problem(key, "must be UTF-8, percent-encoded as in a URL".into()))?;
+    Name::new(NameOf::Metadata, &name).map_err(|e| problem(key, e.to_string()))
+}
+
+/// What tells processes apart. Nobody reads it, so it is taken as it comes.
+fn instance(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
+    Name::new(NameOf::Key, text(key, value)?)
+        .map_err(|e| problem(key, NameError { of: NameOf::Metadata, ..e }.to_string()))
 }
 
 /// A whole number from 1.
@@ -109,11 +119,33 @@ mod tests {
     }
 
     #[test]
+    fn names_are_percent_encoded_and_a_percent_sign_that_begins_no_escape_stands_for_itself() {
+        for (sent, name) in [
+            ("%E5%B7%A5%e4%ba%ba", "工人"),
+            ("工人", "工人"),
+            ("a%20b%2Cc", "a b,c"),
+            ("50%25", "50%"),
+            ("50%", "50%"),
+            ("50%-%4", "50%-%4"),
+        ] {
+            assert_eq!(set("contact-client", sent.as_bytes()).unwrap().join.client.unwrap().as_str(), name);
+            assert_eq!(set("contact-group", sent.as_bytes()).unwrap().join.group.unwrap().as_str(), name);
+        }
+        assert_eq!(set("contact-instance", b"%41").unwrap().join.instance.unwrap().as_str(), "%41");
+    }
+
+    #[test]
     fn junk_is_refused_with_the_name_of_its_key() {
         let long = [b'x'; Name::MAX + 1];
-        let junk: [(&str, &[u8]); 8] = [
+        let junk: [(&str, &[u8]); 14] = [
             ("contact-client", b""),
             ("contact-client", b"a\nb"),
+            ("contact-client", b"a%0Ab"),
+            ("contact-client", b"a%E2%80%8Bb"),
+            ("contact-client", b" a"),
+            ("contact-group", b"a%20"),
+            ("contact-group", b"%b9%a4"),
+            ("contact-instance", b""),
             ("contact-client", &long),
             ("contact-group", b"\xff\xfe"),
             ("contact-window", b"0"),

@@ -9,6 +9,7 @@ mod lists;
 mod never_came;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 pub(super) use self::dead::{dead_after, latest_dead};
 pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
@@ -47,6 +48,10 @@ pub(super) struct TaskRequest {
     pub(super) key: String,
     pub(super) not_before: Option<Time>,
     pub(super) expires_at: Option<Time>,
+    /// From now, instead of `not_before`.
+    pub(super) delay: Option<Duration>,
+    /// From now, instead of `expires_at`.
+    pub(super) ttl: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
     pub(super) priority: Priority,
 }
@@ -88,12 +93,25 @@ impl TaskRequest {
             return Err(Refusal::EmptyTask);
         }
         let text = Text::Task.check(self.text, limit)?;
+        let now = Time::now();
+        let after = |duration: Duration| now.after(duration);
+        let not_before = self.delay.map(after).or(self.not_before);
+        let expires_at = self.ttl.map(after).or(self.expires_at);
+        if let Some(expires_at) = expires_at {
+            match not_before {
+                Some(not_before) if expires_at <= not_before => {
+                    return Err(Refusal::NoWindow { expires_at, not_before });
+                }
+                _ if expires_at <= now => return Err(Refusal::Expired { expires_at, now }),
+                _ => {}
+            }
+        }
         Ok(NewTask {
             to: if_set(NameOf::To, &self.to)?,
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
-            not_before: self.not_before,
-            expires_at: self.expires_at,
+            not_before,
+            expires_at,
             max_attempts: self.max_attempts.filter(|n| *n > 0),
             priority: self.priority,
             text,
@@ -136,7 +154,23 @@ impl Operator {
 
     /// Accepts all of the tasks, or none.
     pub(super) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, Refusal> {
-        Ok(self.broker.submit(tasks).await?)
+        let mut accepted = self.broker.submit(tasks).await?;
+        match accepted.reused.is_empty() {
+            true => Ok(accepted),
+            false => {
+                let why = accepted.reused.swap_remove(0);
+                Err(Refusal::InRequest { index: why.place, why: Box::new(why.into()) })
+            }
+        }
+    }
+
+    /// Accepts the task; says its id, and whether that was known by its key.
+    pub(super) async fn submit_one(&self, task: NewTask) -> Result<(TaskId, bool), Refusal> {
+        let accepted = self.broker.submit(vec![task]).await?;
+        match accepted.reused.into_iter().next() {
+            Some(why) => Err(why.into()),
+            None => Ok((accepted.first_id, !accepted.known.is_empty())),
+        }
     }
 
     /// A task, where it stands with each group, and what came of it.
@@ -144,7 +178,7 @@ impl Operator {
         let task = self.task(id).await?;
         let results = self.results_of(id).await?;
         let states = self.broker.task_states(task.clone()).await?;
-        Ok(Ledger::new(task, states, results))
+        Ok(Ledger::new(task, states, results, Time::now()))
     }
 
     /// The connected clients, oldest stream first.

@@ -12,8 +12,8 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
-use crate::store::StoreError;
-use crate::task::{Name, NameError, NameOf, TaskId};
+use crate::store::{KeyReused, StoreError};
+use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -38,6 +38,16 @@ pub(super) enum Refusal {
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
+    #[error(
+        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; give it a duration, which is \
+         added to the clock of the server"
+    )]
+    Expired { expires_at: Time, now: Time },
+    #[error(
+        "the task would expire at {expires_at}, and is not to be delivered before {not_before}: it would never be delivered; \
+         let it expire later"
+    )]
+    NoWindow { expires_at: Time, not_before: Time },
     #[error("a batch of results holds results, not batches")]
     NestedBatch,
     #[error("unknown {field}: {number}")]
@@ -46,6 +56,8 @@ pub(super) enum Refusal {
     Metadata { key: &'static str, problem: String },
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error(transparent)]
+    KeyReused(#[from] KeyReused),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
@@ -132,10 +144,12 @@ reasons! {
     RESULT_TOO_LONG: INVALID_ARGUMENT,
     STATUS_TOO_LONG: INVALID_ARGUMENT,
     TASK_EMPTY: INVALID_ARGUMENT,
+    WINDOW_EMPTY: INVALID_ARGUMENT,
     BATCH_NESTED: INVALID_ARGUMENT,
     ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
     METADATA_INVALID: INVALID_ARGUMENT,
     NAME_INVALID: INVALID_ARGUMENT,
+    KEY_REUSED: ALREADY_EXISTS,
     TASK_UNKNOWN: NOT_FOUND,
     DEAD_LETTER_UNKNOWN: NOT_FOUND,
     GROUP_UNKNOWN: NOT_FOUND,
@@ -168,10 +182,12 @@ impl Refusal {
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
             Refusal::EmptyTask => Reason::TASK_EMPTY,
+            Refusal::Expired { .. } | Refusal::NoWindow { .. } => Reason::WINDOW_EMPTY,
             Refusal::NestedBatch => Reason::BATCH_NESTED,
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
             Refusal::Metadata { .. } => Reason::METADATA_INVALID,
             Refusal::Name(_) => Reason::NAME_INVALID,
+            Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
@@ -193,6 +209,11 @@ impl Refusal {
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
             Refusal::Metadata { key, .. } => &[("key", key)],
+            Refusal::Expired { expires_at, now } => &[("expires_at_ms", &expires_at.0), ("now_ms", &now.0)],
+            Refusal::NoWindow { expires_at, not_before } => {
+                &[("expires_at_ms", &expires_at.0), ("not_before_ms", &not_before.0)]
+            }
+            Refusal::KeyReused(reused) => &[("key", &reused.key), ("task", &reused.task)],
             Refusal::InRequest { index, why } => {
                 let mut metadata = why.metadata();
                 metadata.insert("index".into(), index.to_string());
@@ -222,6 +243,8 @@ impl Refusal {
                 NameOf::Key => "key",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
+            Refusal::KeyReused(_) => "key",
+            Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),

@@ -84,10 +84,13 @@ impl Round {
                 limit: AT_ONCE,
             };
             let removed = block_on(self.store.remove(removal))?;
-            tasks += removed.tasks;
+            tasks += removed.tasks.len();
             others += removed.others;
             let too_large = self.retention.retain_bytes.is_some_and(|most| removed.used > most);
-            let found_some = removed.tasks + removed.others > 0;
+            let found_some = removed.tasks.len() + removed.others > 0;
+            if !removed.tasks.is_empty() {
+                block_on(self.broker.removed(removed.tasks))?;
+            }
             // First what is old; then, if that was not enough, what is not.
             match (found_some, too_large) {
                 (true, _) if !by_size => {}
@@ -96,7 +99,7 @@ impl Round {
             }
         }
         if tasks + others > 0 {
-            info!("removed {tasks} settled tasks and {others} statuses that were old");
+            info!("removed {tasks} settled tasks, and {others} statuses and results without a task, that were old");
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! What the store needs from a database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::StoreError;
@@ -60,6 +60,17 @@ pub struct OpenTask {
     pub not_before: Option<Time>,
 }
 
+/// A task that was accepted with a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keyed {
+    /// The task.
+    pub id: TaskId,
+    /// The group it is for.
+    pub to: Option<GroupName>,
+    /// What to do.
+    pub text: String,
+}
+
 /// What one transaction writes. Everything has its place already; the order among the kinds does not matter.
 #[derive(Debug, Clone, Default)]
 pub struct Batch {
@@ -73,6 +84,8 @@ pub struct Batch {
     pub groups: BTreeMap<GroupName, Option<GroupState>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
+    /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
+    pub freed: BTreeSet<TaskId>,
     /// Results up to here are contained in the states of the groups. `None`: as it was.
     pub mark: Option<u64>,
     /// How far the logs go with this batch.
@@ -87,6 +100,7 @@ impl Batch {
             && self.statuses.is_empty()
             && self.groups.is_empty()
             && self.expiries.is_empty()
+            && self.freed.is_empty()
             && self.mark.is_none()
     }
 }
@@ -113,11 +127,11 @@ pub struct Removal {
 }
 
 /// What was removed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed {
-    /// Tasks.
-    pub tasks: usize,
-    /// Statuses, and results without a task.
+    /// Tasks, with what came of them.
+    pub tasks: Vec<TaskId>,
+    /// Statuses, and results without a task, or of a task that was removed before they came.
     pub others: usize,
     /// Bytes that are still used.
     pub used: u64,
@@ -132,7 +146,10 @@ pub trait Backend: Send {
     fn recover(&mut self) -> Result<Recovered, StoreError>;
 
     /// The task that was accepted with this key, if it is still kept.
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError>;
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError>;
+
+    /// Whether the task is still kept.
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError>;
 
     /// Where a task stands with a group: the last outcome that was not late.
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError>;

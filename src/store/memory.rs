@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, OpenReader, Positions, Reader, Recovered, Removal, Removed,
-    StoreError,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
+    Removed, StoreError,
 };
 use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
 
@@ -43,8 +43,15 @@ impl Backend for Memory {
         })
     }
 
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
-        Ok(self.rows().keys.get(key).copied())
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+        let rows = self.rows();
+        let task = rows.keys.get(key).and_then(|id| rows.tasks.binary_search_by_key(id, |task| task.id).ok());
+        let keyed = |task: &Task| Keyed { id: task.id, to: task.spec.to.clone(), text: task.spec.text.clone() };
+        Ok(task.map(|at| keyed(&rows.tasks[at])))
+    }
+
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        Ok(self.rows().tasks.binary_search_by_key(&task, |kept| kept.id).is_ok())
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
@@ -53,6 +60,13 @@ impl Backend for Memory {
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut rows = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        for id in &batch.freed {
+            if let Ok(at) = rows.tasks.binary_search_by_key(id, |task| task.id)
+                && let Some(key) = Arc::make_mut(&mut rows.tasks[at]).spec.key.take()
+            {
+                rows.keys.remove(&key);
+            }
+        }
         for task in &batch.tasks {
             if let Some(key) = &task.spec.key {
                 rows.keys.insert(key.clone(), task.id);
@@ -94,14 +108,17 @@ impl Backend for Memory {
         rows.tasks.retain(|task| !removed.contains(&task.id));
         rows.keys.retain(|_, id| !removed.contains(id));
         let before = rows.results.len() + rows.statuses.len();
-        let dead = |r: &TaskResult| r.result.task == 0 && r.result.at < removal.before;
+        let first = rows.tasks.first().map_or(TaskId::MAX, |task| task.id);
+        let dead = |r: &TaskResult| r.result.task < first && r.result.at < removal.before;
         rows.results.retain(|r| !removed.contains(&r.result.task));
         let results = before - rows.statuses.len() - rows.results.len();
         rows.results.retain(|r| !dead(r));
         rows.statuses.retain(|s| s.status.at >= removal.before);
         let others = before - results - rows.results.len() - rows.statuses.len();
         let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
-        Ok(Removed { tasks: removed.len(), others, used })
+        let mut tasks: Vec<TaskId> = removed.into_iter().collect();
+        tasks.sort_unstable();
+        Ok(Removed { tasks, others, used })
     }
 
     fn reader(&self) -> OpenReader {

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use log::{info, warn};
 
-use super::{Backend, Batch, Condition, LONG_WAIT, Positions, Removal, Removed, Shared, StoreError};
+use super::{Backend, Batch, Condition, Keyed, LONG_WAIT, Positions, Removal, Removed, Shared, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 /// How long a lock is still waited for when the store is about to be closed.
@@ -27,8 +27,12 @@ impl Patient {
         Patient { backend, shared, closes }
     }
 
-    pub(super) fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
+    pub(super) fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.wait_for(|backend| backend.find_key(key))
+    }
+
+    pub(super) fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        self.wait_for(|backend| backend.has_task(task))
     }
 
     pub(super) fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
@@ -155,10 +155,14 @@ impl Backend for Sqlite {
         Ok(Recovered { positions, groups, replay })
     }
 
-    fn find_key(&mut self, key: &str) -> Result<Option<TaskId>, StoreError> {
-        let mut find = self.conn.prepare_cached("SELECT id FROM tasks WHERE key = ?").map_err(explain(&self.path))?;
-        let id = find.query_row([key], |row| row.get::<_, i64>(0)).optional().map_err(explain(&self.path))?;
-        Ok(id.map(|id| id as TaskId))
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+        let mut find = self.conn.prepare_cached(rows::KEYED).map_err(explain(&self.path))?;
+        find.query_row([key], rows::keyed).optional().map_err(explain(&self.path))
+    }
+
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        let mut find = self.conn.prepare_cached("SELECT 1 FROM tasks WHERE id = ?").map_err(explain(&self.path))?;
+        find.exists([int(task)]).map_err(explain(&self.path))
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
@@ -171,6 +175,8 @@ impl Backend for Sqlite {
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut write = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            // First, so that tasks of the batch can have the keys.
+            free_keys(&change, batch)?;
             rows::insert(&change, "INSERT INTO tasks", task_columns!(), &batch.tasks, |to, task| {
                 rows::bind_task(to, task)
             })?;
@@ -234,6 +240,13 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
 }
 
+fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for task in &batch.freed {
+        change.prepare_cached("UPDATE tasks SET key = NULL WHERE id = ?")?.execute([int(*task)])?;
+    }
+    Ok(())
+}
+
 fn write_expiries(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     for (task, expires_at) in &batch.expiries {
         let mut update = change.prepare_cached("UPDATE tasks SET expires_at = ?2 WHERE id = ?1")?;
@@ -257,7 +270,9 @@ fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<
     for id in &ids {
         results.execute([id])?;
     }
-    let old = "(SELECT rowid FROM results WHERE task_id = 0 AND at < ?1 LIMIT ?2)";
+    // Without a task, or of one that is gone: such a result came after its task was removed.
+    let old = "(SELECT rowid FROM results WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807)
+        AND at < ?1 LIMIT ?2)";
     let unmatched = change
         .prepare_cached(&format!("DELETE FROM results WHERE rowid IN {old}"))?
         .execute(params![removal.before.0, limit])?;
@@ -265,7 +280,8 @@ fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<
     let statuses = change
         .prepare_cached(&format!("DELETE FROM statuses WHERE seq IN {old}"))?
         .execute(params![removal.before.0, limit])?;
-    Ok(Removed { tasks: ids.len(), others: unmatched + statuses, used: 0 })
+    let tasks = ids.into_iter().map(|id| id as TaskId).collect();
+    Ok(Removed { tasks, others: unmatched + statuses, used: 0 })
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

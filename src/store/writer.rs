@@ -11,7 +11,8 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Condition, GroupState, MAILBOX, Patient, Positions, Removal, Removed, Shared, StoreError,
+    Accepted, Batch, Condition, GroupState, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
+    StoreError,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
@@ -31,16 +32,27 @@ type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked for.
 pub(super) enum Command {
-    Submit(Vec<NewTask>, Answer<Accepted>),
+    Submit(Vec<NewTask>, Unless, Answer<Accepted>),
     RecordStatuses(Vec<NewStatus>, Answer<()>),
     Record(Vec<NewResult>),
     RecordUnlessSettled(Box<NewResult>),
     Checkpoint(Vec<GroupState>),
     ForgetGroup(GroupName),
     Expire(TaskId, Option<Time>, Answer<()>),
+    /// Like `Expire`, and the task's key is free again.
+    Cancel(TaskId, Time, Answer<()>),
     Remove(Removal, Answer<Removed>),
     Flush(Done),
     Close,
+}
+
+/// What becomes of a submission that has a task with the key of another.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unless {
+    /// Nothing of it is accepted.
+    Reused,
+    /// The others are accepted.
+    Never,
 }
 
 /// A callback that is always called: when it is dropped, with the error that the store is closed.
@@ -174,8 +186,8 @@ impl Writer {
         match command {
             Command::Close => self.closing = true,
             Command::Flush(done) => round.answers.push(done),
-            Command::Submit(tasks, answer) => {
-                let accepted = round.accept(tasks, &mut self.backend);
+            Command::Submit(tasks, unless, answer) => {
+                let accepted = round.accept(tasks, unless, &mut self.backend);
                 round.answer(move |written| drop(answer.send(written.and(accepted))));
             }
             Command::RecordStatuses(statuses, answer) => {
@@ -190,6 +202,12 @@ impl Writer {
             Command::Checkpoint(groups) => round.checkpoint(groups),
             Command::Expire(task, expires_at, answer) => {
                 round.batch.expiries.push((task, expires_at));
+                round.answer(move |written| drop(answer.send(written)));
+            }
+            Command::Cancel(task, at, answer) => {
+                // It was accepted in an earlier round: who cancels a task has seen it in the log.
+                round.batch.expiries.push((task, Some(at)));
+                round.batch.freed.insert(task);
                 round.answer(move |written| drop(answer.send(written)));
             }
             Command::Remove(removal, answer) => {
@@ -306,8 +324,10 @@ impl Outage {
         match command {
             Command::Close => return true,
             Command::Flush(done) => done.call(Err(why())),
-            Command::Submit(_, answer) => drop(answer.send(Err(why()))),
-            Command::RecordStatuses(_, answer) | Command::Expire(_, _, answer) => drop(answer.send(Err(why()))),
+            Command::Submit(_, _, answer) => drop(answer.send(Err(why()))),
+            Command::RecordStatuses(_, answer) | Command::Expire(_, _, answer) | Command::Cancel(_, _, answer) => {
+                drop(answer.send(Err(why())));
+            }
             Command::Remove(_, answer) => drop(answer.send(Err(why()))),
             // A client that is refused tells its results again. What changes nothing is not kept for that.
             Command::Record(results) => self.kept.record(results.into_iter().filter(|result| !result.late).collect()),
@@ -340,6 +360,7 @@ impl Round {
         batch.tasks.clear();
         batch.statuses.clear();
         batch.expiries.clear();
+        batch.freed.clear();
         batch.results.retain(|result| result.seq > on_disk.result);
         batch.positions = Positions { result: batch.positions.result, ..on_disk };
         self.keys.clear();
@@ -354,28 +375,60 @@ impl Round {
     }
 
     /// Gives each task its id. If that cannot be done, the round has failed.
-    fn accept(&mut self, tasks: Vec<NewTask>, backend: &mut Patient) -> Result<Accepted, StoreError> {
+    fn accept(&mut self, tasks: Vec<NewTask>, unless: Unless, backend: &mut Patient) -> Result<Accepted, StoreError> {
+        let before = self.batch.tasks.len();
         let mut ids = Vec::with_capacity(tasks.len());
-        for spec in tasks {
-            let known = match &spec.key {
-                Some(key) => self.find(key, backend)?,
-                None => None,
-            };
-            ids.push(known.unwrap_or_else(|| self.append(spec)));
+        let (mut known, mut reused) = (Vec::new(), Vec::new());
+        for (place, spec) in tasks.into_iter().enumerate() {
+            match self.find(&spec, backend)? {
+                None => ids.push(self.append(spec)),
+                Some((id, true)) => {
+                    ids.push(id);
+                    known.push(place);
+                }
+                Some((task, false)) => {
+                    let key = spec.key.unwrap_or_default();
+                    reused.push(KeyReused { place, key, task });
+                }
+            }
+        }
+        if unless == Unless::Reused && !reused.is_empty() {
+            self.take_back(before);
+            (ids, known) = (Vec::new(), Vec::new());
         }
         let first_id = ids.first().copied().unwrap_or(0);
         let count = ids.len() as u32;
         if ids.iter().copied().eq(first_id..first_id + TaskId::from(count)) {
             ids.clear();
         }
-        Ok(Accepted { first_id, count, ids })
+        Ok(Accepted { first_id, count, ids, known, reused })
     }
 
-    fn find(&mut self, key: &str, backend: &mut Patient) -> Result<Option<TaskId>, StoreError> {
-        match self.keys.get(key) {
-            Some(id) => Ok(Some(*id)),
-            None => backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone())),
+    /// The tasks of the batch from `len` on are not accepted after all.
+    fn take_back(&mut self, len: usize) {
+        for task in self.batch.tasks.drain(len..) {
+            self.batch.positions.task -= 1;
+            if let Some(key) = &task.spec.key {
+                self.keys.remove(key);
+            }
         }
+    }
+
+    /// The task that has the key of this one already; and whether it is the same.
+    fn find(&mut self, spec: &NewTask, backend: &mut Patient) -> Result<Option<(TaskId, bool)>, StoreError> {
+        let Some(key) = &spec.key else { return Ok(None) };
+        // When, how often and how urgently may have been worked out anew.
+        let same = |text: &String, to: &Option<GroupName>| *text == spec.text && *to == spec.to;
+        let in_batch = self.keys.get(key).and_then(|id| {
+            let at = self.batch.tasks.binary_search_by_key(id, |task| task.id).ok()?;
+            Some(&self.batch.tasks[at])
+        });
+        if let Some(task) = in_batch {
+            return Ok(Some((task.id, same(&task.spec.text, &task.spec.to))));
+        }
+        let kept = backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone()))?;
+        let kept = kept.filter(|kept| !self.batch.freed.contains(&kept.id));
+        Ok(kept.map(|kept| (kept.id, same(&kept.text, &kept.to))))
     }
 
     fn append(&mut self, spec: NewTask) -> TaskId {
@@ -417,8 +470,13 @@ impl Round {
                         None => backend.last_outcome(group, *task),
                     },
                 };
-                match stands {
-                    Ok(outcome) => results[at].result.late = outcome.is_some_and(Outcome::settles),
+                // What was removed was settled, too, and its outcomes went with it.
+                let late = match stands {
+                    Ok(None) if group.is_some() => backend.has_task(*task).map(|kept| !kept),
+                    stands => stands.map(|outcome| outcome.is_some_and(Outcome::settles)),
+                };
+                match late {
+                    Ok(late) => results[at].result.late = late,
                     Err(error) => {
                         self.failed = Some(error);
                         return;

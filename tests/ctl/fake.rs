@@ -113,11 +113,19 @@ impl Service {
         for (index, task) in request.tasks.iter().enumerate() {
             if task.task.contains("refuse") {
                 let reason = format!("no, not \"{}\"", task.task);
-                answer.refused.push(pb::Refusal { index: index as u32, reason, ..Default::default() });
+                let cause = if task.key.is_empty() { "" } else { "KEY_REUSED" }.into();
+                answer.refused.push(pb::Refusal { index: index as u32, reason, cause, ..Default::default() });
+                continue;
+            }
+            if let Some(known) = state.tasks.iter().find(|known| !task.key.is_empty() && known.key == task.key) {
+                answer.ids.push(known.id);
+                answer.first_id = answer.ids[0];
+                answer.known.push(index as u32);
                 continue;
             }
             let id = state.tasks.len() as u64 + 1;
-            state.tasks.push(pb::Task { id, task: task.task.clone(), to: task.to.clone(), ..Default::default() });
+            let (text, to, key) = (task.task.clone(), task.to.clone(), task.key.clone());
+            state.tasks.push(pb::Task { id, task: text, to, key, ..Default::default() });
             if answer.count == 0 {
                 answer.first_id = id;
             }

@@ -62,11 +62,48 @@ fn what_is_said_about_the_tasks_reaches_the_server() {
     assert!((before..=after).contains(&(task.not_before - 10_000)), "{task}");
     assert!((before..=after).contains(&(task.expires_at - 3_600_000)), "{task}");
 
-    let (from, to) = ("2026-04-30T08:00:00Z", "2026-04-30 08:00:01.5");
-    ok(&fake, &["submit", "x", "--not-before", from, "--expires-at", to, "--priority", "high"]);
+    assert_eq!((task.delay_ms, task.ttl_ms), (Some(10_000), Some(3_600_000)), "the server adds them to its clock");
+
+    let (from, to) = ("2096-04-30T16:00:00+08:00", "2096-04-30 08:00:01.5Z");
+    let out = ok(&fake, &["submit", "x", "--not-before", from, "--expires-at", to, "--priority", "high"]);
+    let times = ["; not before 2096-04-30T08:00:00.000Z (in ", "; expires 2096-04-30T08:00:01.500Z (in "];
+    assert!(times.iter().all(|time| out.contains(time)), "they are echoed as they were understood: {out}");
     let task = fake.state().submitted[1].tasks[0].clone();
-    assert_eq!((task.not_before, task.expires_at), (1_777_536_000_000, 1_777_536_001_500));
+    assert_eq!((task.not_before, task.expires_at), (3_986_611_200_000, 3_986_611_201_500));
+    assert_eq!((task.delay_ms, task.ttl_ms), (None, None));
     assert_eq!(task.priority.enum_value(), Ok(pb::Priority::HIGH));
+}
+
+#[test]
+fn several_groups_get_a_task_each_and_a_list_of_them_in_one_name_is_refused() {
+    let fake = Fake::new();
+    let (_folder, path) = file("one\ntwo\n");
+    let out = ok(&fake, &["submit", "--to", "工人", "--to", "b c", "--batch", "1", "--file", path.to_str().unwrap()]);
+    assert_eq!(timeless(&out), "accepted 4 tasks, ids 1 to 4\n");
+    let tasks: Vec<_> = fake.state().tasks.iter().map(|task| (task.task.clone(), task.to.clone())).collect();
+    let expected = [("one", "工人"), ("one", "b c"), ("two", "工人"), ("two", "b c")];
+    assert_eq!(tasks, expected.map(|(text, to)| (text.to_owned(), to.to_owned())));
+    assert_eq!(sizes(&fake), [2, 2], "what is for several groups is not torn apart");
+
+    let long = "x".repeat(8 << 20);
+    let ran = run_with(&fake, &["submit", "-", "--to", "a", "--to", "b"], format!("{long}\nshort\n").as_bytes());
+    assert_eq!(ran.code, Some(1));
+    assert!(ran.err.contains("line 1: it is too long for 2 groups at once"), "{}", ran.err);
+    assert_eq!(fake.state().tasks.len(), 6, "the other line is accepted");
+
+    for (args, says) in [
+        (&["submit", "x", "--to", "a,b c"][..], "repeat the option: --to a --to 'b c'"),
+        (&["submit", "x", "--to", "a,"], "no comma"),
+        (&["submit", "x", "--to", "workers "], "not begin or end with a blank"),
+        (&["submit", "x", "--to", " "], "not begin or end with a blank"),
+        (&["submit", "x", "--to", "a\u{200b}"], "U+200B"),
+        (&["submit", "x", "--to", "a", "--to", "b", "--key", "k"], "a key to each group's task"),
+    ] {
+        let ran = run(&fake, args);
+        assert_eq!(ran.code, Some(2), "{args:?}");
+        assert!(ran.err.contains(says), "{}", ran.err);
+    }
+    assert_eq!(fake.state().tasks.len(), 6);
 }
 
 #[test]
@@ -154,6 +191,39 @@ fn ids_that_do_not_follow_one_another_are_each_given() {
     let out = ok(&fake, &["submit", "--json", "a", "b"]);
     assert_eq!(out.lines().next().unwrap(), r#"{"first_id":2,"count":2,"ids":[2,4]}"#);
     assert_eq!(timeless(&ok(&fake, &["submit", "c", "d"])), "accepted 2 tasks, ids between 6 and 8\n");
+}
+
+#[test]
+fn a_task_that_was_known_by_its_key_is_not_said_to_be_accepted() {
+    let fake = Fake::new();
+    let with = |groups: &[(&str, Option<pb::Outcome>)]| pb::TaskLedger {
+        groups: groups
+            .iter()
+            .map(|(group, outcome)| pb::TaskInGroup {
+                group: (*group).into(),
+                state: if outcome.is_some() { pb::TaskState::SETTLED } else { pb::TaskState::IN_FLIGHT }.into(),
+                outcome: outcome.map(Into::into),
+                ..Default::default()
+            })
+            .collect(),
+        ..Default::default()
+    };
+    let submit = ["submit", "x", "--key", "k"];
+    assert_eq!(timeless(&ok(&fake, &submit)), "accepted 1 task, id 1\n");
+    assert_eq!(ok(&fake, &submit), "known: task 1, waiting; nothing was submitted again\n");
+    fake.state().ledger = with(&[("a", Some(pb::Outcome::CANCELLED))]);
+    assert_eq!(ok(&fake, &submit), "known: task 1, cancelled; nothing was submitted again\n");
+    fake.state().ledger = with(&[("a", Some(pb::Outcome::DONE)), ("b", None)]);
+    let says = "known: task 1, done with a, in flight with b; nothing was submitted again\n";
+    assert_eq!(ok(&fake, &submit), says);
+    let out = ok(&fake, &["submit", "x", "--key", "k", "--json"]);
+    let accepted = r#"{"first_id":1,"count":1,"ids":[1],"known":[1]}"#;
+    assert_eq!(out, format!("{accepted}\n{{\"done\":true,\"accepted\":0,\"failed\":0,\"known\":1}}\n"));
+
+    let ran = run(&fake, &["submit", "refuse", "--key", "k", "--json"]);
+    assert_eq!(ran.code, Some(1));
+    let failed = r#"{"line":1,"error":"no, not \"refuse\"","cause":"KEY_REUSED"}"#;
+    assert_eq!(ran.out.lines().next(), Some(failed));
 }
 
 #[test]

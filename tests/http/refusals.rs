@@ -74,6 +74,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     refused(&submit(r#"{"text": "one", "priority": "urgent"}"#), 400, &["urgent", "high", "normal", "low"]);
     refused(&submit(r#"{"text": ""}"#), 400, &["the task is empty"]);
     refused(&submit(r#"{"text": "one", "to": "a\u0000b"}"#), 400, &["the group in `to`", "control characters"]);
+    refused(&submit(r#"{"text": "one", "to": "workers "}"#), 400, &["the group in `to`", "with a blank"]);
     let long = format!(r#"{{"text": "{}"}}"#, "x".repeat(1001));
     let reply = submit(&long);
     refused(&reply, 400, &["1001 bytes", "the limit is 1000", "--max-task"]);
@@ -93,6 +94,10 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     refused(&get(&rig, "/api/tasks?after=1"), 400, &["after"]);
     refused(&get(&rig, "/api/nothing"), 404, &["/api/nothing", "the page is at /"]);
     refused(&post(&rig, "/api/state", "{}"), 405, &["/api/state", "POST"]);
+
+    assert_eq!(submit(r#"{"text": "a", "key": "k"}"#).json(), serde_json::json!({"id": 2, "known": false}));
+    assert_eq!(submit(r#"{"text": "a", "key": "k"}"#).json(), serde_json::json!({"id": 2, "known": true}));
+    refused(&submit(r#"{"text": "b", "key": "k"}"#), 409, &["the key k was used for task 2", "cancel task 2"]);
 }
 
 #[test]

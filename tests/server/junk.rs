@@ -176,6 +176,8 @@ fn junk_metadata_is_refused_and_named() {
     let junk = [
         ("contact-client", ""),
         ("contact-client", &long),
+        ("contact-client", "%20a"),
+        ("contact-client", "%E2%80%8B"),
         ("contact-instance", ""),
         ("contact-group", &long),
         ("contact-window", "0"),

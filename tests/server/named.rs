@@ -77,6 +77,68 @@ fn an_addressed_task_waits_for_its_group_and_goes_to_no_other() {
 }
 
 #[test]
+fn what_was_removed_is_given_to_nobody_and_what_comes_of_it_is_late() {
+    let mut rig = Rig::with(|config| {
+        config.retention.retain = Duration::from_millis(1);
+        config.retention.every = Duration::from_millis(20);
+    });
+    let mut tasks = rig.named("a").tasks();
+    rig.operator.connected(1);
+    rig.operator.submit_all(vec![to("nobody", "kept"), to("", "one"), to("", "two")]);
+    let given = tasks.take(2);
+    rig.named("a").tell(given.iter().map(done));
+    rig.operator.tasks_until(&["kept"]);
+    // These are read from the newest tasks in memory, in which there is a hole now.
+    rig.operator.submit(&["three"]);
+    assert_eq!(rig.named("new").tasks().next().task, "three");
+    assert_eq!(rig.anonymous().tasks().next().task, "three");
+
+    rig.config.retention.every = Duration::from_secs(3600);
+    rig.restart();
+    assert_eq!(rig.anonymous().tasks().next().task, "three");
+    let newcomer = rig.named("newcomer");
+    assert_eq!(newcomer.tasks().next().task, "three");
+    rig.named("a").tell([told(&given[0], DONE, "again")]);
+    newcomer.tell([told(&given[1], DONE, "never given to this one")]);
+    let results = rig.operator.results_now();
+    let told: Vec<_> = results.iter().filter(|result| [2, 3].contains(&result.task_id)).collect();
+    assert_eq!(told.iter().map(|result| (result.task_id, result.late)).collect::<Vec<_>>(), [(2, true), (3, true)]);
+}
+
+#[test]
+fn a_group_of_any_script_is_joined_by_its_name_percent_encoded() {
+    let mut rig = Rig::start();
+    rig.operator.submit_all(vec![to("工人", "for 工人"), to("a b,c", "for a b,c"), to("50%", "for 50%")]);
+    for (sent, name) in [("%E5%B7%A5%E4%BA%BA", "工人"), ("a%20b,c", "a b,c"), ("50%", "50%")] {
+        let client = rig.member(sent, sent);
+        let mut tasks = client.tasks();
+        let given = tasks.next();
+        assert_eq!(given.task, format!("for {name}"));
+        client.tell([done(&given)]);
+        let connected = rig.operator.connected(1);
+        assert_eq!((connected[0].client.as_str(), connected[0].group.as_str()), (name, name));
+        drop(tasks);
+        rig.operator.connected(0);
+    }
+    let groups: Vec<_> = rig.operator.results_now().into_iter().map(|result| result.group).collect();
+    assert_eq!(groups, ["工人", "a b,c", "50%"]);
+    rig.restart();
+    assert!(rig.operator.try_submit(vec![to("工人", "again")]).is_ok());
+    assert_eq!(rig.member("%E5%B7%A5%E4%BA%BA", "x").tasks().next().task, "again");
+}
+
+#[test]
+fn nothing_is_accepted_for_a_group_that_no_client_could_join() {
+    let rig = Rig::start();
+    for name in ["workers ", " ", "\u{3000}工人", "a\u{200b}b", "a\u{202e}b", "a\u{85}b", "a\nb"] {
+        let status = rig.operator.try_submit(vec![to(name, "x")]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::INVALID_ARGUMENT, "{name:?}");
+        assert!(status.message().contains("the group in `to` must"), "{}", status.message());
+    }
+    assert!(rig.operator.tasks_now().is_empty());
+}
+
+#[test]
 fn a_new_group_may_begin_with_what_is_new_but_what_is_addressed_to_it_is_its_own() {
     let rig = Rig::start();
     rig.operator.submit(&["old"]);
@@ -327,10 +389,60 @@ fn silence_is_filled_with_heartbeats_for_one_that_asked() {
 fn what_has_expired_is_not_delivered() {
     let rig = Rig::start();
     let task = |text: &str, expires_at| NewTask { task: text.into(), expires_at, ..NewTask::default() };
-    rig.operator.submit_all(vec![task("too late", now() - 1), task("in time", now() + 3_600_000)]);
+    rig.operator.submit_all(vec![NewTask { to: "g".into(), ..task("too late for g", now() + 300) }]);
+    rig.operator.submit_all(vec![task("too late", now() + 300), task("in time", now() + 3_600_000)]);
+    // Before it is over nothing is wrong; the ledger is asked until it is.
+    let g = rig.operator.ledger_until(1, |ledger| ledger.groups[0].outcome.is_some());
+    assert_eq!(
+        (g.groups[0].group.as_str(), g.groups[0].outcome),
+        ("g", Some(Kept::EXPIRED.into())),
+        "though nobody came"
+    );
+    rig.operator.passed(now() + 300);
     assert_eq!(rig.named("a").tasks().next().task, "in time");
-    assert_eq!(gist(&rig.operator.results(1)), [(1, "", 0, Kept::EXPIRED, false)]);
+    assert_eq!(gist(&rig.operator.results(1)), [(2, "", 0, Kept::EXPIRED, false)]);
     assert_eq!(rig.anonymous().tasks().next().task, "in time");
+}
+
+#[test]
+fn a_window_that_cannot_be_is_refused_with_the_numbers() {
+    let rig = Rig::start();
+    let hour = 3_600_000;
+    let task = |not_before, expires_at| NewTask { task: "x".into(), not_before, expires_at, ..NewTask::default() };
+    let at = |millis: i64| contact::task::Time(millis).to_string();
+    let then = now();
+    for (wrong, numbers) in [
+        (task(0, then - 1), vec![at(then - 1)]),
+        (task(0, 1), vec![at(1)]),
+        (task(0, -5), vec![]),
+        (task(then + hour, then + hour), vec![at(then + hour)]),
+        (task(then + 2 * hour, then + hour), vec![at(then + hour), at(then + 2 * hour)]),
+        (NewTask { ttl_ms: Some(0), ..task(0, then + hour) }, vec![]),
+        (NewTask { ttl_ms: Some(5_000), delay_ms: Some(5_000), ..task(0, 0) }, vec![]),
+    ] {
+        let status = rig.operator.try_submit(vec![wrong.clone()]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::INVALID_ARGUMENT, "{wrong}");
+        let named = numbers.iter().all(|number| status.message().contains(number));
+        assert!(named && status.message().contains("would never be delivered"), "{}", status.message());
+    }
+    assert!(rig.operator.tasks_now().is_empty());
+}
+
+#[test]
+fn a_duration_is_added_to_the_clock_of_the_server() {
+    let rig = Rig::start();
+    // As from a host whose clock is a day slow, and of another whose clock is a day fast.
+    let day = 86_400_000;
+    for off in [-day, day] {
+        let times = NewTask { not_before: now() + off, expires_at: now() + off + 60_000, ..NewTask::default() };
+        let task = NewTask { task: "x".into(), delay_ms: Some(1), ttl_ms: Some(60_000), ..times };
+        rig.operator.submit_all(vec![task]);
+    }
+    for task in rig.operator.tasks_now() {
+        assert!((1..60_000).contains(&(task.not_before - task.accepted_at + 30_000)), "{task}");
+        assert_eq!(task.expires_at - task.not_before, 59_999, "{task}");
+    }
+    assert_eq!(rig.named("a").tasks().texts(2), ["x", "x"]);
 }
 
 #[test]
@@ -391,9 +503,29 @@ fn a_key_is_accepted_once() {
     let task = |text: &str, key: &str| NewTask { task: text.into(), key: key.into(), ..NewTask::default() };
     let once = rig.operator.try_submit(vec![task("a", "k"), task("b", "")]).unwrap();
     assert_eq!((once.first_id, once.count, once.ids), (1, 2, vec![]));
-    let again = rig.operator.try_submit(vec![task("c", ""), task("d", "k")]).unwrap();
-    assert_eq!((again.first_id, again.ids), (3, vec![3, 1]));
+    let again = rig.operator.try_submit(vec![task("c", ""), task("a", "k")]).unwrap();
+    assert_eq!((again.first_id, again.ids, again.known), (3, vec![3, 1], vec![1]));
     assert_eq!(rig.named("a").tasks().texts(3), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_key_with_another_task_is_refused_until_the_first_is_cancelled() {
+    let rig = Rig::start();
+    let task = |text: &str, group: &str| NewTask { key: "k".into(), ..to(group, text) };
+    rig.operator.try_submit(vec![task("a", "")]).unwrap();
+    for other in [task("b", ""), task("a", "g")] {
+        let status = rig.operator.try_submit(vec![to("", "x"), other.clone()]).unwrap_err();
+        assert_eq!(status.code(), RpcStatusCode::ALREADY_EXISTS);
+        assert!(status.message().contains("the key k was used for task 1"), "{}", status.message());
+        let answer = rig.operator.submit_by_stream(vec![to("", ""), to("", "x"), other, task("a", "")]);
+        let refused: Vec<_> = answer.refused.iter().map(|it| (it.index, it.cause.as_str())).collect();
+        assert_eq!(refused, [(0, "TASK_EMPTY"), (2, "KEY_REUSED")]);
+        assert_eq!((answer.count, answer.known.as_slice()), (2, &[3][..]), "the others are accepted");
+    }
+    rig.operator.cancel(1);
+    let again = rig.operator.try_submit(vec![task("b", "")]).unwrap();
+    assert_eq!((again.first_id, again.known), (4, vec![]));
+    assert_eq!(rig.named("a").tasks().texts(3), ["x", "x", "b"]);
 }
 
 #[test]

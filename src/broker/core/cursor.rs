@@ -109,6 +109,13 @@ impl LogCursor {
         self.ready.remove(task);
     }
 
+    /// Takes the tasks out of what was read ahead. Most cursors have read nothing ahead, and cost nothing.
+    pub(super) fn forget(&mut self, tasks: &[TaskId]) {
+        if !self.ready.tasks.is_empty() {
+            tasks.iter().for_each(|task| self.ready.remove(*task));
+        }
+    }
+
     /// Whether the fields agree; an error says what does not.
     pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
         let ids: Vec<TaskId> = self.ready.tasks.iter().map(|task| task.id).collect();

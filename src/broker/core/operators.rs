@@ -6,7 +6,7 @@ use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, Session, SessionId};
 use super::{Action, Config, Core};
-use crate::task::{ClientId, GroupName, Outcome, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, Outcome, Priority, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
 
 /// Where a task stands with a group.
@@ -141,6 +141,17 @@ impl Core {
             self.dispatch(id, now);
         }
         count
+    }
+
+    /// These tasks are no longer stored: what of them is in memory is forgotten, too.
+    pub fn removed(&mut self, tasks: &[TaskId]) {
+        self.recent.remove(tasks);
+        // Every named group has settled them, but for one that came meanwhile; anonymous clients may be about to get them.
+        for group in self.groups.values_mut() {
+            for priority in Priority::ALL {
+                group.cursor_mut(priority).forget(tasks);
+            }
+        }
     }
 
     /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.

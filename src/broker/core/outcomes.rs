@@ -90,8 +90,10 @@ impl Core {
             Outcome::Working => return,
             // It may have been delivered before a restart that forgot the delivery: it must not go out again.
             outcome if outcome.settles() && report.task <= self.head() => match self.take_up_id(id, report.task) {
-                Some(unread) => unread,
-                None => return self.record_unless_settled(name, reporter, report, now),
+                Some(false) => false,
+                Some(true) if self.recent.get(report.task).is_some() => true,
+                // Only the log can say whether it was settled, or removed.
+                _ => return self.record_unless_settled(name, reporter, report, now),
             },
             _ => false,
         };

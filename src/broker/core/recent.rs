@@ -8,10 +8,14 @@ use crate::task::{Task, TaskId, Time};
 /// Text and overhead of the newest tasks that are kept, for all groups together.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
 
+/// What one takes that was removed behind one that is kept: its place.
+const REMOVED: u64 = size_of::<Option<Arc<Task>>>() as u64;
+
 /// The newest tasks, so that groups that keep up need not read the store: by id without a gap, up to `head`.
 pub(super) struct RecentTasks {
     head: TaskId,
-    tasks: VecDeque<Arc<Task>>,
+    /// `None`: it was removed from the store.
+    tasks: VecDeque<Option<Arc<Task>>>,
     bytes: u64,
 }
 
@@ -30,12 +34,28 @@ impl RecentTasks {
         for task in tasks {
             self.head = task.id;
             self.bytes += cost(&task);
-            self.tasks.push_back(task);
+            self.tasks.push_back(Some(task));
         }
-        while self.bytes > MAX_BYTES
-            && let Some(oldest) = self.tasks.pop_front()
+        self.shrink();
+    }
+
+    /// The tasks were removed from the store: they are not to be had from here, either.
+    pub(super) fn remove(&mut self, ids: &[TaskId]) {
+        for id in ids {
+            if let Some(task) = self.index(*id).and_then(|at| self.tasks.get_mut(at)?.take()) {
+                self.bytes = self.bytes - cost(&task) + REMOVED;
+            }
+        }
+        self.shrink();
+    }
+
+    /// Drops the oldest: what is too much, and what was removed.
+    fn shrink(&mut self) {
+        while let Some(oldest) = self.tasks.front()
+            && (self.bytes > MAX_BYTES || oldest.is_none())
         {
-            self.bytes -= cost(&oldest);
+            self.bytes -= oldest.as_deref().map_or(REMOVED, cost);
+            self.tasks.pop_front();
         }
     }
 
@@ -45,22 +65,23 @@ impl RecentTasks {
     }
 
     fn index(&self, id: TaskId) -> Option<usize> {
-        usize::try_from(id.checked_sub(self.tasks.front()?.id)?).ok()
+        let first = self.head + 1 - self.tasks.len() as TaskId;
+        usize::try_from(id.checked_sub(first)?).ok()
     }
 
     pub(super) fn get(&self, id: TaskId) -> Option<&Arc<Task>> {
-        self.tasks.get(self.index(id)?)
+        self.tasks.get(self.index(id)?)?.as_ref()
     }
 
     /// The tasks after `after`, in order. `None`: not all of them are kept.
     pub(super) fn after(&self, after: TaskId) -> Option<impl Iterator<Item = &Arc<Task>>> {
         let from = if after >= self.head { self.tasks.len() } else { self.index(after + 1)? };
-        Some(self.tasks.range(from..))
+        Some(self.tasks.range(from..).flatten())
     }
 
     /// Has a task expire now, so that groups that read it from here do not give it out.
     pub(super) fn expire(&mut self, id: TaskId, now: Time) {
-        if let Some(task) = self.index(id).and_then(|at| self.tasks.get_mut(at)) {
+        if let Some(Some(task)) = self.index(id).and_then(|at| self.tasks.get_mut(at)) {
             Arc::make_mut(task).spec.expires_at = Some(now);
         }
     }

@@ -94,8 +94,8 @@ export function mount(root) {
     note.className = 'note';
     text(note, '');
     try {
-      const { id } = await post('/api/tasks', wanted);
-      text(note, t('submit.accepted', id));
+      const { id, known } = await post('/api/tasks', wanted);
+      text(note, t(known ? 'submit.known' : 'submit.accepted', id));
       texts.value = '';
       key.value = '';
       sameByHand();

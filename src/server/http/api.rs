@@ -1,5 +1,7 @@
 //! The API: what the page, and scripts, ask for and change.
 
+use std::time::Duration;
+
 use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
@@ -17,7 +19,7 @@ use super::live::not_ready;
 use super::tasks::{self, Wanted};
 use crate::server::operator::{TaskRequest, if_set};
 use crate::server::traffic::Flow;
-use crate::task::{self, Name, NameOf, TaskId, Time};
+use crate::task::{self, Name, NameOf, TaskId};
 use crate::task_state::TaskState;
 
 /// Most rows of a list.
@@ -191,14 +193,15 @@ struct NewTask {
 
 async fn submit(State(app): State<AppState>, request: Body) -> Answer {
     let task: NewTask = body(&app, request).await?;
-    let after = |millis: u64| Time::now().after(std::time::Duration::from_millis(millis));
     app.operator.traffic.count(Flow::Submitted, 1, task.text.len());
     let task = TaskRequest {
         text: task.text,
         to: task.to.unwrap_or_default(),
         key: task.key.unwrap_or_default(),
-        not_before: (task.delay_ms > 0).then(|| after(task.delay_ms)),
-        expires_at: task.ttl_ms.map(after),
+        not_before: None,
+        expires_at: None,
+        delay: (task.delay_ms > 0).then(|| Duration::from_millis(task.delay_ms)),
+        ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: task.max_attempts,
         priority: match task.priority {
             Some(Priority::High) => task::Priority::High,
@@ -207,7 +210,8 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
         },
     };
     let task = task.check(app.operator.limit)?;
-    ok(serde_json::json!({ "id": app.operator.submit(vec![task]).await?.first_id }))
+    let (id, known) = app.operator.submit_one(task).await?;
+    ok(serde_json::json!({ "id": id, "known": known }))
 }
 
 /// Nothing, or nothing that we know: a misspelt field is not to be passed over.

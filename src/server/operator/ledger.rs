@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::broker;
-use crate::task::{GroupName, Outcome, Task, TaskResult};
+use crate::task::{GroupName, Outcome, Task, TaskResult, Time};
 use crate::task_state::{StateReason, WaitReason};
 
 /// A task, and all there is to know of it.
@@ -26,7 +26,16 @@ pub(in crate::server) struct TaskInGroup {
 }
 
 impl Ledger {
-    pub(super) fn new(task: Task, states: Vec<(GroupName, broker::TaskState)>, results: Vec<TaskResult>) -> Ledger {
+    pub(super) fn new(
+        task: Task,
+        states: Vec<(GroupName, broker::TaskState)>,
+        results: Vec<TaskResult>,
+        now: Time,
+    ) -> Ledger {
+        // It does not go out any more, though nobody has come yet who would write that down.
+        let is_over = task.spec.expires_at.is_some_and(|at| at <= now);
+        let waits =
+            |reason| if is_over { StateReason::Settled(Some(Outcome::Expired)) } else { StateReason::Waits(reason) };
         let never_came = task.spec.to.clone().filter(|to| !states.iter().any(|(group, _)| group == to));
         let (attempts, settlements) = (attempts(&results), settlements(&results));
         let known = states.into_iter().map(|(group, state)| {
@@ -36,7 +45,7 @@ impl Ledger {
                 (broker::TaskState::InFlight(client, until, attempt), _) => {
                     (StateReason::Leased(until), client, attempt)
                 }
-                (broker::TaskState::Waiting(reason), _) => (StateReason::Waits(reason), "".into(), attempt),
+                (broker::TaskState::Waiting(reason), _) => (waits(reason), "".into(), attempt),
                 (broker::TaskState::Settled, Some(by)) => {
                     (StateReason::Settled(Some(by.outcome)), by.client.clone(), by.attempt)
                 }
@@ -46,7 +55,7 @@ impl Ledger {
         });
         let never_came = never_came.map(|group| TaskInGroup {
             group,
-            reason: StateReason::Waits(WaitReason::NeverCame),
+            reason: waits(WaitReason::NeverCame),
             client: "".into(),
             attempt: 0,
         });

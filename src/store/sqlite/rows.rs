@@ -4,7 +4,7 @@ use rusqlite::types::{FromSql, ToSql, Type};
 use rusqlite::{Row, Statement, Transaction};
 
 use super::int;
-use crate::store::{GroupState, OpenTask};
+use crate::store::{GroupState, Keyed, OpenTask};
 use crate::task::{
     Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -128,6 +128,15 @@ impl Values<'_, '_> {
     fn unknown(&self, number: i64) -> rusqlite::Error {
         rusqlite::Error::IntegralValueOutOfRange(self.column - 1, number)
     }
+}
+
+/// The task with a key.
+pub(super) const KEYED: &str = "SELECT id, target, text FROM tasks WHERE key = ?";
+
+/// A row of [`KEYED`].
+pub(super) fn keyed(row: &Row<'_>) -> rusqlite::Result<Keyed> {
+    let mut values = Values::of(row);
+    Ok(Keyed { id: values.position()?, to: values.optional_name()?, text: values.next()? })
 }
 
 pub(super) fn bind_task(to: &mut Parameters<'_, '_>, task: &Task) -> rusqlite::Result<()> {

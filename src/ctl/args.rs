@@ -107,7 +107,7 @@ Examples:
     },
     /// Stop giving tasks to a group.
     ///
-    /// What its clients hold they keep, and may still settle.
+    /// What its clients hold they keep, and may still settle. A group may be paused before its first client comes.
     #[command(after_help = "\
 Example:
   contactctl pause workers")]

@@ -77,8 +77,8 @@ impl Control for ControlService {
             pb::RetryTaskResponse { groups, ..Default::default() }
         };
         pause_group(PauseGroupRequest) -> PauseGroupResponse = {
-            operator.pause(Name::new(NameOf::Group, &request.group)?, request.paused).await?;
-            pb::PauseGroupResponse::new()
+            let is_new = operator.pause(Name::new(NameOf::Group, &request.group)?, request.paused).await?;
+            pb::PauseGroupResponse { is_new, ..Default::default() }
         };
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;

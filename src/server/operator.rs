@@ -243,8 +243,8 @@ impl Operator {
         Ok(self.queries.run(read).await?)
     }
 
-    /// Stops or resumes the delivery of tasks to a group.
-    pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<(), Refusal> {
+    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
+    pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
         Ok(self.broker.set_paused(group, paused).await?)
     }
 

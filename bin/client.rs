@@ -93,6 +93,8 @@ struct Args {
     id: Option<String>,
 
     /// Share tasks with the other clients that name this group: each task goes to one of them.
+    ///
+    /// Without --id the client is then called by its machine and its process, such as berlin-4711-3f9a: results say so.
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 
@@ -169,8 +171,10 @@ fn main() -> ExitCode {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    // A client without a group would be one of its own with it.
+    let id = args.id.or_else(|| args.group.as_ref().map(|_| own_name()));
     let config = Config {
-        id: args.id,
+        id,
         group: args.group,
         window: args.window,
         batch: args.batch,
@@ -212,6 +216,15 @@ fn run(args: Args) -> anyhow::Result<()> {
     handle.close();
     let _ = waiter.join();
     Ok(verdict?)
+}
+
+/// What a member of a group is called that says no name: its machine, its process, and a word by which containers differ that have
+/// both in common.
+fn own_name() -> String {
+    let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    // Metadata is ASCII.
+    let host: String = host.chars().filter(char::is_ascii_graphic).collect();
+    format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
 }
 
 /// The answer of the article's client.

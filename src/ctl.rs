@@ -44,9 +44,9 @@ pub fn run(args: Args) -> Result<(), Error> {
     match args.command {
         Command::Submit(submit) => submit::run(submit, &args.server, out),
         Command::Bench(bench) => bench::run(bench, &args.server, out),
-        Command::Tasks(range) => list::tasks(&link()?, &range, out),
-        Command::Results(range) => list::results(&link()?, &range, out),
-        Command::Statuses(range) => list::statuses(&link()?, &range, out),
+        Command::Tasks(tasks) => list::tasks(&link()?, &tasks, out),
+        Command::Results(results) => list::results(&link()?, &results, out),
+        Command::Statuses(statuses) => list::statuses(&link()?, &statuses, out),
         Command::Dead(dead) => list::dead(&link()?, &dead, out),
         Command::Clients => manage::clients(&link()?, out),
         Command::Groups => manage::groups(&link()?, out),

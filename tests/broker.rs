@@ -895,6 +895,20 @@ fn a_paused_group_gets_nothing_until_it_is_resumed() {
 }
 
 #[test]
+fn a_group_may_be_paused_before_its_first_client_comes() {
+    let mut world = world();
+    world.pause("a", true);
+    let task = world.broadcast("work");
+    world.restart();
+    let a = world.join(client("a"));
+    assert!(got(&world, a).is_empty());
+    world.pause("b", false);
+    assert!(!world.core.groups(world.now).iter().any(|group| group.name.as_str() == "b"), "there is nothing to resume");
+    world.pause("a", false);
+    assert_eq!(got(&world, a), [task]);
+}
+
+#[test]
 fn a_cancelled_task_stays_cancelled_after_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));

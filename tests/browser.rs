@@ -157,6 +157,23 @@ fn lost_contact_is_said_and_is_over_when_the_server_is_back() {
 }
 
 #[test]
+fn many_tabs_share_one_stream_and_none_is_open_when_nobody_looks() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "workers", "cat");
+    server.submit(&["before"]);
+    server.at_least(1, "results");
+    browser.plays("manyTabs", &server).ends_well();
+}
+
+#[test]
+fn a_browser_without_shared_workers_has_a_stream_for_the_tab_that_is_looked_at() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    browser.plays("noSharedWorker", &server).ends_well();
+}
+
+#[test]
 fn both_languages_are_complete_and_the_choice_is_remembered() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -362,6 +362,30 @@ fn given_up_after(server: &Server, attempts: u64) {
 }
 
 #[test]
+fn a_member_of_a_group_that_says_no_name_is_called_by_its_machine_and_process() {
+    let server = Server::start(&[]);
+    let worker = |more: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        command.args(["--server", &server.listen, "--exec", "cat"]).args(more);
+        Program::spawn("worker", &mut command).unwrap()
+    };
+    let member = worker(&["--group", "workers"]);
+    server.submit(&["who does this?"]);
+    let result = &server.at_least(1, "results")[0];
+    let host = rustix::system::uname().nodename().to_str().unwrap().to_owned();
+    let name = result["client"].as_str().unwrap();
+    assert!(name.starts_with(&format!("{host}-{}-", member.id())), "{name}");
+    drop(member);
+
+    let _named = worker(&["--group", "named", "--id", "w1"]);
+    let _alone = worker(&[]);
+    let results = server.at_least(3, "results");
+    let client = |group: &str| results.iter().find(|result| result["group"] == group).unwrap()["client"].clone();
+    assert_eq!(client("named"), "w1");
+    assert!(client("").as_str().unwrap().starts_with("ipv4:"), "one that says nothing stays anonymous");
+}
+
+#[test]
 fn sighup_takes_over_what_can_change_and_names_what_cannot() {
     let file = File::with("[server]\nmax-attempts = 2\nack-timeout = \"1h\"\nlog = \"warn\"\n");
     let mut server = Server::start(&["--config", file.path().to_str().unwrap(), "--retain", "2d"]);

@@ -177,7 +177,12 @@ fn a_server_that_cannot_do_it_is_told_from_one_that_is_not_there() {
 #[test]
 fn wrong_usage_ends_with_2_and_help_with_0() {
     let fake = Fake::new();
-    for args in [&["frobnicate"][..], &["submit"], &["tasks", "--limit", "3"], &["submit", "--key", "k", "a", "b"]] {
+    for args in [
+        &["frobnicate"][..],
+        &["submit"],
+        &["tasks", "--all", "--state", "waiting"],
+        &["submit", "--key", "k", "a", "b"],
+    ] {
         let ran = run(&fake, args);
         assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""), "{args:?}");
     }

@@ -163,7 +163,7 @@ impl Handle {
     }
 
     /// Stops or resumes the delivery of tasks to a group.
-    pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<(), BrokerError> {
+    pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<bool, BrokerError> {
         Ok(self.change(move |core| core.pause(&group, paused, Time::now())).await??)
     }
 

@@ -4,12 +4,14 @@ use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
+use protobuf::Enum as _;
 
 use super::bench::Bench;
 use super::help;
 use super::submit::quote;
 use crate::manual::Shell;
 use crate::task::{Name, NameOf, Time};
+use crate::wire::control as pb;
 
 /// Submits tasks to a Contact server, shows what became of them, and takes care of groups.
 #[derive(Debug, Parser)]
@@ -55,14 +57,7 @@ Examples:
   contactctl clients
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
     Clients,
-    /// Show the log of tasks.
-    ///
-    /// The latest twenty, unless told otherwise.
-    #[command(after_help = "\
-Examples:
-  contactctl tasks --follow
-  contactctl tasks --all --json | jq -r .task")]
-    Tasks(Range),
+    Tasks(Tasks),
     /// Show one task: where it stands, and all that came of it.
     ///
     /// Where it stands with each group, why it is not running if it is not, and every outcome that was told.
@@ -74,21 +69,8 @@ Example:
         #[arg(value_parser = id())]
         id: u64,
     },
-    /// Show what came of tasks.
-    ///
-    /// The latest twenty outcomes, unless told otherwise.
-    #[command(after_help = "\
-Examples:
-  contactctl results --latest 100
-  contactctl results --after 4711 --follow --json")]
-    Results(Range),
-    /// Show what clients reported.
-    ///
-    /// The latest twenty statuses, unless told otherwise.
-    #[command(after_help = "\
-Example:
-  contactctl statuses --follow")]
-    Statuses(Range),
+    Results(Results),
+    Statuses(Statuses),
     Dead(Dead),
     /// Show how the server is set, and how it is.
     #[command(after_help = "\
@@ -126,7 +108,7 @@ Examples:
     },
     /// Stop giving tasks to a group.
     ///
-    /// What its clients hold they keep, and may still settle.
+    /// What its clients hold they keep, and may still settle. A group may be paused before its first client comes.
     #[command(after_help = "\
 Example:
   contactctl pause workers")]
@@ -297,6 +279,99 @@ pub(super) struct Doctor {
     pub(super) strict: bool,
 }
 
+/// Show the log of tasks.
+///
+/// The latest twenty, each with where it stands, unless told otherwise. The state is that with the group that has most to do with
+/// the task; with --to, that with this group. What goes through the log from its beginning, or follows it, shows no state.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl tasks --to workers --state waiting
+  contactctl tasks --text invoice --latest 3
+  contactctl tasks --follow
+  contactctl tasks --all --json | jq -r .task")]
+pub(super) struct Tasks {
+    /// Only what is addressed to this group.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Option<String>,
+    /// Only what is in this state, or had this outcome last.
+    #[arg(long, value_enum, conflicts_with_all = ["from", "follow"])]
+    pub(super) state: Option<State>,
+    /// Only what has this in its text, letter for letter.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) range: Range,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum State {
+    /// To be delivered, or delivered again.
+    Waiting,
+    /// With a client.
+    InFlight,
+    /// Its groups are through with it, however that was.
+    Settled,
+    /// Settled by DONE.
+    Done,
+    /// A dead letter: it failed, or its attempts were used up.
+    Dead,
+    /// Its time was over before it was settled.
+    Expired,
+    /// Taken back.
+    Cancelled,
+}
+
+/// Show what came of tasks.
+///
+/// The latest twenty outcomes, unless told otherwise.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl results --latest 100
+  contactctl results --to workers --state failed
+  contactctl results --client oslo-1 --follow
+  contactctl results --after 4711 --follow --json")]
+pub(super) struct Results {
+    /// Only what came of this task.
+    #[arg(long, value_name = "ID", value_parser = id())]
+    pub(super) task: Option<u64>,
+    /// Only outcomes for this group.
+    #[arg(long, value_name = "GROUP", value_parser = group, visible_alias = "group")]
+    pub(super) to: Option<String>,
+    /// Only what this client said: its id, or its address.
+    #[arg(long, value_name = "CLIENT")]
+    pub(super) client: Option<String>,
+    /// Only outcomes of this kind, such as done, failed or timed-out.
+    #[arg(long, value_name = "OUTCOME", value_parser = outcome, visible_alias = "outcome")]
+    pub(super) state: Option<pb::Outcome>,
+    /// Only what has this in its result, letter for letter.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) range: Range,
+}
+
+/// Show what clients reported.
+///
+/// The latest twenty statuses, unless told otherwise.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl statuses --follow
+  contactctl statuses --client oslo-1")]
+pub(super) struct Statuses {
+    /// Only what this client reported: its id, or its address.
+    #[arg(long, value_name = "CLIENT")]
+    pub(super) client: Option<String>,
+    /// Only what has this in it, letter for letter.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) range: Range,
+}
+
 /// Which part of a log to show.
 #[derive(Debug, ClapArgs)]
 pub(super) struct Range {
@@ -309,8 +384,8 @@ pub(super) struct Range {
     /// Begin behind this id, or this seq.
     #[arg(long, value_name = "ID", conflicts_with = "latest", group = "from")]
     pub(super) after: Option<u64>,
-    /// At most N, with --after or --all.
-    #[arg(long, value_name = "N", requires = "from", value_parser = clap::value_parser!(u32).range(1..))]
+    /// End after N.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) limit: Option<u32>,
     /// Go on as more come, until Ctrl-C.
     #[arg(long)]
@@ -341,6 +416,27 @@ pub(super) struct Dead {
     pub(super) drop: bool,
     #[command(flatten)]
     pub(super) range: Range,
+}
+
+/// By its name, in any case, with - or _.
+fn outcome(text: &str) -> Result<pb::Outcome, String> {
+    let name = text.to_ascii_uppercase().replace('-', "_");
+    pb::Outcome::from_str(&name).ok_or_else(|| {
+        let all: Vec<_> = pb::Outcome::VALUES.iter().map(|outcome| kebab(*outcome)).collect();
+        format!("it must be one of {}", all.join(", "))
+    })
+}
+
+/// How an outcome is written as an argument.
+fn kebab(outcome: pb::Outcome) -> String {
+    format!("{outcome:?}").to_ascii_lowercase().replace('_', "-")
+}
+
+impl Range {
+    /// Whether it says where to begin, and that is not before the end.
+    pub(super) fn begins(&self) -> bool {
+        self.all || self.after.is_some()
+    }
 }
 
 fn id() -> clap::builder::RangedU64ValueParser {
@@ -440,7 +536,10 @@ mod tests {
             &["submit", "x", "--not-before", "tomorrow"],
             &["tasks", "--all", "--latest", "3"],
             &["tasks", "--all", "--after", "3"],
-            &["tasks", "--limit", "3"],
+            &["tasks", "--all", "--state", "waiting"],
+            &["tasks", "--follow", "--state", "waiting"],
+            &["tasks", "--state", "lost"],
+            &["results", "--state", "lots"],
             &["dead", "--retry", "--drop"],
             &["dead", "17"],
             &["dead", "17", "--drop", "--all"],

@@ -1,12 +1,14 @@
 //! The logs, page by page: memory is a page, whatever the length of the log.
 
 use std::collections::BTreeSet;
+use std::thread;
+use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::{FutureExt, StreamExt, select};
 use grpcio::{CallOption, ClientSStreamReceiver};
 
-use super::args::{Dead, Range};
+use super::args::{Dead, Range, Results, State, Statuses, Tasks};
 use super::interrupt::Interrupt;
 use super::link::Link;
 use super::moment::Times;
@@ -15,23 +17,98 @@ use super::table::{Row, Table};
 use super::{Error, manage, rows};
 use crate::wire::control as pb;
 
-/// Prints tasks.
-pub(super) fn tasks(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
-    let call = link.client.list_tasks(&request(range), CallOption::default());
+/// Most tasks that the server gives for one look.
+const FOUND_AT_ONCE: u32 = 200;
+
+/// Prints tasks: the latest with where they stand, or a part of the log.
+pub(super) fn tasks(link: &Link, tasks: &Tasks, mut out: Out) -> Result<(), Error> {
+    let range = &tasks.range;
+    if !range.follow && !range.begins() {
+        match find(link, tasks) {
+            // An older server. It knows no states, and is not asked for one.
+            Err(Error::Unimplemented { .. }) if tasks.state.is_none() => {}
+            found => {
+                let found = found?;
+                out.rows(&mut Table::default(), &found)?;
+                if found.is_empty() {
+                    out.remark("no tasks");
+                }
+                return Ok(());
+            }
+        }
+    }
+    let mut request = request(range);
+    request.group = tasks.to.clone().unwrap_or_default();
+    request.text = tasks.text.clone().unwrap_or_default();
+    let call = link.client.list_tasks(&request, CallOption::default());
     let print = Print { link, range, out, what: "tasks" };
     print.pages(call, |page: pb::TaskPage| page.tasks.into_iter().map(rows::Task::from).collect(), |task| task.id)
 }
 
+/// Looks back through the log, part by part, until enough is found; oldest first.
+fn find(link: &Link, tasks: &Tasks) -> Result<Vec<rows::FoundTask>, Error> {
+    use pb::TaskState::{DEAD, IN_FLIGHT, SETTLED, WAITING};
+    let (state, outcome) = match tasks.state {
+        None => (None, None),
+        Some(State::Waiting) => (Some(WAITING), None),
+        Some(State::InFlight) => (Some(IN_FLIGHT), None),
+        Some(State::Settled) => (Some(SETTLED), None),
+        Some(State::Dead) => (Some(DEAD), None),
+        Some(State::Done) => (Some(SETTLED), Some(pb::Outcome::DONE)),
+        Some(State::Expired) => (Some(SETTLED), Some(pb::Outcome::EXPIRED)),
+        Some(State::Cancelled) => (Some(SETTLED), Some(pb::Outcome::CANCELLED)),
+    };
+    let mut request = pb::FindTasksRequest {
+        to: tasks.to.clone().unwrap_or_default(),
+        state: state.map(Into::into),
+        outcome: outcome.map(Into::into),
+        text: tasks.text.clone().unwrap_or_default(),
+        ..Default::default()
+    };
+    let most = wanted(&tasks.range) as usize;
+    let mut found = Vec::new();
+    loop {
+        request.limit = u32::try_from(most - found.len()).unwrap_or(u32::MAX).min(FOUND_AT_ONCE);
+        let part = link.wait(link.client.find_tasks(&request, Link::answer_soon()))?;
+        found.extend(part.tasks.into_iter().map(rows::FoundTask::from));
+        if found.len() >= most || !part.more || part.oldest == 0 {
+            break;
+        }
+        request.before = part.oldest;
+        thread::sleep(Duration::from_millis(part.pause_ms.into()));
+    }
+    found.reverse();
+    Ok(found)
+}
+
+/// How many of the latest.
+fn wanted(range: &Range) -> u32 {
+    range.limit.map_or(range.latest, |limit| limit.min(range.latest))
+}
+
 /// Prints outcomes.
-pub(super) fn results(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
-    let call = link.client.list_results(&request(range), CallOption::default());
-    Print { link, range, out, what: "results" }.pages(call, result_rows, |result| result.seq)
+pub(super) fn results(link: &Link, results: &Results, out: Out) -> Result<(), Error> {
+    let request = pb::ListRequest {
+        task: results.task.unwrap_or(0),
+        group: results.to.clone().unwrap_or_default(),
+        client: results.client.clone().unwrap_or_default(),
+        outcome: results.state.map(Into::into),
+        text: results.text.clone().unwrap_or_default(),
+        ..request(&results.range)
+    };
+    let call = link.client.list_results(&request, CallOption::default());
+    Print { link, range: &results.range, out, what: "results" }.pages(call, result_rows, |result| result.seq)
 }
 
 /// Prints what clients reported.
-pub(super) fn statuses(link: &Link, range: &Range, out: Out) -> Result<(), Error> {
-    let call = link.client.list_statuses(&request(range), CallOption::default());
-    let print = Print { link, range, out, what: "statuses" };
+pub(super) fn statuses(link: &Link, statuses: &Statuses, out: Out) -> Result<(), Error> {
+    let request = pb::ListRequest {
+        client: statuses.client.clone().unwrap_or_default(),
+        text: statuses.text.clone().unwrap_or_default(),
+        ..request(&statuses.range)
+    };
+    let call = link.client.list_statuses(&request, CallOption::default());
+    let print = Print { link, range: &statuses.range, out, what: "statuses" };
     print.pages(
         call,
         |page: pb::StatusPage| page.statuses.into_iter().map(rows::Status::from).collect(),
@@ -67,10 +144,15 @@ fn many(link: &Link, dead: &Dead, letters: BTreeSet<(u64, String)>, out: Out) ->
 }
 
 fn request(range: &Range) -> pb::ListRequest {
-    let latest = if range.all || range.after.is_some() { 0 } else { range.latest };
+    let (latest, limit) = match (range.begins(), range.follow) {
+        (true, _) => (0, range.limit),
+        (false, true) => (range.latest, range.limit),
+        // To its end, so the limit is another word for the latest ones.
+        (false, false) => (wanted(range), None),
+    };
     pb::ListRequest {
         after: range.after.unwrap_or(0),
-        limit: range.limit.unwrap_or(0),
+        limit: limit.unwrap_or(0),
         latest,
         follow: range.follow,
         ..Default::default()

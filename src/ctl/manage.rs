@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use super::link::Link;
 use super::out::Out;
+use super::submit::quote;
 use super::table::{Row, Table};
 use super::{Error, rows};
 use crate::terminal::escape;
@@ -27,6 +28,8 @@ struct TaskGroups {
 struct GroupPaused {
     group: String,
     paused: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
 }
 
 #[derive(Serialize)]
@@ -130,9 +133,12 @@ pub(super) fn retry(link: &Link, id: u64, group: String, mut out: Out) -> Result
 /// Stops or resumes the delivery to a group.
 pub(super) fn pause(link: &Link, group: String, paused: bool, mut out: Out) -> Result<(), Error> {
     let request = pb::PauseGroupRequest { group: group.clone(), paused, ..Default::default() };
-    link.wait(link.client.pause_group(&request, Link::answer_soon()))?;
-    let text = format!("group {group} is {}", if paused { "paused" } else { "running" });
-    Ok(out.object(&GroupPaused { group, paused }, &text)?)
+    let is_new = link.wait(link.client.pause_group(&request, Link::answer_soon()))?.is_new;
+    let mut text = format!("group {group} is {}", if paused { "paused" } else { "running" });
+    if is_new {
+        text += &format!(", before its first client; if it is misspelt: contactctl group rm {}", quote(&group));
+    }
+    Ok(out.object(&GroupPaused { group, paused, is_new }, &text)?)
 }
 
 /// Forgets a group.

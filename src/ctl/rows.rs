@@ -91,6 +91,46 @@ impl Row for Task {
     }
 }
 
+/// A task, where it stands, and what came of it last.
+#[derive(Serialize)]
+pub(super) struct FoundTask {
+    #[serde(flatten)]
+    task: Task,
+    state: String,
+    outcome: Option<String>,
+}
+
+impl From<pb::FoundTask> for FoundTask {
+    fn from(found: pb::FoundTask) -> FoundTask {
+        FoundTask {
+            task: found.task.into_option().unwrap_or_default().into(),
+            state: state(found.state),
+            outcome: found.outcome.map(enum_name),
+        }
+    }
+}
+
+impl Row for FoundTask {
+    const COLUMNS: &'static [Column] = &[
+        Column::Number("ID"),
+        Column::Word("ACCEPTED"),
+        Column::Name("TO"),
+        Column::Word("STATE"),
+        Column::Text("TASK"),
+    ];
+    fn cells(&self, times: Times) -> Vec<String> {
+        let [id, accepted, to, text] = self.task.cells(times).try_into().unwrap_or_default();
+        // How it was settled says more than that it was.
+        let state = match &self.outcome {
+            Some(outcome) if self.state == TaskState::Settled.to_string() => {
+                outcome.to_ascii_lowercase().replace('_', " ")
+            }
+            _ => self.state.clone(),
+        };
+        vec![id, accepted, to, state, text]
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct TaskResult {
     pub(super) seq: u64,
@@ -292,13 +332,7 @@ pub(super) struct TaskInGroup {
 
 impl From<pb::TaskInGroup> for TaskInGroup {
     fn from(task: pb::TaskInGroup) -> TaskInGroup {
-        let known = task.state.enum_value().map(|state| match state {
-            pb::TaskState::WAITING => TaskState::Waiting,
-            pb::TaskState::IN_FLIGHT => TaskState::InFlight,
-            pb::TaskState::SETTLED => TaskState::Settled,
-            pb::TaskState::DEAD => TaskState::Dead,
-        });
-        let state = known.map_or_else(|_| enum_name(task.state), |known| known.to_string());
+        let state = state(task.state);
         let reason = match task.wait {
             Some(wait) => wait_reason(wait, task.until),
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
@@ -306,6 +340,16 @@ impl From<pb::TaskInGroup> for TaskInGroup {
         };
         TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason }
     }
+}
+
+fn state(state: EnumOrUnknown<pb::TaskState>) -> String {
+    let known = state.enum_value().map(|state| match state {
+        pb::TaskState::WAITING => TaskState::Waiting,
+        pb::TaskState::IN_FLIGHT => TaskState::InFlight,
+        pb::TaskState::SETTLED => TaskState::Settled,
+        pb::TaskState::DEAD => TaskState::Dead,
+    });
+    known.map_or_else(|_| enum_name(state), |known| known.to_string())
 }
 
 fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {

@@ -1,8 +1,10 @@
 // The newest state of the server, a second old at most, or the truth that there is none.
 
+import { leave, watch } from './stream.js';
+
 /** How long without a word until contact counts as lost. The server sends a state each second. */
 const SILENCE = 6000;
-/** How long until the next try, when the browser does not try by itself. */
+/** How long until the next try after that. */
 const AGAIN = 2000;
 /** How far back the points reach, and the steps of the hour. */
 const MINUTES = 300_000;
@@ -22,7 +24,10 @@ export const live = {
 };
 
 const listeners = new Set();
-let source = null;
+/** What the stream of this tab alone talks to, where tabs share none. */
+const alone = { postMessage: (event) => hear(event) };
+/** Ends the watching that is under way. */
+let end = () => {};
 let watchdog = 0;
 let again = 0;
 
@@ -35,24 +40,77 @@ export function follow(listener) {
 /** The time at the server, so that ages are right whatever the clock of this machine says. */
 export const now = () => (live.state ? live.state.at + (Date.now() - live.heard) : Date.now());
 
+/** Watches for as long as somebody looks at this tab. */
 export function connect() {
-  source?.close();
+  document.addEventListener('visibilitychange', attend);
+  addEventListener('pagehide', rest);
+  attend();
+}
+
+function attend() {
+  if (document.hidden) rest();
+  else look();
+}
+
+/** What is shown from here on is old, so the tab's title says nothing of it. */
+function rest() {
+  stop();
+  became('opening');
+}
+
+function look() {
+  stop();
+  share();
+  quiet();
+}
+
+function stop() {
+  end();
+  end = () => {};
+  clearTimeout(watchdog);
   clearTimeout(again);
-  source = new EventSource('/api/events');
-  source.addEventListener('history', (event) => {
-    Object.assign(live, JSON.parse(event.data));
-  });
-  source.addEventListener('state', (event) => {
-    live.state = JSON.parse(event.data);
+}
+
+/** By the worker that all tabs share; by a stream of this tab's own where the browser has no such worker. */
+function share() {
+  let worker;
+  try {
+    worker = new SharedWorker('/assets/worker.js', { type: 'module' });
+  } catch {
+    return own();
+  }
+  const { port } = worker;
+  port.onmessage = ({ data }) => {
+    port.postMessage('here');
+    hear(data);
+  };
+  port.postMessage('watch');
+  end = () => {
+    port.postMessage('leave');
+    port.close();
+    worker.onerror = null;
+  };
+  worker.onerror = own;
+}
+
+function own() {
+  watch(alone);
+  end = () => leave(alone);
+}
+
+function hear({ name, data }) {
+  if (name === 'history') Object.assign(live, JSON.parse(data));
+  if (name === 'state') {
+    live.state = JSON.parse(data);
     live.heard = Date.now();
-    live.contact = 'live';
     remember(live.points, live.state.point, MINUTES);
     remember(live.hour, live.state.step, HOUR);
-    watch();
+    quiet();
+    live.contact = 'live';
     tell();
-  });
-  source.addEventListener('error', lost);
-  watch();
+  }
+  // The stream tries again by itself.
+  if (name === 'lost') became('lost');
 }
 
 function remember(points, point, span) {
@@ -63,20 +121,20 @@ function remember(points, point, span) {
   if (kept > 0) points.splice(0, kept);
 }
 
-/** A connection that is cut without a word raises no error. */
-function watch() {
+/** A connection that is cut without a word raises no error, nor does a worker that is gone. */
+function quiet() {
   clearTimeout(watchdog);
-  watchdog = setTimeout(lost, SILENCE);
+  watchdog = setTimeout(() => {
+    stop();
+    again = setTimeout(look, AGAIN);
+    became('lost');
+  }, SILENCE);
 }
 
-function lost() {
-  clearTimeout(watchdog);
-  source.close();
-  again = setTimeout(connect, AGAIN);
-  if (live.contact !== 'lost') {
-    live.contact = 'lost';
-    tell();
-  }
+function became(contact) {
+  if (live.contact === contact) return;
+  live.contact = contact;
+  tell();
 }
 
 function tell() {

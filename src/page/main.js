@@ -157,9 +157,9 @@ function contact() {
   const letters = live.state?.totals.dead ?? 0;
   text(frame.count, letters > 999 ? '999+' : letters);
   show(frame.count, letters > 0);
-  // Said aloud only when the judgement is another one.
+  // Said aloud only when the judgement is another one. A tab that is looked at again has none for a moment.
   const kinds = `${level} ${issues.map((it) => it.kind)}`;
-  if (kinds !== announced) {
+  if (level !== 'opening' && kinds !== announced) {
     announced = kinds;
     text(frame.said, headline);
   }
@@ -204,7 +204,7 @@ matchMedia('(prefers-color-scheme: dark)').addEventListener('change', () => show
 document.addEventListener('visibilitychange', () => draw());
 
 function draw() {
-  // The judgement stands in the title of the tab, so it is kept even where nobody sees the rest.
+  // In a tab that nobody looks at the judgement leaves the title, since it is not known any more.
   contact();
   if (!document.hidden) shown.update(live);
 }

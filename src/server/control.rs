@@ -57,6 +57,10 @@ macro_rules! lists {
 impl Control for ControlService {
     unary! { operator, request:
         submit(SubmitRequest) -> SubmitResponse = accept_all(&operator, request).await?;
+        find_tasks(FindTasksRequest) -> FoundTasks = {
+            let (found, looked) = convert::wanted(request)?.find(&operator).await?;
+            convert::found(found, looked)
+        };
         list_clients(ListClientsRequest) -> ListClientsResponse = convert::clients(operator.clients().await?);
         describe_task(DescribeTaskRequest) -> TaskLedger = convert::ledger(operator.describe(request.id).await?);
         list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
@@ -73,8 +77,8 @@ impl Control for ControlService {
             pb::RetryTaskResponse { groups, ..Default::default() }
         };
         pause_group(PauseGroupRequest) -> PauseGroupResponse = {
-            operator.pause(Name::new(NameOf::Group, &request.group)?, request.paused).await?;
-            pb::PauseGroupResponse::new()
+            let is_new = operator.pause(Name::new(NameOf::Group, &request.group)?, request.paused).await?;
+            pb::PauseGroupResponse { is_new, ..Default::default() }
         };
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
@@ -101,11 +105,11 @@ impl Control for ControlService {
     }
 
     lists! { request:
-        list_tasks(ListRequest) -> TaskPage = (Tasks, convert::range(&request)), convert::task_page;
-        list_results(ListRequest) -> ResultPage = (Results, convert::range(&request)), convert::result_page;
-        list_statuses(ListRequest) -> StatusPage = (Statuses, convert::range(&request)), convert::status_page;
+        list_tasks(ListRequest) -> TaskPage = (Tasks, convert::range(&request)?), convert::task_page;
+        list_results(ListRequest) -> ResultPage = (Results, convert::range(&request)?), convert::result_page;
+        list_statuses(ListRequest) -> StatusPage = (Statuses, convert::range(&request)?), convert::status_page;
         list_dead(ListDeadRequest) -> ResultPage = {
-            (DeadLetters(if_set(NameOf::Group, &request.group)?), convert::range(&request.list))
+            (DeadLetters(if_set(NameOf::Group, &request.group)?), convert::range(&request.list)?)
         }, convert::result_page;
     }
 }

@@ -5,11 +5,14 @@ use std::time::Duration;
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
-use super::operator::{Finding, Fleet, Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
+use super::operator::{
+    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Range, ServerInfo, Standing, TaskInGroup,
+    TaskRequest, Wanted, if_set,
+};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
-use crate::task::{Name, NewTask, Outcome, Priority, Status, Task, TaskResult, Time};
+use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
@@ -90,9 +93,63 @@ fn refusal(index: usize, why: &Refusal) -> pb::Refusal {
     pb::Refusal { index: index as u32, reason: why.to_string(), cause: why.cause().into(), ..pb::Refusal::default() }
 }
 
-pub(super) fn range(list: &pb::ListRequest) -> Range {
+pub(super) fn range(list: &pb::ListRequest) -> Result<Range, Refusal> {
     let if_set = |n: u32| (n > 0).then_some(n as usize);
-    Range { after: list.after, limit: if_set(list.limit), latest: if_set(list.latest), follow: list.follow }
+    let filter = Filter {
+        group: group(&list.group)?,
+        task: (list.task > 0).then_some(list.task),
+        client: list.client.clone(),
+        text: list.text.clone(),
+        outcome: list.outcome.map(outcome_asked).transpose()?,
+    };
+    Ok(Range { after: list.after, limit: if_set(list.limit), latest: if_set(list.latest), follow: list.follow, filter })
+}
+
+fn group(name: &str) -> Result<Option<Name>, Refusal> {
+    if_set(NameOf::Group, name)
+}
+
+fn outcome_asked(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
+    let number = outcome.value();
+    Outcome::from_number(number.into()).ok_or(Refusal::UnknownNumber { field: "outcome", number })
+}
+
+pub(super) fn wanted(request: pb::FindTasksRequest) -> Result<Wanted, Refusal> {
+    let state = |state: EnumOrUnknown<pb::TaskState>| match state.enum_value() {
+        Ok(pb::TaskState::WAITING) => Ok(TaskState::Waiting),
+        Ok(pb::TaskState::IN_FLIGHT) => Ok(TaskState::InFlight),
+        Ok(pb::TaskState::SETTLED) => Ok(TaskState::Settled),
+        Ok(pb::TaskState::DEAD) => Ok(TaskState::Dead),
+        Err(number) => Err(Refusal::UnknownNumber { field: "state", number }),
+    };
+    let limit = if request.limit == 0 { MOST } else { request.limit as usize };
+    Ok(Wanted {
+        before: if request.before == 0 { TaskId::MAX } else { request.before },
+        limit: limit.min(MOST),
+        group: group(&request.to)?,
+        addressed: true,
+        state: request.state.map(state).transpose()?,
+        outcome: request.outcome.map(outcome_asked).transpose()?,
+        text: request.text,
+    })
+}
+
+/// `looked`: for how long the broker was.
+pub(super) fn found(found: Found, looked: Duration) -> pb::FoundTasks {
+    let with_state = |it: Standing| pb::FoundTask {
+        state: state(it.state).into(),
+        outcome: it.outcome.map(outcome),
+        last_at: millis(it.last_at),
+        task: Some(task(it.task)).into(),
+        ..pb::FoundTask::default()
+    };
+    pb::FoundTasks {
+        tasks: found.tasks.into_iter().map(with_state).collect(),
+        oldest: found.looked.map_or(0, |(_, oldest)| oldest),
+        more: found.more,
+        pause_ms: duration(looked * BROKER_SHARE) as u32,
+        ..pb::FoundTasks::default()
+    }
 }
 
 pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {

@@ -16,7 +16,6 @@ mod lists;
 mod live;
 mod metrics;
 mod page;
-mod tasks;
 
 use std::net::TcpListener;
 use std::pin::pin;

@@ -2,6 +2,7 @@
 //! translate.
 
 mod dead;
+mod find;
 mod findings;
 mod groups;
 mod ledger;
@@ -12,11 +13,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
 use self::groups::count_groups;
 pub(super) use self::groups::{Group, count_group};
 pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
-pub(super) use self::lists::{DeadLetters, Log, Range, Results, Statuses, Tasks};
+pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::{Removed, add_never_came};
 use super::about::About;
 use super::config::Retention;
@@ -27,6 +29,10 @@ use super::traffic::Traffic;
 use crate::broker::{self, ClientInfo};
 use crate::store::{self, Accepted, Positions, Reader};
 use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
+
+/// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
+/// snapshots and lists come less often.
+pub(super) const BROKER_SHARE: u32 = 50;
 
 /// Does what operators ask for. Cheap to clone.
 #[derive(Clone)]
@@ -273,8 +279,8 @@ impl Operator {
         Ok(self.queries.run(read).await?)
     }
 
-    /// Stops or resumes the delivery of tasks to a group.
-    pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<(), Refusal> {
+    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
+    pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
         Ok(self.broker.set_paused(group, paused).await?)
     }
 

@@ -392,7 +392,11 @@ impl World {
 
     pub(crate) fn pause(&mut self, group: &str, paused: bool) {
         self.flush();
-        if self.core.pause(&name(group), paused, self.now).is_ok() {
+        if let Ok(is_new) = self.core.pause(&name(group), paused, self.now) {
+            assert_eq!(is_new, !self.model.groups.contains_key(&name(group)));
+            if is_new {
+                self.model.group_is_there(&name(group), 0);
+            }
             self.model.groups.get_mut(&name(group)).unwrap().paused = paused;
         }
         self.act();

@@ -251,6 +251,63 @@ export async function lostContact({ open, reached, expect, shot }) {
   await says(page, '.note', /^Task 1 is accepted/);
 }
 
+/** Waits until so many streams of events are open at the server. */
+async function streams(wanted) {
+  const deadline = Date.now() + 45_000;
+  for (;;) {
+    const metrics = await (await fetch(`${process.env.CONTACT_PAGE}/metrics`)).text();
+    const open = Number(/^contact_event_listeners (\d+)$/m.exec(metrics)[1]);
+    if (open === wanted) return;
+    assert.ok(Date.now() < deadline, `${open} streams are open, not ${wanted}`);
+    await sleep(200);
+  }
+}
+
+/** As when another tab is looked at, or this one again. */
+const lookedAt = (page, is) => page.evaluate((hidden) => {
+  Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });
+  document.dispatchEvent(new Event('visibilitychange'));
+}, !is);
+
+export async function manyTabs({ open, go }) {
+  const tabs = [await open('#/submit')];
+  while (tabs.length < 8) {
+    tabs.push(await tabs[0].context().newPage());
+    await go(tabs.at(-1), '#/submit');
+  }
+  for (const tab of tabs) await live(tab);
+  await streams(1);
+  const [last, ...others] = tabs.toReversed();
+  await submit(last, 'from the eighth');
+  await says(last, '.note', /^Task 2 is accepted/);
+
+  for (const tab of others) await lookedAt(tab, false);
+  await streams(1);
+  await live(last);
+  assert.match(await last.title(), /^✓ Submit/);
+  await lookedAt(last, false);
+  await streams(0);
+  assert.match(await last.title(), /^Submit/, 'a tab that is not looked at says nothing of what is now');
+  await lookedAt(last, true);
+  await live(last);
+  await streams(1);
+  await last.close();
+  await streams(0);
+}
+
+export async function noSharedWorker({ open, go }) {
+  const page = await open();
+  await page.addInitScript(() => delete globalThis.SharedWorker);
+  await go(page, '#/groups');
+  await page.reload();
+  await live(page);
+  await streams(1);
+  await lookedAt(page, false);
+  await streams(0);
+  await lookedAt(page, true);
+  await live(page);
+}
+
 export async function languages({ open, go }) {
   const page = await open();
   const { en, zh } = await page.evaluate(async () => {

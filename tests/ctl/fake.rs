@@ -240,6 +240,12 @@ impl Control for Service {
         });
     }
 
+    /// As a server answers that is older than this call.
+    fn find_tasks(&mut self, ctx: RpcContext<'_>, _: Decoded<pb::FindTasksRequest>, sink: UnarySink<pb::FoundTasks>) {
+        let status = RpcStatus::new(RpcStatusCode::UNIMPLEMENTED);
+        ctx.spawn(async move { sink.fail(status).await.unwrap_or(()) });
+    }
+
     fn list_tasks(
         &mut self,
         ctx: RpcContext<'_>,

@@ -1,11 +1,16 @@
 //! The logs.
 
+use contact::wire::contact::Outcome;
 use contact::wire::control as pb;
 use futures::channel::mpsc;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
 
 use super::fake::Fake;
 use super::{Ran, Running, contactctl, ok, run};
+use crate::common::server::Server;
+use crate::rig::{Client, told};
 
 const AT: i64 = 1_777_536_000_123;
 
@@ -51,6 +56,86 @@ ID  ACCEPTED                  TO    TASK
 {"id":2,"task":"clear\u001b[2J","to":"工人","accepted_at":"2026-04-30T08:00:00.123Z","key":"k","not_before":"2026-04-30T08:00:01.123Z","expires_at":"2026-04-30T08:00:02.123Z","max_attempts":5,"priority":"LOW"}
 "#
     );
+}
+
+#[test]
+fn an_older_server_is_not_asked_for_a_state_it_does_not_know() {
+    let fake = Fake::new();
+    fake.state().tasks = vec![task(1, "a")];
+    let ran = run(&fake, &["tasks", "--state", "waiting"]);
+    assert_eq!((ran.code, ran.out.as_str()), (Some(1), ""), "{}", ran.err);
+}
+
+/// The ids in a list, or the tasks' in one of outcomes.
+#[track_caller]
+fn ids(server: &Server, args: &[&str]) -> Vec<u64> {
+    let id = |row: &Value| row.get("id").or_else(|| row.get("task_id")).unwrap().as_u64().unwrap();
+    server.ctl(args).iter().map(id).collect()
+}
+
+#[test]
+fn tasks_and_results_are_narrowed_and_each_task_says_where_it_stands() {
+    let server = Server::start(&["--ack-timeout", "1h"]);
+    let workers = [("contact-group", "workers"), ("contact-client", "w1"), ("contact-window", "1")];
+    let worker = Client::of(&server.listen, &workers);
+    let mut tasks = worker.tasks();
+    server.ctl(&["submit", "--to", "workers", "1 done", "2 dead", "3 held", "4 waits"]);
+    server.ctl(&["submit", "--to", "others", "5 nobody"]);
+    server.ctl(&["submit", "--to", "others", "--ttl", "1ms", "6 late"]);
+    worker.tell([told(&tasks.next(), Outcome::DONE, "well done")]);
+    worker.tell([told(&tasks.next(), Outcome::FAILED, "disk full")]);
+    assert_eq!(tasks.next().id, 3);
+
+    for (state, expected) in [
+        ("waiting", &[4, 5][..]),
+        ("in-flight", &[3]),
+        ("settled", &[1, 6]),
+        ("done", &[1]),
+        ("dead", &[2]),
+        ("expired", &[6]),
+        ("cancelled", &[]),
+    ] {
+        assert_eq!(ids(&server, &["tasks", "--state", state]), expected, "{state}");
+    }
+    assert_eq!(ids(&server, &["tasks"]), [1, 2, 3, 4, 5, 6]);
+    assert_eq!(ids(&server, &["tasks", "--limit", "2"]), [5, 6]);
+    assert_eq!(ids(&server, &["tasks", "--to", "others"]), [5, 6]);
+    assert_eq!(ids(&server, &["tasks", "--to", "others", "--state", "waiting"]), [5]);
+    assert_eq!(ids(&server, &["tasks", "--text", "e"]), [1, 2, 3, 6]);
+    assert_eq!(ids(&server, &["tasks", "--all", "--to", "others"]), [5, 6]);
+    assert_eq!(ids(&server, &["tasks", "--after", "1", "--text", "e", "--limit", "2"]), [2, 3]);
+    assert_eq!(ids(&server, &["tasks", "--follow", "--latest", "1", "--limit", "1"]), [6]);
+    let first = &server.ctl(&["tasks", "--latest", "6"])[0];
+    assert_eq!((&first["state"], &first["outcome"]), (&"settled".into(), &"DONE".into()));
+    server.ctl(&["cancel", "4"]);
+    assert_eq!(ids(&server, &["tasks", "--state", "cancelled"]), [4]);
+
+    for (args, expected) in [
+        (&["--to", "workers"][..], &[1, 2, 4][..]),
+        (&["--to", "others"], &[]),
+        (&["--state", "failed"], &[2]),
+        (&["--outcome", "DONE"], &[1]),
+        (&["--client", "w1"], &[1, 2]),
+        (&["--task", "2"], &[2]),
+        (&["--text", "full"], &[2]),
+        (&["--client", "w1", "--latest", "1"], &[2]),
+        (&["--client", "w1", "--all", "--limit", "1"], &[1]),
+        (&["--task", "1", "--follow", "--limit", "1"], &[1]),
+    ] {
+        assert_eq!(ids(&server, &[&["results"], args].concat()), expected, "{args:?}");
+    }
+    let mut statuses = worker.statuses();
+    for status in ["hot", "cold"] {
+        statuses.say(status);
+        statuses.answer().unwrap();
+    }
+    assert_eq!(server.ctl(&["statuses", "--client", "w1", "--text", "hot"]).len(), 1);
+    assert_eq!(server.ctl(&["statuses", "--client", "w2"]).len(), 0);
+    let mut table = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let table = table.args(["tasks", "--server", &server.control]).output().unwrap();
+    let table = String::from_utf8(table.stdout).unwrap();
+    let states = table.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect::<Vec<_>>();
+    assert_eq!(states, ["STATE", "done", "dead", "in", "cancelled", "waiting", "expired"], "{table}");
 }
 
 #[test]

@@ -3,7 +3,8 @@
 use contact::wire::control as pb;
 
 use super::fake::Fake;
-use super::{ok, run};
+use super::{Ran, contactctl, ok, run};
+use crate::common::server::Server;
 
 const AT: i64 = 1_777_536_000_123;
 
@@ -286,4 +287,20 @@ fn a_server_is_shown() {
     assert_eq!(object["started_at"], "2026-04-30T08:00:00.123Z");
     assert_eq!((&object["lag"], &object["dead"]), (&7.into(), &serde_json::Value::Null));
     assert_eq!(fake.state().asked, ["server counted true", "server counted true"]);
+}
+
+#[test]
+fn a_group_that_is_new_is_said_to_be_when_it_is_paused() {
+    let server = Server::start(&[]);
+    let said = |args: &[&str]| {
+        let ran: Ran = contactctl(&server.control, args).output().unwrap().into();
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran.out
+    };
+    let new = "group to come is paused, before its first client; if it is misspelt: contactctl group rm 'to come'\n";
+    assert_eq!(said(&["pause", "to come"]), new);
+    assert_eq!(said(&["pause", "to come"]), "group to come is paused\n");
+    assert_eq!(server.ctl(&["groups"])[0]["paused"], true);
+    assert_eq!(said(&["group", "rm", "to come"]), "group to come is gone; it owed 0 tasks\n");
+    assert_eq!(server.ctl(&["pause", "x"]), [serde_json::json!({"group": "x", "paused": true, "is_new": true})]);
 }

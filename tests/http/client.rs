@@ -25,8 +25,7 @@ impl Reply {
 
     /// The value of a header; empty if there is none.
     pub fn header(&self, name: &str) -> &str {
-        let lines = self.head.lines().filter_map(|line| line.split_once(": "));
-        lines.into_iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
+        header(&self.head, name)
     }
 
     /// What it was refused with.
@@ -34,6 +33,11 @@ impl Reply {
     pub fn error(&self) -> String {
         self.json()["error"].as_str().unwrap_or_else(|| panic!("no error: {self:?}")).to_owned()
     }
+}
+
+fn header<'a>(head: &'a str, name: &str) -> &'a str {
+    let mut lines = head.lines().filter_map(|line| line.split_once(": "));
+    lines.find(|(header, _)| header.eq_ignore_ascii_case(name)).map_or("", |(_, value)| value)
 }
 
 /// Sends these bytes and reads all that comes back.
@@ -107,6 +111,7 @@ pub fn state_until(rig: &Rig, like: impl Fn(&Value) -> bool) -> Value {
 
 /// A listener to the events.
 pub struct Events {
+    head: String,
     lines: BufReader<TcpStream>,
 }
 
@@ -119,14 +124,19 @@ impl Events {
             assert_ne!(events.lines.read_line(&mut head).unwrap(), 0, "{head}");
         }
         assert!(head.starts_with("HTTP/1.0 200") && head.contains("text/event-stream"), "{head}");
-        events
+        Events { head, ..events }
     }
 
     /// One that asked, and reads nothing.
     pub fn unread(rig: &Rig) -> Events {
         let mut stream = connect(rig.http());
         stream.write_all(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
-        Events { lines: BufReader::new(stream) }
+        Events { head: String::new(), lines: BufReader::new(stream) }
+    }
+
+    /// The value of a header; empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        header(&self.head, name)
     }
 
     /// The next event as it was sent; `None`: the stream ended.

@@ -38,6 +38,12 @@ fn the_history_comes_once_and_then_the_state_again_and_again() {
 }
 
 #[test]
+fn nothing_between_is_to_gather_the_events() {
+    let rig = rig();
+    assert_eq!(Events::of(&rig).header("x-accel-buffering"), "no");
+}
+
+#[test]
 fn while_nobody_watches_a_step_of_the_history_is_made_all_the_same() {
     let rig = rig();
     let mut events = Events::of(&rig);

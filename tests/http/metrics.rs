@@ -68,6 +68,7 @@ fn what_happens_is_counted() {
         (r#"contact_work_seconds_bucket{le="+Inf"}"#, 2.0),
         (r#"contact_ready"#, 1.0),
         (r#"contact_store_failed"#, 0.0),
+        (r#"contact_event_listeners"#, 0.0),
     ] {
         assert_eq!(series.get(name), Some(&value), "{name} in {series:#?}");
     }

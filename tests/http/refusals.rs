@@ -88,7 +88,7 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     refused(&post(&rig, "/api/tasks/99/retry", "{}"), 404, &["no task 99"]);
     refused(&post(&rig, "/api/tasks/1/cancel", r#"{"group": "a"}"#), 400, &["group"]);
     refused(&post(&rig, "/api/tasks/1/drop", r#"{"group": "workers"}"#), 404, &["no dead letter of group workers"]);
-    refused(&post(&rig, "/api/groups/pause", r#"{"group": "nobody", "paused": true}"#), 404, &["no group nobody"]);
+    refused(&post(&rig, "/api/groups/pause", r#"{"group": "nobody", "paused": false}"#), 404, &["no group nobody"]);
     refused(&post(&rig, "/api/groups/pause", r#"{"group": "nobody"}"#), 400, &["paused"]);
     refused(&get(&rig, "/api/tasks?limit=many"), 400, &["limit"]);
     refused(&get(&rig, "/api/tasks?after=1"), 400, &["after"]);

@@ -1,12 +1,13 @@
 //! What operators see of the logs.
 
 use contact::wire::contact::Outcome::FAILED;
-use contact::wire::control::{ListDeadRequest, ListRequest, ResultPage, Task, TaskPage};
+use contact::wire::control::{FindTasksRequest, ListDeadRequest, ListRequest, ResultPage, Task, TaskPage};
 use futures::StreamExt as _;
 use futures::executor::block_on;
-use grpcio::ClientSStreamReceiver;
+use grpcio::{ClientSStreamReceiver, RpcStatusCode};
+use protobuf::EnumOrUnknown;
 
-use crate::rig::{Operator, Rig, collect, done, patient, told};
+use crate::rig::{Operator, Rig, collect, done, patient, status_of, told};
 
 fn texts(range: std::ops::Range<usize>) -> Vec<String> {
     range.map(|n| n.to_string()).collect()
@@ -110,4 +111,39 @@ fn the_latest_dead_letters_are_found_behind_many_that_live() {
     };
     assert_eq!(latest(2), ["second", "third"]);
     assert_eq!(latest(20), ["first", "second", "third"]);
+}
+
+#[test]
+fn the_latest_of_a_kind_are_found_behind_many_of_others() {
+    let rig = Rig::start();
+    let mut tasks = texts(0..3000);
+    for at in [1, 2, 2400] {
+        tasks[at] = "needle".into();
+    }
+    rig.operator.submit(&tasks);
+    let needles = |latest, limit| {
+        ids(&rig.operator, ListRequest { text: "needle".into(), latest, limit, ..ListRequest::default() })
+    };
+    assert_eq!(needles(0, 0), [2, 3, 2401]);
+    assert_eq!(needles(0, 1), [2]);
+    assert_eq!(needles(1, 0), [2401]);
+    assert_eq!(needles(2, 0), [3, 2401]);
+    assert_eq!(needles(20, 0), [2, 3, 2401]);
+    assert_eq!(ids(&rig.operator, ListRequest { text: "hay".into(), latest: 20, ..ListRequest::default() }), [0; 0]);
+}
+
+#[test]
+fn a_look_for_tasks_says_how_far_it_came_and_goes_on_from_there() {
+    let rig = Rig::start();
+    rig.operator.submit(&texts(0..300));
+    let mut request = FindTasksRequest::default();
+    let first = rig.operator.control.find_tasks(&request, patient()).unwrap();
+    let first = block_on(first).unwrap();
+    assert_eq!((first.tasks.len(), first.oldest, first.more), (200, 101, true));
+    request.before = first.oldest;
+    let second = block_on(rig.operator.control.find_tasks(&request, patient()).unwrap()).unwrap();
+    assert_eq!((second.tasks.len(), second.oldest, second.more), (100, 1, false));
+    request.state = Some(EnumOrUnknown::from_i32(77));
+    let refused = status_of(block_on(rig.operator.control.find_tasks(&request, patient()).unwrap()));
+    assert_eq!(refused.unwrap_err().code(), RpcStatusCode::INVALID_ARGUMENT);
 }

@@ -69,7 +69,7 @@ impl Core {
     }
 
     /// The group of that name, or a passing one.
-    fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Time) -> GroupId {
+    pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Time) -> GroupId {
         if let Some(id) = name.as_ref().and_then(|name| self.names.get(name)) {
             return *id;
         }

@@ -16,8 +16,7 @@ use super::answer::{Answer, Refused, json};
 use super::app::AppState;
 use super::json::{Client, Dead, Group, Ledger};
 use super::live::not_ready;
-use super::tasks::{self, Wanted};
-use crate::server::operator::{TaskRequest, if_set};
+use crate::server::operator::{self, TaskRequest, Wanted, if_set};
 use crate::server::traffic::Flow;
 use crate::task::{self, Name, NameOf, TaskId};
 use crate::task_state::TaskState;
@@ -112,9 +111,12 @@ async fn tasks(State(app): State<AppState>, query: Asked<Tasks>) -> Answer {
     let query = asked(query)?;
     let wanted = Wanted {
         before: query.before.unwrap_or(TaskId::MAX),
-        limit: query.limit.unwrap_or(50).clamp(1, tasks::MOST),
+        limit: query.limit.unwrap_or(50).clamp(1, operator::MOST),
         group: if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?,
         state: query.state,
+        addressed: false,
+        outcome: None,
+        text: String::new(),
     };
     ok(&*app.live.tasks(wanted).await?)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
 use futures::future::{self, Either};
@@ -49,7 +49,8 @@ async fn events(State(app): State<AppState>) -> Answer {
         };
         Some((Ok::<Bytes, Infallible>(event), (first, listener)))
     });
-    let headers = [(header::CONTENT_TYPE, "text/event-stream")];
+    // A proxy is to pass each event on as it comes. nginx gathers them otherwise: what is shown is then seconds old.
+    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, Body::from_stream(events)).into_response())
 }
 

@@ -3,10 +3,9 @@
 use serde::Serialize;
 
 use super::last_reports::LastReport;
-use crate::broker::{self, ClientInfo};
-use crate::server::operator::{self, Code, Severity, settlements};
-use crate::store::{Reader, StoreError};
-use crate::task::{self, GroupName, Outcome, Priority, TaskId};
+use crate::broker::ClientInfo;
+use crate::server::operator::{self, Code, Found, Severity, Standing};
+use crate::task::{self, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
 
 /// Characters of a task's text in lists.
@@ -71,58 +70,37 @@ pub(super) struct TaskRow {
     last_at: Option<i64>,
 }
 
-/// Results of one task that are looked at for a list: the newest. A task for thousands of groups has as many.
-const RESULTS: usize = 64;
-
-/// The newest results of a task, newest first; of one group, where that is asked for.
-pub(super) fn latest_results(
-    reader: &mut dyn Reader,
-    task: TaskId,
-    group: Option<&GroupName>,
-) -> Result<Vec<task::TaskResult>, StoreError> {
-    let mut newest = reader.latest_results_of(task, RESULTS)?;
-    if group.is_none() {
-        return Ok(newest);
+impl From<&Standing> for TaskRow {
+    fn from(it: &Standing) -> TaskRow {
+        let last_at = it.last_at.map(|at| at.0);
+        TaskRow { state: it.state, outcome: it.outcome, last_at, task: Task::brief(it.task.clone()) }
     }
-    // Those of other groups may have filled the page.
-    if newest.len() >= RESULTS {
-        newest = reader.results_of(task)?;
-        newest.reverse();
-    }
-    newest.retain(|entry| entry.result.group.as_ref() == group);
-    Ok(newest)
 }
 
-impl TaskRow {
-    /// `results` are the newest, newest first; `state` that with the group which has most to do with it, or
-    /// which was asked for.
-    pub(super) fn of(
-        task: task::Task,
-        state: Option<broker::TaskState>,
-        mut results: Vec<task::TaskResult>,
-    ) -> TaskRow {
-        results.reverse();
-        let last = results.iter().rfind(|entry| !entry.result.late);
-        let is_dead = || settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
-        let state = match state {
-            Some(broker::TaskState::InFlight(..)) => TaskState::InFlight,
-            Some(broker::TaskState::Waiting(_)) => TaskState::Waiting,
-            Some(broker::TaskState::Settled) if is_dead() => TaskState::Dead,
-            Some(broker::TaskState::Settled) => TaskState::Settled,
-            // Only anonymous clients, or none yet.
-            None if last.is_some() => TaskState::Settled,
-            None => TaskState::Waiting,
-        };
-        let outcome = last.map(|entry| entry.result.outcome);
-        TaskRow { state, outcome, last_at: last.map(|entry| entry.result.at.0), task: Task::brief(task) }
-    }
+/// Tasks that were found, newest first.
+#[derive(Debug, Serialize)]
+pub(super) struct FoundTasks {
+    tasks: Vec<TaskRow>,
+    /// What was looked at; `None`: there was nothing.
+    looked: Option<Looked>,
+    /// There are older tasks, which were not looked at.
+    more: bool,
+}
 
-    pub(super) fn id(&self) -> TaskId {
-        self.task.id
-    }
+/// From one task to another, both included.
+#[derive(Debug, Serialize)]
+struct Looked {
+    newest: TaskId,
+    oldest: TaskId,
+}
 
-    pub(super) fn state(&self) -> TaskState {
-        self.state
+impl From<Found> for FoundTasks {
+    fn from(found: Found) -> FoundTasks {
+        FoundTasks {
+            tasks: found.tasks.iter().map(TaskRow::from).collect(),
+            looked: found.looked.map(|(newest, oldest)| Looked { newest, oldest }),
+            more: found.more,
+        }
     }
 }
 

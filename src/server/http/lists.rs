@@ -8,9 +8,8 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::Mutex;
 
-/// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
-/// snapshots come less often, too.
-pub(super) const BROKER_SHARE: u32 = 50;
+use crate::server::operator::BROKER_SHARE;
+
 /// Lists of one snapshot that are kept.
 const KEPT: usize = 16;
 

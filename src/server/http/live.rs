@@ -15,14 +15,15 @@ use super::count::Counter;
 use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
 use super::last_reports::{LastReports, News};
-use super::lists::{BROKER_SHARE, Lists};
-use super::tasks::{Found, Wanted};
+use super::lists::Lists;
 use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::health::{self, Health};
 use crate::server::machine::{Disk, Process};
-use crate::server::operator::{Facts, Finding, Group, Operator, add_never_came, judge};
+use crate::server::operator::{
+    BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, add_never_came, judge, latest_results,
+};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
 use crate::task::{TaskId, Time};
@@ -54,7 +55,7 @@ struct Inner {
     /// Lent to the query threads, one at a time, so that none waits for it.
     counter: Arc<Mutex<Counter>>,
     clients: Lists<(), Vec<json::Client>>,
-    tasks: Lists<Wanted, Found>,
+    tasks: Lists<Wanted, json::FoundTasks>,
 }
 
 /// Everything at one moment.
@@ -190,7 +191,7 @@ impl Live {
             add_never_came(&mut infos, reader, positions.task, &removed, now)?;
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
-            let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
+            let outcomes = recent.iter().map(|task| latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
             let disk = Disk::of(&about.data);
             let findings = judge(&Facts {
@@ -210,7 +211,9 @@ impl Live {
         self.last_reports().take(news);
         let clients = self.with_last(&overview.clients, &overview.disconnected).take(SHOWN).collect();
         let recent = recent.into_iter().zip(take(&mut overview.task_states)).zip(outcomes);
-        let recent = recent.map(|((task, state), outcomes)| json::TaskRow::of(task, state, outcomes)).collect();
+        let recent = recent
+            .map(|((task, state), outcomes)| json::TaskRow::from(&Standing::of(task, state, outcomes, Time::now())))
+            .collect();
 
         let totals = totals(&now.positions, &overview, &groups);
         let point = Point::between(&before, &now, &totals);
@@ -265,10 +268,13 @@ impl Live {
     }
 
     /// Tasks, not older than [`Live::fresh`].
-    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<Found>, Refused> {
+    pub(super) async fn tasks(&self, wanted: Wanted) -> Result<Arc<json::FoundTasks>, Refused> {
         let newest = self.fresh().await?;
-        let found = wanted.clone().find(&self.0.operator);
-        Ok(self.0.tasks.get(newest.made, wanted, found).await?)
+        let found = async {
+            let (found, looked) = wanted.clone().find(&self.0.operator).await?;
+            Ok::<_, Refusal>((json::FoundTasks::from(found), looked))
+        };
+        Ok(self.0.tasks.get(newest.made, wanted.clone(), found).await?)
     }
 
     fn with_last<'a>(

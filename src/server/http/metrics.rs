@@ -18,6 +18,7 @@ use tokio::sync::Mutex;
 
 use super::answer::{Answer, Refused};
 use super::app::AppState;
+use super::events;
 use super::live::{Snapshot, not_ready};
 use crate::broker::Tally;
 use crate::latency::Latency;
@@ -83,6 +84,10 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         let text = "Clients that are connected: anonymous, with an id, or members of a group.";
         to.gauge("contact_sessions", text, &[("kind", kind)], count as f64);
     }
+
+    let listeners = events::LISTENERS - app.listeners.available_permits();
+    let text = "Streams of events that are open, for pages and others. No more than 100 at once.";
+    to.gauge("contact_event_listeners", text, &[], listeners as f64);
 
     let meter = &now.overview.meter;
     let text = "From when a task could first go to a group to its first delivery there.";

@@ -30,6 +30,7 @@ files! {
     "live.js",
     "main.js",
     "parts.js",
+    "stream.js",
     "style.css",
     "texts/en.js",
     "texts/zh.js",
@@ -46,6 +47,7 @@ files! {
     "views/submit.js",
     "views/task.js",
     "views/tasks.js",
+    "worker.js",
 }
 
 /// Scripts and styles are files of this server, and it is asked for data; there is nothing else.

@@ -1,11 +1,12 @@
 //! Logs that operators go through, page by page.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::Operator;
 use super::dead::dead_after;
 use crate::store::{Positions, Reader, StoreError};
-use crate::task::{GroupName, Status, Task, TaskResult};
+use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
 
 /// Rows read at once.
 const PAGE: usize = 500;
@@ -20,6 +21,21 @@ pub(in crate::server) struct Range {
     pub(in crate::server) latest: Option<usize>,
     /// Wait at the end for more.
     pub(in crate::server) follow: bool,
+    pub(in crate::server) filter: Filter,
+}
+
+/// Which rows of a log are wanted. What does not apply to a log is not looked at there.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(in crate::server) struct Filter {
+    /// Tasks that are addressed to it; outcomes for it.
+    pub(in crate::server) group: Option<GroupName>,
+    /// Outcomes of this task.
+    pub(in crate::server) task: Option<TaskId>,
+    /// What this client said: its id or its address. Empty: any.
+    pub(in crate::server) client: String,
+    /// With this in the text. Empty: any.
+    pub(in crate::server) text: String,
+    pub(in crate::server) outcome: Option<Outcome>,
 }
 
 /// Rows after a position, and the last position that was looked at. `None`: there is nothing after it.
@@ -34,10 +50,17 @@ pub(in crate::server) trait Log: Clone + Send + Sync + 'static {
     fn newest(at: &Positions) -> u64;
     fn position(row: &Self::Row) -> u64;
     fn read(&self, reader: &mut dyn Reader, after: u64, limit: usize) -> Result<Page<Self::Row>, StoreError>;
+    fn is_wanted(row: &Self::Row, filter: &Filter) -> bool;
+
+    /// All rows of a task, where they can be had without going through the log.
+    fn of_task(_: &mut dyn Reader, _: TaskId) -> Result<Option<Vec<Self::Row>>, StoreError> {
+        Ok(None)
+    }
 }
 
 macro_rules! logs {
-    ($($(#[$doc:meta])* $log:ident: $row:ident = $read:ident, $newest:ident, $position:ident;)*) => {$(
+    ($($(#[$doc:meta])* $log:ident: $row:ident = $read:ident, $newest:ident, $position:ident, $is_wanted:ident
+        $(, $of_task:ident)?;)*) => {$(
         $(#[$doc])*
         #[derive(Clone)]
         pub(in crate::server) struct $log;
@@ -57,17 +80,26 @@ macro_rules! logs {
                 let rows = reader.$read(after, limit)?;
                 Ok((rows.last().map(Self::position), rows))
             }
+
+            fn is_wanted(row: &$row, filter: &Filter) -> bool {
+                filter.$is_wanted(row)
+            }
+            $(
+                fn of_task(reader: &mut dyn Reader, task: TaskId) -> Result<Option<Vec<$row>>, StoreError> {
+                    reader.$of_task(task).map(Some)
+                }
+            )?
         }
     )*};
 }
 
 logs! {
     /// The tasks, in the order of their ids.
-    Tasks: Task = tasks, task, id;
+    Tasks: Task = tasks, task, id, wants_task;
     /// The outcomes, in the order they came in.
-    Results: TaskResult = results, result, seq;
+    Results: TaskResult = results, result, seq, wants_result, results_of;
     /// What clients reported, in the order it came in.
-    Statuses: Status = statuses, status, seq;
+    Statuses: Status = statuses, status, seq, wants_status;
 }
 
 /// The outcomes by which tasks were given up, of one group or of all.
@@ -89,12 +121,35 @@ impl Log for DeadLetters {
     fn read(&self, reader: &mut dyn Reader, after: u64, limit: usize) -> Result<Page<TaskResult>, StoreError> {
         dead_after(reader, after, self.0.as_ref(), limit)
     }
+
+    fn is_wanted(row: &TaskResult, filter: &Filter) -> bool {
+        filter.wants_result(row)
+    }
+}
+
+impl Filter {
+    fn wants_task(&self, task: &Task) -> bool {
+        (self.group.is_none() || self.group == task.spec.to) && task.spec.text.contains(&self.text)
+    }
+
+    fn wants_result(&self, TaskResult { result, .. }: &TaskResult) -> bool {
+        (self.group.is_none() || self.group == result.group)
+            && self.task.is_none_or(|task| task == result.task)
+            && (self.client.is_empty() || *self.client == *result.client)
+            && self.outcome.is_none_or(|outcome| outcome == result.outcome)
+            && result.ret.contains(&self.text)
+    }
+
+    fn wants_status(&self, Status { status, .. }: &Status) -> bool {
+        (self.client.is_empty() || *self.client == *status.client) && status.msg.contains(&self.text)
+    }
 }
 
 /// A list that is being read.
 pub(in crate::server) struct List<L> {
     operator: Operator,
     log: L,
+    filter: Arc<Filter>,
     after: u64,
     /// Where the log ended when the list began. Without `follow`, what comes later is not waited for.
     end: u64,
@@ -108,10 +163,14 @@ impl Operator {
     pub(in crate::server) async fn list<L: Log>(&self, log: L, range: Range) -> Result<List<L>, StoreError> {
         let end = L::newest(&self.store.tail().positions());
         let left = range.limit.unwrap_or(usize::MAX);
-        let (operator, after, follow) = (self.clone(), range.after, range.follow);
-        let mut list = List { operator, log, after, end, left, follow, at_end: false };
+        let (operator, after, follow, filter) = (self.clone(), range.after, range.follow, Arc::new(range.filter));
+        let mut list = List { operator, log, filter, after, end, left, follow, at_end: false };
         if let Some(latest) = range.latest {
-            let before = if L::SPARSE { list.before_latest(latest).await? } else { end.saturating_sub(latest as u64) };
+            let before = if L::SPARSE || *list.filter != Filter::default() {
+                list.before_latest(latest).await?
+            } else {
+                end.saturating_sub(latest as u64)
+            };
             list.after = after.max(before);
         }
         Ok(list)
@@ -146,19 +205,44 @@ impl<L: Log> List<L> {
         L::newest(&self.operator.store.tail().positions())
     }
 
+    /// The wanted ones of the next rows, at most so many.
     async fn read(&self, after: u64, limit: usize) -> Result<Page<L::Row>, StoreError> {
-        let log = self.log.clone();
-        self.operator.queries.run(move |reader| log.read(reader, after, limit)).await
+        let (log, filter) = (self.log.clone(), self.filter.clone());
+        let read = move |reader: &mut dyn Reader| {
+            let of_task = filter.task.map(|task| L::of_task(reader, task)).transpose()?.flatten();
+            let (mut last, mut rows) = match of_task {
+                Some(mut rows) => {
+                    rows.retain(|row| L::position(row) > after);
+                    (rows.last().map(L::position), rows)
+                }
+                None => log.read(reader, after, if *filter == Filter::default() { limit } else { PAGE })?,
+            };
+            rows.retain(|row| L::is_wanted(row, &filter));
+            if rows.len() > limit {
+                rows.truncate(limit);
+                last = rows.last().map(L::position);
+            }
+            Ok((last, rows))
+        };
+        self.operator.queries.run(read).await
     }
 
-    /// The position before the latest rows of a sparse list, which is gone through for it.
+    /// The position before the latest rows of a list that does not have every position. Nobody knows how far back they are: the log
+    /// is gone through backwards in parts, each twice as long as the one after it.
     async fn before_latest(&self, latest: usize) -> Result<u64, StoreError> {
-        let (mut after, mut positions) = (0, VecDeque::new());
-        while let (Some(last), rows) = self.read(after, PAGE).await? {
-            after = last;
-            positions.extend(rows.iter().map(L::position));
-            positions.drain(..positions.len().saturating_sub(latest));
+        let (mut end, mut part, mut positions) = (self.end, PAGE as u64, VecDeque::new());
+        while end > 0 && positions.len() < latest {
+            let begin = end.saturating_sub(part);
+            let (mut after, mut found) = (begin, VecDeque::new());
+            while after < end {
+                let (Some(last), rows) = self.read(after, PAGE).await? else { break };
+                after = last;
+                found.extend(rows.iter().map(L::position).filter(|position| *position <= end));
+                found.drain(..found.len().saturating_sub(latest - positions.len()));
+            }
+            found.append(&mut positions);
+            (positions, end, part) = (found, begin, part.saturating_mul(2));
         }
-        Ok(positions.front().map_or(0, |first| first - 1))
+        Ok(positions.front().map_or(self.end, |first| first - 1))
     }
 }

@@ -7,7 +7,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
-//! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
+//! - [`task`], [`task_state`], [`attempts`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 //!
 //! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
@@ -17,6 +17,8 @@
 //! contact = { version = "0.1", default-features = false, features = ["client"] }
 //! ```
 
+#[cfg(feature = "server")]
+pub mod attempts;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "client")]

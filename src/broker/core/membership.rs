@@ -30,6 +30,10 @@ impl Core {
             since: now,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
+            unbegun: 0,
+            alone: false,
+            rests: false,
+            heard: 0,
             sent: 0,
             taken: 0,
             delivered: 0,
@@ -91,9 +95,13 @@ impl Core {
         let Some(before) = self.sessions.get_mut(&old) else { return };
         let same_process = before.join.instance.is_some() && before.join.instance == session.join.instance;
         if !same_process || before.group != session.group {
+            // The server ends it: that it says nothing more means nothing.
+            before.heard = u64::MAX;
             return self.leave(old, now);
         }
         session.held = std::mem::take(&mut before.held);
+        session.unbegun = std::mem::take(&mut before.unbegun);
+        (session.alone, session.heard) = (before.alone, before.heard);
         // Reports over a new connection may come before its stream does.
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);

@@ -28,6 +28,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 /// What [`Config::default`] has it.
 const RESTART_GRACE: Duration = Duration::from_secs(5);
+/// How long a client whose stream broke may take to say that it is still at work.
+const GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
     World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
@@ -641,6 +643,7 @@ fn an_attempt_is_spent_when_work_begins() {
     }
     world.settle(a, id, Outcome::Working);
     world.leave(a);
+    world.wait(GRACE);
     let a = world.join(begins(client("a")));
     assert!(got(&world, a).is_empty());
     use Outcome::{Exhausted, Lost, Released};
@@ -674,6 +677,7 @@ fn a_worker_that_a_task_kills_takes_no_attempt_from_those_that_waited_in_its_han
         let a = world.join(begins(Join { window: Some(8), ..client("a") }));
         world.settle(a, poison, Outcome::Working);
         world.leave(a);
+        world.wait(GRACE);
     }
     assert_eq!(outcomes(&world, poison).last(), Some(&Outcome::Exhausted));
     let a = world.join(begins(Join { window: Some(8), ..client("a") }));
@@ -761,8 +765,8 @@ fn a_task_that_makes_its_clients_fall_silent_is_given_up_in_the_end_with_the_rea
     world.done(a, other);
     assert_eq!(got(&world, a), [other, poison]);
     world.leave(a);
-    let results = world.model.log.iter().filter_map(Logged::result);
-    let last = results.filter(|result| result.task == poison).next_back().unwrap();
+    let mut results = world.model.log.iter().filter_map(Logged::result);
+    let last = results.rfind(|result| result.task == poison).unwrap();
     assert_eq!(last.outcome, Outcome::Exhausted);
     assert!(last.ret.starts_with("3 clients, one after another, were not heard of again"), "{last:?}");
 }
@@ -800,7 +804,57 @@ fn what_is_spent_is_the_same_after_a_restart() {
     assert_eq!(attempts(&world, a), [(id, 3)]);
     world.settle(a, id, Outcome::Working);
     world.leave(a);
+    world.wait(GRACE);
     assert_eq!(outcomes(&world, id), [Outcome::Released, Outcome::Lost, Outcome::Exhausted]);
+}
+
+#[test]
+fn a_broken_stream_gives_what_was_begun_to_another_only_after_a_grace_and_the_rest_at_once() {
+    let mut world = world();
+    let one = world.join(begins(worker("one")));
+    let (begun, waits) = (world.broadcast("begun"), world.broadcast("waits"));
+    world.settle(one, begun, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    world.leave(one);
+    assert_eq!(attempts(&world, two), [(waits, 2)]);
+    world.wait(GRACE - SECOND);
+    assert_eq!(got(&world, two), [waits]);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, two), [(waits, 2), (begun, 2)]);
+    let lost = world.model.log.iter().filter_map(Logged::result).find(|result| result.outcome == Outcome::Lost);
+    assert_eq!(lost.map(|lost| &*lost.client), Some("one"), "the log says whose it was");
+}
+
+#[test]
+fn a_worker_that_says_working_over_another_connection_keeps_what_it_has_begun() {
+    let mut world = world();
+    let one = world.join(begins(worker("one")));
+    let begun = world.broadcast("begun");
+    world.settle(one, begun, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    world.leave(one);
+    world.wait(GRACE - SECOND);
+    let elsewhere = Reporter { client: Some(name("one")), group: Some(name("g")), peer: "new".into() };
+    world.report(&elsewhere, outcome_report(begun, 1, Outcome::Working));
+    world.wait(GRACE - SECOND);
+    let one = world.join(Join { peer: "new".into(), ..begins(worker("one")) });
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert_eq!((got(&world, one), got(&world, two)), (vec![], vec![]));
+    assert_eq!(world.done(one, begun).attempt, 1);
+}
+
+#[test]
+fn what_was_begun_over_a_shared_address_is_not_taken_by_who_comes_from_there_next() {
+    let mut world = world();
+    let proxied = |id| Join { peer: "proxy".into(), ..begins(worker(id)) };
+    let one = world.join(proxied("one"));
+    let begun = world.broadcast("begun");
+    world.settle(one, begun, Outcome::Working);
+    world.leave(one);
+    let two = world.join(proxied("two"));
+    assert_eq!(world.core.client(two).unwrap().in_flight, 0);
+    world.wait(GRACE);
+    assert_eq!(attempts(&world, two), [(begun, 2)]);
 }
 
 // ---- restarts

@@ -68,6 +68,8 @@ struct Lease {
     attempt: u32,
     begun: bool,
     deadline: Time,
+    /// The stream of its client ended, and nothing was heard of that since.
+    left: bool,
     /// Where it was last renewed from.
     renewed_from: Option<Arc<str>>,
 }
@@ -215,7 +217,8 @@ impl Model {
         peer.group = generation;
         // What was renewed from there before there was a stream.
         for ((of, _), lease) in &mut self.leases {
-            if Some(of) == group && lease.session.is_none() && lease.renewed_from.as_ref() == Some(name) {
+            if Some(of) == group && lease.session.is_none() && !lease.left && lease.renewed_from.as_ref() == Some(name)
+            {
                 lease.session = Some(id);
                 lease.deadline = now.after(self.ack_timeout);
             }
@@ -290,6 +293,14 @@ impl Model {
         }
     }
 
+    /// A stream ended. What its client has begun stays with it for a moment, if it said that it had begun.
+    pub(crate) fn left(&mut self, id: SessionId, now: Time) {
+        let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+        for lease in self.leases.values_mut().filter(|lease| lease.session == Some(id) && lease.begun) {
+            (lease.session, lease.left, lease.deadline) = (None, true, lease.deadline.min(deadline));
+        }
+    }
+
     /// The server ended this stream for a newer one: that its client said nothing means nothing.
     pub(crate) fn taken_over(&mut self, old: SessionId) {
         self.heard.insert(old);
@@ -341,7 +352,7 @@ impl Model {
         }
         assert!(held < stream.window, "a client holds no more than its window");
         let deadline = now.after(self.ack_timeout);
-        let lease = Lease { session: Some(id), attempt, begun, deadline, renewed_from: None };
+        let lease = Lease { session: Some(id), attempt, begun, deadline, left: false, renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
@@ -408,13 +419,14 @@ impl Model {
         match (&lease, result.outcome) {
             (Some(lease), Outcome::Lost) => {
                 let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
+                let gone = gone || (lease.left && lease.deadline <= now);
                 assert!(gone, "nothing is taken from a client that is there");
                 assert!(lease.begun, "what was not begun is released: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
             }
             (Some(lease), Outcome::TimedOut) => {
                 assert!(lease.deadline <= now, "a lease is not ended before its time");
-                assert!(lease.begun, "what was not begun is released: {result:?}");
+                assert!(lease.begun && !lease.left, "that is released, or lost: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
             }
             (Some(lease), Outcome::Released) => {
@@ -434,6 +446,8 @@ impl Model {
             (Some(_), other) => panic!("{other:?} for a task that is with a client"),
             (None, Outcome::Lost | Outcome::TimedOut | Outcome::Released) => {
                 assert!(self.batch, "a lease ended that nobody had: {result:?}");
+                // Given and lost within the burst.
+                self.ledgers.entry((group.clone(), result.task)).or_default().lost += 1;
             }
             (None, Outcome::Retry | Outcome::Failed) if !self.batch => {
                 let last = self.ledgers.get(&(group.clone(), result.task)).map_or(0, Ledger::last);
@@ -604,7 +618,7 @@ impl Model {
             return match report.outcome {
                 Outcome::Working => {
                     if current {
-                        lease.begun = true;
+                        (lease.begun, lease.left) = (true, false);
                         self.ledgers.get_mut(&key).unwrap().begin(lease.attempt);
                         lease.session = lease.session.or(session);
                         lease.deadline = lasts(lease.session);
@@ -630,8 +644,10 @@ impl Model {
             Outcome::Working if is_last => {
                 let renewed_from = Some(reporter.peer.clone());
                 self.ledgers.get_mut(&key).unwrap().begin(attempt);
-                self.leases
-                    .insert(key, Lease { session, attempt, begun: true, deadline: lasts(session), renewed_from });
+                self.leases.insert(
+                    key,
+                    Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
+                );
                 None
             }
             Outcome::Retry if is_last => {

@@ -204,6 +204,9 @@ impl World {
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
+        if self.streams[&id].join.begins {
+            self.model.left(id, self.now);
+        }
         self.gone(id);
         self.core.leave(id, self.now);
         self.act();

@@ -261,7 +261,7 @@ fn after_its_last_attempt_a_task_is_given_up() {
 
 #[test]
 fn a_worker_that_says_when_it_begins_loses_no_attempt_of_what_it_has_not_begun() {
-    let rig = Rig::with(|config| config.broker.max_attempts = 1);
+    let rig = Rig::with(|config| config.broker.ack_timeout = SHORT);
     let tasks = ["kills", "waits", "is given back"].map(|text| NewTask { max_attempts: 2, ..to("g", text) });
     rig.operator.submit_all(tasks.into());
     let worker = || rig.member("g", "w").saying("contact-begins", "1");
@@ -274,6 +274,8 @@ fn a_worker_that_says_when_it_begins_loses_no_attempt_of_what_it_has_not_begun()
         w.tell([told(&given[0], WORKING, ""), told(&given[2], RELEASED, "stopping")]);
         drop(stream);
         rig.operator.connected(0);
+        // What it had begun stays with it for the grace.
+        rig.operator.results(3 * spent + 3);
     }
     let w = worker();
     let rest = w.tasks().take(2);

@@ -97,7 +97,7 @@ impl Core {
         if !same_process || before.group != session.group {
             // The server ends it: that it says nothing more means nothing.
             before.heard = u64::MAX;
-            return self.leave(old, now);
+            return self.end(old, now);
         }
         session.held = std::mem::take(&mut before.held);
         session.unbegun = std::mem::take(&mut before.unbegun);
@@ -116,11 +116,23 @@ impl Core {
                 group.open.lease(*id, lease);
             }
         }
-        self.leave(old, now);
+        self.end(old, now);
     }
 
-    /// A stream ended: what was on its way or held by its client goes to others. An unknown session changes nothing.
+    /// A stream ended: what was on its way or held by its client goes to others. What a client has begun that says when it
+    /// begins stays with it for a moment: it may still be at work. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
+            let deadline = now.after(self.config.ack_timeout.min(GRACE));
+            if let Some(group) = self.groups.get_mut(&session.group) {
+                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
+            }
+        }
+        self.end(id, now);
+    }
+
+    /// A stream is over, and so are the leases of what its client holds.
+    fn end(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // It takes nothing any more, also while its tasks are given back.
         session.window = 0;

@@ -17,7 +17,7 @@ use crate::task::{Priority, Task, TaskId, Time};
 pub(super) struct Lease {
     /// `None`: the task waited to go out again, without its text, when its client said that it still has it.
     pub(super) task: Option<Arc<Task>>,
-    /// `None`: its client says that it still has the task, and has no stream yet.
+    /// `None`: its client has no stream, or none yet.
     pub(super) session: Option<SessionId>,
     /// Deliveries of the task to the group, this one included.
     pub(super) attempts: Attempts,
@@ -29,12 +29,14 @@ pub(super) struct Lease {
     pub(super) deadline: Time,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
+    /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
+    pub(super) left_by: Option<Arc<str>>,
 }
 
 impl Lease {
     /// The address from which a stream is to come that takes this lease, if it waits for one.
     fn awaited_peer(&self) -> Option<Arc<str>> {
-        if self.session.is_none() { self.confirmed_from.clone() } else { None }
+        if self.session.is_none() && self.left_by.is_none() { self.confirmed_from.clone() } else { None }
     }
 }
 
@@ -135,6 +137,18 @@ impl OpenTasks {
             self.awaiting_stream.remove(&(peer, task));
         }
         Some(lease)
+    }
+
+    /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
+    /// so.
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Time) -> bool {
+        if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
+            return false;
+        }
+        let Some(lease) = self.end_lease(task) else { return false };
+        let deadline = lease.deadline.min(deadline);
+        self.lease(task, Lease { session: None, left_by: Some(client.clone()), deadline, ..lease });
+        true
     }
 
     // ---- tasks that wait to go out again

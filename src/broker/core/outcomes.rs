@@ -179,7 +179,8 @@ impl Core {
             // A checkpoint is to know of it, as of a delivery.
             self.checkpoints.delivered(now);
         }
-        group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from });
+        let left_by = None;
+        group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from, left_by });
         if let Some(id) = session {
             if let Some(session) = self.sessions.get_mut(&id) {
                 if holder.is_some() {
@@ -267,7 +268,7 @@ impl Core {
     /// The client that has the task: its id, or its address.
     pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
         let session = lease.session.and_then(|id| self.sessions.get(&id));
-        let client = session.map(|session| &session.label).or(lease.confirmed_from.as_ref());
+        let client = session.map(|session| &session.label).or(lease.left_by.as_ref()).or(lease.confirmed_from.as_ref());
         client.map_or_else(|| "".into(), Arc::clone)
     }
 
@@ -288,6 +289,8 @@ impl Core {
         let (outcome, attempts) = match outcome {
             Outcome::Retry => (outcome, lease.attempts.begin()),
             Outcome::Released => (outcome, lease.attempts.release()),
+            // It had some time to say that it is still at work.
+            Outcome::TimedOut if lease.left_by.is_some() => (Outcome::Lost, lease.attempts),
             _ if lease.attempts.begun => (outcome, lease.attempts),
             _ if holder.is_some_and(|session| lease.turn > session.heard) => {
                 (Outcome::Released, lease.attempts.fall_silent())

@@ -624,6 +624,29 @@ fn what_is_told_from_an_address_whose_group_was_removed_is_written_down_all_the_
     assert_eq!(world.report(&nameless, outcome_report(0, 0, Outcome::Done)).unwrap().task, 1);
 }
 
+#[test]
+fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
+    let mut world = world();
+    let at = |priority, seconds: u32| NewTask {
+        priority,
+        not_before: Some(Time(1_000_000).after(seconds * SECOND)),
+        ..task("x")
+    };
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    world.accept(vec![at(Priority::Low, 5); 700]);
+    world.announce();
+    let first = world.broadcast("first");
+    world.accept(vec![task("normal"); 300]);
+    world.announce();
+    let high = world.submit(at(Priority::High, 8));
+    world.wait(8 * SECOND);
+    world.done(a, first);
+    assert_eq!(got(&world, a), [first, high]);
+    // Nor does any of the others wait for ever.
+    world.finish();
+    assert_eq!(got(&world, a).len(), 1002);
+}
+
 // ---- when work begins
 
 /// A client that says when it begins.

@@ -256,6 +256,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::NotReading => pb::WaitReason::NOT_READING,
         WaitReason::Queued => pb::WaitReason::QUEUED,
         WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
+        WaitReason::OneAtATime => pb::WaitReason::ONE_AT_A_TIME,
     }
 }
 

@@ -322,9 +322,8 @@ impl Group {
 
     /// When this group next has something to do by itself.
     pub(super) fn next_due(&self) -> Option<Time> {
-        let may_load = !self.sessions.is_empty() && self.open.may_load();
-        let delayed = self.open.first_due().filter(|_| may_load);
-        self.open.first_deadline().into_iter().chain(delayed).min()
+        let load = if self.sessions.is_empty() { None } else { self.open.next_load() };
+        self.open.first_deadline().into_iter().chain(load).min()
     }
 
     /// How far it has come; `None`: it has no name.

@@ -40,10 +40,11 @@ impl Lease {
     }
 }
 
-/// Most tasks that wait to go out again and whose text is in memory, or about to be, whatever their size.
+/// Texts of tasks that wait to go out again, for each priority: more are not read into memory. And most that are read at once.
 const LOADED: usize = 256;
 
-/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed` and `loading`.
+/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed`, `due`
+/// and `loading`.
 ///
 /// A task that is taken out must be put into another place at once, or it is settled.
 #[derive(Debug, Default)]
@@ -60,8 +61,12 @@ pub(super) struct OpenTasks {
     suspects: Suspects,
     /// Not to go out before a time. Their text is not in memory.
     delayed: Delayed,
+    /// For each priority, what is due and has no room in memory. So what is due of one priority never waits for another.
+    due: [BTreeMap<TaskId, Attempts>; 3],
     /// Due, and their text is being read.
     loading: FxHashMap<TaskId, Attempts>,
+    /// How many of each priority are in `returned` and `suspects`.
+    texts: [usize; 3],
     /// Not as in the last checkpoint.
     changed: bool,
 }
@@ -78,7 +83,7 @@ impl OpenTasks {
 
     /// How many wait to go out again.
     pub(super) fn waiting_len(&self) -> usize {
-        self.returned.len() + self.suspects.len() + self.delayed.len() + self.loading.len()
+        self.returned.len() + self.suspects.len() + self.delayed.len() + self.due_len() + self.loading.len()
     }
 
     /// How many of these may not go out yet.
@@ -94,7 +99,8 @@ impl OpenTasks {
     pub(super) fn oldest(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
         let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.suspects.iter().map(|(id, _)| id));
-        let waiting = waiting.chain(self.delayed.oldest());
+        let due = self.due.iter().filter_map(|due| due.first_key_value()).map(|(id, _)| *id);
+        let waiting = waiting.chain(due).chain(self.delayed.oldest());
         open.chain(waiting).min()
     }
 
@@ -158,7 +164,8 @@ impl OpenTasks {
         let returned = || Priority::ALL.into_iter().find_map(|priority| self.returned.get(&(priority, task)));
         let loading = self.loading.get(&task).copied();
         let in_memory = loading.or_else(|| Some(returned()?.1)).or_else(|| self.suspects.get(task));
-        in_memory.or_else(|| Some(self.delayed.get(task)?.1))
+        let due = || self.due.iter().find_map(|due| due.get(&task)).copied();
+        in_memory.or_else(due).or_else(|| Some(self.delayed.get(task)?.1))
     }
 
     /// When a delayed task is due.
@@ -166,17 +173,19 @@ impl OpenTasks {
         self.delayed.get(task).map(|(due, _)| due)
     }
 
-    /// When the first delayed task is due.
-    pub(super) fn first_due(&self) -> Option<Time> {
-        self.delayed.first()
-    }
-
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
     pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, Attempts)> {
         let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
         let taken = match returned.or_else(|| self.suspects.remove(task)) {
-            Some((text, attempts)) => (Some(text), attempts),
-            None => (None, self.loading.remove(&task).or_else(|| self.delayed.remove(task))?),
+            Some((text, attempts)) => {
+                self.texts[text.spec.priority as usize] -= 1;
+                (Some(text), attempts)
+            }
+            None => {
+                let due = || self.due.iter_mut().find_map(|due| due.remove(&task));
+                let not_loaded = self.loading.remove(&task).or_else(due);
+                (None, not_loaded.or_else(|| self.delayed.remove(task))?)
+            }
         };
         self.changed = true;
         Some(taken)
@@ -185,6 +194,7 @@ impl OpenTasks {
     /// Has a task go out again as soon as it can.
     pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: Attempts) {
         self.changed = true;
+        self.texts[task.spec.priority as usize] += 1;
         match attempts.silent {
             0 => drop(self.returned.insert((task.spec.priority, task.id), (task, attempts))),
             _ => self.suspects.insert(task, attempts),
@@ -198,13 +208,13 @@ impl OpenTasks {
 
     /// Takes the first task that goes out again, if the highest priority among these is this one.
     pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
-        if let Some(suspect) = self.suspects.first(priority) {
-            self.changed = true;
-            return self.suspects.remove(suspect);
-        }
-        let first = self.returned.first_entry().filter(|first| first.key().0 == priority)?;
+        let taken = match self.suspects.first(priority) {
+            Some(suspect) => self.suspects.remove(suspect),
+            None => Some(self.returned.first_entry().filter(|first| first.key().0 == priority)?.remove()),
+        };
         self.changed = true;
-        Some(first.remove())
+        self.texts[priority as usize] -= 1;
+        taken
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
@@ -215,15 +225,40 @@ impl OpenTasks {
 
     // ---- the text of delayed tasks
 
-    /// Whether there is room in memory for the text of another task that is due.
-    pub(super) fn may_load(&self) -> bool {
-        self.returned.len() + self.suspects.len() + self.loading.len() < LOADED
+    /// The first priority that has room in memory for a text which is due and had none before.
+    fn next_due_class(&self) -> Option<usize> {
+        (0..self.due.len())
+            .find(|class| !self.due[*class].is_empty() && self.texts[*class] + self.loading.len() < LOADED)
     }
 
-    /// Moves what is due from `delayed` to `loading`, as far as there is room for the texts.
+    /// Whether there is room in memory for the text of a delayed task, whatever its priority may be: that is not known before.
+    fn may_load_delayed(&self) -> bool {
+        self.loading.len() < LOADED && self.texts.iter().any(|texts| *texts < LOADED)
+    }
+
+    /// How many are due and have no room in memory.
+    fn due_len(&self) -> usize {
+        self.due.iter().map(BTreeMap::len).sum()
+    }
+
+    /// When the next text is to be read.
+    pub(super) fn next_load(&self) -> Option<Time> {
+        match self.next_due_class() {
+            Some(_) => Some(Time::default()),
+            None => self.delayed.first().filter(|_| self.may_load_delayed()),
+        }
+    }
+
+    /// Moves what is due to `loading`, as far as there is room for the texts.
     pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
         let mut ids = Vec::new();
-        while self.may_load()
+        while let Some(class) = self.next_due_class()
+            && let Some((task, attempts)) = self.due[class].pop_first()
+        {
+            self.loading.insert(task, attempts);
+            ids.push(task);
+        }
+        while self.may_load_delayed()
             && let Some((task, attempts)) = self.delayed.pop(now)
         {
             self.loading.insert(task, attempts);
@@ -232,11 +267,15 @@ impl OpenTasks {
         ids
     }
 
-    /// The texts that were asked for: these tasks go out again. The others are no longer stored, and are forgotten.
+    /// The texts that were asked for: these tasks go out again. Where there are enough of a priority, the text is read again
+    /// later. The others are no longer stored, and are forgotten.
     pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>) {
         for task in tasks {
-            if let Some(attempts) = self.loading.remove(&task.id) {
-                self.give_back(Arc::new(task), attempts);
+            let class = task.spec.priority as usize;
+            match self.loading.remove(&task.id) {
+                Some(attempts) if self.texts[class] < LOADED => self.give_back(Arc::new(task), attempts),
+                Some(attempts) => drop(self.due[class].insert(task.id, attempts)),
+                None => {}
             }
         }
         for task in asked {
@@ -267,6 +306,7 @@ impl OpenTasks {
         let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempts)).collect();
         open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.1)));
         open.extend(self.suspects.iter().map(|(id, attempts)| due_now(&id, attempts)));
+        open.extend(self.due.iter().flatten().map(|(id, attempts)| due_now(id, *attempts)));
         open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
         open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
         open.sort_unstable_by_key(|task| task.id);
@@ -281,6 +321,12 @@ impl OpenTasks {
         }
         let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
         let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
+        let texts = self.returned.values().map(|(text, _)| text).chain(self.suspects.texts());
+        let mut counted = [0; 3];
+        texts.for_each(|text| counted[text.spec.priority as usize] += 1);
+        if counted != self.texts {
+            return Err(format!("{counted:?} texts are in memory, and {:?} are counted", self.texts));
+        }
         let agree = deadlines == self.deadlines && awaited.collect::<BTreeSet<_>>() == self.awaiting_stream;
         if agree { Ok(()) } else { Err("the leases and what is kept to find them do not agree".into()) }
     }

@@ -43,6 +43,11 @@ impl Suspects {
         self.tasks.len()
     }
 
+    /// Their texts, in any order.
+    pub(super) fn texts(&self) -> impl Iterator<Item = &Arc<Task>> {
+        self.tasks.values().map(|(text, _)| text)
+    }
+
     /// Each with what is counted of its deliveries, in any order.
     pub(super) fn iter(&self) -> impl Iterator<Item = (TaskId, Attempts)> {
         self.tasks.iter().map(|(task, (_, attempts))| (*task, *attempts))

@@ -45,6 +45,8 @@ pub enum WaitReason {
     Queued,
     /// No client of the group has ever come.
     NeverCame,
+    /// A client fell silent over tasks that go before it: each of these goes out alone.
+    OneAtATime,
 }
 
 impl fmt::Display for WaitReason {
@@ -57,6 +59,7 @@ impl fmt::Display for WaitReason {
             WaitReason::NotReading => "the clients of the group do not read what they were sent",
             WaitReason::Queued => "next, after those before it",
             WaitReason::NeverCame => "no client of the group has come yet",
+            WaitReason::OneAtATime => "tasks that a client fell silent over go out one at a time",
         })
     }
 }

@@ -361,6 +361,7 @@ fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
         Ok(pb::WaitReason::WINDOWS_FULL) => WaitReason::WindowsFull,
         Ok(pb::WaitReason::NOT_READING) => WaitReason::NotReading,
         Ok(pb::WaitReason::NEVER_CAME) => WaitReason::NeverCame,
+        Ok(pb::WaitReason::ONE_AT_A_TIME) => WaitReason::OneAtATime,
         Err(_) => return enum_name(wait),
     };
     known.to_string()

@@ -308,6 +308,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::NotReading => pb::WaitReason::NOT_READING,
         WaitReason::Queued => pb::WaitReason::QUEUED,
         WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
+        WaitReason::OneAtATime => pb::WaitReason::ONE_AT_A_TIME,
     }
 }
 
@@ -322,6 +323,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         data: server.about.data(),
         ack_timeout_ms: duration(server.config.ack_timeout),
         max_attempts: server.config.max_attempts,
+        max_deliveries: server.config.max_deliveries,
         max_task: server.about.max_task as u64,
         retain_ms: duration(server.retention.retain),
         retain_bytes: server.retention.retain_bytes,

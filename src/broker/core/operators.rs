@@ -99,21 +99,32 @@ impl Core {
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
-            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempt);
+            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
         let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
-        let wants_more = |id| self.sessions.get(id).is_some_and(|session| session.free() > 0);
         TaskState::Waiting(match due {
             Some(due) => WaitReason::NotBefore(due),
-            None if group.paused => WaitReason::Paused,
-            None if group.sessions.is_empty() => WaitReason::NoClient,
-            None if !group.available.is_empty() => WaitReason::Queued,
-            None if group.sessions.iter().any(wants_more) => WaitReason::NotReading,
-            None => WaitReason::WindowsFull,
+            None => self.wait_reason(group, task.spec.priority),
         })
+    }
+
+    /// Why a task of this priority that is due does not go out: what [`Core::dispatch`] goes by.
+    fn wait_reason(&self, group: &Group, priority: Priority) -> WaitReason {
+        let sessions =
+            || group.sessions.iter().filter_map(|id| self.sessions.get(id)).filter(|session| session.free() > 0);
+        let suspect = || Priority::ALL.into_iter().find(|class| group.open.has_suspect(*class));
+        match group.next_session() {
+            _ if group.paused => WaitReason::Paused,
+            _ if group.sessions.is_empty() => WaitReason::NoClient,
+            Some(_) if suspect().is_some_and(|class| class <= priority) => WaitReason::OneAtATime,
+            Some(_) => WaitReason::Queued,
+            None if sessions().any(|session| !session.has_room()) => WaitReason::NotReading,
+            None if sessions().any(|session| session.alone) => WaitReason::OneAtATime,
+            None => WaitReason::WindowsFull,
+        }
     }
 
     /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
@@ -128,9 +139,9 @@ impl Core {
         let mut count = 0;
         for id in ids {
             let attempt = match self.end_lease(id, task.id) {
-                Some((lease, _)) => Some(lease.attempt),
+                Some((lease, _)) => Some(lease.attempts.deliveries),
                 None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
-                    Some((_, attempts)) => Some(attempts),
+                    Some((_, attempts)) => Some(attempts.deliveries),
                     None => group.take_up(task, head).then_some(0),
                 }),
             };

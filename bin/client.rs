@@ -87,9 +87,11 @@ struct Args {
     #[arg(long, value_name = "WHERE")]
     from: Option<StartAt>,
 
-    /// Ask the server for a message at least this often, and give the connection up when none comes.
-    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
-    heartbeat: Option<Duration>,
+    /// Ask the server for a message at least this often, and give the connection up when three are missing; 0: do not.
+    ///
+    /// Proxies cut streams on which nothing comes: nginx after 60 s, some after 15 s. Choose less than that.
+    #[arg(long, value_name = "TIME", default_value = time(Config::default().heartbeat.unwrap_or_default()), value_parser = humantime::parse_duration)]
+    heartbeat: Duration,
 
     /// How often to report that a task is still being worked on. Must be well below its --ack-timeout.
     #[arg(long, value_name = "TIME", default_value = time(Config::default().renew_every), value_parser = humantime::parse_duration)]
@@ -151,7 +153,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         window: args.window,
         batch: args.batch,
         from: args.from,
-        heartbeat: args.heartbeat,
+        heartbeat: Some(args.heartbeat),
         concurrency: args.concurrency.get() as usize,
         renew_every: args.renew_every,
         ..Config::new(args.server)

@@ -53,6 +53,7 @@ mod handler;
 mod ledger;
 mod outgoing;
 mod pipe;
+mod probe;
 mod result_sender;
 mod status_sender;
 mod stopper;
@@ -72,6 +73,7 @@ pub use self::event::Event;
 pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::stopper::Stopper;
+use crate::target;
 pub use crate::task::StartAt;
 
 use self::handler::{HandlerFn, HandlerThread};
@@ -99,8 +101,9 @@ pub struct Config {
     pub batch: Option<NonZeroU32>,
     /// Where a new group starts.
     pub from: Option<StartAt>,
-    /// How long the server may be silent, in whole seconds. After three times that, the connection is given up. For networks
-    /// where something in between answers gRPC's own pings.
+    /// How long the server may be silent, in whole seconds; `None` or 0: for ever. It then sends an empty message, so that proxies
+    /// on the way, which count gRPC's own pings for nothing, do not cut the stream. After three times that, the connection is
+    /// given up, if the server is one that knows heartbeats.
     pub heartbeat: Option<Duration>,
     /// How many handler threads there are.
     pub concurrency: usize,
@@ -126,7 +129,7 @@ impl Default for Config {
             window: None,
             batch: None,
             from: None,
-            heartbeat: None,
+            heartbeat: Some(Duration::from_secs(15)),
             concurrency: 1,
             first_backoff: Duration::from_secs(1),
             most_backoff: Duration::from_secs(30),
@@ -271,16 +274,15 @@ const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
     fn checked(mut self) -> Result<Config, Error> {
-        if self.server.is_empty() || self.server.contains('\0') {
-            return Err(Error::Config(format!("{:?} is no address; name the server as host:port", self.server)));
-        }
+        target::check(&self.server).map_err(|why| Error::Config(format!("the server {:?}: {why}", self.server)))?;
         if self.concurrency == 0 {
             return Err(Error::Config("concurrency 0 would handle nothing; use 1 or more".into()));
         }
         if self.renew_every.is_zero() {
             return Err(Error::Config("leases cannot be renewed every 0 s; use 1s or more".into()));
         }
-        self.heartbeat = self.heartbeat.map(|every| every.clamp(Duration::from_secs(1), LONGEST));
+        self.heartbeat =
+            self.heartbeat.filter(|every| !every.is_zero()).map(|every| every.clamp(Duration::from_secs(1), LONGEST));
         for time in [
             &mut self.first_backoff,
             &mut self.most_backoff,

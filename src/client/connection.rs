@@ -7,20 +7,17 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use grpcio::{
-    CallOption, Channel, ChannelBuilder, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder,
-    RpcStatus,
+    CallOption, Channel, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder, RpcStatus,
+    RpcStatusCode,
 };
 
 use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::rpc_status::{self, Meaning};
+use crate::target;
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::ContactClient;
 
-/// The longest message taken from the server.
-const MAX_MESSAGE: i32 = 64 << 20;
-/// How long the answer to a ping may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one look at the state of the channel waits for a change.
 const WATCH: Duration = Duration::from_secs(5);
 
@@ -39,7 +36,12 @@ impl End {
 
     /// A call ended with a status after which another try may work.
     pub(super) fn lost_with(status: &RpcStatus) -> End {
-        End::Lost { reason: rpc_status::text(status), retry_after: rpc_status::retry_after(status) }
+        let mut reason = rpc_status::text(status);
+        // Who speaks gRPC but not this: another port of Contact, or another program. A proxy's 404 comes as the same code.
+        if status.code() == RpcStatusCode::UNIMPLEMENTED && !status.message().contains("http2 header with status") {
+            reason += "; is it a --control address? Clients connect to the server's --listen address";
+        }
+        End::Lost { reason, retry_after: rpc_status::retry_after(status) }
     }
 }
 
@@ -56,6 +58,8 @@ pub(super) struct Connection {
     channel: Channel,
     watch: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     ready_since: Option<Instant>,
+    /// A Contact server has said something: until then, it may be a proxy that answers.
+    pub(super) answered: bool,
     tasks: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
 
@@ -67,23 +71,20 @@ impl Connection {
         env: &Arc<Environment>,
         options: CallOption,
         keepalive: Duration,
+        connect_timeout: Duration,
     ) -> Connection {
-        let channel = ChannelBuilder::new(env.clone())
-            .use_local_subchannel_pool(true)
-            .max_receive_message_len(MAX_MESSAGE)
+        let channel = target::channel_builder(env.clone(), &config.server, keepalive, connect_timeout)
             .max_send_message_len(-1)
-            .keepalive_time(keepalive)
-            .keepalive_timeout(KEEPALIVE_TIMEOUT)
             .keepalive_permit_without_calls(true)
             .http2_max_pings_without_data(0)
             .connect(&config.server);
         let link = Link { client: ContactClient::new(channel.clone()), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
-        Connection { link, results, channel, watch: None, ready_since: None, tasks: None }
+        Connection { link, results, channel, watch: None, ready_since: None, answered: false, tasks: None }
     }
 
-    /// Whether the server answers; true once, when that is new.
+    /// Whether something at the server's address speaks HTTP/2; true once, when that is new.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         while self.ready_since.is_none() {
             let state = self.channel.check_connectivity_state(false);
@@ -102,7 +103,7 @@ impl Connection {
         false
     }
 
-    /// Since when the server answers.
+    /// Since when something at the server's address speaks HTTP/2.
     pub(super) fn ready_since(&self) -> Option<Instant> {
         self.ready_since
     }

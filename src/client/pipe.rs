@@ -13,7 +13,8 @@ use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
 use super::ledger::Ledger;
 use super::stopper::{Stopped, Stopper};
-use super::{Backoff, Config, Error, Event, Observer};
+use super::{Backoff, Config, Error, Event, Observer, probe};
+use crate::target;
 use crate::wire::contact as pb;
 
 /// Tasks, and bytes of them, that may wait here for a handler. With more, the stream is not read, and gRPC's flow
@@ -22,10 +23,18 @@ const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
 /// How often the server is pinged, so that one which went away without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What C-core says of a server that does not speak HTTP/2.
+const HTTP_1: &str = "http1.x server";
 /// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
 /// article's, do so when nothing else happens, and pings come more often than every five minutes.
 const TOO_MANY_PINGS: &str = "Too many pings";
 const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
+/// How long a try to connect may take with each of the server's addresses, if it is the first try; twice as long with each try
+/// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
+const FIRST_CONNECT: Duration = Duration::from_secs(1);
+const MOST_CONNECT: Duration = Duration::from_secs(20);
+/// After so long without a word from the server, the log says that it is awaited.
+const SILENT: Duration = Duration::from_secs(5);
 /// After a connection that lasted this long, or on which something came, the backoff starts from its first wait.
 const WORKED: Duration = Duration::from_secs(10);
 /// A server that is known to send heartbeats is given up after this many are missing.
@@ -66,6 +75,10 @@ pub(super) struct State {
     backoff: Backoff,
     /// How often to ping the server.
     keepalive: Duration,
+    /// How long the next try to connect may take.
+    connect_timeout: Duration,
+    /// When the log says that the server said nothing yet.
+    silent_at: Option<Instant>,
     try_at: Instant,
     renew_at: Instant,
     received: Received,
@@ -96,6 +109,8 @@ impl State {
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
             keepalive: KEEPALIVE,
+            connect_timeout: FIRST_CONNECT,
+            silent_at: None,
             try_at: now,
             renew_at: now,
             received: Received::default(),
@@ -133,7 +148,9 @@ impl Pipe {
         state.connections += 1;
         state.received = Received::default();
         state.ledger.renew();
-        state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
+        let options = self.options.clone();
+        let connection = Connection::open(&self.config, &self.env, options, state.keepalive, state.connect_timeout);
+        state.connection = Some(connection);
     }
 
     /// Does all that the streams allow, and sees when the connection ends.
@@ -160,9 +177,13 @@ impl Pipe {
         let waker = self.state.waker.waker.clone();
         let cx = &mut Context::from_waker(&waker);
         if connection.poll_ready(cx, now) {
-            log::info!("connected to {}", self.config.server);
-            (self.observer)(&Event::Connected { server: &self.config.server });
+            self.state.connect_timeout = FIRST_CONNECT;
+            self.state.silent_at = Some(now + SILENT);
             self.offer(Some(connection.link.clone()));
+        }
+        if self.state.silent_at.is_some_and(|at| now >= at) {
+            self.state.silent_at = None;
+            log::info!("{} is reached, and has not answered yet", target::shown(&self.config.server));
         }
         // First report the old tasks, finished or still worked on, and then ask for new ones: so the server does not deliver
         // the old ones again.
@@ -185,9 +206,12 @@ impl Pipe {
             state.renew_at = now + self.config.renew_every;
         }
         connection.results.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
+        self.note_answer(connection);
         while !self.state.stopping && self.state.inbox_has_room() {
             let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
             let message = message?;
+            self.state.received.anything = true;
+            self.note_answer(connection);
             connection.results.batch |= !message.batch.is_empty();
             self.receive(message, now);
         }
@@ -195,9 +219,19 @@ impl Pipe {
         Ok(())
     }
 
+    /// The first word of the server: a message, or the answer to results.
+    fn note_answer(&mut self, connection: &mut Connection) {
+        if connection.answered || !(connection.results.answered || self.state.received.anything) {
+            return;
+        }
+        connection.answered = true;
+        self.state.silent_at = None;
+        log::info!("connected to {}", target::shown(&self.config.server));
+        (self.observer)(&Event::Connected { server: &self.config.server });
+    }
+
     fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {
         let state = &mut self.state;
-        state.received.anything = true;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
         state.received.heartbeats |= message.batch.is_empty() && !is_task(&message);
@@ -236,9 +270,13 @@ impl Pipe {
         state.inbox.retain(|task| task.id != 0);
         state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
         let ready_since = connection.ready_since();
-        if ready_since.is_some_and(|since| state.received.anything || now >= since + WORKED) {
+        if ready_since.is_some_and(|since| connection.answered || now >= since + WORKED) {
             state.backoff.reset();
         }
+        if ready_since.is_none() {
+            state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
+        }
+        state.silent_at = None;
         if reason.contains(TOO_MANY_PINGS) {
             log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
             state.keepalive = RARE_KEEPALIVE;
@@ -246,8 +284,16 @@ impl Pipe {
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let server = &self.config.server;
-        let what = if ready_since.is_some() { "lost the connection to" } else { "cannot reach" };
-        log::warn!("{what} {server} ({reason}); next try in {:.1} s", wait.as_secs_f64());
+        let what = match ready_since {
+            _ if connection.answered => "lost the connection to",
+            Some(_) => "no answer of a Contact server from",
+            None => "cannot reach",
+        };
+        log::warn!("{what} {}: {reason}; next try in {:.1} s", target::shown(server), wait.as_secs_f64());
+        let http2 = ready_since.is_some();
+        if (http2 || reason.contains(HTTP_1)) && !connection.answered && target::proxy(server).is_none() {
+            probe::log_what_answers(server, http2);
+        }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });
         self.offer(None);
     }
@@ -321,7 +367,8 @@ impl Pipe {
             None => (!state.stopping || state.ledger.unreported() > 0).then_some(state.try_at),
             Some(connection) => {
                 let renewal = (connection.is_registered() && state.ledger.held() > 0).then_some(state.renew_at);
-                [renewal, connection.results.deadline(), self.silence_deadline()].into_iter().flatten().min()
+                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at];
+                due.into_iter().flatten().min()
             }
         };
         of_connection.into_iter().chain(state.give_up_at).min()

@@ -23,6 +23,8 @@ pub(super) struct ResultSender {
     confirm_every: Duration,
     /// Whether the server knows batches.
     pub(super) batch: bool,
+    /// Whether the server has answered a stream.
+    pub(super) answered: bool,
     stream: Option<Stream>,
 }
 
@@ -36,7 +38,7 @@ struct Stream {
 
 impl ResultSender {
     pub(super) fn new(link: Link, confirm_every: Duration) -> ResultSender {
-        ResultSender { link, confirm_every, batch: false, stream: None }
+        ResultSender { link, confirm_every, batch: false, answered: false, stream: None }
     }
 
     /// Whether no stream is open: all that was sent was answered.
@@ -78,7 +80,10 @@ impl ResultSender {
             match answer {
                 // An answer to what was not finished does not say how much of it was read.
                 Ok(_) if early => return Err(End::lost("the server ended tellResult")),
-                Ok(_) => ledger.confirm(),
+                Ok(_) => {
+                    self.answered = true;
+                    ledger.confirm();
+                }
                 Err(error) => refused(&rpc_status::status_of(error), ledger)?,
             }
         }

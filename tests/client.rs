@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
 use contact::codec::Decoded;
@@ -38,6 +38,8 @@ enum Tell {
     Refuse(u64, RpcStatusCode, &'static str),
     /// Ended with a code alone, as by a proxy that has no server behind it.
     Fail(RpcStatusCode),
+    /// Refused if it has a RELEASED, as by a server that does not know that.
+    RefuseReleased,
 }
 
 #[derive(Clone)]
@@ -134,7 +136,10 @@ impl Contact for Service {
         let (tell, results, unanswered) = (self.tell.clone(), self.results.clone(), self.unanswered.clone());
         ctx.spawn(async move {
             let mut ids = HashSet::new();
+            let mut released = false;
             while let Some(Ok(Ok(result))) = requests.next().await {
+                let is_released = |result: &pb::Result| result.outcome == pb::Outcome::RELEASED.into();
+                released |= is_released(&result) || result.batch.iter().any(is_released);
                 ids.extend(result.batch.iter().map(|result| result.id).chain([result.id]));
                 let _ = results.send(result);
             }
@@ -146,7 +151,11 @@ impl Contact for Service {
                 Tell::Fail(code) => sink.fail(RpcStatus::with_message(code, "no such page".into())).await,
                 // Kept, for one that is dropped cancels its call; and a future that nobody wakes is dropped.
                 Tell::Ignore => return unanswered.lock().unwrap().push(sink),
-                Tell::Confirm | Tell::Refuse(..) => sink.success(pb::Empty::new()).await,
+                Tell::RefuseReleased if released => {
+                    let text = "unknown outcome: 4";
+                    sink.fail(refusal(RpcStatusCode::INVALID_ARGUMENT, "ENUM_VALUE_UNKNOWN", text)).await
+                }
+                Tell::Confirm | Tell::Refuse(..) | Tell::RefuseReleased => sink.success(pb::Empty::new()).await,
             };
         });
     }
@@ -208,6 +217,8 @@ impl Server {
             first_backoff: Duration::from_millis(20),
             most_backoff: Duration::from_millis(100),
             confirm_every: Duration::from_millis(10),
+            // Else each result follows a WORKING.
+            announce_begin: false,
             ..Config::new(format!("127.0.0.1:{}", self.port))
         }
     }
@@ -297,7 +308,7 @@ fn what_a_handler_says_becomes_the_outcome() {
 }
 
 #[test]
-fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_asks_for_heartbeats_only() {
+fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_it_is() {
     let server = Server::start();
     let config = Config {
         id: Some("rig-7".into()),
@@ -326,8 +337,11 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_asks_for_hear
 
     let running = Worker::new(server.config(), echo).start().unwrap();
     let session = server.session();
-    let said: Vec<_> = session.metadata.iter().filter(|(key, _)| key.starts_with("contact-")).collect();
-    assert_eq!(said, [&("contact-heartbeat".to_owned(), "15".to_owned())]);
+    let mut said = session.metadata.clone();
+    said.retain(|(key, _)| key.starts_with("contact-"));
+    said.sort();
+    let expected = [("contact-heartbeat", "15"), ("contact-window", "2")];
+    assert_eq!(said, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     running.stop().unwrap();
 }
 
@@ -575,8 +589,147 @@ fn a_graceful_stop_finishes_the_running_task_and_leaves_the_waiting_ones() {
     running.stopper().stop();
     drop(open);
     running.join().unwrap();
-    let told: Vec<_> = server.results.try_iter().map(|result| result.id).collect();
+    let done = pb::Outcome::DONE.into();
+    let told: Vec<_> = server.results.try_iter().filter(|result| result.outcome == done).map(|it| it.id).collect();
     assert_eq!(told, [1]);
+}
+
+/// The next result that is no WORKING: its task, and what came of it.
+#[track_caller]
+fn next_outcome(server: &Server) -> (u64, pb::Outcome) {
+    loop {
+        let result = server.result();
+        if result.outcome != pb::Outcome::WORKING.into() {
+            return (result.id, result.outcome.enum_value().unwrap());
+        }
+    }
+}
+
+#[test]
+fn at_a_stop_what_is_not_begun_goes_back_at_once_and_no_more_is_taken() {
+    let server = Server::start();
+    let config = Config { id: Some("a".into()), announce_begin: true, ..server.config() };
+    let (begun, open, running) = gated(config);
+    let session = server.session();
+    assert_eq!(session.metadata("contact-begins"), Some("1"));
+    (1..=3).for_each(|id| session.send(task(id, 1, "a")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    running.stopper().stop();
+    // While the first still runs.
+    let mut back = [next_outcome(&server), next_outcome(&server)];
+    back.sort_by_key(|(id, _)| *id);
+    assert_eq!(back, [(2, pb::Outcome::RELEASED), (3, pb::Outcome::RELEASED)]);
+    // The same process, which has no room beside the one that runs.
+    let narrow = server.session();
+    assert_eq!(narrow.metadata("contact-window"), Some("1"));
+    assert_eq!(narrow.metadata("contact-instance"), session.metadata("contact-instance"));
+    assert_eq!(narrow.peer, session.peer);
+    // What was on its way goes back as well.
+    session.send(task(4, 1, "late"));
+    assert_eq!(next_outcome(&server), (4, pb::Outcome::RELEASED));
+    session.refuse(RpcStatusCode::ABORTED, "CLIENT_TAKEN_OVER", "a newer stream");
+    narrow.send(task(5, 1, "later"));
+    assert_eq!(next_outcome(&server), (5, pb::Outcome::RELEASED));
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    running.join().unwrap();
+    assert!(begun.is_empty());
+}
+
+#[test]
+fn a_stop_loses_nothing_with_a_server_that_does_not_take_tasks_back() {
+    let server = Server::start().answers(Tell::RefuseReleased);
+    let (begun, open, running) = gated(Config { announce_begin: true, confirm_every: DEADLINE, ..server.config() });
+    let session = server.session();
+    (1..=3).for_each(|id| session.send(task(id, 1, "a")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    running.stopper().stop();
+    while next_outcome(&server).1 != pb::Outcome::RELEASED {}
+    drop(open);
+    running.join().unwrap();
+    let done = server.results.try_iter().filter(|result| result.outcome == pb::Outcome::DONE.into());
+    assert!(done.map(|result| result.id).all(|id| id == 1));
+}
+
+#[test]
+fn each_task_is_announced_before_it_is_begun_unless_that_is_not_wanted() {
+    let server = Server::start();
+    for (announce_begin, said) in
+        [(true, &[pb::Outcome::WORKING, pb::Outcome::DONE][..]), (false, &[pb::Outcome::DONE])]
+    {
+        let config = Config { announce_begin, renew_every: DEADLINE, ..server.config() };
+        let running = Worker::new(config, echo).start().unwrap();
+        let session = server.session();
+        for id in 1..=3 {
+            session.send(task(id, 1, "short"));
+            for outcome in said {
+                let result = server.result();
+                assert_eq!((result.id, result.outcome), (id, (*outcome).into()));
+            }
+        }
+        running.stop().unwrap();
+    }
+}
+
+#[test]
+fn what_waits_behind_a_long_task_goes_back_so_that_others_get_it() {
+    let server = Server::start();
+    let renew_every = Duration::from_millis(20);
+    let (begun, open, running) = gated(Config { announce_begin: true, renew_every, ..server.config() });
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    begun.recv_timeout(DEADLINE).unwrap();
+    for attempt in 1..=3 {
+        session.send(task(2, attempt, "waits"));
+        assert_eq!(next_outcome(&server), (2, pb::Outcome::RELEASED));
+    }
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    session.send(task(2, 4, "comes again"));
+    assert_eq!(next_outcome(&server), (2, pb::Outcome::DONE));
+    running.stop().unwrap();
+}
+
+#[test]
+fn what_is_not_begun_when_the_connection_is_lost_goes_back_before_more_is_asked_for() {
+    let server = Server::start();
+    let config = Config { announce_begin: true, renew_every: Duration::from_secs(3600), ..server.config() };
+    let (begun, open, running) = gated(config);
+    let session = server.session();
+    session.send(batch(vec![task(1, 1, "long"), task(2, 1, "waits")]));
+    begun.recv_timeout(DEADLINE).unwrap();
+    let server = Server::start_on(server.stop());
+    let mut told = flattened(&server, 2);
+    told.sort_by_key(|result| result.id);
+    let told: Vec<_> = told.iter().map(|result| (result.id, result.outcome.enum_value().unwrap())).collect();
+    assert_eq!(told, [(1, pb::Outcome::WORKING), (2, pb::Outcome::RELEASED)]);
+    let _session = server.session();
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    running.stop().unwrap();
+}
+
+#[test]
+fn what_expires_while_it_waits_is_not_begun_whatever_the_clock_of_the_server_says() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let server = Server::start();
+    let expires_at = now() + 200;
+    let handler = move |task: &Task| {
+        while now() <= expires_at {
+            thread::yield_now();
+        }
+        echo(task)
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "until then"));
+    session.send(pb::ServerMsg { expires_at, ..task(2, 1, "too late") });
+    // Over when it came: the clocks differ, so it says nothing.
+    session.send(pb::ServerMsg { expires_at: 1, ..task(3, 1, "by another clock") });
+    let mut came: Vec<_> = (0..3).map(|_| next_outcome(&server)).collect();
+    came.sort_by_key(|(id, _)| *id);
+    assert_eq!(came, [(1, pb::Outcome::DONE), (2, pb::Outcome::RELEASED), (3, pb::Outcome::DONE)]);
+    running.stop().unwrap();
 }
 
 #[test]

@@ -61,6 +61,8 @@ pub(super) struct Connection {
     /// A Contact server has said something: until then, it may be a proxy that answers.
     pub(super) answered: bool,
     tasks: Option<ClientSStreamReceiver<pb::ServerMsg>>,
+    /// The stream before [`Connection::narrow`], until the server ends it.
+    before: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
 
 impl Connection {
@@ -81,7 +83,16 @@ impl Connection {
         let link = Link { client: ContactClient::new(channel.clone()), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
-        Connection { link, results, channel, watch: None, ready_since: None, answered: false, tasks: None }
+        Connection {
+            link,
+            results,
+            channel,
+            watch: None,
+            ready_since: None,
+            answered: false,
+            tasks: None,
+            before: None,
+        }
     }
 
     /// Whether something at the server's address speaks HTTP/2; true once, when that is new.
@@ -119,6 +130,15 @@ impl Connection {
         Ok(true)
     }
 
+    /// Asks for tasks anew, as the same process, with other options: the server ends the stream there was, and what that held is
+    /// held by the new one.
+    pub(super) fn narrow(&mut self, options: CallOption) -> Result<(), End> {
+        let tasks = self.link.client.get_task(&pb::Empty::new(), options);
+        // Not cancelled here: the server could see that before the new call, and give everything to others.
+        self.before = self.tasks.replace(tasks.map_err(|error| End::lost(error.to_string()))?);
+        Ok(())
+    }
+
     /// Whether tasks were asked for.
     pub(super) fn is_registered(&self) -> bool {
         self.tasks.is_some()
@@ -126,6 +146,11 @@ impl Connection {
 
     /// The next message of getTask.
     pub(super) fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<pb::ServerMsg, End>> {
+        match self.before.as_mut().map(|before| before.poll_next_unpin(cx)) {
+            Some(Poll::Ready(Some(Ok(message)))) => return Poll::Ready(Ok(message)),
+            Some(Poll::Ready(_)) => self.before = None,
+            Some(Poll::Pending) | None => {}
+        }
         let Some(tasks) = &mut self.tasks else { return Poll::Pending };
         tasks.poll_next_unpin(cx).map(|message| match message {
             Some(Ok(message)) => Ok(message),
@@ -144,7 +169,7 @@ impl Connection {
 
     /// Ends getTask. Results can still be sent.
     pub(super) fn leave(&mut self) {
-        if let Some(mut tasks) = self.tasks.take() {
+        for mut tasks in [self.tasks.take(), self.before.take()].into_iter().flatten() {
             tasks.cancel();
         }
     }
@@ -166,8 +191,9 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     if config.id.is_some() || config.group.is_some() {
         add("contact-instance", instance)?;
     }
-    if let Some(window) = config.window {
-        add("contact-window", &window.to_string())?;
+    add("contact-window", &config.window().to_string())?;
+    if config.announce_begin {
+        add("contact-begins", "1")?;
     }
     if let Some(batch) = config.batch {
         add("contact-batch", &batch.to_string())?;

@@ -1,9 +1,9 @@
 //! The pipe thread: passes tasks from getTask to the handlers, and their results to tellResult, over one connection after another.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use grpcio::{CallOption, Environment};
@@ -11,10 +11,11 @@ use grpcio::{CallOption, Environment};
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
-use super::ledger::Ledger;
+use super::ledger::{Begin, Ledger};
 use super::stopper::{Stopped, Stopper};
-use super::{Backoff, Config, Error, Event, Observer, probe};
+use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
 use crate::target;
+use crate::task::TaskId;
 use crate::wire::contact as pb;
 
 /// Tasks, and bytes of them, that may wait here for a handler. With more, the stream is not read, and gRPC's flow
@@ -45,6 +46,8 @@ pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
     pub(super) options: CallOption,
+    /// The same with a window of 1: for a worker that stops, and holds something.
+    pub(super) stopping_options: CallOption,
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,
     pub(super) stopped: Stopped,
@@ -67,6 +70,8 @@ pub(super) struct Pipe {
 pub(super) struct State {
     waker: ChannelWaker,
     ledger: Ledger,
+    /// Handlers that wait until the server was told that they begin.
+    beginning: HashMap<TaskId, Sender<()>>,
     inbox: VecDeque<Task>,
     inbox_bytes: usize,
     connection: Option<Connection>,
@@ -83,6 +88,8 @@ pub(super) struct State {
     renew_at: Instant,
     received: Received,
     stopping: bool,
+    /// The stream is open with [`Pipe::stopping_options`].
+    narrowed: bool,
     /// Set while stopping, when the last handler has ended: until when results are still sent.
     give_up_at: Option<Instant>,
     verdict: Result<(), Error>,
@@ -102,7 +109,8 @@ impl State {
         let now = Instant::now();
         State {
             waker: ChannelWaker::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(config.announce_begin),
+            beginning: HashMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             connection: None,
@@ -115,6 +123,7 @@ impl State {
             renew_at: now,
             received: Received::default(),
             stopping: false,
+            narrowed: false,
             give_up_at: None,
             verdict: Ok(()),
         }
@@ -141,7 +150,7 @@ impl Pipe {
 
     fn connect(&mut self, now: Instant) {
         let state = &mut self.state;
-        let wanted = !state.stopping || state.ledger.unreported() > 0;
+        let wanted = !state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0;
         if state.connection.is_some() || !wanted || now < state.try_at {
             return;
         }
@@ -199,15 +208,30 @@ impl Pipe {
             // Renew once more: only now does the server know the stream that holds them.
             state.renew_at = now;
         }
+        // A worker that stops is to be given no more. The stream stays, so that what runs keeps its lease; only one with an id can
+        // have another take its place.
+        let narrows = state.stopping && !state.narrowed && self.config.id.is_some() && state.ledger.held() > 0;
+        if narrows && connection.is_registered() {
+            connection.narrow(self.stopping_options.clone())?;
+            state.narrowed = true;
+            state.renew_at = now;
+        }
         if state.ledger.held() == 0 {
             state.renew_at = now + self.config.renew_every;
-        } else if now >= state.renew_at && connection.is_registered() {
-            state.ledger.renew();
+        } else if now >= state.renew_at && (connection.is_registered() || state.stopping) {
+            if state.ledger.renew() {
+                Self::take_back_released(state, &self.not_started);
+            }
             state.renew_at = now + self.config.renew_every;
         }
         connection.results.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
+        for id in connection.results.begun.drain(..) {
+            // It waits, and for nothing else.
+            let _ = state.beginning.remove(&id).map(|go| go.send(()));
+        }
         self.note_answer(connection);
-        while !self.state.stopping && self.state.inbox_has_room() {
+        // A server that does not take tasks back keeps those that are not read.
+        while self.state.inbox_has_room() && (!self.state.stopping || self.state.ledger.can_release()) {
             let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
             let message = message?;
             self.state.received.anything = true;
@@ -237,17 +261,25 @@ impl Pipe {
         state.received.heartbeats |= message.batch.is_empty() && !is_task(&message);
         let batch = std::mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            if state.ledger.accept(message.id, message.attempt) {
-                state.inbox_bytes += message.task.len();
-                state.inbox.push_back(Task {
-                    id: message.id,
-                    attempt: message.attempt,
-                    text: message.task,
-                    connection: state.connections,
-                });
-            } else {
+            let Some(copy) = state.ledger.accept(message.id, message.attempt) else {
                 log::debug!("task {} came again while it is being worked on", message.id);
+                continue;
+            };
+            if state.stopping {
+                state.ledger.release(message.id, copy);
+                continue;
             }
+            state.inbox_bytes += message.task.len();
+            state.inbox.push_back(Task {
+                id: message.id,
+                attempt: message.attempt,
+                text: message.task,
+                spent: message.spent,
+                max_attempts: message.max_attempts,
+                connection: state.connections,
+                copy,
+                expires: time_left(message.expires_at).map(|left| now + left),
+            });
         }
     }
 
@@ -266,9 +298,13 @@ impl Pipe {
     fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
         let state = &mut self.state;
         state.ledger.disconnected();
+        // Those who wait hear that it is not to be.
+        state.beginning.clear();
+        Self::take_back_released(state, &self.not_started);
         // The next connection's server sends them again.
         state.inbox.retain(|task| task.id != 0);
         state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+        state.narrowed = false;
         let ready_since = connection.ready_since();
         if ready_since.is_some_and(|since| connection.answered || now >= since + WORKED) {
             state.backoff.reset();
@@ -306,6 +342,13 @@ impl Pipe {
         }
     }
 
+    /// Forgets the tasks that the ledger gives back, where they wait.
+    fn take_back_released(state: &mut State, not_started: &Receiver<Task>) {
+        let waiting: Vec<Task> = not_started.try_iter().chain(state.inbox.drain(..)).collect();
+        state.inbox.extend(waiting.into_iter().filter(|task| state.ledger.holds(task.id, task.copy)));
+        state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+    }
+
     /// Moves tasks from the inbox to the handlers.
     fn hand_out(&mut self) {
         let Some(tasks) = &self.tasks else { return };
@@ -322,7 +365,12 @@ impl Pipe {
     fn finish(&mut self, finished: Finished) {
         let state = &mut self.state;
         match finished {
-            Finished::NotStarted(id) => state.ledger.release(id),
+            Finished::NotStarted(id, copy) => state.ledger.release(id, copy),
+            Finished::Begins(id, copy, go) => match state.ledger.begin(id, copy) {
+                Begin::WhenWritten if state.connection.is_some() => drop(state.beginning.insert(id, go)),
+                Begin::Now => go.send(()).unwrap_or_default(),
+                Begin::WhenWritten | Begin::Never => {}
+            },
             Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
                 log::debug!("dropped a result without an id for an earlier connection");
             }
@@ -364,9 +412,12 @@ impl Pipe {
     fn deadline(&self) -> Option<Instant> {
         let state = &self.state;
         let of_connection = match &state.connection {
-            None => (!state.stopping || state.ledger.unreported() > 0).then_some(state.try_at),
+            None => {
+                (!state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0).then_some(state.try_at)
+            }
             Some(connection) => {
-                let renewal = (connection.is_registered() && state.ledger.held() > 0).then_some(state.renew_at);
+                let renews = (connection.is_registered() || state.stopping) && state.ledger.held() > 0;
+                let renewal = renews.then_some(state.renew_at);
                 let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at];
                 due.into_iter().flatten().min()
             }
@@ -374,8 +425,8 @@ impl Pipe {
         of_connection.into_iter().chain(state.give_up_at).min()
     }
 
-    /// Takes back the tasks that no handler has started, and lets the handlers end. getTask stays open without being read, so
-    /// that running tasks keep their leases.
+    /// Gives back the tasks that no handler has begun, and lets the handlers end. getTask stays open, so that running tasks keep
+    /// their leases. What comes on it goes back at once.
     fn begin_stop(&mut self) {
         if self.state.stopping {
             return;
@@ -385,7 +436,11 @@ impl Pipe {
         self.stopper.stop();
         self.tasks = None;
         for task in self.not_started.try_iter().chain(self.state.inbox.drain(..)) {
-            self.state.ledger.release(task.id);
+            self.state.ledger.release(task.id, task.copy);
+        }
+        for id in self.state.ledger.cancel_begins() {
+            // The handler says that it did not begin, and the task goes back.
+            self.state.beginning.remove(&id);
         }
         log::info!("stopping; what runs is finished first");
     }
@@ -393,7 +448,8 @@ impl Pipe {
     fn is_over(&self, now: Instant) -> bool {
         let state = &self.state;
         let (true, Some(give_up_at)) = (state.stopping, state.give_up_at) else { return false };
-        let reported = state.ledger.unreported() == 0 && state.connection.as_ref().is_none_or(|c| c.results.is_idle());
+        let is_told = |c: &Connection| c.ready_since().is_none() || c.results.is_idle() && !state.ledger.has_next();
+        let reported = state.ledger.unreported() == 0 && state.connection.as_ref().is_none_or(is_told);
         reported || now >= give_up_at
     }
 
@@ -407,4 +463,11 @@ impl Pipe {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// How long a task may still be begun, if its time is bounded. The server sends none whose time is over: where this clock says so,
+/// it is not the server's, and says nothing.
+fn time_left(expires_at: i64) -> Option<Duration> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(expires_at).ok()?))?;
+    at.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero() && *left < LONGEST)
 }

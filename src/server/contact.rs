@@ -216,6 +216,7 @@ fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
         Ok(pb::Outcome::RETRY) => Ok(Outcome::Retry),
         Ok(pb::Outcome::FAILED) => Ok(Outcome::Failed),
         Ok(pb::Outcome::WORKING) => Ok(Outcome::Working),
+        Ok(pb::Outcome::RELEASED) => Err(Refusal::UnknownNumber { field: "outcome", number: 4 }),
         Err(number) => Err(Refusal::UnknownNumber { field: "outcome", number }),
     }
 }

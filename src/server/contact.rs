@@ -64,11 +64,12 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let client = metadata.label();
+            let greet = metadata.join.heartbeat.is_some();
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
                     let ContactService { broker, health, traffic, .. } = &service;
                     let (client, batch) = (&client, metadata.batch);
-                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch }.run().await;
+                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, greet }.run().await;
                     broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.
@@ -215,6 +216,7 @@ fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
         Ok(pb::Outcome::RETRY) => Ok(Outcome::Retry),
         Ok(pb::Outcome::FAILED) => Ok(Outcome::Failed),
         Ok(pb::Outcome::WORKING) => Ok(Outcome::Working),
+        Ok(pb::Outcome::RELEASED) => Err(Refusal::UnknownNumber { field: "outcome", number: 4 }),
         Err(number) => Err(Refusal::UnknownNumber { field: "outcome", number }),
     }
 }

@@ -33,6 +33,7 @@ use clap::{Arg, ArgAction, ArgMatches, Command, CommandFactory, FromArgMatches};
 
 pub use self::error::Error;
 use self::file::{Entry, Place};
+use crate::nearest::nearest;
 
 /// The tables a file may have: one for each program, so that they can share it.
 const TABLES: [&str; 2] = ["server", "client"];
@@ -314,10 +315,4 @@ fn name(arg: &Arg) -> String {
 
 fn variable(key: &str) -> String {
     format!("CONTACT_{}", key.to_uppercase().replace('-', "_"))
-}
-
-/// The known word that a misspelt one was probably meant to be.
-fn nearest<'a>(word: &str, among: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let near = among.into_iter().map(|one| (strsim::osa_distance(word, one), one));
-    near.filter(|(distance, one)| *distance <= 1 + one.len() / 5).min().map(|(_, one)| one)
 }

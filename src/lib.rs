@@ -7,8 +7,9 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`] and [`log_queue`]: how a program is set, and what it logs.
-//! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
-//!   [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal. [`manual`]: completions and man pages of the programs.
+//! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
+//!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
+//!   [`manual`]: completions and man pages of the programs.
 //!
 //! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
 //! no database, no HTTP and no terminal:
@@ -35,6 +36,8 @@ pub mod logger;
 pub mod mailbox;
 #[cfg(feature = "cli")]
 pub mod manual;
+#[cfg(any(feature = "cli", feature = "server"))]
+mod nearest;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;

@@ -112,6 +112,7 @@ impl Server {
             about: about.clone(),
             traffic,
             limit,
+            removed: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
@@ -178,13 +179,16 @@ impl Server {
 
     /// Ends the streams with a clear status, writes down what clients still report, stops accepting, and joins all threads.
     ///
-    /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, and each client
-    /// is told when to come back. As long as a client reports, submits or asks something, but for [`Config::grace`] at most, new
-    /// calls are answered, too: results are taken, health is not serving, and there are no tasks.
+    /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, each with the
+    /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
+    /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
         let Server { mut contact, mut control, health, calls, http, demo, retention_thread, watchers, broker, .. } =
             self;
+        let mut store = self.store;
         health.begin_drain();
+        // Who waits for a store that is locked or full waits no longer: the broker may be among them.
+        store.begin_close();
         if let Some(demo) = demo {
             demo.stop();
         }
@@ -210,7 +214,7 @@ impl Server {
         broker.stop();
         drop((contact, control));
         self.pool.stop();
-        self.store.close()
+        store.close()
     }
 }
 

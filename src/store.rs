@@ -7,16 +7,19 @@
 //! - Ids and seqs follow one another from 1 without gaps, and none is given twice, whatever is removed and however often the
 //!   store is opened again.
 //! - What one thread sends is written in the order it sent it, and a transaction is written whole or not at all.
-//! - After a failed write the store takes no more until it is opened again: what was answered before is safe, and every later
-//!   call gets that error.
+//! - A database that another program has locked is waited for.
+//! - After a failed write the store is closed, and opened again until that works. Meanwhile nothing is accepted: each call gets
+//!   that error at once. What was answered before is safe; what the broker recorded is kept and written afterwards. Whether
+//!   the write that failed is on disk all the same is seen there, and nothing is written twice.
 //!
 //! One thread, `store-writer`, owns a [`Backend`] and is the only one that writes. Reading goes around it: the newest tasks
 //! from memory ([`Tail`]), everything else through a [`Reader`] of one's own.
 
 use std::fmt;
 use std::path::Path;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
@@ -27,6 +30,7 @@ use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 mod backend;
 mod error;
 mod memory;
+mod patient;
 mod sqlite;
 mod tail;
 mod writer;
@@ -38,18 +42,25 @@ pub use backend::{
 pub use error::StoreError;
 pub use memory::Memory;
 pub use sqlite::Sqlite;
+pub(crate) use sqlite::try_writing;
 pub use tail::Tail;
 
+use patient::Patient;
 use writer::{Command, Done, Writer};
 
 /// Most commands that wait for the writer, and most that go into one transaction. When it is full, futures wait for room and
 /// threads block: submitters are slowed down to what the disk takes.
 const MAILBOX: usize = 1_024;
+/// When a lock of another program has been waited for as long as this, the store says that it takes nothing. Backups and
+/// `sqlite3` hold it for less.
+const LONG_WAIT: Duration = Duration::from_secs(10);
 
 /// The store, as its owner holds it: the writer thread. Dropping it closes it, and only logs what went wrong.
 pub struct Store {
     handle: Handle,
     writer: Option<JoinHandle<Result<(), StoreError>>>,
+    /// Dropped when the store is about to be closed: the writer then waits for nothing long.
+    stays_open: Option<crossbeam_channel::Sender<()>>,
 }
 
 impl Store {
@@ -69,19 +80,28 @@ impl Store {
         let (commands, mailbox) = mailbox::bounded(MAILBOX);
         let shared = Arc::new(Shared {
             tail: Tail::new(recovered.positions),
-            failure: OnceLock::new(),
+            condition: RwLock::default(),
             open: backend.reader(),
             commits: Mutex::default(),
         });
+        let (stays_open, closes) = crossbeam_channel::bounded(0);
+        let backend = Patient::new(backend, shared.clone(), closes);
         let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
         let writer =
             thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
-        Ok((Store { handle: Handle { commands, shared }, writer: Some(writer) }, recovered))
+        let store = Store { handle: Handle { commands, shared }, writer: Some(writer), stays_open: Some(stays_open) };
+        Ok((store, recovered))
     }
 
     /// What all others use.
     pub fn handle(&self) -> Handle {
         self.handle.clone()
+    }
+
+    /// From now on the writer waits for nothing long: neither for a lock of another program nor for room on the disk. For a server
+    /// that stops, whose other threads may be waiting for the writer.
+    pub fn begin_close(&mut self) {
+        self.stays_open = None;
     }
 
     /// Writes what was sent before, syncs it, tidies up and ends the writer. Handles that live on get [`StoreError::Closed`].
@@ -93,6 +113,7 @@ impl Store {
 
     fn stop(&mut self) -> Result<(), StoreError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
+        self.begin_close();
         // Refused only when the writer has ended already; joining says why.
         let _ = self.handle.commands.send(Command::Close);
         writer.join().unwrap_or(Err(StoreError::Closed))
@@ -127,7 +148,7 @@ pub struct Accepted {
 
 /// The way to the store from any thread. Cheap to clone.
 ///
-/// The futures may run anywhere: they never wait on their thread. `record`, `checkpoint`, `forget_group` and `flush` block
+/// The futures may run anywhere: they never wait on their thread. Those of a store that failed resolve at once. `record`, `checkpoint`, `forget_group` and `flush` block
 /// while the mailbox is full, and their order is the order of what is written: they are for the one thread that owns the groups.
 #[derive(Clone)]
 pub struct Handle {
@@ -138,16 +159,47 @@ pub struct Handle {
 /// What the writer and the handles share.
 struct Shared {
     tail: Tail,
-    failure: OnceLock<StoreError>,
+    condition: RwLock<Condition>,
     open: OpenReader,
     /// Locked once for each commit.
     commits: Mutex<Latency>,
 }
 
+/// Whether the store can be written.
+#[derive(Debug, Clone, Default)]
+enum Condition {
+    #[default]
+    Good,
+    /// Another program has locked the database. What comes waits in the mailbox.
+    Locked { since: Instant, why: StoreError },
+    /// A write failed, and none has worked since.
+    Failed(StoreError),
+}
+
 impl Shared {
+    fn condition(&self) -> Condition {
+        self.condition.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_condition(&self, condition: Condition) {
+        *self.condition.write().unwrap_or_else(PoisonError::into_inner) = condition;
+    }
+
+    /// What a call is refused with at once.
+    fn refusal(&self) -> Option<StoreError> {
+        match &*self.condition.read().unwrap_or_else(PoisonError::into_inner) {
+            Condition::Failed(error) => Some(error.clone()),
+            Condition::Good | Condition::Locked { .. } => None,
+        }
+    }
+
+    fn accepts(&self) -> Result<(), StoreError> {
+        self.refusal().map_or(Ok(()), Err)
+    }
+
     /// The answer to a command that the writer cannot answer any more.
     fn ended(&self) -> StoreError {
-        self.failure.get().cloned().unwrap_or(StoreError::Closed)
+        self.refusal().unwrap_or(StoreError::Closed)
     }
 }
 
@@ -168,6 +220,7 @@ impl Handle {
         if tasks.is_empty() {
             let _ = answer.send(Ok(Accepted { first_id: 0, count: 0, ids: Vec::new() }));
         } else {
+            self.shared.accepts()?;
             self.commands.send_async(Command::Submit(tasks, answer)).await.map_err(|_| self.shared.ended())?;
         }
         let shared = self.shared.clone();
@@ -200,6 +253,7 @@ impl Handle {
         command: Command,
         answered: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.shared.accepts()?;
         self.commands.send_async(command).await.map_err(|_| self.shared.ended())?;
         answered.await.unwrap_or_else(|_| Err(self.shared.ended()))
     }
@@ -229,10 +283,13 @@ impl Handle {
         self.send(Command::ForgetGroup(name));
     }
 
-    /// Calls `done` once everything that this thread sent before is on disk, or will not be. It is always called: on the
-    /// writer thread, where it must not wait, or right here if the store is closed.
+    /// Calls `done` once everything that this thread sent before is on disk, or with the error that the store takes nothing now.
+    /// It is always called: on the writer thread, where it must not wait, or right here if the store failed or is closed.
     pub fn flush(&self, done: Box<dyn FnOnce(Result<(), StoreError>) + Send>) {
-        self.send(Command::Flush(Done::new(done)));
+        match self.shared.refusal() {
+            Some(error) => done(Err(error)),
+            None => self.send(Command::Flush(Done::new(done))),
+        }
     }
 
     /// Sends a command without an answer. If the store is closed, the command is dropped, and a callback in it is called.
@@ -255,9 +312,26 @@ impl Handle {
         self.shared.commits.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Why the store takes no more, once a write has failed.
+    /// Why the store takes nothing now: a write failed and none has worked since, or another program has locked the database
+    /// for ten seconds. It may pass by itself; [`Tail::subscribe`] has news of that, too.
     pub fn failure(&self) -> Option<String> {
-        self.shared.failure.get().map(StoreError::to_string)
+        match self.shared.condition() {
+            Condition::Failed(error) => Some(error.to_string()),
+            Condition::Locked { since, .. } if since.elapsed() < LONG_WAIT => None,
+            Condition::Locked { since, why } => {
+                let waited = since.elapsed().as_secs();
+                Some(format!("what comes waits since {waited} s: {why}"))
+            }
+            Condition::Good => None,
+        }
+    }
+
+    /// For how long another program has held the lock of the database that the writer waits for now.
+    pub fn locked_for(&self) -> Option<Duration> {
+        match self.shared.condition() {
+            Condition::Locked { since, .. } => Some(since.elapsed()),
+            Condition::Good | Condition::Failed(_) => None,
+        }
     }
 }
 

@@ -178,7 +178,8 @@ pub struct Task {
     pub spec: NewTask,
 }
 
-/// What came of a delivery, as the log keeps it. The numbers are those of the store and of `proto/control.proto`: never reuse one.
+/// What came of a delivery, as the log keeps it. The numbers are those of the store and of `proto/control.proto`: never reuse
+/// one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "SCREAMING_SNAKE_CASE")]
 #[repr(u8)]

@@ -111,6 +111,17 @@ fn a_group_whose_clients_will_not_come_again_is_removed() {
 }
 
 #[test]
+fn a_group_that_never_came_is_said_with_the_name_that_was_meant() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let _worker = worker(&server, "w1", "emails", "cat");
+    server.submit(&["for everyone"]);
+    server.at_least(1, "results");
+    server.ctl(&["submit", "--to", "emials", "a", "b"]);
+    browser.plays("neverCame", &server).ends_well();
+}
+
+#[test]
 fn of_many_groups_more_are_shown_when_they_are_asked_for() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);
@@ -197,7 +208,8 @@ fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
     browser.plays("looks", &server).ends_well();
 }
 
-/// The picture in the README. `CONTACT_PICTURE=docs/page.png` makes it anew, of five minutes of work.
+/// The picture in the README. `CONTACT_PICTURE=docs/page.png` makes it anew, of five minutes of work. It takes a font with Chinese
+/// characters, for the button that changes the language.
 #[test]
 fn the_picture_of_the_page_shows_a_fleet_at_work() {
     let Some(browser) = Browser::ready() else { return };

@@ -2,6 +2,7 @@
 //! Python's own libraries see it, where there are some.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,24 +67,77 @@ fn each_port_says_that_each_service_is_serving_and_of_others_that_it_does_not_kn
 }
 
 #[test]
-fn a_store_that_fails_is_noticed_by_those_who_watch_and_those_who_ask() {
+fn a_store_that_fails_is_noticed_by_those_who_watch_and_those_who_ask_and_so_is_that_it_works_again() {
     let Some(python_ready) = Python::ready() else { return };
-    let server = Server::start_on_a_small_disk(&[]);
+    let server = Server::start_on_a_disk_that_breaks(&[]);
+    let before = server.submit(&["before"]);
     let watch = python_ready.conventions(&["watch", &server.listen, "Contact"]);
-    watch.out.wait_for("that it serves", |line| line == "\"SERVING\"");
-    let folder = tempfile::tempdir().unwrap();
-    let tasks = folder.path().join("tasks");
-    std::fs::write(&tasks, ("x".repeat(10_000) + "\n").repeat(500)).unwrap();
-    let mut submit = server.ctl_running(&["submit", "--file", tasks.to_str().unwrap()]);
-    assert_eq!(submit.ended().code(), Some(3), "five megabytes do not fit");
-
-    watch.out.wait_for("that it does not", |line| line == "\"NOT_SERVING\"");
-    let said = python(&["check", &server.control, "", "Contact", CONTROL]).unwrap();
-    assert_eq!(said, ["NOT_SERVING"; 3]);
+    let says = |nth: usize, what: &str| {
+        watch.out.until(what, |lines| (lines.get(nth)? == what).then_some(()));
+    };
+    says(0, "\"SERVING\"");
+    server.break_disk(true);
     let status = block_on(tell(&server, "x")).unwrap_err();
     assert_eq!((status.code(), reason(&status).as_str()), (Code::UNAVAILABLE, "STORE_FAILED"));
     assert!(status.message().contains("contact.db"), "{status:?}");
-    assert_eq!(retry_delay(&status), None, "it does not pass by itself");
+    assert!(retry_delay(&status).is_some(), "it may pass by itself");
+    says(1, "\"NOT_SERVING\"");
+    assert_eq!(python(&["check", &server.control, "", "Contact", CONTROL]).unwrap(), ["NOT_SERVING"; 3]);
+    let refuses = server.ctl(&["server"])[0]["refuses"].clone();
+    assert!(refuses.as_str().unwrap().contains("contact.db"), "{refuses}");
+
+    server.break_disk(false);
+    says(2, "\"SERVING\"");
+    assert_eq!(python(&["check", &server.control, "", "Contact", CONTROL]).unwrap(), ["SERVING"; 3]);
+    assert_eq!(server.ctl(&["server"])[0]["refuses"], Value::Null);
+    block_on(tell(&server, "x")).unwrap();
+    assert_eq!(server.submit(&["after"]), before + 1);
+}
+
+/// A disk of a few megabytes, in memory. `None`: only root can have one.
+struct SmallDisk(tempfile::TempDir);
+
+impl SmallDisk {
+    fn mount() -> Option<SmallDisk> {
+        let folder = tempfile::tempdir().unwrap();
+        let mut mount = Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", "size=4m", "tmpfs"]).arg(folder.path());
+        mount.output().is_ok_and(|done| done.status.success()).then_some(SmallDisk(folder))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(self.0.path()).status();
+    }
+}
+
+#[test]
+fn a_disk_that_is_full_for_a_while_is_named_to_submitters_and_passes_without_a_restart() {
+    let Some(disk) = SmallDisk::mount() else { return eprintln!("not tested: nothing can be mounted here") };
+    let (data, filler) = (disk.0.path().join("data"), disk.0.path().join("filler"));
+    let server = Server::start_in(&data, &[]);
+    std::fs::write(&filler, vec![0; 2 << 20]).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let tasks = folder.path().join("tasks");
+    std::fs::write(&tasks, ("x".repeat(10_000) + "\n").repeat(500)).unwrap();
+    // The first finds out while it submits, the second before it does.
+    for _ in 0..2 {
+        let mut submit = server.ctl_running(&["submit", "--file", tasks.to_str().unwrap()]);
+        assert_eq!(submit.ended().code(), Some(3), "five megabytes do not fit");
+        let said = submit.err.so_far().join("\n");
+        assert!(said.contains("no room is left for") && said.contains("contact.db"), "{said}");
+        // All room is taken, lest a try to go on finds some.
+        let more = std::fs::File::options().append(true).open(&filler);
+        while more.as_ref().is_ok_and(|mut more| std::io::Write::write_all(&mut more, &[0; 4096]).is_ok()) {}
+    }
+    let accepted = server.ctl(&["server"])[0]["tasks"].as_u64().unwrap();
+    std::fs::remove_file(&filler).unwrap();
+    let client = HealthClient::new(channel(&server.control));
+    let mut watch = client.watch(&HealthCheckRequest::new(), patient()).unwrap();
+    while block_on(watch.next()).unwrap().unwrap().status != ServingStatus::SERVING.into() {}
+    assert_eq!(server.submit(&["there is room again"]), accepted + 1);
+    drop(server);
 }
 
 #[test]

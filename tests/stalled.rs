@@ -66,7 +66,7 @@ fn end(program: &mut Program) -> ExitStatus {
 #[test]
 fn a_server_whose_log_nobody_reads_works_and_says_later_what_is_missing() {
     let stalled = Stalled::new();
-    let server = Server::start_by(stalled.under(env!("CARGO_BIN_EXE_contact-server")), &[]);
+    let server = Server::start_by(stalled.under(env!("CARGO_BIN_EXE_contact-server")), &[], None);
     let operator = Operator::of(&server.control);
     let nobody = Client::of(&server.listen, &[]);
     operator.submit(&["for each"]);
@@ -93,7 +93,7 @@ fn a_server_whose_log_nobody_reads_works_and_says_later_what_is_missing() {
 #[test]
 fn programs_whose_log_nobody_reads_end_when_they_are_told_to() {
     let stalled = Stalled::new();
-    let mut server = Server::start_by(stalled.under(env!("CARGO_BIN_EXE_contact-server")), &[]);
+    let mut server = Server::start_by(stalled.under(env!("CARGO_BIN_EXE_contact-server")), &[], None);
     let operator = Operator::of(&server.control);
     let ids = operator.submit_all((0..50).map(|n| to("g", &n.to_string())).collect());
     assert_eq!(ids, 1);

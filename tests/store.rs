@@ -2,11 +2,10 @@
 
 use std::fs;
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contact::store::*;
 use contact::task::*;
@@ -386,6 +385,18 @@ for_both! {
         assert_eq!(expiries(), [None, None]);
     }
 
+    fn the_groups_that_tasks_are_addressed_to_are_listed_by_name_in_parts(place) {
+        let (_store, handle) = place.start();
+        let high = NewTask { priority: Priority::High, ..addressed("b") };
+        submit(&handle, vec![addressed("c"), task("for everyone"), addressed("a"), addressed("c"), high, addressed("b")]);
+        let mut reader = handle.reader().unwrap();
+        let mut listed = |after: Option<&str>, limit| reader.addressed_groups(after.map(name).as_ref(), limit).unwrap();
+        assert_eq!(listed(None, 10), ["a", "b", "c"].map(name));
+        assert_eq!(listed(None, 2), ["a", "b"].map(name));
+        assert_eq!(listed(Some("b"), 10), [name("c")]);
+        assert_eq!((listed(Some("c"), 10), listed(None, 0)), (vec![], vec![]));
+    }
+
     fn a_backlog_can_be_counted(place) {
         let (_store, handle) = place.start();
         submit(&handle, vec![task("a"), addressed("g"), addressed("h"), task("b"), of_class(Priority::High, None)]);
@@ -545,10 +556,50 @@ fn the_tail_keeps_the_newest_tasks_only() {
     assert_eq!(tail.since(u64::MAX, 1), Some(vec![]));
 }
 
+/// What a backend does instead of writing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    None,
+    /// No write works, and it cannot be opened.
+    Full,
+    /// It cannot be opened, and is not what it was.
+    Damaged,
+    /// The next write is on disk, and fails all the same.
+    FailsAfterWriting,
+    /// The next write fails, and one that was answered is lost.
+    Forgets,
+    /// Another program holds the lock.
+    Locked,
+}
+
 /// A backend in memory whose writes fail on demand.
+#[derive(Clone)]
 struct Failing {
     rows: Memory,
-    fails: Arc<AtomicBool>,
+    fault: Arc<Mutex<Fault>>,
+}
+
+impl Failing {
+    fn start() -> (Failing, Store, Handle) {
+        let failing = Failing { rows: Memory::default(), fault: Arc::new(Mutex::new(Fault::None)) };
+        let (store, _) = Store::with_backend(Box::new(failing.clone())).unwrap();
+        let handle = store.handle();
+        (failing, store, handle)
+    }
+
+    fn set(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    fn error(&self) -> Result<(), StoreError> {
+        let path = "/the/disk".into();
+        match *self.fault.lock().unwrap() {
+            Fault::None | Fault::FailsAfterWriting => Ok(()),
+            Fault::Full | Fault::Forgets => Err(StoreError::Full { path }),
+            Fault::Damaged => Err(StoreError::NotContact { path, found: "an apple" }),
+            Fault::Locked => Err(StoreError::InUse { path }),
+        }
+    }
 }
 
 impl Backend for Failing {
@@ -561,17 +612,31 @@ impl Backend for Failing {
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+        self.error()?;
         self.rows.last_outcome(group, task)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        match self.fails.load(SeqCst) {
-            true => Err(StoreError::Full { path: "/the/disk".into() }),
-            false => self.rows.commit(batch),
+        self.error()?;
+        self.rows.commit(batch)?;
+        let mut fault = self.fault.lock().unwrap();
+        if *fault == Fault::FailsAfterWriting {
+            *fault = Fault::None;
+            return Err(StoreError::Full { path: "/the/disk".into() });
         }
+        Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<Positions, StoreError> {
+        let there = self.rows.reopen()?;
+        if *self.fault.lock().unwrap() == Fault::Forgets {
+            return Ok(Positions { task: there.task - 1, ..there });
+        }
+        self.error().map(|()| there)
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
+        self.error()?;
         self.rows.remove(removal)
     }
 
@@ -584,39 +649,200 @@ impl Backend for Failing {
     }
 }
 
-#[test]
-fn after_a_failed_write_nothing_is_taken_or_announced() {
-    let (rows, fails) = (Memory::default(), Arc::new(AtomicBool::new(false)));
-    let (store, _) = Store::with_backend(Box::new(Failing { rows: rows.clone(), fails: fails.clone() })).unwrap();
-    let handle = store.handle();
+/// Waits for news after which it is as `like` wants it.
+#[track_caller]
+fn until(handle: &Handle, like: impl Fn(&Handle) -> bool) {
     let (tell, told) = mpsc::channel();
-    let failing = handle.clone();
-    handle.tail().subscribe(Box::new(move |positions| drop(tell.send((*positions, failing.failure())))));
-    submit(&handle, vec![task("safe")]);
-    soon(&told);
-    assert_eq!(handle.failure(), None);
+    handle.tail().subscribe(Box::new(move |_| _ = tell.send(())));
+    while !like(handle) {
+        soon(&told);
+    }
+}
 
-    fails.store(true, SeqCst);
+#[track_caller]
+fn until_it_is_open_again(handle: &Handle) {
+    until(handle, |handle| handle.failure().is_none());
+}
+
+#[test]
+fn while_no_write_works_nothing_is_taken_or_announced_and_each_call_is_told_why_at_once() {
+    let (failing, store, handle) = Failing::start();
+    submit(&handle, vec![task("safe")]);
+    let (tell, told) = mpsc::channel();
+    let watched = handle.clone();
+    handle.tail().subscribe(Box::new(move |positions| drop(tell.send((*positions, watched.failure())))));
+    failing.set(Fault::Full);
     assert!(matches!(block_on(handle.submit(vec![task("lost")])), Err(StoreError::Full { .. })));
-    let (positions, failure) = soon(&told);
+    // The news of the first commit may come as late as here.
+    let news = std::iter::repeat_with(|| soon(&told)).find(|(_, failure)| failure.is_some());
+    let (positions, failure) = news.unwrap();
     assert_eq!(positions.task, 1);
     assert!(failure.unwrap().contains("/the/disk"));
 
-    fails.store(false, SeqCst);
-    handle.record(vec![result(1, Some("g"), Outcome::Done)]);
-    assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
     let refused = block_on(handle.submit(vec![keyed("later")])).unwrap_err();
     assert!(matches!(refused, StoreError::Failed { .. }));
     assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
     assert!(matches!(block_on(handle.record_statuses(vec![status("later")])), Err(StoreError::Failed { .. })));
+    assert!(matches!(block_on(handle.expire(1, None)), Err(StoreError::Failed { .. })));
+    let removal = Removal { upto: 1, before: Time::now(), unclaimed_before: Time(0), limit: 1 };
+    assert!(matches!(block_on(handle.remove(removal)), Err(StoreError::Failed { .. })));
+    assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
     assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
     assert_eq!(handle.tail().since(1, usize::MAX), Some(vec![]));
     assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
     assert!(matches!(block_on(handle.submit(vec![task("later")])), Err(StoreError::Failed { .. })));
 
-    let (store, recovered) = Store::with_backend(Box::new(rows)).unwrap();
+    let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
     assert_eq!(recovered.positions, Positions { task: 1, ..Positions::default() });
     assert_eq!(submit(&store.handle(), vec![task("again")]).first_id, 2);
+}
+
+#[test]
+fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwhile() {
+    let (failing, store, handle) = Failing::start();
+    submit(&handle, vec![task("a"), task("b")]);
+    failing.set(Fault::Full);
+    // These three are in the write that fails, or in the outage: it makes no difference.
+    handle.record(vec![result(1, Some("g"), Outcome::Lost)]);
+    handle.checkpoint(vec![group("g")]);
+    assert!(flush(&handle).is_err());
+    handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
+    handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
+    handle.record(vec![NewResult { late: true, ..result(1, Some("g"), Outcome::Done) }]);
+    let newer = GroupState { broadcast_after: 9, ..group("g") };
+    handle.checkpoint(vec![newer.clone(), group("h")]);
+    handle.forget_group(name("h"));
+    assert!(flush(&handle).is_err());
+
+    failing.set(Fault::None);
+    until_it_is_open_again(&handle);
+    assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
+    flush(&handle).unwrap();
+    store.close().unwrap();
+    let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
+    assert_eq!(recovered.groups, [newer]);
+    assert_eq!(recovered.positions, Positions { task: 3, result: 3, status: 0 });
+    let results = store.handle().reader().unwrap().results(0, 10).unwrap();
+    let found: Vec<_> = results.iter().map(|entry| (entry.seq, entry.result.outcome, entry.result.late)).collect();
+    let expected = [(1, Outcome::Lost, false), (2, Outcome::Done, false), (3, Outcome::Done, true)];
+    assert_eq!(found, expected, "what changes nothing is not kept, the rest in its order");
+    assert_eq!(recovered.replay, [], "the checkpoint came after them");
+}
+
+#[test]
+fn a_write_that_failed_and_is_on_disk_all_the_same_is_announced_and_not_written_twice() {
+    let (failing, store, handle) = Failing::start();
+    submit(&handle, vec![task("a")]);
+    failing.set(Fault::FailsAfterWriting);
+    handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+    assert!(block_on(handle.submit(vec![keyed("b")])).is_err());
+    until_it_is_open_again(&handle);
+    flush(&handle).unwrap();
+    // The record may have been written before, by itself; then the submission is what failed.
+    assert_eq!(seqs(&handle.reader().unwrap().results(0, 10).unwrap()), [1]);
+    let here: Vec<TaskId> = handle.tail().since(0, usize::MAX).unwrap().iter().map(|task| task.id).collect();
+    if here.len() == 1 {
+        assert_eq!(submit(&handle, vec![keyed("b")]).first_id, 2, "it was the record that failed");
+    } else {
+        assert_eq!(here, [1, 2]);
+        assert_eq!(submit(&handle, vec![keyed("b")]).first_id, 2, "as it was known before");
+    }
+    assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
+    store.close().unwrap();
+    let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
+    assert_eq!(recovered.positions, Positions { task: 3, result: 1, status: 0 });
+    assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 10).unwrap()), [1, 2, 3]);
+}
+
+#[test]
+fn a_disk_that_lost_what_was_answered_is_not_written_any_more() {
+    let (failing, store, handle) = Failing::start();
+    submit(&handle, vec![task("a"), task("b")]);
+    failing.set(Fault::Forgets);
+    assert!(block_on(handle.submit(vec![task("c")])).is_err());
+    until(&handle, |handle| handle.failure().unwrap().contains("lost"));
+    failing.set(Fault::None);
+    assert!(matches!(block_on(handle.submit(vec![task("c")])), Err(StoreError::Failed { .. })));
+    assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
+}
+
+#[test]
+fn what_does_not_pass_by_itself_is_not_tried_again() {
+    let (failing, store, handle) = Failing::start();
+    failing.set(Fault::Damaged);
+    assert!(block_on(handle.submit(vec![task("a")])).is_err());
+    failing.set(Fault::None);
+    handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+    assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
+    assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
+    assert_eq!(failing.rows.clone().recover().unwrap(), Recovered::default());
+}
+
+#[test]
+fn what_is_recorded_while_no_write_works_is_kept_up_to_a_bound_and_then_waits() {
+    const RECORDS: u64 = 20_000;
+    let (failing, store, handle) = Failing::start();
+    submit(&handle, vec![task("a")]);
+    failing.set(Fault::Full);
+    assert!(block_on(handle.submit(vec![task("b")])).is_err());
+    let (tell, told) = mpsc::channel();
+    let recorder = {
+        let handle = handle.clone();
+        thread::spawn(move || {
+            for n in 1..=RECORDS {
+                handle.record(vec![result(n, Some("g"), Outcome::Done)]);
+                let _ = tell.send(n);
+            }
+        })
+    };
+    // A round of 10,000 and a mailbox of 1,024. It is said where the recorder stands still, when nothing more comes for a second.
+    let recorded = || told.recv_timeout(Duration::from_secs(1)).ok();
+    let stands_at = std::iter::from_fn(recorded).last().unwrap();
+    assert!((10_000..=11_100).contains(&stands_at), "{stands_at}");
+    assert!(block_on(handle.submit(vec![task("b")])).is_err(), "others are told at once all the same");
+    failing.set(Fault::None);
+    recorder.join().unwrap();
+    flush(&handle).unwrap();
+    assert_eq!(handle.tail().positions().result, RECORDS);
+    store.close().unwrap();
+}
+
+#[test]
+fn a_store_that_is_closed_while_no_write_works_tries_once_more() {
+    for fault in [Fault::None, Fault::Full] {
+        let (failing, store, handle) = Failing::start();
+        submit(&handle, vec![task("a")]);
+        failing.set(Fault::Full);
+        assert!(block_on(handle.submit(vec![task("b")])).is_err());
+        handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+        failing.set(fault);
+        assert_eq!(store.close().is_ok(), fault == Fault::None);
+        let there = failing.rows.clone().recover().unwrap().positions;
+        assert_eq!(there, Positions { task: 1, result: u64::from(fault == Fault::None), status: 0 });
+    }
+}
+
+#[test]
+fn a_lock_of_another_program_is_waited_for_and_not_for_ever_when_the_store_is_closed() {
+    let (failing, mut store, handle) = Failing::start();
+    failing.set(Fault::Locked);
+    let waits = handle.clone();
+    let submitter = thread::spawn(move || block_on(waits.submit(vec![task("waits")])));
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while handle.locked_for().is_none() {
+        assert!(Instant::now() < deadline);
+        thread::yield_now();
+    }
+    assert_eq!(handle.failure(), None, "not yet");
+    failing.set(Fault::None);
+    assert_eq!(submitter.join().unwrap().unwrap().first_id, 1);
+    assert_eq!(handle.locked_for(), None);
+
+    failing.set(Fault::Locked);
+    handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+    store.begin_close();
+    assert!(matches!(flush(&handle), Err(StoreError::InUse { .. } | StoreError::Failed { .. })));
+    assert!(store.close().is_err());
 }
 
 #[test]
@@ -784,7 +1010,7 @@ mod file {
     }
 
     #[test]
-    fn a_full_disk_fails_the_store_and_loses_nothing_that_was_answered() {
+    fn a_full_disk_fails_the_store_until_there_is_room_and_loses_nothing_that_was_answered() {
         let dir = folder();
         let sqlite = Sqlite::open(dir.path()).unwrap();
         sqlite.limit(1 << 20).unwrap();
@@ -800,11 +1026,53 @@ mod file {
         };
         assert!(matches!(refused, StoreError::Full { .. }));
         assert!(refused.to_string().contains("contact.db"), "{refused}");
-        assert!(handle.failure().unwrap().contains("contact.db"));
-        assert!(store.close().is_err());
+        // The limit was that of the connection: the next one has room.
+        until_it_is_open_again(&handle);
+        assert_eq!(submit(&handle, vec![task("there is room again")]).first_id, answered + 1);
+        handle.record(vec![result(1, Some("g"), Outcome::Done)]);
+        store.close().unwrap();
 
         let (store, recovered) = Store::open(dir.path()).unwrap();
-        assert_eq!(recovered.positions.task, answered);
-        assert_eq!(submit(&store.handle(), vec![task("there is room again")]).first_id, answered + 1);
+        assert_eq!(recovered.positions, Positions { task: answered + 1, result: 1, status: 0 });
+        assert_eq!(submit(&store.handle(), vec![task("and after a start")]).first_id, answered + 2);
+    }
+
+    #[test]
+    fn a_lock_that_another_program_holds_for_longer_than_a_backup_is_waited_for() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let handle = store.handle();
+        submit(&handle, vec![task("before")]);
+        let other = Connection::open(dir.path().join("contact.db")).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let waits = handle.clone();
+        let submitter = thread::spawn(move || block_on(waits.submit(vec![task("waits")])));
+        until(&handle, |handle| handle.failure().is_some());
+        let why = handle.failure().unwrap();
+        assert!(why.contains("contact.db") && why.contains("10 s"), "{why}");
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(submitter.join().unwrap().unwrap().first_id, 2);
+        until_it_is_open_again(&handle);
+        assert_eq!(submit(&handle, vec![task("after")]).first_id, 3);
+    }
+
+    #[test]
+    fn a_folder_that_is_away_is_not_taken_for_an_empty_one() {
+        let dir = folder();
+        let (here, away) = (dir.path().join("here"), dir.path().join("away"));
+        let sqlite = Sqlite::open(&here).unwrap();
+        sqlite.limit(1 << 19).unwrap();
+        let (store, _) = Store::with_backend(Box::new(sqlite)).unwrap();
+        let handle = store.handle();
+        submit(&handle, vec![task("answered")]);
+        fs::rename(&here, &away).unwrap();
+        assert!(block_on(handle.submit(vec![task(&"x".repeat(1 << 20))])).is_err());
+        fs::create_dir(&here).unwrap();
+        until(&handle, |handle| handle.failure().unwrap().contains("cannot be created or written"));
+        assert!(!here.join("contact.db").exists());
+        fs::remove_dir(&here).unwrap();
+        fs::rename(&away, &here).unwrap();
+        until_it_is_open_again(&handle);
+        assert_eq!(submit(&handle, vec![task("next")]).first_id, 2);
     }
 }

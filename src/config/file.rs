@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::{TABLES, nearest};
+use super::TABLES;
+use crate::nearest::nearest;
 
 /// A place in a file, both counted from 1; columns are characters.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,17 +1,18 @@
 //! `contactctl bench`: how fast a server is, on this machine, with everything on disk that counts.
 //!
-//! Each measurement has its file. They find a server (`target`), put load on it (`load`, whose messages are `lean`) on a few
-//! threads that gRPC owns (`crew`), and report figures (`report`) beside the machine's own limits (`limits`).
+//! Each measurement has its file. They find a server (`target`), put load on it (`load`, whose messages are `raw`) on a few
+//! threads that gRPC owns (`join_set`), and report figures (`report`) beside the machine's own limits (`limits`).
 
 mod args;
 mod article;
 mod backlog;
-mod crew;
-mod crowd;
+mod idle;
+mod join_set;
 mod latency;
-mod lean;
 mod limits;
 mod load;
+mod progress;
+mod raw;
 mod report;
 mod submit;
 mod target;
@@ -25,8 +26,8 @@ use grpcio::{EnvBuilder, Environment};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::args::Which;
-use self::crew::Watch;
 use self::load::Kind;
+use self::progress::Watch;
 use self::report::Report;
 use self::target::Target;
 use super::Error;
@@ -67,8 +68,8 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
         Which::Work(args) => work::run(&mut run, &args)?,
         Which::Article(args) => article::run(&mut run, &args)?,
         Which::Latency(args) => latency::run(&mut run, &args)?,
-        Which::Idle(args) => crowd::idle(&mut run, &args)?,
-        Which::Fanout(args) => crowd::fanout(&mut run, &args)?,
+        Which::Idle(args) => idle::idle(&mut run, &args)?,
+        Which::Fanout(args) => idle::fanout(&mut run, &args)?,
         Which::Backlog(args) => backlog::run(&mut run, &args)?,
     }
     if let Some(vitals) = run.target.vitals() {

@@ -16,7 +16,7 @@ use super::manage::count;
 use super::out::Out;
 use crate::task::Time;
 use crate::terminal::escape;
-use crate::wire::contact::{ClientMsg, Empty, Result as Told};
+use crate::wire::contact::{ClientMsg, Empty, Result as OutcomeReport};
 use crate::wire::contact_grpc::ContactClient;
 use crate::wire::control as pb;
 
@@ -60,10 +60,6 @@ impl Findings {
         }
         Ok(self.out.finding(finding)?)
     }
-
-    fn tell_all(&mut self, findings: Vec<Finding>) -> Result<(), Error> {
-        findings.iter().try_for_each(|finding| self.tell(finding))
-    }
 }
 
 async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Result<(), Error> {
@@ -82,28 +78,21 @@ async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Res
     };
     let connected = began.elapsed();
     let asked = Time::now();
-    let server = match link.answer(link.client.get_server(&pb::GetServerRequest::new(), Link::answer_soon())).await {
-        Ok(server) => Some(server),
-        // Older than this call: everything else can be asked all the same.
-        Err(Error::Unimplemented { .. }) => None,
+    let ask = async |counted| {
+        let request = pb::GetServerRequest { counted, ..Default::default() };
+        link.answer(link.client.get_server(&request, Link::answer_soon())).await
+    };
+    let server = match ask(false).await {
+        Ok(server) => server,
         Err(e) => return told.tell(&no_answer(&e)),
     };
     let answered = Time::now();
-    let groups = match link.answer(link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon())).await {
-        Ok(answer) => answer.groups,
-        Err(e) => return told.tell(&no_answer(&e)),
-    };
     told.tell(&Finding::ok("control", format!("answers at {address}, {} ms to connect", connected.as_millis())))?;
-    told.tell(&version(server.as_ref()))?;
-    if let Some(server) = &server {
-        told.tell(&clock(server.now, asked, answered))?;
-    }
-    let clients = match (&doctor.listen, &server) {
-        (Some(named), _) => named.clone(),
-        (None, server) => seen_from_here(address, server.as_ref().map_or("127.0.0.1:50051", |server| &server.listen)),
-    };
+    told.tell(&version(&server))?;
+    told.tell(&clock(server.now, asked, answered))?;
+    let clients = doctor.listen.clone().unwrap_or_else(|| seen_from_here(address, &server.listen));
     let channel = link::channel(&clients, PING);
-    let port = client_port(&channel, &clients, server.as_ref()).await;
+    let port = client_port(&channel, &clients, &server.listen).await;
     let reachable = port.status == Status::Ok;
     told.tell(&port)?;
     if let Some(how_long) = doctor.keepalive
@@ -111,11 +100,10 @@ async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Res
     {
         told.tell(&hold(&channel, how_long).await?)?;
     }
-    if let Some(server) = &server {
-        told.tell_all(finding::of_server(server))?;
-    }
-    told.tell_all(finding::of_groups(&groups, server.as_ref(), Time::now()))?;
-    told.tell(&leases(&link, server.as_ref()).await?)
+    // Counting takes its time, so the clock was read before.
+    let server = ask(true).await?;
+    finding::checks(&server).iter().try_for_each(|finding| told.tell(finding))?;
+    told.tell(&leases(&link, &server).await?)
 }
 
 /// Somebody listens there who is of no help.
@@ -123,14 +111,13 @@ fn no_answer(error: &Error) -> Finding {
     Finding::bad("control", Status::Failed, error.to_string(), "name the server's --control address with --server")
 }
 
-fn version(server: Option<&pb::Server>) -> Finding {
+fn version(server: &pb::Server) -> Finding {
     const OURS: &str = env!("CARGO_PKG_VERSION");
-    let differs = |says: String| Finding::bad("version", Status::Warning, says, "install the same version of both");
-    match server {
-        Some(server) if server.version == OURS => Finding::ok("version", format!("{OURS}, like this contactctl")),
-        Some(server) => differs(format!("the server is {}, this contactctl {OURS}", escape(&server.version))),
-        None => differs(format!("the server is older than this contactctl, {OURS}, and says nothing of itself")),
+    if server.version == OURS {
+        return Finding::ok("version", format!("{OURS}, like this contactctl"));
     }
+    let says = format!("the server is {}, this contactctl {OURS}", escape(&server.version));
+    Finding::bad("version", Status::Warning, says, "install the same version of both")
 }
 
 /// The server said `theirs` between `asked` and `answered`.
@@ -163,10 +150,9 @@ fn seen_from_here(control: &str, listen: &str) -> String {
 }
 
 /// Whether getTask answers, in a way that takes no task: a window of 0 is what it must refuse.
-async fn client_port(channel: &Channel, address: &str, server: Option<&pb::Server>) -> Finding {
+async fn client_port(channel: &Channel, address: &str, listen: &str) -> Finding {
     let failed = |says: String, remedy: &str| Finding::bad("clients", Status::Failed, says, remedy);
     if !link::connected(channel).await {
-        let listen = server.map_or("", |server| &server.listen);
         let (host, port) = listen.rsplit_once(':').unwrap_or_default();
         let loopback = |address: &str| ["127.", "localhost:", "[::1]:"].iter().any(|own| address.starts_with(own));
         let remedy = if loopback(listen) && !loopback(address) {
@@ -218,7 +204,7 @@ async fn hold(channel: &Channel, how_long: Duration) -> Result<Finding, Error> {
             format!("start clients with --heartbeat {heartbeat}s, or let what is on the way keep idle streams longer");
         Finding::bad("keepalive", Status::Failed, says, remedy)
     };
-    let (_sink, mut answers): (grpcio::ClientDuplexSender<ClientMsg>, grpcio::ClientDuplexReceiver<Told>) =
+    let (_sink, mut answers): (grpcio::ClientDuplexSender<ClientMsg>, grpcio::ClientDuplexReceiver<OutcomeReport>) =
         match ContactClient::new(channel.clone()).send_status(CallOption::default()) {
             Ok(call) => call,
             Err(e) => return Ok(cut(e.to_string())),
@@ -241,7 +227,7 @@ async fn hold(channel: &Channel, how_long: Duration) -> Result<Finding, Error> {
 }
 
 /// Whether clients let leases end.
-async fn leases(link: &Link, server: Option<&pb::Server>) -> Result<Finding, Error> {
+async fn leases(link: &Link, server: &pb::Server) -> Result<Finding, Error> {
     let request = pb::ListRequest { latest: OUTCOMES, ..Default::default() };
     let pages = link.pages(link.client.list_results(&request, Link::answer_soon())).await?;
     let outcomes = || pages.iter().flat_map(|page| &page.results).map(|result| result.outcome);
@@ -254,10 +240,9 @@ async fn leases(link: &Link, server: Option<&pb::Server>) -> Result<Finding, Err
     if ended * ENDED_LEASES <= all {
         return Ok(Finding::ok("leases", says));
     }
-    let lease = server.map_or(String::new(), |server| {
-        format!(" (now {})", format_duration(Duration::from_millis(server.ack_timeout_ms)))
-    });
-    let remedy = format!("a higher --ack-timeout of the server{lease}, or a shorter --renew-every of the clients");
+    let lease = format_duration(Duration::from_millis(server.ack_timeout_ms));
+    let remedy =
+        format!("a higher --ack-timeout of the server (now {lease}), or a shorter --renew-every of the clients");
     Ok(Finding::bad("leases", Status::Warning, says, remedy))
 }
 

@@ -1,4 +1,5 @@
-//! What is well with a server and what is not, as far as it tells; `doctor` prints all of it, `top` what needs attention.
+//! What is well with a server and what is not, in words: `doctor` prints all of it, `top` what needs attention. The server judges;
+//! here stand the texts, and the command that helps.
 
 use std::time::Duration;
 
@@ -6,18 +7,10 @@ use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 
 use super::manage::count;
-use super::moment::{Moment, span};
-use crate::task::Time;
+use super::moment::span;
+use super::submit::quote;
 use crate::wire::control as pb;
-
-/// Less room than this on the disk, and the server will soon take nothing.
-const DISK_FAILED: u64 = 100 << 20;
-/// Less than this needs attention.
-const DISK_WARNING: u64 = 1 << 30;
-/// A task that is with no client though there are clients is said to hang after this.
-const HANGS: Duration = Duration::from_secs(60);
-/// Groups that are named before the others are counted.
-const NAMED: usize = 3;
+use crate::wire::control::finding::{Code, Severity};
 
 /// How it stands. The worst is the greatest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -53,236 +46,222 @@ impl Finding {
     }
 }
 
-/// What a server says of itself.
-pub(super) fn of_server(server: &pb::Server) -> Vec<Finding> {
-    let mut all = vec![store(server)];
-    all.extend(disk(server));
-    all.extend(files(server));
-    all
-}
+/// The checks that the server does itself, in the order of `doctor`, each with what it may find.
+const CHECKS: &[(&str, &[Code])] = &[
+    ("store", &[Code::NOT_READY]),
+    ("disk", &[Code::DISK]),
+    ("open files", &[Code::OPEN_FILES]),
+    ("connected", &[Code::QUIET, Code::FIRST]),
+    ("never came", &[Code::NEVER_CAME]),
+    ("unserved", &[Code::UNSERVED]),
+    ("paused", &[Code::PAUSED]),
+    ("hanging", &[Code::HANGING]),
+    ("stuck", &[Code::STUCK]),
+    ("lagging", &[Code::LAGGING]),
+    ("dead letters", &[Code::DEAD_LETTERS]),
+    ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
+];
 
-/// What a server says of its groups.
-pub(super) fn of_groups(groups: &[pb::Group], server: Option<&pb::Server>, now: Time) -> Vec<Finding> {
-    let mut all = vec![unserved(groups), paused(groups), hanging(groups, now), dead(groups)];
-    all.extend(server.map(|server| retention(server, groups, now)));
-    all
-}
-
-fn store(server: &pb::Server) -> Finding {
-    match server.refuses.as_str() {
-        "" => Finding::ok("store", format!("takes tasks; {} in {}", BinaryBytes(server.store_bytes), server.data)),
-        why => Finding::bad("store", Status::Failed, why, "put that right, then start contact-server again"),
-    }
-}
-
-fn disk(server: &pb::Server) -> Option<Finding> {
-    let free = server.disk_free_bytes?;
-    let says = format!("{} free on the disk of {}", BinaryBytes(free), server.data);
-    let status = match free {
-        ..DISK_FAILED => Status::Failed,
-        DISK_FAILED..DISK_WARNING => Status::Warning,
-        _ => return Some(Finding::ok("disk", says)),
+/// What each check came to, also those that found nothing.
+pub(super) fn checks(server: &pb::Server) -> Vec<Finding> {
+    let check = |(check, codes): &(&'static str, &[Code])| {
+        let found: Vec<_> = codes.iter().filter_map(|code| found(check, *code, server, &server.findings)).collect();
+        if found.is_empty() { fine(check, server).into_iter().collect() } else { found }
     };
-    Some(Finding::bad(
-        "disk",
-        status,
-        says,
-        "make room there, or start the server with --retain-bytes, or a shorter --retain",
-    ))
+    CHECKS.iter().flat_map(check).collect()
 }
 
-/// Clients, each of which is a file, have four fifths of what is allowed before somebody is told.
-fn files(server: &pb::Server) -> Option<Finding> {
-    let open = server.open_files?;
-    let Some(limit) = server.open_files_soft else {
-        return Some(Finding::ok("open files", format!("{}, without limit", HumanCount(open))));
-    };
-    let says = format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit));
-    let status = match limit.saturating_sub(open) {
-        left if left < limit / 50 => Status::Failed,
-        left if left < limit / 5 => Status::Warning,
-        _ => return Some(Finding::ok("open files", says)),
-    };
-    let more = limit.saturating_mul(4);
-    let remedy =
-        format!("start the server with a higher limit: LimitNOFILE={more} in its systemd unit, or ulimit -n {more}");
-    Some(Finding::bad("open files", status, says, remedy))
+/// What needs attention of what the server found, the gravest first. A code that is newer than we are is not among it.
+pub(super) fn attention(server: &pb::Server, findings: &[pb::Finding]) -> Vec<Finding> {
+    let mut codes: Vec<Code> = findings.iter().filter_map(|found| found.code.enum_value().ok()).collect();
+    // Those of one code stand together.
+    codes.dedup();
+    let check = |code: &Code| CHECKS.iter().find(|(_, codes)| codes.contains(code)).map(|(check, _)| *check);
+    let all = codes.iter().filter_map(|code| found(check(code)?, *code, server, findings));
+    all.filter(|finding| finding.status > Status::Ok).collect()
 }
 
-/// A group's name on a command line.
-fn quoted(name: &str) -> String {
-    super::submit::quote(name)
-}
-
-/// The first few, and how many more there are.
-fn named<'a>(groups: impl ExactSizeIterator<Item = &'a pb::Group>, each: impl Fn(&pb::Group) -> String) -> String {
-    let more = groups.len().saturating_sub(NAMED);
-    let names: Vec<_> = groups.take(NAMED).map(each).collect();
-    format!("{}{}", names.join(", "), if more > 0 { format!(" and {more} more") } else { String::new() })
-}
-
-/// One finding for all groups of which something is true; the first of them is the example in the remedy.
-fn about_groups(
-    check: &'static str,
-    groups: &[pb::Group],
-    concerned: impl Fn(&pb::Group) -> bool,
-    fine: &str,
-    each: impl Fn(&pb::Group) -> String,
-    says: impl Fn(&str, usize) -> String,
-    remedy: impl Fn(&pb::Group) -> String,
-) -> Finding {
-    let mut concerned: Vec<_> = groups.iter().filter(|group| concerned(group)).collect();
-    concerned.sort_by_key(|group| std::cmp::Reverse(group.lag));
-    match concerned.first() {
-        None => Finding::ok(check, fine),
-        Some(first) => {
-            let names = named(concerned.iter().copied(), each);
-            Finding::bad(check, Status::Warning, says(&names, concerned.len()), remedy(first))
+/// What a check says that found nothing. `None`: the server does not know.
+fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
+    let says = match check {
+        "store" => format!("takes tasks; {} in {}", BinaryBytes(server.store_bytes), server.data),
+        "disk" => format!("{} free on the disk of {}", BinaryBytes(server.disk_free_bytes?), server.data),
+        "open files" => match (server.open_files?, server.open_files_soft) {
+            (open, None) => format!("{}, without limit", HumanCount(open)),
+            (open, Some(limit)) => format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit)),
+        },
+        "connected" => count(server.clients.into(), "client"),
+        "never came" => "every group with tasks came once".into(),
+        "unserved" => "every group with tasks has clients".into(),
+        "paused" => "no group is paused".into(),
+        "hanging" => "no task waits while clients are idle".into(),
+        "stuck" => "where tasks wait, others are settled".into(),
+        "lagging" => "no group needs longer than a minute".into(),
+        "dead letters" => "none".into(),
+        _ => {
+            let kept = span(Duration::from_millis(server.retain_ms));
+            format!("settled tasks are kept {kept}, and nothing holds that up")
         }
-    }
+    };
+    Some(Finding::ok(check, says))
 }
 
-fn unserved(groups: &[pb::Group]) -> Finding {
-    about_groups(
-        "unserved",
-        groups,
-        |group| group.clients == 0 && group.lag > 0,
-        "every group with tasks has clients",
-        |group| format!("{} ({})", group.name, count(group.lag, "task")),
-        |names, many| format!("{names} {} no client connected", if many == 1 { "has" } else { "have" }),
-        |group| {
-            let name = quoted(&group.name);
-            format!("contact-client --group {name}, or contactctl group rm {name}")
-        },
-    )
-}
-
-fn paused(groups: &[pb::Group]) -> Finding {
-    about_groups(
-        "paused",
-        groups,
-        |group| group.paused,
-        "no group is paused",
-        |group| group.name.clone(),
-        |names, many| format!("{names} {} paused", if many == 1 { "is" } else { "are" }),
-        |group| format!("contactctl resume {}", quoted(&group.name)),
-    )
-}
-
-fn hanging(groups: &[pb::Group], now: Time) -> Finding {
-    let since = |group: &pb::Group| Duration::from_millis(now.0.saturating_sub(group.oldest_at).max(0).unsigned_abs());
-    about_groups(
-        "hanging",
-        groups,
-        |group| {
-            let idle = group.clients > 0 && !group.paused && group.in_flight == 0 && group.lag > 0;
-            idle && group.oldest_at != 0 && since(group) > HANGS
-        },
-        "no task waits while clients are idle",
-        |group| format!("{} (task {} for {})", group.name, group.oldest, span(since(group))),
-        |names, _| format!("tasks wait though clients are connected: {names}"),
-        |group| format!("contactctl task {} says why", group.oldest),
-    )
-}
-
-fn dead(groups: &[pb::Group]) -> Finding {
-    about_groups(
-        "dead letters",
-        groups,
-        |group| group.dead > 0,
-        "none",
-        |group| format!("{} ({})", group.name, HumanCount(group.dead)),
-        |names, _| format!("given up in {names}"),
-        |group| format!("contactctl dead --group {}, then with --retry or --drop", quoted(&group.name)),
-    )
-}
-
-fn retention(server: &pb::Server, groups: &[pb::Group], now: Time) -> Finding {
-    let kept = Duration::from_millis(server.retain_ms);
-    let old = now.0.saturating_sub(i64::try_from(server.retain_ms).unwrap_or(i64::MAX));
-    if let Some(most) = server.retain_bytes
-        && server.store_bytes > most.saturating_add(most / 10)
-    {
-        let says = format!("the store takes {}, more than --retain-bytes", BinaryBytes(server.store_bytes));
-        let remedy = "what is not settled is not removed: contactctl groups shows who owes it";
-        return Finding::bad("retention", Status::Warning, says, remedy);
-    }
-    let fine = format!("settled tasks are kept {}, and nothing holds that up", span(kept));
-    about_groups(
-        "retention",
-        groups,
-        |group| group.oldest_at != 0 && group.oldest_at < old,
-        &fine,
-        |group| format!("{} (task {}, {})", group.name, group.oldest, Moment(group.oldest_at).ago(now)),
-        |names, _| format!("nothing is removed behind the oldest task that is not settled: {names}"),
-        |group| {
-            let name = quoted(&group.name);
-            format!("contactctl cancel {}, or contactctl group rm {name} if it will not come back", group.oldest)
-        },
-    )
+/// One line for all findings of one code; the first of them is the example in the remedy.
+fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::Finding]) -> Option<Finding> {
+    let all: Vec<_> = findings.iter().filter(|found| found.code == code.into()).collect();
+    let (first, last) = (*all.first()?, *all.last()?);
+    let named = |each: &dyn Fn(&pb::Finding) -> String| {
+        let more = if last.more > 0 { format!(" and {} more", last.more) } else { String::new() };
+        format!("{}{more}", all.iter().map(|found| each(found)).collect::<Vec<_>>().join(", "))
+    };
+    let is_one = all.len() == 1 && last.more == 0;
+    let (has, is) = if is_one { ("has", "is") } else { ("have", "are") };
+    let (group, task) = (quote(&first.group), first.task);
+    let tasks = |found: &pb::Finding| count(found.count, "task");
+    let long = |found: &pb::Finding| span(Duration::from_millis(found.millis));
+    let (says, remedy) = match code {
+        Code::NOT_READY => (first.text.clone(), "put that right, then start contact-server again".into()),
+        Code::DISK => (
+            format!("{} free on the disk of {}", BinaryBytes(first.count), server.data),
+            "make room there, or start the server with --retain-bytes, or a shorter --retain".into(),
+        ),
+        Code::OPEN_FILES => {
+            let (limit, more) = (HumanCount(first.limit), first.limit.saturating_mul(4));
+            let unit = format!("LimitNOFILE={more} in its systemd unit, or ulimit -n {more}");
+            (
+                format!("{} of {limit}; each client takes one", HumanCount(first.count)),
+                format!("start the server with a higher limit: {unit}"),
+            )
+        }
+        Code::NEVER_CAME => {
+            let names = named(&|found| match found.text.as_str() {
+                "" => format!("{} ({})", found.group, tasks(found)),
+                like => format!("{} ({}; there is {like})", found.group, tasks(found)),
+            });
+            (
+                format!("no client of {names} has ever come; is the name right?"),
+                format!("contact-client --group {group}, or contactctl cancel {task}"),
+            )
+        }
+        Code::UNSERVED => (
+            format!("{} {has} no client connected", named(&|found| format!("{} ({})", found.group, tasks(found)))),
+            format!("contact-client --group {group}, or contactctl group rm {group}"),
+        ),
+        Code::PAUSED => {
+            (format!("{} {is} paused", named(&|found| found.group.clone())), format!("contactctl resume {group}"))
+        }
+        Code::HANGING => {
+            let names = named(&|found| format!("{} (task {} for {})", found.group, found.task, long(found)));
+            (format!("tasks wait though clients are connected: {names}"), format!("contactctl task {task} says why"))
+        }
+        Code::STUCK => {
+            let names = named(&|found| format!("{} ({} for {})", found.group, tasks(found), long(found)));
+            (
+                format!("tasks wait for clients that settle nothing: {names}"),
+                "contactctl clients shows who holds tasks".into(),
+            )
+        }
+        Code::LAGGING => {
+            let names = named(&|found| format!("{} ({}, {} of work)", found.group, tasks(found), long(found)));
+            (format!("{names} {is} lagging"), format!("contact-client --group {group}: more clients share the work"))
+        }
+        Code::DEAD_LETTERS => (
+            format!("given up in {}", named(&|found| format!("{} ({})", found.group, HumanCount(found.count)))),
+            format!("contactctl dead --group {group}, then with --retry or --drop"),
+        ),
+        Code::RETENTION => {
+            let names = named(&|found| format!("{} (task {}, {} ago)", found.group, found.task, long(found)));
+            (
+                format!("nothing is removed after the oldest task that is not settled: {names}"),
+                format!("contactctl cancel {task}, or contactctl group rm {group} if it will not come back"),
+            )
+        }
+        Code::STORE_SIZE => (
+            format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
+            "what is not settled is not removed: contactctl groups shows who owes it".into(),
+        ),
+        Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),
+        Code::FIRST => ("nothing has happened yet".into(), String::new()),
+    };
+    let status = match first.severity.enum_value_or_default() {
+        Severity::NOTE => return Some(Finding::ok(check, says)),
+        Severity::WARNING => Status::Warning,
+        Severity::FAILURE => Status::Failed,
+    };
+    Some(Finding::bad(check, status, says, remedy))
 }
 
 #[cfg(test)]
 mod tests {
+    use protobuf::Enum as _;
+
     use super::*;
 
-    const NOW: Time = Time(1_777_536_000_000);
+    fn about(code: Code, group: &str) -> pb::Finding {
+        let severity = Severity::WARNING.into();
+        pb::Finding { code: code.into(), severity, group: group.into(), ..Default::default() }
+    }
 
-    fn group(name: &str) -> pb::Group {
-        pb::Group { name: name.into(), clients: 1, ..Default::default() }
+    fn server(findings: Vec<pb::Finding>) -> pb::Server {
+        pb::Server { findings, ..Default::default() }
     }
 
     #[track_caller]
-    fn bad(all: Vec<Finding>, check: &str) -> (Status, String, String) {
-        let found = all.into_iter().find(|finding| finding.check == check);
-        found.map(|f| (f.status, f.says, f.remedy.unwrap_or_default())).unwrap_or((Status::Ok, "".into(), "".into()))
+    fn bad(findings: Vec<pb::Finding>) -> (Status, String, String) {
+        let [found] = &attention(&pb::Server::new(), &findings)[..] else { panic!("one") };
+        (found.status, found.says.clone(), found.remedy.clone().unwrap_or_default())
     }
 
     #[test]
-    fn groups_that_are_well_are_all_ok() {
-        let fine =
-            [group("a"), pb::Group { clients: 0, ..group("b") }, pb::Group { lag: 9, in_flight: 9, ..group("c") }];
-        for finding in of_groups(&fine, Some(&pb::Server::default()), NOW) {
+    fn where_nothing_was_found_every_check_is_ok() {
+        for finding in checks(&server(vec![])) {
             assert_eq!((finding.status, &finding.remedy), (Status::Ok, &None), "{finding:?}");
         }
     }
 
     #[test]
+    fn whatever_the_server_finds_has_its_check_and_its_words() {
+        for code in Code::VALUES {
+            let server = server(vec![about(*code, "g")]);
+            let found = checks(&server).into_iter().filter(|finding| finding.status == Status::Warning);
+            let [found] = &found.collect::<Vec<_>>()[..] else { panic!("one for {code:?}") };
+            assert_eq!(attention(&server, &server.findings)[0].check, found.check);
+        }
+        let note = pb::Finding { severity: Severity::NOTE.into(), ..about(Code::FIRST, "") };
+        assert!(attention(&pb::Server::new(), &[note]).is_empty());
+    }
+
+    #[test]
     fn each_trouble_of_a_group_names_the_command_that_helps() {
-        let waits = pb::Group { clients: 0, lag: 3, ..group("mail; rm") };
-        let (_, says, remedy) = bad(of_groups(&[waits], None, NOW), "unserved");
+        let (_, says, remedy) = bad(vec![pb::Finding { count: 3, ..about(Code::UNSERVED, "mail; rm") }]);
         assert_eq!(says, "mail; rm (3 tasks) has no client connected");
         let starts = "contact-client --group 'mail; rm', or contactctl group rm 'mail; rm'";
         assert_eq!(remedy, starts);
-        let hangs = pb::Group { lag: 3, oldest: 17, oldest_at: NOW.0 - 120_000, ..group("a") };
-        let (_, says, remedy) = bad(of_groups(std::slice::from_ref(&hangs), None, NOW), "hanging");
+        let old = |code| pb::Finding { count: 3, task: 17, millis: 120_000, ..about(code, "a") };
+        let (_, says, remedy) = bad(vec![old(Code::HANGING)]);
         assert!(says.ends_with("a (task 17 for 2 min)") && remedy == "contactctl task 17 says why", "{says}; {remedy}");
-        let kept = pb::Server { retain_ms: 60_000, ..Default::default() };
-        let (_, says, remedy) = bad(of_groups(&[hangs], Some(&kept), NOW), "retention");
+        let (_, says, remedy) = bad(vec![old(Code::RETENTION)]);
         assert!(
             says.ends_with("a (task 17, 2 min ago)") && remedy.starts_with("contactctl cancel 17"),
             "{says}; {remedy}"
         );
+        let (_, says, remedy) = bad(vec![pb::Finding { text: "emails".into(), ..old(Code::NEVER_CAME) }]);
+        assert_eq!(says, "no client of a (3 tasks; there is emails) has ever come; is the name right?");
+        assert_eq!(remedy, "contact-client --group a, or contactctl cancel 17");
     }
 
     #[test]
     fn of_many_groups_the_worst_are_named_and_the_others_counted() {
-        let groups: Vec<_> = (1..=9).map(|n| pb::Group { paused: true, lag: n, ..group(&format!("g{n}")) }).collect();
-        let (_, says, remedy) = bad(of_groups(&groups, None, NOW), "paused");
+        let mut paused: Vec<_> = [9, 8, 7].iter().map(|n| about(Code::PAUSED, &format!("g{n}"))).collect();
+        paused[2].more = 6;
+        let (_, says, remedy) = bad(paused);
         assert_eq!((says.as_str(), remedy.as_str()), ("g9, g8, g7 and 6 more are paused", "contactctl resume g9"));
     }
 
     #[test]
-    fn a_disk_and_a_limit_of_files_warn_before_they_fail() {
-        let at = |free, open| {
-            let server = pb::Server { disk_free_bytes: Some(free), open_files: Some(open), ..Default::default() };
-            let all = of_server(&pb::Server { open_files_soft: Some(1000), ..server });
-            (bad(all.clone(), "disk").0, bad(all, "open files").0)
-        };
-        assert_eq!(at(2 << 30, 700), (Status::Ok, Status::Ok));
-        assert_eq!(at(1 << 29, 900), (Status::Warning, Status::Warning));
-        assert_eq!(at(1 << 20, 990), (Status::Failed, Status::Failed));
-        let refuses = pb::Server { refuses: "no room is left".into(), ..Default::default() };
-        assert_eq!(bad(of_server(&refuses), "store").0, Status::Failed);
+    fn what_fails_is_told_apart_from_what_needs_attention() {
+        let disk = pb::Finding { severity: Severity::FAILURE.into(), count: 1 << 20, ..about(Code::DISK, "") };
+        let (status, says, _) = bad(vec![disk]);
+        assert_eq!((status, says.as_str()), (Status::Failed, "1.00 MiB free on the disk of "));
     }
 }

@@ -60,7 +60,11 @@ pub(super) fn clients(link: &Link, out: Out) -> Result<(), Error> {
 /// Prints the groups, and how far each has come.
 pub(super) fn groups(link: &Link, out: Out) -> Result<(), Error> {
     let call = link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon());
-    let groups: Vec<_> = link.wait(call)?.groups.into_iter().map(rows::Group::from).collect();
+    let answer = link.wait(call)?;
+    let groups: Vec<_> = answer.groups.into_iter().map(rows::Group::from).collect();
+    if answer.never_came_left_out {
+        out.remark("more groups have tasks though no client of them ever came");
+    }
     all(&groups, "no groups", out)
 }
 

@@ -228,6 +228,8 @@ pub(super) struct Group {
     rate: f64,
     paused: bool,
     dead: u64,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    never_came: bool,
 }
 
 impl From<pb::Group> for Group {
@@ -242,6 +244,7 @@ impl From<pb::Group> for Group {
             rate: group.rate,
             paused: group.paused,
             dead: group.dead,
+            never_came: group.never_came,
         }
     }
 }
@@ -268,7 +271,12 @@ impl Row for Group {
             self.oldest_at.map_or("-".into(), |at| times.show(at)),
             format!("{:.1}", self.rate),
             self.dead.to_string(),
-            if self.paused { "paused" } else { "running" }.into(),
+            match (self.never_came, self.paused) {
+                (true, _) => "never came",
+                (_, true) => "paused",
+                _ => "running",
+            }
+            .into(),
         ]
     }
 }

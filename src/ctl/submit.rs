@@ -37,7 +37,7 @@ const AHEAD: usize = 1;
 /// What is told with --json.
 #[derive(Serialize)]
 #[serde(untagged)]
-enum Told<'a> {
+enum Printed<'a> {
     Accepted {
         first_id: u64,
         count: u64,
@@ -181,10 +181,12 @@ async fn converse(
     places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) -> Result<(), Error> {
-    let (sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
+    let (mut sink, answers) = link.client.submit_stream(CallOption::default()).map_err(|e| link.error(e))?;
     let mut interrupt = Interrupt::watch()?.fuse();
     // When sending has ended, there are still answers to come.
-    let send = send(batches, most, sink, places, report).then(|()| future::pending::<()>()).fuse();
+    // The sink is lent, and lives as long as the answers: one that is dropped unclosed cancels the call, and hides why the server
+    // ended it.
+    let send = send(batches, most, &mut sink, places, report).then(|()| future::pending::<()>()).fuse();
     let receive = receive(link, answers, report).fuse();
     futures::pin_mut!(send, receive);
     select! {
@@ -198,7 +200,7 @@ async fn converse(
 async fn send(
     batches: mpsc::Receiver<io::Result<Batch>>,
     most: usize,
-    mut sink: ClientDuplexSender<pb::SubmitRequest>,
+    sink: &mut ClientDuplexSender<pb::SubmitRequest>,
     mut places: mpsc::Sender<()>,
     report: &RefCell<Report>,
 ) {
@@ -355,7 +357,7 @@ impl Report {
             self.tally.accept(id, 1);
         }
         if accepted > 0 && self.out.json {
-            self.print(&Told::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
+            self.print(&Printed::Accepted { first_id: answer.first_id, count: accepted, ids: &answer.ids }, "");
         }
         self.settle(&batch, failed);
         self.pass_fruitless();
@@ -383,14 +385,14 @@ impl Report {
     fn fail(&mut self, line: u64, reason: &str) {
         self.tally.fail(line);
         if self.out.json {
-            self.print(&Told::Failed { line, error: reason }, "");
+            self.print(&Printed::Failed { line, error: reason }, "");
         } else {
             let noun = self.tally.noun;
             self.bar.suspend(|| _ = writeln!(io::stderr(), "{noun} {line}: {}", escape(reason)));
         }
     }
 
-    fn print(&mut self, object: &Told<'_>, text: &str) {
+    fn print(&mut self, object: &Printed<'_>, text: &str) {
         if self.unprinted.is_none() {
             self.unprinted = self.out.object(object, text).err();
         }
@@ -398,7 +400,7 @@ impl Report {
 
     /// The whole input was gone through.
     fn finish(mut self, began: Instant) -> Result<(), Error> {
-        let done = Told::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
+        let done = Printed::Done { done: true, accepted: self.tally.accepted, failed: self.tally.failed.count };
         let summary = self.tally.summary(began.elapsed());
         self.print(&done, &summary);
         match (self.tally.failures(), self.unprinted) {

@@ -1,18 +1,7 @@
-// Whether the fleet is all right, and if not, with which command to change it. Pure: a state goes in, a judgement comes out.
+// What the server found, in words, each with the command that changes it. Pure: a state goes in, a judgement comes out.
 
 import { t } from './i18n.js';
 import { bytes, duration, quoted } from './format.js';
-
-/** A backlog that takes longer than this, at the pace of the last ten seconds, is worth a word. */
-const BEHIND = 60_000;
-/** So is the oldest task, where nothing at all gets settled. */
-const STUCK = 300_000;
-const DISK_LOW = 1e9;
-const DISK_FULL = 2e8;
-/** Issues of one kind that are shown one by one. */
-const EACH = 3;
-/** A client that comes back sooner than this was never missed. */
-const MISSED = 5000;
 
 /** `contactctl`, with the address of this server where that is not the one it tries anyway. */
 export function ctl(state, ...words) {
@@ -31,25 +20,23 @@ function address(flag, at, usual) {
   return [flag, quoted(at.replace(/^(0\.0\.0\.0|\[::\])(?=:)/, location.hostname))];
 }
 
+/** How the server is started again on its data. */
+export const serverCommand = (state) =>
+  ['contact-server', ...(state ? ['--data', quoted(state.server.data)] : [])].join(' ');
+
 /**
- * The judgement: `{ level, headline, issues }`. Level is `wrong` (nothing is taken any more), `watch`, `first` (nothing
- * has happened yet) or `well`. An issue is `{ kind, level, text, help, command, link, resume }`, the gravest first.
+ * The judgement: `{ level, headline, issues, count }`. Level is `wrong` (the server does not work, or is about not to), `watch`,
+ * `first` (nothing has happened yet) or `well`. An issue is `{ kind, level, text, help, command, link, resume }`, the gravest
+ * first.
  */
 export function judge(state) {
-  const { totals } = state;
-  const issues = [...ofTheServer(state), ...ofGroups(state)];
-  const fresh = totals.tasks === 0 || (totals.results === 0 && totals.clients === 0);
-  if (!issues.length && !fresh && totals.clients === 0) {
-    issues.push({
-      kind: 'quiet', level: 'watch', text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state),
-    });
-  }
-  issues.sort((a, b) => (b.level === 'wrong') - (a.level === 'wrong'));
+  const { totals, findings } = state;
+  const issues = findings.filter((it) => it.severity !== 'note').flatMap((it) => issuesOf(it, state));
   if (issues.length) {
     const count = issues.reduce((sum, issue) => sum + (issue.count ?? 1), 0);
     return { level: issues[0].level, headline: count === 1 ? issues[0].text : t('verdict.many', count), issues, count };
   }
-  if (fresh) return { level: 'first', headline: t('verdict.first'), issues, count: 0 };
+  if (findings.length) return { level: 'first', headline: t('verdict.first'), issues, count: 0 };
   const queue = totals.lag - totals.in_flight;
   const headline =
     queue > 0
@@ -60,78 +47,69 @@ export function judge(state) {
   return { level: 'well', headline, issues, count: 0 };
 }
 
-function* ofTheServer({ server }) {
-  if (!server.ready) {
-    yield {
-      kind: 'not_ready', level: 'wrong', text: t('issue.not_ready', server.why), help: t('issue.not_ready.help'),
-      command: serverCommand({ server }),
+/** The issue that a finding is, and the one that stands for those that are left out. */
+function issuesOf(found, state) {
+  const level = found.severity === 'failure' ? 'wrong' : 'watch';
+  const issues = [{ kind: found.code, level, ...WORDS[found.code](found, state) }];
+  if (found.more > 0) {
+    issues.push({
+      kind: `${found.code}.more`, level, text: t('verdict.more', found.more), count: found.more,
+      link: found.code === 'dead_letters' ? '#/dead' : '#/groups',
+    });
+  }
+  return issues;
+}
+
+/** By code: what an issue says, and where it leads. What the fields of a finding mean stands in src/server/operator/findings.rs. */
+const WORDS = {
+  not_ready: ({ text }, state) => ({
+    text: t('issue.not_ready', text), help: t('issue.not_ready.help'), command: serverCommand(state),
+  }),
+  disk: ({ count }, { server }) => ({
+    text: t('issue.disk', bytes(count)), help: t('issue.disk.help'),
+    command: `contact-server --data ${quoted(server.data)} --retain 1d`,
+  }),
+  open_files: ({ count, limit }) => ({
+    text: t('issue.open_files', count, limit), help: t('issue.open_files.help'), command: `ulimit -n ${limit * 4}`,
+  }),
+  never_came: ({ group, count, task, text }, state) => ({
+    text: t('issue.never_came', group, count), help: t('issue.never_came.help', text),
+    command: client(state, group), link: `#/tasks/${task}`,
+  }),
+  unserved: ({ group, count }, state) => {
+    // A group that is named like a client of its own is that client.
+    const own = state.clients.some((it) => it.client === group && it.group === group);
+    return {
+      text: t('issue.unserved', group, count), help: t('issue.unserved.help'),
+      command: client(state, group, own ? '--id' : '--group'), link: `#/groups?q=${encodeURIComponent(group)}`,
     };
-  }
-  const free = server.disk_free_bytes;
-  if (free !== null && free < DISK_LOW) {
-    yield {
-      kind: 'disk', level: free < DISK_FULL ? 'wrong' : 'watch', text: t('issue.disk', bytes(free)),
-      help: t('issue.disk.help'), command: `contact-server --data ${quoted(server.data)} --retain 1d`,
-    };
-  }
-}
-
-/** How the server is started again on its data. */
-export const serverCommand = (state) =>
-  ['contact-server', ...(state ? ['--data', quoted(state.server.data)] : [])].join(' ');
-
-function* ofGroups(state) {
-  const found = { nobody: [], paused: [], dead: [], behind: [] };
-  for (const group of state.groups) {
-    const name = group.group;
-    if (group.paused) {
-      found.paused.push({ text: t('issue.paused', name, group.lag), command: ctl(state, 'resume', name), resume: name });
-    } else if (group.lag > 0 && group.clients === 0 && state.at - (group.last_used ?? 0) > MISSED) {
-      // A group that is named like a client of its own is that client.
-      const own = state.clients.some((it) => it.client === name && it.group === name);
-      found.nobody.push({
-        text: t('issue.nobody', name, group.lag), help: t('issue.nobody.help'),
-        command: client(state, name, own ? '--id' : '--group'), link: `#/groups?q=${encodeURIComponent(name)}`,
-      });
-    } else if (group.clients > 0) {
-      const behind = lateness(group, state.at);
-      if (behind) {
-        found.behind.push({
-          text: behind, help: t('issue.behind.help'), command: client(state, name),
-          link: `#/clients?q=${encodeURIComponent(name)}`,
-        });
-      }
-    }
-    if (group.dead > 0) {
-      found.dead.push({
-        text: t('issue.dead', group.dead, name), help: t('issue.dead.help'),
-        command: ctl(state, 'dead', '--group', name), link: `#/dead?group=${encodeURIComponent(name)}`,
-      });
-    }
-  }
-  for (const [kind, issues] of Object.entries(found)) {
-    for (const issue of issues.slice(0, EACH)) yield { kind, level: 'watch', ...issue };
-    const more = issues.length - EACH;
-    if (more > 0) {
-      yield {
-        kind: `${kind}.more`, level: 'watch', text: t('verdict.more', more), count: more,
-        link: kind === 'dead' ? '#/dead' : '#/groups',
-      };
-    }
-  }
-}
-
-/**
- * In words, if its clients are at work and yet it will take them long. Where nothing is in flight, what is open is
- * delayed, and on time.
- */
-function lateness(group, now) {
-  const queue = group.lag - group.in_flight;
-  if (queue <= 0 || group.in_flight === 0) return null;
-  if (group.rate > 0) {
-    const span = (queue / group.rate) * 1000;
-    return span > BEHIND ? t('issue.behind', group.group, queue, duration(span)) : null;
-  }
-  const age = group.oldest_at ? now - group.oldest_at : 0;
-  return age > STUCK ? t('issue.stuck', group.group, queue, duration(age)) : null;
-}
+  },
+  paused: ({ group, count }, state) => ({
+    text: t('issue.paused', group, count), command: ctl(state, 'resume', group), resume: group,
+  }),
+  hanging: ({ group, count, task, millis }, state) => ({
+    text: t('issue.hanging', group, count, duration(millis)), help: t('issue.hanging.help'),
+    command: ctl(state, 'task', task), link: `#/tasks/${task}`,
+  }),
+  stuck: ({ group, count, millis }, state) => ({
+    text: t('issue.stuck', group, count, duration(millis)), help: t('issue.stuck.help'),
+    command: ctl(state, 'clients'), link: `#/clients?q=${encodeURIComponent(group)}`,
+  }),
+  lagging: ({ group, count, millis }, state) => ({
+    text: t('issue.lagging', group, count, duration(millis)), help: t('issue.lagging.help'),
+    command: client(state, group), link: `#/clients?q=${encodeURIComponent(group)}`,
+  }),
+  dead_letters: ({ group, count }, state) => ({
+    text: t('issue.dead_letters', count, group), help: t('issue.dead_letters.help'),
+    command: ctl(state, 'dead', '--group', group), link: `#/dead?group=${encodeURIComponent(group)}`,
+  }),
+  retention: ({ group, task, millis }, state) => ({
+    text: t('issue.retention', group, task, duration(millis)), help: t('issue.retention.help'),
+    command: ctl(state, 'cancel', task), link: `#/tasks/${task}`,
+  }),
+  store_size: ({ count, limit }, state) => ({
+    text: t('issue.store_size', bytes(count), bytes(limit)), help: t('issue.store_size.help'),
+    command: ctl(state, 'groups'), link: '#/groups',
+  }),
+  quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
+};

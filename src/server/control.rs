@@ -59,7 +59,7 @@ impl Control for ControlService {
         submit(SubmitRequest) -> SubmitResponse = accept_all(&operator, request).await?;
         list_clients(ListClientsRequest) -> ListClientsResponse = convert::clients(operator.clients().await?);
         describe_task(DescribeTaskRequest) -> TaskLedger = convert::ledger(operator.describe(request.id).await?);
-        list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::groups(operator.groups().await?);
+        list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
         drop_dead(DropDeadRequest) -> DropDeadResponse = {
             operator.drop_dead(request.id, Name::new(NameOf::Group, &request.group)?).await?;
             pb::DropDeadResponse::new()

@@ -3,7 +3,7 @@
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
-use super::operator::{Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
+use super::operator::{Finding, Fleet, Group, Ledger, Range, ServerInfo, TaskInGroup, TaskRequest};
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
 use crate::store::Accepted;
@@ -152,7 +152,7 @@ pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
     pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
 }
 
-pub(super) fn groups(groups: Vec<Group>) -> pb::ListGroupsResponse {
+pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
     let group = |Group { info, lag, oldest, dead }| pb::Group {
         name: info.name.as_str().to_owned(),
         clients: info.clients as u32,
@@ -163,9 +163,30 @@ pub(super) fn groups(groups: Vec<Group>) -> pb::ListGroupsResponse {
         rate: info.rate,
         paused: info.paused,
         dead,
+        never_came: info.never_came,
         ..pb::Group::default()
     };
-    pb::ListGroupsResponse { groups: groups.into_iter().map(group).collect(), ..pb::ListGroupsResponse::default() }
+    pb::ListGroupsResponse {
+        groups: fleet.groups.into_iter().map(group).collect(),
+        never_came_left_out: fleet.never_came_left_out,
+        findings: fleet.findings.into_iter().map(finding).collect(),
+        ..pb::ListGroupsResponse::default()
+    }
+}
+
+fn finding(finding: Finding) -> pb::Finding {
+    pb::Finding {
+        code: EnumOrUnknown::from_i32(finding.code as i32),
+        severity: EnumOrUnknown::from_i32(finding.severity as i32),
+        group: text(finding.group),
+        count: finding.count,
+        limit: finding.limit,
+        task: finding.task.unwrap_or(0),
+        millis: finding.millis,
+        text: finding.text.unwrap_or_default(),
+        more: finding.more,
+        ..pb::Finding::default()
+    }
 }
 
 pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
@@ -218,6 +239,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
 }
 
 pub(super) fn server(server: ServerInfo) -> pb::Server {
+    let fleet = server.fleet.as_ref();
     pb::Server {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         now: server.now.0,
@@ -242,9 +264,10 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         results: server.positions.result,
         statuses: server.positions.status,
         in_flight: server.in_flight,
-        lag: server.counted.map(|(lag, _)| lag),
-        dead: server.counted.map(|(_, dead)| dead),
+        lag: fleet.map(|fleet| fleet.groups.iter().map(|group| group.lag).sum()),
+        dead: fleet.map(|fleet| fleet.groups.iter().map(|group| group.dead).sum()),
         refuses: server.failure.unwrap_or_default(),
+        findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
 }
@@ -254,11 +277,26 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::server::operator::{Code, Severity};
 
     #[test]
     fn outcomes_have_the_names_and_numbers_of_the_wire() {
         for one in Outcome::ALL {
             assert_eq!(format!("{:?}", outcome(one).enum_value().unwrap()), one.to_string());
+        }
+    }
+
+    #[test]
+    fn findings_have_the_numbers_of_the_wire_and_its_names_in_json() {
+        use protobuf::Enum as _;
+
+        for one in pb::finding::Code::VALUES {
+            let code: Code = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
+            assert_eq!(code as i32, one.value(), "{one:?}");
+        }
+        for one in pb::finding::Severity::VALUES {
+            let severity: Severity = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
+            assert_eq!(severity as i32, one.value(), "{one:?}");
         }
     }
 }

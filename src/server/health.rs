@@ -29,7 +29,7 @@ pub(super) enum State {
     Serving,
     /// It is stopping.
     Draining,
-    /// The store takes no more, and this is why.
+    /// The store takes nothing now, and this is why. It may pass.
     StoreFailed(String),
 }
 
@@ -52,9 +52,11 @@ impl Health {
     pub(super) fn of(store: store::Handle) -> Health {
         let watchers = Watchers::default();
         let (failing, to_wake) = (store.clone(), watchers.clone());
-        // Commits are many, and only one that failed changes anything.
+        // Commits are many, and only when they begin to fail or work again does anything change.
+        let known = AtomicBool::new(false);
         store.tail().subscribe(Box::new(move |_| {
-            if failing.failure().is_some() {
+            let fails = failing.failure().is_some();
+            if known.swap(fails, SeqCst) != fails {
                 to_wake.wake();
             }
         }));

@@ -2,7 +2,6 @@
 //! said with its remedy, and before it does harm.
 
 use std::fs;
-use std::io::{self, Write as _};
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -11,6 +10,7 @@ use rustix::fs::statvfs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::ServerError;
+use crate::store;
 
 /// Open files that are no clients: the store, its readers, the listeners, C-core's own. 40 were counted, with one operator.
 const OTHER_FILES: u64 = 64;
@@ -51,18 +51,12 @@ pub fn check_data(data: &Path) -> Result<(), ServerError> {
         // The store finds the same, and names it.
         return Ok(());
     }
-    write_something(data).map_err(|why| ServerError::Data { path: data.into(), why })?;
+    // Opening a store that is there need not write: a full disk would be noticed with the first task.
+    store::try_writing(data).map_err(|why| ServerError::Data { path: data.into(), why })?;
     warn_of_readers(data);
     warn_of_little_room(data);
     warn_of_the_clock(data, SystemTime::now());
     Ok(())
-}
-
-/// Opening a store that is there need not write: a full disk would be noticed with the first task, and stop the server.
-fn write_something(data: &Path) -> io::Result<()> {
-    let mut probe = tempfile::tempfile_in(data)?;
-    probe.write_all(&[0; 64 * 1024])?;
-    probe.sync_all()
 }
 
 #[cfg(unix)]

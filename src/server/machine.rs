@@ -42,6 +42,7 @@ pub(super) struct Process {
 
 impl Process {
     pub(super) fn now() -> Process {
+        // By hand: the procfs crate brings more than these seven fields are, and the collector of metrics has other names.
         // After the name of the program, which may hold any character, from the third field on.
         let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
         let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();

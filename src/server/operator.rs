@@ -2,17 +2,21 @@
 //! translate.
 
 mod dead;
+mod findings;
 mod groups;
 mod ledger;
 mod lists;
+mod never_came;
 
 use std::sync::Arc;
 
 pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
 use self::groups::count_groups;
 pub(super) use self::groups::{Group, count_group};
 pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Log, Range, Results, Statuses, Tasks};
+pub(super) use self::never_came::{Removed, add_never_came};
 use super::about::About;
 use super::config::Retention;
 use super::machine::{Disk, Process};
@@ -33,6 +37,7 @@ pub(super) struct Operator {
     pub(super) traffic: Arc<Traffic>,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    pub(super) removed: Arc<Removed>,
 }
 
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
@@ -58,14 +63,26 @@ pub(super) struct ServerInfo {
     pub(super) clients: usize,
     pub(super) groups: usize,
     pub(super) in_flight: u64,
-    /// Lag and dead letters of all groups, if they were to be counted.
-    pub(super) counted: Option<(u64, u64)>,
+    /// If it was to be counted.
+    pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
     pub(super) failure: Option<String>,
 }
 
+/// Groups, and what is not well.
+#[derive(Default)]
+pub(super) struct Fleet {
+    /// By name; then, by name, those that never came.
+    pub(super) groups: Vec<Group>,
+    /// There are more that never came.
+    pub(super) never_came_left_out: bool,
+    /// The gravest first.
+    pub(super) findings: Vec<Finding>,
+}
+
 impl TaskRequest {
     /// The task, if it can be accepted. `limit`: the longest text, in bytes.
+    #[allow(clippy::needless_update, reason = "a column that operators do not set is not named here")]
     pub(super) fn check(self, limit: usize) -> Result<NewTask, Refusal> {
         if self.text.is_empty() {
             return Err(Refusal::EmptyTask);
@@ -80,6 +97,7 @@ impl TaskRequest {
             max_attempts: self.max_attempts.filter(|n| *n > 0),
             priority: self.priority,
             text,
+            ..NewTask::default()
         })
     }
 }
@@ -87,6 +105,22 @@ impl TaskRequest {
 /// A name; none if it is empty.
 pub(super) fn if_set(of: NameOf, name: &str) -> Result<Option<Name>, Refusal> {
     Ok(if name.is_empty() { None } else { Some(Name::new(of, name)?) })
+}
+
+impl ServerInfo {
+    fn facts<'a>(&'a self, groups: &'a [Group]) -> Facts<'a> {
+        Facts {
+            now: self.now,
+            not_ready: self.failure.as_deref(),
+            disk: self.disk.clone(),
+            process: self.process.clone(),
+            retention: self.retention.clone(),
+            tasks: self.positions.task,
+            results: self.positions.result,
+            clients: self.clients,
+            groups,
+        }
+    }
 }
 
 impl Operator {
@@ -118,17 +152,16 @@ impl Operator {
         Ok(self.broker.clients().await?)
     }
 
-    /// The groups by name, and how far each has come.
-    pub(super) async fn groups(&self) -> Result<Vec<Group>, Refusal> {
-        let infos = self.broker.groups().await?;
-        Ok(self.queries.run(move |reader| count_groups(reader, infos)).await?)
+    /// The groups, how far each has come, and what is not well.
+    pub(super) async fn fleet(&self) -> Result<Fleet, Refusal> {
+        Ok(self.server(true).await?.fleet.unwrap_or_default())
     }
 
     /// The server itself. `counted`: with what has to be counted for it.
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let (about, store) = (self.about.clone(), self.store.clone());
+        let (about, store, removed) = (self.about.clone(), self.store.clone(), self.removed.clone());
         let look = move |reader: &mut dyn Reader| {
             let mut server = ServerInfo {
                 retention: about.retention(),
@@ -141,13 +174,16 @@ impl Operator {
                 clients,
                 groups: groups.len(),
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
-                counted: None,
+                fleet: None,
                 failure: store.failure(),
             };
             if counted {
+                let mut groups = groups;
+                let (newest, now) = (server.positions.task, server.now);
+                let never_came_left_out = add_never_came(&mut groups, reader, newest, &removed, now)?;
                 let groups = count_groups(reader, groups)?;
-                let sum = |of: fn(&Group) -> u64| groups.iter().map(of).sum();
-                server.counted = Some((sum(|group| group.lag), sum(|group| group.dead)));
+                let findings = judge(&server.facts(&groups));
+                server.fleet = Some(Fleet { groups, never_came_left_out, findings });
             }
             Ok(server)
         };
@@ -215,7 +251,8 @@ impl Operator {
             Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
             None => 0,
         };
-        self.broker.remove_group(group).await?;
+        self.broker.remove_group(group.clone()).await?;
+        self.removed.insert(group, self.broker.newest_task());
         Ok(owed)
     }
 }

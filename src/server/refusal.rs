@@ -241,10 +241,14 @@ impl Refusal {
         }
     }
 
-    /// After how long the same may work. A store that failed stays so until somebody starts the server again.
+    /// After how long the same may work.
     fn retry_delay(&self) -> Option<Duration> {
         match self {
             Refusal::Stopping { come_back } => Some(*come_back),
+            // Whoever is there may be refused, and it is not known how many that are.
+            Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {
+                Some(come_back(usize::MAX, &mut rand::rng()))
+            }
             _ if self.reason() == Reason::SERVER_STOPPING => Some(come_back(1, &mut rand::rng())),
             _ => None,
         }
@@ -359,6 +363,8 @@ mod tests {
         assert!(Refusal::from(StoreError::Closed).retry_delay().is_some());
         let full = StoreError::Full { path: "/the/disk".into() };
         assert_eq!(Refusal::from(full.clone()).reason(), Reason::STORE_FAILED);
-        assert_eq!(Refusal::from(BrokerError::Store(full)).retry_delay(), None);
+        assert!(Refusal::from(BrokerError::Store(full)).retry_delay().is_some());
+        let newer = StoreError::Newer { path: "/the/disk".into(), found: 9, known: 1 };
+        assert_eq!(Refusal::from(newer).retry_delay(), None);
     }
 }

@@ -137,11 +137,16 @@ pub trait Backend: Send {
     /// Where a task stands with a group: the last outcome that was not late.
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError>;
 
-    /// Writes the whole batch, which survives any crash once this returns, or nothing of it. After an error it is not called
-    /// again.
+    /// Writes the whole batch, which survives any crash once this returns, or nothing of it. After [`StoreError::InUse`] nothing
+    /// was written. After any other error that is not known, and [`reopen`](Backend::reopen) comes next.
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError>;
 
-    /// Removes what is no longer wanted, oldest first, as far as [`Removal::limit`] goes. After an error it is not called again.
+    /// Closes what is open and opens it anew; sees whether it can be written; says how far the logs go on
+    /// disk. After an error only this is called again, or [`close`](Backend::close).
+    fn reopen(&mut self) -> Result<Positions, StoreError>;
+
+    /// Removes what is no longer wanted, oldest first, as far as [`Removal::limit`] goes. Its errors are those of
+    /// [`commit`](Backend::commit).
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError>;
 
     /// How to open readers. They see what was committed, whether before or after they were opened.
@@ -191,6 +196,9 @@ pub trait Reader: Send {
 
     /// How many tasks the group has to read; `limit` and `max_bytes` are ignored.
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError>;
+
+    /// The names of groups that tasks are addressed to, after `after`, in order. Costs by the number of names, not of tasks.
+    fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

@@ -5,6 +5,8 @@ use std::fmt::Display;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::Positions;
+
 /// What caused an error. Shared, because one failed write is the answer to every caller that waits for it.
 type Cause = Arc<dyn Error + Send + Sync>;
 
@@ -12,7 +14,7 @@ type Cause = Arc<dyn Error + Send + Sync>;
 #[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// Another server, or another program, holds the folder.
+    /// Another server, or another program, holds the folder or the database.
     #[error("{} is in use by another process; stop that one first, or use another data folder", path.display())]
     InUse {
         /// The lock, or the database.
@@ -43,7 +45,7 @@ pub enum StoreError {
         known: i64,
     },
     /// Its disk is full.
-    #[error("no room is left for {}; make room on its disk, then start the server again", path.display())]
+    #[error("no room is left for {}; make room on its disk, and a server that runs goes on by itself", path.display())]
     Full {
         /// The database.
         path: PathBuf,
@@ -72,8 +74,20 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// After a failed write it was opened again, and does not hold what was answered.
+    #[error(
+        "the database holds tasks up to {} and results up to {}, but up to {} and {} were answered: its disk lost what it had \
+         said was written; keep a copy of the data folder, and restore a backup",
+        found.task, found.result, answered.task, answered.result
+    )]
+    Lost {
+        /// How far the logs go.
+        found: Positions,
+        /// How far they must go.
+        answered: Positions,
+    },
     /// The disk, or the system, refused something else.
-    #[error("{} cannot be read or written ({cause}); check its disk, then start the server again", path.display())]
+    #[error("{} cannot be read or written ({cause}); check its disk; a server that runs tries again by itself", path.display())]
     Io {
         /// The database.
         path: PathBuf,
@@ -88,8 +102,8 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
-    /// An earlier write failed. The message of the first failure names the file and what to do.
-    #[error("the store takes nothing since a write failed: {reason}")]
+    /// A write failed, and none has worked since. The message of the failure names the file and what to do.
+    #[error("the store takes nothing for now: {reason}")]
     Failed {
         /// How it failed.
         #[source]
@@ -101,6 +115,23 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether this may pass while the server runs: room is made, a disk comes back. What cannot be understood stays so.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            StoreError::Failed { reason } => reason.may_pass(),
+            StoreError::Full { .. }
+            | StoreError::Io { .. }
+            | StoreError::Unwritable { .. }
+            | StoreError::InUse { .. }
+            | StoreError::NoThread { .. } => true,
+            StoreError::NotContact { .. }
+            | StoreError::Newer { .. }
+            | StoreError::Damaged { .. }
+            | StoreError::Lost { .. }
+            | StoreError::Closed => false,
+        }
+    }
+
     /// What later calls get after this error.
     pub(super) fn lasting(self) -> StoreError {
         match self {

@@ -1,6 +1,6 @@
 //! The same store in memory: its rows end with the process.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
@@ -75,6 +75,10 @@ impl Backend for Memory {
         rows.mark = batch.mark.unwrap_or(rows.mark);
         rows.positions = batch.positions;
         Ok(())
+    }
+
+    fn reopen(&mut self) -> Result<Positions, StoreError> {
+        Ok(self.rows().positions)
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
@@ -179,6 +183,12 @@ impl Reader for Memory {
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
         let all = Backlog { limit: usize::MAX, max_bytes: usize::MAX, ..backlog.clone() };
         Ok(self.backlog(&all)?.tasks.len() as u64)
+    }
+
+    fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError> {
+        let rows = self.rows();
+        let names: BTreeSet<_> = rows.tasks.iter().filter_map(|task| task.spec.to.as_ref()).collect();
+        Ok(names.into_iter().filter(|name| Some(*name) > after).take(limit).cloned().collect())
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

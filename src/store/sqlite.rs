@@ -1,10 +1,12 @@
 //! The store in an SQLite file: write-ahead log, an fsync for every commit, and rows that anyone can read with `sqlite3`.
 
 use std::fs::{self, File, TryLockError};
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::{Backend, Batch, GroupState, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
@@ -22,6 +24,12 @@ const APPLICATION_ID: i64 = 0x436f_6e74;
 /// that was released: add another.
 const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql")];
 
+/// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
+/// looks in between whether the server stops.
+const BUSY: Duration = Duration::from_millis(500);
+/// The same at the start, which is not tried again.
+const BUSY_AT_START: Duration = Duration::from_secs(5);
+
 /// Writes the database `contact.db` in a folder that no other server uses.
 pub struct Sqlite {
     // Dropped before the lock.
@@ -36,13 +44,21 @@ impl Sqlite {
         fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
         let lock = lock(&dir.join("lock"))?;
         let path: Arc<Path> = dir.join("contact.db").into();
-        let mut conn = Connection::open(&path).map_err(explain(&path))?;
-        check(&conn, &path)?;
-        prepare(&mut conn).map_err(explain(&path))?;
+        let conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
         Ok(Sqlite { conn, path, _lock: lock })
     }
 
-    /// Keeps the database from growing beyond `bytes`: what does not fit fails as on a full disk.
+    fn positions(&self) -> Result<Positions, StoreError> {
+        let at = |name| self.meta(name);
+        Ok(Positions { task: at("last_task")?, result: at("last_result")?, status: at("last_status")? })
+    }
+
+    fn meta(&self, name: &str) -> Result<u64, StoreError> {
+        let value = self.conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
+        value.map(|value| value as u64).map_err(explain(&self.path))
+    }
+
+    /// Keeps the database from growing beyond `bytes`, until it is opened again: what does not fit fails as on a full disk.
     pub fn limit(&self, bytes: u64) -> Result<(), StoreError> {
         let page: u64 = self.pragma("page_size")?.parse().unwrap_or(4096);
         self.conn.pragma_update(None, "max_page_count", int(bytes / page)).map_err(explain(&self.path))
@@ -60,6 +76,13 @@ impl Sqlite {
     }
 }
 
+/// Writes 64 KiB to a file of no name in the folder, to its disk, and removes it: whether anything can be written there.
+pub(crate) fn try_writing(dir: &Path) -> io::Result<()> {
+    let mut probe = tempfile::tempfile_in(dir)?;
+    probe.write_all(&[0; 64 * 1024])?;
+    probe.sync_all()
+}
+
 /// Takes the folder for this server, for as long as the file is open.
 fn lock(path: &Path) -> Result<File, StoreError> {
     let file = File::options().create(true).truncate(false).write(true).open(path);
@@ -69,6 +92,17 @@ fn lock(path: &Path) -> Result<File, StoreError> {
         Err(TryLockError::WouldBlock) => Err(StoreError::InUse { path: path.into() }),
         Err(TryLockError::Error(error)) => Err(StoreError::unwritable(path, error)),
     }
+}
+
+/// Opens the database; `create` says whether it is made if it is missing. Waits for a lock as long as `busy`.
+fn connect(path: &Arc<Path>, create: OpenFlags, busy: Duration) -> Result<Connection, StoreError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | create;
+    let mut conn = Connection::open_with_flags(path, flags).map_err(explain(path))?;
+    conn.busy_timeout(busy).map_err(explain(path))?;
+    check(&conn, path)?;
+    prepare(&mut conn).map_err(explain(path))?;
+    conn.busy_timeout(BUSY).map_err(explain(path))?;
+    Ok(conn)
 }
 
 /// Whether the file is empty or ours, before anything is written to it.
@@ -114,14 +148,8 @@ fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
 
 impl Backend for Sqlite {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
-        let meta = |name| {
-            let value =
-                self.conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
-            value.map(|value| value as u64).map_err(explain(&self.path))
-        };
-        let positions =
-            Positions { task: meta("last_task")?, result: meta("last_result")?, status: meta("last_status")? };
-        let mark = meta("mark")?;
+        let positions = self.positions()?;
+        let mark = self.meta("mark")?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
         Ok(Recovered { positions, groups, replay })
@@ -154,6 +182,20 @@ impl Backend for Sqlite {
             change.commit()
         };
         write().map_err(explain(&self.path))
+    }
+
+    fn reopen(&mut self) -> Result<Positions, StoreError> {
+        // A connection to nothing takes the place of the one that is closed, until there is another.
+        let nothing = Connection::open_in_memory().map_err(explain(&self.path))?;
+        drop(std::mem::replace(&mut self.conn, nothing));
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        try_writing(dir).map_err(|error| refused(&self.path, error))?;
+        // Not made if it is missing: on a disk that is not there, an empty one would stand in its place.
+        self.conn = connect(&self.path, OpenFlags::empty(), BUSY)?;
+        // All that was committed goes from the log into the database, and both to the disk. So no page of the log is relied on
+        // whose sync may have been the one that failed. A reader that is in the middle of something puts that off.
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&self.path))?;
+        self.positions()
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
@@ -251,6 +293,17 @@ fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
 /// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.
 fn int(position: u64) -> i64 {
     i64::try_from(position).unwrap_or(i64::MAX)
+}
+
+/// Says what an error of the system means for the one who runs the server.
+fn refused(path: &Path, error: io::Error) -> StoreError {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => StoreError::Full { path: path.into() },
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::NotFound => {
+            StoreError::unwritable(path, error)
+        }
+        _ => StoreError::Io { path: path.into(), cause: Arc::new(error) },
+    }
 }
 
 /// Says what an error of SQLite means for the one who runs the server.

@@ -1,14 +1,19 @@
 //! The one thread that writes: it takes all commands that wait, commits them at once, and answers each.
+//!
+//! When a write fails, it opens the database again until that works, and refuses meanwhile what waits for an answer. What the broker
+//! recorded is kept, and written then.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
 
 use super::backend::last_outcome;
-use super::{Accepted, Backend, Batch, GroupState, MAILBOX, Positions, Removal, Removed, Shared, StoreError};
-use crate::mailbox::Receiver;
+use super::{
+    Accepted, Batch, Condition, GroupState, MAILBOX, Patient, Positions, Removal, Removed, Shared, StoreError,
+};
+use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
@@ -18,6 +23,9 @@ const ROUND_BYTES: usize = 8 << 20;
 /// How long a transaction stays open when no caller waits for it: a task that comes meanwhile can share its sync. A few syncs,
 /// and too short to notice.
 const LINGER: Duration = Duration::from_millis(2);
+/// Until a database that failed is opened again, at first and at most; doubled each time that fails.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
@@ -61,11 +69,29 @@ impl Drop for Done {
 }
 
 pub(super) struct Writer {
-    backend: Box<dyn Backend>,
+    backend: Patient,
     mailbox: Receiver<Command>,
     shared: Arc<Shared>,
     /// How far the logs go on disk.
     positions: Positions,
+    /// Since a write failed.
+    outage: Option<Outage>,
+    /// [`Command::Close`] came.
+    closing: bool,
+}
+
+/// A write failed, and the database is closed.
+struct Outage {
+    /// The first failure, or the newest of reopening.
+    why: StoreError,
+    since: Instant,
+    /// The batch that failed, and what the broker recorded since, bounded as any round.
+    kept: Round,
+    /// How far the logs go if that batch is on disk all the same.
+    written: Positions,
+    pause: Duration,
+    /// It is not tried again before the store is closed.
+    given_up: bool,
 }
 
 /// One transaction, and the callers that wait for it.
@@ -74,6 +100,8 @@ struct Round {
     /// The keys of the batch.
     keys: HashMap<String, TaskId>,
     answers: Vec<Done>,
+    /// Results, by their position, of which it is not known yet whether they are late.
+    unchecked: VecDeque<u64>,
     accepted_at: Time,
     commands: usize,
     rows: usize,
@@ -84,32 +112,52 @@ struct Round {
 
 impl Writer {
     pub(super) fn new(
-        backend: Box<dyn Backend>,
+        backend: Patient,
         mailbox: Receiver<Command>,
         shared: Arc<Shared>,
         positions: Positions,
     ) -> Writer {
-        Writer { backend, mailbox, shared, positions }
+        Writer { backend, mailbox, shared, positions, outage: None, closing: false }
     }
 
     /// Runs until [`Command::Close`], and then until the mailbox is empty.
     pub(super) fn run(mut self) -> Result<(), StoreError> {
-        let mut closing = false;
-        while let Some(first) = if closing { self.mailbox.try_recv() } else { self.mailbox.recv() } {
-            let mut round = Round::new(self.positions, self.shared.failure.get().cloned());
-            closing |= self.take(&mut round, first);
-            let latest = Instant::now() + LINGER;
-            while !round.is_full() {
-                let linger = !closing && round.answers.is_empty();
-                let next = if linger { self.mailbox.recv_deadline(latest).ok() } else { self.mailbox.try_recv() };
-                let Some(next) = next else { break };
-                closing |= self.take(&mut round, next);
+        loop {
+            if let Some(outage) = self.outage.take_if(|outage| !outage.given_up) {
+                self.outage = self.sit_out(outage);
             }
-            self.settle(round);
+            let first = if self.closing { self.mailbox.try_recv() } else { self.mailbox.recv() };
+            let Some(first) = first else { break };
+            match &mut self.outage {
+                Some(outage) => self.closing |= outage.refuse(first),
+                None => self.write_with(first),
+            }
         }
+        let ended = self.outage.take().map_or(Ok(()), |mut outage| self.last_try(&mut outage));
         self.shared.tail.close();
-        let closed = self.backend.close();
-        self.shared.failure.get().cloned().map_or(closed, Err)
+        ended.and_then(|()| self.backend.close())
+    }
+
+    /// What the broker recorded may still find its place.
+    fn last_try(&mut self, outage: &mut Outage) -> Result<(), StoreError> {
+        if outage.why.may_pass() && self.reopen(outage).is_ok() {
+            return Ok(());
+        }
+        Err(outage.why.clone().lasting())
+    }
+
+    /// Takes this command and those that wait, and writes them.
+    fn write_with(&mut self, first: Command) {
+        let mut round = Round::new(self.positions);
+        self.take(&mut round, first);
+        let latest = Instant::now() + LINGER;
+        while !round.is_full() && round.failed.is_none() {
+            let linger = !self.closing && round.answers.is_empty();
+            let next = if linger { self.mailbox.recv_deadline(latest).ok() } else { self.mailbox.try_recv() };
+            let Some(next) = next else { break };
+            self.take(&mut round, next);
+        }
+        self.settle(round);
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
@@ -120,14 +168,14 @@ impl Writer {
         written
     }
 
-    /// Puts a command into the round. Says whether it was [`Command::Close`].
-    fn take(&mut self, round: &mut Round, command: Command) -> bool {
+    /// Puts a command into the round.
+    fn take(&mut self, round: &mut Round, command: Command) {
         round.commands += 1;
         match command {
-            Command::Close => return true,
+            Command::Close => self.closing = true,
             Command::Flush(done) => round.answers.push(done),
             Command::Submit(tasks, answer) => {
-                let accepted = round.accept(tasks, &mut *self.backend);
+                let accepted = round.accept(tasks, &mut self.backend);
                 round.answer(move |written| drop(answer.send(written.and(accepted))));
             }
             Command::RecordStatuses(statuses, answer) => {
@@ -135,7 +183,10 @@ impl Writer {
                 round.answer(move |written| drop(answer.send(written)));
             }
             Command::Record(results) => round.record(results),
-            Command::RecordUnlessSettled(result) => round.record_unless_settled(*result, &mut *self.backend),
+            Command::RecordUnlessSettled(result) => {
+                round.record_unchecked(*result);
+                round.check(&mut self.backend);
+            }
             Command::Checkpoint(groups) => round.checkpoint(groups),
             Command::Expire(task, expires_at, answer) => {
                 round.batch.expiries.push((task, expires_at));
@@ -143,34 +194,31 @@ impl Writer {
             }
             Command::Remove(removal, answer) => {
                 // A transaction of its own, before this round's: what it removes was settled long ago.
-                let removed = match &round.failed {
-                    None => self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone())),
-                    Some(error) => Err(error.clone()),
-                };
+                let removed = self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone()));
                 drop(answer.send(removed));
             }
-            Command::ForgetGroup(name) => drop(round.batch.groups.insert(name, None)),
+            Command::ForgetGroup(name) => round.forget_group(name),
         }
-        false
     }
 
     /// Writes the round, then answers its callers.
-    fn settle(&mut self, round: Round) {
-        let Round { batch, answers, failed, .. } = round;
-        let written = match failed {
+    fn settle(&mut self, mut round: Round) {
+        let written = match round.failed.take() {
             Some(error) => Err(error),
-            None if batch.is_empty() => Ok(()),
-            None => self.commit(&batch),
+            None if round.batch.is_empty() => Ok(()),
+            None => self.commit(&round.batch),
         };
+        let answers = std::mem::take(&mut round.answers);
         match &written {
-            Ok(()) => {
-                self.positions = batch.positions;
-                self.shared.tail.extend(batch.tasks, &batch.positions);
-            }
+            Ok(()) => self.written(round.batch),
             Err(error) => {
-                if self.shared.failure.set(error.clone().lasting()).is_ok() {
-                    log::error!("{error}");
-                }
+                log::error!("nothing is accepted: {error}");
+                self.shared.set_condition(Condition::Failed(error.clone().lasting()));
+                let written = round.batch.positions;
+                let (why, since) = (error.clone(), Instant::now());
+                // The bounds are for what comes from now on.
+                let kept = Round { commands: 0, rows: 0, bytes: 0, ..round };
+                self.outage = Some(Outage { why, since, kept, written, pause: FIRST_PAUSE, given_up: false });
             }
         }
         for answer in answers {
@@ -178,20 +226,123 @@ impl Writer {
         }
         self.shared.tail.announce();
     }
+
+    /// The batch is on disk.
+    fn written(&mut self, batch: Batch) {
+        self.positions = batch.positions;
+        self.shared.tail.extend(batch.tasks, &batch.positions);
+    }
+
+    /// Opens the database again, as often as it takes. `Some`: it cannot be, or the store is to be closed before.
+    fn sit_out(&mut self, mut outage: Outage) -> Option<Outage> {
+        while outage.why.may_pass() {
+            self.refuse_for_a_while(&mut outage);
+            if self.closing || self.backend.is_closing() {
+                return Some(Outage { given_up: true, ..outage });
+            }
+            let Err(error) = self.reopen(&mut outage) else {
+                let lasted = outage.since.elapsed().as_secs_f64();
+                log::info!("the store is open again and accepts tasks; it accepted nothing for {lasted:.1} s");
+                self.shared.set_condition(Condition::Good);
+                self.shared.tail.announce();
+                return None;
+            };
+            log::debug!("the store cannot be opened again yet: {error}");
+            self.shared.set_condition(Condition::Failed(error.clone().lasting()));
+            self.shared.tail.announce();
+            outage.why = error;
+            outage.pause = (outage.pause * 2).min(LONGEST_PAUSE);
+        }
+        log::error!("the store stays closed until the server is started again: {}", outage.why);
+        Some(Outage { given_up: true, ..outage })
+    }
+
+    /// Refuses until it is time for another try, and keeps what the broker records. When that is as much as is kept, the rest waits
+    /// in the mailbox, and with it the broker.
+    fn refuse_for_a_while(&mut self, outage: &mut Outage) {
+        let next_try = Instant::now() + outage.pause;
+        while !self.closing && !self.backend.is_closing() {
+            if outage.kept.is_full() {
+                return self.backend.pause(next_try);
+            }
+            match self.mailbox.recv_deadline(next_try) {
+                Ok(command) => self.closing |= outage.refuse(command),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => self.closing = true,
+            }
+        }
+    }
+
+    /// Opens the database, finds out what became of the write that failed, and writes what was kept.
+    fn reopen(&mut self, outage: &mut Outage) -> Result<(), StoreError> {
+        let on_disk = self.backend.reopen()?;
+        let (answered, kept) = (self.positions, &mut outage.kept);
+        if on_disk != answered && on_disk != outage.written {
+            return Err(StoreError::Lost { found: on_disk, answered });
+        }
+        // One transaction: all of it is there, or nothing.
+        if on_disk != answered {
+            self.positions = on_disk;
+            self.shared.tail.extend(std::mem::take(&mut kept.batch.tasks), &on_disk);
+        }
+        kept.begin_again(on_disk);
+        kept.check(&mut self.backend);
+        if let Some(error) = kept.failed.take() {
+            return Err(error);
+        }
+        outage.written = kept.batch.positions;
+        if !kept.batch.is_empty() {
+            self.commit(&outage.kept.batch)?;
+        }
+        self.written(std::mem::take(&mut outage.kept.batch));
+        Ok(())
+    }
+}
+
+impl Outage {
+    /// Answers a command with why it cannot be done; keeps what has no answer. Says whether it was [`Command::Close`].
+    fn refuse(&mut self, command: Command) -> bool {
+        let why = || self.why.clone().lasting();
+        match command {
+            Command::Close => return true,
+            Command::Flush(done) => done.call(Err(why())),
+            Command::Submit(_, answer) => drop(answer.send(Err(why()))),
+            Command::RecordStatuses(_, answer) | Command::Expire(_, _, answer) => drop(answer.send(Err(why()))),
+            Command::Remove(_, answer) => drop(answer.send(Err(why()))),
+            // A client that is refused tells its results again. What changes nothing is not kept for that.
+            Command::Record(results) => self.kept.record(results.into_iter().filter(|result| !result.late).collect()),
+            Command::RecordUnlessSettled(result) => self.kept.record_unchecked(*result),
+            Command::Checkpoint(groups) => self.kept.checkpoint(groups),
+            Command::ForgetGroup(name) => self.kept.forget_group(name),
+        }
+        false
+    }
 }
 
 impl Round {
-    fn new(positions: Positions, failed: Option<StoreError>) -> Round {
+    fn new(positions: Positions) -> Round {
         Round {
             batch: Batch { positions, ..Batch::default() },
             keys: HashMap::new(),
             answers: Vec::new(),
+            unchecked: VecDeque::new(),
             accepted_at: Time::now(),
             commands: 0,
             rows: 0,
             bytes: 0,
-            failed,
+            failed: None,
         }
+    }
+
+    /// Leaves what the broker recorded and is not on disk: all others were told that their part failed.
+    fn begin_again(&mut self, on_disk: Positions) {
+        let batch = &mut self.batch;
+        batch.tasks.clear();
+        batch.statuses.clear();
+        batch.expiries.clear();
+        batch.results.retain(|result| result.seq > on_disk.result);
+        batch.positions = Positions { result: batch.positions.result, ..on_disk };
+        self.keys.clear();
     }
 
     fn is_full(&self) -> bool {
@@ -203,10 +354,7 @@ impl Round {
     }
 
     /// Gives each task its id. If that cannot be done, the round has failed.
-    fn accept(&mut self, tasks: Vec<NewTask>, backend: &mut dyn Backend) -> Result<Accepted, StoreError> {
-        if let Some(error) = &self.failed {
-            return Err(error.clone());
-        }
+    fn accept(&mut self, tasks: Vec<NewTask>, backend: &mut Patient) -> Result<Accepted, StoreError> {
         let mut ids = Vec::with_capacity(tasks.len());
         for spec in tasks {
             let known = match &spec.key {
@@ -223,7 +371,7 @@ impl Round {
         Ok(Accepted { first_id, count, ids })
     }
 
-    fn find(&mut self, key: &str, backend: &mut dyn Backend) -> Result<Option<TaskId>, StoreError> {
+    fn find(&mut self, key: &str, backend: &mut Patient) -> Result<Option<TaskId>, StoreError> {
         match self.keys.get(key) {
             Some(id) => Ok(Some(*id)),
             None => backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone())),
@@ -249,19 +397,36 @@ impl Round {
         }
     }
 
-    /// If it cannot be found out whether the task was settled, the round has failed.
-    fn record_unless_settled(&mut self, mut result: NewResult, backend: &mut dyn Backend) {
-        if let Some(group) = result.group.as_ref().filter(|_| self.failed.is_none()) {
-            let stands = match last_outcome(&self.batch.results, group, result.task) {
-                Some(outcome) => Ok(Some(outcome)),
-                None => backend.last_outcome(group, result.task),
-            };
-            match stands {
-                Ok(outcome) => result.late = outcome.is_some_and(Outcome::settles),
-                Err(error) => self.failed = Some(error),
-            }
-        }
+    fn record_unchecked(&mut self, result: NewResult) {
         self.record(vec![result]);
+        self.unchecked.push_back(self.batch.positions.result);
+    }
+
+    /// Marks those of the unchecked results as late whose group had settled the task. If that cannot be found out, the round has
+    /// failed.
+    fn check(&mut self, backend: &mut Patient) {
+        let results = &mut self.batch.results;
+        while let Some(seq) = self.unchecked.front() {
+            // On disk already, if it is not here.
+            if let Ok(at) = results.binary_search_by_key(seq, |entry| entry.seq) {
+                let TaskResult { result: NewResult { task, group, .. }, .. } = &results[at];
+                let stands = match group {
+                    None => Ok(None),
+                    Some(group) => match last_outcome(&results[..at], group, *task) {
+                        Some(outcome) => Ok(Some(outcome)),
+                        None => backend.last_outcome(group, *task),
+                    },
+                };
+                match stands {
+                    Ok(outcome) => results[at].result.late = outcome.is_some_and(Outcome::settles),
+                    Err(error) => {
+                        self.failed = Some(error);
+                        return;
+                    }
+                }
+            }
+            self.unchecked.pop_front();
+        }
     }
 
     fn record(&mut self, results: Vec<NewResult>) {
@@ -275,8 +440,18 @@ impl Round {
     fn checkpoint(&mut self, groups: Vec<GroupState>) {
         self.batch.mark = Some(self.batch.positions.result);
         for group in groups {
+            self.put_group(group.name.clone(), Some(group));
+        }
+    }
+
+    fn forget_group(&mut self, name: GroupName) {
+        self.put_group(name, None);
+    }
+
+    /// One row for each group, however often its state is replaced.
+    fn put_group(&mut self, name: GroupName, state: Option<GroupState>) {
+        if self.batch.groups.insert(name, state).is_none() {
             self.count(0);
-            self.batch.groups.insert(group.name.clone(), Some(group));
         }
     }
 

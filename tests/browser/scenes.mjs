@@ -176,6 +176,25 @@ export async function removing({ open, shot }) {
   await says(page, 'h1', 'All is well');
 }
 
+export async function neverCame({ open, go, shot }) {
+  const page = await open();
+  await says(page, 'h1', 'No client of emials has ever come; 2 tasks wait. Is the name right?');
+  await says(page, '.issue', 'There is a group emails.');
+  await says(page, '.issue code', /^contact-client .*--group emials/);
+  await shot(page, 'never-came');
+  await page.locator('.issue').getByRole('link', { name: 'Look' }).click();
+  await says(page, 'h1', 'Task 2');
+  await go(page, '#/groups');
+  const row = page.locator('tbody tr.attention').filter({ hasText: 'emials' });
+  await says(page, 'tbody tr.attention', /emials.*never came/s);
+  assert.equal(await row.getByRole('button', { name: 'Pause', exact: true }).count(), 0, 'it is not there to be paused');
+  await shot(page, 'never-came-groups');
+  const theirs = await open('#/', { locale: 'zh-CN' });
+  await says(theirs, 'h1', 'emials 从未有客户端连接过，2 个任务在等待。组名写对了吗？');
+  await says(theirs, '.issue', '已有名为 emails 的组');
+  await shot(theirs, 'never-came-chinese');
+}
+
 export async function manyGroups({ open }) {
   const page = await open('#/groups');
   const rows = page.locator('tbody tr');

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -20,38 +21,53 @@ pub struct Server {
     pub control: String,
     /// Where the page is.
     pub http: String,
-    folder: TempDir,
+    data: PathBuf,
+    _folder: TempDir,
 }
 
 impl Server {
     /// Starts one with these arguments besides its addresses and its folder, and waits until it listens.
     #[track_caller]
     pub fn start(args: &[&str]) -> Server {
-        Server::start_by(Command::new(PROGRAM), args)
+        Server::start_by(Command::new(PROGRAM), args, None)
     }
 
-    /// The same, on a disk that is full when the store takes a megabyte or two.
+    /// The same, on this data folder.
     #[track_caller]
-    pub fn start_on_a_small_disk(args: &[&str]) -> Server {
+    pub fn start_in(data: &Path, args: &[&str]) -> Server {
+        Server::start_by(Command::new(PROGRAM), args, Some(data))
+    }
+
+    /// The same, for a test that [breaks the disk](Server::break_disk).
+    #[track_caller]
+    pub fn start_on_a_disk_that_breaks(args: &[&str]) -> Server {
         let mut command = Command::new("sh");
-        // Writing beyond the limit then fails, instead of killing the server. The unit is 512 bytes, or 1,024.
-        command.args(["-c", "trap '' XFSZ; ulimit -f 2000; exec \"$0\" \"$@\"", PROGRAM]);
-        Server::start_by(command, args)
+        // Writing beyond a limit then fails, instead of killing the server.
+        command.args(["-c", "trap '' XFSZ; exec \"$0\" \"$@\"", PROGRAM]);
+        Server::start_by(command, args, None)
+    }
+
+    /// From now on every write to a file fails, or works again.
+    #[track_caller]
+    pub fn break_disk(&self, broken: bool) {
+        let pid = Pid::from_raw(self.program.id() as i32);
+        let limit = Rlimit { current: broken.then_some(0), maximum: None };
+        prlimit(pid, Resource::Fsize, limit).unwrap();
     }
 
     /// The same, by a command that becomes the server.
     #[track_caller]
-    pub fn start_by(command: Command, args: &[&str]) -> Server {
+    pub fn start_by(command: Command, args: &[&str], data: Option<&Path>) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
-        let data = folder.path().join("data");
+        let data = data.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
         let (program, [listen, control, http]) = launch(command, ["127.0.0.1:0"; 3], &data, &args);
-        Server { program, args, listen, control, http, folder }
+        Server { program, args, listen, control, http, data, _folder: folder }
     }
 
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        self.data.clone()
     }
 
     /// The process.

@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use contact::wire::control as pb;
+use contact::wire::control::finding::{Code, Severity};
 use serde_json::Value;
 
-use super::fake::Fake;
+use super::fake::{Fake, found};
 use super::{Ran, Running, contactctl, eventually, ok, run};
 use crate::common::server::Server;
 use crate::network::proxy::Proxy;
@@ -47,9 +48,13 @@ fn a_server_that_is_well_passes_every_check_and_is_left_as_it_was() {
         "store",
         "disk",
         "open files",
+        "connected",
+        "never came",
         "unserved",
         "paused",
         "hanging",
+        "stuck",
+        "lagging",
         "dead letters",
         "retention",
         "leases",
@@ -84,8 +89,8 @@ fn what_is_wrong_is_found_and_warnings_fail_only_if_told_to() {
     let doctor = |more: &[&'static str]| run(&fake, &args(more).split(' ').collect::<Vec<_>>());
     fake.state().server.version = env!("CARGO_PKG_VERSION").into();
     fake.state().server.now = i64::try_from(std::time::UNIX_EPOCH.elapsed().unwrap().as_millis()).unwrap();
-    fake.state().groups =
-        vec![pb::Group { name: "mail".into(), clients: 1, paused: true, dead: 3, ..Default::default() }];
+    let dead = pb::Finding { count: 3, ..found(Code::DEAD_LETTERS, "mail") };
+    fake.state().findings = vec![found(Code::PAUSED, "mail"), dead];
     let ran = doctor(&[]);
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""), "{}", ran.out);
     assert_eq!(finding(&ran.out, "paused"), ("warning".into(), "contactctl resume mail".into()));
@@ -96,7 +101,8 @@ fn what_is_wrong_is_found_and_warnings_fail_only_if_told_to() {
     let timed_out = |seq| pb::TaskResult { seq, outcome: pb::Outcome::TIMED_OUT.into(), ..Default::default() };
     fake.state().results = (1..=3).map(timed_out).collect();
     fake.state().server.ack_timeout_ms = 30_000;
-    fake.state().server.refuses = "no room is left".into();
+    let refuses = pb::Finding { severity: Severity::FAILURE.into(), ..found(Code::NOT_READY, "") };
+    fake.state().findings = vec![refuses];
     fake.state().server.version = "0.0.1".into();
     fake.state().server.now = 1;
     let ran = doctor(&[]);

@@ -24,6 +24,7 @@ pub struct State {
     pub clients: Vec<pb::Client>,
     pub groups: Vec<pb::Group>,
     pub server: pb::Server,
+    pub findings: Vec<pb::Finding>,
     pub ledger: pb::TaskLedger,
     /// Everything that was asked, but submissions.
     pub asked: Vec<String>,
@@ -39,6 +40,12 @@ pub struct State {
     pub counted: u64,
     /// Fill `ids`, and give every second one.
     pub scattered: bool,
+}
+
+/// What a server finds of a group.
+pub fn found(code: pb::finding::Code, group: &str) -> pb::Finding {
+    let severity = pb::finding::Severity::WARNING.into();
+    pb::Finding { code: code.into(), severity, group: group.into(), ..Default::default() }
 }
 
 #[derive(Clone, Default)]
@@ -320,7 +327,8 @@ impl Control for Service {
         sink: UnarySink<pb::ListGroupsResponse>,
     ) {
         let groups = self.state().groups.clone();
-        self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, ..Default::default() });
+        let findings = self.state().findings.clone();
+        self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, findings, ..Default::default() });
     }
 
     fn cancel_task(
@@ -378,7 +386,8 @@ impl Control for Service {
     }
 
     fn get_server(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::GetServerRequest>, sink: UnarySink<pb::Server>) {
-        let answer = self.state().server.clone();
+        let findings = self.state().findings.clone();
+        let answer = pb::Server { findings, ..self.state().server.clone() };
         self.unary(&ctx, format!("server counted {}", request.unwrap().counted), sink, answer);
     }
 }

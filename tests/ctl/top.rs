@@ -7,10 +7,11 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
 use contact::wire::control as pb;
+use contact::wire::control::finding::Code;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, Winsize, tcgetattr, tcsetwinsize};
 
-use super::fake::Fake;
+use super::fake::{Fake, found};
 use super::{contactctl, eventually, ok, run};
 use crate::common::program::send;
 use crate::common::server::Server;
@@ -139,6 +140,7 @@ fn the_fleet_is_shown_moved_through_and_a_group_paused_after_a_yes() {
     top.press("y");
     eventually("the group paused", || fake.state().asked.contains(&"pause mail true".to_owned()));
     fake.state().groups = vec![pb::Group { paused: true, ..group("mail", 3) }];
+    fake.state().findings = vec![found(Code::PAUSED, "mail")];
     top.shows("mail is paused  contactctl resume mail");
     top.press("?");
     top.shows("pause or resume the group");
@@ -194,6 +196,7 @@ fn the_frame_follows_the_size_of_the_terminal() {
 fn no_color_switches_colours_off() {
     let fake = Fake::new();
     fake.state().groups = vec![pb::Group { paused: true, dead: 5, ..group("mail", 3) }];
+    fake.state().findings = vec![found(Code::PAUSED, "mail")];
     let coloured = |environment: &[(&str, &str)]| {
         let top = Terminal::run(&fake.address, &["top"], (100, 30), environment);
         top.shows("mail is paused");
@@ -223,6 +226,7 @@ fn one_frame_is_plain_text_or_one_object() {
     let fake = Fake::new();
     fake.state().groups = (0..40).map(|n| group(&format!("group {n}"), n)).collect();
     fake.state().groups[0].paused = true;
+    fake.state().findings = vec![found(Code::PAUSED, "group 0")];
     let frame = ok(&fake, &["top", "--once"]);
     assert!(!frame.contains('\u{1b}'), "{frame}");
     assert!(

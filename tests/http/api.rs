@@ -1,5 +1,7 @@
 //! What is shown, and what is done.
 
+use std::process::Command;
+
 use contact::wire::contact::Outcome;
 use contact::wire::control::NewTask;
 use serde_json::{Value, json};
@@ -25,7 +27,9 @@ fn the_state_moves_when_tasks_move() {
     let id = done(&rig, "/api/tasks", json!({"text": "work", "to": "workers"}))["id"].as_u64().unwrap();
     let state = state_until(&rig, |state| state["totals"]["tasks"] == 1);
     assert_eq!((&state["recent"][0]["id"], &state["recent"][0]["state"]), (&json!(id), &json!("waiting")));
-    assert_eq!(state["groups"], json!([]), "nobody came yet");
+    let never_came = &state["groups"][0];
+    assert_eq!((&never_came["group"], &never_came["never_came"]), (&json!("workers"), &json!(true)), "nobody came yet");
+    assert_eq!((&state["totals"]["groups"], &state["totals"]["lag"]), (&json!(0), &json!(1)));
 
     let worker = rig.member("workers", "w1");
     let mut tasks = worker.tasks();
@@ -258,4 +262,82 @@ fn it_is_alive_and_ready_and_has_a_page() {
     let page = get(&rig, "/");
     assert_eq!(page.status, 200);
     assert!(page.header("content-type").starts_with("text/html"), "{page:?}");
+}
+
+/// What `contactctl --json` prints; doctor has an exit code of its own.
+fn contactctl(state: &Value, args: &[&str]) -> Vec<Value> {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let ran = command.args(args).args(["--json", "--server", state["server"]["control"].as_str().unwrap()]).output();
+    let out = String::from_utf8(ran.unwrap().stdout).unwrap();
+    out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// What is not well by `doctor`, by `top`, and in the state that the page shows: in its order, by the names of doctor.
+fn found_by_all(state: &Value) -> [Vec<String>; 3] {
+    let checks = |findings: &[Value]| -> Vec<String> {
+        let bad = findings.iter().filter(|finding| finding["status"] != "ok");
+        bad.map(|finding| finding["check"].as_str().unwrap().to_owned()).collect()
+    };
+    let doctor = checks(&contactctl(state, &["doctor"]));
+    let top = checks(contactctl(state, &["top", "--once"])[0]["attention"].as_array().unwrap());
+    let codes = state["findings"].as_array().unwrap().iter();
+    let page = codes.map(|finding| finding["code"].as_str().unwrap().replace('_', " "));
+    [doctor, top, page.collect()]
+}
+
+#[test]
+fn a_fleet_is_judged_the_same_by_doctor_by_top_and_on_the_page() {
+    let rig = rig();
+    let state = state_until(&rig, |state| state["findings"][0]["code"] == "first");
+    assert_eq!(found_by_all(&state), [vec![], vec![], vec!["first".to_owned()]], "good to know, and nothing to do");
+    let workers = rig.member("workers", "w");
+    let mut tasks = workers.tasks();
+    rig.operator.connected(1);
+    // An idle client beside a task whose time has not come: both are as they are to be.
+    done(&rig, "/api/tasks", json!({"text": "later", "to": "workers", "delay_ms": 3_600_000}));
+    let state = state_until(&rig, |state| state["groups"][0]["lag"] == 1);
+    assert_eq!(found_by_all(&state), [Vec::<String>::new(), vec![], vec![]]);
+
+    done(&rig, "/api/tasks", json!({"text": "bad", "to": "workers"}));
+    workers.tell([told(&tasks.next(), Outcome::FAILED, "no good")]);
+    let _sender = rig.member("mail", "m").tasks();
+    rig.operator.connected(2);
+    done(&rig, "/api/groups/pause", json!({"group": "mail", "paused": true}));
+    done(&rig, "/api/tasks", json!({"text": "lost", "to": "worker"}));
+    let state = state_until(&rig, |state| state["findings"].as_array().unwrap().len() == 3);
+    let expected = ["never came", "paused", "dead letters"].map(str::to_owned).to_vec();
+    assert_eq!(found_by_all(&state), [expected.clone(), expected.clone(), expected]);
+}
+
+#[test]
+fn a_misspelt_group_is_seen_wherever_groups_are() {
+    let rig = rig();
+    let _workers = rig.member("emails", "w").tasks();
+    rig.operator.connected(1);
+    let ids = ["a", "b"].map(|text| done(&rig, "/api/tasks", json!({"text": text, "to": "emials"}))["id"].clone());
+    let state = state_until(&rig, |state| state["findings"][0]["code"] == "never_came");
+    let finding = &state["findings"][0];
+    assert_eq!((&finding["group"], &finding["count"], &finding["task"]), (&json!("emials"), &json!(2), &ids[0]));
+    assert_eq!((&finding["text"], &state["totals"]["lag"]), (&json!("emails"), &json!(2)), "and what was meant");
+    let listed = &state["groups"][0];
+    assert_eq!((&listed["group"], &listed["lag"], &listed["oldest"]), (&json!("emials"), &json!(2), &ids[0]));
+    assert_eq!((&listed["never_came"], &listed["last_used"]), (&json!(true), &Value::Null));
+
+    let groups = contactctl(&state, &["groups"]);
+    let seen: Vec<_> = groups.iter().map(|group| (&group["group"], &group["lag"], &group["never_came"])).collect();
+    assert_eq!(seen, [(&json!("emails"), &json!(0), &Value::Null), (&json!("emials"), &json!(2), &json!(true))]);
+    assert_eq!(groups[1]["oldest"], ids[0]);
+    let says = "no client of emials (2 tasks; there is emails) has ever come; is the name right?";
+    let doctor = contactctl(&state, &["doctor"]);
+    assert!(doctor.iter().any(|finding| finding["says"] == says), "{doctor:?}");
+    assert_eq!(contactctl(&state, &["top", "--once"])[0]["attention"][0]["says"], says);
+
+    assert_eq!(post(&rig, "/api/groups/remove", r#"{"group": "emials"}"#).status, 404, "it is not there");
+    ids.iter().for_each(|id| drop(done(&rig, &format!("/api/tasks/{id}/cancel"), json!({}))));
+    let state = state_until(&rig, |state| state["groups"].as_array().unwrap().len() == 1);
+    assert_eq!(
+        (&state["findings"], &state["totals"]["lag"]),
+        (&json!([]), &json!(0)),
+        "what is cancelled waits no more"
+    );
 }

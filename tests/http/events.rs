@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde_json::json;
 
 use super::api::rig;
-use super::client::{Events, get, get_json, post};
+use super::client::{Events, get, state_until};
 use crate::common::DEADLINE;
 use crate::rig::Rig;
 
@@ -179,20 +179,40 @@ fn a_server_that_stops_is_not_ready_says_why_and_ends_the_streams() {
 }
 
 #[test]
-fn a_server_whose_store_failed_is_not_ready_and_says_why() {
+fn a_server_whose_store_is_locked_for_long_is_not_ready_and_says_why() {
     let rig = rig();
     rig.operator.submit(&["one"]);
     // Another program holds the database, against all advice.
     let other = rusqlite::Connection::open(rig.config.data.join("contact.db")).unwrap();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let refused = post(&rig, "/api/tasks", r#"{"text": "two"}"#);
-    assert_eq!(refused.status, 503, "{refused:?}");
-    assert!(refused.error().contains("contact.db"), "{refused:?}");
-    let ready = get(&rig, "/readyz");
-    assert_eq!(ready.status, 503);
-    assert!(ready.body.contains("a write failed") && ready.body.contains("contact.db"), "{ready:?}");
-    assert_eq!(get(&rig, "/healthz").status, 200, "it is alive");
-    let server = get_json(&rig, "/api/state")["server"].clone();
-    assert_eq!((&server["ready"], &server["why"]), (&json!(false), &json!(ready.body)));
-    assert!(get(&rig, "/metrics").body.contains("\ncontact_store_failed 1\n"));
+    let metric = |name: &str| {
+        let metrics = get(&rig, "/metrics").body;
+        let value = metrics.lines().find_map(|line| line.strip_prefix(&format!("{name} ")));
+        value.map(|value| value.parse::<f64>().unwrap())
+    };
+    let until_ready_is = |status: u16| {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let ready = get(&rig, "/readyz");
+            if ready.status == status {
+                return ready;
+            }
+            assert!(Instant::now() < deadline, "{ready:?}");
+            thread::sleep(Duration::from_millis(50));
+        }
+    };
+    thread::scope(|scope| {
+        let submitter = scope.spawn(|| rig.operator.submit(&["waits"]));
+        let not_ready = until_ready_is(503);
+        assert!(not_ready.body.contains("another process") && not_ready.body.contains("contact.db"), "{not_ready:?}");
+        assert_eq!(get(&rig, "/healthz").status, 200, "it is alive");
+        state_until(&rig, |state| state["server"]["ready"] == json!(false));
+        assert_eq!(metric("contact_store_failed"), Some(1.0));
+        assert!(metric("contact_store_locked_seconds").unwrap() >= 10.0);
+        other.execute_batch("COMMIT").unwrap();
+        assert_eq!(submitter.join().unwrap(), 2);
+    });
+    until_ready_is(200);
+    assert_eq!(metric("contact_store_failed"), Some(0.0));
+    assert_eq!(metric("contact_store_locked_seconds"), Some(0.0));
 }

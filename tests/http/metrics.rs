@@ -9,7 +9,7 @@ use contact::wire::control::RemoveGroupRequest;
 use futures::executor::block_on;
 
 use super::api::{came_and_went, rig};
-use super::client::{get, state_until};
+use super::client::{done, get, state_until};
 use crate::rig::{Rig, ack, patient, told};
 
 /// Every series and its value.
@@ -161,4 +161,14 @@ fn what_is_exposed_is_what_the_documents_and_dashboards_speak_of() {
         let unknown: Vec<_> = named.difference(&families).collect();
         assert!(unknown.is_empty() && !named.is_empty(), "{file} speaks of {unknown:?}");
     }
+}
+
+#[test]
+fn a_group_that_never_came_has_its_lag_and_is_counted_apart() {
+    let rig = rig();
+    done(&rig, "/api/tasks", serde_json::json!({"text": "lost", "to": "nobody"}));
+    state_until(&rig, |state| state["totals"]["lag"] == 1);
+    let series = scrape(&rig);
+    assert_eq!(series[r#"contact_group_lag{group="nobody"}"#], 1.0);
+    assert_eq!((series["contact_groups"], series["contact_groups_never_came"]), (0.0, 1.0));
 }

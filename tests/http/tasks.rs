@@ -58,7 +58,7 @@ fn tasks_are_narrowed_to_a_group_whose_state_they_then_show() {
     drop(tasks);
     rig.operator.connected(0);
     came_and_went(&rig, "other");
-    state_until(&rig, |state| state["totals"]["lag"] == 1 && state["totals"]["groups"] == 2);
+    state_until(&rig, |state| state["totals"]["lag"] == 2 && state["totals"]["groups"] == 2);
     assert_eq!(ids(&rig, "group=a"), [3, 2]);
     assert_eq!(ids(&rig, "group=other"), [3]);
     assert_eq!(ids(&rig, "group=b"), [1], "nobody of it came, and what was for everyone is not for it");

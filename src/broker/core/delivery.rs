@@ -193,7 +193,6 @@ impl Core {
     }
 
     fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, attempt: u32, now: Time) {
-        self.remove_rank(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         self.meter.total.delivered += 1;
@@ -226,7 +225,7 @@ impl Core {
         self.update_rank(id);
     }
 
-    /// Ranks the session among those of its group that can take a task, if it is one of them.
+    /// Ranks the session among those of its group that can take a task, if it is one of them now.
     pub(super) fn update_rank(&mut self, id: SessionId) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&session.group) else { return };
@@ -237,13 +236,6 @@ impl Core {
             let rank = (session.free(), Reverse(session.turn), id);
             group.available.insert(rank);
             session.rank = Some(rank);
-        }
-    }
-
-    pub(super) fn remove_rank(&mut self, id: SessionId) {
-        let Some(session) = self.sessions.get_mut(&id) else { return };
-        if let (Some(rank), Some(group)) = (session.rank.take(), self.groups.get_mut(&session.group)) {
-            group.available.remove(&rank);
         }
     }
 }

@@ -21,6 +21,8 @@ pub struct GroupInfo {
     pub in_flight: usize,
     /// How many were delivered, are not settled, and wait to go out again.
     pub waiting: usize,
+    /// Of these, how many whose time has not come.
+    pub delayed: usize,
     /// How many it has not taken up and are in memory, about to go out.
     pub ready: usize,
     /// The oldest of these three.
@@ -31,12 +33,18 @@ pub struct GroupInfo {
     pub taken_up: usize,
     /// Settled a second, over the last ten seconds.
     pub rate: f64,
+    /// The last second in which one was settled, since the start of the server.
+    pub last_settled: Option<Time>,
+    /// Since when a client has the task that has been with one for longest.
+    pub held_since: Option<Time>,
     /// Delivery is stopped.
     pub paused: bool,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
     pub tally: Tally,
+    /// There are tasks for it in the log, and the broker knows no such group.
+    pub never_came: bool,
 }
 
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up, open, or settled and
@@ -326,14 +334,18 @@ impl Group {
             clients: self.sessions.len(),
             in_flight: self.open.leased_len(),
             waiting: self.open.waiting_len(),
+            delayed: self.open.delayed_len(),
             ready: ready().map(|(count, _)| count).sum(),
             oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
             backlog: unread.collect(),
             taken_up: self.taken_up.len(),
             rate: self.rate.per_second(now),
+            last_settled: self.rate.last(),
+            held_since: self.open.held_since(),
             paused: self.paused,
             last_used: if self.sessions.is_empty() { self.last_used } else { now },
             tally: self.tally.clone(),
+            never_came: false,
         })
     }
 

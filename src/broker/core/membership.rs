@@ -113,11 +113,11 @@ impl Core {
 
     /// A stream ended: what was on its way or held by its client goes to others. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Time) {
-        self.remove_rank(id);
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        // So that giving its tasks back does not rank it again.
+        // It takes nothing any more, also while its tasks are given back.
         session.window = 0;
         let (group_id, held) = (session.group, std::mem::take(&mut session.held));
+        self.update_rank(id);
         for task in held {
             self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
         }
@@ -151,15 +151,18 @@ impl Core {
 
     /// A client began to report outcomes from this address.
     pub fn reporter_connected(&mut self, peer: &Arc<str>) {
-        self.peers.entry(peer.clone()).or_default().reporters += 1;
+        self.count_reporter(peer, 1);
     }
 
     /// It reports no more.
     pub fn reporter_disconnected(&mut self, peer: &Arc<str>) {
-        if let Some(state) = self.peers.get_mut(peer) {
-            state.reporters = state.reporters.saturating_sub(1);
-            self.drop_idle_peer(peer);
-        }
+        self.count_reporter(peer, -1);
+    }
+
+    /// The two may come in the other order, where a call ended before its beginning was handled: together they leave nothing.
+    fn count_reporter(&mut self, peer: &Arc<str>, change: isize) {
+        self.peers.entry(peer.clone()).or_default().reporters += change;
+        self.drop_idle_peer(peer);
     }
 
     fn drop_idle_peer(&mut self, peer: &Arc<str>) {

@@ -73,6 +73,16 @@ impl OpenTasks {
         self.returned.len() + self.delayed.len() + self.loading.len()
     }
 
+    /// How many of these may not go out yet.
+    pub(super) fn delayed_len(&self) -> usize {
+        self.delayed.len()
+    }
+
+    /// When the task was delivered that has been with a client for longest.
+    pub(super) fn held_since(&self) -> Option<Time> {
+        self.leases.values().map(|lease| lease.since).min()
+    }
+
     pub(super) fn oldest(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
         let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.oldest());

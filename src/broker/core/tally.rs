@@ -75,6 +75,11 @@ impl Rate {
         }
     }
 
+    /// When the last second began in which one was settled.
+    pub(super) fn last(&self) -> Option<Time> {
+        self.seconds.back().map(|(second, _)| Time(second * 1000))
+    }
+
     /// Over the last ten whole seconds.
     pub(super) fn per_second(&self, now: Time) -> f64 {
         let second = now.0 / 1000;

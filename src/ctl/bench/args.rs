@@ -167,12 +167,12 @@ pub(super) struct Latency {
 #[derive(Debug, ClapArgs)]
 pub(super) struct Idle {
     #[command(flatten)]
-    pub(super) crowd: Crowd,
+    pub(super) idle: IdleClients,
 }
 
 /// Many clients that wait for a task.
 #[derive(Debug, ClapArgs)]
-pub(super) struct Crowd {
+pub(super) struct IdleClients {
     /// Clients, each with a connection of its own.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = few())]
     pub(super) clients: u32,
@@ -185,7 +185,7 @@ pub(super) struct Crowd {
 #[derive(Debug, ClapArgs)]
 pub(super) struct Fanout {
     #[command(flatten)]
-    pub(super) crowd: Crowd,
+    pub(super) idle: IdleClients,
     /// Bytes of a task's text.
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
     pub(super) size: u32,

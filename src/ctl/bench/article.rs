@@ -9,9 +9,9 @@ use futures::{SinkExt as _, StreamExt as _, future};
 use grpcio::{CallOption, Client, WriteFlags};
 
 use super::args::Article;
-use super::crew::Crew;
-use super::lean::{self, Encoded};
+use super::join_set::JoinSet;
 use super::load::{Plan, Worked, connect, failed, submit};
+use super::raw::{self, Encoded};
 use super::{Run, rate};
 use crate::ctl::Error;
 use crate::wire::contact;
@@ -25,22 +25,22 @@ pub(super) fn run(run: &mut Run, args: &Article) -> Result<(), Error> {
         let kind = run.kind("", args.size);
         let mut progress = run.watch.progress("submitting", args.tasks);
         let plan = Plan::new(args.tasks, None);
-        let mut crew = Crew::new(1);
-        crew.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
-        crew.wait(&mut progress)?;
+        let mut running = JoinSet::new(1);
+        running.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
+        running.wait(&mut progress)?;
     }
     let clients = connect(&run.env, &run.target.contact, args.clients, &run.watch)?;
     let all = args.tasks * u64::from(args.clients);
     let mut progress = run.watch.progress("delivered, acknowledged", all);
-    let ret = format!("客户端接收到任务:{}", lean::text(0, args.size));
+    let ret = format!("客户端接收到任务:{}", raw::text(0, args.size));
     let acknowledgement = Encoded::new(&contact::Result { ret, ..contact::Result::default() });
     let began = Instant::now();
-    let mut crew = Crew::new(clients.len());
+    let mut running = JoinSet::new(clients.len());
     for client in &clients {
         let count = progress.count.clone();
-        crew.spawn(client, converse(client.clone(), acknowledgement.clone(), args.tasks, count));
+        running.spawn(client, converse(client.clone(), acknowledgement.clone(), args.tasks, count));
     }
-    let worked: Vec<Worked> = crew.wait(&mut progress)?;
+    let worked: Vec<Worked> = running.wait(&mut progress)?;
     let sum = |of: fn(&Worked) -> u64| worked.iter().map(of).sum();
     let took = worked.iter().map(|one| one.ended).max().map_or_else(|| began.elapsed(), |at| at - began);
     let settled = sum(|one| one.settled);
@@ -61,9 +61,9 @@ async fn converse(
     count: Arc<AtomicU64>,
 ) -> Result<Worked, Error> {
     let nothing = Encoded::new(&contact::Empty::new());
-    let call = client.server_streaming(&lean::GET_TASK, &nothing, CallOption::default());
+    let call = client.server_streaming(&raw::GET_TASK, &nothing, CallOption::default());
     let mut stream = call.map_err(failed("getting tasks"))?;
-    let call = client.client_streaming(&lean::ACKNOWLEDGE, CallOption::default());
+    let call = client.client_streaming(&raw::ACKNOWLEDGE, CallOption::default());
     let (mut sink, receipt) = call.map_err(failed("acknowledging"))?;
     sink.enhance_batch(true);
     let (mut delivered, mut settled, mut last) = (0, 0, 0);

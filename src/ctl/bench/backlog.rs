@@ -4,10 +4,10 @@ use std::sync::atomic::Ordering::SeqCst;
 use std::time::Instant;
 
 use super::args::{Backlog, Workers};
-use super::crew::Crew;
-use super::lean::Got;
+use super::join_set::JoinSet;
 use super::load::{Goal, Plan, connect, submit};
-use super::work::{Sum, Team};
+use super::raw::Got;
+use super::work::{Sum, WorkingClients};
 use super::{Run, millis, rate};
 use crate::ctl::Error;
 use crate::ctl::link::Link;
@@ -51,10 +51,10 @@ pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
 fn fill(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(), Error> {
     let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
     let mut progress = run.watch.progress("submitting", tasks);
-    let mut crew = Crew::new(1);
+    let mut running = JoinSet::new(1);
     let (kind, plan) = (run.kind(group, workers.size), Plan::new(tasks, None));
-    crew.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
-    crew.wait(&mut progress).map(drop)
+    running.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
+    running.wait(&mut progress).map(drop)
 }
 
 /// Works off so many tasks. Returns how many a second, what came of it, and how many different ones there were.
@@ -62,7 +62,7 @@ fn drain(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(f64, 
     let mut progress = run.watch.progress("delivered, settled", tasks);
     let goal = Goal::new(tasks, progress.count.clone());
     let began = Instant::now();
-    let team = Team::start(run, group, workers, &goal, || |_: &[Got]| {})?;
-    let sum = team.wait(&mut progress)?;
+    let working = WorkingClients::start(run, group, workers, &goal, || |_: &[Got]| {})?;
+    let sum = working.wait(&mut progress)?;
     Ok((rate(sum.settled, sum.ended - began), sum, progress.count.load(SeqCst)))
 }

@@ -12,10 +12,11 @@ use grpcio::{CallOption, WriteFlags};
 use hdrhistogram::Histogram;
 
 use super::args::Latency;
-use super::crew::{Crew, LOOK};
-use super::lean::{self, Encoded, Got};
+use super::join_set::JoinSet;
 use super::load::{Goal, UNDER_WAY, connect, failed};
-use super::work::Team;
+use super::progress::LOOK;
+use super::raw::{self, Encoded, Got};
+use super::work::WorkingClients;
 use super::{Run, rate};
 use crate::ctl::Error;
 
@@ -41,12 +42,12 @@ pub(super) fn run(run: &mut Run, args: &Latency) -> Result<(), Error> {
             }
         }
     };
-    let team = Team::start(run, &group, &args.workers, &goal, see)?;
+    let working = WorkingClients::start(run, &group, &args.workers, &goal, see)?;
 
-    let call = submitter.duplex_streaming(&lean::SUBMIT, CallOption::default());
+    let call = submitter.duplex_streaming(&raw::SUBMIT, CallOption::default());
     let (mut sink, mut answers) = call.map_err(failed("submitting"))?;
     let (answer_came, answered) = bounded(UNDER_WAY);
-    let mut answering = Crew::new(1);
+    let mut answering = JoinSet::new(1);
     answering.spawn(&submitter, async move {
         let mut accepted = 0;
         while let Some(answer) = answers.next().await {
@@ -76,7 +77,7 @@ pub(super) fn run(run: &mut Run, args: &Latency) -> Result<(), Error> {
     }
     let _ = block_on(sink.close());
     let accepted: u64 = answering.wait(&mut progress)?.iter().sum();
-    let sum = team.wait(&mut progress)?;
+    let sum = working.wait(&mut progress)?;
     let latencies = latencies.lock().unwrap_or_else(PoisonError::into_inner);
     let millis = |quantile| latencies.value_at_quantile(quantile) as f64 / 1000.0;
     run.report.number("p50_ms", millis(0.5), "ms from submission to the worker, half of the tasks");

@@ -12,9 +12,9 @@ use grpcio::{
     WriteFlags,
 };
 
-use super::crew::Watch;
-use super::lean::{self, Encoded};
 use super::load::{connect, failed};
+use super::progress::Watch;
+use super::raw::{self, Encoded};
 use super::report::Report;
 use crate::ctl::Error;
 use crate::wire::contact::ServerMsg;
@@ -34,7 +34,7 @@ pub(super) struct Limits {
 /// Measures them: before the load, whose writes the disk is busy with for a while afterwards.
 pub(super) fn measure(dir: &Path, watch: &Watch) -> Result<Limits, Error> {
     let fsyncs = fsyncs(dir).map_err(|e| Error::NotMeasured(format!("cannot write in {}: {e}", dir.display())))?;
-    let task = || ServerMsg { task: lean::text(0, 100), id: 1, attempt: 1, ..ServerMsg::default() };
+    let task = || ServerMsg { task: raw::text(0, 100), id: 1, attempt: 1, ..ServerMsg::default() };
     let messages = rate(&Encoded::new(&task()), watch)?;
     let many = ServerMsg { batch: (0..BATCH).map(|_| task()).collect(), ..ServerMsg::default() };
     let batched = rate(&Encoded::new(&many), watch)? * BATCH as f64;
@@ -64,7 +64,7 @@ fn fsyncs(dir: &Path) -> std::io::Result<f64> {
 /// How many times a second a message comes out of a stream, with both its ends in this process.
 fn rate(message: &Encoded, watch: &Watch) -> Result<f64, Error> {
     let env = Arc::new(EnvBuilder::new().cq_count(2).name_prefix("bare").build());
-    let builder = ServiceBuilder::new().add_server_streaming_handler(&lean::BARE, send_for_a_while);
+    let builder = ServiceBuilder::new().add_server_streaming_handler(&raw::BARE, send_for_a_while);
     let server = ServerBuilder::new(env.clone()).register_service(builder.build()).build();
     let mut server = server.map_err(failed("the bare stream"))?;
     let port = server.add_listening_port("127.0.0.1:0", ServerCredentials::insecure());
@@ -72,7 +72,7 @@ fn rate(message: &Encoded, watch: &Watch) -> Result<f64, Error> {
     server.start();
     let client = connect(&env, &format!("127.0.0.1:{port}"), 1, watch)?.remove(0);
     let began = Instant::now();
-    let call = client.server_streaming(&lean::BARE, message, CallOption::default());
+    let call = client.server_streaming(&raw::BARE, message, CallOption::default());
     let mut messages = call.map_err(failed("the bare stream"))?;
     let (ended, end) = crossbeam_channel::bounded(1);
     client.spawn(async move {

@@ -11,8 +11,8 @@ use futures::future::{self, Either};
 use futures::{SinkExt as _, StreamExt as _, stream};
 use grpcio::{CallOption, ChannelBuilder, Client, ConnectivityState, Environment, MetadataBuilder, WriteFlags};
 
-use super::crew::Watch;
-use super::lean::{self, Encoded, Got, Results};
+use super::progress::Watch;
+use super::raw::{self, Encoded, Got, Results};
 use crate::ctl::Error;
 use crate::target;
 use crate::wire::{contact, control as pb};
@@ -81,7 +81,7 @@ impl Kind {
     /// A request with the tasks of these numbers.
     pub(super) fn request(&self, numbers: std::ops::Range<u64>) -> pb::SubmitRequest {
         let task = |number| pb::NewTask {
-            task: lean::text(number, self.size),
+            task: raw::text(number, self.size),
             to: self.to.clone(),
             expires_at: self.expires_at,
             ..pb::NewTask::default()
@@ -119,7 +119,7 @@ pub(super) async fn submit(
     count: Arc<AtomicU64>,
 ) -> Result<(u64, Instant), Error> {
     let full = Encoded::new(&kind.request(0..batch.into()));
-    let call = client.duplex_streaming(&lean::SUBMIT, CallOption::default());
+    let call = client.duplex_streaming(&raw::SUBMIT, CallOption::default());
     let (mut sink, mut answers) = call.map_err(failed("submitting"))?;
     let (mut begun, mut under_way) = mpsc::channel(UNDER_WAY - 1);
     let sending = async {
@@ -243,9 +243,9 @@ pub(super) async fn work(
     let mut stop = goal.stop();
     goal.check();
     let nothing = Encoded::new(&contact::Empty::new());
-    let tasks = client.server_streaming(&lean::GET_TASK, &nothing, options.clone());
+    let tasks = client.server_streaming(&raw::GET_TASK, &nothing, options.clone());
     let mut tasks = tasks.map_err(failed("getting tasks"))?;
-    let call = client.client_streaming(&lean::TELL_RESULTS, options);
+    let call = client.client_streaming(&raw::TELL_RESULTS, options);
     let (mut sink, receipt) = call.map_err(failed("telling results"))?;
     let (mut delivered, mut settled) = (0, 0);
     while let Either::Left((message, _)) = future::select(tasks.next(), &mut stop).await {

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::args::Submit;
-use super::crew::Crew;
+use super::join_set::JoinSet;
 use super::load::{Plan, connect, submit};
 use super::{Run, rate};
 use crate::ctl::Error;
@@ -14,12 +14,12 @@ pub(super) fn run(run: &mut Run, args: &Submit) -> Result<(), Error> {
     let mut progress = run.watch.progress("submitting", args.tasks);
     let began = Instant::now();
     let plan = Plan::new(args.tasks, args.duration);
-    let mut crew = Crew::new(clients.len());
+    let mut running = JoinSet::new(clients.len());
     for client in &clients {
         let count = progress.count.clone();
-        crew.spawn(client, submit(client.clone(), kind.clone(), args.batch, plan.clone(), count));
+        running.spawn(client, submit(client.clone(), kind.clone(), args.batch, plan.clone(), count));
     }
-    let accepted = crew.wait(&mut progress)?;
+    let accepted = running.wait(&mut progress)?;
     let tasks = accepted.iter().map(|(tasks, _)| tasks).sum();
     let took = accepted.iter().map(|(_, at)| *at).max().map_or_else(|| began.elapsed(), |at| at - began);
     run.report.number("tasks_per_s", rate(tasks, took), "tasks accepted a second");

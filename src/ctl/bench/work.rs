@@ -5,9 +5,10 @@ use std::time::Instant;
 use grpcio::{CallOption, Client};
 
 use super::args::{Work, Workers};
-use super::crew::{Crew, Progress};
-use super::lean::Got;
+use super::join_set::JoinSet;
 use super::load::{Goal, Plan, Worked, connect, metadata, submit, work};
+use super::progress::Progress;
+use super::raw::Got;
 use super::report::Report;
 use super::{Run, rate};
 use crate::ctl::Error;
@@ -18,16 +19,16 @@ pub(super) fn run(run: &mut Run, args: &Work) -> Result<(), Error> {
     let kind = run.kind(&group, args.workers.size);
     let mut progress = run.watch.progress("submitted, delivered, settled", args.tasks);
     let goal = Goal::new(u64::MAX, progress.count.clone());
-    let team = Team::start(run, &group, &args.workers, &goal, || |_: &[Got]| {})?;
+    let working = WorkingClients::start(run, &group, &args.workers, &goal, || |_: &[Got]| {})?;
 
     let began = Instant::now();
     let plan = Plan::new(args.tasks, args.duration);
-    let mut crew = Crew::new(1);
+    let mut running = JoinSet::new(1);
     let batch = args.workers.batch;
-    crew.spawn(&submitter, submit(submitter.clone(), kind, batch, plan, Default::default()));
-    let submitted = crew.wait(&mut progress)?.iter().map(|(tasks, _)| tasks).sum();
+    running.spawn(&submitter, submit(submitter.clone(), kind, batch, plan, Default::default()));
+    let submitted = running.wait(&mut progress)?.iter().map(|(tasks, _)| tasks).sum();
     goal.set(submitted);
-    let sum = team.wait(&mut progress)?;
+    let sum = working.wait(&mut progress)?;
     let took = sum.ended - began;
     run.report.number("tasks_per_s", rate(sum.settled, took), "tasks submitted, delivered and settled a second");
     run.report.count("tasks", submitted, "tasks accepted");
@@ -37,13 +38,13 @@ pub(super) fn run(run: &mut Run, args: &Work) -> Result<(), Error> {
 }
 
 /// The workers of one group.
-pub(super) struct Team {
-    crew: Crew<Worked>,
+pub(super) struct WorkingClients {
+    running: JoinSet<Worked>,
     /// They end with their connections.
     _clients: Vec<Client>,
 }
 
-impl Team {
+impl WorkingClients {
     /// Starts them. `see` makes for each of them what is shown its tasks.
     pub(super) fn start<S: FnMut(&[Got]) + Send + 'static>(
         run: &Run,
@@ -51,19 +52,19 @@ impl Team {
         args: &Workers,
         goal: &std::sync::Arc<Goal>,
         see: impl Fn() -> S,
-    ) -> Result<Team, Error> {
+    ) -> Result<WorkingClients, Error> {
         let clients = connect(&run.env, &run.target.contact, args.clients, &run.watch)?;
-        let mut crew = Crew::new(clients.len());
+        let mut running = JoinSet::new(clients.len());
         for (number, client) in clients.iter().enumerate() {
             let options = options(group, number, args)?;
-            crew.spawn(client, work(client.clone(), options, goal.clone(), see()));
+            running.spawn(client, work(client.clone(), options, goal.clone(), see()));
         }
-        Ok(Team { crew, _clients: clients })
+        Ok(WorkingClients { running, _clients: clients })
     }
 
     /// Waits until all they did is on disk.
     pub(super) fn wait(self, progress: &mut Progress) -> Result<Sum, Error> {
-        let worked = self.crew.wait(progress)?;
+        let worked = self.running.wait(progress)?;
         Ok(Sum {
             delivered: worked.iter().map(|one| one.delivered).sum(),
             settled: worked.iter().map(|one| one.settled).sum(),
@@ -76,7 +77,7 @@ fn options(group: &str, number: usize, args: &Workers) -> Result<CallOption, Err
     metadata(&[
         ("contact-client", &format!("{group}-{number}")),
         ("contact-group", group),
-        // What a running server has for everyone is none of our business.
+        // What a running server has for everyone is not measured.
         ("contact-from", "new"),
         ("contact-window", &args.window.to_string()),
         ("contact-batch", &args.batch.to_string()),

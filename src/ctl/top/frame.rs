@@ -91,7 +91,7 @@ impl Theme {
     fn of_cell(&self, heading: &str, cell: &str) -> Style {
         match (heading, cell.split(' ').next().unwrap_or_default()) {
             (_, "-" | "0" | "0.0") => self.faint,
-            ("STATE", "paused") => self.warning,
+            ("STATE", "paused" | "never") => self.warning,
             ("DEAD", _) => self.failed,
             ("OUTCOME", "FAILED" | "EXHAUSTED" | "EXPIRED") => self.failed,
             ("OUTCOME", "RETRY" | "LOST" | "TIMED_OUT") => self.warning,

@@ -8,7 +8,7 @@ use grpcio::CallOption;
 use serde::Serialize;
 
 use crate::ctl::Error;
-use crate::ctl::finding::{self, Finding, Status};
+use crate::ctl::finding::{self, Finding};
 use crate::ctl::link::Link;
 use crate::ctl::moment::Times;
 use crate::ctl::rows;
@@ -37,7 +37,7 @@ pub(super) enum View {
 pub(super) struct Look {
     /// On our clock.
     pub(super) at: Time,
-    /// `None`: it is too old to say.
+    /// `None`: it is older than this question.
     pub(super) server: Option<pb::Server>,
     pub(super) groups: Vec<pb::Group>,
     /// The latest, oldest first.
@@ -92,14 +92,11 @@ pub(super) async fn look(link: &Link, view: View) -> Result<Look, Error> {
         }
     };
     let (server, groups, results, clients, tasks) = future::try_join5(server, groups, results, clients, tasks).await?;
-    let (at, groups) = (Time::now(), groups.groups);
-    let mut findings = server.as_ref().map(finding::of_server).unwrap_or_default();
-    findings.extend(finding::of_groups(&groups, server.as_ref(), at));
-    findings.retain(|finding| finding.status > Status::Ok);
-    findings.sort_by_key(|finding| std::cmp::Reverse(finding.status));
+    let at = Time::now();
+    let findings = server.as_ref().map(|server| finding::attention(server, &groups.findings)).unwrap_or_default();
     let results = results.into_iter().flat_map(|page: pb::ResultPage| page.results).collect();
     let tasks = tasks.into_iter().flat_map(|page: pb::TaskPage| page.tasks).collect();
-    Ok(Look { at, server, groups, results, clients, tasks, findings })
+    Ok(Look { at, server, groups: groups.groups, results, clients, tasks, findings })
 }
 
 impl Look {

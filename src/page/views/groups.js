@@ -44,7 +44,8 @@ function groupName(td) {
   return (it) => {
     text(link, it.group);
     attribute(link, 'href', `#/clients?q=${encodeURIComponent(it.group)}`);
-    if (it.paused) flag.set('warn', t('group.paused'));
+    if (it.never_came) flag.set('warn', t('group.never_came'));
+    else if (it.paused) flag.set('warn', t('group.paused'));
     else if (it.clients === 0 && it.lag > 0) flag.set('warn', t('group.nobody'));
     else flag.set('', null);
   };
@@ -97,12 +98,15 @@ function actions(td, state) {
   const shell = command('', { quiet: true });
   const shellRemove = command('', { quiet: true });
   const doRemove = h('span', { class: 'do' }, remove.node, shellRemove.node);
-  td.append(h('div', { class: 'doing' }, h('span', { class: 'do' }, button.node, shell.node), doRemove));
+  const doPause = h('span', { class: 'do' }, button.node, shell.node);
+  td.append(h('div', { class: 'doing' }, doPause, doRemove));
   return (it) => {
     group = it;
+    // What never came is not there to be paused or removed.
+    show(doPause, !it.never_came);
     button.set(t(it.paused ? 'group.resume' : 'group.pause'));
     shell.set(ctl(state(), it.paused ? 'resume' : 'pause', it.group));
-    show(doRemove, it.clients === 0);
+    show(doRemove, it.clients === 0 && !it.never_came);
     remove.set(t('group.remove'), t('group.remove.sure', it.lag));
     shellRemove.set(ctl(state(), 'group', 'rm', it.group));
   };

@@ -183,11 +183,15 @@ mod tests {
             ready: 0,
             oldest: None,
             backlog: if after < upto { vec![backlog] } else { Vec::new() },
+            delayed: 0,
             taken_up: 0,
             rate: 0.0,
+            last_settled: None,
+            held_since: None,
             paused: false,
             last_used: Time(0),
             tally: Tally::default(),
+            never_came: false,
         }
     }
 

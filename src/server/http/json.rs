@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
-use crate::server::operator::{self, settlements};
+use crate::server::operator::{self, Code, Severity, settlements};
 use crate::store::{Reader, StoreError};
 use crate::task::{self, GroupName, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -266,7 +266,8 @@ pub(super) struct Group {
     rate: f64,
     paused: bool,
     dead: u64,
-    last_used: i64,
+    last_used: Option<i64>,
+    never_came: bool,
 }
 
 impl From<&operator::Group> for Group {
@@ -283,7 +284,38 @@ impl From<&operator::Group> for Group {
             rate: group.info.rate,
             paused: group.info.paused,
             dead: group.dead,
-            last_used: group.info.last_used.0,
+            last_used: (!group.info.never_came).then_some(group.info.last_used.0),
+            never_came: group.info.never_came,
+        }
+    }
+}
+
+/// What is not well.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Finding {
+    code: Code,
+    severity: Severity,
+    group: Option<String>,
+    count: u64,
+    limit: u64,
+    task: Option<u64>,
+    millis: u64,
+    text: Option<String>,
+    more: u64,
+}
+
+impl From<&operator::Finding> for Finding {
+    fn from(found: &operator::Finding) -> Finding {
+        Finding {
+            code: found.code,
+            severity: found.severity,
+            group: found.group.as_ref().map(ToString::to_string),
+            count: found.count,
+            limit: found.limit,
+            task: found.task,
+            millis: found.millis,
+            text: found.text.clone(),
+            more: found.more,
         }
     }
 }
@@ -347,4 +379,5 @@ pub(super) struct State<'a> {
     pub(super) clients: Vec<Client>,
     pub(super) clients_left_out: usize,
     pub(super) recent: &'a [TaskRow],
+    pub(super) findings: Vec<Finding>,
 }

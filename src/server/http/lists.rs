@@ -33,9 +33,9 @@ impl<K, V> Default for Lists<K, V> {
 }
 
 impl<K: Eq + Hash, V> Lists<K, V> {
-    /// The list as it was after the snapshot that was made at `since`. `make` says how long the broker was looked at for it; before
-    /// the next one is made fifty times that goes by, and at least as long as this one took in all: all of them together have at
-    /// most half of one query thread.
+    /// The list as it was after the snapshot that was made at `since`. `make` says how long the broker was looked at for it.
+    /// Before the next list is made, [`BROKER_SHARE`] times that goes by, and at least the time that this one took in all. So
+    /// all of them together have at most half of one query thread.
     pub(super) async fn get<E>(
         &self,
         since: Instant,

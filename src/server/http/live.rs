@@ -21,11 +21,11 @@ use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::health::{self, Health};
-use crate::server::machine::Disk;
-use crate::server::operator::{Group, Operator};
+use crate::server::machine::{Disk, Process};
+use crate::server::operator::{Facts, Finding, Group, Operator, add_never_came, judge};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
-use crate::task::TaskId;
+use crate::task::{TaskId, Time};
 
 /// How often there is one.
 const EVERY: Duration = Duration::from_secs(1);
@@ -68,6 +68,7 @@ pub(super) struct Snapshot {
     pub(super) server: json::Server,
     clients: Vec<json::Client>,
     recent: Vec<json::TaskRow>,
+    findings: Vec<Finding>,
     totals: Totals,
     point: Point,
     /// The newest step of the history.
@@ -182,15 +183,30 @@ impl Live {
         let now = self.sample_of(overview.meter.clone());
 
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
-        let (positions, infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let (removed, why, clients) = (operator.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
+            let now = Time::now();
+            add_never_came(&mut infos, reader, positions.task, &removed, now)?;
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| json::latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
-            Ok((groups, news, outcomes, recent, Disk::of(&about.data)))
+            let disk = Disk::of(&about.data);
+            let findings = judge(&Facts {
+                now,
+                not_ready: why.as_deref(),
+                disk: disk.clone(),
+                process: Process::now(),
+                retention: about.retention(),
+                tasks: positions.task,
+                results: positions.result,
+                clients,
+                groups: &groups,
+            });
+            Ok((groups, news, outcomes, recent, disk, findings))
         };
-        let (groups, news, outcomes, recent, disk) = operator.queries.run(read).await?;
+        let (groups, news, outcomes, recent, disk, findings) = operator.queries.run(read).await?;
         self.last_reports().take(news);
         let clients = self.with_last(&overview.clients, &overview.disconnected).take(SHOWN).collect();
         let recent = recent.into_iter().zip(take(&mut overview.task_states)).zip(outcomes);
@@ -211,6 +227,7 @@ impl Live {
             groups,
             clients,
             recent,
+            findings,
             totals,
             disk,
             event: OnceLock::new(),
@@ -291,7 +308,7 @@ fn totals(positions: &Positions, overview: &Overview, groups: &[Group]) -> Total
         results: positions.result,
         statuses: positions.status,
         clients: overview.sessions.total(),
-        groups: groups.len(),
+        groups: groups.iter().filter(|group| !group.info.never_came).count(),
         in_flight: groups.iter().map(|group| group.info.in_flight as u64).sum(),
         lag: groups.iter().map(|group| group.lag).sum(),
         dead: groups.iter().map(|group| group.dead).sum(),
@@ -345,6 +362,7 @@ impl Snapshot {
             clients_left_out: self.overview.sessions.total() + self.overview.disconnected.len() - self.clients.len(),
             clients: self.clients.clone(),
             recent: &self.recent,
+            findings: self.findings.iter().map(json::Finding::from).collect(),
         }
     }
 }

@@ -63,8 +63,11 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     let ready = not_ready(&app.health).is_none();
     to.gauge("contact_ready", "1 if the server takes work, as /readyz says.", &[], f64::from(u8::from(ready)));
     let failed = app.operator.store.failure().is_some();
-    let text = "1 if a write failed: nothing is accepted until the server is started again.";
+    let text = "1 if the store takes nothing now: a write failed, or its lock is held by another program for 10 s.";
     to.gauge("contact_store_failed", text, &[], f64::from(u8::from(failed)));
+    let locked = app.operator.store.locked_for().unwrap_or_default();
+    let text = "For how long another program has held the lock of the database that a write waits for; 0: it does not.";
+    to.gauge("contact_store_locked_seconds", text, &[], locked.as_secs_f64());
 
     let at = now.positions;
     let logs = [
@@ -136,7 +139,10 @@ fn machine(to: &mut Families, process: &Process) {
 }
 
 fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
-    to.gauge("contact_groups", "Groups that there are.", &[], now.groups.len() as f64);
+    let never_came = now.groups.iter().filter(|group| group.info.never_came).count();
+    to.gauge("contact_groups", "Groups that there are.", &[], (now.groups.len() - never_came) as f64);
+    let text = "Groups that tasks wait for and that no client ever came to: perhaps the name is misspelt.";
+    to.gauge("contact_groups_never_came", text, &[], never_came as f64);
     for (name, part) in parts {
         let label = [("group", *name)];
         to.counter("contact_deliveries_total", "Tasks put on streams.", &label, part.tally.delivered);

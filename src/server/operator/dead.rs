@@ -131,6 +131,10 @@ mod tests {
             unreachable!()
         }
 
+        fn addressed_groups(&mut self, _: Option<&GroupName>, _: usize) -> Result<Vec<GroupName>, StoreError> {
+            unreachable!()
+        }
+
         fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
             unreachable!()
         }

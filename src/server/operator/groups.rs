@@ -17,6 +17,13 @@ pub(in crate::server) struct Group {
     pub(in crate::server) dead: u64,
 }
 
+impl Group {
+    /// Tasks that are with no client, though their time has come.
+    pub(super) fn due(&self) -> u64 {
+        self.lag.saturating_sub((self.info.in_flight + self.info.delayed) as u64)
+    }
+}
+
 /// Counts a group, but not its dead letters.
 pub(in crate::server) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<Group, StoreError> {
     let mut lag = (info.in_flight + info.waiting + info.ready) as u64;

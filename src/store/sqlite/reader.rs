@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Params, Row, params};
 
-use super::rows::{priority_number, result, result_columns, status, status_columns, task, task_columns};
+use super::rows::{optional_name, priority_number, result, result_columns, status, status_columns, task, task_columns};
 use super::{explain, int};
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, Reader, StoreError};
@@ -26,6 +26,9 @@ const BACKLOG: &str = concat!(
 const COUNT: &str = "
     SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
          + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
+
+/// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
+const ADDRESSED_GROUP: &str = "SELECT min(target) FROM tasks WHERE target > ?";
 
 macro_rules! results {
     ($rest:literal) => {
@@ -54,6 +57,8 @@ impl SqliteReader {
     pub(super) fn open(path: &Arc<Path>) -> Result<SqliteReader, StoreError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let conn = Connection::open_with_flags(path, flags).map_err(explain(path))?;
+        // Opens the log as well, which must be written to for that. So reading goes on while no write works.
+        conn.query_row("SELECT value FROM meta LIMIT 1", [], |_| Ok(())).map_err(explain(path))?;
         Ok(SqliteReader { conn, path: path.clone() })
     }
 
@@ -151,6 +156,23 @@ impl Reader for SqliteReader {
         select().map_err(explain(&self.path))
     }
 
+    fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(ADDRESSED_GROUP)?;
+            let mut names: Vec<GroupName> = Vec::new();
+            while names.len() < limit {
+                // No name is empty.
+                let after = names.last().or(after).map_or("", GroupName::as_str);
+                match select.query_row([after], optional_name)? {
+                    Some(name) => names.push(name),
+                    None => break,
+                }
+            }
+            Ok(names)
+        };
+        select().map_err(explain(&self.path))
+    }
+
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
         let first = self.conn.query_row("SELECT min(id) FROM tasks", [], |row| row.get::<_, Option<i64>>(0));
         Ok(first.map_err(explain(&self.path))?.map(|id| id as TaskId))
@@ -196,6 +218,7 @@ mod tests {
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
+            (ADDRESSED_GROUP, vec!["SEARCH tasks USING COVERING INDEX tasks_addressed (target>?)"]),
             (DEAD, vec!["results_dead (seq>?)"]),
             (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
             (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),

@@ -76,6 +76,11 @@ impl Parameters<'_, '_> {
     }
 }
 
+/// The one name in a row, or nothing.
+pub(super) fn optional_name(row: &Row<'_>) -> rusqlite::Result<Option<Name>> {
+    Values::of(row).optional_name()
+}
+
 /// The values of a row, one after another.
 struct Values<'a, 'r> {
     row: &'a Row<'r>,

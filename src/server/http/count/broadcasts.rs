@@ -39,7 +39,8 @@ fn count(reader: &mut dyn Reader, backlog: &Backlog, after: TaskId, upto: TaskId
 }
 
 impl Broadcasts {
-    /// Counts the blocks that are complete, for the groups that have these before them. All of these have one priority and one end.
+    /// Counts the blocks that are complete, for the groups that have these before them. All of these have one priority and one
+    /// end.
     pub(super) fn prepare<'a>(
         &mut self,
         reader: &mut dyn Reader,

@@ -1,11 +1,11 @@
-//! Many futures on the threads of gRPC, and the one thread that waits for them and shows how far they are.
+//! How far a measurement has come, shown by the one thread that waits for it.
 
 use std::io::{self, IsTerminal as _};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, bounded};
+use crossbeam_channel::Receiver;
 use indicatif::{ProgressBar, ProgressStyle};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -13,7 +13,7 @@ use crate::ctl::Error;
 
 /// How often the progress line is drawn, and Ctrl-C looked for.
 pub(super) const LOOK: Duration = Duration::from_millis(100);
-/// A measurement in which nothing moves for so long is given up.
+/// A measurement in which nothing has moved for this time is given up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether the measurement is to go on.
@@ -85,40 +85,5 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.bar.finish_and_clear();
-    }
-}
-
-/// Futures that each come to a result.
-pub(super) struct Crew<T> {
-    done: Sender<Result<T, Error>>,
-    results: Receiver<Result<T, Error>>,
-    running: usize,
-}
-
-impl<T: Send + 'static> Crew<T> {
-    /// For at most so many.
-    pub(super) fn new(size: usize) -> Crew<T> {
-        let (done, results) = bounded(size);
-        Crew { done, results, running: 0 }
-    }
-
-    /// Runs a future on the threads of `client`.
-    pub(super) fn spawn(
-        &mut self,
-        client: &grpcio::Client,
-        work: impl Future<Output = Result<T, Error>> + Send + 'static,
-    ) {
-        self.running += 1;
-        let done = self.done.clone();
-        client.spawn(async move {
-            let result = work.await;
-            // There is room for each of them; and if nobody waits any more, nobody cares.
-            let _ = done.try_send(result);
-        });
-    }
-
-    /// Waits for all of them, or for the first that fails.
-    pub(super) fn wait(self, progress: &mut Progress) -> Result<Vec<T>, Error> {
-        (0..self.running).map(|_| progress.wait(&self.results)?).collect()
     }
 }

@@ -9,10 +9,10 @@ use futures::StreamExt as _;
 use futures::executor::block_on;
 use grpcio::{CallOption, Client, ClientSStreamReceiver, WriteFlags};
 
-use super::args::{Crowd, Fanout, Idle};
-use super::crew::Crew;
-use super::lean::{self, Encoded, Results, Tasks};
+use super::args::{Fanout, Idle, IdleClients};
+use super::join_set::JoinSet;
 use super::load::{connect, failed, metadata};
+use super::raw::{self, Encoded, Results, Tasks};
 use super::{Run, millis, rate};
 use crate::ctl::Error;
 use crate::ctl::link::Link;
@@ -21,9 +21,9 @@ use crate::wire::{contact, control as pb};
 pub(super) fn idle(run: &mut Run, args: &Idle) -> Result<(), Error> {
     let before = run.target.vitals();
     let began = Instant::now();
-    let crowd = gather(run, &args.crowd)?;
+    let waiting = gather(run, &args.idle)?;
     let took = began.elapsed();
-    let clients = crowd.len() as u64;
+    let clients = waiting.len() as u64;
     run.report.count("clients", clients, "clients connected, each waiting for a task");
     run.report.number("connects_per_s", rate(clients, took), "of them came a second");
     if let (Some(before), Some(after)) = (before, run.target.vitals()) {
@@ -41,7 +41,7 @@ struct Waiting {
 }
 
 /// Connects them, and returns when the server has all of them.
-fn gather(run: &Run, args: &Crowd) -> Result<Vec<Waiting>, Error> {
+fn gather(run: &Run, args: &IdleClients) -> Result<Vec<Waiting>, Error> {
     let link = run.link()?;
     let connected = || -> Result<u64, Error> {
         let clients = link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon());
@@ -50,13 +50,13 @@ fn gather(run: &Run, args: &Crowd) -> Result<Vec<Waiting>, Error> {
     let before = connected()?;
     let group = run.group();
     let nothing = Encoded::new(&contact::Empty::new());
-    let mut crowd = Vec::with_capacity(args.clients as usize);
+    let mut waiting = Vec::with_capacity(args.clients as usize);
     for (number, client) in connect(&run.env, &run.target.contact, args.clients, &run.watch)?.into_iter().enumerate() {
         let name = format!("{group}-{number}");
         let named = [("contact-from", "new"), ("contact-client", name.as_str())];
         let options = metadata(if args.anonymous { &named[..1] } else { &named })?;
-        let tasks = client.server_streaming(&lean::GET_TASK, &nothing, options.clone());
-        crowd.push(Waiting { tasks: tasks.map_err(failed("getting tasks"))?, client, options });
+        let tasks = client.server_streaming(&raw::GET_TASK, &nothing, options.clone());
+        waiting.push(Waiting { tasks: tasks.map_err(failed("getting tasks"))?, client, options });
     }
     let mut progress = run.watch.progress("opening streams", args.clients.into());
     loop {
@@ -64,7 +64,7 @@ fn gather(run: &Run, args: &Crowd) -> Result<Vec<Waiting>, Error> {
         progress.count.store(now, SeqCst);
         progress.show()?;
         if now >= args.clients.into() {
-            return Ok(crowd);
+            return Ok(waiting);
         }
         std::thread::sleep(Duration::from_millis(20));
     }
@@ -79,22 +79,22 @@ struct Round {
 }
 
 pub(super) fn fanout(run: &mut Run, args: &Fanout) -> Result<(), Error> {
-    let crowd = gather(run, &args.crowd)?;
-    let size = crowd.len();
+    let waiting = gather(run, &args.idle)?;
+    let size = waiting.len();
     let link = run.link()?;
     let kind = run.kind("", args.size);
     let round = Round { number: 0, began: Instant::now(), arrived: Vec::new() };
     let round = Arc::new(Mutex::new(round));
     let (all_have_it, have_it) = bounded(1);
     let settled = Arc::new(AtomicU64::new(0));
-    let mut crew = Crew::new(size);
+    let mut running = JoinSet::new(size);
     let mut clients = Vec::with_capacity(size);
-    for Waiting { client, options, mut tasks } in crowd {
+    for Waiting { client, options, mut tasks } in waiting {
         let (round, all_have_it, settled) = (round.clone(), all_have_it.clone(), settled.clone());
-        let (rounds, anonymous) = (args.rounds as usize, args.crowd.anonymous);
+        let (rounds, anonymous) = (args.rounds as usize, args.idle.anonymous);
         clients.push(client.clone());
         let caller = client.clone();
-        crew.spawn(&client, async move {
+        running.spawn(&client, async move {
             let mut got = Tasks::new();
             while got.len() < rounds {
                 let Some(message) = tasks.next().await else {
@@ -113,7 +113,7 @@ pub(super) fn fanout(run: &mut Run, args: &Fanout) -> Result<(), Error> {
                 }
             }
             if !anonymous {
-                let call = caller.client_streaming(&lean::TELL_RESULTS, options);
+                let call = caller.client_streaming(&raw::TELL_RESULTS, options);
                 let (mut sink, receipt) = call.map_err(failed("telling results"))?;
                 let _ = futures::SinkExt::send(&mut sink, (Results::done(&got), WriteFlags::default())).await;
                 let _ = futures::SinkExt::close(&mut sink).await;
@@ -136,7 +136,7 @@ pub(super) fn fanout(run: &mut Run, args: &Fanout) -> Result<(), Error> {
         progress.count.fetch_add(1, SeqCst);
         rounds.push(std::mem::take(&mut round.lock().unwrap_or_else(PoisonError::into_inner).arrived));
     }
-    let delivered: u64 = crew.wait(&mut progress)?.iter().sum();
+    let delivered: u64 = running.wait(&mut progress)?.iter().sum();
     rounds.sort_by_key(|arrived| arrived.last().copied());
     // They came in this order.
     let middle = &rounds[rounds.len() / 2];

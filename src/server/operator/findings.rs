@@ -1,0 +1,417 @@
+//! What is not well with a server and its groups. The page, `contactctl top` and `contactctl doctor` show these findings in their
+//! own words, so that all of them say the same.
+
+use std::cmp::Reverse;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::groups::Group;
+use crate::nearest::nearest;
+use crate::server::about::millis;
+use crate::server::config::Retention;
+use crate::server::machine::{Disk, Process};
+use crate::task::{GroupName, TaskId, Time};
+
+/// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.
+const DISK_FULL: u64 = 100 << 20;
+/// With less than this it is time to make room: ten times as long.
+const DISK_LOW: u64 = 1 << 30;
+/// A group whose last client went within this was not left alone: clients that are started again, or whose connection broke, are
+/// back by then.
+const AWAY: Duration = Duration::from_secs(5);
+/// A task that is due goes to an idle client within milliseconds, or within a second if its page must be read from a busy disk.
+const HANGING: Duration = Duration::from_secs(60);
+/// Work that takes a group longer than this at its pace of the last ten seconds is worth a word: less is over before it is read.
+const LAGGING: Duration = Duration::from_secs(60);
+/// Clients that settle nothing for so long, with tasks waiting behind those they have, may have hung up on them. The lease of
+/// one that still says `WORKING` goes on, so only this shows it.
+const STUCK: Duration = Duration::from_secs(300);
+/// Findings of one code that are told one by one; the others are counted.
+const EACH: usize = 3;
+
+/// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named. The numbers
+/// are those of the wire, so a new one comes last.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(rename_all = "snake_case")]
+pub(in crate::server) enum Code {
+    /// The server takes no tasks. `text`: why.
+    NotReady,
+    /// The disk is nearly full. `count`: bytes that are left.
+    Disk,
+    /// Nearly as many files are open as may be; each client is one. `count` of `limit`.
+    OpenFiles,
+    /// Tasks wait for a group that no client ever came to. `count`: tasks, `task`: the oldest, `millis`: its age, `text`: the name of
+    /// a group that came which is most like it, if there is one.
+    NeverCame,
+    /// No client of the group is connected. `count`: tasks that it has not settled, `task`: the oldest, `millis`: its age.
+    Unserved,
+    /// The group is paused. `count`: tasks that it has not settled.
+    Paused,
+    /// Tasks that are due wait though clients are idle. `count`: tasks, `task`: the oldest of the group, `millis`: its age.
+    Hanging,
+    /// Its clients settle nothing, and tasks wait. `count`: tasks, `millis`: for how long.
+    Stuck,
+    /// Its clients will need long. `count`: tasks that wait, `millis`: how long at their pace.
+    Lagging,
+    /// The group gave tasks up. `count`: dead letters.
+    DeadLetters,
+    /// Nothing is removed from the log after the oldest task of the group. `task`: that one, `millis`: its age.
+    Retention,
+    /// The store takes more than it is to. `count`: bytes, `limit`.
+    StoreSize,
+    /// Nothing waits, and no client is connected.
+    Quiet,
+    /// Nothing has happened yet.
+    First,
+}
+
+/// How grave a finding is. The gravest is the greatest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[serde(rename_all = "snake_case")]
+pub(in crate::server) enum Severity {
+    /// Good to know.
+    Note,
+    /// Needs attention.
+    Warning,
+    /// The server does not work, or is about not to.
+    Failure,
+}
+
+/// What was found. What the fields mean depends on the [`Code`]; those that mean nothing are 0, or not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::server) struct Finding {
+    pub(in crate::server) code: Code,
+    pub(in crate::server) severity: Severity,
+    pub(in crate::server) group: Option<GroupName>,
+    pub(in crate::server) count: u64,
+    pub(in crate::server) limit: u64,
+    pub(in crate::server) task: Option<TaskId>,
+    pub(in crate::server) millis: u64,
+    pub(in crate::server) text: Option<String>,
+    /// How many others of this code are left out. Said of the last one.
+    pub(in crate::server) more: u64,
+}
+
+/// What the judgement is made of.
+pub(in crate::server) struct Facts<'a> {
+    pub(in crate::server) now: Time,
+    /// Why the server takes no tasks, if it does not.
+    pub(in crate::server) not_ready: Option<&'a str>,
+    pub(in crate::server) disk: Disk,
+    pub(in crate::server) process: Process,
+    pub(in crate::server) retention: Retention,
+    /// Tasks that were accepted, and outcomes that were written down, ever.
+    pub(in crate::server) tasks: u64,
+    pub(in crate::server) results: u64,
+    /// Clients that are connected.
+    pub(in crate::server) clients: usize,
+    pub(in crate::server) groups: &'a [Group],
+}
+
+/// What there is to say, the gravest first.
+pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
+    let mut found: Vec<Finding> = facts.of_server().into_iter().flatten().collect();
+    found.extend(facts.groups.iter().flat_map(|group| facts.of_group(group).into_iter().flatten()));
+    if found.is_empty() {
+        let is_fresh = facts.tasks == 0 || (facts.results == 0 && facts.clients == 0);
+        if is_fresh {
+            found.push(Finding { severity: Severity::Note, ..Finding::new(Code::First) });
+        } else if facts.clients == 0 && facts.groups.iter().all(|group| group.lag == 0) {
+            found.push(Finding::new(Code::Quiet));
+        }
+    }
+    found.sort_by_key(|finding| (Reverse(finding.severity), finding.code, Reverse(finding.count)));
+    let mut told: Vec<Finding> = Vec::new();
+    for finding in found {
+        match told.len().checked_sub(EACH).map(|at| told[at].code) {
+            Some(code) if code == finding.code => told.last_mut().into_iter().for_each(|last| last.more += 1),
+            _ => told.push(finding),
+        }
+    }
+    for finding in told.iter_mut().filter(|finding| finding.code == Code::NeverCame) {
+        finding.text = facts.nearest(finding.group.as_ref());
+    }
+    told
+}
+
+impl Finding {
+    fn new(code: Code) -> Finding {
+        let severity = Severity::Warning;
+        Finding { code, severity, group: None, count: 0, limit: 0, task: None, millis: 0, text: None, more: 0 }
+    }
+
+    fn of(code: Code, group: &Group, count: u64) -> Finding {
+        Finding { group: Some(group.info.name.clone()), count, ..Finding::new(code) }
+    }
+}
+
+impl Facts<'_> {
+    fn of_server(&self) -> [Option<Finding>; 4] {
+        let grave = |is_grave| if is_grave { Severity::Failure } else { Severity::Warning };
+        let not_ready = self.not_ready.map(|why| {
+            let text = Some(why.to_owned());
+            Finding { severity: Severity::Failure, text, ..Finding::new(Code::NotReady) }
+        });
+        let free = self.disk.free.filter(|free| *free < DISK_LOW);
+        let disk =
+            free.map(|free| Finding { severity: grave(free < DISK_FULL), count: free, ..Finding::new(Code::Disk) });
+        // Four fifths are for clients before somebody is told.
+        let files = self.process.open_fds.zip(self.process.max_fds);
+        let files = files.filter(|(open, limit)| limit.saturating_sub(*open) < limit / 5).map(|(count, limit)| {
+            let severity = grave(limit.saturating_sub(count) < limit / 50);
+            Finding { severity, count, limit, ..Finding::new(Code::OpenFiles) }
+        });
+        // What is removed is not all at once, so there is a tenth of room.
+        let limit = self.retention.retain_bytes;
+        let limit = limit.filter(|limit| self.disk.store_bytes() > limit.saturating_add(limit / 10));
+        let size =
+            limit.map(|limit| Finding { count: self.disk.store_bytes(), limit, ..Finding::new(Code::StoreSize) });
+        [not_ready, disk, files, size]
+    }
+
+    fn of_group(&self, group: &Group) -> [Option<Finding>; 3] {
+        let age = group.oldest.map_or(Duration::ZERO, |(_, accepted_at)| self.since(accepted_at));
+        let oldest = |code| Finding {
+            task: group.oldest.map(|(task, _)| task),
+            millis: millis(age),
+            ..Finding::of(code, group, group.lag)
+        };
+        let dead = (group.dead > 0).then(|| Finding::of(Code::DeadLetters, group, group.dead));
+        let keeps = !group.info.never_came && age > self.retention.retain;
+        [self.of_delivery(group, age, &oldest), dead, keeps.then(|| oldest(Code::Retention))]
+    }
+
+    /// Whether its tasks go out and are settled.
+    fn of_delivery(&self, group: &Group, age: Duration, oldest: &dyn Fn(Code) -> Finding) -> Option<Finding> {
+        let (info, due) = (&group.info, group.due());
+        if info.never_came {
+            return (group.lag > 0).then(|| oldest(Code::NeverCame));
+        }
+        if info.paused {
+            return Some(Finding::of(Code::Paused, group, group.lag));
+        }
+        if info.clients == 0 {
+            return (group.lag > 0 && self.since(info.last_used) > AWAY).then(|| oldest(Code::Unserved));
+        }
+        if due == 0 {
+            return None;
+        }
+        if info.rate > 0.0 {
+            let needed = Duration::try_from_secs_f64(due as f64 / info.rate).unwrap_or(Duration::MAX);
+            let lagging = Finding { millis: millis(needed), ..Finding::of(Code::Lagging, group, due) };
+            return (needed > LAGGING).then_some(lagging);
+        }
+        let Some(held_since) = info.held_since else {
+            return (age > HANGING).then(|| Finding { count: due, ..oldest(Code::Hanging) });
+        };
+        let still = self.since(info.last_settled.map_or(held_since, |settled| settled.max(held_since)));
+        (still > STUCK).then(|| Finding { millis: millis(still), ..Finding::of(Code::Stuck, group, due) })
+    }
+
+    fn since(&self, time: Time) -> Duration {
+        Duration::from_millis(self.now.0.saturating_sub(time.0).max(0).unsigned_abs())
+    }
+
+    /// The group that came whose name is most like this one.
+    fn nearest(&self, name: Option<&GroupName>) -> Option<String> {
+        let came = self.groups.iter().filter(|group| !group.info.never_came).map(|group| group.info.name.as_str());
+        nearest(name?.as_str(), came).map(str::to_owned)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::broker::{GroupInfo, Tally};
+    use crate::task::{Name, NameOf};
+
+    const NOW: Time = Time(1_777_536_000_000);
+    const MINUTE: i64 = 60_000;
+
+    fn ago(millis: i64) -> Time {
+        Time(NOW.0 - millis)
+    }
+
+    /// A group with one idle client and nothing to do, but for what is changed.
+    fn group(name: &str, change: impl FnOnce(&mut Group)) -> Group {
+        let info = GroupInfo {
+            name: Name::new(NameOf::Group, name).unwrap(),
+            clients: 1,
+            in_flight: 0,
+            waiting: 0,
+            delayed: 0,
+            ready: 0,
+            oldest: None,
+            backlog: Vec::new(),
+            taken_up: 0,
+            rate: 0.0,
+            last_settled: None,
+            held_since: None,
+            paused: false,
+            last_used: NOW,
+            tally: Tally::default(),
+            never_came: false,
+        };
+        let mut group = Group { info, lag: 0, oldest: None, dead: 0 };
+        change(&mut group);
+        group
+    }
+
+    fn waits(group: &mut Group, lag: u64, age: i64) {
+        (group.lag, group.oldest) = (lag, Some((17, ago(age))));
+    }
+
+    fn judged(groups: &[Group], change: impl FnOnce(&mut Facts<'_>)) -> Vec<Finding> {
+        let mut facts = Facts {
+            now: NOW,
+            not_ready: None,
+            disk: Disk::default(),
+            process: Process::default(),
+            retention: Retention::default(),
+            tasks: 9,
+            results: 9,
+            clients: groups.iter().map(|group| group.info.clients).sum(),
+            groups,
+        };
+        change(&mut facts);
+        judge(&facts)
+    }
+
+    fn codes(found: &[Finding]) -> Vec<Code> {
+        found.iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn each_state_of_a_group_has_its_finding() {
+        type Case = (&'static str, fn(&mut Group), &'static [Code]);
+        let cases: &[Case] = &[
+            ("idle", |_| {}, &[]),
+            ("at work", |g| (g.lag, g.info.in_flight, g.info.held_since) = (9, 9, Some(ago(60 * MINUTE))), &[]),
+            (
+                "left alone, with nothing to do",
+                |g| (g.info.clients, g.info.last_used) = (0, ago(MINUTE)),
+                &[Code::Quiet],
+            ),
+            ("left alone", |g| (g.lag, g.info.clients, g.info.last_used) = (3, 0, ago(6_000)), &[Code::Unserved]),
+            ("left alone just now", |g| (g.lag, g.info.clients, g.info.last_used) = (3, 0, ago(4_000)), &[]),
+            ("paused", |g| g.info.paused = true, &[Code::Paused]),
+            ("paused and left alone", |g| (g.lag, g.info.clients, g.info.paused) = (3, 0, true), &[Code::Paused]),
+            ("dead letters", |g| g.dead = 2, &[Code::DeadLetters]),
+            ("due for a minute beside idle clients", |g| waits(g, 3, 2 * MINUTE), &[Code::Hanging]),
+            ("due just now", |g| waits(g, 3, MINUTE / 2), &[]),
+            (
+                "delayed",
+                |g| {
+                    waits(g, 3, 2 * MINUTE);
+                    g.info.delayed = 3;
+                },
+                &[],
+            ),
+            (
+                "settles nothing for long",
+                |g| {
+                    waits(g, 9, 60 * MINUTE);
+                    (g.info.in_flight, g.info.held_since, g.info.last_settled) =
+                        (1, Some(ago(6 * MINUTE)), Some(ago(60 * MINUTE)));
+                },
+                &[Code::Stuck],
+            ),
+            (
+                "settled something not long ago",
+                |g| {
+                    waits(g, 9, 60 * MINUTE);
+                    (g.info.in_flight, g.info.held_since, g.info.last_settled) =
+                        (1, Some(ago(60 * MINUTE)), Some(ago(4 * MINUTE)));
+                },
+                &[],
+            ),
+            ("a minute of work", |g| (g.lag, g.info.rate) = (600, 10.0), &[]),
+            ("more than a minute of work", |g| (g.lag, g.info.rate) = (601, 10.0), &[Code::Lagging]),
+            (
+                "older than what is kept",
+                |g| {
+                    waits(g, 1, 8 * 24 * 60 * MINUTE);
+                    (g.info.in_flight, g.info.held_since) = (1, Some(NOW));
+                },
+                &[Code::Retention],
+            ),
+            (
+                "never came",
+                |g| {
+                    waits(g, 2, 8 * 24 * 60 * MINUTE);
+                    (g.info.clients, g.info.never_came) = (0, true);
+                },
+                &[Code::NeverCame],
+            ),
+        ];
+        for (what, change, expected) in cases {
+            let found = judged(&[group("g", *change)], |_| {});
+            assert_eq!(codes(&found), *expected, "{what}");
+        }
+    }
+
+    #[test]
+    fn findings_have_the_numbers_that_their_texts_need() {
+        let hangs = group("g", |g| waits(g, 3, 2 * MINUTE));
+        let [found] = &judged(&[hangs], |_| {})[..] else { panic!("one") };
+        assert_eq!((found.count, found.task, found.millis), (3, Some(17), 120_000));
+        let lags = group("g", |g| (g.lag, g.info.in_flight, g.info.rate) = (1210, 10, 10.0));
+        let [found] = &judged(&[lags], |_| {})[..] else { panic!("one") };
+        assert_eq!((found.count, found.millis), (1200, 120_000));
+        let never = |name| group(name, |g| (g.lag, g.info.clients, g.info.never_came) = (1, 0, true));
+        let found = judged(&[group("emails", |_| {}), never("emials"), never("thumbnails")], |_| {});
+        let nearest: Vec<_> = found.iter().map(|finding| finding.text.as_deref()).collect();
+        assert_eq!(nearest, [Some("emails"), None]);
+    }
+
+    #[test]
+    fn a_disk_and_a_limit_of_files_warn_before_they_fail() {
+        let at = |free, open| {
+            let disk = Disk { free: Some(free), ..Disk::default() };
+            let process = Process { open_fds: Some(open), max_fds: Some(1000), ..Process::default() };
+            let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.process) = (disk, process));
+            found.into_iter().map(|finding| (finding.code, finding.severity)).collect::<Vec<_>>()
+        };
+        let both = |severity| [(Code::Disk, severity), (Code::OpenFiles, severity)];
+        assert_eq!(at(2 << 30, 700), []);
+        assert_eq!(at(1 << 29, 900), both(Severity::Warning));
+        assert_eq!(at(1 << 20, 990), both(Severity::Failure));
+        let process = Process { open_fds: Some(1 << 20), ..Process::default() };
+        assert_eq!(judged(&[group("g", |_| {})], |facts| facts.process = process), [], "without a limit");
+        let disk = Disk { db: 111, ..Disk::default() };
+        let retention = Retention { retain_bytes: Some(100), ..Retention::default() };
+        let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.retention) = (disk, retention));
+        assert_eq!((found[0].code, found[0].count, found[0].limit), (Code::StoreSize, 111, 100));
+    }
+
+    #[test]
+    fn the_gravest_is_first_and_of_many_the_largest_are_told_and_the_others_counted() {
+        let mut groups: Vec<_> =
+            (1..=9).map(|n| group(&format!("g{n}"), |g| (g.lag, g.info.paused) = (n, true))).collect();
+        groups.push(group("dead", |g| g.dead = 1));
+        let found = judged(&groups, |facts| facts.not_ready = Some("no room is left"));
+        assert_eq!(found[0].severity, Severity::Failure);
+        let told: Vec<_> = found.iter().map(|it| (it.code, it.count, it.more)).collect();
+        let paused = |count, more| (Code::Paused, count, more);
+        let expected = [(Code::NotReady, 0, 0), paused(9, 0), paused(8, 0), paused(7, 6), (Code::DeadLetters, 1, 0)];
+        assert_eq!(told, expected);
+    }
+
+    #[test]
+    fn before_anything_has_happened_that_is_all_there_is_to_say() {
+        let first = |tasks, results, clients| {
+            let found = judged(&[], |facts| (facts.tasks, facts.results, facts.clients) = (tasks, results, clients));
+            codes(&found)
+        };
+        assert_eq!(first(0, 0, 0), [Code::First]);
+        assert_eq!(first(0, 0, 1), [Code::First]);
+        assert_eq!(first(2, 0, 0), [Code::First]);
+        assert_eq!(first(2, 2, 0), [Code::Quiet]);
+        assert_eq!(first(2, 0, 1), []);
+    }
+}

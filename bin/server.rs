@@ -73,9 +73,13 @@ struct Args {
     /// than --ack-timeout
     #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().restart_grace), value_parser = humantime::parse_duration)]
     restart_grace: Duration,
-    /// How often a task is delivered to a group before it is given up, unless the task says otherwise
+    /// How often work on a task may begin, for a group, before it is given up, unless the task says otherwise. For a client
+    /// that does not say when it begins, each delivery counts
     #[arg(long, value_name = "N", default_value = broker::Config::default().max_attempts.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_attempts: u32,
+    /// Give a task up when this many clients, one after another, were not heard of again after they had been given it
+    #[arg(long, value_name = "N", default_value = broker::Config::default().max_deliveries.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    max_deliveries: u32,
     /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
@@ -98,7 +102,8 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 7] = ["ack-timeout", "max-attempts", "anonymous-from", "retain", "retain-bytes", "group-ttl", "log"];
+const LIVE: [&str; 8] =
+    ["ack-timeout", "max-attempts", "max-deliveries", "anonymous-from", "retain", "retain-bytes", "group-ttl", "log"];
 
 fn max_task(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -112,6 +117,7 @@ impl Args {
         broker::Config {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
+            max_deliveries: self.max_deliveries,
             restart_grace: self.restart_grace,
             anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),

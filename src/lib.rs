@@ -7,7 +7,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`] and [`log_queue`]: how a program is set, and what it logs.
-//! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
+//! - [`task`], [`task_state`], [`attempts`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
 //!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
 //!   [`manual`]: completions and man pages of the programs.
 //!
@@ -18,6 +18,8 @@
 //! contact = { version = "0.1", default-features = false, features = ["client"] }
 //! ```
 
+#[cfg(feature = "server")]
+pub mod attempts;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "client")]

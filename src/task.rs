@@ -161,7 +161,7 @@ pub struct NewTask {
     pub not_before: Option<Time>,
     /// Not to be delivered after.
     pub expires_at: Option<Time>,
-    /// Deliveries to a group before it is given up; `None`: as the server is set.
+    /// Attempts that a group may spend on it before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
     /// Which tasks it goes before.
     pub priority: Priority,
@@ -192,9 +192,9 @@ pub enum Outcome {
     Failed = 2,
     /// Still at it. Renews a lease; never in the log.
     Working = 3,
-    /// The client's stream ended before it said anything.
+    /// The client's stream ended before it said what came of the task.
     Lost = 4,
-    /// The lease ended before it said anything.
+    /// The lease ended before it said what came of the task.
     TimedOut = 5,
     /// The attempts were used up.
     Exhausted = 6,
@@ -206,6 +206,8 @@ pub enum Outcome {
     Revived = 9,
     /// A dead letter that an operator took off the list. Changes nothing else.
     Dropped = 10,
+    /// Given back unbegun: by its client, or because that went before it said anything of the task.
+    Released = 11,
 }
 
 /// The name of the value in `proto/control.proto`, which is its name in JSON, too.
@@ -217,7 +219,7 @@ impl fmt::Display for Outcome {
 
 impl Outcome {
     /// All of them, each at its number.
-    pub const ALL: [Outcome; 11] = [
+    pub const ALL: [Outcome; 12] = [
         Outcome::Done,
         Outcome::Retry,
         Outcome::Failed,
@@ -229,6 +231,7 @@ impl Outcome {
         Outcome::Cancelled,
         Outcome::Revived,
         Outcome::Dropped,
+        Outcome::Released,
     ];
 
     /// The outcome with that number.

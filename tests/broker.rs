@@ -14,6 +14,7 @@ mod world;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, SessionId, StartAt};
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -27,6 +28,8 @@ const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
 /// What [`Config::default`] has it.
 const RESTART_GRACE: Duration = Duration::from_secs(5);
+/// How long a client whose stream broke may take to say that it is still at work.
+const GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
     World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
@@ -621,6 +624,239 @@ fn what_is_told_from_an_address_whose_group_was_removed_is_written_down_all_the_
     assert_eq!(world.report(&nameless, outcome_report(0, 0, Outcome::Done)).unwrap().task, 1);
 }
 
+// ---- when work begins
+
+/// A client that says when it begins.
+fn begins(join: Join) -> Join {
+    Join { begins: true, ..join }
+}
+
+#[test]
+fn an_attempt_is_spent_when_work_begins() {
+    let mut world = world();
+    let a = world.join(begins(client("a")));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    for delivery in 1..=2 {
+        world.settle(a, id, Outcome::Released);
+        world.wait(SECOND);
+        assert_eq!(attempts(&world, a).last(), Some(&(id, delivery + 1)));
+    }
+    world.settle(a, id, Outcome::Working);
+    world.leave(a);
+    world.wait(GRACE);
+    let a = world.join(begins(client("a")));
+    assert!(got(&world, a).is_empty());
+    use Outcome::{Exhausted, Lost, Released};
+    assert_eq!(outcomes(&world, id), [Released, Released, Lost, Exhausted]);
+}
+
+#[test]
+fn an_outcome_without_a_word_before_it_spends_an_attempt_too() {
+    let mut world = world();
+    let a = world.join(begins(client("a")));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    world.settle(a, id, Outcome::Retry);
+    assert_eq!(outcomes(&world, id), [Outcome::Retry, Outcome::Exhausted]);
+}
+
+#[test]
+fn a_client_that_does_not_say_when_it_begins_begins_with_the_delivery() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let id = world.submit(NewTask { max_attempts: Some(1), ..task("once") });
+    world.leave(a);
+    assert_eq!(outcomes(&world, id), [Outcome::Lost, Outcome::Exhausted]);
+}
+
+#[test]
+fn a_worker_that_a_task_kills_takes_no_attempt_from_those_that_waited_in_its_hands() {
+    let mut world = world();
+    let tasks: Vec<_> = (0..8).map(|_| world.broadcast("work")).collect();
+    let poison = tasks[0];
+    for _ in 0..4 {
+        let a = world.join(begins(Join { window: Some(8), ..client("a") }));
+        world.settle(a, poison, Outcome::Working);
+        world.leave(a);
+        world.wait(GRACE);
+    }
+    assert_eq!(outcomes(&world, poison).last(), Some(&Outcome::Exhausted));
+    let a = world.join(begins(Join { window: Some(8), ..client("a") }));
+    for id in &tasks[1..] {
+        assert!(got(&world, a).contains(id));
+        assert_eq!(outcomes(&world, *id), [Outcome::Released; 4]);
+    }
+}
+
+#[test]
+fn two_that_fight_for_one_id_spend_no_attempt_and_make_no_task_suspect() {
+    let mut world = world();
+    let tasks: Vec<_> = (0..3).map(|_| world.broadcast("work")).collect();
+    for round in 0..150 {
+        let a = world.join(of_process(begins(client("a")), ["one", "two"][round % 2]));
+        assert_eq!(got(&world, a), tasks);
+    }
+}
+
+#[test]
+fn a_lease_that_ends_before_work_began_costs_no_attempt() {
+    let mut world = world();
+    let a = world.join(begins(client("a")));
+    let (begun, waits) = (world.broadcast("begun"), world.broadcast("waits"));
+    world.settle(a, begun, Outcome::Working);
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(outcomes(&world, begun), [Outcome::TimedOut]);
+    assert_eq!(outcomes(&world, waits), [Outcome::Released]);
+}
+
+#[test]
+fn after_a_stream_that_broke_without_a_word_its_tasks_go_out_one_at_a_time() {
+    let mut world = world();
+    let tasks: Vec<_> = (0..3).map(|_| world.broadcast("work")).collect();
+    let poison = tasks[0];
+    let a = world.join(begins(client("a")));
+    assert_eq!(got(&world, a), tasks);
+    world.leave(a);
+    // Alone, it kills once more; and then the others are first.
+    let a = world.join(begins(client("a")));
+    assert_eq!(got(&world, a), [poison]);
+    world.leave(a);
+    let a = world.join(begins(client("a")));
+    assert_eq!(got(&world, a), [tasks[1]]);
+    world.settle(a, tasks[1], Outcome::Working);
+    assert_eq!(got(&world, a), tasks[1..], "the next, when the one before is begun");
+    world.done(a, tasks[2]);
+    assert_eq!(got(&world, a), [tasks[1], tasks[2], poison]);
+    let new = world.broadcast("new");
+    assert!(!got(&world, a).contains(&new), "nothing else beside it");
+    world.settle(a, poison, Outcome::Working);
+    assert_eq!(got(&world, a).last(), Some(&new));
+}
+
+#[test]
+fn a_task_that_must_be_alone_waits_for_a_client_that_has_begun_what_it_holds() {
+    let mut world = world();
+    let first = world.broadcast("first");
+    let a = world.join(begins(worker("a")));
+    let b = world.join(begins(worker("b")));
+    let others = [world.broadcast("x"), world.broadcast("y")];
+    assert_eq!(got(&world, a), [first, others[1]]);
+    world.settle(b, others[0], Outcome::Working);
+    world.leave(a);
+    assert_eq!(got(&world, b), [others[0], first]);
+    world.settle(b, first, Outcome::Done);
+    assert_eq!(got(&world, b), [others[0], first, others[1]]);
+}
+
+#[test]
+fn a_task_that_makes_its_clients_fall_silent_is_given_up_in_the_end_with_the_reason() {
+    let config = Config { max_deliveries: 3, ..world().config };
+    let mut world = World::new(config);
+    let (poison, other) = (world.broadcast("poison"), world.broadcast("other"));
+    for _ in 0..2 {
+        let a = world.join(begins(client("a")));
+        world.leave(a);
+    }
+    // What is restarted meanwhile goes on counting.
+    world.checkpoint();
+    world.restart();
+    world.wait(RESTART_GRACE);
+    let a = world.join(begins(client("a")));
+    assert_eq!(got(&world, a), [other]);
+    world.done(a, other);
+    assert_eq!(got(&world, a), [other, poison]);
+    world.leave(a);
+    let mut results = world.model.log.iter().filter_map(Logged::result);
+    let last = results.rfind(|result| result.task == poison).unwrap();
+    assert_eq!(last.outcome, Outcome::Exhausted);
+    assert!(last.ret.starts_with("3 clients, one after another, were not heard of again"), "{last:?}");
+}
+
+#[test]
+fn who_gives_tasks_back_gets_no_others_for_a_second_and_others_get_them_at_once() {
+    let mut world = world();
+    let a = world.join(begins(worker("a")));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Released);
+    assert_eq!(got(&world, a), [task]);
+    let b = world.join(begins(worker("b")));
+    assert_eq!(attempts(&world, b), [(task, 2)]);
+    let next = world.broadcast("next");
+    let after = world.broadcast("after");
+    assert_eq!(got(&world, b), [task, next, after]);
+    world.broadcast("for a");
+    world.wait(SECOND);
+    assert_eq!(got(&world, a).len(), 2);
+}
+
+#[test]
+fn what_is_spent_is_the_same_after_a_restart() {
+    let mut world = world();
+    let id = world.submit(NewTask { max_attempts: Some(2), ..task("twice") });
+    let a = world.join(begins(client("a")));
+    world.settle(a, id, Outcome::Released);
+    world.wait(SECOND);
+    world.settle(a, id, Outcome::Working);
+    // A second later a checkpoint knows that it was begun.
+    world.wait(SECOND);
+    world.restart();
+    let a = world.join(begins(client("a")));
+    world.wait(RESTART_GRACE);
+    assert_eq!(attempts(&world, a), [(id, 3)]);
+    world.settle(a, id, Outcome::Working);
+    world.leave(a);
+    world.wait(GRACE);
+    assert_eq!(outcomes(&world, id), [Outcome::Released, Outcome::Lost, Outcome::Exhausted]);
+}
+
+#[test]
+fn a_broken_stream_gives_what_was_begun_to_another_only_after_a_grace_and_the_rest_at_once() {
+    let mut world = world();
+    let one = world.join(begins(worker("one")));
+    let (begun, waits) = (world.broadcast("begun"), world.broadcast("waits"));
+    world.settle(one, begun, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    world.leave(one);
+    assert_eq!(attempts(&world, two), [(waits, 2)]);
+    world.wait(GRACE - SECOND);
+    assert_eq!(got(&world, two), [waits]);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, two), [(waits, 2), (begun, 2)]);
+    let lost = world.model.log.iter().filter_map(Logged::result).find(|result| result.outcome == Outcome::Lost);
+    assert_eq!(lost.map(|lost| &*lost.client), Some("one"), "the log says whose it was");
+}
+
+#[test]
+fn a_worker_that_says_working_over_another_connection_keeps_what_it_has_begun() {
+    let mut world = world();
+    let one = world.join(begins(worker("one")));
+    let begun = world.broadcast("begun");
+    world.settle(one, begun, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    world.leave(one);
+    world.wait(GRACE - SECOND);
+    let elsewhere = Reporter { client: Some(name("one")), group: Some(name("g")), peer: "new".into() };
+    world.report(&elsewhere, outcome_report(begun, 1, Outcome::Working));
+    world.wait(GRACE - SECOND);
+    let one = world.join(Join { peer: "new".into(), ..begins(worker("one")) });
+    world.wait(ACK_TIMEOUT - SECOND);
+    assert_eq!((got(&world, one), got(&world, two)), (vec![], vec![]));
+    assert_eq!(world.done(one, begun).attempt, 1);
+}
+
+#[test]
+fn what_was_begun_over_a_shared_address_is_not_taken_by_who_comes_from_there_next() {
+    let mut world = world();
+    let proxied = |id| Join { peer: "proxy".into(), ..begins(worker(id)) };
+    let one = world.join(proxied("one"));
+    let begun = world.broadcast("begun");
+    world.settle(one, begun, Outcome::Working);
+    world.leave(one);
+    let two = world.join(proxied("two"));
+    assert_eq!(world.core.client(two).unwrap().in_flight, 0);
+    world.wait(GRACE);
+    assert_eq!(attempts(&world, two), [(begun, 2)]);
+}
+
 // ---- restarts
 
 #[test]
@@ -762,7 +998,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],
-        open: (1..=OPEN).map(|id| OpenTask { id, attempts: 0, not_before: far }).collect(),
+        open: (1..=OPEN).map(|id| OpenTask { id, attempts: Attempts::default(), not_before: far }).collect(),
     };
     let positions = Positions { task: OPEN, ..Positions::default() };
     let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };

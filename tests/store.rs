@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use contact::attempts::Attempts;
 use contact::store::*;
 use contact::task::*;
 use futures::executor::block_on;
@@ -107,8 +108,12 @@ fn group(group: &str) -> GroupState {
         cursors: [9, 5, 6],
         taken_up: vec![(7, 9), (11, 11)],
         open: vec![
-            OpenTask { id: 6, attempts: 2, not_before: Some(Time(99)) },
-            OpenTask { id: 10, attempts: 1, not_before: None },
+            OpenTask { id: 6, attempts: Attempts::all_spent(2), not_before: Some(Time(99)) },
+            OpenTask {
+                id: 10,
+                attempts: Attempts { deliveries: 3, spent: 1, begun: false, silent: 2 },
+                not_before: None,
+            },
         ],
     }
 }
@@ -962,6 +967,28 @@ mod file {
         let before = fs::read(&path).unwrap();
         assert!(matches!(refusal(dir.path(), &path), StoreError::NotContact { .. }));
         assert_eq!(fs::read(&path).unwrap(), before);
+    }
+
+    /// A folder with the file of a server before schema 2, which was killed with two tasks in flight.
+    fn schema_1() -> TempDir {
+        let dir = folder();
+        fs::copy("tests/fixtures/schema-1.db", dir.path().join("contact.db")).unwrap();
+        dir
+    }
+
+    #[test]
+    fn what_schema_1_has_of_deliveries_is_read_as_attempts_that_were_spent() {
+        let dir = schema_1();
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        let open = |id, deliveries, not_before: Option<i64>| OpenTask {
+            id,
+            attempts: Attempts::all_spent(deliveries),
+            not_before: not_before.map(Time),
+        };
+        let [workers] = &recovered.groups[..] else { panic!("{recovered:?}") };
+        assert_eq!(workers.open, [open(2, 2, None), open(4, 1, None), open(5, 0, Some(1_882_024_904_496))]);
+        let tasks = store.handle().reader().unwrap().tasks(0, 10).unwrap();
+        assert_eq!(tasks.iter().map(|task| task.spec.max_attempts).collect::<Vec<_>>()[4..], [None, Some(7)]);
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod overview;
 mod peer;
 mod recent;
 mod session;
+mod suspects;
 mod tally;
 mod timers;
 
@@ -48,8 +49,10 @@ pub(super) type GroupId = u64;
 pub struct Config {
     /// How long a client may keep a task without a word before it is given to another.
     pub ack_timeout: Duration,
-    /// Deliveries of a task to a group before it is given up, unless the task says otherwise.
+    /// Attempts that a group may spend on a task before it is given up, unless the task says otherwise.
     pub max_attempts: u32,
+    /// How often a client may fall silent after it was given a task that it had not begun, before the task is given up.
+    pub max_deliveries: u32,
     /// How long what was with a client is held back after a start, so that the client can come back and say that it still
     /// has it. No longer than `ack_timeout`.
     pub restart_grace: Duration,
@@ -62,12 +65,13 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 5 s after a start, a window of 64, anonymous clients
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a window of 64, anonymous clients
     /// from the first task.
     fn default() -> Config {
         Config {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 20,
+            max_deliveries: 100,
             restart_grace: GRACE,
             window: 64,
             anonymous_from: StartAt::First,
@@ -94,7 +98,7 @@ pub struct OutcomeReport {
     pub task: TaskId,
     /// Which delivery; 0: whichever is the current one.
     pub attempt: u32,
-    /// One of the four a client can say.
+    /// One of the five a client can say.
     pub outcome: Outcome,
     /// What it said.
     pub ret: String,
@@ -266,6 +270,7 @@ impl Core {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
+                Timer::Rest(id) => self.session_has_rested(id, now),
             }
         }
         if self.checkpoints.due().is_some_and(|due| due <= now) {
@@ -295,6 +300,14 @@ impl Core {
         self.timers.set(if next > now { next } else { now.after(heartbeat) }, Timer::Session(id));
     }
 
+    fn session_has_rested(&mut self, id: SessionId, now: Time) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.rests = false;
+        let group = session.group;
+        self.update_rank(id);
+        self.dispatch(group, now);
+    }
+
     /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
     fn wake_group(&mut self, id: GroupId) {
         if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
@@ -322,6 +335,17 @@ impl Core {
         }
         let mut sessions =
             self.sessions.iter().flat_map(|(id, session)| session.held.iter().map(move |task| (id, session, task)));
+        for (id, session) in &self.sessions {
+            let Some(group) = self.groups.get(&session.group) else { continue };
+            let leases = session.held.iter().filter_map(|task| group.open.lease_of(*task));
+            let unbegun: Vec<_> = leases.filter(|lease| !lease.attempts.begun).collect();
+            let alone = unbegun.iter().any(|lease| lease.attempts.silent > 0);
+            if (unbegun.len(), alone) != (session.unbegun, session.alone) || (alone && unbegun.len() > 1) {
+                return Err(format!(
+                    "session {id} holds {unbegun:?}, and one is not alone or not counted: {session:?}"
+                ));
+            }
+        }
         let lease = |session: &Session, task| self.groups.get(&session.group)?.open.lease_of(task)?.session;
         match { sessions }.find(|(id, session, task)| lease(session, **task) != Some(**id)) {
             Some((id, _, task)) => Err(format!("session {id} holds task {task}, which is not leased to it")),

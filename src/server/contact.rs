@@ -216,7 +216,7 @@ fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {
         Ok(pb::Outcome::RETRY) => Ok(Outcome::Retry),
         Ok(pb::Outcome::FAILED) => Ok(Outcome::Failed),
         Ok(pb::Outcome::WORKING) => Ok(Outcome::Working),
-        Ok(pb::Outcome::RELEASED) => Err(Refusal::UnknownNumber { field: "outcome", number: 4 }),
+        Ok(pb::Outcome::RELEASED) => Ok(Outcome::Released),
         Err(number) => Err(Refusal::UnknownNumber { field: "outcome", number }),
     }
 }

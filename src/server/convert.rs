@@ -249,6 +249,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         data: server.about.data(),
         ack_timeout_ms: duration(server.config.ack_timeout),
         max_attempts: server.config.max_attempts,
+        max_deliveries: server.config.max_deliveries,
         max_task: server.about.max_task as u64,
         retain_ms: duration(server.retention.retain),
         retain_bytes: server.retention.retain_bytes,

@@ -48,6 +48,7 @@ impl Metadata {
             "contact-group" => join.group = Some(name("contact-group", value)?),
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
+            "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
@@ -74,6 +75,15 @@ fn text<'a>(key: &'static str, value: &'a [u8]) -> Result<&'a str, Refusal> {
 
 fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
     Name::new(NameOf::Metadata, text(key, value)?).map_err(|e| problem(key, e.to_string()))
+}
+
+/// 1 for yes, 0 for no.
+fn flag(key: &'static str, value: &[u8]) -> Result<bool, Refusal> {
+    match value {
+        b"1" => Ok(true),
+        b"0" => Ok(false),
+        _ => Err(problem(key, "must be 1 or 0".into())),
+    }
 }
 
 /// A whole number from 1.
@@ -105,13 +115,15 @@ mod tests {
         assert_eq!(set("contact-batch", b"999999999").unwrap().batch, MAX_BATCH);
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
+        assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }
 
     #[test]
     fn junk_is_refused_with_the_name_of_its_key() {
         let long = [b'x'; Name::MAX + 1];
-        let junk: [(&str, &[u8]); 8] = [
+        let junk: [(&str, &[u8]); 9] = [
+            ("contact-begins", b"yes"),
             ("contact-client", b""),
             ("contact-client", b"a\nb"),
             ("contact-client", &long),

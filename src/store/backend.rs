@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::StoreError;
+use crate::attempts::Attempts;
 use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
@@ -54,8 +55,8 @@ pub struct GroupState {
 pub struct OpenTask {
     /// The task.
     pub id: TaskId,
-    /// How often it was delivered.
-    pub attempts: u32,
+    /// How often it was delivered, and what of that counts.
+    pub attempts: Attempts,
     /// Not to be delivered again before.
     pub not_before: Option<Time>,
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use contact::attempts::Attempts;
 use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
 use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
@@ -27,6 +28,12 @@ struct Ledger {
     logged: u32,
     /// The last attempt that was seen since the start, or that the checkpoint knew of from which it began.
     seen: u32,
+    /// Attempts that are spent, and which delivery was the last that spent one.
+    spent: u32,
+    begun_at: u32,
+    /// Since then: deliveries that came back though their client gave none back; and those of clients that never said anything.
+    lost: u32,
+    silent: u32,
     not_before: Option<Time>,
     revived: bool,
     /// Where in the log its last outcome stands.
@@ -38,6 +45,20 @@ impl Ledger {
     fn last(&self) -> u32 {
         self.logged.max(self.seen)
     }
+
+    /// Work on that delivery began.
+    fn begin(&mut self, attempt: u32) {
+        self.spent += u32::from(self.begun_at != attempt);
+        (self.begun_at, self.lost, self.silent) = (attempt, 0, 0);
+    }
+
+    /// It did not.
+    fn release(&mut self, attempt: u32) {
+        if self.begun_at == attempt {
+            self.spent -= 1;
+            self.begun_at = 0;
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -45,7 +66,10 @@ struct Lease {
     /// `None`: the stream of its client is yet to come.
     session: Option<SessionId>,
     attempt: u32,
+    begun: bool,
     deadline: Time,
+    /// The stream of its client ended, and nothing was heard of that since.
+    left: bool,
     /// Where it was last renewed from.
     renewed_from: Option<Arc<str>>,
 }
@@ -114,9 +138,12 @@ pub(crate) struct Model {
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
+    /// The streams whose client said something of a task, or that the server ended.
+    heard: BTreeSet<SessionId>,
     ack_timeout: Duration,
     restart_grace: Duration,
     max_attempts: u32,
+    max_deliveries: u32,
     anonymous_group: Option<GroupName>,
     generations: usize,
 }
@@ -135,9 +162,11 @@ impl Model {
             given: BTreeMap::new(),
             firsts: Vec::new(),
             peers: HashMap::new(),
+            heard: BTreeSet::new(),
             ack_timeout: config.ack_timeout,
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
+            max_deliveries: config.max_deliveries,
             anonymous_group: config.anonymous_group.clone(),
             generations: 0,
         }
@@ -188,7 +217,8 @@ impl Model {
         peer.group = generation;
         // What was renewed from there before there was a stream.
         for ((of, _), lease) in &mut self.leases {
-            if Some(of) == group && lease.session.is_none() && lease.renewed_from.as_ref() == Some(name) {
+            if Some(of) == group && lease.session.is_none() && !lease.left && lease.renewed_from.as_ref() == Some(name)
+            {
                 lease.session = Some(id);
                 lease.deadline = now.after(self.ack_timeout);
             }
@@ -252,12 +282,28 @@ impl Model {
     /// The same process came back: it keeps what it holds, for a while unless it said so already, over the new connection.
     pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Time) {
         let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+        if self.heard.contains(&old) {
+            self.heard.insert(new);
+        }
         for lease in self.leases.values_mut().filter(|lease| lease.session == Some(old)) {
             lease.session = Some(new);
             if connection.is_none() || lease.renewed_from.as_ref() != connection {
                 lease.deadline = lease.deadline.min(deadline);
             }
         }
+    }
+
+    /// A stream ended. What its client has begun stays with it for a moment, if it said that it had begun.
+    pub(crate) fn left(&mut self, id: SessionId, now: Time) {
+        let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+        for lease in self.leases.values_mut().filter(|lease| lease.session == Some(id) && lease.begun) {
+            (lease.session, lease.left, lease.deadline) = (None, true, lease.deadline.min(deadline));
+        }
+    }
+
+    /// The server ended this stream for a newer one: that its client said nothing means nothing.
+    pub(crate) fn taken_over(&mut self, old: SessionId) {
+        self.heard.insert(old);
     }
 
     // ---- what comes out of the core
@@ -277,6 +323,10 @@ impl Model {
         assert!(self.wants(group, task), "task {} is not for {group}", task.id);
         let key = (group.clone(), task.id);
         let held = self.held_by(id);
+        let unbegun_of = |lease: &&Lease| lease.session == Some(id) && !lease.begun;
+        let unbegun = self.leases.values().filter(unbegun_of).count();
+        let alone = self.leases.iter().find(|(of, lease)| unbegun_of(lease) && self.ledgers[*of].silent > 0);
+        assert!(self.batch || alone.is_none(), "{alone:?} is to be alone with its client until that begins it");
         let ledger = self.ledgers.entry(key.clone()).or_default();
         if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
@@ -287,15 +337,22 @@ impl Model {
         assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
         assert_eq!(attempt, ledger.last() + 1, "attempts of task {} for {group} go up by one", task.id);
         let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
-        assert!(attempt <= most, "task {} goes out {most} times at most", task.id);
+        assert!(ledger.spent < most, "task {} is begun {most} times at most", task.id);
+        assert!(ledger.silent < self.max_deliveries, "no more than so many clients fall silent over task {}", task.id);
+        assert!(self.batch || ledger.silent == 0 || unbegun == 0, "task {} is to be alone with its client", task.id);
         ledger.seen = attempt;
+        let begun = !stream.join.begins;
+        if begun {
+            ledger.begin(attempt);
+        }
         let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
         *lowest = task.spec.priority.max(*lowest);
         if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
-        let lease = Lease { session: Some(id), attempt, deadline: now.after(self.ack_timeout), renewed_from: None };
+        let deadline = now.after(self.ack_timeout);
+        let lease = Lease { session: Some(id), attempt, begun, deadline, left: false, renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
@@ -303,10 +360,14 @@ impl Model {
     /// A checkpoint counts the deliveries that were made, all of them and no more.
     pub(crate) fn checkpointed(&mut self, groups: &[GroupState]) {
         for (group, open) in groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open))) {
-            let last = self.ledgers.get(&(group.clone(), open.id)).map_or(0, Ledger::last);
+            let Some(ledger) = self.ledgers.get(&(group.clone(), open.id)) else { continue };
+            let last = ledger.last();
+            let Attempts { deliveries, spent, .. } = open.attempts;
             // It may be made before the deliveries of its step leave; in a burst, they may even be lost before that.
             let most = if self.batch { u32::MAX } else { last + 1 };
-            assert!((last..=most).contains(&open.attempts), "{open:?} of {group} went out {last} times");
+            assert!((last..=most).contains(&deliveries), "{open:?} of {group} went out {last} times");
+            let most = ledger.spent + (deliveries - last);
+            assert!(self.batch || (ledger.spent..=most).contains(&spent), "{open:?} of {group}: {ledger:?}");
         }
     }
 
@@ -358,18 +419,35 @@ impl Model {
         match (&lease, result.outcome) {
             (Some(lease), Outcome::Lost) => {
                 let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
+                let gone = gone || (lease.left && lease.deadline <= now);
                 assert!(gone, "nothing is taken from a client that is there");
+                assert!(lease.begun, "what was not begun is released: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
             }
             (Some(lease), Outcome::TimedOut) => {
                 assert!(lease.deadline <= now, "a lease is not ended before its time");
+                assert!(lease.begun && !lease.left, "that is released, or lost: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
+            }
+            (Some(lease), Outcome::Released) => {
+                assert_eq!(result.attempt, lease.attempt);
+                // Whoever gives a task back says something about it.
+                if result.ret.is_empty() {
+                    let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
+                    assert!(gone || lease.deadline <= now, "nothing is taken from a client that is there");
+                    assert!(!lease.begun, "what was begun is lost: {result:?}");
+                    let ledger = self.ledgers.get_mut(&(group.clone(), result.task)).unwrap();
+                    ledger.lost += 1;
+                    ledger.silent += u32::from(lease.session.is_some_and(|id| !self.heard.contains(&id)));
+                }
             }
             (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
             (Some(_), Outcome::Done | Outcome::Cancelled) => {}
             (Some(_), other) => panic!("{other:?} for a task that is with a client"),
-            (None, Outcome::Lost | Outcome::TimedOut) => {
+            (None, Outcome::Lost | Outcome::TimedOut | Outcome::Released) => {
                 assert!(self.batch, "a lease ended that nobody had: {result:?}");
+                // Given and lost within the burst.
+                self.ledgers.entry((group.clone(), result.task)).or_default().lost += 1;
             }
             (None, Outcome::Retry | Outcome::Failed) if !self.batch => {
                 let last = self.ledgers.get(&(group.clone(), result.task)).map_or(0, Ledger::last);
@@ -382,7 +460,9 @@ impl Model {
         }
         if result.outcome == Outcome::Exhausted {
             let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
-            assert!(result.attempt >= most, "{result:?}: it has attempts left");
+            let ledger = self.ledgers.get(&(group.clone(), result.task)).cloned().unwrap_or_default();
+            let used_up = ledger.spent >= most || ledger.lost >= self.max_deliveries;
+            assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
         }
         self.fold(result, task.id);
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
@@ -406,6 +486,10 @@ impl Model {
         } else {
             assert!(!ledger.settled, "it was settled: {result:?}");
             ledger.logged = ledger.logged.max(result.attempt);
+            match result.outcome {
+                Outcome::Released => ledger.release(result.attempt),
+                _ => ledger.begin(result.attempt),
+            }
             ledger.not_before = result.not_before;
         }
     }
@@ -417,6 +501,7 @@ impl Model {
         self.leases.clear();
         self.first.clear();
         self.peers.clear();
+        self.heard.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
         for entry in &log {
@@ -432,15 +517,38 @@ impl Model {
         }
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
+        // A crash forgets deliveries, and that they were begun: what is spent is what the checkpoint has, and what came after.
+        for (key, ledger) in &mut self.ledgers {
+            let state = recovered.groups.iter().find(|state| state.name == key.0);
+            let open = state.and_then(|state| state.open.iter().find(|open| open.id == key.1));
+            let Attempts { deliveries, spent, begun, silent } = open.map_or(Attempts::default(), |open| open.attempts);
+            (ledger.spent, ledger.begun_at) = (spent, if begun { deliveries } else { 0 });
+            (ledger.lost, ledger.silent) = (silent, 0);
+            for entry in &recovered.replay {
+                let result = &entry.result;
+                let of_it = result.group.as_ref() == Some(&key.0) && result.task == key.1 && !result.late;
+                match result.outcome {
+                    Outcome::Released if of_it => {
+                        ledger.release(result.attempt);
+                        ledger.lost += 1;
+                    }
+                    Outcome::Lost | Outcome::TimedOut | Outcome::Retry if of_it => ledger.begin(result.attempt),
+                    Outcome::Revived if of_it => (ledger.spent, ledger.begun_at) = (0, 0),
+                    _ => {}
+                }
+            }
+        }
         // What was delivered then, and nothing was said of since, may be with its client.
         let held_until = now.after(self.restart_grace.min(self.ack_timeout));
         for (group, open) in recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)))
         {
             let of_it = |result: &NewResult| result.group.as_ref() == Some(group) && result.task == open.id;
             let counts = |result: &NewResult| of_it(result) && !result.late && result.outcome != Outcome::Dropped;
-            if open.attempts > 0 && !recovered.replay.iter().any(|entry| counts(&entry.result)) {
+            if open.attempts.deliveries > 0 && !recovered.replay.iter().any(|entry| counts(&entry.result)) {
+                let Attempts { deliveries, spent, begun, silent } = open.attempts;
                 let ledger = self.ledgers.entry((group.clone(), open.id)).or_default();
-                ledger.seen = open.attempts;
+                ledger.seen = deliveries;
+                (ledger.spent, ledger.begun_at, ledger.lost) = (spent, if begun { deliveries } else { 0 }, silent);
                 ledger.not_before = ledger.not_before.max(Some(held_until));
             }
         }
@@ -469,6 +577,15 @@ impl Model {
         };
         let group = named_or_shared.clone().filter(|group| self.groups.contains_key(group));
 
+        let of_client = || streams.iter().find(|(_, stream)| stream.join.client == reporter.client).map(|(id, _)| *id);
+        let session = match reporter.client {
+            Some(_) => of_client(),
+            None => self.peers.get(&reporter.peer).and_then(|peer| peer.session),
+        };
+        let session =
+            session.filter(|id| streams.get(id).is_some_and(|stream| group.is_some() && stream.group == group));
+        self.heard.extend(session);
+
         let (mut task, mut attempt) = (report.task, report.attempt);
         if let Some(peer) = self.peers.get_mut(&reporter.peer) {
             let at = peer.unmatched.iter().position(|(id, _)| task == 0 || *id == task);
@@ -489,12 +606,6 @@ impl Model {
             let is_late = named.is_some() || self.anonymous_group.is_some();
             return late(Some(is_late), named.cloned());
         };
-        let of_client = || streams.iter().find(|(_, stream)| stream.join.client == reporter.client).map(|(id, _)| *id);
-        let session = match reporter.client {
-            Some(_) => of_client(),
-            None => self.peers.get(&reporter.peer).and_then(|peer| peer.session),
-        };
-        let session = session.filter(|id| streams.get(id).is_some_and(|stream| stream.group.as_ref() == Some(&group)));
         let delay = Some(now.after(report.delay)).filter(|_| !report.delay.is_zero());
         // A client without a stream has some time to come.
         let lasts = |session: Option<SessionId>| {
@@ -507,6 +618,8 @@ impl Model {
             return match report.outcome {
                 Outcome::Working => {
                     if current {
+                        (lease.begun, lease.left) = (true, false);
+                        self.ledgers.get_mut(&key).unwrap().begin(lease.attempt);
                         lease.session = lease.session.or(session);
                         lease.deadline = lasts(lease.session);
                         lease.renewed_from = Some(reporter.peer.clone());
@@ -530,7 +643,11 @@ impl Model {
         match report.outcome {
             Outcome::Working if is_last => {
                 let renewed_from = Some(reporter.peer.clone());
-                self.leases.insert(key, Lease { session, attempt, deadline: lasts(session), renewed_from });
+                self.ledgers.get_mut(&key).unwrap().begin(attempt);
+                self.leases.insert(
+                    key,
+                    Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
+                );
                 None
             }
             Outcome::Retry if is_last => {

@@ -71,6 +71,7 @@ pub(crate) struct Who {
     window: Option<u32>,
     from: Option<StartAt>,
     heartbeat: bool,
+    begins: bool,
     /// Shares the address of the first anonymous client.
     shared: bool,
 }
@@ -155,14 +156,16 @@ fn who() -> impl Strategy<Value = Who> {
         prop::option::of(1..6_u32),
         rarely(from),
         any::<bool>(),
+        any::<bool>(),
         prop::bool::weighted(0.1),
     )
-        .prop_map(|(who, instance, window, from, heartbeat, shared)| Who {
+        .prop_map(|(who, instance, window, from, heartbeat, begins, shared)| Who {
             who,
             instance,
             window,
             from,
             heartbeat,
+            begins,
             // An outcome without a name counts for the group of the last stream from its address.
             shared: shared && WHO[who] == (None, None),
         })
@@ -173,7 +176,8 @@ fn outcome() -> impl Strategy<Value = Outcome> {
         6 => Just(Outcome::Done),
         2 => Just(Outcome::Retry),
         2 => Just(Outcome::Failed),
-        2 => Just(Outcome::Working),
+        3 => Just(Outcome::Working),
+        2 => Just(Outcome::Released),
     ]
 }
 
@@ -221,6 +225,7 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
     let config = (prop::bool::weighted(0.3), any::<bool>(), 0..3_u64).prop_map(|(shared, new, grace)| Config {
         ack_timeout: Duration::from_secs(10),
         max_attempts: 4,
+        max_deliveries: 2,
         restart_grace: Duration::from_secs(grace * 6),
         window: 3,
         anonymous_from: if new { StartAt::New } else { StartAt::First },
@@ -346,6 +351,7 @@ impl World {
             group: group.map(name),
             window: who.window,
             from: who.from,
+            begins: who.begins,
             heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
             peer: peer(if who.shared { 0 } else { who.who }),
         }

@@ -190,6 +190,7 @@ impl World {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
                 self.model.moved(before, id, connection, self.now);
             }
+            self.model.taken_over(before);
             self.gone(before);
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
@@ -203,6 +204,9 @@ impl World {
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
+        if self.streams[&id].join.begins {
+            self.model.left(id, self.now);
+        }
         self.gone(id);
         self.core.leave(id, self.now);
         self.act();

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use contact::wire::contact::Outcome::{DONE, FAILED, RETRY, WORKING};
+use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::{Result as Told, ServerMsg};
 use contact::wire::control::{NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult};
 use futures::executor::block_on;
@@ -257,6 +257,45 @@ fn after_its_last_attempt_a_task_is_given_up() {
     let exhausted: Vec<_> = results.iter().filter(|r| r.outcome.unwrap() == Kept::EXHAUSTED).collect();
     assert_eq!(exhausted.iter().map(|r| (r.task_id, r.attempt)).collect::<Vec<_>>(), [(1, 2), (2, 3)]);
     assert!(exhausted.iter().all(|r| r.ret == "broken"), "kept with the last error");
+}
+
+#[test]
+fn a_worker_that_says_when_it_begins_loses_no_attempt_of_what_it_has_not_begun() {
+    let rig = Rig::with(|config| config.broker.ack_timeout = SHORT);
+    let tasks = ["kills", "waits", "is given back"].map(|text| NewTask { max_attempts: 2, ..to("g", text) });
+    rig.operator.submit_all(tasks.into());
+    let worker = || rig.member("g", "w").saying("contact-begins", "1");
+    for spent in 0..2 {
+        let w = worker();
+        let mut stream = w.tasks();
+        let given = stream.take(3);
+        assert_eq!(given.iter().map(|m| (m.spent, m.max_attempts)).collect::<Vec<_>>()[0], (spent as u32, 2));
+        assert!(given[1..].iter().all(|m| m.spent == 0));
+        w.tell([told(&given[0], WORKING, ""), told(&given[2], RELEASED, "stopping")]);
+        drop(stream);
+        rig.operator.connected(0);
+        // What it had begun stays with it for the grace.
+        rig.operator.results(3 * spent + 3);
+    }
+    let w = worker();
+    let rest = w.tasks().take(2);
+    assert_eq!(
+        rest.iter().map(|m| (m.task.as_str(), m.attempt)).collect::<Vec<_>>(),
+        [("waits", 3), ("is given back", 3)]
+    );
+    let results = rig.operator.results_now();
+    let of = |id| results.iter().filter(|r| r.task_id == id).map(|r| r.outcome.unwrap()).collect::<Vec<_>>();
+    assert_eq!(of(1), [Kept::LOST, Kept::LOST, Kept::EXHAUSTED]);
+    assert_eq!((of(2), of(3)), (vec![Kept::RELEASED; 2], vec![Kept::RELEASED; 2]));
+}
+
+#[test]
+fn what_a_client_may_not_begin_after_is_told_with_the_task() {
+    let rig = Rig::start();
+    let at = now() + 3_600_000;
+    rig.operator.submit_all(vec![NewTask { expires_at: at, ..to("a", "soon") }]);
+    let message = rig.named("a").tasks().next();
+    assert_eq!((message.expires_at, message.max_attempts, message.spent), (at, 0, 0));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use std::time::Duration;
 use super::cursor::Page;
 use super::group::Group;
 use super::open::Lease;
+use super::outcomes::outcome_of;
 use super::session::{Delivery, SessionId};
 use super::tally::micros;
 use super::{Action, Core, GroupId};
+use crate::attempts::Attempts;
 use crate::store::{Backlog, BacklogPage};
-use crate::task::{Outcome, Priority, Task, TaskId, Time};
+use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 
 /// When what could not be read is asked for again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -119,15 +121,29 @@ impl Core {
             && let Some(session) = self.groups.get(&id).and_then(Group::next_session)
             && let Some((task, attempts)) = self.next_task(id, now)
         {
-            self.deliver(id, session, task, attempts + 1, now);
+            let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
+            self.deliver(id, alone.unwrap_or(session), task, attempts, now);
         }
         self.wake_group(id);
     }
 
+    /// The session that gets the next task which must be alone with its client: it has begun all that it holds.
+    ///
+    /// Looks at all sessions while none is so: tasks that must be alone are rare, and while one waits, nothing else goes out.
+    fn idle_session(&self, id: GroupId) -> Option<SessionId> {
+        let ranks = self.groups.get(&id)?.available.iter().rev();
+        let mut sessions = ranks.map(|(_, _, id)| *id);
+        sessions.find(|id| self.sessions.get(id).is_some_and(|session| session.unbegun == 0))
+    }
+
     /// Takes up the next task that is to go out, with its deliveries so far.
-    fn next_task(&mut self, id: GroupId, now: Time) -> Option<(Arc<Task>, u32)> {
+    fn next_task(&mut self, id: GroupId, now: Time) -> Option<(Arc<Task>, Attempts)> {
         for priority in Priority::ALL {
             loop {
+                if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
+                    // If others went out meanwhile, no session would ever be idle.
+                    return None;
+                }
                 let group = self.groups.get_mut(&id)?;
                 let Some((task, attempts)) = group.take_next(priority) else {
                     if !group.cursor(priority).has_backlog() {
@@ -144,12 +160,14 @@ impl Core {
                     continue;
                 }
                 if task.spec.expires_at.is_some_and(|at| at <= now) {
-                    self.record_by_server(id, task.id, attempts, Outcome::Expired, now);
+                    self.record_by_server(id, task.id, attempts.deliveries, Outcome::Expired, now);
                     continue;
                 }
                 // Its last delivery was before a restart, or ended when its text was not in memory.
-                if attempts > 0 && attempts >= self.most_attempts(&task) {
-                    self.record_by_server(id, task.id, attempts, Outcome::Exhausted, now);
+                if let Some(why) = self.given_up(&task, attempts) {
+                    let group = self.groups.get(&id)?.name.clone();
+                    let result = outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now);
+                    self.records.push(NewResult { ret: why.into_owned(), ..result });
                     continue;
                 }
                 return Some((task, attempts));
@@ -192,32 +210,34 @@ impl Core {
         }
     }
 
-    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, attempt: u32, now: Time) {
+    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, before: Attempts, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
+        let attempts = before.delivered(!session.join.begins);
+        self.next_turn += 1;
+        session.turn = self.next_turn;
         self.meter.total.delivered += 1;
         match group.leased {
             true => group.tally.delivered += 1,
             false => self.meter.anonymous.delivered += 1,
         }
         if group.leased {
-            if attempt == 1 {
+            if attempts.deliveries == 1 {
                 let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
                 self.meter.wait.record(micros(ready, now));
             }
-            session.held.insert(task.id);
+            session.hold(task.id, attempts);
             let deadline = now.after(self.config.ack_timeout);
-            let (text, session) = (Some(task.clone()), Some(id));
-            let lease = Lease { task: text, session, attempt, since: now, deadline, confirmed_from: None };
+            let (text, turn) = (Some(task.clone()), session.turn);
+            let (session, confirmed_from, left_by) = (Some(id), None, None);
+            let lease = Lease { task: text, session, attempts, turn, since: now, deadline, confirmed_from, left_by };
             group.open.lease(task.id, lease);
             self.checkpoints.delivered(now);
         }
-        let delivery = Delivery { task, attempt };
+        let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent };
         session.sent += delivery.cost();
         session.delivered += 1;
         session.last_sent = now;
-        self.next_turn += 1;
-        session.turn = self.next_turn;
         if session.outgoing.is_empty() {
             self.outgoing.push(id);
         }
@@ -232,7 +252,7 @@ impl Core {
         if let Some(rank) = session.rank.take() {
             group.available.remove(&rank);
         }
-        if session.free() > 0 && session.has_room() {
+        if session.can_take() {
             let rank = (session.free(), Reverse(session.turn), id);
             group.available.insert(rank);
             session.rank = Some(rank);

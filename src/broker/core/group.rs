@@ -7,6 +7,7 @@ use super::cursor::{LogCursor, Page};
 use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
+use crate::attempts::Attempts;
 use crate::store::{Backlog, GroupState};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -108,7 +109,7 @@ impl Group {
     pub(super) fn restore(state: GroupState, held_until: Time) -> Group {
         let mut open = OpenTasks::default();
         for task in state.open {
-            let held_until = if task.attempts > 0 { held_until } else { Time::default() };
+            let held_until = if task.attempts.deliveries > 0 { held_until } else { Time::default() };
             open.delay(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
         }
         // So far it is as the checkpoint has it.
@@ -131,14 +132,18 @@ impl Group {
         }
         self.changed = true;
         // Whether the cursor has passed the task is not known. If it has, the entry changes nothing.
-        if self.open.take_waiting(result.task).is_none() {
-            self.taken_up.insert(result.task);
-        }
+        let attempts = match self.open.take_waiting(result.task) {
+            Some((_, attempts)) => attempts,
+            None => {
+                self.taken_up.insert(result.task);
+                Attempts::default()
+            }
+        };
         let due = result.not_before.unwrap_or_default();
         match result.outcome {
-            Outcome::Revived => self.open.delay(result.task, Time::default(), 0),
+            Outcome::Revived => self.open.delay(result.task, Time::default(), Attempts::default()),
             outcome if outcome.settles() => {}
-            _ => self.open.delay(result.task, due, result.attempt),
+            outcome => self.open.delay(result.task, due, attempts.replay(result.attempt, outcome)),
         }
     }
 
@@ -245,14 +250,14 @@ impl Group {
 
     /// The next task of this priority, with its deliveries so far: first what goes out again, then what is new. It is in no
     /// place now: lease it, delay it, or it is settled.
-    pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
+    pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
         if let Some(returned) = self.open.take_returned(priority) {
             return Some(returned);
         }
         while let Some(task) = self.cursor_mut(priority).pop() {
             self.changed = true;
             if !self.taken_up.remove(&task.id) {
-                return Some((task, 0));
+                return Some((task, Attempts::default()));
             }
         }
         None
@@ -292,7 +297,7 @@ impl Group {
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Time) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
-            self.open.delay(task.id, now, 0);
+            self.open.delay(task.id, now, Attempts::default());
         }
         settled
     }

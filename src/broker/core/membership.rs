@@ -30,6 +30,10 @@ impl Core {
             since: now,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
+            unbegun: 0,
+            alone: false,
+            rests: false,
+            heard: 0,
             sent: 0,
             taken: 0,
             delivered: 0,
@@ -91,9 +95,13 @@ impl Core {
         let Some(before) = self.sessions.get_mut(&old) else { return };
         let same_process = before.join.instance.is_some() && before.join.instance == session.join.instance;
         if !same_process || before.group != session.group {
-            return self.leave(old, now);
+            // The server ends it: that it says nothing more means nothing.
+            before.heard = u64::MAX;
+            return self.end(old, now);
         }
         session.held = std::mem::take(&mut before.held);
+        session.unbegun = std::mem::take(&mut before.unbegun);
+        (session.alone, session.heard) = (before.alone, before.heard);
         // Reports over a new connection may come before its stream does.
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
@@ -108,11 +116,23 @@ impl Core {
                 group.open.lease(*id, lease);
             }
         }
-        self.leave(old, now);
+        self.end(old, now);
     }
 
-    /// A stream ended: what was on its way or held by its client goes to others. An unknown session changes nothing.
+    /// A stream ended: what was on its way or held by its client goes to others. What a client has begun that says when it
+    /// begins stays with it for a moment: it may still be at work. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Time) {
+        if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
+            let deadline = now.after(self.config.ack_timeout.min(GRACE));
+            if let Some(group) = self.groups.get_mut(&session.group) {
+                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
+            }
+        }
+        self.end(id, now);
+    }
+
+    /// A stream is over, and so are the leases of what its client holds.
+    fn end(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // It takes nothing any more, also while its tasks are given back.
         session.window = 0;

@@ -7,6 +7,8 @@ use rustc_hash::FxHashMap;
 
 use super::delayed::Delayed;
 use super::session::SessionId;
+use super::suspects::Suspects;
+use crate::attempts::Attempts;
 use crate::store::OpenTask;
 use crate::task::{Priority, Task, TaskId, Time};
 
@@ -15,29 +17,33 @@ use crate::task::{Priority, Task, TaskId, Time};
 pub(super) struct Lease {
     /// `None`: the task waited to go out again, without its text, when its client said that it still has it.
     pub(super) task: Option<Arc<Task>>,
-    /// `None`: its client says that it still has the task, and has no stream yet.
+    /// `None`: its client has no stream, or none yet.
     pub(super) session: Option<SessionId>,
-    /// Which delivery of the task to the group this is, from 1.
-    pub(super) attempt: u32,
+    /// Deliveries of the task to the group, this one included.
+    pub(super) attempts: Attempts,
+    /// When it was delivered, in the order of all deliveries: see [`Session::turn`](super::session::Session::turn).
+    pub(super) turn: u64,
     /// When it was delivered.
     pub(super) since: Time,
     /// When it ends, unless its client says something before.
     pub(super) deadline: Time,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
+    /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
+    pub(super) left_by: Option<Arc<str>>,
 }
 
 impl Lease {
     /// The address from which a stream is to come that takes this lease, if it waits for one.
     fn awaited_peer(&self) -> Option<Arc<str>> {
-        if self.session.is_none() { self.confirmed_from.clone() } else { None }
+        if self.session.is_none() && self.left_by.is_none() { self.confirmed_from.clone() } else { None }
     }
 }
 
 /// Most tasks that wait to go out again and whose text is in memory, or about to be, whatever their size.
 const LOADED: usize = 256;
 
-/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `delayed` and `loading`.
+/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed` and `loading`.
 ///
 /// A task that is taken out must be put into another place at once, or it is settled.
 #[derive(Debug, Default)]
@@ -48,12 +54,14 @@ pub(super) struct OpenTasks {
     deadlines: BTreeSet<(Time, TaskId)>,
     /// Of each lease without a session, with the address from which its client said that it has the task.
     awaiting_stream: BTreeSet<(Arc<str>, TaskId)>,
-    /// Go out before any new task of their priority; with the deliveries so far.
-    returned: BTreeMap<(Priority, TaskId), (Arc<Task>, u32)>,
+    /// Go out before any new task of their priority.
+    returned: BTreeMap<(Priority, TaskId), (Arc<Task>, Attempts)>,
+    /// Go out before these, one at a time.
+    suspects: Suspects,
     /// Not to go out before a time. Their text is not in memory.
     delayed: Delayed,
-    /// Due, and their text is being read; with the deliveries so far.
-    loading: FxHashMap<TaskId, u32>,
+    /// Due, and their text is being read.
+    loading: FxHashMap<TaskId, Attempts>,
     /// Not as in the last checkpoint.
     changed: bool,
 }
@@ -70,7 +78,7 @@ impl OpenTasks {
 
     /// How many wait to go out again.
     pub(super) fn waiting_len(&self) -> usize {
-        self.returned.len() + self.delayed.len() + self.loading.len()
+        self.returned.len() + self.suspects.len() + self.delayed.len() + self.loading.len()
     }
 
     /// How many of these may not go out yet.
@@ -85,7 +93,8 @@ impl OpenTasks {
 
     pub(super) fn oldest(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
-        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.delayed.oldest());
+        let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.suspects.iter().map(|(id, _)| id));
+        let waiting = waiting.chain(self.delayed.oldest());
         open.chain(waiting).min()
     }
 
@@ -130,13 +139,26 @@ impl OpenTasks {
         Some(lease)
     }
 
+    /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
+    /// so.
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Time) -> bool {
+        if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
+            return false;
+        }
+        let Some(lease) = self.end_lease(task) else { return false };
+        let deadline = lease.deadline.min(deadline);
+        self.lease(task, Lease { session: None, left_by: Some(client.clone()), deadline, ..lease });
+        true
+    }
+
     // ---- tasks that wait to go out again
 
     /// How often a task was delivered that waits to go out again, now or later.
-    pub(super) fn waiting(&self, task: TaskId) -> Option<u32> {
+    pub(super) fn waiting(&self, task: TaskId) -> Option<Attempts> {
         let returned = || Priority::ALL.into_iter().find_map(|priority| self.returned.get(&(priority, task)));
         let loading = self.loading.get(&task).copied();
-        loading.or_else(|| Some(returned()?.1)).or_else(|| Some(self.delayed.get(task)?.1))
+        let in_memory = loading.or_else(|| Some(returned()?.1)).or_else(|| self.suspects.get(task));
+        in_memory.or_else(|| Some(self.delayed.get(task)?.1))
     }
 
     /// When a delayed task is due.
@@ -150,9 +172,9 @@ impl OpenTasks {
     }
 
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
-    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, u32)> {
+    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, Attempts)> {
         let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
-        let taken = match returned {
+        let taken = match returned.or_else(|| self.suspects.remove(task)) {
             Some((text, attempts)) => (Some(text), attempts),
             None => (None, self.loading.remove(&task).or_else(|| self.delayed.remove(task))?),
         };
@@ -161,20 +183,32 @@ impl OpenTasks {
     }
 
     /// Has a task go out again as soon as it can.
-    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: u32) {
+    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: Attempts) {
         self.changed = true;
-        self.returned.insert((task.spec.priority, task.id), (task, attempts));
+        match attempts.silent {
+            0 => drop(self.returned.insert((task.spec.priority, task.id), (task, attempts))),
+            _ => self.suspects.insert(task, attempts),
+        }
     }
 
-    /// Takes the oldest task that goes out again, if the highest priority among these is this one.
-    pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, u32)> {
+    /// Whether the next task of this priority, if it is the highest with suspects, is one that goes out alone.
+    pub(super) fn has_suspect(&self, priority: Priority) -> bool {
+        self.suspects.first(priority).is_some()
+    }
+
+    /// Takes the first task that goes out again, if the highest priority among these is this one.
+    pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
+        if let Some(suspect) = self.suspects.first(priority) {
+            self.changed = true;
+            return self.suspects.remove(suspect);
+        }
         let first = self.returned.first_entry().filter(|first| first.key().0 == priority)?;
         self.changed = true;
         Some(first.remove())
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
-    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: u32) {
+    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: Attempts) {
         self.changed = true;
         self.delayed.insert(task, due, attempts);
     }
@@ -183,7 +217,7 @@ impl OpenTasks {
 
     /// Whether there is room in memory for the text of another task that is due.
     pub(super) fn may_load(&self) -> bool {
-        self.returned.len() + self.loading.len() < LOADED
+        self.returned.len() + self.suspects.len() + self.loading.len() < LOADED
     }
 
     /// Moves what is due from `delayed` to `loading`, as far as there is room for the texts.
@@ -228,10 +262,11 @@ impl OpenTasks {
 
     /// What a checkpoint keeps of them, by id.
     pub(super) fn state(&self) -> Vec<OpenTask> {
-        let due_now = |id: &TaskId, attempts: u32| OpenTask { id: *id, attempts, not_before: None };
+        let due_now = |id: &TaskId, attempts: Attempts| OpenTask { id: *id, attempts, not_before: None };
         // The outcome or the loss of a lease will follow this checkpoint in the log; if neither does, this delivery counts.
-        let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempt)).collect();
+        let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempts)).collect();
         open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.1)));
+        open.extend(self.suspects.iter().map(|(id, attempts)| due_now(&id, attempts)));
         open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
         open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
         open.sort_unstable_by_key(|task| task.id);

@@ -99,7 +99,7 @@ impl Core {
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
-            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempt);
+            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
@@ -128,9 +128,9 @@ impl Core {
         let mut count = 0;
         for id in ids {
             let attempt = match self.end_lease(id, task.id) {
-                Some((lease, _)) => Some(lease.attempt),
+                Some((lease, _)) => Some(lease.attempts.deliveries),
                 None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
-                    Some((_, attempts)) => Some(attempts),
+                    Some((_, attempts)) => Some(attempts.deliveries),
                     None => group.take_up(task, head).then_some(0),
                 }),
             };

@@ -1,14 +1,21 @@
 //! Outcomes are reported, and change where tasks are.
 
+use std::borrow::Cow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
 use super::session::SessionId;
 use super::tally::micros;
+use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
+use crate::attempts::Attempts;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+
+/// For how long a client that gives tasks back unbegun gets no others.
+const REST: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A client says what came of tasks.
@@ -40,6 +47,10 @@ impl Core {
                 }
             }
         }
+        let session = group.and_then(|group| self.session_of(reporter, group));
+        if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
+            session.heard = self.next_turn;
+        }
         for report in reports {
             match group {
                 Some(group) if report.task != 0 => self.report_one(group, reporter, report, now),
@@ -59,9 +70,10 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.open.lease_of(report.task) {
-            let current = report.attempt == 0 || report.attempt == lease.attempt;
+            let delivery = lease.attempts.deliveries;
+            let current = report.attempt == 0 || report.attempt == delivery;
             let report =
-                OutcomeReport { attempt: if report.attempt == 0 { lease.attempt } else { report.attempt }, ..report };
+                OutcomeReport { attempt: if report.attempt == 0 { delivery } else { report.attempt }, ..report };
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
@@ -71,6 +83,15 @@ impl Core {
                 Outcome::Retry if current => {
                     let not_before = (!report.delay.is_zero()).then(|| now.after(report.delay));
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
+                }
+                Outcome::Released if current => {
+                    // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
+                    // they would go back and forth.
+                    let over = lease.task.as_ref().is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
+                    if let Some(session) = lease.session.filter(|_| !over) {
+                        self.rest(session, now);
+                    }
+                    self.give_back(id, report.task, Outcome::Released, report.ret, None, now);
                 }
                 // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
@@ -100,8 +121,15 @@ impl Core {
 
     /// A report about a task that waits to go out again. No other client was given it since its last attempt: a report about
     /// that attempt counts as if its client still had the task.
-    fn report_waiting(&mut self, id: GroupId, attempts: u32, reporter: &Reporter, report: OutcomeReport, now: Time) {
-        let last = attempts > 0 && report.attempt == attempts;
+    fn report_waiting(
+        &mut self,
+        id: GroupId,
+        attempts: Attempts,
+        reporter: &Reporter,
+        report: OutcomeReport,
+        now: Time,
+    ) {
+        let last = attempts.deliveries > 0 && report.attempt == attempts.deliveries;
         if report.outcome == Outcome::Working {
             if last {
                 self.renew(id, report.task, self.session_of(reporter, id), &reporter.peer, now);
@@ -109,12 +137,13 @@ impl Core {
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let counts = last || report.outcome == Outcome::Done;
+        // What is released is here already.
+        let counts = (last && report.outcome != Outcome::Released) || report.outcome == Outcome::Done;
         let name = group.name.clone();
         if counts {
             group.open.take_waiting(report.task);
             match report.outcome {
-                Outcome::Retry => group.open.delay(report.task, now.after(report.delay), attempts),
+                Outcome::Retry => group.open.delay(report.task, now.after(report.delay), attempts.begin()),
                 _ => group.rate.count(now),
             }
         }
@@ -138,13 +167,27 @@ impl Core {
             Some(_) => self.config.ack_timeout,
             None => self.config.ack_timeout.min(GRACE),
         };
-        let had = group.open.end_lease(task).map(|lease| (lease.task, lease.attempt, lease.since));
-        let waited = || group.open.take_waiting(task).map(|(text, attempt)| (text, attempt, now));
-        let Some((text, attempt, since)) = had.or_else(waited) else { return };
+        let had = group.open.end_lease(task);
+        let holder = had.as_ref().and_then(|lease| lease.session);
+        let turn = self.next_turn;
+        let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since));
+        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now));
+        let Some((text, before, turn, since)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
-        group.open.lease(task, Lease { task: text, session, attempt, since, deadline, confirmed_from });
+        let attempts = before.begin();
+        if before != attempts {
+            // A checkpoint is to know of it, as of a delivery.
+            self.checkpoints.delivered(now);
+        }
+        let left_by = None;
+        group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from, left_by });
         if let Some(id) = session {
-            self.sessions.get_mut(&id).map(|session| session.held.insert(task));
+            if let Some(session) = self.sessions.get_mut(&id) {
+                if holder.is_some() {
+                    session.begin(before);
+                }
+                session.held.insert(task);
+            }
             self.update_rank(id);
         }
     }
@@ -189,9 +232,23 @@ impl Core {
         }
     }
 
-    /// Deliveries of a task to a group before it is given up.
-    pub(super) fn most_attempts(&self, task: &Task) -> u32 {
-        task.spec.max_attempts.unwrap_or(self.config.max_attempts)
+    /// Whether a task that was delivered so often does not go out again; what `EXHAUSTED` says of it beside the last error.
+    pub(super) fn given_up(&self, task: &Task, attempts: Attempts) -> Option<Cow<'static, str>> {
+        let Attempts { spent, silent, .. } = attempts;
+        if spent > 0 && spent >= task.spec.max_attempts.unwrap_or(self.config.max_attempts) {
+            return Some("".into());
+        }
+        let gone =
+            || format!("{silent} clients, one after another, were not heard of again when they had been given it");
+        (silent > 0 && silent >= self.config.max_deliveries).then(|| gone().into())
+    }
+
+    /// Gives a session nothing for a moment.
+    fn rest(&mut self, id: SessionId, now: Time) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if !std::mem::replace(&mut session.rests, true) {
+            self.timers.set(now.after(REST), Timer::Rest(id));
+        }
     }
 
     /// Takes a task from its client. Says what it was leased for, and to whom.
@@ -199,7 +256,10 @@ impl Core {
         let lease = self.groups.get_mut(&id)?.open.end_lease(task)?;
         let client = self.holder(&lease);
         if let Some(id) = lease.session {
-            self.sessions.get_mut(&id).map(|session| session.held.remove(&task));
+            if let Some(session) = self.sessions.get_mut(&id) {
+                session.held.remove(&task);
+                session.begin(lease.attempts);
+            }
             self.update_rank(id);
         }
         Some((lease, client))
@@ -208,11 +268,13 @@ impl Core {
     /// The client that has the task: its id, or its address.
     pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
         let session = lease.session.and_then(|id| self.sessions.get(&id));
-        let client = session.map(|session| &session.label).or(lease.confirmed_from.as_ref());
+        let client = session.map(|session| &session.label).or(lease.left_by.as_ref()).or(lease.confirmed_from.as_ref());
         client.map_or_else(|| "".into(), Arc::clone)
     }
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
+    ///
+    /// What was lost or timed out before it was begun is recorded as released: it costs no attempt.
     pub(super) fn give_back(
         &mut self,
         id: GroupId,
@@ -223,19 +285,32 @@ impl Core {
         now: Time,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
-        let used_up = lease.task.as_ref().is_some_and(|task| lease.attempt >= self.most_attempts(task));
+        let holder = lease.session.and_then(|id| self.sessions.get(&id));
+        let (outcome, attempts) = match outcome {
+            Outcome::Retry => (outcome, lease.attempts.begin()),
+            Outcome::Released => (outcome, lease.attempts.release()),
+            // It had some time to say that it is still at work.
+            Outcome::TimedOut if lease.left_by.is_some() => (Outcome::Lost, lease.attempts),
+            _ if lease.attempts.begun => (outcome, lease.attempts),
+            _ if holder.is_some_and(|session| lease.turn > session.heard) => {
+                (Outcome::Released, lease.attempts.fall_silent())
+            }
+            _ => (Outcome::Released, lease.attempts),
+        };
+        let given_up = lease.task.as_ref().and_then(|task| self.given_up(task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let result = outcome_of(task, group.name.clone(), client, lease.attempt, outcome, now);
+        let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now);
         let result = NewResult { ret, not_before, ..result };
-        if used_up {
-            let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ..result.clone() };
+        if let Some(why) = given_up {
+            let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
+            let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ret, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
         match (not_before, lease.task) {
-            (None, Some(text)) => group.open.give_back(text, lease.attempt),
+            (None, Some(text)) => group.open.give_back(text, attempts),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
-            (due, _) => group.open.delay(task, due.unwrap_or(now), lease.attempt),
+            (due, _) => group.open.delay(task, due.unwrap_or(now), attempts),
         }
         self.records.push(result);
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
+use crate::attempts::Attempts;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
@@ -27,6 +28,8 @@ pub struct Join {
     pub window: Option<u32>,
     /// Where its group starts if it is new.
     pub from: Option<StartAt>,
+    /// It says when it begins a task, with `WORKING` or an outcome: a task that it was given is not begun before.
+    pub begins: bool,
     /// How long a silence is before it wants a heartbeat.
     pub heartbeat: Option<Duration>,
     /// Its address.
@@ -40,6 +43,8 @@ pub struct Delivery {
     pub task: Arc<Task>,
     /// Which delivery to this group this is, from 1.
     pub attempt: u32,
+    /// Attempts that were spent before this delivery.
+    pub spent: u32,
 }
 
 impl Delivery {
@@ -65,6 +70,14 @@ pub(super) struct Session {
     pub(super) window: usize,
     /// The tasks it has a lease on.
     pub(super) held: BTreeSet<TaskId>,
+    /// How many of these its client has not begun.
+    pub(super) unbegun: usize,
+    /// Of these, there is one that must be alone with it: the client before it fell silent.
+    pub(super) alone: bool,
+    /// It gave tasks back unbegun, and gets none for a moment.
+    pub(super) rests: bool,
+    /// The last delivery, of all, that was made when its client said something of a task.
+    pub(super) heard: u64,
     /// Bytes of [`Delivery::cost`] given to the stream so far.
     pub(super) sent: u64,
     /// Of these, how many the stream has taken, as far as it has said so.
@@ -84,6 +97,28 @@ impl Session {
     /// How many more tasks its client wants.
     pub(super) fn free(&self) -> usize {
         self.window.saturating_sub(self.held.len())
+    }
+
+    /// Whether it may be given a task now.
+    pub(super) fn can_take(&self) -> bool {
+        self.free() > 0 && self.has_room() && !self.alone && !self.rests
+    }
+
+    /// It has this task now.
+    pub(super) fn hold(&mut self, task: TaskId, attempts: Attempts) {
+        self.held.insert(task);
+        if !attempts.begun {
+            self.unbegun += 1;
+            self.alone |= attempts.silent > 0;
+        }
+    }
+
+    /// It begins a task, or has it no more.
+    pub(super) fn begin(&mut self, attempts: Attempts) {
+        if !attempts.begun {
+            self.unbegun -= 1;
+            self.alone &= attempts.silent == 0;
+        }
     }
 
     /// Whether another task may be sent. One that is larger than the buffer goes out alone, when nothing else is on its way.

@@ -12,6 +12,8 @@ use crate::task::Time;
 pub(super) enum Timer {
     Group(GroupId),
     Session(SessionId),
+    /// A session has rested.
+    Rest(SessionId),
 }
 
 /// Timers, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks it.

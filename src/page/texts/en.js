@@ -216,6 +216,7 @@ export const en = {
   'outcome.CANCELLED': 'cancelled',
   'outcome.REVIVED': 'given again',
   'outcome.DROPPED': 'dropped',
+  'outcome.RELEASED': 'given back unbegun',
 
   'task.number': (id) => `Task ${id}`,
   'task.group': 'For group',

@@ -210,6 +210,7 @@ export const zh = {
   'outcome.CANCELLED': '已取消',
   'outcome.REVIVED': '再次交付',
   'outcome.DROPPED': '已丢弃',
+  'outcome.RELEASED': '未开始，已退回',
 
   'task.number': (id) => `任务 ${id}`,
   'task.group': '发给哪个组',

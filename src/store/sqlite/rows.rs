@@ -2,8 +2,10 @@
 
 use rusqlite::types::{FromSql, ToSql, Type};
 use rusqlite::{Row, Statement, Transaction};
+use serde::{Deserialize, Serialize};
 
 use super::int;
+use crate::attempts::Attempts;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{
     Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
@@ -222,8 +224,7 @@ pub(super) fn status(row: &Row<'_>) -> rusqlite::Result<Status> {
 }
 
 pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rusqlite::Result<()> {
-    let open: Vec<_> =
-        state.open.iter().map(|task| (task.id, task.attempts, task.not_before.map(|time| time.0))).collect();
+    let open: Vec<_> = state.open.iter().map(OpenRow::of).collect();
     to.put(state.name.as_str())?;
     to.put(state.created_at.0)?;
     to.put(int(state.broadcast_after))?;
@@ -236,11 +237,6 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
 
 pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
     let mut row = Values::of(row);
-    let open = |(id, attempts, not_before): (TaskId, u32, Option<i64>)| OpenTask {
-        id,
-        attempts,
-        not_before: not_before.map(Time),
-    };
     Ok(GroupState {
         name: row.optional_name()?.ok_or(rusqlite::Error::InvalidColumnType(0, "name".into(), Type::Null))?,
         created_at: row.time()?,
@@ -249,6 +245,33 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         last_used: row.time()?,
         cursors: row.json()?,
         taken_up: row.json()?,
-        open: row.json::<Vec<_>>()?.into_iter().map(open).collect(),
+        open: row.json::<Vec<OpenRow>>()?.into_iter().map(OpenRow::task).collect(),
     })
+}
+
+/// An open task: id, deliveries, not before; and, unless every delivery is spent, what is: attempts, whether the last delivery
+/// is among them, and how many were silent. Stores before that knew only three.
+#[derive(Serialize, Deserialize)]
+struct OpenRow(
+    TaskId,
+    u32,
+    Option<i64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")] Option<(u32, bool, u32)>,
+);
+
+impl OpenRow {
+    fn of(task: &OpenTask) -> OpenRow {
+        let OpenTask { id, attempts, not_before } = *task;
+        let Attempts { deliveries, spent, begun, silent } = attempts;
+        let counted = (attempts != Attempts::all_spent(deliveries)).then_some((spent, begun, silent));
+        OpenRow(id, deliveries, not_before.map(|time| time.0), counted)
+    }
+
+    fn task(self) -> OpenTask {
+        let OpenRow(id, deliveries, not_before, counted) = self;
+        let all_spent = Attempts::all_spent(deliveries);
+        let attempts =
+            counted.map_or(all_spent, |(spent, begun, silent)| Attempts { deliveries, spent, begun, silent });
+        OpenTask { id, attempts, not_before: not_before.map(Time) }
+    }
 }

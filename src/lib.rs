@@ -47,6 +47,8 @@ mod rpc_status;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
+#[cfg(any(feature = "client", feature = "ctl"))]
+mod target;
 pub mod task;
 pub mod task_state;
 pub mod terminal;

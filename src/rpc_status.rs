@@ -1,6 +1,7 @@
 //! What the status of a failed call means to the caller: whether another try may work, and when.
 //!
-//! A Contact server says why in `google.rpc.ErrorInfo`, among the details. Other servers, and gRPC itself, give a code alone.
+//! A Contact server says why in `google.rpc.ErrorInfo`, among the details. Proxies, other servers and gRPC itself give a code
+//! alone. That may be different a moment later, as while a proxy is set up anew: no caller gives up because of it.
 //! Both lists are here, and nowhere else; `docs/errors.md` explains the reasons.
 
 use std::time::Duration;
@@ -13,6 +14,10 @@ use crate::wire::google_rpc::status::Status;
 
 /// Who defines the reasons, as `ErrorInfo.domain` names it.
 const DOMAIN: &str = "contact";
+
+/// How gRPC says, in C and Python, in Go and in Java, that a message is longer than the receiver takes.
+const TOO_LONG: [&str; 3] =
+    ["eceived message larger than max", "trying to send message larger", "exceeds maximum size"];
 
 /// What a failed call means for the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +37,24 @@ pub(crate) enum Meaning {
 }
 
 impl Meaning {
-    /// By reason, where the server gave one; else by code.
+    /// By the reason that a Contact server gave; by its code, if the reason is newer than this program. Else it is no answer of
+    /// a Contact server.
     pub(crate) fn of(status: &RpcStatus) -> Meaning {
-        let info = detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN);
-        info.and_then(|info| Meaning::of_reason(&info.reason)).unwrap_or_else(|| Meaning::of_code(status.code()))
+        match detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN) {
+            Some(info) => Meaning::of_reason(&info.reason).unwrap_or_else(|| Meaning::of_code(status.code())),
+            None => Meaning::of_other(status),
+        }
+    }
+
+    fn of_other(status: &RpcStatus) -> Meaning {
+        match status.code() {
+            Code::UNAVAILABLE | Code::CANCELLED | Code::DEADLINE_EXCEEDED => Meaning::Unavailable,
+            // gRPC itself refuses messages that are too long, before a service sees them.
+            Code::RESOURCE_EXHAUSTED if TOO_LONG.iter().any(|words| status.message().contains(words)) => {
+                Meaning::MessageRefused
+            }
+            _ => Meaning::Unclear,
+        }
     }
 
     /// `None`: the reason is newer than this program.
@@ -100,7 +119,10 @@ pub(crate) fn status_of(error: grpcio::Error) -> RpcStatus {
 
 /// A status as a reader wants it: `UNAVAILABLE: Socket closed`.
 pub(crate) fn text(status: &RpcStatus) -> String {
-    format!("{}: {}", code_name(status), status.message())
+    match status.message() {
+        "" => code_name(status),
+        message => format!("{}: {message}", code_name(status)),
+    }
 }
 
 /// `UNAVAILABLE`, where grpcio writes `14-UNAVAILABLE`.
@@ -126,9 +148,25 @@ mod tests {
     fn a_reason_of_contact_counts_more_than_the_code() {
         let meaning = |code, domain, reason| Meaning::of(&status(code, domain, reason));
         assert_eq!(meaning(Code::ABORTED, "contact", "SERVER_STOPPING"), Meaning::Unavailable);
-        assert_eq!(meaning(Code::ABORTED, "another", "SERVER_STOPPING"), Meaning::TakenOver);
         assert_eq!(meaning(Code::ABORTED, "contact", "OF_A_LATER_VERSION"), Meaning::TakenOver);
         assert_eq!(Meaning::of(&RpcStatus::new(Code::UNAVAILABLE)), Meaning::Unavailable);
+    }
+
+    #[test]
+    fn nobody_but_a_contact_server_can_turn_a_client_away_for_good() {
+        for code in 0..=16 {
+            for status in [
+                RpcStatus::with_message(Code::from(code), "Received http2 header with status: 404".into()),
+                status(Code::from(code), "another", "METADATA_INVALID"),
+            ] {
+                assert!(matches!(Meaning::of(&status), Meaning::Unavailable | Meaning::Unclear), "{status:?}");
+            }
+        }
+        let long = "Received message larger than max (5000000 vs. 4194304)";
+        assert_eq!(
+            Meaning::of(&RpcStatus::with_message(Code::RESOURCE_EXHAUSTED, long.into())),
+            Meaning::MessageRefused
+        );
     }
 
     #[test]

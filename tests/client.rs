@@ -1,16 +1,17 @@
 //! The client's behaviour, against a server in the same process that does what each test says.
 
 use std::collections::HashSet;
+use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
 use contact::codec::Decoded;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::{Contact, create_contact};
-use contact::wire::google_rpc::error_details::RetryInfo;
+use contact::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
 use contact::wire::google_rpc::status::Status;
 use crossbeam_channel::{Receiver, Sender, bounded, unbounded};
 use futures::channel::mpsc;
@@ -33,8 +34,12 @@ enum Tell {
     Confirm,
     /// Never answered.
     Ignore,
-    /// Refused if the task of that id is among the results.
-    Refuse(u64, RpcStatusCode),
+    /// Refused if the task of that id is among the results, with that reason.
+    Refuse(u64, RpcStatusCode, &'static str),
+    /// Ended with a code alone, as by a proxy that has no server behind it.
+    Fail(RpcStatusCode),
+    /// Refused if it has a RELEASED, as by a server that does not know that.
+    RefuseReleased,
 }
 
 #[derive(Clone)]
@@ -58,8 +63,14 @@ impl Session {
         self.messages.unbounded_send(Ok(message)).unwrap();
     }
 
+    /// Ends it with a code alone, as a proxy does.
     fn fail(&self, code: RpcStatusCode, text: &str) {
         self.messages.unbounded_send(Err(RpcStatus::with_message(code, text.to_owned()))).unwrap();
+    }
+
+    /// Ends it with a reason, as a Contact server does.
+    fn refuse(&self, code: RpcStatusCode, reason: &str, text: &str) {
+        self.messages.unbounded_send(Err(refusal(code, reason, text))).unwrap();
     }
 
     fn metadata(&self, key: &str) -> Option<&str> {
@@ -78,7 +89,7 @@ impl Contact for Service {
         ctx.spawn(async move {
             while let Some(Ok(Ok(request))) = requests.next().await {
                 if request.msg == "bad" {
-                    let status = RpcStatus::with_message(RpcStatusCode::INVALID_ARGUMENT, "no".into());
+                    let status = refusal(RpcStatusCode::INVALID_ARGUMENT, "STATUS_TOO_LONG", "no");
                     return drop(sink.fail(status).await);
                 }
                 let ret = format!("服务端接收到消息:{}", request.msg);
@@ -125,21 +136,40 @@ impl Contact for Service {
         let (tell, results, unanswered) = (self.tell.clone(), self.results.clone(), self.unanswered.clone());
         ctx.spawn(async move {
             let mut ids = HashSet::new();
+            let mut released = false;
             while let Some(Ok(Ok(result))) = requests.next().await {
+                let is_released = |result: &pb::Result| result.outcome == pb::Outcome::RELEASED.into();
+                released |= is_released(&result) || result.batch.iter().any(is_released);
                 ids.extend(result.batch.iter().map(|result| result.id).chain([result.id]));
                 let _ = results.send(result);
             }
             let tell = *tell.lock().unwrap();
             let _ = match tell {
-                Tell::Refuse(id, code) if ids.contains(&id) => {
-                    sink.fail(RpcStatus::with_message(code, format!("no {id}"))).await
+                Tell::Refuse(id, code, reason) if ids.contains(&id) => {
+                    sink.fail(refusal(code, reason, &format!("no {id}"))).await
                 }
+                Tell::Fail(code) => sink.fail(RpcStatus::with_message(code, "no such page".into())).await,
                 // Kept, for one that is dropped cancels its call; and a future that nobody wakes is dropped.
                 Tell::Ignore => return unanswered.lock().unwrap().push(sink),
-                Tell::Confirm | Tell::Refuse(..) => sink.success(pb::Empty::new()).await,
+                Tell::RefuseReleased if released => {
+                    let text = "unknown outcome: 4";
+                    sink.fail(refusal(RpcStatusCode::INVALID_ARGUMENT, "ENUM_VALUE_UNKNOWN", text)).await
+                }
+                Tell::Confirm | Tell::Refuse(..) | Tell::RefuseReleased => sink.success(pb::Empty::new()).await,
             };
         });
     }
+}
+
+/// What a Contact server refuses with.
+fn refusal(code: RpcStatusCode, reason: &str, text: &str) -> RpcStatus {
+    let info = ErrorInfo { domain: "contact".into(), reason: reason.into(), ..Default::default() };
+    with_detail(code, text, &Any::pack(&info).unwrap())
+}
+
+fn with_detail(code: RpcStatusCode, text: &str, detail: &Any) -> RpcStatus {
+    let rich = Status { details: vec![Any::default(), detail.clone()], ..Default::default() };
+    RpcStatus::with_details(code, text.into(), rich.write_to_bytes().unwrap())
 }
 
 struct Server {
@@ -187,6 +217,8 @@ impl Server {
             first_backoff: Duration::from_millis(20),
             most_backoff: Duration::from_millis(100),
             confirm_every: Duration::from_millis(10),
+            // Else each result follows a WORKING.
+            announce_begin: false,
             ..Config::new(format!("127.0.0.1:{}", self.port))
         }
     }
@@ -276,7 +308,7 @@ fn what_a_handler_says_becomes_the_outcome() {
 }
 
 #[test]
-fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing() {
+fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_it_is() {
     let server = Server::start();
     let config = Config {
         id: Some("rig-7".into()),
@@ -284,7 +316,7 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing(
         window: 5.try_into().ok(),
         batch: 9.try_into().ok(),
         from: Some(contact::client::StartAt::New),
-        heartbeat: Some(Duration::from_secs(15)),
+        heartbeat: Some(Duration::from_secs(7)),
         ..server.config()
     };
     let running = Worker::new(config, echo).start().unwrap();
@@ -295,7 +327,7 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing(
         ("contact-window", "5"),
         ("contact-batch", "9"),
         ("contact-from", "new"),
-        ("contact-heartbeat", "15"),
+        ("contact-heartbeat", "7"),
     ];
     for (key, value) in expected {
         assert_eq!(session.metadata(key), Some(value), "{key}");
@@ -312,7 +344,11 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_nothing(
 
     let running = Worker::new(server.config(), echo).start().unwrap();
     let session = server.session();
-    assert!(session.metadata.iter().all(|(key, _)| !key.starts_with("contact-")), "{:?}", session.metadata);
+    let mut said = session.metadata.clone();
+    said.retain(|(key, _)| key.starts_with("contact-"));
+    said.sort();
+    let expected = [("contact-heartbeat", "15"), ("contact-window", "2")];
+    assert_eq!(said, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     running.stop().unwrap();
 }
 
@@ -448,7 +484,7 @@ fn results_that_were_confirmed_are_not_told_again_nor_are_those_without_an_id() 
 
 #[test]
 fn a_result_that_the_server_refuses_is_dropped_and_takes_no_other_along() {
-    let server = Server::start().answers(Tell::Refuse(2, RpcStatusCode::NOT_FOUND));
+    let server = Server::start().answers(Tell::Refuse(2, RpcStatusCode::NOT_FOUND, "TASK_UNKNOWN"));
     let config = Config { confirm_every: DEADLINE, ..server.config() };
     let running = Worker::new(config, echo).start().unwrap();
     let session = server.session();
@@ -467,7 +503,7 @@ fn a_client_that_was_taken_over_stops_with_an_error_after_telling_what_it_did() 
     let session = server.session();
     session.send(task(1, 1, "a"));
     begun.recv_timeout(DEADLINE).unwrap();
-    session.fail(RpcStatusCode::ABORTED, "another stream came");
+    session.refuse(RpcStatusCode::ABORTED, "CLIENT_TAKEN_OVER", "another stream came");
     // The end of the stream is seen before the task is finished, or after: either way its result is told.
     drop(open);
     assert_eq!(server.result().id, 1);
@@ -478,19 +514,76 @@ fn a_client_that_was_taken_over_stops_with_an_error_after_telling_what_it_did() 
 
 #[test]
 fn a_client_that_is_refused_stops_with_an_error_that_says_why() {
-    for code in [
-        RpcStatusCode::UNAUTHENTICATED,
-        RpcStatusCode::PERMISSION_DENIED,
-        RpcStatusCode::INVALID_ARGUMENT,
-        RpcStatusCode::UNIMPLEMENTED,
+    for (code, reason) in [
+        (RpcStatusCode::UNAUTHENTICATED, "OF_A_LATER_VERSION"),
+        (RpcStatusCode::PERMISSION_DENIED, "OF_A_LATER_VERSION"),
+        (RpcStatusCode::INVALID_ARGUMENT, "METADATA_INVALID"),
     ] {
         let server = Server::start();
         let running = Worker::new(server.config(), echo).start().unwrap();
         let session = server.session();
-        session.fail(code, "not you");
+        session.refuse(code, reason, "not you");
         let error = running.join().unwrap_err().to_string();
         assert!(error.contains("not you") && code.to_string().ends_with(error.split(": ").nth(1).unwrap()), "{error}");
     }
+}
+
+#[test]
+fn an_answer_that_is_none_of_a_contact_server_ends_no_client_and_costs_no_result() {
+    let server = Server::start();
+    let (worker, events) = watched(Worker::new(server.config(), echo));
+    let running = worker.start().unwrap();
+    for code in [
+        RpcStatusCode::UNAUTHENTICATED,
+        RpcStatusCode::PERMISSION_DENIED,
+        RpcStatusCode::UNIMPLEMENTED,
+        RpcStatusCode::INVALID_ARGUMENT,
+        RpcStatusCode::ABORTED,
+        RpcStatusCode::UNKNOWN,
+    ] {
+        server.session().fail(code, "Received http2 header with status: 404");
+        let event = events.recv_timeout(DEADLINE).unwrap();
+        assert_eq!(event["event"], "disconnected", "it is not connected: {event}");
+        assert!(event["reason"].as_str().unwrap().contains("404"), "{event}");
+    }
+    // The result goes to the same proxy, again and again, until the server is there.
+    let mut session = server.session();
+    *server.tell.lock().unwrap() = Tell::Fail(RpcStatusCode::NOT_FOUND);
+    session.send(task(1, 1, "kept"));
+    for _ in 0..3 {
+        assert_eq!(server.result().id, 1);
+        next_event(&events, "disconnected");
+    }
+    *server.tell.lock().unwrap() = Tell::Confirm;
+    session = server.session();
+    session.send(task(2, 1, "goes on"));
+    while server.result().id != 2 {}
+    running.stop().unwrap();
+}
+
+#[test]
+fn an_address_that_does_not_answer_delays_the_next_one_by_little() {
+    // The kernel takes connections for it, and nobody says a word on them.
+    let silent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = Server::start();
+    let addresses = format!("ipv4:{},127.0.0.1:{}", silent.local_addr().unwrap(), server.port);
+    let running = Worker::new(Config { server: addresses, ..server.config() }, echo).start().unwrap();
+    // C-core would give it 20 s.
+    server.sessions.recv_timeout(DEADLINE / 2).expect("the second address was not tried");
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_port_that_has_no_such_calls_is_told_apart_from_a_proxy() {
+    let server = Server::start();
+    let (worker, events) = watched(Worker::new(server.config(), echo));
+    let running = worker.start().unwrap();
+    for (text, hint) in [("", true), ("Method not found!", true), ("Received http2 header with status: 404", false)] {
+        server.session().fail(RpcStatusCode::UNIMPLEMENTED, text);
+        let event = next_event(&events, "disconnected");
+        assert_eq!(event["reason"].as_str().unwrap().contains("--control"), hint, "{event}");
+    }
+    running.stop().unwrap();
 }
 
 #[test]
@@ -503,8 +596,147 @@ fn a_graceful_stop_finishes_the_running_task_and_leaves_the_waiting_ones() {
     running.stopper().stop();
     drop(open);
     running.join().unwrap();
-    let told: Vec<_> = server.results.try_iter().map(|result| result.id).collect();
+    let done = pb::Outcome::DONE.into();
+    let told: Vec<_> = server.results.try_iter().filter(|result| result.outcome == done).map(|it| it.id).collect();
     assert_eq!(told, [1]);
+}
+
+/// The next result that is no WORKING: its task, and what came of it.
+#[track_caller]
+fn next_outcome(server: &Server) -> (u64, pb::Outcome) {
+    loop {
+        let result = server.result();
+        if result.outcome != pb::Outcome::WORKING.into() {
+            return (result.id, result.outcome.enum_value().unwrap());
+        }
+    }
+}
+
+#[test]
+fn at_a_stop_what_is_not_begun_goes_back_at_once_and_no_more_is_taken() {
+    let server = Server::start();
+    let config = Config { id: Some("a".into()), announce_begin: true, ..server.config() };
+    let (begun, open, running) = gated(config);
+    let session = server.session();
+    assert_eq!(session.metadata("contact-begins"), Some("1"));
+    (1..=3).for_each(|id| session.send(task(id, 1, "a")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    running.stopper().stop();
+    // While the first still runs.
+    let mut back = [next_outcome(&server), next_outcome(&server)];
+    back.sort_by_key(|(id, _)| *id);
+    assert_eq!(back, [(2, pb::Outcome::RELEASED), (3, pb::Outcome::RELEASED)]);
+    // The same process, which has no room beside the one that runs.
+    let narrow = server.session();
+    assert_eq!(narrow.metadata("contact-window"), Some("1"));
+    assert_eq!(narrow.metadata("contact-instance"), session.metadata("contact-instance"));
+    assert_eq!(narrow.peer, session.peer);
+    // What was on its way goes back as well.
+    session.send(task(4, 1, "late"));
+    assert_eq!(next_outcome(&server), (4, pb::Outcome::RELEASED));
+    session.refuse(RpcStatusCode::ABORTED, "CLIENT_TAKEN_OVER", "a newer stream");
+    narrow.send(task(5, 1, "later"));
+    assert_eq!(next_outcome(&server), (5, pb::Outcome::RELEASED));
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    running.join().unwrap();
+    assert!(begun.is_empty());
+}
+
+#[test]
+fn a_stop_loses_nothing_with_a_server_that_does_not_take_tasks_back() {
+    let server = Server::start().answers(Tell::RefuseReleased);
+    let (begun, open, running) = gated(Config { announce_begin: true, confirm_every: DEADLINE, ..server.config() });
+    let session = server.session();
+    (1..=3).for_each(|id| session.send(task(id, 1, "a")));
+    begun.recv_timeout(DEADLINE).unwrap();
+    running.stopper().stop();
+    while next_outcome(&server).1 != pb::Outcome::RELEASED {}
+    drop(open);
+    running.join().unwrap();
+    let done = server.results.try_iter().filter(|result| result.outcome == pb::Outcome::DONE.into());
+    assert!(done.map(|result| result.id).all(|id| id == 1));
+}
+
+#[test]
+fn each_task_is_announced_before_it_is_begun_unless_that_is_not_wanted() {
+    let server = Server::start();
+    for (announce_begin, said) in
+        [(true, &[pb::Outcome::WORKING, pb::Outcome::DONE][..]), (false, &[pb::Outcome::DONE])]
+    {
+        let config = Config { announce_begin, renew_every: DEADLINE, ..server.config() };
+        let running = Worker::new(config, echo).start().unwrap();
+        let session = server.session();
+        for id in 1..=3 {
+            session.send(task(id, 1, "short"));
+            for outcome in said {
+                let result = server.result();
+                assert_eq!((result.id, result.outcome), (id, (*outcome).into()));
+            }
+        }
+        running.stop().unwrap();
+    }
+}
+
+#[test]
+fn what_waits_behind_a_long_task_goes_back_so_that_others_get_it() {
+    let server = Server::start();
+    let renew_every = Duration::from_millis(20);
+    let (begun, open, running) = gated(Config { announce_begin: true, renew_every, ..server.config() });
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    begun.recv_timeout(DEADLINE).unwrap();
+    for attempt in 1..=3 {
+        session.send(task(2, attempt, "waits"));
+        assert_eq!(next_outcome(&server), (2, pb::Outcome::RELEASED));
+    }
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    session.send(task(2, 4, "comes again"));
+    assert_eq!(next_outcome(&server), (2, pb::Outcome::DONE));
+    running.stop().unwrap();
+}
+
+#[test]
+fn what_is_not_begun_when_the_connection_is_lost_goes_back_before_more_is_asked_for() {
+    let server = Server::start();
+    let config = Config { announce_begin: true, renew_every: Duration::from_secs(3600), ..server.config() };
+    let (begun, open, running) = gated(config);
+    let session = server.session();
+    session.send(batch(vec![task(1, 1, "long"), task(2, 1, "waits")]));
+    begun.recv_timeout(DEADLINE).unwrap();
+    let server = Server::start_on(server.stop());
+    let mut told = flattened(&server, 2);
+    told.sort_by_key(|result| result.id);
+    let told: Vec<_> = told.iter().map(|result| (result.id, result.outcome.enum_value().unwrap())).collect();
+    assert_eq!(told, [(1, pb::Outcome::WORKING), (2, pb::Outcome::RELEASED)]);
+    let _session = server.session();
+    drop(open);
+    assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    running.stop().unwrap();
+}
+
+#[test]
+fn what_expires_while_it_waits_is_not_begun_whatever_the_clock_of_the_server_says() {
+    let now = || SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
+    let server = Server::start();
+    let expires_at = now() + 200;
+    let handler = move |task: &Task| {
+        while now() <= expires_at {
+            thread::yield_now();
+        }
+        echo(task)
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "until then"));
+    session.send(pb::ServerMsg { expires_at, ..task(2, 1, "too late") });
+    // Over when it came: the clocks differ, so it says nothing.
+    session.send(pb::ServerMsg { expires_at: 1, ..task(3, 1, "by another clock") });
+    let mut came: Vec<_> = (0..3).map(|_| next_outcome(&server)).collect();
+    came.sort_by_key(|(id, _)| *id);
+    assert_eq!(came, [(1, pb::Outcome::DONE), (2, pb::Outcome::RELEASED), (3, pb::Outcome::DONE)]);
+    running.stop().unwrap();
 }
 
 #[test]
@@ -619,10 +851,8 @@ fn a_server_that_says_when_to_come_back_is_left_alone_until_then() {
     for (seconds, waits) in [(-5, 0..=20), (100, 100_000..=100_040)] {
         let retry_delay = Some(protobuf::well_known_types::duration::Duration { seconds, ..Default::default() }).into();
         let retry = Any::pack(&RetryInfo { retry_delay, ..Default::default() }).unwrap();
-        let rich = Status { details: vec![Any::default(), retry], ..Default::default() };
         let session = server.session();
-        let status =
-            RpcStatus::with_details(RpcStatusCode::UNAVAILABLE, "later".into(), rich.write_to_bytes().unwrap());
+        let status = with_detail(RpcStatusCode::UNAVAILABLE, "later", &retry);
         session.messages.unbounded_send(Err(status)).unwrap();
         let retry_ms = next_event(&events, "disconnected")["retry_ms"].as_u64().unwrap();
         assert!(waits.contains(&retry_ms), "{retry_ms} ms");
@@ -636,6 +866,8 @@ fn statuses_that_were_sent_into_the_channel_are_answered_even_if_a_stop_follows(
     let (statuses, source) = bounded(100);
     let (worker, events) = watched(Worker::new(server.config(), echo).statuses(source));
     let running = worker.start().unwrap();
+    let session = server.session();
+    session.send(pb::ServerMsg::new());
     next_event(&events, "connected");
     (0..50).for_each(|n| statuses.send(format!("s{n}")).unwrap());
     assert_eq!(server.status(), "s0");
@@ -667,6 +899,8 @@ fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
         (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
         (Config { renew_every: Duration::ZERO, ..good.clone() }, "every 0 s"),
         (Config { server: String::new(), ..good.clone() }, "host:port"),
+        (Config { server: "http://127.0.0.1:1".into(), ..good.clone() }, "leave out http://"),
+        (Config { server: "localhost".into(), ..good.clone() }, "the port is missing"),
     ];
     for (config, reason) in bad {
         let error = Worker::new(config, echo).start().unwrap_err().to_string();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use grpcio::{
-    CallOption, Channel, ChannelBuilder, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder,
-    RpcStatus,
+    CallOption, Channel, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder, RpcStatus,
+    RpcStatusCode,
 };
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -16,13 +16,10 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::rpc_status::{self, Meaning};
+use crate::target;
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::ContactClient;
 
-/// The longest message taken from the server.
-const MAX_MESSAGE: i32 = 64 << 20;
-/// How long the answer to a ping may take.
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one look at the state of the channel waits for a change.
 const WATCH: Duration = Duration::from_secs(5);
 
@@ -44,7 +41,12 @@ impl End {
 
     /// A call ended with a status after which another try may work.
     pub(super) fn lost_with(status: &RpcStatus) -> End {
-        End::Lost { reason: rpc_status::text(status), retry_after: rpc_status::retry_after(status) }
+        let mut reason = rpc_status::text(status);
+        // Who speaks gRPC but not this: another port of Contact, or another program. A proxy's 404 comes as the same code.
+        if status.code() == RpcStatusCode::UNIMPLEMENTED && !status.message().contains("http2 header with status") {
+            reason += "; is it a --control address? Clients connect to the server's --listen address";
+        }
+        End::Lost { reason, retry_after: rpc_status::retry_after(status) }
     }
 }
 
@@ -61,7 +63,11 @@ pub(super) struct Connection {
     channel: Channel,
     watch: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
     ready_since: Option<Instant>,
+    /// A Contact server has said something: until then, it may be a proxy that answers.
+    pub(super) answered: bool,
     tasks: Option<ClientSStreamReceiver<pb::ServerMsg>>,
+    /// The stream before [`Connection::narrow`], until the server ends it.
+    before: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
 
 impl Connection {
@@ -72,23 +78,29 @@ impl Connection {
         env: &Arc<Environment>,
         options: CallOption,
         keepalive: Duration,
+        connect_timeout: Duration,
     ) -> Connection {
-        let channel = ChannelBuilder::new(env.clone())
-            .use_local_subchannel_pool(true)
-            .max_receive_message_len(MAX_MESSAGE)
+        let channel = target::channel_builder(env.clone(), &config.server, keepalive, connect_timeout)
             .max_send_message_len(-1)
-            .keepalive_time(keepalive)
-            .keepalive_timeout(KEEPALIVE_TIMEOUT)
             .keepalive_permit_without_calls(true)
             .http2_max_pings_without_data(0)
             .connect(&config.server);
         let link = Link { client: ContactClient::new(channel.clone()), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
-        Connection { link, results, channel, watch: None, ready_since: None, tasks: None }
+        Connection {
+            link,
+            results,
+            channel,
+            watch: None,
+            ready_since: None,
+            answered: false,
+            tasks: None,
+            before: None,
+        }
     }
 
-    /// Whether the server answers; true once, when that is new.
+    /// Whether something at the server's address speaks HTTP/2; true once, when that is new.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         while self.ready_since.is_none() {
             let state = self.channel.check_connectivity_state(false);
@@ -107,7 +119,7 @@ impl Connection {
         false
     }
 
-    /// Since when the server answers.
+    /// Since when something at the server's address speaks HTTP/2.
     pub(super) fn ready_since(&self) -> Option<Instant> {
         self.ready_since
     }
@@ -123,6 +135,15 @@ impl Connection {
         Ok(true)
     }
 
+    /// Asks for tasks anew, as the same process, with other options: the server ends the stream there was, and what that held is
+    /// held by the new one.
+    pub(super) fn narrow(&mut self, options: CallOption) -> Result<(), End> {
+        let tasks = self.link.client.get_task(&pb::Empty::new(), options);
+        // Not cancelled here: the server could see that before the new call, and give everything to others.
+        self.before = self.tasks.replace(tasks.map_err(|error| End::lost(error.to_string()))?);
+        Ok(())
+    }
+
     /// Whether tasks were asked for.
     pub(super) fn is_registered(&self) -> bool {
         self.tasks.is_some()
@@ -130,6 +151,11 @@ impl Connection {
 
     /// The next message of getTask.
     pub(super) fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<pb::ServerMsg, End>> {
+        match self.before.as_mut().map(|before| before.poll_next_unpin(cx)) {
+            Some(Poll::Ready(Some(Ok(message)))) => return Poll::Ready(Ok(message)),
+            Some(Poll::Ready(_)) => self.before = None,
+            Some(Poll::Pending) | None => {}
+        }
         let Some(tasks) = &mut self.tasks else { return Poll::Pending };
         tasks.poll_next_unpin(cx).map(|message| match message {
             Some(Ok(message)) => Ok(message),
@@ -148,7 +174,7 @@ impl Connection {
 
     /// Ends getTask. Results can still be sent.
     pub(super) fn leave(&mut self) {
-        if let Some(mut tasks) = self.tasks.take() {
+        for mut tasks in [self.tasks.take(), self.before.take()].into_iter().flatten() {
             tasks.cancel();
         }
     }
@@ -170,8 +196,9 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     if config.id.is_some() || config.group.is_some() {
         add("contact-instance", instance)?;
     }
-    if let Some(window) = config.window {
-        add("contact-window", &window.to_string())?;
+    add("contact-window", &config.window().to_string())?;
+    if config.announce_begin {
+        add("contact-begins", "1")?;
     }
     if let Some(batch) = config.batch {
         add("contact-batch", &batch.to_string())?;

@@ -9,7 +9,7 @@ use super::handler::Outcome;
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Event<'a> {
-    /// The server answers; tasks may come.
+    /// The server has answered; tasks may come. To be reached is not enough: a proxy may be there, and no server behind it.
     Connected {
         /// Its address.
         server: &'a str,

@@ -4,9 +4,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crossbeam_channel::{Receiver, Sender, TryRecvError};
+use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use serde::Serialize;
 
+use super::ledger::CopyNumber;
 use super::stopper::{Stopped, Stopper};
 use super::{Event, Observer};
 use crate::task::TaskId;
@@ -21,16 +22,29 @@ pub struct Task {
     pub attempt: u32,
     /// What to do.
     pub text: String,
+    /// How many attempts at it were spent before this one: work was begun, here or elsewhere. Deliveries of which nothing was
+    /// begun do not count. 0 as well if the server does not say.
+    pub spent: u32,
+    /// How many attempts the task has; 0 if that is the server's setting, or it does not say.
+    pub max_attempts: u32,
     /// The connection it came over. A result without an id means something on that connection only.
     pub(super) connection: u64,
     /// Of the worker it came to.
     pub(super) stopper: Stopper,
+    /// What the ledger knows it by.
+    pub(super) copy: CopyNumber,
+    /// When its time is over, on the clock of this machine.
+    pub(super) expires: Option<Instant>,
 }
 
 impl Task {
     /// Whether the worker was asked to stop. What would take long may then end early, with [`Reply::retry`].
     pub fn is_stopping(&self) -> bool {
         self.stopper.is_stopping()
+    }
+
+    fn is_expired(&self) -> bool {
+        self.expires.is_some_and(|at| Instant::now() >= at)
     }
 }
 
@@ -88,18 +102,22 @@ impl From<&str> for Reply {
 
 pub(super) type HandlerFn = Arc<dyn Fn(&Task) -> Reply + Send + Sync>;
 
-/// A task that has left its handler thread.
+/// What a handler thread says of a task.
 pub(super) enum Finished {
     /// What came of it, and the connection it came over.
     Handled(pb::Result, u64),
-    /// It was not started, because the worker stops.
-    NotStarted(TaskId),
+    /// It was not begun: the worker stops, or the task's time is over, or it was to be given back.
+    NotStarted(TaskId, CopyNumber),
+    /// It is about to be begun. The answer comes when the server was told; without one, the task is not to be begun.
+    Begins(TaskId, CopyNumber, Sender<()>),
 }
 
 /// What a handler thread owns.
 pub(super) struct HandlerThread {
     pub(super) tasks: Receiver<Task>,
     pub(super) finished: Sender<Finished>,
+    /// Whether the server is told before a task is begun.
+    pub(super) announces: bool,
     pub(super) stopped: Stopped,
     pub(super) handler: HandlerFn,
     pub(super) observer: Observer,
@@ -110,11 +128,21 @@ impl HandlerThread {
     pub(super) fn run(self) {
         for task in &self.tasks {
             let stopped = self.stopped.try_recv() == Err(TryRecvError::Disconnected);
-            let finished = if stopped { Finished::NotStarted(task.id) } else { self.handle(task) };
+            let begun = !stopped && !task.is_expired() && self.may_begin(&task);
+            let finished = if begun { self.handle(task) } else { Finished::NotStarted(task.id, task.copy) };
             if self.finished.send(finished).is_err() {
                 return;
             }
         }
+    }
+
+    /// Has the server told that the task is begun, and waits until that is on its way. A task without an id cannot be spoken of.
+    fn may_begin(&self, task: &Task) -> bool {
+        if !self.announces || task.id == 0 {
+            return true;
+        }
+        let (go, begin) = bounded(1);
+        self.finished.send(Finished::Begins(task.id, task.copy, go)).is_ok() && begin.recv().is_ok()
     }
 
     fn handle(&self, task: Task) -> Finished {
@@ -146,5 +174,60 @@ impl HandlerThread {
             ..Default::default()
         };
         Finished::Handled(result, task.connection)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use super::*;
+    use crate::client::Stopper;
+
+    #[test]
+    fn a_handler_begins_when_it_is_told_to_and_not_with_what_has_expired_or_was_given_back() {
+        let (tasks, waiting) = bounded(3);
+        let (finished, said) = bounded(3);
+        let (_stopper, stopped) = Stopper::new();
+        let begun = Arc::new(AtomicBool::new(false));
+        let handler: HandlerFn = Arc::new({
+            let begun = begun.clone();
+            move |_| {
+                begun.store(true, Ordering::SeqCst);
+                "done".into()
+            }
+        });
+        let observer: Observer = Arc::new(|_| {});
+        let thread = HandlerThread { tasks: waiting, finished, announces: true, stopped, handler, observer };
+        let running = thread::spawn(move || thread.run());
+        let task = |id, expires| Task {
+            id,
+            attempt: 1,
+            text: String::new(),
+            spent: 0,
+            max_attempts: 0,
+            connection: 1,
+            stopper: Stopper::new().0,
+            copy: id,
+            expires,
+        };
+        tasks.send(task(1, None)).unwrap();
+        tasks.send(task(2, Some(Instant::now()))).unwrap();
+        tasks.send(task(3, None)).unwrap();
+        let Ok(Finished::Begins(1, 1, go)) = said.recv() else { panic!("it did not ask") };
+        assert!(!begun.load(Ordering::SeqCst));
+        go.send(()).unwrap();
+        assert!(matches!(said.recv(), Ok(Finished::Handled(..))));
+        assert!(begun.swap(false, Ordering::SeqCst));
+        assert!(matches!(said.recv(), Ok(Finished::NotStarted(2, 2))));
+        let Ok(Finished::Begins(3, 3, go)) = said.recv() else { panic!("it did not ask") };
+        drop(go);
+        assert!(matches!(said.recv(), Ok(Finished::NotStarted(3, 3))));
+        drop(tasks);
+        running.join().unwrap();
+        assert!(!begun.load(Ordering::SeqCst));
     }
 }

@@ -1,6 +1,9 @@
 //! What is open between this client and the server: tasks held, results not sent yet, results sent and not confirmed.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
+
+use protobuf::EnumOrUnknown;
 
 use crate::task::TaskId;
 use crate::wire::contact as pb;
@@ -13,10 +16,13 @@ const UNCONFIRMED_BYTES: usize = 8 << 20;
 /// Most results in one message, and about how many bytes of them.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+/// What is said of tasks without settling them: it is not said again if it was lost.
+const NOT_FINAL: [EnumOrUnknown<pb::Outcome>; 2] =
+    [EnumOrUnknown::from_i32(pb::Outcome::WORKING as i32), EnumOrUnknown::from_i32(pb::Outcome::RELEASED as i32)];
 
-/// The results of one worker, by how far they are. Plain data: no gRPC, no threads, no clock.
+/// The tasks and results of one worker, by how far they are. Plain data: no gRPC, no threads, no clock.
 ///
-/// - *held*: its task is with a handler, or waits for one;
+/// - *held*: its task is with a handler, or waits for one; *begun*, if the server may be told that work began;
 /// - *unsent*: it waits for the tellResult stream;
 /// - *unconfirmed*: it was sent on a stream that has not been answered.
 ///
@@ -26,10 +32,26 @@ const BATCH_BYTES: usize = 1 << 20;
 ///
 /// When the server refuses a stream, its results are sent again, each on a stream of its own. Only a result that is refused
 /// alone is dropped.
-#[derive(Default)]
+///
+/// A task that is held and not begun spends no attempt. So it is not renewed, which would be a word on it, but given back with
+/// RELEASED when it has waited for long, when the connection is lost, and at a stop. A server that does not know RELEASED counts
+/// what was delivered as begun: for it, what waits is renewed like the rest.
 pub(super) struct Ledger {
-    /// The newest attempt of each task held. Tasks without an id can be neither renewed nor recognised: not here.
-    held: HashMap<TaskId, u32>,
+    /// Whether the server is told before a task is begun. Else what was delivered counts as begun.
+    announces: bool,
+    /// A server refused RELEASED.
+    no_releases: bool,
+    /// Tasks without an id can be neither renewed nor recognised: not here.
+    held: HashMap<TaskId, Held>,
+    copies: CopyNumber,
+    /// Tasks to say that they are begun.
+    begins: VecDeque<TaskId>,
+    /// That was said, and is perhaps not yet on its way.
+    announced: Vec<TaskId>,
+    /// Tasks that go back, and the attempts that were not made.
+    releases: VecDeque<(TaskId, u32)>,
+    /// The open stream carries a RELEASED.
+    released: bool,
     unsent: VecDeque<pb::Result>,
     /// In the order of sending.
     unconfirmed: VecDeque<pb::Result>,
@@ -42,22 +64,97 @@ pub(super) struct Ledger {
     sent_alone: bool,
 }
 
+/// Which time it is that this worker has a task: one that was given back may come again, while the old one is still around.
+pub(super) type CopyNumber = u64;
+
+struct Held {
+    copy: CopyNumber,
+    /// The newest that came.
+    attempt: u32,
+    begun: bool,
+    /// It was not begun at the last renewal.
+    waited: bool,
+}
+
 impl Ledger {
-    /// Adds a task that came. False: it is held already, and must not be handled twice. Its result will name the newest
-    /// attempt.
-    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> bool {
-        id == 0 || self.held.insert(id, attempt).is_none()
+    pub(super) fn new(announces: bool) -> Ledger {
+        Ledger {
+            announces,
+            no_releases: false,
+            held: HashMap::new(),
+            copies: 0,
+            begins: VecDeque::new(),
+            announced: Vec::new(),
+            releases: VecDeque::new(),
+            released: false,
+            unsent: VecDeque::new(),
+            unconfirmed: VecDeque::new(),
+            unconfirmed_bytes: 0,
+            renewals: VecDeque::new(),
+            to_send_alone: 0,
+            sent_alone: false,
+        }
     }
 
-    /// Removes a task that no handler has started.
-    pub(super) fn release(&mut self, id: TaskId) {
-        self.held.remove(&id);
+    /// Adds a task that came. None: it is held already, and must not be handled twice. Its result will name the newest
+    /// attempt.
+    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> Option<CopyNumber> {
+        if let Some(held) = self.held.get_mut(&id) {
+            held.attempt = attempt;
+            return None;
+        }
+        self.copies += 1;
+        if id != 0 {
+            self.held.insert(id, Held { copy: self.copies, attempt, begun: !self.announces, waited: false });
+        }
+        Some(self.copies)
+    }
+
+    /// Whether a task is still to be handled: it was not given back meanwhile.
+    pub(super) fn holds(&self, id: TaskId, copy: CopyNumber) -> bool {
+        id == 0 || self.held.get(&id).is_some_and(|held| held.copy == copy)
+    }
+
+    /// A handler wants to begin with a task.
+    pub(super) fn begin(&mut self, id: TaskId, copy: CopyNumber) -> Begin {
+        match self.held.get_mut(&id) {
+            Some(held) if held.copy == copy => {
+                let counts_already = self.no_releases || held.begun;
+                held.begun = true;
+                if counts_already {
+                    return Begin::Now;
+                }
+                self.begins.push_back(id);
+                Begin::WhenWritten
+            }
+            _ => Begin::Never,
+        }
+    }
+
+    /// What was sent so far is on its way: the tasks that handlers may begin with.
+    pub(super) fn written(&mut self) -> Vec<TaskId> {
+        mem::take(&mut self.announced)
+    }
+
+    /// The tasks that are not said to be begun, and will not be: they can be given back.
+    pub(super) fn cancel_begins(&mut self) -> Vec<TaskId> {
+        self.begins.drain(..).collect()
+    }
+
+    /// Gives back a task that no handler has begun.
+    pub(super) fn release(&mut self, id: TaskId, copy: CopyNumber) {
+        if self.holds(id, copy)
+            && let Some(held) = self.held.remove(&id)
+            && !self.no_releases
+        {
+            self.releases.push_back((id, held.attempt));
+        }
     }
 
     /// Adds the result of a task.
     pub(super) fn finish(&mut self, mut result: pb::Result) {
-        if let Some(attempt) = self.held.remove(&result.id) {
-            result.attempt = attempt;
+        if let Some(held) = self.held.remove(&result.id) {
+            result.attempt = held.attempt;
         }
         self.unsent.push_back(result);
     }
@@ -72,20 +169,35 @@ impl Ledger {
         self.held.len()
     }
 
+    /// Whether the server takes tasks back, as far as is known.
+    pub(super) fn can_release(&self) -> bool {
+        !self.no_releases
+    }
+
     /// Results that are not known to have arrived.
     pub(super) fn unreported(&self) -> usize {
         self.unsent.len() + self.unconfirmed.len()
     }
 
-    /// Renews the lease of every task held, with the next messages.
-    pub(super) fn renew(&mut self) {
+    /// Renews the lease of every task that is begun, with the next messages, and gives back what has waited since the last time.
+    /// Returns whether there was any of that.
+    pub(super) fn renew(&mut self) -> bool {
         self.renewals.clear();
-        self.renewals.extend(self.held.keys());
+        let mut late = Vec::new();
+        for (id, held) in &mut self.held {
+            if held.begun || self.no_releases {
+                self.renewals.push_back(*id);
+            } else if mem::replace(&mut held.waited, true) {
+                late.push((*id, held.copy));
+            }
+        }
+        late.iter().for_each(|(id, copy)| self.release(*id, *copy));
+        !late.is_empty()
     }
 
     /// Whether [`Ledger::next`] has something.
     pub(super) fn has_next(&self) -> bool {
-        !self.unsent.is_empty() || !self.renewals.is_empty()
+        !self.unsent.is_empty() || !self.begins.is_empty() || !self.releases.is_empty() || !self.renewals.is_empty()
     }
 
     /// The next message for the tellResult stream.
@@ -95,10 +207,10 @@ impl Ledger {
         let most = if batch && !self.sent_alone { BATCH } else { 1 };
         let (mut results, mut bytes) = (Vec::new(), 0);
         while results.len() < most && bytes < BATCH_BYTES {
-            // Results first: after them, a WORKING for the same task is not sent any more.
-            let Some(result) = self.unsent.pop_front().or_else(|| self.next_renewal()) else { break };
+            let Some(result) = self.next_one() else { break };
             bytes += result.ret.len();
-            if result.id != 0 && result.outcome != pb::Outcome::WORKING.into() {
+            let is_final = !NOT_FINAL.contains(&result.outcome);
+            if result.id != 0 && is_final {
                 self.unconfirmed_bytes += result.ret.len();
                 self.unconfirmed.push_back(result.clone());
             }
@@ -110,13 +222,37 @@ impl Ledger {
         }
     }
 
+    fn next_one(&mut self) -> Option<pb::Result> {
+        if self.sent_alone {
+            return self.unsent.pop_front();
+        }
+        while let Some(id) = self.begins.pop_front() {
+            if let Some(word) = self.word_on(id) {
+                self.announced.push(id);
+                return Some(word);
+            }
+        }
+        if let Some((id, attempt)) = self.releases.pop_front() {
+            self.released = true;
+            return Some(pb::Result { id, attempt, outcome: pb::Outcome::RELEASED.into(), ..Default::default() });
+        }
+        // Results first: after them, a WORKING for the same task is not sent any more.
+        self.unsent.pop_front().or_else(|| self.next_renewal())
+    }
+
     fn next_renewal(&mut self) -> Option<pb::Result> {
         while let Some(id) = self.renewals.pop_front() {
-            if let Some(&attempt) = self.held.get(&id) {
-                return Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), ..Default::default() });
+            if let Some(result) = self.word_on(id) {
+                return Some(result);
             }
         }
         None
+    }
+
+    /// WORKING, for a task that is held.
+    fn word_on(&self, id: TaskId) -> Option<pb::Result> {
+        let attempt = self.held.get(&id)?.attempt;
+        Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), ..Default::default() })
     }
 
     /// Whether a confirmation is awaited.
@@ -132,12 +268,21 @@ impl Ledger {
 
     /// The stream was answered: its results are not sent again.
     pub(super) fn confirm(&mut self) {
+        self.released = false;
         self.unconfirmed.clear();
         self.unconfirmed_bytes = 0;
     }
 
     /// The stream was refused. Returns the result that was alone on it, which is dropped.
     pub(super) fn refuse(&mut self) -> Option<pb::Result> {
+        self.announced.drain(..).rev().for_each(|id| self.begins.push_front(id));
+        if mem::take(&mut self.released) {
+            // The server is older than RELEASED, unless it refuses the rest as well, by itself.
+            self.no_releases = true;
+            self.releases.clear();
+            self.take_back();
+            return None;
+        }
         let count = self.unconfirmed.len();
         if count == 1 {
             self.unconfirmed_bytes = 0;
@@ -156,13 +301,36 @@ impl Ledger {
     }
 
     /// The connection was lost: unconfirmed results will be sent again, before the others. Results without an id are dropped:
-    /// the next connection has another order.
+    /// the next connection has another order. What is not begun goes back.
     pub(super) fn disconnected(&mut self) {
         self.renewals.clear();
         self.to_send_alone = 0;
+        self.sent_alone = false;
+        self.released = false;
         self.unsent.retain(|result| result.id != 0);
         self.take_back();
+        for id in self.begins.drain(..).chain(self.announced.drain(..)) {
+            if let Some(held) = self.held.get_mut(&id) {
+                held.begun = false;
+            }
+        }
+        let idle: Vec<_> =
+            self.held.iter().filter(|(_, held)| !held.begun).map(|(id, held)| (*id, held.copy)).collect();
+        idle.iter().for_each(|(id, copy)| self.release(*id, *copy));
+        // The next server may be another.
+        self.no_releases = false;
     }
+}
+
+/// When a handler may begin with a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Begin {
+    /// At once.
+    Now,
+    /// When [`Ledger::written`] names it.
+    WhenWritten,
+    /// It was given back.
+    Never,
 }
 
 #[cfg(test)]
@@ -180,7 +348,7 @@ mod tests {
 
     #[test]
     fn what_was_not_confirmed_is_told_again_first_and_what_was_is_not() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(false);
         (1..=4).for_each(|id| ledger.finish(result(id)));
         assert_eq!(next_ids(&mut ledger, false), [1]);
         ledger.confirm();
@@ -195,7 +363,7 @@ mod tests {
 
     #[test]
     fn results_without_an_id_are_told_once() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(false);
         ledger.finish(result(0));
         ledger.finish(result(0));
         assert_eq!(next_ids(&mut ledger, false), [0]);
@@ -206,17 +374,17 @@ mod tests {
 
     #[test]
     fn a_task_that_comes_again_while_it_is_held_is_answered_with_the_newest_attempt() {
-        let mut ledger = Ledger::default();
-        assert!(ledger.accept(7, 1));
-        assert!(!ledger.accept(7, 2));
+        let mut ledger = Ledger::new(false);
+        assert!(ledger.accept(7, 1).is_some());
+        assert!(ledger.accept(7, 2).is_none());
         ledger.finish(pb::Result { attempt: 1, ..result(7) });
         assert_eq!(ledger.next(false).map(|message| message.attempt), Some(2));
-        assert!(ledger.accept(7, 3), "it is no longer held");
+        assert!(ledger.accept(7, 3).is_some(), "it is no longer held");
     }
 
     #[test]
     fn no_working_is_sent_for_a_task_that_is_finished() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(false);
         ledger.accept(1, 1);
         ledger.accept(2, 1);
         ledger.renew();
@@ -228,7 +396,7 @@ mod tests {
 
     #[test]
     fn a_refused_stream_costs_only_the_result_that_is_refused_by_itself() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(false);
         (1..=3).for_each(|id| ledger.finish(result(id)));
         assert_eq!(next_ids(&mut ledger, true), [1, 2, 3]);
         assert_eq!(ledger.refuse(), None);
@@ -250,11 +418,78 @@ mod tests {
 
     #[test]
     fn batches_are_bounded_in_number_and_in_bytes() {
-        let mut ledger = Ledger::default();
+        let mut ledger = Ledger::new(false);
         (1..=300).for_each(|id| ledger.finish(result(id)));
         assert_eq!(next_ids(&mut ledger, true).len(), BATCH);
         assert_eq!(next_ids(&mut ledger, true).len(), 300 - BATCH);
         (1..=4).for_each(|id| ledger.finish(pb::Result { ret: "x".repeat(BATCH_BYTES / 2), ..result(id) }));
         assert_eq!(next_ids(&mut ledger, true).len(), 2);
+    }
+
+    fn announcing(ids: std::ops::RangeInclusive<TaskId>) -> Ledger {
+        let mut ledger = Ledger::new(true);
+        ids.for_each(|id| assert_eq!(ledger.accept(id, 1), Some(id)));
+        ledger
+    }
+
+    /// The messages that are left: ids and outcomes.
+    fn said(ledger: &mut Ledger) -> Vec<(TaskId, pb::Outcome)> {
+        std::iter::from_fn(|| ledger.next(false)).map(|it| (it.id, it.outcome.enum_value_or_default())).collect()
+    }
+
+    #[test]
+    fn a_handler_begins_when_the_word_is_written_and_only_what_is_begun_is_renewed() {
+        let mut ledger = announcing(1..=2);
+        assert_eq!(ledger.begin(1, 1), Begin::WhenWritten);
+        assert!(ledger.written().is_empty(), "it was not sent yet");
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::WORKING)]);
+        assert_eq!(ledger.written(), [1]);
+        assert!(!ledger.renew());
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::WORKING)]);
+    }
+
+    #[test]
+    fn what_waits_from_one_renewal_to_the_next_goes_back_and_an_old_copy_of_it_is_not_begun() {
+        let mut ledger = announcing(1..=1);
+        assert!(!ledger.renew());
+        assert!(ledger.renew());
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::RELEASED)]);
+        assert!(!ledger.holds(1, 1));
+        let again = ledger.accept(1, 2).unwrap();
+        assert_eq!(ledger.begin(1, 1), Begin::Never);
+        ledger.release(1, 1);
+        assert!(ledger.holds(1, again), "the old copy is not the new one");
+        assert_eq!(ledger.begin(1, again), Begin::WhenWritten);
+    }
+
+    #[test]
+    fn when_the_connection_is_lost_what_is_not_surely_begun_goes_back() {
+        let mut ledger = announcing(1..=4);
+        ledger.begin(1, 1);
+        said(&mut ledger);
+        ledger.written();
+        ledger.begin(2, 2);
+        said(&mut ledger);
+        ledger.begin(3, 3);
+        ledger.disconnected();
+        ledger.renew();
+        let mut said = said(&mut ledger);
+        said.sort_by_key(|(id, _)| *id);
+        let released = |id| (id, pb::Outcome::RELEASED);
+        assert_eq!(said, [(1, pb::Outcome::WORKING), released(2), released(3), released(4)]);
+    }
+
+    #[test]
+    fn a_server_that_does_not_take_tasks_back_costs_no_result_and_counts_what_waits_as_begun() {
+        let mut ledger = announcing(1..=3);
+        ledger.finish(result(1));
+        ledger.release(2, 2);
+        assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED), (1, pb::Outcome::DONE)]);
+        assert_eq!(ledger.refuse(), None);
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE)]);
+        ledger.confirm();
+        assert!(!ledger.renew() && !ledger.renew());
+        assert_eq!(said(&mut ledger), [(3, pb::Outcome::WORKING)]);
+        assert_eq!(ledger.begin(3, 3), Begin::Now);
     }
 }

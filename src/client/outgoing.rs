@@ -36,12 +36,17 @@ impl<T> Outgoing<T> {
         self.poll(|sink| sink.poll_flush(cx))
     }
 
-    /// Pushes out what was sent and then ends this side of the call.
-    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) {
+    /// Pushes out what was sent and then ends this side of the call. Whether all is pushed out.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.over {
+            return true;
+        }
         // Closing alone would leave behind what is still buffered.
-        if self.poll_flush(cx) {
+        let flushed = self.poll_flush(cx);
+        if flushed {
             self.over |= self.poll(|sink| sink.poll_close(cx));
         }
+        flushed
     }
 
     fn poll(&mut self, step: impl FnOnce(Pin<&mut ClientCStreamSender<T>>) -> Poll<Result<()>>) -> bool {

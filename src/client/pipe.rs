@@ -1,9 +1,9 @@
 //! The pipe thread: passes tasks from getTask to the handlers, and their results to tellResult, over one connection after another.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crossbeam_channel::{Receiver, Sender, TrySendError, never, select};
 use grpcio::{CallOption, Environment};
@@ -11,9 +11,11 @@ use grpcio::{CallOption, Environment};
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
-use super::ledger::Ledger;
+use super::ledger::{Begin, Ledger};
 use super::stopper::{Stopped, Stopper};
-use super::{Backoff, Config, Error, Event, Observer};
+use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
+use crate::target;
+use crate::task::TaskId;
 use crate::wire::contact as pb;
 
 /// Tasks, and bytes of them, that may wait here for a handler. With more, the stream is not read, and gRPC's flow
@@ -22,10 +24,18 @@ const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
 /// How often the server is pinged, so that one which went away without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
+/// What C-core says of a server that does not speak HTTP/2.
+const HTTP_1: &str = "http1.x server";
 /// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
 /// article's, do so when nothing else happens, and pings come more often than every five minutes.
 const TOO_MANY_PINGS: &str = "Too many pings";
 const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
+/// How long a try to connect may take with each of the server's addresses, if it is the first try; twice as long with each try
+/// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
+const FIRST_CONNECT: Duration = Duration::from_secs(1);
+const MOST_CONNECT: Duration = Duration::from_secs(20);
+/// After so long without a word from the server, the log says that it is awaited.
+const SILENT: Duration = Duration::from_secs(5);
 /// After a connection that lasted this long, or on which something came, the backoff starts from its first wait.
 const WORKED: Duration = Duration::from_secs(10);
 /// A server that is known to send heartbeats is given up after this many are missing.
@@ -36,6 +46,8 @@ pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
     pub(super) options: CallOption,
+    /// The same with a window of 1: for a worker that stops, and holds something.
+    pub(super) stopping_options: CallOption,
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,
     pub(super) stopped: Stopped,
@@ -58,6 +70,8 @@ pub(super) struct Pipe {
 pub(super) struct State {
     waker: ChannelWaker,
     ledger: Ledger,
+    /// Handlers that wait until the server was told that they begin.
+    beginning: HashMap<TaskId, Sender<()>>,
     inbox: VecDeque<Task>,
     inbox_bytes: usize,
     connection: Option<Connection>,
@@ -66,10 +80,16 @@ pub(super) struct State {
     backoff: Backoff,
     /// How often to ping the server.
     keepalive: Duration,
+    /// How long the next try to connect may take.
+    connect_timeout: Duration,
+    /// When the log says that the server said nothing yet.
+    silent_at: Option<Instant>,
     try_at: Instant,
     renew_at: Instant,
     received: Received,
     stopping: bool,
+    /// The stream is open with [`Pipe::stopping_options`].
+    narrowed: bool,
     /// Set while stopping, when the last handler has ended: until when results are still sent.
     give_up_at: Option<Instant>,
     verdict: Result<(), Error>,
@@ -89,17 +109,21 @@ impl State {
         let now = Instant::now();
         State {
             waker: ChannelWaker::new(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(config.announce_begin),
+            beginning: HashMap::new(),
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             connection: None,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
             keepalive: KEEPALIVE,
+            connect_timeout: FIRST_CONNECT,
+            silent_at: None,
             try_at: now,
             renew_at: now,
             received: Received::default(),
             stopping: false,
+            narrowed: false,
             give_up_at: None,
             verdict: Ok(()),
         }
@@ -126,14 +150,16 @@ impl Pipe {
 
     fn connect(&mut self, now: Instant) {
         let state = &mut self.state;
-        let wanted = !state.stopping || state.ledger.unreported() > 0;
+        let wanted = !state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0;
         if state.connection.is_some() || !wanted || now < state.try_at {
             return;
         }
         state.connections += 1;
         state.received = Received::default();
         state.ledger.renew();
-        state.connection = Some(Connection::open(&self.config, &self.env, self.options.clone(), state.keepalive));
+        let options = self.options.clone();
+        let connection = Connection::open(&self.config, &self.env, options, state.keepalive, state.connect_timeout);
+        state.connection = Some(connection);
     }
 
     /// Does all that the streams allow, and sees when the connection ends.
@@ -160,9 +186,13 @@ impl Pipe {
         let waker = self.state.waker.waker.clone();
         let cx = &mut Context::from_waker(&waker);
         if connection.poll_ready(cx, now) {
-            log::info!("connected to {}", self.config.server);
-            (self.observer)(&Event::Connected { server: &self.config.server });
+            self.state.connect_timeout = FIRST_CONNECT;
+            self.state.silent_at = Some(now + SILENT);
             self.offer(Some(connection.link.clone()));
+        }
+        if self.state.silent_at.is_some_and(|at| now >= at) {
+            self.state.silent_at = None;
+            log::info!("{} is reached, and has not answered yet", target::shown(&self.config.server));
         }
         // First report the old tasks, finished or still worked on, and then ask for new ones: so the server does not deliver
         // the old ones again.
@@ -178,16 +208,34 @@ impl Pipe {
             // Renew once more: only now does the server know the stream that holds them.
             state.renew_at = now;
         }
+        // A worker that stops is to be given no more. The stream stays, so that what runs keeps its lease; only one with an id can
+        // have another take its place.
+        let narrows = state.stopping && !state.narrowed && self.config.id.is_some() && state.ledger.held() > 0;
+        if narrows && connection.is_registered() {
+            connection.narrow(self.stopping_options.clone())?;
+            state.narrowed = true;
+            state.renew_at = now;
+        }
         if state.ledger.held() == 0 {
             state.renew_at = now + self.config.renew_every;
-        } else if now >= state.renew_at && connection.is_registered() {
-            state.ledger.renew();
+        } else if now >= state.renew_at && (connection.is_registered() || state.stopping) {
+            if state.ledger.renew() {
+                Self::take_back_released(state, &self.not_started);
+            }
             state.renew_at = now + self.config.renew_every;
         }
         connection.results.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
-        while !self.state.stopping && self.state.inbox_has_room() {
+        for id in connection.results.begun.drain(..) {
+            // It waits, and for nothing else.
+            let _ = state.beginning.remove(&id).map(|go| go.send(()));
+        }
+        self.note_answer(connection);
+        // A server that does not take tasks back keeps those that are not read.
+        while self.state.inbox_has_room() && (!self.state.stopping || self.state.ledger.can_release()) {
             let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
             let message = message?;
+            self.state.received.anything = true;
+            self.note_answer(connection);
             connection.results.batch |= !message.batch.is_empty();
             self.receive(message, now);
         }
@@ -195,26 +243,44 @@ impl Pipe {
         Ok(())
     }
 
+    /// The first word of the server: a message, or the answer to results.
+    fn note_answer(&mut self, connection: &mut Connection) {
+        if connection.answered || !(connection.results.answered || self.state.received.anything) {
+            return;
+        }
+        connection.answered = true;
+        self.state.silent_at = None;
+        log::info!("connected to {}", target::shown(&self.config.server));
+        (self.observer)(&Event::Connected { server: &self.config.server });
+    }
+
     fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {
         let state = &mut self.state;
-        state.received.anything = true;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
         state.received.heartbeats |= message.batch.is_empty() && !is_task(&message);
         let batch = std::mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            if state.ledger.accept(message.id, message.attempt) {
-                state.inbox_bytes += message.task.len();
-                state.inbox.push_back(Task {
-                    id: message.id,
-                    attempt: message.attempt,
-                    text: message.task,
-                    connection: state.connections,
-                    stopper: self.stopper.clone(),
-                });
-            } else {
+            let Some(copy) = state.ledger.accept(message.id, message.attempt) else {
                 log::debug!("task {} came again while it is being worked on", message.id);
+                continue;
+            };
+            if state.stopping {
+                state.ledger.release(message.id, copy);
+                continue;
             }
+            state.inbox_bytes += message.task.len();
+            state.inbox.push_back(Task {
+                id: message.id,
+                attempt: message.attempt,
+                text: message.task,
+                spent: message.spent,
+                max_attempts: message.max_attempts,
+                connection: state.connections,
+                stopper: self.stopper.clone(),
+                copy,
+                expires: time_left(message.expires_at).map(|left| now + left),
+            });
         }
     }
 
@@ -233,13 +299,21 @@ impl Pipe {
     fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
         let state = &mut self.state;
         state.ledger.disconnected();
+        // Those who wait hear that it is not to be.
+        state.beginning.clear();
+        Self::take_back_released(state, &self.not_started);
         // The next connection's server sends them again.
         state.inbox.retain(|task| task.id != 0);
         state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+        state.narrowed = false;
         let ready_since = connection.ready_since();
-        if ready_since.is_some_and(|since| state.received.anything || now >= since + WORKED) {
+        if ready_since.is_some_and(|since| connection.answered || now >= since + WORKED) {
             state.backoff.reset();
         }
+        if ready_since.is_none() {
+            state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
+        }
+        state.silent_at = None;
         if reason.contains(TOO_MANY_PINGS) {
             log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
             state.keepalive = RARE_KEEPALIVE;
@@ -247,8 +321,16 @@ impl Pipe {
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let server = &self.config.server;
-        let what = if ready_since.is_some() { "lost the connection to" } else { "cannot reach" };
-        log::warn!("{what} {server} ({reason}); next try in {:.1} s", wait.as_secs_f64());
+        let what = match ready_since {
+            _ if connection.answered => "lost the connection to",
+            Some(_) => "no answer of a Contact server from",
+            None => "cannot reach",
+        };
+        log::warn!("{what} {}: {reason}; next try in {:.1} s", target::shown(server), wait.as_secs_f64());
+        let http2 = ready_since.is_some();
+        if (http2 || reason.contains(HTTP_1)) && !connection.answered && target::proxy(server).is_none() {
+            probe::log_what_answers(server, http2);
+        }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });
         self.offer(None);
     }
@@ -259,6 +341,13 @@ impl Pipe {
             let _ = self.outdated.try_recv();
             link = newest;
         }
+    }
+
+    /// Forgets the tasks that the ledger gives back, where they wait.
+    fn take_back_released(state: &mut State, not_started: &Receiver<Task>) {
+        let waiting: Vec<Task> = not_started.try_iter().chain(state.inbox.drain(..)).collect();
+        state.inbox.extend(waiting.into_iter().filter(|task| state.ledger.holds(task.id, task.copy)));
+        state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
     }
 
     /// Moves tasks from the inbox to the handlers.
@@ -277,7 +366,12 @@ impl Pipe {
     fn finish(&mut self, finished: Finished) {
         let state = &mut self.state;
         match finished {
-            Finished::NotStarted(id) => state.ledger.release(id),
+            Finished::NotStarted(id, copy) => state.ledger.release(id, copy),
+            Finished::Begins(id, copy, go) => match state.ledger.begin(id, copy) {
+                Begin::WhenWritten if state.connection.is_some() => drop(state.beginning.insert(id, go)),
+                Begin::Now => go.send(()).unwrap_or_default(),
+                Begin::WhenWritten | Begin::Never => {}
+            },
             Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
                 log::debug!("dropped a result without an id for an earlier connection");
             }
@@ -319,17 +413,21 @@ impl Pipe {
     fn deadline(&self) -> Option<Instant> {
         let state = &self.state;
         let of_connection = match &state.connection {
-            None => (!state.stopping || state.ledger.unreported() > 0).then_some(state.try_at),
+            None => {
+                (!state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0).then_some(state.try_at)
+            }
             Some(connection) => {
-                let renewal = (connection.is_registered() && state.ledger.held() > 0).then_some(state.renew_at);
-                [renewal, connection.results.deadline(), self.silence_deadline()].into_iter().flatten().min()
+                let renews = (connection.is_registered() || state.stopping) && state.ledger.held() > 0;
+                let renewal = renews.then_some(state.renew_at);
+                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at];
+                due.into_iter().flatten().min()
             }
         };
         of_connection.into_iter().chain(state.give_up_at).min()
     }
 
-    /// Takes back the tasks that no handler has started, and lets the handlers end. getTask stays open without being read, so
-    /// that running tasks keep their leases.
+    /// Gives back the tasks that no handler has begun, and lets the handlers end. getTask stays open, so that running tasks keep
+    /// their leases. What comes on it goes back at once.
     fn begin_stop(&mut self) {
         if self.state.stopping {
             return;
@@ -339,7 +437,11 @@ impl Pipe {
         self.stopper.stop();
         self.tasks = None;
         for task in self.not_started.try_iter().chain(self.state.inbox.drain(..)) {
-            self.state.ledger.release(task.id);
+            self.state.ledger.release(task.id, task.copy);
+        }
+        for id in self.state.ledger.cancel_begins() {
+            // The handler says that it did not begin, and the task goes back.
+            self.state.beginning.remove(&id);
         }
         log::info!("stopping; what runs is finished first");
     }
@@ -347,7 +449,8 @@ impl Pipe {
     fn is_over(&self, now: Instant) -> bool {
         let state = &self.state;
         let (true, Some(give_up_at)) = (state.stopping, state.give_up_at) else { return false };
-        let reported = state.ledger.unreported() == 0 && state.connection.as_ref().is_none_or(|c| c.results.is_idle());
+        let is_told = |c: &Connection| c.ready_since().is_none() || c.results.is_idle() && !state.ledger.has_next();
+        let reported = state.ledger.unreported() == 0 && state.connection.as_ref().is_none_or(is_told);
         reported || now >= give_up_at
     }
 
@@ -361,4 +464,11 @@ impl Pipe {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// How long a task may still be begun, if its time is bounded. The server sends none whose time is over: where this clock says so,
+/// it is not the server's, and says nothing.
+fn time_left(expires_at: i64) -> Option<Duration> {
+    let at = UNIX_EPOCH.checked_add(Duration::from_millis(u64::try_from(expires_at).ok()?))?;
+    at.duration_since(SystemTime::now()).ok().filter(|left| !left.is_zero() && *left < LONGEST)
 }

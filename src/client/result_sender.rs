@@ -10,6 +10,7 @@ use super::connection::{End, Link, refusal};
 use super::ledger::Ledger;
 use super::outgoing::Outgoing;
 use crate::rpc_status::{self, Meaning};
+use crate::task::TaskId;
 use crate::wire::contact as pb;
 
 /// Sends what the ledger has, and notes there what arrived.
@@ -23,6 +24,10 @@ pub(super) struct ResultSender {
     confirm_every: Duration,
     /// Whether the server knows batches.
     pub(super) batch: bool,
+    /// Whether the server has answered a stream.
+    pub(super) answered: bool,
+    /// Tasks of which the server was told that they are begun.
+    pub(super) begun: Vec<TaskId>,
     stream: Option<Stream>,
 }
 
@@ -36,7 +41,7 @@ struct Stream {
 
 impl ResultSender {
     pub(super) fn new(link: Link, confirm_every: Duration) -> ResultSender {
-        ResultSender { link, confirm_every, batch: false, stream: None }
+        ResultSender { link, confirm_every, batch: false, answered: false, begun: Vec::new(), stream: None }
     }
 
     /// Whether no stream is open: all that was sent was answered.
@@ -65,12 +70,16 @@ impl ResultSender {
             }
             let Some(stream) = &mut self.stream else { return Ok(()) };
             if !stream.ending {
-                stream.poll_send(cx, now, ledger, self.batch);
+                if stream.poll_send(cx, now, ledger, self.batch) {
+                    self.begun.append(&mut ledger.written());
+                }
                 let due = stream.since.is_some_and(|since| now >= since + self.confirm_every);
                 stream.ending = ledger.is_full() || due || flush && !ledger.has_next();
             }
             if stream.ending {
-                stream.sink.poll_end(cx);
+                if stream.sink.poll_end(cx) {
+                    self.begun.append(&mut ledger.written());
+                }
             }
             let Poll::Ready(answer) = stream.answer.poll_unpin(cx) else { return Ok(()) };
             let early = !stream.ending;
@@ -78,7 +87,10 @@ impl ResultSender {
             match answer {
                 // An answer to what was not finished does not say how much of it was read.
                 Ok(_) if early => return Err(End::lost("the server ended tellResult")),
-                Ok(_) => ledger.confirm(),
+                Ok(_) => {
+                    self.answered = true;
+                    ledger.confirm();
+                }
                 Err(error) => refused(&rpc_status::status_of(error), ledger)?,
             }
         }
@@ -92,7 +104,8 @@ impl Stream {
         Ok(Stream { sink: Outgoing::new(sink), answer, since: None, ending: false })
     }
 
-    fn poll_send(&mut self, cx: &mut Context<'_>, now: Instant, ledger: &mut Ledger, batch: bool) {
+    /// Whether all that was sent is on its way.
+    fn poll_send(&mut self, cx: &mut Context<'_>, now: Instant, ledger: &mut Ledger, batch: bool) -> bool {
         while !ledger.is_full() && ledger.has_next() && self.sink.poll_ready(cx) {
             let Some(message) = ledger.next(batch) else { break };
             self.sink.send(message);
@@ -100,7 +113,7 @@ impl Stream {
         if ledger.has_unconfirmed() {
             self.since.get_or_insert(now);
         }
-        self.sink.poll_flush(cx);
+        self.sink.poll_flush(cx)
     }
 }
 

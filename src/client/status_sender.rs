@@ -248,6 +248,6 @@ impl Call {
             self.sent += 1;
         }
         self.ending = true;
-        self.sink.poll_end(cx);
+        let _ = self.sink.poll_end(cx);
     }
 }

@@ -444,13 +444,7 @@ fn id() -> clap::builder::RangedU64ValueParser {
 }
 
 pub(super) fn address(text: &str) -> Result<String, String> {
-    match text.rsplit_once(':') {
-        Some((host, port)) if !host.is_empty() && !host.contains("//") && port.parse::<u16>().is_ok() => {
-            Ok(text.to_owned())
-        }
-        Some(("unix", path)) if !path.is_empty() => Ok(text.to_owned()),
-        _ => Err("it must be host:port, such as 127.0.0.1:50052".into()),
-    }
+    crate::target::check(text).map(|()| text.to_owned())
 }
 
 fn interval(text: &str) -> Result<Duration, String> {
@@ -551,16 +545,6 @@ mod tests {
             &["tasks", "--server", "localhost"],
         ] {
             usage_error(args);
-        }
-    }
-
-    #[test]
-    fn an_address_is_a_host_and_a_port_or_a_unix_socket() {
-        for good in ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock"] {
-            assert_eq!(address(good).as_deref(), Ok(good));
-        }
-        for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:"] {
-            assert!(address(bad).is_err(), "{bad}");
         }
     }
 

@@ -5,15 +5,18 @@ use std::time::{Duration, Instant};
 
 use futures::TryStreamExt;
 use futures::executor::block_on;
-use grpcio::{CallOption, Channel, ChannelBuilder, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
+use grpcio::{CallOption, Channel, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
 use super::Error;
 use crate::rpc_status::Meaning;
+use crate::target;
 use crate::terminal::escape;
 use crate::wire::control_grpc::ControlClient;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
+/// How much of that one of the server's addresses may take.
+const CONNECT_EACH: Duration = Duration::from_secs(1);
 /// How long one answer may take. Streams have no such bound: keepalive finds out whether their server is there.
 const ANSWER: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
@@ -28,16 +31,7 @@ pub(super) struct Link {
 /// A channel to `server`, which does not connect yet.
 pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
     let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
-    ChannelBuilder::new(env)
-        .max_send_message_len(MAX_MESSAGE)
-        .max_receive_message_len(MAX_MESSAGE)
-        .keepalive_time(keepalive)
-        .keepalive_timeout(KEEPALIVE / 2)
-        // Operators reach their server without a web proxy.
-        .enable_http_proxy(false)
-        // Each with a connection of its own, which does not wait because of earlier failures.
-        .use_local_subchannel_pool(true)
-        .connect(server)
+    target::channel_builder(env, server, keepalive, CONNECT_EACH).max_send_message_len(MAX_MESSAGE).connect(server)
 }
 
 /// Connects, and returns whether that worked: at once when it is refused, after five seconds when nothing comes back.
@@ -64,7 +58,7 @@ impl Link {
     pub(super) async fn open(server: &str) -> Result<Link, Error> {
         let channel = channel(server, KEEPALIVE);
         if !connected(&channel).await {
-            return Err(Error::NoServer(server.to_owned()));
+            return Err(Error::NoServer(target::shown(server).into_owned()));
         }
         Ok(Link { server: server.to_owned(), client: ControlClient::new(channel) })
     }

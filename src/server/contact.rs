@@ -64,11 +64,12 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let client = metadata.label();
+            let greet = metadata.join.heartbeat.is_some();
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
                     let ContactService { broker, health, traffic, .. } = &service;
                     let (client, batch) = (&client, metadata.batch);
-                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch }.run().await;
+                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, greet }.run().await;
                     broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.

@@ -31,6 +31,8 @@ pub(super) struct Pump<'a> {
     pub(super) client: &'a str,
     /// Most tasks in one message.
     pub(super) batch: usize,
+    /// Whether the client knows heartbeats. Then one is the first word, so that it knows at once who answers.
+    pub(super) greet: bool,
 }
 
 impl Pump<'_> {
@@ -60,6 +62,9 @@ impl Pump<'_> {
     }
 
     async fn carry(&mut self) -> Result<Infallible, Ended> {
+        if self.greet {
+            self.send(ServerMsg::new()).await?;
+        }
         loop {
             match self.next().await? {
                 Push::Close(why) => return Err(self.closed(why)),

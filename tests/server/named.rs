@@ -415,6 +415,17 @@ fn a_lost_stream_gives_its_tasks_to_the_others_at_once() {
 }
 
 #[test]
+fn one_that_knows_heartbeats_hears_at_once_who_answers() {
+    let rig = Rig::start();
+    let mut tasks = rig.named("a").saying("contact-heartbeat", "3600").tasks();
+    assert_eq!(tasks.next(), contact::wire::contact::ServerMsg::new());
+    // Another waits for its first task, as the article's clients do.
+    let mut article = rig.anonymous().tasks();
+    rig.operator.submit(&["first"]);
+    assert_eq!(article.next().task, "first");
+}
+
+#[test]
 fn silence_is_filled_with_heartbeats_for_one_that_asked() {
     let rig = Rig::start();
     let mut tasks = rig.named("a").saying("contact-heartbeat", "1").tasks();

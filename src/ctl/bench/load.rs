@@ -14,6 +14,7 @@ use grpcio::{CallOption, ChannelBuilder, Client, ConnectivityState, Environment,
 use super::progress::Watch;
 use super::raw::{self, Encoded, Got, Results};
 use crate::ctl::Error;
+use crate::target;
 use crate::wire::{contact, control as pb};
 
 /// Requests of a submitter that are under way.
@@ -32,7 +33,7 @@ pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: 
             .use_local_subchannel_pool(true)
             .max_receive_message_len(-1)
             .max_send_message_len(-1)
-            .enable_http_proxy(false)
+            .enable_http_proxy(target::proxy(address).is_some())
             .connect(address);
         let deadline = Instant::now() + CONNECT;
         loop {
@@ -47,7 +48,7 @@ pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: 
                 }
             }
         }
-        Err(Error::NotMeasured(format!("no connection to {address}; is that where clients connect?")))
+        Err(Error::NotMeasured(format!("no connection to {}; is that where clients connect?", target::shown(address))))
     };
     block_on(async {
         let mut clients = Vec::with_capacity(count as usize);

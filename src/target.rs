@@ -1,0 +1,120 @@
+//! How the programs reach a server: the form of its address, web proxies, and channels.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use grpcio::{ChannelBuilder, Environment};
+
+/// The longest message taken from a server.
+const MAX_MESSAGE: i32 = 64 << 20;
+/// How long the answer to a ping may take.
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The variables in which C-core looks for a web proxy. The first that is set counts; an empty one means none.
+const PROXY_VARIABLES: [&str; 3] = ["grpc_proxy", "https_proxy", "http_proxy"];
+/// The variables that name hosts to reach without it. The first that is set counts.
+const NO_PROXY_VARIABLES: [&str; 2] = ["no_grpc_proxy", "no_proxy"];
+
+/// Whether it is an address of a server: `host:port`, or `unix:` and a path. Else what is wrong with it.
+pub(crate) fn check(address: &str) -> Result<(), String> {
+    let form = "it must be host:port, such as 127.0.0.1:50051";
+    if let Some((scheme, rest)) = address.split_once("://") {
+        return Err(format!("{form}; leave out {scheme}://{}", if rest.contains('/') { " and the path" } else { "" }));
+    }
+    match address.rsplit_once(':') {
+        _ if address.contains('\0') => Err(form.into()),
+        Some(("unix", path)) if !path.is_empty() => Ok(()),
+        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        None if !address.is_empty() => Err(format!("{form}; the port is missing")),
+        _ => Err(form.into()),
+    }
+}
+
+/// The settings that all channels have. `connect_timeout`: how long a try to connect to one of the server's addresses may take
+/// before the next one is tried.
+pub(crate) fn channel_builder(
+    env: Arc<Environment>,
+    server: &str,
+    keepalive: Duration,
+    connect_timeout: Duration,
+) -> ChannelBuilder {
+    let milliseconds = i32::try_from(connect_timeout.as_millis()).unwrap_or(i32::MAX);
+    ChannelBuilder::new(env)
+        .max_receive_message_len(MAX_MESSAGE)
+        .keepalive_time(keepalive)
+        .keepalive_timeout(PING_TIMEOUT)
+        .enable_http_proxy(proxy(server).is_some())
+        // GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, which is what C-core bounds one try by; 20 s unless said. grpcio has no name for it.
+        .raw_cfg_int(c"grpc.min_reconnect_backoff_ms".to_owned(), milliseconds)
+        // Each channel with a connection of its own, which does not wait because of the failures of another.
+        .use_local_subchannel_pool(true)
+}
+
+/// The server as messages name it: with the web proxy that is in between.
+pub(crate) fn shown(server: &str) -> Cow<'_, str> {
+    match proxy(server) {
+        Some((variable, value)) => {
+            // Without user and password.
+            let host = value.trim_end_matches('/').rsplit(['@', '/']).next().unwrap_or_default();
+            Cow::Owned(format!(
+                "{server} through the proxy {host} (set by {variable}; no_proxy names hosts to reach without)"
+            ))
+        }
+        None => Cow::Borrowed(server),
+    }
+}
+
+/// The web proxy for a server, if there is one: the variable that names it, and its value.
+pub(crate) fn proxy(server: &str) -> Option<(&'static str, String)> {
+    proxy_by(server, |variable| std::env::var(variable).ok())
+}
+
+/// C-core's rules, and one that it does not have: what is on this machine is reached without a proxy.
+fn proxy_by(server: &str, get: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
+    let (host, _) = server.rsplit_once(':')?;
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let is_here = host == "unix" || host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
+    // C-core reads networks, as 10.0.0.0/8, in there as well.
+    let exempt = NO_PROXY_VARIABLES.into_iter().find_map(&get).unwrap_or_default();
+    let is_exempt = exempt.split(',').map(str::trim).any(|entry| !entry.is_empty() && host.ends_with(entry));
+    let set = PROXY_VARIABLES.into_iter().find_map(|variable| Some((variable, get(variable)?)));
+    set.filter(|(_, value)| !value.is_empty() && !is_here && !is_exempt)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_address_is_a_host_and_a_port_or_a_unix_socket() {
+        for good in ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock"] {
+            assert_eq!(check(good), Ok(()));
+        }
+        for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:", "a\0:1"] {
+            assert!(check(bad).unwrap_err().contains("host:port"), "{bad}");
+        }
+        assert!(check("http://a:1/").unwrap_err().contains("leave out http://"));
+        assert!(check("localhost").unwrap_err().contains("the port is missing"));
+    }
+
+    #[test]
+    fn a_web_proxy_is_used_for_what_is_neither_here_nor_exempt() {
+        let by = |server: &str, variables: &[(&str, &str)]| {
+            let get = |name: &str| variables.iter().find(|(it, _)| *it == name).map(|(_, value)| (*value).to_owned());
+            proxy_by(server, get).map(|(variable, _)| variable)
+        };
+        let set = ("http_proxy", "http://proxy:3128");
+        assert_eq!(by("a.example:1", &[]), None);
+        assert_eq!(by("a.example:1", &[set]), Some("http_proxy"));
+        assert_eq!(by("a.example:1", &[set, ("grpc_proxy", "http://other:1")]), Some("grpc_proxy"));
+        assert_eq!(by("a.example:1", &[set, ("grpc_proxy", "")]), None);
+        assert_eq!(by("a.example:1", &[set, ("no_proxy", "b.example, .example")]), None);
+        assert_eq!(by("a.example:1", &[set, ("no_proxy", ".example"), ("no_grpc_proxy", "x")]), Some("http_proxy"));
+        for here in ["localhost:1", "127.0.0.9:1", "[::1]:1", "unix:/run/contact.sock"] {
+            assert_eq!(by(here, &[set]), None, "{here}");
+        }
+    }
+}

@@ -227,7 +227,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::broker::{GroupInfo, Tally};
+    use crate::broker::GroupInfo;
     use crate::task::{Name, NameOf};
 
     const NOW: Time = Time(1_777_536_000_000);
@@ -239,24 +239,8 @@ mod tests {
 
     /// A group with one idle client and nothing to do, but for what is changed.
     fn group(name: &str, change: impl FnOnce(&mut Group)) -> Group {
-        let info = GroupInfo {
-            name: Name::new(NameOf::Group, name).unwrap(),
-            clients: 1,
-            in_flight: 0,
-            waiting: 0,
-            delayed: 0,
-            ready: 0,
-            oldest: None,
-            backlog: Vec::new(),
-            taken_up: 0,
-            rate: 0.0,
-            last_settled: None,
-            held_since: None,
-            paused: false,
-            last_used: NOW,
-            tally: Tally::default(),
-            never_came: false,
-        };
+        let name = Name::new(NameOf::Group, name).unwrap();
+        let info = GroupInfo { clients: 1, last_used: NOW, ..GroupInfo::new(name) };
         let mut group = Group { info, lag: 0, oldest: None, dead: 0 };
         change(&mut group);
         group

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use crate::broker::{GroupInfo, Tally};
+use crate::broker::GroupInfo;
 use crate::store::{Backlog, PAGE_BYTES, Reader, StoreError};
 use crate::task::{GroupName, Priority, Task, TaskId, Time};
 
@@ -86,24 +86,7 @@ fn never_came(
     if reader.results_of(oldest)?.iter().any(|entry| entry.result.group.as_ref() == Some(&name)) {
         return Ok(None);
     }
-    Ok(Some(GroupInfo {
-        name,
-        clients: 0,
-        in_flight: 0,
-        waiting: 0,
-        delayed: 0,
-        ready: 0,
-        oldest: None,
-        backlog: backlogs,
-        taken_up: over,
-        rate: 0.0,
-        last_settled: None,
-        held_since: None,
-        paused: false,
-        last_used: Time(0),
-        tally: Tally::default(),
-        never_came: true,
-    }))
+    Ok(Some(GroupInfo { backlog: backlogs, taken_up: over, never_came: true, ..GroupInfo::new(name) }))
 }
 
 #[cfg(test)]

@@ -180,12 +180,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
             "what is not settled is not removed: contactctl groups shows who owes it".into(),
         ),
+        Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),
         Code::FIRST => ("nothing has happened yet".into(), String::new()),
     };
     let status = match first.severity.enum_value_or_default() {
         Severity::NOTE => return Some(Finding::ok(check, says)),
-        Severity::WARNING => Status::Warning,
+        Severity::SEVERITY_UNSPECIFIED | Severity::WARNING => Status::Warning,
         Severity::FAILURE => Status::Failed,
     };
     Some(Finding::bad(check, status, says, remedy))
@@ -221,7 +222,7 @@ mod tests {
 
     #[test]
     fn whatever_the_server_finds_has_its_check_and_its_words() {
-        for code in Code::VALUES {
+        for code in &Code::VALUES[1..] {
             let server = server(vec![about(*code, "g")]);
             let found = checks(&server).into_iter().filter(|finding| finding.status == Status::Warning);
             let [found] = &found.collect::<Vec<_>>()[..] else { panic!("one for {code:?}") };
@@ -229,6 +230,8 @@ mod tests {
         }
         let note = pb::Finding { severity: Severity::NOTE.into(), ..about(Code::FIRST, "") };
         assert!(attention(&pb::Server::new(), &[note]).is_empty());
+        let unset = pb::Finding { severity: Severity::WARNING.into(), ..pb::Finding::default() };
+        assert!(attention(&pb::Server::new(), &[unset]).is_empty(), "it is not that the server takes no tasks");
     }
 
     #[test]

@@ -31,13 +31,13 @@ const STUCK: Duration = Duration::from_secs(300);
 const EACH: usize = 3;
 
 /// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named. The numbers
-/// are those of the wire, so a new one comes last.
+/// are those of the wire, where 0 is not set; so a new one comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Code {
     /// The server takes no tasks. `text`: why.
-    NotReady,
+    NotReady = 1,
     /// The disk is nearly full. `count`: bytes that are left.
     Disk,
     /// Nearly as many files are open as may be; each client is one. `count` of `limit`.
@@ -73,7 +73,7 @@ pub(in crate::server) enum Code {
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Severity {
     /// Good to know.
-    Note,
+    Note = 1,
     /// Needs attention.
     Warning,
     /// The server does not work, or is about not to.

@@ -113,6 +113,7 @@ impl Server {
             traffic,
             limit,
             removed: Arc::default(),
+            idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.

@@ -11,7 +11,7 @@ mod never_came;
 use std::sync::Arc;
 
 pub(super) use self::dead::{dead_after, latest_dead};
-pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
+pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
 pub(super) use self::groups::{Group, count_group};
 pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
@@ -38,6 +38,7 @@ pub(super) struct Operator {
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
     pub(super) removed: Arc<Removed>,
+    pub(super) idle_since: Arc<IdleSince>,
 }
 
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
@@ -108,7 +109,7 @@ pub(super) fn if_set(of: NameOf, name: &str) -> Result<Option<Name>, Refusal> {
 }
 
 impl ServerInfo {
-    fn facts<'a>(&'a self, groups: &'a [Group]) -> Facts<'a> {
+    fn facts<'a>(&'a self, groups: &'a [Group], idle_since: &'a IdleSince) -> Facts<'a> {
         Facts {
             now: self.now,
             not_ready: self.failure.as_deref(),
@@ -119,6 +120,7 @@ impl ServerInfo {
             results: self.positions.result,
             clients: self.clients,
             groups,
+            idle_since,
         }
     }
 }
@@ -161,7 +163,8 @@ impl Operator {
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let (about, store, removed) = (self.about.clone(), self.store.clone(), self.removed.clone());
+        let (about, store) = (self.about.clone(), self.store.clone());
+        let (removed, idle_since) = (self.removed.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
             let mut server = ServerInfo {
                 retention: about.retention(),
@@ -182,7 +185,7 @@ impl Operator {
                 let (newest, now) = (server.positions.task, server.now);
                 let never_came_left_out = add_never_came(&mut groups, reader, newest, &removed, now)?;
                 let groups = count_groups(reader, groups)?;
-                let findings = judge(&server.facts(&groups));
+                let findings = judge(&server.facts(&groups, &idle_since));
                 server.fleet = Some(Fleet { groups, never_came_left_out, findings });
             }
             Ok(server)

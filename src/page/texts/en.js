@@ -71,7 +71,7 @@ export const en = {
   'issue.stuck': (g, lag, span) => `${g} has settled nothing for ${span}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.stuck.help': 'See which clients hold tasks:',
   'issue.hanging': (g, lag, span) =>
-    `Clients of ${g} are idle, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}, the oldest for ${span}`,
+    `Clients of ${g} have been idle for ${span}, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.hanging.help': 'The oldest task says why:',
   'issue.retention': (g, id, span) => `Nothing is removed after task ${id}, which ${g} has not settled for ${span}`,
   'issue.retention.help': 'Settle it, cancel it, or remove the group:',

@@ -65,7 +65,7 @@ export const zh = {
   'issue.lagging.help': '多启动几个客户端来分担：',
   'issue.stuck': (g, lag, span) => `${g} 已有 ${span}没有了结任何任务，${n(lag)} 个任务在等待`,
   'issue.stuck.help': '看看任务在哪些客户端手里：',
-  'issue.hanging': (g, lag, span) => `${g} 的客户端空闲，却有 ${n(lag)} 个任务在等待，最早的已等 ${span}`,
+  'issue.hanging': (g, lag, span) => `${g} 的客户端已空闲 ${span}，却有 ${n(lag)} 个任务在等待`,
   'issue.hanging.help': '看看最早的任务为何等待：',
   'issue.retention': (g, id, span) => `${g} 的任务 ${id} 已有 ${span}未了结，其后的任务都无法清除`,
   'issue.retention.help': '请处理或取消它，或移除该组：',

@@ -184,7 +184,8 @@ impl Live {
 
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
-        let (removed, why, clients) = (operator.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
+        let (removed, idle_since) = (operator.removed.clone(), operator.idle_since.clone());
+        let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
             let now = Time::now();
             add_never_came(&mut infos, reader, positions.task, &removed, now)?;
@@ -203,6 +204,7 @@ impl Live {
                 results: positions.result,
                 clients,
                 groups: &groups,
+                idle_since: &idle_since,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

@@ -44,8 +44,8 @@ pub(in crate::server) enum Code {
     Disk,
     /// Nearly as many files are open as may be; each client is one. `count` of `limit`.
     OpenFiles,
-    /// Tasks wait for a group that no client ever came to. `count`: tasks, `task`: the oldest, `millis`: its age, `text`: the name of
-    /// a group that came which is most like it, if there is one.
+    /// Tasks wait for a group that is not there: no client of that name has ever come, or it was removed. `count`: tasks, `task`: the
+    /// oldest, `millis`: its age, `text`: the name of a group that is there which is most like it, if there is one.
     NeverCame,
     /// No client of the group is connected. `count`: tasks that it has not settled, `task`: the oldest, `millis`: its age.
     Unserved,
@@ -243,7 +243,7 @@ impl Facts<'_> {
         Duration::from_millis(self.now.0.saturating_sub(time.0).max(0).unsigned_abs())
     }
 
-    /// The group that came whose name is most like this one.
+    /// The group that is there whose name is most like this one.
     fn nearest(&self, name: Option<&GroupName>) -> Option<String> {
         let came = self.groups.iter().filter(|group| !group.info.never_came).map(|group| group.info.name.as_str());
         nearest(name?.as_str(), came).map(str::to_owned)

@@ -112,7 +112,7 @@ impl Server {
             about: about.clone(),
             traffic,
             limit,
-            removed: Arc::default(),
+            never_came: Arc::default(),
             idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };

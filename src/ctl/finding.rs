@@ -91,7 +91,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
             (open, Some(limit)) => format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit)),
         },
         "connected" => count(server.clients.into(), "client"),
-        "never came" => "every group with tasks came once".into(),
+        "never came" => "every group with tasks is there".into(),
         "unserved" => "every group with tasks has clients".into(),
         "paused" => "no group is paused".into(),
         "hanging" => "no task waits while clients are idle".into(),
@@ -139,7 +139,9 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 like => format!("{} ({}; there is {like})", found.group, tasks(found)),
             });
             (
-                format!("no client of {names} has ever come; is the name right?"),
+                format!(
+                    "there is no group {names}: no client of that name has ever come, or it was removed; is the name right?"
+                ),
                 format!("contact-client --group {group}, or contactctl cancel {task}"),
             )
         }
@@ -249,7 +251,10 @@ mod tests {
             "{says}; {remedy}"
         );
         let (_, says, remedy) = bad(vec![pb::Finding { text: "emails".into(), ..old(Code::NEVER_CAME) }]);
-        assert_eq!(says, "no client of a (3 tasks; there is emails) has ever come; is the name right?");
+        assert_eq!(
+            says,
+            "there is no group a (3 tasks; there is emails): no client of that name has ever come, or it was removed; is the name right?"
+        );
         assert_eq!(remedy, "contact-client --group a, or contactctl cancel 17");
     }
 

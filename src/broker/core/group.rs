@@ -43,7 +43,7 @@ pub struct GroupInfo {
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
     pub tally: Tally,
-    /// There are tasks for it in the log, and the broker knows no such group.
+    /// There are tasks for it in the log, and the broker has no such group: no client of that name ever came, or it was removed.
     pub never_came: bool,
 }
 

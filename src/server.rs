@@ -112,7 +112,8 @@ impl Server {
             about: about.clone(),
             traffic,
             limit,
-            removed: Arc::default(),
+            never_came: Arc::default(),
+            idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.

@@ -43,7 +43,7 @@ pub enum WaitReason {
     NotReading,
     /// It is about to go out.
     Queued,
-    /// No client of the group has ever come.
+    /// There is no such group: no client of that name has ever come, or it was removed.
     NeverCame,
     /// A client fell silent over tasks that go before it: each of these goes out alone.
     OneAtATime,
@@ -58,7 +58,7 @@ impl fmt::Display for WaitReason {
             WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants",
             WaitReason::NotReading => "the clients of the group do not read what they were sent",
             WaitReason::Queued => "next, after those before it",
-            WaitReason::NeverCame => "no client of the group has come yet",
+            WaitReason::NeverCame => "there is no such group: no client of that name has come, or it was removed",
             WaitReason::OneAtATime => "tasks that a client fell silent over go out one at a time",
         })
     }

@@ -107,7 +107,8 @@ fn a_group_whose_clients_will_not_come_again_is_removed() {
     server.ctl(&["submit", "--to", "retired", "too late"]);
     browser.plays("removing", &server).ends_well();
     let groups = server.ctl(&["groups"]);
-    assert_eq!(groups.iter().map(|group| group["group"].as_str().unwrap()).collect::<Vec<_>>(), ["workers"]);
+    let names = groups.iter().map(|group| (group["group"].as_str().unwrap(), group["never_came"] == true));
+    assert_eq!(names.collect::<Vec<_>>(), [("workers", false), ("retired", true)]);
 }
 
 #[test]

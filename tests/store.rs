@@ -461,13 +461,20 @@ for_both! {
     fn the_groups_that_tasks_are_addressed_to_are_listed_by_name_in_parts(place) {
         let (_store, handle) = place.start();
         let high = NewTask { priority: Priority::High, ..addressed("b") };
-        submit(&handle, vec![addressed("c"), task("for everyone"), addressed("a"), addressed("c"), high, addressed("b")]);
+        let expires = NewTask { expires_at: Some(Time(7)), ..addressed("c") };
+        submit(&handle, vec![addressed("c"), task("for everyone"), addressed("a"), expires, high, addressed("b")]);
         let mut reader = handle.reader().unwrap();
         let mut listed = |after: Option<&str>, limit| reader.addressed_groups(after.map(name).as_ref(), limit).unwrap();
         assert_eq!(listed(None, 10), ["a", "b", "c"].map(name));
         assert_eq!(listed(None, 2), ["a", "b"].map(name));
         assert_eq!(listed(Some("b"), 10), [name("c")]);
         assert_eq!((listed(Some("c"), 10), listed(None, 0)), (vec![], vec![]));
+        let mut expiries = |after, limit| {
+            let backlog = Backlog { after, limit, ..backlog(Some("c"), Priority::Normal) };
+            reader.expiries(&backlog).unwrap()
+        };
+        assert_eq!(expiries(0, 10), [(1, None), (4, Some(Time(7)))]);
+        assert_eq!((expiries(0, 1), expiries(1, 10)), (vec![(1, None)], vec![(4, Some(Time(7)))]));
     }
 
     fn a_backlog_can_be_counted(place) {

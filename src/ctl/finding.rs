@@ -91,7 +91,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
             (open, Some(limit)) => format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit)),
         },
         "connected" => count(server.clients.into(), "client"),
-        "never came" => "every group with tasks came once".into(),
+        "never came" => "every group with tasks is there".into(),
         "unserved" => "every group with tasks has clients".into(),
         "paused" => "no group is paused".into(),
         "hanging" => "no task waits while clients are idle".into(),
@@ -139,7 +139,9 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 like => format!("{} ({}; there is {like})", found.group, tasks(found)),
             });
             (
-                format!("no client of {names} has ever come; is the name right?"),
+                format!(
+                    "there is no group {names}: no client of that name has ever come, or it was removed; is the name right?"
+                ),
                 format!("contact-client --group {group}, or contactctl cancel {task}"),
             )
         }
@@ -180,12 +182,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
             "what is not settled is not removed: contactctl groups shows who owes it".into(),
         ),
+        Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),
         Code::FIRST => ("nothing has happened yet".into(), String::new()),
     };
     let status = match first.severity.enum_value_or_default() {
         Severity::NOTE => return Some(Finding::ok(check, says)),
-        Severity::WARNING => Status::Warning,
+        Severity::SEVERITY_UNSPECIFIED | Severity::WARNING => Status::Warning,
         Severity::FAILURE => Status::Failed,
     };
     Some(Finding::bad(check, status, says, remedy))
@@ -221,7 +224,7 @@ mod tests {
 
     #[test]
     fn whatever_the_server_finds_has_its_check_and_its_words() {
-        for code in Code::VALUES {
+        for code in &Code::VALUES[1..] {
             let server = server(vec![about(*code, "g")]);
             let found = checks(&server).into_iter().filter(|finding| finding.status == Status::Warning);
             let [found] = &found.collect::<Vec<_>>()[..] else { panic!("one for {code:?}") };
@@ -229,6 +232,8 @@ mod tests {
         }
         let note = pb::Finding { severity: Severity::NOTE.into(), ..about(Code::FIRST, "") };
         assert!(attention(&pb::Server::new(), &[note]).is_empty());
+        let unset = pb::Finding { severity: Severity::WARNING.into(), ..pb::Finding::default() };
+        assert!(attention(&pb::Server::new(), &[unset]).is_empty(), "it is not that the server takes no tasks");
     }
 
     #[test]
@@ -246,7 +251,10 @@ mod tests {
             "{says}; {remedy}"
         );
         let (_, says, remedy) = bad(vec![pb::Finding { text: "emails".into(), ..old(Code::NEVER_CAME) }]);
-        assert_eq!(says, "no client of a (3 tasks; there is emails) has ever come; is the name right?");
+        assert_eq!(
+            says,
+            "there is no group a (3 tasks; there is emails): no client of that name has ever come, or it was removed; is the name right?"
+        );
         assert_eq!(remedy, "contact-client --group a, or contactctl cancel 17");
     }
 

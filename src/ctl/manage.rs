@@ -67,7 +67,7 @@ pub(super) fn groups(link: &Link, out: Out) -> Result<(), Error> {
     let answer = link.wait(call)?;
     let groups: Vec<_> = answer.groups.into_iter().map(rows::Group::from).collect();
     if answer.never_came_left_out {
-        out.remark("more groups have tasks though no client of them ever came");
+        out.remark("there may be more groups that have tasks though they are not there");
     }
     all(&groups, "no groups", out)
 }

@@ -312,7 +312,7 @@ impl Row for Group {
             format!("{:.1}", self.rate),
             self.dead.to_string(),
             match (self.never_came, self.paused) {
-                (true, _) => "never came",
+                (true, _) => "no such group",
                 (_, true) => "paused",
                 _ => "running",
             }

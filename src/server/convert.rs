@@ -365,11 +365,11 @@ mod tests {
     fn findings_have_the_numbers_of_the_wire_and_its_names_in_json() {
         use protobuf::Enum as _;
 
-        for one in pb::finding::Code::VALUES {
+        for one in &pb::finding::Code::VALUES[1..] {
             let code: Code = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
             assert_eq!(code as i32, one.value(), "{one:?}");
         }
-        for one in pb::finding::Severity::VALUES {
+        for one in &pb::finding::Severity::VALUES[1..] {
             let severity: Severity = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
             assert_eq!(severity as i32, one.value(), "{one:?}");
         }

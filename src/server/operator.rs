@@ -14,12 +14,12 @@ use std::time::Duration;
 
 pub(super) use self::dead::{dead_after, latest_dead};
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
-pub(super) use self::findings::{Code, Facts, Finding, Severity, judge};
+pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
 pub(super) use self::groups::{Group, count_group};
 pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
-pub(super) use self::never_came::{Removed, add_never_came};
+pub(super) use self::never_came::NeverCame;
 use super::about::About;
 use super::config::Retention;
 use super::machine::{Disk, Process};
@@ -44,7 +44,8 @@ pub(super) struct Operator {
     pub(super) traffic: Arc<Traffic>,
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
-    pub(super) removed: Arc<Removed>,
+    pub(super) never_came: Arc<NeverCame>,
+    pub(super) idle_since: Arc<IdleSince>,
 }
 
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
@@ -83,9 +84,9 @@ pub(super) struct ServerInfo {
 /// Groups, and what is not well.
 #[derive(Default)]
 pub(super) struct Fleet {
-    /// By name; then, by name, those that never came.
+    /// By name; then, by name, those that tasks wait for though they are not there.
     pub(super) groups: Vec<Group>,
-    /// There are more that never came.
+    /// There may be more of these.
     pub(super) never_came_left_out: bool,
     /// The gravest first.
     pub(super) findings: Vec<Finding>,
@@ -132,7 +133,7 @@ pub(super) fn if_set(of: NameOf, name: &str) -> Result<Option<Name>, Refusal> {
 }
 
 impl ServerInfo {
-    fn facts<'a>(&'a self, groups: &'a [Group]) -> Facts<'a> {
+    fn facts<'a>(&'a self, groups: &'a [Group], idle_since: &'a IdleSince) -> Facts<'a> {
         Facts {
             now: self.now,
             not_ready: self.failure.as_deref(),
@@ -143,6 +144,7 @@ impl ServerInfo {
             results: self.positions.result,
             clients: self.clients,
             groups,
+            idle_since,
         }
     }
 }
@@ -201,7 +203,8 @@ impl Operator {
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let (about, store, removed) = (self.about.clone(), self.store.clone(), self.removed.clone());
+        let (about, store) = (self.about.clone(), self.store.clone());
+        let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
             let mut server = ServerInfo {
                 retention: about.retention(),
@@ -220,9 +223,9 @@ impl Operator {
             if counted {
                 let mut groups = groups;
                 let (newest, now) = (server.positions.task, server.now);
-                let never_came_left_out = add_never_came(&mut groups, reader, newest, &removed, now)?;
+                let never_came_left_out = never_came.add_to(&mut groups, reader, newest, now)?;
                 let groups = count_groups(reader, groups)?;
-                let findings = judge(&server.facts(&groups));
+                let findings = judge(&server.facts(&groups, &idle_since));
                 server.fleet = Some(Fleet { groups, never_came_left_out, findings });
             }
             Ok(server)
@@ -291,8 +294,7 @@ impl Operator {
             Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
             None => 0,
         };
-        self.broker.remove_group(group.clone()).await?;
-        self.removed.insert(group, self.broker.newest_task());
+        self.broker.remove_group(group).await?;
         Ok(owed)
     }
 }

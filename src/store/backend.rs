@@ -215,6 +215,10 @@ pub trait Reader: Send {
     /// How many tasks the group has to read; `limit` and `max_bytes` are ignored.
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError>;
 
+    /// The tasks of it that are addressed to the group, in the order of ids, each with when it expires; at most `limit`. No text is
+    /// read, so `max_bytes` is ignored.
+    fn expiries(&mut self, backlog: &Backlog) -> Result<Vec<(TaskId, Option<Time>)>, StoreError>;
+
     /// The names of groups that tasks are addressed to, after `after`, in order. Costs by the number of names, not of tasks.
     fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError>;
 

@@ -8,7 +8,7 @@ use super::{
     Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
     Removed, StoreError,
 };
-use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
+use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -200,6 +200,11 @@ impl Reader for Memory {
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
         let all = Backlog { limit: usize::MAX, max_bytes: usize::MAX, ..backlog.clone() };
         Ok(self.backlog(&all)?.tasks.len() as u64)
+    }
+
+    fn expiries(&mut self, backlog: &Backlog) -> Result<Vec<(TaskId, Option<Time>)>, StoreError> {
+        let addressed = Backlog { broadcast_after: TaskId::MAX, max_bytes: usize::MAX, ..backlog.clone() };
+        Ok(self.backlog(&addressed)?.tasks.iter().map(|task| (task.id, task.spec.expires_at)).collect())
     }
 
     fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError> {

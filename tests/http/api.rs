@@ -327,7 +327,7 @@ fn a_misspelt_group_is_seen_wherever_groups_are() {
     let seen: Vec<_> = groups.iter().map(|group| (&group["group"], &group["lag"], &group["never_came"])).collect();
     assert_eq!(seen, [(&json!("emails"), &json!(0), &Value::Null), (&json!("emials"), &json!(2), &json!(true))]);
     assert_eq!(groups[1]["oldest"], ids[0]);
-    let says = "no client of emials (2 tasks; there is emails) has ever come; is the name right?";
+    let says = "there is no group emials (2 tasks; there is emails): no client of that name has ever come, or it was removed; is the name right?";
     let doctor = contactctl(&state, &["doctor"]);
     assert!(doctor.iter().any(|finding| finding["says"] == says), "{doctor:?}");
     assert_eq!(contactctl(&state, &["top", "--once"])[0]["attention"][0]["says"], says);

@@ -26,7 +26,7 @@ pub struct GroupInfo {
     pub delayed: usize,
     /// How many it has not taken up and are in memory, about to go out.
     pub ready: usize,
-    /// The oldest of these three.
+    /// The oldest of `in_flight`, `waiting` and `ready`.
     pub oldest: Option<TaskId>,
     /// What else it has not taken up: only the store can count that.
     pub backlog: Vec<Backlog>,
@@ -44,8 +44,32 @@ pub struct GroupInfo {
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
     pub tally: Tally,
-    /// There are tasks for it in the log, and the broker knows no such group.
+    /// There are tasks for it in the log, and the broker has no such group: no client of that name ever came, or it was removed.
     pub never_came: bool,
+}
+
+impl GroupInfo {
+    /// A group that has no clients, and no tasks.
+    pub fn new(name: GroupName) -> GroupInfo {
+        GroupInfo {
+            name,
+            clients: 0,
+            in_flight: 0,
+            waiting: 0,
+            delayed: 0,
+            ready: 0,
+            oldest: None,
+            backlog: Vec::new(),
+            taken_up: 0,
+            rate: 0.0,
+            last_settled: None,
+            held_since: None,
+            paused: false,
+            last_used: Time::default(),
+            tally: Tally::default(),
+            never_came: false,
+        }
+    }
 }
 
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up, open, or settled and

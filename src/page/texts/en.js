@@ -56,9 +56,9 @@ export const en = {
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.open_files': (open, limit) => `${n(open)} of ${n(limit)} files are open; each client takes one`,
   'issue.open_files.help': 'Start the server again with a higher limit:',
-  'issue.never_came': (g, lag) => `No client of ${g} has ever come; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}. Is the name right?`,
+  'issue.never_came': (g, lag) => `There is no group ${g}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}. Is the name right?`,
   'issue.never_came.help': (near) =>
-    near ? `There is a group ${near}. Cancel what is misspelt, or start a client:` : 'Cancel what is misspelt, or start a client:',
+    `${near ? `There is a group ${near}. ` : ''}No client of that name has ever come, or it was removed. Cancel the tasks, or start a client:`,
   'issue.unserved': (g, lag) => `No client of ${g} is connected; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.unserved.help': 'Start one, or remove the group if none will come:',
   'issue.paused': (g, lag) =>
@@ -71,7 +71,7 @@ export const en = {
   'issue.stuck': (g, lag, span) => `${g} has settled nothing for ${span}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.stuck.help': 'See which clients hold tasks:',
   'issue.hanging': (g, lag, span) =>
-    `Clients of ${g} are idle, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}, the oldest for ${span}`,
+    `Clients of ${g} have been idle for ${span}, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.hanging.help': 'The oldest task says why:',
   'issue.retention': (g, id, span) => `Nothing is removed after task ${id}, which ${g} has not settled for ${span}`,
   'issue.retention.help': 'Settle it, cancel it, or remove the group:',
@@ -185,7 +185,7 @@ export const en = {
   'group.everyone': 'every group',
   'group.paused': 'paused',
   'group.nobody': 'no client',
-  'group.never_came': 'never came',
+  'group.never_came': 'no such group',
   'group.pause': 'Pause',
   'group.resume': 'Resume',
   'group.remove': 'Remove',
@@ -321,7 +321,8 @@ export const en = {
   // Sentences of the server.
   'said.the group is paused': 'the group is paused',
   'said.no client of the group is connected': 'no client of the group is connected',
-  'said.no client of the group has come yet': 'no client of the group has come yet',
+  'said.there is no such group: no client of that name has come, or it was removed':
+    'there is no such group: no client of that name has come, or it was removed',
   'said.every client of the group holds as many tasks as it wants': 'every client of the group holds as many tasks as it wants',
   'said.the clients of the group do not read what they were sent': 'the clients of the group do not read what they were sent',
   'said.next, after those before it': 'next, after those before it',

@@ -102,7 +102,7 @@ function actions(td, state) {
   td.append(h('div', { class: 'doing' }, doPause, doRemove));
   return (it) => {
     group = it;
-    // What never came is not there to be paused or removed.
+    // What is not there cannot be paused or removed.
     show(doPause, !it.never_came);
     button.set(t(it.paused ? 'group.resume' : 'group.pause'));
     shell.set(ctl(state(), it.paused ? 'resume' : 'pause', it.group));

@@ -175,24 +175,7 @@ mod tests {
     fn info(name: GroupName, after: TaskId, upto: TaskId, broadcast_after: TaskId) -> GroupInfo {
         let (priority, group) = (Priority::Normal, Some(name.clone()));
         let backlog = Backlog { group, priority, after, upto, broadcast_after, limit: 1, max_bytes: 1 };
-        GroupInfo {
-            name,
-            clients: 0,
-            in_flight: 0,
-            waiting: 0,
-            ready: 0,
-            oldest: None,
-            backlog: if after < upto { vec![backlog] } else { Vec::new() },
-            delayed: 0,
-            taken_up: 0,
-            rate: 0.0,
-            last_settled: None,
-            held_since: None,
-            paused: false,
-            last_used: Time(0),
-            tally: Tally::default(),
-            never_came: false,
-        }
+        GroupInfo { backlog: if after < upto { vec![backlog] } else { Vec::new() }, ..GroupInfo::new(name) }
     }
 
     #[test]

@@ -21,9 +21,7 @@ use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::health::{self, Health};
 use crate::server::machine::{Disk, Process};
-use crate::server::operator::{
-    BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, add_never_came, judge, latest_results,
-};
+use crate::server::operator::{BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, judge, latest_results};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
 use crate::task::{TaskId, Time};
@@ -185,10 +183,11 @@ impl Live {
 
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
-        let (removed, why, clients) = (operator.removed.clone(), not_ready(&self.0.health), overview.sessions.total());
+        let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
+        let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
             let now = Time::now();
-            add_never_came(&mut infos, reader, positions.task, &removed, now)?;
+            never_came.add_to(&mut infos, reader, positions.task, now)?;
             let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| latest_results(reader, task.id, None));
@@ -204,6 +203,7 @@ impl Live {
                 results: positions.result,
                 clients,
                 groups: &groups,
+                idle_since: &idle_since,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

@@ -146,7 +146,7 @@ fn machine(to: &mut Families, process: &Process) {
 fn groups(to: &mut Families, parts: &[(&str, Part)], now: &Snapshot) {
     let never_came = now.groups.iter().filter(|group| group.info.never_came).count();
     to.gauge("contact_groups", "Groups that there are.", &[], (now.groups.len() - never_came) as f64);
-    let text = "Groups that tasks wait for and that no client ever came to: perhaps the name is misspelt.";
+    let text = "Groups that tasks wait for and that are not there: perhaps the name is misspelt.";
     to.gauge("contact_groups_never_came", text, &[], never_came as f64);
     for (name, part) in parts {
         let label = [("group", *name)];

@@ -131,6 +131,10 @@ mod tests {
             unreachable!()
         }
 
+        fn expiries(&mut self, _: &Backlog) -> Result<Vec<(TaskId, Option<Time>)>, StoreError> {
+            unreachable!()
+        }
+
         fn addressed_groups(&mut self, _: Option<&GroupName>, _: usize) -> Result<Vec<GroupName>, StoreError> {
             unreachable!()
         }

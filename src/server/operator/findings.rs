@@ -2,6 +2,8 @@
 //! own words, so that all of them say the same.
 
 use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use serde::Serialize;
@@ -31,25 +33,25 @@ const STUCK: Duration = Duration::from_secs(300);
 const EACH: usize = 3;
 
 /// What a finding is about, in the order in which findings of one severity are told. The fields that mean something are named. The numbers
-/// are those of the wire, so a new one comes last.
+/// are those of the wire, where 0 is not set; so a new one comes last.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[cfg_attr(test, derive(serde::Deserialize))]
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Code {
     /// The server takes no tasks. `text`: why.
-    NotReady,
+    NotReady = 1,
     /// The disk is nearly full. `count`: bytes that are left.
     Disk,
     /// Nearly as many files are open as may be; each client is one. `count` of `limit`.
     OpenFiles,
-    /// Tasks wait for a group that no client ever came to. `count`: tasks, `task`: the oldest, `millis`: its age, `text`: the name of
-    /// a group that came which is most like it, if there is one.
+    /// Tasks wait for a group that is not there: no client of that name has ever come, or it was removed. `count`: tasks, `task`: the
+    /// oldest, `millis`: its age, `text`: the name of a group that is there which is most like it, if there is one.
     NeverCame,
     /// No client of the group is connected. `count`: tasks that it has not settled, `task`: the oldest, `millis`: its age.
     Unserved,
     /// The group is paused. `count`: tasks that it has not settled.
     Paused,
-    /// Tasks that are due wait though clients are idle. `count`: tasks, `task`: the oldest of the group, `millis`: its age.
+    /// Tasks that are due wait though clients are idle. `count`: tasks, `task`: the oldest of the group, `millis`: for how long.
     Hanging,
     /// Its clients settle nothing, and tasks wait. `count`: tasks, `millis`: for how long.
     Stuck,
@@ -73,7 +75,7 @@ pub(in crate::server) enum Code {
 #[serde(rename_all = "snake_case")]
 pub(in crate::server) enum Severity {
     /// Good to know.
-    Note,
+    Note = 1,
     /// Needs attention.
     Warning,
     /// The server does not work, or is about not to.
@@ -109,12 +111,31 @@ pub(in crate::server) struct Facts<'a> {
     /// Clients that are connected.
     pub(in crate::server) clients: usize,
     pub(in crate::server) groups: &'a [Group],
+    pub(in crate::server) idle_since: &'a IdleSince,
+}
+
+/// Since when each look at these groups has found idle clients beside tasks that are due. For a moment that is also so when a delayed
+/// task becomes due, a group is resumed, or the first client comes; so how old the tasks are says nothing.
+#[derive(Debug, Default)]
+pub(in crate::server) struct IdleSince(Mutex<HashMap<GroupName, Time>>);
+
+impl IdleSince {
+    fn look(&self, groups: &[Group], now: Time) -> HashMap<GroupName, Time> {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let idle = groups.iter().filter(|group| group.is_idle()).map(|group| &group.info.name);
+        *known = idle.map(|name| (name.clone(), known.get(name).copied().unwrap_or(now))).collect();
+        known.clone()
+    }
 }
 
 /// What there is to say, the gravest first.
 pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.of_server().into_iter().flatten().collect();
-    found.extend(facts.groups.iter().flat_map(|group| facts.of_group(group).into_iter().flatten()));
+    let idle_since = facts.idle_since.look(facts.groups, facts.now);
+    found.extend(facts.groups.iter().flat_map(|group| {
+        let idle_since = idle_since.get(&group.info.name).copied();
+        facts.of_group(group, idle_since).into_iter().flatten()
+    }));
     if found.is_empty() {
         let is_fresh = facts.tasks == 0 || (facts.results == 0 && facts.clients == 0);
         if is_fresh {
@@ -172,7 +193,7 @@ impl Facts<'_> {
         [not_ready, disk, files, size]
     }
 
-    fn of_group(&self, group: &Group) -> [Option<Finding>; 3] {
+    fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 3] {
         let age = group.oldest.map_or(Duration::ZERO, |(_, accepted_at)| self.since(accepted_at));
         let oldest = |code| Finding {
             task: group.oldest.map(|(task, _)| task),
@@ -181,11 +202,16 @@ impl Facts<'_> {
         };
         let dead = (group.dead > 0).then(|| Finding::of(Code::DeadLetters, group, group.dead));
         let keeps = !group.info.never_came && age > self.retention.retain;
-        [self.of_delivery(group, age, &oldest), dead, keeps.then(|| oldest(Code::Retention))]
+        [self.of_delivery(group, idle_since, &oldest), dead, keeps.then(|| oldest(Code::Retention))]
     }
 
     /// Whether its tasks go out and are settled.
-    fn of_delivery(&self, group: &Group, age: Duration, oldest: &dyn Fn(Code) -> Finding) -> Option<Finding> {
+    fn of_delivery(
+        &self,
+        group: &Group,
+        idle_since: Option<Time>,
+        oldest: &dyn Fn(Code) -> Finding,
+    ) -> Option<Finding> {
         let (info, due) = (&group.info, group.due());
         if info.never_came {
             return (group.lag > 0).then(|| oldest(Code::NeverCame));
@@ -205,7 +231,9 @@ impl Facts<'_> {
             return (needed > LAGGING).then_some(lagging);
         }
         let Some(held_since) = info.held_since else {
-            return (age > HANGING).then(|| Finding { count: due, ..oldest(Code::Hanging) });
+            let idle = idle_since.map_or(Duration::ZERO, |since| self.since(since));
+            let hanging = || Finding { count: due, millis: millis(idle), ..oldest(Code::Hanging) };
+            return (idle > HANGING).then(hanging);
         };
         let still = self.since(info.last_settled.map_or(held_since, |settled| settled.max(held_since)));
         (still > STUCK).then(|| Finding { millis: millis(still), ..Finding::of(Code::Stuck, group, due) })
@@ -215,7 +243,7 @@ impl Facts<'_> {
         Duration::from_millis(self.now.0.saturating_sub(time.0).max(0).unsigned_abs())
     }
 
-    /// The group that came whose name is most like this one.
+    /// The group that is there whose name is most like this one.
     fn nearest(&self, name: Option<&GroupName>) -> Option<String> {
         let came = self.groups.iter().filter(|group| !group.info.never_came).map(|group| group.info.name.as_str());
         nearest(name?.as_str(), came).map(str::to_owned)
@@ -227,7 +255,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::broker::{GroupInfo, Tally};
+    use crate::broker::GroupInfo;
     use crate::task::{Name, NameOf};
 
     const NOW: Time = Time(1_777_536_000_000);
@@ -239,24 +267,8 @@ mod tests {
 
     /// A group with one idle client and nothing to do, but for what is changed.
     fn group(name: &str, change: impl FnOnce(&mut Group)) -> Group {
-        let info = GroupInfo {
-            name: Name::new(NameOf::Group, name).unwrap(),
-            clients: 1,
-            in_flight: 0,
-            waiting: 0,
-            delayed: 0,
-            ready: 0,
-            oldest: None,
-            backlog: Vec::new(),
-            taken_up: 0,
-            rate: 0.0,
-            last_settled: None,
-            held_since: None,
-            paused: false,
-            last_used: NOW,
-            tally: Tally::default(),
-            never_came: false,
-        };
+        let name = Name::new(NameOf::Group, name).unwrap();
+        let info = GroupInfo { clients: 1, last_used: NOW, ..GroupInfo::new(name) };
         let mut group = Group { info, lag: 0, oldest: None, dead: 0 };
         change(&mut group);
         group
@@ -267,6 +279,10 @@ mod tests {
     }
 
     fn judged(groups: &[Group], change: impl FnOnce(&mut Facts<'_>)) -> Vec<Finding> {
+        judged_again(&IdleSince::default(), groups, change)
+    }
+
+    fn judged_again(idle_since: &IdleSince, groups: &[Group], change: impl FnOnce(&mut Facts<'_>)) -> Vec<Finding> {
         let mut facts = Facts {
             now: NOW,
             not_ready: None,
@@ -277,6 +293,7 @@ mod tests {
             results: 9,
             clients: groups.iter().map(|group| group.info.clients).sum(),
             groups,
+            idle_since,
         };
         change(&mut facts);
         judge(&facts)
@@ -302,8 +319,7 @@ mod tests {
             ("paused", |g| g.info.paused = true, &[Code::Paused]),
             ("paused and left alone", |g| (g.lag, g.info.clients, g.info.paused) = (3, 0, true), &[Code::Paused]),
             ("dead letters", |g| g.dead = 2, &[Code::DeadLetters]),
-            ("due for a minute beside idle clients", |g| waits(g, 3, 2 * MINUTE), &[Code::Hanging]),
-            ("due just now", |g| waits(g, 3, MINUTE / 2), &[]),
+            ("delayed, and due just now beside idle clients", |g| waits(g, 3, 2 * MINUTE), &[]),
             (
                 "delayed",
                 |g| {
@@ -357,9 +373,6 @@ mod tests {
 
     #[test]
     fn findings_have_the_numbers_that_their_texts_need() {
-        let hangs = group("g", |g| waits(g, 3, 2 * MINUTE));
-        let [found] = &judged(&[hangs], |_| {})[..] else { panic!("one") };
-        assert_eq!((found.count, found.task, found.millis), (3, Some(17), 120_000));
         let lags = group("g", |g| (g.lag, g.info.in_flight, g.info.rate) = (1210, 10, 10.0));
         let [found] = &judged(&[lags], |_| {})[..] else { panic!("one") };
         assert_eq!((found.count, found.millis), (1200, 120_000));
@@ -367,6 +380,24 @@ mod tests {
         let found = judged(&[group("emails", |_| {}), never("emials"), never("thumbnails")], |_| {});
         let nearest: Vec<_> = found.iter().map(|finding| finding.text.as_deref()).collect();
         assert_eq!(nearest, [Some("emails"), None]);
+    }
+
+    #[test]
+    fn what_hangs_was_due_beside_idle_clients_whenever_it_was_looked_at_for_a_minute() {
+        let idle_since = IdleSince::default();
+        let look = |at, in_flight| {
+            let hangs = group("g", |g| {
+                waits(g, 3, 60 * MINUTE);
+                (g.info.in_flight, g.info.held_since) = (in_flight, (in_flight > 0).then_some(NOW));
+            });
+            judged_again(&idle_since, &[hangs], |facts| facts.now = Time(NOW.0 + at))
+        };
+        for (at, in_flight) in [(0, 0), (MINUTE, 0), (MINUTE + 1, 1), (MINUTE + 2, 0), (2 * MINUTE, 0)] {
+            assert_eq!(look(at, in_flight), [], "{at}");
+        }
+        let [found] = &look(3 * MINUTE, 0)[..] else { panic!("one") };
+        let seen = (found.code, found.count, found.task, found.millis);
+        assert_eq!(seen, (Code::Hanging, 3, Some(17), 119_998));
     }
 
     #[test]

@@ -22,6 +22,12 @@ impl Group {
     pub(super) fn due(&self) -> u64 {
         self.lag.saturating_sub((self.info.in_flight + self.info.delayed) as u64)
     }
+
+    /// Its clients could take what is due, have nothing, and settled nothing lately.
+    pub(super) fn is_idle(&self) -> bool {
+        let info = &self.info;
+        info.clients > 0 && !info.paused && self.due() > 0 && info.held_since.is_none() && info.rate <= 0.0
+    }
 }
 
 /// Counts a group, but not its dead letters.

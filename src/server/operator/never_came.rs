@@ -1,109 +1,169 @@
-//! The groups that tasks wait for though no client of them ever came.
+//! The groups that tasks wait for though the broker does not have them: no client of that name ever came, or the group was removed.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
+use std::mem::take;
 use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use crate::broker::{GroupInfo, Tally};
-use crate::store::{Backlog, PAGE_BYTES, Reader, StoreError};
-use crate::task::{GroupName, Priority, Task, TaskId, Time};
+use super::ledger::settlements;
+use crate::broker::GroupInfo;
+use crate::store::{Backlog, Reader, StoreError};
+use crate::task::{GroupName, Outcome, Priority, TaskId, Time};
 
-/// Groups that never came and are listed, at most. Each costs three short reads, so a look at all takes some 20 ms.
+/// Those that are listed, at most.
 const LISTED: usize = 1000;
-/// Names that are read at once.
-const NAMES: usize = 1000;
-/// Tasks of a group that never came that are looked at, in each priority, to leave out those that are over.
-const LOOKED_AT: usize = 1000;
+/// Names that are remembered from one pass to the next, at most: some 10 MB. What others begin with is looked at anew.
+const REMEMBERED: usize = 50_000;
+/// Names that are read at once, and tasks: a millisecond.
+const NAMES: usize = 100;
+const TASKS: usize = 100;
+/// How long one look takes, at most: a fiftieth of the time of one query thread, if there is one each second.
+const LOOK: Duration = Duration::from_millis(20);
 
-/// The groups that operators removed since the start, each with the newest task of that time. What is addressed to them up to
-/// there is forgotten with them.
+/// Those groups, as far as they were looked at. One look after another goes through all names that tasks are addressed to, again and
+/// again; of each it only looks at what came after what it knows to be over.
 #[derive(Debug, Default)]
-pub(in crate::server) struct Removed(Mutex<HashMap<GroupName, TaskId>>);
+pub(in crate::server) struct NeverCame(Mutex<Passes>);
 
-impl Removed {
-    pub(super) fn insert(&self, group: GroupName, newest: TaskId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(group, newest);
+#[derive(Debug, Default)]
+struct Passes {
+    /// What the last pass found.
+    found: BTreeMap<GroupName, [Begin; 3]>,
+    /// What this pass found so far.
+    next: BTreeMap<GroupName, [Begin; 3]>,
+    /// How many of them wait, and the last name that was looked at.
+    waiting: usize,
+    last: Option<GroupName>,
+}
+
+/// Where the tasks of one priority begin that wait. Those up to `after` do not: they expired, were cancelled, or were settled by a
+/// group that was removed since.
+#[derive(Debug, Default, Clone, Copy)]
+struct Begin {
+    after: TaskId,
+    waits: bool,
+}
+
+impl NeverCame {
+    /// Adds the groups that tasks up to `newest` wait for and that are not among `groups`, which are all that the broker has. Says
+    /// whether there may be more of them.
+    pub(in crate::server) fn add_to(
+        &self,
+        groups: &mut Vec<GroupInfo>,
+        reader: &mut dyn Reader,
+        newest: TaskId,
+        now: Time,
+    ) -> Result<bool, StoreError> {
+        self.look(groups, reader, newest, now, Instant::now() + LOOK)
     }
 
-    fn newest(&self, group: &GroupName) -> TaskId {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(group).copied().unwrap_or(0)
+    fn look(
+        &self,
+        groups: &mut Vec<GroupInfo>,
+        reader: &mut dyn Reader,
+        newest: TaskId,
+        now: Time,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        // All backlogs have one end, so that tasks for everyone are counted once for all groups.
+        let upto = groups.iter().flat_map(|group| &group.backlog).map(|backlog| backlog.upto).max().unwrap_or(newest);
+        let known: HashSet<GroupName> = groups.iter().map(|group| group.name.clone()).collect();
+        let mut passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_complete = passes.go_on(reader, &known, upto, now, deadline)?;
+        let waiting =
+            passes.found.iter().filter(|(name, begins)| begins.iter().any(|it| it.waits) && !known.contains(name));
+        let mut listed = waiting.map(|(name, begins)| {
+            let waits = Priority::ALL.into_iter().zip(begins).filter(|(_, begin)| begin.waits && begin.after < upto);
+            let backlog = waits.map(|(priority, begin)| backlog(name, priority, begin.after, upto)).collect();
+            GroupInfo { backlog, never_came: true, ..GroupInfo::new(name.clone()) }
+        });
+        groups.extend(listed.by_ref().take(LISTED));
+        Ok(!is_complete || listed.next().is_some())
     }
 }
 
-/// Adds the groups that tasks up to `newest` wait for and that are not among `groups`, which are all that the broker has. Says
-/// whether there are more of them than [are listed](LISTED).
-pub(in crate::server) fn add_never_came(
-    groups: &mut Vec<GroupInfo>,
-    reader: &mut dyn Reader,
-    newest: TaskId,
-    removed: &Removed,
-    now: Time,
-) -> Result<bool, StoreError> {
-    // All backlogs have one end, so that tasks for everyone are counted once for all groups.
-    let upto = groups.iter().flat_map(|group| &group.backlog).map(|backlog| backlog.upto).max().unwrap_or(newest);
-    let known: HashSet<GroupName> = groups.iter().map(|group| group.name.clone()).collect();
-    let (mut last, mut listed) = (None, 0);
-    loop {
-        let names = reader.addressed_groups(last.as_ref(), NAMES)?;
-        let Some(end) = names.last() else { return Ok(false) };
-        last = Some(end.clone());
-        for name in names.into_iter().filter(|name| !known.contains(name)) {
-            let after = removed.newest(&name);
-            if let Some(group) = never_came(reader, name, after, upto, now)? {
-                if listed == LISTED {
-                    return Ok(true);
+impl Passes {
+    /// Goes on with the pass; says whether it came to its end before the time was over.
+    fn go_on(
+        &mut self,
+        reader: &mut dyn Reader,
+        known: &HashSet<GroupName>,
+        upto: TaskId,
+        now: Time,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        loop {
+            let names = reader.addressed_groups(self.last.as_ref(), NAMES)?;
+            if names.is_empty() || self.waiting > LISTED {
+                *self = Passes { found: take(&mut self.next), ..Passes::default() };
+                return Ok(true);
+            }
+            for name in names {
+                if !known.contains(&name) {
+                    let before = self.next.get(&name).or_else(|| self.found.get(&name));
+                    let mut begins = before.copied().unwrap_or_default();
+                    let mut is_done = true;
+                    for (priority, begin) in Priority::ALL.into_iter().zip(&mut begins) {
+                        is_done &= begin.advance(reader, &backlog(&name, priority, 0, upto), now, deadline)?;
+                    }
+                    let waits = begins.iter().any(|begin| begin.waits);
+                    if waits || !is_done || self.next.len() < REMEMBERED {
+                        self.next.insert(name.clone(), begins);
+                    }
+                    if !is_done {
+                        return Ok(false);
+                    }
+                    self.waiting += usize::from(waits);
                 }
-                listed += 1;
-                groups.push(group);
+                self.last = Some(name);
+                if Instant::now() >= deadline {
+                    return Ok(false);
+                }
             }
         }
     }
 }
 
-/// The group, if tasks wait for it. What expired or was cancelled does not: nobody comes who would write that down. Not listed is
-/// one that settled its oldest task: it came, and was removed.
-fn never_came(
-    reader: &mut dyn Reader,
-    name: GroupName,
-    after: TaskId,
-    upto: TaskId,
-    now: Time,
-) -> Result<Option<GroupInfo>, StoreError> {
-    let is_over = |task: &&Task| task.spec.expires_at.is_some_and(|at| at <= now);
-    let (mut backlogs, mut over) = (Vec::new(), 0);
-    for priority in Priority::ALL {
-        let group = Some(name.clone());
-        let all =
-            Backlog { group, priority, after, upto, broadcast_after: upto, limit: LOOKED_AT, max_bytes: PAGE_BYTES };
-        let page = reader.backlog(&all)?;
-        let begun = page.tasks.iter().take_while(is_over).count();
-        over += page.tasks[begun..].iter().filter(is_over).count();
-        let after = page.tasks.get(begun).map_or(page.scanned, |first| first.id - 1);
-        if after < upto {
-            backlogs.push(Backlog { after, limit: 1, max_bytes: 1, ..all });
+impl Begin {
+    /// Goes on to the first task that waits; says whether it came there, or to the end, before the time was over.
+    fn advance(
+        &mut self,
+        reader: &mut dyn Reader,
+        all: &Backlog,
+        now: Time,
+        deadline: Instant,
+    ) -> Result<bool, StoreError> {
+        // Most often nothing has changed, and the first still waits.
+        let mut limit = 1;
+        loop {
+            let page = reader.expiries(&Backlog { after: self.after, limit, ..all.clone() })?;
+            self.waits = false;
+            if page.is_empty() {
+                return Ok(true);
+            }
+            for (task, expires_at) in page {
+                if expires_at.is_none_or(|at| at > now) && !is_settled(reader, task, all.group.as_ref())? {
+                    self.waits = true;
+                    return Ok(true);
+                }
+                self.after = task;
+            }
+            if limit == TASKS && Instant::now() >= deadline {
+                return Ok(false);
+            }
+            limit = TASKS;
         }
     }
-    let Some(oldest) = backlogs.iter().map(|backlog| backlog.after + 1).min() else { return Ok(None) };
-    if reader.results_of(oldest)?.iter().any(|entry| entry.result.group.as_ref() == Some(&name)) {
-        return Ok(None);
-    }
-    Ok(Some(GroupInfo {
-        name,
-        clients: 0,
-        in_flight: 0,
-        waiting: 0,
-        delayed: 0,
-        ready: 0,
-        oldest: None,
-        backlog: backlogs,
-        taken_up: over,
-        rate: 0.0,
-        last_settled: None,
-        held_since: None,
-        paused: false,
-        last_used: Time(0),
-        tally: Tally::default(),
-        never_came: true,
-    }))
+}
+
+fn backlog(group: &GroupName, priority: Priority, after: TaskId, upto: TaskId) -> Backlog {
+    Backlog { group: Some(group.clone()), priority, after, upto, broadcast_after: upto, limit: 1, max_bytes: 1 }
+}
+
+fn is_settled(reader: &mut dyn Reader, task: TaskId, group: Option<&GroupName>) -> Result<bool, StoreError> {
+    let results = reader.results_of(task)?;
+    let settlement = group.and_then(|group| settlements(&results).remove(&group));
+    Ok(settlement.is_some_and(|by| by.result.outcome != Outcome::Revived))
 }
 
 #[cfg(test)]
@@ -113,8 +173,9 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::server::operator::count_group;
     use crate::store::{Backend as _, Batch, Memory, Positions};
-    use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, TaskResult};
+    use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, Task, TaskResult};
 
     fn name(name: &str) -> GroupName {
         Name::new(NameOf::Group, name).unwrap()
@@ -138,35 +199,50 @@ mod tests {
         memory
     }
 
-    /// Each group that never came, with its lag and its oldest task.
-    fn listed(memory: &mut Memory, newest: TaskId, removed: &Removed) -> Vec<(String, u64, TaskId)> {
-        let mut groups = Vec::new();
-        assert!(!add_never_came(&mut groups, memory, newest, removed, Time(2)).unwrap());
-        let mut count = |group: GroupInfo| {
-            let counts = group.backlog.iter().map(|backlog| memory.count(backlog).unwrap());
-            let lag = counts.sum::<u64>() - group.taken_up as u64;
-            (group.name.to_string(), lag, group.backlog.iter().map(|backlog| backlog.after + 1).min().unwrap())
+    /// Each group that never came, with its lag and its oldest task; and whether there may be more. As far as there is time for it.
+    fn look(never_came: &NeverCame, memory: &mut Memory, time: Duration) -> (Vec<(String, u64, TaskId)>, bool) {
+        let (mut groups, newest) = (Vec::new(), memory.latest_tasks(TaskId::MAX, 1).unwrap()[0].id);
+        let more = never_came.look(&mut groups, memory, newest, Time(2), Instant::now() + time).unwrap();
+        let count = |group: GroupInfo| {
+            let group = count_group(memory, group).unwrap();
+            (group.info.name.to_string(), group.lag, group.oldest.unwrap().0)
         };
-        groups.into_iter().map(&mut count).collect()
+        (groups.into_iter().map(count).collect(), more)
+    }
+
+    fn listed(never_came: &NeverCame, memory: &mut Memory) -> Vec<(String, u64, TaskId)> {
+        let (groups, more) = look(never_came, memory, Duration::from_secs(3600));
+        assert!(!more);
+        groups
+    }
+
+    fn waits(name: &str, lag: u64, oldest: TaskId) -> (String, u64, TaskId) {
+        (name.to_owned(), lag, oldest)
+    }
+
+    fn cancel(memory: &mut Memory, tasks: impl Iterator<Item = TaskId>) {
+        let expiries = tasks.map(|task| (task, Some(Time(2)))).collect();
+        memory.commit(&Batch { expiries, ..Batch::default() }).unwrap();
     }
 
     #[test]
-    fn a_group_that_never_came_is_listed_with_the_tasks_that_are_not_over() {
-        let mut memory = log(&["a", "b!", "a!", "b", "c!", "a", "b!", "d"]);
-        let removed = Removed::default();
-        let all = [("a".to_owned(), 2, 1), ("b".to_owned(), 1, 4), ("d".to_owned(), 1, 8)];
-        assert_eq!(listed(&mut memory, 8, &removed), all);
-        removed.insert(name("a"), 1);
-        removed.insert(name("d"), 8);
-        assert_eq!(listed(&mut memory, 8, &removed), [("a".to_owned(), 1, 6), ("b".to_owned(), 1, 4)]);
+    fn a_group_that_never_came_is_listed_from_the_first_task_that_is_not_over() {
+        let mut memory = log(&["a", "b!", "a!", "b", "c!", "a", "d"]);
+        let never_came = NeverCame::default();
+        // Behind the first that waits, those that are over count until it is settled, as they do for a group that came.
+        assert_eq!(listed(&never_came, &mut memory), [waits("a", 3, 1), waits("b", 1, 4), waits("d", 1, 7)]);
+        cancel(&mut memory, [1, 4].into_iter());
+        assert_eq!(listed(&never_came, &mut memory), [waits("a", 1, 6), waits("d", 1, 7)]);
+        cancel(&mut memory, [6].into_iter());
+        assert_eq!(listed(&never_came, &mut memory), [waits("d", 1, 7)]);
     }
 
     #[test]
-    fn a_group_that_has_settled_its_oldest_task_came_once() {
-        let mut memory = log(&["a", "a", "b"]);
-        let settled = NewResult {
-            task: 1,
-            group: Some(name("a")),
+    fn of_a_group_that_was_removed_what_it_had_not_settled_waits() {
+        let mut memory = log(&["a", "a", "b", "b"]);
+        let settled = |task, group| NewResult {
+            task,
+            group: Some(name(group)),
             client: "w".into(),
             attempt: 1,
             outcome: Outcome::Done,
@@ -175,19 +251,36 @@ mod tests {
             not_before: None,
             late: false,
         };
-        let results = vec![TaskResult { seq: 1, result: settled }];
-        let positions = Positions { task: 3, result: 1, status: 0 };
+        let results = [settled(1, "a"), settled(3, "b"), settled(4, "b")].into_iter();
+        let results = results.zip(1..).map(|(result, seq)| TaskResult { seq, result }).collect();
+        let positions = Positions { task: 4, result: 3, status: 0 };
         memory.commit(&Batch { results, positions, ..Batch::default() }).unwrap();
-        assert_eq!(listed(&mut memory, 3, &Removed::default()), [("b".to_owned(), 1, 3)]);
+        assert_eq!(listed(&NeverCame::default(), &mut memory), [waits("a", 1, 2)]);
+    }
+
+    #[test]
+    fn what_one_look_has_no_time_for_is_for_the_next() {
+        let many = 3 * TASKS as u64;
+        let mut memory = log(&[vec!["a"; many as usize], vec!["b", "a"]].concat());
+        cancel(&mut memory, 1..=many);
+        let never_came = NeverCame::default();
+        let mut looks = 1;
+        while look(&never_came, &mut memory, Duration::ZERO)
+            != (vec![waits("a", 1, many + 2), waits("b", 1, many + 1)], false)
+        {
+            assert!(looks < 100);
+            looks += 1;
+        }
+        assert!(looks > 3);
+        let after = |never_came: &NeverCame| never_came.0.lock().unwrap().found[&name("a")].map(|begin| begin.after);
+        assert_eq!(after(&never_came).into_iter().max(), Some(many), "which is not looked at again");
     }
 
     #[test]
     fn of_very_many_that_never_came_the_first_are_listed_and_it_is_said_that_there_are_more() {
         let names: Vec<String> = (0..=LISTED).map(|n| format!("group {n:04}")).collect();
         let mut memory = log(&names.iter().map(String::as_str).collect::<Vec<_>>());
-        let mut groups = Vec::new();
-        let newest = names.len() as u64;
-        assert!(add_never_came(&mut groups, &mut memory, newest, &Removed::default(), Time(2)).unwrap());
-        assert_eq!(groups.len(), LISTED);
+        let (groups, more) = look(&NeverCame::default(), &mut memory, Duration::from_secs(3600));
+        assert_eq!((groups.len(), more), (LISTED, true));
     }
 }

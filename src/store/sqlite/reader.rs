@@ -9,7 +9,7 @@ use super::rows::{optional_name, priority_number, result, result_columns, status
 use super::{explain, int};
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, Reader, StoreError};
-use crate::task::{GroupName, Status, Task, TaskId, TaskResult};
+use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
 
 const TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id > ? ORDER BY id");
 const LATEST_TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id < ? ORDER BY id DESC");
@@ -26,6 +26,8 @@ const BACKLOG: &str = concat!(
 const COUNT: &str = "
     SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
          + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
+const EXPIRIES: &str = "SELECT id, expires_at FROM tasks
+    WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4 ORDER BY id LIMIT ?5";
 
 /// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
 const ADDRESSED_GROUP: &str = "SELECT min(target) FROM tasks WHERE target > ?";
@@ -156,6 +158,19 @@ impl Reader for SqliteReader {
         select().map_err(explain(&self.path))
     }
 
+    fn expiries(&mut self, backlog: &Backlog) -> Result<Vec<(TaskId, Option<Time>)>, StoreError> {
+        let group = backlog.group.as_ref().map(GroupName::as_str);
+        let (priority, after, upto) = (priority_number(backlog.priority), int(backlog.after), int(backlog.upto));
+        let select = || {
+            let mut select = self.conn.prepare_cached(EXPIRIES)?;
+            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as TaskId, row.get::<_, Option<i64>>(1)?.map(Time)));
+            select
+                .query_map(params![group, priority, after, upto, int(backlog.limit as u64)], row)?
+                .collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
+    }
+
     fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError> {
         let select = || {
             let mut select = self.conn.prepare_cached(ADDRESSED_GROUP)?;
@@ -224,6 +239,7 @@ mod tests {
             (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),
             (LATEST_DEAD, vec!["results_dead (seq<?)"]),
             (LATEST_DEAD_OF, vec!["results_dead_group (group=? AND rowid<?)"]),
+            (EXPIRIES, vec!["tasks_addressed (target=? AND priority=? AND rowid>? AND rowid<?)"]),
             (
                 BACKLOG,
                 vec![

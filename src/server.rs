@@ -4,6 +4,7 @@
 
 mod about;
 mod calls;
+mod clock;
 mod config;
 mod contact;
 mod control;
@@ -49,7 +50,8 @@ use self::retention::RetentionThread;
 use self::traffic::Traffic;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Recovered, Store, StoreError};
+use crate::task::{TaskId, Time};
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -89,6 +91,9 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
+        if let Some(newest) = newest_entry(&handle, &recovered)? {
+            about.clock.start_after(newest);
+        }
         let pool = Pool::start(&handle)?;
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
@@ -128,7 +133,8 @@ impl Server {
         let (control, operators) =
             listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let _ = about.control.set(operators.clone());
-        let retention_thread = RetentionThread::start(config.retention, handle.clone(), broker.handle())?;
+        let retention_thread =
+            RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
@@ -216,6 +222,16 @@ impl Server {
         self.pool.stop();
         store.close()
     }
+}
+
+/// When something was last written down, as far as it is kept.
+fn newest_entry(store: &store::Handle, recovered: &Recovered) -> Result<Option<Time>, StoreError> {
+    let (mut reader, at) = (store.reader()?, recovered.positions);
+    let task = reader.latest_tasks(TaskId::MAX, 1)?.first().map(|task| task.accepted_at);
+    let result = reader.results(at.result.saturating_sub(1), 1)?.first().map(|entry| entry.result.at);
+    let status = reader.statuses(at.status.saturating_sub(1), 1)?.first().map(|entry| entry.status.at);
+    let group = recovered.groups.iter().map(|group| group.last_used).max();
+    Ok([task, result, status, group].into_iter().flatten().max())
 }
 
 /// Waits for a future on this thread, for `limit` at most; says whether it came to its end.

@@ -23,6 +23,7 @@ mod refusal;
 mod refusal_counts;
 mod retention;
 mod traffic;
+mod watchdog;
 mod watchers;
 
 use std::net::TcpListener;
@@ -48,6 +49,8 @@ use self::query::Pool;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::traffic::Traffic;
+pub use self::watchdog::Pulse;
+use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::store::{self, Recovered, Store, StoreError};
@@ -67,6 +70,7 @@ pub struct Server {
     http: Option<HttpThread>,
     demo: Option<Demo>,
     retention_thread: RetentionThread,
+    watchdog: Watchdog,
     watchers: Watchers,
     calls: Calls,
     broker: Broker,
@@ -139,7 +143,10 @@ impl Server {
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
-        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone())).transpose();
+        let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
+        let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;
+        let pulse = watchdog.pulse();
+        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone(), pulse)).transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {
@@ -152,6 +159,7 @@ impl Server {
             http,
             demo,
             retention_thread,
+            watchdog,
             watchers,
             broker,
             pool,
@@ -173,6 +181,11 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.addresses.http.as_deref()
+    }
+
+    /// Whether it moves.
+    pub fn pulse(&self) -> Pulse {
+        self.watchdog.pulse()
     }
 
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
@@ -218,6 +231,7 @@ impl Server {
         }
         // What is still reported finds the broker's mailbox closed, and is reported again after the reconnect.
         broker.stop();
+        self.watchdog.stop();
         drop((contact, control));
         self.pool.stop();
         store.close()

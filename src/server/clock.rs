@@ -8,7 +8,6 @@ use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use humantime::format_duration;
 use log::{info, warn};
 
 use crate::task::Time;
@@ -173,13 +172,18 @@ fn is_small(millis: i64) -> bool {
     Duration::from_millis(millis.unsigned_abs()) <= STEP
 }
 
-/// `40days ahead of`, to the second.
+/// `40 days ahead of`, in the largest unit that says enough.
 struct Shown(i64);
 
 impl fmt::Display for Shown {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let by = format_duration(Duration::from_secs(self.0.unsigned_abs() / 1000));
-        write!(f, "{by} {}", if self.0 > 0 { "ahead of" } else { "behind" })
+        let minutes = self.0.unsigned_abs() / 60_000;
+        match minutes {
+            0..120 => write!(f, "{minutes} min"),
+            120..2880 => write!(f, "{} h", minutes / 60),
+            _ => write!(f, "{} days", minutes / 1440),
+        }?;
+        f.write_str(if self.0 > 0 { " ahead of" } else { " behind" })
     }
 }
 
@@ -283,5 +287,11 @@ pub(super) mod tests {
             assert_eq!(clock.look().map(|step| step.ahead), ahead);
             assert_eq!(clock.for_removal().0, START.0 + if away > DAY { 0 } else { away });
         }
+    }
+
+    #[test]
+    fn a_step_is_said_in_a_unit_that_people_have_in_mind() {
+        let said = [40 * DAY, -DAY, 90_000, -119 * MINUTE].map(|ahead| Shown(ahead).to_string());
+        assert_eq!(said, ["40 days ahead of", "24 h behind", "1 min ahead of", "119 min behind"]);
     }
 }

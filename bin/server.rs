@@ -10,7 +10,7 @@ use clap::{CommandFactory as _, Parser};
 use contact::broker;
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
-use contact::server::{Config, LARGEST_MAX_TASK, Retention, Server, host};
+use contact::server::{Config, LARGEST_MAX_TASK, Pulse, Retention, Server, host};
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
@@ -194,6 +194,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     let _ = writeln!(std::io::stdout(), "{addresses}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);
 
+    feed_watchdog(server.pulse())?;
     while signals.forever().next() == Some(SIGHUP) {
         reload(&server, &mut settings);
     }
@@ -232,6 +233,21 @@ fn reload(server: &Server, settings: &mut Settings<Args>) {
         }
     }
     info!("reloaded: {}", if changes.is_empty() { "nothing changed" } else { "the rest is as it was" });
+}
+
+/// If systemd watches over this: tells it that the server moves, twice in the time it waits for that.
+fn feed_watchdog(pulse: Pulse) -> std::io::Result<()> {
+    let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
+    let work = move || {
+        loop {
+            match pulse.stands_still() {
+                None => tell_systemd(&[NotifyState::Watchdog]),
+                Some(what) => error!("systemd is not told that the server moves: {what}"),
+            }
+            std::thread::sleep(limit / 2);
+        }
+    };
+    std::thread::Builder::new().name("systemd-watchdog".into()).spawn(work).map(drop)
 }
 
 /// If systemd started this, and waits for it.

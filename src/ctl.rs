@@ -30,7 +30,7 @@ pub use error::Error;
 
 use std::io::{self, Write as _};
 
-use args::{Command, Group};
+use args::{Clock, Command, Group};
 use clap::CommandFactory as _;
 use link::Link;
 use out::Out;
@@ -62,6 +62,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Retry { id, group } => manage::retry(&link()?, id, group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),
         Command::Resume { group } => manage::pause(&link()?, group, false, out),
+        Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

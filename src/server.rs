@@ -4,6 +4,7 @@
 
 mod about;
 mod calls;
+mod clock;
 mod config;
 mod contact;
 mod control;
@@ -22,6 +23,7 @@ mod refusal;
 mod refusal_counts;
 mod retention;
 mod traffic;
+mod watchdog;
 mod watchers;
 
 use std::net::TcpListener;
@@ -47,9 +49,12 @@ use self::query::Pool;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::traffic::Traffic;
+pub use self::watchdog::Pulse;
+use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
-use crate::store::{Store, StoreError};
+use crate::store::{self, Recovered, Store, StoreError};
+use crate::task::{TaskId, Time};
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -65,6 +70,7 @@ pub struct Server {
     http: Option<HttpThread>,
     demo: Option<Demo>,
     retention_thread: RetentionThread,
+    watchdog: Watchdog,
     watchers: Watchers,
     calls: Calls,
     broker: Broker,
@@ -89,6 +95,9 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
+        if let Some(newest) = newest_entry(&handle, &recovered)? {
+            about.clock.start_after(newest);
+        }
         let pool = Pool::start(&handle)?;
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
@@ -129,12 +138,16 @@ impl Server {
         let (control, operators) =
             listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
         let _ = about.control.set(operators.clone());
-        let retention_thread = RetentionThread::start(config.retention, handle.clone(), broker.handle())?;
+        let retention_thread =
+            RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
         let addresses =
             Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
-        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone())).transpose();
+        let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
+        let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;
+        let pulse = watchdog.pulse();
+        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone(), pulse)).transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {
@@ -147,6 +160,7 @@ impl Server {
             http,
             demo,
             retention_thread,
+            watchdog,
             watchers,
             broker,
             pool,
@@ -168,6 +182,11 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.addresses.http.as_deref()
+    }
+
+    /// Whether it moves.
+    pub fn pulse(&self) -> Pulse {
+        self.watchdog.pulse()
     }
 
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
@@ -213,10 +232,21 @@ impl Server {
         }
         // What is still reported finds the broker's mailbox closed, and is reported again after the reconnect.
         broker.stop();
+        self.watchdog.stop();
         drop((contact, control));
         self.pool.stop();
         store.close()
     }
+}
+
+/// When something was last written down, as far as it is kept.
+fn newest_entry(store: &store::Handle, recovered: &Recovered) -> Result<Option<Time>, StoreError> {
+    let (mut reader, at) = (store.reader()?, recovered.positions);
+    let task = reader.latest_tasks(TaskId::MAX, 1)?.first().map(|task| task.accepted_at);
+    let result = reader.results(at.result.saturating_sub(1), 1)?.first().map(|entry| entry.result.at);
+    let status = reader.statuses(at.status.saturating_sub(1), 1)?.first().map(|entry| entry.status.at);
+    let group = recovered.groups.iter().map(|group| group.last_used).max();
+    Ok([task, result, status, group].into_iter().flatten().max())
 }
 
 /// Waits for a future on this thread, for `limit` at most; says whether it came to its end.

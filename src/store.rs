@@ -360,6 +360,23 @@ impl Handle {
         }
     }
 
+    /// Whether it can be written now, as far as is known: it did not fail, and waits for no lock.
+    pub fn is_good(&self) -> bool {
+        matches!(self.shared.condition(), Condition::Good)
+    }
+
+    /// Resolves when everything that was sent before is on disk, or the store takes nothing, or waits for the lock of another
+    /// program: in any case soon, if the writer moves.
+    pub async fn flushed(&self) -> Result<(), StoreError> {
+        if !self.is_good() {
+            return self.shared.accepts();
+        }
+        let (tell, told) = oneshot::channel();
+        let done = Done::new(Box::new(move |flushed| drop(tell.send(flushed))));
+        self.commands.send_async(Command::Flush(done)).await.map_err(|_| self.shared.ended())?;
+        told.await.unwrap_or_else(|_| Err(self.shared.ended()))
+    }
+
     /// For how long another program has held the lock of the database that the writer waits for now.
     pub fn locked_for(&self) -> Option<Duration> {
         match self.shared.condition() {

@@ -134,6 +134,14 @@ Example:
   contactctl group rm workers"
     )]
     Group(Group),
+    /// Say that the server's clock is right (clock accept).
+    #[command(
+        subcommand,
+        after_help = "\
+Example:
+  contactctl clock accept"
+    )]
+    Clock(Clock),
     Bench(Bench),
     /// Print the script that makes a shell complete command lines.
     #[command(after_help = "\
@@ -155,6 +163,17 @@ Examples:
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Clock {
+    /// Say that the server's clock is right, though it stepped: what is old by it is removed.
+    ///
+    /// A step of more than a minute counts only when it has held for an hour, or when this was said.
+    #[command(after_help = "\
+Example:
+  contactctl clock accept")]
+    Accept,
 }
 
 #[derive(Debug, Subcommand)]

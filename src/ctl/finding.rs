@@ -51,6 +51,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("store", &[Code::NOT_READY]),
     ("disk", &[Code::DISK]),
     ("open files", &[Code::OPEN_FILES]),
+    ("steps", &[Code::CLOCK]),
     ("connected", &[Code::QUIET, Code::FIRST]),
     ("never came", &[Code::NEVER_CAME]),
     ("unserved", &[Code::UNSERVED]),
@@ -90,6 +91,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
             (open, None) => format!("{}, without limit", HumanCount(open)),
             (open, Some(limit)) => format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit)),
         },
+        "steps" => "the server's clock did not step".into(),
         "connected" => count(server.clients.into(), "client"),
         "never came" => "every group with tasks is there".into(),
         "unserved" => "every group with tasks has clients".into(),
@@ -120,7 +122,18 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
     let tasks = |found: &pb::Finding| count(found.count, "task");
     let long = |found: &pb::Finding| span(Duration::from_millis(found.millis));
     let (says, remedy) = match code {
-        Code::NOT_READY => (first.text.clone(), "put that right, then start contact-server again".into()),
+        Code::NOT_READY => (first.text.clone(), "put that right: the server then goes on by itself".into()),
+        Code::CLOCK => {
+            let side = if first.text == "behind" { "behind" } else { "ahead of" };
+            let left = span(Duration::from_millis(first.limit));
+            (
+                format!(
+                    "the server's clock stepped: it is {} {side} where it should be; nothing is removed because of that for {left}",
+                    long(first)
+                ),
+                "contactctl clock accept if it is right, else timedatectl set-ntp true on the server".into(),
+            )
+        }
         Code::DISK => (
             format!("{} free on the disk of {}", BinaryBytes(first.count), server.data),
             "make room there, or start the server with --retain-bytes, or a shorter --retain".into(),

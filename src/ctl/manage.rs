@@ -1,12 +1,14 @@
 //! Commands that are one question and one answer.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use futures::executor::block_on;
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
 use super::link::Link;
+use super::moment::span;
 use super::out::Out;
 use super::submit::quote;
 use super::table::{Row, Table};
@@ -36,6 +38,11 @@ struct GroupPaused {
 struct GroupRemoved {
     group: String,
     owed: u64,
+}
+
+#[derive(Serialize)]
+struct ClockAccepted {
+    ahead_ms: i64,
 }
 
 /// One of many tasks with which the same was done.
@@ -147,6 +154,19 @@ pub(super) fn remove(link: &Link, group: String, mut out: Out) -> Result<(), Err
     let owed = link.wait(link.client.remove_group(&request, Link::answer_soon()))?.owed;
     let text = format!("group {group} is gone; it owed {}", count(owed, "task"));
     Ok(out.object(&GroupRemoved { group, owed }, &text)?)
+}
+
+/// Says that the server's clock is right.
+pub(super) fn accept_clock(link: &Link, mut out: Out) -> Result<(), Error> {
+    let call = link.client.accept_clock(&pb::AcceptClockRequest::new(), Link::answer_soon());
+    let ahead_ms = link.wait(call)?.ahead_ms;
+    let by = span(Duration::from_millis(ahead_ms.unsigned_abs()));
+    let text = match ahead_ms {
+        0 => "the clock had not stepped".to_owned(),
+        1.. => format!("the clock is right, {by} ahead of where it was: what is old by it is removed"),
+        _ => format!("the clock is right, {by} behind where it was"),
+    };
+    Ok(out.object(&ClockAccepted { ahead_ms }, &text)?)
 }
 
 /// The dead letters (task, group) of these tasks: of that group, or of every group that gave the task up.

@@ -72,6 +72,10 @@ const WORDS = {
   open_files: ({ count, limit }) => ({
     text: t('issue.open_files', count, limit), help: t('issue.open_files.help'), command: `ulimit -n ${limit * 4}`,
   }),
+  clock: ({ millis, limit, text }, state) => ({
+    text: t('issue.clock', duration(millis), text === 'behind', duration(limit)), help: t('issue.clock.help'),
+    command: ctl(state, 'clock', 'accept'),
+  }),
   never_came: ({ group, count, task, text }, state) => ({
     text: t('issue.never_came', group, count), help: t('issue.never_came.help', text),
     command: client(state, group), link: `#/tasks/${task}`,

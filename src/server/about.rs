@@ -3,12 +3,14 @@
 use std::path::PathBuf;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
+use super::clock::Clock;
 use super::config::{Config, Retention};
 use crate::task::Time;
 
 /// Made once, when the server starts.
-#[derive(Debug)]
 pub(super) struct About {
+    /// The machine's.
+    pub(super) clock: Clock,
     pub(super) started_at: Time,
     pub(super) data: PathBuf,
     /// The longest text of a task, in bytes.
@@ -25,6 +27,7 @@ pub(super) struct About {
 impl About {
     pub(super) fn new(config: &Config) -> About {
         About {
+            clock: Clock::of_machine(),
             started_at: Time::now(),
             data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
             max_task: config.max_task,

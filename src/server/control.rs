@@ -84,6 +84,9 @@ impl Control for ControlService {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
             pb::RemoveGroupResponse { owed, ..Default::default() }
         };
+        accept_clock(AcceptClockRequest) -> AcceptClockResponse = {
+            pb::AcceptClockResponse { ahead_ms: operator.accept_clock(), ..Default::default() }
+        };
         get_server(GetServerRequest) -> Server = convert::server(operator.server(request.counted).await?);
     }
 

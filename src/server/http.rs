@@ -37,6 +37,7 @@ use self::app::AppState;
 use self::live::Live;
 use super::health::Health;
 use super::operator::Operator;
+use super::watchdog::Pulse;
 
 /// Connections at once. A few more are told that there are too many; those after them wait to be accepted.
 const CONNECTIONS: usize = 256;
@@ -54,14 +55,19 @@ pub(super) struct HttpThread {
 
 impl HttpThread {
     /// Serves on a socket that is bound.
-    pub(super) fn start(listener: TcpListener, operator: Operator, health: Health) -> std::io::Result<HttpThread> {
+    pub(super) fn start(
+        listener: TcpListener,
+        operator: Operator,
+        health: Health,
+        pulse: Pulse,
+    ) -> std::io::Result<HttpThread> {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = watch::channel(false);
         let live = Live::new(operator.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
         let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let app = AppState { operator, health, live, stopped, listeners, bodies };
+        let app = AppState { operator, health, pulse, live, stopped, listeners, bodies };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {

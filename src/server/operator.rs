@@ -140,6 +140,7 @@ impl ServerInfo {
             disk: self.disk.clone(),
             process: self.process.clone(),
             retention: self.retention.clone(),
+            step: self.about.clock.look(),
             tasks: self.positions.task,
             results: self.positions.result,
             clients: self.clients,
@@ -285,6 +286,11 @@ impl Operator {
     /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
     pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
         Ok(self.broker.set_paused(group, paused).await?)
+    }
+
+    /// Says that the clock is right; gives the milliseconds by which it had stepped, 0 if it had not.
+    pub(super) fn accept_clock(&self) -> i64 {
+        self.about.clock.accept()
     }
 
     /// Forgets a group; says how many tasks it still owed.

@@ -2,12 +2,13 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use futures::executor::block_on;
 use log::{info, warn};
 
+use super::about::About;
 use super::config::Retention;
 use super::operator::count_group;
 use super::refusal::Refusal;
@@ -17,6 +18,8 @@ use crate::task::{GroupName, Time};
 
 /// Tasks removed by one commit: it holds up other commits for no longer than that.
 const AT_ONCE: usize = 1000;
+/// How often the clock is looked at, so that a step is seen that is soon taken back.
+const LOOK: Duration = Duration::from_secs(5);
 
 /// The thread that does it. Owns it until [`RetentionThread::stop`].
 pub(super) struct RetentionThread {
@@ -30,13 +33,20 @@ impl RetentionThread {
         retention: Retention,
         store: store::Handle,
         broker: broker::Handle,
+        about: Arc<About>,
     ) -> Result<RetentionThread, StoreError> {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::new(Mutex::new(retention.clone()));
-        let mut round = Round { retention, reader: store.reader()?, store, broker };
+        let mut round = Round { retention, reader: store.reader()?, store, broker, about };
         let newest = shared.clone();
         let work = move || {
-            while stopped.recv_timeout(round.retention.every) == Err(RecvTimeoutError::Timeout) {
+            let mut last = Instant::now();
+            while stopped.recv_timeout(round.retention.every.min(LOOK)) == Err(RecvTimeoutError::Timeout) {
+                round.about.clock.look();
+                if last.elapsed() < round.retention.every {
+                    continue;
+                }
+                last = Instant::now();
                 round.retention = newest.lock().unwrap_or_else(PoisonError::into_inner).clone();
                 match round.run(|| stopped.try_recv() != Err(crossbeam_channel::TryRecvError::Empty)) {
                     Ok(()) => {}
@@ -68,6 +78,7 @@ struct Round {
     store: store::Handle,
     broker: broker::Handle,
     reader: Box<dyn Reader>,
+    about: Arc<About>,
 }
 
 impl Round {
@@ -76,7 +87,7 @@ impl Round {
         let (mut tasks, mut others) = (0, 0);
         let mut by_size = false;
         while !stopped() {
-            let now = Time::now();
+            let now = self.about.clock.for_removal();
             let removal = Removal {
                 upto: block_on(self.broker.settled_floor())?,
                 before: if by_size { now } else { before(now, self.retention.retain) },
@@ -106,7 +117,7 @@ impl Round {
 
     /// Ends the groups that no client has used for long.
     fn end_groups(&mut self) -> Result<(), Refusal> {
-        let limit = before(Time::now(), self.retention.group_ttl);
+        let limit = before(self.about.clock.for_removal(), self.retention.group_ttl);
         for info in block_on(self.broker.groups())? {
             if info.clients > 0 || info.last_used >= limit {
                 continue;
@@ -125,4 +136,80 @@ impl Round {
 
 fn before(now: Time, duration: Duration) -> Time {
     Time(now.0.saturating_sub(i64::try_from(duration.as_millis()).unwrap_or(i64::MAX)))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::super::clock::tests::{DAY, MINUTE, Machine};
+    use super::*;
+    use crate::broker::{Broker, Join};
+    use crate::server::Config;
+    use crate::store::Store;
+    use crate::task::{Name, NameOf, NewTask};
+
+    fn config() -> Config {
+        Config {
+            listen: String::new(),
+            control: String::new(),
+            http: None,
+            http_hosts: Vec::new(),
+            data: "nowhere".into(),
+            max_task: 1024,
+            demo: None,
+            broker: broker::Config::default(),
+            retention: Retention::default(),
+            grace: Duration::ZERO,
+        }
+    }
+
+    #[test]
+    fn a_clock_that_stepped_removes_nothing_until_that_has_held_or_is_said_to_be_right() {
+        for said in [false, true] {
+            let (store, recovered) = Store::in_memory();
+            let store = store.handle();
+            let broker = Broker::start(broker::Config::default(), store.clone(), recovered).unwrap();
+            let machine = Machine::at(Time::now());
+            let mut about = About::new(&config());
+            about.clock = machine.clock();
+            let about = Arc::new(about);
+            // Settled by all groups, since there are none yet.
+            block_on(store.submit(vec![NewTask { text: "old".into(), ..NewTask::default() }; 3])).unwrap();
+            let name = Name::new(NameOf::Group, "idle").unwrap();
+            let join = Join {
+                client: Some(name.clone()),
+                from: Some(broker::StartAt::New),
+                peer: "here".into(),
+                ..Join::default()
+            };
+            let (session, inbox) = block_on(broker.handle().join(join)).unwrap();
+            drop(inbox);
+            block_on(broker.handle().leave(session, "it is done"));
+            let mut round = Round {
+                retention: Retention::default(),
+                store: store.clone(),
+                broker: broker.handle(),
+                reader: store.reader().unwrap(),
+                about: about.clone(),
+            };
+            let mut left = || {
+                round.run(|| false).unwrap();
+                let groups = block_on(round.broker.groups()).unwrap().len();
+                (groups, round.reader.tasks(0, 10).unwrap().len())
+            };
+            machine.steps(40 * DAY);
+            assert_eq!(left(), (1, 3), "as if it had not stepped");
+            machine.passes(MINUTE);
+            machine.steps(-40 * DAY);
+            assert_eq!(left(), (1, 3), "nor after it stepped back");
+            machine.steps(40 * DAY);
+            assert_eq!(left(), (1, 3));
+            match said {
+                true => assert_eq!(about.clock.accept(), 40 * DAY),
+                false => machine.passes(60 * MINUTE),
+            }
+            assert_eq!(left(), (0, 0), "now it counts");
+        }
+    }
 }

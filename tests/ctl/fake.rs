@@ -389,6 +389,17 @@ impl Control for Service {
         self.unary(&ctx, asked, sink, pb::PauseGroupResponse::new());
     }
 
+    fn accept_clock(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::AcceptClockRequest>,
+        sink: UnarySink<pb::AcceptClockResponse>,
+    ) {
+        request.unwrap();
+        let answer = pb::AcceptClockResponse { ahead_ms: -90_000, ..Default::default() };
+        self.unary(&ctx, "clock accept".into(), sink, answer);
+    }
+
     fn remove_group(
         &mut self,
         ctx: RpcContext<'_>,

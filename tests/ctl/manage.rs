@@ -161,6 +161,7 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
         (&["retry", "5", "--group", "g"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["pause", "g"], "group g is paused", r#"{"group":"g","paused":true}"#),
         (&["resume", "g"], "group g is running", r#"{"group":"g","paused":false}"#),
+        (&["clock", "accept"], "the clock is right, 1 min behind where it was", r#"{"ahead_ms":-90000}"#),
         (&["group", "rm", "g"], "group g is gone; it owed 5 tasks", r#"{"group":"g","owed":5}"#),
     ] {
         assert_eq!(ok(&fake, args), format!("{text}\n"));
@@ -170,7 +171,15 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
     asked.dedup();
     assert_eq!(
         asked,
-        ["cancel 5", "retry 5 for \"\"", "retry 5 for \"g\"", "pause g true", "pause g false", "remove g"]
+        [
+            "cancel 5",
+            "retry 5 for \"\"",
+            "retry 5 for \"g\"",
+            "pause g true",
+            "pause g false",
+            "clock accept",
+            "remove g"
+        ]
     );
 }
 

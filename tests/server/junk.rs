@@ -95,7 +95,7 @@ fn requests_that_cannot_be_decoded_are_refused() {
     let mut server = Guarded::start();
     let (listen, control) = (server.server.listen.clone(), server.server.control.clone());
     let unary = ["Submit", "ListClients", "DescribeTask", "ListGroups", "CancelTask", "RetryTask", "PauseGroup"];
-    for name in unary.into_iter().chain(["RemoveGroup"]) {
+    for name in unary.into_iter().chain(["RemoveGroup", "AcceptClock"]) {
         let path = format!("/contact.control.v1.Control/{name}").leak();
         refused(raw::unary(&control, path, b"\xff\xff\xff"), Code::INVALID_ARGUMENT, &["cannot be read"]);
     }

@@ -260,3 +260,35 @@ fn refused_at(data: &Path, flag: &str, address: &str) -> String {
     assert_eq!(server.ended().code(), Some(1));
     server.err.so_far().join("\n")
 }
+
+/// As systemd does for a unit with `WatchdogSec=2`.
+#[cfg(unix)]
+#[test]
+fn systemd_is_told_that_the_server_moves() {
+    let folder = folder();
+    let socket = folder.path().join("notify");
+    let systemd = std::os::unix::net::UnixDatagram::bind(&socket).unwrap();
+    systemd.set_read_timeout(Some(crate::common::DEADLINE)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-server"));
+    for flag in ["--listen", "--control", "--http"] {
+        command.args([flag, "127.0.0.1:0"]);
+    }
+    command.arg("--data").arg(folder.path().join("data"));
+    command.env("NOTIFY_SOCKET", &socket).env("WATCHDOG_USEC", "2000000");
+    let mut server = Program::spawn("contact-server", &mut command).unwrap();
+    let mut said = [0; 4096];
+    let mut hears = |what: &str| {
+        loop {
+            let length = systemd.recv(&mut said).unwrap();
+            if said[..length].starts_with(what.as_bytes()) {
+                break;
+            }
+        }
+    };
+    hears("READY=1");
+    hears("WATCHDOG=1");
+    hears("WATCHDOG=1");
+    server.signal("TERM");
+    hears("STOPPING=1");
+    assert!(server.ended().success());
+}

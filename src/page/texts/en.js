@@ -51,7 +51,10 @@ export const en = {
   'verdict.note.well': 'Nothing is stuck, nothing was given up, the disk takes what comes.',
 
   'issue.not_ready': (why) => `The server takes no tasks: ${why}`,
-  'issue.not_ready.help': 'Once the cause is gone, start it again:',
+  'issue.not_ready.help': 'Once the cause is gone, it goes on by itself. If it does not, start it again:',
+  'issue.clock': (by, behind, left) =>
+    `The server's clock stepped: it is ${by} ${behind ? 'behind' : 'ahead of'} where it should be. Nothing is removed because of that for ${left}`,
+  'issue.clock.help': 'If the clock is right:',
   'issue.disk': (free) => `The disk is nearly full: ${free} left`,
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.open_files': (open, limit) => `${n(open)} of ${n(limit)} files are open; each client takes one`,

@@ -39,7 +39,7 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
         .route("/api/groups/remove", post(remove_group))
-        .route("/healthz", get(async || "ok"))
+        .route("/healthz", get(alive))
         .route("/readyz", get(ready))
 }
 
@@ -75,6 +75,13 @@ async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refu
 async fn state(State(app): State<AppState>) -> Answer {
     let state = app.live.fresh().await?.json();
     Ok(([(header::CONTENT_TYPE, "application/json")], state).into_response())
+}
+
+async fn alive(State(app): State<AppState>) -> Answer {
+    Ok(match app.pulse.stands_still() {
+        None => "ok".into_response(),
+        Some(what) => (StatusCode::SERVICE_UNAVAILABLE, what).into_response(),
+    })
 }
 
 async fn ready(State(app): State<AppState>) -> Answer {

@@ -7,12 +7,14 @@ use tokio::sync::{Semaphore, watch};
 use super::live::Live;
 use crate::server::health::Health;
 use crate::server::operator::Operator;
+use crate::server::watchdog::Pulse;
 
 /// Cheap to clone.
 #[derive(Clone)]
 pub(super) struct AppState {
     pub(super) operator: Operator,
     pub(super) health: Health,
+    pub(super) pulse: Pulse,
     pub(super) live: Live,
     /// Becomes true, or is closed, when the server stops.
     pub(super) stopped: watch::Receiver<bool>,

@@ -199,6 +199,7 @@ impl Live {
                 disk: disk.clone(),
                 process: Process::now(),
                 retention: about.retention(),
+                step: about.clock.look(),
                 tasks: positions.task,
                 results: positions.result,
                 clients,

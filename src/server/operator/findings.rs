@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::groups::Group;
 use crate::nearest::nearest;
 use crate::server::about::millis;
+use crate::server::clock::Step;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};
 use crate::task::{GroupName, TaskId, Time};
@@ -67,6 +68,9 @@ pub(in crate::server) enum Code {
     Quiet,
     /// Nothing has happened yet.
     First,
+    /// The clock of the server stepped, and nothing is removed because of that yet. `millis`: by how much, `limit`: milliseconds until
+    /// it counts, `text`: `ahead` or `behind`.
+    Clock,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -105,6 +109,8 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) disk: Disk,
     pub(in crate::server) process: Process,
     pub(in crate::server) retention: Retention,
+    /// A step of the clock that does not count yet.
+    pub(in crate::server) step: Option<Step>,
     /// Tasks that were accepted, and outcomes that were written down, ever.
     pub(in crate::server) tasks: u64,
     pub(in crate::server) results: u64,
@@ -170,7 +176,7 @@ impl Finding {
 }
 
 impl Facts<'_> {
-    fn of_server(&self) -> [Option<Finding>; 4] {
+    fn of_server(&self) -> [Option<Finding>; 5] {
         let grave = |is_grave| if is_grave { Severity::Failure } else { Severity::Warning };
         let not_ready = self.not_ready.map(|why| {
             let text = Some(why.to_owned());
@@ -190,7 +196,13 @@ impl Facts<'_> {
         let limit = limit.filter(|limit| self.disk.store_bytes() > limit.saturating_add(limit / 10));
         let size =
             limit.map(|limit| Finding { count: self.disk.store_bytes(), limit, ..Finding::new(Code::StoreSize) });
-        [not_ready, disk, files, size]
+        let clock = self.step.map(|step| Finding {
+            millis: step.ahead.unsigned_abs(),
+            limit: millis(step.left),
+            text: Some(if step.ahead > 0 { "ahead" } else { "behind" }.into()),
+            ..Finding::new(Code::Clock)
+        });
+        [not_ready, disk, files, size, clock]
     }
 
     fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 3] {
@@ -289,6 +301,7 @@ mod tests {
             disk: Disk::default(),
             process: Process::default(),
             retention: Retention::default(),
+            step: None,
             tasks: 9,
             results: 9,
             clients: groups.iter().map(|group| group.info.clients).sum(),
@@ -414,6 +427,10 @@ mod tests {
         assert_eq!(at(1 << 20, 990), both(Severity::Failure));
         let process = Process { open_fds: Some(1 << 20), ..Process::default() };
         assert_eq!(judged(&[group("g", |_| {})], |facts| facts.process = process), [], "without a limit");
+        let step = Step { ahead: -90_000, left: Duration::from_secs(60) };
+        let found = judged(&[group("g", |_| {})], |facts| facts.step = Some(step));
+        assert_eq!((found[0].code, found[0].millis, found[0].limit), (Code::Clock, 90_000, 60_000));
+        assert_eq!(found[0].text.as_deref(), Some("behind"));
         let disk = Disk { db: 111, ..Disk::default() };
         let retention = Retention { retain_bytes: Some(100), ..Retention::default() };
         let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.retention) = (disk, retention));

@@ -543,6 +543,7 @@ for_both! {
     fn a_result_that_may_be_late_is_so_if_its_group_settled_the_task(place) {
         let (store, handle) = place.start();
         let of = |group: &str, outcome| result(1, Some(group), outcome);
+        submit(&handle, vec![task("one")]);
         handle.record(vec![of("g", Outcome::Failed), of("g", Outcome::Dropped), of("other", Outcome::Retry)]);
         store.close().unwrap();
 

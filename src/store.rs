@@ -270,7 +270,7 @@ impl Handle {
         self.ask(Command::Expire(task, expires_at, answer), answered).await
     }
 
-    /// Has a task expire at `at`, frees its key, and resolves when that is on disk.
+    /// Marks a task as cancelled at `at`, frees its key, and resolves when that is on disk.
     pub async fn cancel(&self, task: TaskId, at: Time) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Cancel(task, at, answer), answered).await

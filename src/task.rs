@@ -217,12 +217,37 @@ pub struct NewTask {
     pub key: Option<String>,
     /// Not to be delivered before.
     pub not_before: Option<Time>,
-    /// Not to be delivered after.
+    /// Not to be delivered after. Before 1970: it was cancelled, as long after 1970: see [`NewTask::cancelled_at`].
     pub expires_at: Option<Time>,
     /// Attempts that a group may spend on it before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
     /// Which tasks it goes before.
     pub priority: Priority,
+}
+
+impl NewTask {
+    /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for
+    /// whoever looks at the expiry alone, and whoever wants to know can tell it from one that expired.
+    pub fn cancelled(at: Time) -> Time {
+        Time(-at.0.max(1))
+    }
+
+    /// When it was cancelled, if it was.
+    pub fn cancelled_at(&self) -> Option<Time> {
+        self.expires_at.filter(|at| at.0 < 0).map(|at| Time(at.0.saturating_neg()))
+    }
+
+    /// When it is over, or was: it expires then, or was cancelled.
+    pub fn over_at(&self) -> Option<Time> {
+        self.cancelled_at().or(self.expires_at)
+    }
+
+    /// What came of it, if it is over for groups that have not settled it.
+    pub fn over(&self, now: Time) -> Option<Outcome> {
+        let over = self.expires_at.is_some_and(|at| at <= now);
+        let outcome = if self.cancelled_at().is_some() { Outcome::Cancelled } else { Outcome::Expired };
+        over.then_some(outcome)
+    }
 }
 
 /// A task as it stands in the log.

@@ -267,7 +267,7 @@ for_both! {
         block_on(handle.cancel(1, Time(6))).unwrap();
         assert_eq!(submit(&handle, vec![keyed("a")]).reused[0].task, 3, "it has the key now, and keeps it");
         let cancelled = handle.reader().unwrap().tasks_by_id(&[1]).unwrap().remove(0).spec;
-        assert_eq!((cancelled.key, cancelled.expires_at), (None, Some(Time(6))));
+        assert_eq!((cancelled.cancelled_at(), cancelled.key), (Some(Time(6)), None));
         store.close().unwrap();
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![keyed("b")]).known, [0]);

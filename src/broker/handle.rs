@@ -140,7 +140,8 @@ impl Handle {
     /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
     pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
         // First in the store, for groups that have not read the task yet or do not exist yet.
-        self.store.cancel(task.id, Time::now()).await?;
+        let at = task.spec.cancelled_at().unwrap_or_else(Time::now);
+        self.store.cancel(task.id, at).await?;
         self.change(move |core| core.cancel(&task, Time::now())).await
     }
 

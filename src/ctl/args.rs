@@ -80,28 +80,29 @@ Examples:
     Server,
     Doctor(Doctor),
     Submit(Submit),
-    /// Take a task back.
+    /// Take tasks back.
     ///
-    /// No group that has not settled it gets it any more.
+    /// No group that has not settled them gets them any more. Their keys are free again. Doing it twice does no harm.
     #[command(after_help = "\
-Example:
-  contactctl cancel 17")]
+Examples:
+  contactctl cancel 17
+  contactctl cancel 17 18 19")]
     Cancel {
-        /// The task's id.
-        #[arg(value_parser = id())]
-        id: u64,
+        /// The tasks' ids.
+        #[arg(value_name = "ID", value_parser = id(), required = true)]
+        ids: Vec<u64>,
     },
-    /// Give a settled or dead task to its groups again.
+    /// Give settled or dead tasks to their groups again.
     ///
     /// With fresh attempts.
     #[command(after_help = "\
 Examples:
-  contactctl retry 17
+  contactctl retry 17 18
   contactctl retry 17 --group workers")]
     Retry {
-        /// The task's id.
-        #[arg(value_parser = id())]
-        id: u64,
+        /// The tasks' ids.
+        #[arg(value_name = "ID", value_parser = id(), required = true)]
+        ids: Vec<u64>,
         /// To this group, even if it said DONE. Without it: to each group that settled the task without DONE.
         #[arg(long, value_name = "GROUP", value_parser = group)]
         group: Option<String>,

@@ -121,20 +121,51 @@ fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
     link.wait(link.client.describe_task(&request, Link::answer_soon()))
 }
 
-/// Takes a task back.
-pub(super) fn cancel(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
-    let request = pb::CancelTaskRequest { id, ..Default::default() };
-    let groups = link.wait(link.client.cancel_task(&request, Link::answer_soon()))?.groups;
-    let text = format!("task {id} is taken back from {}", count(groups.into(), "group"));
-    Ok(out.object(&TaskGroups { task_id: id, groups }, &text)?)
+/// Takes tasks back.
+pub(super) fn cancel(link: &Link, ids: &[u64], out: Out) -> Result<(), Error> {
+    each(ids, "cancelled", out, |id| {
+        let request = pb::CancelTaskRequest { id, ..Default::default() };
+        let answer = link.wait(link.client.cancel_task(&request, Link::answer_soon()))?;
+        let text = match answer.groups {
+            0 if answer.already => format!("task {id} was cancelled before"),
+            0 => format!("task {id} is cancelled; no group was waiting for it"),
+            groups => format!("task {id} is taken back from {}", count(groups.into(), "group")),
+        };
+        Ok((answer.groups, text))
+    })
 }
 
-/// Gives a task again: to `group`, or, if that is empty, to each that settled it without DONE.
-pub(super) fn retry(link: &Link, id: u64, group: String, mut out: Out) -> Result<(), Error> {
-    let request = pb::RetryTaskRequest { id, group, ..Default::default() };
-    let groups = link.wait(link.client.retry_task(&request, Link::answer_soon()))?.groups;
-    let text = format!("task {id} goes to {} again", count(groups.into(), "group"));
-    Ok(out.object(&TaskGroups { task_id: id, groups }, &text)?)
+/// Gives tasks again: to `group`, or, if that is empty, to each that settled it without DONE.
+pub(super) fn retry(link: &Link, ids: &[u64], group: &str, out: Out) -> Result<(), Error> {
+    each(ids, "retried", out, |id| {
+        let request = pb::RetryTaskRequest { id, group: group.to_owned(), ..Default::default() };
+        let groups = link.wait(link.client.retry_task(&request, Link::answer_soon()))?.groups;
+        Ok((groups, format!("task {id} goes to {} again", count(groups.into(), "group"))))
+    })
+}
+
+/// Does the same with each of the tasks, and tells how many groups it was for. One that is refused keeps no other from it.
+fn each(
+    ids: &[u64],
+    verb: &str,
+    mut out: Out,
+    call: impl Fn(u64) -> Result<(u32, String), Error>,
+) -> Result<(), Error> {
+    let mut failed = 0;
+    for &id in ids {
+        match call(id) {
+            Ok((groups, text)) => out.object(&TaskGroups { task_id: id, groups }, &text)?,
+            Err(Error::Refused(reason)) if ids.len() > 1 => {
+                failed += 1;
+                out.failed(&NotDone { task_id: id, group: "", error: &reason }, &format!("task {id}: {reason}"))?;
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    match failed {
+        0 => Ok(()),
+        failed => Err(Error::SomeFailed(format!("{} could not be {verb}", count(failed, "task")))),
+    }
 }
 
 /// Stops or resumes the delivery to a group.

@@ -39,6 +39,8 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cancelled_at: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
@@ -53,7 +55,8 @@ impl From<pb::Task> for Task {
             accepted_at: Moment(task.accepted_at),
             key: text_if_set(task.key),
             not_before: Moment::if_set(task.not_before),
-            expires_at: Moment::if_set(task.expires_at),
+            expires_at: Moment::if_set(task.expires_at).filter(|_| !task.cancelled),
+            cancelled_at: Moment::if_set(task.expires_at).filter(|_| task.cancelled),
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
         }
@@ -74,6 +77,7 @@ impl Task {
             ("key", self.key.clone()),
             ("not before", self.not_before.map(show)),
             ("expires", self.expires_at.map(show)),
+            ("cancelled", self.cancelled_at.map(show)),
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
             ("priority", self.priority.clone()),
         ];
@@ -362,6 +366,7 @@ fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
         Ok(pb::WaitReason::NOT_READING) => WaitReason::NotReading,
         Ok(pb::WaitReason::NEVER_CAME) => WaitReason::NeverCame,
         Ok(pb::WaitReason::ONE_AT_A_TIME) => WaitReason::OneAtATime,
+        Ok(pb::WaitReason::TOO_LONG) => WaitReason::TooLong,
         Err(_) => return enum_name(wait),
     };
     known.to_string()

@@ -69,8 +69,8 @@ impl Control for ControlService {
             pb::DropDeadResponse::new()
         };
         cancel_task(CancelTaskRequest) -> CancelTaskResponse = {
-            let groups = operator.cancel(request.id).await?;
-            pb::CancelTaskResponse { groups, ..Default::default() }
+            let (groups, already) = operator.cancel(request.id).await?;
+            pb::CancelTaskResponse { groups, already, ..Default::default() }
         };
         retry_task(RetryTaskRequest) -> RetryTaskResponse = {
             let groups = operator.retry(request.id, if_set(NameOf::Group, &request.group)?).await? as u32;

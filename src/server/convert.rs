@@ -158,6 +158,7 @@ pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
 
 fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
+    let (over_at, cancelled) = (spec.over_at(), spec.cancelled_at().is_some());
     pb::Task {
         id,
         task: spec.text,
@@ -165,7 +166,8 @@ fn task(task: Task) -> pb::Task {
         accepted_at: accepted_at.0,
         key: spec.key.unwrap_or_default(),
         not_before: millis(spec.not_before),
-        expires_at: millis(spec.expires_at),
+        expires_at: millis(over_at),
+        cancelled,
         max_attempts: spec.max_attempts.unwrap_or(0),
         priority: match spec.priority {
             Priority::Normal => pb::Priority::NORMAL,

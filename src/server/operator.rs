@@ -234,9 +234,15 @@ impl Operator {
         Ok(self.queries.run(look).await?)
     }
 
-    /// Takes a task back; says from how many groups that had not settled it.
-    pub(super) async fn cancel(&self, id: TaskId) -> Result<u32, Refusal> {
-        Ok(self.broker.cancel(self.task(id).await?).await?)
+    /// Takes a task back; says from how many groups that had not settled it, and whether it had been taken back before.
+    pub(super) async fn cancel(&self, id: TaskId) -> Result<(u32, bool), Refusal> {
+        let task = self.task(id).await?;
+        let (already, waited) = (task.spec.cancelled_at().is_some(), task.spec.over(Time::now()).is_none());
+        let never_came = match task.spec.to.clone().filter(|_| waited) {
+            Some(to) => !self.broker.task_states(task.clone()).await?.iter().any(|(group, _)| *group == to),
+            None => false,
+        };
+        Ok((self.broker.cancel(task).await? + u32::from(never_came), already))
     }
 
     /// Gives a task again: to this group, or to each that settled it without [`Outcome::Done`]. Says to how many.

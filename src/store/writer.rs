@@ -206,7 +206,7 @@ impl Writer {
             }
             Command::Cancel(task, at, answer) => {
                 // It was accepted in an earlier round: who cancels a task has seen it in the log.
-                round.batch.expiries.push((task, Some(at)));
+                round.batch.expiries.push((task, Some(NewTask::cancelled(at))));
                 round.batch.freed.insert(task);
                 round.answer(move |written| drop(answer.send(written)));
             }

@@ -455,6 +455,10 @@ impl Model {
             }
             (None, Outcome::Expired) => {
                 assert!(task.spec.expires_at.is_some_and(|at| at <= now), "{result:?}: its time is not over");
+                assert!(task.spec.cancelled_at().is_none(), "{result:?}: it was cancelled");
+            }
+            (None, Outcome::Cancelled) => {
+                assert!(task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
             }
             (None, _) => {}
         }

@@ -420,9 +420,10 @@ impl World {
         let at = task as usize - 1;
         let before = Task::clone(&self.tasks[at]);
         let mut cancelled = before.clone();
-        cancelled.spec.expires_at = Some(self.now);
+        let over = Some(NewTask::cancelled(self.now));
+        cancelled.spec.expires_at = over;
         self.tasks[at] = Arc::new(cancelled);
-        let batch = Batch { expiries: vec![(task, Some(self.now))], positions: self.synced, ..Batch::default() };
+        let batch = Batch { expiries: vec![(task, over)], positions: self.synced, ..Batch::default() };
         self.disk.commit(&batch).unwrap();
         self.model.cancelled.insert(task);
         let expected = self.model.unsettled_groups(&before);

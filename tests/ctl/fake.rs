@@ -352,7 +352,13 @@ impl Control for Service {
         sink: UnarySink<pb::CancelTaskResponse>,
     ) {
         let id = request.unwrap().id;
-        let answer = pb::CancelTaskResponse { groups: 2, ..Default::default() };
+        // One that is not waited for, one that was cancelled before, and all others.
+        let (groups, already) = match id {
+            7 => (0, false),
+            8 => (0, true),
+            _ => (2, false),
+        };
+        let answer = pb::CancelTaskResponse { groups, already, ..Default::default() };
         self.about_task(&ctx, format!("cancel {id}"), id, sink, answer);
     }
 

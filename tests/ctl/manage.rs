@@ -153,10 +153,26 @@ fn what_the_server_refuses_is_said_in_its_words() {
 }
 
 #[test]
+fn several_tasks_are_cancelled_or_retried_and_one_that_is_refused_keeps_no_other_from_it() {
+    let fake = Fake::new();
+    let out = ok(&fake, &["cancel", "5", "6"]);
+    assert_eq!(out, "task 5 is taken back from 2 groups\ntask 6 is taken back from 2 groups\n");
+    for (verb, done) in [("cancel", "cancelled"), ("retry", "retried")] {
+        let ran = run(&fake, &[verb, "5", "404", "6", "--json"]);
+        let lines: Vec<serde_json::Value> = ran.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let ids: Vec<_> = lines.iter().map(|it| (it["task_id"].as_u64().unwrap(), it.get("error").is_some())).collect();
+        assert_eq!((ran.code, ids), (Some(1), vec![(5, false), (404, true), (6, false)]), "{}", ran.out);
+        assert!(ran.err.contains(&format!("1 task could not be {done}")), "{}", ran.err);
+    }
+}
+
+#[test]
 fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
     let fake = Fake::new();
     for (args, text, json) in [
         (&["cancel", "5"][..], "task 5 is taken back from 2 groups", r#"{"task_id":5,"groups":2}"#),
+        (&["cancel", "7"], "task 7 is cancelled; no group was waiting for it", r#"{"task_id":7,"groups":0}"#),
+        (&["cancel", "8"], "task 8 was cancelled before", r#"{"task_id":8,"groups":0}"#),
         (&["retry", "5"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["retry", "5", "--group", "g"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["pause", "g"], "group g is paused", r#"{"group":"g","paused":true}"#),
@@ -173,6 +189,8 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
         asked,
         [
             "cancel 5",
+            "cancel 7",
+            "cancel 8",
             "retry 5 for \"\"",
             "retry 5 for \"g\"",
             "pause g true",

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::{Result as Told, ServerMsg};
-use contact::wire::control::{NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult};
+use contact::wire::control::{CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult};
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
 
@@ -452,6 +452,35 @@ fn what_has_expired_is_not_delivered() {
     assert_eq!(rig.named("a").tasks().next().task, "in time");
     assert_eq!(gist(&rig.operator.results(1)), [(2, "", 0, Kept::EXPIRED, false)]);
     assert_eq!(rig.anonymous().tasks().next().task, "in time");
+}
+
+#[test]
+fn what_is_cancelled_is_cancelled_for_those_who_come_later_and_twice_is_as_good_as_once() {
+    let mut rig = Rig::start();
+    rig.operator.submit_all(vec![to("g", "for g"), to("", "for all"), to("", "left")]);
+    let cancel = |rig: &Rig, id| {
+        let request = CancelTaskRequest { id, ..Default::default() };
+        let answer = block_on(rig.operator.control.cancel_task(&request, patient()).unwrap()).unwrap();
+        (answer.groups, answer.already)
+    };
+    assert_eq!(cancel(&rig, 1), (1, false), "the group is waited for, though nobody came");
+    assert_eq!(cancel(&rig, 1), (0, true));
+    assert_eq!(cancel(&rig, 2), (0, false));
+    let stands = |rig: &Rig| {
+        let ledger = rig.operator.ledger_until(1, |_| true);
+        assert!(ledger.task.cancelled);
+        ledger.groups.iter().map(|it| (it.group.clone(), it.outcome)).collect::<Vec<_>>()
+    };
+    let settled = vec![("g".to_owned(), Some(Kept::CANCELLED.into()))];
+    assert_eq!(stands(&rig), settled);
+    rig.restart();
+    assert_eq!(rig.named("g").tasks().next().task, "left");
+    let results = rig.operator.results(2);
+    assert_eq!(gist(&results[..2]), [(1, "", 0, Kept::CANCELLED, false), (2, "", 0, Kept::CANCELLED, false)]);
+    assert_eq!(stands(&rig), settled);
+    assert_eq!(cancel(&rig, 1), (0, true));
+    assert_eq!(rig.anonymous().tasks().next().task, "left");
+    assert_eq!(gist(&rig.operator.results_now()[..2]), gist(&results[..2]), "nothing is written down twice");
 }
 
 #[test]

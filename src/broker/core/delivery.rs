@@ -159,8 +159,8 @@ impl Core {
                     group.open.delay(task.id, due, attempts);
                     continue;
                 }
-                if task.spec.expires_at.is_some_and(|at| at <= now) {
-                    self.record_by_server(id, task.id, attempts.deliveries, Outcome::Expired, now);
+                if let Some(outcome) = task.spec.over(now) {
+                    self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
                     continue;
                 }
                 // Its last delivery was before a restart, or ended when its text was not in memory.

@@ -128,9 +128,9 @@ impl Core {
     }
 
     /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
-    /// clients, are kept from it by its expiry in the store.
+    /// clients, are kept from it by the mark in the store.
     pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
-        self.recent.expire(task.id, now);
+        self.recent.cancel(task.id, now);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
             passing.cursor_mut(task.spec.priority).skip(task.id);
         }

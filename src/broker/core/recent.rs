@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::task::{Task, TaskId, Time};
+use crate::task::{NewTask, Task, TaskId, Time};
 
 /// Text and overhead of the newest tasks that are kept, for all groups together.
 const MAX_BYTES: u64 = 16 * 1024 * 1024;
@@ -79,10 +79,10 @@ impl RecentTasks {
         Some(self.tasks.range(from..).flatten())
     }
 
-    /// Has a task expire now, so that groups that read it from here do not give it out.
-    pub(super) fn expire(&mut self, id: TaskId, now: Time) {
+    /// Marks a task as cancelled, so that groups that read it from here do not give it out.
+    pub(super) fn cancel(&mut self, id: TaskId, now: Time) {
         if let Some(Some(task)) = self.index(id).and_then(|at| self.tasks.get_mut(at)) {
-            Arc::make_mut(task).spec.expires_at = Some(now);
+            Arc::make_mut(task).spec.expires_at = Some(NewTask::cancelled(now));
         }
     }
 }

@@ -230,7 +230,8 @@ struct Nothing {}
 
 async fn cancel(State(app): State<AppState>, path: Id, request: Body) -> Answer {
     let Nothing {} = body(&app, request).await?;
-    ok(serde_json::json!({ "groups": app.operator.cancel(id(path)?).await? }))
+    let (groups, already) = app.operator.cancel(id(path)?).await?;
+    ok(serde_json::json!({ "groups": groups, "already": already }))
 }
 
 #[derive(Deserialize)]

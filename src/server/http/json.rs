@@ -31,6 +31,7 @@ impl Task {
     /// All of it.
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
+        let over_at = spec.over_at();
         Task {
             id,
             text: spec.text,
@@ -39,7 +40,7 @@ impl Task {
             accepted_at: accepted_at.0,
             key: spec.key,
             not_before: spec.not_before.map(|at| at.0),
-            expires_at: spec.expires_at.map(|at| at.0),
+            expires_at: over_at.map(|at| at.0),
             max_attempts: spec.max_attempts,
             priority: match spec.priority {
                 Priority::High => "high",

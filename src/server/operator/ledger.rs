@@ -33,9 +33,8 @@ impl Ledger {
         now: Time,
     ) -> Ledger {
         // It does not go out any more, though nobody has come yet who would write that down.
-        let is_over = task.spec.expires_at.is_some_and(|at| at <= now);
-        let waits =
-            |reason| if is_over { StateReason::Settled(Some(Outcome::Expired)) } else { StateReason::Waits(reason) };
+        let over = task.spec.over(now).map(|outcome| StateReason::Settled(Some(outcome)));
+        let waits = |reason| over.unwrap_or(StateReason::Waits(reason));
         let never_came = task.spec.to.clone().filter(|to| !states.iter().any(|(group, _)| group == to));
         let (attempts, settlements) = (attempts(&results), settlements(&results));
         let known = states.into_iter().map(|(group, state)| {

@@ -332,6 +332,17 @@ pub struct Tasks {
 }
 
 impl Tasks {
+    /// What the server says of itself in its initial metadata.
+    #[track_caller]
+    pub fn introduction(&mut self) -> Vec<(String, String)> {
+        let headers = block_on(self.stream.headers()).unwrap();
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let ours = headers.iter().filter(|(key, _)| key.starts_with("contact-"));
+        let mut ours: Vec<_> = ours.map(|(key, value)| (key.to_owned(), text(value))).collect();
+        ours.sort();
+        ours
+    }
+
     /// The next message.
     #[track_caller]
     pub fn next(&mut self) -> ServerMsg {

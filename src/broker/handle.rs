@@ -153,6 +153,11 @@ impl Handle {
         self.change(move |core| groups.iter().filter(|name| core.revive(name, &task, Time::now())).count()).await
     }
 
+    /// Acknowledgements without an id that matched nothing, so far, and when the last came.
+    pub async fn unmatched(&self) -> Result<(u64, Option<Time>), BrokerError> {
+        self.with(|core| (core.unmatched(), core.last_unmatched())).await
+    }
+
     /// These tasks were removed from the store: nobody is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
         self.with(move |core| core.removed(&tasks)).await

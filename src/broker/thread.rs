@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
-use log::info;
+use log::{info, warn};
 use rustc_hash::FxHashMap;
 
 use super::core::{Action, ClientInfo, Closed, Core, Join, SessionId};
@@ -92,7 +92,11 @@ impl BrokerThread {
             Command::Leave(session, why) => self.leave(session, why, now),
             Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
             Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
-            Command::Report(reporter, reports) => self.core.report(&reporter, reports, now),
+            Command::Report(reporter, reports) => {
+                let before = self.core.unmatched();
+                self.core.report(&reporter, reports, now);
+                warn_of_unmatched(before, self.core.unmatched(), &reporter.peer);
+            }
             Command::Flush(reply) => {
                 // What was recorded before goes to the store first.
                 self.act();
@@ -218,6 +222,16 @@ impl BrokerThread {
         self.core.checkpoint();
         self.act();
         info!("stopped delivering; {} tasks went out since the start", self.delivered);
+    }
+}
+
+/// Says so the first time, the tenth, the hundredth: where it happens, it happens with each acknowledgement.
+fn warn_of_unmatched(before: u64, now: u64, peer: &str) {
+    if now.checked_ilog10() > before.checked_ilog10() {
+        warn!(
+            "{now} acknowledgements so far name no task, and no delivery to their address waits for one, the last from {peer}: behind \
+             a proxy both calls of a client must share one connection of its own, or say who they are (contact-client)"
+        );
     }
 }
 

@@ -60,6 +60,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("stuck", &[Code::STUCK]),
     ("lagging", &[Code::LAGGING]),
     ("dead letters", &[Code::DEAD_LETTERS]),
+    ("unmatched", &[Code::UNMATCHED]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
 ];
 
@@ -100,6 +101,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "stuck" => "where tasks wait, others are settled".into(),
         "lagging" => "no group needs longer than a minute".into(),
         "dead letters" => "none".into(),
+        "unmatched" => "every acknowledgement has a task".into(),
         _ => {
             let kept = span(Duration::from_millis(server.retain_ms));
             format!("settled tasks are kept {kept}, and nothing holds that up")
@@ -146,6 +148,12 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 format!("start the server with a higher limit: {unit}"),
             )
         }
+        Code::UNMATCHED => (
+            format!("{} that name no task match nothing, the last {} ago", count(first.count, "acknowledgement"), long(first)),
+            "their tasks come again: let clients behind a proxy say who they are (metadata contact-client, and ids in results), \
+             or give each a connection of its own"
+                .into(),
+        ),
         Code::NEVER_CAME => {
             let names = named(&|found| match found.text.as_str() {
                 "" => format!("{} ({})", found.group, tasks(found)),

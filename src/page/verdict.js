@@ -115,5 +115,8 @@ const WORDS = {
     text: t('issue.store_size', bytes(count), bytes(limit)), help: t('issue.store_size.help'),
     command: ctl(state, 'groups'), link: '#/groups',
   }),
+  unmatched: ({ count, millis }, state) => ({
+    text: t('issue.unmatched', count, duration(millis)), help: t('issue.unmatched.help'), command: ctl(state, 'clients'), link: '#/clients',
+  }),
   quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
 };

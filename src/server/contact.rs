@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerStreamingSink, WriteFlags};
+use grpcio::{
+    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
+};
 use protobuf::EnumOrUnknown;
 
 use super::calls::{Calls, Ended, message};
@@ -55,16 +57,21 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
+    fn get_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::Empty>,
+        mut sink: ServerStreamingSink<pb::ServerMsg>,
+    ) {
         let service = self.clone();
+        sink.set_headers(self.introduction());
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
-            let client = metadata.label();
-            let greet = metadata.join.heartbeat.is_some();
+            let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
                     let ContactService { broker, health, traffic, .. } = &service;
@@ -97,6 +104,18 @@ impl Contact for ContactService {
 }
 
 impl ContactService {
+    /// What a client learns of the server from the initial metadata of getTask.
+    fn introduction(&self) -> grpcio::Metadata {
+        let mut metadata = MetadataBuilder::with_capacity(2);
+        for (key, value) in
+            [("contact-version", env!("CARGO_PKG_VERSION")), ("contact-max-task", &self.limit.to_string())]
+        {
+            // Only what is not ASCII is refused.
+            let _ = metadata.add_str(key, value);
+        }
+        metadata.build()
+    }
+
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,

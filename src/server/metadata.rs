@@ -23,6 +23,13 @@ pub(super) struct Metadata {
 }
 
 impl Metadata {
+    /// Whether the client knows messages without a task: one that does not would take it for a task.
+    pub(super) fn knows_heartbeats(&self) -> bool {
+        self.join.heartbeat.is_some()
+    }
+}
+
+impl Metadata {
     /// Reads what a client says of itself. What it does not say is left open; what makes no sense is refused.
     pub(super) fn read(ctx: &RpcContext<'_>) -> Result<Metadata, Refusal> {
         let mut metadata = Metadata { join: Join { peer: ctx.peer().into(), ..Join::default() }, batch: 1 };

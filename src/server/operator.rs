@@ -75,6 +75,8 @@ pub(super) struct ServerInfo {
     pub(super) clients: usize,
     pub(super) groups: usize,
     pub(super) in_flight: u64,
+    /// Acknowledgements that matched nothing, so far, and when the last came.
+    pub(super) unmatched: (u64, Option<Time>),
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -146,6 +148,7 @@ impl ServerInfo {
             clients: self.clients,
             groups,
             idle_since,
+            unmatched: self.unmatched,
         }
     }
 }
@@ -204,6 +207,7 @@ impl Operator {
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
+        let unmatched = self.broker.unmatched().await?;
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -218,6 +222,7 @@ impl Operator {
                 clients,
                 groups: groups.len(),
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
+                unmatched,
                 fleet: None,
                 failure: store.failure(),
             };

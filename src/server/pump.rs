@@ -31,7 +31,8 @@ pub(super) struct Pump<'a> {
     pub(super) client: &'a str,
     /// Most tasks in one message.
     pub(super) batch: usize,
-    /// Whether the client knows heartbeats. Then one is the first word, so that it knows at once who answers.
+    /// Send an empty message at once, so that the client knows who answers. The initial metadata goes out with the first message, for
+    /// the library has no other way.
     pub(super) greet: bool,
 }
 

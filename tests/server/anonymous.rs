@@ -123,6 +123,21 @@ fn two_streams_of_one_connection_get_everything_each() {
 }
 
 #[test]
+fn acknowledgements_that_match_nothing_are_counted_and_found() {
+    let rig = Rig::with(|config| config.broker.anonymous_group = Some(Name::new(NameOf::Group, "all").unwrap()));
+    let mut tasks = rig.anonymous().tasks();
+    rig.operator.submit(&["one"]);
+    tasks.next();
+    // Another connection, as through a proxy.
+    rig.anonymous().tell([ack("done"), ack("done")]);
+    let request = contact::wire::control::GetServerRequest { counted: true, ..Default::default() };
+    let server = futures::executor::block_on(rig.operator.control.get_server(&request, crate::rig::patient()).unwrap());
+    let found = server.unwrap().findings;
+    let unmatched = contact::wire::control::finding::Code::UNMATCHED;
+    assert!(found.iter().any(|finding| finding.code == unmatched.into() && finding.count == 2), "{found:?}");
+}
+
+#[test]
 fn as_one_group_they_share_the_tasks_and_acknowledge_without_ids() {
     let rig = Rig::with(|config| config.broker.anonymous_group = Some(Name::new(NameOf::Group, "all").unwrap()));
     let clients: Vec<Client> = (0..3).map(|_| rig.anonymous()).collect();

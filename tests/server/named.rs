@@ -429,10 +429,40 @@ fn one_that_knows_heartbeats_hears_at_once_who_answers() {
 fn silence_is_filled_with_heartbeats_for_one_that_asked() {
     let rig = Rig::start();
     let mut tasks = rig.named("a").saying("contact-heartbeat", "1").tasks();
-    assert_eq!(tasks.next(), ServerMsg::new());
+    assert_eq!([tasks.next(), tasks.next()], [ServerMsg::new(), ServerMsg::new()]);
     rig.operator.submit(&["one"]);
     assert_eq!(tasks.next().task, "one");
     assert_eq!(tasks.next(), ServerMsg::new());
+}
+
+#[test]
+fn pings_every_few_seconds_are_answered() {
+    let rig = Rig::start();
+    let env = std::sync::Arc::new(grpcio::EnvBuilder::new().cq_count(1).build());
+    let channel = grpcio::ChannelBuilder::new(env)
+        .keepalive_time(Duration::from_millis(2_500))
+        .keepalive_permit_without_calls(true)
+        .http2_max_pings_without_data(0)
+        .connect(rig.listen());
+    let client = crate::rig::Client::over(channel, &[("contact-client", "a"), ("contact-heartbeat", "14")]);
+    // Too many pings end the connection with the fourth of them.
+    let mut tasks = client.tasks();
+    assert_eq!([tasks.next(), tasks.next()], [ServerMsg::new(), ServerMsg::new()], "five pings are between them");
+}
+
+#[test]
+fn a_client_that_knows_heartbeats_learns_the_servers_limits_at_once() {
+    let rig = Rig::with(|config| config.max_task = 54_321);
+    let mut tasks = rig.named("a").saying("contact-heartbeat", "3600").tasks();
+    let introduction = [("contact-max-task", "54321"), ("contact-version", env!("CARGO_PKG_VERSION"))];
+    let introduction = introduction.map(|(key, value)| (key.to_owned(), value.to_owned()));
+    assert_eq!(tasks.introduction(), introduction, "though there is no task, and no heartbeat for an hour");
+    assert_eq!(tasks.next(), ServerMsg::new());
+    rig.operator.submit(&["one"]);
+    assert_eq!(tasks.next().task, "one");
+    let mut others = rig.named("b").tasks();
+    assert_eq!(others.introduction(), introduction, "with the first task");
+    assert_eq!(others.next().task, "one", "who asked for no heartbeats is sent no empty message");
 }
 
 #[test]

@@ -50,6 +50,16 @@ impl Core {
         &self.config
     }
 
+    /// Acknowledgements that matched nothing, so far.
+    pub(in crate::broker) fn unmatched(&self) -> u64 {
+        self.meter.unmatched
+    }
+
+    /// When the last of them came.
+    pub(in crate::broker) fn last_unmatched(&self) -> Option<Time> {
+        self.meter.last_unmatched
+    }
+
     /// How many streams there are.
     pub(in crate::broker) fn connected(&self) -> usize {
         self.sessions.len()

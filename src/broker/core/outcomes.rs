@@ -51,6 +51,11 @@ impl Core {
         if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
             session.heard = self.next_turn;
         }
+        let unmatched = reports.iter().filter(|report| report.task == 0 && report.outcome != Outcome::Working).count();
+        if unmatched > 0 {
+            self.meter.unmatched += unmatched as u64;
+            self.meter.last_unmatched = Some(now);
+        }
         for report in reports {
             match group {
                 Some(group) if report.task != 0 => self.report_one(group, reporter, report, now),

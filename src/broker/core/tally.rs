@@ -53,6 +53,10 @@ pub struct Meter {
     pub wait: Latency,
     /// From a delivery to the report that settled the task.
     pub work: Latency,
+    /// Acknowledgements without an id that no delivery to their address was waiting for.
+    pub unmatched: u64,
+    /// When the last of them came.
+    pub last_unmatched: Option<Time>,
 }
 
 /// How many tasks were settled in each of the last seconds.

@@ -80,6 +80,8 @@ export const en = {
   'issue.retention.help': 'Settle it, cancel it, or remove the group:',
   'issue.store_size': (size, limit) => `The store takes ${size}, more than the ${limit} it is to`,
   'issue.store_size.help': 'What is not settled is not removed. See which groups owe it:',
+  'issue.unmatched': (count, span) => `${n(count)} ${count === 1 ? 'acknowledgement names' : 'acknowledgements name'} no task and ${verb(count, 'matches', 'match')} nothing, the last ${span} ago`,
+  'issue.unmatched.help': 'Their tasks come again. Behind a proxy, clients must say who they are (contact-client), or have a connection of their own each:',
   'issue.quiet': 'Nothing waits, but no client is connected',
   'issue.quiet.help': 'Start one:',
 

@@ -73,6 +73,8 @@ export const zh = {
   'issue.retention.help': '请处理或取消它，或移除该组：',
   'issue.store_size': (size, limit) => `存储已占用 ${size}，超过了设定的 ${limit}`,
   'issue.store_size.help': '未了结的任务不会被清除。看看是哪些组欠着：',
+  'issue.unmatched': (count, span) => `${n(count)} 个确认没有任务编号，也对不上任何投递，最近一个在 ${span}前`,
+  'issue.unmatched.help': '这些任务会再次投递。代理之后的客户端要说明自己是谁（contact-client），或各用一个连接：',
   'issue.quiet': '没有任务在等待，但也没有客户端连接',
   'issue.quiet.help': '启动一个：',
 

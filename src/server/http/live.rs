@@ -184,6 +184,7 @@ impl Live {
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
+        let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
             let now = Time::now();
@@ -205,6 +206,7 @@ impl Live {
                 clients,
                 groups: &groups,
                 idle_since: &idle_since,
+                unmatched,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

@@ -94,6 +94,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.histogram("contact_wait_seconds", text, &meter.wait);
     let text = "From a delivery to the client's word that settled the task.";
     to.histogram("contact_work_seconds", text, &meter.work);
+    let text = "Acknowledgements without an id that no delivery to their address was waiting for.";
+    to.counter("contact_unmatched_acknowledgements_total", text, &[], meter.unmatched);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
 
     for flow in Flow::ALL {

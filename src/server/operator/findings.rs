@@ -30,6 +30,8 @@ const LAGGING: Duration = Duration::from_secs(60);
 /// Clients that settle nothing for so long, with tasks waiting behind those they have, may have hung up on them. The lease of
 /// one that still says `WORKING` goes on, so only this shows it.
 const STUCK: Duration = Duration::from_secs(300);
+/// How long an acknowledgement that matched nothing is a finding: it means that tasks are done and come again, until somebody acts.
+const UNMATCHED: Duration = Duration::from_secs(600);
 /// Findings of one code that are told one by one; the others are counted.
 const EACH: usize = 3;
 
@@ -64,6 +66,8 @@ pub(in crate::server) enum Code {
     Retention,
     /// The store takes more than it is to. `count`: bytes, `limit`.
     StoreSize,
+    /// Acknowledgements without an id match no delivery to their address. `count`: so far, `millis`: since the last.
+    Unmatched,
     /// Nothing waits, and no client is connected.
     Quiet,
     /// Nothing has happened yet.
@@ -117,6 +121,8 @@ pub(in crate::server) struct Facts<'a> {
     /// Clients that are connected.
     pub(in crate::server) clients: usize,
     pub(in crate::server) groups: &'a [Group],
+    /// Acknowledgements that matched nothing, so far, and when the last came.
+    pub(in crate::server) unmatched: (u64, Option<Time>),
     pub(in crate::server) idle_since: &'a IdleSince,
 }
 
@@ -176,7 +182,7 @@ impl Finding {
 }
 
 impl Facts<'_> {
-    fn of_server(&self) -> [Option<Finding>; 5] {
+    fn of_server(&self) -> [Option<Finding>; 6] {
         let grave = |is_grave| if is_grave { Severity::Failure } else { Severity::Warning };
         let not_ready = self.not_ready.map(|why| {
             let text = Some(why.to_owned());
@@ -202,7 +208,10 @@ impl Facts<'_> {
             text: Some(if step.ahead > 0 { "ahead" } else { "behind" }.into()),
             ..Finding::new(Code::Clock)
         });
-        [not_ready, disk, files, size, clock]
+        let (count, last) = self.unmatched;
+        let ago = last.map(|last| self.since(last)).filter(|ago| *ago < UNMATCHED);
+        let unmatched = ago.map(|ago| Finding { count, millis: millis(ago), ..Finding::new(Code::Unmatched) });
+        [not_ready, disk, files, size, clock, unmatched]
     }
 
     fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 3] {
@@ -307,6 +316,7 @@ mod tests {
             clients: groups.iter().map(|group| group.info.clients).sum(),
             groups,
             idle_since,
+            unmatched: (0, None),
         };
         change(&mut facts);
         judge(&facts)

@@ -35,7 +35,7 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, Meter,
+    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, MAX_MESSAGE, Meter,
     OutcomeReport, Overview, Reporter, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};

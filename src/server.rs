@@ -104,6 +104,13 @@ impl Server {
         let traffic = Arc::new(Traffic::default());
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
+        if config.max_task as u64 > broker::MAX_MESSAGE {
+            warn!(
+                "--max-task is {} bytes: a client that does not say that it takes such messages (contact-max-message), as those of \
+                 other languages, is sent no task above 4 MiB",
+                config.max_task
+            );
+        }
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
         let calls = Calls::default();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use grpcio::{ChannelBuilder, Environment};
 
 /// The longest message taken from a server.
-const MAX_MESSAGE: i32 = 64 << 20;
+pub(crate) const MAX_MESSAGE: i32 = 64 << 20;
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// The variables in which C-core looks for a web proxy. The first that is set counts; an empty one means none.

@@ -47,6 +47,8 @@ pub enum WaitReason {
     NeverCame,
     /// A client fell silent over tasks that go before it: each of these goes out alone.
     OneAtATime,
+    /// No client of the group that is there takes so long a message.
+    TooLong,
 }
 
 impl fmt::Display for WaitReason {
@@ -60,6 +62,7 @@ impl fmt::Display for WaitReason {
             WaitReason::Queued => "next, after those before it",
             WaitReason::NeverCame => "there is no such group: no client of that name has come, or it was removed",
             WaitReason::OneAtATime => "tasks that a client fell silent over go out one at a time",
+            WaitReason::TooLong => "it is longer than any client of the group takes (contact-max-message)",
         })
     }
 }

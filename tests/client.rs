@@ -328,6 +328,7 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_
         ("contact-batch", "9"),
         ("contact-from", "new"),
         ("contact-heartbeat", "7"),
+        ("contact-max-message", "67108864"),
     ];
     for (key, value) in expected {
         assert_eq!(session.metadata(key), Some(value), "{key}");

@@ -23,7 +23,7 @@ pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
-pub use self::session::{ClientInfo, Delivery, Join, SessionId};
+pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, SessionId};
 pub use self::tally::{Meter, Tally};
 
 use std::collections::{BTreeSet, HashMap, VecDeque};

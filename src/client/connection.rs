@@ -195,6 +195,7 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     }
     if config.id.is_some() || config.group.is_some() {
         add("contact-instance", instance)?;
+        add("contact-max-message", &crate::target::MAX_MESSAGE.to_string())?;
     }
     add("contact-window", &config.window().to_string())?;
     if config.announce_begin {

@@ -20,7 +20,6 @@ const CONNECT_EACH: Duration = Duration::from_secs(1);
 /// How long one answer may take. Streams have no such bound: keepalive finds out whether their server is there.
 const ANSWER: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
-const MAX_MESSAGE: i32 = 64 << 20;
 
 /// A server that answered.
 pub(super) struct Link {
@@ -31,7 +30,9 @@ pub(super) struct Link {
 /// A channel to `server`, which does not connect yet.
 pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
     let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
-    target::channel_builder(env, server, keepalive, CONNECT_EACH).max_send_message_len(MAX_MESSAGE).connect(server)
+    target::channel_builder(env, server, keepalive, CONNECT_EACH)
+        .max_send_message_len(target::MAX_MESSAGE)
+        .connect(server)
 }
 
 /// Connects, and returns whether that worked: at once when it is refused, after five seconds when nothing comes back.

@@ -15,7 +15,7 @@ use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, OutcomeReport};
+use crate::broker::{self, MAX_MESSAGE, OutcomeReport};
 use crate::codec::Decoded;
 use crate::task::{NewStatus, Outcome, Time};
 use crate::wire::contact as pb;
@@ -72,11 +72,14 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
+            let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
             match service.broker.join(metadata.join).await {
                 Ok((session, inbox)) => {
                     let ContactService { broker, health, traffic, .. } = &service;
                     let (client, batch) = (&client, metadata.batch);
-                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, greet }.run().await;
+                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet }
+                        .run()
+                        .await;
                     broker.leave(session, why).await;
                 }
                 // The broker opens no session any more.

@@ -311,6 +311,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::Queued => pb::WaitReason::QUEUED,
         WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
         WaitReason::OneAtATime => pb::WaitReason::ONE_AT_A_TIME,
+        WaitReason::TooLong => pb::WaitReason::TOO_LONG,
     }
 }
 

@@ -57,6 +57,7 @@ impl Metadata {
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
             "contact-begins" => join.begins = flag("contact-begins", value)?,
+            "contact-max-message" => join.max_message = Some(number("contact-max-message", value)?),
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
@@ -130,6 +131,7 @@ mod tests {
         assert_eq!(set("contact-client", b"a").unwrap().join.client.unwrap().as_str(), "a");
         assert_eq!(set("contact-window", b"7").unwrap().join.window, Some(7));
         assert_eq!(set("contact-batch", b"999999999").unwrap().batch, MAX_BATCH);
+        assert_eq!(set("contact-max-message", b"67108864").unwrap().join.max_message, Some(64 << 20));
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
         assert!(set("contact-begins", b"1").unwrap().join.begins);

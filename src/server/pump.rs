@@ -16,7 +16,7 @@ use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, SessionId};
 use crate::wire::contact::ServerMsg;
 
-/// Text in one batch: an article client's limit for a message is 4 MiB, and one task may be 1 MiB by itself.
+/// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// One session's stream.
@@ -31,6 +31,8 @@ pub(super) struct Pump<'a> {
     pub(super) client: &'a str,
     /// Most tasks in one message.
     pub(super) batch: usize,
+    /// The longest message it takes, in bytes.
+    pub(super) max_message: u64,
     /// Send an empty message at once, so that the client knows who answers. The initial metadata goes out with the first message, for
     /// the library has no other way.
     pub(super) greet: bool,
@@ -73,7 +75,7 @@ impl Pump<'_> {
                 Push::Tasks(deliveries) => {
                     let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
                     let mut count = 0;
-                    for (message, cost) in messages(&deliveries, self.batch) {
+                    for (message, cost) in messages(&deliveries, self.batch, BATCH_BYTES.min(self.max_message)) {
                         count += 1;
                         self.send(message).await?;
                         if let Some(taken) = self.inbox.took(cost) {
@@ -114,14 +116,14 @@ impl Pump<'_> {
     }
 }
 
-/// The deliveries as messages, each with what it counts for. One task a message, or batches for a client that asked.
-fn messages(deliveries: &[Delivery], batch: usize) -> impl Iterator<Item = (ServerMsg, u64)> {
+/// The deliveries as messages, each with what it counts for. One task a message, or batches of `most` bytes for a client that asked.
+fn messages(deliveries: &[Delivery], batch: usize, most: u64) -> impl Iterator<Item = (ServerMsg, u64)> {
     let mut rest = deliveries;
     std::iter::from_fn(move || {
         let mut cost = 0;
         let fits = |delivery: &&Delivery| {
             cost += delivery.cost();
-            cost <= BATCH_BYTES
+            cost <= most
         };
         let count = rest.iter().take(batch).take_while(fits).count().max(1).min(rest.len());
         let (now, later) = rest.split_at(count);

@@ -5,7 +5,9 @@ use std::time::Duration;
 
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::{Result as Told, ServerMsg};
-use contact::wire::control::{CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult};
+use contact::wire::control::{
+    CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult, WaitReason,
+};
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
 
@@ -433,6 +435,36 @@ fn silence_is_filled_with_heartbeats_for_one_that_asked() {
     rig.operator.submit(&["one"]);
     assert_eq!(tasks.next().task, "one");
     assert_eq!(tasks.next(), ServerMsg::new());
+}
+
+#[test]
+fn a_task_that_is_too_long_for_a_client_goes_to_another_or_waits_and_holds_up_nothing() {
+    let rig = Rig::with(|config| config.max_task = 8 << 20);
+    let narrow = |name: &str| rig.member("g", name).saying("contact-max-message", "1000");
+    let (mut first, mut second) = (narrow("first").tasks(), narrow("second").saying("contact-batch", "9").tasks());
+    rig.operator.connected(2);
+    let long = "x".repeat(2_000);
+    rig.operator.submit_all(vec![to("g", &long), to("g", "one"), to("g", "two")]);
+    let mut texts = [first.next().task, second.next().task];
+    texts.sort();
+    assert_eq!(texts, ["one", "two"], "the streams live, and what is behind it goes out");
+    let waits = rig.operator.ledger_until(1, |_| true).groups[0].clone();
+    assert_eq!((waits.wait, waits.attempt), (Some(WaitReason::TOO_LONG.into()), 0));
+
+    let mut wide = rig.member("g", "wide").tasks();
+    rig.operator.connected(3);
+    rig.operator.submit_all(vec![to("g", &long), to("g", &long)]);
+    assert_eq!(wide.texts(2), [&*long, &*long], "who says nothing takes 4 MiB");
+
+    let middling = "x".repeat(600);
+    rig.operator.submit_all(vec![to("h", &middling), to("h", &middling)]);
+    let batches = rig.member("h", "h").saying("contact-batch", "9").saying("contact-max-message", "1000");
+    let mut batches = batches.tasks();
+    assert_eq!(batches.texts(2), [&*middling, &*middling], "a batch is no longer than a message may be");
+
+    rig.operator.submit_all(vec![to("i", &"x".repeat(5 << 20)), to("", &"x".repeat(5 << 20)), to("", "small")]);
+    assert_eq!(rig.named("i").tasks().next().task, "small");
+    assert_eq!(rig.anonymous().tasks().next().task, "small");
 }
 
 #[test]

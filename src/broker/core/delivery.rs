@@ -19,6 +19,9 @@ use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 /// When what could not be read is asked for again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
 
+/// When a task that is too long for every client of its group is looked at again: a client that takes more may have come.
+const TOO_LONG: Duration = Duration::from_secs(60);
+
 impl Core {
     /// These tasks were accepted: consecutive ids, the first right after the newest one known.
     pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
@@ -122,7 +125,10 @@ impl Core {
             && let Some((task, attempts)) = self.next_task(id, now)
         {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
-            self.deliver(id, alone.unwrap_or(session), task, attempts, now);
+            match self.session_for(id, alone.unwrap_or(session), &task) {
+                Ok(session) => self.deliver(id, session, task, attempts, now),
+                Err(again) => self.put_aside(id, &task, attempts, now.after(again)),
+            }
         }
         self.wake_group(id);
     }
@@ -134,6 +140,27 @@ impl Core {
         let ranks = self.groups.get(&id)?.available.iter().rev();
         let mut sessions = ranks.map(|(_, _, id)| *id);
         sessions.find(|id| self.sessions.get(id).is_some_and(|session| session.unbegun == 0))
+    }
+
+    /// The session that gets the task: the next one, unless its client does not take so long a message. An error says when it is
+    /// worth looking again, where nobody does now.
+    fn session_for(&self, id: GroupId, next: SessionId, task: &Task) -> Result<SessionId, Duration> {
+        let takes = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.takes(task));
+        if takes(&next) {
+            return Ok(next);
+        }
+        let Some(group) = self.groups.get(&id) else { return Err(TOO_LONG) };
+        let others = group.available.iter().rev().map(|(_, _, id)| *id);
+        let busy = if group.sessions.iter().any(takes) { READ_AGAIN } else { TOO_LONG };
+        others.into_iter().find(takes).ok_or(busy)
+    }
+
+    /// The task is too long for every client that is there. It waits without its text, and holds up no other; an anonymous
+    /// client does not get it at all.
+    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time) {
+        if let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased) {
+            group.open.delay(task.id, until, attempts);
+        }
     }
 
     /// Takes up the next task that is to go out, with its deliveries so far.

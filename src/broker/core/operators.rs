@@ -115,6 +115,11 @@ impl Core {
             return TaskState::Settled;
         }
         let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
+        let takes = |id| self.sessions.get(id).is_some_and(|session| session.takes(task));
+        let too_long = !group.sessions.is_empty() && !group.sessions.iter().any(takes);
+        if too_long && task.spec.not_before.is_none_or(|due| due <= now) {
+            return TaskState::Waiting(WaitReason::TooLong);
+        }
         TaskState::Waiting(match due {
             Some(due) => WaitReason::NotBefore(due),
             None => self.wait_reason(group, task.spec.priority),

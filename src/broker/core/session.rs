@@ -32,9 +32,14 @@ pub struct Join {
     pub begins: bool,
     /// How long a silence is before it wants a heartbeat.
     pub heartbeat: Option<Duration>,
+    /// The longest message it takes, in bytes; without it, [`MAX_MESSAGE`].
+    pub max_message: Option<u64>,
     /// Its address.
     pub peer: Arc<str>,
 }
+
+/// What a gRPC library takes in one message unless it is told otherwise, in bytes.
+pub const MAX_MESSAGE: u64 = 4 << 20;
 
 /// One task on its way to a client.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -119,6 +124,11 @@ impl Session {
             self.unbegun -= 1;
             self.alone &= attempts.silent == 0;
         }
+    }
+
+    /// Whether its client takes a message with this task: one that is too long would end its stream.
+    pub(super) fn takes(&self, task: &Task) -> bool {
+        task.spec.text.len() as u64 + Delivery::OVERHEAD <= self.join.max_message.unwrap_or(MAX_MESSAGE)
     }
 
     /// Whether another task may be sent. One that is larger than the buffer goes out alone, when nothing else is on its way.

@@ -16,7 +16,7 @@
 //! from memory ([`Tail`]), everything else through a [`Reader`] of one's own.
 
 use std::fmt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -189,7 +189,7 @@ enum Condition {
     #[default]
     Good,
     /// Another program has locked the database. What comes waits in the mailbox.
-    Locked { since: Instant, why: StoreError },
+    Locked { since: Instant, path: PathBuf },
     /// A write failed, and none has worked since.
     Failed(StoreError),
 }
@@ -352,9 +352,11 @@ impl Handle {
         match self.shared.condition() {
             Condition::Failed(error) => Some(error.to_string()),
             Condition::Locked { since, .. } if since.elapsed() < LONG_WAIT => None,
-            Condition::Locked { since, why } => {
-                let waited = since.elapsed().as_secs();
-                Some(format!("what comes waits since {waited} s: {why}"))
+            Condition::Locked { since, path } => {
+                let (path, held) = (path.display(), since.elapsed().as_secs());
+                Some(format!(
+                    "another process has locked {path} for {held} s, and what comes waits; end its transaction"
+                ))
             }
             Condition::Good => None,
         }

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -658,11 +659,13 @@ enum Fault {
 struct Failing {
     rows: Memory,
     fault: Arc<Mutex<Fault>>,
+    reopened: Arc<AtomicU32>,
 }
 
 impl Failing {
     fn start() -> (Failing, Store, Handle) {
-        let failing = Failing { rows: Memory::default(), fault: Arc::new(Mutex::new(Fault::None)) };
+        let failing =
+            Failing { rows: Memory::default(), fault: Arc::new(Mutex::new(Fault::None)), reopened: Arc::default() };
         let (store, _) = Store::with_backend(Box::new(failing.clone())).unwrap();
         let handle = store.handle();
         (failing, store, handle)
@@ -713,6 +716,7 @@ impl Backend for Failing {
     }
 
     fn reopen(&mut self) -> Result<Positions, StoreError> {
+        self.reopened.fetch_add(1, SeqCst);
         let there = self.rows.reopen()?;
         if *self.fault.lock().unwrap() == Fault::Forgets {
             return Ok(Positions { task: there.task - 1, ..there });
@@ -859,7 +863,11 @@ fn what_does_not_pass_by_itself_is_not_tried_again() {
     failing.set(Fault::None);
     handle.record(vec![result(1, Some("g"), Outcome::Done)]);
     assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
+    // Long enough for several tries, if there were any.
+    thread::sleep(Duration::from_secs(1));
+    assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
     assert!(matches!(store.close(), Err(StoreError::Failed { .. })));
+    assert_eq!(failing.reopened.load(SeqCst), 0);
     assert_eq!(failing.rows.clone().recover().unwrap(), Recovered::default());
 }
 

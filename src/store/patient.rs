@@ -1,5 +1,6 @@
 //! The backend as the writer uses it: a lock that another program holds is waited for.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,8 +74,8 @@ impl Patient {
         let mut wait: Option<Wait> = None;
         let mut closing: Option<Instant> = None;
         loop {
-            let error = match work(&mut *self.backend) {
-                Err(error @ StoreError::InUse { .. }) => error,
+            let path = match work(&mut *self.backend) {
+                Err(StoreError::InUse { path }) => path,
                 Ok(done) => {
                     if let Some(wait) = wait {
                         self.shared.set_condition(Condition::Good);
@@ -87,9 +88,9 @@ impl Patient {
                 failed => return failed,
             };
             if self.is_closing() && closing.get_or_insert_with(Instant::now).elapsed() > CLOSING {
-                return Err(error);
+                return Err(StoreError::InUse { path });
             }
-            wait.get_or_insert_with(|| Wait::begin(&self.shared, error)).go_on(&self.shared);
+            wait.get_or_insert_with(|| Wait::begin(&self.shared, path)).go_on(&self.shared);
             thread::sleep(BETWEEN);
         }
     }
@@ -102,10 +103,10 @@ struct Wait {
 }
 
 impl Wait {
-    fn begin(shared: &Shared, why: StoreError) -> Wait {
-        warn!("what comes waits, because another program has locked the database: {why}");
+    fn begin(shared: &Shared, path: PathBuf) -> Wait {
+        warn!("another process has locked {}: what comes waits until it ends its transaction", path.display());
         let since = Instant::now();
-        shared.set_condition(Condition::Locked { since, why });
+        shared.set_condition(Condition::Locked { since, path });
         Wait { since, said: false }
     }
 

@@ -319,7 +319,7 @@ fn a_misspelt_group_is_seen_wherever_groups_are() {
     let finding = &state["findings"][0];
     assert_eq!((&finding["group"], &finding["count"], &finding["task"]), (&json!("emials"), &json!(2), &ids[0]));
     assert_eq!((&finding["text"], &state["totals"]["lag"]), (&json!("emails"), &json!(2)), "and what was meant");
-    let listed = &state["groups"][0];
+    let listed = &state["groups"][1];
     assert_eq!((&listed["group"], &listed["lag"], &listed["oldest"]), (&json!("emials"), &json!(2), &ids[0]));
     assert_eq!((&listed["never_came"], &listed["last_used"]), (&json!(true), &Value::Null));
 

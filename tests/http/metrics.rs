@@ -165,11 +165,12 @@ fn what_is_exposed_is_what_the_documents_and_dashboards_speak_of() {
 }
 
 #[test]
-fn a_group_that_never_came_has_its_lag_and_is_counted_apart() {
+fn a_group_that_never_came_takes_no_label_and_is_counted_apart() {
     let rig = rig();
     done(&rig, "/api/tasks", serde_json::json!({"text": "lost", "to": "nobody"}));
     state_until(&rig, |state| state["totals"]["lag"] == 1);
     let series = scrape(&rig);
-    assert_eq!(series[r#"contact_group_lag{group="nobody"}"#], 1.0);
+    assert_eq!(series.get(r#"contact_group_lag{group="nobody"}"#), None, "which would be one less for those that come");
+    assert_eq!(series[r#"contact_group_lag{group="_other"}"#], 1.0);
     assert_eq!((series["contact_groups"], series["contact_groups_never_came"]), (0.0, 1.0));
 }

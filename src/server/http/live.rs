@@ -346,13 +346,14 @@ impl Snapshot {
         event.slice(EVENT_HEAD + "state".len()..event.len() - EVENT_END.len())
     }
 
-    /// The groups, first those that want attention, then those with most to do.
+    /// The groups, first those that want attention, then those with most to do; at last those that are not there, so that they push
+    /// none out of what is shown.
     pub(super) fn by_attention(&self) -> Vec<&Group> {
         let mut groups: Vec<&Group> = self.groups.iter().collect();
         groups.sort_by_key(|group| {
             let alone = group.lag > 0 && group.info.clients == 0;
             let attention = (!group.info.paused, !alone, group.dead == 0);
-            (attention, std::cmp::Reverse(group.lag))
+            (group.info.never_came, attention, std::cmp::Reverse(group.lag))
         });
         groups
     }

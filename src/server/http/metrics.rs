@@ -28,7 +28,8 @@ use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
 use crate::task::{GroupName, Outcome};
 
-/// Groups that have a label of their own: the first that were there. All others together are [`OTHERS`].
+/// Groups that have a label of their own: the first that were there. All others together are [`OTHERS`], with those that are not
+/// there: a misspelt name takes no label.
 const LABELLED: usize = 200;
 const OTHERS: &str = "_other";
 /// The clients that said nothing of themselves.
@@ -221,7 +222,8 @@ struct Labelled {
 impl Labelled {
     /// Each label and what it stands for.
     fn sort<'a>(&mut self, now: &'a Snapshot) -> Vec<(&'a str, Part)> {
-        let there: HashSet<&GroupName> = now.groups.iter().map(|group| &group.info.name).collect();
+        let is_there = |group: &&Group| !group.info.never_came;
+        let there: HashSet<&GroupName> = now.groups.iter().filter(is_there).map(|group| &group.info.name).collect();
         self.tallies.retain(|name, _| there.contains(name));
         let anonymous = Part { tally: now.overview.meter.anonymous.clone(), state: None };
         let total = fieldwise(&now.overview.meter.total, &anonymous.tally, u64::saturating_sub);
@@ -231,7 +233,8 @@ impl Labelled {
         let mut parts = Vec::new();
         for group in &now.groups {
             let (name, tally) = (&group.info.name, &group.info.tally);
-            let is_free = ![OTHERS, ANONYMOUS].contains(&name.as_str()) && self.tallies.len() < LABELLED;
+            let is_free =
+                is_there(&group) && ![OTHERS, ANONYMOUS].contains(&name.as_str()) && self.tallies.len() < LABELLED;
             if !self.tallies.contains_key(name) && !is_free {
                 others.add(group, now.at());
                 continue;

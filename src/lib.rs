@@ -6,7 +6,7 @@
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
-//! - [`config`] and [`logger`]: how a program is set, and what it logs.
+//! - [`config`], [`logger`] and [`print_queue`]: how a program is set, what it logs, and what it prints.
 //! - [`task`], [`task_state`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 //!
@@ -34,6 +34,8 @@ pub mod logger;
 pub mod mailbox;
 #[cfg(feature = "cli")]
 pub mod manual;
+#[cfg(feature = "cli")]
+pub mod print_queue;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;

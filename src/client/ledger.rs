@@ -42,8 +42,9 @@ const NOT_FINAL: [EnumOrUnknown<pb::Outcome>; 2] =
 pub(super) struct Ledger {
     /// Whether the server is told before a task is begun. Else what was delivered counts as begun.
     announces: bool,
-    /// A server refused RELEASED.
-    no_releases: bool,
+    /// Whether the server takes tasks back, once it has answered a RELEASED. Until then one is sent on a stream without results,
+    /// so that a refusal costs none.
+    takes_back: Option<bool>,
     /// The longest text of a result, in bytes, if the server has said so.
     pub(super) max_result: Option<usize>,
     /// Tasks without an id can be neither renewed nor recognised: not here.
@@ -87,7 +88,7 @@ impl Ledger {
     pub(super) fn new(announces: bool) -> Ledger {
         Ledger {
             announces,
-            no_releases: false,
+            takes_back: None,
             max_result: None,
             held: HashMap::new(),
             copies: 0,
@@ -129,7 +130,7 @@ impl Ledger {
     pub(super) fn begin(&mut self, id: TaskId, copy: CopyNumber) -> Begin {
         match self.held.get_mut(&id) {
             Some(held) if held.copy == copy => {
-                let counts_already = self.no_releases || held.begun;
+                let counts_already = self.takes_back == Some(false) || held.begun;
                 held.begun = true;
                 if counts_already {
                     return Begin::Now;
@@ -155,7 +156,7 @@ impl Ledger {
     pub(super) fn release(&mut self, id: TaskId, copy: CopyNumber) {
         if self.holds(id, copy)
             && let Some(held) = self.held.remove(&id)
-            && !self.no_releases
+            && self.takes_back != Some(false)
             && held.revocation.why().is_none()
         {
             self.releases.push_back((id, held.attempt));
@@ -196,7 +197,7 @@ impl Ledger {
 
     /// Whether the server takes tasks back, as far as is known.
     pub(super) fn can_release(&self) -> bool {
-        !self.no_releases
+        self.takes_back != Some(false)
     }
 
     /// Results that are not known to have arrived.
@@ -212,7 +213,7 @@ impl Ledger {
         for (id, held) in &mut self.held {
             if held.revocation.why().is_some() {
                 // It is not this client's any more.
-            } else if held.begun || self.no_releases {
+            } else if held.begun || self.takes_back == Some(false) {
                 self.renewals.push_back(*id);
             } else if mem::replace(&mut held.waited, true) {
                 late.push((*id, held.copy));
@@ -253,15 +254,23 @@ impl Ledger {
         if self.sent_alone {
             return self.next_result();
         }
+        let unknown = self.takes_back.is_none();
+        if unknown && self.released {
+            return self.next_release();
+        }
         while let Some(id) = self.begins.pop_front() {
             if let Some(word) = self.word_on(id) {
                 self.announced.push(id);
                 return Some(word);
             }
         }
-        // Results first: after them, a WORKING for the same task is not sent any more. What goes back last: a server that does not
-        // know that reads no further.
-        self.next_result().or_else(|| self.next_renewal()).or_else(|| self.next_release())
+        if unknown && self.unconfirmed.is_empty() && !self.releases.is_empty() {
+            // A server that does not know RELEASED reads no further.
+            return self.next_renewal().or_else(|| self.next_release());
+        }
+        // Results first: after them, a WORKING for the same task is not sent any more.
+        let next = self.next_result().or_else(|| self.next_renewal());
+        if unknown { next } else { next.or_else(|| self.next_release()) }
     }
 
     fn next_release(&mut self) -> Option<pb::Result> {
@@ -302,12 +311,17 @@ impl Ledger {
     /// Whether the stream must be answered before more results are sent.
     pub(super) fn is_full(&self) -> bool {
         let alone = self.to_send_alone > 0 || self.sent_alone;
-        self.unconfirmed.len() >= if alone { 1 } else { UNCONFIRMED } || self.unconfirmed_bytes >= UNCONFIRMED_BYTES
+        let asks =
+            self.takes_back.is_none() && (self.released || !self.releases.is_empty() && !self.unconfirmed.is_empty());
+        asks || self.unconfirmed.len() >= if alone { 1 } else { UNCONFIRMED }
+            || self.unconfirmed_bytes >= UNCONFIRMED_BYTES
     }
 
     /// The stream was answered: its results are not sent again.
     pub(super) fn confirm(&mut self) {
-        self.released = false;
+        if mem::take(&mut self.released) {
+            self.takes_back = Some(true);
+        }
         self.unconfirmed.clear();
         self.unconfirmed_bytes = 0;
     }
@@ -316,12 +330,10 @@ impl Ledger {
     /// if it is too long, told with `why` as its text, and a DONE as FAILED: else the task would be tried again for nothing.
     pub(super) fn refuse(&mut self, too_long: bool, why: &str) -> Option<pb::Result> {
         self.announced.drain(..).rev().for_each(|id| self.begins.push_front(id));
-        if mem::take(&mut self.released) {
-            // The server is older than RELEASED, unless it refuses the rest as well, by itself.
-            self.no_releases = true;
+        if mem::take(&mut self.released) && self.takes_back.is_none() {
+            self.takes_back = Some(false);
             self.releases.clear();
-            self.take_back();
-            // What was to be renewed may not have been read, and what waits was not.
+            // What waits was not renewed so far.
             self.renew();
             return None;
         }
@@ -369,7 +381,7 @@ impl Ledger {
             self.held.iter().filter(|(_, held)| !held.begun).map(|(id, held)| (*id, held.copy)).collect();
         idle.iter().for_each(|(id, copy)| self.release(*id, *copy));
         // The next server may be another.
-        self.no_releases = false;
+        self.takes_back = None;
     }
 }
 
@@ -560,12 +572,31 @@ mod tests {
     }
 
     #[test]
+    fn what_goes_back_waits_for_the_answer_to_results_until_a_server_has_answered_one() {
+        let mut ledger = announcing(1..=4);
+        ledger.finish(result(1));
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE)]);
+        assert!(!ledger.is_full());
+        ledger.release(2, 2);
+        assert!(ledger.is_full());
+        ledger.confirm();
+        ledger.finish(result(3));
+        assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED)]);
+        ledger.confirm();
+        ledger.release(4, 4);
+        assert_eq!(said(&mut ledger), [(3, pb::Outcome::DONE), (4, pb::Outcome::RELEASED)]);
+        assert!(!ledger.is_full());
+    }
+
+    #[test]
     fn a_server_that_does_not_take_tasks_back_costs_no_result_and_counts_what_waits_as_begun() {
         let mut ledger = announcing(1..=3);
         ledger.finish(result(1));
         ledger.release(2, 2);
-        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE), (2, pb::Outcome::RELEASED)]);
+        assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED)], "no result is on its stream");
+        assert!(ledger.is_full());
         assert_eq!(ledger.refuse(false, ""), None);
+        assert!(!ledger.is_full());
         assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE), (3, pb::Outcome::WORKING)]);
         ledger.confirm();
         assert!(!ledger.renew() && !ledger.renew());

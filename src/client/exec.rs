@@ -101,7 +101,8 @@ impl Exec {
         self
     }
 
-    /// How often a task is tried whose command fails, deliveries that came to nothing included. With 1 it is a dead letter at once.
+    /// How often a task is tried whose command fails. With 1 it is a dead letter at once. A server that does not say how many attempts
+    /// were spent ([`Task::spent`]) ends it by its own count.
     pub fn attempts(mut self, attempts: u32) -> Exec {
         self.attempts = attempts;
         self
@@ -160,7 +161,7 @@ impl Exec {
     }
 
     fn delay(&self, task: &Task) -> Duration {
-        let doubled = 2_u32.saturating_pow(task.attempt.saturating_sub(1));
+        let doubled = 2_u32.saturating_pow(task.spent);
         self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
     }
 
@@ -176,7 +177,7 @@ impl Exec {
         let text = self.report(&how, ended);
         let asks = ended.told.is_none() && ended.status.code() == Some(EX_TEMPFAIL);
         // A server that does not count attempts would try it for ever.
-        let is_last = task.attempt == 0 || task.attempt >= self.attempts;
+        let is_last = task.attempt == 0 || task.spent.saturating_add(1) >= self.attempts;
         let (reply, what_now) = if ended.told == Some(Told::Stopped) {
             (Reply::retry(text, AFTER_STOP), "it goes back to the server".to_owned())
         } else if asks || !is_last {

@@ -12,6 +12,7 @@ use clap::{CommandFactory as _, Parser};
 use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
+use contact::print_queue::PrintQueue;
 use contact::terminal::{escape, escape_json};
 use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
@@ -130,6 +131,9 @@ struct Args {
     renew_every: Duration,
 
     /// Print one JSON object a line: for each task handled, each status answered, each connection made or lost.
+    ///
+    /// A task is printed when its result is on its way. Nothing waits for the reader: while it takes nothing, 8 MiB of lines wait,
+    /// and what comes beyond is dropped. A line {"event":"dropped","lines":N} then says so.
     #[arg(long)]
     json: bool,
 
@@ -150,6 +154,9 @@ Examples:
       Run each task as a shell script, on every machine that does this.
   contact-client --id audit --json >> tasks.jsonl
       Keep a record of every task.";
+
+/// How long the end waits for the reader of standard output.
+const PRINTING: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     if let Some(code) = contact::manual::asked(Args::command()) {
@@ -193,7 +200,12 @@ fn run(args: Args) -> anyhow::Result<()> {
         renew_every: args.renew_every,
         ..Config::new(args.server)
     };
-    let quiet = args.json;
+    let json = args.json;
+    let note = move |dropped| match json {
+        true => serde_json::json!({ "event": "dropped", "lines": dropped }).to_string(),
+        false => format!("[{dropped} lines were dropped: nobody read standard output]"),
+    };
+    let queue = PrintQueue::start(io::stdout(), note).context("cannot start a thread")?;
     let worker = match args.exec {
         Some(command) => {
             let exec = Exec::new(command).max_output(args.max_output).retry_delay(args.retry_delay);
@@ -201,10 +213,10 @@ fn run(args: Args) -> anyhow::Result<()> {
             let exec = args.exec_timeout.into_iter().fold(exec, Exec::timeout);
             Worker::new(config, move |task| exec.run(task))
         }
-        None => Worker::new(config, move |task| acknowledge(task, quiet)),
+        None => Worker::new(config, move |task| acknowledge(task, (!json).then_some(queue))),
     };
     let worker = if args.demo { worker.statuses_every(args.status_every, made_up_statuses) } else { worker };
-    let worker = worker.observe(if args.json { print_json } else { print_plain });
+    let worker = worker.observe(move |event| if json { print_json(event, queue) } else { print_plain(event, queue) });
 
     let mut signals = Signals::new([SIGINT, SIGTERM]).context("cannot wait for signals")?;
     let handle = signals.handle();
@@ -224,13 +236,14 @@ fn run(args: Args) -> anyhow::Result<()> {
     let verdict = running.join();
     handle.close();
     let _ = waiter.join();
+    queue.flush(PRINTING);
     Ok(verdict?)
 }
 
 /// The answer of the article's client.
-fn acknowledge(task: &Task, quiet: bool) -> Reply {
-    if !quiet {
-        print(&escape(&format!("客户端已接收到服务端任务:{}", task.text)));
+fn acknowledge(task: &Task, queue: Option<&PrintQueue>) -> Reply {
+    if let Some(queue) = queue {
+        queue.print(&escape(&format!("客户端已接收到服务端任务:{}", task.text)));
     }
     Reply::done(format!("客户端接收到任务:{}", task.text))
 }
@@ -240,9 +253,9 @@ fn made_up_statuses() -> Vec<String> {
     (0..15).map(|_| format!("数据:{}", rand::random_range(1..=20))).collect()
 }
 
-fn print_plain(event: &Event<'_>) {
+fn print_plain(event: &Event<'_>, queue: &PrintQueue) {
     match event {
-        Event::Status { answer, .. } => print(&escape(answer)),
+        Event::Status { answer, .. } => queue.print(&escape(answer)),
         Event::Task { id, attempt, outcome, ms, .. } => {
             log::debug!("task {id}, attempt {attempt}: {outcome:?} after {ms} ms");
         }
@@ -250,13 +263,8 @@ fn print_plain(event: &Event<'_>) {
     }
 }
 
-fn print_json(event: &Event<'_>) {
+fn print_json(event: &Event<'_>, queue: &PrintQueue) {
     if let Ok(line) = serde_json::to_string(event) {
-        print(&escape_json(&line));
+        queue.print(&escape_json(&line));
     }
-}
-
-/// A line on standard output. The client goes on working when the reader has gone.
-fn print(line: &str) {
-    let _ = writeln!(io::stdout().lock(), "{line}");
 }

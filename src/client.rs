@@ -57,6 +57,7 @@ mod outgoing;
 mod pipe;
 mod probe;
 mod result_sender;
+mod revocation;
 mod status_sender;
 mod stopper;
 
@@ -74,6 +75,7 @@ pub use self::backoff::Backoff;
 pub use self::event::Event;
 pub use self::exec::Exec;
 pub use self::handler::{Outcome, Reply, Task};
+pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::target;
 pub use crate::task::StartAt;

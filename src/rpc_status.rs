@@ -50,9 +50,7 @@ impl Meaning {
         match status.code() {
             Code::UNAVAILABLE | Code::CANCELLED | Code::DEADLINE_EXCEEDED => Meaning::Unavailable,
             // gRPC itself refuses messages that are too long, before a service sees them.
-            Code::RESOURCE_EXHAUSTED if TOO_LONG.iter().any(|words| status.message().contains(words)) => {
-                Meaning::MessageRefused
-            }
+            Code::RESOURCE_EXHAUSTED if says_too_long(status) => Meaning::MessageRefused,
             _ => Meaning::Unclear,
         }
     }
@@ -89,6 +87,18 @@ impl Meaning {
             Code::UNAVAILABLE | Code::CANCELLED | Code::DEADLINE_EXCEEDED => Meaning::Unavailable,
             _ => Meaning::Unclear,
         }
+    }
+}
+
+fn says_too_long(status: &RpcStatus) -> bool {
+    TOO_LONG.iter().any(|words| status.message().contains(words))
+}
+
+/// Whether what the call carried was refused for its length.
+pub(crate) fn is_too_long(status: &RpcStatus) -> bool {
+    match detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN) {
+        Some(info) => info.reason == "RESULT_TOO_LONG",
+        None => status.code() == Code::RESOURCE_EXHAUSTED && says_too_long(status),
     }
 }
 

@@ -18,8 +18,8 @@ use futures::channel::mpsc;
 use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{
-    ClientStreamingSink, DuplexSink, Environment, RequestStream, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
-    ServerCredentials, ServerStreamingSink, WriteFlags,
+    ClientStreamingSink, DuplexSink, Environment, MetadataBuilder, RequestStream, RpcContext, RpcStatus, RpcStatusCode,
+    ServerBuilder, ServerCredentials, ServerStreamingSink, WriteFlags,
 };
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
@@ -44,6 +44,8 @@ enum Tell {
 
 #[derive(Clone)]
 struct Service {
+    /// What getTask says first of all, in its metadata.
+    max_task: Option<usize>,
     tell: Arc<Mutex<Tell>>,
     sessions: Sender<Session>,
     results: Sender<pb::Result>,
@@ -109,6 +111,11 @@ impl Contact for Service {
         mut sink: ServerStreamingSink<pb::ServerMsg>,
     ) {
         request.unwrap();
+        if let Some(most) = self.max_task {
+            let mut metadata = MetadataBuilder::new();
+            metadata.add_str("contact-max-task", &most.to_string()).unwrap();
+            sink.set_headers(metadata.build());
+        }
         let metadata = ctx.request_headers().iter();
         let metadata = metadata.map(|(k, v)| (k.to_owned(), String::from_utf8_lossy(v).into_owned())).collect();
         let (messages, mut coming) = mpsc::unbounded();
@@ -187,11 +194,15 @@ impl Server {
     }
 
     fn start_on(port: u16) -> Server {
+        Server::with(port, None)
+    }
+
+    fn with(port: u16, max_task: Option<usize>) -> Server {
         let (sessions, sessions_seen) = unbounded();
         let (results, results_seen) = unbounded();
         let (statuses, statuses_seen) = unbounded();
         let tell = Arc::new(Mutex::new(Tell::Confirm));
-        let service = Service { tell: tell.clone(), sessions, results, statuses, unanswered: Arc::default() };
+        let service = Service { max_task, tell: tell.clone(), sessions, results, statuses, unanswered: Arc::default() };
         let env = Arc::new(Environment::new(1));
         let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
@@ -340,7 +351,7 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_
     let mut said = session.metadata.clone();
     said.retain(|(key, _)| key.starts_with("contact-"));
     said.sort();
-    let expected = [("contact-heartbeat", "15"), ("contact-window", "2")];
+    let expected = [("contact-heartbeat", "15"), ("contact-revoke", "1"), ("contact-window", "2")];
     assert_eq!(said, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     running.stop().unwrap();
 }
@@ -706,6 +717,81 @@ fn what_is_not_begun_when_the_connection_is_lost_goes_back_before_more_is_asked_
     let _session = server.session();
     drop(open);
     assert_eq!(next_outcome(&server), (1, pb::Outcome::DONE));
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_task_that_is_taken_back_is_not_begun_or_its_handler_hears_of_it() {
+    let server = Server::start();
+    let (begin, begun) = unbounded();
+    let handler = move |task: &Task| {
+        begin.send(task.id).unwrap();
+        // Disconnects when it is revoked.
+        assert!(task.revocation().recv_timeout(DEADLINE).is_err());
+        format!("{:?}", task.revoked())
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    assert_eq!(session.metadata("contact-revoke"), Some("1"));
+    (1..=3).for_each(|id| session.send(task(id, 1, "a")));
+    let revoke = |revoked: &[(u64, pb::revoked::Reason)]| {
+        let revoked = revoked.iter().map(|&(id, reason)| pb::Revoked {
+            id,
+            attempt: 1,
+            reason: reason.into(),
+            ..Default::default()
+        });
+        session.send(pb::ServerMsg { revoked: revoked.collect(), ..Default::default() });
+    };
+    assert_eq!(begun.recv_timeout(DEADLINE), Ok(1));
+    revoke(&[(2, pb::revoked::Reason::EXPIRED), (1, pb::revoked::Reason::CANCELLED)]);
+    let result = server.result();
+    assert_eq!((result.id, result.ret.as_str()), (1, "Some(Cancelled)"));
+    assert_eq!(begun.recv_timeout(DEADLINE), Ok(3), "the second was not begun");
+    revoke(&[(3, pb::revoked::Reason::GIVEN_TO_ANOTHER)]);
+    while server.result().ret != "Some(GivenToAnother)" {}
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_result_is_cut_to_what_the_server_says_it_takes() {
+    let server = Server::with(0, Some(100));
+    let running = Worker::new(server.config(), |_: &Task| "x".repeat(1000)).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    let result = server.result();
+    assert!(result.ret.len() <= 100 && result.ret.contains("[cut: 1000 bytes in all]"), "{}", result.ret);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_result_that_the_server_finds_too_long_is_told_as_failed() {
+    let server = Server::start().answers(Tell::Refuse(1, RpcStatusCode::INVALID_ARGUMENT, "RESULT_TOO_LONG"));
+    let running = Worker::new(server.config(), |_: &Task| "x".repeat(1000)).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    assert_eq!(server.result().ret.len(), 1000);
+    let told = server.result();
+    assert_eq!(told.outcome, pb::Outcome::FAILED.into());
+    assert!(told.ret.contains("DONE, 1000 bytes") && told.ret.contains("no 1"), "{}", told.ret);
+    running.stop().unwrap();
+}
+
+#[test]
+fn results_are_told_though_nobody_takes_the_events() {
+    let server = Server::start();
+    let (open, gate) = bounded::<()>(0);
+    let worker = Worker::new(Config { concurrency: 4, ..server.config() }, echo).observe(move |event: &Event<'_>| {
+        if matches!(event, Event::Task { .. }) {
+            let _ = gate.recv();
+        }
+    });
+    let running = worker.start().unwrap();
+    let session = server.session();
+    (1..=4).for_each(|id| session.send(task(id, 1, "a")));
+    let told: HashSet<_> = (0..4).map(|_| server.result().id).collect();
+    assert_eq!(told, (1..=4).collect());
+    drop(open);
     running.stop().unwrap();
 }
 

@@ -1,6 +1,6 @@
 //! One connection to the server: a channel of its own, the getTask stream, and the sender of results.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -60,7 +60,12 @@ pub(super) struct Connection {
     ready_since: Option<Instant>,
     /// A Contact server has said something: until then, it may be a proxy that answers.
     pub(super) answered: bool,
+    /// It said so in the metadata of getTask.
+    pub(super) greeted: bool,
     tasks: Option<ClientSStreamReceiver<pb::ServerMsg>>,
+    /// The longest text of a result, in bytes, once the server has said so.
+    pub(super) max_result: Option<usize>,
+    headers_read: bool,
     /// The stream before [`Connection::narrow`], until the server ends it.
     before: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
@@ -90,7 +95,10 @@ impl Connection {
             watch: None,
             ready_since: None,
             answered: false,
+            greeted: false,
             tasks: None,
+            max_result: None,
+            headers_read: false,
             before: None,
         }
     }
@@ -152,6 +160,18 @@ impl Connection {
             Some(Poll::Pending) | None => {}
         }
         let Some(tasks) = &mut self.tasks else { return Poll::Pending };
+        if !self.headers_read
+            && let Poll::Ready(headers) = pin!(tasks.headers()).poll(cx)
+        {
+            self.headers_read = true;
+            for (key, value) in headers.into_iter().flat_map(|headers| headers.iter()) {
+                // A proxy says nothing with this prefix.
+                self.greeted |= key.starts_with("contact-");
+                if key == "contact-max-task" {
+                    self.max_result = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                }
+            }
+        }
         tasks.poll_next_unpin(cx).map(|message| match message {
             Some(Ok(message)) => Ok(message),
             None => Err(End::lost("the server ended getTask")),
@@ -191,6 +211,7 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
     if config.id.is_some() || config.group.is_some() {
         add("contact-instance", instance)?;
     }
+    add("contact-revoke", "1")?;
     add("contact-window", &config.window().to_string())?;
     if config.announce_begin {
         add("contact-begins", "1")?;

@@ -23,7 +23,7 @@ pub enum Event<'a> {
         /// When the next try is, in milliseconds.
         retry_ms: u64,
     },
-    /// A handler has finished a task. Observed on the handler's thread, before the result goes to the server.
+    /// A handler has finished a task. Observed on the handler's thread, when the result is on its way to the server.
     Task {
         /// The task's id; 0 if the server gives none.
         id: u64,

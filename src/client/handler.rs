@@ -1,5 +1,6 @@
 //! The handler threads, what they take and what they return.
 
+use std::convert::Infallible;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use serde::Serialize;
 
 use super::ledger::CopyNumber;
+use super::revocation::{Revocation, Revoked};
 use super::stopper::{Stopped, Stopper};
 use super::{Event, Observer};
 use crate::task::TaskId;
@@ -35,12 +37,24 @@ pub struct Task {
     pub(super) copy: CopyNumber,
     /// When its time is over, on the clock of this machine.
     pub(super) expires: Option<Instant>,
+    pub(super) revocation: Revocation,
 }
 
 impl Task {
     /// Whether the worker was asked to stop. What would take long may then end early, with [`Reply::retry`].
     pub fn is_stopping(&self) -> bool {
         self.stopper.is_stopping()
+    }
+
+    /// Whether the task was taken from this client meanwhile, and why. A handler may then end early; what it says is written down
+    /// as late, and changes nothing. Cheap: to be asked often.
+    pub fn revoked(&self) -> Option<Revoked> {
+        self.revocation.why()
+    }
+
+    /// To wait for that beside other things: nothing is ever sent on it, and it disconnects when the task is revoked.
+    pub fn revocation(&self) -> &Receiver<Infallible> {
+        self.revocation.over()
     }
 
     fn is_expired(&self) -> bool {
@@ -128,9 +142,10 @@ impl HandlerThread {
     pub(super) fn run(self) {
         for task in &self.tasks {
             let stopped = self.stopped.try_recv() == Err(TryRecvError::Disconnected);
-            let begun = !stopped && !task.is_expired() && self.may_begin(&task);
-            let finished = if begun { self.handle(task) } else { Finished::NotStarted(task.id, task.copy) };
-            if self.finished.send(finished).is_err() {
+            let given_up = stopped || task.is_expired() || task.revoked().is_some();
+            let begun = !given_up && self.may_begin(&task);
+            let goes_on = if begun { self.handle(&task) } else { self.say(Finished::NotStarted(task.id, task.copy)) };
+            if !goes_on {
                 return;
             }
         }
@@ -142,24 +157,24 @@ impl HandlerThread {
             return true;
         }
         let (go, begin) = bounded(1);
-        self.finished.send(Finished::Begins(task.id, task.copy, go)).is_ok() && begin.recv().is_ok()
+        self.say(Finished::Begins(task.id, task.copy, go)) && begin.recv().is_ok()
     }
 
-    fn handle(&self, task: Task) -> Finished {
+    /// False: the pipe has ended.
+    fn say(&self, finished: Finished) -> bool {
+        self.finished.send(finished).is_ok()
+    }
+
+    /// The result is on its way before it is shown: whoever watches may be slow.
+    fn handle(&self, task: &Task) -> bool {
         let started = Instant::now();
         // A handler that panics fails its task, not the worker.
-        let reply = catch_unwind(AssertUnwindSafe(|| (self.handler)(&task))).unwrap_or_else(|panic| {
+        let reply = catch_unwind(AssertUnwindSafe(|| (self.handler)(task))).unwrap_or_else(|panic| {
             let said = panic.downcast_ref::<&str>().copied().or(panic.downcast_ref::<String>().map(String::as_str));
             Reply::failed(format!("the handler panicked: {}", said.unwrap_or("without a message")))
         });
-        (self.observer)(&Event::Task {
-            id: task.id,
-            attempt: task.attempt,
-            task: &task.text,
-            outcome: reply.outcome,
-            ret: &reply.text,
-            ms: started.elapsed().as_millis() as u64,
-        });
+        let ms = started.elapsed().as_millis() as u64;
+        let (outcome, ret) = (reply.outcome, reply.text.clone());
         let result = pb::Result {
             id: task.id,
             attempt: task.attempt,
@@ -173,7 +188,10 @@ impl HandlerThread {
             delay_ms: u32::try_from(reply.delay.as_millis()).unwrap_or(u32::MAX),
             ..Default::default()
         };
-        Finished::Handled(result, task.connection)
+        let goes_on = self.say(Finished::Handled(result, task.connection));
+        let (id, attempt) = (task.id, task.attempt);
+        (self.observer)(&Event::Task { id, attempt, task: &task.text, outcome, ret: &ret, ms });
+        goes_on
     }
 }
 
@@ -213,6 +231,7 @@ mod tests {
             stopper: Stopper::new().0,
             copy: id,
             expires,
+            revocation: Revocation::new(),
         };
         tasks.send(task(1, None)).unwrap();
         tasks.send(task(2, Some(Instant::now()))).unwrap();

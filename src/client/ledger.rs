@@ -5,6 +5,7 @@ use std::mem;
 
 use protobuf::EnumOrUnknown;
 
+use super::revocation::{Revocation, Revoked};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
 
@@ -16,6 +17,8 @@ const UNCONFIRMED_BYTES: usize = 8 << 20;
 /// Most results in one message, and about how many bytes of them.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
+/// The longest text of a result that replaces one that was too long, in bytes.
+const REASON: usize = 512;
 /// What is said of tasks without settling them: it is not said again if it was lost.
 const NOT_FINAL: [EnumOrUnknown<pb::Outcome>; 2] =
     [EnumOrUnknown::from_i32(pb::Outcome::WORKING as i32), EnumOrUnknown::from_i32(pb::Outcome::RELEASED as i32)];
@@ -41,6 +44,8 @@ pub(super) struct Ledger {
     announces: bool,
     /// A server refused RELEASED.
     no_releases: bool,
+    /// The longest text of a result, in bytes, if the server has said so.
+    pub(super) max_result: Option<usize>,
     /// Tasks without an id can be neither renewed nor recognised: not here.
     held: HashMap<TaskId, Held>,
     copies: CopyNumber,
@@ -74,6 +79,8 @@ struct Held {
     begun: bool,
     /// It was not begun at the last renewal.
     waited: bool,
+    /// Shared with its handler.
+    revocation: Revocation,
 }
 
 impl Ledger {
@@ -81,6 +88,7 @@ impl Ledger {
         Ledger {
             announces,
             no_releases: false,
+            max_result: None,
             held: HashMap::new(),
             copies: 0,
             begins: VecDeque::new(),
@@ -98,16 +106,18 @@ impl Ledger {
 
     /// Adds a task that came. None: it is held already, and must not be handled twice. Its result will name the newest
     /// attempt.
-    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> Option<CopyNumber> {
+    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> Option<(CopyNumber, Revocation)> {
         if let Some(held) = self.held.get_mut(&id) {
             held.attempt = attempt;
             return None;
         }
         self.copies += 1;
+        let revocation = Revocation::new();
         if id != 0 {
-            self.held.insert(id, Held { copy: self.copies, attempt, begun: !self.announces, waited: false });
+            let (copy, begun, revocation) = (self.copies, !self.announces, revocation.clone());
+            self.held.insert(id, Held { copy, attempt, begun, waited: false, revocation });
         }
-        Some(self.copies)
+        Some((self.copies, revocation))
     }
 
     /// Whether a task is still to be handled: it was not given back meanwhile.
@@ -146,9 +156,24 @@ impl Ledger {
         if self.holds(id, copy)
             && let Some(held) = self.held.remove(&id)
             && !self.no_releases
+            && held.revocation.why().is_none()
         {
             self.releases.push_back((id, held.attempt));
         }
+    }
+
+    /// The server took an attempt away. One that is begun is the handler's to end; its lease is not renewed any more. Returns
+    /// whether it was another: that is not to be begun.
+    pub(super) fn revoke(&mut self, id: TaskId, attempt: u32, why: Revoked) -> bool {
+        let Some(held) = self.held.get(&id).filter(|held| held.attempt == attempt) else { return false };
+        held.revocation.revoke(why);
+        let announces = self.begins.iter().position(|begins| *begins == id);
+        let is_begun = held.begun && announces.is_none();
+        if !is_begun {
+            self.held.remove(&id);
+            announces.map(|at| self.begins.remove(at));
+        }
+        !is_begun
     }
 
     /// Adds the result of a task.
@@ -185,7 +210,9 @@ impl Ledger {
         self.renewals.clear();
         let mut late = Vec::new();
         for (id, held) in &mut self.held {
-            if held.begun || self.no_releases {
+            if held.revocation.why().is_some() {
+                // It is not this client's any more.
+            } else if held.begun || self.no_releases {
                 self.renewals.push_back(*id);
             } else if mem::replace(&mut held.waited, true) {
                 late.push((*id, held.copy));
@@ -224,7 +251,7 @@ impl Ledger {
 
     fn next_one(&mut self) -> Option<pb::Result> {
         if self.sent_alone {
-            return self.unsent.pop_front();
+            return self.next_result();
         }
         while let Some(id) = self.begins.pop_front() {
             if let Some(word) = self.word_on(id) {
@@ -232,12 +259,24 @@ impl Ledger {
                 return Some(word);
             }
         }
-        if let Some((id, attempt)) = self.releases.pop_front() {
-            self.released = true;
-            return Some(pb::Result { id, attempt, outcome: pb::Outcome::RELEASED.into(), ..Default::default() });
+        // Results first: after them, a WORKING for the same task is not sent any more. What goes back last: a server that does not
+        // know that reads no further.
+        self.next_result().or_else(|| self.next_renewal()).or_else(|| self.next_release())
+    }
+
+    fn next_release(&mut self) -> Option<pb::Result> {
+        let (id, attempt) = self.releases.pop_front()?;
+        self.released = true;
+        Some(pb::Result { id, attempt, outcome: pb::Outcome::RELEASED.into(), ..Default::default() })
+    }
+
+    fn next_result(&mut self) -> Option<pb::Result> {
+        let mut result = self.unsent.pop_front()?;
+        if let Some(most) = self.max_result.filter(|most| result.ret.len() > *most) {
+            log::warn!("the result of task {} is cut from {} to {most} bytes", result.id, result.ret.len());
+            result.ret = cut(&result.ret, most);
         }
-        // Results first: after them, a WORKING for the same task is not sent any more.
-        self.unsent.pop_front().or_else(|| self.next_renewal())
+        Some(result)
     }
 
     fn next_renewal(&mut self) -> Option<pb::Result> {
@@ -273,20 +312,32 @@ impl Ledger {
         self.unconfirmed_bytes = 0;
     }
 
-    /// The stream was refused. Returns the result that was alone on it, which is dropped.
-    pub(super) fn refuse(&mut self) -> Option<pb::Result> {
+    /// The stream was refused; `too_long`: for the length of a text. Returns the result that was alone on it. That is dropped, or,
+    /// if it is too long, told with `why` as its text, and a DONE as FAILED: else the task would be tried again for nothing.
+    pub(super) fn refuse(&mut self, too_long: bool, why: &str) -> Option<pb::Result> {
         self.announced.drain(..).rev().for_each(|id| self.begins.push_front(id));
         if mem::take(&mut self.released) {
             // The server is older than RELEASED, unless it refuses the rest as well, by itself.
             self.no_releases = true;
             self.releases.clear();
             self.take_back();
+            // What was to be renewed may not have been read, and what waits was not.
+            self.renew();
             return None;
         }
         let count = self.unconfirmed.len();
         if count == 1 {
             self.unconfirmed_bytes = 0;
-            return self.unconfirmed.pop_front();
+            let refused = self.unconfirmed.pop_front()?;
+            // What is that short was not refused for its length, whatever the server says.
+            if too_long && refused.ret.len() > REASON {
+                let said = refused.outcome.enum_value_or_default();
+                let outcome = if said == pb::Outcome::DONE { pb::Outcome::FAILED } else { said };
+                let ret =
+                    cut(&format!("the result ({said:?}, {} bytes) was refused: {why}", refused.ret.len()), REASON);
+                self.unsent.push_front(pb::Result { ret, outcome: outcome.into(), ..refused.clone() });
+            }
+            return Some(refused);
         }
         self.take_back();
         self.to_send_alone += count;
@@ -320,6 +371,18 @@ impl Ledger {
         // The next server may be another.
         self.no_releases = false;
     }
+}
+
+/// At most so many bytes of a text: its beginning and its end, with a note between them if there is room for that.
+fn cut(text: &str, most: usize) -> String {
+    if text.len() <= most {
+        return text.to_owned();
+    }
+    let note = format!("\n[cut: {} bytes in all]\n", text.len());
+    let kept = most.saturating_sub(note.len());
+    let head = (0..=kept.div_ceil(2)).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    let tail = (text.len() - kept / 2..).find(|at| text.is_char_boundary(*at)).unwrap_or(text.len());
+    if kept == 0 { String::new() } else { [&text[..head], &note, &text[tail..]].concat() }
 }
 
 /// When a handler may begin with a task.
@@ -399,13 +462,13 @@ mod tests {
         let mut ledger = Ledger::new(false);
         (1..=3).for_each(|id| ledger.finish(result(id)));
         assert_eq!(next_ids(&mut ledger, true), [1, 2, 3]);
-        assert_eq!(ledger.refuse(), None);
+        assert_eq!(ledger.refuse(false, ""), None);
         ledger.finish(result(4));
         for id in 1..=3 {
             assert_eq!(next_ids(&mut ledger, true), [id]);
             assert!(ledger.is_full(), "each is alone on its stream");
             if id == 2 {
-                assert_eq!(ledger.refuse().map(|result| result.id), Some(2));
+                assert_eq!(ledger.refuse(false, "").map(|result| result.id), Some(2));
             } else {
                 ledger.confirm();
             }
@@ -428,7 +491,7 @@ mod tests {
 
     fn announcing(ids: std::ops::RangeInclusive<TaskId>) -> Ledger {
         let mut ledger = Ledger::new(true);
-        ids.for_each(|id| assert_eq!(ledger.accept(id, 1), Some(id)));
+        ids.for_each(|id| assert_eq!(ledger.accept(id, 1).map(|(copy, _)| copy), Some(id)));
         ledger
     }
 
@@ -455,7 +518,7 @@ mod tests {
         assert!(ledger.renew());
         assert_eq!(said(&mut ledger), [(1, pb::Outcome::RELEASED)]);
         assert!(!ledger.holds(1, 1));
-        let again = ledger.accept(1, 2).unwrap();
+        let (again, _) = ledger.accept(1, 2).expect("it is not held");
         assert_eq!(ledger.begin(1, 1), Begin::Never);
         ledger.release(1, 1);
         assert!(ledger.holds(1, again), "the old copy is not the new one");
@@ -480,16 +543,63 @@ mod tests {
     }
 
     #[test]
+    fn what_is_revoked_is_not_begun_or_its_handler_hears_of_it_and_a_newer_attempt_stands() {
+        let mut ledger = Ledger::new(true);
+        let revocations: Vec<_> = (1..=3).filter_map(|id| Some(ledger.accept(id, 1)?.1)).collect();
+        ledger.begin(1, 1);
+        said(&mut ledger);
+        ledger.begin(2, 2);
+        assert!(!ledger.revoke(1, 1, Revoked::Cancelled), "it is begun");
+        assert!(ledger.revoke(2, 1, Revoked::Expired), "nobody was told that it is");
+        assert!(!ledger.revoke(3, 7, Revoked::GivenToAnother), "it has another attempt");
+        let why: Vec<_> = revocations.iter().map(Revocation::why).collect();
+        assert_eq!(why, [Some(Revoked::Cancelled), Some(Revoked::Expired), None]);
+        assert_eq!([ledger.holds(1, 1), ledger.holds(2, 2), ledger.holds(3, 3)], [true, false, true]);
+        ledger.renew();
+        assert_eq!(said(&mut ledger), []);
+    }
+
+    #[test]
     fn a_server_that_does_not_take_tasks_back_costs_no_result_and_counts_what_waits_as_begun() {
         let mut ledger = announcing(1..=3);
         ledger.finish(result(1));
         ledger.release(2, 2);
-        assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED), (1, pb::Outcome::DONE)]);
-        assert_eq!(ledger.refuse(), None);
-        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE)]);
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE), (2, pb::Outcome::RELEASED)]);
+        assert_eq!(ledger.refuse(false, ""), None);
+        assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE), (3, pb::Outcome::WORKING)]);
         ledger.confirm();
         assert!(!ledger.renew() && !ledger.renew());
         assert_eq!(said(&mut ledger), [(3, pb::Outcome::WORKING)]);
         assert_eq!(ledger.begin(3, 3), Begin::Now);
+    }
+
+    #[test]
+    fn a_result_longer_than_the_server_takes_is_cut_between_characters_in_the_middle() {
+        let mut ledger = Ledger { max_result: Some(40), ..Ledger::new(false) };
+        let long = format!("begins{}任务 ends", "任".repeat(1000));
+        for (text, sent) in
+            [("任".repeat(13), "任".repeat(13)), (long, "begins\n[cut: 3017 bytes in all]\n ends".into())]
+        {
+            ledger.finish(pb::Result { ret: text, ..result(1) });
+            let ret = ledger.next(true).map(|message| message.ret).unwrap_or_default();
+            assert!(ret.len() <= 40);
+            assert_eq!(ret, sent);
+        }
+        assert_eq!(cut("0123456789", 3), "");
+    }
+
+    #[test]
+    fn a_result_that_is_refused_as_too_long_is_told_as_failed_with_the_reason() {
+        let mut ledger = Ledger::new(false);
+        for (outcome, told) in [(pb::Outcome::DONE, pb::Outcome::FAILED), (pb::Outcome::RETRY, pb::Outcome::RETRY)] {
+            ledger.finish(pb::Result { ret: "x".repeat(1000), outcome: outcome.into(), attempt: 3, ..result(1) });
+            ledger.next(true);
+            assert!(ledger.refuse(true, "the limit is 600").is_some());
+            let again = ledger.next(true).expect("it is told");
+            assert_eq!((again.attempt, again.outcome), (3, told.into()));
+            assert_eq!(again.ret, format!("the result ({outcome:?}, 1000 bytes) was refused: the limit is 600"));
+            assert!(ledger.refuse(true, "the limit is 1").is_some());
+            assert!(!ledger.has_next(), "that was all that could be done");
+        }
     }
 }

@@ -38,9 +38,6 @@ impl<T> Outgoing<T> {
 
     /// Pushes out what was sent and then ends this side of the call. Whether all is pushed out.
     pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.over {
-            return true;
-        }
         // Closing alone would leave behind what is still buffered.
         let flushed = self.poll_flush(cx);
         if flushed {

@@ -1,6 +1,7 @@
 //! The pipe thread: passes tasks from getTask to the handlers, and their results to tellResult, over one connection after another.
 
 use std::collections::{HashMap, VecDeque};
+use std::mem;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -12,6 +13,7 @@ use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
 use super::ledger::{Begin, Ledger};
+use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
 use crate::target;
@@ -36,6 +38,9 @@ const FIRST_CONNECT: Duration = Duration::from_secs(1);
 const MOST_CONNECT: Duration = Duration::from_secs(20);
 /// After so long without a word from the server, the log says that it is awaited.
 const SILENT: Duration = Duration::from_secs(5);
+/// How often leases are renewed at most while the worker stops. Its streams change then, and the server keeps a lease without a
+/// stream for five seconds.
+const RENEW_STOPPING: Duration = Duration::from_secs(2);
 /// After a connection that lasted this long, or on which something came, the backoff starts from its first wait.
 const WORKED: Duration = Duration::from_secs(10);
 /// A server that is known to send heartbeats is given up after this many are missing.
@@ -216,13 +221,14 @@ impl Pipe {
             state.narrowed = true;
             state.renew_at = now;
         }
+        let renew_every = if state.stopping { RENEW_STOPPING } else { LONGEST }.min(self.config.renew_every);
         if state.ledger.held() == 0 {
-            state.renew_at = now + self.config.renew_every;
+            state.renew_at = now + renew_every;
         } else if now >= state.renew_at && (connection.is_registered() || state.stopping) {
             if state.ledger.renew() {
                 Self::take_back_released(state, &self.not_started);
             }
-            state.renew_at = now + self.config.renew_every;
+            state.renew_at = now + renew_every;
         }
         connection.results.poll(cx, now, &mut state.ledger, !connection.is_registered() || state.stopping)?;
         for id in connection.results.begun.drain(..) {
@@ -232,7 +238,10 @@ impl Pipe {
         self.note_answer(connection);
         // A server that does not take tasks back keeps those that are not read.
         while self.state.inbox_has_room() && (!self.state.stopping || self.state.ledger.can_release()) {
-            let Poll::Ready(message) = connection.poll_task(cx) else { return self.check_silence(now) };
+            let polled = connection.poll_task(cx);
+            self.state.ledger.max_result = connection.max_result;
+            self.note_answer(connection);
+            let Poll::Ready(message) = polled else { return self.check_silence(now) };
             let message = message?;
             self.state.received.anything = true;
             self.note_answer(connection);
@@ -245,7 +254,8 @@ impl Pipe {
 
     /// The first word of the server: a message, or the answer to results.
     fn note_answer(&mut self, connection: &mut Connection) {
-        if connection.answered || !(connection.results.answered || self.state.received.anything) {
+        let is_answer = connection.results.answered || connection.greeted || self.state.received.anything;
+        if connection.answered || !is_answer {
             return;
         }
         connection.answered = true;
@@ -258,10 +268,14 @@ impl Pipe {
         let state = &mut self.state;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
-        state.received.heartbeats |= message.batch.is_empty() && !is_task(&message);
-        let batch = std::mem::take(&mut message.batch);
+        state.received.heartbeats |= message.batch.is_empty() && message.revoked.is_empty() && !is_task(&message);
+        for revoked in mem::take(&mut message.revoked) {
+            self.revoke(&revoked);
+        }
+        let state = &mut self.state;
+        let batch = mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            let Some(copy) = state.ledger.accept(message.id, message.attempt) else {
+            let Some((copy, revocation)) = state.ledger.accept(message.id, message.attempt) else {
                 log::debug!("task {} came again while it is being worked on", message.id);
                 continue;
             };
@@ -279,8 +293,25 @@ impl Pipe {
                 connection: state.connections,
                 stopper: self.stopper.clone(),
                 copy,
+                revocation,
                 expires: time_left(message.expires_at).map(|left| now + left),
             });
+        }
+    }
+
+    /// A task was taken from this client.
+    fn revoke(&mut self, revoked: &pb::Revoked) {
+        let why = match revoked.reason.enum_value() {
+            Ok(pb::revoked::Reason::CANCELLED) => Revoked::Cancelled,
+            Ok(pb::revoked::Reason::EXPIRED) => Revoked::Expired,
+            // A newer reason: it is not this client's any more, in any case.
+            Ok(pb::revoked::Reason::GIVEN_TO_ANOTHER) | Err(_) => Revoked::GivenToAnother,
+        };
+        log::info!("task {} was taken back ({why:?})", revoked.id);
+        let state = &mut self.state;
+        if state.ledger.revoke(revoked.id, revoked.attempt, why) {
+            state.beginning.remove(&revoked.id);
+            Self::take_back_released(state, &self.not_started);
         }
     }
 

@@ -76,10 +76,8 @@ impl ResultSender {
                 let due = stream.since.is_some_and(|since| now >= since + self.confirm_every);
                 stream.ending = ledger.is_full() || due || flush && !ledger.has_next();
             }
-            if stream.ending {
-                if stream.sink.poll_end(cx) {
-                    self.begun.append(&mut ledger.written());
-                }
+            if stream.ending && stream.sink.poll_end(cx) {
+                self.begun.append(&mut ledger.written());
             }
             let Poll::Ready(answer) = stream.answer.poll_unpin(cx) else { return Ok(()) };
             let early = !stream.ending;
@@ -123,9 +121,11 @@ fn refused(status: &RpcStatus, ledger: &mut Ledger) -> Result<(), End> {
         Meaning::ClientRefused => Err(End::Fatal(refusal(status))),
         // The same report would be refused again.
         Meaning::CallRefused | Meaning::MessageRefused => {
-            match ledger.refuse() {
-                Some(result) => {
-                    log::warn!("the server refused the result of task {}: {said}; it is dropped", result.id)
+            let released = ledger.can_release();
+            match ledger.refuse(rpc_status::is_too_long(status), &said) {
+                Some(result) => log::warn!("the server refused the result of task {}: {said}", result.id),
+                None if released && !ledger.can_release() => {
+                    log::debug!("the server takes no tasks back ({said})");
                 }
                 None => {
                     log::warn!("the server refused results: {said}; those with an id are reported again one by one")

@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, ServerStreamingSink, WriteFlags};
+use grpcio::{
+    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
+};
 use protobuf::EnumOrUnknown;
 
 use super::calls::{Calls, Ended, message};
@@ -55,8 +57,14 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::Empty>, sink: ServerStreamingSink<pb::ServerMsg>) {
+    fn get_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::Empty>,
+        mut sink: ServerStreamingSink<pb::ServerMsg>,
+    ) {
         let service = self.clone();
+        sink.set_headers(self.about());
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -97,6 +105,18 @@ impl Contact for ContactService {
 }
 
 impl ContactService {
+    /// What a client should know of the server.
+    fn about(&self) -> grpcio::Metadata {
+        let mut about = MetadataBuilder::with_capacity(2);
+        for (key, value) in
+            [("contact-max-task", self.limit.to_string().as_str()), ("contact-version", env!("CARGO_PKG_VERSION"))]
+        {
+            // Both are of printable ASCII.
+            let _ = about.add_str(key, value);
+        }
+        about.build()
+    }
+
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,

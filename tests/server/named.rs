@@ -356,7 +356,12 @@ fn a_lost_stream_gives_its_tasks_to_the_others_at_once() {
 fn one_that_knows_heartbeats_hears_at_once_who_answers() {
     let rig = Rig::start();
     let mut tasks = rig.named("a").saying("contact-heartbeat", "3600").tasks();
-    assert_eq!(tasks.next(), contact::wire::contact::ServerMsg::new());
+    assert_eq!(tasks.next(), ServerMsg::new());
+    let said = block_on(tasks.stream.headers()).unwrap();
+    let said: Vec<_> = said.iter().filter(|(key, _)| key.starts_with("contact-")).collect();
+    let limit = rig.config.max_task.to_string();
+    let version = env!("CARGO_PKG_VERSION").as_bytes();
+    assert_eq!(said, [("contact-max-task", limit.as_bytes()), ("contact-version", version)]);
     // Another waits for its first task, as the article's clients do.
     let mut article = rig.anonymous().tasks();
     rig.operator.submit(&["first"]);

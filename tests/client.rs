@@ -1138,6 +1138,28 @@ fn a_command_that_outlasts_the_stop_of_its_worker_is_ended_and_its_task_goes_bac
     told.ret.lines().nth(2).into_iter().for_each(gone);
 }
 
+#[test]
+fn a_command_whose_task_was_taken_back_is_ended() {
+    let server = Server::start();
+    let (begins, begun) = bounded(1);
+    let (replies, seen) = bounded(1);
+    let exec = Exec::new("sleep 1000; echo");
+    let handler = move |task: &Task| {
+        begins.send(()).unwrap();
+        replies.send(exec.run(task)).unwrap();
+        "late"
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    begun.recv_timeout(DEADLINE).expect("no handler began");
+    let cancelled = pb::Revoked { id: 1, attempt: 1, ..Default::default() };
+    session.send(pb::ServerMsg { revoked: vec![cancelled], ..Default::default() });
+    let reply = seen.recv_timeout(DEADLINE).expect("the command goes on");
+    assert_eq!(reply.text, "ended because the task was cancelled (killed by signal 15)");
+    running.stop().unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_command_has_a_session_of_its_own_and_so_no_terminal() {

@@ -1027,7 +1027,7 @@ fn the_exit_of_a_command_is_the_outcome_and_what_it_printed_the_result() {
     assert_eq!(run("kill -9 $$"), (Outcome::Failed, "killed by signal 9".into()));
     let half = "killed by signal 15\n--- standard output:\nhalf";
     assert_eq!(run("printf half; kill -15 $$"), (Outcome::Failed, half.into()));
-    assert_eq!(run("printf '%s %s' $CONTACT_TASK_ID $CONTACT_ATTEMPT"), (Outcome::Done, "3 2".into()));
+    assert_eq!(run("printf '%s %s' $CONTACT_TASK_ID $CONTACT_ATTEMPT"), (Outcome::Done, "3 3".into()));
     assert_eq!(run("no-such-command-here 2>/dev/null"), (Outcome::Failed, "exit code 127".into()));
     assert_eq!(run("if"), run("if"), "what the shell says of a syntax error");
     assert_eq!(run("if").0, Outcome::Failed);
@@ -1138,13 +1138,35 @@ fn a_command_that_outlasts_the_stop_of_its_worker_is_ended_and_its_task_goes_bac
     server.session().send(task(1, 1, "long"));
     begun.recv_timeout(DEADLINE).expect("no handler began");
     running.stop().unwrap();
-    let told = server.result();
+    let told = std::iter::repeat_with(|| server.result()).find(|it| it.outcome != pb::Outcome::WORKING.into()).unwrap();
     assert_eq!((told.id, told.outcome), (1, pb::Outcome::RETRY.into()));
     assert!(told.delay_ms > 0, "it would come to the one that stops");
     let first = "ended because its client stops (killed by signal 15)\n";
     assert!(told.ret.starts_with(first), "{told:?}");
     // None, if it was ended before it began.
     told.ret.lines().nth(2).into_iter().for_each(gone);
+}
+
+#[test]
+fn a_command_whose_task_was_taken_back_is_ended() {
+    let server = Server::start();
+    let (begins, begun) = bounded(1);
+    let (replies, seen) = bounded(1);
+    let exec = Exec::new("sleep 1000; echo");
+    let handler = move |task: &Task| {
+        begins.send(()).unwrap();
+        replies.send(exec.run(task)).unwrap();
+        "late"
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    begun.recv_timeout(DEADLINE).expect("no handler began");
+    let cancelled = pb::Revoked { id: 1, attempt: 1, ..Default::default() };
+    session.send(pb::ServerMsg { revoked: vec![cancelled], ..Default::default() });
+    let reply = seen.recv_timeout(DEADLINE).expect("the command goes on");
+    assert_eq!(reply.text, "ended because the task was cancelled (killed by signal 15)");
+    running.stop().unwrap();
 }
 
 #[cfg(target_os = "linux")]
@@ -1182,7 +1204,8 @@ fn gone(pid: &str) {
     }
 }
 
-/// A command's reply to the second attempt of a task, by way of a worker: that is how a task is made.
+/// A command's reply to a task that comes for the third time and of which one attempt was spent. It comes by way of a worker: that is
+/// how a task is made.
 #[track_caller]
 fn exec_task(exec: Exec, text: &str) -> Reply {
     let server = Server::start();
@@ -1194,7 +1217,8 @@ fn exec_task(exec: Exec, text: &str) -> Reply {
     };
     let running = Worker::new(server.config(), handler).start().unwrap();
     let session = server.session();
-    session.send(task(3, 2, if text.is_empty() { " " } else { text }));
+    let text = if text.is_empty() { " " } else { text };
+    session.send(pb::ServerMsg { spent: 1, ..task(3, 3, text) });
     let reply = seen.recv_timeout(DEADLINE).expect("the command did not end");
     running.stop().unwrap();
     reply

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use self::children::Children;
 use self::running::{Ended, Limits, Told};
-use super::{LONGEST, Reply, Task};
+use super::{LONGEST, Reply, Revoked, Task};
 
 /// The exit code that asks for another try: EX_TEMPFAIL of sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
@@ -101,7 +101,8 @@ impl Exec {
         self
     }
 
-    /// How often a task is tried whose command fails, deliveries that came to nothing included. With 1 it is a dead letter at once.
+    /// How often a task is tried whose command fails. With 1 it is a dead letter at once. A server that does not say how many attempts
+    /// were spent ([`Task::spent`]) ends it by its own count.
     pub fn attempts(mut self, attempts: u32) -> Exec {
         self.attempts = attempts;
         self
@@ -114,7 +115,7 @@ impl Exec {
         self
     }
 
-    /// How long a command may go on when the worker stops. Then it is ended like one that takes too long, and its task goes back
+    /// How long a command may go on when the worker stops. (When its task is [revoked](Task::revoked), it is ended at once.) Then it is ended like one that takes too long, and its task goes back
     /// to the server as RETRY.
     pub fn stop_timeout(mut self, timeout: Duration) -> Exec {
         self.stop_timeout = timeout.min(LONGEST);
@@ -156,11 +157,11 @@ impl Exec {
         command.env("CONTACT_TASK_ID", task.id.to_string()).env("CONTACT_ATTEMPT", task.attempt.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let limits = Limits { timeout: self.timeout, stop_timeout: self.stop_timeout, keep: self.max_output };
-        running::run(&self.children, command, input.as_bytes(), &limits, || task.is_stopping())
+        running::run(&self.children, command, input.as_bytes(), &limits, task)
     }
 
     fn delay(&self, task: &Task) -> Duration {
-        let doubled = 2_u32.saturating_pow(task.attempt.saturating_sub(1));
+        let doubled = 2_u32.saturating_pow(task.spent);
         self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
     }
 
@@ -176,8 +177,11 @@ impl Exec {
         let text = self.report(&how, ended);
         let asks = ended.told.is_none() && ended.status.code() == Some(EX_TEMPFAIL);
         // A server that does not count attempts would try it for ever.
-        let is_last = task.attempt == 0 || task.attempt >= self.attempts;
-        let (reply, what_now) = if ended.told == Some(Told::Stopped) {
+        let is_last = task.attempt == 0 || task.spent.saturating_add(1) >= self.attempts;
+        let (reply, what_now) = if let Some(Told::Revoked(_)) = ended.told {
+            // Whatever is said of it now changes nothing.
+            (Reply::retry(text, AFTER_STOP), "nothing is left to do here".to_owned())
+        } else if ended.told == Some(Told::Stopped) {
             (Reply::retry(text, AFTER_STOP), "it goes back to the server".to_owned())
         } else if asks || !is_last {
             let delay = self.delay(task);
@@ -198,6 +202,9 @@ impl Exec {
                 format!("timed out after {} ({how})", seconds(self.timeout.unwrap_or_default()))
             }
             Some(Told::Stopped) => format!("ended because its client stops ({how})"),
+            Some(Told::Revoked(Revoked::Expired)) => format!("ended because the task's time is over ({how})"),
+            Some(Told::Revoked(Revoked::GivenToAnother)) => format!("ended because another has the task now ({how})"),
+            Some(Told::Revoked(Revoked::Cancelled)) => format!("ended because the task was cancelled ({how})"),
             None => how,
         }
     }

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::children::Children;
 use super::output::Output;
+use crate::client::{Revoked, Task};
 
 /// How long a command that was told to end may take, before it is killed.
 pub(super) const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -47,6 +48,7 @@ pub(super) struct Ended {
 pub(super) enum Told {
     TimedOut,
     Stopped,
+    Revoked(Revoked),
 }
 
 /// Starts the command, gives it its input, and waits until it is over. An error: it could not be started, or not be waited for.
@@ -55,7 +57,7 @@ pub(super) fn run(
     command: Command,
     input: &[u8],
     limits: &Limits,
-    is_stopping: impl Fn() -> bool,
+    task: &Task,
 ) -> io::Result<Ended> {
     let mut child = children.spawn(command)?;
     let group = Group::of(&*child);
@@ -66,7 +68,7 @@ pub(super) fn run(
                 group.wait();
                 drop(exits);
             })?;
-            Watch::new(&mut *child, group, input, exited, limits).until_over(is_stopping)
+            Watch::new(&mut *child, group, input, exited, limits).until_over(task)
         });
         // The waiter is waited for here, and so the command: it must not go on without anybody who reads what it says.
         if watched.is_err() {
@@ -156,12 +158,12 @@ impl<'a> Watch<'a> {
         }
     }
 
-    fn until_over(mut self, is_stopping: impl Fn() -> bool) -> io::Result<Self> {
+    fn until_over(mut self, task: &Task) -> io::Result<Self> {
         let mut buffer = vec![0; 64 << 10];
         loop {
             let now = Instant::now();
             if self.exit.is_some() {
-                self.end_if_due(now, is_stopping());
+                self.end_if_due(now, task);
             }
             if let Some(cut_at) = self.cut_at {
                 self.held_open = now >= cut_at && (self.stdout.is_some() || self.stderr.is_some());
@@ -176,12 +178,14 @@ impl<'a> Watch<'a> {
     }
 
     /// Tells the command to end, and later kills it.
-    fn end_if_due(&mut self, now: Instant, stopping: bool) {
+    fn end_if_due(&mut self, now: Instant, task: &Task) {
         if self.told.is_none() {
-            if stopping {
+            if task.is_stopping() {
                 self.stop_at.get_or_insert(now + self.limits.stop_timeout);
             }
-            if self.stop_at.is_some_and(|at| now >= at) {
+            if let Some(why) = task.revoked() {
+                self.told = Some(Told::Revoked(why));
+            } else if self.stop_at.is_some_and(|at| now >= at) {
                 self.told = Some(Told::Stopped);
             } else if self.times_out_at().is_some_and(|at| now >= at) {
                 self.told = Some(Told::TimedOut);

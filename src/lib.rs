@@ -7,7 +7,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`] and [`logger`]: how a program is set, and what it logs.
-//! - [`task`], [`task_state`], [`attempts`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
+//! - [`task`], [`task_state`], [`attempts`], [`retry`]: the leaf types. [`mailbox`]: how threads and futures hand each other things. [`latency`]: how long things took.
 //!   [`wire`], [`codec`]: messages. [`manual`]: completions and man pages of the programs.
 //!
 //! Each of the first three is a cargo feature. A program of one's own that takes tasks needs `client` alone, and builds
@@ -36,6 +36,7 @@ pub mod logger;
 pub mod mailbox;
 #[cfg(feature = "cli")]
 pub mod manual;
+pub mod retry;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;

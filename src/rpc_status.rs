@@ -47,6 +47,7 @@ impl Meaning {
             | "RESULT_TOO_LONG"
             | "STATUS_TOO_LONG"
             | "TASK_EMPTY"
+            | "RETRY_INVALID"
             | "BATCH_NESTED"
             | "ENUM_VALUE_UNKNOWN"
             | "TASK_UNKNOWN"

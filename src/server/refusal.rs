@@ -46,6 +46,8 @@ pub(super) enum Refusal {
     Metadata { key: &'static str, problem: String },
     #[error("{0}")]
     Name(#[from] NameError),
+    #[error("{0}")]
+    Retry(String),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
@@ -136,6 +138,7 @@ reasons! {
     ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
     METADATA_INVALID: INVALID_ARGUMENT,
     NAME_INVALID: INVALID_ARGUMENT,
+    RETRY_INVALID: INVALID_ARGUMENT,
     TASK_UNKNOWN: NOT_FOUND,
     DEAD_LETTER_UNKNOWN: NOT_FOUND,
     GROUP_UNKNOWN: NOT_FOUND,
@@ -172,6 +175,7 @@ impl Refusal {
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
             Refusal::Metadata { .. } => Reason::METADATA_INVALID,
             Refusal::Name(_) => Reason::NAME_INVALID,
+            Refusal::Retry(_) => Reason::RETRY_INVALID,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
@@ -223,6 +227,7 @@ impl Refusal {
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::EmptyTask => "task",
+            Refusal::Retry(_) => "retry",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
             _ => return None,

@@ -20,7 +20,7 @@ const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql")];
 
 /// Writes the database `contact.db` in a folder that no other server uses.
 pub struct Sqlite {

@@ -186,6 +186,8 @@ struct NewTask {
     delay_ms: u64,
     ttl_ms: Option<u64>,
     max_attempts: Option<u32>,
+    #[serde(default)]
+    retry: String,
     priority: Option<Priority>,
 }
 
@@ -200,6 +202,7 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
         not_before: (task.delay_ms > 0).then(|| after(task.delay_ms)),
         expires_at: task.ttl_ms.map(after),
         max_attempts: task.max_attempts,
+        retry: task.retry,
         priority: match task.priority {
             Some(Priority::High) => task::Priority::High,
             Some(Priority::Low) => task::Priority::Low,

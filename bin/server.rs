@@ -10,6 +10,7 @@ use clap::{CommandFactory as _, Parser};
 use contact::broker;
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
+use contact::retry::Retry;
 use contact::server::{Config, LARGEST_MAX_TASK, Pulse, Retention, Server, host};
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
@@ -80,6 +81,10 @@ struct Args {
     /// Give a task up when this many clients, one after another, were not heard of again after they had been given it
     #[arg(long, value_name = "N", default_value = broker::Config::default().max_deliveries.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_deliveries: u32,
+    /// How long a task waits before it is tried again, unless it says otherwise: the first wait, what each further one is
+    /// multiplied with, the longest, and by which part they vary. A first loss costs no wait. `first=0s`: none does
+    #[arg(long, value_name = "POLICY", default_value = broker::Config::default().retry.to_string())]
+    retry: Retry,
     /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
@@ -102,8 +107,17 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 8] =
-    ["ack-timeout", "max-attempts", "max-deliveries", "anonymous-from", "retain", "retain-bytes", "group-ttl", "log"];
+const LIVE: [&str; 9] = [
+    "ack-timeout",
+    "max-attempts",
+    "max-deliveries",
+    "retry",
+    "anonymous-from",
+    "retain",
+    "retain-bytes",
+    "group-ttl",
+    "log",
+];
 
 fn max_task(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -118,6 +132,7 @@ impl Args {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
             max_deliveries: self.max_deliveries,
+            retry: self.retry,
             restart_grace: self.restart_grace,
             anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),

@@ -65,6 +65,7 @@ impl Meaning {
             | "STATUS_TOO_LONG"
             | "TASK_EMPTY"
             | "WINDOW_EMPTY"
+            | "RETRY_INVALID"
             | "BATCH_NESTED"
             | "ENUM_VALUE_UNKNOWN"
             | "KEY_REUSED"

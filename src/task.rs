@@ -5,6 +5,8 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::retry::Retry;
+
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
 
@@ -221,6 +223,8 @@ pub struct NewTask {
     pub expires_at: Option<Time>,
     /// Attempts that a group may spend on it before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
+    /// How long it waits before it goes out again; `None`: as the server is set.
+    pub retry: Option<Retry>,
     /// Which tasks it goes before.
     pub priority: Priority,
 }

@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, SessionId, StartAt};
+use contact::retry::Retry;
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
@@ -32,7 +33,13 @@ const RESTART_GRACE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
-    World::new(Config { ack_timeout: ACK_TIMEOUT, max_attempts: 4, window: 3, ..Config::default() })
+    World::new(Config {
+        ack_timeout: ACK_TIMEOUT,
+        max_attempts: 4,
+        window: 3,
+        retry: Retry::AT_ONCE,
+        ..Config::default()
+    })
 }
 
 fn anonymous(peer: &str) -> Join {
@@ -95,7 +102,7 @@ fn workers_of_one_group_share_its_tasks() {
 
 #[test]
 fn before_a_stop_nothing_goes_out_any_more_and_results_are_heard() {
-    let mut world = World::new(Config { max_attempts: 1, window: 1, ..Config::default() });
+    let mut world = World::new(Config { max_attempts: 1, window: 1, retry: Retry::AT_ONCE, ..Config::default() });
     let before = world.join(worker("one"));
     let (first, second) = (world.broadcast("now"), world.broadcast("later"));
     world.drain();
@@ -878,6 +885,40 @@ fn what_was_begun_over_a_shared_address_is_not_taken_by_who_comes_from_there_nex
     assert_eq!(world.core.client(two).unwrap().in_flight, 0);
     world.wait(GRACE);
     assert_eq!(attempts(&world, two), [(begun, 2)]);
+}
+
+#[test]
+fn a_first_loss_costs_no_time_and_further_ones_wait_longer_and_longer() {
+    let mut world = world();
+    let policy = "first=10s,factor=2,cap=15s,jitter=0".parse().unwrap();
+    let id = world.submit(NewTask { retry: Some(policy), max_attempts: Some(9), ..task("work") });
+    let mut a = world.join(client("a"));
+    for (delivery, wait) in (2..).zip([0, 10, 15, 15]) {
+        world.leave(a);
+        a = world.join(client("a"));
+        if wait > 0 {
+            world.wait(wait * SECOND - Duration::from_millis(1));
+            assert!(got(&world, a).is_empty());
+            world.wait(Duration::from_millis(1));
+        }
+        assert_eq!(attempts(&world, a), [(id, delivery)]);
+    }
+}
+
+#[test]
+fn a_retry_that_names_no_delay_waits_as_the_policy_says() {
+    let config = Config { retry: "first=10s,factor=2,jitter=0".parse().unwrap(), ..world().config };
+    let mut world = World::new(config);
+    let own = "first=3s,factor=1,jitter=0".parse().unwrap();
+    let tasks = [world.broadcast("as the server"), world.submit(NewTask { retry: Some(own), ..task("as it says") })];
+    let a = world.join(client("a"));
+    for id in tasks {
+        world.settle(a, id, Outcome::Retry);
+    }
+    world.wait(3 * SECOND);
+    assert_eq!(attempts(&world, a)[2..], [(tasks[1], 2)]);
+    world.wait(7 * SECOND);
+    assert_eq!(attempts(&world, a).last(), Some(&(tasks[0], 2)));
 }
 
 // ---- restarts

@@ -120,6 +120,7 @@ fn value(wants: &str, n: usize) -> String {
         "NAME" | "GROUP" | "DIR" | "CMD" => format!("some-{n}"),
         "LEVEL" => ["error", "warn", "debug"][n].into(),
         "WHERE" => "new".into(),
+        "POLICY" => format!("first={}s", 70 + n),
         "true|false" => "true".into(),
         other => panic!("a flag wants {other}: say here what that may be"),
     }

@@ -192,6 +192,7 @@ for_both! {
             not_before: Some(Time(-1)),
             expires_at: Some(Time(i64::MAX)),
             max_attempts: Some(u32::MAX),
+            retry: Some("first=10s,factor=1.5,cap=1h,jitter=0.25".parse().unwrap()),
             priority: Priority::Low,
         };
         submit(&handle, vec![full.clone(), task("")]);

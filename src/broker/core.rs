@@ -38,8 +38,9 @@ use self::peer::Peer;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
+use crate::retry::Retry;
 use crate::store::{Backlog, GroupState, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
 pub(super) type GroupId = u64;
@@ -51,6 +52,8 @@ pub struct Config {
     pub ack_timeout: Duration,
     /// Attempts that a group may spend on a task before it is given up, unless the task says otherwise.
     pub max_attempts: u32,
+    /// How long a task waits before it goes out again, unless it says otherwise.
+    pub retry: Retry,
     /// How often a client may fall silent after it was given a task that it had not begun, before the task is given up.
     pub max_deliveries: u32,
     /// How long what was with a client is held back after a start, so that the client can come back and say that it still
@@ -71,12 +74,20 @@ impl Default for Config {
         Config {
             ack_timeout: Duration::from_secs(30),
             max_attempts: 20,
+            retry: Retry::default(),
             max_deliveries: 100,
             restart_grace: GRACE,
             window: 64,
             anonymous_from: StartAt::First,
             anonymous_group: None,
         }
+    }
+}
+
+impl Config {
+    /// How long a task waits after that attempt came to nothing. Where its text is not in memory, its own policy is not known.
+    fn wait(&self, task: Option<&Task>, id: TaskId, attempt: u32) -> Duration {
+        task.and_then(|task| task.spec.retry).unwrap_or(self.retry).wait(attempt, id)
     }
 }
 
@@ -102,7 +113,7 @@ pub struct OutcomeReport {
     pub outcome: Outcome,
     /// What it said.
     pub ret: String,
-    /// With [`Outcome::Retry`]: how long to wait before the next delivery.
+    /// With [`Outcome::Retry`]: how long to wait before the next delivery; zero: as the task or the server has it.
     pub delay: Duration,
 }
 

@@ -10,6 +10,7 @@ use super::bench::Bench;
 use super::help;
 use super::submit::quote;
 use crate::manual::Shell;
+use crate::retry::Retry;
 use crate::task::{Name, NameOf, Time};
 use crate::wire::control as pb;
 
@@ -237,6 +238,11 @@ pub(super) struct Submit {
     /// How often it is delivered to a group before it goes to the dead letters. Without it: as the server is set.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) max_attempts: Option<u32>,
+    /// How long it waits before it is tried again, as in max=5,first=10s,factor=2,cap=10m,jitter=0.1: the first wait, what each
+    /// further one is multiplied with, the longest, and by which part they vary. A first loss costs no wait. `max` is
+    /// --max-attempts. Without it: as the server is set.
+    #[arg(long, value_name = "POLICY", value_parser = retry)]
+    pub(super) retry: Option<String>,
     /// Which tasks of a group go first.
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     pub(super) priority: Priority,
@@ -521,6 +527,11 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
         text.parse::<i64>().ok().filter(|n| digits && *n <= most)
     };
     Some((local, sign * (part(hours, 23)? * 60 + part(minutes, 59)?)))
+}
+
+/// A policy, as the server will read it.
+fn retry(policy: &str) -> Result<String, String> {
+    Retry::with_max(policy).map(|_| policy.to_owned())
 }
 
 #[cfg(test)]

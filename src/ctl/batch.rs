@@ -63,6 +63,7 @@ impl Spec {
             like: pb::NewTask {
                 key: submit.key.clone().unwrap_or_default(),
                 max_attempts: submit.max_attempts.unwrap_or(0),
+                retry: submit.retry.clone().unwrap_or_default(),
                 priority: priority.into(),
                 ..Default::default()
             },

@@ -43,6 +43,8 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
 }
 
@@ -58,6 +60,7 @@ impl From<pb::Task> for Task {
             expires_at: Moment::if_set(task.expires_at).filter(|_| !task.cancelled),
             cancelled_at: Moment::if_set(task.expires_at).filter(|_| task.cancelled),
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
+            retry: text_if_set(task.retry),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
         }
     }
@@ -79,6 +82,7 @@ impl Task {
             ("expires", self.expires_at.map(show)),
             ("cancelled", self.cancelled_at.map(show)),
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
+            ("retry", self.retry.clone()),
             ("priority", self.priority.clone()),
         ];
         all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));

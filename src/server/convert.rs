@@ -43,6 +43,7 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
         delay: task.delay_ms.map(Duration::from_millis),
         ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: Some(task.max_attempts),
+        retry: task.retry,
         priority: priority(task.priority)?,
     })
 }
@@ -169,6 +170,7 @@ fn task(task: Task) -> pb::Task {
         expires_at: millis(over_at),
         cancelled,
         max_attempts: spec.max_attempts.unwrap_or(0),
+        retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
         priority: match spec.priority {
             Priority::Normal => pb::Priority::NORMAL,
             Priority::High => pb::Priority::HIGH,
@@ -327,6 +329,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         ack_timeout_ms: duration(server.config.ack_timeout),
         max_attempts: server.config.max_attempts,
         max_deliveries: server.config.max_deliveries,
+        retry: server.config.retry.to_string(),
         max_task: server.about.max_task as u64,
         retain_ms: duration(server.retention.retain),
         retain_bytes: server.retention.retain_bytes,

@@ -27,6 +27,7 @@ use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
 use crate::broker::{self, ClientInfo};
+use crate::retry::Retry;
 use crate::store::{self, Accepted, Positions, Reader};
 use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
@@ -60,6 +61,8 @@ pub(super) struct TaskRequest {
     /// From now, instead of `expires_at`.
     pub(super) ttl: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
+    /// The text of a policy; empty: there is none.
+    pub(super) retry: String,
     pub(super) priority: Priority,
 }
 
@@ -115,13 +118,18 @@ impl TaskRequest {
                 _ => {}
             }
         }
+        let (max, retry) = match &*self.retry {
+            "" => (None, None),
+            policy => Retry::with_max(policy).map(|(max, retry)| (max, Some(retry))).map_err(Refusal::Retry)?,
+        };
         Ok(NewTask {
             to: if_set(NameOf::To, &self.to)?,
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,
             expires_at,
-            max_attempts: self.max_attempts.filter(|n| *n > 0),
+            max_attempts: self.max_attempts.filter(|n| *n > 0).or(max),
+            retry,
             priority: self.priority,
             text,
             ..NewTask::default()

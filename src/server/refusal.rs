@@ -58,6 +58,8 @@ pub(super) enum Refusal {
     Name(#[from] NameError),
     #[error(transparent)]
     KeyReused(#[from] KeyReused),
+    #[error("{0}")]
+    Retry(String),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
@@ -150,6 +152,7 @@ reasons! {
     METADATA_INVALID: INVALID_ARGUMENT,
     NAME_INVALID: INVALID_ARGUMENT,
     KEY_REUSED: ALREADY_EXISTS,
+    RETRY_INVALID: INVALID_ARGUMENT,
     TASK_UNKNOWN: NOT_FOUND,
     DEAD_LETTER_UNKNOWN: NOT_FOUND,
     GROUP_UNKNOWN: NOT_FOUND,
@@ -188,6 +191,7 @@ impl Refusal {
             Refusal::Metadata { .. } => Reason::METADATA_INVALID,
             Refusal::Name(_) => Reason::NAME_INVALID,
             Refusal::KeyReused(_) => Reason::KEY_REUSED,
+            Refusal::Retry(_) => Reason::RETRY_INVALID,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
@@ -246,6 +250,7 @@ impl Refusal {
             Refusal::KeyReused(_) => "key",
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
+            Refusal::Retry(_) => "retry",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
             _ => return None,

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
+use contact::retry::Retry;
 use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -106,6 +107,8 @@ pub(crate) struct Expected {
     of: Option<(TaskId, u32)>,
     late: Option<bool>,
     not_before: Option<Time>,
+    /// A `RETRY` that names no delay: how long it may wait at least, and at most.
+    waits: Option<(Time, Time)>,
 }
 
 impl Expected {
@@ -117,7 +120,12 @@ impl Expected {
         if let Some(late) = self.late {
             assert_eq!(result.late, late, "late or not: {result:?}");
         }
-        assert_eq!(result.not_before, self.not_before, "{result:?}");
+        match self.waits {
+            Some((least, most)) => {
+                assert!((least..=most).contains(&result.not_before.unwrap_or(result.at)), "{result:?}")
+            }
+            None => assert_eq!(result.not_before, self.not_before, "{result:?}"),
+        }
     }
 }
 
@@ -144,6 +152,7 @@ pub(crate) struct Model {
     restart_grace: Duration,
     max_attempts: u32,
     max_deliveries: u32,
+    retry: Retry,
     anonymous_group: Option<GroupName>,
     generations: usize,
 }
@@ -167,6 +176,7 @@ impl Model {
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
             max_deliveries: config.max_deliveries,
+            retry: config.retry,
             anonymous_group: config.anonymous_group.clone(),
             generations: 0,
         }
@@ -469,6 +479,11 @@ impl Model {
             assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
         }
         self.fold(result, task.id);
+        if let Outcome::Lost | Outcome::TimedOut = result.outcome {
+            let spent = self.ledgers[&(group.clone(), task.id)].spent;
+            let (least, most) = self.waits(task, spent - 1, result.at);
+            assert!(self.batch || (least..=most).contains(&result.not_before.unwrap_or(result.at)), "{result:?}");
+        }
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
     }
 
@@ -558,6 +573,14 @@ impl Model {
         }
     }
 
+    /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of the
+    /// server counts.
+    fn waits(&self, task: &Task, attempt: u32, now: Time) -> (Time, Time) {
+        let policies = [task.spec.retry.unwrap_or(self.retry), self.retry];
+        let waits = policies.map(|policy| now.after(policy.wait(attempt, task.id)));
+        (waits[0].min(waits[1]), waits[0].max(waits[1]))
+    }
+
     // ---- outcomes go in
 
     /// What is to come of an outcome; `None`: no result.
@@ -603,7 +626,7 @@ impl Model {
         }
         let late = |late, group| {
             let of = Some((task, attempt.max(1)));
-            (report.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None })
+            (report.outcome != Outcome::Working).then_some(Expected { group, of, late, not_before: None, waits: None })
         };
         let Some(group) = group.filter(|_| task != 0) else {
             // A client without a group has nothing to be late for.
@@ -616,6 +639,11 @@ impl Model {
             now.after(if session.is_some() { self.ack_timeout } else { self.ack_timeout.min(Duration::from_secs(5)) })
         };
         let key = (group.clone(), task);
+        let waits = self.ledgers.get(&key).filter(|_| report.delay.is_zero()).map(|ledger| {
+            let mut ledger = ledger.clone();
+            ledger.begin(ledger.last());
+            self.waits(&tasks[task as usize - 1], ledger.spent, now)
+        });
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
@@ -631,11 +659,11 @@ impl Model {
                     None
                 }
                 Outcome::Retry if current => {
-                    Some(Expected { group: Some(group), of, late: Some(false), not_before: delay })
+                    Some(Expected { group: Some(group), of, late: Some(false), not_before: delay, waits })
                 }
                 outcome => {
                     let late = Some(outcome != Outcome::Done && !current);
-                    Some(Expected { group: Some(group), of, late, not_before: None })
+                    Some(Expected { group: Some(group), of, late, not_before: None, waits: None })
                 }
             };
         }
@@ -656,7 +684,7 @@ impl Model {
             }
             Outcome::Retry if is_last => {
                 let of = Some((task, attempt));
-                Some(Expected { group: Some(group), of, late: Some(false), not_before: delay })
+                Some(Expected { group: Some(group), of, late: Some(false), not_before: delay, waits })
             }
             Outcome::Failed if is_last => late(Some(false), Some(group)),
             Outcome::Done if open => late(Some(false), Some(group)),

@@ -13,6 +13,9 @@ use super::world::{World, name, outcome_report};
 /// Groups that tasks are addressed to. Some never come.
 const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
 
+/// How long tasks wait before they go out again.
+const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "first=1s,jitter=0.5"];
+
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Submit(Vec<Spec>, News),
@@ -60,6 +63,7 @@ pub(crate) struct Spec {
     not_before: Option<u64>,
     expires: Option<u64>,
     max_attempts: Option<u32>,
+    retry: Option<usize>,
     large: bool,
 }
 
@@ -132,14 +136,16 @@ fn spec() -> impl Strategy<Value = Spec> {
         seconds(),
         seconds(),
         rarely(1..4_u32),
+        rarely(0..POLICIES.len()),
         prop::bool::weighted(0.1),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, large)| Spec {
+        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large)| Spec {
             to,
             priority,
             not_before,
             expires,
             max_attempts,
+            retry,
             large,
         })
 }
@@ -222,10 +228,12 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A whole life: how the server is set, whether reading from the store is instant, and what happens.
 pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
-    let config = (prop::bool::weighted(0.3), any::<bool>(), 0..3_u64).prop_map(|(shared, new, grace)| Config {
+    let config = (prop::bool::weighted(0.3), any::<bool>(), 0..3_u64, 0..POLICIES.len());
+    let config = config.prop_map(|(shared, new, grace, policy)| Config {
         ack_timeout: Duration::from_secs(10),
         max_attempts: 4,
         max_deliveries: 2,
+        retry: POLICIES[policy].parse().unwrap(),
         restart_grace: Duration::from_secs(grace * 6),
         window: 3,
         anonymous_from: if new { StartAt::New } else { StartAt::First },
@@ -339,6 +347,7 @@ impl World {
             not_before: spec.not_before.map(at),
             expires_at: spec.expires.map(at),
             max_attempts: spec.max_attempts,
+            retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
             priority: spec.priority,
         }
     }

@@ -354,6 +354,25 @@ fn a_worker_that_says_when_it_begins_loses_no_attempt_of_what_it_has_not_begun()
 }
 
 #[test]
+fn a_task_carries_its_retry_policy_and_one_that_makes_no_sense_is_refused() {
+    let rig = Rig::start();
+    let with = |retry: &str| NewTask { retry: retry.into(), ..to("a", "work") };
+    let status = rig.operator.try_submit(vec![with("first=soon")]).unwrap_err();
+    assert_eq!(status.code(), RpcStatusCode::INVALID_ARGUMENT);
+    assert!(status.message().contains("soon"), "{}", status.message());
+    rig.operator.submit_all(vec![with("max=2,first=0s")]);
+    let kept = &rig.operator.tasks_now()[0];
+    assert_eq!((kept.max_attempts, kept.retry.starts_with("first=0s,factor=2,")), (2, true), "{kept:?}");
+    let a = rig.named("a");
+    let mut tasks = a.tasks();
+    for _ in 0..2 {
+        let message = tasks.next();
+        a.tell([told(&message, RETRY, "broken")]);
+    }
+    assert_eq!(rig.operator.results(3)[2].outcome.unwrap(), Kept::EXHAUSTED);
+}
+
+#[test]
 fn what_a_client_may_not_begin_after_is_told_with_the_task() {
     let rig = Rig::start();
     let at = now() + 3_600_000;

@@ -86,7 +86,12 @@ impl Core {
                 }
                 Outcome::Working => {}
                 Outcome::Retry if current => {
-                    let not_before = (!report.delay.is_zero()).then(|| now.after(report.delay));
+                    let spent = lease.attempts.begin().spent;
+                    let delay = match report.delay {
+                        Duration::ZERO => self.config.wait(lease.task.as_deref(), report.task, spent),
+                        asked => asked,
+                    };
+                    let not_before = (!delay.is_zero()).then(|| now.after(delay));
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
                 Outcome::Released if current => {
@@ -133,9 +138,13 @@ impl Core {
         id: GroupId,
         attempts: Attempts,
         reporter: &Reporter,
-        report: OutcomeReport,
+        mut report: OutcomeReport,
         now: Time,
     ) {
+        if report.outcome == Outcome::Retry && report.delay.is_zero() {
+            report.delay =
+                self.config.wait(self.recent.get(report.task).map(|task| &**task), report.task, attempts.begin().spent);
+        }
         let last = attempts.deliveries > 0 && report.attempt == attempts.deliveries;
         if report.outcome == Outcome::Working {
             if last {
@@ -303,6 +312,14 @@ impl Core {
                 (Outcome::Released, lease.attempts.fall_silent())
             }
             _ => (Outcome::Released, lease.attempts),
+        };
+        // The first loss may be an accident of its client, and costs no time.
+        let not_before = match outcome {
+            Outcome::Lost | Outcome::TimedOut => {
+                let wait = self.config.wait(lease.task.as_deref(), task, attempts.spent.saturating_sub(1));
+                (!wait.is_zero()).then(|| now.after(wait))
+            }
+            _ => not_before,
         };
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };

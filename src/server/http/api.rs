@@ -197,6 +197,8 @@ struct NewTask {
     delay_ms: u64,
     ttl_ms: Option<u64>,
     max_attempts: Option<u32>,
+    #[serde(default)]
+    retry: String,
     priority: Option<Priority>,
 }
 
@@ -212,6 +214,7 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
         delay: (task.delay_ms > 0).then(|| Duration::from_millis(task.delay_ms)),
         ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: task.max_attempts,
+        retry: task.retry,
         priority: match task.priority {
             Some(Priority::High) => task::Priority::High,
             Some(Priority::Low) => task::Priority::Low,

@@ -24,6 +24,8 @@ pub(super) struct Task {
     not_before: Option<i64>,
     expires_at: Option<i64>,
     max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<String>,
     priority: &'static str,
 }
 
@@ -42,6 +44,7 @@ impl Task {
             not_before: spec.not_before.map(|at| at.0),
             expires_at: over_at.map(|at| at.0),
             max_attempts: spec.max_attempts,
+            retry: spec.retry.map(|retry| retry.to_string()),
             priority: match spec.priority {
                 Priority::High => "high",
                 Priority::Normal => "normal",

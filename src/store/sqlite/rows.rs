@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::int;
 use crate::attempts::Attempts;
+use crate::retry::Retry;
 use crate::store::{GroupState, Keyed, OpenTask};
 use crate::task::{
     Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
@@ -14,7 +15,7 @@ use crate::task::{
 // Macros, because only a literal can be part of a constant statement.
 macro_rules! task_columns {
     () => {
-        "id, accepted_at, priority, target, key, not_before, expires_at, max_attempts, text"
+        "id, accepted_at, priority, target, key, not_before, expires_at, max_attempts, retry, text"
     };
 }
 macro_rules! result_columns {
@@ -117,6 +118,12 @@ impl Values<'_, '_> {
         name.map(|name| Name::new(NameOf::Group, name)).transpose().map_err(|error| self.strange(error))
     }
 
+    fn retry(&mut self) -> rusqlite::Result<Option<Retry>> {
+        let text = self.next::<Option<String>>()?;
+        let retry = text.map(|text| text.parse::<Retry>()).transpose();
+        retry.map_err(|error| self.strange(std::io::Error::other(error)))
+    }
+
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
         self.column += 1;
         serde_json::from_str(self.row.get_ref(self.column - 1)?.as_str()?).map_err(|error| self.strange(error))
@@ -151,6 +158,7 @@ pub(super) fn bind_task(to: &mut Parameters<'_, '_>, task: &Task) -> rusqlite::R
     to.put(spec.not_before.map(|time| time.0))?;
     to.put(spec.expires_at.map(|time| time.0))?;
     to.put(spec.max_attempts)?;
+    to.put(spec.retry.map(|retry| retry.to_string()))?;
     to.put(spec.text.as_str())
 }
 
@@ -171,6 +179,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             not_before: row.optional_time()?,
             expires_at: row.optional_time()?,
             max_attempts: row.next()?,
+            retry: row.retry()?,
             text: row.next()?,
         },
     })

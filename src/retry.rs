@@ -1,0 +1,171 @@
+//! How long a task waits before it goes out again.
+
+use std::time::Duration;
+
+/// A backoff: each attempt that came to nothing makes the next wait longer.
+///
+/// As text, the same on command lines, on the wire and in the store: `first=10s,factor=2,cap=10m,jitter=0.1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Retry {
+    /// The first wait. Zero: there is none, and no later one either.
+    first: Duration,
+    /// Each further wait is so many thousandths of the one before.
+    factor: u32,
+    /// No wait is longer than this, but for the jitter.
+    cap: Duration,
+    /// A wait is up to so many thousandths longer or shorter, so that tasks which failed together do not come again together.
+    jitter: u32,
+}
+
+/// 1 s, 2 s, 4 s and so on up to 10 min, each up to a tenth longer or shorter.
+impl Default for Retry {
+    fn default() -> Retry {
+        Retry { first: Duration::from_secs(1), factor: 2_000, cap: Duration::from_secs(600), jitter: 100 }
+    }
+}
+
+impl Retry {
+    /// No wait at all.
+    pub const AT_ONCE: Retry = Retry { first: Duration::ZERO, factor: 1_000, cap: Duration::ZERO, jitter: 0 };
+
+    /// The wait after the attempt of that number came to nothing, from 1; zero for 0. `salt` is what the jitter is made of: the
+    /// same gives the same, so that a life can be lived again.
+    pub fn wait(&self, attempt: u32, salt: u64) -> Duration {
+        let Some(further) = attempt.checked_sub(1) else { return Duration::ZERO };
+        let mut wait = self.first.min(self.cap);
+        for _ in 0..further {
+            // It ends where the cap does, or never grows.
+            if wait >= self.cap || self.factor == 1_000 {
+                break;
+            }
+            wait = wait.saturating_mul(self.factor).checked_div(1_000).unwrap_or(self.cap).min(self.cap);
+        }
+        // The finaliser of splitmix64: every bit of the salt changes every bit of it.
+        let mut bits = salt.wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(attempt.into());
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        let thousandths = (bits ^ (bits >> 31)) % (2 * u64::from(self.jitter) + 1);
+        wait * (1_000 - self.jitter + thousandths as u32) / 1_000
+    }
+}
+
+#[cfg(any(feature = "server", feature = "cli"))]
+mod text {
+    use std::fmt;
+    use std::str::FromStr;
+    use std::time::Duration;
+
+    use super::Retry;
+
+    /// The longest wait that may be asked for.
+    const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
+    impl Retry {
+        /// Reads the text of a policy, and with it the most attempts, which stand there as `max`. What it does not name is as in
+        /// [`Retry::default`].
+        pub fn with_max(text: &str) -> Result<(Option<u32>, Retry), String> {
+            let (mut max, mut retry, mut capped) = (None, Retry::default(), false);
+            for part in text.split(',') {
+                let (key, value) = part.split_once('=').ok_or_else(|| wrong(part))?;
+                let value = value.trim();
+                match key.trim() {
+                    "max" => max = Some(value.parse().ok().filter(|max| *max > 0).ok_or_else(|| wrong(part))?),
+                    "first" => retry.first = time(value)?,
+                    "cap" => (retry.cap, capped) = (time(value)?, true),
+                    "factor" => retry.factor = thousandths(value, 1.0..=1_000.0).ok_or_else(|| wrong(part))?,
+                    "jitter" => retry.jitter = thousandths(value, 0.0..=1.0).ok_or_else(|| wrong(part))?,
+                    _ => return Err(wrong(part)),
+                }
+            }
+            if retry.first > retry.cap && capped {
+                return Err("first must not be longer than cap".into());
+            }
+            retry.cap = retry.cap.max(retry.first);
+            Ok((max, retry))
+        }
+    }
+
+    fn wrong(part: &str) -> String {
+        let part: String = part.chars().take(40).collect();
+        format!(
+            "{part:?} is no part of a retry policy: max=N, first=TIME, factor=1 to 1000, cap=TIME and jitter=0 to 1 are, as in \
+             max=5,first=10s,factor=2,cap=10m,jitter=0.1"
+        )
+    }
+
+    fn time(text: &str) -> Result<Duration, String> {
+        let time = humantime::parse_duration(text).map_err(|e| format!("{text:?} is no time: {e}"))?;
+        // What is kept is whole milliseconds.
+        let millis = time.as_millis().min(LONGEST.as_millis());
+        Ok(Duration::from_millis(millis as u64))
+    }
+
+    fn thousandths(text: &str, allowed: std::ops::RangeInclusive<f64>) -> Option<u32> {
+        let number = text.parse().ok().filter(|number| allowed.contains(number))?;
+        Some((number * 1_000.0).round() as u32)
+    }
+
+    impl FromStr for Retry {
+        type Err = String;
+
+        fn from_str(text: &str) -> Result<Retry, String> {
+            match Retry::with_max(text)? {
+                (None, retry) => Ok(retry),
+                (Some(_), _) => Err("max is set by max-attempts here".into()),
+            }
+        }
+    }
+
+    impl fmt::Display for Retry {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            let time = |time| humantime::format_duration(time).to_string().replace(' ', "");
+            let (factor, jitter) = (f64::from(self.factor) / 1_000.0, f64::from(self.jitter) / 1_000.0);
+            write!(f, "first={},factor={factor},cap={},jitter={jitter}", time(self.first), time(self.cap))
+        }
+    }
+}
+
+#[cfg(all(test, any(feature = "server", feature = "cli")))]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    fn waits(text: &str, attempts: std::ops::RangeInclusive<u32>) -> Vec<u64> {
+        let retry: Retry = text.parse().unwrap();
+        attempts.map(|attempt| retry.wait(attempt, 7).as_secs()).collect()
+    }
+
+    #[test]
+    fn each_wait_is_longer_up_to_the_cap() {
+        assert_eq!(waits("first=10s,factor=2,cap=1m,jitter=0", 0..=6), [0, 10, 20, 40, 60, 60, 60]);
+        assert_eq!(waits("first=10s,factor=1,jitter=0", 1..=3), [10, 10, 10]);
+        assert_eq!(waits("first=0s", 1..=3), [0, 0, 0]);
+        assert_eq!(waits("first=1s,factor=1000,cap=1000d,jitter=0", u32::MAX..=u32::MAX), [365 * 24 * 60 * 60]);
+    }
+
+    #[test]
+    fn jitter_spreads_the_waits_and_stays_within_its_bounds() {
+        let retry: Retry = "first=100s,factor=1,jitter=0.1".parse().unwrap();
+        let waits: Vec<_> = (0..1_000).map(|salt| retry.wait(1, salt).as_secs()).collect();
+        assert!(waits.iter().all(|wait| (90..=110).contains(wait)));
+        assert!(waits.contains(&90) && waits.contains(&109));
+        assert_eq!(retry.wait(1, 3), retry.wait(1, 3));
+    }
+
+    #[test]
+    fn its_text_is_read_again_as_it_was_and_what_makes_no_sense_is_refused_with_the_reason() {
+        for text in ["first=10s,factor=2,cap=10m,jitter=0.1", "first=1m30s,factor=1.5,cap=1h,jitter=0"] {
+            let retry: Retry = text.parse().unwrap();
+            assert_eq!(retry.to_string().parse(), Ok(retry));
+        }
+        assert_eq!(Retry::with_max("max=5,first=2s").unwrap(), (Some(5), "first=2s".parse().unwrap()));
+        assert_eq!("first=20m".parse::<Retry>().unwrap().wait(9, 0).as_secs() / 100, 12);
+        for text in
+            ["", "max=5", "max=0", "first=soon", "factor=0.5", "jitter=2", "cap=1s,first=2s", "often=1", "factor=NaN"]
+        {
+            let Err(why) = text.parse::<Retry>() else { panic!("{text:?} makes no sense") };
+            assert!(!why.is_empty());
+        }
+    }
+}

@@ -244,14 +244,21 @@ for_both! {
             let known = if place == 0 { vec![] } else { vec![0, 3] };
             assert_eq!(others.known, known, "what was taken back left no key behind");
         }
+        // Both are sent before either is answered: they may share a transaction.
+        let both = block_on(async {
+            let refused = handle.submit(vec![keyed("e"), other.clone()]);
+            futures::join!(refused, async { handle.begin_submit(vec![task("y"), keyed("e")]).await.unwrap().await })
+        });
+        let (refused, accepted) = (both.0.unwrap(), both.1.unwrap());
+        assert_eq!((refused.count, accepted), (0, Accepted { first_id: 6, count: 2, ..Accepted::default() }));
         let twice = submit(&handle, vec![keyed("d"), NewTask { text: "not d".into(), ..keyed("d") }]);
         assert_eq!((twice.count, twice.reused[0].place), (0, 1), "in one submission, too");
         store.close().unwrap();
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![other]).reused[0].task, 1);
         let kept: Vec<_> = handle.reader().unwrap().tasks(0, 10).unwrap().into_iter().map(|t| t.spec.text).collect();
-        assert_eq!(kept, ["a", "b", "x", "c", "x"]);
-        assert_eq!(submit(&handle, vec![keyed("d")]).first_id, 6, "no id was left out");
+        assert_eq!(kept, ["a", "b", "x", "c", "x", "y", "e"]);
+        assert_eq!(submit(&handle, vec![keyed("d")]).first_id, 8, "no id was left out");
     }
 
     fn the_key_of_a_cancelled_task_is_free(place) {

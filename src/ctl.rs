@@ -10,6 +10,7 @@ mod bench;
 mod doctor;
 mod error;
 mod finding;
+mod follow_up;
 mod help;
 mod interrupt;
 mod lines;

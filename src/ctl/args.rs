@@ -206,6 +206,7 @@ Examples:
   contactctl submit 'reindex the catalogue' 'send the letters'
   contactctl submit --to workers --ttl 1h --file tasks.txt
   contactctl submit --to london --to paris 'read the meters'
+  contactctl submit --to workers --whole --file report.json
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
@@ -215,13 +216,16 @@ pub(super) struct Submit {
     /// Submit each line of this file.
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
     pub(super) file: Option<PathBuf>,
+    /// Submit all of the file, or of standard input, as one task, byte for byte.
+    #[arg(long)]
+    pub(super) whole: bool,
     /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
     /// groups. Without it: for every group.
     #[arg(long, value_name = "GROUP", value_parser = addressee)]
     pub(super) to: Vec<String>,
     /// Idempotency key, for a single task: if it was accepted before with this key, that is said, and it is not submitted again.
     /// Another task with this key is refused, until the first one is cancelled.
-    #[arg(long, value_name = "KEY", value_parser = key, conflicts_with = "file")]
+    #[arg(long, value_name = "KEY", value_parser = key)]
     pub(super) key: Option<String>,
     /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00.
     #[arg(long, value_name = "TIME", value_parser = time)]

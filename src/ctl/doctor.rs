@@ -141,7 +141,7 @@ fn clock(theirs: i64, asked: Time, answered: Time) -> Finding {
 }
 
 /// Where clients connect, if that is on the machine of the control address.
-fn seen_from_here(control: &str, listen: &str) -> String {
+pub(super) fn seen_from_here(control: &str, listen: &str) -> String {
     let host = match control.rsplit_once(':') {
         Some((host, _)) if !control.starts_with("unix:") => host,
         _ => "127.0.0.1",

@@ -3,7 +3,8 @@
 use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fs::File;
-use std::io::{self, IsTerminal, Write};
+use std::io::{self, IsTerminal, Read, Write};
+use std::iter;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::task::{Poll, Waker};
@@ -21,8 +22,9 @@ use serde::Serialize;
 use super::Error;
 use super::args;
 use super::batch::{Batch, Batches, Spec};
+use super::follow_up;
 use super::interrupt::Interrupt;
-use super::lines::{Line, Lines};
+use super::lines::{self, Line, Lines};
 use super::link::Link;
 use super::manage::stands;
 use super::moment::{Moment, Times};
@@ -88,9 +90,9 @@ struct Input {
 impl Input {
     fn open(submit: &args::Submit) -> Result<Input, Error> {
         match &submit.file {
-            Some(path) if path == Path::new("-") => Ok(Input::stdin()),
-            Some(path) => Input::file(path),
-            None if submit.texts == ["-"] => Ok(Input::stdin()),
+            Some(path) if path == Path::new("-") => Ok(Input::stdin(submit.whole)),
+            Some(path) => Input::file(path, submit.whole),
+            None if submit.texts == ["-"] => Ok(Input::stdin(submit.whole)),
             None => Ok(Input {
                 lines: Box::new(submit.texts.clone().into_iter().map(|text| Ok((Line::Task(text), 0)))),
                 name: "the arguments".into(),
@@ -101,17 +103,25 @@ impl Input {
         }
     }
 
-    fn stdin() -> Input {
+    fn stdin(whole: bool) -> Input {
         Input {
-            lines: Box::new(Lines::new(io::stdin(), true)),
+            lines: Input::lines(io::stdin(), true, whole),
             name: "standard input".into(),
-            noun: "line",
+            noun: if whole { "task" } else { "line" },
             size: None,
             file: None,
         }
     }
 
-    fn file(path: &Path) -> Result<Input, Error> {
+    fn lines(
+        input: impl Read + Send + 'static,
+        live: bool,
+        whole: bool,
+    ) -> Box<dyn Iterator<Item = io::Result<(Line, u64)>> + Send> {
+        if whole { Box::new(iter::once_with(|| lines::whole(input))) } else { Box::new(Lines::new(input, live)) }
+    }
+
+    fn file(path: &Path, whole: bool) -> Result<Input, Error> {
         let name = escape(&path.to_string_lossy()).into_owned();
         let open = || -> io::Result<(File, std::fs::Metadata)> {
             let file = File::open(path)?;
@@ -122,11 +132,11 @@ impl Input {
         let regular = metadata.is_file();
         Ok(Input {
             // A named pipe may be as slow as someone who types.
-            lines: Box::new(Lines::new(file, !regular)),
+            lines: Input::lines(file, !regular, whole),
             size: regular.then_some(metadata.len()),
-            file: regular.then(|| quote(&name)),
+            file: (regular && !whole).then(|| quote(&name)),
             name,
-            noun: "line",
+            noun: if whole { "task" } else { "line" },
         })
     }
 
@@ -143,8 +153,12 @@ impl Input {
 
 /// Submits all of the input.
 pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Error> {
-    if submit.key.is_some() && (submit.texts.len() != 1 || submit.texts == ["-"]) {
-        return Err(Error::Usage("--key is for a single task: give its text as the one argument".into()));
+    if submit.key.is_some() && !submit.whole && (submit.texts.len() != 1 || submit.texts == ["-"]) {
+        let how = "give its text as the one argument, or --whole";
+        return Err(Error::Usage(format!("--key is for a single task: {how}")));
+    }
+    if submit.whole && submit.file.is_none() && submit.texts != ["-"] {
+        return Err(Error::Usage("--whole is for what comes from --file, or with - from standard input".into()));
     }
     if submit.key.is_some() && submit.to.len() > 1 {
         return Err(Error::Usage("--key is for a single task: give one --to, or a key to each group's task".into()));
@@ -191,7 +205,13 @@ pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Er
     }
     report.window = window(&submit);
     let known = report.known.and_then(|id| stands(&link, id).ok());
-    report.finish(began, known)
+    // For people: a program asks for what it wants to know.
+    let first = report.tally.first().filter(|_| !report.out.json && report.known.is_none());
+    let done = report.finish(began, known);
+    if let Some(first) = first {
+        follow_up::say(&link, server, first, submit.to.len());
+    }
+    done
 }
 
 /// Sends requests and takes answers, until all is answered or something breaks.

@@ -59,6 +59,11 @@ impl Tally {
     }
 
     /// Counts accepted tasks with consecutive ids, `first` and what follows it.
+    /// The first task of all.
+    pub(super) fn first(&self) -> Option<u64> {
+        self.ids.as_ref().map(|ids| ids.least)
+    }
+
     pub(super) fn accept(&mut self, first: u64, count: u64) {
         if count == 0 {
             return;

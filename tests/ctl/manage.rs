@@ -3,8 +3,9 @@
 use contact::wire::control as pb;
 
 use super::fake::Fake;
-use super::{Ran, contactctl, ok, run};
+use super::{Ran, contactctl, eventually, ok, run};
 use crate::common::server::Server;
+use crate::rig::Client;
 
 const AT: i64 = 1_777_536_000_123;
 
@@ -330,4 +331,31 @@ fn a_group_that_is_new_is_said_to_be_when_it_is_paused() {
     assert_eq!(server.ctl(&["groups"])[0]["paused"], true);
     assert_eq!(said(&["group", "rm", "to come"]), "group to come is gone; it owed 0 tasks\n");
     assert_eq!(server.ctl(&["pause", "x"]), [serde_json::json!({"group": "x", "paused": true, "is_new": true})]);
+}
+
+#[test]
+fn who_submits_for_a_group_is_told_whom_the_tasks_wait_for() {
+    let server = Server::start(&[]);
+    let submit = |args: &[&str]| -> Ran {
+        let ran: Ran = contactctl(&server.control, &[&["submit"], args].concat()).output().unwrap().into();
+        assert_eq!(ran.code, Some(0), "{}", ran.err);
+        ran
+    };
+    let start = format!("contact-client --server {} --group mail --exec COMMAND", server.listen);
+    let never = format!("group mail has no client yet: they wait; start one with: {start}\n");
+    assert_eq!(submit(&["--to", "mail", "a", "b"]).err, never);
+    let member = Client::of(&server.listen, &[("contact-group", "mail"), ("contact-client", "m1")]);
+    let mut tasks = member.tasks();
+    tasks.take(2);
+    assert_eq!(submit(&["--to", "mail", "c"]).err, "");
+    server.ctl(&["pause", "mail"]);
+    let paused = "group mail is paused: they wait; give it tasks again with: contactctl resume mail\n";
+    assert_eq!(submit(&["--to", "mail", "--to", "mail", "d"]).err, paused.repeat(2));
+    assert_eq!(submit(&["for everyone"]).err, "");
+    server.ctl(&["resume", "mail"]);
+    drop(tasks);
+    eventually("the client is gone", || server.ctl(&["clients"]).is_empty());
+    let gone = "no client of group mail is connected: they wait until one comes back\n";
+    assert_eq!(submit(&["--to", "mail", "e"]).err, gone);
+    assert_eq!(server.ctl(&["submit", "--to", "never", "f"]).len(), 2, "programs are told nothing more");
 }

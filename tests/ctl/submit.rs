@@ -376,3 +376,31 @@ fn a_submission_goes_on_when_nobody_listens() {
     assert_eq!((ran.code, ran.err.as_str()), (Some(0), ""));
     assert_eq!(accepted(&fake).len(), 20_000);
 }
+
+#[test]
+fn a_whole_file_is_one_task_as_it_stands() {
+    let fake = Fake::new();
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    let text = "\u{feff}one\r\n\ntwo\n";
+    std::io::Write::write_all(&mut file, text.as_bytes()).unwrap();
+    let path = file.path().to_str().unwrap();
+    assert!(ok(&fake, &["submit", "--whole", "--file", path]).starts_with("accepted 1 task"));
+    ok(&fake, &["submit", "--whole", "--file", path, "--key", "k", "--to", "g"]);
+    let tasks: Vec<_> = fake.state().submitted.iter().flat_map(|request| request.tasks.clone()).collect();
+    assert_eq!((tasks[0].task.as_str(), tasks[1].task.as_str(), tasks[1].key.as_str()), (text, text, "k"));
+
+    for (args, said) in [
+        (&["submit", "--whole", "a"][..], "--whole is for what comes from --file"),
+        (&["submit", "--key", "k", "--file", path], "--key is for a single task"),
+    ] {
+        let ran = run(&fake, args);
+        assert!(ran.code == Some(2) && ran.err.contains(said), "{ran:?}");
+    }
+    for (bytes, said) in [(&b""[..], "it is empty"), (b"a\xff", "not UTF-8, from byte 2 on")] {
+        let other = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(other.path(), bytes).unwrap();
+        let ran = run(&fake, &["submit", "--whole", "--file", other.path().to_str().unwrap()]);
+        assert!(ran.code == Some(1) && ran.err.contains(said), "{ran:?}");
+    }
+    assert_eq!(fake.state().submitted.iter().map(|request| request.tasks.len()).sum::<usize>(), 2);
+}

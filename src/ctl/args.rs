@@ -265,8 +265,9 @@ pub(super) enum Priority {
 
 /// Watch the fleet live: groups, clients, tasks, and what is wrong.
 ///
-/// Keys: q quits; 1, 2, 3 and tab change between groups, clients and tasks; the arrows or j and k move; p pauses or resumes
-/// the selected group, and asks first; / filters, s sorts, ? shows all of this. NO_COLOR switches colours off.
+/// Keys: q quits; 1, 2, 3, 4 and tab change between groups, clients, tasks and dead letters; the arrows or j and k move; enter opens
+/// the selected task; p pauses or resumes the selected group, and asks first; / filters, s sorts, ? shows all of this. NO_COLOR
+/// switches colours off.
 ///
 /// When the server goes away, it says since when, and goes on when it is back.
 #[derive(Debug, ClapArgs)]

@@ -116,7 +116,7 @@ pub(super) fn stands(link: &Link, id: u64) -> Result<String, Error> {
     })
 }
 
-fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
+pub(super) fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
     let request = pb::DescribeTaskRequest { id, ..Default::default() };
     link.wait(link.client.describe_task(&request, Link::answer_soon()))
 }

@@ -66,7 +66,7 @@ pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> 
 /// Prints one frame.
 fn once(server: &str, mut out: Out) -> Result<(), Error> {
     let link = Link::connect(server)?;
-    let look = block_on(look::look(&link, View::Groups))?;
+    let look = block_on(look::look(&link, View::Groups, None))?;
     if out.json {
         return Ok(out.object(&look.summary(), "")?);
     }
@@ -103,7 +103,7 @@ impl Live<'_> {
             if asking.is_terminated() && (Instant::now() >= due || board.is_hasty()) {
                 began = Instant::now();
                 board.asked(Time::now());
-                asking = self.ask(link.take(), board.view, board.take_pause()).boxed_local().fuse();
+                asking = self.ask(link.take(), board.view, board.open(), board.take_pause()).boxed_local().fuse();
             }
             let frame = Frame { board: &board, theme: self.theme, now: Time::now(), live: true };
             screen.draw(|buffer| frame.draw(buffer))?;
@@ -137,7 +137,7 @@ impl Live<'_> {
     }
 
     /// Connects if need be, pauses or resumes a group if that was wished, and looks.
-    async fn ask(&self, link: Option<Link>, view: View, pause: Option<(String, bool)>) -> Asked {
+    async fn ask(&self, link: Option<Link>, view: View, open: Option<u64>, pause: Option<(String, bool)>) -> Asked {
         let link = match link {
             Some(link) => link,
             None => match Link::open(self.server).await {
@@ -150,7 +150,7 @@ impl Live<'_> {
                 let request = pb::PauseGroupRequest { group, paused, ..Default::default() };
                 link.answer(link.client.pause_group(&request, look::soon())).await?;
             }
-            look::look(&link, view).await
+            look::look(&link, view, open).await
         };
         let look = asked.await;
         let lost = matches!(look, Err(Error::NoServer(_) | Error::WentAway { .. }));

@@ -6,6 +6,7 @@ use std::process::Child;
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
+use contact::wire::contact::Outcome;
 use contact::wire::control as pb;
 use contact::wire::control::finding::Code;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -15,6 +16,7 @@ use super::fake::{Fake, found};
 use super::{contactctl, eventually, ok, run};
 use crate::common::program::send;
 use crate::common::server::Server;
+use crate::rig::{Client, told};
 
 /// A program on a terminal.
 struct Terminal {
@@ -147,6 +149,27 @@ fn the_fleet_is_shown_moved_through_and_a_group_paused_after_a_yes() {
     top.press("xq");
     assert_eq!(top.end(), Some(0));
     eventually("the terminal as it was", || top.is_restored());
+}
+
+#[test]
+fn a_dead_letter_is_found_and_opened() {
+    let server = Server::start(&[]);
+    let member = Client::of(&server.listen, &[("contact-group", "mail"), ("contact-client", "m1")]);
+    let mut tasks = member.tasks();
+    server.submit(&["send this"]);
+    member.tell([told(&tasks.next(), Outcome::FAILED, "no such address")]);
+    let mut top = Terminal::run(&server.control, &["top", "--interval", "100ms"], (100, 30), &[]);
+    top.shows("dead 1");
+    top.press("4");
+    // The heading: the latest outcomes have none, and are there before.
+    top.shows("RESULT");
+    top.press("\r");
+    top.shows("text          send this");
+    top.shows("any key goes back");
+    top.press("x");
+    top.shows("enter task");
+    top.press("q");
+    assert_eq!(top.end(), Some(0));
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(super) enum Mode {
         paused: bool,
     },
     Help,
+    /// This task is open.
+    Task(u64),
 }
 
 /// How fast it went between two looks.
@@ -57,6 +59,8 @@ pub(super) struct Line {
     pub(super) key: String,
     /// The group that `p` pauses or resumes.
     pub(super) group: Option<String>,
+    /// The task that enter opens.
+    pub(super) task: Option<u64>,
     pub(super) cells: Vec<String>,
 }
 
@@ -76,9 +80,9 @@ pub(super) struct Board {
     /// What was refused, or done.
     pub(super) message: Option<String>,
     /// By view.
-    sorts: [usize; 3],
+    sorts: [usize; 4],
     /// By view: the key of the selected row, and where it was.
-    selected: [(Option<String>, usize); 3],
+    selected: [(Option<String>, usize); 4],
     /// To be asked for with the next look.
     pause: Option<(String, bool)>,
     /// What is shown now is not what was looked for.
@@ -97,7 +101,7 @@ impl Board {
             mode: Mode::Look,
             filter: String::new(),
             message: None,
-            sorts: [0; 3],
+            sorts: [0; 4],
             selected: Default::default(),
             pause: None,
             hasty: false,
@@ -151,6 +155,11 @@ impl Board {
         self.pause.take()
     }
 
+    /// The task to look at.
+    pub(super) fn open(&self) -> Option<u64> {
+        if let Mode::Task(id) = self.mode { Some(id) } else { None }
+    }
+
     /// A key was pressed.
     pub(super) fn key(&mut self, key: KeyEvent) -> Wish {
         self.message = None;
@@ -160,7 +169,8 @@ impl Board {
         }
         match self.mode.clone() {
             Mode::Look => return self.command(key.code),
-            Mode::Help => self.mode = Mode::Look,
+            Mode::Task(_) if key.code == KeyCode::Char('q') => return Wish::Quit,
+            Mode::Help | Mode::Task(_) => self.mode = Mode::Look,
             Mode::Confirm { group, paused } => {
                 if matches!(key.code, KeyCode::Char('y' | 'Y') | KeyCode::Enter) {
                     self.message = Some(format!("{group} is being {}", if paused { "paused" } else { "resumed" }));
@@ -191,8 +201,10 @@ impl Board {
             KeyCode::Char('1') => self.show(View::Groups),
             KeyCode::Char('2') => self.show(View::Clients),
             KeyCode::Char('3') => self.show(View::Tasks),
+            KeyCode::Char('4') => self.show(View::Dead),
             KeyCode::Tab => self.turn(1),
-            KeyCode::BackTab => self.turn(2),
+            KeyCode::BackTab => self.turn(3),
+            KeyCode::Enter => self.open_selected(),
             KeyCode::Up | KeyCode::Char('k') => self.select(|at| at.saturating_sub(1)),
             KeyCode::Down | KeyCode::Char('j') => self.select(|at| at + 1),
             KeyCode::PageUp => self.select(|at| at.saturating_sub(PAGE)),
@@ -216,7 +228,7 @@ impl Board {
     }
 
     fn turn(&mut self, by: usize) {
-        const VIEWS: [View; 3] = [View::Groups, View::Clients, View::Tasks];
+        const VIEWS: [View; 4] = [View::Groups, View::Clients, View::Tasks, View::Dead];
         self.show(VIEWS[(self.view as usize + by) % VIEWS.len()]);
     }
 
@@ -227,6 +239,17 @@ impl Board {
         match groups.iter().find(|known| Some(&known.name) == group.as_ref()) {
             Some(group) => self.mode = Mode::Confirm { group: group.name.clone(), paused: !group.paused },
             None => self.message = Some("p pauses a group: select one, or a client of one".into()),
+        }
+    }
+
+    fn open_selected(&mut self) {
+        let (_, lines) = self.table(Times::Exact);
+        match lines.get(self.at(&lines)).and_then(|line| line.task) {
+            Some(id) => {
+                self.mode = Mode::Task(id);
+                self.hasty = true;
+            }
+            None => self.message = Some("enter opens a task: select one in 3 or 4".into()),
         }
     }
 
@@ -251,7 +274,7 @@ impl Board {
         match self.view {
             View::Groups => &["lag", "name", "rate", "dead letters"],
             View::Clients => &["newest", "name", "in flight", "delivered"],
-            View::Tasks => &["newest", "oldest"],
+            View::Tasks | View::Dead => &["newest", "oldest"],
         }
     }
 
@@ -276,7 +299,7 @@ impl Board {
                 }
                 let lines = groups.into_iter().map(|group| {
                     let row = rows::Group::from(group.clone());
-                    (group.name.clone(), Some(group.name.clone()), row)
+                    (group.name.clone(), Some(group.name.clone()), None, row)
                 });
                 (rows::Group::COLUMNS, self.lines(lines, times))
             }
@@ -294,6 +317,7 @@ impl Board {
                     (
                         format!("{} {} {}", client.peer, client.client, client.since),
                         group,
+                        None,
                         rows::Client::from(client.clone()),
                     )
                 });
@@ -304,15 +328,30 @@ impl Board {
                 if by == "newest" {
                     tasks.reverse();
                 }
-                let lines = tasks.into_iter().map(|task| (task.task.id.to_string(), None, task));
+                let lines = tasks.into_iter().map(|task| (task.task.id.to_string(), None, Some(task.task.id), task));
                 (super::look::Recent::COLUMNS, self.lines(lines, times))
+            }
+            View::Dead => {
+                let mut dead: Vec<_> = look.dead.iter().collect();
+                if by == "newest" {
+                    dead.reverse();
+                }
+                let lines = dead.into_iter().map(|letter| {
+                    let (group, row) = (letter.group.clone(), rows::TaskResult::from(letter.clone()));
+                    (letter.seq.to_string(), Some(group), Some(letter.task_id), row)
+                });
+                (rows::TaskResult::COLUMNS, self.lines(lines, times))
             }
         }
     }
 
-    fn lines<R: Row>(&self, rows: impl Iterator<Item = (String, Option<String>, R)>, times: Times) -> Vec<Line> {
+    fn lines<R: Row>(
+        &self,
+        rows: impl Iterator<Item = (String, Option<String>, Option<u64>, R)>,
+        times: Times,
+    ) -> Vec<Line> {
         let wanted = self.filter.to_lowercase();
-        let lines = rows.map(|(key, group, row)| Line { key, group, cells: safe(row.cells(times)) });
+        let lines = rows.map(|(key, group, task, row)| Line { key, group, task, cells: safe(row.cells(times)) });
         lines.filter(|line| wanted.is_empty() || line.cells.join("\n").to_lowercase().contains(&wanted)).collect()
     }
 }
@@ -341,7 +380,8 @@ pub(super) mod tests {
 
     pub(in crate::ctl::top) fn look(groups: Vec<pb::Group>) -> Look {
         let server = Some(pb::Server { now: NOW.0, started_at: 1, version: "1.2.3".into(), ..Default::default() });
-        Look { at: NOW, server, groups, results: vec![], clients: vec![], tasks: vec![], findings: vec![] }
+        let (results, clients, tasks, dead, findings) = (vec![], vec![], vec![], vec![], vec![]);
+        Look { at: NOW, server, groups, results, clients, tasks, dead, ledger: None, findings }
     }
 
     pub(in crate::ctl::top) fn board(groups: Vec<pb::Group>) -> Board {
@@ -397,6 +437,24 @@ pub(super) mod tests {
         assert_eq!(board.take_pause(), Some(("b".into(), false)), "and one that is paused is resumed");
         press(&mut board, "3p");
         assert!(board.message.is_some() && board.mode == Mode::Look, "a task is no group");
+    }
+
+    #[test]
+    fn enter_opens_the_selected_task_and_any_key_closes_it() {
+        let mut board = board(vec![group("a", 1)]);
+        press(&mut board, "\n");
+        assert!(board.message.is_some() && board.open().is_none(), "a group is no task");
+        let letter = |seq, task_id| pb::TaskResult { seq, task_id, group: "a".into(), ..Default::default() };
+        press(&mut board, "4");
+        board.looked(Look { dead: vec![letter(5, 17), letter(6, 18)], ..look(vec![group("a", 1)]) });
+        press(&mut board, "j\n");
+        assert_eq!((board.open(), board.is_hasty()), (Some(17), true), "the older one is below");
+        press(&mut board, "\u{1b}");
+        assert_eq!((board.open(), board.view), (None, View::Dead));
+        press(&mut board, "py");
+        assert_eq!(board.take_pause(), Some(("a".into(), true)), "the group of a dead letter");
+        press(&mut board, "\n");
+        assert_eq!(press(&mut board, "q"), Wish::Quit);
     }
 
     #[test]

@@ -18,6 +18,7 @@ use crate::ctl::rows;
 use crate::ctl::table::{Column, GAP, Row, Widths};
 use crate::task::Time;
 use crate::terminal::escape;
+use crate::wire::control as pb;
 
 /// What stands above the table when nothing is wrong: title, gap, totals, two rates, gap, attention, gap, views.
 const ABOVE: u16 = 9;
@@ -36,8 +37,9 @@ const LEFT_OUT: &[(&str, u16)] =
     &[("SINCE", 70), ("WINDOW", 80), ("OLDEST", 90), ("PEER", 90), ("ATTEMPT", 90), ("SEQ", u16::MAX)];
 
 const HELP: &str = "\
-1 2 3     groups, clients, tasks
+1 2 3 4   groups, clients, tasks, dead letters
 tab       the next of them
+enter     open the task, with all that came of it
 ↑ ↓ k j   move; also the page keys, g and G
 /         show only what contains a text
 esc       show all again
@@ -124,7 +126,9 @@ impl Frame<'_> {
             return put(buffer, 0, 0, &Text::from("too small"));
         }
         let mut y = self.title(buffer);
-        if let Some(look) = &self.board.look {
+        if let Some(id) = self.board.open() {
+            self.task(id, buffer, y + 1, height - 1);
+        } else if let Some(look) = &self.board.look {
             y = self.totals(look, buffer, y + 1);
             y = self.attention(look, buffer, y + 1);
             y = self.views(buffer, y + 1);
@@ -183,7 +187,7 @@ impl Frame<'_> {
 
     fn totals(&self, look: &Look, buffer: &mut Buffer, y: u16) -> u16 {
         let groups = &look.groups;
-        let sum = |of: fn(&crate::wire::control::Group) -> u64| groups.iter().map(of).sum::<u64>();
+        let sum = |of: fn(&pb::Group) -> u64| groups.iter().map(of).sum::<u64>();
         let served: u64 = sum(|group| group.clients.into());
         let clients = look.server.as_ref().map_or(served, |server| server.clients.into());
         let dead = sum(|group| group.dead);
@@ -265,6 +269,7 @@ impl Frame<'_> {
             left.spans.extend(tab(View::Groups, "groups", '1'));
             left.spans.extend(tab(View::Clients, "clients", '2'));
             left.spans.extend(tab(View::Tasks, "tasks", '3'));
+            left.spans.extend(tab(View::Dead, "dead", '4'));
         } else {
             left.spans.push(Span::styled("groups", self.theme.strong));
         }
@@ -304,6 +309,7 @@ impl Frame<'_> {
         let lines = latest.map(|result| Line {
             key: String::new(),
             group: None,
+            task: None,
             cells: safe(rows::TaskResult::from(result.clone()).cells(Times::Ago(self.now))),
         });
         let lines: Vec<_> = lines.collect();
@@ -332,22 +338,66 @@ impl Frame<'_> {
         }
     }
 
+    /// A task: what it is, where it stands, and the latest that came of it.
+    fn task(&self, id: u64, buffer: &mut Buffer, mut y: u16, bottom: u16) {
+        let ledger = self.board.look.as_ref().and_then(|look| look.ledger.as_ref());
+        let of_this = |ledger: &pb::TaskLedger| ledger.task.id == id;
+        let ledger = match ledger {
+            Some(Ok(ledger)) if of_this(ledger) => rows::Ledger::from(ledger.clone()),
+            Some(Err(why)) => return put(buffer, 0, y, &Text::styled(escape(why).into_owned(), self.theme.warning)),
+            _ => return put(buffer, 0, y, &Text::styled(format!("task {id} …"), self.theme.faint)),
+        };
+        let times = Times::Ago(self.now);
+        for (name, value) in ledger.task.properties(times) {
+            let name = Span::styled(format!("{name:<13} "), self.theme.faint);
+            put(buffer, 0, y, &Text::from(vec![name, Span::raw(escape(&value).into_owned())]));
+            y += 1;
+        }
+        y = self.section("groups", &ledger.groups, ledger.groups.len(), buffer, y + 1, bottom);
+        // The latest, where there is no room for all.
+        let room = usize::from(bottom.saturating_sub(y + 3));
+        let left_out = ledger.results.len().saturating_sub(room);
+        let title = if left_out > 0 { format!("results, without the first {left_out}") } else { "results".into() };
+        self.section(&title, &ledger.results[left_out..], room, buffer, y + 1, bottom);
+    }
+
+    fn section<R: Row>(&self, title: &str, rows: &[R], most: usize, buffer: &mut Buffer, y: u16, bottom: u16) -> u16 {
+        let room = usize::from(bottom.saturating_sub(y + 2)).min(most);
+        if rows.is_empty() || room == 0 {
+            return y - 1;
+        }
+        put(buffer, 0, y, &Text::styled(title.to_owned(), self.theme.strong));
+        let line = |row: &R| Line {
+            key: String::new(),
+            group: None,
+            task: None,
+            cells: safe(row.cells(Times::Ago(self.now))),
+        };
+        let lines: Vec<_> = rows.iter().take(room).map(line).collect();
+        self.rows(R::COLUMNS, &lines, None, buffer, y + 1);
+        y + 2 + lines.len() as u16
+    }
+
     fn footer(&self, buffer: &mut Buffer, y: u16) {
         let (text, style) = match (&self.board.mode, &self.board.message) {
             (Mode::Confirm { group, paused: true }, _) => (format!("pause {group}? y / n"), self.theme.warning),
             (Mode::Confirm { group, .. }, _) => (format!("resume {group}? y / n"), self.theme.warning),
             (Mode::Filter, _) => (format!("/{}▏  enter keeps it, esc shows all", self.board.filter), self.theme.strong),
+            (Mode::Task(_), _) => ("any key goes back   q quit".into(), self.theme.faint),
             (_, Some(message)) => (message.clone(), self.theme.warning),
-            (_, None) => {
-                ("q quit   ? help   tab view   ↑↓ move   p pause   / filter   s sort".into(), self.theme.faint)
-            }
+            (_, None) => (
+                "q quit   ? help   tab view   ↑↓ move   enter task   p pause   / filter   s sort".into(),
+                self.theme.faint,
+            ),
         };
         put(buffer, 0, y, &Text::styled(escape(&text).into_owned(), style));
     }
 
     fn help(&self, buffer: &mut Buffer) {
         let area = buffer.area;
-        let (width, height) = (49.min(area.width), (HELP.lines().count() as u16 + 4).min(area.height));
+        // A frame and a margin around what is longest.
+        let longest = HELP.lines().map(measure_text_width).max().unwrap_or_default() as u16;
+        let (width, height) = ((longest + 6).min(area.width), (HELP.lines().count() as u16 + 4).min(area.height));
         let area = Rect::new((area.width - width) / 2, (area.height - height) / 2, width, height);
         Clear.render(area, buffer);
         let block = Block::bordered()
@@ -442,12 +492,51 @@ mod tests {
     use super::super::board::tests::{NOW, board, group, press};
     use super::*;
     use crate::ctl::Error;
-    use crate::wire::control as pb;
 
     fn drawn(board: &Board, width: u16, height: u16) -> Vec<String> {
         let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
         Frame { board, theme: Theme::plain(), now: NOW, live: true }.draw(&mut buffer);
         (0..height).map(|y| text(&buffer, y).trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn the_help_is_whole() {
+        let mut board = board(vec![]);
+        press(&mut board, "?");
+        let frame = drawn(&board, 100, 30).join("\n");
+        for line in HELP.lines() {
+            assert!(frame.contains(line), "{line:?} is cut: {frame}");
+        }
+    }
+
+    #[test]
+    fn a_task_that_is_open_shows_all_that_came_of_it_or_the_latest() {
+        let mut board = board(vec![]);
+        press(&mut board, "3");
+        let task = pb::Task { id: 17, task: "resize\u{1b}".into(), accepted_at: NOW.0 - 5000, ..Default::default() };
+        let result =
+            |seq| pb::TaskResult { seq, task_id: 17, ret: format!("said {seq}"), at: NOW.0, ..Default::default() };
+        let ledger = pb::TaskLedger {
+            task: Some(task.clone()).into(),
+            groups: vec![pb::TaskInGroup { group: "mail".into(), ..Default::default() }],
+            results: (1..=30).map(result).collect(),
+            ..Default::default()
+        };
+        let look = |ledger| Look { tasks: vec![task.clone()], ledger, ..super::super::board::tests::look(vec![]) };
+        board.looked(look(None));
+        press(&mut board, "\n");
+        assert!(drawn(&board, 100, 24).join("\n").contains("task 17 …"), "not seen yet");
+        board.looked(look(Some(Ok(ledger))));
+        let frame = drawn(&board, 100, 24).join("\n");
+        for says in
+            ["text          resize\\u{1b}", "mail", "results, without the first", "said 30", "any key goes back"]
+        {
+            assert!(frame.contains(says), "{says:?} in {frame}");
+        }
+        assert!(!frame.contains("said 1\n"), "{frame}");
+        drawn(&board, 20, 6);
+        board.looked(look(Some(Err("there is no task 17".into()))));
+        assert!(drawn(&board, 100, 24).join("\n").contains("there is no task 17"));
     }
 
     #[test]
@@ -475,7 +564,7 @@ mod tests {
             (11, "mail          1     2          2       -  -             0.0     0  running"),
             (21, "latest outcomes"),
             (22, "3 s ago    17  mail   w1            1  DONE     sent"),
-            (23, "q quit   ? help   tab view   ↑↓ move   p pause   / filter   s sort"),
+            (23, "q quit   ? help   tab view   ↑↓ move   enter task   p pause   / filter   s sort"),
         ] {
             assert_eq!(frame[y], says, "\n{}", frame.join("\n"));
         }

@@ -31,6 +31,7 @@ pub(super) enum View {
     Groups,
     Clients,
     Tasks,
+    Dead,
 }
 
 /// What was seen.
@@ -46,6 +47,10 @@ pub(super) struct Look {
     pub(super) clients: Vec<pb::Client>,
     /// Only where they are looked for.
     pub(super) tasks: Vec<pb::Task>,
+    /// Dead letters, oldest first. Only where they are looked for.
+    pub(super) dead: Vec<pb::TaskResult>,
+    /// The task that is open, with all that came of it; or why there is none.
+    pub(super) ledger: Option<Result<pb::TaskLedger, String>>,
     /// What is not well, the worst first.
     pub(super) findings: Vec<Finding>,
 }
@@ -64,8 +69,8 @@ pub(super) fn soon() -> CallOption {
     CallOption::default().timeout(ANSWER)
 }
 
-/// Looks at what `view` shows.
-pub(super) async fn look(link: &Link, view: View) -> Result<Look, Error> {
+/// Looks at what `view` shows, and at the task that is open.
+pub(super) async fn look(link: &Link, view: View, open: Option<u64>) -> Result<Look, Error> {
     let server = async {
         match link.answer(link.client.get_server(&pb::GetServerRequest::new(), soon())).await {
             Err(Error::Unimplemented { .. }) => Ok(None),
@@ -91,12 +96,34 @@ pub(super) async fn look(link: &Link, view: View) -> Result<Look, Error> {
             _ => Ok(Vec::new()),
         }
     };
-    let (server, groups, results, clients, tasks) = future::try_join5(server, groups, results, clients, tasks).await?;
+    let dead = async {
+        match view {
+            View::Dead => {
+                let list = Some(latest(TASKS)).into();
+                let request = pb::ListDeadRequest { list, ..Default::default() };
+                link.pages(link.client.list_dead(&request, soon())).await
+            }
+            _ => Ok(Vec::new()),
+        }
+    };
+    let ledger = async {
+        let Some(id) = open else { return Ok(None) };
+        let request = pb::DescribeTaskRequest { id, ..Default::default() };
+        match link.answer(link.client.describe_task(&request, soon())).await {
+            Ok(ledger) => Ok(Some(Ok(ledger))),
+            Err(Error::Refused(why)) => Ok(Some(Err(why))),
+            Err(e) => Err(e),
+        }
+    };
+    let of_view = future::try_join3(clients, tasks, dead);
+    let (server, groups, results, (clients, tasks, dead), ledger) =
+        future::try_join5(server, groups, results, of_view, ledger).await?;
     let at = Time::now();
     let findings = server.as_ref().map(|server| finding::attention(server, &groups.findings)).unwrap_or_default();
     let results = results.into_iter().flat_map(|page: pb::ResultPage| page.results).collect();
     let tasks = tasks.into_iter().flat_map(|page: pb::TaskPage| page.tasks).collect();
-    Ok(Look { at, server, groups: groups.groups, results, clients, tasks, findings })
+    let dead = dead.into_iter().flat_map(|page: pb::ResultPage| page.results).collect();
+    Ok(Look { at, server, groups: groups.groups, results, clients, tasks, dead, ledger, findings })
 }
 
 impl Look {

@@ -48,6 +48,7 @@ impl Metadata {
             "contact-group" => join.group = Some(name("contact-group", value)?),
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
+            "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
@@ -115,6 +116,7 @@ mod tests {
         assert_eq!(set("contact-batch", b"999999999").unwrap().batch, MAX_BATCH);
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
+        assert!(set("contact-revoke", b"1").unwrap().join.revoke);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }

@@ -36,7 +36,7 @@ use log::error;
 
 pub use self::core::{
     Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, MAX_MESSAGE, Meter,
-    OutcomeReport, Overview, Reporter, SessionId, Sessions, Tally, TaskState, WaitReason,
+    OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Reporting, TasksWithState};

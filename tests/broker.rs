@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, SessionId, StartAt};
+use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
 use contact::retry::Retry;
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -919,6 +919,52 @@ fn a_retry_that_names_no_delay_waits_as_the_policy_says() {
     assert_eq!(attempts(&world, a)[2..], [(tasks[1], 2)]);
     world.wait(7 * SECOND);
     assert_eq!(attempts(&world, a).last(), Some(&(tasks[0], 2)));
+}
+
+// ---- what is taken from a client
+
+fn revoked(world: &World, stream: SessionId) -> Vec<(TaskId, u32, RevokeReason)> {
+    world.streams[&stream].revoked.iter().map(|it| (it.task, it.attempt, it.reason)).collect()
+}
+
+#[test]
+fn a_client_that_wants_to_hears_that_a_task_it_has_was_cancelled() {
+    let mut world = world();
+    let (asks, not) = (world.join(Join { revoke: true, ..client("asks") }), world.join(client("not")));
+    let task = world.broadcast("work");
+    world.cancel(task);
+    assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled)]);
+    assert_eq!(revoked(&world, not), []);
+}
+
+#[test]
+fn a_client_that_goes_on_with_what_it_lost_hears_that_another_has_it() {
+    let mut world = world();
+    let one = world.join(Join { revoke: true, ..begins(worker("one")) });
+    let task = world.broadcast("work");
+    world.settle(one, task, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    let working = outcome_report(task, 1, Outcome::Working);
+    // It was frozen: its lease ended, and the other was given the task.
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    world.report(&world.reporter(one), working.clone());
+    assert_eq!(revoked(&world, one), [(task, 1, RevokeReason::GivenToAnother)]);
+    world.done(two, task);
+    world.report(&world.reporter(one), working);
+    assert_eq!(revoked(&world, one).len(), 2, "also when the other is done with it");
+}
+
+#[test]
+fn a_client_that_goes_on_with_what_has_expired_hears_so() {
+    let mut world = world();
+    let a = world.join(Join { revoke: true, ..begins(client("a")) });
+    let task = world.submit(NewTask { expires_at: Some(world.now.after(5 * SECOND)), ..task("soon") });
+    world.settle(a, task, Outcome::Working);
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Expired]);
+    world.report(&world.reporter(a), outcome_report(task, 1, Outcome::Working));
+    assert_eq!(revoked(&world, a), [(task, 1, RevokeReason::Expired)]);
 }
 
 // ---- restarts

@@ -23,7 +23,7 @@ pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
-pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, SessionId};
+pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
 pub use self::tally::{Meter, Tally};
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -131,6 +131,8 @@ pub enum Closed {
 pub enum Action {
     /// Put these on the stream.
     Deliver(SessionId, Vec<Delivery>),
+    /// Say on the stream that its client should not go on with this.
+    Revoke(SessionId, Revoked),
     /// Put an empty message on the stream.
     Heartbeat(SessionId),
     /// Say through [`Core::stream_took`] when the stream has taken most of this: all the bytes it was given so far.

@@ -7,30 +7,37 @@
 //! allows takes 20 kB before the first task, for each idle client. The end goes beside it, so that it can overtake tasks.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
 use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::task::AtomicWaker;
 
-use super::core::{Closed, Delivery, SEND_BUFFER};
+use super::core::{Closed, Delivery, Revoked, SEND_BUFFER};
 
 /// Something for a stream.
 #[derive(Debug)]
 pub enum Push {
     /// Tasks, in order.
     Tasks(Vec<Delivery>),
+    /// Tasks that its client should not go on with.
+    Revoked(Vec<Revoked>),
     /// An empty message.
     Heartbeat,
     /// The end.
     Close(Closed),
 }
 
+/// Most tasks that wait to be revoked. Of one that finds no room the client hears when it next says that it is at work on it.
+const REVOKED: usize = 1024;
+
 #[derive(Default)]
 struct Shared {
     waker: AtomicWaker,
     heartbeat: AtomicBool,
     closed: OnceLock<Closed>,
+    /// At most [`REVOKED`].
+    revoked: Mutex<Vec<Revoked>>,
     /// Bytes of [`Delivery::cost`] that the stream has taken so far.
     taken: AtomicU64,
     /// The broker wants to hear when this many bytes were taken. 0: it does not.
@@ -72,6 +79,16 @@ impl Outbox {
         self.shared.waker.wake();
     }
 
+    /// Says after the tasks that were handed over that the client should not go on with one.
+    pub(super) fn revoke(&self, revoked: Revoked) {
+        let mut waiting = self.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() < REVOKED && !waiting.contains(&revoked) {
+            waiting.push(revoked);
+        }
+        drop(waiting);
+        self.shared.waker.wake();
+    }
+
     /// An empty message, unless there are tasks, which say as much.
     pub(super) fn beat(&self) {
         self.shared.heartbeat.store(self.tasks.is_empty(), Ordering::SeqCst);
@@ -110,6 +127,12 @@ impl Inbox {
             {
                 inbox.tasks.try_iter().for_each(|mut more| tasks.append(&mut more));
                 return Some(Push::Tasks(tasks));
+            }
+            if closed != Some(Closed::TakenOver) {
+                let mut waiting = inbox.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+                if !waiting.is_empty() {
+                    return Some(Push::Revoked(std::mem::take(&mut *waiting)));
+                }
             }
             let heartbeat = || inbox.shared.heartbeat.swap(false, Ordering::SeqCst).then_some(Push::Heartbeat);
             closed.map(Push::Close).or_else(heartbeat)

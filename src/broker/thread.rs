@@ -192,6 +192,7 @@ impl BrokerThread {
                 self.delivered += deliveries.len() as u64;
                 self.to_stream(session, |outbox| outbox.deliver(deliveries));
             }
+            Action::Revoke(session, revoked) => self.to_stream(session, |outbox| outbox.revoke(revoked)),
             Action::Heartbeat(session) => self.to_stream(session, Outbox::beat),
             Action::Close(session, why) => {
                 self.to_stream(session, |outbox| outbox.close(why));

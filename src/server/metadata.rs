@@ -56,6 +56,7 @@ impl Metadata {
             "contact-group" => join.group = Some(name("contact-group", value)?),
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
+            "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-max-message" => join.max_message = Some(number("contact-max-message", value)?),
             "contact-heartbeat" => {
@@ -134,6 +135,7 @@ mod tests {
         assert_eq!(set("contact-max-message", b"67108864").unwrap().join.max_message, Some(64 << 20));
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
+        assert!(set("contact-revoke", b"1").unwrap().join.revoke);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }

@@ -13,8 +13,9 @@ use super::calls::Ended;
 use super::health::Health;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, Closed, Delivery, Inbox, Push, SessionId};
-use crate::wire::contact::ServerMsg;
+use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
+use crate::wire::contact::revoked::Reason;
+use crate::wire::contact::{Revoked, ServerMsg};
 
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
@@ -72,6 +73,10 @@ impl Pump<'_> {
             match self.next().await? {
                 Push::Close(why) => return Err(self.closed(why)),
                 Push::Heartbeat => self.send(ServerMsg::new()).await?,
+                Push::Revoked(revoked) => {
+                    let revoked = revoked.into_iter().map(revocation).collect();
+                    self.send(ServerMsg { revoked, ..ServerMsg::default() }).await?;
+                }
                 Push::Tasks(deliveries) => {
                     let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
                     let mut count = 0;
@@ -135,6 +140,15 @@ fn messages(deliveries: &[Delivery], batch: usize, most: u64) -> impl Iterator<I
         };
         Some((message, now.iter().map(Delivery::cost).sum()))
     })
+}
+
+fn revocation(revoked: broker::Revoked) -> Revoked {
+    let reason = match revoked.reason {
+        RevokeReason::Cancelled => Reason::CANCELLED,
+        RevokeReason::Expired => Reason::EXPIRED,
+        RevokeReason::GivenToAnother => Reason::GIVEN_TO_ANOTHER,
+    };
+    Revoked { id: revoked.task, attempt: revoked.attempt, reason: reason.into(), ..Revoked::default() }
 }
 
 fn message(delivery: &Delivery) -> ServerMsg {

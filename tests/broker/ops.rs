@@ -361,6 +361,7 @@ impl World {
             window: who.window,
             from: who.from,
             begins: who.begins,
+            revoke: who.heartbeat,
             heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
             peer: peer(if who.shared { 0 } else { who.who }),
             max_message: None,

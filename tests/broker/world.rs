@@ -7,7 +7,9 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, SessionId, StartAt};
+use contact::broker::{
+    Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+};
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -38,6 +40,7 @@ pub(crate) struct Stream {
     pub(crate) got: Vec<(TaskId, u32)>,
     pub(crate) seen: HashSet<TaskId>,
     pub(crate) heartbeats: usize,
+    pub(crate) revoked: Vec<Revoked>,
 }
 
 /// What the core wants read.
@@ -183,6 +186,7 @@ impl World {
             got: Vec::new(),
             seen: HashSet::new(),
             heartbeats: 0,
+            revoked: Vec::new(),
         };
         if let Some(before) = before {
             let old = &self.streams[&before];
@@ -547,6 +551,24 @@ impl World {
                 let stream = self.streams.get_mut(&session).expect("a heartbeat goes to a stream that is there");
                 assert!(stream.join.heartbeat.is_some(), "a heartbeat goes to a client that asked for it");
                 stream.heartbeats += 1;
+            }
+            Action::Revoke(session, revoked) => {
+                // In a burst its stream may have ended since.
+                let Some(stream) = self.streams.get_mut(&session) else { return assert!(self.model.batch) };
+                assert!(stream.join.revoke, "who did not ask for it hears nothing");
+                let group = stream.group.clone().expect("an anonymous client holds nothing");
+                let has = |lease: &(GroupName, TaskId, Option<SessionId>, u32)| {
+                    lease.0 == group
+                        && lease.1 == revoked.task
+                        && lease.2 == Some(session)
+                        && lease.3 == revoked.attempt
+                };
+                assert!(
+                    self.model.batch
+                        || revoked.reason == RevokeReason::Cancelled
+                        || !self.model.leases().iter().any(has)
+                );
+                stream.revoked.push(revoked);
             }
             Action::Close(session, why) => {
                 assert!(!self.streams.contains_key(&session), "no stream is ended without a reason");

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
+use contact::wire::contact::revoked::Reason;
 use contact::wire::contact::{Result as Told, ServerMsg};
 use contact::wire::control::{
     CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult, WaitReason,
@@ -370,6 +371,21 @@ fn a_task_carries_its_retry_policy_and_one_that_makes_no_sense_is_refused() {
         a.tell([told(&message, RETRY, "broken")]);
     }
     assert_eq!(rig.operator.results(3)[2].outcome.unwrap(), Kept::EXHAUSTED);
+}
+
+#[test]
+fn a_client_that_asked_for_it_hears_that_its_task_was_cancelled() {
+    let rig = Rig::start();
+    let mut tasks = rig.named("a").saying("contact-revoke", "1").tasks();
+    rig.operator.submit(&["work"]);
+    let given = tasks.next();
+    let cancel = CancelTaskRequest { id: 1, ..CancelTaskRequest::default() };
+    status_of(block_on(rig.operator.control.cancel_task(&cancel, patient()).unwrap())).unwrap();
+    let revoked = tasks.next().revoked;
+    assert_eq!(
+        revoked.iter().map(|it| (it.id, it.attempt, it.reason.unwrap())).collect::<Vec<_>>(),
+        [(1, given.attempt, Reason::CANCELLED)]
+    );
 }
 
 #[test]

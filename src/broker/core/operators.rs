@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
-use super::session::{ClientInfo, Session, SessionId};
+use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core};
 use crate::task::{ClientId, GroupName, Outcome, Priority, StartAt, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
@@ -154,7 +154,12 @@ impl Core {
         let mut count = 0;
         for id in ids {
             let attempt = match self.end_lease(id, task.id) {
-                Some((lease, _)) => Some(lease.attempts.deliveries),
+                Some((lease, _)) => {
+                    if let Some(session) = lease.session {
+                        self.revoke(session, task.id, lease.attempts.deliveries, RevokeReason::Cancelled);
+                    }
+                    Some(lease.attempts.deliveries)
+                }
                 None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
                     Some((_, attempts)) => Some(attempts.deliveries),
                     None => group.take_up(task, head).then_some(0),

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
-use super::session::SessionId;
+use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
 use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
@@ -84,7 +84,7 @@ impl Core {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
                     self.renew(id, report.task, session, &reporter.peer, now);
                 }
-                Outcome::Working => {}
+                Outcome::Working => self.revoke_stale(id, reporter, &report, now),
                 Outcome::Retry if current => {
                     let spent = lease.attempts.begin().spent;
                     let delay = match report.delay {
@@ -118,7 +118,15 @@ impl Core {
             return self.report_waiting(id, attempts, reporter, report, now);
         }
         let settles = match report.outcome {
-            Outcome::Working => return,
+            Outcome::Working => {
+                // One that is not taken up may have been delivered before a crash that forgot it: it may be at work on it.
+                let settled =
+                    self.recent.get(report.task).is_some_and(|task| group.has_settled(task, self.recent.head()));
+                if settled {
+                    self.revoke_stale(id, reporter, &report, now);
+                }
+                return;
+            }
             // It may have been delivered before a restart that forgot the delivery: it must not go out again.
             outcome if outcome.settles() && report.task <= self.head() => match self.take_up_id(id, report.task) {
                 Some(false) => false,
@@ -147,7 +155,9 @@ impl Core {
         }
         let last = attempts.deliveries > 0 && report.attempt == attempts.deliveries;
         if report.outcome == Outcome::Working {
-            if last {
+            if !last {
+                self.revoke_stale(id, reporter, &report, now);
+            } else {
                 self.renew(id, report.task, self.session_of(reporter, id), &reporter.peer, now);
             }
             return;
@@ -164,6 +174,23 @@ impl Core {
             }
         }
         self.record(name, reporter, report, !counts, now);
+    }
+
+    /// A client is at work on a delivery that is over: it has not heard that yet, or not what became of it. Its own lease may have
+    /// ended while it was cut off, so this is said whenever it says `WORKING`.
+    fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Time) {
+        let Some(session) = self.session_of(reporter, group).filter(|_| report.attempt != 0) else { return };
+        let task = self.recent.get(report.task);
+        let over = task.is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
+        let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
+        self.revoke(session, report.task, report.attempt, reason);
+    }
+
+    /// Tells a client that it should not go on with a task, if it wants to hear so.
+    pub(super) fn revoke(&mut self, id: SessionId, task: TaskId, attempt: u32, reason: RevokeReason) {
+        if self.sessions.get(&id).is_some_and(|session| session.join.revoke) {
+            self.actions.push(Action::Revoke(id, Revoked { task, attempt, reason }));
+        }
     }
 
     /// The stream of this reporter, if it is of that group.

@@ -30,6 +30,8 @@ pub struct Join {
     pub from: Option<StartAt>,
     /// It says when it begins a task, with `WORKING` or an outcome: a task that it was given is not begun before.
     pub begins: bool,
+    /// It wants to hear that a task which it has was taken from it.
+    pub revoke: bool,
     /// How long a silence is before it wants a heartbeat.
     pub heartbeat: Option<Duration>,
     /// The longest message it takes, in bytes; without it, [`MAX_MESSAGE`].
@@ -50,6 +52,28 @@ pub struct Delivery {
     pub attempt: u32,
     /// Attempts that were spent before this delivery.
     pub spent: u32,
+}
+
+/// A task that its client should not go on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Revoked {
+    /// The task.
+    pub task: TaskId,
+    /// Which delivery: a later one still stands.
+    pub attempt: u32,
+    /// Why.
+    pub reason: RevokeReason,
+}
+
+/// Why a client should not go on with a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RevokeReason {
+    /// An operator took it back.
+    Cancelled,
+    /// Its time is over.
+    Expired,
+    /// Another client has it, or settled it.
+    GivenToAnother,
 }
 
 impl Delivery {

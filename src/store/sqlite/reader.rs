@@ -220,7 +220,7 @@ mod tests {
     #[test]
     fn everything_is_read_in_order_from_an_index_without_sorting() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(include_str!("1.sql")).unwrap();
+        conn.execute_batch(&super::super::MIGRATIONS.concat()).unwrap();
         let plan = |sql: &str| -> String {
             let mut explain = conn.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
             let lines = explain.raw_query().mapped(|row| row.get::<_, String>(3));

@@ -82,7 +82,17 @@ impl Proxy {
     #[track_caller]
     fn works(&self, what: &str) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        command.args(["--server", &self.clients, "--id", "w1", "--group", "workers", "--exec", "tr a-z A-Z"]);
+        command.args([
+            "--server",
+            &self.clients,
+            "--id",
+            "w1",
+            "--group",
+            "workers",
+            "--raw-input",
+            "--exec",
+            "tr a-z A-Z",
+        ]);
         let _worker = Program::spawn(what, &mut command).unwrap();
         let tasks: Vec<String> = (0..TASKS).map(|n| format!("task {n}")).collect();
         self.server.submit(&tasks);

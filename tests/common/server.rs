@@ -128,6 +128,15 @@ impl Server {
         drop(follow);
         self.ctl(&[log, "--all"])
     }
+
+    /// Waits until there are results that say DONE, so many; gives all results.
+    #[track_caller]
+    pub fn done(&self, count: usize) -> Vec<Value> {
+        let follow = self.ctl_running(&["results", "--all", "--follow"]);
+        follow.out.at_least(count, "results", |line| Some(json(line)).filter(|result| result["outcome"] == "DONE"));
+        drop(follow);
+        self.ctl(&["results", "--all"])
+    }
 }
 
 /// Its one line on standard output, when it is ready: `listening on 127.0.0.1:1, control on 127.0.0.1:2, http on 127.0.0.1:3`.

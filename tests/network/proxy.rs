@@ -18,6 +18,8 @@ pub struct Proxy {
 struct Shared {
     connections: Mutex<Vec<Connection>>,
     over: AtomicBool,
+    /// New connections are cut from their first byte on.
+    down: AtomicBool,
 }
 
 struct Connection {
@@ -42,7 +44,7 @@ impl Proxy {
                         return;
                     }
                     let (client, server) = (client.unwrap(), TcpStream::connect(&server).unwrap());
-                    let cut = Arc::new(AtomicBool::new(false));
+                    let cut = Arc::new(AtomicBool::new(shared.down.load(Ordering::SeqCst)));
                     let carriers = [carrier(&client, &server, &cut), carrier(&server, &client, &cut)];
                     shared.connections.lock().unwrap().push(Connection { client, server, cut, carriers });
                 }
@@ -56,7 +58,19 @@ impl Proxy {
         self.each(|connection| connection.cut.store(true, Ordering::SeqCst));
     }
 
-    /// The same, but the client is told.
+    /// The same, and for new ones as well, until [`Proxy::mend`].
+    pub fn go_down(&self) {
+        self.shared.down.store(true, Ordering::SeqCst);
+        self.cut();
+    }
+
+    /// New connections are sound again. Those there are end, and the client is told.
+    pub fn mend(&self) {
+        self.shared.down.store(false, Ordering::SeqCst);
+        self.cut_and_tell_the_client();
+    }
+
+    /// What [`Proxy::cut`] does, but the client is told.
     pub fn cut_and_tell_the_client(&self) {
         self.each(|connection| {
             connection.cut.store(true, Ordering::SeqCst);

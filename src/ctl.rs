@@ -25,6 +25,7 @@ mod submit;
 mod table;
 mod tally;
 mod top;
+mod words;
 
 pub use args::Args;
 pub use error::Error;

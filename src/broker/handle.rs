@@ -158,7 +158,7 @@ impl Handle {
         self.with(|core| (core.unmatched(), core.last_unmatched())).await
     }
 
-    /// These tasks were removed from the store: nobody is given them any more.
+    /// These tasks were removed from the store: no client is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
         self.with(move |core| core.removed(&tasks)).await
     }

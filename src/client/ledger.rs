@@ -385,7 +385,7 @@ impl Ledger {
     }
 }
 
-/// At most so many bytes of a text: its beginning and its end, with a note between them if there is room for that.
+/// At most that many bytes of a text: its beginning and its end, with a note between them if there is room for that.
 fn cut(text: &str, most: usize) -> String {
     if text.len() <= most {
         return text.to_owned();

@@ -36,7 +36,7 @@ const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
 const MOST_CONNECT: Duration = Duration::from_secs(20);
-/// After so long without a word from the server, the log says that it is awaited.
+/// When the server has said nothing for this time, the log says that it is awaited.
 const SILENT: Duration = Duration::from_secs(5);
 /// How often leases are renewed at most while the worker stops. Its streams change then, and the server keeps a lease without a
 /// stream for five seconds.

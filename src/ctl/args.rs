@@ -8,7 +8,7 @@ use protobuf::Enum as _;
 
 use super::bench::Bench;
 use super::help;
-use super::submit::quote;
+use super::words::quote;
 use crate::manual::Shell;
 use crate::retry::Retry;
 use crate::task::{Name, NameOf, Time};
@@ -230,13 +230,13 @@ pub(super) struct Submit {
     /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) not_before: Option<Time>,
-    /// Not to be delivered for so long, such as 10s.
+    /// Not to be delivered before this time has passed, such as 10s.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "not_before")]
     pub(super) delay: Option<Duration>,
     /// Not to be delivered after this time.
     #[arg(long, value_name = "TIME", value_parser = time)]
     pub(super) expires_at: Option<Time>,
-    /// To be given up after so long, such as 1h.
+    /// To be given up when this time has passed, such as 1h.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "expires_at")]
     pub(super) ttl: Option<Duration>,
     /// How often it is delivered to a group before it goes to the dead letters. Without it: as the server is set.
@@ -300,7 +300,7 @@ pub(super) struct Doctor {
     /// Where clients connect, as seen from here. Without it: the host of --server, with the port of the server's --listen.
     #[arg(long, value_name = "ADDR", value_parser = address)]
     pub(super) listen: Option<String>,
-    /// Also hold a connection for so long on which nothing happens but pings, and see whether something on the way cuts it.
+    /// Also hold a connection for this time, on which nothing happens but pings, and see whether something on the way cuts it.
     ///
     /// Firewalls and balancers often do so after 60 s, and some after 350 s.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
@@ -412,7 +412,7 @@ pub(super) struct Range {
     /// Begin with the first one.
     #[arg(long, conflicts_with = "latest", group = "from")]
     pub(super) all: bool,
-    /// Begin behind this id, or this seq.
+    /// Begin after this id, or this seq.
     #[arg(long, value_name = "ID", conflicts_with = "latest", group = "from")]
     pub(super) after: Option<u64>,
     /// End after N.
@@ -487,7 +487,7 @@ fn group(text: &str) -> Result<String, String> {
     Name::new(NameOf::Group, text).map(|name| name.as_str().to_owned()).map_err(|e| e.to_string())
 }
 
-/// A group that a task is for. A comma is more likely a list than a part of a name, and that list would be a group nobody is in.
+/// A group that a task is for. A comma is more likely a list than a part of a name, and no client would ever be in a group of that name.
 fn addressee(text: &str) -> Result<String, String> {
     let name = Name::new(NameOf::To, text).map_err(|e| e.to_string())?;
     match text.split_once(',') {

@@ -7,7 +7,7 @@ use super::lines::Line;
 use crate::task::Time;
 use crate::wire::control as pb;
 
-/// A request that has come to so many bytes takes no further line.
+/// Bytes at which a request takes no further line.
 const LARGE: usize = 1 << 20;
 /// Most bytes that one line makes, as often as it is submitted: a server takes requests of 16 MiB.
 const LINE: usize = 15 << 20;
@@ -101,7 +101,7 @@ pub(super) struct Batch {
     pub(super) bytes: u64,
     /// How large its request is, about, in bytes.
     size: usize,
-    /// There is nothing behind it. May be unset on the last one, if it is full.
+    /// There is nothing after it. May be unset on the last one, if it is full.
     pub(super) end: bool,
 }
 

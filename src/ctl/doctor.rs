@@ -12,8 +12,8 @@ use super::args;
 use super::finding::{self, Finding, Status};
 use super::interrupt::Interrupt;
 use super::link::{self, Link};
-use super::manage::count;
 use super::out::Out;
+use super::words::count;
 use crate::task::Time;
 use crate::terminal::escape;
 use crate::wire::contact::{ClientMsg, Empty, Result as OutcomeReport};
@@ -29,7 +29,7 @@ const CLOCK_WARNING: i64 = 1_000;
 const CLOCK_FAILED: i64 = 60_000;
 /// How many of the latest outcomes are looked at.
 const OUTCOMES: u32 = 200;
-/// So many of them may be leases that ended: one in so many.
+/// The share of them that may be leases that ended, as its inverse.
 const ENDED_LEASES: u64 = 20;
 
 /// Checks, and tells of each check as soon as it is done.

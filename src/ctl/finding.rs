@@ -6,9 +6,9 @@ use std::time::Duration;
 use indicatif::{BinaryBytes, HumanCount};
 use serde::Serialize;
 
-use super::manage::count;
 use super::moment::span;
-use super::submit::quote;
+use super::words::count;
+use super::words::quote;
 use crate::wire::control as pb;
 use crate::wire::control::finding::{Code, Severity};
 

@@ -3,7 +3,7 @@
 use super::doctor::seen_from_here;
 use super::link::Link;
 use super::out::Out;
-use super::submit::quote;
+use super::words::quote;
 use super::{Error, manage};
 use crate::wire::control as pb;
 

@@ -209,7 +209,7 @@ impl Print<'_> {
         })
     }
 
-    /// Says how to go on behind what was printed.
+    /// Says how to go on after what was printed.
     fn stopped_at(&self, last: u64, error: Error) -> Error {
         match error {
             Error::WentAway { server, reason, .. } if last > 0 => {

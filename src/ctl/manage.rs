@@ -10,8 +10,8 @@ use serde::Serialize;
 use super::link::Link;
 use super::moment::span;
 use super::out::Out;
-use super::submit::quote;
 use super::table::{Row, Table};
+use super::words::{count, quote};
 use super::{Error, rows};
 use crate::terminal::escape;
 use crate::wire::control as pb;
@@ -281,9 +281,4 @@ impl Many<'_> {
             failed => Err(Error::SomeFailed(format!("{} could not be {}", count(failed, "task"), self.verb))),
         }
     }
-}
-
-/// "1 task", "2 tasks".
-pub(super) fn count(n: u64, noun: &str) -> String {
-    format!("{n} {noun}{}", if n == 1 { "" } else { "s" })
 }

@@ -7,9 +7,9 @@ use serde::Serialize;
 
 use super::Error;
 use super::link::Link;
-use super::manage::count;
 use super::moment::{Moment, span};
 use super::out::Out;
+use super::words::count;
 use crate::wire::control as pb;
 
 /// As JSON, what the server says; `null` for what it does not know.

@@ -30,11 +30,12 @@ use super::manage::stands;
 use super::moment::{Moment, Times};
 use super::out::Out;
 use super::tally::Tally;
+use super::words::quote;
 use crate::task::Time;
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
-/// How many requests may be under way. When so many are, reading waits.
+/// How many requests may be under way. When it is reached, reading waits.
 const UNDER_WAY: usize = 8;
 /// How many requests are made ahead.
 const AHEAD: usize = 1;
@@ -140,7 +141,7 @@ impl Input {
         })
     }
 
-    /// How to submit what stands behind `line`.
+    /// How to submit what comes after `line`.
     fn go_on(&self, line: u64) -> String {
         match &self.file {
             Some(file) => {
@@ -264,7 +265,7 @@ async fn send(
             };
             batch.append(next);
         }
-        // Not `send`, which also waits for room behind this one.
+        // Not `send`, which also waits for room after this one.
         if places.feed(()).await.is_err() {
             return;
         }
@@ -496,14 +497,4 @@ fn window(submit: &args::Submit) -> String {
 
 fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar())
-}
-
-/// A path, or a name, as a shell takes it.
-pub(super) fn quote(path: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
-    if path.chars().all(plain) && !path.starts_with('-') {
-        return path.to_owned();
-    }
-    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
-    format!("'{}'", path.replace('\'', r"'\''"))
 }

@@ -11,13 +11,13 @@ use crate::terminal::escape;
 
 /// Between two columns.
 pub(super) const GAP: usize = 2;
-/// A heading that is wider than what is under it is cut to so much when room is short.
+/// A heading that is wider than what is under it is cut to this width when room is short.
 const SHORT_HEADING: usize = 4;
 /// A name is not cut below this.
 const SHORT_NAME: usize = 8;
-/// Free text gets so much before names are cut...
+/// The width that free text gets before names are cut...
 const FAIR_TEXT: usize = 24;
-/// ...and so much at least.
+/// ...and its least width.
 const SHORT_TEXT: usize = 16;
 
 /// What can be printed as an object or as a line of a table.
@@ -77,7 +77,7 @@ impl Widths {
         }
     }
 
-    /// How wide the columns are where there is so much room; together they may still be wider, if it is very little.
+    /// How wide the columns are in a room of that width. Together they may be wider, if it is very small.
     pub(super) fn fit(&self, columns: &[Column], room: Option<usize>) -> Vec<usize> {
         let mut widths: Vec<_> =
             self.headings.iter().zip(&self.cells).map(|(heading, cell)| *heading.max(cell)).collect();

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::manage::count;
+use super::words::count;
 
 /// How many of the failed lines the summary names. All of them were named when they failed.
 const NAMED: usize = 20;
@@ -79,7 +79,7 @@ impl Tally {
         ids.last = last;
     }
 
-    /// Of those that were accepted, so many had been before.
+    /// How many of those had been accepted before.
     pub(super) fn recognize(&mut self, count: u64) {
         self.known += count;
     }

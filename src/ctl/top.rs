@@ -29,11 +29,11 @@ use super::{Error, args};
 use crate::task::Time;
 use crate::wire::control as pb;
 
-/// A frame that nobody looks at is so wide...
+/// How wide a frame is that is not for a terminal...
 const WIDTH: u16 = 120;
-/// ...and shows so many groups at most.
+/// ...and how many groups it shows at most.
 const ROWS: usize = 1000;
-/// At most one part in so many of the time is spent looking, so that a server that answers slowly is asked less often.
+/// The share of the time that is spent looking, as its inverse: a server that answers slowly is asked less often.
 const SHARE: u32 = 5;
 
 /// Shows the fleet until `q`, or once.

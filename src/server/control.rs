@@ -151,7 +151,7 @@ async fn begin_accepting(
         Ok(request) => {
             operator.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
             let (tasks, refused) = convert::new_tasks(request, operator.limit);
-            operator.broker.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
+            operator.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
         }
         Err(ended) => Err(ended),
     };

@@ -193,6 +193,14 @@ impl Operator {
         }
     }
 
+    /// Accepts those of the tasks that can be, in two steps: see [`store::Handle::begin_submit`].
+    pub(super) async fn begin_submit(
+        &self,
+        tasks: Vec<NewTask>,
+    ) -> Result<impl Future<Output = Result<Accepted, store::StoreError>> + Send + use<>, Refusal> {
+        Ok(self.broker.begin_submit(tasks).await?)
+    }
+
     /// A task, where it stands with each group, and what came of it.
     pub(super) async fn describe(&self, id: TaskId) -> Result<Ledger, Refusal> {
         let task = self.task(id).await?;

@@ -86,7 +86,7 @@ export async function manyDead({ open, reached, shot }) {
   const letters = page.locator('.letter');
   await says(page, '.doing code', /^contactctl dead --group workers --drop/);
   assert.equal(await letters.count(), 5);
-  const same = page.getByRole('button', { name: '3 × connection refused' });
+  const same = page.getByRole('button', { name: '3 × exit code 1: connection refused' });
   await same.click();
   await letters.nth(3).waitFor({ state: 'detached' });
   assert.equal(await letters.filter({ hasText: 'disk full' }).count(), 0);

@@ -143,7 +143,7 @@ impl Core {
     }
 
     /// The session that gets the task: the next one, unless its client does not take so long a message. An error says when it is
-    /// worth looking again, where nobody does now.
+    /// worth looking again, where no client takes it now.
     fn session_for(&self, id: GroupId, next: SessionId, task: &Task) -> Result<SessionId, Duration> {
         let takes = |id: &SessionId| self.sessions.get(id).is_some_and(|session| session.takes(task));
         if takes(&next) {

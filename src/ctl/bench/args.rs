@@ -91,7 +91,7 @@ pub(super) struct Submit {
     /// Tasks to submit.
     #[arg(long, value_name = "N", default_value_t = 3_000_000, value_parser = some())]
     pub(super) tasks: u64,
-    /// Submit no more after so long.
+    /// Submit no more after this time.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) duration: Option<Duration>,
     /// Bytes of a task's text.
@@ -110,7 +110,7 @@ pub(super) struct Work {
     /// Tasks in all.
     #[arg(long, value_name = "N", default_value_t = 2_000_000, value_parser = some())]
     pub(super) tasks: u64,
-    /// Submit no more after so long.
+    /// Submit no more after this time.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) duration: Option<Duration>,
     #[command(flatten)]

@@ -53,7 +53,7 @@ pub(super) fn run(run: &mut Run, args: &Article) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes so many tasks and acknowledges each. Neither waits for the other.
+/// Takes that many tasks and acknowledges each. Neither waits for the other.
 async fn converse(
     client: Client,
     acknowledgement: Encoded,

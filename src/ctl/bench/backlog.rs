@@ -57,7 +57,7 @@ fn fill(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(), Err
     running.wait(&mut progress).map(drop)
 }
 
-/// Works off so many tasks. Returns how many a second, what came of it, and how many different ones there were.
+/// Works off that many tasks. Returns the rate, what came of it, and how many different ones there were.
 fn drain(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(f64, Sum, u64), Error> {
     let mut progress = run.watch.progress("delivered, settled", tasks);
     let goal = Goal::new(tasks, progress.count.clone());

@@ -24,7 +24,7 @@ const OPENING: usize = 128;
 /// How long one of them may take.
 const CONNECT: Duration = Duration::from_secs(20);
 
-/// Opens so many connections, and returns when all of them are ready.
+/// Opens that many connections, and returns when all of them are ready.
 pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: &Watch) -> Result<Vec<Client>, Error> {
     let mut progress = watch.progress("connecting", count.into());
     let open = |_| async {

@@ -26,9 +26,9 @@ const ABOVE: u16 = 9;
 const ATTENTION: u16 = 3;
 /// The latest outcomes, at most.
 const OUTCOMES: u16 = 20;
-/// They get so many rows before a long table gets more...
+/// Rows they get before a long table gets more...
 const FAIR_OUTCOMES: u16 = 6;
-/// ...which gets so many before they get any.
+/// ...and rows that table gets before they get any.
 const FAIR_TABLE: u16 = 8;
 /// An answer that takes longer is waited for in sight.
 const PATIENCE: i64 = 3_000;
@@ -113,7 +113,7 @@ pub(super) struct Frame<'a> {
 }
 
 impl Frame<'_> {
-    /// How high a frame is that shows at most so many groups, and nobody looks at.
+    /// How high a frame is that is not for a terminal, with at most that many groups.
     pub(super) fn height_of(look: &Look, most: usize) -> u16 {
         let attention = u16::try_from(look.findings.len()).unwrap_or(ATTENTION).clamp(1, ATTENTION);
         ABOVE - 1 + attention + height(look.groups.len().min(most)) + outcomes_of(look).min(FAIR_OUTCOMES + 2)

@@ -145,6 +145,13 @@ function bulkPart(run, style) {
   };
 }
 
+/** An error in one line. What a command left is how it ended, and then its outputs, each under a line that begins with `---`. */
+function brief(ret) {
+  const [how, part, ...rest] = ret.split('\n');
+  const said = part?.startsWith('--- ') && rest.find((line) => line.trim() && !line.startsWith('--- '));
+  return said ? `${how}: ${said}` : ret;
+}
+
 /** Which of those that are loaded have the same error. A press narrows the list to these, another one takes that back. */
 function errorsPart(choose) {
   const scope = h('span', { class: 'hint' });
@@ -154,7 +161,7 @@ function errorsPart(choose) {
     return {
       node: button,
       update(it) {
-        text(button, `${count(it.times)} × ${it.ret}`);
+        text(button, `${count(it.times)} × ${brief(it.ret)}`);
         attribute(button, 'aria-pressed', String(it.pressed));
       },
     };

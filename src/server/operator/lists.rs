@@ -205,7 +205,7 @@ impl<L: Log> List<L> {
         L::newest(&self.operator.store.tail().positions())
     }
 
-    /// The wanted ones of the next rows, at most so many.
+    /// The wanted ones of the next rows, at most that many.
     async fn read(&self, after: u64, limit: usize) -> Result<Page<L::Row>, StoreError> {
         let (log, filter) = (self.log.clone(), self.filter.clone());
         let read = move |reader: &mut dyn Reader| {

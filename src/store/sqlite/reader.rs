@@ -205,7 +205,7 @@ fn bounds(backlog: &Backlog) -> impl Params {
     )
 }
 
-/// The results of named groups behind `mark`.
+/// The results of named groups after `mark`.
 pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskResult>> {
     let mut select = conn.prepare(REPLAY)?;
     select.query_map([int(mark)], result)?.collect()

@@ -171,18 +171,15 @@ impl Core {
 
     /// A client began to report outcomes from this address.
     pub fn reporter_connected(&mut self, peer: &Arc<str>) {
-        self.count_reporter(peer, 1);
+        self.peers.entry(peer.clone()).or_default().reporters += 1;
     }
 
     /// It reports no more.
     pub fn reporter_disconnected(&mut self, peer: &Arc<str>) {
-        self.count_reporter(peer, -1);
-    }
-
-    /// The two may come in the other order, where a call ended before its beginning was handled: together they leave nothing.
-    fn count_reporter(&mut self, peer: &Arc<str>, change: isize) {
-        self.peers.entry(peer.clone()).or_default().reporters += change;
-        self.drop_idle_peer(peer);
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.reporters = state.reporters.saturating_sub(1);
+            self.drop_idle_peer(peer);
+        }
     }
 
     fn drop_idle_peer(&mut self, peer: &Arc<str>) {

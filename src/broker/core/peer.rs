@@ -11,7 +11,7 @@ use crate::task::TaskId;
 pub(super) struct Peer {
     /// How many streams and how many reporters there are.
     pub(super) sessions: usize,
-    pub(super) reporters: isize,
+    pub(super) reporters: usize,
     /// The latest stream.
     pub(super) session: Option<SessionId>,
     /// The group of that stream; `None` for a passing one.

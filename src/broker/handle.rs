@@ -61,6 +61,8 @@ pub struct Handle {
 }
 
 /// One call that reports outcomes. The broker knows of it until this is dropped, whatever ends the call.
+///
+/// To be dropped after [`Reporting::flushed`]: that it is gone is told beside the mailbox, before reports that still wait in it.
 pub struct Reporting {
     broker: Handle,
     reporter: Arc<Reporter>,

@@ -9,6 +9,7 @@ mod ledger;
 mod lists;
 mod never_came;
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -105,7 +106,8 @@ impl TaskRequest {
             return Err(Refusal::EmptyTask);
         }
         let text = Text::Task.check(self.text, limit)?;
-        let now = Time::now();
+        // Most tasks name no time: then the clock is not read for each.
+        let now = LazyCell::new(Time::now);
         let after = |duration: Duration| now.after(duration);
         let not_before = self.delay.map(after).or(self.not_before);
         let expires_at = self.ttl.map(after).or(self.expires_at);
@@ -114,7 +116,7 @@ impl TaskRequest {
                 Some(not_before) if expires_at <= not_before => {
                     return Err(Refusal::NoWindow { expires_at, not_before });
                 }
-                _ if expires_at <= now => return Err(Refusal::Expired { expires_at, now }),
+                _ if expires_at <= *now => return Err(Refusal::Expired { expires_at, now: *now }),
                 _ => {}
             }
         }

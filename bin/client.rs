@@ -118,7 +118,8 @@ struct Args {
     batch: Option<NonZeroU32>,
 
     /// Where to start when the server does not know this --id or --group yet: at the first task it still has, or at the
-    /// next one that is submitted.
+    /// next one for everyone. Tasks that are addressed to it wait for it in any case. Without it: as the server is set, at the
+    /// next one. A group that the server knows goes on where it was.
     #[arg(long, value_name = "WHERE")]
     from: Option<StartAt>,
 
@@ -152,10 +153,10 @@ Examples:
       The article's conversation: tasks are printed and acknowledged, statuses reported.
   contact-client --group thumbnails --concurrency 4 --exec './thumbnail.sh'
       One of several workers that share the tasks; four commands at a time.
-  contact-client --id \"$(hostname)\" --from new --exec 'sh'
+  contact-client --id \"$(hostname)\" --exec 'sh'
       Run each task as a shell script, on every machine that does this.
-  contact-client --id audit --json >> tasks.jsonl
-      Keep a record of every task.";
+  contact-client --id audit --from first --json >> tasks.jsonl
+      Keep a record of every task, those from before included.";
 
 /// How long the end waits for the reader of standard output.
 const PRINTING: Duration = Duration::from_secs(1);

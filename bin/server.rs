@@ -61,6 +61,10 @@ struct Args {
     /// How often --demo makes ten tasks
     #[arg(long, value_name = "TIME", default_value = "40s", value_parser = humantime::parse_duration)]
     demo_every: Duration,
+    /// Where a group that is new starts to read, unless its first client says so (contact-client --from): at the next task for
+    /// everyone, or at the first that is kept. Tasks that are addressed to it wait for it in any case
+    #[arg(long, value_name = "WHERE", default_value = broker::Config::default().groups_from.as_str())]
+    groups_from: StartAt,
     /// Where anonymous clients start to read: at the first task that is kept, or at the next new one
     #[arg(long, value_name = "WHERE", default_value = broker::Config::default().anonymous_from.as_str())]
     anonymous_from: StartAt,
@@ -107,11 +111,12 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 9] = [
+const LIVE: [&str; 10] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
     "retry",
+    "groups-from",
     "anonymous-from",
     "retain",
     "retain-bytes",
@@ -134,6 +139,7 @@ impl Args {
             max_deliveries: self.max_deliveries,
             retry: self.retry,
             restart_grace: self.restart_grace,
+            groups_from: self.groups_from,
             anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),
             ..broker::Config::default()

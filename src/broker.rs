@@ -39,7 +39,7 @@ pub use self::core::{
     OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
-pub use self::handle::{Handle, Reporting, TasksWithState};
+pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
 use self::thread::BrokerThread;
 use crate::mailbox;

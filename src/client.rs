@@ -104,7 +104,8 @@ pub struct Config {
     pub window: Option<NonZeroU32>,
     /// The most tasks it wants in one message.
     pub batch: Option<NonZeroU32>,
-    /// Where a new group starts.
+    /// Where the group, or a client with an id, starts if the server does not know it yet. `None`: as the server is set, at the next
+    /// task for everyone. Tasks that are addressed to it wait for it in any case.
     pub from: Option<StartAt>,
     /// How long the server may be silent, in whole seconds; `None` or 0: for ever. It then sends an empty message, so that proxies
     /// on the way, which count gRPC's own pings for nothing, do not cut the stream. After three times that, the connection is

@@ -171,11 +171,10 @@ fn is_unseen(c: char) -> bool {
 }
 
 /// Where a group that is new to the server starts to read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "cli", derive(clap::ValueEnum))]
 pub enum StartAt {
     /// At the oldest task that is kept.
-    #[default]
     First,
     /// At the next one that is accepted.
     New,
@@ -188,6 +187,11 @@ impl StartAt {
             StartAt::First => "first",
             StartAt::New => "new",
         }
+    }
+
+    /// What a word of [`StartAt::as_str`] stands for.
+    pub fn of(word: &str) -> Option<StartAt> {
+        [StartAt::First, StartAt::New].into_iter().find(|from| from.as_str() == word)
     }
 }
 

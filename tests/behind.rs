@@ -89,6 +89,8 @@ impl Proxy {
             "w1",
             "--group",
             "workers",
+            "--from",
+            "first",
             "--raw-input",
             "--exec",
             "tr a-z A-Z",

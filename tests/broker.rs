@@ -48,7 +48,7 @@ fn anonymous(peer: &str) -> Join {
 
 /// A client that is a group of its own.
 fn client(id: &str) -> Join {
-    Join { client: Some(name(id)), ..anonymous(id) }
+    Join { client: Some(name(id)), from: Some(StartAt::First), ..anonymous(id) }
 }
 
 /// One of the workers of group `g`.
@@ -125,12 +125,28 @@ fn an_addressed_task_waits_for_a_group_that_has_not_come_yet() {
 }
 
 #[test]
-fn who_comes_first_with_from_new_gets_what_comes_after() {
+fn a_group_that_is_new_starts_at_the_next_broadcast_unless_its_first_client_asks_for_what_is_kept() {
+    let new = |id| Join { from: None, ..client(id) };
     let mut world = world();
-    world.broadcast("before");
-    let a = world.join(Join { from: Some(StartAt::New), ..client("a") });
+    let (before, addressed) = (world.broadcast("before"), world.address("a", "for you"));
+    let a = world.join(new("a"));
     let after = world.broadcast("after");
-    assert_eq!(got(&world, a), [after]);
+    assert_eq!(got(&world, a), [addressed, after], "what is addressed waits in any case");
+    let b = world.join(Join { from: Some(StartAt::First), ..new("b") });
+    assert_eq!(got(&world, b), [before, after]);
+    // Where it starts is said once, for good.
+    world.leave(a);
+    world.restart();
+    let a = world.join(Join { from: Some(StartAt::First), ..new("a") });
+    assert_eq!(got(&world, a), [addressed, after]);
+}
+
+#[test]
+fn where_groups_start_can_be_set() {
+    let mut world = World::new(Config { groups_from: StartAt::First, ..Config::default() });
+    let before = world.broadcast("before");
+    let a = world.join(Join { from: None, ..client("a") });
+    assert_eq!(got(&world, a), [before]);
 }
 
 #[test]
@@ -1231,6 +1247,7 @@ fn what_the_store_had_not_synced_when_the_server_died_is_asked_for_again() {
 fn a_paused_group_gets_nothing_until_it_is_resumed() {
     let mut world = world();
     world.join(client("a"));
+    world.broadcast("before");
     world.pause("a", true);
     let task = world.broadcast("work");
     world.restart();

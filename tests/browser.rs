@@ -277,6 +277,19 @@ fn a_lively_fleet() -> (Server, Vec<Program>) {
 #[track_caller]
 fn worker(server: &Server, id: &str, group: &str, exec: &str) -> Program {
     let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    command.args(["--server", &server.listen, "--id", id, "--group", group, "--exec-attempts", "1", "--exec", exec]);
+    command.args([
+        "--server",
+        &server.listen,
+        "--id",
+        id,
+        "--group",
+        group,
+        "--from",
+        "first",
+        "--exec-attempts",
+        "1",
+        "--exec",
+        exec,
+    ]);
     Program::spawn(id, &mut command).unwrap()
 }

@@ -30,7 +30,7 @@ impl Begun {
         let server = Server::start(&[]);
         server.submit(&["for ever"]);
         let mut client = Command::new(CLIENT);
-        client.args(["--server", &server.listen, "--id", "a", "--exec"]).env("PIPE", &pipe);
+        client.args(["--server", &server.listen, "--id", "a", "--from", "first", "--exec"]).env("PIPE", &pipe);
         client.arg(r#"trap '' HUP INT TERM; sleep 1000 & echo "$$ $!" >"$PIPE"; wait"#);
         let client = Program::spawn("contact-client", &mut client).unwrap();
         // Waits for the one who writes.
@@ -102,6 +102,7 @@ fn as_the_first_process_of_a_container_a_client_leaves_no_zombies() {
     server.submit(&(0..40).map(|n| n.to_string()).collect::<Vec<_>>());
     let mut client = Command::new("unshare");
     client.args(CONTAINER).args([CLIENT, "--server", &server.listen, "--id", "a", "--concurrency", "4"]);
+    client.args(["--from", "first"]);
     client.args(["--exec", "(true &); (sleep 0.1 &); cat"]);
     let client = Program::spawn("contact-client", &mut client).unwrap();
     let results = server.at_least(40, "results");

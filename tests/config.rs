@@ -348,7 +348,18 @@ fn shows_ack_timeout(server: &Server, millis: u64) {
 fn given_up_after(server: &Server, attempts: u64) {
     let task = server.submit(&["it never works"]);
     let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    command.args(["--server", &server.listen, "--group", "workers", "--exec", "exit 75", "--retry-delay", "10ms"]);
+    command.args([
+        "--server",
+        &server.listen,
+        "--group",
+        "workers",
+        "--from",
+        "first",
+        "--exec",
+        "exit 75",
+        "--retry-delay",
+        "10ms",
+    ]);
     let _worker = Program::spawn("worker", &mut command).unwrap();
     let deadline = Instant::now() + DEADLINE;
     loop {
@@ -367,7 +378,7 @@ fn a_member_of_a_group_that_says_no_name_is_called_by_its_machine_and_process() 
     let server = Server::start(&[]);
     let worker = |more: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        command.args(["--server", &server.listen, "--exec", "cat"]).args(more);
+        command.args(["--server", &server.listen, "--from", "first", "--exec", "cat"]).args(more);
         Program::spawn("worker", &mut command).unwrap()
     };
     let member = worker(&["--group", "workers"]);

@@ -8,7 +8,7 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use contact::client::{Config, Event, Running, Worker};
+use contact::client::{Config, Event, Running, StartAt, Worker};
 use contact::store::{Backend, Sqlite};
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
@@ -98,6 +98,7 @@ fn config(id: &str, server: &str) -> Config {
         id: Some(id.into()),
         group: Some("work".into()),
         window: NonZeroU32::new(4),
+        from: Some(StartAt::First),
         concurrency: 4,
         first_backoff: Duration::from_millis(100),
         confirm_every: Duration::from_millis(50),

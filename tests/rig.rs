@@ -85,14 +85,14 @@ impl Rig {
         self.client(&[])
     }
 
-    /// A client with an id.
+    /// A client with an id. It wants what was submitted before it came, too.
     pub fn named(&self, name: &str) -> Client {
-        self.client(&[("contact-client", name)])
+        self.client(&[("contact-client", name), ("contact-from", "first")])
     }
 
-    /// A client of a group.
+    /// A client of a group, likewise.
     pub fn member(&self, group: &str, name: &str) -> Client {
-        self.client(&[("contact-group", group), ("contact-client", name)])
+        self.named(name).saying("contact-group", group)
     }
 
     pub fn stop(&mut self) {

@@ -98,7 +98,18 @@ fn programs_whose_log_nobody_reads_end_when_they_are_told_to() {
     let ids = operator.submit_all((0..50).map(|n| to("g", &n.to_string())).collect());
     assert_eq!(ids, 1);
     let mut client = stalled.under(env!("CARGO_BIN_EXE_contact-client"));
-    client.args(["--server", &server.listen, "--group", "g", "--log", "trace", "--exec", "exit $(( $(cat) % 2 ))"]);
+    client.args([
+        "--server",
+        &server.listen,
+        "--group",
+        "g",
+        "--from",
+        "first",
+        "--log",
+        "trace",
+        "--exec",
+        "exit $(( $(cat) % 2 ))",
+    ]);
     client.args(["--retry-delay", "0s", "--exec-attempts", "2"]);
     let mut client = Program::spawn("contact-client", &mut client).unwrap();
     // 25 of them are tried twice.

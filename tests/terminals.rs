@@ -16,7 +16,8 @@ fn a_task_cannot_steer_the_terminal_of_a_client() {
     server.submit(&[HOSTILE]);
     let client = |args: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        Program::spawn("contact-client", command.args(["--server", &server.listen]).args(args)).unwrap()
+        Program::spawn("contact-client", command.args(["--server", &server.listen, "--from", "first"]).args(args))
+            .unwrap()
     };
 
     let plain = client(&["--log", "debug"]);

@@ -61,6 +61,8 @@ pub struct Config {
     pub restart_grace: Duration,
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
+    /// Where a group that is new starts to read, unless its first client says so.
+    pub groups_from: StartAt,
     /// Where anonymous clients start to read.
     pub anonymous_from: StartAt,
     /// Put all anonymous clients into this one group, instead of giving each of them everything.
@@ -68,8 +70,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a window of 64, anonymous clients
-    /// from the first task.
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a window of 64, groups
+    /// that are new from the next broadcast on, anonymous clients from the first task.
     fn default() -> Config {
         Config {
             ack_timeout: Duration::from_secs(30),
@@ -78,6 +80,7 @@ impl Default for Config {
             max_deliveries: 100,
             restart_grace: GRACE,
             window: 64,
+            groups_from: StartAt::New,
             anonymous_from: StartAt::First,
             anonymous_group: None,
         }

@@ -16,13 +16,13 @@ use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
 use crate::store::{self, Accepted, StoreError};
-use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
+use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<(SessionId, Inbox)>),
+    Join(Box<Join>, Reply<Joined>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -33,6 +33,16 @@ pub(super) enum Command {
     Read(ReadAnswer),
     Drain,
     Stop,
+}
+
+/// A session that was opened.
+pub struct Joined {
+    /// Its id.
+    pub session: SessionId,
+    /// Its tasks.
+    pub inbox: Inbox,
+    /// Where its group starts, if it has a name and is new.
+    pub new_group: Option<StartAt>,
 }
 
 /// Reporters that disconnected, by their address. The broker's thread takes them at its next round.
@@ -89,8 +99,8 @@ impl Drop for Reporting {
 
 /// For the streams of clients.
 impl Handle {
-    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
-    pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
+    /// Opens a session: tasks come out of its [`Inbox`] until [`Handle::leave`].
+    pub async fn join(&self, join: Join) -> Result<Joined, BrokerError> {
         self.ask(|reply| Command::Join(Box::new(join), reply)).await
     }
 

@@ -9,8 +9,8 @@ use log::{info, warn};
 use rustc_hash::FxHashMap;
 
 use super::core::{Action, ClientInfo, Closed, Core, Join, SessionId};
-use super::handle::{Command, DisconnectedReporters, Reply};
-use super::outbox::{self, Inbox, Outbox};
+use super::handle::{Command, DisconnectedReporters, Joined, Reply};
+use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
 use crate::mailbox;
 use crate::store;
@@ -117,21 +117,26 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<(SessionId, Inbox)>, now: Time) {
-        let id = self.next_session;
-        let (outbox, inbox) = outbox::outbox();
-        if self.draining || reply.send((id, inbox)).is_err() {
+    fn join(&mut self, join: Join, reply: Reply<Joined>, now: Time) {
+        if self.draining {
             return;
         }
+        let session = self.next_session;
+        let (outbox, inbox) = outbox::outbox();
         self.next_session += 1;
         let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
-        self.outboxes.insert(id, outbox);
-        self.core.join(join, id, now);
-        // The older stream of the same client ends without a line of its own.
+        self.outboxes.insert(session, outbox);
+        let new_group = self.core.join(join, session, now);
+        // The older stream of the same client ends without a line of its own. A new group is on its way to the store before anybody
+        // hears of it, and so before what is submitted afterwards.
         self.act();
-        if let Some(client) = self.core.client(id) {
+        if reply.send(Joined { session, inbox, new_group }).is_err() {
+            return self.leave(session, "its call ended", now);
+        }
+        if let Some(client) = self.core.client(session) {
             let instead = if takes_over { ", and its older stream ends" } else { "" };
-            info!("{} came{instead}; {} connected", describe(&client), self.outboxes.len());
+            let new_group = if new_group.is_some() { "; its group is new" } else { "" };
+            info!("{} came{instead}; {} connected{new_group}", describe(&client), self.outboxes.len());
         }
     }
 

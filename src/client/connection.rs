@@ -17,6 +17,7 @@ use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::rpc_status::{self, Meaning};
 use crate::target;
+use crate::task::StartAt;
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::ContactClient;
 
@@ -71,6 +72,8 @@ pub(super) struct Connection {
     /// The longest text of a result, in bytes, once the server has said so.
     pub(super) max_result: Option<usize>,
     headers_read: bool,
+    /// Where the group of this client starts, if the server said that it is new there; to be logged.
+    pub(super) new_group: Option<StartAt>,
     /// The stream before [`Connection::narrow`], until the server ends it.
     before: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
@@ -104,6 +107,7 @@ impl Connection {
             tasks: None,
             max_result: None,
             headers_read: false,
+            new_group: None,
             before: None,
         }
     }
@@ -172,8 +176,11 @@ impl Connection {
             for (key, value) in headers.into_iter().flat_map(|headers| headers.iter()) {
                 // A proxy says nothing with this prefix.
                 self.greeted |= key.starts_with("contact-");
-                if key == "contact-max-task" {
-                    self.max_result = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok());
+                let Ok(value) = std::str::from_utf8(value) else { continue };
+                match key {
+                    "contact-max-task" => self.max_result = value.parse().ok(),
+                    "contact-new-group" => self.new_group = StartAt::of(value),
+                    _ => {}
                 }
             }
         }

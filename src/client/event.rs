@@ -14,6 +14,13 @@ pub enum Event<'a> {
         /// Its address.
         server: &'a str,
     },
+    /// The server did not know the group of this client: it has just begun, for all that are in it.
+    NewGroup {
+        /// Its name: that of the group, or the client's own.
+        group: &'a str,
+        /// Where it starts: `new`, at the next task for everyone; `first`, at the first one that is kept.
+        from: &'a str,
+    },
     /// The connection was lost, or could not be made.
     Disconnected {
         /// Its address.

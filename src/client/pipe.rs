@@ -17,7 +17,7 @@ use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
 use crate::target;
-use crate::task::TaskId;
+use crate::task::{StartAt, TaskId};
 use crate::wire::contact as pb;
 
 /// Tasks, and bytes of them, that may wait here for a handler. With more, the stream is not read, and gRPC's flow
@@ -255,13 +255,28 @@ impl Pipe {
     /// The first word of the server: a message, or the answer to results.
     fn note_answer(&mut self, connection: &mut Connection) {
         let is_answer = connection.results.answered || connection.greeted || self.state.received.anything;
-        if connection.answered || !is_answer {
-            return;
+        if !connection.answered && is_answer {
+            connection.answered = true;
+            self.state.silent_at = None;
+            log::info!("connected to {}", target::shown(&self.config.server));
+            (self.observer)(&Event::Connected { server: &self.config.server });
         }
-        connection.answered = true;
-        self.state.silent_at = None;
-        log::info!("connected to {}", target::shown(&self.config.server));
-        (self.observer)(&Event::Connected { server: &self.config.server });
+        // Results may have been answered before tasks were asked for.
+        if let Some(from) = connection.new_group.take() {
+            self.note_new_group(from);
+        }
+    }
+
+    /// A name that was mistyped is new, too: so this is said.
+    fn note_new_group(&self, from: StartAt) {
+        let Config { id, group, .. } = &*self.config;
+        let Some(name) = group.as_ref().or(id.as_ref()) else { return };
+        let gets = match from {
+            StartAt::New => "what is broadcast from now on (--from first: also what is kept)",
+            StartAt::First => "what is kept, and what is broadcast from now on",
+        };
+        log::info!("group {name} is new here: it gets {gets}");
+        (self.observer)(&Event::NewGroup { group: name, from: from.as_str() });
     }
 
     fn receive(&mut self, mut message: pb::ServerMsg, now: Instant) {

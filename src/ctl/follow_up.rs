@@ -10,11 +10,20 @@ use crate::wire::control as pb;
 /// Where `contact-client` connects unless it is told otherwise.
 const CLIENTS: &str = "127.0.0.1:50051";
 
-/// Says of which groups the tasks wait for somebody. `first` is the id of the first task; one for each group follows.
+/// Says of which groups the tasks wait for somebody. `first` is the id of the first task; one for each group follows; none if they
+/// are for everyone.
 ///
 /// The tasks are accepted whatever comes of this: if it cannot be found out, nothing is said.
 pub(super) fn say(link: &Link, server: &str, first: u64, groups: usize) {
     let out = Out::stdout(false);
+    if groups == 0 {
+        // What is for everyone is for the groups that there are, and for anonymous clients.
+        let server = link.wait(link.client.get_server(&pb::GetServerRequest::new(), Link::answer_soon()));
+        if server.is_ok_and(|server| server.groups == 0 && server.clients == 0) {
+            out.remark("no client has come yet: a group that is new gets them if its client starts with --from first");
+        }
+        return;
+    }
     for id in first..first.saturating_add(groups as u64) {
         for said in manage::ledger(link, id).into_iter().flat_map(|ledger| ledger.groups) {
             if let Ok(Some(text)) = waits_for(link, server, &said) {

@@ -8,10 +8,11 @@ export function ctl(state, ...words) {
   return ['contactctl', ...words.map(quoted), ...address('--server', state?.server.control, '127.0.0.1:50052')].join(' ');
 }
 
-/** A client that makes or joins a group; what it runs is an example. */
-export function client(state, group = 'workers', flag = '--group') {
+/** A client that makes or joins a group; what it runs is an example. One of no certain group is to find what is there already. */
+export function client(state, group, flag = '--group') {
   const server = address('--server', state?.server.listen, '127.0.0.1:50051');
-  return ['contact-client', ...server, flag, quoted(group), '--exec', `'tr a-z A-Z'`].join(' ');
+  const name = group === undefined ? ['workers', '--from', 'first'] : [quoted(group)];
+  return ['contact-client', ...server, flag, ...name, '--exec', `'tr a-z A-Z'`].join(' ');
 }
 
 function address(flag, at, usual) {

@@ -15,9 +15,9 @@ use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, MAX_MESSAGE, OutcomeReport};
+use crate::broker::{self, Joined, MAX_MESSAGE, OutcomeReport};
 use crate::codec::Decoded;
-use crate::task::{NewStatus, Outcome, Time};
+use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
@@ -64,7 +64,6 @@ impl Contact for ContactService {
         mut sink: ServerStreamingSink<pb::ServerMsg>,
     ) {
         let service = self.clone();
-        sink.set_headers(self.introduction());
         let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
         ctx.spawn(async move {
             let metadata = match metadata {
@@ -74,7 +73,8 @@ impl Contact for ContactService {
             let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
             let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
             match service.broker.join(metadata.join).await {
-                Ok((session, inbox)) => {
+                Ok(Joined { session, inbox, new_group }) => {
+                    sink.set_headers(service.introduction(new_group));
                     let ContactService { broker, health, traffic, .. } = &service;
                     let (client, batch) = (&client, metadata.batch);
                     let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet }
@@ -108,11 +108,12 @@ impl Contact for ContactService {
 
 impl ContactService {
     /// What a client learns of the server from the initial metadata of getTask.
-    fn introduction(&self) -> grpcio::Metadata {
-        let mut metadata = MetadataBuilder::with_capacity(2);
-        for (key, value) in
-            [("contact-version", env!("CARGO_PKG_VERSION")), ("contact-max-task", &self.limit.to_string())]
-        {
+    fn introduction(&self, new_group: Option<StartAt>) -> grpcio::Metadata {
+        let mut metadata = MetadataBuilder::with_capacity(3);
+        let limit = self.limit.to_string();
+        let always = [("contact-version", env!("CARGO_PKG_VERSION")), ("contact-max-task", &limit)];
+        let new_group = new_group.map(|from| ("contact-new-group", from.as_str()));
+        for (key, value) in always.into_iter().chain(new_group) {
             // Only what is not ASCII is refused.
             let _ = metadata.add_str(key, value);
         }

@@ -63,11 +63,8 @@ impl Metadata {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
             "contact-from" => {
-                join.from = Some(match value {
-                    b"first" => StartAt::First,
-                    b"new" => StartAt::New,
-                    _ => return Err(problem("contact-from", "must be \"first\" or \"new\"".into())),
-                });
+                let from = std::str::from_utf8(value).ok().and_then(StartAt::of);
+                join.from = Some(from.ok_or_else(|| problem("contact-from", "must be \"first\" or \"new\"".into()))?);
             }
             _ => {}
         }

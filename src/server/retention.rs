@@ -144,7 +144,7 @@ mod tests {
 
     use super::super::clock::tests::{DAY, MINUTE, Machine};
     use super::*;
-    use crate::broker::{Broker, Join};
+    use crate::broker::{Broker, Join, Joined};
     use crate::server::Config;
     use crate::store::Store;
     use crate::task::{Name, NameOf, NewTask};
@@ -183,7 +183,7 @@ mod tests {
                 peer: "here".into(),
                 ..Join::default()
             };
-            let (session, inbox) = block_on(broker.handle().join(join)).unwrap();
+            let Joined { session, inbox, .. } = block_on(broker.handle().join(join)).unwrap();
             drop(inbox);
             block_on(broker.handle().leave(session, "it is done"));
             let mut round = Round {

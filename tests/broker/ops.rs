@@ -228,15 +228,17 @@ fn op() -> impl Strategy<Value = Op> {
 
 /// A whole life: how the server is set, whether reading from the store is instant, and what happens.
 pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
-    let config = (prop::bool::weighted(0.3), any::<bool>(), 0..3_u64, 0..POLICIES.len());
-    let config = config.prop_map(|(shared, new, grace, policy)| Config {
+    let new = || any::<bool>().prop_map(|new| if new { StartAt::New } else { StartAt::First });
+    let config = (prop::bool::weighted(0.3), new(), new(), 0..3_u64, 0..POLICIES.len());
+    let config = config.prop_map(|(shared, groups_from, anonymous_from, grace, policy)| Config {
         ack_timeout: Duration::from_secs(10),
         max_attempts: 4,
         max_deliveries: 2,
         retry: POLICIES[policy].parse().unwrap(),
         restart_grace: Duration::from_secs(grace * 6),
         window: 3,
-        anonymous_from: if new { StartAt::New } else { StartAt::First },
+        groups_from,
+        anonymous_from,
         anonymous_group: shared.then(|| name("anonymous")),
     });
     (config, any::<bool>(), prop::collection::vec(op(), 1..most))

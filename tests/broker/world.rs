@@ -163,14 +163,15 @@ impl World {
         } else {
             join.group.clone().or_else(|| join.client.clone())
         };
-        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { StartAt::First });
-        let start = if from == StartAt::New { self.announced as TaskId } else { 0 };
+        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { self.config.groups_from });
+        let start = self.start(from);
         let before = join.client.as_ref().and_then(|client| {
             self.streams.iter().find(|(_, stream)| stream.join.client.as_ref() == Some(client)).map(|(id, _)| *id)
         });
         if before.is_some() {
             self.flush();
         }
+        let is_new = group.as_ref().is_some_and(|group| !self.model.groups.contains_key(group));
         if let Some(group) = &group {
             self.model.group_is_there(group, start);
         }
@@ -199,7 +200,7 @@ impl World {
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
-        self.core.join(join, id, self.now);
+        assert_eq!(self.core.join(join, id, self.now), is_new.then_some(from));
         self.act();
         if let Some(before) = before {
             assert_eq!(self.closed.get(&before), Some(&Closed::TakenOver), "the old stream of the client is ended");
@@ -403,11 +404,17 @@ impl World {
         if let Ok(is_new) = self.core.pause(&name(group), paused, self.now) {
             assert_eq!(is_new, !self.model.groups.contains_key(&name(group)));
             if is_new {
-                self.model.group_is_there(&name(group), 0);
+                let start = self.start(self.config.groups_from);
+                self.model.group_is_there(&name(group), start);
             }
             self.model.groups.get_mut(&name(group)).unwrap().paused = paused;
         }
         self.act();
+    }
+
+    /// The broadcasts after this are for a group that starts there now.
+    fn start(&self, from: StartAt) -> TaskId {
+        if from == StartAt::New { self.announced as TaskId } else { 0 }
     }
 
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {

@@ -91,6 +91,7 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
         id: Some(id.into()),
         group: (!group.is_empty()).then(|| group.into()),
         window: NonZeroU32::new(16),
+        from: Some(client::StartAt::First),
         batch: NonZeroU32::new(if nature == Nature::Plain { 8 } else { 1 }),
         concurrency: 2,
         first_backoff: Duration::from_millis(100),
@@ -116,6 +117,7 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
 fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worker {
     let mut metadata = MetadataBuilder::new();
     metadata.add_str("contact-client", id).unwrap().add_str("contact-window", "16").unwrap();
+    metadata.add_str("contact-from", "first").unwrap();
     if !group.is_empty() {
         metadata.add_str("contact-group", group).unwrap();
     }

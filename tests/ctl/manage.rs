@@ -343,6 +343,8 @@ fn who_submits_for_a_group_is_told_whom_the_tasks_wait_for() {
     };
     let start = format!("contact-client --server {} --group mail --exec COMMAND", server.listen);
     let never = format!("group mail has no client yet: they wait; start one with: {start}\n");
+    let nobody = "no client has come yet: a group that is new gets them if its client starts with --from first\n";
+    assert_eq!(submit(&["for everyone"]).err, nobody);
     assert_eq!(submit(&["--to", "mail", "a", "b"]).err, never);
     let member = Client::of(&server.listen, &[("contact-group", "mail"), ("contact-client", "m1")]);
     let mut tasks = member.tasks();

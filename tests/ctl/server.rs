@@ -11,7 +11,18 @@ fn a_server_says_how_it_is_set_and_what_it_holds() {
     server.submit(&["a", "b", "c"]);
     // A group that nobody serves owes its tasks.
     let mut client = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    client.args(["--server", &server.listen, "--group", "g", "--exec", "exit 1", "--exec-attempts", "1"]);
+    client.args([
+        "--server",
+        &server.listen,
+        "--group",
+        "g",
+        "--from",
+        "first",
+        "--exec",
+        "exit 1",
+        "--exec-attempts",
+        "1",
+    ]);
     let client = crate::common::program::Program::spawn("contact-client", &mut client).unwrap();
     server.at_least(3, "results");
     drop(client);

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use contact::client;
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::revoked::Reason;
 use contact::wire::contact::{Result as Told, ServerMsg};
@@ -456,12 +457,8 @@ fn one_that_knows_heartbeats_hears_at_once_who_answers() {
     let rig = Rig::start();
     let mut tasks = rig.named("a").saying("contact-heartbeat", "3600").tasks();
     assert_eq!(tasks.next(), ServerMsg::new());
-    let said = block_on(tasks.stream.headers()).unwrap();
-    let mut said: Vec<_> = said.iter().filter(|(key, _)| key.starts_with("contact-")).collect();
-    said.sort_unstable();
     let limit = rig.config.max_task.to_string();
-    let version = env!("CARGO_PKG_VERSION").as_bytes();
-    assert_eq!(said, [("contact-max-task", limit.as_bytes()), ("contact-version", version)]);
+    assert_eq!(tasks.introduction(), introduction(&limit, Some("first")));
     // Another waits for its first task, as the article's clients do.
     let mut article = rig.anonymous().tasks();
     rig.operator.submit(&["first"]);
@@ -527,15 +524,77 @@ fn pings_every_few_seconds_are_answered() {
 fn a_client_that_knows_heartbeats_learns_the_servers_limits_at_once() {
     let rig = Rig::with(|config| config.max_task = 54_321);
     let mut tasks = rig.named("a").saying("contact-heartbeat", "3600").tasks();
-    let introduction = [("contact-max-task", "54321"), ("contact-version", env!("CARGO_PKG_VERSION"))];
-    let introduction = introduction.map(|(key, value)| (key.to_owned(), value.to_owned()));
-    assert_eq!(tasks.introduction(), introduction, "though there is no task, and no heartbeat for an hour");
+    let introduced = introduction("54321", Some("first"));
+    assert_eq!(tasks.introduction(), introduced, "though there is no task, and no heartbeat for an hour");
     assert_eq!(tasks.next(), ServerMsg::new());
     rig.operator.submit(&["one"]);
     assert_eq!(tasks.next().task, "one");
     let mut others = rig.named("b").tasks();
-    assert_eq!(others.introduction(), introduction, "with the first task");
+    assert_eq!(others.introduction(), introduced, "with the first task");
     assert_eq!(others.next().task, "one", "who asked for no heartbeats is sent no empty message");
+}
+
+/// What the server says of itself at the beginning of getTask.
+fn introduction(max_task: &str, new_group: Option<&str>) -> Vec<(String, String)> {
+    let new_group = new_group.map(|from| ("contact-new-group", from));
+    let said = [("contact-max-task", max_task)].into_iter().chain(new_group);
+    let said = said.chain([("contact-version", env!("CARGO_PKG_VERSION"))]);
+    said.map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+#[test]
+fn a_client_of_a_new_group_hears_so_and_gets_what_is_accepted_from_then_on() {
+    let rig = Rig::start();
+    rig.operator.submit(&["before"]);
+    rig.operator.submit_all(vec![to("workers", "for them")]);
+    let limit = rig.config.max_task.to_string();
+    let member = |id| {
+        let known = [("contact-group", "workers"), ("contact-client", id), ("contact-heartbeat", "3600")];
+        rig.client(&known).tasks()
+    };
+    let mut one = member("one");
+    assert_eq!(one.introduction(), introduction(&limit, Some("new")));
+    rig.operator.submit(&["after"]);
+    let texts: Vec<String> = one.texts(3);
+    assert_eq!(texts, ["", "for them", "after"], "first the message that says who answers");
+    assert_eq!(member("two").introduction(), introduction(&limit, None), "it is not new any more");
+    let anonymous = rig.client(&[("contact-heartbeat", "3600")]).tasks().introduction();
+    assert_eq!(anonymous, introduction(&limit, None), "an anonymous client has no group");
+}
+
+#[test]
+fn a_worker_whose_group_is_new_says_so_once_and_gets_what_is_submitted_when_it_is_connected() {
+    let rig = Rig::start();
+    rig.operator.submit(&["before"]);
+    let worker = |group: &str, from| {
+        let (tell, told) = crossbeam_channel::unbounded();
+        let config = client::Config { group: Some(group.into()), from, ..client::Config::new(rig.listen()) };
+        let tell_task = tell.clone();
+        let worker = client::Worker::new(config, move |task| {
+            let _ = tell_task.send(task.text.clone());
+            client::Reply::done("")
+        });
+        let worker = worker.observe(move |event| match event {
+            client::Event::Connected { .. } => drop(tell.send("connected".into())),
+            client::Event::NewGroup { group, from } => drop(tell.send(format!("{group} is new, from {from}"))),
+            _ => {}
+        });
+        (worker.start().unwrap(), told)
+    };
+    let next = |told: &crossbeam_channel::Receiver<String>| told.recv_timeout(crate::common::DEADLINE).unwrap();
+    let (one, told) = worker("workers", None);
+    assert_eq!(next(&told), "connected");
+    rig.operator.submit(&["after"]);
+    assert_eq!([next(&told), next(&told)], ["workers is new, from new", "after"]);
+    one.stop().unwrap();
+    let (two, told) = worker("workers", Some(client::StartAt::First));
+    assert_eq!(next(&told), "connected");
+    rig.operator.submit(&["later"]);
+    assert_eq!(next(&told), "later", "the group is known");
+    two.stop().unwrap();
+    let (three, told) = worker("others", Some(client::StartAt::First));
+    assert_eq!([next(&told), next(&told), next(&told)], ["connected", "others is new, from first", "before"]);
+    three.stop().unwrap();
 }
 
 #[test]

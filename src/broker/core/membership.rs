@@ -12,12 +12,14 @@ use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::task::{GroupName, Outcome, StartAt, Time};
 
 impl Core {
-    /// A client opened its stream. Its session gets tasks until [`Core::leave`].
-    pub fn join(&mut self, join: Join, id: SessionId, now: Time) {
+    /// A client opened its stream. Its session gets tasks until [`Core::leave`]. Says where its group starts, if it has a name
+    /// and is new.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Time) -> Option<StartAt> {
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
-        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { StartAt::First });
+        let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { self.config.groups_from });
+        let is_new = name.as_ref().is_some_and(|name| !self.names.contains_key(name));
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
@@ -70,6 +72,7 @@ impl Core {
         }
         self.update_rank(id);
         self.dispatch(group_id, now);
+        is_new.then_some(from)
     }
 
     /// The group of that name, or a passing one.

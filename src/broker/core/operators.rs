@@ -6,7 +6,7 @@ use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core};
-use crate::task::{ClientId, GroupName, Outcome, Priority, StartAt, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, Outcome, Priority, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
 
 /// Where a task stands with a group.
@@ -208,13 +208,13 @@ impl Core {
         self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now));
     }
 
-    /// Stops or resumes the delivery of tasks to a group. One that no client came to yet is made when it is stopped, as its first
-    /// client would make it; says whether it was.
+    /// Stops or resumes the delivery of tasks to a group. One that no client came to yet is made when it is stopped, as a
+    /// client that says nothing would make it; says whether it was.
     pub fn pause(&mut self, name: &GroupName, paused: bool, now: Time) -> Result<bool, GroupError> {
         let known = self.names.get(name).copied();
         let id = match known {
             Some(id) => id,
-            None if paused => self.group_for(Some(name.clone()), StartAt::First, now),
+            None if paused => self.group_for(Some(name.clone()), self.config.groups_from, now),
             None => return Err(GroupError::Unknown(name.clone())),
         };
         if let Some(group) = self.groups.get_mut(&id) {

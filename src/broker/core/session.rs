@@ -26,7 +26,7 @@ pub struct Join {
     pub group: Option<GroupName>,
     /// Most unacknowledged tasks it wants to hold.
     pub window: Option<u32>,
-    /// Where its group starts if it is new.
+    /// Where its group starts if it is new; without it, as [`Config`](super::Config) has it.
     pub from: Option<StartAt>,
     /// It says when it begins a task, with `WORKING` or an outcome: a task that it was given is not begun before.
     pub begins: bool,

@@ -239,7 +239,7 @@ export const en = {
   'task.intro': 'The newest first. Each has a ledger: where it stands with every group, and all that came of it. For one group, the states are those with it.',
   'task.back': 'All tasks',
   'task.standing': 'Where it stands',
-  'task.standing.none': 'No group has come yet that it is for.',
+  'task.standing.none': 'No group has come yet that it is for. One that is new gets it if its client starts with --from first.',
   'task.history': 'What came of it',
   'task.history.accepted': 'accepted, and on disk',
   'task.late': 'late, changed nothing',

@@ -232,7 +232,7 @@ export const zh = {
   'task.intro': '最新的在前。每个任务都有一本账：它在各组的进展，以及所有的结果。选定一个组时，显示的是在该组的状态。',
   'task.back': '所有任务',
   'task.standing': '进展',
-  'task.standing.none': '它所发给的组还没有来过。',
+  'task.standing.none': '它所发给的组还没有来过。新的组，客户端以 --from first 启动，就会得到它。',
   'task.history': '经过',
   'task.history.accepted': '已接受，已写入磁盘',
   'task.late': '来迟了，没有改变什么',

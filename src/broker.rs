@@ -35,8 +35,9 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, MAX_MESSAGE, Meter,
-    OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
+    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, DrainError, Drained, Draining, GroupError,
+    GroupInfo, Join, LONGEST_NOTE, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview, Reporter, RevokeReason,
+    Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
@@ -60,6 +61,9 @@ pub enum BrokerError {
     /// The group is not there, or is being used.
     #[error(transparent)]
     Group(#[from] GroupError),
+    /// The client cannot be drained.
+    #[error(transparent)]
+    Drain(#[from] DrainError),
 }
 
 /// Most commands that wait for the broker. When it is full, their senders wait, and so does the client of each call.

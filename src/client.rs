@@ -233,9 +233,8 @@ impl Worker {
         let Worker { config, handler, statuses, observer } = self;
         let config = Arc::new(config.checked()?);
         let instance = format!("{:016x}", rand::random::<u64>());
-        let options = connection::call_options(&config, &instance)?;
-        let stopping_options =
-            connection::call_options(&Config { window: Some(NonZeroU32::MIN), ..(*config).clone() }, &instance)?;
+        let options = connection::call_options(&config, &instance, false)?;
+        let stopping_options = connection::call_options(&config, &instance, true)?;
         let (stopper, stopped) = Stopper::new();
         let (tasks, not_started) = bounded(config.concurrency.max(QUEUE));
         let (finished, results) = bounded(QUEUE);

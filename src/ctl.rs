@@ -64,6 +64,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),
         Command::Resume { group } => manage::pause(&link()?, group, false, out),
+        Command::Drain { client, lasts, note } => manage::drain(&link()?, client, lasts, note, out),
+        Command::Undrain { client } => manage::undrain(&link()?, client, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }

@@ -72,6 +72,9 @@ impl Meaning {
             | "TASK_UNKNOWN"
             | "DEAD_LETTER_UNKNOWN"
             | "GROUP_UNKNOWN"
+            | "CLIENT_UNKNOWN"
+            | "NOTE_TOO_LONG"
+            | "DRAINS_FULL"
             | "SERVICE_UNKNOWN"
             | "GROUP_IN_USE" => Meaning::MessageRefused,
             "SERVER_STOPPING" | "STORE_FAILED" => Meaning::Unavailable,

@@ -25,7 +25,7 @@ use futures::channel::oneshot;
 
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
 mod backend;
 mod error;
@@ -36,8 +36,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader,
-    Recovered, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, Drain, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions,
+    Reader, Recovered, Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -166,7 +166,7 @@ pub struct KeyReused {
 
 /// The way to the store from any thread. Cheap to clone.
 ///
-/// The futures may run anywhere: they never wait on their thread. Those of a store that failed resolve at once. `record`, `checkpoint`, `forget_group` and `flush` block
+/// The futures may run anywhere: they never wait on their thread. Those of a store that failed resolve at once. `record`, `checkpoint`, `forget_group`, `drain` and `flush` block
 /// while the mailbox is full, and their order is the order of what is written: they are for the one thread that owns the groups.
 #[derive(Clone)]
 pub struct Handle {
@@ -315,6 +315,11 @@ impl Handle {
     /// Removes the state of a group. Its results stay in the log, and those after the mark will still be replayed.
     pub fn forget_group(&self, name: GroupName) {
         self.send(Command::ForgetGroup(name));
+    }
+
+    /// Keeps, or with `None` forgets, that a client is drained.
+    pub fn drain(&self, client: ClientId, drain: Option<Drain>) {
+        self.send(Command::Drain(client, drain));
     }
 
     /// Calls `done` once everything that this thread sent before is on disk, or with the error that the store takes nothing now.

@@ -39,6 +39,8 @@ pub enum WaitReason {
     NoClient,
     /// Every client holds as many tasks as it wants.
     WindowsFull,
+    /// Every client of the group is drained, or about to stop.
+    Draining,
     /// The clients do not read what they were sent.
     NotReading,
     /// It is about to go out.
@@ -58,6 +60,7 @@ impl fmt::Display for WaitReason {
             WaitReason::Paused => "the group is paused",
             WaitReason::NoClient => "no client of the group is connected",
             WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants",
+            WaitReason::Draining => "every client of the group is drained, or about to stop",
             WaitReason::NotReading => "the clients of the group do not read what they were sent",
             WaitReason::Queued => "next, after those before it",
             WaitReason::NeverCame => "there is no such group: no client of that name has come, or it was removed",

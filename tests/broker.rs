@@ -15,7 +15,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
+use contact::broker::{
+    Action, Closed, Config, Core, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, OutcomeReport, Reporter, RevokeReason,
+    SessionId, StartAt,
+};
 use contact::retry::Retry;
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -105,7 +108,7 @@ fn before_a_stop_nothing_goes_out_any_more_and_results_are_heard() {
     let mut world = World::new(Config { max_attempts: 1, window: 1, retry: Retry::AT_ONCE, ..Config::default() });
     let before = world.join(worker("one"));
     let (first, second) = (world.broadcast("now"), world.broadcast("later"));
-    world.drain();
+    world.begin_stop();
     world.done(before, first);
     world.broadcast("later still");
     assert_eq!(got(&world, before), [first]);
@@ -1269,6 +1272,131 @@ fn a_group_may_be_paused_before_its_first_client_comes() {
     assert!(!world.core.groups(world.now).iter().any(|group| group.name.as_str() == "b"), "there is nothing to resume");
     world.pause("a", false);
     assert_eq!(got(&world, a), [task]);
+}
+
+#[test]
+fn a_drained_client_gets_no_more_tasks_and_finishes_what_it_has() {
+    let mut world = world();
+    let one = world.join(Join { window: Some(2), ..worker("one") });
+    let held = world.broadcast("held");
+    let two = world.join(Join { window: Some(2), ..worker("two") });
+    let drained = world.drain("one", None).unwrap();
+    assert_eq!(drained.clients[0].in_flight, 1, "what it has");
+    let others: Vec<_> = (0..3).map(|_| world.broadcast("work")).collect();
+    assert_eq!((got(&world, one), got(&world, two)), (vec![held], others[..2].to_vec()));
+    assert!(!world.done(one, held).late);
+    assert_eq!(got(&world, one), [held], "though it has nothing now, and a task waits");
+    assert!(world.undrain("one"));
+    assert_eq!(got(&world, one), [held, others[2]]);
+    assert!(!world.undrain("one"), "it is not drained any more");
+}
+
+#[test]
+fn who_is_drained_stays_so_when_it_comes_back_and_after_a_restart() {
+    let mut world = world();
+    let one = world.join(client("one"));
+    world.drain("one", None).unwrap();
+    world.leave(one);
+    let one = world.join(client("one"));
+    let task = world.broadcast("work");
+    assert!(got(&world, one).is_empty());
+    world.restart();
+    let one = world.join(client("one"));
+    assert!(got(&world, one).is_empty());
+    world.leave(one);
+    assert!(world.undrain("one"), "also while it is away");
+    world.restart();
+    let one = world.join(client("one"));
+    assert_eq!(got(&world, one), [task]);
+}
+
+#[test]
+fn who_is_drained_for_a_time_gets_tasks_again_when_it_is_over() {
+    let mut world = world();
+    let one = world.join(client("one"));
+    let unnamed = world.join(anonymous("somewhere"));
+    world.drain("one", Some(60 * SECOND)).unwrap();
+    world.drain("somewhere", Some(60 * SECOND)).unwrap();
+    let task = world.broadcast("work");
+    world.wait(59 * SECOND);
+    assert_eq!((got(&world, one), got(&world, unnamed)), (vec![], vec![]));
+    world.wait(SECOND);
+    assert_eq!((got(&world, one), got(&world, unnamed)), (vec![task], vec![task]));
+    // Also when the server was started again in between.
+    world.done(one, task);
+    world.drain("one", Some(60 * SECOND)).unwrap();
+    world.restart();
+    let one = world.join(client("one"));
+    let task = world.broadcast("work");
+    assert!(got(&world, one).is_empty());
+    world.wait(60 * SECOND);
+    assert_eq!(got(&world, one), [task]);
+}
+
+#[test]
+fn an_address_stands_for_its_streams_for_as_long_as_they_last() {
+    let mut world = world();
+    let streams = [world.join(anonymous("ipv4:10.0.0.7:5000")), world.join(anonymous("ipv4:10.0.0.7:5000"))];
+    let other = world.join(anonymous("ipv4:10.0.0.8:5000"));
+    assert_eq!(world.core.drain("10.0.0.7:5000", None, "", world.now).unwrap().clients.len(), 2);
+    world.core.undrain("10.0.0.7:5000", world.now).unwrap();
+    assert_eq!(world.drain("ipv4:10.0.0.7:5000", None).unwrap().clients.len(), 2);
+    let task = world.broadcast("news");
+    assert_eq!(got(&world, other), [task]);
+    assert!(streams.iter().all(|stream| got(&world, *stream).is_empty()));
+    world.leave(streams[0]);
+    let again = world.join(anonymous("ipv4:10.0.0.7:5000"));
+    assert_eq!(got(&world, again), [task], "it is another client now");
+    assert!(got(&world, streams[1]).is_empty());
+    // The address of a client with an id means the client.
+    world.join(Join { peer: "ipv4:10.0.0.9:1".into(), ..client("one") });
+    assert!(world.core.drain("ipv4:10.0.0.9:1", None, "", world.now).is_ok());
+    assert!(world.core.undrain("one", world.now).unwrap().changed);
+}
+
+#[test]
+fn a_client_that_is_about_to_stop_is_drained_and_keeps_what_it_has() {
+    let mut world = world();
+    let member = || begins(of_process(worker("one"), "x"));
+    let one = world.join(member());
+    let task = world.broadcast("work");
+    world.report(&world.reporter(one), outcome_report(task, 1, Outcome::Working));
+    let stopping = world.join(Join { stopping: true, ..member() });
+    let next = world.broadcast("more work");
+    world.report(&world.reporter(stopping), outcome_report(task, 1, Outcome::Working));
+    world.wait(GRACE);
+    assert!(got(&world, stopping).is_empty(), "nothing more, and what it has is still with it");
+    let two = world.join(worker("two"));
+    assert_eq!(got(&world, two), [next]);
+    assert!(!world.undrain("one"), "nobody but itself wants it so");
+    assert!(!world.done(stopping, task).late);
+}
+
+#[test]
+fn who_is_not_there_is_not_drained_and_a_thousand_clients_at_most_are() {
+    let mut core = Core::new(Config::default(), Recovered::default(), Time(0));
+    let drain = |core: &mut Core, who: &str, at| core.drain(who, None, "", Time(at));
+    assert_eq!(drain(&mut core, "nobody", 0).unwrap_err(), DrainError::Unknown("nobody".into()));
+    assert!(matches!(core.undrain("nobody", Time(0)), Err(DrainError::Unknown(_))));
+    for n in 0..=MOST_DRAINS + 2 {
+        core.join(client(&format!("c{n}")), n as SessionId, Time(0));
+    }
+    let note = "x".repeat(LONGEST_NOTE + 1);
+    assert_eq!(core.drain("c0", None, &note, Time(0)).unwrap_err(), DrainError::Note(LONGEST_NOTE + 1));
+    assert!(core.drain("c0", None, &note[1..], Time(0)).is_ok());
+    for n in 1..MOST_DRAINS {
+        drain(&mut core, &format!("c{n}"), n as i64).unwrap();
+    }
+    // Of those that are not there, the one goes that was drained first.
+    core.leave(7, Time(0));
+    core.leave(5, Time(0));
+    for (more, forgotten) in [(MOST_DRAINS, "c5"), (MOST_DRAINS + 1, "c7")] {
+        let drained = drain(&mut core, &format!("c{more}"), 0).unwrap();
+        assert_eq!(drained.forgotten, Some(name(forgotten)));
+    }
+    let last = format!("c{}", MOST_DRAINS + 2);
+    assert_eq!(drain(&mut core, &last, 0).unwrap_err(), DrainError::TooMany);
+    assert!(drain(&mut core, "c1", 0).is_ok(), "who is drained already may be again");
 }
 
 #[test]

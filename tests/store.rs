@@ -587,6 +587,26 @@ for_both! {
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1, 2, 3]);
     }
 
+    fn who_is_drained_is_known_when_it_is_opened_again(place) {
+        let (store, handle) = place.start();
+        let drain = |client: &str, until: Option<i64>| Drain {
+            client: name(client),
+            since: Time(5),
+            until: until.map(Time),
+            note: format!("{client} is repaired"),
+        };
+        for drain in [drain("c", None), drain("a", None), drain("b", None)] {
+            handle.drain(drain.client.clone(), Some(drain));
+        }
+        handle.drain(name("a"), Some(drain("a", Some(70))));
+        block_on(handle.flushed()).unwrap();
+        handle.drain(name("b"), None);
+        handle.drain(name("never"), None);
+        store.close().unwrap();
+        let (_store, recovered) = place.open();
+        assert_eq!(recovered.drains, [drain("a", Some(70)), drain("c", None)]);
+    }
+
     fn news_come_after_the_commit_and_before_the_next(place) {
         let (_store, handle) = place.start();
         let (tell, told) = mpsc::channel();

@@ -6,6 +6,7 @@ mod checkpoint;
 mod cursor;
 mod delayed;
 mod delivery;
+mod drains;
 mod group;
 mod membership;
 mod open;
@@ -19,6 +20,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
@@ -33,13 +35,14 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use self::checkpoint::CheckpointSchedule;
+use self::drains::Drains;
 use self::group::Group;
 use self::peer::Peer;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
 use crate::retry::Retry;
-use crate::store::{Backlog, GroupState, Recovered};
+use crate::store::{Backlog, Drain, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
@@ -150,6 +153,8 @@ pub enum Action {
     Checkpoint(Vec<GroupState>),
     /// Keep nothing of this group any more.
     Forget(GroupName),
+    /// Keep, or forget, that this client is drained.
+    Drain(ClientId, Option<Drain>),
     /// Read this page for the group and hand it to [`Core::fetched`].
     Fetch(GroupId, Backlog),
     /// Read these tasks for the group and hand them to [`Core::loaded`].
@@ -159,8 +164,8 @@ pub enum Action {
 /// All groups and sessions.
 pub struct Core {
     config: Config,
-    /// Nothing goes out any more.
-    draining: bool,
+    /// Nothing goes out any more: the server is stopping.
+    stopping: bool,
     recent: RecentTasks,
     groups: FxHashMap<GroupId, Group>,
     /// The groups that have a name.
@@ -169,6 +174,8 @@ pub struct Core {
     sessions: FxHashMap<SessionId, Session>,
     /// The latest session of each client that has an id.
     clients: HashMap<ClientId, SessionId>,
+    /// At most [`MOST_DRAINS`].
+    drains: Drains,
     /// By address.
     peers: HashMap<Arc<str>, Peer>,
     /// For each priority the groups without a backlog: they get what is committed right away.
@@ -196,13 +203,14 @@ impl Core {
         let held_until = now.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
-            draining: false,
+            stopping: false,
             recent: RecentTasks::new(recovered.positions.task),
             groups: FxHashMap::default(),
             names: HashMap::new(),
             next_group: 1,
             sessions: FxHashMap::default(),
             clients: HashMap::new(),
+            drains: Drains::new(),
             peers: HashMap::new(),
             caught_up: Default::default(),
             timers: Timers::default(),
@@ -214,6 +222,7 @@ impl Core {
             disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
+        core.recover_drains(recovered.drains);
         for state in recovered.groups {
             core.add_group(Group::restore(state, held_until));
         }
@@ -227,8 +236,8 @@ impl Core {
     }
 
     /// Gives nothing out any more. Clients keep the tasks they have, and may report what came of them.
-    pub fn drain(&mut self) {
-        self.draining = true;
+    pub fn begin_stop(&mut self) {
+        self.stopping = true;
     }
 
     fn add_group(&mut self, group: Group) -> GroupId {
@@ -287,6 +296,7 @@ impl Core {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
+                Timer::Drains => self.drains_are_due(now),
             }
         }
         if self.checkpoints.due().is_some_and(|due| due <= now) {
@@ -352,6 +362,9 @@ impl Core {
         let mut sessions =
             self.sessions.iter().flat_map(|(id, session)| session.held.iter().map(move |task| (id, session, task)));
         for (id, session) in &self.sessions {
+            if session.rank.is_some() != session.can_take() {
+                return Err(format!("session {id} can take a task and is passed over, or cannot: {session:?}"));
+            }
             let Some(group) = self.groups.get(&session.group) else { continue };
             let leases = session.held.iter().filter_map(|task| group.open.lease_of(*task));
             let unbegun: Vec<_> = leases.filter(|lease| !lease.attempts.begun).collect();

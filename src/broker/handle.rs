@@ -8,14 +8,14 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, Core, Disconnected, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter, SessionId,
-    TaskState,
+    ClientInfo, Config, Core, Disconnected, Drained, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter,
+    SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
-use crate::store::{self, Accepted, StoreError};
+use crate::store::{self, Accepted, Drain, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
@@ -185,6 +185,25 @@ impl Handle {
         Ok(self.change(move |core| core.pause(&group, paused, Time::now())).await??)
     }
 
+    /// Gives a client no more tasks, for that long; see [`Core::drain`].
+    pub async fn drain_client(
+        &self,
+        who: String,
+        lasts: Option<Duration>,
+        note: String,
+    ) -> Result<Drained, BrokerError> {
+        let drain = move |core: &mut Core| {
+            let now = Time::now();
+            core.drain(&who, lasts.map(|lasts| now.after(lasts)), &note, now)
+        };
+        Ok(self.change(drain).await??)
+    }
+
+    /// Gives tasks to a client again that was drained; see [`Core::undrain`].
+    pub async fn undrain_client(&self, who: String) -> Result<Drained, BrokerError> {
+        Ok(self.change(move |core| core.undrain(&who, Time::now())).await??)
+    }
+
     /// Removes a group that no client uses.
     pub async fn remove_group(&self, group: GroupName) -> Result<(), BrokerError> {
         Ok(self.change(move |core| core.remove_group(&group)).await??)
@@ -203,9 +222,9 @@ impl Handle {
         self.with(|core| core.config().clone()).await
     }
 
-    /// The connected clients, oldest stream first.
-    pub async fn clients(&self) -> Result<Vec<ClientInfo>, BrokerError> {
-        self.with(|core| core.clients()).await
+    /// The connected clients, oldest stream first; and those that are drained and not connected, by name.
+    pub async fn clients(&self) -> Result<(Vec<ClientInfo>, Vec<Drain>), BrokerError> {
+        self.with(|core| (core.clients(), core.drained_away().cloned().collect())).await
     }
 
     /// How many clients are connected.

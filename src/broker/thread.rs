@@ -107,7 +107,7 @@ impl BrokerThread {
             Command::Read(ReadAnswer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
             Command::Drain => {
                 self.draining = true;
-                self.core.drain();
+                self.core.begin_stop();
                 for outbox in self.outboxes.values() {
                     outbox.close(Closed::Stopping);
                 }
@@ -212,6 +212,7 @@ impl BrokerThread {
             Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
             Action::Checkpoint(groups) => self.store.checkpoint(groups),
             Action::Forget(group) => self.store.forget_group(group),
+            Action::Drain(client, drain) => self.store.drain(client, drain),
             Action::Fetch(group, query) => self.waiting.push_back(ReadJob::Fetch(group, query)),
             Action::Load(group, ids) => self.waiting.push_back(ReadJob::Load(group, ids)),
         }

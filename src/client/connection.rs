@@ -207,8 +207,9 @@ impl Connection {
     }
 }
 
-/// The metadata that says who this client is; none for an anonymous one, as the article's is.
-pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption, Error> {
+/// The metadata that says who this client is; none for an anonymous one, as the article's is. One that is `stopping` wants no more
+/// tasks.
+pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> Result<CallOption, Error> {
     let mut metadata = MetadataBuilder::new();
     let mut add = |key: &str, value: &str| match metadata.add_str(key, value) {
         Ok(_) => Ok(()),
@@ -225,7 +226,12 @@ pub(super) fn call_options(config: &Config, instance: &str) -> Result<CallOption
         add("contact-max-message", &crate::target::MAX_MESSAGE.to_string())?;
     }
     add("contact-revoke", "1")?;
-    add("contact-window", &config.window().to_string())?;
+    if stopping {
+        add("contact-drain", "1")?;
+    }
+    // Servers that do not know the other key give no more than this. It holds something, so that is nothing.
+    let window = if stopping { 1 } else { config.window() };
+    add("contact-window", &window.to_string())?;
     if config.announce_begin {
         add("contact-begins", "1")?;
     }

@@ -51,7 +51,7 @@ pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
     pub(super) options: CallOption,
-    /// The same with a window of 1: for a worker that stops, and holds something.
+    /// The same for a worker that stops, and holds something: it is drained.
     pub(super) stopping_options: CallOption,
     pub(super) observer: Observer,
     pub(super) stopper: Stopper,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args as ClapArgs, Parser, Subcommand, ValueEnum};
 use protobuf::Enum as _;
 
@@ -127,6 +128,39 @@ Example:
         /// The group's name.
         #[arg(value_parser = group)]
         group: String,
+    },
+    /// Give a client no more tasks; what it has it finishes.
+    ///
+    /// It stays connected, and is shown as drained with the note. One with an id stays so when it comes back, and when the server is
+    /// started again, until --for is over or it is undrained. Of its group the other clients get the tasks. A client that is told to
+    /// stop does the same by itself.
+    ///
+    /// An id has one stream: the last that came. By an address, all streams from there are drained, of clients without an id for as
+    /// long as these streams last.
+    #[command(after_help = "\
+Examples:
+  contactctl drain worker-7 --note 'disk is replaced'
+  contactctl drain worker-7 --for 1h
+  contactctl drain 10.0.0.7:51234")]
+    Drain {
+        /// The client: its id, or its address, as `contactctl clients` shows them.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        client: String,
+        /// For how long. Without it: until it is undrained.
+        #[arg(long = "for", value_name = "DURATION", value_parser = lasting)]
+        lasts: Option<Duration>,
+        /// Why, for those who see it drained: up to 256 bytes.
+        #[arg(long, value_name = "TEXT")]
+        note: Option<String>,
+    },
+    /// Give tasks to a drained client again.
+    #[command(after_help = "\
+Example:
+  contactctl undrain worker-7")]
+    Undrain {
+        /// The client, as it was drained.
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
+        client: String,
     },
     /// Forget a group (group rm).
     #[command(
@@ -476,6 +510,11 @@ fn id() -> clap::builder::RangedU64ValueParser {
 
 pub(super) fn address(text: &str) -> Result<String, String> {
     crate::target::check(text).map(|()| text.to_owned())
+}
+
+fn lasting(text: &str) -> Result<Duration, String> {
+    let lasting = humantime::parse_duration(text).map_err(|e| e.to_string())?;
+    if lasting < Duration::from_secs(1) { Err("it must be 1s or more".into()) } else { Ok(lasting) }
 }
 
 fn interval(text: &str) -> Result<Duration, String> {

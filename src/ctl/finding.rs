@@ -56,6 +56,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("never came", &[Code::NEVER_CAME]),
     ("unserved", &[Code::UNSERVED]),
     ("paused", &[Code::PAUSED]),
+    ("drained", &[Code::DRAINED]),
     ("hanging", &[Code::HANGING]),
     ("stuck", &[Code::STUCK]),
     ("lagging", &[Code::LAGGING]),
@@ -97,6 +98,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "never came" => "every group with tasks is there".into(),
         "unserved" => "every group with tasks has clients".into(),
         "paused" => "no group is paused".into(),
+        "drained" => "every group with tasks has a client that is not drained".into(),
         "hanging" => "no task waits while clients are idle".into(),
         "stuck" => "where tasks wait, others are settled".into(),
         "lagging" => "no group needs longer than a minute".into(),
@@ -173,6 +175,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
         Code::PAUSED => {
             (format!("{} {is} paused", named(&|found| found.group.clone())), format!("contactctl resume {group}"))
         }
+        Code::DRAINED => (
+            format!(
+                "all clients of {} are drained, or about to stop",
+                named(&|found| format!("{} ({} for {})", found.group, tasks(found), long(found)))
+            ),
+            format!("contactctl clients says why; contactctl undrain CLIENT, or contact-client --group {group}"),
+        ),
         Code::HANGING => {
             let names = named(&|found| format!("{} (task {} for {})", found.group, found.task, long(found)));
             (format!("tasks wait though clients are connected: {names}"), format!("contactctl task {task} says why"))

@@ -35,6 +35,14 @@ struct GroupPaused {
 }
 
 #[derive(Serialize)]
+struct ClientDrained {
+    client: String,
+    drained: bool,
+    streams: usize,
+    in_flight: u64,
+}
+
+#[derive(Serialize)]
 struct GroupRemoved {
     group: String,
     owed: u64,
@@ -64,7 +72,8 @@ struct NotDone<'a> {
 /// Prints the clients that are connected.
 pub(super) fn clients(link: &Link, out: Out) -> Result<(), Error> {
     let call = link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon());
-    let clients: Vec<_> = link.wait(call)?.clients.into_iter().map(rows::Client::from).collect();
+    let listed = link.wait(call)?;
+    let clients: Vec<_> = listed.clients.into_iter().chain(listed.drained_away).map(rows::Client::from).collect();
     all(&clients, "no client is connected", out)
 }
 
@@ -177,6 +186,49 @@ pub(super) fn pause(link: &Link, group: String, paused: bool, mut out: Out) -> R
         text += &format!(", before its first client; if it is misspelt: contactctl group rm {}", quote(&group));
     }
     Ok(out.object(&GroupPaused { group, paused, is_new }, &text)?)
+}
+
+/// Gives a client no more tasks.
+pub(super) fn drain(
+    link: &Link,
+    client: String,
+    lasts: Option<Duration>,
+    note: Option<String>,
+    mut out: Out,
+) -> Result<(), Error> {
+    let request = pb::DrainClientRequest {
+        client: client.clone(),
+        for_ms: lasts.map_or(0, |lasts| u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)),
+        note: note.unwrap_or_default(),
+        ..Default::default()
+    };
+    let clients = link.wait(link.client.drain_client(&request, Link::answer_soon()))?.clients;
+    let in_flight = clients.iter().map(|client| client.in_flight).sum();
+    let lasts = lasts.map(|lasts| format!(" for {}", span(lasts))).unwrap_or_default();
+    let streams =
+        if clients.len() > 1 { format!(" ({})", count(clients.len() as u64, "stream")) } else { String::new() };
+    let text = match (clients.is_empty(), in_flight) {
+        (true, _) => format!("client {client} gets no tasks{lasts} when it comes back; it is not connected now"),
+        (false, 0) => format!("client {client}{streams} gets no more tasks{lasts}; it has none"),
+        (false, held) => {
+            format!("client {client}{streams} gets no more tasks{lasts}; it finishes {}", count(held, "task"))
+        }
+    };
+    Ok(out.object(&ClientDrained { client, drained: true, streams: clients.len(), in_flight }, &text)?)
+}
+
+/// Gives tasks to a client again that was drained.
+pub(super) fn undrain(link: &Link, client: String, mut out: Out) -> Result<(), Error> {
+    let request = pb::UndrainClientRequest { client: client.clone(), ..Default::default() };
+    let answer = link.wait(link.client.undrain_client(&request, Link::answer_soon()))?;
+    let in_flight = answer.clients.iter().map(|client| client.in_flight).sum();
+    let stopping = answer.clients.iter().any(|client| client.draining.stopping);
+    let text = match (answer.was_drained, stopping) {
+        (_, true) => format!("client {client} is about to stop, and gets no tasks all the same"),
+        (true, false) => format!("client {client} gets tasks again"),
+        (false, false) => format!("client {client} was not drained"),
+    };
+    Ok(out.object(&ClientDrained { client, drained: false, streams: answer.clients.len(), in_flight }, &text)?)
 }
 
 /// Forgets a group.

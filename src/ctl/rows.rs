@@ -221,19 +221,49 @@ pub(super) struct Client {
     client: String,
     group: String,
     peer: String,
-    since: Moment,
+    /// `None`: it is not connected.
+    since: Option<Moment>,
     window: u32,
     in_flight: u64,
     delivered: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    draining: Option<Draining>,
+}
+
+/// Why a client is given no more tasks.
+#[derive(Serialize)]
+struct Draining {
+    since: Moment,
+    until: Option<Moment>,
+    note: String,
+    stopping: bool,
+}
+
+impl From<pb::Draining> for Draining {
+    fn from(draining: pb::Draining) -> Draining {
+        let until = (draining.until != 0).then_some(Moment(draining.until));
+        Draining { since: Moment(draining.since), until, note: draining.note, stopping: draining.stopping }
+    }
+}
+
+impl Draining {
+    /// In a cell of a table.
+    fn text(&self, times: Times) -> String {
+        let what = if self.stopping { "stopping" } else { "drained" };
+        let until = self.until.map(|until| format!(" until {}", times.show(until))).unwrap_or_default();
+        let note = if self.note.is_empty() { String::new() } else { format!(": {}", self.note) };
+        format!("{what}{until}{note}")
+    }
 }
 
 impl From<pb::Client> for Client {
     fn from(client: pb::Client) -> Client {
         Client {
+            draining: client.draining.into_option().map(Draining::from),
             client: client.client,
             group: client.group,
             peer: client.peer,
-            since: Moment(client.since),
+            since: (client.since != 0).then_some(Moment(client.since)),
             window: client.window,
             in_flight: client.in_flight,
             delivered: client.delivered,
@@ -250,17 +280,22 @@ impl Row for Client {
         Column::Number("WINDOW"),
         Column::Number("IN FLIGHT"),
         Column::Number("DELIVERED"),
+        Column::Text("STATE"),
     ];
     fn cells(&self, times: Times) -> Vec<String> {
         let window = if self.window == 0 { "-".into() } else { self.window.to_string() };
+        let draining = self.draining.as_ref().map(|draining| draining.text(times));
+        let draining = draining.unwrap_or_default();
+        let state = if self.since.is_none() { format!("not connected, {draining}") } else { draining };
         vec![
             or_dash(&self.client),
             or_dash(&self.group),
-            self.peer.clone(),
-            times.show(self.since),
+            or_dash(&self.peer),
+            self.since.map_or_else(|| "-".into(), |since| times.show(since)),
             window,
             self.in_flight.to_string(),
             self.delivered.to_string(),
+            state,
         ]
     }
 }
@@ -371,6 +406,7 @@ fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
         Ok(pb::WaitReason::NEVER_CAME) => WaitReason::NeverCame,
         Ok(pb::WaitReason::ONE_AT_A_TIME) => WaitReason::OneAtATime,
         Ok(pb::WaitReason::TOO_LONG) => WaitReason::TooLong,
+        Ok(pb::WaitReason::DRAINING) => WaitReason::Draining,
         Err(_) => return enum_name(wait),
     };
     known.to_string()

@@ -92,6 +92,14 @@ const WORDS = {
   paused: ({ group, count }, state) => ({
     text: t('issue.paused', group, count), command: ctl(state, 'resume', group), resume: group,
   }),
+  drained: ({ group, count, millis }, state) => {
+    const one = state.clients.find((it) => it.group === group && it.draining && !it.draining.stopping);
+    return {
+      text: t('issue.drained', group, count, duration(millis)), help: t('issue.drained.help'),
+      command: one ? ctl(state, 'undrain', one.client ?? one.peer) : client(state, group),
+      link: `#/clients?q=${encodeURIComponent(group)}`,
+    };
+  },
   hanging: ({ group, count, task, millis }, state) => ({
     text: t('issue.hanging', group, count, duration(millis)), help: t('issue.hanging.help'),
     command: ctl(state, 'task', task), link: `#/tasks/${task}`,

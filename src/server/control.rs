@@ -1,5 +1,7 @@
 //! The `Control` service: what operators call. It only decodes, makes one call to the [`Operator`], and encodes.
 
+use std::time::Duration;
+
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{DuplexSink, RequestStream, RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
 
@@ -61,7 +63,10 @@ impl Control for ControlService {
             let (found, looked) = convert::wanted(request)?.find(&operator).await?;
             convert::found(found, looked)
         };
-        list_clients(ListClientsRequest) -> ListClientsResponse = convert::clients(operator.clients().await?);
+        list_clients(ListClientsRequest) -> ListClientsResponse = {
+            let (connected, drained_away) = operator.clients().await?;
+            convert::clients(connected, drained_away)
+        };
         describe_task(DescribeTaskRequest) -> TaskLedger = convert::ledger(operator.describe(request.id).await?);
         list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
         drop_dead(DropDeadRequest) -> DropDeadResponse = {
@@ -80,6 +85,12 @@ impl Control for ControlService {
             let is_new = operator.pause(Name::new(NameOf::Group, &request.group)?, request.paused).await?;
             pb::PauseGroupResponse { is_new, ..Default::default() }
         };
+        drain_client(DrainClientRequest) -> DrainClientResponse = {
+            let lasts = Some(Duration::from_millis(request.for_ms)).filter(|lasts| !lasts.is_zero());
+            convert::drained(operator.drain(request.client, lasts, request.note).await?)
+        };
+        undrain_client(UndrainClientRequest) -> UndrainClientResponse =
+            convert::undrained(operator.undrain(request.client).await?);
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
             pb::RemoveGroupResponse { owed, ..Default::default() }

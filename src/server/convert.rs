@@ -10,8 +10,8 @@ use super::operator::{
     TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
-use crate::broker::ClientInfo;
-use crate::store::Accepted;
+use crate::broker::{ClientInfo, Drained, Draining};
+use crate::store::{Accepted, Drain};
 use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
@@ -215,8 +215,21 @@ pub(super) fn status_page(statuses: Vec<Status>) -> pb::StatusPage {
     pb::StatusPage { statuses: statuses.into_iter().map(status).collect(), ..pb::StatusPage::default() }
 }
 
-pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
-    let client = |client: ClientInfo| pb::Client {
+pub(super) fn clients(connected: Vec<ClientInfo>, drained_away: Vec<Drain>) -> pb::ListClientsResponse {
+    let away = |drain: Drain| pb::Client {
+        draining: Some(draining(&Draining::from(&drain))).into(),
+        client: drain.client.to_string(),
+        ..pb::Client::default()
+    };
+    pb::ListClientsResponse {
+        clients: connected.into_iter().map(client).collect(),
+        drained_away: drained_away.into_iter().map(away).collect(),
+        ..pb::ListClientsResponse::default()
+    }
+}
+
+fn client(client: ClientInfo) -> pb::Client {
+    pb::Client {
         client: text(client.client),
         group: text(client.group),
         peer: client.peer.to_string(),
@@ -224,9 +237,31 @@ pub(super) fn clients(clients: Vec<ClientInfo>) -> pb::ListClientsResponse {
         window: client.window.map_or(0, |window| window as u32),
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
+        draining: client.draining.as_ref().map(draining).into(),
         ..pb::Client::default()
-    };
-    pb::ListClientsResponse { clients: clients.into_iter().map(client).collect(), ..pb::ListClientsResponse::default() }
+    }
+}
+
+fn draining(draining: &Draining) -> pb::Draining {
+    pb::Draining {
+        since: draining.since.0,
+        until: millis(draining.until),
+        note: draining.note.to_string(),
+        stopping: draining.stopping,
+        ..pb::Draining::default()
+    }
+}
+
+pub(super) fn drained(clients: Vec<ClientInfo>) -> pb::DrainClientResponse {
+    pb::DrainClientResponse { clients: clients.into_iter().map(client).collect(), ..pb::DrainClientResponse::default() }
+}
+
+pub(super) fn undrained(drained: Drained) -> pb::UndrainClientResponse {
+    pb::UndrainClientResponse {
+        clients: drained.clients.into_iter().map(client).collect(),
+        was_drained: drained.changed,
+        ..pb::UndrainClientResponse::default()
+    }
 }
 
 pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
@@ -314,6 +349,7 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::NeverCame => pb::WaitReason::NEVER_CAME,
         WaitReason::OneAtATime => pb::WaitReason::ONE_AT_A_TIME,
         WaitReason::TooLong => pb::WaitReason::TOO_LONG,
+        WaitReason::Draining => pb::WaitReason::DRAINING,
     }
 }
 

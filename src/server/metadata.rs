@@ -57,6 +57,7 @@ impl Metadata {
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
             "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
+            "contact-drain" => join.stopping = flag("contact-drain", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-max-message" => join.max_message = Some(number("contact-max-message", value)?),
             "contact-heartbeat" => {

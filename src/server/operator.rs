@@ -13,6 +13,8 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
+use log::warn;
+
 pub(super) use self::dead::{dead_after, latest_dead};
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
@@ -27,9 +29,9 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
-use crate::broker::{self, ClientInfo};
+use crate::broker::{self, ClientInfo, Drained, MOST_DRAINS};
 use crate::retry::Retry;
-use crate::store::{self, Accepted, Positions, Reader};
+use crate::store::{self, Accepted, Drain, Positions, Reader};
 use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
@@ -211,9 +213,30 @@ impl Operator {
         Ok(Ledger::new(task, states, results, Time::now()))
     }
 
-    /// The connected clients, oldest stream first.
-    pub(super) async fn clients(&self) -> Result<Vec<ClientInfo>, Refusal> {
+    /// The connected clients, oldest stream first; and those that are drained and not connected, by name.
+    pub(super) async fn clients(&self) -> Result<(Vec<ClientInfo>, Vec<Drain>), Refusal> {
         Ok(self.broker.clients().await?)
+    }
+
+    /// Gives a client no more tasks, for that long, or until it is undrained. Says which streams it has.
+    pub(super) async fn drain(
+        &self,
+        client: String,
+        lasts: Option<Duration>,
+        note: String,
+    ) -> Result<Vec<ClientInfo>, Refusal> {
+        let drained = self.broker.drain_client(client, lasts, note).await?;
+        if let Some(forgotten) = drained.forgotten {
+            warn!(
+                "client {forgotten} is not drained any more: it is not connected, and {MOST_DRAINS} clients are drained"
+            );
+        }
+        Ok(drained.clients)
+    }
+
+    /// Gives tasks to a client again that was drained.
+    pub(super) async fn undrain(&self, client: String) -> Result<Drained, Refusal> {
+        Ok(self.broker.undrain_client(client).await?)
     }
 
     /// The groups, how far each has come, and what is not well.

@@ -11,7 +11,7 @@ use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
-use crate::broker::{BrokerError, GroupError};
+use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::store::{KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
@@ -156,6 +156,9 @@ reasons! {
     TASK_UNKNOWN: NOT_FOUND,
     DEAD_LETTER_UNKNOWN: NOT_FOUND,
     GROUP_UNKNOWN: NOT_FOUND,
+    CLIENT_UNKNOWN: NOT_FOUND,
+    NOTE_TOO_LONG: INVALID_ARGUMENT,
+    DRAINS_FULL: FAILED_PRECONDITION,
     SERVICE_UNKNOWN: NOT_FOUND,
     GROUP_IN_USE: FAILED_PRECONDITION,
     CLIENT_TAKEN_OVER: ABORTED,
@@ -199,6 +202,9 @@ impl Refusal {
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
+            Refusal::Broker(BrokerError::Drain(DrainError::Unknown(_))) => Reason::CLIENT_UNKNOWN,
+            Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => Reason::NOTE_TOO_LONG,
+            Refusal::Broker(BrokerError::Drain(DrainError::TooMany)) => Reason::DRAINS_FULL,
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) => match e {
                 StoreError::Closed => Reason::SERVER_STOPPING,
@@ -231,6 +237,10 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {
                 &[("group", group), ("clients", clients)]
             }
+            Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => &[("client", client)],
+            Refusal::Broker(BrokerError::Drain(DrainError::Note(size))) => {
+                &[("size_bytes", size), ("limit_bytes", &LONGEST_NOTE)]
+            }
             _ => &[],
         };
         pairs.iter().map(|(key, value)| ((*key).to_owned(), value.to_string())).collect()
@@ -248,6 +258,7 @@ impl Refusal {
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
+            Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => "note",
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
             Refusal::Retry(_) => "retry",
@@ -264,6 +275,7 @@ impl Refusal {
             Refusal::NoSuchTask(id, _) => Some(("task", id.to_string())),
             Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
+            Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
             _ => None,
         }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::StoreError;
 use crate::attempts::Attempts;
-use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +27,21 @@ pub struct Recovered {
     pub groups: Vec<GroupState>,
     /// The results of named groups after the mark of the last checkpoint, in order.
     pub replay: Vec<TaskResult>,
+    /// The clients that are drained, by name.
+    pub drains: Vec<Drain>,
+}
+
+/// A client that is drained: it is given no more tasks, until somebody says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drain {
+    /// Its id.
+    pub client: ClientId,
+    /// Since when.
+    pub since: Time,
+    /// Until when at most.
+    pub until: Option<Time>,
+    /// What the operator said about it.
+    pub note: String,
 }
 
 /// How far a group has come.
@@ -83,6 +98,8 @@ pub struct Batch {
     pub statuses: Vec<Status>,
     /// To replace, or, with `None`, to remove.
     pub groups: BTreeMap<GroupName, Option<GroupState>>,
+    /// To replace, or, with `None`, to remove.
+    pub drains: BTreeMap<ClientId, Option<Drain>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -100,6 +117,7 @@ impl Batch {
             && self.results.is_empty()
             && self.statuses.is_empty()
             && self.groups.is_empty()
+            && self.drains.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()

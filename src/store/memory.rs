@@ -5,10 +5,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
+    Backend, Backlog, BacklogPage, Batch, Drain, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
     Removed, StoreError,
 };
-use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,7 @@ struct Rows {
     statuses: Vec<Status>,
     keys: HashMap<String, TaskId>,
     groups: BTreeMap<GroupName, GroupState>,
+    drains: BTreeMap<ClientId, Drain>,
     mark: u64,
     positions: Positions,
 }
@@ -40,6 +41,7 @@ impl Backend for Memory {
             positions: rows.positions,
             groups: rows.groups.values().cloned().collect(),
             replay: replay.cloned().collect(),
+            drains: rows.drains.values().cloned().collect(),
         })
     }
 
@@ -79,6 +81,12 @@ impl Backend for Memory {
             match state {
                 Some(state) => drop(rows.groups.insert(name.clone(), state.clone())),
                 None => drop(rows.groups.remove(name)),
+            }
+        }
+        for (client, drain) in &batch.drains {
+            match drain {
+                Some(drain) => drop(rows.drains.insert(client.clone(), drain.clone())),
+                None => drop(rows.drains.remove(client)),
             }
         }
         for (id, expires_at) in &batch.expiries {

@@ -8,21 +8,21 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{Backend, Batch, Drain, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
 mod rows;
 
 use reader::SqliteReader;
-use rows::{group_columns, result_columns, status_columns, task_columns};
+use rows::{drain_columns, group_columns, result_columns, status_columns, task_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql"), include_str!("sqlite/3.sql")];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
 /// looks in between whether the server stops.
@@ -152,7 +152,8 @@ impl Backend for Sqlite {
         let mark = self.meta("mark")?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, replay })
+        let drains = drains(&self.conn).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, replay, drains })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -183,6 +184,7 @@ impl Backend for Sqlite {
             rows::insert(&change, "INSERT INTO results", result_columns!(), &batch.results, rows::bind_result)?;
             rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
+            write_drains(&change, batch)?;
             write_expiries(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
@@ -238,6 +240,14 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     }
     let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
     rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
+}
+
+fn write_drains(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for (client, _) in batch.drains.iter().filter(|(_, drain)| drain.is_none()) {
+        change.prepare_cached("DELETE FROM drains WHERE client = ?")?.execute([client.as_str()])?;
+    }
+    let drains: Vec<&Drain> = batch.drains.values().flatten().collect();
+    rows::insert(change, "REPLACE INTO drains", drain_columns!(), &drains, |to, drain| rows::bind_drain(to, drain))
 }
 
 fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
@@ -304,6 +314,11 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
     select.query_map([], rows::group)?.collect()
+}
+
+fn drains(conn: &Connection) -> rusqlite::Result<Vec<Drain>> {
+    let mut select = conn.prepare(concat!("SELECT ", drain_columns!(), " FROM drains ORDER BY client"))?;
+    select.query_map([], rows::drain)?.collect()
 }
 
 /// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.

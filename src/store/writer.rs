@@ -11,11 +11,13 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Condition, GroupState, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
+    Accepted, Batch, Condition, Drain, GroupState, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
     StoreError,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
-use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{
+    ClientId, GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
+};
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
 const ROUND_ROWS: usize = 10_000;
@@ -38,6 +40,7 @@ pub(super) enum Command {
     RecordUnlessSettled(Box<NewResult>),
     Checkpoint(Vec<GroupState>),
     ForgetGroup(GroupName),
+    Drain(ClientId, Option<Drain>),
     Expire(TaskId, Option<Time>, Answer<()>),
     /// Like `Expire`, and the task's key is free again.
     Cancel(TaskId, Time, Answer<()>),
@@ -216,6 +219,7 @@ impl Writer {
                 drop(answer.send(removed));
             }
             Command::ForgetGroup(name) => round.forget_group(name),
+            Command::Drain(client, drain) => round.put_drain(client, drain),
         }
     }
 
@@ -334,6 +338,7 @@ impl Outage {
             Command::RecordUnlessSettled(result) => self.kept.record_unchecked(*result),
             Command::Checkpoint(groups) => self.kept.checkpoint(groups),
             Command::ForgetGroup(name) => self.kept.forget_group(name),
+            Command::Drain(client, drain) => self.kept.put_drain(client, drain),
         }
         false
     }
@@ -510,6 +515,14 @@ impl Round {
     fn put_group(&mut self, name: GroupName, state: Option<GroupState>) {
         if self.batch.groups.insert(name, state).is_none() {
             self.count(0);
+        }
+    }
+
+    /// One row for each client, however often that changes.
+    fn put_drain(&mut self, client: ClientId, drain: Option<Drain>) {
+        let bytes = drain.as_ref().map_or(0, |drain| drain.note.len());
+        if self.batch.drains.insert(client, drain).is_none() {
+            self.count(bytes);
         }
     }
 

@@ -40,6 +40,8 @@ pub(crate) enum Op {
     Restart,
     Hold(usize),
     Pause(usize, bool),
+    Drain(u8, Option<u64>),
+    Undrain(u8),
     RemoveGroup(usize),
     Cancel(Index),
     Revive(usize, Index),
@@ -76,6 +78,7 @@ pub(crate) struct Who {
     from: Option<StartAt>,
     heartbeat: bool,
     begins: bool,
+    stopping: bool,
     /// Shares the address of the first anonymous client.
     shared: bool,
 }
@@ -164,14 +167,16 @@ fn who() -> impl Strategy<Value = Who> {
         any::<bool>(),
         any::<bool>(),
         prop::bool::weighted(0.1),
+        prop::bool::weighted(0.1),
     )
-        .prop_map(|(who, instance, window, from, heartbeat, begins, shared)| Who {
+        .prop_map(|(who, instance, window, from, heartbeat, begins, stopping, shared)| Who {
             who,
             instance,
             window,
             from,
             heartbeat,
             begins,
+            stopping,
             // An outcome without a name counts for the group of the last stream from its address.
             shared: shared && WHO[who] == (None, None),
         })
@@ -219,6 +224,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
+        2 => (0..WHO.len() as u8, prop::option::of(1..60_u64)).prop_map(|(who, lasts)| Op::Drain(who, lasts)),
+        2 => (0..WHO.len() as u8).prop_map(Op::Undrain),
         1 => index().prop_map(Op::Cancel),
         1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
         1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::DropDead(group, task)),
@@ -258,6 +265,12 @@ pub(crate) fn live(config: Config, eager: bool, ops: &[Op]) {
 
 fn peer(at: usize) -> Arc<str> {
     format!("peer {at}").into()
+}
+
+/// What an operator calls it: its id, or else its address.
+fn called(who: u8) -> String {
+    let client = WHO[usize::from(who)].0;
+    client.map_or_else(|| peer(who.into()).to_string(), str::to_owned)
 }
 
 impl World {
@@ -310,6 +323,10 @@ impl World {
             Op::Restart => self.restart(),
             Op::Hold(events) => self.hold(*events),
             Op::Pause(at, paused) => self.pause(GROUPS[*at], *paused),
+            Op::Drain(who, lasts) => {
+                drop(self.drain(&called(*who), lasts.map(Duration::from_secs)));
+            }
+            Op::Undrain(who) => drop(self.undrain(&called(*who))),
             Op::RemoveGroup(at) => drop(self.remove_group(GROUPS[*at])),
             Op::Cancel(at) => {
                 self.announce();
@@ -363,6 +380,7 @@ impl World {
             window: who.window,
             from: who.from,
             begins: who.begins,
+            stopping: who.stopping,
             revoke: who.heartbeat,
             heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
             peer: peer(if who.shared { 0 } else { who.who }),

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    Action, Closed, Config, Core, Delivery, DrainError, Drained, Join, OutcomeReport, Reporter, RevokeReason, Revoked,
+    SessionId, StartAt,
 };
-use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
-use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
+use contact::store::{Backend, Backlog, Batch, Drain, GroupState, Memory, Positions, Reader, Recovered};
+use contact::task::{ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
 use super::model::{Logged, Model};
 
@@ -41,6 +42,8 @@ pub(crate) struct Stream {
     pub(crate) seen: HashSet<TaskId>,
     pub(crate) heartbeats: usize,
     pub(crate) revoked: Vec<Revoked>,
+    /// Drained as long as it lasts, until then: its client has no id.
+    pub(crate) drained: Option<Option<Time>>,
 }
 
 /// What the core wants read.
@@ -55,6 +58,7 @@ enum Write {
     Results(Vec<NewResult>),
     Checkpoint(Vec<GroupState>),
     Forget(GroupName),
+    Drain(ClientId, Option<Drain>),
 }
 
 pub(crate) struct World {
@@ -72,6 +76,8 @@ pub(crate) struct World {
     pub(crate) reads: Vec<Read>,
     /// Reads are answered at once.
     pub(crate) eager: bool,
+    /// The clients with an id that are drained, each until when.
+    pub(crate) drains: BTreeMap<ClientId, Option<Time>>,
     /// Why streams ended.
     pub(crate) closed: BTreeMap<SessionId, Closed>,
     disk: Memory,
@@ -97,6 +103,7 @@ impl World {
             streams: BTreeMap::new(),
             reads: Vec::new(),
             eager: true,
+            drains: BTreeMap::new(),
             closed: BTreeMap::new(),
             disk: Memory::default(),
             synced: Positions::default(),
@@ -188,6 +195,7 @@ impl World {
             seen: HashSet::new(),
             heartbeats: 0,
             revoked: Vec::new(),
+            drained: None,
         };
         if let Some(before) = before {
             let old = &self.streams[&before];
@@ -352,6 +360,7 @@ impl World {
                     batch.groups = groups.into_iter().map(|group| (group.name.clone(), Some(group))).collect();
                 }
                 Write::Forget(group) => drop(batch.groups.insert(group, None)),
+                Write::Drain(client, drain) => drop(batch.drains.insert(client, drain)),
             }
             batch.positions = self.synced;
             self.disk.commit(&batch).unwrap();
@@ -372,6 +381,7 @@ impl World {
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
         self.model.restarted(lost_from, &recovered, self.now);
+        self.drains = recovered.drains.iter().map(|drain| (drain.client.clone(), drain.until)).collect();
         self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
     }
@@ -379,7 +389,7 @@ impl World {
     fn unsynced_entries(&self) -> usize {
         let count = |write: &Write| match write {
             Write::Results(results) => results.len(),
-            Write::Checkpoint(_) => 0,
+            Write::Checkpoint(_) | Write::Drain(..) => 0,
             Write::Forget(_) => 1,
         };
         self.unsynced.iter().map(|(write, _)| count(write)).sum()
@@ -388,13 +398,68 @@ impl World {
     /// Everything is written, and the process is started again.
     pub(crate) fn restart(&mut self) {
         self.sync();
+        let drained = self.drains.clone();
         self.crash(0);
+        assert_eq!(self.drains, drained, "who is drained stays so");
     }
 
     /// The server is about to stop.
-    pub(crate) fn drain(&mut self) {
+    pub(crate) fn begin_stop(&mut self) {
         self.flush();
-        self.core.drain();
+        self.core.begin_stop();
+    }
+
+    /// An operator gives a client no more tasks. It is known, or nothing happens.
+    pub(crate) fn drain(&mut self, client: &str, lasts: Option<Duration>) -> Result<Drained, DrainError> {
+        self.flush();
+        let until = lasts.map(|lasts| self.now.after(lasts));
+        let drained = self.core.drain(client, until, "a note", self.now);
+        let sessions = self.streams_of(client);
+        assert!(drained.is_ok() || sessions.is_empty(), "who is connected can be drained");
+        if let Ok(drained) = &drained {
+            assert_eq!(drained.clients.len(), sessions.len());
+            if sessions.iter().all(|id| self.streams[id].join.client.is_some()) {
+                self.drains.insert(name(client), until);
+            }
+            for id in sessions {
+                let stream = self.streams.get_mut(&id).unwrap();
+                stream.drained = stream.join.client.is_none().then_some(until).or(stream.drained);
+            }
+        }
+        self.act();
+        drained
+    }
+
+    /// Gives it tasks again; says whether it was drained.
+    pub(crate) fn undrain(&mut self, client: &str) -> bool {
+        self.flush();
+        let expected = self.drains.remove(&name(client)).is_some();
+        let undrained = self.core.undrain(client, self.now).is_ok_and(|undrained| undrained.changed);
+        self.act();
+        let sessions = self.streams_of(client).into_iter();
+        let mut of_streams = sessions.filter_map(|id| self.streams.get_mut(&id).unwrap().drained.take()).peekable();
+        assert_eq!(undrained, expected || of_streams.peek().is_some());
+        of_streams.for_each(drop);
+        undrained
+    }
+
+    /// The streams of a client: by its id, or else by its address.
+    fn streams_of(&self, client: &str) -> Vec<SessionId> {
+        let by_id = |stream: &Stream| stream.join.client.as_ref().is_some_and(|id| id.as_str() == client);
+        let by_address = |stream: &Stream| &*stream.join.peer == client;
+        let find = |is: &dyn Fn(&Stream) -> bool| -> Vec<SessionId> {
+            self.streams.iter().filter(|(_, stream)| is(stream)).map(|(id, _)| *id).collect()
+        };
+        // Of an id, the last stream that came.
+        match find(&by_id).pop() {
+            Some(last) => vec![last],
+            None => find(&by_address),
+        }
+    }
+
+    fn is_drained(&self, stream: &Stream) -> bool {
+        let by_operator = stream.join.client.as_ref().and_then(|client| self.drains.get(client));
+        stream.join.stopping || by_operator.is_some() || stream.drained.is_some()
     }
 
     // ---- operators
@@ -501,6 +566,9 @@ impl World {
                 return false;
             }
         }
+        let over = |until: &Option<Time>| until.is_some_and(|until| until <= self.now);
+        self.drains.retain(|_, until| !over(until));
+        self.streams.values_mut().for_each(|stream| stream.drained = stream.drained.filter(|until| !over(until)));
         self.model.batch = held;
         self.model.before = self.model.log.len();
         for _ in 0..10_000 {
@@ -607,6 +675,9 @@ impl World {
                 self.model.forgot(&group);
                 self.unsynced.push((Write::Forget(group), self.model.log.len()));
             }
+            Action::Drain(client, drain) => {
+                self.unsynced.push((Write::Drain(client, drain), self.model.log.len()));
+            }
             Action::Fetch(group, query) => {
                 let same =
                     |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.priority == query.priority);
@@ -632,6 +703,8 @@ impl World {
 
     fn deliver(&mut self, session: SessionId, deliveries: Vec<Delivery>) {
         assert!(!deliveries.is_empty(), "no empty message");
+        let drained = self.streams.get(&session).is_some_and(|stream| self.is_drained(stream));
+        assert!(!drained, "session {session} is drained, and is given {deliveries:?}");
         let stream = self.streams.get_mut(&session).expect("tasks go to a stream that is there");
         for delivery in deliveries {
             let (task, attempt) = (&delivery.task, delivery.attempt);
@@ -655,6 +728,7 @@ impl World {
         let mut in_flight: BTreeMap<&GroupName, usize> = BTreeMap::new();
         for ((id, stream), info) in self.streams.iter().zip(&clients) {
             assert_eq!((&info.client, &info.group), (&stream.join.client, &stream.group));
+            assert_eq!(info.draining.is_some(), self.is_drained(stream), "{info:?}");
             assert_eq!(info.in_flight, self.model.held_by(*id), "client {info:?} holds what it was given and not more");
             if let Some(group) = &stream.group {
                 *in_flight.entry(group).or_default() += info.in_flight;
@@ -690,6 +764,13 @@ impl World {
         for stream in self.streams.values_mut() {
             stream.slow = false;
         }
+        for client in self.drains.keys().cloned().collect::<Vec<_>>() {
+            self.undrain(client.as_str());
+        }
+        // Who is about to stop does, or would hold up what waits.
+        let stops = |stream: &Stream| stream.join.stopping || stream.drained.is_some();
+        let stopping: Vec<_> = self.streams.iter().filter(|(_, stream)| stops(stream)).map(|(id, _)| *id).collect();
+        stopping.into_iter().for_each(|id| self.leave(id));
         for _ in 0..20_000 {
             let mut idle = true;
             while !self.reads.is_empty() {

@@ -60,6 +60,8 @@ pub struct Fake {
 impl Fake {
     pub fn new() -> Fake {
         let service = Service::default();
+        // Where no client ever came, that is remarked upon.
+        service.state().server.clients = 1;
         Fake::serve(service.clone(), |builder| builder.register_service(create_control(service.clone())))
     }
 
@@ -393,6 +395,32 @@ impl Control for Service {
         let request = request.unwrap();
         let asked = format!("pause {} {}", request.group, request.paused);
         self.unary(&ctx, asked, sink, pb::PauseGroupResponse::new());
+    }
+
+    fn drain_client(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::DrainClientRequest>,
+        sink: UnarySink<pb::DrainClientResponse>,
+    ) {
+        let request = request.unwrap();
+        let asked = format!("drain {} for {} because {:?}", request.client, request.for_ms, request.note);
+        let clients = self.state().clients.clone().into_iter().filter(|client| client.client == request.client);
+        let answer = pb::DrainClientResponse { clients: clients.collect(), ..Default::default() };
+        self.unary(&ctx, asked, sink, answer);
+    }
+
+    fn undrain_client(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::UndrainClientRequest>,
+        sink: UnarySink<pb::UndrainClientResponse>,
+    ) {
+        let request = request.unwrap();
+        let clients = self.state().clients.clone().into_iter().filter(|client| client.client == request.client);
+        let was_drained = request.client != "never";
+        let answer = pb::UndrainClientResponse { clients: clients.collect(), was_drained, ..Default::default() };
+        self.unary(&ctx, format!("undrain {}", request.client), sink, answer);
     }
 
     fn accept_clock(

@@ -39,20 +39,26 @@ fn clients_are_listed() {
             delivered: 400,
             ..Default::default()
         },
-        pb::Client { peer: "ipv4:10.0.0.2:6".into(), since: AT, delivered: 7, ..Default::default() },
+        pb::Client {
+            peer: "ipv4:10.0.0.2:6".into(),
+            since: AT,
+            delivered: 7,
+            draining: Some(pb::Draining { since: AT, note: "disk\nis replaced".into(), ..Default::default() }).into(),
+            ..Default::default()
+        },
     ];
     assert_eq!(
         ok(&fake, &["clients"]),
         "\
-CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED
+CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED  STATE
 张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z      16          2        400
--       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z       -          0          7
+-       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z       -          0          7  drained: disk\\nis replaced
 "
     );
     assert_eq!(
         ok(&fake, &["clients", "--json"]),
         r#"{"client":"张三","group":"workers","peer":"ipv4:10.0.0.1:5000","since":"2026-04-30T08:00:00.123Z","window":16,"in_flight":2,"delivered":400}
-{"client":"","group":"","peer":"ipv4:10.0.0.2:6","since":"2026-04-30T08:00:00.123Z","window":0,"in_flight":0,"delivered":7}
+{"client":"","group":"","peer":"ipv4:10.0.0.2:6","since":"2026-04-30T08:00:00.123Z","window":0,"in_flight":0,"delivered":7,"draining":{"since":"2026-04-30T08:00:00.123Z","until":null,"note":"disk\nis replaced","stopping":false}}
 "#
     );
 }
@@ -331,6 +337,29 @@ fn a_group_that_is_new_is_said_to_be_when_it_is_paused() {
     assert_eq!(server.ctl(&["groups"])[0]["paused"], true);
     assert_eq!(said(&["group", "rm", "to come"]), "group to come is gone; it owed 0 tasks\n");
     assert_eq!(server.ctl(&["pause", "x"]), [serde_json::json!({"group": "x", "paused": true, "is_new": true})]);
+}
+
+#[test]
+fn a_client_is_drained_and_given_tasks_again() {
+    let fake = Fake::new();
+    let client = |client: &str, in_flight| pb::Client { client: client.into(), in_flight, ..Default::default() };
+    fake.state().clients = vec![client("busy", 3), client("idle", 0), client("two", 1), client("two", 0)];
+    let said = |args: &[&str]| ok(&fake, args);
+    let drain = ["drain", "busy", "--for", "1h", "--note", "disk is replaced"];
+    assert_eq!(said(&drain), "client busy gets no more tasks for 1 h; it finishes 3 tasks\n");
+    assert_eq!(said(&["drain", "idle"]), "client idle gets no more tasks; it has none\n");
+    assert_eq!(said(&["drain", "two"]), "client two (2 streams) gets no more tasks; it finishes 1 task\n");
+    let away = "client away gets no tasks when it comes back; it is not connected now\n";
+    assert_eq!(said(&["drain", "away"]), away);
+    assert_eq!(said(&["undrain", "busy"]), "client busy gets tasks again\n");
+    assert_eq!(said(&["undrain", "never"]), "client never was not drained\n");
+    let json = "{\"client\":\"busy\",\"drained\":true,\"streams\":1,\"in_flight\":3}\n";
+    assert_eq!(said(&["drain", "busy", "--json"]), json);
+    let asked = ["drain busy for 3600000 because \"disk is replaced\"", "drain idle for 0 because \"\""];
+    assert_eq!(fake.state().asked[..2], asked);
+    for wrong in [&["drain", "busy", "--for", "0s"][..], &["drain", ""], &["drain"]] {
+        assert_eq!(run(&fake, wrong).code, Some(2), "{wrong:?}");
+    }
 }
 
 #[test]

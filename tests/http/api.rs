@@ -185,6 +185,25 @@ fn a_task_is_cancelled_and_a_group_paused() {
 }
 
 #[test]
+fn a_client_is_drained_and_given_tasks_again() {
+    let rig = rig();
+    let _w = rig.member("workers", "w").tasks();
+    rig.operator.connected(1);
+    let said = json!({"client": "w", "for_ms": 3_600_000, "note": "disk is replaced"});
+    assert_eq!(done(&rig, "/api/clients/drain", said), json!({"clients": 1}));
+    let draining = |state: &Value| state["clients"][0]["draining"].clone();
+    let state = state_until(&rig, |state| draining(state)["note"] == "disk is replaced");
+    let (since, until) = (draining(&state)["since"].as_i64().unwrap(), draining(&state)["until"].as_i64().unwrap());
+    assert_eq!((until - since, &draining(&state)["stopping"]), (3_600_000, &json!(false)));
+    assert_eq!(get_json(&rig, "/api/clients")["clients"][0]["draining"]["since"], since);
+    let undrained = json!({"clients": 1, "was_drained": true});
+    assert_eq!(done(&rig, "/api/clients/undrain", json!({"client": "w"})), undrained);
+    state_until(&rig, |state| draining(state).is_null());
+    let unknown = post(&rig, "/api/clients/drain", r#"{"client": "nobody"}"#);
+    assert_eq!(unknown.status, 404, "{}", unknown.error());
+}
+
+#[test]
 fn a_group_that_nobody_uses_is_removed_and_one_that_is_used_is_not() {
     let rig = rig();
     came_and_went(&rig, "absent");

@@ -32,7 +32,12 @@ fn for_group(to: &str) -> NewTask {
 fn tasks_are_narrowed_to_a_state() {
     let rig = rig();
     rig.operator.submit(&["1 done", "2 dead", "3 held", "4 waits"]);
-    let workers = rig.client(&[("contact-group", "workers"), ("contact-client", "w"), ("contact-window", "1")]);
+    let workers = rig.client(&[
+        ("contact-group", "workers"),
+        ("contact-client", "w"),
+        ("contact-window", "1"),
+        ("contact-from", "first"),
+    ]);
     let mut tasks = workers.tasks();
     workers.tell([told(&tasks.next(), Outcome::DONE, "")]);
     workers.tell([told(&tasks.next(), Outcome::FAILED, "")]);

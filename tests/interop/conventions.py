@@ -94,7 +94,7 @@ def reflect(address):
 def work(listen, control, text):
     control, listen = Reflected(control), Reflected(listen)
     accepted = control.call("contact.control.v1.Control", "Submit", {"tasks": [{"task": text}]})
-    tasks = listen.call("Contact", "getTask", {}, metadata=[("contact-client", "reflected")])
+    tasks = listen.call("Contact", "getTask", {}, metadata=[("contact-client", "reflected"), ("contact-from", "first")])
     task = next(tasks)
     listen.call("Contact", "tellResult", {"id": task.id, "attempt": task.attempt, "ret": "by reflection"})
     ledger = control.call("contact.control.v1.Control", "DescribeTask", {"id": accepted.first_id})

@@ -211,7 +211,7 @@ fn an_outcome_of_a_task_that_does_not_exist_is_refused() {
     server.submit("one");
     let none = Told { id: 77, ..ack("of 77") };
     let one = Told { id: 1, attempt: 1, ..ack("of 1") };
-    let a = Client::of(&server.server.listen, &[("contact-client", "a")]);
+    let a = Client::of(&server.server.listen, &[("contact-client", "a"), ("contact-from", "first")]);
     let mut tasks = a.tasks();
     assert_eq!(tasks.next().id, 1);
     refused(a.try_tell([one.clone(), none, one]), Code::NOT_FOUND, &["no task 77", "newest is 1"]);
@@ -260,8 +260,8 @@ fn a_batch_in_a_batch_is_refused_however_deep() {
 fn outcomes_of_tasks_one_was_not_given_are_kept_and_change_nothing() {
     let mut server = Guarded::start();
     server.submit("one");
-    let a = Client::of(&server.server.listen, &[("contact-client", "a")]);
-    let stranger = Client::of(&server.server.listen, &[("contact-client", "stranger")]);
+    let a = Client::of(&server.server.listen, &[("contact-client", "a"), ("contact-from", "first")]);
+    let stranger = Client::of(&server.server.listen, &[("contact-client", "stranger"), ("contact-from", "first")]);
     let mut tasks = a.tasks();
     let one = tasks.next();
     stranger.tell([done(&one), Told { attempt: u32::MAX, ..done(&one) }]);
@@ -318,7 +318,7 @@ fn a_name_of_the_article_may_be_anything_that_is_a_name() {
     let mut server = Guarded::start();
     let odd = ["a b", "../../etc/passwd", "'; DROP TABLE tasks; --", "%s%n", "{}"];
     for name in odd {
-        let client = Client::of(&server.server.listen, &[("contact-client", name)]);
+        let client = Client::of(&server.server.listen, &[("contact-client", name), ("contact-from", "first")]);
         let mut tasks = client.tasks();
         server.operator.clients_until(|clients| clients.iter().any(|client| client.client == name));
         server.operator.submit_all(vec![crate::rig::to(name, "yours")]);

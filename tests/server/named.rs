@@ -8,7 +8,8 @@ use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::revoked::Reason;
 use contact::wire::contact::{Result as Told, ServerMsg};
 use contact::wire::control::{
-    CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult, WaitReason,
+    CancelTaskRequest, DrainClientRequest, ListClientsRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest,
+    TaskResult, UndrainClientRequest, WaitReason,
 };
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
@@ -532,6 +533,53 @@ fn a_client_that_knows_heartbeats_learns_the_servers_limits_at_once() {
     let mut others = rig.named("b").tasks();
     assert_eq!(others.introduction(), introduced, "with the first task");
     assert_eq!(others.next().task, "one", "who asked for no heartbeats is sent no empty message");
+}
+
+#[test]
+fn a_client_is_drained_and_undrained_and_all_who_look_see_it() {
+    let mut rig = Rig::start();
+    let drain = |rig: &Rig, client: &str, note: &str| {
+        let request = DrainClientRequest { client: client.into(), note: note.into(), ..Default::default() };
+        status_of(block_on(rig.operator.control.drain_client(&request, patient()).unwrap()))
+    };
+    let undrain = |rig: &Rig, client: &str| {
+        let request = UndrainClientRequest { client: client.into(), ..Default::default() };
+        block_on(rig.operator.control.undrain_client(&request, patient()).unwrap()).unwrap()
+    };
+    let member = rig.member("workers", "w1");
+    let mut tasks = member.tasks();
+    rig.operator.connected(1);
+    rig.operator.submit(&["before"]);
+    let before = tasks.next();
+    let held = drain(&rig, "w1", "disk is replaced").unwrap().clients;
+    assert_eq!((held.len(), held[0].in_flight), (1, 1));
+    rig.operator.submit(&["after"]);
+    let waits = rig.operator.ledger_until(2, |ledger| !ledger.groups.is_empty());
+    assert_eq!(waits.groups[0].wait, Some(WaitReason::DRAINING.into()));
+    let seen = rig.operator.connected(1);
+    assert_eq!((seen[0].draining.note.as_str(), seen[0].draining.stopping), ("disk is replaced", false));
+    member.tell([done(&before)]);
+    drop(tasks);
+
+    rig.restart();
+    let away = block_on(rig.operator.control.list_clients(&ListClientsRequest::new(), patient()).unwrap()).unwrap();
+    assert_eq!((away.clients.len(), away.drained_away[0].client.as_str()), (0, "w1"));
+    let mut tasks = rig.member("workers", "w1").tasks();
+    rig.operator.connected(1);
+    rig.operator.submit_all(vec![to("other", "nobody's")]);
+    assert!(undrain(&rig, "w1").was_drained);
+    assert_eq!(tasks.next().task, "after");
+    assert!(!undrain(&rig, "w1").was_drained);
+    assert!(!rig.operator.connected(1)[0].draining.is_some());
+
+    let unknown = drain(&rig, "w2", "").unwrap_err();
+    assert_eq!(unknown.code(), RpcStatusCode::NOT_FOUND);
+    assert!(unknown.message().contains("there is no client w2"), "{}", unknown.message());
+    assert_eq!(drain(&rig, "w1", &"x".repeat(257)).unwrap_err().code(), RpcStatusCode::INVALID_ARGUMENT);
+    // A client that stops says so itself.
+    let stopping = rig.member("workers", "w1").saying("contact-drain", "1").tasks();
+    rig.operator.clients_until(|clients| clients.len() == 1 && clients[0].draining.stopping);
+    drop(stopping);
 }
 
 /// What the server says of itself at the beginning of getTask.

@@ -59,10 +59,10 @@ fn what_was_told_survives_a_kill_also_when_a_group_came_in_between() {
     let mut server = Server::start(&[]);
     let operator = Operator::of(&server.control);
     operator.submit(&["one", "two"]);
-    let a = Client::of(&server.listen, &[("contact-client", "a")]);
+    let a = Client::of(&server.listen, &[("contact-client", "a"), ("contact-from", "first")]);
     let mut tasks = a.tasks();
     a.tell([done(&tasks.next())]);
-    let mut newcomer = Client::of(&server.listen, &[("contact-client", "newcomer")]).tasks();
+    let mut newcomer = Client::of(&server.listen, &[("contact-client", "newcomer"), ("contact-from", "first")]).tasks();
     assert_eq!(newcomer.next().id, 1);
     let mut statuses = a.statuses();
     assert!(statuses.say("alive"));
@@ -73,7 +73,11 @@ fn what_was_told_survives_a_kill_also_when_a_group_came_in_between() {
     let results = operator.results_now();
     assert_eq!((results[0].task_id, results[0].ret.as_str()), (1, "done"));
     assert_eq!(operator.statuses_now()[0].msg, "alive");
-    assert_eq!(Client::of(&server.listen, &[("contact-client", "a")]).tasks().next().id, 2, "not one again");
+    assert_eq!(
+        Client::of(&server.listen, &[("contact-client", "a"), ("contact-from", "first")]).tasks().next().id,
+        2,
+        "not one again"
+    );
 }
 
 #[test]
@@ -81,7 +85,7 @@ fn a_stopping_server_says_so_and_hears_what_is_still_told() {
     let mut server = Server::start(&[]);
     let operator = Operator::of(&server.control);
     operator.submit(&["one", "two"]);
-    let a = Client::of(&server.listen, &[("contact-client", "a")]);
+    let a = Client::of(&server.listen, &[("contact-client", "a"), ("contact-from", "first")]);
     let (mut tasks, mut telling) = (a.tasks(), a.telling());
     let given = tasks.take(2);
     let mut idle = Client::of(&server.listen, &[]).tasks();
@@ -103,7 +107,7 @@ fn a_stopping_server_says_so_and_hears_what_is_still_told() {
     assert!(!log.iter().any(|line| line.contains("cancelled") || line.contains("panic")), "{log:#?}");
 
     server.restart();
-    let again = Client::of(&server.listen, &[("contact-client", "a")]).tasks().next();
+    let again = Client::of(&server.listen, &[("contact-client", "a"), ("contact-from", "first")]).tasks().next();
     assert_eq!((again.id, again.attempt), (2, 2));
 }
 

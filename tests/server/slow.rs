@@ -18,7 +18,7 @@ fn one_that_does_not_read_holds_up_nobody_costs_little_and_gets_everything_later
     let mut server = Server::start(&[]);
     let operator = Operator::of(&server.control);
     let mut slow: Vec<_> = (0..20).map(|_| Client::of(&server.listen, &[]).tasks()).collect();
-    let mut named = Client::of(&server.listen, &[("contact-client", "slow")]).tasks();
+    let mut named = Client::of(&server.listen, &[("contact-client", "slow"), ("contact-from", "first")]).tasks();
     let mut fast = Client::of(&server.listen, &[]).tasks();
     operator.connected(22);
     let before = Memory::of(server.program()).now;

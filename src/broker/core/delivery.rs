@@ -120,7 +120,7 @@ impl Core {
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));
         }
-        while !self.draining
+        while !self.stopping
             && let Some(session) = self.groups.get(&id).and_then(Group::next_session)
             && let Some((task, attempts)) = self.next_task(id, now)
         {

@@ -40,6 +40,8 @@ pub struct GroupInfo {
     pub held_since: Option<Time>,
     /// Delivery is stopped.
     pub paused: bool,
+    /// Since when all its clients are drained, or about to stop.
+    pub draining_since: Option<Time>,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
@@ -65,6 +67,7 @@ impl GroupInfo {
             last_settled: None,
             held_since: None,
             paused: false,
+            draining_since: None,
             last_used: Time::default(),
             tally: Tally::default(),
             never_came: false,
@@ -371,6 +374,7 @@ impl Group {
             last_settled: self.rate.last(),
             held_since: self.open.held_since(),
             paused: self.paused,
+            draining_since: None,
             last_used: if self.sessions.is_empty() { self.last_used } else { now },
             tally: self.tally.clone(),
             never_came: false,

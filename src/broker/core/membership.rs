@@ -34,6 +34,7 @@ impl Core {
             held: BTreeSet::new(),
             unbegun: 0,
             alone: false,
+            draining: self.draining_of(&join, now),
             rests: false,
             heard: 0,
             sent: 0,

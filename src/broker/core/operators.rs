@@ -84,6 +84,7 @@ impl Core {
             window: Some(session.window).filter(|window| *window != usize::MAX),
             in_flight: session.held.len(),
             delivered: session.delivered,
+            draining: session.draining.clone(),
         }
     }
 
@@ -95,7 +96,10 @@ impl Core {
     }
 
     pub(super) fn unsorted_groups(&self, now: Time) -> Vec<GroupInfo> {
-        self.groups.values().filter_map(|group| group.info(self.head(), now)).collect()
+        let info = |group: &Group| {
+            Some(GroupInfo { draining_since: self.all_draining_since(group), ..group.info(self.head(), now)? })
+        };
+        self.groups.values().filter_map(info).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.
@@ -128,14 +132,17 @@ impl Core {
 
     /// Why a task of this priority that is due does not go out: what [`Core::dispatch`] goes by.
     fn wait_reason(&self, group: &Group, priority: Priority) -> WaitReason {
-        let sessions =
-            || group.sessions.iter().filter_map(|id| self.sessions.get(id)).filter(|session| session.free() > 0);
+        let sessions = || {
+            let sessions = group.sessions.iter().filter_map(|id| self.sessions.get(id));
+            sessions.filter(|session| session.draining.is_none() && session.free() > 0)
+        };
         let suspect = || Priority::ALL.into_iter().find(|class| group.open.has_suspect(*class));
         match group.next_session() {
             _ if group.paused => WaitReason::Paused,
             _ if group.sessions.is_empty() => WaitReason::NoClient,
             Some(_) if suspect().is_some_and(|class| class <= priority) => WaitReason::OneAtATime,
             Some(_) => WaitReason::Queued,
+            None if self.all_draining_since(group).is_some() => WaitReason::Draining,
             None if sessions().any(|session| !session.has_room()) => WaitReason::NotReading,
             None if sessions().any(|session| session.alone) => WaitReason::OneAtATime,
             None => WaitReason::WindowsFull,

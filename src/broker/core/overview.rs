@@ -7,7 +7,7 @@ use super::group::{Group, GroupInfo};
 use super::operators::TaskState;
 use super::session::{ClientInfo, SessionId};
 use super::tally::Meter;
-use crate::task::{GroupName, Task, Time};
+use crate::task::{ClientId, GroupName, Task, Time};
 
 /// A client whose stream ended.
 #[derive(Debug, Clone)]
@@ -108,6 +108,11 @@ impl Core {
         let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
         let newest = self.disconnected.iter().rev().take_while(|left| now.0 - left.at.0 < REMEMBERED_MILLIS);
         newest.filter(|left| !is_back(left)).cloned().collect()
+    }
+
+    /// Whether a client of that id disconnected not long ago.
+    pub(super) fn was_here(&self, client: &ClientId) -> bool {
+        self.disconnected.iter().any(|left| left.client.client.as_ref() == Some(client))
     }
 
     /// Remembers the client of a session that ends.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
+use super::drains::Draining;
 use crate::attempts::Attempts;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
 
@@ -32,6 +33,8 @@ pub struct Join {
     pub begins: bool,
     /// It wants to hear that a task which it has was taken from it.
     pub revoke: bool,
+    /// It is about to stop, and wants no more tasks.
+    pub stopping: bool,
     /// How long a silence is before it wants a heartbeat.
     pub heartbeat: Option<Duration>,
     /// The longest message it takes, in bytes; without it, [`MAX_MESSAGE`].
@@ -103,6 +106,8 @@ pub(super) struct Session {
     pub(super) unbegun: usize,
     /// Of these, there is one that must be alone with it: the client before it fell silent.
     pub(super) alone: bool,
+    /// It gets no more tasks, and finishes what it has.
+    pub(super) draining: Option<Draining>,
     /// It gave tasks back unbegun, and gets none for a moment.
     pub(super) rests: bool,
     /// The last delivery, of all, that was made when its client said something of a task.
@@ -130,7 +135,12 @@ impl Session {
 
     /// Whether it may be given a task now.
     pub(super) fn can_take(&self) -> bool {
-        self.free() > 0 && self.has_room() && !self.alone && !self.rests
+        self.free() > 0 && self.has_room() && !self.alone && !self.rests && self.draining.is_none()
+    }
+
+    /// Whether an operator wants it to get no more tasks.
+    pub(super) fn is_drained(&self) -> bool {
+        self.draining.as_ref().is_some_and(|draining| !draining.stopping)
     }
 
     /// It has this task now.
@@ -178,4 +188,6 @@ pub struct ClientInfo {
     pub in_flight: usize,
     /// How many it was given over this stream.
     pub delivered: u64,
+    /// It gets no more tasks, and finishes what it has.
+    pub draining: Option<Draining>,
 }

@@ -85,7 +85,8 @@ pub(super) async fn look(link: &Link, view: View, open: Option<u64>) -> Result<L
         match view {
             View::Clients => {
                 let all = link.answer(link.client.list_clients(&pb::ListClientsRequest::new(), soon()));
-                Ok(all.await?.clients)
+                let all = all.await?;
+                Ok([all.clients, all.drained_away].concat())
             }
             _ => Ok(Vec::new()),
         }

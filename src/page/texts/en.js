@@ -73,6 +73,9 @@ export const en = {
   'issue.lagging.help': 'More clients share the work:',
   'issue.stuck': (g, lag, span) => `${g} has settled nothing for ${span}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.stuck.help': 'See which clients hold tasks:',
+  'issue.drained': (g, lag, span) =>
+    `All clients of ${g} have been drained for ${span}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
+  'issue.drained.help': 'They get no more tasks. Each says why; this gives one tasks again:',
   'issue.hanging': (g, lag, span) =>
     `Clients of ${g} have been idle for ${span}, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.hanging.help': 'The oldest task says why:',
@@ -202,6 +205,9 @@ export const en = {
   'client.anonymous': 'anonymous',
   'client.connected': 'connected',
   'client.gone': 'gone',
+  'client.drained': 'drained',
+  'client.drained.until': (time) => `gets no more tasks until ${time}`,
+  'client.stopping': 'stopping',
   'client.none': 'No client has connected yet. Start one, on any machine that reaches this one:',
   'client.no_bound': 'no bound',
   'client.of': (held, most) => `${n(held)} of ${n(most)}`,
@@ -329,6 +335,7 @@ export const en = {
   'said.there is no such group: no client of that name has come, or it was removed':
     'there is no such group: no client of that name has come, or it was removed',
   'said.every client of the group holds as many tasks as it wants': 'every client of the group holds as many tasks as it wants',
+  'said.every client of the group is drained, or about to stop': 'every client of the group is drained, or about to stop',
   'said.the clients of the group do not read what they were sent': 'the clients of the group do not read what they were sent',
   'said.next, after those before it': 'next, after those before it',
   'said.not before': (time) => `not before ${time}`,

@@ -2,7 +2,7 @@
 
 import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
-import { count } from '../format.js';
+import { count, moment } from '../format.js';
 import { t } from '../i18n.js';
 import { address, badge, clipped, outcome, table, time, words } from '../parts.js';
 import { client } from '../verdict.js';
@@ -32,12 +32,18 @@ function who(td) {
   const id = h('span', { class: 'name', dir: 'auto' });
   const dot = h('span', { class: 'dot', 'aria-hidden': 'true' });
   const flag = badge();
+  const note = h('span', { class: 'sub', dir: 'auto' });
   const peer = h('span', { class: 'sub' });
-  td.append(dot, id, ' ', flag.node, peer);
+  td.append(dot, id, ' ', flag.node, note, peer);
   return (it) => {
     text(id, it.client ?? t('client.anonymous'));
     id.classList.toggle('dim', it.client === null);
-    flag.set('idle', it.connected ? null : t('client.gone'));
+    const { draining } = it;
+    const drained = draining && t(draining.stopping ? 'client.stopping' : 'client.drained');
+    flag.set('idle', it.connected ? drained : t('client.gone'));
+    text(note, it.connected && draining ? draining.note : '');
+    show(note, it.connected && Boolean(draining?.note));
+    attribute(flag.node, 'title', draining?.until ? t('client.drained.until', moment(draining.until)) : null);
     text(peer, address(it.peer));
     attribute(dot, 'title', t(it.connected ? 'client.connected' : 'client.gone'));
   };

@@ -36,6 +36,8 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/tasks/{id}/drop", post(drop_dead))
         .route("/api/dead", get(dead))
         .route("/api/clients", get(clients))
+        .route("/api/clients/drain", post(drain))
+        .route("/api/clients/undrain", post(undrain))
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
         .route("/api/groups/remove", post(remove_group))
@@ -267,6 +269,33 @@ async fn pause(State(app): State<AppState>, request: Body) -> Answer {
     let Pause { group, paused } = body(&app, request).await?;
     app.operator.pause(Name::new(NameOf::Group, &group)?, paused).await?;
     ok(serde_json::json!({}))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Drain {
+    client: String,
+    for_ms: Option<u64>,
+    #[serde(default)]
+    note: String,
+}
+
+async fn drain(State(app): State<AppState>, request: Body) -> Answer {
+    let Drain { client, for_ms, note } = body(&app, request).await?;
+    let lasts = for_ms.filter(|lasts| *lasts > 0).map(Duration::from_millis);
+    ok(serde_json::json!({ "clients": app.operator.drain(client, lasts, note).await?.len() }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Undrain {
+    client: String,
+}
+
+async fn undrain(State(app): State<AppState>, request: Body) -> Answer {
+    let Undrain { client } = body(&app, request).await?;
+    let drained = app.operator.undrain(client).await?;
+    ok(serde_json::json!({ "clients": drained.clients.len(), "was_drained": drained.changed }))
 }
 
 #[derive(Deserialize)]

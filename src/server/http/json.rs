@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::last_reports::LastReport;
-use crate::broker::ClientInfo;
+use crate::broker::{self, ClientInfo};
 use crate::server::operator::{self, Code, Found, Severity, Standing};
 use crate::task::{self, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -191,6 +191,22 @@ impl From<operator::Ledger> for Ledger {
     }
 }
 
+/// Why a client is given no more tasks.
+#[derive(Debug, Clone, Serialize)]
+struct Draining {
+    since: i64,
+    until: Option<i64>,
+    note: String,
+    stopping: bool,
+}
+
+impl From<&broker::Draining> for Draining {
+    fn from(draining: &broker::Draining) -> Draining {
+        let broker::Draining { since, until, note, stopping } = draining;
+        Draining { since: since.0, until: until.map(|at| at.0), note: note.to_string(), stopping: *stopping }
+    }
+}
+
 /// A client, connected or gone.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Client {
@@ -201,6 +217,7 @@ pub(super) struct Client {
     window: Option<usize>,
     in_flight: usize,
     delivered: u64,
+    draining: Option<Draining>,
     connected: bool,
     gone_at: Option<i64>,
     last_status: Option<String>,
@@ -224,6 +241,7 @@ impl Client {
             window: client.window,
             in_flight: client.in_flight,
             delivered: client.delivered,
+            draining: client.draining.as_ref().map(Draining::from),
             connected: gone_at.is_none(),
             gone_at,
             last_status,

@@ -75,6 +75,8 @@ pub(in crate::server) enum Code {
     /// The clock of the server stepped, and nothing is removed because of that yet. `millis`: by how much, `limit`: milliseconds until
     /// it counts, `text`: `ahead` or `behind`.
     Clock,
+    /// All clients of the group are drained, or about to stop, and tasks wait. `count`: tasks, `millis`: for how long they are.
+    Drained = 18,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -246,6 +248,10 @@ impl Facts<'_> {
         if due == 0 {
             return None;
         }
+        if let Some(since) = info.draining_since {
+            let drained = || Finding { millis: millis(self.since(since)), ..Finding::of(Code::Drained, group, due) };
+            return (self.since(since) > AWAY).then(drained);
+        }
         if info.rate > 0.0 {
             let needed = Duration::try_from_secs_f64(due as f64 / info.rate).unwrap_or(Duration::MAX);
             let lagging = Finding { millis: millis(needed), ..Finding::of(Code::Lagging, group, due) };
@@ -341,6 +347,13 @@ mod tests {
             ("left alone just now", |g| (g.lag, g.info.clients, g.info.last_used) = (3, 0, ago(4_000)), &[]),
             ("paused", |g| g.info.paused = true, &[Code::Paused]),
             ("paused and left alone", |g| (g.lag, g.info.clients, g.info.paused) = (3, 0, true), &[Code::Paused]),
+            (
+                "all clients drained",
+                |g| (g.lag, g.info.draining_since, g.info.rate) = (3, Some(ago(6_000)), 10.0),
+                &[Code::Drained],
+            ),
+            ("all clients drained just now", |g| (g.lag, g.info.draining_since) = (3, Some(ago(4_000))), &[]),
+            ("all clients drained, with nothing to do", |g| g.info.draining_since = Some(ago(MINUTE)), &[]),
             ("dead letters", |g| g.dead = 2, &[Code::DeadLetters]),
             ("delayed, and due just now beside idle clients", |g| waits(g, 3, 2 * MINUTE), &[]),
             (

@@ -26,7 +26,12 @@ impl Group {
     /// Its clients could take what is due, have nothing, and settled nothing lately.
     pub(super) fn is_idle(&self) -> bool {
         let info = &self.info;
-        info.clients > 0 && !info.paused && self.due() > 0 && info.held_since.is_none() && info.rate <= 0.0
+        info.clients > 0
+            && info.draining_since.is_none()
+            && !info.paused
+            && self.due() > 0
+            && info.held_since.is_none()
+            && info.rate <= 0.0
     }
 }
 

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::int;
 use crate::attempts::Attempts;
 use crate::retry::Retry;
-use crate::store::{GroupState, Keyed, OpenTask};
+use crate::store::{Drain, GroupState, Keyed, OpenTask};
 use crate::task::{
     Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -33,7 +33,12 @@ macro_rules! group_columns {
         "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
     };
 }
-pub(super) use {group_columns, result_columns, status_columns, task_columns};
+macro_rules! drain_columns {
+    () => {
+        "client, since, until, note"
+    };
+}
+pub(super) use {drain_columns, group_columns, result_columns, status_columns, task_columns};
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
 /// row does, and is done once for a statement.
@@ -110,6 +115,11 @@ impl Values<'_, '_> {
 
     fn optional_time(&mut self) -> rusqlite::Result<Option<Time>> {
         Ok(self.next::<Option<i64>>()?.map(Time))
+    }
+
+    fn name(&mut self) -> rusqlite::Result<Name> {
+        let name = self.optional_name()?;
+        name.ok_or_else(|| rusqlite::Error::InvalidColumnType(self.column - 1, "name".into(), Type::Null))
     }
 
     fn optional_name(&mut self) -> rusqlite::Result<Option<Name>> {
@@ -256,7 +266,7 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
 pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
     let mut row = Values::of(row);
     Ok(GroupState {
-        name: row.optional_name()?.ok_or(rusqlite::Error::InvalidColumnType(0, "name".into(), Type::Null))?,
+        name: row.name()?,
         created_at: row.time()?,
         broadcast_after: row.position()?,
         paused: row.next()?,
@@ -265,6 +275,18 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         taken_up: row.json()?,
         open: row.json::<Vec<OpenRow>>()?.into_iter().map(OpenRow::task).collect(),
     })
+}
+
+pub(super) fn bind_drain(to: &mut Parameters<'_, '_>, drain: &Drain) -> rusqlite::Result<()> {
+    to.put(drain.client.as_str())?;
+    to.put(drain.since.0)?;
+    to.put(drain.until.map(|time| time.0))?;
+    to.put(drain.note.as_str())
+}
+
+pub(super) fn drain(row: &Row<'_>) -> rusqlite::Result<Drain> {
+    let mut row = Values::of(row);
+    Ok(Drain { client: row.name()?, since: row.time()?, until: row.optional_time()?, note: row.next()? })
 }
 
 /// An open task: id, deliveries, not before; and, unless every delivery is spent, what is: attempts, whether the last delivery

@@ -36,8 +36,8 @@ use log::error;
 
 pub use self::core::{
     Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, DrainError, Drained, Draining, GroupError,
-    GroupInfo, Join, LONGEST_NOTE, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview, Reporter, RevokeReason,
-    Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
+    GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview, Reporter,
+    RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};

@@ -22,6 +22,7 @@ mod timers;
 
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
+pub use self::open::LONGEST_SAID;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;

@@ -371,6 +371,8 @@ pub(super) struct TaskInGroup {
     client: String,
     attempt: u32,
     reason: String,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    said: String,
 }
 
 impl From<pb::TaskInGroup> for TaskInGroup {
@@ -381,7 +383,7 @@ impl From<pb::TaskInGroup> for TaskInGroup {
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
             None => task.outcome.map_or_else(String::new, enum_name),
         };
-        TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason }
+        TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason, said: task.said }
     }
 }
 
@@ -426,7 +428,7 @@ impl Row for TaskInGroup {
             self.state.clone(),
             or_dash(&self.client),
             self.attempt.to_string(),
-            self.reason.clone(),
+            if self.said.is_empty() { self.reason.clone() } else { format!("{}; {}", self.said, self.reason) },
         ]
     }
 }

@@ -325,6 +325,7 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         wait: wait.map(EnumOrUnknown::new),
         until: millis(until),
         outcome: by.map(outcome),
+        said: task.said.to_string(),
         ..pb::TaskInGroup::default()
     }
 }

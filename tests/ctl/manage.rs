@@ -340,6 +340,26 @@ fn a_group_that_is_new_is_said_to_be_when_it_is_paused() {
 }
 
 #[test]
+fn what_a_client_says_of_its_work_stands_with_the_task() {
+    let fake = Fake::new();
+    let group = pb::TaskInGroup {
+        group: "workers".into(),
+        state: pb::TaskState::IN_FLIGHT.into(),
+        client: "w1".into(),
+        attempt: 1,
+        until: AT,
+        said: "40 %\u{1b}".into(),
+        ..Default::default()
+    };
+    fake.state().ledger.groups = vec![group];
+    let shown = ok(&fake, &["task", "1"]);
+    let line = "workers  in flight  w1            1  40 %\\u{1b}; its lease ends at 2026-04-30T08:00:00.123Z";
+    assert!(shown.lines().any(|it| it == line), "{shown}");
+    let json: serde_json::Value = serde_json::from_str(&ok(&fake, &["task", "1", "--json"])).unwrap();
+    assert_eq!(json["groups"][0]["said"], "40 %\u{1b}");
+}
+
+#[test]
 fn a_client_is_drained_and_given_tasks_again() {
     let fake = Fake::new();
     let client = |client: &str, in_flight| pb::Client { client: client.into(), in_flight, ..Default::default() };

@@ -185,6 +185,18 @@ fn a_task_is_cancelled_and_a_group_paused() {
 }
 
 #[test]
+fn what_a_client_says_of_its_work_stands_with_the_task() {
+    let rig = rig();
+    let w = rig.member("workers", "w");
+    let mut tasks = w.tasks();
+    rig.operator.submit(&["work"]);
+    let task = tasks.next();
+    assert_eq!(get_json(&rig, "/api/tasks/1")["groups"][0]["said"], Value::Null);
+    w.tell([told(&task, Outcome::WORKING, "40 %")]);
+    assert_eq!(get_json(&rig, "/api/tasks/1")["groups"][0]["said"], "40 %");
+}
+
+#[test]
 fn a_client_is_drained_and_given_tasks_again() {
     let rig = rig();
     let _w = rig.member("workers", "w").tasks();

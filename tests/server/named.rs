@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use contact::broker::LONGEST_SAID;
 use contact::client;
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::revoked::Reason;
@@ -533,6 +534,35 @@ fn a_client_that_knows_heartbeats_learns_the_servers_limits_at_once() {
     let mut others = rig.named("b").tasks();
     assert_eq!(others.introduction(), introduced, "with the first task");
     assert_eq!(others.next().task, "one", "who asked for no heartbeats is sent no empty message");
+}
+
+#[test]
+fn what_a_client_says_of_its_work_is_shown_while_it_has_the_task() {
+    let rig = Rig::start();
+    let member = rig.member("workers", "w1");
+    let mut tasks = member.tasks();
+    rig.operator.submit(&["work"]);
+    let task = tasks.next();
+    let said = |says: &dyn Fn(&str) -> bool| {
+        let ledger = rig.operator.ledger_until(1, |ledger| ledger.groups.first().is_some_and(|it| says(&it.said)));
+        ledger.groups[0].said.clone()
+    };
+    let working = |text: &str| member.tell([told(&task, WORKING, text)]);
+    assert_eq!(said(&|_| true), "");
+    working("40 %");
+    said(&|said| said == "40 %");
+    working("");
+    working(&"完".repeat(200));
+    let cut = said(&|said| said.starts_with('完'));
+    assert!(cut.len() <= LONGEST_SAID && cut.ends_with("完…"), "{cut}");
+    working("90 %");
+    working("");
+    assert_eq!(said(&|said| said.len() < 10), "90 %", "who says nothing takes nothing back");
+    member.tell([told(&task, RETRY, "not now")]);
+    let again = tasks.next();
+    assert_eq!((again.attempt, said(&|_| true)), (2, String::new()), "another attempt has said nothing yet");
+    member.tell([told(&again, WORKING, "50 %"), done(&again)]);
+    assert_eq!(said(&|_| true), "", "what it is now stands in the result");
 }
 
 #[test]

@@ -256,8 +256,9 @@ impl Core {
             session.hold(task.id, attempts);
             let deadline = now.after(self.config.ack_timeout);
             let (text, turn) = (Some(task.clone()), session.turn);
-            let (session, confirmed_from, left_by) = (Some(id), None, None);
-            let lease = Lease { task: text, session, attempts, turn, since: now, deadline, confirmed_from, left_by };
+            let (session, said, confirmed_from, left_by) = (Some(id), None, None, None);
+            let lease =
+                Lease { task: text, session, attempts, turn, since: now, deadline, said, confirmed_from, left_by };
             group.open.lease(task.id, lease);
             self.checkpoints.delivered(now);
         }

@@ -69,7 +69,7 @@ impl Core {
             awaiting = group.open.awaiting_stream(&address);
         }
         for task in awaiting {
-            self.renew(group_id, task, Some(id), &address, now);
+            self.renew(group_id, task, Some(id), &address, "", now);
         }
         self.update_rank(id);
         self.dispatch(group_id, now);

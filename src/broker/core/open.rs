@@ -27,10 +27,28 @@ pub(super) struct Lease {
     pub(super) since: Time,
     /// When it ends, unless its client says something before.
     pub(super) deadline: Time,
+    /// What its client said last with `WORKING`, cut to [`LONGEST_SAID`].
+    pub(super) said: Option<Arc<str>>,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
     /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
     pub(super) left_by: Option<Arc<str>>,
+}
+
+/// How much is kept of what a client says with `WORKING`, in bytes: a line of a terminal, or two. With a full window of 64 that is
+/// 16 kB a client.
+pub const LONGEST_SAID: usize = 256;
+
+/// What is kept of it.
+pub(super) fn said(text: &str) -> Option<Arc<str>> {
+    match text.len() {
+        0 => None,
+        ..=LONGEST_SAID => Some(text.into()),
+        _ => {
+            const CUT: &str = "…";
+            Some(format!("{}{CUT}", &text[..text.floor_char_boundary(LONGEST_SAID - CUT.len())]).into())
+        }
+    }
 }
 
 impl Lease {

@@ -12,8 +12,8 @@ pub use crate::task_state::WaitReason;
 /// Where a task stands with a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskState {
-    /// With a client: its id or address, when the lease ends, and which delivery that is.
-    InFlight(Arc<str>, Time, u32),
+    /// With a client: its id or address, when the lease ends, which delivery that is, and what the client said last of it.
+    InFlight(Arc<str>, Time, u32, Option<Arc<str>>),
     /// Waiting to go out.
     Waiting(WaitReason),
     /// The group is done with it: the log of outcomes says how.
@@ -113,7 +113,8 @@ impl Core {
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
-            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
+            let (attempt, said) = (lease.attempts.deliveries, lease.said.clone());
+            return TaskState::InFlight(self.holder(lease), lease.deadline, attempt, said);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;

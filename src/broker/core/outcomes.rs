@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::group::Group;
-use super::open::Lease;
+use super::open::{Lease, said};
 use super::peer::Peer;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
@@ -82,7 +82,7 @@ impl Core {
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
-                    self.renew(id, report.task, session, &reporter.peer, now);
+                    self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
                 }
                 Outcome::Working => self.revoke_stale(id, reporter, &report, now),
                 Outcome::Retry if current => {
@@ -158,7 +158,8 @@ impl Core {
             if !last {
                 self.revoke_stale(id, reporter, &report, now);
             } else {
-                self.renew(id, report.task, self.session_of(reporter, id), &reporter.peer, now);
+                let session = self.session_of(reporter, id);
+                self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
             }
             return;
         }
@@ -203,8 +204,16 @@ impl Core {
     }
 
     /// The client at that address is at work on a task: the task is leased to it from now on. Without a session, its stream has
-    /// some time to come.
-    pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Time) {
+    /// some time to come. What it said of it before stays until it says something else.
+    pub(super) fn renew(
+        &mut self,
+        id: GroupId,
+        task: TaskId,
+        session: Option<SessionId>,
+        peer: &Arc<str>,
+        says: &str,
+        now: Time,
+    ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let lasts = match session {
             Some(_) => self.config.ack_timeout,
@@ -213,17 +222,18 @@ impl Core {
         let had = group.open.end_lease(task);
         let holder = had.as_ref().and_then(|lease| lease.session);
         let turn = self.next_turn;
-        let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since));
-        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now));
-        let Some((text, before, turn, since)) = had.or_else(waited) else { return };
+        let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since, lease.said));
+        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now, None));
+        let Some((text, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
         let attempts = before.begin();
         if before != attempts {
             // A checkpoint is to know of it, as of a delivery.
             self.checkpoints.delivered(now);
         }
-        let left_by = None;
-        group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from, left_by });
+        let (said, left_by) = (said(says).or(said_before), None);
+        let lease = Lease { task: text, session, attempts, turn, since, deadline, said, confirmed_from, left_by };
+        group.open.lease(task, lease);
         if let Some(id) = session {
             if let Some(session) = self.sessions.get_mut(&id) {
                 if holder.is_some() {

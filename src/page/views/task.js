@@ -138,11 +138,23 @@ function standings(id, state, refresh) {
     } },
     { head: t('col.client'), cell: (td) => (it) => text(td, it.client ? address(it.client) : '–') },
     { head: t('col.attempt'), num: true, cell: (td) => (it) => text(td, it.attempt || '–') },
-    { head: t('col.reason'), wide: true, cell: (td) => (it) => text(td, it.reason ? said(it.reason, moment) : '–') },
+    { head: t('col.reason'), wide: true, cell: reason },
     { head: t('col.actions'), wide: true, bare: true, cell: (td) => retryOf(td, id, state, refresh) },
   ];
   const rows = table(columns, { keyOf: (it) => it.group, label: t('task.standing') });
   return { node: h('div', { class: 'table-box three' }, rows.node), update: rows.update };
+}
+
+/** Why it is in its state, and what the client that has it said last of it. */
+function reason(td) {
+  const words = h('span', { dir: 'auto' });
+  const why = h('span', { class: 'sub' });
+  td.append(words, why);
+  return (it) => {
+    const because = it.reason ? said(it.reason, moment) : '–';
+    text(words, it.said ?? because);
+    text(why, it.said ? because : '');
+  };
 }
 
 /** What is settled or dead can be given to that group again. */

@@ -163,6 +163,7 @@ struct TaskInGroup {
     client: String,
     attempt: u32,
     reason: String,
+    said: Option<String>,
 }
 
 /// One task, and all there is to know of it.
@@ -182,6 +183,7 @@ impl From<operator::Ledger> for Ledger {
             client: task.client.to_string(),
             attempt: task.attempt,
             reason: task.reason.to_string(),
+            said: Some(task.said.to_string()).filter(|said| !said.is_empty()),
         };
         Ledger {
             task: Task::whole(ledger.task),

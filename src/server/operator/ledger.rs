@@ -23,6 +23,8 @@ pub(in crate::server) struct TaskInGroup {
     pub(in crate::server) client: Arc<str>,
     /// Deliveries so far.
     pub(in crate::server) attempt: u32,
+    /// What the client that has it said last of it. Empty: nothing.
+    pub(in crate::server) said: Arc<str>,
 }
 
 impl Ledger {
@@ -40,8 +42,10 @@ impl Ledger {
         let known = states.into_iter().map(|(group, state)| {
             let attempt = attempts.get(&group).copied().unwrap_or(0);
             let settlement = settlements.get(&group).map(|entry| &entry.result);
+            let mut said = None;
             let (reason, client, attempt) = match (state, settlement) {
-                (broker::TaskState::InFlight(client, until, attempt), _) => {
+                (broker::TaskState::InFlight(client, until, attempt, says), _) => {
+                    said = says;
                     (StateReason::Leased(until), client, attempt)
                 }
                 (broker::TaskState::Waiting(reason), _) => (waits(reason), "".into(), attempt),
@@ -50,13 +54,14 @@ impl Ledger {
                 }
                 (broker::TaskState::Settled, None) => (StateReason::Settled(None), "".into(), attempt),
             };
-            TaskInGroup { group, reason, client, attempt }
+            TaskInGroup { group, reason, client, attempt, said: said.unwrap_or_else(|| "".into()) }
         });
         let never_came = never_came.map(|group| TaskInGroup {
             group,
             reason: waits(WaitReason::NeverCame),
             client: "".into(),
             attempt: 0,
+            said: "".into(),
         });
         let groups = known.chain(never_came).collect();
         Ledger { task, groups, results }

@@ -19,6 +19,7 @@ use contact::broker::{
     Action, Closed, Config, Core, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, OutcomeReport, Reporter, RevokeReason,
     SessionId, StartAt,
 };
+use contact::now::{Now, Steady};
 use contact::retry::Retry;
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -26,7 +27,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use model::Logged;
-use world::{World, name, outcome_report};
+use world::{START, World, name, outcome_report};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -368,7 +369,7 @@ fn a_task_whose_attempts_are_used_up_is_a_dead_letter() {
 #[test]
 fn a_task_that_nobody_took_in_time_expires() {
     let mut world = world();
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.wait(SECOND);
     let a = world.join(client("a"));
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Expired]));
@@ -378,7 +379,7 @@ fn a_task_that_nobody_took_in_time_expires() {
 fn a_task_is_not_delivered_before_its_time() {
     let mut world = world();
     let a = world.join(client("a"));
-    let later = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let later = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     let now = world.broadcast("now");
     assert_eq!(got(&world, a), [now]);
     world.wait_for_due();
@@ -457,7 +458,7 @@ fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
         world.leave(a);
         let result =
             world.report(&reporter, OutcomeReport { delay: SECOND, ..outcome_report(task, 1, outcome) }).unwrap();
-        let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
+        let delayed = (outcome == Outcome::Retry).then_some(world.now.wall.after(SECOND));
         assert_eq!((result.late, result.not_before), (false, delayed));
         let a = world.join(client("a"));
         world.wait(SECOND);
@@ -978,7 +979,7 @@ fn a_client_that_goes_on_with_what_it_lost_hears_that_another_has_it() {
 fn a_client_that_goes_on_with_what_has_expired_hears_so() {
     let mut world = world();
     let a = world.join(Join { revoke: true, ..begins(client("a")) });
-    let task = world.submit(NewTask { expires_at: Some(world.now.after(5 * SECOND)), ..task("soon") });
+    let task = world.submit(NewTask { expires_at: Some(world.now.wall.after(5 * SECOND)), ..task("soon") });
     world.settle(a, task, Outcome::Working);
     world.wait(ACK_TIMEOUT);
     assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Expired]);
@@ -1105,7 +1106,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     let mut world = world();
     world.join(client("a"));
     let task = world.broadcast("work");
-    assert_eq!(world.due, Some(world.now.after(SECOND)));
+    assert_eq!(world.due, Some(world.now.wall.after(SECOND)));
     world.wait_for_due();
     world.restart();
     let a = world.join(client("a"));
@@ -1117,7 +1118,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
-    let now = Time(1_000_000);
+    let now = START.wall;
     let far = Some(now.after(1000 * SECOND));
     let group = GroupState {
         name: name("a"),
@@ -1131,19 +1132,20 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
     };
     let positions = Positions { task: OPEN, ..Positions::default() };
     let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
-    let mut core = Core::new(Config::default(), recovered, now);
-    core.join(client("a"), 1, now);
+    let mut core = Core::new(Config::default(), recovered, START);
+    core.join(client("a"), 1, START);
 
-    let mut give = |id, now| {
-        core.committed(vec![Arc::new(Task { id, accepted_at: now, spec: task("work") })], now);
+    let mut give = |id, now: Now| {
+        core.committed(vec![Arc::new(Task { id, accepted_at: now.wall, spec: task("work") })], now);
         let due = core.tick(now).unwrap();
+        let due = now.after(Duration::from_millis((due.0 - now.wall.0) as u64));
         core.tick(due);
         let saved = core.take_actions().iter().any(|action| matches!(action, Action::Checkpoint(_)));
         assert!(saved, "at {due:?}");
         due
     };
-    let first = give(OPEN + 1, now);
-    assert_eq!(first, now.after(SECOND));
+    let first = give(OPEN + 1, START);
+    assert_eq!(first, START.after(SECOND));
     assert_eq!(give(OPEN + 2, first), first.after(5 * SECOND));
 }
 
@@ -1203,7 +1205,7 @@ fn a_restart_gives_no_attempt_more_than_there_are() {
 fn what_expired_once_does_not_expire_again_after_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.leave(a);
     world.checkpoint();
     world.wait(SECOND);
@@ -1374,22 +1376,23 @@ fn a_client_that_is_about_to_stop_is_drained_and_keeps_what_it_has() {
 
 #[test]
 fn who_is_not_there_is_not_drained_and_a_thousand_clients_at_most_are() {
-    let mut core = Core::new(Config::default(), Recovered::default(), Time(0));
-    let drain = |core: &mut Core, who: &str, at| core.drain(who, None, "", Time(at));
+    let at = |millis| Now { wall: Time(millis), steady: Steady(1) };
+    let mut core = Core::new(Config::default(), Recovered::default(), at(0));
+    let drain = |core: &mut Core, who: &str, when| core.drain(who, None, "", at(when));
     assert_eq!(drain(&mut core, "nobody", 0).unwrap_err(), DrainError::Unknown("nobody".into()));
-    assert!(matches!(core.undrain("nobody", Time(0)), Err(DrainError::Unknown(_))));
+    assert!(matches!(core.undrain("nobody", at(0)), Err(DrainError::Unknown(_))));
     for n in 0..=MOST_DRAINS + 2 {
-        core.join(client(&format!("c{n}")), n as SessionId, Time(0));
+        core.join(client(&format!("c{n}")), n as SessionId, at(0));
     }
     let note = "x".repeat(LONGEST_NOTE + 1);
-    assert_eq!(core.drain("c0", None, &note, Time(0)).unwrap_err(), DrainError::Note(LONGEST_NOTE + 1));
-    assert!(core.drain("c0", None, &note[1..], Time(0)).is_ok());
+    assert_eq!(core.drain("c0", None, &note, at(0)).unwrap_err(), DrainError::Note(LONGEST_NOTE + 1));
+    assert!(core.drain("c0", None, &note[1..], at(0)).is_ok());
     for n in 1..MOST_DRAINS {
         drain(&mut core, &format!("c{n}"), n as i64).unwrap();
     }
     // Of those that are not there, the one goes that was drained first.
-    core.leave(7, Time(0));
-    core.leave(5, Time(0));
+    core.leave(7, at(0));
+    core.leave(5, at(0));
     for (more, forgotten) in [(MOST_DRAINS, "c5"), (MOST_DRAINS + 1, "c7")] {
         let drained = drain(&mut core, &format!("c{more}"), 0).unwrap();
         assert_eq!(drained.forgotten, Some(name(forgotten)));
@@ -1447,7 +1450,7 @@ fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attem
 fn a_revived_task_waits_for_its_time_too() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let id = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     world.settle(a, id, Outcome::Done);
     assert!(world.revive("a", id));
     assert!(got(&world, a).is_empty());

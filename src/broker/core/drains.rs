@@ -2,11 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::group::Group;
 use super::session::{ClientInfo, Join, SessionId};
 use super::timers::Timer;
 use super::{Action, Core};
+use crate::now::Now;
 use crate::store::Drain;
 use crate::task::{ClientId, Name, NameOf, Time};
 
@@ -64,24 +66,25 @@ enum Meant {
 }
 
 impl Core {
-    /// Gives a client no more tasks, until `until`, or until [`Core::undrain`]; what it has it finishes. Drained again, it has the new
+    /// Gives a client no more tasks, for that long, or until [`Core::undrain`]; what it has it finishes. Drained again, it has the new
     /// end and the new note.
     ///
     /// `who` is its id, whether or not it is connected now: it is drained when it comes back, also after a restart. Or it is an
     /// address: all streams from there are drained, of clients without an id for as long as these streams last.
-    pub fn drain(&mut self, who: &str, until: Option<Time>, note: &str, now: Time) -> Result<Drained, DrainError> {
+    pub fn drain(&mut self, who: &str, lasts: Option<Duration>, note: &str, now: Now) -> Result<Drained, DrainError> {
         if note.len() > LONGEST_NOTE {
             return Err(DrainError::Note(note.len()));
         }
         let meant = self.meant(who)?;
-        let draining = Draining { since: now, until, note: note.into(), stopping: false };
+        let (since, until) = (now.wall, lasts.map(|lasts| now.wall.after(lasts)));
+        let draining = Draining { since, until, note: note.into(), stopping: false };
         if let Some(until) = until {
             self.timers.set(until, Timer::Drains);
         }
         match meant {
             Meant::Client(client) => {
                 let forgotten = self.make_room(&client)?;
-                let drain = Drain { client: client.clone(), since: now, until, note: note.to_owned() };
+                let drain = Drain { client: client.clone(), since, until, note: note.to_owned() };
                 self.drains.insert(client.clone(), drain.clone());
                 self.actions.push(Action::Drain(client.clone(), Some(drain)));
                 let sessions = Vec::from_iter(self.clients.get(&client).copied());
@@ -96,7 +99,7 @@ impl Core {
     }
 
     /// Gives tasks again to a client that was drained. One that is about to stop gets none all the same.
-    pub fn undrain(&mut self, who: &str, now: Time) -> Result<Drained, DrainError> {
+    pub fn undrain(&mut self, who: &str, now: Now) -> Result<Drained, DrainError> {
         let (sessions, changed) = match self.meant(who)? {
             Meant::Client(client) => {
                 let sessions = Vec::from_iter(self.clients.get(&client).copied());
@@ -126,14 +129,14 @@ impl Core {
     }
 
     /// Why a client that comes is given no tasks, if it is so.
-    pub(super) fn draining_of(&self, join: &Join, now: Time) -> Option<Draining> {
+    pub(super) fn draining_of(&self, join: &Join, now: Now) -> Option<Draining> {
         let drain = join.client.as_ref().and_then(|client| self.drains.get(client));
-        drain.map(Draining::from).or_else(|| join.stopping.then(|| Draining::stopping(now)))
+        drain.map(Draining::from).or_else(|| join.stopping.then(|| Draining::stopping(now.wall)))
     }
 
     /// Those whose time is over get tasks again.
-    pub(super) fn drains_are_due(&mut self, now: Time) {
-        let over = |until: Option<Time>| until.is_some_and(|until| until <= now);
+    pub(super) fn drains_are_due(&mut self, now: Now) {
+        let over = |until: Option<Time>| until.is_some_and(|until| until <= now.wall);
         let clients = self.drains.values().filter(|drain| over(drain.until)).map(|drain| drain.client.clone());
         for client in clients.collect::<Vec<_>>() {
             self.end_drain(&client, now);
@@ -188,7 +191,7 @@ impl Core {
     }
 
     /// Says whether the client was drained.
-    fn end_drain(&mut self, client: &ClientId, now: Time) -> bool {
+    fn end_drain(&mut self, client: &ClientId, now: Now) -> bool {
         if self.drains.remove(client).is_none() {
             return false;
         }
@@ -199,10 +202,10 @@ impl Core {
         true
     }
 
-    fn take_up_again(&mut self, id: SessionId, now: Time) {
+    fn take_up_again(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get(&id) else { return };
         let (stopping, group) = (session.join.stopping, session.group);
-        self.set_draining(id, stopping.then(|| Draining::stopping(now)));
+        self.set_draining(id, stopping.then(|| Draining::stopping(now.wall)));
         self.dispatch(group, now);
     }
 

@@ -675,7 +675,10 @@ impl Model {
         match report.outcome {
             Outcome::Working if is_last => {
                 let renewed_from = Some(reporter.peer.clone());
-                self.ledgers.get_mut(&key).unwrap().begin(attempt);
+                let ledger = self.ledgers.get_mut(&key).unwrap();
+                ledger.begin(attempt);
+                // A checkpoint of the lease knows nothing of the time that it had waited for; the log of outcomes does.
+                ledger.not_before = None;
                 self.leases.insert(
                     key,
                     Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },

@@ -76,7 +76,8 @@ fn ids(server: &Server, args: &[&str]) -> Vec<u64> {
 #[test]
 fn tasks_and_results_are_narrowed_and_each_task_says_where_it_stands() {
     let server = Server::start(&["--ack-timeout", "1h"]);
-    let workers = [("contact-group", "workers"), ("contact-client", "w1"), ("contact-window", "1")];
+    let workers =
+        [("contact-group", "workers"), ("contact-client", "w1"), ("contact-window", "1"), ("contact-from", "first")];
     let worker = Client::of(&server.listen, &workers);
     let mut tasks = worker.tasks();
     server.ctl(&["submit", "--to", "workers", "1 done", "2 dead", "3 held", "4 waits"]);

@@ -154,7 +154,8 @@ fn the_fleet_is_shown_moved_through_and_a_group_paused_after_a_yes() {
 #[test]
 fn a_dead_letter_is_found_and_opened() {
     let server = Server::start(&[]);
-    let member = Client::of(&server.listen, &[("contact-group", "mail"), ("contact-client", "m1")]);
+    let member =
+        Client::of(&server.listen, &[("contact-group", "mail"), ("contact-client", "m1"), ("contact-from", "first")]);
     let mut tasks = member.tasks();
     server.submit(&["send this"]);
     member.tell([told(&tasks.next(), Outcome::FAILED, "no such address")]);

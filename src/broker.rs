@@ -37,7 +37,7 @@ use log::error;
 pub use self::core::{
     Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, DrainError, Drained, Draining, GroupError,
     GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview, Reporter,
-    RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
+    RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};

@@ -17,7 +17,7 @@ use std::time::Duration;
 use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, OutcomeReport, Reporter, RevokeReason,
-    SessionId, StartAt,
+    SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
 use contact::retry::Retry;
@@ -1274,6 +1274,40 @@ fn a_group_may_be_paused_before_its_first_client_comes() {
     assert!(!world.core.groups(world.now).iter().any(|group| group.name.as_str() == "b"), "there is nothing to resume");
     world.pause("a", false);
     assert_eq!(got(&world, a), [task]);
+}
+
+#[test]
+fn what_expires_before_a_client_was_given_it_is_counted_until_none_was_added_for_a_while() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let held = world.broadcast("held");
+    let expiring = |world: &World| {
+        let expires_at = Some(world.now.wall.after(SECOND));
+        NewTask { expires_at, ..task("in a hurry") }
+    };
+    let undelivered = |world: &World| world.core.groups(world.now)[0].undelivered.count;
+    for _ in 0..2 {
+        world.submit(expiring(&world));
+    }
+    world.wait(2 * SECOND);
+    world.settle(a, held, Outcome::Working);
+    assert!(!world.done(a, held).late);
+    assert_eq!(undelivered(&world), 2);
+    // One that a client has is not among them.
+    let delivered = world.submit(expiring(&world));
+    assert_eq!(got(&world, a), [held, delivered]);
+    world.wait(2 * SECOND);
+    world.leave(a);
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    assert_eq!(outcomes(&world, delivered).last(), Some(&Outcome::Expired));
+    assert_eq!(undelivered(&world), 2);
+    // After a while they are counted anew.
+    world.wait(Undelivered::RECENT);
+    let held = world.broadcast("held");
+    world.submit(expiring(&world));
+    world.wait(2 * SECOND);
+    world.done(a, held);
+    assert_eq!(undelivered(&world), 1);
 }
 
 #[test]

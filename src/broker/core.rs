@@ -27,7 +27,7 @@ pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
 pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
-pub use self::tally::{Meter, Tally};
+pub use self::tally::{Meter, Tally, Undelivered};
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;

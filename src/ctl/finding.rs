@@ -60,6 +60,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("hanging", &[Code::HANGING]),
     ("stuck", &[Code::STUCK]),
     ("lagging", &[Code::LAGGING]),
+    ("expired", &[Code::EXPIRED]),
     ("dead letters", &[Code::DEAD_LETTERS]),
     ("unmatched", &[Code::UNMATCHED]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
@@ -102,6 +103,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "hanging" => "no task waits while clients are idle".into(),
         "stuck" => "where tasks wait, others are settled".into(),
         "lagging" => "no group needs longer than a minute".into(),
+        "expired" => "no task expired lately before a client was given it".into(),
         "dead letters" => "none".into(),
         "unmatched" => "every acknowledgement has a task".into(),
         _ => {
@@ -197,6 +199,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             let names = named(&|found| format!("{} ({}, {} of work)", found.group, tasks(found), long(found)));
             (format!("{names} {is} lagging"), format!("contact-client --group {group}: more clients share the work"))
         }
+        Code::EXPIRED => (
+            format!(
+                "tasks expired before a client was given them: {}",
+                named(&|found| format!("{} ({}, the last {} ago)", found.group, tasks(found), long(found)))
+            ),
+            "contactctl tasks --state expired shows them; let such tasks live longer, or start more clients".into(),
+        ),
         Code::DEAD_LETTERS => (
             format!("given up in {}", named(&|found| format!("{} ({})", found.group, HumanCount(found.count)))),
             format!("contactctl dead --group {group}, then with --retry or --drop"),

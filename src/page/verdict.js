@@ -112,6 +112,10 @@ const WORDS = {
     text: t('issue.lagging', group, count, duration(millis)), help: t('issue.lagging.help'),
     command: client(state, group), link: `#/clients?q=${encodeURIComponent(group)}`,
   }),
+  expired: ({ group, count, millis }, state) => ({
+    text: t('issue.expired', group, count, duration(millis)), help: t('issue.expired.help'),
+    command: ctl(state, 'tasks', '--state', 'expired'), link: `#/groups?q=${encodeURIComponent(group)}`,
+  }),
   dead_letters: ({ group, count }, state) => ({
     text: t('issue.dead_letters', count, group), help: t('issue.dead_letters.help'),
     command: ctl(state, 'dead', '--group', group), link: `#/dead?group=${encodeURIComponent(group)}`,

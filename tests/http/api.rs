@@ -7,7 +7,7 @@ use contact::wire::control::NewTask;
 use serde_json::{Value, json};
 
 use super::client::{done, get, get_json, post, state_until};
-use crate::rig::{Rig, told};
+use crate::rig::{Rig, to, told};
 
 pub fn rig() -> Rig {
     Rig::with(|config| config.http = Some("127.0.0.1:0".into()))
@@ -182,6 +182,28 @@ fn a_task_is_cancelled_and_a_group_paused() {
         (&state["recent"][0]["state"], &state["recent"][0]["outcome"]),
         (&json!("settled"), &json!("CANCELLED"))
     );
+}
+
+#[test]
+fn tasks_that_expired_undelivered_are_a_finding() {
+    let rig = rig();
+    let tasks =
+        |to: &str| NewTask { task: "in a hurry".into(), to: to.into(), ttl_ms: Some(200), ..NewTask::default() };
+    let w = rig.member("workers", "w").saying("contact-window", "1");
+    let mut held = w.tasks();
+    rig.operator.submit_all(vec![to("workers", "held")]);
+    let task = held.next();
+    rig.operator.submit_all(vec![tasks("workers"), tasks("workers"), tasks("nobody")]);
+    rig.operator.passed(rig.operator.tasks_now()[3].expires_at);
+    w.tell([told(&task, Outcome::DONE, "")]);
+    let expired = |state: &Value| -> Vec<(String, u64)> {
+        let found = state["findings"].as_array().unwrap().iter().filter(|finding| finding["code"] == "expired");
+        let mut found: Vec<_> =
+            found.map(|it| (it["group"].as_str().unwrap().to_owned(), it["count"].as_u64().unwrap())).collect();
+        found.sort();
+        found
+    };
+    state_until(&rig, |state| expired(state) == [("nobody".to_owned(), 1), ("workers".to_owned(), 2)]);
 }
 
 #[test]

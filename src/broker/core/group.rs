@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::cursor::{LogCursor, Page};
 use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
-use super::tally::{Rate, Tally};
+use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::store::{Backlog, GroupState};
@@ -47,6 +47,8 @@ pub struct GroupInfo {
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
     pub tally: Tally,
+    /// Tasks that expired before a client was given them, since the start of the server.
+    pub undelivered: Undelivered,
     /// There are tasks for it in the log, and the broker has no such group: no client of that name ever came, or it was removed.
     pub never_came: bool,
 }
@@ -71,6 +73,7 @@ impl GroupInfo {
             draining_since: None,
             last_used: Time::default(),
             tally: Tally::default(),
+            undelivered: Undelivered::default(),
             never_came: false,
         }
     }
@@ -87,6 +90,7 @@ pub(super) struct Group {
     pub(super) created_at: Time,
     pub(super) rate: Rate,
     pub(super) tally: Tally,
+    pub(super) undelivered: Undelivered,
     /// When the timer of this group is set for.
     pub(super) wake_at: Option<Time>,
     pub(super) paused: bool,
@@ -119,6 +123,7 @@ impl Group {
             created_at: now,
             rate: Rate::default(),
             tally: Tally::default(),
+            undelivered: Undelivered::default(),
             wake_at: None,
             broadcast_after,
             paused: false,
@@ -378,6 +383,7 @@ impl Group {
             draining_since: None,
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
+            undelivered: self.undelivered,
             never_came: false,
         })
     }

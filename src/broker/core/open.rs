@@ -43,10 +43,11 @@ pub const LONGEST_SAID: usize = 256;
 pub(super) fn said(text: &str) -> Option<Arc<str>> {
     match text.len() {
         0 => None,
-        ..=LONGEST_SAID => Some(text.into()),
+        1..=LONGEST_SAID => Some(text.into()),
         _ => {
             const CUT: &str = "…";
-            Some(format!("{}{CUT}", &text[..text.floor_char_boundary(LONGEST_SAID - CUT.len())]).into())
+            let end = (0..=LONGEST_SAID - CUT.len()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            Some(format!("{}{CUT}", &text[..end]).into())
         }
     }
 }

@@ -8,7 +8,7 @@ use super::operators::TaskState;
 use super::session::{ClientInfo, SessionId};
 use super::tally::Meter;
 use crate::now::Now;
-use crate::task::{ClientId, GroupName, Task, Time};
+use crate::task::{ClientId, GroupName, Outcome, Task, Time};
 
 /// A client whose stream ended.
 #[derive(Debug, Clone)]
@@ -181,7 +181,12 @@ impl Core {
                 counted = Some((&result.group, id.and_then(|id| self.groups.get_mut(id))));
             }
             match &mut counted {
-                Some((_, Some(group))) => group.tally.count(result),
+                Some((_, Some(group))) => {
+                    group.tally.count(result);
+                    if result.outcome == Outcome::Expired && result.attempt == 0 {
+                        group.undelivered.add(result.at);
+                    }
+                }
                 Some((None, None)) => self.meter.anonymous.count(result),
                 _ => {}
             }

@@ -1,6 +1,7 @@
 //! What the broker counts as it goes: plain numbers of the one thread that owns them. Others read a copy.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::latency::Latency;
 use crate::task::{NewResult, Outcome, Time};
@@ -38,6 +39,31 @@ impl Tally {
             true => self.late += 1,
             false => self.outcomes[result.outcome as usize] += 1,
         }
+    }
+}
+
+/// Tasks whose time was over before a client was given them: the last ones, until none was added for [`Undelivered::RECENT`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Undelivered {
+    /// How many.
+    pub count: u64,
+    /// When the last was added.
+    pub last: Option<Time>,
+}
+
+impl Undelivered {
+    /// How long they are of interest: whoever looks after a fleet looks more often.
+    pub const RECENT: Duration = Duration::from_secs(600);
+
+    /// Whether the last was added not long ago.
+    pub fn is_recent(self, now: Time) -> bool {
+        self.last.is_some_and(|last| last.after(Self::RECENT) > now)
+    }
+
+    /// One more.
+    pub fn add(&mut self, at: Time) {
+        self.count = if self.is_recent(at) { self.count + 1 } else { 1 };
+        self.last = self.last.max(Some(at));
     }
 }
 

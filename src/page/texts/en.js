@@ -76,6 +76,9 @@ export const en = {
   'issue.drained': (g, lag, span) =>
     `All clients of ${g} have been drained for ${span}; ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.drained.help': 'They get no more tasks. Each says why; this gives one tasks again:',
+  'issue.expired': (g, count, span) =>
+    `${tasks(count)} for ${g} expired before a client was given ${count === 1 ? 'it' : 'them'}, the last ${span} ago`,
+  'issue.expired.help': 'Their time was too short, or too few clients were there. These are the tasks:',
   'issue.hanging': (g, lag, span) =>
     `Clients of ${g} have been idle for ${span}, yet ${tasks(lag)} ${verb(lag, 'waits', 'wait')}`,
   'issue.hanging.help': 'The oldest task says why:',

@@ -69,6 +69,8 @@ export const zh = {
   'issue.stuck.help': '看看任务在哪些客户端手里：',
   'issue.drained': (g, lag, span) => `${g} 的客户端都已停派 ${span}，有 ${n(lag)} 个任务在等待`,
   'issue.drained.help': '它们不再得到任务，各自写明了原因。让其中一个重新得到任务：',
+  'issue.expired': (g, count, span) => `发给 ${g} 的 ${n(count)} 个任务还没交给客户端就已过期，最近一个在 ${span} 前`,
+  'issue.expired.help': '给它们的时间太短，或客户端太少。就是这些任务：',
   'issue.hanging': (g, lag, span) => `${g} 的客户端已空闲 ${span}，却有 ${n(lag)} 个任务在等待`,
   'issue.hanging.help': '看看最早的任务为何等待：',
   'issue.retention': (g, id, span) => `${g} 的任务 ${id} 已有 ${span}未了结，其后的任务都无法清除`,

@@ -77,6 +77,8 @@ pub(in crate::server) enum Code {
     Clock,
     /// All clients of the group are drained, or about to stop, and tasks wait. `count`: tasks, `millis`: for how long they are.
     Drained = 18,
+    /// Tasks of the group expired before a client was given them. `count`: how many lately, `millis`: since the last.
+    Expired = 19,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -216,7 +218,7 @@ impl Facts<'_> {
         [not_ready, disk, files, size, clock, unmatched]
     }
 
-    fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 3] {
+    fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 4] {
         let age = group.oldest.map_or(Duration::ZERO, |(_, accepted_at)| self.since(accepted_at));
         let oldest = |code| Finding {
             task: group.oldest.map(|(task, _)| task),
@@ -225,7 +227,13 @@ impl Facts<'_> {
         };
         let dead = (group.dead > 0).then(|| Finding::of(Code::DeadLetters, group, group.dead));
         let keeps = !group.info.never_came && age > self.retention.retain;
-        [self.of_delivery(group, idle_since, &oldest), dead, keeps.then(|| oldest(Code::Retention))]
+        let undelivered = group.info.undelivered;
+        let last = undelivered.last.filter(|_| undelivered.is_recent(self.now));
+        let expired = last.map(|last| Finding {
+            millis: millis(self.since(last)),
+            ..Finding::of(Code::Expired, group, undelivered.count)
+        });
+        [self.of_delivery(group, idle_since, &oldest), dead, keeps.then(|| oldest(Code::Retention)), expired]
     }
 
     /// Whether its tasks go out and are settled.
@@ -282,7 +290,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::broker::GroupInfo;
+    use crate::broker::{GroupInfo, Undelivered};
     use crate::task::{Name, NameOf};
 
     const NOW: Time = Time(1_777_536_000_000);
@@ -354,6 +362,16 @@ mod tests {
             ),
             ("all clients drained just now", |g| (g.lag, g.info.draining_since) = (3, Some(ago(4_000))), &[]),
             ("all clients drained, with nothing to do", |g| g.info.draining_since = Some(ago(MINUTE)), &[]),
+            (
+                "expired undelivered",
+                |g| g.info.undelivered = Undelivered { count: 3, last: Some(ago(9 * MINUTE)) },
+                &[Code::Expired],
+            ),
+            (
+                "expired undelivered, long ago",
+                |g| g.info.undelivered = Undelivered { count: 3, last: Some(ago(10 * MINUTE)) },
+                &[],
+            ),
             ("dead letters", |g| g.dead = 2, &[Code::DeadLetters]),
             ("delayed, and due just now beside idle clients", |g| waits(g, 3, 2 * MINUTE), &[]),
             (

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::ledger::settlements;
-use crate::broker::GroupInfo;
+use crate::broker::{GroupInfo, Undelivered};
 use crate::store::{Backlog, Reader, StoreError};
 use crate::task::{GroupName, Outcome, Priority, TaskId, Time};
 
@@ -42,6 +42,8 @@ struct Passes {
 struct Begin {
     after: TaskId,
     waits: bool,
+    /// Those before it that expired.
+    expired: Undelivered,
 }
 
 impl NeverCame {
@@ -70,12 +72,18 @@ impl NeverCame {
         let known: HashSet<GroupName> = groups.iter().map(|group| group.name.clone()).collect();
         let mut passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let is_complete = passes.go_on(reader, &known, upto, now, deadline)?;
-        let waiting =
-            passes.found.iter().filter(|(name, begins)| begins.iter().any(|it| it.waits) && !known.contains(name));
-        let mut listed = waiting.map(|(name, begins)| {
+        let is_listed = |begin: &Begin| begin.waits || begin.expired.is_recent(now);
+        let of_interest =
+            passes.found.iter().filter(|(name, begins)| begins.iter().any(is_listed) && !known.contains(name));
+        let mut listed = of_interest.map(|(name, begins)| {
             let waits = Priority::ALL.into_iter().zip(begins).filter(|(_, begin)| begin.waits && begin.after < upto);
             let backlog = waits.map(|(priority, begin)| backlog(name, priority, begin.after, upto)).collect();
-            GroupInfo { backlog, never_came: true, ..GroupInfo::new(name.clone()) }
+            let expired = begins.iter().map(|begin| begin.expired).filter(|expired| expired.is_recent(now));
+            let undelivered = expired.fold(Undelivered::default(), |all, of_priority| Undelivered {
+                count: all.count + of_priority.count,
+                last: all.last.max(of_priority.last),
+            });
+            GroupInfo { backlog, undelivered, never_came: true, ..GroupInfo::new(name.clone()) }
         });
         groups.extend(listed.by_ref().take(LISTED));
         Ok(!is_complete || listed.next().is_some())
@@ -106,7 +114,7 @@ impl Passes {
                     for (priority, begin) in Priority::ALL.into_iter().zip(&mut begins) {
                         is_done &= begin.advance(reader, &backlog(&name, priority, 0, upto), now, deadline)?;
                     }
-                    let waits = begins.iter().any(|begin| begin.waits);
+                    let waits = begins.iter().any(|begin| begin.waits || begin.expired.is_recent(now));
                     if waits || !is_done || self.next.len() < REMEMBERED {
                         self.next.insert(name.clone(), begins);
                     }
@@ -146,6 +154,14 @@ impl Begin {
                     self.waits = true;
                     return Ok(true);
                 }
+                // What was cancelled is over since before 1970. A group that was removed may have settled it in time.
+                let lately =
+                    |at: &Time| at.0 >= 0 && *at <= now && Undelivered { count: 1, last: Some(*at) }.is_recent(now);
+                if let Some(at) = expires_at.filter(lately)
+                    && !is_settled(reader, task, all.group.as_ref())?
+                {
+                    self.expired.add(at);
+                }
                 self.after = task;
             }
             if limit == TASKS && Instant::now() >= deadline {
@@ -177,6 +193,9 @@ mod tests {
     use crate::store::{Backend as _, Batch, Memory, Positions};
     use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, Task, TaskResult};
 
+    /// Long after what is over.
+    const NOW: Time = Time(1_000_000_000);
+
     fn name(name: &str) -> GroupName {
         Name::new(NameOf::Group, name).unwrap()
     }
@@ -202,7 +221,7 @@ mod tests {
     /// Each group that never came, with its lag and its oldest task; and whether there may be more. As far as there is time for it.
     fn look(never_came: &NeverCame, memory: &mut Memory, time: Duration) -> (Vec<(String, u64, TaskId)>, bool) {
         let (mut groups, newest) = (Vec::new(), memory.latest_tasks(TaskId::MAX, 1).unwrap()[0].id);
-        let more = never_came.look(&mut groups, memory, newest, Time(2), Instant::now() + time).unwrap();
+        let more = never_came.look(&mut groups, memory, newest, NOW, Instant::now() + time).unwrap();
         let count = |group: GroupInfo| {
             let group = count_group(memory, group).unwrap();
             (group.info.name.to_string(), group.lag, group.oldest.unwrap().0)
@@ -235,6 +254,25 @@ mod tests {
         assert_eq!(listed(&never_came, &mut memory), [waits("a", 1, 6), waits("d", 1, 7)]);
         cancel(&mut memory, [6].into_iter());
         assert_eq!(listed(&never_came, &mut memory), [waits("d", 1, 7)]);
+    }
+
+    #[test]
+    fn what_expired_lately_for_a_group_that_never_came_is_counted_once_and_until_it_is_long_ago() {
+        let mut memory = log(&["a!", "a", "a", "a", "b"]);
+        let at = |millis| Some(Time(NOW.0 - millis));
+        let expiries = vec![(2, at(5000)), (3, at(2000)), (4, at(-60_000)), (5, Some(NewTask::cancelled(NOW)))];
+        memory.commit(&Batch { expiries, ..Batch::default() }).unwrap();
+        let never_came = NeverCame::default();
+        let mut undelivered = |now: Time| {
+            let mut groups = Vec::new();
+            never_came.look(&mut groups, &mut memory, 5, now, Instant::now() + Duration::from_secs(3600)).unwrap();
+            groups.into_iter().map(|group| (group.name.to_string(), group.undelivered)).collect::<Vec<_>>()
+        };
+        let a = |count, millis| vec![("a".to_owned(), Undelivered { count, last: at(millis) })];
+        assert_eq!(undelivered(NOW), a(2, 2000));
+        assert_eq!(undelivered(NOW), a(2, 2000), "also when it is looked at again");
+        assert_eq!(undelivered(NOW.after(Duration::from_secs(61))), a(3, -60_000));
+        assert_eq!(undelivered(NOW.after(Duration::from_secs(660))), []);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! `contactctl bench`: each measurement, very small. How fast anything is does not matter here.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -225,4 +226,17 @@ fn nobody_at_the_address_is_an_error_that_says_so() {
     assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("127.0.0.1:1"), "{said}");
+}
+
+/// Each of them says how it is used, before it needs anything that a clean checkout does not have.
+#[test]
+fn the_programs_that_measure_say_how_they_are_used() {
+    let Some(_) = Python::ready() else { return };
+    for program in ["measure.py", "compare.py", "peers/run.py"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench").join(program);
+        let output =
+            Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").arg(path).arg("--help").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains(program), "{program}: {output:?}");
+    }
 }

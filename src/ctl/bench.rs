@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use args::Bench;
-use grpcio::{EnvBuilder, Environment};
+use grpcio::{CallOption, EnvBuilder, Environment};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::args::Which;
@@ -41,6 +41,9 @@ use super::link::Link;
 use super::out::Out;
 use crate::task::Time;
 use crate::wire::control as pb;
+
+/// How long an answer is waited for that is itself measured.
+const LONG: Duration = Duration::from_secs(120);
 
 /// One run of one measurement.
 struct Run {
@@ -114,9 +117,17 @@ impl Run {
     fn ready_after_kill(&mut self) -> Result<Duration, Error> {
         self.target.restart()?;
         let started = self.target.started().unwrap_or_else(Instant::now);
-        let link = self.link()?;
-        link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon()))?;
-        Ok(started.elapsed())
+        loop {
+            let answer = self.link().and_then(|link| {
+                link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), CallOption::default().timeout(LONG)))
+            });
+            match answer {
+                Ok(_) => return Ok(started.elapsed()),
+                // It may be so busy with what it has that no connection comes about yet.
+                Err(Error::NoServer(_)) if started.elapsed() < LONG => {}
+                Err(why) => return Err(why),
+            }
+        }
     }
 
     /// A group for this measurement alone.

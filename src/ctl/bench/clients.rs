@@ -41,7 +41,9 @@ impl Names {
 
 /// Connects them, and returns when the server has all of them.
 pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Result<Vec<Waiting>, Error> {
-    let before = connected(&run.link()?)?;
+    // Before the server is busy with them.
+    let link = run.link()?;
+    let before = connected(&link)?;
     let group = run.group();
     let heartbeat = reach.heartbeat.to_string();
     let nothing = Encoded::new(&contact::Empty::new());
@@ -60,25 +62,25 @@ pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Resu
         let tasks = client.server_streaming(&raw::GET_TASK, &nothing, options.clone());
         waiting.push(Waiting { tasks: tasks.map_err(failed("getting tasks"))?, client, options });
     }
-    until(run, "opening streams", |now| now.saturating_sub(before), count.into())?;
+    until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())?;
     Ok(waiting)
 }
 
 /// Lets them go, and returns when the server knows.
 pub(super) fn disperse(run: &Run, waiting: Vec<Waiting>) -> Result<(), Error> {
-    let before = connected(&run.link()?)?;
+    let link = run.link()?;
+    let before = connected(&link)?;
     let count = waiting.len() as u64;
     drop(waiting);
-    until(run, "closing streams", |now| before.saturating_sub(now), count)
+    until(run, &link, "closing streams", |now| before.saturating_sub(now), count)
 }
 
 /// Looks at how many clients are connected until what is made of that is enough.
-fn until(run: &Run, what: &'static str, made: impl Fn(u64) -> u64, enough: u64) -> Result<(), Error> {
-    let link = run.link()?;
+fn until(run: &Run, link: &Link, what: &'static str, made: impl Fn(u64) -> u64, enough: u64) -> Result<(), Error> {
     let mut progress = run.watch.progress(what, enough);
     loop {
         let began = Instant::now();
-        let made = made(connected(&link)?);
+        let made = made(connected(link)?);
         progress.count.store(made, SeqCst);
         progress.show()?;
         if made >= enough {
@@ -119,7 +121,7 @@ pub(super) struct Crowd {
     round: Arc<Mutex<Round>>,
     all_have_it: Receiver<()>,
     settled: Arc<AtomicU64>,
-    running: JoinSet<u64>,
+    running: JoinSet<(u64, ClientSStreamReceiver<Tasks>)>,
     /// They end with their connections.
     clients: Vec<Client>,
 }
@@ -128,6 +130,8 @@ pub(super) struct Crowd {
 pub(super) struct Outcome {
     pub(super) delivered: u64,
     pub(super) settled: u64,
+    /// They are connected as long as this is kept.
+    _streams: Vec<ClientSStreamReceiver<Tasks>>,
 }
 
 impl Crowd {
@@ -185,7 +189,7 @@ impl Crowd {
                     receipt.await.map_err(failed("telling results"))?;
                     settled.fetch_add(got.len() as u64, SeqCst);
                 }
-                Ok(got.len() as u64)
+                Ok((got.len() as u64, tasks))
             });
         }
         Crowd { size, round, all_have_it, settled, running, clients }
@@ -218,8 +222,8 @@ impl Crowd {
 
     /// After the last round: waits until all they said is on disk.
     pub(super) fn end(self, progress: &mut Progress) -> Result<Outcome, Error> {
-        let delivered = self.running.wait(progress)?.iter().sum();
-        Ok(Outcome { delivered, settled: self.settled.load(SeqCst) })
+        let (delivered, streams): (Vec<u64>, Vec<_>) = self.running.wait(progress)?.into_iter().unzip();
+        Ok(Outcome { delivered: delivered.iter().sum(), settled: self.settled.load(SeqCst), _streams: streams })
     }
 }
 

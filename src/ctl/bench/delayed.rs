@@ -9,6 +9,7 @@ use super::load::Kind;
 use super::{Run, millis, work};
 use crate::ctl::Error;
 use crate::ctl::link::Link;
+use crate::wire::control as pb;
 
 /// When they are due: long after the measurement.
 const DELAY: Duration = Duration::from_secs(3600);
@@ -47,8 +48,13 @@ pub(super) fn run(run: &mut Run, args: &Delayed) -> Result<(), Error> {
     crowd.all_have_it(&mut progress)?;
     let full = run.target.vitals();
     let beside = work::once(run, "beside", &args.workers, args.beside, None)?;
-    crowd.end(&mut progress)?;
-    drop(link);
+    let crowd = crowd.end(&mut progress)?;
+    let clients = link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon()))?.clients;
+    let held = clients.iter().map(|client| client.in_flight).sum::<u64>();
+    if held > 0 {
+        return Err(Error::NotMeasured(format!("clients hold {held} tasks, though none was due")));
+    }
+    drop((link, crowd));
 
     let ready = run.ready_after_kill()?;
     run.report.number("ready_ms", millis(ready), "ms from the start after a SIGKILL to the first answer");

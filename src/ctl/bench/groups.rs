@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
+use grpcio::CallOption;
+
 use super::args::Groups;
 use super::backlog::fill;
 use super::clients::{Names, disperse, gather};
-use super::{Run, millis};
+use super::{LONG, Run, millis};
 use crate::ctl::Error;
-use crate::ctl::link::Link;
 use crate::wire::control as pb;
 
 pub(super) fn run(run: &mut Run, args: &Groups) -> Result<(), Error> {
@@ -18,8 +19,9 @@ pub(super) fn run(run: &mut Run, args: &Groups) -> Result<(), Error> {
     disperse(run, waiting)?;
     fill(run, "", args.size, args.tasks)?;
     let link = run.link()?;
+    let soon = || CallOption::default().timeout(LONG);
     let listed = middle(args.rounds, || {
-        let groups = link.wait(link.client.list_groups(&pb::ListGroupsRequest::new(), Link::answer_soon()))?.groups;
+        let groups = link.wait(link.client.list_groups(&pb::ListGroupsRequest::new(), soon()))?.groups;
         let owed = groups.iter().map(|group| group.lag).sum::<u64>();
         if groups.len() as u64 != u64::from(args.groups) || owed != u64::from(args.groups) * args.tasks {
             let why = format!("{} groups were listed, with {owed} tasks in all", groups.len());
@@ -27,9 +29,8 @@ pub(super) fn run(run: &mut Run, args: &Groups) -> Result<(), Error> {
         }
         Ok(())
     })?;
-    let server = middle(args.rounds, || {
-        link.wait(link.client.get_server(&pb::GetServerRequest::new(), Link::answer_soon())).map(drop)
-    })?;
+    let server =
+        middle(args.rounds, || link.wait(link.client.get_server(&pb::GetServerRequest::new(), soon())).map(drop))?;
     drop(link);
     let ready = run.ready_after_kill()?;
     run.report.number("list_ms", listed, "ms until the groups are listed, each with what it owes");

@@ -65,7 +65,12 @@ pub(super) fn connect_in_turn(
         let mut clients = Vec::with_capacity(count as usize);
         let mut opening = stream::iter(0..count).map(open).buffer_unordered(OPENING);
         while let Some(client) = opening.next().await {
-            clients.push(client?);
+            clients.push(client.map_err(|why| match clients.len() {
+                0 => why,
+                open => Error::NotMeasured(format!(
+                    "no further connection after {open}: out of ports (--addresses) or of open files (ulimit -n), at either end?"
+                )),
+            })?);
             progress.count.fetch_add(1, SeqCst);
             progress.show()?;
         }

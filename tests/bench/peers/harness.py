@@ -15,6 +15,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -213,7 +214,8 @@ class Load:
                 except queue.Empty:
                     raise Failed(f"not done {PATIENCE} s after its time") from None
                 if why and "BrokenBarrierError" not in why:
-                    raise Failed(why.strip().splitlines()[-1] if os.environ.get("PEERS_TRACE") is None else why)
+                    print(why, file=sys.stderr)
+                    raise Failed(why.strip().splitlines()[-1])
                 if why is None:
                     came.append(value)
                     took += used

@@ -143,7 +143,7 @@ fn a_fan_out_reaches_everyone() {
 #[test]
 fn a_broadcast_is_settled_by_every_client_before_the_next_one_goes_out() {
     let figures = bench_spawned("broadcast", &["--clients", "20", "--rounds", "3"]);
-    counts(&figures, &[("clients", 20), ("tasks", 4), ("delivered", 80), ("settled", 80)]);
+    counts(&figures, &[("clients", 20), ("tasks", 5), ("delivered", 100), ("settled", 100)]);
     positive(&figures, &["settled_ms", "in_a_row_ms", "in_a_row_ratio"]);
 }
 

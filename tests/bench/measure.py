@@ -163,7 +163,7 @@ TABLE = [
     ("heavy", "p99_ms", "the same, p99", "{} ms", "<= 8"),
     ("fanout", "all_ms", "`fanout`: one task to 10,000 clients, until all have it", "{} ms", "<= 250"),
     ("broadcast", "settled_ms", "`broadcast`: one task to 10,000 named clients, until all of it is settled, on disk", "{} ms", "<= 1,000"),
-    ("broadcast", "in_a_row_ratio", "the same: 20 more in a row, beside the rate of the first", "{}", ">= 0.9"),
+    ("broadcast", "in_a_row_ratio", "the same: 20 more in a row, beside the rate of that one", "{}", ">= 0.9"),
     ("idle", "kb_per_client", "`idle`: 10,000 clients with heartbeats, memory for each", "{} kB", "<= 35"),
     ("idle", "cpu_percent", "the same: CPU of the server, of one core", "{} %", "< 1"),
     ("idle", "threads", "the same: threads of the server in all", "{}", "<= 12"),

@@ -72,6 +72,8 @@ pub(super) enum Which {
     /// From submitting one task to every client's having it.
     Fanout(Fanout),
     /// Broadcasts to many named clients, each until every client's result is on disk; the next one follows at once.
+    ///
+    /// The clients have reported before: what it takes to open their streams is not measured.
     Broadcast(Broadcast),
     /// A long queue: how soon a server is there again after it was killed, how much memory it takes, how fast it drains.
     Backlog(Backlog),
@@ -281,7 +283,7 @@ pub(super) struct Broadcast {
     /// Bytes of a task's text.
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
     pub(super) size: u32,
-    /// Broadcasts after the first one.
+    /// Broadcasts in a row, after one that is measured by itself.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = few())]
     pub(super) rounds: u32,
 }

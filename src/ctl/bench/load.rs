@@ -65,11 +65,11 @@ pub(super) fn connect_in_turn(
         let mut clients = Vec::with_capacity(count as usize);
         let mut opening = stream::iter(0..count).map(open).buffer_unordered(OPENING);
         while let Some(client) = opening.next().await {
-            clients.push(client.map_err(|why| match clients.len() {
-                0 => why,
-                open => Error::NotMeasured(format!(
-                    "no further connection after {open}: out of ports (--addresses) or of open files (ulimit -n), at either end?"
+            clients.push(client.map_err(|why| match (why, clients.len()) {
+                (Error::NotMeasured(why), open @ 1..) => Error::NotMeasured(format!(
+                    "{why} {open} others came about: perhaps ports (--addresses) or open files (ulimit -n) are used up, at either end"
                 )),
+                (why, _) => why,
             })?);
             progress.count.fetch_add(1, SeqCst);
             progress.show()?;

@@ -21,6 +21,9 @@ use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
+/// A short look at the state, or a change of it, at that moment.
+type Look = Box<dyn FnOnce(&mut Core, Now) + Send>;
+
 /// What the broker's thread is asked.
 pub(super) enum Command {
     Join(Box<Join>, Reply<(SessionId, Inbox)>),
@@ -28,8 +31,7 @@ pub(super) enum Command {
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
-    /// A short look at the state, or a change of it.
-    With(Box<dyn FnOnce(&mut Core, Now) + Send>),
+    With(Look),
     Flush(Reply<Result<(), StoreError>>),
     Read(ReadAnswer),
     Drain,

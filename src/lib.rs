@@ -44,6 +44,11 @@ mod nearest;
 pub mod now;
 #[cfg(feature = "cli")]
 pub mod print_queue;
+#[cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(dead_code, reason = "one side gives them, the other reads them")
+)]
+mod reason;
 pub mod retry;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]

@@ -21,8 +21,8 @@ use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
-/// A short look at the state, or a change of it, at that moment.
-type Look = Box<dyn FnOnce(&mut Core, Now) + Send>;
+/// What is done with the state machine, at that moment.
+type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
@@ -31,7 +31,8 @@ pub(super) enum Command {
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
-    With(Look),
+    /// A short look at the state, or a change of it.
+    With(Work),
     Flush(Reply<Result<(), StoreError>>),
     Read(ReadAnswer),
     Drain,

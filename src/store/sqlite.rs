@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, Drain, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{
+    Backend, Batch, Drain, GroupState, Keyed, Newest, OpenReader, Positions, Recovered, Removal, Removed, StoreError,
+};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
@@ -153,7 +155,8 @@ impl Backend for Sqlite {
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, replay, drains })
+        let newest = Newest::read(&mut *self.reader()()?, positions)?;
+        Ok(Recovered { positions, groups, replay, newest, drains })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {

@@ -8,8 +8,8 @@ use super::group::Group;
 use super::session::{ClientInfo, Join, SessionId};
 use super::timers::Timer;
 use super::{Action, Core};
-use crate::now::Now;
-use crate::store::Drain;
+use crate::now::{Now, Steady};
+use crate::store::{Drain, Newest};
 use crate::task::{ClientId, Name, NameOf, Time};
 
 /// Most clients with an id that are drained at the same time. With their notes they take less than a megabyte.
@@ -28,6 +28,8 @@ pub struct Draining {
     pub note: Arc<str>,
     /// The client wants it so itself: it is about to stop.
     pub stopping: bool,
+    /// `until`, on the clock that does not step.
+    ends: Option<Steady>,
 }
 
 /// Who was meant by a name, and is drained now, or is not any more.
@@ -75,17 +77,18 @@ impl Core {
         if note.len() > LONGEST_NOTE {
             return Err(DrainError::Note(note.len()));
         }
-        let meant = self.meant(who)?;
+        let meant = self.meant(who, now)?;
         let (since, until) = (now.wall, lasts.map(|lasts| now.wall.after(lasts)));
-        let draining = Draining { since, until, note: note.into(), stopping: false };
-        if let Some(until) = until {
-            self.timers.set(until, Timer::Drains);
+        let ends = lasts.map(|lasts| now.steady.after(lasts));
+        let draining = Draining { since, until, ends, note: note.into(), stopping: false };
+        if let Some(ends) = ends {
+            self.timers.set(ends, Timer::Drains);
         }
         match meant {
             Meant::Client(client) => {
                 let forgotten = self.make_room(&client)?;
                 let drain = Drain { client: client.clone(), since, until, note: note.to_owned() };
-                self.drains.insert(client.clone(), drain.clone());
+                self.drains.insert(client.clone(), (drain.clone(), ends));
                 self.actions.push(Action::Drain(client.clone(), Some(drain)));
                 let sessions = Vec::from_iter(self.clients.get(&client).copied());
                 sessions.iter().for_each(|id| self.set_draining(*id, Some(draining.clone())));
@@ -100,7 +103,7 @@ impl Core {
 
     /// Gives tasks again to a client that was drained. One that is about to stop gets none all the same.
     pub fn undrain(&mut self, who: &str, now: Now) -> Result<Drained, DrainError> {
-        let (sessions, changed) = match self.meant(who)? {
+        let (sessions, changed) = match self.meant(who, now)? {
             Meant::Client(client) => {
                 let sessions = Vec::from_iter(self.clients.get(&client).copied());
                 (sessions, self.end_drain(&client, now))
@@ -117,31 +120,37 @@ impl Core {
 
     /// The clients with an id that are drained and not connected, by name.
     pub fn drained_away(&self) -> impl Iterator<Item = &Drain> {
-        self.drains.values().filter(|drain| !self.is_connected(&drain.client))
+        self.drains.values().map(|(drain, _)| drain).filter(|drain| !self.is_connected(&drain.client))
     }
 
-    /// Takes over what a store knows of drained clients.
-    pub(super) fn recover_drains(&mut self, drains: Vec<Drain>) {
-        for until in drains.iter().filter_map(|drain| drain.until) {
-            self.timers.set(until, Timer::Drains);
+    /// Takes over what a store knows of drained clients. The end is stored as a time of day, by the clock of then: if that was set
+    /// back since, the newest moment that was written down is what it showed.
+    pub(super) fn recover_drains(&mut self, drains: Vec<Drain>, newest: Newest, now: Now) {
+        let stored = Now { wall: now.wall.max(newest.task).max(newest.result), ..now };
+        for drain in drains {
+            let ends = drain.until.map(|until| stored.steady_at(until));
+            if let Some(ends) = ends {
+                self.timers.set(ends, Timer::Drains);
+            }
+            self.drains.insert(drain.client.clone(), (drain, ends));
         }
-        self.drains = drains.into_iter().map(|drain| (drain.client.clone(), drain)).collect();
     }
 
     /// Why a client that comes is given no tasks, if it is so.
     pub(super) fn draining_of(&self, join: &Join, now: Now) -> Option<Draining> {
         let drain = join.client.as_ref().and_then(|client| self.drains.get(client));
-        drain.map(Draining::from).or_else(|| join.stopping.then(|| Draining::stopping(now.wall)))
+        let draining = drain.map(|(drain, ends)| Draining { ends: *ends, ..Draining::from(drain) });
+        draining.or_else(|| join.stopping.then(|| Draining::stopping(now.wall)))
     }
 
     /// Those whose time is over get tasks again.
     pub(super) fn drains_are_due(&mut self, now: Now) {
-        let over = |until: Option<Time>| until.is_some_and(|until| until <= now.wall);
-        let clients = self.drains.values().filter(|drain| over(drain.until)).map(|drain| drain.client.clone());
+        let over = |ends: Option<Steady>| ends.is_some_and(|ends| ends <= now.steady);
+        let clients = self.drains.iter().filter(|(_, (_, ends))| over(*ends)).map(|(client, _)| client.clone());
         for client in clients.collect::<Vec<_>>() {
             self.end_drain(&client, now);
         }
-        let of_stream = |id: &SessionId| self.sessions[id].draining.as_ref().is_some_and(|it| over(it.until));
+        let of_stream = |id: &SessionId| self.sessions[id].draining.as_ref().is_some_and(|it| over(it.ends));
         for id in self.sessions.keys().copied().filter(of_stream).collect::<BTreeSet<_>>() {
             self.take_up_again(id, now);
         }
@@ -156,9 +165,9 @@ impl Core {
         since
     }
 
-    fn meant(&self, who: &str) -> Result<Meant, DrainError> {
+    fn meant(&self, who: &str, now: Now) -> Result<Meant, DrainError> {
         let client = Name::new(NameOf::Group, who).ok().filter(|client| {
-            self.clients.contains_key(client) || self.drains.contains_key(client) || self.was_here(client)
+            self.clients.contains_key(client) || self.drains.contains_key(client) || self.was_here(client, now)
         });
         if let Some(client) = client {
             return Ok(Meant::Client(client));
@@ -223,16 +232,16 @@ impl Core {
 
 impl Draining {
     fn stopping(since: Time) -> Draining {
-        Draining { since, until: None, note: "".into(), stopping: true }
+        Draining { since, until: None, note: "".into(), stopping: true, ends: None }
     }
 }
 
 impl From<&Drain> for Draining {
     fn from(drain: &Drain) -> Draining {
         let Drain { since, until, note, .. } = drain;
-        Draining { since: *since, until: *until, note: note.as_str().into(), stopping: false }
+        Draining { since: *since, until: *until, note: note.as_str().into(), stopping: false, ends: None }
     }
 }
 
-/// By id.
-pub(super) type Drains = BTreeMap<ClientId, Drain>;
+/// By id, each with when it ends.
+pub(super) type Drains = BTreeMap<ClientId, (Drain, Option<Steady>)>;

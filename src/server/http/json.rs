@@ -204,7 +204,7 @@ struct Draining {
 
 impl From<&broker::Draining> for Draining {
     fn from(draining: &broker::Draining) -> Draining {
-        let broker::Draining { since, until, note, stopping } = draining;
+        let broker::Draining { since, until, note, stopping, .. } = draining;
         Draining { since: since.0, until: until.map(|at| at.0), note: note.to_string(), stopping: *stopping }
     }
 }

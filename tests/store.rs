@@ -646,6 +646,35 @@ fn the_tail_keeps_the_newest_tasks_only() {
     assert_eq!(tail.since(u64::MAX, 1), Some(vec![]));
 }
 
+#[test]
+fn what_the_tail_drops_before_it_was_taken_is_counted_for_a_bounded_number_of_groups() {
+    let (store, _) = Store::in_memory();
+    let (handle, long) = (store.handle(), "x".repeat(1 << 20));
+    let to = |group: &str, text: &str| NewTask { to: Some(name(group)), ..task(text) };
+    submit(&handle, vec![task("taken"), to("g", "taken")]);
+    assert_eq!(handle.tail().since(0, usize::MAX).unwrap().len(), 2);
+    for n in 0..20 {
+        let priority = Priority::ALL[n % 2];
+        submit(
+            &handle,
+            vec![NewTask { priority, ..task(&long) }, NewTask { priority, ..to("g", "short") }, to("h", "short")],
+        );
+    }
+    let tail = handle.tail();
+    assert_eq!(tail.since(2, usize::MAX), None);
+    let skipped = tail.skip(2);
+    assert_eq!((skipped.head, skipped.broadcasts), (62, [10, 10, 0]));
+    let addressed = skipped.addressed.unwrap();
+    assert_eq!(addressed.len(), 2);
+    assert_eq!((addressed[&name("g")], addressed[&name("h")]), ([10, 10, 0], [0, 20, 0]));
+    // From there on.
+    assert_eq!(tail.since(62, usize::MAX), Some(vec![]));
+    submit(&handle, (0..=10_000).map(|n| to(&n.to_string(), "short")).chain([task("all")]).collect());
+    let skipped = tail.skip(62);
+    assert_eq!((skipped.head, skipped.broadcasts, skipped.addressed), (10_064, [0, 1, 0], None));
+    assert_eq!(tail.skip(10_064).broadcasts, [0; 3]);
+}
+
 /// What a backend does instead of writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fault {

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
 mod checkpoint;
+mod counting;
 mod cursor;
 mod delayed;
 mod delivery;
@@ -19,6 +20,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::counting::Counted;
 pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
@@ -33,6 +35,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use self::checkpoint::CheckpointSchedule;
+use self::counting::Counting;
 use self::group::Group;
 use self::peer::Peer;
 use self::recent::RecentTasks;
@@ -151,6 +154,8 @@ pub enum Action {
     Fetch(GroupId, Backlog),
     /// Read these tasks for the group and hand them to [`Core::loaded`].
     Load(GroupId, Vec<TaskId>),
+    /// Count these and hand them to [`Core::counted`]; not all of them at once, if that takes long.
+    Count(Vec<Backlog>),
 }
 
 /// All groups and sessions.
@@ -178,6 +183,7 @@ pub struct Core {
     /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
     checkpoints: CheckpointSchedule,
+    counting: Counting,
     meter: Meter,
     /// The clients that disconnected last, the newest at the end.
     disconnected: VecDeque<Disconnected>,
@@ -207,6 +213,7 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             checkpoints: CheckpointSchedule::new(recovered.replay.len()),
+            counting: Counting::default(),
             meter: Meter::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
@@ -220,6 +227,9 @@ impl Core {
                 group.replay(&entry.result);
             }
         }
+        let head = core.head();
+        core.groups.values_mut().for_each(|group| group.forget_passed(head));
+        core.count_all();
         core
     }
 
@@ -244,6 +254,7 @@ impl Core {
         if self.checkpoints.is_full() {
             self.checkpoint();
         }
+        self.ask_for_counts();
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 let deliveries = std::mem::take(&mut session.outgoing);
@@ -284,6 +295,7 @@ impl Core {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
+                Timer::Count => self.count_again(),
             }
         }
         if self.checkpoints.due().is_some_and(|due| due <= now) {

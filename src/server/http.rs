@@ -6,7 +6,7 @@
 mod answer;
 mod api;
 mod app;
-mod count;
+mod dead;
 mod events;
 mod guard;
 mod history;

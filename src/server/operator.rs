@@ -17,7 +17,7 @@ pub(super) use self::dead::{dead_after, latest_dead};
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
-pub(super) use self::groups::{Group, count_group};
+pub(super) use self::groups::{Group, with_oldest};
 pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
@@ -325,10 +325,7 @@ impl Operator {
     /// Forgets a group; says how many tasks it still owed.
     pub(super) async fn remove_group(&self, group: GroupName) -> Result<u64, Refusal> {
         let infos = self.broker.groups().await?;
-        let owed = match infos.into_iter().find(|info| info.name == group) {
-            Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
-            None => 0,
-        };
+        let owed = infos.iter().find(|info| info.name == group).map_or(0, |info| info.lag);
         self.broker.remove_group(group).await?;
         Ok(owed)
     }

@@ -82,6 +82,7 @@ impl Core {
         let group = Group::new(name, broadcast_after, now);
         let id = self.add_group(group);
         if leased {
+            self.count_group(id);
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
             self.checkpoint();
         }

@@ -53,6 +53,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Clients => manage::clients(&link()?, out),
         Command::Groups => manage::groups(&link()?, out),
         Command::Server => server::run(&link()?, out),
+        Command::Health => server::health(&link()?, out),
         Command::Doctor(doctor) => doctor::run(&doctor, &args.server, out),
         Command::Completions { shell } => Ok(io::stdout().write_all(&manual::completions(Args::command(), shell))?),
         Command::Man { dir: None } => Ok(io::stdout().write_all(&manual::page(Args::command())?)?),

@@ -79,6 +79,15 @@ Examples:
   contactctl server
   contactctl server --json | jq .store_bytes")]
     Server,
+    /// Ask whether the server takes tasks and gives them out.
+    ///
+    /// Asks its health service and nothing else, for the health checks of containers and scripts: cheap, however much there is
+    /// in the store. Exits with 0 if it serves.
+    #[command(after_help = "\
+Examples:
+  contactctl health
+  until contactctl health; do sleep 1; done")]
+    Health,
     Doctor(Doctor),
     Submit(Submit),
     /// Take tasks back.

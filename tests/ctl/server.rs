@@ -2,7 +2,20 @@
 
 use serde_json::Value;
 
+use super::fake::Fake;
+use super::run;
 use crate::common::server::Server;
+
+#[test]
+fn a_health_check_asks_the_health_service() {
+    let server = Server::start(&[]);
+    assert_eq!(server.ctl(&["health"]), [serde_json::json!({ "status": "SERVING" })]);
+    // Nothing but that, so that it costs nothing with a full store; a server of operators without the service is not well.
+    let fake = Fake::new();
+    let ran = run(&fake, &["health"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(fake.state().asked, Vec::<String>::new());
+}
 
 #[test]
 fn a_server_says_how_it_is_set_and_what_it_holds() {

@@ -60,7 +60,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Man { dir: Some(dir) } => manual::pages(Args::command(), &dir)
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
         Command::Top(top) => top::run(&top, &args.server, out),
-        Command::Task { id } => manage::describe(&link()?, id, out),
+        Command::Task(task) => manage::describe(&link()?, &task, out),
         Command::Cancel { ids } => manage::cancel(&link()?, &ids, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),

@@ -382,6 +382,11 @@ for_both! {
         assert_eq!(seqs(&reader.results(1, 1).unwrap()), [2]);
         assert_eq!(seqs(&reader.results_of(2).unwrap()), [1, 3]);
         assert!(reader.results_of(3).unwrap().is_empty());
+        let outcomes = reader.outcomes_of(2).unwrap();
+        assert_eq!(seqs(&outcomes), [1, 3]);
+        assert!(outcomes.iter().all(|entry| entry.result.ret.is_empty()));
+        let results = reader.results_of(2).unwrap();
+        assert_eq!(reader.results_by_seq(&[3, 77, 1]).unwrap(), [results[1].clone(), results[0].clone()]);
     }
 
     fn dead_letters_are_found_by_group(place) {

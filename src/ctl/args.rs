@@ -59,17 +59,7 @@ Examples:
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
     Clients,
     Tasks(Tasks),
-    /// Show one task: where it stands, and all that came of it.
-    ///
-    /// Where it stands with each group, why it is not running if it is not, and every outcome that was told.
-    #[command(after_help = "\
-Example:
-  contactctl task 17")]
-    Task {
-        /// The task's id.
-        #[arg(value_parser = id())]
-        id: u64,
-    },
+    Task(Task),
     Results(Results),
     Statuses(Statuses),
     Dead(Dead),
@@ -198,6 +188,33 @@ Example:
         #[arg(value_parser = group)]
         group: String,
     },
+}
+
+/// Show one task: where it stands, and all that came of it.
+///
+/// Where it stands with each group, why it is not running if it is not, and every outcome that was told. With many groups, how many
+/// there are of each state, and the first of them by name.
+///
+/// With --json, one object. With --all, one for each part of the groups; "next" is in all but the last.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl task 17
+  contactctl task 17 --to workers
+  contactctl task 17 --all --json | jq -r '.groups[] | select(.state == \"dead\").group'")]
+pub(super) struct Task {
+    /// The task's id.
+    #[arg(value_parser = id())]
+    pub(super) id: u64,
+    /// Only this group.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Option<String>,
+    /// Most groups.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "all")]
+    pub(super) limit: u32,
+    /// All groups, however many there are.
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 /// Submit tasks: each argument is one, or each line of a file.

@@ -18,7 +18,7 @@ pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
 pub(super) use self::groups::{Group, with_oldest};
-pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
+pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
@@ -170,8 +170,8 @@ impl Operator {
         found.into_iter().next().ok_or(Refusal::NoSuchTask(id, newest))
     }
 
-    async fn results_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {
-        Ok(self.queries.run(move |reader| reader.results_of(id)).await?)
+    async fn outcomes_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {
+        Ok(self.queries.run(move |reader| reader.outcomes_of(id)).await?)
     }
 
     /// Accepts all of the tasks, or none.
@@ -203,12 +203,11 @@ impl Operator {
         Ok(self.broker.begin_submit(tasks).await?)
     }
 
-    /// A task, where it stands with each group, and what came of it.
-    pub(super) async fn describe(&self, id: TaskId) -> Result<Ledger, Refusal> {
+    /// A task, where it stands with each group, and what came of it: this part of it.
+    pub(super) async fn describe(&self, id: TaskId, part: Part) -> Result<Ledger, Refusal> {
         let task = self.task(id).await?;
-        let results = self.results_of(id).await?;
         let states = self.broker.task_states(task.clone()).await?;
-        Ok(Ledger::new(task, states, results, Time::now()))
+        Ok(self.queries.run(move |reader| Ledger::new(task, states, &part, reader, Time::now())).await?)
     }
 
     /// The connected clients, oldest stream first.
@@ -274,7 +273,7 @@ impl Operator {
         let names = match group {
             Some(group) => vec![group],
             None => {
-                let results = self.results_of(id).await?;
+                let results = self.outcomes_of(id).await?;
                 let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
@@ -287,7 +286,7 @@ impl Operator {
     /// Takes a dead letter off the list.
     pub(super) async fn drop_dead(&self, id: TaskId, group: GroupName) -> Result<(), Refusal> {
         self.task(id).await?;
-        let results = self.results_of(id).await?;
+        let results = self.outcomes_of(id).await?;
         if !settlements(&results).get(&group).is_some_and(|r| r.result.outcome.is_dead()) {
             return Err(Refusal::NotDead(id, group));
         }

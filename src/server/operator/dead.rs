@@ -115,6 +115,14 @@ mod tests {
             unreachable!()
         }
 
+        fn outcomes_of(&mut self, _: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+            unreachable!()
+        }
+
+        fn results_by_seq(&mut self, _: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+            unreachable!()
+        }
+
         fn latest_results_of(&mut self, _: TaskId, _: usize) -> Result<Vec<TaskResult>, StoreError> {
             unreachable!()
         }

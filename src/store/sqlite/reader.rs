@@ -40,6 +40,10 @@ macro_rules! results {
 const RESULTS: &str = results!("seq > ? ORDER BY seq");
 const REPLAY: &str = results!("seq > ? AND \"group\" IS NOT NULL ORDER BY seq");
 const RESULTS_OF: &str = results!("task_id = ? ORDER BY seq");
+const OUTCOMES_OF: &str =
+    "SELECT seq, task_id, \"group\", client, attempt, outcome, at, not_before, late, '' FROM results
+    WHERE task_id = ? ORDER BY seq";
+const RESULT: &str = results!("seq = ?");
 const LATEST_RESULTS_OF: &str = results!("task_id = ? ORDER BY seq DESC");
 // The conditions are worded as those of the partial indexes, or these are not used.
 const DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq");
@@ -101,6 +105,26 @@ impl Reader for SqliteReader {
         let select = || {
             let mut select = self.conn.prepare_cached(RESULTS_OF)?;
             select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(OUTCOMES_OF)?;
+            select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(RESULT)?;
+            let mut results = Vec::with_capacity(seqs.len());
+            for seq in seqs {
+                results.extend(select.query_map([int(*seq)], result)?.next().transpose()?);
+            }
+            Ok(results)
         };
         select().map_err(explain(&self.path))
     }
@@ -231,6 +255,8 @@ mod tests {
             (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
+            (OUTCOMES_OF, vec!["results_task (task_id=?)"]),
+            (RESULT, vec!["PRIMARY KEY (rowid=?)"]),
             (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
             (ADDRESSED_GROUP, vec!["SEARCH tasks USING COVERING INDEX tasks_addressed (target>?)"]),

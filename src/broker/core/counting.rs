@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::cursor::Ticket;
 use super::timers::Timer;
 use super::{Action, Core, GroupId};
+use crate::now::Now;
 use crate::store::{Backlog, Skipped};
 use crate::task::{GroupName, Priority, Task, TaskId, Time};
 
@@ -218,9 +219,9 @@ impl Core {
 
     /// What the store counted of what [`Action::Count`] asked for: all of it, or the first of it. `None`: it could not be read, ask
     /// again later.
-    pub fn counted(&mut self, asked: &[Backlog], counted: Option<Vec<Counted>>, now: Time) {
+    pub fn counted(&mut self, asked: &[Backlog], counted: Option<Vec<Counted>>, now: Now) {
         let Some(counted) = counted else {
-            return self.timers.set(now.after(COUNT_AGAIN), Timer::Count);
+            return self.timers.set(now.wall.after(COUNT_AGAIN), Timer::Count);
         };
         self.counting.waits = false;
         for (step, counted) in asked.iter().zip(counted) {

@@ -145,7 +145,7 @@ impl World {
             self.tasks[self.announced..].iter().for_each(|task| skipped.add(task));
             self.announced = self.tasks.len();
             // As where they are for too many groups.
-            skipped.addressed = skipped.addressed.filter(|_| self.announced % 3 > 0);
+            skipped.addressed = skipped.addressed.filter(|_| !self.announced.is_multiple_of(3));
             self.core.advanced(&skipped, self.now);
             self.act();
         }

@@ -221,7 +221,7 @@ impl Core {
     /// again later.
     pub fn counted(&mut self, asked: &[Backlog], counted: Option<Vec<Counted>>, now: Now) {
         let Some(counted) = counted else {
-            return self.timers.set(now.wall.after(COUNT_AGAIN), Timer::Count);
+            return self.timers.set(now.steady.after(COUNT_AGAIN), Timer::Count);
         };
         self.counting.waits = false;
         for (step, counted) in asked.iter().zip(counted) {

@@ -960,6 +960,8 @@ fn a_client_that_goes_on_with_what_has_expired_hears_so() {
     let mut world = world();
     let a = world.join(Join { revoke: true, ..begins(client("a")) });
     let task = world.submit(NewTask { expires_at: Some(world.now.after(5 * SECOND)), ..task("soon") });
+    world.report(&world.reporter(asks), outcome_report(task, 1, Outcome::Working));
+    assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled); 2], "and again when it goes on");
     world.settle(a, task, Outcome::Working);
     world.wait(ACK_TIMEOUT);
     assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Expired]);

@@ -97,7 +97,7 @@ impl Core {
                 Outcome::Released if current => {
                     // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
                     // they would go back and forth.
-                    let over = lease.task.as_ref().is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
+                    let over = lease.task.as_ref().is_some_and(|task| task.spec.over(now).is_some());
                     if let Some(session) = lease.session.filter(|_| !over) {
                         self.rest(session, now);
                     }
@@ -180,9 +180,11 @@ impl Core {
     /// ended while it was cut off, so this is said whenever it says `WORKING`.
     fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Time) {
         let Some(session) = self.session_of(reporter, group).filter(|_| report.attempt != 0) else { return };
-        let task = self.recent.get(report.task);
-        let over = task.is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
-        let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
+        let reason = match self.recent.get(report.task).and_then(|task| task.spec.over(now)) {
+            Some(Outcome::Cancelled) => RevokeReason::Cancelled,
+            Some(_) => RevokeReason::Expired,
+            None => RevokeReason::GivenToAnother,
+        };
         self.revoke(session, report.task, report.attempt, reason);
     }
 

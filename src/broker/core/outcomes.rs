@@ -14,8 +14,11 @@ use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
 use crate::attempts::Attempts;
 use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
-/// For how long a client that gives tasks back unbegun gets no others.
+/// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
+/// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
 const REST: Duration = Duration::from_secs(1);
+/// The longest that this becomes.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl Core {
     /// A client says what came of tasks.
@@ -79,6 +82,7 @@ impl Core {
             let current = report.attempt == 0 || report.attempt == delivery;
             let report =
                 OutcomeReport { attempt: if report.attempt == 0 { delivery } else { report.attempt }, ..report };
+            let holder = lease.session;
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
@@ -92,6 +96,7 @@ impl Core {
                         asked => asked,
                     };
                     let not_before = (!delay.is_zero()).then(|| now.after(delay));
+                    self.finished(holder);
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
                 Outcome::Released if current => {
@@ -107,6 +112,7 @@ impl Core {
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
                     self.meter.work.record(micros(lease.since, now));
                     group.rate.count(now);
+                    self.finished(holder);
                     self.end_lease(id, report.task);
                     self.record(name, reporter, report, false, now);
                 }
@@ -288,11 +294,21 @@ impl Core {
         (silent > 0 && silent >= self.config.max_deliveries).then(|| gone().into())
     }
 
-    /// Gives a session nothing for a moment.
+    /// Gives a session nothing for a while.
     fn rest(&mut self, id: SessionId, now: Time) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !std::mem::replace(&mut session.rests, true) {
-            self.timers.set(now.after(REST), Timer::Rest(id));
+            let rest = REST.saturating_mul(1 << session.gave_back.min(6)).min(LONGEST_REST);
+            session.gave_back += u32::from(session.held.len() > session.unbegun);
+            self.timers.set(now.after(rest), Timer::Rest(id));
+        }
+    }
+
+    /// The client that had a task has finished it, and can begin another.
+    fn finished(&mut self, holder: Option<SessionId>) {
+        let Some(session) = holder.and_then(|id| self.sessions.get_mut(&id)) else { return };
+        if session.gave_back > 0 {
+            (session.gave_back, session.rests) = (0, false);
         }
     }
 

@@ -984,6 +984,7 @@ fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
         (Config { id: Some("a ".into()), ..good.clone() }, "not begin or end with a blank"),
         (Config { group: Some(String::new()), ..good.clone() }, "1 to 256 bytes"),
         (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
+        (Config { concurrency: 4097, ..good.clone() }, "use 4096 at most"),
         (Config { renew_every: Duration::ZERO, ..good.clone() }, "every 0 s"),
         (Config { server: String::new(), ..good.clone() }, "host:port"),
         (Config { server: "http://127.0.0.1:1".into(), ..good.clone() }, "leave out http://"),

@@ -284,6 +284,19 @@ fn one_that_does_not_read_is_sent_a_bounded_part_and_holds_up_nobody() {
 }
 
 #[test]
+fn what_was_removed_does_not_go_to_one_that_has_yet_to_read_what_is_before_it() {
+    let mut world = world();
+    let slow = world.join(anonymous("slow"));
+    world.streams.get_mut(&slow).unwrap().slow = true;
+    world.accept(vec![task(&"x".repeat(40_000)); 4]);
+    world.announce();
+    assert_eq!(got(&world, slow), [1, 2]);
+    world.core.removed(&[3]);
+    world.read(slow, 100);
+    assert_eq!(got(&world, slow), [1, 2, 4]);
+}
+
+#[test]
 fn a_client_that_reads_bit_by_bit_gets_everything() {
     let mut world = world();
     let stream = world.join(anonymous("slow"));

@@ -1,7 +1,7 @@
 //! How the programs reach a server: the form of its address, web proxies, and channels.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ pub(crate) fn check(address: &str) -> Result<(), String> {
     match address.rsplit_once(':') {
         _ if address.contains('\0') => Err(form.into()),
         Some(("unix", path)) if !path.is_empty() => Ok(()),
-        Some((host, port)) if host.contains(':') && !host.starts_with('[') => {
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
             Err(format!("{form}; an IPv6 address is in brackets: [{host}]:{port}"))
         }
         Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
@@ -98,7 +98,9 @@ mod tests {
 
     #[test]
     fn an_address_is_a_host_and_a_port_or_a_unix_socket() {
-        for good in ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock"] {
+        for good in
+            ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock", "ipv4:10.0.0.1:1,10.0.0.2:1"]
+        {
             assert_eq!(check(good), Ok(()));
         }
         for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:", "a\0:1"] {

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
 use contact::codec::Decoded;
@@ -186,6 +186,8 @@ struct Server {
     sessions: Receiver<Session>,
     results: Receiver<pb::Result>,
     statuses: Receiver<String>,
+    /// Renewals come for ever: whoever waits for another result gives up then.
+    until: Instant,
 }
 
 impl Server {
@@ -207,7 +209,8 @@ impl Server {
         let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
         server.start();
-        Server { server, port, tell, sessions: sessions_seen, results: results_seen, statuses: statuses_seen }
+        let until = Instant::now() + 3 * DEADLINE;
+        Server { server, port, tell, sessions: sessions_seen, results: results_seen, statuses: statuses_seen, until }
     }
 
     fn answers(self, tell: Tell) -> Server {
@@ -241,6 +244,7 @@ impl Server {
 
     #[track_caller]
     fn result(&self) -> pb::Result {
+        assert!(Instant::now() < self.until, "none of the results is the one that is waited for");
         self.results.recv_timeout(DEADLINE).expect("no result came")
     }
 
@@ -1198,9 +1202,9 @@ fn signal(signal: &str, pid: &str) -> bool {
 /// Waits until a process has ended.
 #[track_caller]
 fn gone(pid: &str) {
-    let deadline = std::time::Instant::now() + DEADLINE;
+    let deadline = Instant::now() + DEADLINE;
     while is_there(pid) {
-        assert!(std::time::Instant::now() < deadline, "{pid} is still there");
+        assert!(Instant::now() < deadline, "{pid} is still there");
         thread::sleep(Duration::from_millis(10));
     }
 }

@@ -286,6 +286,19 @@ fn one_that_does_not_read_is_sent_a_bounded_part_and_holds_up_nobody() {
 }
 
 #[test]
+fn what_was_removed_does_not_go_to_one_that_has_yet_to_read_what_is_before_it() {
+    let mut world = world();
+    let slow = world.join(anonymous("slow"));
+    world.streams.get_mut(&slow).unwrap().slow = true;
+    world.accept(vec![task(&"x".repeat(40_000)); 4]);
+    world.announce();
+    assert_eq!(got(&world, slow), [1, 2]);
+    world.core.removed(&[3]);
+    world.read(slow, 100);
+    assert_eq!(got(&world, slow), [1, 2, 4]);
+}
+
+#[test]
 fn a_client_that_reads_bit_by_bit_gets_everything() {
     let mut world = world();
     let stream = world.join(anonymous("slow"));
@@ -938,6 +951,31 @@ fn who_gives_tasks_back_gets_no_others_for_a_second_and_others_get_them_at_once(
 }
 
 #[test]
+fn who_gives_tasks_back_again_and_again_gets_others_less_and_less_often_until_it_has_finished_one() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(2), ..begins(worker("a")) });
+    let long = world.broadcast("long");
+    let next = world.broadcast("next");
+    world.settle(a, long, Outcome::Working);
+    for rest in [1, 2, 4, 8, 16, 32, 60, 60] {
+        world.settle(a, next, Outcome::Released);
+        let had = got(&world, a).len();
+        for _ in 0..rest {
+            assert_eq!(got(&world, a).len(), had, "within {rest} s");
+            world.wait(SECOND);
+            world.settle(a, long, Outcome::Working);
+        }
+        assert_eq!(got(&world, a).len(), had + 1, "after {rest} s");
+    }
+    world.settle(a, next, Outcome::Released);
+    world.done(a, long);
+    assert_eq!(got(&world, a).last(), Some(&next), "at once when it is free");
+    world.settle(a, next, Outcome::Released);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, a).last(), Some(&(next, 11)), "and what was before is forgotten");
+}
+
+#[test]
 fn what_is_spent_is_the_same_after_a_restart() {
     let mut world = world();
     let id = world.submit(NewTask { max_attempts: Some(2), ..task("twice") });
@@ -1054,6 +1092,8 @@ fn a_client_that_wants_to_hears_that_a_task_it_has_was_cancelled() {
     world.cancel(task);
     assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled)]);
     assert_eq!(revoked(&world, not), []);
+    world.report(&world.reporter(asks), outcome_report(task, 1, Outcome::Working));
+    assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled); 2], "and again when it goes on");
 }
 
 #[test]

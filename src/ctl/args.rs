@@ -531,10 +531,15 @@ fn key(text: &str) -> Result<String, String> {
 
 /// A time with its offset from UTC. Without one it would be a guess whose time it is: that of this machine, or of the server.
 fn time(text: &str) -> Result<Time, String> {
-    let (local, offset) = split_offset(text)
-        .ok_or_else(|| format!("it must say its offset from UTC: {text}Z in UTC, {text}+08:00 in China"))?;
-    let time = humantime::parse_rfc3339_weak(local)
-        .map_err(|e| format!("{e}; it must be a time such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00"))?;
+    let of_day = |local: &str| {
+        humantime::parse_rfc3339_weak(local)
+            .map_err(|e| format!("{e}; it must be a time such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00"))
+    };
+    let Some((local, offset)) = split_offset(text) else {
+        of_day(text)?;
+        return Err(format!("it must say its offset from UTC: {text}Z in UTC, {text}+08:00 in China"));
+    };
+    let time = of_day(local)?;
     let millis = time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok());
     // 0 means not set on the wire.
     let millis = millis.map(|millis| millis - offset * 60_000).filter(|millis| *millis > 0);
@@ -623,10 +628,17 @@ mod tests {
         ] {
             assert_eq!(time(text), eight, "{text}");
         }
-        for text in
-            ["2026-04-30T08:00:00", "2026-04-30 08:00:00.5", "2026-04-30T08:00:00+8:00", "tomorrow", "", "明天早上八点"]
+        for text in ["2026-04-30T08:00:00", "2026-04-30 08:00:00.5"] {
+            let cure = format!("its offset from UTC: {text}Z in UTC");
+            assert!(
+                time(text).is_err_and(|error| error.contains(&cure)) && time(&format!("{text}Z")).is_ok(),
+                "{text}"
+            );
+        }
+        for text in ["2026-04-30T08:00:00+8:00", "2026-04-30", "2026-04-30 08:00", "tomorrow", "", "明天早上八点"]
         {
-            assert!(time(text).is_err_and(|error| error.contains("its offset from UTC")), "{text}");
+            let said = time(text).unwrap_err();
+            assert!(said.contains("such as 2026-04-30T08:00:00Z") && !said.contains("in China"), "{text}: {said}");
         }
         for text in
             ["2026-04-30T08:00:00+24:00", "2026-04-30T08:00:00+08:60", "2026-13-30T08:00:00Z", "1970-01-01T00:00:00Z"]

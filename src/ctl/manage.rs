@@ -178,7 +178,16 @@ pub(super) fn retry(link: &Link, ids: &[u64], group: &str, out: Out) -> Result<(
     each(ids, "retried", out, |id| {
         let request = pb::RetryTaskRequest { id, group: group.to_owned(), ..Default::default() };
         let groups = link.wait(link.client.retry_task(&request, Link::answer_soon()))?.groups;
-        Ok((groups, format!("task {id} goes to {} again", count(groups.into(), "group"))))
+        let text = match groups {
+            0 if group.is_empty() => {
+                format!(
+                    "task {id} goes to no group again: none has settled it without DONE; --group names one that said DONE"
+                )
+            }
+            0 => format!("task {id} does not go to group {group} again: it has not settled it"),
+            groups => format!("task {id} goes to {} again", count(groups.into(), "group")),
+        };
+        Ok((groups, text))
     })
 }
 

@@ -27,10 +27,10 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
-use crate::broker::{self, ClientInfo};
+use crate::broker::{self, BrokerError, ClientInfo, GroupError};
 use crate::retry::Retry;
 use crate::store::{self, Accepted, Positions, Reader};
-use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
 /// snapshots and lists come less often.
@@ -275,7 +275,8 @@ impl Operator {
     pub(super) async fn retry(&self, id: TaskId, group: Option<GroupName>) -> Result<usize, Refusal> {
         let task = self.task(id).await?;
         let names = match group {
-            Some(group) => vec![group],
+            Some(group) if self.broker.groups().await?.iter().any(|info| info.name == group) => vec![group],
+            Some(group) => return Err(BrokerError::from(GroupError::Unknown(group)).into()),
             None => {
                 let results = self.outcomes_of(id).await?;
                 let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
@@ -315,8 +316,14 @@ impl Operator {
         Ok(self.queries.run(read).await?)
     }
 
-    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
+    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that. None is made that no client could join.
     pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
+        if paused
+            && let Err(NameError { rule, .. }) = Name::new(NameOf::ClientOrGroup, group.as_str())
+            && !self.broker.groups().await?.iter().any(|info| info.name == group)
+        {
+            return Err(NameError { of: NameOf::Group, rule }.into());
+        }
         Ok(self.broker.set_paused(group, paused).await?)
     }
 

@@ -35,6 +35,7 @@ impl Core {
             unbegun: 0,
             alone: false,
             rests: false,
+            gave_back: 0,
             heard: 0,
             sent: 0,
             taken: 0,

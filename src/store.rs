@@ -36,8 +36,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader,
-    Recovered, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, GroupState, Keyed, OpenReader, OpenRows, OpenTask, PAGE_BYTES,
+    Positions, Reader, Recovered, Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -305,14 +305,14 @@ impl Handle {
         self.send(Command::RecordUnlessSettled(Box::new(result)));
     }
 
-    /// Replaces the states of these groups, and marks that every result recorded before this call is contained in the states
-    /// of the groups: the next start replays what comes after it. So `groups` must hold every group that changed
-    /// since the last checkpoint.
-    pub fn checkpoint(&self, groups: Vec<GroupState>) {
-        self.send(Command::Checkpoint(groups));
+    /// Replaces the states of these groups and these rows, and marks that every result recorded before this call is contained in
+    /// the states of the groups: the next start replays what comes after it. So it must hold everything that changed since
+    /// the last checkpoint.
+    pub fn checkpoint(&self, checkpoint: Checkpoint) {
+        self.send(Command::Checkpoint(checkpoint));
     }
 
-    /// Removes the state of a group. Its results stay in the log, and those after the mark will still be replayed.
+    /// Removes the state of a group and its open tasks. Its results stay in the log, and those after the mark will still be replayed.
     pub fn forget_group(&self, name: GroupName) {
         self.send(Command::ForgetGroup(name));
     }

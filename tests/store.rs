@@ -1,5 +1,6 @@
 //! What the store promises, of SQLite and of its twin in memory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -117,6 +118,22 @@ fn group(group: &str) -> GroupState {
             },
         ],
     }
+}
+
+fn states(groups: Vec<GroupState>) -> Checkpoint {
+    Checkpoint { groups, ..Checkpoint::default() }
+}
+
+/// A checkpoint of one group, with rows of open tasks: to write, with so many deliveries each, and to remove.
+fn with_rows(group: GroupState, written: &[(TaskId, u32)], removed: &[TaskId]) -> Checkpoint {
+    let written = written.iter().map(|(id, deliveries)| (*id, Some(open_task(*id, *deliveries))));
+    let rows = written.chain(removed.iter().map(|id| (*id, None))).collect();
+    Checkpoint { open: BTreeMap::from([(group.name.clone(), rows)]), groups: vec![group] }
+}
+
+fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
+    let attempts = Attempts { deliveries, spent: 1, begun: deliveries > 2, silent: 4 };
+    OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)) }
 }
 
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
@@ -445,7 +462,7 @@ for_both! {
 
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
-        handle.checkpoint(vec![group("here")]);
+        handle.checkpoint(states(vec![group("here")]));
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
@@ -515,8 +532,8 @@ for_both! {
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
         let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
-        handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
-        handle.checkpoint(vec![fresh.clone()]);
+        handle.checkpoint(states(vec![group("worn"), group("fresh"), group("gone")]));
+        handle.checkpoint(states(vec![fresh.clone()]));
         handle.forget_group(name("gone"));
         handle.forget_group(name("never there"));
         store.close().unwrap();
@@ -525,17 +542,40 @@ for_both! {
 
     fn a_forgotten_group_can_come_again(place) {
         let (store, handle) = place.start();
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(with_rows(group("g"), &[(7, 1)], &[]));
+        handle.checkpoint(with_rows(group("other"), &[(7, 1)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("g"), &[(8, 1)], &[]));
         handle.forget_group(name("g"));
-        handle.checkpoint(vec![GroupState { cursors: [40, 41, 42], ..group("g") }]);
+        handle.checkpoint(with_rows(GroupState { cursors: [40, 41, 42], ..group("g") }, &[(9, 1)], &[]));
         store.close().unwrap();
-        assert_eq!(place.open().1.groups[0].cursors, [40, 41, 42]);
+        let recovered = place.open().1;
+        assert_eq!(recovered.groups[0].cursors, [40, 41, 42]);
+        let open = [(name("g"), vec![open_task(9, 1)]), (name("other"), vec![open_task(7, 1)])];
+        assert_eq!(recovered.open, BTreeMap::from(open));
+    }
+
+    fn rows_of_open_tasks_are_replaced_and_removed_and_all_others_stay(place) {
+        let (store, handle) = place.start();
+        let many: Vec<_> = (1..=100).map(|id| (id, 1)).collect();
+        handle.checkpoint(with_rows(group("a"), &many, &[]));
+        handle.checkpoint(with_rows(group("b"), &[(101, 0)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("a"), &[(5, 3), (102, 2)], &[1, 2, 999]));
+        // In one transaction with the one before, which it changes.
+        handle.checkpoint(with_rows(group("a"), &[(103, 2)], &[5, 102]));
+        store.close().unwrap();
+        let mut of_a: Vec<_> = [3, 4].into_iter().chain(6..=100).map(|id| open_task(id, 1)).collect();
+        of_a.push(open_task(103, 2));
+        let recovered = place.open().1;
+        assert_eq!(recovered.open, BTreeMap::from([(name("a"), of_a), (name("b"), vec![open_task(101, 0)])]));
+        assert_eq!(recovered.groups, [group("a"), group("b")]);
     }
 
     fn results_behind_the_last_checkpoint_are_replayed(place) {
         let (store, handle) = place.start();
         handle.record(vec![result(1, Some("g"), Outcome::Done)]);
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(states(vec![group("g")]));
         handle.record(vec![result(2, Some("g"), Outcome::Retry), result(2, None, Outcome::Done)]);
         handle.record(vec![result(2, Some("unknown"), Outcome::Done)]);
         store.close().unwrap();
@@ -544,7 +584,7 @@ for_both! {
         assert_eq!(seqs(&recovered.replay), [2, 4]);
         assert_eq!(recovered.replay[0].result, result(2, Some("g"), Outcome::Retry));
         assert_eq!(recovered.positions.result, 4);
-        store.handle().checkpoint(vec![]);
+        store.handle().checkpoint(states(vec![]));
         store.close().unwrap();
         assert_eq!(place.open().1.replay, []);
     }
@@ -801,13 +841,15 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     failing.set(Fault::Full);
     // These three are in the write that fails, or in the outage: it makes no difference.
     handle.record(vec![result(1, Some("g"), Outcome::Lost)]);
-    handle.checkpoint(vec![group("g")]);
+    handle.checkpoint(states(vec![group("g")]));
     assert!(flush(&handle).is_err());
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record(vec![NewResult { late: true, ..result(1, Some("g"), Outcome::Done) }]);
     let newer = GroupState { broadcast_after: 9, ..group("g") };
-    handle.checkpoint(vec![newer.clone(), group("h")]);
+    handle.checkpoint(with_rows(newer.clone(), &[(5, 1), (6, 1)], &[]));
+    handle.checkpoint(with_rows(group("h"), &[(5, 1)], &[]));
+    handle.checkpoint(with_rows(newer.clone(), &[], &[6]));
     handle.forget_group(name("h"));
     assert!(flush(&handle).is_err());
 
@@ -818,6 +860,7 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     store.close().unwrap();
     let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
     assert_eq!(recovered.groups, [newer]);
+    assert_eq!(recovered.open, BTreeMap::from([(name("g"), vec![open_task(5, 1)])]));
     assert_eq!(recovered.positions, Positions { task: 3, result: 3, status: 0 });
     let results = store.handle().reader().unwrap().results(0, 10).unwrap();
     let found: Vec<_> = results.iter().map(|entry| (entry.seq, entry.result.outcome, entry.result.late)).collect();

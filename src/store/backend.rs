@@ -25,6 +25,8 @@ pub struct Recovered {
     pub positions: Positions,
     /// The groups as of the last checkpoint, by name.
     pub groups: Vec<GroupState>,
+    /// Their open tasks that have rows of their own, by id.
+    pub open: BTreeMap<GroupName, Vec<OpenTask>>,
     /// The results of named groups after the mark of the last checkpoint, in order.
     pub replay: Vec<TaskResult>,
 }
@@ -46,9 +48,21 @@ pub struct GroupState {
     pub cursors: [TaskId; 3],
     /// Tasks after the cursor of their priority that are settled, or stand in `open`: ranges, both ends included, in order.
     pub taken_up: Vec<(TaskId, TaskId)>,
-    /// Tasks that were delivered, or whose time had not come, and are not settled.
+    /// Tasks that were delivered, or whose time had not come, and are not settled; but for those that have rows of their own.
     pub open: Vec<OpenTask>,
 }
+
+/// What a checkpoint writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// The groups that changed, in the place of what was stored of them.
+    pub groups: Vec<GroupState>,
+    /// Of these, the rows of open tasks that changed.
+    pub open: BTreeMap<GroupName, OpenRows>,
+}
+
+/// Rows of open tasks: to write, in the place of what was stored of a task, or, with `None`, to remove.
+pub type OpenRows = BTreeMap<TaskId, Option<OpenTask>>;
 
 /// A task that was delivered to a group and is not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +95,12 @@ pub struct Batch {
     pub results: Vec<TaskResult>,
     /// To append, in order.
     pub statuses: Vec<Status>,
-    /// To replace, or, with `None`, to remove.
-    pub groups: BTreeMap<GroupName, Option<GroupState>>,
+    /// Of these groups all that is stored is to be removed, before anything is written.
+    pub forgotten: BTreeSet<GroupName>,
+    /// To replace.
+    pub groups: BTreeMap<GroupName, GroupState>,
+    /// To replace, or to remove.
+    pub open: BTreeMap<GroupName, OpenRows>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -99,7 +117,9 @@ impl Batch {
         self.tasks.is_empty()
             && self.results.is_empty()
             && self.statuses.is_empty()
+            && self.forgotten.is_empty()
             && self.groups.is_empty()
+            && self.open.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()

@@ -5,8 +5,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
-    Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, Positions, Reader, Recovered,
+    Removal, Removed, StoreError,
 };
 use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
 
@@ -22,6 +22,7 @@ struct Rows {
     statuses: Vec<Status>,
     keys: HashMap<String, TaskId>,
     groups: BTreeMap<GroupName, GroupState>,
+    open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     mark: u64,
     positions: Positions,
 }
@@ -39,6 +40,7 @@ impl Backend for Memory {
         Ok(Recovered {
             positions: rows.positions,
             groups: rows.groups.values().cloned().collect(),
+            open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
         })
     }
@@ -75,12 +77,21 @@ impl Backend for Memory {
         }
         rows.results.extend_from_slice(&batch.results);
         rows.statuses.extend_from_slice(&batch.statuses);
-        for (name, state) in &batch.groups {
-            match state {
-                Some(state) => drop(rows.groups.insert(name.clone(), state.clone())),
-                None => drop(rows.groups.remove(name)),
+        for name in &batch.forgotten {
+            rows.groups.remove(name);
+            rows.open.remove(name);
+        }
+        rows.groups.extend(batch.groups.clone());
+        for (name, changed) in &batch.open {
+            let open = rows.open.entry(name.clone()).or_default();
+            for (id, task) in changed {
+                match task {
+                    Some(task) => drop(open.insert(*id, *task)),
+                    None => drop(open.remove(id)),
+                }
             }
         }
+        rows.open.retain(|_, open| !open.is_empty());
         for (id, expires_at) in &batch.expiries {
             if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
                 Arc::make_mut(&mut rows.tasks[at]).spec.expires_at = *expires_at;

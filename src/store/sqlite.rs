@@ -1,5 +1,6 @@
 //! The store in an SQLite file: write-ahead log, an fsync for every commit, and rows that anyone can read with `sqlite3`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
@@ -8,21 +9,23 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{
+    Backend, Batch, GroupState, Keyed, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError,
+};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
 mod rows;
 
 use reader::SqliteReader;
-use rows::{group_columns, result_columns, status_columns, task_columns};
+use rows::{group_columns, open_columns, result_columns, status_columns, task_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql"), include_str!("sqlite/3.sql")];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
 /// looks in between whether the server stops.
@@ -152,7 +155,8 @@ impl Backend for Sqlite {
         let mark = self.meta("mark")?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, replay })
+        let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, open, replay })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -232,12 +236,21 @@ impl Backend for Sqlite {
 }
 
 fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut forget = change.prepare_cached("DELETE FROM groups WHERE name = ?")?;
-    for (name, _) in batch.groups.iter().filter(|(_, state)| state.is_none()) {
-        forget.execute([name.as_str()])?;
+    for name in &batch.forgotten {
+        for sql in ["DELETE FROM groups WHERE name = ?", "DELETE FROM open_tasks WHERE \"group\" = ?"] {
+            change.prepare_cached(sql)?.execute([name.as_str()])?;
+        }
     }
-    let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
-    rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
+    let states: Vec<&GroupState> = batch.groups.values().collect();
+    rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))?;
+    let rows = batch.open.iter().flat_map(|(group, rows)| rows.iter().map(move |(id, task)| (group, *id, task)));
+    let written: Vec<_> = rows.clone().filter_map(|(group, _, task)| Some((group, task.as_ref()?))).collect();
+    rows::insert(change, "REPLACE INTO open_tasks", open_columns!(), &written, rows::bind_open)?;
+    let mut remove = change.prepare_cached("DELETE FROM open_tasks WHERE \"group\" = ? AND task_id = ?")?;
+    for (group, id, _) in rows.filter(|(_, _, task)| task.is_none()) {
+        remove.execute(params![group.as_str(), int(id)])?;
+    }
+    Ok(())
 }
 
 fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
@@ -304,6 +317,21 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
     select.query_map([], rows::group)?.collect()
+}
+
+fn open_tasks(conn: &Connection) -> rusqlite::Result<BTreeMap<GroupName, Vec<OpenTask>>> {
+    let mut select =
+        conn.prepare(concat!("SELECT ", open_columns!(), " FROM open_tasks ORDER BY \"group\", task_id"))?;
+    let mut rows = select.query([])?;
+    let mut open: BTreeMap<GroupName, Vec<OpenTask>> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (group, task) = rows::open(row)?;
+        match open.last_entry() {
+            Some(mut last) if last.key().as_str() == group => last.get_mut().push(task),
+            _ => drop(open.insert(rows::name(group)?, vec![task])),
+        }
+    }
+    Ok(open)
 }
 
 /// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.

@@ -1130,6 +1130,108 @@ mod file {
         assert_eq!(tasks.iter().map(|task| task.spec.max_attempts).collect::<Vec<_>>()[4..], [None, Some(7)]);
     }
 
+    /// The tasks in the file of a server up to schema 2, as they stand there.
+    fn tasks_in_rows(file: &str) -> Vec<Task> {
+        let conn = Connection::open(file).unwrap();
+        let mut select = conn.prepare("SELECT * FROM tasks ORDER BY id").unwrap();
+        let retry = select.column_index("retry").is_ok();
+        let tasks = select.query_map([], |row| {
+            let time = |column| row.get::<_, Option<i64>>(column).map(|time| time.map(Time));
+            let parsed = |policy: String| policy.parse().unwrap();
+            let spec = NewTask {
+                text: row.get("text")?,
+                to: row.get::<_, Option<String>>("target")?.map(|to| name(&to)),
+                key: row.get("key")?,
+                not_before: time("not_before")?,
+                expires_at: time("expires_at")?,
+                max_attempts: row.get("max_attempts")?,
+                retry: if retry { row.get::<_, Option<String>>("retry")?.map(parsed) } else { None },
+                priority: [Priority::Normal, Priority::High, Priority::Low][usize::from(row.get::<_, u8>("priority")?)],
+            };
+            Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
+        });
+        tasks.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The results in the file of a server up to schema 2, as they stand there.
+    fn results_in_rows(file: &str) -> Vec<TaskResult> {
+        let conn = Connection::open(file).unwrap();
+        let mut select = conn.prepare("SELECT * FROM results ORDER BY seq").unwrap();
+        let results = select.query_map([], |row| {
+            let result = NewResult {
+                task: row.get::<_, i64>("task_id")? as u64,
+                group: row.get::<_, Option<String>>("group")?.map(|group| name(&group)),
+                client: row.get::<_, String>("client")?.into(),
+                attempt: row.get("attempt")?,
+                outcome: Outcome::from_number(row.get("outcome")?).unwrap(),
+                ret: row.get("ret")?,
+                at: Time(row.get("at")?),
+                not_before: row.get::<_, Option<i64>>("not_before")?.map(Time),
+                late: row.get("late")?,
+            };
+            Ok(TaskResult { seq: row.get::<_, i64>("seq")? as u64, result })
+        });
+        results.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn all_that_earlier_schemas_kept_is_read() {
+        for (file, counts) in [("tests/fixtures/schema-1.db", (6, 3, 0)), ("tests/fixtures/schema-2.db", (30, 44, 15))]
+        {
+            let dir = folder();
+            fs::copy(file, dir.path().join("contact.db")).unwrap();
+            let (tasks, results) = (tasks_in_rows(file), results_in_rows(file));
+            for _ in 0..2 {
+                let (store, recovered) = Store::open(dir.path()).unwrap();
+                let mut reader = store.handle().reader().unwrap();
+                let statuses = reader.statuses(0, 100).unwrap();
+                assert_eq!((tasks.len(), results.len(), statuses.len()), counts);
+                assert_eq!(reader.tasks(0, 100).unwrap(), tasks);
+                assert_eq!(reader.results(0, 100).unwrap(), results);
+                for task in &tasks {
+                    assert_eq!(reader.tasks_by_id(&[task.id]).unwrap(), [task.clone()]);
+                    let of_it: Vec<_> = results.iter().filter(|r| r.result.task == task.id).cloned().collect();
+                    assert_eq!(reader.results_of(task.id).unwrap(), of_it);
+                }
+                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late).cloned();
+                assert_eq!(reader.dead(0, None, 100).unwrap(), dead.collect::<Vec<_>>());
+                assert_eq!(recovered.positions.task, tasks.last().unwrap().id);
+                store.close().unwrap();
+            }
+        }
+    }
+
+    /// A server before schema 3 was killed with tasks of all kinds: one is in flight, some wait for their time.
+    #[test]
+    fn what_schema_2_has_of_groups_and_keys_goes_on() {
+        let dir = folder();
+        fs::copy("tests/fixtures/schema-2.db", dir.path().join("contact.db")).unwrap();
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        assert_eq!(recovered.positions, Positions { task: 30, result: 44, status: 15 });
+        let groups: Vec<_> = recovered.groups.iter().map(|group| (group.name.as_str(), group.paused)).collect();
+        assert_eq!(groups, [("late", false), ("named", false), ("paused", true), ("workers", false)]);
+        let workers = &recovered.groups[3];
+        assert_eq!(workers.cursors, [30, 27, 30]);
+        assert_eq!(workers.open.iter().map(|open| open.id).collect::<Vec<_>>(), [10, 11, 19, 26, 27]);
+        assert_eq!(workers.open[0].not_before, Some(Time(2_110_991_532_466)));
+        assert_eq!(workers.open[2].attempts, Attempts::all_spent(2));
+        let unbegun = Attempts { deliveries: 1, spent: 0, begun: false, silent: 0 };
+        assert_eq!(workers.open[4].attempts, unbegun);
+
+        let handle = store.handle();
+        let again = |key: &str, text: &str, to: Option<&str>| NewTask {
+            to: to.map(name),
+            ..NewTask { key: Some(key.into()), ..task(text) }
+        };
+        let known = submit(
+            &handle,
+            vec![again("key-1", "keyed for workers", Some("workers")), again("key-2", "keyed broadcast", None)],
+        );
+        assert_eq!((known.first_id, known.known), (8, vec![0, 1]));
+        let free = submit(&handle, vec![again("key-3", "the first was cancelled", None)]);
+        assert_eq!(free.first_id, 31);
+    }
+
     #[test]
     fn a_newer_schema_is_refused() {
         let dir = used();
@@ -1241,4 +1343,53 @@ mod file {
         until_it_is_open_again(&handle);
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 2);
     }
+}
+
+/// What a task costs, in an empty store and as it fills: `perf stat -e instructions:u` of the program says how much work it is. See
+/// docs/performance-log.md.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_task_costs() {
+    let commits = std::env::var("CONTACT_TEST_COMMITS").map_or(1_000, |commits| commits.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut sqlite = Sqlite::open(dir.path()).unwrap();
+    sqlite.recover().unwrap();
+    let text: String = "x".repeat(100);
+    let began = Instant::now();
+    let mut commit_time = Duration::ZERO;
+    for commit in 0..commits {
+        let positions = Positions { task: 1_000 * (commit + 1), result: 1_000 * (commit + 1), status: 0 };
+        let ids = 1_000 * commit + 1..=1_000 * (commit + 1);
+        let spec = NewTask { text: text.clone(), ..NewTask::default() };
+        let tasks = ids.clone().map(|id| Arc::new(Task { id, accepted_at: Time(commit as i64), spec: spec.clone() }));
+        let client: Arc<str> = "worker-1".into();
+        // Eight workers finish in about the order in which they began.
+        let results = ids.map(|id| {
+            let result = NewResult {
+                client: client.clone(),
+                ret: String::new(),
+                at: Time((commit + id % 8) as i64),
+                ..result(((id - 1) ^ 7) + 1, Some("workers"), Outcome::Done)
+            };
+            TaskResult { seq: id, result }
+        });
+        let batch = Batch {
+            tasks: tasks.collect(),
+            results: results.collect(),
+            positions,
+            mark: Some(positions.result),
+            ..Batch::default()
+        };
+        let from = Instant::now();
+        sqlite.commit(&batch).unwrap();
+        commit_time += from.elapsed();
+    }
+    let bytes = fs::metadata(dir.path().join("contact.db")).unwrap().len();
+    let count = 1_000 * commits;
+    println!(
+        "{count} tasks and outcomes: {:.2} us each in commits, {:.2} in all; {} bytes each",
+        commit_time.as_secs_f64() * 1e6 / count as f64,
+        began.elapsed().as_secs_f64() * 1e6 / count as f64,
+        bytes / count
+    );
 }

@@ -33,7 +33,10 @@ impl Core {
                 caught_up.iter().copied().collect()
             } else {
                 // Addressed ones touch only the groups they are for, however many there are.
-                let to = of_priority().filter_map(|task| self.names.get(task.spec.to.as_ref()?)).copied();
+                let mut to = of_priority().filter_map(|task| task.spec.to.as_ref()).collect::<Vec<_>>();
+                // Tasks for the same group mostly come together.
+                to.dedup();
+                let to = to.into_iter().filter_map(|to| self.names.get(to)).copied();
                 to.filter(|id| caught_up.contains(id)).collect::<BTreeSet<_>>().into_iter().collect()
             };
             for id in readers {

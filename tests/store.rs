@@ -401,19 +401,45 @@ for_both! {
         assert!(reader.results_of(3).unwrap().is_empty());
     }
 
-    fn dead_letters_are_found_by_group(place) {
+    fn dead_letters_are_found_by_group_until_they_are_dropped_or_given_out_again(place) {
         let (_store, handle) = place.start();
         use Outcome::*;
-        let outcomes = [(Done, "a"), (Failed, "a"), (Exhausted, "b"), (Retry, "b"), (Exhausted, "a"), (Expired, "a")];
-        handle.record(outcomes.iter().map(|(outcome, group)| result(1, Some(group), *outcome)).collect());
-        handle.record(vec![result(1, None, Failed), NewResult { late: true, ..result(1, Some("a"), Failed) }]);
+        submit(&handle, (0..4).map(|n| task(&n.to_string())).collect());
+        let of = |task, group: &str, outcome| result(task, Some(group), outcome);
+        handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
+        handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
+        handle.record(vec![NewResult { late: true, ..of(1, "a", Failed) }]);
         flush(&handle).unwrap();
         let mut reader = handle.reader().unwrap();
-        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [2, 3, 5, 7]);
+        let all = reader.dead(0, None, 10).unwrap();
+        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &of(3, "a", Exhausted)));
         assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
         assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
         assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
         assert!(reader.dead(0, Some(&name("c")), 10).unwrap().is_empty());
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 2), (name("b"), 1)].into());
+
+        handle.record(vec![of(2, "a", Dropped), of(3, "a", Revived), of(2, "c", Dropped)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [3, 7]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("b"), 1)].into());
+        // Given up again, and, in the same transaction, given out again and given up.
+        handle.record(vec![of(3, "a", Failed), of(3, "a", Revived), of(3, "a", Failed)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.latest_dead(u64::MAX, None, 2).unwrap()), [14, 7]);
+        assert_eq!(seqs(&reader.latest_dead(14, Some(&name("b")), 2).unwrap()), [3]);
+        let is_dead = [(3, "a"), (2, "b"), (2, "a"), (3, "b")].map(|(id, of)| reader.is_dead(id, &name(of)).unwrap());
+        assert_eq!(is_dead, [true, true, false, false]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1), (name("b"), 1)].into());
+
+        // They go with their group, which nobody could give them to again, and with their tasks.
+        handle.forget_group(name("b"));
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [7, 14]);
+        let later = Time::now().after(Duration::from_secs(3600));
+        block_on(handle.remove(Removal { upto: 1, before: later, unclaimed_before: Time(0), limit: 10 })).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [14]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1)].into());
     }
 
     fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
@@ -1193,8 +1219,17 @@ mod file {
                     let of_it: Vec<_> = results.iter().filter(|r| r.result.task == task.id).cloned().collect();
                     assert_eq!(reader.results_of(task.id).unwrap(), of_it);
                 }
-                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late).cloned();
-                assert_eq!(reader.dead(0, None, 100).unwrap(), dead.collect::<Vec<_>>());
+                // Those that no operator gave out again or dropped.
+                let undoes = |dead: &TaskResult, later: &TaskResult| {
+                    let of = |entry: &TaskResult| (entry.result.task, entry.result.group.clone());
+                    let undone = matches!(later.result.outcome, Outcome::Revived | Outcome::Dropped);
+                    undone && of(dead) == of(later) && later.seq > dead.seq
+                };
+                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late);
+                let dead = dead.filter(|dead| !results.iter().any(|later| undoes(dead, later))).cloned();
+                let dead: Vec<_> = dead.collect();
+                assert_eq!(reader.dead(0, None, 100).unwrap(), dead);
+                assert_eq!(reader.dead_counts().unwrap().values().sum::<u64>(), dead.len() as u64);
                 assert_eq!(recovered.positions.task, tasks.last().unwrap().id);
                 store.close().unwrap();
             }

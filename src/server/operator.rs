@@ -13,7 +13,7 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::dead::latest_dead;
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
@@ -291,8 +291,8 @@ impl Operator {
     /// Takes a dead letter off the list.
     pub(super) async fn drop_dead(&self, id: TaskId, group: GroupName) -> Result<(), Refusal> {
         self.task(id).await?;
-        let results = self.results_of(id).await?;
-        if !settlements(&results).get(&group).is_some_and(|r| r.result.outcome.is_dead()) {
+        let of = group.clone();
+        if !self.queries.run(move |reader| reader.is_dead(id, &of)).await? {
             return Err(Refusal::NotDead(id, group));
         }
         Ok(self.broker.drop_dead(id, group).await?)

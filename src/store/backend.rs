@@ -1,6 +1,6 @@
 //! What the store needs from a database.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::StoreError;
@@ -215,7 +215,8 @@ pub trait Reader: Send {
     /// The last of them, newest first.
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
-    /// The results after `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
+    /// The dead letters after `after`, of one group or of all, in order: results by which a task was given up, if no operator has
+    /// dropped it or given it out again since.
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
     /// The same before `before`, newest first.
@@ -225,6 +226,12 @@ pub trait Reader: Send {
         group: Option<&GroupName>,
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// Whether the task is a dead letter of the group.
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError>;
+
+    /// How many dead letters each group has; only those that have some. Costs by the number of groups.
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError>;
 
     /// Those of the tasks that are kept, in the order asked for, in one page of any size.
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,13 +13,13 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 use super::{
     Backend, Batch, GroupState, Keyed, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError,
 };
-use crate::task::{GroupName, Outcome, TaskId};
+use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
 mod reader;
 mod rows;
 
 use reader::SqliteReader;
-use rows::{group_columns, open_columns, result_columns, status_columns, task_columns};
+use rows::{dead_columns, group_columns, open_columns, result_columns, status_columns, task_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -187,6 +188,7 @@ impl Backend for Sqlite {
             rows::insert(&change, "INSERT INTO results", result_columns!(), &batch.results, rows::bind_result)?;
             rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
+            write_dead(&change, batch)?;
             write_expiries(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
@@ -237,7 +239,12 @@ impl Backend for Sqlite {
 
 fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     for name in &batch.forgotten {
-        for sql in ["DELETE FROM groups WHERE name = ?", "DELETE FROM open_tasks WHERE \"group\" = ?"] {
+        let of_group = [
+            "DELETE FROM groups WHERE name = ?",
+            "DELETE FROM open_tasks WHERE \"group\" = ?",
+            "DELETE FROM dead WHERE \"group\" = ?",
+        ];
+        for sql in of_group {
             change.prepare_cached(sql)?.execute([name.as_str()])?;
         }
     }
@@ -249,6 +256,19 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     let mut remove = change.prepare_cached("DELETE FROM open_tasks WHERE \"group\" = ? AND task_id = ?")?;
     for (group, id, _) in rows.filter(|(_, _, task)| task.is_none()) {
         remove.execute(params![group.as_str(), int(id)])?;
+    }
+    Ok(())
+}
+
+fn write_dead(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for entry in batch.results.iter().filter(|entry| entry.result.moves_dead_letter()) {
+        let NewResult { task, group, outcome, .. } = &entry.result;
+        // Of a group that was removed and is there again there may be an older one.
+        let mut gone = change.prepare_cached("DELETE FROM dead WHERE task_id = ? AND \"group\" = ?")?;
+        gone.execute(params![int(*task), group.as_ref().map(GroupName::as_str)])?;
+        if outcome.is_dead() {
+            rows::insert(change, "INSERT INTO dead", dead_columns!(), slice::from_ref(entry), rows::bind_dead)?;
+        }
     }
     Ok(())
 }
@@ -278,12 +298,22 @@ fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<
          RETURNING id",
     )?;
     let params = params![int(removal.upto), removal.before.0, removal.unclaimed_before.0, limit];
-    let ids: Vec<i64> = tasks.query_map(params, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    let mut ids: Vec<i64> = tasks.query_map(params, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+    ids.sort_unstable();
     let mut results = change.prepare_cached("DELETE FROM results WHERE task_id = ?")?;
     for id in &ids {
         results.execute([id])?;
     }
+    if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
+        let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
+        let dead: Vec<i64> = dead.query_map([first, last], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for id in dead.iter().filter(|id| ids.binary_search(id).is_ok()) {
+            change.prepare_cached("DELETE FROM dead WHERE task_id = ?")?.execute([id])?;
+        }
+    }
     // Without a task, or of one that is gone: such a result came after its task was removed.
+    let gone = "DELETE FROM dead WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807) AND at < ?";
+    change.prepare_cached(gone)?.execute([removal.before.0])?;
     let old = "(SELECT rowid FROM results WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807)
         AND at < ?1 LIMIT ?2)";
     let unmatched = change

@@ -33,12 +33,17 @@ macro_rules! group_columns {
         "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
     };
 }
+macro_rules! dead_columns {
+    () => {
+        r#"seq, task_id, "group", client, attempt, outcome, at, ret"#
+    };
+}
 macro_rules! open_columns {
     () => {
         r#""group", task_id, deliveries, spent, begun, silent, not_before"#
     };
 }
-pub(super) use {group_columns, open_columns, result_columns, status_columns, task_columns};
+pub(super) use {dead_columns, group_columns, open_columns, result_columns, status_columns, task_columns};
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
 /// row does, and is done once for a statement.
@@ -115,6 +120,11 @@ impl Values<'_, '_> {
 
     fn optional_time(&mut self) -> rusqlite::Result<Option<Time>> {
         Ok(self.next::<Option<i64>>()?.map(Time))
+    }
+
+    fn outcome(&mut self) -> rusqlite::Result<Outcome> {
+        let number = self.next()?;
+        Outcome::from_number(number).ok_or_else(|| self.unknown(number))
     }
 
     fn optional_name(&mut self) -> rusqlite::Result<Option<Name>> {
@@ -222,13 +232,41 @@ pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
             group: row.optional_name()?,
             client: row.next()?,
             attempt: row.next()?,
-            outcome: {
-                let number = row.next()?;
-                Outcome::from_number(number).ok_or_else(|| row.unknown(number))?
-            },
+            outcome: row.outcome()?,
             at: row.time()?,
             not_before: row.optional_time()?,
             late: row.next()?,
+            ret: row.next()?,
+        },
+    })
+}
+
+/// A dead letter: the result by which a task was given up.
+pub(super) fn bind_dead(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusqlite::Result<()> {
+    let result = &entry.result;
+    to.put(int(entry.seq))?;
+    to.put(int(result.task))?;
+    to.put(result.group.as_ref().map(Name::as_str))?;
+    to.put(&*result.client)?;
+    to.put(result.attempt)?;
+    to.put(result.outcome as u8)?;
+    to.put(result.at.0)?;
+    to.put(result.ret.as_str())
+}
+
+pub(super) fn dead(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
+    let mut row = Values::of(row);
+    Ok(TaskResult {
+        seq: row.position()?,
+        result: NewResult {
+            task: row.position()?,
+            group: row.optional_name()?,
+            client: row.next()?,
+            attempt: row.next()?,
+            outcome: row.outcome()?,
+            at: row.time()?,
+            not_before: None,
+            late: false,
             ret: row.next()?,
         },
     })

@@ -1267,6 +1267,127 @@ mod file {
         assert_eq!(free.first_id, 31);
     }
 
+    /// A store of so many MiB.
+    fn large(mib: usize) -> (TempDir, Store, Handle) {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let handle = store.handle();
+        for _ in 0..mib {
+            submit(&handle, vec![task(&"x".repeat(1 << 20))]);
+        }
+        (dir, store, handle)
+    }
+
+    fn always() -> GoesOn {
+        Arc::new(|_| true)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_backup_has_what_was_answered_before_it_began_and_writing_goes_on_meanwhile() {
+        let (_dir, store, handle) = large(20);
+        let (to, other) = (folder(), folder());
+        let path = to.path().join("copy.db");
+        let before = handle.tail().positions().task;
+        // One is answered at each of its steps.
+        let writer = handle.clone();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let progress = seen.clone();
+        let done = handle.back_up(
+            &path,
+            Arc::new(move |at| {
+                submit(&writer, vec![task("meanwhile")]);
+                progress.lock().unwrap().push(at);
+                true
+            }),
+        );
+        let done = done.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen.len() >= 20 && seen.is_sorted_by_key(|at| (at.copied, at.checking)), "{seen:?}");
+        assert!(seen.iter().all(|at| at.of == done.bytes) && seen.last().unwrap().copied == done.bytes);
+        assert_eq!(done.positions.task, before, "it is of the time when it began");
+        assert_eq!(fs::metadata(&path).unwrap().len(), done.bytes);
+        assert_eq!(files(to.path()), ["copy.db"]);
+        assert_eq!(handle.tail().positions().task, before + seen.len() as u64);
+        store.close().unwrap();
+
+        fs::copy(&path, other.path().join("contact.db")).unwrap();
+        let (store, recovered) = Store::open(other.path()).unwrap();
+        assert_eq!(recovered.positions, done.positions);
+        assert_eq!(store.handle().reader().unwrap().tasks_by_id(&[1, before]).unwrap().len(), 2);
+        assert_eq!(submit(&store.handle(), vec![task("next")]).first_id, before + 1);
+    }
+
+    #[test]
+    fn a_backup_overwrites_nothing_and_goes_only_where_it_can() {
+        let (dir, _store, handle) = large(1);
+        let to = folder();
+        let why = |path: &Path| handle.back_up(path, always()).unwrap_err();
+        let there = to.path().join("there.db");
+        fs::write(&there, "mine").unwrap();
+        assert!(matches!(why(&there), BackupError::Exists { .. }));
+        assert_eq!(fs::read(&there).unwrap(), b"mine");
+        fs::write(to.path().join("left.db.partial"), "").unwrap();
+        assert!(matches!(why(&to.path().join("left.db")), BackupError::Remains { .. }));
+        assert!(matches!(why(Path::new("relative.db")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(Path::new("/")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(&to.path().join("no/such/folder.db")), BackupError::Unwritable { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db-journal")), BackupError::InStore { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db")), BackupError::InStore { .. }));
+        assert_eq!(files(to.path()), ["left.db.partial", "there.db"]);
+        handle.back_up(&dir.path().join("beside.db"), always()).unwrap();
+    }
+
+    #[test]
+    fn a_backup_that_is_stopped_leaves_nothing_and_there_is_one_at_a_time() {
+        let (_dir, mut store, handle) = large(3);
+        let to = folder();
+        let path = to.path().join("copy.db");
+        for checking in [false, true] {
+            let (again, other) = (handle.clone(), to.path().join("other.db"));
+            let stop: GoesOn = Arc::new(move |at| {
+                let refused = again.back_up(&other, Arc::new(|_| true)).unwrap_err();
+                assert!(matches!(refused, BackupError::UnderWay), "{refused}");
+                at.checking < checking || (checking && !at.checking)
+            });
+            assert!(matches!(handle.back_up(&path, stop), Err(BackupError::Stopped)));
+            assert!(files(to.path()).is_empty());
+        }
+        store.begin_close();
+        assert!(matches!(handle.back_up(&path, always()), Err(BackupError::Stopped)));
+        assert!(files(to.path()).is_empty());
+        let (_store, recovered) = Store::in_memory();
+        assert_eq!(recovered.positions.task, 0);
+        assert!(matches!(_store.handle().back_up(&path, always()), Err(BackupError::InMemory)));
+    }
+
+    #[test]
+    fn a_copy_that_is_damaged_is_no_backup() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        for n in 0..200 {
+            submit(&store.handle(), vec![task(&n.to_string().repeat(1_000))]);
+        }
+        store.close().unwrap();
+        // The first bytes of a page say what kind of page it is.
+        let file = dir.path().join("contact.db");
+        let mut bytes = fs::read(&file).unwrap();
+        let page = bytes.len() / 4096 / 2 * 4096;
+        bytes[page..page + 100].fill(0xa5);
+        fs::write(&file, bytes).unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let to = folder();
+        let refused = store.handle().back_up(&to.path().join("copy.db"), always()).unwrap_err();
+        assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
+        assert!(files(to.path()).is_empty());
+    }
+
     #[test]
     fn a_newer_schema_is_refused() {
         let dir = used();

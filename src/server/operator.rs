@@ -22,6 +22,7 @@ pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
+use super::backup::Backup;
 use super::config::Retention;
 use super::machine::{Disk, Process};
 use super::query::Queries;
@@ -314,6 +315,11 @@ impl Operator {
             Ok((with_task.collect::<Result<_, store::StoreError>>()?, more))
         };
         Ok(self.queries.run(read).await?)
+    }
+
+    /// Begins to copy the store into a file on this machine.
+    pub(super) fn back_up(&self, to: String) -> Result<Backup, Refusal> {
+        Backup::begin(self.store.clone(), to.into())
     }
 
     /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::StoreError;
+use super::{MakeBackup, StoreError};
 use crate::attempts::Attempts;
 use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
@@ -189,6 +189,11 @@ pub trait Backend: Send {
 
     /// How to open readers. They see what was committed, whether before or after they were opened.
     fn reader(&self) -> OpenReader;
+
+    /// How to make a copy while the store is written; `None`: there is nothing to copy from.
+    fn backup(&self) -> Option<MakeBackup> {
+        None
+    }
 
     /// Leaves the files tidy at the end.
     fn close(self: Box<Self>) -> Result<(), StoreError>;

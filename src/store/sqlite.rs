@@ -11,10 +11,12 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
 use super::{
-    Backend, Batch, GroupState, Keyed, OpenReader, OpenTask, Positions, Recovered, Removal, Removed, StoreError,
+    Backend, Batch, GroupState, Keyed, MakeBackup, OpenReader, OpenTask, Positions, Recovered, Removal, Removed,
+    StoreError,
 };
 use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
+mod backup;
 mod reader;
 mod rows;
 
@@ -53,13 +55,7 @@ impl Sqlite {
     }
 
     fn positions(&self) -> Result<Positions, StoreError> {
-        let at = |name| self.meta(name);
-        Ok(Positions { task: at("last_task")?, result: at("last_result")?, status: at("last_status")? })
-    }
-
-    fn meta(&self, name: &str) -> Result<u64, StoreError> {
-        let value = self.conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
-        value.map(|value| value as u64).map_err(explain(&self.path))
+        positions(&self.conn).map_err(explain(&self.path))
     }
 
     /// Keeps the database from growing beyond `bytes`, until it is opened again: what does not fit fails as on a full disk.
@@ -136,7 +132,9 @@ fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
     // Every 4 MB of log a commit moves it into the database (5 ms here). A thread for that was measured: no more rows a second,
     // and a log that is started over too seldom, so that small commits became slower (4,800 a second instead of 8,000).
     conn.pragma_update_and_check(None, "wal_autocheckpoint", 1_000, |_| Ok(()))?;
-    conn.set_prepared_statement_cache_capacity(32);
+    // A backup, and whoever else reads for long, makes the log grow. Afterwards it is given back to the file system.
+    conn.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))?;
+    conn.set_prepared_statement_cache_capacity(64);
 
     let change = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let applied: i64 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -153,7 +151,7 @@ fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
 impl Backend for Sqlite {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
         let positions = self.positions()?;
-        let mark = self.meta("mark")?;
+        let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
@@ -227,6 +225,11 @@ impl Backend for Sqlite {
     fn reader(&self) -> OpenReader {
         let path = self.path.clone();
         Arc::new(move || Ok(Box::new(SqliteReader::open(&path)?)))
+    }
+
+    fn backup(&self) -> Option<MakeBackup> {
+        let path = self.path.clone();
+        Some(Arc::new(move |to, goes_on| backup::back_up(&path, to, &goes_on)))
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
@@ -342,6 +345,16 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
         }
     }
     Ok(())
+}
+
+fn positions(conn: &Connection) -> rusqlite::Result<Positions> {
+    let at = |name| meta(conn, name);
+    Ok(Positions { task: at("last_task")?, result: at("last_result")?, status: at("last_status")? })
+}
+
+fn meta(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
+    conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0))
+        .map(|value| value as u64)
 }
 
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {

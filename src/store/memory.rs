@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, Positions, Reader, Recovered,
-    Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, Newest, OpenReader, OpenTask, Positions, Reader,
+    Recovered, Removal, Removed, StoreError,
 };
 use crate::task::{GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
@@ -38,13 +38,16 @@ impl Memory {
 
 impl Backend for Memory {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let positions = self.rows().positions;
+        let newest = Newest::read(self, positions)?;
         let rows = self.rows();
         let replay = rows_after(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
         Ok(Recovered {
-            positions: rows.positions,
+            positions,
             groups: rows.groups.values().cloned().collect(),
             open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
+            newest,
         })
     }
 

@@ -70,6 +70,7 @@ reasons! {
     GROUP_UNKNOWN: NOT_FOUND, MessageRefused;
     SERVICE_UNKNOWN: NOT_FOUND, MessageRefused;
     GROUP_IN_USE: FAILED_PRECONDITION, MessageRefused;
+    BACKUP_REFUSED: FAILED_PRECONDITION, MessageRefused;
     CLIENT_TAKEN_OVER: ABORTED, TakenOver;
     SERVER_STOPPING: UNAVAILABLE, Unavailable;
     STORE_FAILED: UNAVAILABLE, Unavailable;

@@ -8,11 +8,13 @@ mod cursor;
 mod delayed;
 mod delivery;
 mod group;
+mod kept;
 mod membership;
 mod open;
 mod operators;
 mod outcomes;
 mod overview;
+mod packed;
 mod peer;
 mod recent;
 mod session;
@@ -43,7 +45,7 @@ use self::session::Session;
 use self::timers::{Timer, Timers};
 use crate::now::{Now, Steady};
 use crate::retry::Retry;
-use crate::store::{Backlog, GroupState, Recovered};
+use crate::store::{Backlog, Checkpoint, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
@@ -147,8 +149,8 @@ pub enum Action {
     Record(Vec<NewResult>),
     /// Write this down, as late if the log has it that its group settled the task.
     RecordUnlessSettled(Box<NewResult>),
-    /// Keep these states. They hold everything that was recorded before.
-    Checkpoint(Vec<GroupState>),
+    /// Keep this. It holds everything that was recorded before.
+    Checkpoint(Checkpoint),
     /// Keep nothing of this group any more.
     Forget(GroupName),
     /// Read this page for the group and hand it to [`Core::fetched`].
@@ -200,7 +202,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl Core {
     /// The state machine as the store knows it.
-    pub fn new(config: Config, recovered: Recovered, now: Now) -> Core {
+    pub fn new(config: Config, mut recovered: Recovered, now: Now) -> Core {
         let held_until = now.steady.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
@@ -229,7 +231,8 @@ impl Core {
         // since, the newest moment that was written down is what it showed; else the wait would last as much longer.
         for state in recovered.groups {
             let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
-            core.add_group(Group::restore(state, stored, held_until));
+            let rows = recovered.open.remove(&state.name).unwrap_or_default();
+            core.add_group(Group::restore(state, rows, stored, held_until));
         }
         for entry in recovered.replay {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));
@@ -294,9 +297,16 @@ impl Core {
     pub fn checkpoint(&mut self, now: Now) {
         self.flush_records();
         let head = self.head();
-        let states: Vec<_> = self.groups.values_mut().filter_map(|group| group.take_changed(head, now)).collect();
-        self.checkpoints.made(states.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
-        self.actions.push(Action::Checkpoint(states));
+        let mut checkpoint = Checkpoint::default();
+        for (state, rows) in self.groups.values_mut().filter_map(|group| group.take_changed(head, now)) {
+            if !rows.is_empty() {
+                checkpoint.open.insert(state.name.clone(), rows);
+            }
+            checkpoint.groups.push(state);
+        }
+        // A row is written once for each change, however many checkpoints there are.
+        self.checkpoints.made(checkpoint.groups.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
+        self.actions.push(Action::Checkpoint(checkpoint));
     }
 
     /// Does what is due, and says when it is next wanted: earlier, if the clock steps forward until then.

@@ -21,7 +21,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
         "Look:",
         &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
     ),
-    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group", "clock"]),
+    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group", "clock", "backup"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["completions", "man"]),
 ];

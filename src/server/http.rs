@@ -6,7 +6,6 @@
 mod answer;
 mod api;
 mod app;
-mod dead;
 mod events;
 mod guard;
 mod history;

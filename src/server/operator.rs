@@ -13,15 +13,15 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::dead::latest_dead;
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
-use self::groups::count_groups;
-pub(super) use self::groups::{Group, with_oldest};
+pub(super) use self::groups::{Group, count_groups};
 pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
+use super::backup::Backup;
 use super::config::Retention;
 use super::machine::{Disk, Process};
 use super::query::Queries;
@@ -291,8 +291,8 @@ impl Operator {
     /// Takes a dead letter off the list.
     pub(super) async fn drop_dead(&self, id: TaskId, group: GroupName) -> Result<(), Refusal> {
         self.task(id).await?;
-        let results = self.outcomes_of(id).await?;
-        if !settlements(&results).get(&group).is_some_and(|r| r.result.outcome.is_dead()) {
+        let of = group.clone();
+        if !self.queries.run(move |reader| reader.is_dead(id, &of)).await? {
             return Err(Refusal::NotDead(id, group));
         }
         Ok(self.broker.drop_dead(id, group).await?)
@@ -314,6 +314,11 @@ impl Operator {
             Ok((with_task.collect::<Result<_, store::StoreError>>()?, more))
         };
         Ok(self.queries.run(read).await?)
+    }
+
+    /// Begins to copy the store into a file on this machine.
+    pub(super) fn back_up(&self, to: String) -> Result<Backup, Refusal> {
+        Backup::begin(self.store.clone(), to.into())
     }
 
     /// Stops or resumes the delivery of tasks to a group; says whether it was made for that. None is made that no client could join.

@@ -13,7 +13,7 @@ use rand::{Rng, RngExt as _};
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
 use crate::reason::{DOMAIN, Reason};
-use crate::store::{KeyReused, StoreError};
+use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
@@ -77,6 +77,17 @@ pub(super) enum Refusal {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Backup(BackupError),
+}
+
+impl From<BackupError> for Refusal {
+    fn from(error: BackupError) -> Refusal {
+        match error {
+            BackupError::Store(error) => Refusal::Store(error),
+            other => Refusal::Backup(other),
+        }
+    }
 }
 
 /// The texts that have a [limit](super::Config::max_task).
@@ -150,6 +161,7 @@ impl Refusal {
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
+            Refusal::Backup(_) => Reason::BACKUP_REFUSED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,

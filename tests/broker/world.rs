@@ -12,7 +12,7 @@ use contact::broker::{
     StartAt,
 };
 use contact::now::{Now, Steady};
-use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered, Removal, Skipped};
+use contact::store::{Backend, Backlog, Batch, Checkpoint, Memory, Positions, Reader, Recovered, Removal, Skipped};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
 use super::model::{Logged, Model};
@@ -59,7 +59,7 @@ pub(crate) enum Read {
 /// What was sent to the store.
 enum Write {
     Results(Vec<NewResult>),
-    Checkpoint(Vec<GroupState>),
+    Checkpoint(Checkpoint),
     Forget(GroupName),
 }
 
@@ -387,11 +387,12 @@ impl World {
                         batch.results.push(TaskResult { seq: self.synced.result, result });
                     }
                 }
-                Write::Checkpoint(groups) => {
+                Write::Checkpoint(checkpoint) => {
                     batch.mark = Some(self.synced.result);
-                    batch.groups = groups.into_iter().map(|group| (group.name.clone(), Some(group))).collect();
+                    batch.groups = checkpoint.groups.into_iter().map(|group| (group.name.clone(), group)).collect();
+                    batch.open = checkpoint.open;
                 }
-                Write::Forget(group) => drop(batch.groups.insert(group, None)),
+                Write::Forget(group) => drop(batch.forgotten.insert(group)),
             }
             batch.positions = self.synced;
             self.disk.commit(&batch).unwrap();
@@ -650,11 +651,12 @@ impl World {
                 }
                 self.unsynced.push((Write::Results(results), self.model.log.len()));
             }
-            Action::Checkpoint(groups) => {
-                let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
-                assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
-                self.model.checkpointed(&groups, self.now);
-                self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
+            Action::Checkpoint(checkpoint) => {
+                let names: HashSet<_> = checkpoint.groups.iter().map(|group| &group.name).collect();
+                assert_eq!(names.len(), checkpoint.groups.len(), "a checkpoint names a group once");
+                assert!(checkpoint.open.keys().all(|name| names.contains(name)), "rows belong to a group that changed");
+                self.model.checkpointed(&checkpoint, self.now);
+                self.unsynced.push((Write::Checkpoint(checkpoint), self.model.log.len()));
             }
             Action::Forget(group) => {
                 self.model.forgot(&group);

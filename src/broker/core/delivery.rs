@@ -141,7 +141,7 @@ impl Core {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
             match self.session_for(id, alone.unwrap_or(session), &task) {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
-                Err(again) => self.put_aside(id, &task, attempts, now.steady.after(again)),
+                Err(again) => self.put_aside(id, &task, attempts, now.steady.after(again), now),
             }
         }
         self.wake_group(id);
@@ -171,9 +171,10 @@ impl Core {
 
     /// The task is too long for every client that is there. It waits without its text, and holds up no other; an anonymous
     /// client does not get it at all.
-    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Steady) {
+    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Steady, now: Now) {
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased) {
             group.open.delay(task.id, Due::After(until), attempts);
+            self.checkpoints.delayed(now.steady);
         }
     }
 
@@ -198,6 +199,7 @@ impl Core {
                 };
                 if let Some(moment) = still_to_come(&task, attempts, now) {
                     group.open.delay(task.id, Due::At(moment), attempts);
+                    self.checkpoints.delayed(now.steady);
                     continue;
                 }
                 if let Some(outcome) = task.spec.over(now.wall) {

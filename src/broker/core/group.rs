@@ -10,7 +10,7 @@ use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
-use crate::store::{Backlog, GroupState};
+use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 /// How far a group has come.
@@ -143,18 +143,18 @@ impl Group {
 
     // ---- checkpoints and recovery
 
-    /// The group as a checkpoint left it, by a clock that showed `stored` now. What was delivered before, and so may be with a
-    /// client, waits until `held_until`. Until then the clock counts that its submitter named a moment of.
-    pub(super) fn restore(state: GroupState, stored: Now, held_until: Steady) -> Group {
-        let mut open = OpenTasks::default();
-        for task in state.open {
-            let due = match task.not_before {
-                Some(moment) if task.attempts.deliveries == 0 => Due::At(moment),
-                None if task.attempts.deliveries == 0 => Due::After(stored.steady),
-                wait => Due::After(wait.map_or(held_until, |until| stored.steady_at(until).max(held_until))),
-            };
-            open.delay(task.id, due, task.attempts);
-        }
+    /// The group as a checkpoint left it, and its open tasks that have rows, by a clock that showed `stored` now. What was delivered
+    /// before, and so may be with a client, waits until `held_until`. Until then the clock counts that its submitter named a
+    /// moment of.
+    pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, stored: Now, held_until: Steady) -> Group {
+        let mut open = OpenTasks::restored(stored);
+        let due = |task: &OpenTask| match task.not_before {
+            Some(moment) if task.attempts.deliveries == 0 => Due::At(moment),
+            None if task.attempts.deliveries == 0 => Due::After(stored.steady),
+            wait => Due::After(wait.map_or(held_until, |until| stored.steady_at(until).max(held_until))),
+        };
+        rows.iter().for_each(|task| open.restore(task.id, due(task), task.attempts));
+        state.open.iter().for_each(|task| open.delay(task.id, due(task), task.attempts));
         // So far it is as the checkpoint has it.
         open.take_changed();
         Group {
@@ -192,11 +192,14 @@ impl Group {
 
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
-    pub(super) fn take_changed(&mut self, head: TaskId, now: Now) -> Option<GroupState> {
+    pub(super) fn take_changed(&mut self, head: TaskId, now: Now) -> Option<(GroupState, OpenRows)> {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
             return None;
         }
-        let name = self.name.clone()?;
+        let Some(name) = self.name.clone() else {
+            self.open.keep_nothing();
+            return None;
+        };
         debug_assert_eq!(self.check(head), Ok(()));
         self.forget_passed(head);
         let mut taken_up: Vec<(TaskId, TaskId)> = Vec::new();
@@ -206,7 +209,8 @@ impl Group {
                 _ => taken_up.push((id, id)),
             }
         }
-        Some(GroupState {
+        let (open, rows) = self.open.take_changes(now);
+        let state = GroupState {
             name,
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
@@ -214,8 +218,9 @@ impl Group {
             last_used: if self.sessions.is_empty() { self.last_used.min(now.wall) } else { now.wall },
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
-            open: self.open.state(now),
-        })
+            open,
+        };
+        Some((state, rows))
     }
 
     /// Forgets what was taken up before its turn where all cursors have passed it.
@@ -424,7 +429,7 @@ impl Group {
         self.open.check()?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
-        let twice = self.open.ids().find(|id| is_unread(*id) && !self.taken_up.contains(id));
+        let twice = self.open.ids().into_iter().find(|id| is_unread(*id) && !self.taken_up.contains(id));
         twice.map_or(Ok(()), |id| Err(format!("task {id} is open, and will be read again")))
     }
 }

@@ -3,10 +3,9 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use super::dead::count_dead;
 use crate::broker::GroupInfo;
 use crate::store::{Reader, StoreError};
-use crate::task::{GroupName, TaskId, Time};
+use crate::task::{TaskId, Time};
 
 /// A group, with what the store knows of it.
 #[derive(Debug, Clone)]
@@ -37,13 +36,13 @@ impl Group {
 /// said.
 const UNSEEN: Duration = Duration::from_millis(20);
 
-/// The groups, each with its oldest task, and with so many dead letters as `dead` says.
-pub(in crate::server) fn with_oldest(
+/// The groups, each with its oldest task and its dead letters.
+pub(in crate::server) fn count_groups(
     reader: &mut dyn Reader,
     infos: Vec<GroupInfo>,
-    mut dead: impl FnMut(&GroupName) -> u64,
 ) -> Result<Vec<Group>, StoreError> {
     let deadline = Instant::now() + UNSEEN;
+    let mut dead = reader.dead_counts()?;
     // Most open tasks were for everyone, and are open in many groups.
     let mut open: Vec<TaskId> = infos.iter().filter_map(|info| info.oldest_open).collect();
     open.sort_unstable();
@@ -60,13 +59,7 @@ pub(in crate::server) fn with_oldest(
         }
         let open = info.oldest_open.map(|id| (id, open.get(&id).copied().unwrap_or_default()));
         let oldest = open.into_iter().chain(info.oldest_new).min().filter(|_| info.lag > 0);
-        Ok(Group { lag: info.lag, oldest, dead: dead(&info.name), info })
+        Ok(Group { lag: info.lag, oldest, dead: dead.remove(&info.name).unwrap_or(0), info })
     };
     infos.into_iter().map(&mut group).collect()
-}
-
-/// The same, with their dead letters.
-pub(super) fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<Group>, StoreError> {
-    let dead = count_dead(reader)?;
-    with_oldest(reader, infos, |name| dead.get(name).copied().unwrap_or(0))
 }

@@ -213,7 +213,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::server::operator::with_oldest;
+    use crate::server::operator::count_groups;
     use crate::store::{Backend as _, Batch, Memory, Positions};
     use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, Task, TaskResult};
 
@@ -243,7 +243,7 @@ mod tests {
     fn look(never_came: &NeverCame, memory: &mut Memory, time: Duration) -> (Vec<(String, u64, TaskId)>, bool) {
         let (mut groups, newest) = (Vec::new(), memory.latest_tasks(TaskId::MAX, 1).unwrap()[0].id);
         let more = never_came.look(&mut groups, memory, newest, Time(2), Instant::now() + time).unwrap();
-        let groups = with_oldest(memory, groups, |_| 0).unwrap();
+        let groups = count_groups(memory, groups).unwrap();
         let seen = groups.into_iter().map(|group| (group.info.name.to_string(), group.lag, group.oldest.unwrap().0));
         (seen.collect(), more)
     }

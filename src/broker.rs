@@ -35,13 +35,14 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, DrainError, Drained, Draining, GroupError,
-    GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview, Reporter,
-    RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
+    Action, ClientInfo, Closed, Config, Core, Counted, Delivery, Disconnected, DrainError, Drained, Draining,
+    GroupError, GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview,
+    Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
+pub use self::reader::count;
 use self::thread::BrokerThread;
 use crate::mailbox;
 use crate::now::Now;

@@ -5,6 +5,7 @@
 //! which measures a server.
 
 mod args;
+mod backup;
 mod batch;
 mod bench;
 mod doctor;
@@ -53,13 +54,14 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Clients => manage::clients(&link()?, out),
         Command::Groups => manage::groups(&link()?, out),
         Command::Server => server::run(&link()?, out),
+        Command::Health => server::health(&link()?, out),
         Command::Doctor(doctor) => doctor::run(&doctor, &args.server, out),
         Command::Completions { shell } => Ok(io::stdout().write_all(&manual::completions(Args::command(), shell))?),
         Command::Man { dir: None } => Ok(io::stdout().write_all(&manual::page(Args::command())?)?),
         Command::Man { dir: Some(dir) } => manual::pages(Args::command(), &dir)
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
         Command::Top(top) => top::run(&top, &args.server, out),
-        Command::Task { id } => manage::describe(&link()?, id, out),
+        Command::Task(task) => manage::describe(&link()?, &task, out),
         Command::Cancel { ids } => manage::cancel(&link()?, &ids, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),
@@ -67,6 +69,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Drain { client, lasts, note } => manage::drain(&link()?, client, lasts, note, out),
         Command::Undrain { client } => manage::undrain(&link()?, client, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
+        Command::Backup { file } => backup::run(&link()?, file, out),
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

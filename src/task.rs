@@ -380,6 +380,13 @@ pub struct NewResult {
     pub late: bool,
 }
 
+impl NewResult {
+    /// Whether a dead letter comes or goes with it: the task was given up, or an operator gave it out again or dropped it.
+    pub(crate) fn moves_dead_letter(&self) -> bool {
+        !self.late && (self.outcome.is_dead() || matches!(self.outcome, Outcome::Revived | Outcome::Dropped))
+    }
+}
+
 /// An outcome as it stands in the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TaskResult {

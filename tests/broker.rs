@@ -11,6 +11,7 @@ mod model;
 mod ops;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,13 +22,13 @@ use contact::broker::{
 };
 use contact::now::{Now, Steady};
 use contact::retry::Retry;
-use contact::store::{GroupState, OpenTask, Positions, Recovered};
+use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use model::Logged;
-use world::{START, World, name, outcome_report};
+use world::{Read, START, World, name, outcome_report};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -37,7 +38,13 @@ const RESTART_GRACE: Duration = Duration::from_secs(5);
 const GRACE: Duration = Duration::from_secs(5);
 
 fn world() -> World {
+    world_of(Config::default().groups_from)
+}
+
+/// One where groups that are new start there.
+fn world_of(groups_from: StartAt) -> World {
     World::new(Config {
+        groups_from,
         ack_timeout: ACK_TIMEOUT,
         max_attempts: 4,
         window: 3,
@@ -147,7 +154,7 @@ fn a_group_that_is_new_starts_at_the_next_broadcast_unless_its_first_client_asks
 
 #[test]
 fn where_groups_start_can_be_set() {
-    let mut world = World::new(Config { groups_from: StartAt::First, ..Config::default() });
+    let mut world = world_of(StartAt::First);
     let before = world.broadcast("before");
     let a = world.join(Join { from: None, ..client("a") });
     assert_eq!(got(&world, a), [before]);
@@ -199,7 +206,8 @@ fn a_class_waits_for_the_page_of_a_higher_one_that_is_being_read() {
     world.eager = false;
     let a = world.join(client("a"));
     while !world.reads.is_empty() {
-        assert_eq!(world.reads.len(), 1, "one class after the other");
+        let pages = world.reads.iter().filter(|read| matches!(read, Read::Fetch(..))).count();
+        assert!(pages <= 1, "one class after the other");
         world.answer(0, true);
     }
     assert_eq!(got(&world, a), [2, 1]);
@@ -301,6 +309,19 @@ fn one_that_does_not_read_is_sent_a_bounded_part_and_holds_up_nobody() {
     assert_eq!((got(&world, stuck).len(), got(&world, other).len()), (4, 50));
     world.read(stuck, 100);
     assert_eq!(got(&world, stuck).len(), 8);
+}
+
+#[test]
+fn what_was_removed_does_not_go_to_one_that_has_yet_to_read_what_is_before_it() {
+    let mut world = world();
+    let slow = world.join(anonymous("slow"));
+    world.streams.get_mut(&slow).unwrap().slow = true;
+    world.accept(vec![task(&"x".repeat(40_000)); 4]);
+    world.announce();
+    assert_eq!(got(&world, slow), [1, 2]);
+    world.core.removed(&[3]);
+    world.read(slow, 100);
+    assert_eq!(got(&world, slow), [1, 2, 4]);
 }
 
 #[test]
@@ -956,6 +977,31 @@ fn who_gives_tasks_back_gets_no_others_for_a_second_and_others_get_them_at_once(
 }
 
 #[test]
+fn who_gives_tasks_back_again_and_again_gets_others_less_and_less_often_until_it_has_finished_one() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(2), ..begins(worker("a")) });
+    let long = world.broadcast("long");
+    let next = world.broadcast("next");
+    world.settle(a, long, Outcome::Working);
+    for rest in [1, 2, 4, 8, 16, 32, 60, 60] {
+        world.settle(a, next, Outcome::Released);
+        let had = got(&world, a).len();
+        for _ in 0..rest {
+            assert_eq!(got(&world, a).len(), had, "within {rest} s");
+            world.wait(SECOND);
+            world.settle(a, long, Outcome::Working);
+        }
+        assert_eq!(got(&world, a).len(), had + 1, "after {rest} s");
+    }
+    world.settle(a, next, Outcome::Released);
+    world.done(a, long);
+    assert_eq!(got(&world, a).last(), Some(&next), "at once when it is free");
+    world.settle(a, next, Outcome::Released);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, a).last(), Some(&(next, 11)), "and what was before is forgotten");
+}
+
+#[test]
 fn what_is_spent_is_the_same_after_a_restart() {
     let mut world = world();
     let id = world.submit(NewTask { max_attempts: Some(2), ..task("twice") });
@@ -1072,6 +1118,8 @@ fn a_client_that_wants_to_hears_that_a_task_it_has_was_cancelled() {
     world.cancel(task);
     assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled)]);
     assert_eq!(revoked(&world, not), []);
+    world.report(&world.reporter(asks), outcome_report(task, 1, Outcome::Working));
+    assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled); 2], "and again when it goes on");
 }
 
 #[test]
@@ -1232,11 +1280,46 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     assert_eq!(attempts(&world, a), [(task, 2)]);
 }
 
+/// Commits tasks, has the one client read all it is sent, and waits for the next checkpoint: when that was, and what it has.
+fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &NewTask, now: Now) -> (Now, Checkpoint) {
+    let accepted_at = now.wall;
+    core.committed(ids.map(|id| Arc::new(Task { id, accepted_at, spec: spec.clone() })).collect(), now);
+    let mut at = now;
+    loop {
+        let actions = core.take_actions(at);
+        for action in &actions {
+            match action {
+                Action::WatchRoom(id, sent) => core.stream_took(*id, *sent, at),
+                Action::Checkpoint(checkpoint) if !checkpoint.groups.is_empty() => return (at, checkpoint.clone()),
+                _ => {}
+            }
+        }
+        if actions.is_empty() {
+            at = at.after(core.tick(at).unwrap().since(at.steady));
+            core.tick(at);
+        }
+    }
+}
+
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START);
+    core.take_actions(START);
+    let mut now = START;
+    for (ids, seconds) in [(1..=OPEN, 1), (OPEN + 1..=OPEN + 1, 5)] {
+        let (at, checkpoint) = next_checkpoint(&mut core, ids.clone(), &task("work"), now);
+        assert_eq!((at, checkpoint.groups[0].open.len()), (now.after(seconds * SECOND), *ids.end() as usize));
+        now = at;
+    }
+}
+
+#[test]
+fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
+    const OPEN: TaskId = 50_000;
     let now = START.wall;
-    let far = Some(now.after(1000 * SECOND));
+    let open = |id| OpenTask { id, attempts: Attempts::default(), not_before: Some(now.after(1000 * SECOND)) };
     let group = GroupState {
         name: name("a"),
         created_at: now,
@@ -1245,24 +1328,105 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],
-        open: (1..=OPEN).map(|id| OpenTask { id, attempts: Attempts::default(), not_before: far }).collect(),
+        // As a store of before schema 3 has it.
+        open: (1..=3).map(open).collect(),
     };
     let positions = Positions { task: OPEN, ..Positions::default() };
-    let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
+    let rows = BTreeMap::from([(name("a"), (4..=OPEN).map(open).collect())]);
+    let recovered = Recovered { positions, groups: vec![group], open: rows, ..Recovered::default() };
     let mut core = Core::new(Config::default(), recovered, START);
     core.join(client("a"), 1, START);
 
-    let mut give = |id, now: Now| {
-        core.committed(vec![Arc::new(Task { id, accepted_at: now.wall, spec: task("work") })], now);
-        let due = now.after(core.tick(now).unwrap().since(now.steady));
-        core.tick(due);
-        let saved = core.take_actions(due).iter().any(|action| matches!(action, Action::Checkpoint(_)));
-        assert!(saved, "at {due:?}");
-        due
+    let changed = |(_, checkpoint): (Now, Checkpoint)| {
+        let list: Vec<_> = checkpoint.groups[0].open.iter().map(|open| open.id).collect();
+        let rows = checkpoint.open.get(&name("a")).cloned().unwrap_or_default();
+        (list, rows.into_iter().map(|(id, row)| (id, row.is_some())).collect::<Vec<_>>())
     };
-    let first = give(OPEN + 1, START);
-    assert_eq!(first, START.after(SECOND));
-    assert_eq!(give(OPEN + 2, first), first.after(5 * SECOND));
+    let first = changed(next_checkpoint(&mut core, OPEN + 1..=OPEN + 1, &task("work"), START));
+    assert_eq!(first, (vec![OPEN + 1], vec![(1, true), (2, true), (3, true)]));
+    let far = NewTask { not_before: open(1).not_before, ..task("later") };
+    let second = changed(next_checkpoint(&mut core, OPEN + 2..=OPEN + 2, &far, START));
+    assert_eq!(second, (vec![OPEN + 1], vec![(OPEN + 2, true)]));
+    // An outcome of one that waits.
+    let reporter = Reporter { client: Some(name("a")), group: None, peer: "a".into() };
+    core.report(&reporter, vec![outcome_report(7, 0, Outcome::Done)], START);
+    let third = changed(next_checkpoint(&mut core, OPEN + 3..=OPEN + 3, &task("work"), START));
+    assert_eq!(third, (vec![OPEN + 1, OPEN + 3], vec![(7, false)]));
+    // A wait is stored with the time of day: when that has stepped, its row is wrong, and only then it is written anew.
+    let retry = OutcomeReport { delay: 100 * SECOND, ..outcome_report(OPEN + 1, 0, Outcome::Retry) };
+    core.report(&reporter, vec![retry], START);
+    let stepped = Now { wall: START.wall.after(500 * SECOND), ..START };
+    for (id, now, written) in [(OPEN + 4, START, true), (OPEN + 5, START, false), (OPEN + 6, stepped, true)] {
+        let (at, checkpoint) = next_checkpoint(&mut core, id..=id, &task("work"), now);
+        let rows: Vec<_> = checkpoint.open.values().flat_map(|rows| rows.values().flatten()).collect();
+        assert_eq!(rows.iter().map(|open| open.id).collect::<Vec<_>>(), [OPEN + 1][..usize::from(written)]);
+        let until = at.wall_at(START.after(100 * SECOND).steady);
+        assert!(rows.iter().all(|open| open.not_before == Some(until)), "{rows:?}");
+    }
+}
+
+/// What waits for a group, and the oldest of it.
+fn lag(world: &World, group: &str) -> (u64, Option<TaskId>) {
+    let groups = world.core.groups(world.now);
+    let group = groups.iter().find(|info| info.name == name(group)).unwrap();
+    assert!(!group.counting, "{group:?}");
+    let oldest = group.oldest_new.map(|(id, _)| id).into_iter().chain(group.oldest_open).min();
+    (group.lag, oldest)
+}
+
+#[test]
+fn what_waits_for_a_group_is_counted_as_it_changes() {
+    let mut world = world_of(StartAt::First);
+    world.broadcast("before all");
+    world.pause("idle", true);
+    assert_eq!(lag(&world, "idle"), (1, Some(1)), "what was there when it came");
+    // Tasks 2 to 5: of two priorities, for everyone, for it and for another, in one commit.
+    let to = |group: &str| NewTask { to: Some(name(group)), ..task("own") };
+    let specs = vec![task("all"), to("idle"), to("other"), NewTask { priority: Priority::High, ..to("idle") }];
+    world.accept(specs.clone());
+    world.announce();
+    assert_eq!(lag(&world, "idle"), (4, Some(1)));
+    let a = world.join(client("a"));
+    assert_eq!(got(&world, a), [1, 2]);
+    assert_eq!(lag(&world, "a"), (2, Some(1)), "with a client they wait, too");
+    world.done(a, 1);
+    assert_eq!(lag(&world, "a"), (1, Some(2)));
+    world.done(a, 2);
+    assert_eq!((lag(&world, "a"), lag(&world, "idle")), ((0, None), (4, Some(1))));
+    // Too many to be handed over.
+    world.accept([specs.clone(), specs].concat());
+    world.jump();
+    assert_eq!(lag(&world, "idle"), (10, Some(1)));
+    world.cancel(3);
+    assert_eq!(lag(&world, "idle"), (9, Some(1)));
+    world.restart();
+    assert_eq!(lag(&world, "idle"), (9, Some(1)));
+    // A new group: all there is, or only what is its own.
+    world.pause("other", true);
+    assert_eq!(lag(&world, "other"), (7, Some(1)));
+    let late = world.join(Join { from: Some(StartAt::New), ..client("late") });
+    assert_eq!((got(&world, late), lag(&world, "late")), (vec![], (0, None)));
+    world.broadcast("for all");
+    assert_eq!((lag(&world, "late"), lag(&world, "other")), ((1, Some(14)), (8, Some(1))));
+}
+
+#[test]
+fn what_was_removed_does_not_wait_for_a_group_that_comes_later() {
+    let mut world = world_of(StartAt::First);
+    let a = world.join(client("a"));
+    for task in 1..=3 {
+        world.broadcast("work");
+        world.done(a, task);
+    }
+    world.pause("b", true);
+    assert_eq!((lag(&world, "b"), world.remove_settled()), ((3, Some(1)), 0), "b holds them");
+    assert!(world.remove_group("b"));
+    assert_eq!(world.remove_settled(), 3);
+    world.broadcast("work");
+    world.pause("b", true);
+    assert_eq!(lag(&world, "b"), (1, Some(4)));
+    world.pause("c", true);
+    assert_eq!(lag(&world, "c"), (1, Some(4)));
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! What the store promises, of SQLite and of its twin in memory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -124,6 +125,22 @@ fn group(group: &str) -> GroupState {
             },
         ],
     }
+}
+
+fn states(groups: Vec<GroupState>) -> Checkpoint {
+    Checkpoint { groups, ..Checkpoint::default() }
+}
+
+/// A checkpoint of one group, with rows of open tasks: to write, with so many deliveries each, and to remove.
+fn with_rows(group: GroupState, written: &[(TaskId, u32)], removed: &[TaskId]) -> Checkpoint {
+    let written = written.iter().map(|(id, deliveries)| (*id, Some(open_task(*id, *deliveries))));
+    let rows = written.chain(removed.iter().map(|id| (*id, None))).collect();
+    Checkpoint { open: BTreeMap::from([(group.name.clone(), rows)]), groups: vec![group] }
+}
+
+fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
+    let attempts = Attempts { deliveries, spent: 1, begun: deliveries > 2, silent: 4 };
+    OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)) }
 }
 
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
@@ -389,21 +406,52 @@ for_both! {
         assert_eq!(seqs(&reader.results(1, 1).unwrap()), [2]);
         assert_eq!(seqs(&reader.results_of(2).unwrap()), [1, 3]);
         assert!(reader.results_of(3).unwrap().is_empty());
+        let outcomes = reader.outcomes_of(2).unwrap();
+        assert_eq!(seqs(&outcomes), [1, 3]);
+        assert!(outcomes.iter().all(|entry| entry.result.ret.is_empty()));
+        let results = reader.results_of(2).unwrap();
+        assert_eq!(reader.results_by_seq(&[3, 77, 1]).unwrap(), [results[1].clone(), results[0].clone()]);
     }
 
-    fn dead_letters_are_found_by_group(place) {
+    fn dead_letters_are_found_by_group_until_they_are_dropped_or_given_out_again(place) {
         let (_store, handle) = place.start();
         use Outcome::*;
-        let outcomes = [(Done, "a"), (Failed, "a"), (Exhausted, "b"), (Retry, "b"), (Exhausted, "a"), (Expired, "a")];
-        handle.record(outcomes.iter().map(|(outcome, group)| result(1, Some(group), *outcome)).collect());
-        handle.record(vec![result(1, None, Failed), NewResult { late: true, ..result(1, Some("a"), Failed) }]);
+        submit(&handle, (0..4).map(|n| task(&n.to_string())).collect());
+        let of = |task, group: &str, outcome| result(task, Some(group), outcome);
+        handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
+        handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
+        handle.record(vec![NewResult { late: true, ..of(1, "a", Failed) }]);
         flush(&handle).unwrap();
         let mut reader = handle.reader().unwrap();
-        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [2, 3, 5, 7]);
+        let all = reader.dead(0, None, 10).unwrap();
+        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &of(3, "a", Exhausted)));
         assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
         assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
         assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
         assert!(reader.dead(0, Some(&name("c")), 10).unwrap().is_empty());
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 2), (name("b"), 1)].into());
+
+        handle.record(vec![of(2, "a", Dropped), of(3, "a", Revived), of(2, "c", Dropped)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [3, 7]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("b"), 1)].into());
+        // Given up again, and, in the same transaction, given out again and given up.
+        handle.record(vec![of(3, "a", Failed), of(3, "a", Revived), of(3, "a", Failed)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.latest_dead(u64::MAX, None, 2).unwrap()), [14, 7]);
+        assert_eq!(seqs(&reader.latest_dead(14, Some(&name("b")), 2).unwrap()), [3]);
+        let is_dead = [(3, "a"), (2, "b"), (2, "a"), (3, "b")].map(|(id, of)| reader.is_dead(id, &name(of)).unwrap());
+        assert_eq!(is_dead, [true, true, false, false]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1), (name("b"), 1)].into());
+
+        // They go with their group, which nobody could give them to again, and with their tasks.
+        handle.forget_group(name("b"));
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [7, 14]);
+        let later = Time::now().after(Duration::from_secs(3600));
+        block_on(handle.remove(Removal { upto: 1, before: later, unclaimed_before: Time(0), limit: 10 })).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [14]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1)].into());
     }
 
     fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
@@ -452,7 +500,7 @@ for_both! {
 
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
-        handle.checkpoint(vec![group("here")]);
+        handle.checkpoint(states(vec![group("here")]));
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
         let later = Time::now().after(Duration::from_secs(3600));
         let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
@@ -522,8 +570,8 @@ for_both! {
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
         let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
-        handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
-        handle.checkpoint(vec![fresh.clone()]);
+        handle.checkpoint(states(vec![group("worn"), group("fresh"), group("gone")]));
+        handle.checkpoint(states(vec![fresh.clone()]));
         handle.forget_group(name("gone"));
         handle.forget_group(name("never there"));
         store.close().unwrap();
@@ -532,17 +580,40 @@ for_both! {
 
     fn a_forgotten_group_can_come_again(place) {
         let (store, handle) = place.start();
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(with_rows(group("g"), &[(7, 1)], &[]));
+        handle.checkpoint(with_rows(group("other"), &[(7, 1)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("g"), &[(8, 1)], &[]));
         handle.forget_group(name("g"));
-        handle.checkpoint(vec![GroupState { cursors: [40, 41, 42], ..group("g") }]);
+        handle.checkpoint(with_rows(GroupState { cursors: [40, 41, 42], ..group("g") }, &[(9, 1)], &[]));
         store.close().unwrap();
-        assert_eq!(place.open().1.groups[0].cursors, [40, 41, 42]);
+        let recovered = place.open().1;
+        assert_eq!(recovered.groups[0].cursors, [40, 41, 42]);
+        let open = [(name("g"), vec![open_task(9, 1)]), (name("other"), vec![open_task(7, 1)])];
+        assert_eq!(recovered.open, BTreeMap::from(open));
+    }
+
+    fn rows_of_open_tasks_are_replaced_and_removed_and_all_others_stay(place) {
+        let (store, handle) = place.start();
+        let many: Vec<_> = (1..=100).map(|id| (id, 1)).collect();
+        handle.checkpoint(with_rows(group("a"), &many, &[]));
+        handle.checkpoint(with_rows(group("b"), &[(101, 0)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("a"), &[(5, 3), (102, 2)], &[1, 2, 999]));
+        // In one transaction with the one before, which it changes.
+        handle.checkpoint(with_rows(group("a"), &[(103, 2)], &[5, 102]));
+        store.close().unwrap();
+        let mut of_a: Vec<_> = [3, 4].into_iter().chain(6..=100).map(|id| open_task(id, 1)).collect();
+        of_a.push(open_task(103, 2));
+        let recovered = place.open().1;
+        assert_eq!(recovered.open, BTreeMap::from([(name("a"), of_a), (name("b"), vec![open_task(101, 0)])]));
+        assert_eq!(recovered.groups, [group("a"), group("b")]);
     }
 
     fn results_behind_the_last_checkpoint_are_replayed(place) {
         let (store, handle) = place.start();
         handle.record(vec![result(1, Some("g"), Outcome::Done)]);
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(states(vec![group("g")]));
         handle.record(vec![result(2, Some("g"), Outcome::Retry), result(2, None, Outcome::Done)]);
         handle.record(vec![result(2, Some("unknown"), Outcome::Done)]);
         store.close().unwrap();
@@ -551,7 +622,7 @@ for_both! {
         assert_eq!(seqs(&recovered.replay), [2, 4]);
         assert_eq!(recovered.replay[0].result, result(2, Some("g"), Outcome::Retry));
         assert_eq!(recovered.positions.result, 4);
-        store.handle().checkpoint(vec![]);
+        store.handle().checkpoint(states(vec![]));
         store.close().unwrap();
         assert_eq!(place.open().1.replay, []);
     }
@@ -689,6 +760,35 @@ fn the_tail_keeps_the_newest_tasks_only() {
     assert_eq!(tail.since(17, 2 << 20).unwrap().len(), 1);
     assert_eq!(tail.since(17, 0).unwrap()[0].id, 18);
     assert_eq!(tail.since(u64::MAX, 1), Some(vec![]));
+}
+
+#[test]
+fn what_the_tail_drops_before_it_was_taken_is_counted_for_a_bounded_number_of_groups() {
+    let (store, _) = Store::in_memory();
+    let (handle, long) = (store.handle(), "x".repeat(1 << 20));
+    let to = |group: &str, text: &str| NewTask { to: Some(name(group)), ..task(text) };
+    submit(&handle, vec![task("taken"), to("g", "taken")]);
+    assert_eq!(handle.tail().since(0, usize::MAX).unwrap().len(), 2);
+    for n in 0..20 {
+        let priority = Priority::ALL[n % 2];
+        submit(
+            &handle,
+            vec![NewTask { priority, ..task(&long) }, NewTask { priority, ..to("g", "short") }, to("h", "short")],
+        );
+    }
+    let tail = handle.tail();
+    assert_eq!(tail.since(2, usize::MAX), None);
+    let skipped = tail.skip(2);
+    assert_eq!((skipped.head, skipped.broadcasts), (62, [10, 10, 0]));
+    let addressed = skipped.addressed.unwrap();
+    assert_eq!(addressed.len(), 2);
+    assert_eq!((addressed[&name("g")], addressed[&name("h")]), ([10, 10, 0], [0, 20, 0]));
+    // From there on.
+    assert_eq!(tail.since(62, usize::MAX), Some(vec![]));
+    submit(&handle, (0..=10_000).map(|n| to(&n.to_string(), "short")).chain([task("all")]).collect());
+    let skipped = tail.skip(62);
+    assert_eq!((skipped.head, skipped.broadcasts, skipped.addressed), (10_064, [0, 1, 0], None));
+    assert_eq!(tail.skip(10_064).broadcasts, [0; 3]);
 }
 
 /// What a backend does instead of writing.
@@ -846,13 +946,15 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     failing.set(Fault::Full);
     // These three are in the write that fails, or in the outage: it makes no difference.
     handle.record(vec![result(1, Some("g"), Outcome::Lost)]);
-    handle.checkpoint(vec![group("g")]);
+    handle.checkpoint(states(vec![group("g")]));
     assert!(flush(&handle).is_err());
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record(vec![NewResult { late: true, ..result(1, Some("g"), Outcome::Done) }]);
     let newer = GroupState { broadcast_after: 9, ..group("g") };
-    handle.checkpoint(vec![newer.clone(), group("h")]);
+    handle.checkpoint(with_rows(newer.clone(), &[(5, 1), (6, 1)], &[]));
+    handle.checkpoint(with_rows(group("h"), &[(5, 1)], &[]));
+    handle.checkpoint(with_rows(newer.clone(), &[], &[6]));
     handle.forget_group(name("h"));
     assert!(flush(&handle).is_err());
 
@@ -863,6 +965,7 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     store.close().unwrap();
     let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
     assert_eq!(recovered.groups, [newer]);
+    assert_eq!(recovered.open, BTreeMap::from([(name("g"), vec![open_task(5, 1)])]));
     assert_eq!(recovered.positions, Positions { task: 3, result: 3, status: 0 });
     let results = store.handle().reader().unwrap().results(0, 10).unwrap();
     let found: Vec<_> = results.iter().map(|entry| (entry.seq, entry.result.outcome, entry.result.late)).collect();
@@ -1132,6 +1235,238 @@ mod file {
         assert_eq!(tasks.iter().map(|task| task.spec.max_attempts).collect::<Vec<_>>()[4..], [None, Some(7)]);
     }
 
+    /// The tasks in the file of a server up to schema 2, as they stand there.
+    fn tasks_in_rows(file: &str) -> Vec<Task> {
+        let conn = Connection::open(file).unwrap();
+        let mut select = conn.prepare("SELECT * FROM tasks ORDER BY id").unwrap();
+        let retry = select.column_index("retry").is_ok();
+        let tasks = select.query_map([], |row| {
+            let time = |column| row.get::<_, Option<i64>>(column).map(|time| time.map(Time));
+            let parsed = |policy: String| policy.parse().unwrap();
+            let spec = NewTask {
+                text: row.get("text")?,
+                to: row.get::<_, Option<String>>("target")?.map(|to| name(&to)),
+                key: row.get("key")?,
+                not_before: time("not_before")?,
+                expires_at: time("expires_at")?,
+                max_attempts: row.get("max_attempts")?,
+                retry: if retry { row.get::<_, Option<String>>("retry")?.map(parsed) } else { None },
+                priority: [Priority::Normal, Priority::High, Priority::Low][usize::from(row.get::<_, u8>("priority")?)],
+            };
+            Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
+        });
+        tasks.unwrap().map(Result::unwrap).collect()
+    }
+
+    /// The results in the file of a server up to schema 2, as they stand there.
+    fn results_in_rows(file: &str) -> Vec<TaskResult> {
+        let conn = Connection::open(file).unwrap();
+        let mut select = conn.prepare("SELECT * FROM results ORDER BY seq").unwrap();
+        let results = select.query_map([], |row| {
+            let result = NewResult {
+                task: row.get::<_, i64>("task_id")? as u64,
+                group: row.get::<_, Option<String>>("group")?.map(|group| name(&group)),
+                client: row.get::<_, String>("client")?.into(),
+                attempt: row.get("attempt")?,
+                outcome: Outcome::from_number(row.get("outcome")?).unwrap(),
+                ret: row.get("ret")?,
+                at: Time(row.get("at")?),
+                not_before: row.get::<_, Option<i64>>("not_before")?.map(Time),
+                late: row.get("late")?,
+            };
+            Ok(TaskResult { seq: row.get::<_, i64>("seq")? as u64, result })
+        });
+        results.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn all_that_earlier_schemas_kept_is_read() {
+        for (file, counts) in [("tests/fixtures/schema-1.db", (6, 3, 0)), ("tests/fixtures/schema-2.db", (30, 44, 15))]
+        {
+            let dir = folder();
+            fs::copy(file, dir.path().join("contact.db")).unwrap();
+            let (tasks, results) = (tasks_in_rows(file), results_in_rows(file));
+            for _ in 0..2 {
+                let (store, recovered) = Store::open(dir.path()).unwrap();
+                let mut reader = store.handle().reader().unwrap();
+                let statuses = reader.statuses(0, 100).unwrap();
+                assert_eq!((tasks.len(), results.len(), statuses.len()), counts);
+                assert_eq!(reader.tasks(0, 100).unwrap(), tasks);
+                assert_eq!(reader.results(0, 100).unwrap(), results);
+                for task in &tasks {
+                    assert_eq!(reader.tasks_by_id(&[task.id]).unwrap(), [task.clone()]);
+                    let of_it: Vec<_> = results.iter().filter(|r| r.result.task == task.id).cloned().collect();
+                    assert_eq!(reader.results_of(task.id).unwrap(), of_it);
+                }
+                // Those that no operator gave out again or dropped.
+                let undoes = |dead: &TaskResult, later: &TaskResult| {
+                    let of = |entry: &TaskResult| (entry.result.task, entry.result.group.clone());
+                    let undone = matches!(later.result.outcome, Outcome::Revived | Outcome::Dropped);
+                    undone && of(dead) == of(later) && later.seq > dead.seq
+                };
+                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late);
+                let dead = dead.filter(|dead| !results.iter().any(|later| undoes(dead, later))).cloned();
+                let dead: Vec<_> = dead.collect();
+                assert_eq!(reader.dead(0, None, 100).unwrap(), dead);
+                assert_eq!(reader.dead_counts().unwrap().values().sum::<u64>(), dead.len() as u64);
+                assert_eq!(recovered.positions.task, tasks.last().unwrap().id);
+                store.close().unwrap();
+            }
+        }
+    }
+
+    /// A server before schema 3 was killed with tasks of all kinds: one is in flight, some wait for their time.
+    #[test]
+    fn what_schema_2_has_of_groups_and_keys_goes_on() {
+        let dir = folder();
+        fs::copy("tests/fixtures/schema-2.db", dir.path().join("contact.db")).unwrap();
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        assert_eq!(recovered.positions, Positions { task: 30, result: 44, status: 15 });
+        let groups: Vec<_> = recovered.groups.iter().map(|group| (group.name.as_str(), group.paused)).collect();
+        assert_eq!(groups, [("late", false), ("named", false), ("paused", true), ("workers", false)]);
+        let workers = &recovered.groups[3];
+        assert_eq!(workers.cursors, [30, 27, 30]);
+        assert_eq!(workers.open.iter().map(|open| open.id).collect::<Vec<_>>(), [10, 11, 19, 26, 27]);
+        assert_eq!(workers.open[0].not_before, Some(Time(2_110_991_532_466)));
+        assert_eq!(workers.open[2].attempts, Attempts::all_spent(2));
+        let unbegun = Attempts { deliveries: 1, spent: 0, begun: false, silent: 0 };
+        assert_eq!(workers.open[4].attempts, unbegun);
+
+        let handle = store.handle();
+        let again = |key: &str, text: &str, to: Option<&str>| NewTask {
+            to: to.map(name),
+            ..NewTask { key: Some(key.into()), ..task(text) }
+        };
+        let known = submit(
+            &handle,
+            vec![again("key-1", "keyed for workers", Some("workers")), again("key-2", "keyed broadcast", None)],
+        );
+        assert_eq!((known.first_id, known.known), (8, vec![0, 1]));
+        let free = submit(&handle, vec![again("key-3", "the first was cancelled", None)]);
+        assert_eq!(free.first_id, 31);
+    }
+
+    /// A store of so many MiB.
+    fn large(mib: usize) -> (TempDir, Store, Handle) {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let handle = store.handle();
+        for _ in 0..mib {
+            submit(&handle, vec![task(&"x".repeat(1 << 20))]);
+        }
+        (dir, store, handle)
+    }
+
+    fn always() -> GoesOn {
+        Arc::new(|_| true)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_backup_has_what_was_answered_before_it_began_and_writing_goes_on_meanwhile() {
+        let (_dir, store, handle) = large(20);
+        let (to, other) = (folder(), folder());
+        let path = to.path().join("copy.db");
+        let before = handle.tail().positions().task;
+        // One is answered at each of its steps.
+        let writer = handle.clone();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let progress = seen.clone();
+        let done = handle.back_up(
+            &path,
+            Arc::new(move |at| {
+                submit(&writer, vec![task("meanwhile")]);
+                progress.lock().unwrap().push(at);
+                true
+            }),
+        );
+        let done = done.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen.len() >= 20 && seen.is_sorted_by_key(|at| (at.copied, at.checking)), "{seen:?}");
+        assert!(seen.iter().all(|at| at.of == done.bytes) && seen.last().unwrap().copied == done.bytes);
+        assert_eq!(done.positions.task, before, "it is of the time when it began");
+        assert_eq!(fs::metadata(&path).unwrap().len(), done.bytes);
+        assert_eq!(files(to.path()), ["copy.db"]);
+        assert_eq!(handle.tail().positions().task, before + seen.len() as u64);
+        store.close().unwrap();
+
+        fs::copy(&path, other.path().join("contact.db")).unwrap();
+        let (store, recovered) = Store::open(other.path()).unwrap();
+        assert_eq!(recovered.positions, done.positions);
+        assert_eq!(store.handle().reader().unwrap().tasks_by_id(&[1, before]).unwrap().len(), 2);
+        assert_eq!(submit(&store.handle(), vec![task("next")]).first_id, before + 1);
+    }
+
+    #[test]
+    fn a_backup_overwrites_nothing_and_goes_only_where_it_can() {
+        let (dir, _store, handle) = large(1);
+        let to = folder();
+        let why = |path: &Path| handle.back_up(path, always()).unwrap_err();
+        let there = to.path().join("there.db");
+        fs::write(&there, "mine").unwrap();
+        assert!(matches!(why(&there), BackupError::Exists { .. }));
+        assert_eq!(fs::read(&there).unwrap(), b"mine");
+        fs::write(to.path().join("left.db.partial"), "").unwrap();
+        assert!(matches!(why(&to.path().join("left.db")), BackupError::Remains { .. }));
+        assert!(matches!(why(Path::new("relative.db")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(Path::new("/")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(&to.path().join("no/such/folder.db")), BackupError::Unwritable { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db-journal")), BackupError::InStore { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db")), BackupError::InStore { .. }));
+        assert_eq!(files(to.path()), ["left.db.partial", "there.db"]);
+        handle.back_up(&dir.path().join("beside.db"), always()).unwrap();
+    }
+
+    #[test]
+    fn a_backup_that_is_stopped_leaves_nothing_and_there_is_one_at_a_time() {
+        let (_dir, mut store, handle) = large(3);
+        let to = folder();
+        let path = to.path().join("copy.db");
+        for checking in [false, true] {
+            let (again, other) = (handle.clone(), to.path().join("other.db"));
+            let stop: GoesOn = Arc::new(move |at| {
+                let refused = again.back_up(&other, Arc::new(|_| true)).unwrap_err();
+                assert!(matches!(refused, BackupError::UnderWay), "{refused}");
+                checking && !at.checking
+            });
+            assert!(matches!(handle.back_up(&path, stop), Err(BackupError::Stopped)));
+            assert!(files(to.path()).is_empty());
+        }
+        store.begin_close();
+        assert!(matches!(handle.back_up(&path, always()), Err(BackupError::Stopped)));
+        assert!(files(to.path()).is_empty());
+        let (_store, recovered) = Store::in_memory();
+        assert_eq!(recovered.positions.task, 0);
+        assert!(matches!(_store.handle().back_up(&path, always()), Err(BackupError::InMemory)));
+    }
+
+    #[test]
+    fn a_copy_that_is_damaged_is_no_backup() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        for n in 0..200 {
+            submit(&store.handle(), vec![task(&n.to_string().repeat(1_000))]);
+        }
+        store.close().unwrap();
+        // The first bytes of a page say what kind of page it is.
+        let file = dir.path().join("contact.db");
+        let mut bytes = fs::read(&file).unwrap();
+        let page = bytes.len() / 4096 / 2 * 4096;
+        bytes[page..page + 100].fill(0xa5);
+        fs::write(&file, bytes).unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let to = folder();
+        let refused = store.handle().back_up(&to.path().join("copy.db"), always()).unwrap_err();
+        assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
+        assert!(files(to.path()).is_empty());
+    }
+
     #[test]
     fn a_newer_schema_is_refused() {
         let dir = used();
@@ -1243,4 +1578,53 @@ mod file {
         until_it_is_open_again(&handle);
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 2);
     }
+}
+
+/// What a task costs, in an empty store and as it fills: `perf stat -e instructions:u` of the program says how much work it is. See
+/// docs/performance-log.md.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_task_costs() {
+    let commits = std::env::var("CONTACT_TEST_COMMITS").map_or(1_000, |commits| commits.parse().unwrap());
+    let dir = tempfile::tempdir().unwrap();
+    let mut sqlite = Sqlite::open(dir.path()).unwrap();
+    sqlite.recover().unwrap();
+    let text: String = "x".repeat(100);
+    let began = Instant::now();
+    let mut commit_time = Duration::ZERO;
+    for commit in 0..commits {
+        let positions = Positions { task: 1_000 * (commit + 1), result: 1_000 * (commit + 1), status: 0 };
+        let ids = 1_000 * commit + 1..=1_000 * (commit + 1);
+        let spec = NewTask { text: text.clone(), ..NewTask::default() };
+        let tasks = ids.clone().map(|id| Arc::new(Task { id, accepted_at: Time(commit as i64), spec: spec.clone() }));
+        let client: Arc<str> = "worker-1".into();
+        // Eight workers finish in about the order in which they began.
+        let results = ids.map(|id| {
+            let result = NewResult {
+                client: client.clone(),
+                ret: String::new(),
+                at: Time((commit + id % 8) as i64),
+                ..result(((id - 1) ^ 7) + 1, Some("workers"), Outcome::Done)
+            };
+            TaskResult { seq: id, result }
+        });
+        let batch = Batch {
+            tasks: tasks.collect(),
+            results: results.collect(),
+            positions,
+            mark: Some(positions.result),
+            ..Batch::default()
+        };
+        let from = Instant::now();
+        sqlite.commit(&batch).unwrap();
+        commit_time += from.elapsed();
+    }
+    let bytes = fs::metadata(dir.path().join("contact.db")).unwrap().len();
+    let count = 1_000 * commits;
+    println!(
+        "{count} tasks and outcomes: {:.2} us each in commits, {:.2} in all; {} bytes each",
+        commit_time.as_secs_f64() * 1e6 / count as f64,
+        began.elapsed().as_secs_f64() * 1e6 / count as f64,
+        bytes / count
+    );
 }

@@ -3,16 +3,19 @@
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
 mod checkpoint;
+mod counting;
 mod cursor;
 mod delayed;
 mod delivery;
 mod drains;
 mod group;
+mod kept;
 mod membership;
 mod open;
 mod operators;
 mod outcomes;
 mod overview;
+mod packed;
 mod peer;
 mod recent;
 mod session;
@@ -20,6 +23,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::counting::Counted;
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
 pub use self::open::LONGEST_SAID;
@@ -36,6 +40,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use self::checkpoint::CheckpointSchedule;
+use self::counting::Counting;
 use self::drains::Drains;
 use self::group::Group;
 use self::peer::Peer;
@@ -44,7 +49,7 @@ use self::session::Session;
 use self::timers::{Timer, Timers};
 use crate::now::{Now, Steady};
 use crate::retry::Retry;
-use crate::store::{Backlog, Drain, GroupState, Recovered};
+use crate::store::{Backlog, Checkpoint, Drain, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
@@ -151,8 +156,8 @@ pub enum Action {
     Record(Vec<NewResult>),
     /// Write this down, as late if the log has it that its group settled the task.
     RecordUnlessSettled(Box<NewResult>),
-    /// Keep these states. They hold everything that was recorded before.
-    Checkpoint(Vec<GroupState>),
+    /// Keep this. It holds everything that was recorded before.
+    Checkpoint(Checkpoint),
     /// Keep nothing of this group any more.
     Forget(GroupName),
     /// Keep, or forget, that this client is drained.
@@ -161,6 +166,8 @@ pub enum Action {
     Fetch(GroupId, Backlog),
     /// Read these tasks for the group and hand them to [`Core::loaded`].
     Load(GroupId, Vec<TaskId>),
+    /// Count these and hand them to [`Core::counted`]; not all of them at once, if that takes long.
+    Count(Vec<Backlog>),
 }
 
 /// All groups and sessions.
@@ -192,6 +199,7 @@ pub struct Core {
     /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
     checkpoints: CheckpointSchedule,
+    counting: Counting,
     /// By how many milliseconds the time of day was ahead of the steady clock when that was looked at last.
     ahead: i64,
     meter: Meter,
@@ -205,7 +213,7 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl Core {
     /// The state machine as the store knows it.
-    pub fn new(config: Config, recovered: Recovered, now: Now) -> Core {
+    pub fn new(config: Config, mut recovered: Recovered, now: Now) -> Core {
         let held_until = now.steady.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
@@ -225,6 +233,7 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             checkpoints: CheckpointSchedule::new(recovered.replay.len()),
+            counting: Counting::default(),
             ahead: now.ahead(),
             meter: Meter::default(),
             disconnected: VecDeque::new(),
@@ -235,7 +244,8 @@ impl Core {
         // since, the newest moment that was written down is what it showed; else the wait would last as much longer.
         for state in recovered.groups {
             let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
-            core.add_group(Group::restore(state, stored, held_until));
+            let rows = recovered.open.remove(&state.name).unwrap_or_default();
+            core.add_group(Group::restore(state, rows, stored, held_until));
         }
         for entry in recovered.replay {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));
@@ -244,6 +254,9 @@ impl Core {
                 group.replay(&entry.result, stored);
             }
         }
+        let head = core.head();
+        core.groups.values_mut().for_each(|group| group.forget_passed(head));
+        core.count_all();
         core
     }
 
@@ -268,6 +281,7 @@ impl Core {
         if self.checkpoints.is_full() {
             self.checkpoint(now);
         }
+        self.ask_for_counts();
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 let deliveries = std::mem::take(&mut session.outgoing);
@@ -296,9 +310,16 @@ impl Core {
     pub fn checkpoint(&mut self, now: Now) {
         self.flush_records();
         let head = self.head();
-        let states: Vec<_> = self.groups.values_mut().filter_map(|group| group.take_changed(head, now)).collect();
-        self.checkpoints.made(states.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
-        self.actions.push(Action::Checkpoint(states));
+        let mut checkpoint = Checkpoint::default();
+        for (state, rows) in self.groups.values_mut().filter_map(|group| group.take_changed(head, now)) {
+            if !rows.is_empty() {
+                checkpoint.open.insert(state.name.clone(), rows);
+            }
+            checkpoint.groups.push(state);
+        }
+        // A row is written once for each change, however many checkpoints there are.
+        self.checkpoints.made(checkpoint.groups.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
+        self.actions.push(Action::Checkpoint(checkpoint));
     }
 
     /// Does what is due, and says when it is next wanted: earlier, if the clock steps forward until then.
@@ -309,6 +330,7 @@ impl Core {
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
                 Timer::Drains => self.drains_are_due(now),
+                Timer::Count => self.count_again(),
             }
         }
         while let Some((due, timer)) = self.moments.pop(now.wall) {

@@ -17,8 +17,11 @@ pub(super) const STYLES: Styles = Styles::styled()
     .placeholder(AnsiColor::BrightBlack.on_default());
 
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Look:", &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "doctor"]),
-    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock"]),
+    (
+        "Look:",
+        &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
+    ),
+    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["completions", "man"]),
 ];

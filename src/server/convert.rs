@@ -6,12 +6,12 @@ use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
 use super::operator::{
-    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Range, ServerInfo, Standing, TaskInGroup,
+    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
     TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
 use crate::broker::{ClientInfo, Drained, Draining};
-use crate::store::{Accepted, Drain};
+use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
 use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
@@ -306,8 +306,24 @@ pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
         task: Some(task(ledger.task)).into(),
         groups: ledger.groups.into_iter().map(task_in_group).collect(),
         results: ledger.results.into_iter().map(result).collect(),
+        waiting: ledger.counts.waiting,
+        in_flight: ledger.counts.in_flight,
+        settled: ledger.counts.settled,
+        dead: ledger.counts.dead,
+        next: text(ledger.next),
+        results_left_out: ledger.results_left_out as u64,
         ..pb::TaskLedger::default()
     }
+}
+
+/// Which part of a ledger is asked for.
+pub(super) fn part(request: &pb::DescribeTaskRequest) -> Result<Part, Refusal> {
+    Ok(Part {
+        after: if_set(NameOf::Group, &request.after)?,
+        limit: if request.limit == 0 { usize::MAX } else { request.limit as usize },
+        group: if_set(NameOf::Group, &request.group)?,
+        without_results: request.without_results,
+    })
 }
 
 fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
@@ -388,6 +404,19 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
+}
+
+/// How a backup goes.
+pub(super) fn backup_progress(at: BackupProgress) -> pb::BackupProgress {
+    let BackupProgress { copied, of, checking } = at;
+    pb::BackupProgress { copied_bytes: copied, total_bytes: of, checking, ..Default::default() }
+}
+
+/// What came of it.
+pub(super) fn backed_up(done: BackedUp) -> pb::BackupProgress {
+    let BackedUp { bytes, positions } = done;
+    let done = pb::BackedUp { bytes, last_task: positions.task, last_result: positions.result, ..Default::default() };
+    pb::BackupProgress { copied_bytes: bytes, total_bytes: bytes, done: Some(done).into(), ..Default::default() }
 }
 
 #[cfg(test)]

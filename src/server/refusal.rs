@@ -13,7 +13,7 @@ use rand::{Rng, RngExt as _};
 use super::refusal_counts;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::reason::{DOMAIN, Reason};
-use crate::store::{KeyReused, StoreError};
+use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
@@ -37,8 +37,8 @@ pub(super) enum Refusal {
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
     #[error(
-        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; give it a duration, which is \
-         added to the clock of the server"
+        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; let it expire later, or give it \
+         a duration, which is added to the clock of the server"
     )]
     Expired { expires_at: Time, now: Time },
     #[error(
@@ -77,6 +77,17 @@ pub(super) enum Refusal {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Backup(BackupError),
+}
+
+impl From<BackupError> for Refusal {
+    fn from(error: BackupError) -> Refusal {
+        match error {
+            BackupError::Store(error) => Refusal::Store(error),
+            other => Refusal::Backup(other),
+        }
+    }
 }
 
 /// The texts that have a [limit](super::Config::max_task).
@@ -150,6 +161,7 @@ impl Refusal {
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
+            Refusal::Backup(_) => Reason::BACKUP_REFUSED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(_))) => Reason::CLIENT_UNKNOWN,

@@ -1,14 +1,15 @@
 //! The same store in memory: its rows end with the process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, Drain, GroupState, Keyed, Newest, OpenReader, Positions, Reader, Recovered,
-    Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask, Positions, Reader,
+    Recovered, Removal, Removed, StoreError,
 };
-use crate::task::{ClientId, GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -20,8 +21,11 @@ struct Rows {
     tasks: Vec<Arc<Task>>,
     results: Vec<TaskResult>,
     statuses: Vec<Status>,
+    /// By the position of the result.
+    dead: BTreeMap<u64, TaskResult>,
     keys: HashMap<String, TaskId>,
     groups: BTreeMap<GroupName, GroupState>,
+    open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
     mark: u64,
     positions: Positions,
@@ -42,6 +46,7 @@ impl Backend for Memory {
         Ok(Recovered {
             positions,
             groups: rows.groups.values().cloned().collect(),
+            open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
             drains: rows.drains.values().cloned().collect(),
             newest,
@@ -80,12 +85,29 @@ impl Backend for Memory {
         }
         rows.results.extend_from_slice(&batch.results);
         rows.statuses.extend_from_slice(&batch.statuses);
-        for (name, state) in &batch.groups {
-            match state {
-                Some(state) => drop(rows.groups.insert(name.clone(), state.clone())),
-                None => drop(rows.groups.remove(name)),
+        for name in &batch.forgotten {
+            rows.groups.remove(name);
+            rows.open.remove(name);
+            rows.dead.retain(|_, entry| entry.result.group.as_ref() != Some(name));
+        }
+        for entry in batch.results.iter().filter(|entry| entry.result.moves_dead_letter()) {
+            let NewResult { task, group, outcome, .. } = &entry.result;
+            rows.dead.retain(|_, dead| dead.result.task != *task || group.is_none() || dead.result.group != *group);
+            if outcome.is_dead() {
+                rows.dead.insert(entry.seq, entry.clone());
             }
         }
+        rows.groups.extend(batch.groups.clone());
+        for (name, changed) in &batch.open {
+            let open = rows.open.entry(name.clone()).or_default();
+            for (id, task) in changed {
+                match task {
+                    Some(task) => drop(open.insert(*id, *task)),
+                    None => drop(open.remove(id)),
+                }
+            }
+        }
+        rows.open.retain(|_, open| !open.is_empty());
         for (client, drain) in &batch.drains {
             match drain {
                 Some(drain) => drop(rows.drains.insert(client.clone(), drain.clone())),
@@ -124,6 +146,7 @@ impl Backend for Memory {
         rows.results.retain(|r| !removed.contains(&r.result.task));
         let results = before - rows.statuses.len() - rows.results.len();
         rows.results.retain(|r| !dead(r));
+        rows.dead.retain(|_, r| !removed.contains(&r.result.task) && !dead(r));
         rows.statuses.retain(|s| s.status.at >= removal.before);
         let others = before - results - rows.results.len() - rows.statuses.len();
         let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
@@ -168,14 +191,26 @@ impl Reader for Memory {
         Ok(self.rows().results.iter().filter(|r| r.result.task == task).cloned().collect())
     }
 
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        let mut results = self.results_of(task)?;
+        results.iter_mut().for_each(|entry| entry.result.ret.clear());
+        Ok(results)
+    }
+
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+        let rows = self.rows();
+        let found = seqs.iter().filter_map(|seq| rows.results.binary_search_by_key(seq, |r| r.seq).ok());
+        Ok(found.map(|at| rows.results[at].clone()).collect())
+    }
+
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         Ok(self.results_of(task)?.into_iter().rev().take(limit).collect())
     }
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = rows_after(&rows.results, after, |r| r.seq).iter().filter(|r| is_dead(r, group));
-        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+        let dead = rows.dead.range((Bound::Excluded(after), Bound::Unbounded)).map(|(_, entry)| entry);
+        page(dead.filter(|entry| is_of(entry, group)).cloned().map(Ok), limit, PAGE_BYTES)
     }
 
     fn latest_dead(
@@ -185,8 +220,20 @@ impl Reader for Memory {
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = rows.results.iter().rev().skip_while(|r| r.seq >= before).filter(|r| is_dead(r, group));
-        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+        let dead = rows.dead.range(..before).rev().map(|(_, entry)| entry);
+        page(dead.filter(|entry| is_of(entry, group)).cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError> {
+        Ok(self.rows().dead.values().any(|entry| entry.result.task == task && is_of(entry, Some(group))))
+    }
+
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError> {
+        let mut counts = HashMap::new();
+        for group in self.rows().dead.values().filter_map(|entry| entry.result.group.clone()) {
+            *counts.entry(group).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -229,10 +276,9 @@ impl Reader for Memory {
     }
 }
 
-/// Whether a group gave the task up by this result: this group, or any.
-fn is_dead(result: &TaskResult, group: Option<&GroupName>) -> bool {
-    let TaskResult { result, .. } = result;
-    result.outcome.is_dead() && !result.late && (group.is_none() || result.group.as_ref() == group)
+/// Whether a dead letter is of this group, or of any.
+fn is_of(entry: &TaskResult, group: Option<&GroupName>) -> bool {
+    group.is_none() || entry.result.group.as_ref() == group
 }
 
 /// The rows of a log after a position.

@@ -38,6 +38,7 @@ impl Core {
             alone: false,
             draining: self.draining_of(&join, now),
             rests: false,
+            gave_back: 0,
             heard: 0,
             sent: 0,
             taken: 0,
@@ -88,6 +89,7 @@ impl Core {
         let group = Group::new(name, broadcast_after, now.wall);
         let id = self.add_group(group);
         if leased {
+            self.count_group(id);
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
             self.checkpoint(now);
         }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::counting::Counting;
 use super::delayed::Due;
 use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
@@ -99,8 +100,14 @@ impl Core {
     }
 
     pub(super) fn unsorted_groups(&self, now: Now) -> Vec<GroupInfo> {
+        let Counting { accepted, all_again, .. } = &self.counting;
         let info = |group: &Group| {
-            Some(GroupInfo { draining_since: self.all_draining_since(group), ..group.info(self.head(), now)? })
+            let info = group.info(self.head(), accepted, now)?;
+            Some(GroupInfo {
+                counting: info.counting || *all_again,
+                draining_since: self.all_draining_since(group),
+                ..info
+            })
         };
         self.groups.values().filter_map(info).collect()
     }
@@ -194,6 +201,7 @@ impl Core {
     /// These tasks are no longer stored: what of them is in memory is forgotten, too.
     pub fn removed(&mut self, tasks: &[TaskId]) {
         self.recent.remove(tasks);
+        self.uncount();
         // Every named group has settled them, but for one that came meanwhile; anonymous clients may be about to get them.
         for group in self.groups.values_mut() {
             for priority in Priority::ALL {

@@ -109,8 +109,10 @@ pub(super) struct Session {
     pub(super) alone: bool,
     /// It gets no more tasks, and finishes what it has.
     pub(super) draining: Option<Draining>,
-    /// It gave tasks back unbegun, and gets none for a moment.
+    /// It gave tasks back unbegun, and gets none for a while.
     pub(super) rests: bool,
+    /// How often that happened since it finished one, while it was at work on others.
+    pub(super) gave_back: u32,
     /// The last delivery, of all, that was made when its client said something of a task.
     pub(super) heard: u64,
     /// Bytes of [`Delivery::cost`] given to the stream so far.

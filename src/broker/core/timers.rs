@@ -15,6 +15,8 @@ pub(super) enum Timer {
     Rest(SessionId),
     /// A client was drained until now.
     Drains,
+    /// What could not be counted is asked for again.
+    Count,
 }
 
 /// Timers of one clock, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks

@@ -1,11 +1,15 @@
 //! Reading rows, on a connection of one's own that cannot write.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Params, Row, params};
 
-use super::rows::{optional_name, priority_number, result, result_columns, status, status_columns, task, task_columns};
+use super::rows::{
+    dead, dead_columns, name, optional_name, priority_number, result, result_columns, status, status_columns, task,
+    task_columns,
+};
 use super::{explain, int};
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, Reader, StoreError};
@@ -40,12 +44,22 @@ macro_rules! results {
 const RESULTS: &str = results!("seq > ? ORDER BY seq");
 const REPLAY: &str = results!("seq > ? AND \"group\" IS NOT NULL ORDER BY seq");
 const RESULTS_OF: &str = results!("task_id = ? ORDER BY seq");
+const OUTCOMES_OF: &str =
+    "SELECT seq, task_id, \"group\", client, attempt, outcome, at, not_before, late, '' FROM results
+    WHERE task_id = ? ORDER BY seq";
+const RESULT: &str = results!("seq = ?");
 const LATEST_RESULTS_OF: &str = results!("task_id = ? ORDER BY seq DESC");
-// The conditions are worded as those of the partial indexes, or these are not used.
-const DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq");
-const DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq");
-const LATEST_DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? ORDER BY seq DESC");
-const LATEST_DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? AND \"group\" = ? ORDER BY seq DESC");
+macro_rules! dead {
+    ($rest:literal) => {
+        concat!("SELECT ", dead_columns!(), " FROM dead WHERE ", $rest)
+    };
+}
+const DEAD: &str = dead!("seq > ? ORDER BY seq");
+const DEAD_OF: &str = dead!("seq > ? AND \"group\" = ? ORDER BY seq");
+const LATEST_DEAD: &str = dead!("seq < ? ORDER BY seq DESC");
+const LATEST_DEAD_OF: &str = dead!("seq < ? AND \"group\" = ? ORDER BY seq DESC");
+const IS_DEAD: &str = "SELECT 1 FROM dead WHERE task_id = ? AND \"group\" = ?";
+const DEAD_COUNTS: &str = "SELECT \"group\", count FROM dead_counts ORDER BY \"group\"";
 pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
     WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
 const STATUSES: &str = concat!("SELECT ", status_columns!(), " FROM statuses WHERE seq > ? ORDER BY seq");
@@ -105,14 +119,34 @@ impl Reader for SqliteReader {
         select().map_err(explain(&self.path))
     }
 
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(OUTCOMES_OF)?;
+            select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
+    }
+
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(RESULT)?;
+            let mut results = Vec::with_capacity(seqs.len());
+            for seq in seqs {
+                results.extend(select.query_map([int(*seq)], result)?.next().transpose()?);
+            }
+            Ok(results)
+        };
+        select().map_err(explain(&self.path))
+    }
+
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         self.page(LATEST_RESULTS_OF, [int(task)], result, limit)
     }
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(DEAD, [int(after)], result, limit),
-            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], result, limit),
+            None => self.page(DEAD, [int(after)], dead, limit),
+            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], dead, limit),
         }
     }
 
@@ -123,9 +157,23 @@ impl Reader for SqliteReader {
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(LATEST_DEAD, [int(before)], result, limit),
-            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], result, limit),
+            None => self.page(LATEST_DEAD, [int(before)], dead, limit),
+            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], dead, limit),
         }
+    }
+
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError> {
+        let mut select = self.conn.prepare_cached(IS_DEAD).map_err(explain(&self.path))?;
+        select.exists(params![int(task), group.as_str()]).map_err(explain(&self.path))
+    }
+
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(DEAD_COUNTS)?;
+            let row = |row: &Row<'_>| Ok((name(row.get_ref(0)?.as_str()?)?, row.get::<_, i64>(1)? as u64));
+            select.query_map([], row)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
     }
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -231,14 +279,18 @@ mod tests {
             (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
             (RESULTS_OF, vec!["results_task (task_id=?)"]),
+            (OUTCOMES_OF, vec!["results_task (task_id=?)"]),
+            (RESULT, vec!["PRIMARY KEY (rowid=?)"]),
             (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
             (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
             (ADDRESSED_GROUP, vec!["SEARCH tasks USING COVERING INDEX tasks_addressed (target>?)"]),
-            (DEAD, vec!["results_dead (seq>?)"]),
-            (DEAD_OF, vec!["results_dead_group (group=? AND rowid>?)"]),
+            (DEAD, vec!["PRIMARY KEY (rowid>?)"]),
+            (DEAD_OF, vec!["dead_group (group=? AND rowid>?)"]),
+            (IS_DEAD, vec!["dead_task (task_id=? AND group=?)"]),
+            (DEAD_COUNTS, vec!["SCAN dead_counts"]),
             (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),
-            (LATEST_DEAD, vec!["results_dead (seq<?)"]),
-            (LATEST_DEAD_OF, vec!["results_dead_group (group=? AND rowid<?)"]),
+            (LATEST_DEAD, vec!["PRIMARY KEY (rowid<?)"]),
+            (LATEST_DEAD_OF, vec!["dead_group (group=? AND rowid<?)"]),
             (EXPIRIES, vec!["tasks_addressed (target=? AND priority=? AND rowid>? AND rowid<?)"]),
             (
                 BACKLOG,

@@ -28,6 +28,7 @@ use crate::mailbox::{self, Sender};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
 mod backend;
+mod chunk;
 mod error;
 mod memory;
 mod patient;
@@ -36,8 +37,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader,
-    Recovered, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Floors, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES,
+    Positions, Reader, Recovered, Removable, Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -276,7 +277,7 @@ impl Handle {
         self.ask(Command::Cancel(task, at, answer), answered).await
     }
 
-    /// Removes what is no longer wanted, a bounded part of it at once.
+    /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.
     pub async fn remove(&self, removal: Removal) -> Result<Removed, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Remove(removal, answer), answered).await

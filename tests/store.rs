@@ -136,6 +136,22 @@ fn submit(handle: &Handle, tasks: Vec<NewTask>) -> Accepted {
     block_on(handle.submit(tasks)).unwrap()
 }
 
+/// Everything that is settled up to these floors, and is not from another time.
+fn removable(everyone: TaskId, groups: &[(&str, TaskId)]) -> Removable {
+    let now = Time::now().after(Duration::from_secs(3600));
+    let groups = groups.iter().map(|(group, floor)| (name(group), *floor)).collect();
+    Removable { floors: Floors { everyone, groups }, before: now, unclaimed_before: Time(0), now, limit: 100 }
+}
+
+/// Removes a part of what may be removed.
+#[track_caller]
+fn remove(handle: &Handle, removable: &Removable) -> Removed {
+    let chunks = handle.reader().unwrap().removable(removable).unwrap();
+    let Removable { before, now, limit, .. } = *removable;
+    block_on(handle.remove(Removal { chunks: chunks.iter().map(|chunk| chunk.first).collect(), before, now, limit }))
+        .unwrap()
+}
+
 #[track_caller]
 fn flush(handle: &Handle) -> Result<(), StoreError> {
     let (tell, told) = mpsc::channel();
@@ -401,57 +417,84 @@ for_both! {
 
     fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
         let (_store, handle) = place.start();
-        submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
+        // What one commit accepts is stored together. Nothing else is under way.
+        for n in 0..5 {
+            submit(&handle, vec![task(&format!("{n}/0")), task(&format!("{n}/1"))]);
+        }
         handle.record((1..=10).map(|id| result(id, Some("g"), Outcome::Done)).chain([result(0, None, Outcome::Done)]).collect());
         block_on(handle.record_statuses(vec![status("old")])).unwrap();
-        let later = Time::now().after(Duration::from_secs(3600));
-        let removal = Removal { upto: 7, before: later, unclaimed_before: Time(0), limit: 4 };
-        let remove = |removal| block_on(handle.remove(removal)).unwrap();
+        let removable = |everyone, limit| Removable { limit, ..removable(everyone, &[]) };
 
-        let first = remove(removal);
+        let first = remove(&handle, &removable(7, 4));
         assert_eq!((first.tasks, first.others), (vec![1, 2, 3, 4], 2), "four tasks, the result without a task, the status");
-        assert_eq!(remove(removal).tasks, [5, 6, 7]);
-        assert!(remove(removal).tasks.is_empty(), "the others are not settled");
-        assert!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks.is_empty(), "the others are not old");
+        assert_eq!(remove(&handle, &removable(7, 4)).tasks, [5, 6]);
+        assert!(remove(&handle, &removable(7, 4)).is_nothing(), "task 7 is stored with one that is not settled");
+        let young = Removable { before: Time(1), ..removable(10, 4) };
+        assert!(remove(&handle, &young).is_nothing(), "the others are not old");
         let mut reader = handle.reader().unwrap();
-        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [8, 9, 10]);
-        assert_eq!(reader.first_task().unwrap(), Some(8));
-        assert!(reader.results_of(7).unwrap().is_empty(), "what came of a task goes with it");
-        assert_eq!(reader.results_of(8).unwrap().len(), 1);
+        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [7, 8, 9, 10]);
+        assert_eq!(reader.first_task().unwrap(), Some(7));
         assert!(reader.statuses(0, 10).unwrap().is_empty());
+        assert_eq!(reader.results_of(7).unwrap().len(), 1);
+        assert_eq!(remove(&handle, &removable(10, 1)).tasks, [7, 8], "one chunk, though it is of two");
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
+        assert_eq!(remove(&handle, &removable(10, 100)).tasks, [9, 10]);
+        assert!(!reader.results_of(10).unwrap().is_empty(), "task 11 is in the same block of 256");
+        assert_eq!(remove(&handle, &removable(11, 100)).tasks, [11]);
+        remove(&handle, &removable(11, 100));
+        assert_eq!(reader.results(0, 100).unwrap(), [], "what came of tasks goes with the last of a block");
+    }
+
+    fn a_task_is_kept_for_those_it_is_for_and_for_nobody_else(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![addressed("slow")]);
+        submit(&handle, vec![addressed("quick"), task("for everyone"), of_class(Priority::High, Some("quick")), addressed("absent")]);
+        submit(&handle, vec![addressed("quick")]);
+        let settled = removable(0, &[("slow", 0), ("quick", 5)]);
+        assert_eq!(remove(&handle, &settled).tasks, [2, 4]);
+        assert_eq!(remove(&handle, &removable(3, &[("slow", 3), ("quick", 5)])).tasks, [1, 3]);
+        assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [5, 6]);
+    }
+
+    fn what_has_a_time_to_come_holds_up_nothing_that_is_older(place) {
+        let (store, handle) = place.start();
+        let future = Time::now().after(Duration::from_secs(365 * 86_400));
+        handle.record(vec![NewResult { at: future, ..result(0, None, Outcome::Done) }]);
+        block_on(handle.record_statuses(vec![NewStatus { at: future, ..status("from a clock that was wrong") }, status("old")])).unwrap();
+        handle.record(vec![result(0, None, Outcome::Done)]);
+        flush(&handle).unwrap();
+        assert_eq!(remove(&handle, &removable(0, &[])).others, 2);
+        let mut reader = handle.reader().unwrap();
+        assert_eq!((seqs(&reader.results(0, 10).unwrap()), reader.statuses(0, 10).unwrap()[0].seq), (vec![1], 1));
+        store.close().unwrap();
     }
 
     fn what_comes_of_a_task_that_was_removed_is_late_and_is_removed_in_its_turn(place) {
         let (_store, handle) = place.start();
-        submit(&handle, (0..3).map(|n| task(&n.to_string())).collect());
-        let later = Time::now().after(Duration::from_secs(3600));
-        let remove = |upto| {
-            block_on(handle.remove(Removal { upto, before: later, unclaimed_before: Time(0), limit: 100 })).unwrap()
-        };
-        assert_eq!(remove(1).tasks, [1]);
+        for n in 0..3 {
+            submit(&handle, vec![task(&n.to_string())]);
+        }
+        assert_eq!(remove(&handle, &removable(1, &[])).tasks, [1]);
         handle.record_unless_settled(result(1, Some("g"), Outcome::Done));
         handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
         flush(&handle).unwrap();
         let kept = || handle.reader().unwrap().results(0, 10).unwrap();
         let late: Vec<_> = kept().iter().map(|r| (r.result.task, r.result.late)).collect();
         assert_eq!(late, [(1, true), (2, false)]);
-        assert_eq!((remove(1).others, seqs(&kept())), (1, vec![2]), "nothing holds it any more");
-        assert_eq!((remove(3).tasks, seqs(&kept())), (vec![2, 3], vec![]));
+        let removed = remove(&handle, &removable(3, &[]));
+        assert_eq!((removed.tasks, seqs(&kept())), (vec![2, 3], vec![]));
         handle.record_unless_settled(result(3, Some("g"), Outcome::Done));
         flush(&handle).unwrap();
-        assert_eq!((remove(3).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
+        assert_eq!((remove(&handle, &removable(3, &[])).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
     }
 
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
-        handle.checkpoint(vec![group("here")]);
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
-        let later = Time::now().after(Duration::from_secs(3600));
-        let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
-        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, [1, 3]);
+        let settled = removable(3, &[("here", 3)]);
+        assert_eq!(remove(&handle, &settled).tasks, [1, 3]);
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 100).unwrap()), [2]);
-        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, [2]);
+        assert_eq!(remove(&handle, &Removable { unclaimed_before: settled.before, ..settled }).tasks, [2]);
     }
 
     fn an_expiry_can_be_changed(place) {
@@ -781,7 +824,7 @@ fn while_no_write_works_nothing_is_taken_or_announced_and_each_call_is_told_why_
     assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
     assert!(matches!(block_on(handle.record_statuses(vec![status("later")])), Err(StoreError::Failed { .. })));
     assert!(matches!(block_on(handle.expire(1, None)), Err(StoreError::Failed { .. })));
-    let removal = Removal { upto: 1, before: Time::now(), unclaimed_before: Time(0), limit: 1 };
+    let removal = Removal { chunks: vec![1], before: Time::now(), now: Time::now(), limit: 1 };
     assert!(matches!(block_on(handle.remove(removal)), Err(StoreError::Failed { .. })));
     assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
     assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
@@ -1020,11 +1063,11 @@ mod file {
     #[test]
     fn ids_go_on_though_rows_were_removed() {
         let dir = used();
-        Connection::open(dir.path().join("contact.db")).unwrap().execute("DELETE FROM tasks WHERE id > 1", []).unwrap();
+        Connection::open(dir.path().join("contact.db")).unwrap().execute("DELETE FROM task_chunks", []).unwrap();
         let (store, recovered) = Store::open(dir.path()).unwrap();
         assert_eq!(recovered.positions.task, 3);
         assert_eq!(submit(&store.handle(), vec![task("d")]).first_id, 4);
-        assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 9).unwrap()), [1, 4]);
+        assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 9).unwrap()), [4]);
     }
 
     #[test]
@@ -1211,17 +1254,40 @@ mod file {
     }
 
     #[test]
-    fn a_damaged_row_is_named_as_such() {
-        let dir = used();
-        let path = dir.path().join("contact.db");
-        let conn = Connection::open(&path).unwrap();
-        conn.execute_batch("UPDATE tasks SET priority = 9 WHERE id = 2").unwrap();
-        let (store, _) = Store::open(dir.path()).unwrap();
-        let mut reader = store.handle().reader().unwrap();
-        assert_eq!(ids(&reader.tasks(2, 10).unwrap()), [3]);
-        let damaged = reader.tasks(0, 10).unwrap_err();
-        assert!(matches!(damaged, StoreError::Damaged { .. }));
-        assert!(damaged.to_string().contains(path.to_str().unwrap()), "{damaged}");
+    fn a_damaged_chunk_is_named_as_such_whatever_is_in_it() {
+        let damage = [
+            "UPDATE task_chunks SET priority = 9",
+            "UPDATE task_chunks SET head = 'no JSON'",
+            "UPDATE task_chunks SET head = '[]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[5,1,1]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[0,1,1],[2,2,1]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,4294967295,4294967295]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,2,1,{\"unknown\":1}]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,2,1,{\"retry\":\"never\"}]]'",
+            "UPDATE task_chunks SET texts = x'616263ff', head = '[[0,0,1],[1,1,1],[2,2,2]]'",
+            "UPDATE task_chunks SET texts = x'61'",
+            "UPDATE task_chunks SET last = 2",
+            "UPDATE task_chunks SET target = char(10)",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,null,7,0,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,7,0,0,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,null,0,99,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET names = '[1]'",
+            "UPDATE result_chunks SET first_task = -1",
+        ];
+        for damage in damage {
+            let dir = folder();
+            let (store, _) = Store::open(dir.path()).unwrap();
+            submit(&store.handle(), vec![task("a"), task("b"), task("c")]);
+            store.handle().record(vec![result(1, None, Outcome::Done), result(2, None, Outcome::Done)]);
+            flush(&store.handle()).unwrap();
+            let path = dir.path().join("contact.db");
+            Connection::open(&path).unwrap().execute_batch(damage).unwrap();
+            let mut reader = store.handle().reader().unwrap();
+            let read = reader.tasks(0, 10).map(drop).and(reader.results(0, 10).map(drop));
+            let Err(damaged) = read else { panic!("{damage}: {:?}", reader.tasks(0, 10)) };
+            assert!(matches!(damaged, StoreError::Damaged { .. }), "{damage}: {damaged}");
+            assert!(damaged.to_string().contains(path.to_str().unwrap()), "{damaged}");
+        }
     }
 
     #[test]
@@ -1313,7 +1379,12 @@ fn what_a_task_costs() {
     sqlite.recover().unwrap();
     let text: String = "x".repeat(100);
     let began = Instant::now();
-    let mut commit_time = Duration::ZERO;
+    let (mut commit_time, mut commit_cpu) = (Duration::ZERO, 0);
+    // Nanoseconds that this thread was on a processor.
+    let cpu = || -> u64 {
+        let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        schedstat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    };
     for commit in 0..commits {
         let positions = Positions { task: 1_000 * (commit + 1), result: 1_000 * (commit + 1), status: 0 };
         let ids = 1_000 * commit + 1..=1_000 * (commit + 1);
@@ -1337,14 +1408,16 @@ fn what_a_task_costs() {
             mark: Some(positions.result),
             ..Batch::default()
         };
-        let from = Instant::now();
+        let (from, cpu_before) = (Instant::now(), cpu());
         sqlite.commit(&batch).unwrap();
+        commit_cpu += cpu() - cpu_before;
         commit_time += from.elapsed();
     }
     let bytes = fs::metadata(dir.path().join("contact.db")).unwrap().len();
     let count = 1_000 * commits;
     println!(
-        "{count} tasks and outcomes: {:.2} us each in commits, {:.2} in all; {} bytes each",
+        "{count} tasks and outcomes: {:.2} us of CPU each in commits, which took {:.2} us, {:.2} in all; {} bytes each",
+        commit_cpu as f64 / 1e3 / count as f64,
         commit_time.as_secs_f64() * 1e6 / count as f64,
         began.elapsed().as_secs_f64() * 1e6 / count as f64,
         bytes / count

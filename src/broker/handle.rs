@@ -15,7 +15,7 @@ use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
-use crate::store::{self, Accepted, StoreError};
+use crate::store::{self, Accepted, Floors, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
@@ -213,9 +213,9 @@ impl Handle {
         self.with(move |core| core.task_states(&task, Time::now())).await
     }
 
-    /// Every task up to here is settled by every group there is.
-    pub async fn settled_floor(&self) -> Result<TaskId, BrokerError> {
-        self.with(|core| core.settled_floor()).await
+    /// Up to where everything is settled, by those for whom it is.
+    pub async fn settled_floors(&self) -> Result<Floors, BrokerError> {
+        self.with(|core| core.settled_floors()).await
     }
 
     /// What was counted since the start.

@@ -6,23 +6,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
+mod chunks;
+mod moving;
 mod reader;
+mod removal;
+mod results;
 mod rows;
+mod tasks;
 
 use reader::SqliteReader;
-use rows::{group_columns, result_columns, status_columns, task_columns};
+use rows::{group_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql"), include_str!("sqlite/4.sql")];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
 /// looks in between whether the server stops.
@@ -44,7 +49,8 @@ impl Sqlite {
         fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
         let lock = lock(&dir.join("lock"))?;
         let path: Arc<Path> = dir.join("contact.db").into();
-        let conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        moving::move_rows(&mut conn, &path)?;
         Ok(Sqlite { conn, path, _lock: lock })
     }
 
@@ -151,39 +157,32 @@ impl Backend for Sqlite {
         let positions = self.positions()?;
         let mark = self.meta("mark")?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
-        let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
+        let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
         Ok(Recovered { positions, groups, replay })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
-        let mut find = self.conn.prepare_cached(rows::KEYED).map_err(explain(&self.path))?;
-        find.query_row([key], rows::keyed).optional().map_err(explain(&self.path))
+        let task = tasks::keyed(&self.conn, key).map_err(explain(&self.path))?;
+        Ok(task.map(|task| Keyed { id: task.id, to: task.spec.to, text: task.spec.text }))
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
-        let mut find = self.conn.prepare_cached("SELECT 1 FROM tasks WHERE id = ?").map_err(explain(&self.path))?;
-        find.exists([int(task)]).map_err(explain(&self.path))
+        Ok(tasks::find(&self.conn, task).map_err(explain(&self.path))?.is_some())
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
-        let mut find = self.conn.prepare_cached(reader::LAST_OUTCOME).map_err(explain(&self.path))?;
-        let parameters = params![int(task), group.as_str(), Outcome::Dropped as u8];
-        let number = find.query_row(parameters, |row| row.get(0)).optional().map_err(explain(&self.path))?;
-        Ok(number.and_then(Outcome::from_number))
+        results::last_outcome(&self.conn, group, task).map_err(explain(&self.path))
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut write = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             // First, so that tasks of the batch can have the keys.
-            free_keys(&change, batch)?;
-            rows::insert(&change, "INSERT INTO tasks", task_columns!(), &batch.tasks, |to, task| {
-                rows::bind_task(to, task)
-            })?;
-            rows::insert(&change, "INSERT INTO results", result_columns!(), &batch.results, rows::bind_result)?;
+            tasks::change(&change, batch)?;
+            tasks::append(&change, &batch.tasks)?;
+            results::append(&change, &batch.results)?;
             rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
-            write_expiries(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
         };
@@ -207,7 +206,7 @@ impl Backend for Sqlite {
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let mut remove = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let removed = remove_rows(&change, removal)?;
+            let removed = removal::remove(&change, removal)?;
             change.commit()?;
             // Gives pages back to the file system, about as many as were emptied.
             self.conn.execute_batch("PRAGMA incremental_vacuum(1024)")?;
@@ -238,50 +237,6 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     }
     let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
     rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
-}
-
-fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for task in &batch.freed {
-        change.prepare_cached("UPDATE tasks SET key = NULL WHERE id = ?")?.execute([int(*task)])?;
-    }
-    Ok(())
-}
-
-fn write_expiries(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for (task, expires_at) in &batch.expiries {
-        let mut update = change.prepare_cached("UPDATE tasks SET expires_at = ?2 WHERE id = ?1")?;
-        update.execute(params![int(*task), expires_at.map(|time| time.0)])?;
-    }
-    Ok(())
-}
-
-fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<Removed> {
-    let limit = int(removal.limit as u64);
-    let mut tasks = change.prepare_cached(
-        "DELETE FROM tasks WHERE id IN (
-             SELECT id FROM tasks WHERE id <= ?1 AND accepted_at < ?2
-                AND (target IS NULL OR target IN (SELECT name FROM groups) OR accepted_at < ?3)
-             ORDER BY id LIMIT ?4)
-         RETURNING id",
-    )?;
-    let params = params![int(removal.upto), removal.before.0, removal.unclaimed_before.0, limit];
-    let ids: Vec<i64> = tasks.query_map(params, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    let mut results = change.prepare_cached("DELETE FROM results WHERE task_id = ?")?;
-    for id in &ids {
-        results.execute([id])?;
-    }
-    // Without a task, or of one that is gone: such a result came after its task was removed.
-    let old = "(SELECT rowid FROM results WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807)
-        AND at < ?1 LIMIT ?2)";
-    let unmatched = change
-        .prepare_cached(&format!("DELETE FROM results WHERE rowid IN {old}"))?
-        .execute(params![removal.before.0, limit])?;
-    let old = "(SELECT seq FROM statuses WHERE at < ?1 ORDER BY seq LIMIT ?2)";
-    let statuses = change
-        .prepare_cached(&format!("DELETE FROM statuses WHERE seq IN {old}"))?
-        .execute(params![removal.before.0, limit])?;
-    let tasks = ids.into_iter().map(|id| id as TaskId).collect();
-    Ok(Removed { tasks, others: unmatched + statuses, used: 0 })
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

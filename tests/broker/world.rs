@@ -460,11 +460,12 @@ impl World {
         }
     }
 
-    /// Retention may remove what every group has settled, and nothing else.
+    /// Retention may remove what those have settled for whom it is, and nothing else.
     pub(crate) fn floor(&mut self) {
         self.flush();
-        let floor = self.core.settled_floor();
-        for task in &self.tasks[..floor as usize] {
+        let floors = self.core.settled_floors();
+        let is_settled = |task: &&Task| floors.of(task.spec.to.as_ref()).is_some_and(|floor| task.id <= floor);
+        for task in self.tasks.iter().filter(is_settled) {
             let open = self.model.unsettled_groups(task);
             assert!(open.is_empty(), "task {} is not settled by {open:?}, and would be removed", task.id);
         }

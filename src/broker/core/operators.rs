@@ -1,11 +1,13 @@
 //! What operators see and change.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core};
+use crate::store::Floors;
 use crate::task::{ClientId, GroupName, Outcome, Priority, StartAt, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
 
@@ -239,10 +241,12 @@ impl Core {
         Ok(())
     }
 
-    /// Every task up to here is settled by every group there is.
-    pub fn settled_floor(&self) -> TaskId {
+    /// Up to where everything is settled, by those for whom it is.
+    pub fn settled_floors(&self) -> Floors {
         let named = self.groups.values().filter(|group| group.leased);
-        named.map(|group| group.settled_floor(self.head())).min().unwrap_or(self.head())
+        let floor = |group: &Group| Some((group.name.clone()?, group.settled_floor(self.head())));
+        let groups: HashMap<GroupName, TaskId> = named.filter_map(floor).collect();
+        Floors { everyone: groups.values().copied().min().unwrap_or(self.head()), groups }
     }
 
     /// The newest task that the groups know of.

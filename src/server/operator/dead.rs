@@ -70,7 +70,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
-    use crate::store::{Backend, Backlog, BacklogPage, Batch, Memory};
+    use crate::store::{Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Memory, Removable};
     use crate::task::{Name, NameOf, NewResult, Outcome, Status, Task, Time};
 
     /// Counts how often the results of a task are read.
@@ -136,6 +136,10 @@ mod tests {
         }
 
         fn addressed_groups(&mut self, _: Option<&GroupName>, _: usize) -> Result<Vec<GroupName>, StoreError> {
+            unreachable!()
+        }
+
+        fn removable(&mut self, _: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError> {
             unreachable!()
         }
 

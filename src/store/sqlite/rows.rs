@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::int;
 use crate::attempts::Attempts;
 use crate::retry::Retry;
-use crate::store::{GroupState, Keyed, OpenTask};
+use crate::store::{GroupState, OpenTask};
 use crate::task::{
     Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -139,40 +139,15 @@ impl Values<'_, '_> {
     }
 }
 
-/// The task with a key.
-pub(super) const KEYED: &str = "SELECT id, target, text FROM tasks WHERE key = ?";
-
-/// A row of [`KEYED`].
-pub(super) fn keyed(row: &Row<'_>) -> rusqlite::Result<Keyed> {
-    let mut values = Values::of(row);
-    Ok(Keyed { id: values.position()?, to: values.optional_name()?, text: values.next()? })
-}
-
-pub(super) fn bind_task(to: &mut Parameters<'_, '_>, task: &Task) -> rusqlite::Result<()> {
-    let spec = &task.spec;
-    to.put(int(task.id))?;
-    to.put(task.accepted_at.0)?;
-    to.put(priority_number(spec.priority))?;
-    to.put(spec.to.as_ref().map(Name::as_str))?;
-    to.put(spec.key.as_deref())?;
-    to.put(spec.not_before.map(|time| time.0))?;
-    to.put(spec.expires_at.map(|time| time.0))?;
-    to.put(spec.max_attempts)?;
-    to.put(spec.retry.map(|retry| retry.to_string()))?;
-    to.put(spec.text.as_str())
-}
-
 pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
     let mut row = Values::of(row);
     Ok(Task {
         id: row.position()?,
         accepted_at: row.time()?,
         spec: NewTask {
-            priority: match row.next()? {
-                0 => Priority::Normal,
-                1 => Priority::High,
-                2 => Priority::Low,
-                other => return Err(row.unknown(other)),
+            priority: {
+                let number = row.next()?;
+                priority(number).ok_or_else(|| row.unknown(number))?
             },
             to: row.optional_name()?,
             key: row.next()?,
@@ -194,18 +169,9 @@ pub(super) fn priority_number(priority: Priority) -> i64 {
     }
 }
 
-pub(super) fn bind_result(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusqlite::Result<()> {
-    let result = &entry.result;
-    to.put(int(entry.seq))?;
-    to.put(int(result.task))?;
-    to.put(result.group.as_ref().map(Name::as_str))?;
-    to.put(&*result.client)?;
-    to.put(result.attempt)?;
-    to.put(result.outcome as u8)?;
-    to.put(result.at.0)?;
-    to.put(result.not_before.map(|time| time.0))?;
-    to.put(result.late)?;
-    to.put(result.ret.as_str())
+/// The priority with that number.
+pub(super) fn priority(number: i64) -> Option<Priority> {
+    Priority::ALL.into_iter().find(|priority| priority_number(*priority) == number)
 }
 
 pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {

@@ -5,6 +5,7 @@
 //! which measures a server.
 
 mod args;
+mod backup;
 mod batch;
 mod bench;
 mod doctor;
@@ -65,6 +66,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Pause { group } => manage::pause(&link()?, group, true, out),
         Command::Resume { group } => manage::pause(&link()?, group, false, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
+        Command::Backup { file } => backup::run(&link()?, file, out),
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

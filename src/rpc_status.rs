@@ -73,7 +73,8 @@ impl Meaning {
             | "DEAD_LETTER_UNKNOWN"
             | "GROUP_UNKNOWN"
             | "SERVICE_UNKNOWN"
-            | "GROUP_IN_USE" => Meaning::MessageRefused,
+            | "GROUP_IN_USE"
+            | "BACKUP_REFUSED" => Meaning::MessageRefused,
             "SERVER_STOPPING" | "STORE_FAILED" => Meaning::Unavailable,
             _ => return None,
         })

@@ -3,6 +3,7 @@
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
 mod about;
+mod backup;
 mod calls;
 mod clock;
 mod config;

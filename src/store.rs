@@ -17,7 +17,8 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, TryLockError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,6 +29,7 @@ use crate::mailbox::{self, Sender};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
 
 mod backend;
+mod backup;
 mod chunk;
 mod error;
 mod memory;
@@ -37,9 +39,10 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Floors, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES,
-    Positions, Reader, Recovered, Removable, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Floors, GroupState, Keyed, OpenReader, OpenRows,
+    OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
 };
+pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
 pub use sqlite::Sqlite;
@@ -83,6 +86,9 @@ impl Store {
             tail: Tail::new(recovered.positions),
             condition: RwLock::default(),
             open: backend.reader(),
+            back_up: backend.backup(),
+            backups: Mutex::default(),
+            closing: AtomicBool::new(false),
             commits: Mutex::default(),
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
@@ -102,6 +108,7 @@ impl Store {
     /// From now on the writer waits for nothing long: neither for a lock of another program nor for room on the disk. For a server
     /// that stops, whose other threads may be waiting for the writer.
     pub fn begin_close(&mut self) {
+        self.handle.shared.closing.store(true, Relaxed);
         self.stays_open = None;
     }
 
@@ -115,6 +122,8 @@ impl Store {
     fn stop(&mut self) -> Result<(), StoreError> {
         let Some(writer) = self.writer.take() else { return Ok(()) };
         self.begin_close();
+        // One that is being made removes what there is of it.
+        drop(self.handle.shared.backups.lock());
         // Refused only when the writer has ended already; joining says why.
         let _ = self.handle.commands.send(Command::Close);
         writer.join().unwrap_or(Err(StoreError::Closed))
@@ -180,6 +189,12 @@ struct Shared {
     tail: Tail,
     condition: RwLock<Condition>,
     open: OpenReader,
+    /// `None`: the store is in memory.
+    back_up: Option<MakeBackup>,
+    /// Locked for as long as a backup is made.
+    backups: Mutex<()>,
+    /// A backup is not to go on.
+    closing: AtomicBool,
     /// Locked once for each commit.
     commits: Mutex<Latency>,
 }
@@ -306,14 +321,14 @@ impl Handle {
         self.send(Command::RecordUnlessSettled(Box::new(result)));
     }
 
-    /// Replaces the states of these groups, and marks that every result recorded before this call is contained in the states
-    /// of the groups: the next start replays what comes after it. So `groups` must hold every group that changed
-    /// since the last checkpoint.
-    pub fn checkpoint(&self, groups: Vec<GroupState>) {
-        self.send(Command::Checkpoint(groups));
+    /// Replaces the states of these groups and these rows, and marks that every result recorded before this call is contained in
+    /// the states of the groups: the next start replays what comes after it. So it must hold everything that changed since
+    /// the last checkpoint.
+    pub fn checkpoint(&self, checkpoint: Checkpoint) {
+        self.send(Command::Checkpoint(checkpoint));
     }
 
-    /// Removes the state of a group. Its results stay in the log, and those after the mark will still be replayed.
+    /// Removes the state of a group and its open tasks. Its results stay in the log, and those after the mark will still be replayed.
     pub fn forget_group(&self, name: GroupName) {
         self.send(Command::ForgetGroup(name));
     }
@@ -340,6 +355,20 @@ impl Handle {
     /// A reader for one thread. It sees what is on disk, and delays neither the writer nor other readers.
     pub fn reader(&self) -> Result<Box<dyn Reader>, StoreError> {
         (self.shared.open)()
+    }
+
+    /// Makes a copy of the database, as it is now, in the file `to`, which must not be there, and goes through it to see whether it
+    /// is good. Takes as long as that takes, at a bounded pace, on the thread of the caller, who is asked all the time whether it
+    /// is to go on. Writing goes on meanwhile. Until all is well the file is called `to` with `.partial` behind it.
+    pub fn back_up(&self, to: &Path, goes_on: GoesOn) -> Result<BackedUp, BackupError> {
+        let back_up = self.shared.back_up.clone().ok_or(BackupError::InMemory)?;
+        let _alone = match self.shared.backups.try_lock() {
+            Err(TryLockError::WouldBlock) => return Err(BackupError::UnderWay),
+            Err(TryLockError::Poisoned(lock)) => lock.into_inner(),
+            Ok(lock) => lock,
+        };
+        let shared = self.shared.clone();
+        back_up(to, Arc::new(move |progress| !shared.closing.load(Relaxed) && goes_on(progress)))
     }
 
     /// How long the commits took, each with its sync, since the store was opened.

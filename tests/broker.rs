@@ -11,13 +11,14 @@ mod model;
 mod ops;
 mod world;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
 use contact::retry::Retry;
-use contact::store::{GroupState, OpenTask, Positions, Recovered};
+use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -1095,11 +1096,50 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     assert_eq!(attempts(&world, a), [(task, 2)]);
 }
 
+/// Commits tasks, has the one client read all it is sent, and waits for the next checkpoint: when that was, and what it has.
+fn next_checkpoint(
+    core: &mut Core,
+    ids: impl Iterator<Item = TaskId>,
+    spec: &NewTask,
+    now: Time,
+) -> (Time, Checkpoint) {
+    core.committed(ids.map(|id| Arc::new(Task { id, accepted_at: now, spec: spec.clone() })).collect(), now);
+    let mut at = now;
+    loop {
+        let actions = core.take_actions();
+        for action in &actions {
+            match action {
+                Action::WatchRoom(id, sent) => core.stream_took(*id, *sent, at),
+                Action::Checkpoint(checkpoint) if !checkpoint.groups.is_empty() => return (at, checkpoint.clone()),
+                _ => {}
+            }
+        }
+        if actions.is_empty() {
+            at = core.tick(at).unwrap();
+            core.tick(at);
+        }
+    }
+}
+
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
+    let mut core = Core::new(Config::default(), Recovered::default(), Time(1_000_000));
+    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, Time(1_000_000));
+    core.take_actions();
+    let mut now = Time(1_000_001);
+    for (ids, seconds) in [(1..=OPEN, 1), (OPEN + 1..=OPEN + 1, 5)] {
+        let (at, checkpoint) = next_checkpoint(&mut core, ids.clone(), &task("work"), now);
+        assert_eq!((at, checkpoint.groups[0].open.len()), (now.after(seconds * SECOND), *ids.end() as usize));
+        now = at;
+    }
+}
+
+#[test]
+fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
+    const OPEN: TaskId = 50_000;
     let now = Time(1_000_000);
-    let far = Some(now.after(1000 * SECOND));
+    let open = |id| OpenTask { id, attempts: Attempts::default(), not_before: Some(now.after(1000 * SECOND)) };
     let group = GroupState {
         name: name("a"),
         created_at: now,
@@ -1108,24 +1148,30 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],
-        open: (1..=OPEN).map(|id| OpenTask { id, attempts: Attempts::default(), not_before: far }).collect(),
+        // As a store of before schema 3 has it.
+        open: (1..=3).map(open).collect(),
     };
     let positions = Positions { task: OPEN, ..Positions::default() };
-    let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
+    let rows = BTreeMap::from([(name("a"), (4..=OPEN).map(open).collect())]);
+    let recovered = Recovered { positions, groups: vec![group], open: rows, ..Recovered::default() };
     let mut core = Core::new(Config::default(), recovered, now);
     core.join(client("a"), 1, now);
 
-    let mut give = |id, now| {
-        core.committed(vec![Arc::new(Task { id, accepted_at: now, spec: task("work") })], now);
-        let due = core.tick(now).unwrap();
-        core.tick(due);
-        let saved = core.take_actions().iter().any(|action| matches!(action, Action::Checkpoint(_)));
-        assert!(saved, "at {due:?}");
-        due
+    let changed = |(_, checkpoint): (Time, Checkpoint)| {
+        let list: Vec<_> = checkpoint.groups[0].open.iter().map(|open| open.id).collect();
+        let rows = checkpoint.open.get(&name("a")).cloned().unwrap_or_default();
+        (list, rows.into_iter().map(|(id, row)| (id, row.is_some())).collect::<Vec<_>>())
     };
-    let first = give(OPEN + 1, now);
-    assert_eq!(first, now.after(SECOND));
-    assert_eq!(give(OPEN + 2, first), first.after(5 * SECOND));
+    let first = changed(next_checkpoint(&mut core, OPEN + 1..=OPEN + 1, &task("work"), now));
+    assert_eq!(first, (vec![OPEN + 1], vec![(1, true), (2, true), (3, true)]));
+    let far = NewTask { not_before: open(1).not_before, ..task("later") };
+    let second = changed(next_checkpoint(&mut core, OPEN + 2..=OPEN + 2, &far, now));
+    assert_eq!(second, (vec![OPEN + 1], vec![(OPEN + 2, true)]));
+    // An outcome of one that waits.
+    let reporter = Reporter { client: Some(name("a")), group: None, peer: "a".into() };
+    core.report(&reporter, vec![outcome_report(7, 0, Outcome::Done)], now);
+    let third = changed(next_checkpoint(&mut core, OPEN + 3..=OPEN + 3, &task("work"), now));
+    assert_eq!(third, (vec![OPEN + 1, OPEN + 3], vec![(7, false)]));
 }
 
 #[test]

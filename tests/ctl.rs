@@ -1,5 +1,6 @@
 //! `contactctl`, the real program, against a control service that is in the test.
 
+mod backup;
 mod doctor;
 mod fake;
 mod list;

@@ -256,7 +256,11 @@ fn until_it_would_remember(open: usize, server: &Server) {
             let _ = std::fs::copy(server.data().join(file), copy.path().join(file));
         }
         let remembered = Sqlite::open(copy.path()).and_then(|mut store| store.recover());
-        if remembered.is_ok_and(|state| state.groups.iter().map(|group| group.open.len()).sum::<usize>() >= open) {
+        let known = remembered.map(|state| {
+            let listed: usize = state.groups.iter().map(|group| group.open.len()).sum();
+            listed + state.open.values().map(Vec::len).sum::<usize>()
+        });
+        if known.is_ok_and(|known| known >= open) {
             return;
         }
         assert!(began.elapsed() < DEADLINE, "no checkpoint");

@@ -1,5 +1,6 @@
 //! What the store promises, of SQLite and of its twin in memory.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
@@ -117,6 +118,22 @@ fn group(group: &str) -> GroupState {
             },
         ],
     }
+}
+
+fn states(groups: Vec<GroupState>) -> Checkpoint {
+    Checkpoint { groups, ..Checkpoint::default() }
+}
+
+/// A checkpoint of one group, with rows of open tasks: to write, with so many deliveries each, and to remove.
+fn with_rows(group: GroupState, written: &[(TaskId, u32)], removed: &[TaskId]) -> Checkpoint {
+    let written = written.iter().map(|(id, deliveries)| (*id, Some(open_task(*id, *deliveries))));
+    let rows = written.chain(removed.iter().map(|id| (*id, None))).collect();
+    Checkpoint { open: BTreeMap::from([(group.name.clone(), rows)]), groups: vec![group] }
+}
+
+fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
+    let attempts = Attempts { deliveries, spent: 1, begun: deliveries > 2, silent: 4 };
+    OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)) }
 }
 
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
@@ -400,19 +417,45 @@ for_both! {
         assert!(reader.results_of(3).unwrap().is_empty());
     }
 
-    fn dead_letters_are_found_by_group(place) {
+    fn dead_letters_are_found_by_group_until_they_are_dropped_or_given_out_again(place) {
         let (_store, handle) = place.start();
         use Outcome::*;
-        let outcomes = [(Done, "a"), (Failed, "a"), (Exhausted, "b"), (Retry, "b"), (Exhausted, "a"), (Expired, "a")];
-        handle.record(outcomes.iter().map(|(outcome, group)| result(1, Some(group), *outcome)).collect());
-        handle.record(vec![result(1, None, Failed), NewResult { late: true, ..result(1, Some("a"), Failed) }]);
+        submit(&handle, vec![task("stored by itself")]);
+        submit(&handle, (1..4).map(|n| task(&n.to_string())).collect());
+        let of = |task, group: &str, outcome| result(task, Some(group), outcome);
+        handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
+        handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
+        handle.record(vec![NewResult { late: true, ..of(1, "a", Failed) }]);
         flush(&handle).unwrap();
         let mut reader = handle.reader().unwrap();
-        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [2, 3, 5, 7]);
+        let all = reader.dead(0, None, 10).unwrap();
+        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &of(3, "a", Exhausted)));
         assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
         assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
         assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
         assert!(reader.dead(0, Some(&name("c")), 10).unwrap().is_empty());
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 2), (name("b"), 1)].into());
+
+        handle.record(vec![of(2, "a", Dropped), of(3, "a", Revived), of(2, "c", Dropped)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [3, 7]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("b"), 1)].into());
+        // Given up again, and, in the same transaction, given out again and given up.
+        handle.record(vec![of(3, "a", Failed), of(3, "a", Revived), of(3, "a", Failed)]);
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.latest_dead(u64::MAX, None, 2).unwrap()), [14, 7]);
+        assert_eq!(seqs(&reader.latest_dead(14, Some(&name("b")), 2).unwrap()), [3]);
+        let is_dead = [(3, "a"), (2, "b"), (2, "a"), (3, "b")].map(|(id, of)| reader.is_dead(id, &name(of)).unwrap());
+        assert_eq!(is_dead, [true, true, false, false]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1), (name("b"), 1)].into());
+
+        // They go with their group, which nobody could give them to again, and with their tasks.
+        handle.forget_group(name("b"));
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [7, 14]);
+        remove(&handle, &removable(1, &[]));
+        assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [14]);
+        assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1)].into());
     }
 
     fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
@@ -558,8 +601,8 @@ for_both! {
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
         let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
-        handle.checkpoint(vec![group("worn"), group("fresh"), group("gone")]);
-        handle.checkpoint(vec![fresh.clone()]);
+        handle.checkpoint(states(vec![group("worn"), group("fresh"), group("gone")]));
+        handle.checkpoint(states(vec![fresh.clone()]));
         handle.forget_group(name("gone"));
         handle.forget_group(name("never there"));
         store.close().unwrap();
@@ -568,17 +611,40 @@ for_both! {
 
     fn a_forgotten_group_can_come_again(place) {
         let (store, handle) = place.start();
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(with_rows(group("g"), &[(7, 1)], &[]));
+        handle.checkpoint(with_rows(group("other"), &[(7, 1)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("g"), &[(8, 1)], &[]));
         handle.forget_group(name("g"));
-        handle.checkpoint(vec![GroupState { cursors: [40, 41, 42], ..group("g") }]);
+        handle.checkpoint(with_rows(GroupState { cursors: [40, 41, 42], ..group("g") }, &[(9, 1)], &[]));
         store.close().unwrap();
-        assert_eq!(place.open().1.groups[0].cursors, [40, 41, 42]);
+        let recovered = place.open().1;
+        assert_eq!(recovered.groups[0].cursors, [40, 41, 42]);
+        let open = [(name("g"), vec![open_task(9, 1)]), (name("other"), vec![open_task(7, 1)])];
+        assert_eq!(recovered.open, BTreeMap::from(open));
+    }
+
+    fn rows_of_open_tasks_are_replaced_and_removed_and_all_others_stay(place) {
+        let (store, handle) = place.start();
+        let many: Vec<_> = (1..=100).map(|id| (id, 1)).collect();
+        handle.checkpoint(with_rows(group("a"), &many, &[]));
+        handle.checkpoint(with_rows(group("b"), &[(101, 0)], &[]));
+        flush(&handle).unwrap();
+        handle.checkpoint(with_rows(group("a"), &[(5, 3), (102, 2)], &[1, 2, 999]));
+        // In one transaction with the one before, which it changes.
+        handle.checkpoint(with_rows(group("a"), &[(103, 2)], &[5, 102]));
+        store.close().unwrap();
+        let mut of_a: Vec<_> = [3, 4].into_iter().chain(6..=100).map(|id| open_task(id, 1)).collect();
+        of_a.push(open_task(103, 2));
+        let recovered = place.open().1;
+        assert_eq!(recovered.open, BTreeMap::from([(name("a"), of_a), (name("b"), vec![open_task(101, 0)])]));
+        assert_eq!(recovered.groups, [group("a"), group("b")]);
     }
 
     fn results_behind_the_last_checkpoint_are_replayed(place) {
         let (store, handle) = place.start();
         handle.record(vec![result(1, Some("g"), Outcome::Done)]);
-        handle.checkpoint(vec![group("g")]);
+        handle.checkpoint(states(vec![group("g")]));
         handle.record(vec![result(2, Some("g"), Outcome::Retry), result(2, None, Outcome::Done)]);
         handle.record(vec![result(2, Some("unknown"), Outcome::Done)]);
         store.close().unwrap();
@@ -587,7 +653,7 @@ for_both! {
         assert_eq!(seqs(&recovered.replay), [2, 4]);
         assert_eq!(recovered.replay[0].result, result(2, Some("g"), Outcome::Retry));
         assert_eq!(recovered.positions.result, 4);
-        store.handle().checkpoint(vec![]);
+        store.handle().checkpoint(states(vec![]));
         store.close().unwrap();
         assert_eq!(place.open().1.replay, []);
     }
@@ -844,13 +910,15 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     failing.set(Fault::Full);
     // These three are in the write that fails, or in the outage: it makes no difference.
     handle.record(vec![result(1, Some("g"), Outcome::Lost)]);
-    handle.checkpoint(vec![group("g")]);
+    handle.checkpoint(states(vec![group("g")]));
     assert!(flush(&handle).is_err());
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
     handle.record(vec![NewResult { late: true, ..result(1, Some("g"), Outcome::Done) }]);
     let newer = GroupState { broadcast_after: 9, ..group("g") };
-    handle.checkpoint(vec![newer.clone(), group("h")]);
+    handle.checkpoint(with_rows(newer.clone(), &[(5, 1), (6, 1)], &[]));
+    handle.checkpoint(with_rows(group("h"), &[(5, 1)], &[]));
+    handle.checkpoint(with_rows(newer.clone(), &[], &[6]));
     handle.forget_group(name("h"));
     assert!(flush(&handle).is_err());
 
@@ -861,6 +929,7 @@ fn when_writes_work_again_the_store_goes_on_with_what_the_broker_recorded_meanwh
     store.close().unwrap();
     let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
     assert_eq!(recovered.groups, [newer]);
+    assert_eq!(recovered.open, BTreeMap::from([(name("g"), vec![open_task(5, 1)])]));
     assert_eq!(recovered.positions, Positions { task: 3, result: 3, status: 0 });
     let results = store.handle().reader().unwrap().results(0, 10).unwrap();
     let found: Vec<_> = results.iter().map(|entry| (entry.seq, entry.result.outcome, entry.result.late)).collect();
@@ -1193,8 +1262,17 @@ mod file {
                     let of_it: Vec<_> = results.iter().filter(|r| r.result.task == task.id).cloned().collect();
                     assert_eq!(reader.results_of(task.id).unwrap(), of_it);
                 }
-                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late).cloned();
-                assert_eq!(reader.dead(0, None, 100).unwrap(), dead.collect::<Vec<_>>());
+                // Those that no operator gave out again or dropped.
+                let undoes = |dead: &TaskResult, later: &TaskResult| {
+                    let of = |entry: &TaskResult| (entry.result.task, entry.result.group.clone());
+                    let undone = matches!(later.result.outcome, Outcome::Revived | Outcome::Dropped);
+                    undone && of(dead) == of(later) && later.seq > dead.seq
+                };
+                let dead = results.iter().filter(|r| r.result.outcome.is_dead() && !r.result.late);
+                let dead = dead.filter(|dead| !results.iter().any(|later| undoes(dead, later))).cloned();
+                let dead: Vec<_> = dead.collect();
+                assert_eq!(reader.dead(0, None, 100).unwrap(), dead);
+                assert_eq!(reader.dead_counts().unwrap().values().sum::<u64>(), dead.len() as u64);
                 assert_eq!(recovered.positions.task, tasks.last().unwrap().id);
                 store.close().unwrap();
             }
@@ -1230,6 +1308,127 @@ mod file {
         assert_eq!((known.first_id, known.known), (8, vec![0, 1]));
         let free = submit(&handle, vec![again("key-3", "the first was cancelled", None)]);
         assert_eq!(free.first_id, 31);
+    }
+
+    /// A store of so many MiB.
+    fn large(mib: usize) -> (TempDir, Store, Handle) {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let handle = store.handle();
+        for _ in 0..mib {
+            submit(&handle, vec![task(&"x".repeat(1 << 20))]);
+        }
+        (dir, store, handle)
+    }
+
+    fn always() -> GoesOn {
+        Arc::new(|_| true)
+    }
+
+    fn files(dir: &Path) -> Vec<String> {
+        let names = fs::read_dir(dir).unwrap().map(|file| file.unwrap().file_name().into_string().unwrap());
+        let mut names: Vec<_> = names.collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_backup_has_what_was_answered_before_it_began_and_writing_goes_on_meanwhile() {
+        let (_dir, store, handle) = large(20);
+        let (to, other) = (folder(), folder());
+        let path = to.path().join("copy.db");
+        let before = handle.tail().positions().task;
+        // One is answered at each of its steps.
+        let writer = handle.clone();
+        let seen = Arc::new(Mutex::new(Vec::new()));
+        let progress = seen.clone();
+        let done = handle.back_up(
+            &path,
+            Arc::new(move |at| {
+                submit(&writer, vec![task("meanwhile")]);
+                progress.lock().unwrap().push(at);
+                true
+            }),
+        );
+        let done = done.unwrap();
+        let seen = seen.lock().unwrap();
+        assert!(seen.len() >= 20 && seen.is_sorted_by_key(|at| (at.copied, at.checking)), "{seen:?}");
+        assert!(seen.iter().all(|at| at.of == done.bytes) && seen.last().unwrap().copied == done.bytes);
+        assert_eq!(done.positions.task, before, "it is of the time when it began");
+        assert_eq!(fs::metadata(&path).unwrap().len(), done.bytes);
+        assert_eq!(files(to.path()), ["copy.db"]);
+        assert_eq!(handle.tail().positions().task, before + seen.len() as u64);
+        store.close().unwrap();
+
+        fs::copy(&path, other.path().join("contact.db")).unwrap();
+        let (store, recovered) = Store::open(other.path()).unwrap();
+        assert_eq!(recovered.positions, done.positions);
+        assert_eq!(store.handle().reader().unwrap().tasks_by_id(&[1, before]).unwrap().len(), 2);
+        assert_eq!(submit(&store.handle(), vec![task("next")]).first_id, before + 1);
+    }
+
+    #[test]
+    fn a_backup_overwrites_nothing_and_goes_only_where_it_can() {
+        let (dir, _store, handle) = large(1);
+        let to = folder();
+        let why = |path: &Path| handle.back_up(path, always()).unwrap_err();
+        let there = to.path().join("there.db");
+        fs::write(&there, "mine").unwrap();
+        assert!(matches!(why(&there), BackupError::Exists { .. }));
+        assert_eq!(fs::read(&there).unwrap(), b"mine");
+        fs::write(to.path().join("left.db.partial"), "").unwrap();
+        assert!(matches!(why(&to.path().join("left.db")), BackupError::Remains { .. }));
+        assert!(matches!(why(Path::new("relative.db")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(Path::new("/")), BackupError::NotAbsolute { .. }));
+        assert!(matches!(why(&to.path().join("no/such/folder.db")), BackupError::Unwritable { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db-journal")), BackupError::InStore { .. }));
+        assert!(matches!(why(&dir.path().join("contact.db")), BackupError::InStore { .. }));
+        assert_eq!(files(to.path()), ["left.db.partial", "there.db"]);
+        handle.back_up(&dir.path().join("beside.db"), always()).unwrap();
+    }
+
+    #[test]
+    fn a_backup_that_is_stopped_leaves_nothing_and_there_is_one_at_a_time() {
+        let (_dir, mut store, handle) = large(3);
+        let to = folder();
+        let path = to.path().join("copy.db");
+        for checking in [false, true] {
+            let (again, other) = (handle.clone(), to.path().join("other.db"));
+            let stop: GoesOn = Arc::new(move |at| {
+                let refused = again.back_up(&other, Arc::new(|_| true)).unwrap_err();
+                assert!(matches!(refused, BackupError::UnderWay), "{refused}");
+                at.checking < checking || (checking && !at.checking)
+            });
+            assert!(matches!(handle.back_up(&path, stop), Err(BackupError::Stopped)));
+            assert!(files(to.path()).is_empty());
+        }
+        store.begin_close();
+        assert!(matches!(handle.back_up(&path, always()), Err(BackupError::Stopped)));
+        assert!(files(to.path()).is_empty());
+        let (_store, recovered) = Store::in_memory();
+        assert_eq!(recovered.positions.task, 0);
+        assert!(matches!(_store.handle().back_up(&path, always()), Err(BackupError::InMemory)));
+    }
+
+    #[test]
+    fn a_copy_that_is_damaged_is_no_backup() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        for n in 0..200 {
+            submit(&store.handle(), vec![task(&n.to_string().repeat(1_000))]);
+        }
+        store.close().unwrap();
+        // The first bytes of a page say what kind of page it is.
+        let file = dir.path().join("contact.db");
+        let mut bytes = fs::read(&file).unwrap();
+        let page = bytes.len() / 4096 / 2 * 4096;
+        bytes[page..page + 100].fill(0xa5);
+        fs::write(&file, bytes).unwrap();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let to = folder();
+        let refused = store.handle().back_up(&to.path().join("copy.db"), always()).unwrap_err();
+        assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
+        assert!(files(to.path()).is_empty());
     }
 
     #[test]
@@ -1365,6 +1564,211 @@ mod file {
         fs::rename(&away, &here).unwrap();
         until_it_is_open_again(&handle);
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 2);
+    }
+}
+
+/// Random lives of a database, held against memory.
+mod lives {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is done to both.
+    #[derive(Debug, Clone)]
+    enum Op {
+        /// Tasks: group, priority, length of the text, and whether it has a key, a time and an expiry; then results: which of the tasks
+        /// there are, of which group, with which outcome.
+        Commit(Vec<(u8, u8, u16, u8)>, Vec<(u16, u8, u8)>),
+        /// Cancels a task, or changes when it expires.
+        Change(u16, bool),
+        /// Removes what is settled up to there, for everyone and for each group.
+        Remove(u16, u16, u16, u8),
+        Reopen,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..16u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..16u8), 400..700)];
+        let results = prop_oneof![4 => vec((any::<u16>(), 0..4u8, 0..12u8), 0..12), 1 => vec((any::<u16>(), 0..4u8, 0..12u8), 400..700)];
+        let op = prop_oneof![
+            6 => (tasks, results).prop_map(|(tasks, results)| Op::Commit(tasks, results)),
+            2 => (any::<u16>(), any::<bool>()).prop_map(|(task, cancel)| Op::Change(task, cancel)),
+            2 => (any::<u16>(), any::<u16>(), any::<u16>(), 1..200u8).prop_map(|(all, a, b, limit)| Op::Remove(all, a, b, limit)),
+            1 => Just(Op::Reopen),
+        ];
+        vec(op, 1..25)
+    }
+
+    struct Life {
+        dir: TempDir,
+        sqlite: Option<Sqlite>,
+        memory: Memory,
+        positions: Positions,
+    }
+
+    fn group_of(number: u8) -> Option<GroupName> {
+        [None, Some("a"), Some("b"), Some("absent")][usize::from(number)].map(name)
+    }
+
+    impl Life {
+        fn commit(&mut self, batch: &Batch) {
+            self.sqlite.as_mut().unwrap().commit(batch).unwrap();
+            self.memory.commit(batch).unwrap();
+        }
+
+        fn apply(&mut self, op: &Op) {
+            let upto = |number: u16, last: u64| if last == 0 { 0 } else { u64::from(number) % (last + 1) };
+            match op {
+                Op::Commit(tasks, results) => {
+                    let tasks = tasks.iter().map(|(to, priority, length, rare)| {
+                        self.positions.task += 1;
+                        let id = self.positions.task;
+                        let spec = NewTask {
+                            text: "任".repeat(usize::from(*length)),
+                            to: group_of(*to),
+                            priority: Priority::ALL[usize::from(*priority)],
+                            key: (rare & 1 != 0).then(|| format!("key {id}")),
+                            not_before: (rare & 2 != 0).then_some(Time(id as i64)),
+                            expires_at: (rare & 4 != 0).then_some(Time(-7)),
+                            max_attempts: (rare & 8 != 0).then_some(3),
+                            retry: (rare & 8 != 0).then(|| "first=10s".parse().unwrap()),
+                        };
+                        Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
+                    });
+                    let tasks: Vec<_> = tasks.collect();
+                    let results = results.iter().map(|(task, group, outcome)| {
+                        self.positions.result += 1;
+                        let seq = self.positions.result;
+                        let outcome = Outcome::ALL[usize::from(*outcome)];
+                        let not_before = (outcome == Outcome::Retry).then_some(Time(9));
+                        let result = NewResult {
+                            client: format!("client {}", seq % 3).into(),
+                            attempt: (seq % 2) as u32 + 1,
+                            late: seq % 7 == 0,
+                            at: Time(900 + (seq % 4) as i64),
+                            not_before,
+                            ..result(
+                                upto(*task, self.positions.task),
+                                group_of(*group).as_ref().map(Name::as_str),
+                                outcome,
+                            )
+                        };
+                        TaskResult { seq, result }
+                    });
+                    let results = results.collect();
+                    let batch = Batch { tasks, results, positions: self.positions, ..Batch::default() };
+                    self.commit(&batch);
+                }
+                Op::Change(task, cancel) => {
+                    let task = upto(*task, self.positions.task);
+                    let mut batch = Batch { positions: self.positions, ..Batch::default() };
+                    batch.expiries.push((task, cancel.then_some(Time(-5))));
+                    if *cancel {
+                        batch.freed.insert(task);
+                    }
+                    self.commit(&batch);
+                }
+                Op::Remove(everyone, a, b, limit) => {
+                    let last = self.positions.task;
+                    let floors = removable(upto(*everyone, last), &[("a", upto(*a, last)), ("b", upto(*b, last))]);
+                    let floors = Removable { limit: usize::from(*limit), ..floors };
+                    loop {
+                        let of_memory = self.memory.removable(&floors).unwrap();
+                        assert_eq!(self.reader().removable(&floors).unwrap(), of_memory);
+                        let chunks = of_memory.iter().map(|chunk| chunk.first).collect();
+                        let removal = Removal { chunks, before: floors.before, now: floors.now, limit: 10_000 };
+                        let removed = self.sqlite.as_mut().unwrap().remove(&removal).unwrap();
+                        let of_memory = self.memory.remove(&removal).unwrap();
+                        assert_eq!((&removed.tasks, removed.others), (&of_memory.tasks, of_memory.others));
+                        if removed.is_nothing() {
+                            break;
+                        }
+                    }
+                }
+                Op::Reopen => {
+                    let sqlite: Box<dyn Backend> = Box::new(self.sqlite.take().unwrap());
+                    sqlite.close().unwrap();
+                    let mut sqlite = Sqlite::open(self.dir.path()).unwrap();
+                    assert_eq!(sqlite.recover().unwrap(), self.memory.recover().unwrap());
+                    self.sqlite = Some(sqlite);
+                }
+            }
+        }
+
+        fn reader(&self) -> Box<dyn Reader> {
+            self.sqlite.as_ref().unwrap().reader()().unwrap()
+        }
+
+        /// Both give the same answers to everything.
+        fn compare(&mut self) {
+            let (mut sqlite, memory) = (self.reader(), &mut self.memory);
+            macro_rules! same {
+                ($($call:tt)+) => {
+                    assert_eq!(sqlite.$($call)+.unwrap(), memory.$($call)+.unwrap(), stringify!($($call)+))
+                };
+            }
+            let (task, seq) = (self.positions.task, self.positions.result);
+            same!(first_task());
+            same!(dead(0, None, usize::MAX));
+            same!(dead_counts());
+            same!(addressed_groups(None, 10));
+            for limit in [1, 7, usize::MAX] {
+                for after in [0, task / 3, task / 2, task, u64::MAX] {
+                    same!(tasks(after, limit));
+                    same!(latest_tasks(after, limit));
+                }
+                for after in [0, seq / 3, seq / 2, seq, u64::MAX] {
+                    same!(results(after, limit));
+                }
+                for group in [None, Some("a"), Some("b"), Some("absent"), Some("unknown")] {
+                    for priority in Priority::ALL {
+                        for (after, upto, broadcast_after) in
+                            [(0, task, 0), (task / 3, 2 * task / 3, task / 2), (task / 2, u64::MAX, 0)]
+                        {
+                            let asked = Backlog { after, upto, broadcast_after, limit, ..backlog(group, priority) };
+                            same!(backlog(&asked));
+                            same!(count(&asked));
+                            if group.is_some() {
+                                same!(expiries(&asked));
+                            }
+                        }
+                    }
+                }
+            }
+            let some = |last: u64| (0..=last + 1).step_by(1 + last as usize / 23);
+            let ids: Vec<TaskId> = some(task).collect();
+            same!(tasks_by_id(&ids));
+            for id in ids {
+                same!(results_of(id));
+                same!(latest_results_of(id, 3));
+                let key = format!("key {id}");
+                let sqlite = self.sqlite.as_mut().unwrap();
+                assert_eq!(sqlite.find_key(&key).unwrap(), memory.find_key(&key).unwrap());
+                assert_eq!(sqlite.has_task(id).unwrap(), memory.has_task(id).unwrap());
+                for group in ["a", "b"].map(name) {
+                    assert_eq!(sqlite.last_outcome(&group, id).unwrap(), memory.last_outcome(&group, id).unwrap());
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_database_and_memory_hold_the_same_whatever_is_done(ops in ops()) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut sqlite = Sqlite::open(dir.path()).unwrap();
+            sqlite.recover().unwrap();
+            let mut life = Life { dir, sqlite: Some(sqlite), memory: Memory::default(), positions: Positions::default() };
+            for op in &ops {
+                life.apply(op);
+                if matches!(op, Op::Remove(..) | Op::Reopen) {
+                    life.compare();
+                }
+            }
+            life.compare();
+        }
     }
 }
 

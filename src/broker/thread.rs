@@ -205,7 +205,7 @@ impl BrokerThread {
             }
             Action::Record(results) => self.store.record(results),
             Action::RecordUnlessSettled(result) => self.store.record_unless_settled(*result),
-            Action::Checkpoint(groups) => self.store.checkpoint(groups),
+            Action::Checkpoint(checkpoint) => self.store.checkpoint(checkpoint),
             Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(ReadJob::Fetch(group, query)),
             Action::Load(group, ids) => self.waiting.push_back(ReadJob::Load(group, ids)),

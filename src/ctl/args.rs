@@ -144,6 +144,21 @@ Example:
   contactctl clock accept"
     )]
     Clock(Clock),
+    /// Copy the store into a file on the server's machine, while the server works.
+    ///
+    /// The copy has all that was answered before it began. It is made at 64 MiB a second at most, so that others hardly notice, and
+    /// is gone through before it gets its name: until then it is called FILE.partial. Ctrl-C stops it and removes that. How to go
+    /// back to a copy stands in docs/running.md: put it into an empty folder as contact.db, and start a server there.
+    #[command(after_help = "\
+Examples:
+  contactctl backup /var/backups/contact-$(date +%F).db
+  contactctl backup /backups/contact.db --server 10.0.0.5:50052    # a file on 10.0.0.5")]
+    Backup {
+        /// The file, by an absolute path on the machine of the server, in a folder that the server's user may write into. One that is
+        /// there is not overwritten.
+        #[arg(value_name = "FILE")]
+        file: String,
+    },
     Bench(Bench),
     /// Print the script that makes a shell complete command lines.
     #[command(after_help = "\

@@ -18,7 +18,7 @@ pub(super) const STYLES: Styles = Styles::styled()
 
 const GROUPS: [(&str, &[&str]); 4] = [
     ("Look:", &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "doctor"]),
-    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group", "clock"]),
+    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group", "clock", "backup"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["completions", "man"]),
 ];

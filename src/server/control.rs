@@ -107,6 +107,22 @@ impl Control for ControlService {
         });
     }
 
+    fn backup(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::BackupRequest>,
+        mut sink: ServerStreamingSink<pb::BackupProgress>,
+    ) {
+        let (operator, call) = (self.operator.clone(), self.calls.begin());
+        ctx.spawn(async move {
+            let _call = call;
+            match back_up(&operator, request, &mut sink).await {
+                Ok(()) => drop(sink.close().await),
+                Err(ended) => ended.tell("a backup", |status| sink.fail(status)).await,
+            }
+        });
+    }
+
     lists! { request:
         list_tasks(ListRequest) -> TaskPage = (Tasks, convert::range(&request)?), convert::task_page;
         list_results(ListRequest) -> ResultPage = (Results, convert::range(&request)?), convert::result_page;
@@ -115,6 +131,20 @@ impl Control for ControlService {
             (DeadLetters(if_set(NameOf::Group, &request.group)?), convert::range(&request.list)?)
         }, convert::result_page;
     }
+}
+
+/// Makes a backup, and tells how it goes. When nobody listens any more, it stops.
+async fn back_up(
+    operator: &Operator,
+    request: Decoded<pb::BackupRequest>,
+    sink: &mut ServerStreamingSink<pb::BackupProgress>,
+) -> Result<(), Ended> {
+    let mut backup = operator.back_up(request.map_err(Refusal::Undecodable)?.path)?;
+    while let Some(progress) = backup.progress.next().await {
+        sink.send((convert::backup_progress(progress), WriteFlags::default())).await?;
+    }
+    sink.send((convert::backed_up(backup.end().await?), WriteFlags::default())).await?;
+    Ok(())
 }
 
 /// Accepts all tasks of a request, or none.

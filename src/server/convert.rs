@@ -11,7 +11,7 @@ use super::operator::{
 };
 use super::refusal::Refusal;
 use crate::broker::ClientInfo;
-use crate::store::Accepted;
+use crate::store::{Accepted, BackedUp, BackupProgress};
 use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
@@ -20,7 +20,7 @@ use crate::wire::control as pb;
 pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
-        match task_request(task).and_then(|task| task.check(limit)) {
+        match task_request(task).and_then(|task| task.check(limit, tasks.last())) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
@@ -351,6 +351,19 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
+}
+
+/// How a backup goes.
+pub(super) fn backup_progress(at: BackupProgress) -> pb::BackupProgress {
+    let BackupProgress { copied, of, checking } = at;
+    pb::BackupProgress { copied_bytes: copied, total_bytes: of, checking, ..Default::default() }
+}
+
+/// What came of it.
+pub(super) fn backed_up(done: BackedUp) -> pb::BackupProgress {
+    let BackedUp { bytes, positions } = done;
+    let done = pb::BackedUp { bytes, last_task: positions.task, last_result: positions.result, ..Default::default() };
+    pb::BackupProgress { copied_bytes: bytes, total_bytes: bytes, done: Some(done).into(), ..Default::default() }
 }
 
 #[cfg(test)]

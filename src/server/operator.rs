@@ -13,7 +13,7 @@ use std::cell::LazyCell;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(super) use self::dead::{dead_after, latest_dead};
+pub(super) use self::dead::latest_dead;
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
 use self::groups::count_groups;
@@ -22,6 +22,7 @@ pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
+use super::backup::Backup;
 use super::config::Retention;
 use super::machine::{Disk, Process};
 use super::query::Queries;
@@ -99,9 +100,10 @@ pub(super) struct Fleet {
 }
 
 impl TaskRequest {
-    /// The task, if it can be accepted. `limit`: the longest text, in bytes.
+    /// The task, if it can be accepted. `limit`: the longest text, in bytes; `before`: the task before it, with which it shares the
+    /// name of their group.
     #[allow(clippy::needless_update, reason = "a column that operators do not set is not named here")]
-    pub(super) fn check(self, limit: usize) -> Result<NewTask, Refusal> {
+    pub(super) fn check(self, limit: usize, before: Option<&NewTask>) -> Result<NewTask, Refusal> {
         if self.text.is_empty() {
             return Err(Refusal::EmptyTask);
         }
@@ -125,7 +127,10 @@ impl TaskRequest {
             policy => Retry::with_max(policy).map(|(max, retry)| (max, Some(retry))).map_err(Refusal::Retry)?,
         };
         Ok(NewTask {
-            to: if_set(NameOf::To, &self.to)?,
+            to: match before.and_then(|before| before.to.as_ref()).filter(|to| to.as_str() == self.to) {
+                Some(to) => Some(to.clone()),
+                None => if_set(NameOf::To, &self.to)?,
+            },
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,
@@ -287,8 +292,8 @@ impl Operator {
     /// Takes a dead letter off the list.
     pub(super) async fn drop_dead(&self, id: TaskId, group: GroupName) -> Result<(), Refusal> {
         self.task(id).await?;
-        let results = self.results_of(id).await?;
-        if !settlements(&results).get(&group).is_some_and(|r| r.result.outcome.is_dead()) {
+        let of = group.clone();
+        if !self.queries.run(move |reader| reader.is_dead(id, &of)).await? {
             return Err(Refusal::NotDead(id, group));
         }
         Ok(self.broker.drop_dead(id, group).await?)
@@ -310,6 +315,11 @@ impl Operator {
             Ok((with_task.collect::<Result<_, store::StoreError>>()?, more))
         };
         Ok(self.queries.run(read).await?)
+    }
+
+    /// Begins to copy the store into a file on this machine.
+    pub(super) fn back_up(&self, to: String) -> Result<Backup, Refusal> {
+        Backup::begin(self.store.clone(), to.into())
     }
 
     /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.

@@ -12,7 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
-use crate::store::{KeyReused, StoreError};
+use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
@@ -79,6 +79,17 @@ pub(super) enum Refusal {
     Broker(#[from] BrokerError),
     #[error(transparent)]
     Store(#[from] StoreError),
+    #[error(transparent)]
+    Backup(BackupError),
+}
+
+impl From<BackupError> for Refusal {
+    fn from(error: BackupError) -> Refusal {
+        match error {
+            BackupError::Store(error) => Refusal::Store(error),
+            other => Refusal::Backup(other),
+        }
+    }
 }
 
 /// The texts that have a [limit](super::Config::max_task).
@@ -158,6 +169,7 @@ reasons! {
     GROUP_UNKNOWN: NOT_FOUND,
     SERVICE_UNKNOWN: NOT_FOUND,
     GROUP_IN_USE: FAILED_PRECONDITION,
+    BACKUP_REFUSED: FAILED_PRECONDITION,
     CLIENT_TAKEN_OVER: ABORTED,
     SERVER_STOPPING: UNAVAILABLE,
     STORE_FAILED: UNAVAILABLE,
@@ -197,6 +209,7 @@ impl Refusal {
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
+            Refusal::Backup(_) => Reason::BACKUP_REFUSED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
-use super::StoreError;
+use super::{MakeBackup, StoreError};
 use crate::attempts::Attempts;
 use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
@@ -25,6 +25,8 @@ pub struct Recovered {
     pub positions: Positions,
     /// The groups as of the last checkpoint, by name.
     pub groups: Vec<GroupState>,
+    /// Their open tasks that have rows of their own, by id.
+    pub open: BTreeMap<GroupName, Vec<OpenTask>>,
     /// The results of named groups after the mark of the last checkpoint, in order.
     pub replay: Vec<TaskResult>,
 }
@@ -46,9 +48,21 @@ pub struct GroupState {
     pub cursors: [TaskId; 3],
     /// Tasks after the cursor of their priority that are settled, or stand in `open`: ranges, both ends included, in order.
     pub taken_up: Vec<(TaskId, TaskId)>,
-    /// Tasks that were delivered, or whose time had not come, and are not settled.
+    /// Tasks that were delivered, or whose time had not come, and are not settled; but for those that have rows of their own.
     pub open: Vec<OpenTask>,
 }
+
+/// What a checkpoint writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Checkpoint {
+    /// The groups that changed, in the place of what was stored of them.
+    pub groups: Vec<GroupState>,
+    /// Of these, the rows of open tasks that changed.
+    pub open: BTreeMap<GroupName, OpenRows>,
+}
+
+/// Rows of open tasks: to write, in the place of what was stored of a task, or, with `None`, to remove.
+pub type OpenRows = BTreeMap<TaskId, Option<OpenTask>>;
 
 /// A task that was delivered to a group and is not settled.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +95,12 @@ pub struct Batch {
     pub results: Vec<TaskResult>,
     /// To append, in order.
     pub statuses: Vec<Status>,
-    /// To replace, or, with `None`, to remove.
-    pub groups: BTreeMap<GroupName, Option<GroupState>>,
+    /// Of these groups all that is stored is to be removed, before anything is written.
+    pub forgotten: BTreeSet<GroupName>,
+    /// To replace.
+    pub groups: BTreeMap<GroupName, GroupState>,
+    /// To replace, or to remove.
+    pub open: BTreeMap<GroupName, OpenRows>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -99,7 +117,9 @@ impl Batch {
         self.tasks.is_empty()
             && self.results.is_empty()
             && self.statuses.is_empty()
+            && self.forgotten.is_empty()
             && self.groups.is_empty()
+            && self.open.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()
@@ -183,24 +203,28 @@ pub(super) struct Oldest {
     chunks: BinaryHeap<ChunkOfTasks>,
     tasks: usize,
     limit: usize,
+    /// The oldest that found no room: nothing from there on is taken.
+    end: TaskId,
 }
 
 impl Oldest {
     pub(super) fn new(limit: usize) -> Oldest {
-        Oldest { chunks: BinaryHeap::new(), tasks: 0, limit }
+        Oldest { chunks: BinaryHeap::new(), tasks: 0, limit, end: TaskId::MAX }
     }
 
     /// Takes a chunk if it is among the oldest; says whether it was.
     pub(super) fn add(&mut self, chunk: ChunkOfTasks) -> bool {
+        if chunk.first >= self.end {
+            return false;
+        }
         self.chunks.push(chunk);
         self.tasks += chunk.count;
-        let mut is_in = true;
         while self.tasks > self.limit && self.chunks.len() > 1 {
             let Some(newest) = self.chunks.pop() else { break };
             self.tasks -= newest.count;
-            is_in &= newest != chunk;
+            self.end = newest.first;
         }
-        is_in
+        chunk.first < self.end
     }
 
     pub(super) fn into_vec(self) -> Vec<ChunkOfTasks> {
@@ -273,6 +297,11 @@ pub trait Backend: Send {
     /// How to open readers. They see what was committed, whether before or after they were opened.
     fn reader(&self) -> OpenReader;
 
+    /// How to make a copy while the store is written; `None`: there is nothing to copy from.
+    fn backup(&self) -> Option<MakeBackup> {
+        None
+    }
+
     /// Leaves the files tidy at the end.
     fn close(self: Box<Self>) -> Result<(), StoreError>;
 }
@@ -298,7 +327,8 @@ pub trait Reader: Send {
     /// The last of them, newest first.
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
-    /// The results after `after` by which a task was given up, of one group or of all, in order. Late ones gave nothing up.
+    /// The dead letters after `after`, of one group or of all, in order: results by which a task was given up, if no operator has
+    /// dropped it or given it out again since.
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
     /// The same before `before`, newest first.
@@ -308,6 +338,12 @@ pub trait Reader: Send {
         group: Option<&GroupName>,
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// Whether the task is a dead letter of the group.
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError>;
+
+    /// How many dead letters each group has; only those that have some. Costs by the number of groups.
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError>;
 
     /// Those of the tasks that are kept, in the order asked for, in one page of any size.
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError>;

@@ -1,15 +1,16 @@
 //! The same store in memory: its rows end with the process.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{Oldest, PAGE_BYTES, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, GroupState, Keyed, OpenReader, Positions, Reader, Recovered,
-    Removable, Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, GroupState, Keyed, OpenReader, OpenTask, Positions, Reader,
+    Recovered, Removable, Removal, Removed, StoreError,
 };
-use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -25,8 +26,11 @@ struct Rows {
     chunks: BTreeMap<TaskId, Vec<TaskId>>,
     /// Results that came when no task of their block was there.
     strays: HashSet<u64>,
+    /// By the position of the result.
+    dead: BTreeMap<u64, TaskResult>,
     keys: HashMap<String, TaskId>,
     groups: BTreeMap<GroupName, GroupState>,
+    open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     mark: u64,
     positions: Positions,
 }
@@ -69,6 +73,7 @@ impl Backend for Memory {
         Ok(Recovered {
             positions: rows.positions,
             groups: rows.groups.values().cloned().collect(),
+            open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
         })
     }
@@ -113,12 +118,29 @@ impl Backend for Memory {
         }
         rows.results.extend_from_slice(&batch.results);
         rows.statuses.extend_from_slice(&batch.statuses);
-        for (name, state) in &batch.groups {
-            match state {
-                Some(state) => drop(rows.groups.insert(name.clone(), state.clone())),
-                None => drop(rows.groups.remove(name)),
+        for name in &batch.forgotten {
+            rows.groups.remove(name);
+            rows.open.remove(name);
+            rows.dead.retain(|_, entry| entry.result.group.as_ref() != Some(name));
+        }
+        for entry in batch.results.iter().filter(|entry| entry.result.moves_dead_letter()) {
+            let NewResult { task, group, outcome, .. } = &entry.result;
+            rows.dead.retain(|_, dead| dead.result.task != *task || group.is_none() || dead.result.group != *group);
+            if outcome.is_dead() {
+                rows.dead.insert(entry.seq, entry.clone());
             }
         }
+        rows.groups.extend(batch.groups.clone());
+        for (name, changed) in &batch.open {
+            let open = rows.open.entry(name.clone()).or_default();
+            for (id, task) in changed {
+                match task {
+                    Some(task) => drop(open.insert(*id, *task)),
+                    None => drop(open.remove(id)),
+                }
+            }
+        }
+        rows.open.retain(|_, open| !open.is_empty());
         for (id, expires_at) in &batch.expiries {
             if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
                 Arc::make_mut(&mut rows.tasks[at]).spec.expires_at = *expires_at;
@@ -155,6 +177,8 @@ impl Backend for Memory {
         remove_old(&mut rows.statuses, removal, |entry| (true, entry.status.at));
         removed.others = before - rows.results.len() - rows.statuses.len();
         removed.used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
+        let kept: HashSet<u64> = rows.results.iter().map(|entry| entry.seq).collect();
+        rows.dead.retain(|seq, entry| kept.contains(seq) && !gone.contains(&entry.result.task));
         Ok(removed)
     }
 
@@ -200,8 +224,8 @@ impl Reader for Memory {
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = rows_after(&rows.results, after, |r| r.seq).iter().filter(|r| is_dead(r, group));
-        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+        let dead = rows.dead.range((Bound::Excluded(after), Bound::Unbounded)).map(|(_, entry)| entry);
+        page(dead.filter(|entry| is_of(entry, group)).cloned().map(Ok), limit, PAGE_BYTES)
     }
 
     fn latest_dead(
@@ -211,8 +235,20 @@ impl Reader for Memory {
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError> {
         let rows = self.rows();
-        let dead = rows.results.iter().rev().skip_while(|r| r.seq >= before).filter(|r| is_dead(r, group));
-        page(dead.cloned().map(Ok), limit, PAGE_BYTES)
+        let dead = rows.dead.range(..before).rev().map(|(_, entry)| entry);
+        page(dead.filter(|entry| is_of(entry, group)).cloned().map(Ok), limit, PAGE_BYTES)
+    }
+
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError> {
+        Ok(self.rows().dead.values().any(|entry| entry.result.task == task && is_of(entry, Some(group))))
+    }
+
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError> {
+        let mut counts = HashMap::new();
+        for group in self.rows().dead.values().filter_map(|entry| entry.result.group.clone()) {
+            *counts.entry(group).or_default() += 1;
+        }
+        Ok(counts)
     }
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -274,10 +310,9 @@ impl Reader for Memory {
     }
 }
 
-/// Whether a group gave the task up by this result: this group, or any.
-fn is_dead(result: &TaskResult, group: Option<&GroupName>) -> bool {
-    let TaskResult { result, .. } = result;
-    result.outcome.is_dead() && !result.late && (group.is_none() || result.group.as_ref() == group)
+/// Whether a dead letter is of this group, or of any.
+fn is_of(entry: &TaskResult, group: Option<&GroupName>) -> bool {
+    group.is_none() || entry.result.group.as_ref() == group
 }
 
 /// The rows of a log after a position.

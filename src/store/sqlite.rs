@@ -1,16 +1,22 @@
 //! The store in an SQLite file: write-ahead log, an fsync for every commit, and rows that anyone can read with `sqlite3`.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
-use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
-use crate::task::{GroupName, Outcome, TaskId};
+use super::{
+    Backend, Batch, GroupState, Keyed, MakeBackup, OpenReader, OpenTask, Positions, Recovered, Removal, Removed,
+    StoreError,
+};
+use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
+mod backup;
 mod chunks;
 mod moving;
 mod reader;
@@ -20,14 +26,19 @@ mod rows;
 mod tasks;
 
 use reader::SqliteReader;
-use rows::{group_columns, status_columns};
+use rows::{dead_columns, group_columns, open_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql"), include_str!("sqlite/4.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("sqlite/1.sql"),
+    include_str!("sqlite/2.sql"),
+    include_str!("sqlite/3.sql"),
+    include_str!("sqlite/4.sql"),
+];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
 /// looks in between whether the server stops.
@@ -55,13 +66,7 @@ impl Sqlite {
     }
 
     fn positions(&self) -> Result<Positions, StoreError> {
-        let at = |name| self.meta(name);
-        Ok(Positions { task: at("last_task")?, result: at("last_result")?, status: at("last_status")? })
-    }
-
-    fn meta(&self, name: &str) -> Result<u64, StoreError> {
-        let value = self.conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0));
-        value.map(|value| value as u64).map_err(explain(&self.path))
+        positions(&self.conn).map_err(explain(&self.path))
     }
 
     /// Keeps the database from growing beyond `bytes`, until it is opened again: what does not fit fails as on a full disk.
@@ -138,7 +143,9 @@ fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
     // Every 4 MB of log a commit moves it into the database (5 ms here). A thread for that was measured: no more rows a second,
     // and a log that is started over too seldom, so that small commits became slower (4,800 a second instead of 8,000).
     conn.pragma_update_and_check(None, "wal_autocheckpoint", 1_000, |_| Ok(()))?;
-    conn.set_prepared_statement_cache_capacity(32);
+    // A backup, and whoever else reads for long, makes the log grow. Afterwards it is given back to the file system.
+    conn.pragma_update_and_check(None, "journal_size_limit", 64 << 20, |_| Ok(()))?;
+    conn.set_prepared_statement_cache_capacity(64);
 
     let change = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let applied: i64 = change.query_row("PRAGMA user_version", [], |row| row.get(0))?;
@@ -155,10 +162,11 @@ fn prepare(conn: &mut Connection) -> rusqlite::Result<()> {
 impl Backend for Sqlite {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
         let positions = self.positions()?;
-        let mark = self.meta("mark")?;
+        let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, replay })
+        let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, open, replay })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -183,6 +191,7 @@ impl Backend for Sqlite {
             results::append(&change, &batch.results)?;
             rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
+            write_dead(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
         };
@@ -222,6 +231,11 @@ impl Backend for Sqlite {
         Arc::new(move || Ok(Box::new(SqliteReader::open(&path)?)))
     }
 
+    fn backup(&self) -> Option<MakeBackup> {
+        let path = self.path.clone();
+        Some(Arc::new(move |to, goes_on| backup::back_up(&path, to, &goes_on)))
+    }
+
     fn close(self: Box<Self>) -> Result<(), StoreError> {
         let Sqlite { conn, path, _lock } = *self;
         // A reader that is in the middle of something leaves the rest of it to the next start.
@@ -231,12 +245,39 @@ impl Backend for Sqlite {
 }
 
 fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    let mut forget = change.prepare_cached("DELETE FROM groups WHERE name = ?")?;
-    for (name, _) in batch.groups.iter().filter(|(_, state)| state.is_none()) {
-        forget.execute([name.as_str()])?;
+    for name in &batch.forgotten {
+        let of_group = [
+            "DELETE FROM groups WHERE name = ?",
+            "DELETE FROM open_tasks WHERE \"group\" = ?",
+            "DELETE FROM dead WHERE \"group\" = ?",
+        ];
+        for sql in of_group {
+            change.prepare_cached(sql)?.execute([name.as_str()])?;
+        }
     }
-    let states: Vec<&GroupState> = batch.groups.values().flatten().collect();
-    rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))
+    let states: Vec<&GroupState> = batch.groups.values().collect();
+    rows::insert(change, "REPLACE INTO groups", group_columns!(), &states, |to, state| rows::bind_group(to, state))?;
+    let rows = batch.open.iter().flat_map(|(group, rows)| rows.iter().map(move |(id, task)| (group, *id, task)));
+    let written: Vec<_> = rows.clone().filter_map(|(group, _, task)| Some((group, task.as_ref()?))).collect();
+    rows::insert(change, "REPLACE INTO open_tasks", open_columns!(), &written, rows::bind_open)?;
+    let mut remove = change.prepare_cached("DELETE FROM open_tasks WHERE \"group\" = ? AND task_id = ?")?;
+    for (group, id, _) in rows.filter(|(_, _, task)| task.is_none()) {
+        remove.execute(params![group.as_str(), int(id)])?;
+    }
+    Ok(())
+}
+
+fn write_dead(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for entry in batch.results.iter().filter(|entry| entry.result.moves_dead_letter()) {
+        let NewResult { task, group, outcome, .. } = &entry.result;
+        // Of a group that was removed and is there again there may be an older one.
+        let mut gone = change.prepare_cached("DELETE FROM dead WHERE task_id = ? AND \"group\" = ?")?;
+        gone.execute(params![int(*task), group.as_ref().map(GroupName::as_str)])?;
+        if outcome.is_dead() {
+            rows::insert(change, "INSERT INTO dead", dead_columns!(), slice::from_ref(entry), rows::bind_dead)?;
+        }
+    }
+    Ok(())
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
@@ -256,9 +297,34 @@ fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     Ok(())
 }
 
+fn positions(conn: &Connection) -> rusqlite::Result<Positions> {
+    let at = |name| meta(conn, name);
+    Ok(Positions { task: at("last_task")?, result: at("last_result")?, status: at("last_status")? })
+}
+
+fn meta(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
+    conn.query_row("SELECT value FROM meta WHERE name = ?", [name], |row| row.get::<_, i64>(0))
+        .map(|value| value as u64)
+}
+
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
     select.query_map([], rows::group)?.collect()
+}
+
+fn open_tasks(conn: &Connection) -> rusqlite::Result<BTreeMap<GroupName, Vec<OpenTask>>> {
+    let mut select =
+        conn.prepare(concat!("SELECT ", open_columns!(), " FROM open_tasks ORDER BY \"group\", task_id"))?;
+    let mut rows = select.query([])?;
+    let mut open: BTreeMap<GroupName, Vec<OpenTask>> = BTreeMap::new();
+    while let Some(row) = rows.next()? {
+        let (group, task) = rows::open(row)?;
+        match open.last_entry() {
+            Some(mut last) if last.key().as_str() == group => last.get_mut().push(task),
+            _ => drop(open.insert(rows::name(group)?, vec![task])),
+        }
+    }
+    Ok(open)
 }
 
 /// SQLite's integers have a sign. No log grows to where that matters, but a caller may ask for what comes after `u64::MAX`.

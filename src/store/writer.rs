@@ -11,7 +11,7 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Condition, GroupState, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
+    Accepted, Batch, Checkpoint, Condition, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
     StoreError,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
@@ -36,7 +36,7 @@ pub(super) enum Command {
     RecordStatuses(Vec<NewStatus>, Answer<()>),
     Record(Vec<NewResult>),
     RecordUnlessSettled(Box<NewResult>),
-    Checkpoint(Vec<GroupState>),
+    Checkpoint(Checkpoint),
     ForgetGroup(GroupName),
     Expire(TaskId, Option<Time>, Answer<()>),
     /// Like `Expire`, and the task's key is free again.
@@ -199,7 +199,7 @@ impl Writer {
                 round.record_unchecked(*result);
                 round.check(&mut self.backend);
             }
-            Command::Checkpoint(groups) => round.checkpoint(groups),
+            Command::Checkpoint(checkpoint) => round.checkpoint(checkpoint),
             Command::Expire(task, expires_at, answer) => {
                 round.batch.expiries.push((task, expires_at));
                 round.answer(move |written| drop(answer.send(written)));
@@ -332,7 +332,7 @@ impl Outage {
             // A client that is refused tells its results again. What changes nothing is not kept for that.
             Command::Record(results) => self.kept.record(results.into_iter().filter(|result| !result.late).collect()),
             Command::RecordUnlessSettled(result) => self.kept.record_unchecked(*result),
-            Command::Checkpoint(groups) => self.kept.checkpoint(groups),
+            Command::Checkpoint(checkpoint) => self.kept.checkpoint(checkpoint),
             Command::ForgetGroup(name) => self.kept.forget_group(name),
         }
         false
@@ -495,22 +495,27 @@ impl Round {
         }
     }
 
-    fn checkpoint(&mut self, groups: Vec<GroupState>) {
+    /// One row for each group and open task, however often it is replaced.
+    fn checkpoint(&mut self, checkpoint: Checkpoint) {
         self.batch.mark = Some(self.batch.positions.result);
-        for group in groups {
-            self.put_group(group.name.clone(), Some(group));
+        for group in checkpoint.groups {
+            if self.batch.groups.insert(group.name.clone(), group).is_none() {
+                self.count(0);
+            }
+        }
+        for (group, rows) in checkpoint.open {
+            let kept = self.batch.open.entry(group).or_default();
+            let before = kept.len();
+            kept.extend(rows);
+            self.rows += kept.len() - before;
         }
     }
 
     fn forget_group(&mut self, name: GroupName) {
-        self.put_group(name, None);
-    }
-
-    /// One row for each group, however often its state is replaced.
-    fn put_group(&mut self, name: GroupName, state: Option<GroupState>) {
-        if self.batch.groups.insert(name, state).is_none() {
-            self.count(0);
-        }
+        self.batch.groups.remove(&name);
+        self.batch.open.remove(&name);
+        self.batch.forgotten.insert(name);
+        self.count(0);
     }
 
     fn count(&mut self, bytes: usize) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use contact::attempts::Attempts;
 use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
 use contact::retry::Retry;
-use contact::store::{GroupState, Recovered};
+use contact::store::{Checkpoint, OpenTask, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use super::world::Stream;
@@ -368,8 +368,11 @@ impl Model {
     }
 
     /// A checkpoint counts the deliveries that were made, all of them and no more.
-    pub(crate) fn checkpointed(&mut self, groups: &[GroupState]) {
-        for (group, open) in groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open))) {
+    pub(crate) fn checkpointed(&mut self, checkpoint: &Checkpoint) {
+        let lists = checkpoint.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)));
+        let rows =
+            checkpoint.open.iter().flat_map(|(name, rows)| rows.values().flatten().map(move |open| (name, open)));
+        for (group, open) in lists.chain(rows) {
             let Some(ledger) = self.ledgers.get(&(group.clone(), open.id)) else { continue };
             let last = ledger.last();
             let Attempts { deliveries, spent, .. } = open.attempts;
@@ -538,8 +541,8 @@ impl Model {
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
         // A crash forgets deliveries, and that they were begun: what is spent is what the checkpoint has, and what came after.
         for (key, ledger) in &mut self.ledgers {
-            let state = recovered.groups.iter().find(|state| state.name == key.0);
-            let open = state.and_then(|state| state.open.iter().find(|open| open.id == key.1));
+            let open = open_tasks(recovered).find(|(group, open)| (*group, open.id) == (&key.0, key.1));
+            let open = open.map(|(_, open)| open);
             let Attempts { deliveries, spent, begun, silent } = open.map_or(Attempts::default(), |open| open.attempts);
             (ledger.spent, ledger.begun_at) = (spent, if begun { deliveries } else { 0 });
             (ledger.lost, ledger.silent) = (silent, 0);
@@ -559,8 +562,7 @@ impl Model {
         }
         // What was delivered then, and nothing was said of since, may be with its client.
         let held_until = now.after(self.restart_grace.min(self.ack_timeout));
-        for (group, open) in recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)))
-        {
+        for (group, open) in open_tasks(recovered) {
             let of_it = |result: &NewResult| result.group.as_ref() == Some(group) && result.task == open.id;
             let counts = |result: &NewResult| of_it(result) && !result.late && result.outcome != Outcome::Dropped;
             if open.attempts.deliveries > 0 && !recovered.replay.iter().any(|entry| counts(&entry.result)) {
@@ -693,4 +695,10 @@ impl Model {
             _ => late(Some(true), Some(group)),
         }
     }
+}
+
+/// The open tasks of all groups, in the lists of these and in rows.
+fn open_tasks(recovered: &Recovered) -> impl Iterator<Item = (&GroupName, &OpenTask)> {
+    let lists = recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)));
+    lists.chain(recovered.open.iter().flat_map(|(name, rows)| rows.iter().map(move |open| (name, open))))
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
-use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
+use contact::store::{Backend, Backlog, Batch, Checkpoint, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
 use super::model::{Logged, Model};
@@ -53,7 +53,7 @@ pub(crate) enum Read {
 /// What was sent to the store.
 enum Write {
     Results(Vec<NewResult>),
-    Checkpoint(Vec<GroupState>),
+    Checkpoint(Checkpoint),
     Forget(GroupName),
 }
 
@@ -346,11 +346,12 @@ impl World {
                         batch.results.push(TaskResult { seq: self.synced.result, result });
                     }
                 }
-                Write::Checkpoint(groups) => {
+                Write::Checkpoint(checkpoint) => {
                     batch.mark = Some(self.synced.result);
-                    batch.groups = groups.into_iter().map(|group| (group.name.clone(), Some(group))).collect();
+                    batch.groups = checkpoint.groups.into_iter().map(|group| (group.name.clone(), group)).collect();
+                    batch.open = checkpoint.open;
                 }
-                Write::Forget(group) => drop(batch.groups.insert(group, None)),
+                Write::Forget(group) => drop(batch.forgotten.insert(group)),
             }
             batch.positions = self.synced;
             self.disk.commit(&batch).unwrap();
@@ -464,7 +465,7 @@ impl World {
     pub(crate) fn floor(&mut self) {
         self.flush();
         let floors = self.core.settled_floors();
-        let is_settled = |task: &&Task| floors.of(task.spec.to.as_ref()).is_some_and(|floor| task.id <= floor);
+        let is_settled = |task: &&Arc<Task>| floors.of(task.spec.to.as_ref()).is_some_and(|floor| task.id <= floor);
         for task in self.tasks.iter().filter(is_settled) {
             let open = self.model.unsettled_groups(task);
             assert!(open.is_empty(), "task {} is not settled by {open:?}, and would be removed", task.id);
@@ -591,11 +592,12 @@ impl World {
                 }
                 self.unsynced.push((Write::Results(results), self.model.log.len()));
             }
-            Action::Checkpoint(groups) => {
-                let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
-                assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
-                self.model.checkpointed(&groups);
-                self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
+            Action::Checkpoint(checkpoint) => {
+                let names: HashSet<_> = checkpoint.groups.iter().map(|group| &group.name).collect();
+                assert_eq!(names.len(), checkpoint.groups.len(), "a checkpoint names a group once");
+                assert!(checkpoint.open.keys().all(|name| names.contains(name)), "rows belong to a group that changed");
+                self.model.checkpointed(&checkpoint);
+                self.unsynced.push((Write::Checkpoint(checkpoint), self.model.log.len()));
             }
             Action::Forget(group) => {
                 self.model.forgot(&group);

@@ -406,6 +406,22 @@ impl Control for Service {
         self.unary(&ctx, "clock accept".into(), sink, answer);
     }
 
+    fn backup(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::BackupRequest>,
+        sink: ServerStreamingSink<pb::BackupProgress>,
+    ) {
+        let path = request.unwrap().path;
+        let done = pb::BackedUp { bytes: 4096, last_task: 7, last_result: 5, ..Default::default() };
+        let half = pb::BackupProgress { copied_bytes: 2048, total_bytes: 4096, ..Default::default() };
+        let all = pb::BackupProgress { copied_bytes: 4096, done: Some(done).into(), ..half.clone() };
+        // One that is stopped half way ends without a word of its being there.
+        let messages = if path.ends_with("half.db") { vec![half] } else { vec![half, all] };
+        self.state().asked.push(format!("backup {path}"));
+        send_pages(&ctx, messages, sink);
+    }
+
     fn remove_group(
         &mut self,
         ctx: RpcContext<'_>,

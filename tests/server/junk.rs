@@ -99,7 +99,7 @@ fn requests_that_cannot_be_decoded_are_refused() {
         let path = format!("/contact.control.v1.Control/{name}").leak();
         refused(raw::unary(&control, path, b"\xff\xff\xff"), Code::INVALID_ARGUMENT, &["cannot be read"]);
     }
-    for name in ["ListTasks", "ListResults", "ListStatuses", "ListDead"] {
+    for name in ["ListTasks", "ListResults", "ListStatuses", "ListDead", "Backup"] {
         let path = format!("/contact.control.v1.Control/{name}").leak();
         refused(raw::server_streaming(&control, path, b"\xff\xff\xff"), Code::INVALID_ARGUMENT, &["cannot be read"]);
     }

@@ -4,17 +4,17 @@ use std::time::Duration;
 
 use crate::task::Time;
 
-/// A restart reads the outcomes after the last checkpoint: about this many at most.
-const MAX_OUTCOMES: usize = 10_000;
+/// A restart reads the outcomes after the last checkpoint, and takes up anew what was delayed since: about this many at most.
+const MAX_CHANGES: usize = 10_000;
 /// From the first delivery that is in no checkpoint to the next checkpoint. A crash forgets later deliveries.
 const INTERVAL: Duration = Duration::from_secs(1);
-/// The interval is at least this for each group, open task and range of the last checkpoint: some hundred times their cost.
+/// The interval is at least this for each group, range and task of a list in the last checkpoint: some hundred times their cost.
 const INTERVAL_FOR_EACH: Duration = Duration::from_micros(100);
 
 /// Decides when a checkpoint is due.
 pub(super) struct CheckpointSchedule {
-    /// Outcomes since the last checkpoint.
-    outcomes: usize,
+    /// Outcomes, and tasks that were delayed, since the last checkpoint.
+    changes: usize,
     /// When the first delivery since the last checkpoint is to be in one. `None`: there was none.
     due: Option<Time>,
     /// How long after that delivery.
@@ -24,12 +24,12 @@ pub(super) struct CheckpointSchedule {
 impl CheckpointSchedule {
     /// After a start that read `outcomes` results after the last checkpoint.
     pub(super) fn new(outcomes: usize) -> CheckpointSchedule {
-        CheckpointSchedule { outcomes, due: None, interval: INTERVAL }
+        CheckpointSchedule { changes: outcomes, due: None, interval: INTERVAL }
     }
 
     /// Outcomes were written down.
     pub(super) fn recorded(&mut self, outcomes: usize) {
-        self.outcomes += outcomes;
+        self.changes += outcomes;
     }
 
     /// A task went out.
@@ -37,9 +37,15 @@ impl CheckpointSchedule {
         self.due.get_or_insert(now.after(self.interval));
     }
 
-    /// Whether a restart would have to read many outcomes.
+    /// A task was taken up whose time has not come.
+    pub(super) fn delayed(&mut self, now: Time) {
+        self.changes += 1;
+        self.delivered(now);
+    }
+
+    /// Whether a restart would have to do much again.
     pub(super) fn is_full(&self) -> bool {
-        self.outcomes >= MAX_OUTCOMES
+        self.changes >= MAX_CHANGES
     }
 
     /// When the next one is due because of time.
@@ -47,9 +53,9 @@ impl CheckpointSchedule {
         self.due
     }
 
-    /// A checkpoint was made, with `rows` groups, open tasks and ranges in it.
+    /// A checkpoint was made, with `rows` groups, ranges and tasks of lists in it.
     pub(super) fn made(&mut self, rows: usize) {
         let interval = INTERVAL.max(INTERVAL_FOR_EACH * u32::try_from(rows).unwrap_or(u32::MAX));
-        *self = CheckpointSchedule { outcomes: 0, due: None, interval };
+        *self = CheckpointSchedule { changes: 0, due: None, interval };
     }
 }

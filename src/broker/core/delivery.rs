@@ -33,7 +33,10 @@ impl Core {
                 caught_up.iter().copied().collect()
             } else {
                 // Addressed ones touch only the groups they are for, however many there are.
-                let to = of_priority().filter_map(|task| self.names.get(task.spec.to.as_ref()?)).copied();
+                let mut to = of_priority().filter_map(|task| task.spec.to.as_ref()).collect::<Vec<_>>();
+                // Tasks for the same group mostly come together.
+                to.dedup();
+                let to = to.into_iter().filter_map(|to| self.names.get(to)).copied();
                 to.filter(|id| caught_up.contains(id)).collect::<BTreeSet<_>>().into_iter().collect()
             };
             for id in readers {
@@ -127,7 +130,7 @@ impl Core {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
             match self.session_for(id, alone.unwrap_or(session), &task) {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
-                Err(again) => self.put_aside(id, &task, attempts, now.after(again)),
+                Err(again) => self.put_aside(id, &task, attempts, now.after(again), now),
             }
         }
         self.wake_group(id);
@@ -157,9 +160,10 @@ impl Core {
 
     /// The task is too long for every client that is there. It waits without its text, and holds up no other; an anonymous
     /// client does not get it at all.
-    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time) {
+    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time, now: Time) {
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased) {
             group.open.delay(task.id, until, attempts);
+            self.checkpoints.delayed(now);
         }
     }
 
@@ -184,6 +188,7 @@ impl Core {
                 };
                 if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
                     group.open.delay(task.id, due, attempts);
+                    self.checkpoints.delayed(now);
                     continue;
                 }
                 if let Some(outcome) = task.spec.over(now) {

@@ -8,7 +8,7 @@ use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
-use crate::store::{Backlog, GroupState};
+use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 /// How far a group has come.
@@ -129,13 +129,16 @@ impl Group {
 
     // ---- checkpoints and recovery
 
-    /// The group as a checkpoint left it. What was delivered before, and so may be with a client, waits until `held_until`.
-    pub(super) fn restore(state: GroupState, held_until: Time) -> Group {
+    /// The group as a checkpoint left it, and its open tasks that have rows. What was delivered before, and so may be with a client,
+    /// waits until `held_until`.
+    pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, held_until: Time) -> Group {
         let mut open = OpenTasks::default();
-        for task in state.open {
+        let due = |task: &OpenTask| {
             let held_until = if task.attempts.deliveries > 0 { held_until } else { Time::default() };
-            open.delay(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
-        }
+            task.not_before.unwrap_or_default().max(held_until)
+        };
+        rows.iter().for_each(|task| open.restore(task.id, due(task), task.attempts));
+        state.open.iter().for_each(|task| open.delay(task.id, due(task), task.attempts));
         // So far it is as the checkpoint has it.
         open.take_changed();
         Group {
@@ -173,11 +176,14 @@ impl Group {
 
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
-    pub(super) fn take_changed(&mut self, head: TaskId) -> Option<GroupState> {
+    pub(super) fn take_changed(&mut self, head: TaskId) -> Option<(GroupState, OpenRows)> {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
             return None;
         }
-        let name = self.name.clone()?;
+        let Some(name) = self.name.clone() else {
+            self.open.keep_nothing();
+            return None;
+        };
         debug_assert_eq!(self.check(head), Ok(()));
         let floor = self.position(head);
         self.taken_up.retain(|id| *id > floor);
@@ -188,7 +194,8 @@ impl Group {
                 _ => taken_up.push((id, id)),
             }
         }
-        Some(GroupState {
+        let (open, rows) = self.open.take_changes();
+        let state = GroupState {
             name,
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
@@ -196,8 +203,9 @@ impl Group {
             last_used: self.last_used,
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
-            open: self.open.state(),
-        })
+            open,
+        };
+        Some((state, rows))
     }
 
     // ---- sessions
@@ -382,7 +390,7 @@ impl Group {
         self.open.check()?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
-        let mut open = self.open.state().into_iter().map(|open| open.id);
+        let mut open = self.open.ids().into_iter();
         let twice = open.find(|id| is_unread(*id) && !self.taken_up.contains(id));
         twice.map_or(Ok(()), |id| Err(format!("task {id} is open, and will be read again")))
     }

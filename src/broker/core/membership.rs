@@ -9,7 +9,7 @@ use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
-use crate::task::{GroupName, Outcome, StartAt, Time};
+use crate::task::{GroupName, Name, Outcome, StartAt, Time};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`].
@@ -21,7 +21,7 @@ impl Core {
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
-        let label = join.client.as_ref().map_or_else(|| join.peer.clone(), |client| client.as_str().into());
+        let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
         let window = join.window.unwrap_or(self.config.window).max(1) as usize;
         let mut session = Session {

@@ -6,10 +6,12 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::delayed::Delayed;
+use super::kept::Kept;
+use super::packed::Packed;
 use super::session::SessionId;
 use super::suspects::Suspects;
 use crate::attempts::Attempts;
-use crate::store::OpenTask;
+use crate::store::{OpenRows, OpenTask};
 use crate::task::{Priority, Task, TaskId, Time};
 
 /// A task that is with a client.
@@ -62,11 +64,12 @@ pub(super) struct OpenTasks {
     /// Not to go out before a time. Their text is not in memory.
     delayed: Delayed,
     /// For each priority, what is due and has no room in memory. So what is due of one priority never waits for another.
-    due: [BTreeMap<TaskId, Attempts>; 3],
+    due: [Packed<TaskId, Attempts>; 3],
     /// Due, and their text is being read.
     loading: FxHashMap<TaskId, Attempts>,
     /// How many of each priority are in `returned` and `suspects`.
     texts: [usize; 3],
+    kept: Kept,
     /// Not as in the last checkpoint.
     changed: bool,
 }
@@ -99,7 +102,7 @@ impl OpenTasks {
     pub(super) fn oldest(&self) -> Option<TaskId> {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
         let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.suspects.iter().map(|(id, _)| id));
-        let due = self.due.iter().filter_map(|due| due.first_key_value()).map(|(id, _)| *id);
+        let due = self.due.iter().filter_map(Packed::first).map(|(id, _)| id);
         let waiting = waiting.chain(due).chain(self.delayed.oldest());
         open.chain(waiting).min()
     }
@@ -129,6 +132,7 @@ impl OpenTasks {
     /// Gives a task to a client.
     pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
         self.changed = true;
+        self.kept.came(task);
         self.deadlines.insert((lease.deadline, task));
         self.awaiting_stream.extend(lease.awaited_peer().map(|peer| (peer, task)));
         self.leases.insert(task, lease);
@@ -138,6 +142,7 @@ impl OpenTasks {
     pub(super) fn end_lease(&mut self, task: TaskId) -> Option<Lease> {
         let lease = self.leases.remove(&task)?;
         self.changed = true;
+        self.kept.left(task);
         self.deadlines.remove(&(lease.deadline, task));
         if let Some(peer) = lease.awaited_peer() {
             self.awaiting_stream.remove(&(peer, task));
@@ -164,7 +169,7 @@ impl OpenTasks {
         let returned = || Priority::ALL.into_iter().find_map(|priority| self.returned.get(&(priority, task)));
         let loading = self.loading.get(&task).copied();
         let in_memory = loading.or_else(|| Some(returned()?.1)).or_else(|| self.suspects.get(task));
-        let due = || self.due.iter().find_map(|due| due.get(&task)).copied();
+        let due = || self.due.iter().find_map(|due| due.get(task));
         in_memory.or_else(due).or_else(|| Some(self.delayed.get(task)?.1))
     }
 
@@ -182,18 +187,24 @@ impl OpenTasks {
                 (Some(text), attempts)
             }
             None => {
-                let due = || self.due.iter_mut().find_map(|due| due.remove(&task));
+                let due = || self.due.iter_mut().find_map(|due| due.remove(task));
                 let not_loaded = self.loading.remove(&task).or_else(due);
                 (None, not_loaded.or_else(|| self.delayed.remove(task))?)
             }
         };
         self.changed = true;
+        self.kept.left(task);
         Some(taken)
     }
 
     /// Has a task go out again as soon as it can.
     pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: Attempts) {
         self.changed = true;
+        self.kept.came(task.id);
+        self.put_back(task, attempts);
+    }
+
+    fn put_back(&mut self, task: Arc<Task>, attempts: Attempts) {
         self.texts[task.spec.priority as usize] += 1;
         match attempts.silent {
             0 => drop(self.returned.insert((task.spec.priority, task.id), (task, attempts))),
@@ -211,15 +222,22 @@ impl OpenTasks {
         let taken = match self.suspects.first(priority) {
             Some(suspect) => self.suspects.remove(suspect),
             None => Some(self.returned.first_entry().filter(|first| first.key().0 == priority)?.remove()),
-        };
+        }?;
         self.changed = true;
+        self.kept.left(taken.0.id);
         self.texts[priority as usize] -= 1;
-        taken
+        Some(taken)
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
     pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: Attempts) {
         self.changed = true;
+        self.kept.came_to_wait(task);
+        self.delayed.insert(task, due, attempts);
+    }
+
+    /// Puts a task where it waits, as its row in the store has it.
+    pub(super) fn restore(&mut self, task: TaskId, due: Time, attempts: Attempts) {
         self.delayed.insert(task, due, attempts);
     }
 
@@ -238,7 +256,7 @@ impl OpenTasks {
 
     /// How many are due and have no room in memory.
     fn due_len(&self) -> usize {
-        self.due.iter().map(BTreeMap::len).sum()
+        self.due.iter().map(Packed::len).sum()
     }
 
     /// When the next text is to be read.
@@ -249,7 +267,7 @@ impl OpenTasks {
         }
     }
 
-    /// Moves what is due to `loading`, as far as there is room for the texts.
+    /// Moves what is due to `loading`, as far as there is room for the texts. What the store has of these tasks stays right.
     pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
         let mut ids = Vec::new();
         while let Some(class) = self.next_due_class()
@@ -273,13 +291,16 @@ impl OpenTasks {
         for task in tasks {
             let class = task.spec.priority as usize;
             match self.loading.remove(&task.id) {
-                Some(attempts) if self.texts[class] < LOADED => self.give_back(Arc::new(task), attempts),
-                Some(attempts) => drop(self.due[class].insert(task.id, attempts)),
+                Some(attempts) if self.texts[class] < LOADED => self.put_back(Arc::new(task), attempts),
+                Some(attempts) => self.due[class].insert(task.id, attempts),
                 None => {}
             }
         }
         for task in asked {
-            self.loading.remove(task);
+            if self.loading.remove(task).is_some() {
+                self.changed = true;
+                self.kept.left(*task);
+            }
         }
     }
 
@@ -299,26 +320,45 @@ impl OpenTasks {
         std::mem::take(&mut self.changed)
     }
 
-    /// What a checkpoint keeps of them, by id.
-    pub(super) fn state(&self) -> Vec<OpenTask> {
-        let due_now = |id: &TaskId, attempts: Attempts| OpenTask { id: *id, attempts, not_before: None };
-        // The outcome or the loss of a lease will follow this checkpoint in the log; if neither does, this delivery counts.
-        let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempts)).collect();
-        open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.1)));
-        open.extend(self.suspects.iter().map(|(id, attempts)| due_now(&id, attempts)));
-        open.extend(self.due.iter().flatten().map(|(id, attempts)| due_now(id, *attempts)));
-        open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
-        open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
-        open.sort_unstable_by_key(|task| task.id);
-        open
+    /// What a checkpoint keeps of a task.
+    fn find(&self, id: TaskId) -> Option<OpenTask> {
+        // The outcome or the loss of a lease will follow the checkpoint in the log; if neither does, this delivery counts.
+        let leased = self.lease_of(id).map(|lease| lease.attempts);
+        let attempts = leased.or_else(|| self.waiting(id))?;
+        Some(OpenTask { id, attempts, not_before: self.due(id) })
+    }
+
+    /// What a checkpoint writes: the list of the group, and the rows that changed.
+    pub(super) fn take_changes(&mut self) -> (Vec<OpenTask>, OpenRows) {
+        let mut kept = std::mem::take(&mut self.kept);
+        let changes = kept.take_changes(|task| self.find(task));
+        self.kept = kept;
+        changes
+    }
+
+    /// The group is a passing one: there is nothing to write.
+    pub(super) fn keep_nothing(&mut self) {
+        self.kept = Kept::default();
+    }
+
+    /// All of them, by id.
+    pub(super) fn ids(&self) -> Vec<TaskId> {
+        let mut ids: Vec<TaskId> = self.leases.keys().chain(self.loading.keys()).copied().collect();
+        ids.extend(self.returned.keys().map(|(_, id)| *id));
+        ids.extend(self.suspects.iter().map(|(id, _)| id));
+        ids.extend(self.due.iter().flat_map(Packed::iter).map(|(id, _)| id));
+        ids.extend(self.delayed.iter().map(|(id, _, _)| id));
+        ids.sort_unstable();
+        ids
     }
 
     /// Whether each task is in one place, and the indexes agree with the leases; an error says what does not hold.
     pub(super) fn check(&self) -> Result<(), String> {
-        let state = self.state();
-        if let Some(twice) = state.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            return Err(format!("task {} is open in two places", twice[0].id));
+        let ids = self.ids();
+        if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
+            return Err(format!("task {} is open in two places", twice[0]));
         }
+        self.kept.check(|task| ids.binary_search(&task).is_ok())?;
         let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
         let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
         let texts = self.returned.values().map(|(text, _)| text).chain(self.suspects.texts());

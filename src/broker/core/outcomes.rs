@@ -12,7 +12,7 @@ use super::tally::micros;
 use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
 use crate::attempts::Attempts;
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others.
 const REST: Duration = Duration::from_secs(1);
@@ -259,7 +259,7 @@ impl Core {
     fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Time) {
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
-        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
+        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
         self.records.push(NewResult {
             ret: report.ret,
             not_before: delayed.then(|| now.after(report.delay)),

@@ -8,15 +8,13 @@
 
 mod addressed;
 mod broadcasts;
-mod dead;
 
 use std::collections::{HashMap, HashSet};
 use std::time::{Duration, Instant};
 
 use self::addressed::Addressed;
 use self::broadcasts::Broadcasts;
-use self::dead::Dead;
-use crate::broker::{GroupInfo, Tally};
+use crate::broker::GroupInfo;
 use crate::server::operator::Group;
 use crate::store::{Backlog, Reader, StoreError};
 use crate::task::{GroupName, TaskId, Time};
@@ -28,7 +26,7 @@ pub(super) struct Counter {
     groups: HashMap<GroupName, Counted>,
     /// The group whose turn it is: none is forgotten when the time is over.
     next: usize,
-    dead: Dead,
+    dead: HashMap<GroupName, u64>,
     last: Option<Instant>,
 }
 
@@ -58,19 +56,13 @@ impl Counter {
     }
 
     /// The groups with their numbers, as far as there is time for it.
-    pub(super) fn count(
-        &mut self,
-        reader: &mut dyn Reader,
-        infos: Vec<GroupInfo>,
-        total: &Tally,
-    ) -> Result<Vec<Group>, StoreError> {
+    pub(super) fn count(&mut self, reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<Group>, StoreError> {
         let now = Instant::now();
         let deadline = now + self.budget(now);
         let names: HashSet<&GroupName> = infos.iter().map(|info| &info.name).collect();
         self.groups.retain(|name, _| names.contains(name));
 
-        // A part of the time is for dead letters, whatever the backlogs take.
-        self.dead.walk(reader, total, now + (deadline - now) / 4)?;
+        self.dead = reader.dead_counts()?;
         for (priority, broadcasts) in self.broadcasts.iter_mut().enumerate() {
             let backlogs = infos.iter().flat_map(|info| &info.backlog).filter(|b| b.priority as usize == priority);
             broadcasts.prepare(reader, backlogs, deadline)?;
@@ -93,7 +85,7 @@ impl Counter {
         let known = (info.in_flight + info.waiting + info.ready) as u64;
         let lag = (known + backlog).saturating_sub(info.taken_up as u64);
         let oldest = counted.and_then(|counted| counted.oldest).filter(|_| lag > 0);
-        Group { lag, oldest, dead: self.dead.of(&info.name), info }
+        Group { lag, oldest, dead: self.dead.get(&info.name).copied().unwrap_or(0), info }
     }
 }
 
@@ -212,7 +204,7 @@ mod tests {
                     info(name("nobody"), after / 2, upto, broadcast_after),
                     info(name("workers"), after, upto, broadcast_after),
                 ];
-                counted = counter.count(reader.as_mut(), infos, &Tally::default()).unwrap();
+                counted = counter.count(reader.as_mut(), infos).unwrap();
                 if counter.next == 0 && Instant::now() < counter.last.unwrap() + Duration::from_millis(50) {
                     break;
                 }

@@ -182,14 +182,14 @@ impl Live {
         let now = self.sample_of(overview.meter.clone());
 
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
-        let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
+        let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
             let now = Time::now();
             never_came.add_to(&mut infos, reader, positions.task, now)?;
-            let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos, &total)?;
+            let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;

@@ -1,6 +1,5 @@
 //! How far groups have come, with what only the store can count.
 
-use super::dead::count_dead;
 use crate::broker::GroupInfo;
 use crate::store::{Reader, StoreError};
 use crate::task::{TaskId, Time};
@@ -49,7 +48,7 @@ pub(in crate::server) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -
 
 /// Counts groups, with their dead letters.
 pub(super) fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<Group>, StoreError> {
-    let mut dead = count_dead(reader)?;
+    let mut dead = reader.dead_counts()?;
     let mut count = |info: GroupInfo| {
         let dead = dead.remove(&info.name).unwrap_or(0);
         Ok(Group { dead, ..count_group(reader, info)? })

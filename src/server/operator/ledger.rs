@@ -69,7 +69,7 @@ pub(in crate::server) fn settlements(results: &[TaskResult]) -> HashMap<&GroupNa
 }
 
 /// The last of a group is its settlement.
-pub(super) fn deciding(results: &[TaskResult]) -> impl Iterator<Item = (&GroupName, &TaskResult)> {
+fn deciding(results: &[TaskResult]) -> impl Iterator<Item = (&GroupName, &TaskResult)> {
     let decides = |outcome: Outcome| outcome.settles() || matches!(outcome, Outcome::Revived | Outcome::Dropped);
     in_time(results).filter(move |(_, r)| decides(r.result.outcome))
 }

@@ -4,7 +4,6 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Operator;
-use super::dead::dead_after;
 use crate::store::{Positions, Reader, StoreError};
 use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult};
 
@@ -119,7 +118,8 @@ impl Log for DeadLetters {
     }
 
     fn read(&self, reader: &mut dyn Reader, after: u64, limit: usize) -> Result<Page<TaskResult>, StoreError> {
-        dead_after(reader, after, self.0.as_ref(), limit)
+        let page = reader.dead(after, self.0.as_ref(), limit)?;
+        Ok((page.last().map(|entry| entry.seq), page))
     }
 
     fn is_wanted(row: &TaskResult, filter: &Filter) -> bool {

@@ -1,5 +1,6 @@
 //! Reading rows, on a connection of one's own that cannot write.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -7,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, Params, Row, Statement, params};
 
 use super::chunks::{Chunk, Ordered, entries, merge};
 use super::results::{self, ResultChunk};
-use super::rows::{optional_name, priority_number, result, result_columns, status, status_columns};
+use super::rows::{dead, dead_columns, name, optional_name, priority_number, status, status_columns};
 use super::tasks::{self, TaskChunk};
 use super::{explain, int, removal};
 use crate::store::backend::{self, PAGE_BYTES, page};
@@ -16,16 +17,17 @@ use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
 
 /// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
 const ADDRESSED_GROUP: &str = "SELECT min(target) FROM task_chunks WHERE target > ?";
-macro_rules! results {
+macro_rules! dead {
     ($rest:literal) => {
-        concat!("SELECT ", result_columns!(), " FROM results WHERE ", $rest)
+        concat!("SELECT ", dead_columns!(), " FROM dead WHERE ", $rest)
     };
 }
-// The conditions are worded as those of the partial indexes, or these are not used.
-const DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? ORDER BY seq");
-const DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq > ? AND \"group\" = ? ORDER BY seq");
-const LATEST_DEAD: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? ORDER BY seq DESC");
-const LATEST_DEAD_OF: &str = results!("outcome IN (2, 6) AND late = 0 AND seq < ? AND \"group\" = ? ORDER BY seq DESC");
+const DEAD: &str = dead!("seq > ? ORDER BY seq");
+const DEAD_OF: &str = dead!("seq > ? AND \"group\" = ? ORDER BY seq");
+const LATEST_DEAD: &str = dead!("seq < ? ORDER BY seq DESC");
+const LATEST_DEAD_OF: &str = dead!("seq < ? AND \"group\" = ? ORDER BY seq DESC");
+const IS_DEAD: &str = "SELECT 1 FROM dead WHERE task_id = ? AND \"group\" = ?";
+const DEAD_COUNTS: &str = "SELECT \"group\", count FROM dead_counts ORDER BY \"group\"";
 const STATUSES: &str = concat!("SELECT ", status_columns!(), " FROM statuses WHERE seq > ? ORDER BY seq");
 
 pub(super) struct SqliteReader {
@@ -101,8 +103,8 @@ impl Reader for SqliteReader {
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(DEAD, [int(after)], result, limit),
-            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], result, limit),
+            None => self.page(DEAD, [int(after)], dead, limit),
+            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], dead, limit),
         }
     }
 
@@ -113,9 +115,23 @@ impl Reader for SqliteReader {
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(LATEST_DEAD, [int(before)], result, limit),
-            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], result, limit),
+            None => self.page(LATEST_DEAD, [int(before)], dead, limit),
+            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], dead, limit),
         }
+    }
+
+    fn is_dead(&mut self, task: TaskId, group: &GroupName) -> Result<bool, StoreError> {
+        let mut select = self.conn.prepare_cached(IS_DEAD).map_err(explain(&self.path))?;
+        select.exists(params![int(task), group.as_str()]).map_err(explain(&self.path))
+    }
+
+    fn dead_counts(&mut self) -> Result<HashMap<GroupName, u64>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(DEAD_COUNTS)?;
+            let row = |row: &Row<'_>| Ok((name(row.get_ref(0)?.as_str()?)?, row.get::<_, i64>(1)? as u64));
+            select.query_map([], row)?.collect::<rusqlite::Result<_>>()
+        };
+        select().map_err(explain(&self.path))
     }
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
@@ -239,6 +255,12 @@ mod tests {
         let class = "task_chunks_class (target=? AND priority=?";
         let key = "PRIMARY KEY (rowid>?";
         let expected = [
+            (DEAD, vec!["PRIMARY KEY (rowid>?)"]),
+            (DEAD_OF, vec!["dead_group (group=? AND rowid>?)"]),
+            (IS_DEAD, vec!["dead_task (task_id=? AND group=?)"]),
+            (DEAD_COUNTS, vec!["SCAN dead_counts"]),
+            (LATEST_DEAD, vec!["PRIMARY KEY (rowid<?)"]),
+            (LATEST_DEAD_OF, vec!["dead_group (group=? AND rowid<?)"]),
             (tasks::AFTER, vec!["SEARCH task_chunks USING INTEGER PRIMARY KEY (rowid>?)"]),
             (tasks::BEFORE, vec!["PRIMARY KEY (rowid<?)"]),
             (tasks::AROUND, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),

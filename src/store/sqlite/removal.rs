@@ -7,8 +7,9 @@ use super::int;
 use super::rows::priority_number;
 use super::tasks::{self, TaskChunk};
 use crate::store::backend::{Oldest, Standing};
+use crate::store::chunk::block_of;
 use crate::store::{ChunkOfTasks, Removable, Removal, Removed};
-use crate::task::{GroupName, Priority, TaskId};
+use crate::task::{GroupName, Priority, TaskId, Time};
 
 /// The chunks of a group and priority in their order, without reading them.
 pub(super) const CHUNKS: &str = "SELECT first, last, count, newest FROM task_chunks INDEXED BY task_chunks_class
@@ -36,7 +37,7 @@ pub(super) fn removable(
             while let Some(row) = chunks.next()? {
                 let id = |column| row.get::<_, i64>(column).map(|id| id as TaskId);
                 let chunk = ChunkOfTasks { first: id(0)?, count: row.get::<_, u32>(2)? as usize };
-                match removable.standing(group.as_ref(), id(1)?, crate::task::Time(row.get(3)?)) {
+                match removable.standing(group.as_ref(), id(1)?, Time(row.get(3)?)) {
                     Standing::Goes if oldest.add(chunk) => {}
                     Standing::Goes | Standing::HoldsTheRest => break,
                     Standing::Stays => {}
@@ -72,17 +73,23 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
     for first in &removal.chunks {
         let mut select = change.prepare_cached(tasks::AT)?;
         let Some(chunk) = select.query_row([int(*first)], TaskChunk::read).optional()? else { continue };
+        let ids = || (0..chunk.len()).map(|at| chunk.position(at));
         change.prepare_cached("DELETE FROM task_chunks WHERE first = ?")?.execute([int(*first)])?;
         for (key, task) in chunk.keys() {
             let mut free = change.prepare_cached("DELETE FROM keys WHERE key = ? AND task_id = ?")?;
             free.execute(params![key, int(task)])?;
         }
+        let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
+        let last = ids().last().unwrap_or(*first);
+        let dead: Vec<i64> =
+            dead.query_map([int(*first), int(last)], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+        for task in dead.iter().filter(|task| chunk.find(**task as TaskId).is_some()) {
+            change.prepare_cached("DELETE FROM dead WHERE task_id = ?")?.execute([task])?;
+        }
         for task in chunk.changed() {
             change.prepare_cached("DELETE FROM changes WHERE task_id = ?")?.execute([int(task)])?;
         }
-        let ids = || (0..chunk.len()).map(|at| chunk.position(at));
-        let blocks = |id: TaskId| crate::store::chunk::block_of(id);
-        for block in blocks(*first)..=ids().last().map_or(0, blocks) {
+        for block in block_of(*first)..=block_of(last) {
             if !has_tasks(change, block)? {
                 change
                     .prepare_cached("REPLACE INTO emptied (block, upto) VALUES (?, ?)")?
@@ -94,7 +101,7 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
     removed.tasks.sort_unstable();
     removed.results = remove_emptied(change, removal.limit)?;
     for (first, count) in old(change, STRAYS, removal)? {
-        change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([first])?;
+        remove_results(change, first)?;
         removed.others += count;
     }
     for (seq, count) in old(change, "SELECT seq, at, 1 FROM statuses ORDER BY seq", removal)? {
@@ -114,12 +121,23 @@ fn remove_emptied(change: &Transaction<'_>, limit: usize) -> rusqlite::Result<us
             if removed >= limit {
                 return Ok(removed);
             }
-            change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([first])?;
+            remove_results(change, first)?;
             removed += usize::try_from(count).map_err(|error| strange(1, error))?;
         }
         change.prepare_cached("DELETE FROM emptied WHERE block = ?")?.execute([block])?;
     }
     Ok(removed)
+}
+
+/// Removes a chunk of results, and the dead letters among them.
+fn remove_results(change: &Transaction<'_>, first: i64) -> rusqlite::Result<()> {
+    // The tasks in its range of seqs that are of its block.
+    let dead = "DELETE FROM dead WHERE seq BETWEEN ?1 AND (SELECT last FROM result_chunks WHERE first = ?1)
+        AND task_id BETWEEN (SELECT first_task FROM result_chunks WHERE first = ?1)
+            AND (SELECT last_task FROM result_chunks WHERE first = ?1)";
+    change.prepare_cached(dead)?.execute([first])?;
+    change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([first])?;
+    Ok(())
 }
 
 /// Rows that are old, from the oldest on, up to the first that is not: position and count, out of position, time and count. What has a

@@ -9,7 +9,7 @@ use crate::attempts::Attempts;
 use crate::retry::Retry;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{
-    Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+    GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
 
 // Macros, because only a literal can be part of a constant statement.
@@ -33,7 +33,17 @@ macro_rules! group_columns {
         "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
     };
 }
-pub(super) use {group_columns, result_columns, status_columns, task_columns};
+macro_rules! dead_columns {
+    () => {
+        r#"seq, task_id, "group", client, attempt, outcome, at, ret"#
+    };
+}
+macro_rules! open_columns {
+    () => {
+        r#""group", task_id, deliveries, spent, begun, silent, not_before"#
+    };
+}
+pub(super) use {dead_columns, group_columns, open_columns, result_columns, status_columns, task_columns};
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
 /// row does, and is done once for a statement.
@@ -112,6 +122,11 @@ impl Values<'_, '_> {
         Ok(self.next::<Option<i64>>()?.map(Time))
     }
 
+    fn outcome(&mut self) -> rusqlite::Result<Outcome> {
+        let number = self.next()?;
+        Outcome::from_number(number).ok_or_else(|| self.unknown(number))
+    }
+
     fn optional_name(&mut self) -> rusqlite::Result<Option<Name>> {
         self.column += 1;
         let name = self.row.get_ref(self.column - 1)?.as_str_or_null()?;
@@ -183,13 +198,41 @@ pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
             group: row.optional_name()?,
             client: row.next()?,
             attempt: row.next()?,
-            outcome: {
-                let number = row.next()?;
-                Outcome::from_number(number).ok_or_else(|| row.unknown(number))?
-            },
+            outcome: row.outcome()?,
             at: row.time()?,
             not_before: row.optional_time()?,
             late: row.next()?,
+            ret: row.next()?,
+        },
+    })
+}
+
+/// A dead letter: the result by which a task was given up.
+pub(super) fn bind_dead(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusqlite::Result<()> {
+    let result = &entry.result;
+    to.put(int(entry.seq))?;
+    to.put(int(result.task))?;
+    to.put(result.group.as_ref().map(Name::as_str))?;
+    to.put(&*result.client)?;
+    to.put(result.attempt)?;
+    to.put(result.outcome as u8)?;
+    to.put(result.at.0)?;
+    to.put(result.ret.as_str())
+}
+
+pub(super) fn dead(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
+    let mut row = Values::of(row);
+    Ok(TaskResult {
+        seq: row.position()?,
+        result: NewResult {
+            task: row.position()?,
+            group: row.optional_name()?,
+            client: row.next()?,
+            attempt: row.next()?,
+            outcome: row.outcome()?,
+            at: row.time()?,
+            not_before: None,
+            late: false,
             ret: row.next()?,
         },
     })
@@ -233,7 +276,34 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
     })
 }
 
-/// An open task: id, deliveries, not before; and, unless every delivery is spent, what is: attempts, whether the last delivery
+pub(super) fn bind_open(to: &mut Parameters<'_, '_>, (group, task): &(&GroupName, &OpenTask)) -> rusqlite::Result<()> {
+    to.put(group.as_str())?;
+    to.put(int(task.id))?;
+    to.put(task.attempts.deliveries)?;
+    to.put(task.attempts.spent)?;
+    to.put(task.attempts.begun)?;
+    to.put(task.attempts.silent)?;
+    to.put(task.not_before.map(|time| time.0))
+}
+
+/// The name of the group, as it stands there: there are many rows of each, and a name is made once.
+pub(super) fn open<'a>(row: &'a Row<'_>) -> rusqlite::Result<(&'a str, OpenTask)> {
+    let group = row.get_ref(0)?.as_str()?;
+    let mut row = Values { row, column: 1 };
+    let task = OpenTask {
+        id: row.position()?,
+        attempts: Attempts { deliveries: row.next()?, spent: row.next()?, begun: row.next()?, silent: row.next()? },
+        not_before: row.optional_time()?,
+    };
+    Ok((group, task))
+}
+
+/// A name that stands in the first column.
+pub(super) fn name(name: &str) -> rusqlite::Result<GroupName> {
+    Name::new(NameOf::Group, name).map_err(|e| rusqlite::Error::FromSqlConversionFailure(0, Type::Text, Box::new(e)))
+}
+
+/// An open task in the list of its group: id, deliveries, not before; and, unless every delivery is spent, what is: attempts, whether the last delivery
 /// is among them, and how many were silent. Stores before that knew only three.
 #[derive(Serialize, Deserialize)]
 struct OpenRow(

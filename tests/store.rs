@@ -1431,6 +1431,44 @@ mod file {
         assert!(files(to.path()).is_empty());
     }
 
+    /// A server was killed while it moved the rows of an older one into chunks: some are moved, the others still stand in rows.
+    #[test]
+    fn a_move_of_rows_into_chunks_that_was_interrupted_goes_on() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        submit(&store.handle(), (1..=30_000).map(|n| task(&format!("task {n}"))).collect());
+        store.handle().record((1..=30_000).map(|n| result(n, Some("g"), Outcome::Done)).collect());
+        let read = |store: &Store| {
+            let mut reader = store.handle().reader().unwrap();
+            let tasks: Vec<_> =
+                [0, 10_000, 20_000].iter().flat_map(|after| reader.tasks(*after, 10_000).unwrap()).collect();
+            let results: Vec<_> =
+                [0, 10_000, 20_000].iter().flat_map(|after| reader.results(*after, 10_000).unwrap()).collect();
+            (tasks, results)
+        };
+        flush(&store.handle()).unwrap();
+        let before = read(&store);
+        assert_eq!((before.0.len(), before.1.len()), (30_000, 30_000));
+        store.close().unwrap();
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let rows = "BEGIN;
+            CREATE TABLE task_rows AS SELECT id, accepted_at, priority, target, key, not_before, expires_at, max_attempts, retry, text
+                FROM tasks WHERE first > 1000;
+            CREATE TABLE result_rows AS SELECT seq, task_id, \"group\", client, attempt, outcome, at, not_before, late, ret FROM results;
+            DELETE FROM task_chunks WHERE first > 1000;
+            DELETE FROM result_chunks;
+            COMMIT";
+        conn.execute_batch(rows).unwrap();
+        let left: i64 = conn.query_row("SELECT count(*) FROM task_rows", [], |row| row.get(0)).unwrap();
+        assert!((20_000..30_000).contains(&left), "{left}");
+        drop(conn);
+        for _ in 0..2 {
+            let (store, _) = Store::open(dir.path()).unwrap();
+            assert!(read(&store) == before);
+            store.close().unwrap();
+        }
+    }
+
     #[test]
     fn a_newer_schema_is_refused() {
         let dir = used();
@@ -1752,8 +1790,13 @@ mod lives {
         }
     }
 
+    /// Few, since each compares everything; more with PROPTEST_CASES.
+    fn cases() -> u32 {
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6)
+    }
+
     proptest! {
-        #![proptest_config(ProptestConfig { cases: 16, failure_persistence: None, ..ProptestConfig::default() })]
+        #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
 
         #[test]
         fn a_database_and_memory_hold_the_same_whatever_is_done(ops in ops()) {

@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
+use contact::now::Now;
 use contact::retry::Retry;
 use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -24,7 +25,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use model::Logged;
-use world::{World, name, outcome_report};
+use world::{START, World, name, outcome_report};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -350,7 +351,7 @@ fn a_task_whose_attempts_are_used_up_is_a_dead_letter() {
 #[test]
 fn a_task_that_nobody_took_in_time_expires() {
     let mut world = world();
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.wait(SECOND);
     let a = world.join(client("a"));
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Expired]));
@@ -360,7 +361,7 @@ fn a_task_that_nobody_took_in_time_expires() {
 fn a_task_is_not_delivered_before_its_time() {
     let mut world = world();
     let a = world.join(client("a"));
-    let later = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let later = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     let now = world.broadcast("now");
     assert_eq!(got(&world, a), [now]);
     world.wait_for_due();
@@ -439,7 +440,7 @@ fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
         world.leave(a);
         let result =
             world.report(&reporter, OutcomeReport { delay: SECOND, ..outcome_report(task, 1, outcome) }).unwrap();
-        let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
+        let delayed = (outcome == Outcome::Retry).then_some(world.now.wall.after(SECOND));
         assert_eq!((result.late, result.not_before), (false, delayed));
         let a = world.join(client("a"));
         world.wait(SECOND);
@@ -960,7 +961,7 @@ fn a_client_that_goes_on_with_what_it_lost_hears_that_another_has_it() {
 fn a_client_that_goes_on_with_what_has_expired_hears_so() {
     let mut world = world();
     let a = world.join(Join { revoke: true, ..begins(client("a")) });
-    let task = world.submit(NewTask { expires_at: Some(world.now.after(5 * SECOND)), ..task("soon") });
+    let task = world.submit(NewTask { expires_at: Some(world.now.wall.after(5 * SECOND)), ..task("soon") });
     world.settle(a, task, Outcome::Working);
     world.wait(ACK_TIMEOUT);
     assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Expired]);
@@ -1087,7 +1088,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     let mut world = world();
     world.join(client("a"));
     let task = world.broadcast("work");
-    assert_eq!(world.due, Some(world.now.after(SECOND)));
+    assert_eq!(world.due, Some(world.now.wall.after(SECOND)));
     world.wait_for_due();
     world.restart();
     let a = world.join(client("a"));
@@ -1097,13 +1098,9 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
 }
 
 /// Commits tasks, has the one client read all it is sent, and waits for the next checkpoint: when that was, and what it has.
-fn next_checkpoint(
-    core: &mut Core,
-    ids: impl Iterator<Item = TaskId>,
-    spec: &NewTask,
-    now: Time,
-) -> (Time, Checkpoint) {
-    core.committed(ids.map(|id| Arc::new(Task { id, accepted_at: now, spec: spec.clone() })).collect(), now);
+fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &NewTask, now: Now) -> (Now, Checkpoint) {
+    let accepted_at = now.wall;
+    core.committed(ids.map(|id| Arc::new(Task { id, accepted_at, spec: spec.clone() })).collect(), now);
     let mut at = now;
     loop {
         let actions = core.take_actions();
@@ -1115,7 +1112,8 @@ fn next_checkpoint(
             }
         }
         if actions.is_empty() {
-            at = core.tick(at).unwrap();
+            let due = core.tick(at).unwrap();
+            at = at.after(Duration::from_millis((due.0 - at.wall.0) as u64));
             core.tick(at);
         }
     }
@@ -1124,10 +1122,10 @@ fn next_checkpoint(
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
-    let mut core = Core::new(Config::default(), Recovered::default(), Time(1_000_000));
-    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, Time(1_000_000));
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START);
     core.take_actions();
-    let mut now = Time(1_000_001);
+    let mut now = START;
     for (ids, seconds) in [(1..=OPEN, 1), (OPEN + 1..=OPEN + 1, 5)] {
         let (at, checkpoint) = next_checkpoint(&mut core, ids.clone(), &task("work"), now);
         assert_eq!((at, checkpoint.groups[0].open.len()), (now.after(seconds * SECOND), *ids.end() as usize));
@@ -1138,7 +1136,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
 #[test]
 fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     const OPEN: TaskId = 50_000;
-    let now = Time(1_000_000);
+    let now = START.wall;
     let open = |id| OpenTask { id, attempts: Attempts::default(), not_before: Some(now.after(1000 * SECOND)) };
     let group = GroupState {
         name: name("a"),
@@ -1154,23 +1152,23 @@ fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     let positions = Positions { task: OPEN, ..Positions::default() };
     let rows = BTreeMap::from([(name("a"), (4..=OPEN).map(open).collect())]);
     let recovered = Recovered { positions, groups: vec![group], open: rows, ..Recovered::default() };
-    let mut core = Core::new(Config::default(), recovered, now);
-    core.join(client("a"), 1, now);
+    let mut core = Core::new(Config::default(), recovered, START);
+    core.join(client("a"), 1, START);
 
-    let changed = |(_, checkpoint): (Time, Checkpoint)| {
+    let changed = |(_, checkpoint): (Now, Checkpoint)| {
         let list: Vec<_> = checkpoint.groups[0].open.iter().map(|open| open.id).collect();
         let rows = checkpoint.open.get(&name("a")).cloned().unwrap_or_default();
         (list, rows.into_iter().map(|(id, row)| (id, row.is_some())).collect::<Vec<_>>())
     };
-    let first = changed(next_checkpoint(&mut core, OPEN + 1..=OPEN + 1, &task("work"), now));
+    let first = changed(next_checkpoint(&mut core, OPEN + 1..=OPEN + 1, &task("work"), START));
     assert_eq!(first, (vec![OPEN + 1], vec![(1, true), (2, true), (3, true)]));
     let far = NewTask { not_before: open(1).not_before, ..task("later") };
-    let second = changed(next_checkpoint(&mut core, OPEN + 2..=OPEN + 2, &far, now));
+    let second = changed(next_checkpoint(&mut core, OPEN + 2..=OPEN + 2, &far, START));
     assert_eq!(second, (vec![OPEN + 1], vec![(OPEN + 2, true)]));
     // An outcome of one that waits.
     let reporter = Reporter { client: Some(name("a")), group: None, peer: "a".into() };
-    core.report(&reporter, vec![outcome_report(7, 0, Outcome::Done)], now);
-    let third = changed(next_checkpoint(&mut core, OPEN + 3..=OPEN + 3, &task("work"), now));
+    core.report(&reporter, vec![outcome_report(7, 0, Outcome::Done)], START);
+    let third = changed(next_checkpoint(&mut core, OPEN + 3..=OPEN + 3, &task("work"), START));
     assert_eq!(third, (vec![OPEN + 1, OPEN + 3], vec![(7, false)]));
 }
 
@@ -1230,7 +1228,7 @@ fn a_restart_gives_no_attempt_more_than_there_are() {
 fn what_expired_once_does_not_expire_again_after_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.leave(a);
     world.checkpoint();
     world.wait(SECOND);
@@ -1348,7 +1346,7 @@ fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attem
 fn a_revived_task_waits_for_its_time_too() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let id = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     world.settle(a, id, Outcome::Done);
     assert!(world.revive("a", id));
     assert!(got(&world, a).is_empty());

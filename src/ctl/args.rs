@@ -144,9 +144,9 @@ Example:
   contactctl clock accept"
     )]
     Clock(Clock),
-    /// Copy the store into a file on the server's machine, while the server works.
+    /// Copy the store into a file, while the server works.
     ///
-    /// The copy has all that was answered before it began. It is made at 64 MiB a second at most, so that others hardly notice, and
+    /// The file is on the server's machine. The copy has all that was answered before it began. It is made at 64 MiB a second at most, so that others hardly notice, and
     /// is gone through before it gets its name: until then it is called FILE.partial. Ctrl-C stops it and removes that. How to go
     /// back to a copy stands in docs/running.md: put it into an empty folder as contact.db, and start a server there.
     #[command(after_help = "\

@@ -13,6 +13,7 @@ use super::session::{Delivery, SessionId};
 use super::tally::micros;
 use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
+use crate::now::Now;
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -24,7 +25,7 @@ const TOO_LONG: Duration = Duration::from_secs(60);
 
 impl Core {
     /// These tasks were accepted: consecutive ids, the first right after the newest one known.
-    pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
+    pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Now) {
         let mut touched = BTreeSet::new();
         for priority in Priority::ALL {
             let caught_up = &mut self.caught_up[priority as usize];
@@ -60,7 +61,7 @@ impl Core {
     }
 
     /// Tasks up to `head` were accepted, too many to be handed over: every group reads them from the store.
-    pub fn advanced(&mut self, head: TaskId, now: Time) {
+    pub fn advanced(&mut self, head: TaskId, now: Now) {
         for priority in Priority::ALL {
             for id in std::mem::take(&mut self.caught_up[priority as usize]) {
                 if let Some(group) = self.groups.get_mut(&id) {
@@ -76,18 +77,18 @@ impl Core {
     }
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
-    pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Time) {
+    pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             group.cursor_mut(query.priority).set_fetching(false);
-            return self.wake_group_at(id, now.after(READ_AGAIN));
+            return self.wake_group_at(id, now.wall.after(READ_AGAIN));
         };
         self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
         self.dispatch(id, now);
     }
 
     /// The tasks that [`Action::Load`] asked for. Those that are not among them are no longer stored.
-    pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Time) {
+    pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match tasks {
             Some(tasks) => {
@@ -95,14 +96,14 @@ impl Core {
                 self.dispatch(id, now);
             }
             None => {
-                group.open.load_failed(asked, now.after(READ_AGAIN));
+                group.open.load_failed(asked, now.wall.after(READ_AGAIN));
                 self.wake_group(id);
             }
         }
     }
 
     /// The stream of this session has taken `taken` bytes of what it was given.
-    pub fn stream_took(&mut self, id: SessionId, taken: u64, now: Time) {
+    pub fn stream_took(&mut self, id: SessionId, taken: u64, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.taken = session.taken.max(taken);
         if !session.has_room() {
@@ -117,7 +118,7 @@ impl Core {
     // ---- tasks go out
 
     /// Gives the group's tasks to its sessions as long as there are both.
-    pub(super) fn dispatch(&mut self, id: GroupId, now: Time) {
+    pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let due = group.begin_loading(now);
         if !due.is_empty() {
@@ -130,7 +131,7 @@ impl Core {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
             match self.session_for(id, alone.unwrap_or(session), &task) {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
-                Err(again) => self.put_aside(id, &task, attempts, now.after(again), now),
+                Err(again) => self.put_aside(id, &task, attempts, now.wall.after(again), now),
             }
         }
         self.wake_group(id);
@@ -160,15 +161,15 @@ impl Core {
 
     /// The task is too long for every client that is there. It waits without its text, and holds up no other; an anonymous
     /// client does not get it at all.
-    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time, now: Time) {
+    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time, now: Now) {
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased) {
             group.open.delay(task.id, until, attempts);
-            self.checkpoints.delayed(now);
+            self.checkpoints.delayed(now.wall);
         }
     }
 
     /// Takes up the next task that is to go out, with its deliveries so far.
-    fn next_task(&mut self, id: GroupId, now: Time) -> Option<(Arc<Task>, Attempts)> {
+    fn next_task(&mut self, id: GroupId, now: Now) -> Option<(Arc<Task>, Attempts)> {
         for priority in Priority::ALL {
             loop {
                 if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
@@ -186,19 +187,20 @@ impl Core {
                     // The tasks of its backlog go before those of the next priority: wait for them.
                     return None;
                 };
-                if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
+                if let Some(due) = task.spec.not_before.filter(|due| *due > now.wall) {
                     group.open.delay(task.id, due, attempts);
-                    self.checkpoints.delayed(now);
+                    self.checkpoints.delayed(now.wall);
                     continue;
                 }
-                if let Some(outcome) = task.spec.over(now) {
+                if let Some(outcome) = task.spec.over(now.wall) {
                     self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
                     continue;
                 }
                 // Its last delivery was before a restart, or ended when its text was not in memory.
                 if let Some(why) = self.given_up(&task, attempts) {
                     let group = self.groups.get(&id)?.name.clone();
-                    let result = outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now);
+                    let result =
+                        outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
                     self.records.push(NewResult { ret: why.into_owned(), ..result });
                     continue;
                 }
@@ -242,7 +244,7 @@ impl Core {
         }
     }
 
-    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, before: Attempts, now: Time) {
+    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, before: Attempts, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         let attempts = before.delivered(!session.join.begins);
@@ -256,20 +258,21 @@ impl Core {
         if group.leased {
             if attempts.deliveries == 1 {
                 let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
-                self.meter.wait.record(micros(ready, now));
+                self.meter.wait.record(micros(ready, now.wall));
             }
             session.hold(task.id, attempts);
-            let deadline = now.after(self.config.ack_timeout);
+            let deadline = now.wall.after(self.config.ack_timeout);
             let (text, turn) = (Some(task.clone()), session.turn);
             let (session, confirmed_from, left_by) = (Some(id), None, None);
-            let lease = Lease { task: text, session, attempts, turn, since: now, deadline, confirmed_from, left_by };
+            let lease =
+                Lease { task: text, session, attempts, turn, since: now.wall, deadline, confirmed_from, left_by };
             group.open.lease(task.id, lease);
-            self.checkpoints.delivered(now);
+            self.checkpoints.delivered(now.wall);
         }
         let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent };
         session.sent += delivery.cost();
         session.delivered += 1;
-        session.last_sent = now;
+        session.last_sent = now.wall;
         if session.outgoing.is_empty() {
             self.outgoing.push(id);
         }

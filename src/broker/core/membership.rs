@@ -9,11 +9,12 @@ use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
-use crate::task::{GroupName, Name, Outcome, StartAt, Time};
+use crate::now::Now;
+use crate::task::{GroupName, Name, Outcome, StartAt};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`].
-    pub fn join(&mut self, join: Join, id: SessionId, now: Time) {
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) {
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
@@ -27,7 +28,7 @@ impl Core {
         let mut session = Session {
             group: group_id,
             label,
-            since: now,
+            since: now.wall,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
             unbegun: 0,
@@ -37,7 +38,7 @@ impl Core {
             sent: 0,
             taken: 0,
             delivered: 0,
-            last_sent: now,
+            last_sent: now.wall,
             outgoing: Vec::new(),
             turn: 0,
             rank: None,
@@ -57,7 +58,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.after(heartbeat), Timer::Session(id));
+            self.timers.set(now.wall.after(heartbeat), Timer::Session(id));
         }
         self.sessions.insert(id, session);
         let mut awaiting = Vec::new();
@@ -73,13 +74,13 @@ impl Core {
     }
 
     /// The group of that name, or a passing one.
-    pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Time) -> GroupId {
+    pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Now) -> GroupId {
         if let Some(id) = name.as_ref().and_then(|name| self.names.get(name)) {
             return *id;
         }
         let leased = name.is_some();
         let broadcast_after = if from == StartAt::New { self.head() } else { 0 };
-        let group = Group::new(name, broadcast_after, now);
+        let group = Group::new(name, broadcast_after, now.wall);
         let id = self.add_group(group);
         if leased {
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
@@ -90,7 +91,7 @@ impl Core {
 
     /// The same client opened a new stream. The old one ends. If it is the same process, its tasks stay with it for long enough
     /// to confirm them (`WORKING`): some of them may have been lost on the way.
-    fn take_over(&mut self, old: SessionId, new: SessionId, session: &mut Session, now: Time) {
+    fn take_over(&mut self, old: SessionId, new: SessionId, session: &mut Session, now: Now) {
         self.actions.push(Action::Close(old, Closed::TakenOver));
         let Some(before) = self.sessions.get_mut(&old) else { return };
         let same_process = before.join.instance.is_some() && before.join.instance == session.join.instance;
@@ -106,7 +107,7 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.after(self.config.ack_timeout.min(GRACE));
+        let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
             if let Some(mut lease) = group.open.end_lease(*id) {
                 lease.session = Some(new);
@@ -121,9 +122,9 @@ impl Core {
 
     /// A stream ended: what was on its way or held by its client goes to others. What a client has begun that says when it
     /// begins stays with it for a moment: it may still be at work. An unknown session changes nothing.
-    pub fn leave(&mut self, id: SessionId, now: Time) {
+    pub fn leave(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
-            let deadline = now.after(self.config.ack_timeout.min(GRACE));
+            let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
             if let Some(group) = self.groups.get_mut(&session.group) {
                 session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
             }
@@ -132,7 +133,7 @@ impl Core {
     }
 
     /// A stream is over, and so are the leases of what its client holds.
-    fn end(&mut self, id: SessionId, now: Time) {
+    fn end(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // It takes nothing any more, also while its tasks are given back.
         session.window = 0;

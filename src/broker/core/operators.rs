@@ -7,6 +7,7 @@ use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core};
+use crate::now::Now;
 use crate::store::Floors;
 use crate::task::{ClientId, GroupName, Outcome, Priority, StartAt, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
@@ -90,18 +91,18 @@ impl Core {
     }
 
     /// The groups that have a name, by name.
-    pub fn groups(&self, now: Time) -> Vec<GroupInfo> {
+    pub fn groups(&self, now: Now) -> Vec<GroupInfo> {
         let mut groups = self.unsorted_groups(now);
         groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         groups
     }
 
-    pub(super) fn unsorted_groups(&self, now: Time) -> Vec<GroupInfo> {
+    pub(super) fn unsorted_groups(&self, now: Now) -> Vec<GroupInfo> {
         self.groups.values().filter_map(|group| group.info(self.head(), now)).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.
-    pub(in crate::broker) fn task_states(&self, task: &Task, now: Time) -> Vec<(GroupName, TaskState)> {
+    pub(in crate::broker) fn task_states(&self, task: &Task, now: Now) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
         let mut task_states: Vec<_> =
             groups.filter_map(|group| Some((group.name.clone()?, self.task_state(group, task, now)))).collect();
@@ -109,17 +110,17 @@ impl Core {
         task_states
     }
 
-    pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
+    pub(super) fn task_state(&self, group: &Group, task: &Task, now: Now) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
             return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
-        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
+        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now.wall);
         let takes = |id| self.sessions.get(id).is_some_and(|session| session.takes(task));
         let too_long = !group.sessions.is_empty() && !group.sessions.iter().any(takes);
-        if too_long && task.spec.not_before.is_none_or(|due| due <= now) {
+        if too_long && task.spec.not_before.is_none_or(|due| due <= now.wall) {
             return TaskState::Waiting(WaitReason::TooLong);
         }
         TaskState::Waiting(match due {
@@ -146,8 +147,8 @@ impl Core {
 
     /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
     /// clients, are kept from it by the mark in the store.
-    pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
-        self.recent.cancel(task.id, now);
+    pub fn cancel(&mut self, task: &Task, now: Now) -> u32 {
+        self.recent.cancel(task.id, now.wall);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
             passing.cursor_mut(task.spec.priority).skip(task.id);
         }
@@ -188,7 +189,7 @@ impl Core {
     }
 
     /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.
-    pub fn revive(&mut self, name: &GroupName, task: &Task, now: Time) -> bool {
+    pub fn revive(&mut self, name: &GroupName, task: &Task, now: Now) -> bool {
         let Some(id) = self.names.get(name).copied() else { return false };
         let head = self.head();
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wants(task)) else { return false };
@@ -201,18 +202,18 @@ impl Core {
     }
 
     /// Takes a dead letter off the list.
-    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
+    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Now) {
         self.record_by_operator(name, task, Outcome::Dropped, now);
     }
 
     /// Writes down what an operator did with a settled task.
-    fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
-        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now));
+    fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Now) {
+        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now.wall));
     }
 
     /// Stops or resumes the delivery of tasks to a group. One that no client came to yet is made when it is stopped, as its first
     /// client would make it; says whether it was.
-    pub fn pause(&mut self, name: &GroupName, paused: bool, now: Time) -> Result<bool, GroupError> {
+    pub fn pause(&mut self, name: &GroupName, paused: bool, now: Now) -> Result<bool, GroupError> {
         let known = self.names.get(name).copied();
         let id = match known {
             Some(id) => id,

@@ -138,6 +138,10 @@ fn copy(from: &Path, partial: &Partial, goes_on: &GoesOn) -> Result<BackedUp, Ba
 /// Goes through all of the copy.
 fn check(partial: &Partial, bytes: u64, goes_on: &GoesOn) -> Result<(), BackupError> {
     let mut copy = partial.open().map_err(|error| partial.failed(error))?;
+    let at = BackupProgress { copied: bytes, of: bytes, checking: true };
+    if !goes_on(at) {
+        return Err(BackupError::Stopped);
+    }
     let (goes_on, mut began) = (goes_on.clone(), Instant::now());
     let rest = move || {
         if began.elapsed() < CHECK {
@@ -145,7 +149,7 @@ fn check(partial: &Partial, bytes: u64, goes_on: &GoesOn) -> Result<(), BackupEr
         }
         thread::sleep(began.elapsed());
         began = Instant::now();
-        !goes_on(BackupProgress { copied: bytes, of: bytes, checking: true })
+        !goes_on(at)
     };
     copy.progress_handler(OPERATIONS, Some(rest)).map_err(|error| partial.failed(error))?;
     match copy.query_row("PRAGMA quick_check(1)", [], |row| row.get::<_, String>(0)) {

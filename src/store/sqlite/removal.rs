@@ -80,7 +80,7 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
             free.execute(params![key, int(task)])?;
         }
         let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
-        let last = ids().last().unwrap_or(*first);
+        let last = ids().next_back().unwrap_or(*first);
         let dead: Vec<i64> =
             dead.query_map([int(*first), int(last)], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
         for task in dead.iter().filter(|task| chunk.find(**task as TaskId).is_some()) {

@@ -39,8 +39,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Floors, GroupState, Keyed, OpenReader, OpenRows,
-    OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Floors, GroupState, Keyed, Newest, OpenReader,
+    OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
@@ -93,7 +93,7 @@ impl Store {
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
-        let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
+        let writer = Writer::new(backend, mailbox, shared.clone(), &recovered);
         let writer =
             thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
         let store = Store { handle: Handle { commands, shared }, writer: Some(writer), stays_open: Some(stays_open) };

@@ -638,7 +638,7 @@ fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
     let mut world = world();
     let at = |priority, seconds: u32| NewTask {
         priority,
-        not_before: Some(Time(1_000_000).after(seconds * SECOND)),
+        not_before: Some(START.wall.after(seconds * SECOND)),
         ..task("x")
     };
     let a = world.join(Join { window: Some(1), ..client("a") });
@@ -654,6 +654,123 @@ fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
     // Nor does any of the others wait for ever.
     world.finish();
     assert_eq!(got(&world, a).len(), 1002);
+}
+
+// ---- the clock steps
+
+/// An hour: a wrong time zone. And what a machine is off by that knows no time when it starts.
+const STEPS: [i64; 4] = [HOUR, -HOUR, 40 * 24 * HOUR, -40 * 24 * HOUR];
+const HOUR: i64 = 3_600_000;
+
+#[test]
+fn a_clock_that_steps_ends_no_lease_and_no_wait_and_makes_none_longer() {
+    for step in STEPS {
+        let mut world = world();
+        let a = world.join(Join { window: Some(2), heartbeat: Some(7 * SECOND), ..client("a") });
+        let far = world.now.wall.after(100 * 24 * 3600 * SECOND);
+        let held = world.submit(NewTask { expires_at: Some(far), ..task("held") });
+        let waits = world.broadcast("waits");
+        world.report(
+            &world.reporter(a),
+            OutcomeReport { delay: 6 * SECOND, ..outcome_report(waits, 1, Outcome::Retry) },
+        );
+        world.wait(5 * SECOND);
+        world.settle(a, held, Outcome::Working);
+        world.step(step);
+        assert_eq!(got(&world, a), [held, waits], "nothing goes out because of a step");
+        world.wait(SECOND);
+        assert_eq!(got(&world, a), [held, waits, waits], "what waits does so for as long as it was to");
+        world.done(a, waits);
+        assert_eq!(world.streams[&a].heartbeats, 0);
+        world.wait(7 * SECOND);
+        assert_eq!(world.streams[&a].heartbeats, 1);
+        assert_eq!(outcomes(&world, held), []);
+        world.wait(2 * SECOND);
+        assert_eq!(outcomes(&world, held), [Outcome::TimedOut], "and a lease ends after the ack timeout");
+    }
+}
+
+#[test]
+fn a_clock_that_steps_leaves_the_graces_as_long_as_they_are() {
+    for step in STEPS {
+        let mut world = world();
+        let before = world.join(worker("one"));
+        let id = world.broadcast("work");
+        world.sync();
+        world.wait(SECOND);
+        world.sync();
+        world.crash(0);
+        world.step(step);
+        let other = world.join(worker("two"));
+        world.wait(RESTART_GRACE - SECOND);
+        assert!(got(&world, other).is_empty(), "after a start it is held back for who had it: {before}");
+        world.wait(SECOND);
+        assert_eq!(got(&world, other), [id]);
+    }
+}
+
+#[test]
+fn what_waits_for_a_time_of_day_goes_out_when_the_clock_says_so() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let at = |world: &World, hours: i64| Some(Time(world.now.wall.0 + hours * HOUR));
+    let soon = world.submit(NewTask { not_before: at(&world, 1), ..task("soon") });
+    let later = world.submit(NewTask { not_before: at(&world, 2), ..task("later") });
+    world.step(HOUR);
+    assert_eq!(got(&world, a), [soon], "the clock says that it is time");
+    world.step(-HOUR);
+    // Its time has come once, and it went out: that does not change.
+    world.settle(a, soon, Outcome::Retry);
+    assert_eq!(attempts(&world, a), [(soon, 1), (soon, 2)]);
+    world.done(a, soon);
+    world.wait(Duration::from_secs(2 * 3600) - SECOND);
+    assert_eq!(got(&world, a), [soon, soon]);
+    world.wait(SECOND);
+    assert_eq!(got(&world, a), [soon, soon, later], "behind a clock that was set back it waits as much longer");
+}
+
+#[test]
+fn what_is_with_a_client_does_not_expire_and_what_waits_does_when_the_clock_says_so() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let expires_at = Some(world.now.wall.after(60 * SECOND));
+    let [held, waits] = ["held", "waits"].map(|text| world.submit(NewTask { expires_at, ..task(text) }));
+    world.step(HOUR);
+    assert_eq!((outcomes(&world, held), outcomes(&world, waits)), (vec![], vec![]));
+    assert!(!world.done(a, held).late, "what came of it counts");
+    assert_eq!(outcomes(&world, waits), [Outcome::Expired]);
+}
+
+#[test]
+fn a_wait_that_outlives_the_process_is_never_longer_than_it_was_to_be() {
+    for (step, waits) in [(0, 9), (HOUR, 0), (-HOUR, 10), (40 * 24 * HOUR, 0), (-40 * 24 * HOUR, 10)] {
+        for checkpoint in [true, false] {
+            let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
+            let a = world.join(client("a"));
+            let id = world.broadcast("work");
+            world.sync();
+            world.report(
+                &world.reporter(a),
+                OutcomeReport { delay: 10 * SECOND, ..outcome_report(id, 1, Outcome::Retry) },
+            );
+            if checkpoint {
+                world.checkpoint();
+            }
+            world.sync();
+            world.wait(SECOND);
+            // While it is away.
+            world.now.wall.0 += step;
+            world.model.stepped = Some(world.model.log.len());
+            world.crash(0);
+            let a = world.join(client("a"));
+            if waits > 0 {
+                world.wait(waits * SECOND - Duration::from_millis(1));
+                assert!(got(&world, a).is_empty(), "{step}");
+                world.wait(Duration::from_millis(1));
+            }
+            assert_eq!(got(&world, a), [id], "{step}");
+        }
+    }
 }
 
 // ---- when work begins
@@ -1088,7 +1205,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     let mut world = world();
     world.join(client("a"));
     let task = world.broadcast("work");
-    assert_eq!(world.due, Some(world.now.wall.after(SECOND)));
+    assert_eq!(world.due, Some(world.now.steady.after(SECOND)));
     world.wait_for_due();
     world.restart();
     let a = world.join(client("a"));
@@ -1103,7 +1220,7 @@ fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &Ne
     core.committed(ids.map(|id| Arc::new(Task { id, accepted_at, spec: spec.clone() })).collect(), now);
     let mut at = now;
     loop {
-        let actions = core.take_actions();
+        let actions = core.take_actions(at);
         for action in &actions {
             match action {
                 Action::WatchRoom(id, sent) => core.stream_took(*id, *sent, at),
@@ -1112,8 +1229,7 @@ fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &Ne
             }
         }
         if actions.is_empty() {
-            let due = core.tick(at).unwrap();
-            at = at.after(Duration::from_millis((due.0 - at.wall.0) as u64));
+            at = at.after(core.tick(at).unwrap().since(at.steady));
             core.tick(at);
         }
     }
@@ -1124,7 +1240,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
     let mut core = Core::new(Config::default(), Recovered::default(), START);
     core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START);
-    core.take_actions();
+    core.take_actions(START);
     let mut now = START;
     for (ids, seconds) in [(1..=OPEN, 1), (OPEN + 1..=OPEN + 1, 5)] {
         let (at, checkpoint) = next_checkpoint(&mut core, ids.clone(), &task("work"), now);
@@ -1170,6 +1286,17 @@ fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     core.report(&reporter, vec![outcome_report(7, 0, Outcome::Done)], START);
     let third = changed(next_checkpoint(&mut core, OPEN + 3..=OPEN + 3, &task("work"), START));
     assert_eq!(third, (vec![OPEN + 1, OPEN + 3], vec![(7, false)]));
+    // A wait is stored with the time of day: when that has stepped, its row is wrong, and only then it is written anew.
+    let retry = OutcomeReport { delay: 100 * SECOND, ..outcome_report(OPEN + 1, 0, Outcome::Retry) };
+    core.report(&reporter, vec![retry], START);
+    let stepped = Now { wall: START.wall.after(500 * SECOND), ..START };
+    for (id, now, written) in [(OPEN + 4, START, true), (OPEN + 5, START, false), (OPEN + 6, stepped, true)] {
+        let (at, checkpoint) = next_checkpoint(&mut core, id..=id, &task("work"), now);
+        let rows: Vec<_> = checkpoint.open.values().flat_map(|rows| rows.values().flatten()).collect();
+        assert_eq!(rows.iter().map(|open| open.id).collect::<Vec<_>>(), [OPEN + 1][..usize::from(written)]);
+        let until = at.wall_at(START.after(100 * SECOND).steady);
+        assert!(rows.iter().all(|open| open.not_before == Some(until)), "{rows:?}");
+    }
 }
 
 #[test]

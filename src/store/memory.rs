@@ -7,8 +7,8 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, GroupState, Keyed, OpenReader, OpenTask, Positions, Reader,
-    Recovered, Removable, Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, GroupState, Keyed, Newest, OpenReader, OpenTask, Positions,
+    Reader, Recovered, Removable, Removal, Removed, StoreError,
 };
 use crate::task::{GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
@@ -68,13 +68,16 @@ fn remove_old<T>(rows: &mut Vec<T>, removal: &Removal, what: impl Fn(&T) -> (boo
 
 impl Backend for Memory {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let positions = self.rows().positions;
+        let newest = Newest::read(self, positions)?;
         let rows = self.rows();
         let replay = rows_after(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
         Ok(Recovered {
-            positions: rows.positions,
+            positions,
             groups: rows.groups.values().cloned().collect(),
             open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
+            newest,
         })
     }
 

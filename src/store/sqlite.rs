@@ -11,8 +11,8 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::{
-    Backend, Batch, GroupState, Keyed, MakeBackup, OpenReader, OpenTask, Positions, Recovered, Removal, Removed,
-    StoreError,
+    Backend, Batch, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered, Removal,
+    Removed, StoreError,
 };
 use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
@@ -166,7 +166,8 @@ impl Backend for Sqlite {
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, open, replay })
+        let newest = Newest::read(&mut *self.reader()()?, positions)?;
+        Ok(Recovered { positions, groups, open, replay, newest })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {

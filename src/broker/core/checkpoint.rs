@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::task::Time;
+use crate::now::Steady;
 
 /// A restart reads the outcomes after the last checkpoint, and takes up anew what was delayed since: about this many at most.
 const MAX_CHANGES: usize = 10_000;
@@ -16,7 +16,7 @@ pub(super) struct CheckpointSchedule {
     /// Outcomes, and tasks that were delayed, since the last checkpoint.
     changes: usize,
     /// When the first delivery since the last checkpoint is to be in one. `None`: there was none.
-    due: Option<Time>,
+    due: Option<Steady>,
     /// How long after that delivery.
     interval: Duration,
 }
@@ -33,12 +33,12 @@ impl CheckpointSchedule {
     }
 
     /// A task went out.
-    pub(super) fn delivered(&mut self, now: Time) {
+    pub(super) fn delivered(&mut self, now: Steady) {
         self.due.get_or_insert(now.after(self.interval));
     }
 
     /// A task was taken up whose time has not come.
-    pub(super) fn delayed(&mut self, now: Time) {
+    pub(super) fn delayed(&mut self, now: Steady) {
         self.changes += 1;
         self.delivered(now);
     }
@@ -49,7 +49,7 @@ impl CheckpointSchedule {
     }
 
     /// When the next one is due because of time.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(super) fn due(&self) -> Option<Steady> {
         self.due
     }
 

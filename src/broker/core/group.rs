@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cursor::{LogCursor, Page};
+use super::delayed::Due;
 use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
-use crate::now::Now;
+use crate::now::{Now, Steady};
 use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -85,7 +86,9 @@ pub(super) struct Group {
     pub(super) rate: Rate,
     pub(super) tally: Tally,
     /// When the timer of this group is set for.
-    pub(super) wake_at: Option<Time>,
+    pub(super) wake_at: Option<Steady>,
+    /// And its timer for a time of day.
+    pub(super) wake_at_moment: Option<Time>,
     pub(super) paused: bool,
     /// The tasks that were taken up and are not settled.
     pub(super) open: OpenTasks,
@@ -117,6 +120,7 @@ impl Group {
             rate: Rate::default(),
             tally: Tally::default(),
             wake_at: None,
+            wake_at_moment: None,
             broadcast_after,
             paused: false,
             cursors: [0; 3].map(LogCursor::new),
@@ -130,13 +134,15 @@ impl Group {
 
     // ---- checkpoints and recovery
 
-    /// The group as a checkpoint left it, and its open tasks that have rows. What was delivered before, and so may be with a client,
-    /// waits until `held_until`.
-    pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, held_until: Time) -> Group {
-        let mut open = OpenTasks::default();
-        let due = |task: &OpenTask| {
-            let held_until = if task.attempts.deliveries > 0 { held_until } else { Time::default() };
-            task.not_before.unwrap_or_default().max(held_until)
+    /// The group as a checkpoint left it, and its open tasks that have rows, by a clock that showed `stored` now. What was delivered
+    /// before, and so may be with a client, waits until `held_until`. Until then the clock counts that its submitter named a
+    /// moment of.
+    pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, stored: Now, held_until: Steady) -> Group {
+        let mut open = OpenTasks::restored(stored);
+        let due = |task: &OpenTask| match task.not_before {
+            Some(moment) if task.attempts.deliveries == 0 => Due::At(moment),
+            None if task.attempts.deliveries == 0 => Due::After(stored.steady),
+            wait => Due::After(wait.map_or(held_until, |until| stored.steady_at(until).max(held_until))),
         };
         rows.iter().for_each(|task| open.restore(task.id, due(task), task.attempts));
         state.open.iter().for_each(|task| open.delay(task.id, due(task), task.attempts));
@@ -153,8 +159,8 @@ impl Group {
         }
     }
 
-    /// Repeats an outcome that stands in the log after the checkpoint.
-    pub(super) fn replay(&mut self, result: &NewResult) {
+    /// Repeats an outcome that stands in the log after the checkpoint, written by a clock that showed `stored` now.
+    pub(super) fn replay(&mut self, result: &NewResult, stored: Now) {
         if result.late || result.outcome == Outcome::Dropped {
             return;
         }
@@ -167,9 +173,9 @@ impl Group {
                 Attempts::default()
             }
         };
-        let due = result.not_before.unwrap_or_default();
+        let due = Due::After(result.not_before.map_or(stored.steady, |until| stored.steady_at(until)));
         match result.outcome {
-            Outcome::Revived => self.open.delay(result.task, Time::default(), Attempts::default()),
+            Outcome::Revived => self.open.delay(result.task, due, Attempts::default()),
             outcome if outcome.settles() => {}
             outcome => self.open.delay(result.task, due, attempts.replay(result.attempt, outcome)),
         }
@@ -177,7 +183,7 @@ impl Group {
 
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
-    pub(super) fn take_changed(&mut self, head: TaskId) -> Option<(GroupState, OpenRows)> {
+    pub(super) fn take_changed(&mut self, head: TaskId, now: Now) -> Option<(GroupState, OpenRows)> {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
             return None;
         }
@@ -195,13 +201,13 @@ impl Group {
                 _ => taken_up.push((id, id)),
             }
         }
-        let (open, rows) = self.open.take_changes();
+        let (open, rows) = self.open.take_changes(now);
         let state = GroupState {
             name,
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
             paused: self.paused,
-            last_used: self.last_used,
+            last_used: if self.sessions.is_empty() { self.last_used.min(now.wall) } else { now.wall },
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
             open,
@@ -330,14 +336,14 @@ impl Group {
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
-            self.open.delay(task.id, now.wall, Attempts::default());
+            self.open.delay(task.id, Due::After(now.steady), Attempts::default());
         }
         settled
     }
 
     /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
     pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
-        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now.wall) }
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
     }
 
     // ---- what there is to see
@@ -353,10 +359,15 @@ impl Group {
         self.open.oldest().map_or(position, |open| position.min(open - 1))
     }
 
-    /// When this group next has something to do by itself.
-    pub(super) fn next_due(&self) -> Option<Time> {
+    /// When this group next has something to do by itself, but for what waits for a time of day.
+    pub(super) fn next_due(&self) -> Option<Steady> {
         let load = if self.sessions.is_empty() { None } else { self.open.next_load() };
         self.open.first_deadline().into_iter().chain(load).min()
+    }
+
+    /// At which time of day it next has something to do by itself.
+    pub(super) fn next_moment(&self) -> Option<Time> {
+        if self.sessions.is_empty() { None } else { self.open.next_moment() }
     }
 
     /// How far it has come; `None`: it has no name.
@@ -376,9 +387,9 @@ impl Group {
             oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
             backlog: unread.collect(),
             taken_up: self.taken_up.len(),
-            rate: self.rate.per_second(now.wall),
-            last_settled: self.rate.last(),
-            held_since: self.open.held_since(),
+            rate: self.rate.per_second(now.steady),
+            last_settled: self.rate.last().map(|second| now.wall_at(second)),
+            held_since: self.open.held_since().map(|since| now.wall_at(since)),
             paused: self.paused,
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
@@ -391,8 +402,7 @@ impl Group {
         self.open.check()?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
-        let mut open = self.open.ids().into_iter();
-        let twice = open.find(|id| is_unread(*id) && !self.taken_up.contains(id));
+        let twice = self.open.ids().into_iter().find(|id| is_unread(*id) && !self.taken_up.contains(id));
         twice.map_or(Ok(()), |id| Err(format!("task {id} is open, and will be read again")))
     }
 }

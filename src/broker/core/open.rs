@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::delayed::Delayed;
+use super::delayed::{Delayed, Due};
 use super::kept::Kept;
 use super::packed::Packed;
 use super::session::SessionId;
 use super::suspects::Suspects;
 use crate::attempts::Attempts;
+use crate::now::{Now, Steady};
 use crate::store::{OpenRows, OpenTask};
 use crate::task::{Priority, Task, TaskId, Time};
 
@@ -26,9 +27,9 @@ pub(super) struct Lease {
     /// When it was delivered, in the order of all deliveries: see [`Session::turn`](super::session::Session::turn).
     pub(super) turn: u64,
     /// When it was delivered.
-    pub(super) since: Time,
+    pub(super) since: Steady,
     /// When it ends, unless its client says something before.
-    pub(super) deadline: Time,
+    pub(super) deadline: Steady,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
     /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
@@ -45,6 +46,10 @@ impl Lease {
 /// Texts of tasks that wait to go out again, for each priority: more are not read into memory. And most that are read at once.
 const LOADED: usize = 256;
 
+/// By so many milliseconds the time of day is off, against the clock that never steps, before what was written by it is written
+/// anew.
+const STEP: u64 = 1_000;
+
 /// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed`, `due`
 /// and `loading`.
 ///
@@ -54,7 +59,7 @@ pub(super) struct OpenTasks {
     /// With a client.
     leases: FxHashMap<TaskId, Lease>,
     /// Of each lease, so that those that are over are found.
-    deadlines: BTreeSet<(Time, TaskId)>,
+    deadlines: BTreeSet<(Steady, TaskId)>,
     /// Of each lease without a session, with the address from which its client said that it has the task.
     awaiting_stream: BTreeSet<(Arc<str>, TaskId)>,
     /// Go out before any new task of their priority.
@@ -70,11 +75,18 @@ pub(super) struct OpenTasks {
     /// How many of each priority are in `returned` and `suspects`.
     texts: [usize; 3],
     kept: Kept,
+    /// When rows were last written, on both clocks.
+    written_by: Option<Now>,
     /// Not as in the last checkpoint.
     changed: bool,
 }
 
 impl OpenTasks {
+    /// None yet; rows of them were written by a clock that showed `stored` now.
+    pub(super) fn restored(stored: Now) -> OpenTasks {
+        OpenTasks { written_by: Some(stored), ..OpenTasks::default() }
+    }
+
     pub(super) fn len(&self) -> usize {
         self.leases.len() + self.waiting_len()
     }
@@ -95,7 +107,7 @@ impl OpenTasks {
     }
 
     /// When the task was delivered that has been with a client for longest.
-    pub(super) fn held_since(&self) -> Option<Time> {
+    pub(super) fn held_since(&self) -> Option<Steady> {
         self.leases.values().map(|lease| lease.since).min()
     }
 
@@ -120,12 +132,12 @@ impl OpenTasks {
     }
 
     /// The leases that are over.
-    pub(super) fn overdue(&self, now: Time) -> Vec<TaskId> {
+    pub(super) fn overdue(&self, now: Steady) -> Vec<TaskId> {
         self.deadlines.range(..=(now, TaskId::MAX)).map(|(_, task)| *task).collect()
     }
 
     /// When the first lease is over.
-    pub(super) fn first_deadline(&self) -> Option<Time> {
+    pub(super) fn first_deadline(&self) -> Option<Steady> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
@@ -152,7 +164,7 @@ impl OpenTasks {
 
     /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
     /// so.
-    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Time) -> bool {
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Steady) -> bool {
         if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
             return false;
         }
@@ -174,7 +186,7 @@ impl OpenTasks {
     }
 
     /// When a delayed task is due.
-    pub(super) fn due(&self, task: TaskId) -> Option<Time> {
+    pub(super) fn due(&self, task: TaskId) -> Option<Due> {
         self.delayed.get(task).map(|(due, _)| due)
     }
 
@@ -230,14 +242,14 @@ impl OpenTasks {
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
-    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: Attempts) {
+    pub(super) fn delay(&mut self, task: TaskId, due: Due, attempts: Attempts) {
         self.changed = true;
         self.kept.came_to_wait(task);
         self.delayed.insert(task, due, attempts);
     }
 
     /// Puts a task where it waits, as its row in the store has it.
-    pub(super) fn restore(&mut self, task: TaskId, due: Time, attempts: Attempts) {
+    pub(super) fn restore(&mut self, task: TaskId, due: Due, attempts: Attempts) {
         self.delayed.insert(task, due, attempts);
     }
 
@@ -259,16 +271,21 @@ impl OpenTasks {
         self.due.iter().map(Packed::len).sum()
     }
 
-    /// When the next text is to be read.
-    pub(super) fn next_load(&self) -> Option<Time> {
+    /// When the next text is to be read, but for those that wait for a time of day.
+    pub(super) fn next_load(&self) -> Option<Steady> {
         match self.next_due_class() {
-            Some(_) => Some(Time::default()),
-            None => self.delayed.first().filter(|_| self.may_load_delayed()),
+            Some(_) => Some(Steady::default()),
+            None => self.delayed.first_wait().filter(|_| self.may_load_delayed()),
         }
     }
 
+    /// The time of day at which the next text of these is to be read.
+    pub(super) fn next_moment(&self) -> Option<Time> {
+        self.delayed.first_moment().filter(|_| self.may_load_delayed())
+    }
+
     /// Moves what is due to `loading`, as far as there is room for the texts. What the store has of these tasks stays right.
-    pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
+    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
         let mut ids = Vec::new();
         while let Some(class) = self.next_due_class()
             && let Some((task, attempts)) = self.due[class].pop_first()
@@ -305,33 +322,43 @@ impl OpenTasks {
     }
 
     /// The texts could not be read: the tasks are due again later.
-    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Time) {
+    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Steady) {
         for task in asked {
             if let Some(attempts) = self.loading.remove(task) {
-                self.delayed.insert(*task, due, attempts);
+                self.delayed.insert(*task, Due::After(due), attempts);
             }
         }
     }
 
     // ---- all of them
 
+    /// What waits for a while is to be written down anew.
+    pub(super) fn waits_changed(&mut self) {
+        self.changed |= self.delayed.first_wait().is_some();
+    }
+
     /// Whether they changed since this was last asked.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// What a checkpoint keeps of a task.
-    fn find(&self, id: TaskId) -> Option<OpenTask> {
+    /// What a checkpoint keeps of a task. What is stored may be read by another start of the machine: so it has the time of day.
+    fn find(&self, id: TaskId, now: Now) -> Option<OpenTask> {
         // The outcome or the loss of a lease will follow the checkpoint in the log; if neither does, this delivery counts.
         let leased = self.lease_of(id).map(|lease| lease.attempts);
         let attempts = leased.or_else(|| self.waiting(id))?;
-        Some(OpenTask { id, attempts, not_before: self.due(id) })
+        Some(OpenTask { id, attempts, not_before: kept(self.due(id), attempts, now) })
     }
 
     /// What a checkpoint writes: the list of the group, and the rows that changed.
-    pub(super) fn take_changes(&mut self) -> (Vec<OpenTask>, OpenRows) {
+    pub(super) fn take_changes(&mut self, now: Now) -> (Vec<OpenTask>, OpenRows) {
+        // What waits for a while is stored with the time of day. If that stepped, all of these rows are wrong.
+        let before = self.written_by.replace(now);
+        if before.is_some_and(|before| before.wall_at(now.steady).0.abs_diff(now.wall.0) >= STEP) {
+            self.delayed.waits().for_each(|task| self.kept.came_to_wait(task));
+        }
         let mut kept = std::mem::take(&mut self.kept);
-        let changes = kept.take_changes(|task| self.find(task));
+        let changes = kept.take_changes(|task| self.find(task, now));
         self.kept = kept;
         changes
     }
@@ -347,7 +374,7 @@ impl OpenTasks {
         ids.extend(self.returned.keys().map(|(_, id)| *id));
         ids.extend(self.suspects.iter().map(|(id, _)| id));
         ids.extend(self.due.iter().flat_map(Packed::iter).map(|(id, _)| id));
-        ids.extend(self.delayed.iter().map(|(id, _, _)| id));
+        ids.extend(self.delayed.ids());
         ids.sort_unstable();
         ids
     }
@@ -369,5 +396,14 @@ impl OpenTasks {
         }
         let agree = deadlines == self.deadlines && awaited.collect::<BTreeSet<_>>() == self.awaiting_stream;
         if agree { Ok(()) } else { Err("the leases and what is kept to find them do not agree".into()) }
+    }
+}
+
+/// What is kept of when a task is due: see [`OpenTask::not_before`].
+fn kept(due: Option<Due>, attempts: Attempts, now: Now) -> Option<Time> {
+    match due? {
+        Due::At(moment) => Some(moment),
+        // What never went out waits for a client that takes it: that is looked at again after a start.
+        Due::After(wait) => (attempts.deliveries > 0 && wait > now.steady).then(|| now.wall_at(wait)),
     }
 }

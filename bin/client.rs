@@ -82,7 +82,7 @@ struct Args {
     #[arg(long, value_name = "BYTES", default_value_t = Exec::MAX_OUTPUT)]
     max_output: usize,
 
-    /// How many tasks are handled at the same time.
+    /// How many tasks are handled at the same time, 4096 at most.
     #[arg(long, value_name = "N", default_value = Config::default().concurrency.to_string())]
     concurrency: NonZeroU32,
 

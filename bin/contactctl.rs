@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{CommandFactory as _, Parser as _};
 use contact::ctl;
+use contact::terminal::print_usage;
 
 fn main() -> ExitCode {
     // C-core's own log is for those who ask for it with RUST_LOG.
@@ -15,9 +16,17 @@ fn main() -> ExitCode {
         let _ = ctl::Args::command().print_help();
         return ExitCode::from(2);
     }
-    let args = ctl::Args::parse();
-    let json = args.json;
-    match ctl::run(args) {
+    let (json, ran) = match ctl::Args::try_parse() {
+        Ok(args) => (args.json, ctl::run(args)),
+        Err(e) if e.use_stderr() && std::env::args_os().any(|arg| arg == "--json") => {
+            (true, Err(ctl::Error::usage(&e)))
+        }
+        Err(e) => {
+            print_usage(&e);
+            return ExitCode::from(e.exit_code() as u8);
+        }
+    };
+    match ran {
         Ok(()) => ExitCode::SUCCESS,
         // Whoever read our output has had enough (`| head`).
         Err(ctl::Error::Output(e)) if e.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,

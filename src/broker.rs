@@ -35,12 +35,14 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Delivery, Disconnected, GroupError, GroupInfo, Join, MAX_MESSAGE, Meter,
-    OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, WaitReason,
+    Action, ClientInfo, Closed, Config, Core, Counted, Delivery, Disconnected, GroupError, GroupInfo, Join,
+    MAX_MESSAGE, Meter, OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally,
+    TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
+pub use self::reader::count;
 use self::thread::BrokerThread;
 use crate::mailbox;
 use crate::now::Now;

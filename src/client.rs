@@ -115,7 +115,7 @@ pub struct Config {
     /// task: 0.3 ms (two busy cores, dev profile, this machine; one handler, window 64: 2,300 tasks a second, without 10,000).
     /// Without it, what was delivered counts as begun.
     pub announce_begin: bool,
-    /// How many handler threads there are.
+    /// How many handler threads there are, at most [`Config::MOST_HANDLERS`].
     pub concurrency: usize,
     /// The longest wait before the first try to reconnect. It is added to the wait that a stopping server asks for.
     pub first_backoff: Duration,
@@ -288,6 +288,10 @@ impl fmt::Debug for Worker {
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
 impl Config {
+    /// The most handler threads: each takes four of the 65,530 mappings that Linux gives a process unless told otherwise, and beyond
+    /// those a thread dies as it begins.
+    pub const MOST_HANDLERS: usize = 4096;
+
     fn window(&self) -> u32 {
         let batch = self.batch.map_or(1, NonZeroU32::get);
         let handlers = u32::try_from(self.concurrency).unwrap_or(u32::MAX).saturating_add(1);
@@ -298,6 +302,12 @@ impl Config {
         target::check(&self.server).map_err(|why| Error::Config(format!("the server {:?}: {why}", self.server)))?;
         if self.concurrency == 0 {
             return Err(Error::Config("concurrency 0 would handle nothing; use 1 or more".into()));
+        }
+        if self.concurrency > Config::MOST_HANDLERS {
+            let (asked, most) = (self.concurrency, Config::MOST_HANDLERS);
+            return Err(Error::Config(format!(
+                "concurrency {asked} is more than one process can have; use {most} at most"
+            )));
         }
         if self.renew_every.is_zero() {
             return Err(Error::Config("leases cannot be renewed every 0 s; use 1s or more".into()));

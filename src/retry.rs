@@ -65,10 +65,15 @@ mod text {
         /// [`Retry::default`].
         pub fn with_max(text: &str) -> Result<(Option<u32>, Retry), String> {
             let (mut max, mut retry, mut capped) = (None, Retry::default(), false);
+            let mut named = Vec::new();
             for part in text.split(',') {
                 let (key, value) = part.split_once('=').ok_or_else(|| wrong(part))?;
-                let value = value.trim();
-                match key.trim() {
+                let (key, value) = (key.trim(), value.trim());
+                if named.contains(&key) {
+                    return Err(format!("{key} is named twice"));
+                }
+                named.push(key);
+                match key {
                     "max" => max = Some(value.parse().ok().filter(|max| *max > 0).ok_or_else(|| wrong(part))?),
                     "first" => retry.first = time(value)?,
                     "cap" => (retry.cap, capped) = (time(value)?, true),
@@ -161,9 +166,18 @@ mod tests {
         }
         assert_eq!(Retry::with_max("max=5,first=2s").unwrap(), (Some(5), "first=2s".parse().unwrap()));
         assert_eq!("first=20m,jitter=0".parse::<Retry>().unwrap().wait(9, 0).as_secs() / 100, 12);
-        for text in
-            ["", "max=5", "max=0", "first=soon", "factor=0.5", "jitter=2", "cap=1s,first=2s", "often=1", "factor=NaN"]
-        {
+        for text in [
+            "",
+            "max=5",
+            "max=0",
+            "first=soon",
+            "factor=0.5",
+            "jitter=2",
+            "cap=1s,first=2s",
+            "often=1",
+            "factor=NaN",
+            "first=1s, first=2s",
+        ] {
             let Err(why) = text.parse::<Retry>() else { panic!("{text:?} makes no sense") };
             assert!(!why.is_empty());
         }

@@ -47,7 +47,7 @@ pub use error::StoreError;
 pub use memory::Memory;
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;
-pub use tail::Tail;
+pub use tail::{Skipped, Tail};
 
 use patient::Patient;
 use writer::{Command, Done, Unless, Writer};

@@ -1,7 +1,7 @@
 //! How the programs reach a server: the form of its address, web proxies, and channels.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +16,8 @@ const PROXY_VARIABLES: [&str; 3] = ["grpc_proxy", "https_proxy", "http_proxy"];
 /// The variables that name hosts to reach without it. The first that is set counts.
 const NO_PROXY_VARIABLES: [&str; 2] = ["no_grpc_proxy", "no_proxy"];
 
-/// Whether it is an address of a server: `host:port`, or `unix:` and a path. Else what is wrong with it.
+/// Whether it is an address of a server: `host:port`, or `unix:` and a path. Else what is wrong with it. An IPv6 address is in
+/// brackets, or its end would be taken for the port.
 pub(crate) fn check(address: &str) -> Result<(), String> {
     let form = "it must be host:port, such as 127.0.0.1:50051";
     if let Some((scheme, rest)) = address.split_once("://") {
@@ -25,10 +26,17 @@ pub(crate) fn check(address: &str) -> Result<(), String> {
     match address.rsplit_once(':') {
         _ if address.contains('\0') => Err(form.into()),
         Some(("unix", path)) if !path.is_empty() => Ok(()),
-        Some((host, port)) if !host.is_empty() && port.parse::<u16>().is_ok() => Ok(()),
+        Some((host, port)) if host.parse::<Ipv6Addr>().is_ok() => {
+            Err(format!("{form}; an IPv6 address is in brackets: [{host}]:{port}"))
+        }
+        Some((host, port)) if is_host(host) && port.parse::<u16>().is_ok_and(|port| port > 0) => Ok(()),
         None if !address.is_empty() => Err(format!("{form}; the port is missing")),
         _ => Err(form.into()),
     }
+}
+
+fn is_host(text: &str) -> bool {
+    !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '@'))
 }
 
 /// The settings that all channels have. `connect_timeout`: how long a try to connect to one of the server's addresses may take
@@ -90,12 +98,18 @@ mod tests {
 
     #[test]
     fn an_address_is_a_host_and_a_port_or_a_unix_socket() {
-        for good in ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock"] {
+        for good in
+            ["127.0.0.1:50052", "localhost:1", "[::1]:50052", "unix:/run/contact.sock", "ipv4:10.0.0.1:1,10.0.0.2:1"]
+        {
             assert_eq!(check(good), Ok(()));
         }
         for bad in ["", ":", "localhost", "localhost:", "localhost:x", ":50052", "http://a:1", "unix:", "a\0:1"] {
             assert!(check(bad).unwrap_err().contains("host:port"), "{bad}");
         }
+        for bad in ["a:0", "a b:1", " a:1", "a\n:1", "a/b:1", "me@a:1"] {
+            assert!(check(bad).unwrap_err().contains("host:port"), "{bad}");
+        }
+        assert!(check("::1:50052").unwrap_err().contains("in brackets: [::1]:50052"));
         assert!(check("http://a:1/").unwrap_err().contains("leave out http://"));
         assert!(check("localhost").unwrap_err().contains("the port is missing"));
     }

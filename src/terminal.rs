@@ -17,6 +17,19 @@ pub fn escape_json(line: &str) -> Cow<'_, str> {
     })
 }
 
+/// Prints what clap says of a command line, which repeats parts of it: if it has [hidden](is_hidden) characters, spelled out and
+/// without colours.
+#[cfg(feature = "cli")]
+pub fn print_usage(error: &clap::Error) {
+    let plain = error.render().to_string();
+    let is_steered = |text: &str| text.replace('\n', "").contains(is_hidden);
+    if is_steered(&plain) || std::env::args_os().any(|arg| is_steered(&arg.to_string_lossy())) {
+        plain.split('\n').for_each(|line| eprintln!("{}", escape(line)));
+    } else {
+        let _ = error.print();
+    }
+}
+
 fn spelled_out(text: &str, spell: impl Fn(char, &mut String)) -> Cow<'_, str> {
     if !text.contains(is_hidden) {
         return Cow::Borrowed(text);

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
 use contact::codec::Decoded;
@@ -186,6 +186,8 @@ struct Server {
     sessions: Receiver<Session>,
     results: Receiver<pb::Result>,
     statuses: Receiver<String>,
+    /// Renewals come for ever: whoever waits for another result gives up then.
+    until: Instant,
 }
 
 impl Server {
@@ -207,7 +209,8 @@ impl Server {
         let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
         server.start();
-        Server { server, port, tell, sessions: sessions_seen, results: results_seen, statuses: statuses_seen }
+        let until = Instant::now() + 3 * DEADLINE;
+        Server { server, port, tell, sessions: sessions_seen, results: results_seen, statuses: statuses_seen, until }
     }
 
     fn answers(self, tell: Tell) -> Server {
@@ -241,6 +244,7 @@ impl Server {
 
     #[track_caller]
     fn result(&self) -> pb::Result {
+        assert!(Instant::now() < self.until, "none of the results is the one that is waited for");
         self.results.recv_timeout(DEADLINE).expect("no result came")
     }
 
@@ -511,7 +515,7 @@ fn a_result_that_the_server_refuses_is_dropped_and_takes_no_other_along() {
 #[test]
 fn a_client_that_was_taken_over_stops_with_an_error_after_telling_what_it_did() {
     let server = Server::start();
-    let (begun, open, running) = gated(server.config());
+    let (running, begun, open) = gated(server.config());
     let session = server.session();
     session.send(task(1, 1, "a"));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -601,7 +605,7 @@ fn a_port_that_has_no_such_calls_is_told_apart_from_a_proxy() {
 #[test]
 fn a_graceful_stop_finishes_the_running_task_and_leaves_the_waiting_ones() {
     let server = Server::start();
-    let (begun, open, running) = gated(server.config());
+    let (running, begun, open) = gated(server.config());
     let session = server.session();
     (1..=5).for_each(|id| session.send(task(id, 1, "a")));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -628,7 +632,7 @@ fn next_outcome(server: &Server) -> (u64, pb::Outcome) {
 fn at_a_stop_what_is_not_begun_goes_back_at_once_and_no_more_is_taken() {
     let server = Server::start();
     let config = Config { id: Some("a".into()), announce_begin: true, ..server.config() };
-    let (begun, open, running) = gated(config);
+    let (running, begun, open) = gated(config);
     let session = server.session();
     assert_eq!(session.metadata("contact-begins"), Some("1"));
     (1..=3).for_each(|id| session.send(task(id, 1, "a")));
@@ -658,7 +662,7 @@ fn at_a_stop_what_is_not_begun_goes_back_at_once_and_no_more_is_taken() {
 #[test]
 fn a_stop_loses_nothing_with_a_server_that_does_not_take_tasks_back() {
     let server = Server::start().answers(Tell::RefuseReleased);
-    let (begun, open, running) = gated(Config { announce_begin: true, confirm_every: DEADLINE, ..server.config() });
+    let (running, begun, open) = gated(Config { announce_begin: true, confirm_every: DEADLINE, ..server.config() });
     let session = server.session();
     (1..=3).for_each(|id| session.send(task(id, 1, "a")));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -694,7 +698,7 @@ fn each_task_is_announced_before_it_is_begun_unless_that_is_not_wanted() {
 fn what_waits_behind_a_long_task_goes_back_so_that_others_get_it() {
     let server = Server::start();
     let renew_every = Duration::from_millis(20);
-    let (begun, open, running) = gated(Config { announce_begin: true, renew_every, ..server.config() });
+    let (running, begun, open) = gated(Config { announce_begin: true, renew_every, ..server.config() });
     let session = server.session();
     session.send(task(1, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -713,7 +717,7 @@ fn what_waits_behind_a_long_task_goes_back_so_that_others_get_it() {
 fn what_is_not_begun_when_the_connection_is_lost_goes_back_before_more_is_asked_for() {
     let server = Server::start();
     let config = Config { announce_begin: true, renew_every: Duration::from_secs(3600), ..server.config() };
-    let (begun, open, running) = gated(config);
+    let (running, begun, open) = gated(config);
     let session = server.session();
     session.send(batch(vec![task(1, 1, "long"), task(2, 1, "waits")]));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -879,7 +883,7 @@ fn a_status_that_the_server_refuses_takes_no_other_along() {
 #[test]
 fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_comes_again() {
     let server = Server::start();
-    let (begun, open, running) = gated(Config { renew_every: Duration::from_millis(10), ..server.config() });
+    let (running, begun, open) = gated(Config { renew_every: Duration::from_millis(10), ..server.config() });
     let session = server.session();
     session.send(task(5, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -899,7 +903,7 @@ fn leases_are_renewed_while_a_handler_works_and_not_twice_run_when_the_task_come
 #[test]
 fn a_task_that_is_held_over_a_reconnect_is_renewed_at_once_and_told_on_the_new_connection() {
     let server = Server::start();
-    let (begun, open, running) = gated(Config { renew_every: Duration::from_secs(3600), ..server.config() });
+    let (running, begun, open) = gated(Config { renew_every: Duration::from_secs(3600), ..server.config() });
     let session = server.session();
     session.send(task(5, 1, "long"));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -966,7 +970,7 @@ fn statuses_that_were_sent_into_the_channel_are_answered_even_if_a_stop_follows(
 #[test]
 fn a_handler_that_is_slow_holds_up_the_server_and_loses_nothing() {
     let server = Server::start();
-    let (begun, open, running) = gated(server.config());
+    let (running, begun, open) = gated(server.config());
     let session = server.session();
     (1..=5000).for_each(|id| session.send(task(id, 1, "x")));
     begun.recv_timeout(DEADLINE).unwrap();
@@ -984,6 +988,7 @@ fn a_configuration_that_cannot_work_is_refused_with_a_reason() {
         (Config { id: Some("a ".into()), ..good.clone() }, "not begin or end with a blank"),
         (Config { group: Some(String::new()), ..good.clone() }, "1 to 256 bytes"),
         (Config { concurrency: 0, ..good.clone() }, "use 1 or more"),
+        (Config { concurrency: 4097, ..good.clone() }, "use 4096 at most"),
         (Config { renew_every: Duration::ZERO, ..good.clone() }, "every 0 s"),
         (Config { server: String::new(), ..good.clone() }, "host:port"),
         (Config { server: "http://127.0.0.1:1".into(), ..good.clone() }, "leave out http://"),
@@ -1197,9 +1202,9 @@ fn signal(signal: &str, pid: &str) -> bool {
 /// Waits until a process has ended.
 #[track_caller]
 fn gone(pid: &str) {
-    let deadline = std::time::Instant::now() + DEADLINE;
+    let deadline = Instant::now() + DEADLINE;
     while is_there(pid) {
-        assert!(std::time::Instant::now() < deadline, "{pid} is still there");
+        assert!(Instant::now() < deadline, "{pid} is still there");
         thread::sleep(Duration::from_millis(10));
     }
 }
@@ -1224,8 +1229,9 @@ fn exec_task(exec: Exec, text: &str) -> Reply {
     reply
 }
 
-/// A worker whose handler says when it begins and goes on when the gate is dropped.
-fn gated(config: Config) -> (Receiver<u64>, Sender<()>, Running) {
+/// A worker whose handler says when it begins and goes on when the gate is dropped. Where a test fails, that is dropped before the
+/// worker, which waits for its handler.
+fn gated(config: Config) -> (Running, Receiver<u64>, Sender<()>) {
     let (begins, begun) = unbounded();
     let (open, gate) = bounded::<()>(0);
     let first = AtomicUsize::new(0);
@@ -1236,7 +1242,7 @@ fn gated(config: Config) -> (Receiver<u64>, Sender<()>, Running) {
         let _ = gate.recv();
         echo(task)
     };
-    (begun, open, Worker::new(config, handler).start().unwrap())
+    (Worker::new(config, handler).start().unwrap(), begun, open)
 }
 
 /// So many results, one by one, whether they came in batches or not.

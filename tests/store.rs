@@ -422,6 +422,11 @@ for_both! {
         assert_eq!(seqs(&reader.results(1, 1).unwrap()), [2]);
         assert_eq!(seqs(&reader.results_of(2).unwrap()), [1, 3]);
         assert!(reader.results_of(3).unwrap().is_empty());
+        let outcomes = reader.outcomes_of(2).unwrap();
+        assert_eq!(seqs(&outcomes), [1, 3]);
+        assert!(outcomes.iter().all(|entry| entry.result.ret.is_empty()));
+        let results = reader.results_of(2).unwrap();
+        assert_eq!(reader.results_by_seq(&[3, 77, 1]).unwrap(), [results[1].clone(), results[0].clone()]);
     }
 
     fn dead_letters_are_found_by_group_until_they_are_dropped_or_given_out_again(place) {
@@ -778,6 +783,35 @@ fn the_tail_keeps_the_newest_tasks_only() {
     assert_eq!(tail.since(17, 2 << 20).unwrap().len(), 1);
     assert_eq!(tail.since(17, 0).unwrap()[0].id, 18);
     assert_eq!(tail.since(u64::MAX, 1), Some(vec![]));
+}
+
+#[test]
+fn what_the_tail_drops_before_it_was_taken_is_counted_for_a_bounded_number_of_groups() {
+    let (store, _) = Store::in_memory();
+    let (handle, long) = (store.handle(), "x".repeat(1 << 20));
+    let to = |group: &str, text: &str| NewTask { to: Some(name(group)), ..task(text) };
+    submit(&handle, vec![task("taken"), to("g", "taken")]);
+    assert_eq!(handle.tail().since(0, usize::MAX).unwrap().len(), 2);
+    for n in 0..20 {
+        let priority = Priority::ALL[n % 2];
+        submit(
+            &handle,
+            vec![NewTask { priority, ..task(&long) }, NewTask { priority, ..to("g", "short") }, to("h", "short")],
+        );
+    }
+    let tail = handle.tail();
+    assert_eq!(tail.since(2, usize::MAX), None);
+    let skipped = tail.skip(2);
+    assert_eq!((skipped.head, skipped.broadcasts), (62, [10, 10, 0]));
+    let addressed = skipped.addressed.unwrap();
+    assert_eq!(addressed.len(), 2);
+    assert_eq!((addressed[&name("g")], addressed[&name("h")]), ([10, 10, 0], [0, 20, 0]));
+    // From there on.
+    assert_eq!(tail.since(62, usize::MAX), Some(vec![]));
+    submit(&handle, (0..=10_000).map(|n| to(&n.to_string(), "short")).chain([task("all")]).collect());
+    let skipped = tail.skip(62);
+    assert_eq!((skipped.head, skipped.broadcasts, skipped.addressed), (10_064, [0, 1, 0], None));
+    assert_eq!(tail.skip(10_064).broadcasts, [0; 3]);
 }
 
 /// What a backend does instead of writing.
@@ -1800,9 +1834,11 @@ mod lives {
             }
             let some = |last: u64| (0..=last + 1).step_by(1 + last as usize / 23);
             let ids: Vec<TaskId> = some(task).collect();
+            same!(results_by_seq(&some(seq).collect::<Vec<_>>()));
             same!(tasks_by_id(&ids));
             for id in ids {
                 same!(results_of(id));
+                same!(outcomes_of(id));
                 same!(latest_results_of(id, 3));
                 let key = format!("key {id}");
                 let sqlite = self.sqlite.as_mut().unwrap();

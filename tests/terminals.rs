@@ -11,6 +11,22 @@ use crate::common::server::Server;
 const HOSTILE: &str = "a\u{1b}[2Jb\u{1b}]0;owned\u{7}c\u{9b}31md\re\u{202e}f\u{200b}g";
 
 #[test]
+fn nor_can_a_command_line_that_is_wrong() {
+    for (program, args) in [
+        (env!("CARGO_BIN_EXE_contactctl"), &["submit", "x", "--to"][..]),
+        (env!("CARGO_BIN_EXE_contactctl"), &["task"]),
+        (env!("CARGO_BIN_EXE_contact-client"), &["--window"]),
+        (env!("CARGO_BIN_EXE_contact-client"), &["--config"]),
+        (env!("CARGO_BIN_EXE_contact-server"), &["--ack-timeout"]),
+    ] {
+        let ran = Command::new(program).args(args).arg(HOSTILE).output().unwrap();
+        let said = String::from_utf8(ran.stderr).unwrap();
+        assert_eq!((ran.status.code(), said.contains(r"\u{9b}31m")), (Some(2), true), "{said:?}");
+        assert!(!said.replace('\n', "").contains(is_hidden), "{said:?}");
+    }
+}
+
+#[test]
 fn a_task_cannot_steer_the_terminal_of_a_client() {
     let server = Server::start(&[]);
     server.submit(&[HOSTILE]);

@@ -3,6 +3,7 @@
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
 mod checkpoint;
+mod counting;
 mod cursor;
 mod delayed;
 mod delivery;
@@ -21,6 +22,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::counting::Counted;
 pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
@@ -35,6 +37,7 @@ use std::time::Duration;
 use rustc_hash::FxHashMap;
 
 use self::checkpoint::CheckpointSchedule;
+use self::counting::Counting;
 use self::group::Group;
 use self::peer::Peer;
 use self::recent::RecentTasks;
@@ -154,6 +157,8 @@ pub enum Action {
     Fetch(GroupId, Backlog),
     /// Read these tasks for the group and hand them to [`Core::loaded`].
     Load(GroupId, Vec<TaskId>),
+    /// Count these and hand them to [`Core::counted`]; not all of them at once, if that takes long.
+    Count(Vec<Backlog>),
 }
 
 /// All groups and sessions.
@@ -183,6 +188,7 @@ pub struct Core {
     /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
     checkpoints: CheckpointSchedule,
+    counting: Counting,
     /// By how many milliseconds the time of day was ahead of the steady clock when that was looked at last.
     ahead: i64,
     meter: Meter,
@@ -215,6 +221,7 @@ impl Core {
             outgoing: Vec::new(),
             records: Vec::new(),
             checkpoints: CheckpointSchedule::new(recovered.replay.len()),
+            counting: Counting::default(),
             ahead: now.ahead(),
             meter: Meter::default(),
             disconnected: VecDeque::new(),
@@ -234,6 +241,9 @@ impl Core {
                 group.replay(&entry.result, stored);
             }
         }
+        let head = core.head();
+        core.groups.values_mut().for_each(|group| group.forget_passed(head));
+        core.count_all();
         core
     }
 
@@ -258,6 +268,7 @@ impl Core {
         if self.checkpoints.is_full() {
             self.checkpoint(now);
         }
+        self.ask_for_counts();
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
                 let deliveries = std::mem::take(&mut session.outgoing);
@@ -305,6 +316,7 @@ impl Core {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
+                Timer::Count => self.count_again(),
             }
         }
         while let Some((due, timer)) = self.moments.pop(now.wall) {

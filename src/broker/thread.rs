@@ -106,6 +106,7 @@ impl BrokerThread {
             Command::With(work) => work(&mut self.core, now),
             Command::Read(ReadAnswer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),
             Command::Read(ReadAnswer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
+            Command::Read(ReadAnswer::Counted(asked, counted)) => self.core.counted(&asked, counted, now),
             Command::Drain => {
                 self.draining = true;
                 self.core.drain();
@@ -162,7 +163,7 @@ impl BrokerThread {
             match self.store.tail().since(self.core.head(), TAIL_BYTES) {
                 Some(tasks) if tasks.is_empty() => return,
                 Some(tasks) => self.core.committed(tasks, Now::read()),
-                None => self.core.advanced(newest, Now::read()),
+                None => self.core.advanced(&self.store.tail().skip(self.core.head()), Now::read()),
             }
             self.act();
         }
@@ -210,6 +211,7 @@ impl BrokerThread {
             Action::Forget(group) => self.store.forget_group(group),
             Action::Fetch(group, query) => self.waiting.push_back(ReadJob::Fetch(group, query)),
             Action::Load(group, ids) => self.waiting.push_back(ReadJob::Load(group, ids)),
+            Action::Count(asked) => self.waiting.push_back(ReadJob::Count(asked)),
         }
     }
 

@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use crate::terminal::{escape, print_usage};
+
 /// Why there are no settings.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -19,12 +21,12 @@ impl Error {
     pub fn report(&self, program: &str) -> ExitCode {
         match self {
             Error::CommandLine(error) => {
-                let _ = error.print();
+                print_usage(error);
                 ExitCode::from(error.exit_code() as u8)
             }
             Error::Wrong(problems) => {
                 for problem in problems {
-                    eprintln!("{program}: {problem}");
+                    eprintln!("{program}: {}", escape(problem));
                 }
                 ExitCode::from(2)
             }

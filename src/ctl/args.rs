@@ -59,17 +59,7 @@ Examples:
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
     Clients,
     Tasks(Tasks),
-    /// Show one task: where it stands, and all that came of it.
-    ///
-    /// Where it stands with each group, why it is not running if it is not, and every outcome that was told.
-    #[command(after_help = "\
-Example:
-  contactctl task 17")]
-    Task {
-        /// The task's id.
-        #[arg(value_parser = id())]
-        id: u64,
-    },
+    Task(Task),
     Results(Results),
     Statuses(Statuses),
     Dead(Dead),
@@ -79,6 +69,15 @@ Examples:
   contactctl server
   contactctl server --json | jq .store_bytes")]
     Server,
+    /// Ask whether the server takes tasks and gives them out.
+    ///
+    /// Asks its health service and nothing else, for the health checks of containers and scripts: cheap, however much there is
+    /// in the store. Exits with 0 if it serves.
+    #[command(after_help = "\
+Examples:
+  contactctl health
+  until contactctl health; do sleep 1; done")]
+    Health,
     Doctor(Doctor),
     Submit(Submit),
     /// Take tasks back.
@@ -204,6 +203,33 @@ Example:
         #[arg(value_parser = group)]
         group: String,
     },
+}
+
+/// Show one task: where it stands, and all that came of it.
+///
+/// Where it stands with each group, why it is not running if it is not, and every outcome that was told. With many groups, how many
+/// there are of each state, and the first of them by name.
+///
+/// With --json, one object. With --all, one for each part of the groups; "next" is in all but the last.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl task 17
+  contactctl task 17 --to workers
+  contactctl task 17 --all --json | jq -r '.groups[] | select(.state == \"dead\").group'")]
+pub(super) struct Task {
+    /// The task's id.
+    #[arg(value_parser = id())]
+    pub(super) id: u64,
+    /// Only this group.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Option<String>,
+    /// Most groups.
+    #[arg(long, value_name = "COUNT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..), conflicts_with = "all")]
+    pub(super) limit: u32,
+    /// All groups, however many there are.
+    #[arg(long)]
+    pub(super) all: bool,
 }
 
 /// Submit tasks: each argument is one, or each line of a file.
@@ -520,10 +546,15 @@ fn key(text: &str) -> Result<String, String> {
 
 /// A time with its offset from UTC. Without one it would be a guess whose time it is: that of this machine, or of the server.
 fn time(text: &str) -> Result<Time, String> {
-    let (local, offset) = split_offset(text)
-        .ok_or_else(|| format!("it must say its offset from UTC: {text}Z in UTC, {text}+08:00 in China"))?;
-    let time = humantime::parse_rfc3339_weak(local)
-        .map_err(|e| format!("{e}; it must be a time such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00"))?;
+    let of_day = |local: &str| {
+        humantime::parse_rfc3339_weak(local)
+            .map_err(|e| format!("{e}; it must be a time such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00"))
+    };
+    let Some((local, offset)) = split_offset(text) else {
+        of_day(text)?;
+        return Err(format!("it must say its offset from UTC: {text}Z in UTC, {text}+08:00 in China"));
+    };
+    let time = of_day(local)?;
     let millis = time.duration_since(UNIX_EPOCH).ok().and_then(|since| i64::try_from(since.as_millis()).ok());
     // 0 means not set on the wire.
     let millis = millis.map(|millis| millis - offset * 60_000).filter(|millis| *millis > 0);
@@ -612,10 +643,17 @@ mod tests {
         ] {
             assert_eq!(time(text), eight, "{text}");
         }
-        for text in
-            ["2026-04-30T08:00:00", "2026-04-30 08:00:00.5", "2026-04-30T08:00:00+8:00", "tomorrow", "", "明天早上八点"]
+        for text in ["2026-04-30T08:00:00", "2026-04-30 08:00:00.5"] {
+            let cure = format!("its offset from UTC: {text}Z in UTC");
+            assert!(
+                time(text).is_err_and(|error| error.contains(&cure)) && time(&format!("{text}Z")).is_ok(),
+                "{text}"
+            );
+        }
+        for text in ["2026-04-30T08:00:00+8:00", "2026-04-30", "2026-04-30 08:00", "tomorrow", "", "明天早上八点"]
         {
-            assert!(time(text).is_err_and(|error| error.contains("its offset from UTC")), "{text}");
+            let said = time(text).unwrap_err();
+            assert!(said.contains("such as 2026-04-30T08:00:00Z") && !said.contains("in China"), "{text}: {said}");
         }
         for text in
             ["2026-04-30T08:00:00+24:00", "2026-04-30T08:00:00+08:60", "2026-13-30T08:00:00Z", "1970-01-01T00:00:00Z"]

@@ -95,6 +95,13 @@ Exit codes:
   130  interrupted by Ctrl-C";
 
 impl Error {
+    /// What is wrong with a command line, in a sentence.
+    pub fn usage(error: &clap::Error) -> Error {
+        let said = error.render().to_string();
+        let first = said.split("\n\n").next().unwrap_or_default();
+        Error::Usage(first.strip_prefix("error: ").unwrap_or(first).to_owned())
+    }
+
     /// The exit code of the process.
     pub fn exit_code(&self) -> u8 {
         match self {

@@ -199,9 +199,19 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 format!("contactctl cancel {task}, or contactctl group rm {group} if it will not come back"),
             )
         }
+        Code::STORE_SIZE if !first.group.is_empty() => (
+            format!(
+                "the store takes {}, more than --retain-bytes; {} keeps the oldest task, {}, which it has not settled for {}",
+                BinaryBytes(first.count),
+                first.group,
+                first.task,
+                long(first)
+            ),
+            format!("contactctl cancel {task}, or contactctl group rm {group} if it will not come back"),
+        ),
         Code::STORE_SIZE => (
             format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
-            "what is not settled is not removed: contactctl groups shows who owes it".into(),
+            "it is removed a part at a time: look again in a minute".into(),
         ),
         Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),

@@ -17,7 +17,10 @@ pub(super) const STYLES: Styles = Styles::styled()
     .placeholder(AnsiColor::BrightBlack.on_default());
 
 const GROUPS: [(&str, &[&str]); 4] = [
-    ("Look:", &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "doctor"]),
+    (
+        "Look:",
+        &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
+    ),
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "group", "clock", "backup"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["completions", "man"]),

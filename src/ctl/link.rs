@@ -12,6 +12,7 @@ use crate::rpc_status::Meaning;
 use crate::target;
 use crate::terminal::escape;
 use crate::wire::control_grpc::ControlClient;
+use crate::wire::grpc_health_v1::health_grpc::HealthClient;
 
 /// How long a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -25,6 +26,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub(super) struct Link {
     server: String,
     pub(super) client: ControlClient,
+    /// Whether the server serves.
+    pub(super) health: HealthClient,
 }
 
 /// A channel to `server`, which does not connect yet.
@@ -61,7 +64,8 @@ impl Link {
         if !connected(&channel).await {
             return Err(Error::NoServer(target::shown(server).into_owned()));
         }
-        Ok(Link { server: server.to_owned(), client: ControlClient::new(channel) })
+        let health = HealthClient::new(channel.clone());
+        Ok(Link { server: server.to_owned(), client: ControlClient::new(channel), health })
     }
 
     /// How a call that has one answer is made.

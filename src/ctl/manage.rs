@@ -12,7 +12,7 @@ use super::moment::span;
 use super::out::Out;
 use super::table::{Row, Table};
 use super::words::{count, quote};
-use super::{Error, rows};
+use super::{Error, args, rows};
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
@@ -87,15 +87,52 @@ fn all<R: Row>(rows: &[R], none: &str, mut out: Out) -> Result<(), Error> {
     Ok(())
 }
 
-/// Prints a task and where it stands.
-pub(super) fn describe(link: &Link, id: u64, mut out: Out) -> Result<(), Error> {
-    let ledger = rows::Ledger::from(ledger(link, id)?);
-    if out.json {
-        return Ok(out.object(&ledger, "")?);
+/// Groups of a task's ledger that are asked for at once.
+const GROUPS: u32 = 1000;
+
+/// Prints a task and where it stands, a part of the groups after another.
+pub(super) fn describe(link: &Link, task: &args::Task, mut out: Out) -> Result<(), Error> {
+    let mut request =
+        pb::DescribeTaskRequest { id: task.id, group: task.to.clone().unwrap_or_default(), ..Default::default() };
+    let mut shown = 0;
+    loop {
+        request.limit = if task.all { GROUPS } else { GROUPS.min(task.limit - shown) };
+        let mut answer = link.wait(link.client.describe_task(&request, Link::answer_soon()))?;
+        shown += answer.groups.len() as u32;
+        // A server that says the same again would be asked for ever.
+        let is_last = answer.next <= request.after || answer.groups.is_empty();
+        request.after = std::mem::take(&mut answer.next);
+        let all = answer.waiting + answer.in_flight + answer.settled + answer.dead;
+        let left_out = answer.results_left_out;
+        let is_first = shown == answer.groups.len() as u32;
+        let ledger = rows::Ledger { next: (!is_last).then(|| request.after.clone()), ..answer.into() };
+        if out.json {
+            out.object(&ledger, "")?;
+        } else {
+            if is_first {
+                let counts = ledger.counts.as_ref().filter(|_| all > 1).map(|counts| ("stands", counts.to_string()));
+                out.properties(&[ledger.task.properties(out.times), counts.into_iter().collect()].concat())?;
+            }
+            out.section("groups", &ledger.groups)?;
+            out.section("results", &ledger.results)?;
+        }
+        if left_out > 0 {
+            out.remark(&format!(
+                "{} more, which are older: contactctl results --task {}",
+                count(left_out, "result"),
+                task.id
+            ));
+        }
+        if is_last || (!task.all && shown >= task.limit) {
+            if !is_last {
+                out.remark(&format!(
+                    "{} more: --all shows them, --to GROUP one",
+                    count(all - u64::from(shown), "group")
+                ));
+            }
+            return Ok(());
+        }
     }
-    out.properties(&ledger.task.properties(out.times))?;
-    out.section("groups", &ledger.groups)?;
-    Ok(out.section("results", &ledger.results)?)
 }
 
 /// Where a task stands, in a word or two: with each group, if they differ.
@@ -116,8 +153,9 @@ pub(super) fn stands(link: &Link, id: u64) -> Result<String, Error> {
     })
 }
 
+/// A task, and where it stands with all groups, without what came of it.
 pub(super) fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
-    let request = pb::DescribeTaskRequest { id, ..Default::default() };
+    let request = pb::DescribeTaskRequest { id, without_results: true, ..Default::default() };
     link.wait(link.client.describe_task(&request, Link::answer_soon()))
 }
 
@@ -140,7 +178,16 @@ pub(super) fn retry(link: &Link, ids: &[u64], group: &str, out: Out) -> Result<(
     each(ids, "retried", out, |id| {
         let request = pb::RetryTaskRequest { id, group: group.to_owned(), ..Default::default() };
         let groups = link.wait(link.client.retry_task(&request, Link::answer_soon()))?.groups;
-        Ok((groups, format!("task {id} goes to {} again", count(groups.into(), "group"))))
+        let text = match groups {
+            0 if group.is_empty() => {
+                format!(
+                    "task {id} goes to no group again: none has settled it without DONE; --group names one that said DONE"
+                )
+            }
+            0 => format!("task {id} does not go to group {group} again: it has not settled it"),
+            groups => format!("task {id} goes to {} again", count(groups.into(), "group")),
+        };
+        Ok((groups, text))
     })
 }
 

@@ -400,13 +400,43 @@ impl Row for TaskInGroup {
 pub(super) struct Ledger {
     #[serde(flatten)]
     pub(super) task: Task,
+    /// Of all groups; not from a server that is older than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) counts: Option<StateCounts>,
     pub(super) groups: Vec<TaskInGroup>,
+    /// There are more groups after this one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) next: Option<String>,
     pub(super) results: Vec<TaskResult>,
+}
+
+/// With how many groups a task is in each state.
+#[derive(Serialize)]
+pub(super) struct StateCounts {
+    waiting: u64,
+    in_flight: u64,
+    settled: u64,
+    dead: u64,
+}
+
+/// Those there are, most telling first.
+impl std::fmt::Display for StateCounts {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let all =
+            [("waiting", self.waiting), ("in flight", self.in_flight), ("settled", self.settled), ("dead", self.dead)];
+        let there = all.into_iter().filter(|(_, count)| *count > 0);
+        let words: Vec<_> = there.map(|(word, count)| format!("{} {word}", indicatif::HumanCount(count))).collect();
+        f.write_str(&words.join(", "))
+    }
 }
 
 impl From<pb::TaskLedger> for Ledger {
     fn from(ledger: pb::TaskLedger) -> Ledger {
+        let pb::TaskLedger { waiting, in_flight, settled, dead, .. } = ledger;
+        let is_counted = waiting + in_flight + settled + dead > 0;
         Ledger {
+            counts: is_counted.then_some(StateCounts { waiting, in_flight, settled, dead }),
+            next: None,
             task: ledger.task.into_option().unwrap_or_default().into(),
             groups: ledger.groups.into_iter().map(TaskInGroup::from).collect(),
             results: ledger.results.into_iter().map(TaskResult::from).collect(),

@@ -9,8 +9,11 @@ use super::Error;
 use super::link::Link;
 use super::moment::{Moment, span};
 use super::out::Out;
+use super::rows::enum_name;
 use super::words::count;
 use crate::wire::control as pb;
+use crate::wire::grpc_health_v1::health::HealthCheckRequest;
+use crate::wire::grpc_health_v1::health::health_check_response::ServingStatus;
 
 /// As JSON, what the server says; `null` for what it does not know.
 #[derive(Serialize)]
@@ -131,4 +134,21 @@ pub(super) fn run(link: &Link, mut out: Out) -> Result<(), Error> {
     }
     let properties = server.properties(&out);
     Ok(out.properties(&properties)?)
+}
+
+/// Whether the server serves.
+#[derive(Serialize)]
+struct Health {
+    status: String,
+}
+
+/// Says whether the server takes tasks and gives them out; an error if it does not.
+pub(super) fn health(link: &Link, mut out: Out) -> Result<(), Error> {
+    let request = HealthCheckRequest::default();
+    let status = link.wait(link.health.check(&request, Link::answer_soon()))?.status;
+    let health = Health { status: enum_name(status) };
+    if status != ServingStatus::SERVING.into() {
+        return Err(Error::Unwell(format!("the server is {}; contactctl doctor says why", health.status)));
+    }
+    Ok(out.object(&health, "the server is SERVING")?)
 }

@@ -1,7 +1,7 @@
 //! Submitting: a thread reads lines into requests, several of which are under way at a time, over one call.
 
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::io::{self, IsTerminal, Read, Write};
 use std::iter;
@@ -153,7 +153,9 @@ impl Input {
 }
 
 /// Submits all of the input.
-pub(super) fn run(submit: args::Submit, server: &str, out: Out) -> Result<(), Error> {
+pub(super) fn run(mut submit: args::Submit, server: &str, out: Out) -> Result<(), Error> {
+    let mut named = BTreeSet::new();
+    submit.to.retain(|to| named.insert(to.clone()));
     if submit.key.is_some() && !submit.whole && (submit.texts.len() != 1 || submit.texts == ["-"]) {
         let how = "give its text as the one argument, or --whole";
         return Err(Error::Usage(format!("--key is for a single task: {how}")));

@@ -62,7 +62,8 @@ impl Control for ControlService {
             convert::found(found, looked)
         };
         list_clients(ListClientsRequest) -> ListClientsResponse = convert::clients(operator.clients().await?);
-        describe_task(DescribeTaskRequest) -> TaskLedger = convert::ledger(operator.describe(request.id).await?);
+        describe_task(DescribeTaskRequest) -> TaskLedger =
+            convert::ledger(operator.describe(request.id, convert::part(&request)?).await?);
         list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
         drop_dead(DropDeadRequest) -> DropDeadResponse = {
             operator.drop_dead(request.id, Name::new(NameOf::Group, &request.group)?).await?;

@@ -6,7 +6,7 @@ use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
 use super::operator::{
-    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Range, ServerInfo, Standing, TaskInGroup,
+    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
     TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
@@ -271,8 +271,24 @@ pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
         task: Some(task(ledger.task)).into(),
         groups: ledger.groups.into_iter().map(task_in_group).collect(),
         results: ledger.results.into_iter().map(result).collect(),
+        waiting: ledger.counts.waiting,
+        in_flight: ledger.counts.in_flight,
+        settled: ledger.counts.settled,
+        dead: ledger.counts.dead,
+        next: text(ledger.next),
+        results_left_out: ledger.results_left_out as u64,
         ..pb::TaskLedger::default()
     }
+}
+
+/// Which part of a ledger is asked for.
+pub(super) fn part(request: &pb::DescribeTaskRequest) -> Result<Part, Refusal> {
+    Ok(Part {
+        after: if_set(NameOf::Group, &request.after)?,
+        limit: if request.limit == 0 { usize::MAX } else { request.limit as usize },
+        group: if_set(NameOf::Group, &request.group)?,
+        without_results: request.without_results,
+    })
 }
 
 fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {

@@ -6,7 +6,6 @@
 mod answer;
 mod api;
 mod app;
-mod count;
 mod events;
 mod guard;
 mod history;

@@ -16,9 +16,8 @@ use std::time::Duration;
 pub(super) use self::dead::latest_dead;
 pub(super) use self::find::{Found, MOST, Standing, Wanted, latest_results};
 pub(super) use self::findings::{Code, Facts, Finding, IdleSince, Severity, judge};
-use self::groups::count_groups;
-pub(super) use self::groups::{Group, count_group};
-pub(super) use self::ledger::{Ledger, TaskInGroup, settlements};
+pub(super) use self::groups::{Group, count_groups};
+pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
@@ -28,10 +27,10 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
-use crate::broker::{self, ClientInfo};
+use crate::broker::{self, BrokerError, ClientInfo, GroupError};
 use crate::retry::Retry;
 use crate::store::{self, Accepted, Positions, Reader};
-use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
 /// snapshots and lists come less often.
@@ -175,8 +174,8 @@ impl Operator {
         found.into_iter().next().ok_or(Refusal::NoSuchTask(id, newest))
     }
 
-    async fn results_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {
-        Ok(self.queries.run(move |reader| reader.results_of(id)).await?)
+    async fn outcomes_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {
+        Ok(self.queries.run(move |reader| reader.outcomes_of(id)).await?)
     }
 
     /// Accepts all of the tasks, or none.
@@ -208,12 +207,11 @@ impl Operator {
         Ok(self.broker.begin_submit(tasks).await?)
     }
 
-    /// A task, where it stands with each group, and what came of it.
-    pub(super) async fn describe(&self, id: TaskId) -> Result<Ledger, Refusal> {
+    /// A task, where it stands with each group, and what came of it: this part of it.
+    pub(super) async fn describe(&self, id: TaskId, part: Part) -> Result<Ledger, Refusal> {
         let task = self.task(id).await?;
-        let results = self.results_of(id).await?;
         let states = self.broker.task_states(task.clone()).await?;
-        Ok(Ledger::new(task, states, results, Time::now()))
+        Ok(self.queries.run(move |reader| Ledger::new(task, states, &part, reader, Time::now())).await?)
     }
 
     /// The connected clients, oldest stream first.
@@ -277,9 +275,10 @@ impl Operator {
     pub(super) async fn retry(&self, id: TaskId, group: Option<GroupName>) -> Result<usize, Refusal> {
         let task = self.task(id).await?;
         let names = match group {
-            Some(group) => vec![group],
+            Some(group) if self.broker.groups().await?.iter().any(|info| info.name == group) => vec![group],
+            Some(group) => return Err(BrokerError::from(GroupError::Unknown(group)).into()),
             None => {
-                let results = self.results_of(id).await?;
+                let results = self.outcomes_of(id).await?;
                 let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
@@ -322,8 +321,14 @@ impl Operator {
         Backup::begin(self.store.clone(), to.into())
     }
 
-    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
+    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that. None is made that no client could join.
     pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
+        if paused
+            && let Err(NameError { rule, .. }) = Name::new(NameOf::ClientOrGroup, group.as_str())
+            && !self.broker.groups().await?.iter().any(|info| info.name == group)
+        {
+            return Err(NameError { of: NameOf::Group, rule }.into());
+        }
         Ok(self.broker.set_paused(group, paused).await?)
     }
 
@@ -335,10 +340,7 @@ impl Operator {
     /// Forgets a group; says how many tasks it still owed.
     pub(super) async fn remove_group(&self, group: GroupName) -> Result<u64, Refusal> {
         let infos = self.broker.groups().await?;
-        let owed = match infos.into_iter().find(|info| info.name == group) {
-            Some(info) => self.queries.run(move |reader| Ok(count_group(reader, info)?.lag)).await?,
-            None => 0,
-        };
+        let owed = infos.iter().find(|info| info.name == group).map_or(0, |info| info.lag);
         self.broker.remove_group(group).await?;
         Ok(owed)
     }

@@ -37,8 +37,8 @@ pub(super) enum Refusal {
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
     #[error(
-        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; give it a duration, which is \
-         added to the clock of the server"
+        "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; let it expire later, or give it \
+         a duration, which is added to the clock of the server"
     )]
     Expired { expires_at: Time, now: Time },
     #[error(

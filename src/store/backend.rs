@@ -353,7 +353,13 @@ pub trait Reader: Send {
     /// All that came of a task, in order, in one page of any size.
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError>;
 
-    /// The last of them, newest first.
+    /// The same without what was said, so that it is of a bounded size for each group and attempt.
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// Those of the results that are kept, in the order asked for, in one page of any size.
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError>;
+
+    /// The last of all that came of a task, newest first.
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError>;
 
     /// The dead letters after `after`, of one group or of all, in order: results by which a task was given up, if no operator has

@@ -221,6 +221,18 @@ impl Reader for Memory {
         Ok(self.rows().results.iter().filter(|r| r.result.task == task).cloned().collect())
     }
 
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        let mut results = self.results_of(task)?;
+        results.iter_mut().for_each(|entry| entry.result.ret.clear());
+        Ok(results)
+    }
+
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+        let rows = self.rows();
+        let found = seqs.iter().filter_map(|seq| rows.results.binary_search_by_key(seq, |r| r.seq).ok());
+        Ok(found.map(|at| rows.results[at].clone()).collect())
+    }
+
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         Ok(self.results_of(task)?.into_iter().rev().take(limit).collect())
     }

@@ -1,15 +1,18 @@
 //! The newest tasks, in memory.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::Positions;
-use crate::task::{Task, TaskId};
+use crate::task::{GroupName, Task, TaskId};
 
 /// Bytes of tasks that are kept: a broker that lags by less need not read the disk.
 const KEPT_BYTES: usize = 16 << 20;
+
+/// Groups of which what was skipped is counted: 3 MB at most.
+const COUNTED: usize = 10_000;
 
 type Subscriber = Box<dyn Fn(&Positions) + Send + Sync>;
 
@@ -18,6 +21,8 @@ pub struct Tail {
     task: AtomicU64,
     result: AtomicU64,
     status: AtomicU64,
+    /// The last task that was handed over.
+    taken: AtomicU64,
     kept: RwLock<Kept>,
     subscribers: Mutex<Vec<Subscriber>>,
 }
@@ -27,6 +32,45 @@ struct Kept {
     after: TaskId,
     tasks: VecDeque<Arc<Task>>,
     bytes: usize,
+    /// What was dropped before it was handed over.
+    skipped: Skipped,
+}
+
+/// Tasks that were not handed over, counted by priority.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// The last of them.
+    pub head: TaskId,
+    /// Those for everyone.
+    pub broadcasts: [u64; 3],
+    /// Those for each group. `None`: for more than ten thousand groups, so that they are not counted.
+    pub addressed: Option<HashMap<GroupName, [u64; 3]>>,
+}
+
+/// Nothing was skipped.
+impl Default for Skipped {
+    fn default() -> Skipped {
+        Skipped { head: 0, broadcasts: [0; 3], addressed: Some(HashMap::new()) }
+    }
+}
+
+impl Skipped {
+    /// Counts the next task.
+    pub fn add(&mut self, task: &Task) {
+        self.head = task.id;
+        let priority = task.spec.priority as usize;
+        let (Some(to), Some(addressed)) = (&task.spec.to, &mut self.addressed) else {
+            self.broadcasts[priority] += u64::from(task.spec.to.is_none());
+            return;
+        };
+        if let Some(counts) = addressed.get_mut(to) {
+            counts[priority] += 1;
+        } else if addressed.len() < COUNTED {
+            addressed.entry(to.clone()).or_default()[priority] = 1;
+        } else {
+            self.addressed = None;
+        }
+    }
 }
 
 impl Tail {
@@ -35,7 +79,13 @@ impl Tail {
             task: positions.task.into(),
             result: positions.result.into(),
             status: positions.status.into(),
-            kept: RwLock::new(Kept { after: positions.task, tasks: VecDeque::new(), bytes: 0 }),
+            taken: positions.task.into(),
+            kept: RwLock::new(Kept {
+                after: positions.task,
+                tasks: VecDeque::new(),
+                bytes: 0,
+                skipped: Skipped::default(),
+            }),
             subscribers: Mutex::default(),
         }
     }
@@ -50,7 +100,7 @@ impl Tail {
     }
 
     /// The tasks after `after`, in order: at most `max_bytes` of them, but at least one if there is one. `None`: they are
-    /// older than what is kept here, and a reader has them.
+    /// older than what is kept here, and a reader has them. For one that takes all tasks, in their order.
     pub fn since(&self, after: TaskId, max_bytes: usize) -> Option<Vec<Arc<Task>>> {
         let kept = self.kept.read().unwrap_or_else(PoisonError::into_inner);
         let skip = usize::try_from(after.checked_sub(kept.after)?).unwrap_or(usize::MAX).min(kept.tasks.len());
@@ -60,7 +110,20 @@ impl Tail {
             bytes += size(task);
             first || bytes <= max_bytes
         });
-        Some(fits.cloned().collect())
+        let tasks: Vec<_> = fits.cloned().collect();
+        if let Some(last) = tasks.last() {
+            self.taken.store(last.id, Release);
+        }
+        Some(tasks)
+    }
+
+    /// Goes on behind the newest task, for the one that takes all; says what that leaves out, which is what comes after `after`.
+    pub fn skip(&self, after: TaskId) -> Skipped {
+        let mut kept = self.kept.write().unwrap_or_else(PoisonError::into_inner);
+        let mut skipped = std::mem::take(&mut kept.skipped);
+        kept.tasks.iter().filter(|task| task.id > after).for_each(|task| skipped.add(task));
+        self.taken.store(skipped.head, Release);
+        skipped
     }
 
     /// Has `news` called after every commit, also a failed one, with how far the logs go. It runs on the writer thread:
@@ -72,7 +135,7 @@ impl Tail {
     /// Tasks first, positions second: a caller that sees a position finds its tasks.
     pub(super) fn extend(&self, tasks: Vec<Arc<Task>>, positions: &Positions) {
         if !tasks.is_empty() {
-            self.kept.write().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+            self.kept.write().unwrap_or_else(PoisonError::into_inner).extend(tasks, self.taken.load(Acquire));
         }
         self.task.store(positions.task, Release);
         self.result.store(positions.result, Release);
@@ -94,7 +157,7 @@ impl Tail {
 }
 
 impl Kept {
-    fn extend(&mut self, tasks: Vec<Arc<Task>>) {
+    fn extend(&mut self, tasks: Vec<Arc<Task>>, taken: TaskId) {
         self.bytes += tasks.iter().map(|task| size(task)).sum::<usize>();
         self.tasks.extend(tasks);
         while self.bytes > KEPT_BYTES
@@ -102,6 +165,9 @@ impl Kept {
         {
             self.bytes -= size(&oldest);
             self.after = oldest.id;
+            if oldest.id > taken {
+                self.skipped.add(&oldest);
+            }
         }
     }
 }

@@ -107,8 +107,10 @@ fn tasks_and_results_are_narrowed_and_each_task_says_where_it_stands() {
     assert_eq!(ids(&server, &["tasks", "--follow", "--latest", "1", "--limit", "1"]), [6]);
     let first = &server.ctl(&["tasks", "--latest", "6"])[0];
     assert_eq!((&first["state"], &first["outcome"]), (&"settled".into(), &"DONE".into()));
-    server.ctl(&["cancel", "4"]);
-    assert_eq!(ids(&server, &["tasks", "--state", "cancelled"]), [4]);
+    server.ctl(&["submit", "--to", "others", "7 taken back, and nobody came"]);
+    server.ctl(&["cancel", "4", "7"]);
+    assert_eq!(ids(&server, &["tasks", "--state", "cancelled"]), [4, 7]);
+    assert_eq!(ids(&server, &["tasks", "--state", "expired"]), [6]);
 
     for (args, expected) in [
         (&["--to", "workers"][..], &[1, 2, 4][..]),
@@ -135,7 +137,7 @@ fn tasks_and_results_are_narrowed_and_each_task_says_where_it_stands() {
     let table = table.args(["tasks", "--server", &server.control]).output().unwrap();
     let table = String::from_utf8(table.stdout).unwrap();
     let states = table.lines().map(|line| line.split_whitespace().nth(3).unwrap()).collect::<Vec<_>>();
-    assert_eq!(states, ["STATE", "done", "dead", "in", "cancelled", "waiting", "expired"], "{table}");
+    assert_eq!(states, ["STATE", "done", "dead", "in", "cancelled", "waiting", "expired", "cancelled"], "{table}");
 }
 
 #[test]

@@ -1,11 +1,12 @@
 //! Commands that are one question and one answer.
 
+use contact::wire::contact::Outcome;
 use contact::wire::control as pb;
 
 use super::fake::Fake;
 use super::{Ran, contactctl, eventually, ok, run};
 use crate::common::server::Server;
-use crate::rig::Client;
+use crate::rig::{Client, told};
 
 const AT: i64 = 1_777_536_000_123;
 
@@ -203,6 +204,34 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
 }
 
 #[test]
+fn a_task_that_no_group_is_given_again_is_said_so_and_a_group_that_is_not_there_is_refused() {
+    let server = Server::start(&[]);
+    let worker = Client::of(&server.listen, &[("contact-group", "workers"), ("contact-client", "w1")]);
+    let mut tasks = worker.tasks();
+    server.ctl(&["submit", "--to", "workers", "work"]);
+    let work = tasks.next();
+    let retry =
+        |args: &[&str]| -> Ran { contactctl(&server.control, &[&["retry"], args].concat()).output().unwrap().into() };
+    let held = retry(&["1", "--group", "workers"]);
+    assert_eq!((held.code, held.out.contains("it has not settled it")), (Some(0), true), "{}", held.out);
+    worker.tell([told(&work, Outcome::DONE, "done")]);
+    let done = retry(&["1"]);
+    assert_eq!((done.code, done.out.contains("--group names one that said DONE")), (Some(0), true), "{}", done.out);
+    assert_eq!(retry(&["1", "--group", "workers"]).out, "task 1 goes to 1 group again\n");
+    let nobody = retry(&["1", "--group", "wrokers"]);
+    assert_eq!((nobody.code, nobody.out.as_str()), (Some(4), ""));
+    assert!(nobody.err.contains("there is no group wrokers"), "{}", nobody.err);
+}
+
+#[test]
+fn programs_read_of_a_wrong_command_line_as_of_any_other_error() {
+    let ran: Ran = contactctl("127.0.0.1:1", &["task", "one", "--json"]).output().unwrap().into();
+    let said: serde_json::Value = serde_json::from_str(&ran.err).unwrap();
+    assert_eq!((ran.code, ran.out.as_str()), (Some(2), ""));
+    assert_eq!(said["error"], "invalid value 'one' for '<ID>': invalid digit found in string");
+}
+
+#[test]
 fn dead_letters_are_listed() {
     let fake = Fake::new();
     fake.state().results = vec![result(1, 10, "a"), result(2, 11, "b")];
@@ -331,6 +360,13 @@ fn a_group_that_is_new_is_said_to_be_when_it_is_paused() {
     assert_eq!(server.ctl(&["groups"])[0]["paused"], true);
     assert_eq!(said(&["group", "rm", "to come"]), "group to come is gone; it owed 0 tasks\n");
     assert_eq!(server.ctl(&["pause", "x"]), [serde_json::json!({"group": "x", "paused": true, "is_new": true})]);
+
+    for (name, why) in [("workers ", "must not begin or end with a blank"), ("wor\u{200b}kers", "U+200B")] {
+        let ran: Ran = contactctl(&server.control, &["pause", name]).output().unwrap().into();
+        assert_eq!((ran.code, ran.out.as_str()), (Some(4), ""), "no client could ever join it");
+        assert!(ran.err.contains(why), "{}", ran.err);
+    }
+    assert_eq!(server.ctl(&["groups"]).len(), 1);
 }
 
 #[test]
@@ -350,7 +386,7 @@ fn who_submits_for_a_group_is_told_whom_the_tasks_wait_for() {
     assert_eq!(submit(&["--to", "mail", "c"]).err, "");
     server.ctl(&["pause", "mail"]);
     let paused = "group mail is paused: they wait; give it tasks again with: contactctl resume mail\n";
-    assert_eq!(submit(&["--to", "mail", "--to", "mail", "d"]).err, paused.repeat(2));
+    assert_eq!(submit(&["--to", "mail", "--to", "mail", "d"]).err, paused, "once, though it is named twice");
     assert_eq!(submit(&["for everyone"]).err, "");
     server.ctl(&["resume", "mail"]);
     drop(tasks);

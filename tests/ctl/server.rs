@@ -2,7 +2,40 @@
 
 use serde_json::Value;
 
+use super::fake::Fake;
+use super::run;
 use crate::common::server::Server;
+
+#[test]
+fn a_health_check_asks_the_health_service() {
+    let server = Server::start(&[]);
+    assert_eq!(server.ctl(&["health"]), [serde_json::json!({ "status": "SERVING" })]);
+    // Nothing but that, so that it costs nothing with a full store; a server of operators without the service is not well.
+    let fake = Fake::new();
+    let ran = run(&fake, &["health"]);
+    assert_eq!(ran.code, Some(1), "{}", ran.err);
+    assert_eq!(fake.state().asked, Vec::<String>::new());
+}
+
+#[test]
+fn a_task_of_many_groups_is_shown_a_part_at_a_time() {
+    let server = Server::start(&[]);
+    let groups: Vec<String> = (0..7).map(|n| format!("g{n}")).collect();
+    groups.iter().for_each(|group| drop(server.ctl(&["pause", group])));
+    server.submit(&["for all of them"]);
+    let names = |ledger: &Value| -> Vec<String> {
+        let groups = ledger["groups"].as_array().unwrap();
+        groups.iter().map(|it| it["group"].as_str().unwrap().to_owned()).collect()
+    };
+    let first = server.ctl(&["task", "1", "--limit", "3"]).remove(0);
+    assert_eq!((names(&first), &first["next"]), (groups[..3].to_vec(), &"g2".into()));
+    let counts = serde_json::json!({ "waiting": 7, "in_flight": 0, "settled": 0, "dead": 0 });
+    assert_eq!(first["counts"], counts, "of all groups");
+    let all = server.ctl(&["task", "1", "--all"]);
+    assert_eq!((all.len(), names(&all[0]), &all[0]["next"]), (1, groups, &Value::Null));
+    let one = server.ctl(&["task", "1", "--to", "g5"]).remove(0);
+    assert_eq!((names(&one), &one["counts"]), (vec!["g5".to_owned()], &counts));
+}
 
 #[test]
 fn a_server_says_how_it_is_set_and_what_it_holds() {

@@ -84,12 +84,14 @@ fn several_groups_get_a_task_each_and_a_list_of_them_in_one_name_is_refused() {
     let expected = [("one", "工人"), ("one", "b c"), ("two", "工人"), ("two", "b c")];
     assert_eq!(tasks, expected.map(|(text, to)| (text.to_owned(), to.to_owned())));
     assert_eq!(sizes(&fake), [2, 2], "what is for several groups is not torn apart");
+    let out = ok(&fake, &["submit", "--to", "a", "--to", "a", "--key", "k", "once"]);
+    assert_eq!(timeless(&out), "accepted 1 task, id 5\n", "a group that is named twice is one group");
 
     let long = "x".repeat(8 << 20);
     let ran = run_with(&fake, &["submit", "-", "--to", "a", "--to", "b"], format!("{long}\nshort\n").as_bytes());
     assert_eq!(ran.code, Some(1));
     assert!(ran.err.contains("line 1: it is too long for 2 groups at once"), "{}", ran.err);
-    assert_eq!(fake.state().tasks.len(), 6, "the other line is accepted");
+    assert_eq!(fake.state().tasks.len(), 7, "the other line is accepted");
 
     for (args, says) in [
         (&["submit", "x", "--to", "a,b c"][..], "repeat the option: --to a --to 'b c'"),
@@ -103,7 +105,7 @@ fn several_groups_get_a_task_each_and_a_list_of_them_in_one_name_is_refused() {
         assert_eq!(ran.code, Some(2), "{args:?}");
         assert!(ran.err.contains(says), "{}", ran.err);
     }
-    assert_eq!(fake.state().tasks.len(), 6);
+    assert_eq!(fake.state().tasks.len(), 7);
 }
 
 #[test]

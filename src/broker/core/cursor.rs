@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use crate::task::{Task, TaskId};
+use crate::task::{Task, TaskId, Time};
 
 /// The position of a group in the tasks of one priority, and what it has read beyond it.
 #[derive(Debug)]
@@ -19,12 +19,31 @@ pub(super) struct LogCursor {
     has_backlog: bool,
     /// The page after `read` was asked for and has not come yet.
     fetching: bool,
+    /// The broadcasts of the priority that were accepted, less the tasks after `read`: see [`LogCursor::unread`]. Kept only while
+    /// there is a backlog.
+    passed: i64,
+    /// The count by which `passed` is to be corrected, and how many of its parts are still to come. Only with a backlog.
+    awaited: Option<(Ticket, u8)>,
+    /// The first task after `read`, and when it was accepted, if that is known.
+    first: Option<(TaskId, Time)>,
 }
+
+/// Names a count, so that one that is overtaken is not taken for the newest.
+pub(super) type Ticket = u64;
 
 impl LogCursor {
     /// A cursor that has taken up every task up to `position`, and knows of no other.
     pub(super) fn new(position: TaskId) -> LogCursor {
-        LogCursor { position, read: position, ready: Page::default(), has_backlog: true, fetching: false }
+        LogCursor {
+            position,
+            read: position,
+            ready: Page::default(),
+            has_backlog: true,
+            fetching: false,
+            passed: 0,
+            awaited: None,
+            first: None,
+        }
     }
 
     /// Every task of the priority up to here was taken up, where `head` is the newest task of the log.
@@ -55,15 +74,30 @@ impl LogCursor {
         self.ready.find(task).is_ok()
     }
 
-    /// How many tasks are read ahead, and the oldest of them.
-    pub(super) fn ready(&self) -> (usize, Option<TaskId>) {
-        (self.ready.tasks.len(), self.ready.tasks.front().map(|task| task.id))
+    /// How many tasks are read ahead.
+    pub(super) fn ready_len(&self) -> usize {
+        self.ready.tasks.len()
+    }
+
+    /// How many tasks of the log are not read, where so many broadcasts of the priority were accepted. So a broadcast is
+    /// counted once, for all groups; and what is counted still is not among them.
+    pub(super) fn unread(&self, accepted: i64) -> u64 {
+        if self.has_backlog { u64::try_from(accepted - self.passed).unwrap_or(0) } else { 0 }
+    }
+
+    /// The count of what is not read is not complete.
+    pub(super) fn is_counting(&self) -> bool {
+        self.awaited.is_some()
+    }
+
+    /// The oldest task that is not taken up, and when it was accepted, if that is known.
+    pub(super) fn first(&self) -> Option<(TaskId, Time)> {
+        self.ready.tasks.front().map(|task| (task.id, task.accepted_at)).or(self.first.filter(|_| self.has_backlog))
     }
 
     /// Adds a task that was just committed. `false`: `ready` is full, and the task stays in the log as backlog.
     pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
         if self.ready.is_full() {
-            self.leave_in_log(task.id - 1);
             return false;
         }
         if self.ready.tasks.is_empty() {
@@ -73,12 +107,41 @@ impl LogCursor {
         true
     }
 
-    /// What comes after this task is not in memory from now on: it is backlog. There was none before.
-    pub(super) fn leave_in_log(&mut self, after: TaskId) {
+    /// What comes after this task is not in memory from now on: it is backlog. There was none before. `accepted` broadcasts of the
+    /// priority came up to there; `first` is the first task of the backlog, if it is known.
+    pub(super) fn leave_in_log(&mut self, after: TaskId, accepted: i64, first: Option<(TaskId, Time)>) {
         self.has_backlog = true;
         self.read = after;
+        (self.passed, self.awaited, self.first) = (accepted, None, first);
         if self.ready.tasks.is_empty() {
             self.position = after;
+        }
+    }
+
+    /// So many tasks for this group alone came into its backlog.
+    pub(super) fn add_unread(&mut self, own: u64) {
+        self.passed -= own as i64;
+    }
+
+    /// What is not read is counted anew, in so many parts. Until they come, it is what comes from now on.
+    pub(super) fn count_anew(&mut self, ticket: Ticket, parts: u8, accepted: i64) {
+        self.passed = accepted;
+        self.awaited = (parts > 0).then_some((ticket, parts));
+    }
+
+    /// A part of that count: so many tasks are not read beside those that are known. `complete`: it was the last of this part.
+    pub(super) fn counted(&mut self, ticket: Ticket, unread: i64, complete: bool) {
+        if let Some((_, parts)) = self.awaited.filter(|(awaited, _)| *awaited == ticket) {
+            self.passed -= unread;
+            let parts = parts - u8::from(complete);
+            self.awaited = (parts > 0).then_some((ticket, parts));
+        }
+    }
+
+    /// The first task after `read` is this one.
+    pub(super) fn found_first(&mut self, read: TaskId, first: (TaskId, Time)) {
+        if self.read == read && self.first.is_none() {
+            self.first = Some(first);
         }
     }
 
@@ -91,9 +154,14 @@ impl LogCursor {
     pub(super) fn fill(&mut self, page: Page, read: TaskId, head: TaskId) -> bool {
         debug_assert!(self.ready.tasks.is_empty(), "a page is read when the one before is used up");
         self.fetching = false;
+        self.passed += page.tasks.len() as i64;
+        self.first = None;
         self.ready = page;
         self.read = read;
         self.has_backlog = read < head;
+        if !self.has_backlog {
+            self.awaited = None;
+        }
         !self.has_backlog
     }
 

@@ -15,7 +15,7 @@ use super::tally::micros;
 use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
-use crate::store::{Backlog, BacklogPage};
+use crate::store::{Backlog, BacklogPage, Skipped};
 use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 
 /// When what could not be read is asked for again.
@@ -28,6 +28,7 @@ impl Core {
     /// These tasks were accepted: consecutive ids, the first right after the newest one known.
     pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Now) {
         let mut touched = BTreeSet::new();
+        self.count_committed(&tasks);
         for priority in Priority::ALL {
             let caught_up = &mut self.caught_up[priority as usize];
             let of_priority = || tasks.iter().filter(move |task| task.spec.priority == priority);
@@ -43,17 +44,23 @@ impl Core {
             };
             for id in readers {
                 let Some(group) = self.groups.get_mut(&id) else { continue };
+                let mut accepted = self.counting.accepted[priority as usize];
                 for task in of_priority() {
-                    if !group.wants(task) {
-                        continue;
+                    if group.wants(task) {
+                        touched.insert(id);
+                        if !group.append(task, accepted) {
+                            caught_up.remove(&id);
+                            let is_own = |later: &&Arc<Task>| later.spec.to.is_some() && group.wants(later);
+                            let own = of_priority().filter(|later| later.id > task.id).filter(is_own).count();
+                            group.cursor_mut(priority).add_unread(own as u64);
+                            break;
+                        }
                     }
-                    touched.insert(id);
-                    if !group.append(task) {
-                        caught_up.remove(&id);
-                        break;
-                    }
+                    accepted += i64::from(task.spec.to.is_none());
                 }
             }
+            let broadcasts = of_priority().filter(|task| task.spec.to.is_none()).count();
+            self.counting.accepted[priority as usize] += broadcasts as i64;
         }
         self.recent.extend(tasks);
         for id in touched {
@@ -61,16 +68,18 @@ impl Core {
         }
     }
 
-    /// Tasks up to `head` were accepted, too many to be handed over: every group reads them from the store.
-    pub fn advanced(&mut self, head: TaskId, now: Now) {
+    /// Tasks were accepted that are too many to be handed over: every group reads them from the store.
+    pub fn advanced(&mut self, skipped: &Skipped, now: Now) {
         for priority in Priority::ALL {
+            let accepted = self.counting.accepted[priority as usize];
             for id in std::mem::take(&mut self.caught_up[priority as usize]) {
                 if let Some(group) = self.groups.get_mut(&id) {
-                    group.cursor_mut(priority).leave_in_log(self.recent.head());
+                    group.cursor_mut(priority).leave_in_log(self.recent.head(), accepted, None);
                 }
             }
         }
-        self.recent.skip_to(head);
+        self.recent.skip_to(skipped.head);
+        self.count_skipped(skipped);
         let active = self.groups.iter().filter(|(_, group)| !group.available.is_empty());
         for id in active.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.dispatch(id, now);

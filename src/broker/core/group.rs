@@ -26,14 +26,21 @@ pub struct GroupInfo {
     pub waiting: usize,
     /// Of these, how many whose time has not come.
     pub delayed: usize,
-    /// How many it has not taken up and are in memory, about to go out.
-    pub ready: usize,
-    /// The oldest of `in_flight`, `waiting` and `ready`.
-    pub oldest: Option<TaskId>,
-    /// What else it has not taken up: only the store can count that.
-    pub backlog: Vec<Backlog>,
-    /// How many of `ready` and `backlog` it took up before their turn: they are settled, or among `waiting`.
+    /// How many tasks it has not settled. What expired counts until it passes it.
+    ///
+    /// Too small while it is `counting`: for seconds after a start, or when it has just come. By up to `taken_up`, where a client
+    /// told an outcome of a task whose priority only the store knows, until the group has passed that task.
+    pub lag: u64,
+    /// A part of `lag` is still being counted.
+    pub counting: bool,
+    /// How many it took up before their turn: they are settled, or among `waiting`.
     pub taken_up: usize,
+    /// The oldest open task.
+    pub oldest_open: Option<TaskId>,
+    /// The oldest task it has not taken up, of those that are known, and when it was accepted.
+    pub oldest_new: Option<(TaskId, Time)>,
+    /// Backlogs of which the first task is not known, so that the oldest task may be there.
+    pub unseen: Vec<Backlog>,
     /// Settled a second, over the last ten seconds.
     pub rate: f64,
     /// The last second in which one was settled, since the start of the server.
@@ -59,10 +66,12 @@ impl GroupInfo {
             in_flight: 0,
             waiting: 0,
             delayed: 0,
-            ready: 0,
-            oldest: None,
-            backlog: Vec::new(),
+            lag: 0,
+            counting: false,
             taken_up: 0,
+            oldest_open: None,
+            oldest_new: None,
+            unseen: Vec::new(),
             rate: 0.0,
             last_settled: None,
             held_since: None,
@@ -192,8 +201,7 @@ impl Group {
             return None;
         };
         debug_assert_eq!(self.check(head), Ok(()));
-        let floor = self.position(head);
-        self.taken_up.retain(|id| *id > floor);
+        self.forget_passed(head);
         let mut taken_up: Vec<(TaskId, TaskId)> = Vec::new();
         for &id in &self.taken_up {
             match taken_up.last_mut() {
@@ -213,6 +221,12 @@ impl Group {
             open,
         };
         Some((state, rows))
+    }
+
+    /// Forgets what was taken up before its turn where all cursors have passed it.
+    pub(super) fn forget_passed(&mut self, head: TaskId) {
+        let floor = self.position(head);
+        self.taken_up.retain(|id| *id > floor);
     }
 
     // ---- sessions
@@ -252,15 +266,23 @@ impl Group {
         &mut self.cursors[priority as usize]
     }
 
-    /// Adds a task that was just committed; there is no backlog of its priority. `false`: now there is, and it begins with this
-    /// task. Nothing is kept in memory for a group without clients.
-    pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
+    /// Adds a task that was just committed; there is no backlog of its priority, of which `accepted` broadcasts came before. `false`:
+    /// now there is, and it begins with this task. Nothing is kept in memory for a group without clients.
+    pub(super) fn append(&mut self, task: &Arc<Task>, accepted: i64) -> bool {
         let has_clients = !self.sessions.is_empty();
         let cursor = self.cursor_mut(task.spec.priority);
-        if !has_clients {
-            cursor.leave_in_log(task.id - 1);
+        if has_clients && cursor.append(task) {
+            return true;
         }
-        has_clients && cursor.append(task)
+        cursor.leave_in_log(task.id - 1, accepted, Some((task.id, task.accepted_at)));
+        cursor.add_unread(u64::from(task.spec.to.is_some()));
+        false
+    }
+
+    /// From where on broadcasts of a priority are not read, and where the log is not read at all: `Some` while there is a backlog.
+    pub(super) fn unread_after(&self, priority: Priority) -> Option<(TaskId, TaskId)> {
+        let read = self.cursor(priority).unread_after()?;
+        Some((read.max(self.broadcast_after), read))
     }
 
     /// What the group has to read of this priority: the tasks after `after`, up to `upto`.
@@ -370,23 +392,28 @@ impl Group {
         if self.sessions.is_empty() { None } else { self.open.next_moment() }
     }
 
-    /// How far it has come; `None`: it has no name.
-    pub(super) fn info(&self, head: TaskId, now: Now) -> Option<GroupInfo> {
-        let unread = Priority::ALL.into_iter().filter_map(|priority| {
-            let after = self.cursor(priority).unread_after().filter(|after| *after < head)?;
+    /// How far it has come, where so many broadcasts of each priority were accepted; `None`: it has no name.
+    pub(super) fn info(&self, head: TaskId, accepted: &[i64; 3], now: Now) -> Option<GroupInfo> {
+        let unread = |priority: Priority| self.cursor(priority).unread(accepted[priority as usize]);
+        let unseen = Priority::ALL.into_iter().filter_map(|priority| {
+            let cursor = self.cursor(priority);
+            let after = cursor.unread_after().filter(|_| unread(priority) > 0 && cursor.first().is_none())?;
             Some(Backlog { limit: 1, max_bytes: 1, ..self.backlog(priority, after, head) })
         });
-        let ready = || self.cursors.iter().map(LogCursor::ready);
+        let not_taken_up: u64 = Priority::ALL.into_iter().map(unread).sum::<u64>()
+            + self.cursors.iter().map(LogCursor::ready_len).sum::<usize>() as u64;
         Some(GroupInfo {
             name: self.name.clone()?,
             clients: self.sessions.len(),
             in_flight: self.open.leased_len(),
             waiting: self.open.waiting_len(),
             delayed: self.open.delayed_len(),
-            ready: ready().map(|(count, _)| count).sum(),
-            oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
-            backlog: unread.collect(),
+            lag: self.open.len() as u64 + not_taken_up.saturating_sub(self.taken_up.len() as u64),
+            counting: self.cursors.iter().any(LogCursor::is_counting),
             taken_up: self.taken_up.len(),
+            oldest_open: self.open.oldest(),
+            oldest_new: self.cursors.iter().filter_map(LogCursor::first).min(),
+            unseen: unseen.collect(),
             rate: self.rate.per_second(now.steady),
             last_settled: self.rate.last().map(|second| now.wall_at(second)),
             held_since: self.open.held_since().map(|since| now.wall_at(since)),

@@ -35,6 +35,7 @@ impl Core {
             unbegun: 0,
             alone: false,
             rests: false,
+            gave_back: 0,
             heard: 0,
             sent: 0,
             taken: 0,
@@ -84,6 +85,7 @@ impl Core {
         let group = Group::new(name, broadcast_after, now.wall);
         let id = self.add_group(group);
         if leased {
+            self.count_group(id);
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
             self.checkpoint(now);
         }

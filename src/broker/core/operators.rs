@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::counting::Counting;
 use super::delayed::Due;
 use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
@@ -100,7 +101,12 @@ impl Core {
     }
 
     pub(super) fn unsorted_groups(&self, now: Now) -> Vec<GroupInfo> {
-        self.groups.values().filter_map(|group| group.info(self.head(), now)).collect()
+        let Counting { accepted, all_again, .. } = &self.counting;
+        let info = |group: &Group| {
+            let info = group.info(self.head(), accepted, now)?;
+            Some(GroupInfo { counting: info.counting || *all_again, ..info })
+        };
+        self.groups.values().filter_map(info).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.
@@ -188,6 +194,7 @@ impl Core {
     /// These tasks are no longer stored: what of them is in memory is forgotten, too.
     pub fn removed(&mut self, tasks: &[TaskId]) {
         self.recent.remove(tasks);
+        self.uncount();
         // Every named group has settled them, but for one that came meanwhile; anonymous clients may be about to get them.
         for group in self.groups.values_mut() {
             for priority in Priority::ALL {

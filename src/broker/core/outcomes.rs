@@ -16,8 +16,11 @@ use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
-/// For how long a client that gives tasks back unbegun gets no others.
+/// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
+/// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
 const REST: Duration = Duration::from_secs(1);
+/// The longest that this becomes.
+const LONGEST_REST: Duration = Duration::from_secs(60);
 
 impl Core {
     /// A client says what came of tasks.
@@ -81,6 +84,7 @@ impl Core {
             let current = report.attempt == 0 || report.attempt == delivery;
             let report =
                 OutcomeReport { attempt: if report.attempt == 0 { delivery } else { report.attempt }, ..report };
+            let holder = lease.session;
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
@@ -93,13 +97,13 @@ impl Core {
                         Duration::ZERO => self.config.wait(lease.task.as_deref(), report.task, spent),
                         asked => asked,
                     };
+                    self.finished(holder);
                     self.give_back(id, report.task, Outcome::Retry, report.ret, delay, now);
                 }
                 Outcome::Released if current => {
                     // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
                     // they would go back and forth.
-                    let over =
-                        lease.task.as_ref().is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now.wall));
+                    let over = lease.task.as_ref().is_some_and(|task| task.spec.over(now.wall).is_some());
                     if let Some(session) = lease.session.filter(|_| !over) {
                         self.rest(session, now);
                     }
@@ -109,6 +113,7 @@ impl Core {
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
                     self.meter.work.record(micros(now.steady.since(lease.since)));
                     group.rate.count(now.steady);
+                    self.finished(holder);
                     self.end_lease(id, report.task);
                     self.record(name, reporter, report, false, now);
                 }
@@ -185,9 +190,11 @@ impl Core {
     /// ended while it was cut off, so this is said whenever it says `WORKING`.
     fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Now) {
         let Some(session) = self.session_of(reporter, group).filter(|_| report.attempt != 0) else { return };
-        let task = self.recent.get(report.task);
-        let over = task.is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now.wall));
-        let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
+        let reason = match self.recent.get(report.task).and_then(|task| task.spec.over(now.wall)) {
+            Some(Outcome::Cancelled) => RevokeReason::Cancelled,
+            Some(_) => RevokeReason::Expired,
+            None => RevokeReason::GivenToAnother,
+        };
         self.revoke(session, report.task, report.attempt, reason);
     }
 
@@ -291,11 +298,21 @@ impl Core {
         (silent > 0 && silent >= self.config.max_deliveries).then(|| gone().into())
     }
 
-    /// Gives a session nothing for a moment.
+    /// Gives a session nothing for a while.
     fn rest(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !std::mem::replace(&mut session.rests, true) {
-            self.timers.set(now.steady.after(REST), Timer::Rest(id));
+            let rest = REST.saturating_mul(1 << session.gave_back.min(6)).min(LONGEST_REST);
+            session.gave_back += u32::from(session.held.len() > session.unbegun);
+            self.timers.set(now.steady.after(rest), Timer::Rest(id));
+        }
+    }
+
+    /// The client that had a task has finished it, and can begin another.
+    fn finished(&mut self, holder: Option<SessionId>) {
+        let Some(session) = holder.and_then(|id| self.sessions.get_mut(&id)) else { return };
+        if session.gave_back > 0 {
+            (session.gave_back, session.rests) = (0, false);
         }
     }
 

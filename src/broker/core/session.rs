@@ -104,8 +104,10 @@ pub(super) struct Session {
     pub(super) unbegun: usize,
     /// Of these, there is one that must be alone with it: the client before it fell silent.
     pub(super) alone: bool,
-    /// It gave tasks back unbegun, and gets none for a moment.
+    /// It gave tasks back unbegun, and gets none for a while.
     pub(super) rests: bool,
+    /// How often that happened since it finished one, while it was at work on others.
+    pub(super) gave_back: u32,
     /// The last delivery, of all, that was made when its client said something of a task.
     pub(super) heard: u64,
     /// Bytes of [`Delivery::cost`] given to the stream so far.

@@ -13,6 +13,8 @@ pub(super) enum Timer {
     Session(SessionId),
     /// A session has rested.
     Rest(SessionId),
+    /// What could not be counted is asked for again.
+    Count,
 }
 
 /// Timers of one clock, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks

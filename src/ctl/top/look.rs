@@ -108,7 +108,7 @@ pub(super) async fn look(link: &Link, view: View, open: Option<u64>) -> Result<L
     };
     let ledger = async {
         let Some(id) = open else { return Ok(None) };
-        let request = pb::DescribeTaskRequest { id, ..Default::default() };
+        let request = pb::DescribeTaskRequest { id, limit: TASKS, ..Default::default() };
         match link.answer(link.client.describe_task(&request, soon())).await {
             Ok(ledger) => Ok(Some(Ok(ledger))),
             Err(Error::Refused(why)) => Ok(Some(Err(why))),

@@ -260,6 +260,7 @@ export const en = {
   'task.max_attempts': 'Most attempts',
   'task.cut': 'The text is longer: see the task.',
   'task.followed': 'Followed live',
+  'task.counts': (v) => `${n(v.waiting)} waiting, ${n(v.in_flight)} in flight, ${n(v.settled)} settled, ${n(v.dead)} dead`,
   'task.more': (v) => `and ${n(v)} more`,
 
   'dead.intro': 'What was given up: the client said so, or its attempts or its time were used up. It stays until you retry or drop it; dropped, what came of it stays in the log.',

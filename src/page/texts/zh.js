@@ -253,6 +253,7 @@ export const zh = {
   'task.max_attempts': '最多尝试',
   'task.cut': '内容更长，请看任务本身。',
   'task.followed': '实时跟踪',
+  'task.counts': (v) => `等待 ${n(v.waiting)}，处理中 ${n(v.in_flight)}，已了结 ${n(v.settled)}，死信 ${n(v.dead)}`,
   'task.more': (v) => `另有 ${n(v)} 个`,
 
   'dead.intro': '被放弃的任务：客户端说不行，或尝试次数、时间已用尽。它会留在这里，直到您重试或丢弃；丢弃之后，任务的经过仍在日志中。',

@@ -7,7 +7,7 @@ import { said, t } from '../i18n.js';
 import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
-/** More groups or outcomes than this are counted, not shown. */
+/** More groups or outcomes than this are counted, not asked for or not shown. */
 const MOST = 200;
 /** How often a task that is settled everywhere is asked for again; one that is open, each second. */
 const SETTLED_REFRESH = 5000;
@@ -36,6 +36,7 @@ export function ledgerPart(id) {
   const factRows = keyed(facts, (it) => it.key, factRow);
   const groups = standings(id, () => state, () => refresh());
   const none = h('p', { class: 'empty' }, t('task.standing.none'));
+  const counts = h('p');
   const moreGroups = h('p', { class: 'left-out' });
   const history = h('ol', { class: 'history' });
   const events = keyed(history, (it) => it.seq, eventRow);
@@ -55,7 +56,7 @@ export function ledgerPart(id) {
   const doRetry = h('span', { class: 'do' }, retry.node, shellRetry.node);
   const body = h('div', { class: 'ledger fresh' },
     content.node, facts, h('div', { class: 'doing' }, doCancel, doRetry),
-    section(t('task.standing'), groups.node, none, moreGroups),
+    section(t('task.standing'), counts, groups.node, none, moreGroups),
     section(t('task.history'), history, moreEvents));
   const node = h('div', {}, failed, body);
   show(body, false);
@@ -63,7 +64,7 @@ export function ledgerPart(id) {
   async function refresh() {
     asked = Date.now();
     try {
-      const task = await get(`/api/tasks/${id}`);
+      const task = await get(`/api/tasks/${id}?limit=${MOST}`);
       if (!gone) draw(task);
     } catch (error) {
       if (gone) return;
@@ -77,17 +78,21 @@ export function ledgerPart(id) {
     show(body, true);
     content.set(task.text);
     factRows(factsOf(task));
-    open = task.groups.length === 0 || task.groups.some((it) => it.state === 'waiting' || it.state === 'in flight');
+    const { waiting, in_flight, settled, dead } = task.counts;
+    const all = waiting + in_flight + settled + dead;
+    open = all === 0 || waiting + in_flight > 0;
     const last = new Map(task.results.filter((it) => !it.late).map((it) => [it.group, it.outcome]));
     const standing = task.groups.map((it) => ({ ...it, outcome: last.get(it.group) ?? null, reason: OUTCOME.test(it.reason) ? null : it.reason }));
-    groups.update(standing.slice(0, MOST));
+    groups.update(standing);
+    text(counts, all > 1 ? t('task.counts', task.counts) : '');
     show(groups.node, standing.length > 0);
     show(none, standing.length === 0);
-    text(moreGroups, standing.length > MOST ? t('task.more', standing.length - MOST) : '');
+    text(moreGroups, all > standing.length ? t('task.more', all - standing.length) : '');
     events([{ seq: 0, at: task.accepted_at }, ...task.results.slice(-MOST)]);
-    text(moreEvents, task.results.length > MOST ? t('task.more', task.results.length - MOST) : '');
+    const older = Math.max(0, task.results.length - MOST) + task.results_left_out;
+    text(moreEvents, older > 0 ? t('task.more', older) : '');
     show(doCancel, open);
-    show(doRetry, standing.some((it) => it.state === 'dead' || (it.state === 'settled' && it.outcome !== 'DONE')));
+    show(doRetry, dead > 0 || standing.some((it) => (it.state === 'settled' && it.outcome !== 'DONE')));
   }
 
   return {

@@ -16,7 +16,7 @@ use super::answer::{Answer, Refused, json};
 use super::app::AppState;
 use super::json::{Client, Dead, Group, Ledger};
 use super::live::not_ready;
-use crate::server::operator::{self, TaskRequest, Wanted, if_set};
+use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set};
 use crate::server::traffic::Flow;
 use crate::task::{self, Name, NameOf, TaskId};
 use crate::task_state::TaskState;
@@ -128,8 +128,23 @@ async fn tasks(State(app): State<AppState>, query: Asked<Tasks>) -> Answer {
     ok(&*app.live.tasks(wanted).await?)
 }
 
-async fn ledger(State(app): State<AppState>, path: Id) -> Answer {
-    ok(Ledger::from(app.operator.describe(id(path)?).await?))
+/// Which groups of a task.
+#[derive(Deserialize)]
+struct InGroups {
+    after: Option<String>,
+    group: Option<String>,
+    limit: Option<usize>,
+}
+
+async fn ledger(State(app): State<AppState>, path: Id, query: Asked<InGroups>) -> Answer {
+    let query = asked(query)?;
+    let part = Part {
+        after: if_set(NameOf::Group, query.after.as_deref().unwrap_or_default())?,
+        limit: query.limit.unwrap_or(operator::MOST).clamp(1, operator::MOST),
+        group: if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?,
+        without_results: false,
+    };
+    ok(Ledger::from(app.operator.describe(id(path)?, part).await?))
 }
 
 async fn dead(State(app): State<AppState>, query: Asked<Before>) -> Answer {

@@ -170,8 +170,13 @@ struct TaskInGroup {
 pub(super) struct Ledger {
     #[serde(flatten)]
     task: Task,
+    /// Of all groups.
+    counts: operator::Counts,
     groups: Vec<TaskInGroup>,
+    /// There are more groups after this one.
+    next: Option<String>,
     results: Vec<TaskResult>,
+    results_left_out: usize,
 }
 
 impl From<operator::Ledger> for Ledger {
@@ -185,7 +190,10 @@ impl From<operator::Ledger> for Ledger {
         };
         Ledger {
             task: Task::whole(ledger.task),
+            counts: ledger.counts,
             groups: ledger.groups.into_iter().map(in_group).collect(),
+            next: ledger.next.map(|group| group.to_string()),
+            results_left_out: ledger.results_left_out,
             results: ledger.results.into_iter().map(TaskResult::from).collect(),
         }
     }

@@ -11,7 +11,6 @@ use log::warn;
 use tokio::sync::{Notify, watch};
 
 use super::answer::Refused;
-use super::count::Counter;
 use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
 use super::last_reports::{LastReports, News};
@@ -21,7 +20,9 @@ use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::health::{self, Health};
 use crate::server::machine::{Disk, Process};
-use crate::server::operator::{BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, judge, latest_results};
+use crate::server::operator::{
+    BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, count_groups, judge, latest_results,
+};
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
 use crate::task::{TaskId, Time};
@@ -50,8 +51,6 @@ struct Inner {
     has_watcher: Notify,
     history: Mutex<History>,
     last_reports: Mutex<LastReports>,
-    /// Lent to the query threads, one at a time, so that none waits for it.
-    counter: Arc<Mutex<Counter>>,
     clients: Lists<(), Vec<json::Client>>,
     tasks: Lists<Wanted, json::FoundTasks>,
 }
@@ -85,7 +84,6 @@ impl Live {
             has_watcher: Notify::new(),
             history: Mutex::default(),
             last_reports: Mutex::default(),
-            counter: Arc::default(),
             clients: Lists::default(),
             tasks: Lists::default(),
         }))
@@ -181,7 +179,7 @@ impl Live {
         overview.groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let now = self.sample_of(overview.meter.clone());
 
-        let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
+        let (about, seen) = (operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
@@ -189,7 +187,7 @@ impl Live {
         let read = move |reader: &mut dyn crate::store::Reader| {
             let now = Time::now();
             never_came.add_to(&mut infos, reader, positions.task, now)?;
-            let groups = counter.lock().unwrap_or_else(PoisonError::into_inner).count(reader, infos)?;
+            let groups = count_groups(reader, infos)?;
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;

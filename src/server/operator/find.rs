@@ -101,15 +101,13 @@ impl Standing {
             None => TaskState::Waiting,
         };
         // Nobody may have been there to be told so.
-        if state == TaskState::Waiting && is_over(&task, now) {
-            (state, outcome) = (TaskState::Settled, Some(Outcome::Expired));
+        if state == TaskState::Waiting
+            && let Some(over) = task.spec.over(now)
+        {
+            (state, outcome) = (TaskState::Settled, Some(over));
         }
         Standing { task, state, outcome, last_at }
     }
-}
-
-fn is_over(task: &Task, now: Time) -> bool {
-    task.spec.expires_at.is_some_and(|at| at <= now)
 }
 
 impl Wanted {
@@ -176,7 +174,7 @@ impl Wanted {
         let Some((wanted, state)) = self.state.zip(state) else { return true };
         match state {
             broker::TaskState::InFlight(..) => wanted == TaskState::InFlight,
-            broker::TaskState::Waiting(_) if is_over(task, now) => wanted == TaskState::Settled,
+            broker::TaskState::Waiting(_) if task.spec.over(now).is_some() => wanted == TaskState::Settled,
             broker::TaskState::Waiting(_) => wanted == TaskState::Waiting,
             broker::TaskState::Settled => matches!(wanted, TaskState::Settled | TaskState::Dead),
         }

@@ -64,7 +64,8 @@ pub(in crate::server) enum Code {
     DeadLetters,
     /// Nothing is removed from the log after the oldest task of the group. `task`: that one, `millis`: its age.
     Retention,
-    /// The store takes more than it is to. `count`: bytes, `limit`.
+    /// The store takes more than it is to. `count`: bytes, `limit`. `group`: who keeps the oldest task from being removed, if there is
+    /// one, `task`: that task, `millis`: its age.
     StoreSize,
     /// Acknowledgements without an id match no delivery to their address. `count`: so far, `millis`: since the last.
     Unmatched,
@@ -200,8 +201,17 @@ impl Facts<'_> {
         // What is removed is not all at once, so there is a tenth of room.
         let limit = self.retention.retain_bytes;
         let limit = limit.filter(|limit| self.disk.store_bytes() > limit.saturating_add(limit / 10));
-        let size =
-            limit.map(|limit| Finding { count: self.disk.store_bytes(), limit, ..Finding::new(Code::StoreSize) });
+        let size = limit.map(|limit| {
+            let size = Finding { count: self.disk.store_bytes(), limit, ..Finding::new(Code::StoreSize) };
+            let came = self.groups.iter().filter(|group| !group.info.never_came);
+            match came.filter_map(|group| Some((group.oldest?, group))).min_by_key(|((task, _), _)| *task) {
+                None => size,
+                Some(((task, at), group)) => {
+                    let (group, task) = (Some(group.info.name.clone()), Some(task));
+                    Finding { group, task, millis: millis(self.since(at)), ..size }
+                }
+            }
+        });
         let clock = self.step.map(|step| Finding {
             millis: step.ahead.unsigned_abs(),
             limit: millis(step.left),
@@ -445,6 +455,14 @@ mod tests {
         let retention = Retention { retain_bytes: Some(100), ..Retention::default() };
         let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.retention) = (disk, retention));
         assert_eq!((found[0].code, found[0].count, found[0].limit), (Code::StoreSize, 111, 100));
+        let (disk, retention) =
+            (Disk { db: 111, ..Disk::default() }, Retention { retain_bytes: Some(100), ..Retention::default() });
+        let late = group("late", |g| waits(g, 1, 2 * MINUTE));
+        let later = group("later", |g| g.oldest = Some((9, ago(3 * MINUTE))));
+        let found = judged(&[late, later], |facts| (facts.disk, facts.retention) = (disk, retention));
+        let size = found.iter().find(|finding| finding.code == Code::StoreSize).unwrap();
+        let keeps = size.group.as_ref().map(GroupName::as_str);
+        assert_eq!((keeps, size.task, size.millis), (Some("later"), Some(9), 180_000), "who keeps the oldest");
     }
 
     #[test]

@@ -1,14 +1,17 @@
-//! How far groups have come, with what only the store can count.
+//! How far groups have come, with what only the store knows.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use crate::broker::GroupInfo;
 use crate::store::{Reader, StoreError};
 use crate::task::{TaskId, Time};
 
-/// A group, counted.
+/// A group, with what the store knows of it.
 #[derive(Debug, Clone)]
 pub(in crate::server) struct Group {
     pub(in crate::server) info: GroupInfo,
-    /// Tasks it has not settled.
+    /// Tasks it has not settled: see [`GroupInfo::lag`].
     pub(in crate::server) lag: u64,
     /// The oldest of them, and when it was accepted.
     pub(in crate::server) oldest: Option<(TaskId, Time)>,
@@ -29,29 +32,34 @@ impl Group {
     }
 }
 
-/// Counts a group, but not its dead letters.
-pub(in crate::server) fn count_group(reader: &mut dyn Reader, info: GroupInfo) -> Result<Group, StoreError> {
-    let mut lag = (info.in_flight + info.waiting + info.ready) as u64;
-    let mut oldest = info.oldest;
-    for backlog in &info.backlog {
-        lag += reader.count(backlog)?;
-        let first = reader.backlog(backlog)?.tasks.first().map(|task| task.id);
-        oldest = [oldest, first].into_iter().flatten().min();
-    }
-    lag = lag.saturating_sub(info.taken_up as u64);
-    let oldest = match oldest.filter(|_| lag > 0) {
-        Some(id) => Some((id, reader.tasks_by_id(&[id])?.first().map_or(Time(0), |task| task.accepted_at))),
-        None => None,
-    };
-    Ok(Group { info, lag, oldest, dead: 0 })
-}
+/// How long backlogs are looked at whose first task the broker does not know. Of what is not looked at then, the oldest task is not
+/// said.
+const UNSEEN: Duration = Duration::from_millis(20);
 
-/// Counts groups, with their dead letters.
-pub(super) fn count_groups(reader: &mut dyn Reader, infos: Vec<GroupInfo>) -> Result<Vec<Group>, StoreError> {
+/// The groups, each with its oldest task and its dead letters.
+pub(in crate::server) fn count_groups(
+    reader: &mut dyn Reader,
+    infos: Vec<GroupInfo>,
+) -> Result<Vec<Group>, StoreError> {
+    let deadline = Instant::now() + UNSEEN;
     let mut dead = reader.dead_counts()?;
-    let mut count = |info: GroupInfo| {
-        let dead = dead.remove(&info.name).unwrap_or(0);
-        Ok(Group { dead, ..count_group(reader, info)? })
+    // Most open tasks were for everyone, and are open in many groups.
+    let mut open: Vec<TaskId> = infos.iter().filter_map(|info| info.oldest_open).collect();
+    open.sort_unstable();
+    open.dedup();
+    let open: HashMap<TaskId, Time> =
+        reader.tasks_by_id(&open)?.into_iter().map(|task| (task.id, task.accepted_at)).collect();
+    let mut group = |mut info: GroupInfo| {
+        for backlog in std::mem::take(&mut info.unseen) {
+            if Instant::now() < deadline {
+                let first = reader.backlog(&backlog)?.tasks.into_iter().next();
+                let first = first.map(|task| (task.id, task.accepted_at));
+                info.oldest_new = info.oldest_new.into_iter().chain(first).min();
+            }
+        }
+        let open = info.oldest_open.map(|id| (id, open.get(&id).copied().unwrap_or_default()));
+        let oldest = open.into_iter().chain(info.oldest_new).min().filter(|_| info.lag > 0);
+        Ok(Group { lag: info.lag, oldest, dead: dead.remove(&info.name).unwrap_or(0), info })
     };
-    infos.into_iter().map(&mut count).collect()
+    infos.into_iter().map(&mut group).collect()
 }

@@ -17,6 +17,8 @@ const REMEMBERED: usize = 50_000;
 /// Names that are read at once, and tasks: a millisecond.
 const NAMES: usize = 100;
 const TASKS: usize = 100;
+/// Ids that one count goes over, at most.
+const STEP: u64 = 250_000;
 /// How long one look takes, at most: a fiftieth of the time of one query thread, if there is one each second.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -36,12 +38,16 @@ struct Passes {
     last: Option<GroupName>,
 }
 
-/// Where the tasks of one priority begin that wait. Those up to `after` do not: they expired, were cancelled, or were settled by a
-/// group that was removed since.
+/// Where the tasks of one priority begin that wait, and how many there are. Those up to `after` do not: they expired, were cancelled,
+/// or were settled by a group that was removed since.
 #[derive(Debug, Default, Clone, Copy)]
 struct Begin {
     after: TaskId,
-    waits: bool,
+    /// The first that waits, and when it was accepted.
+    first: Option<(TaskId, Time)>,
+    /// So many tasks there are from the first on, up to this one.
+    counted: u64,
+    upto: TaskId,
 }
 
 impl NeverCame {
@@ -65,17 +71,17 @@ impl NeverCame {
         now: Time,
         deadline: Instant,
     ) -> Result<bool, StoreError> {
-        // All backlogs have one end, so that tasks for everyone are counted once for all groups.
-        let upto = groups.iter().flat_map(|group| &group.backlog).map(|backlog| backlog.upto).max().unwrap_or(newest);
         let known: HashSet<GroupName> = groups.iter().map(|group| group.name.clone()).collect();
         let mut passes = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_complete = passes.go_on(reader, &known, upto, now, deadline)?;
+        let is_complete = passes.go_on(reader, &known, newest, now, deadline)?;
         let waiting =
-            passes.found.iter().filter(|(name, begins)| begins.iter().any(|it| it.waits) && !known.contains(name));
-        let mut listed = waiting.map(|(name, begins)| {
-            let waits = Priority::ALL.into_iter().zip(begins).filter(|(_, begin)| begin.waits && begin.after < upto);
-            let backlog = waits.map(|(priority, begin)| backlog(name, priority, begin.after, upto)).collect();
-            GroupInfo { backlog, never_came: true, ..GroupInfo::new(name.clone()) }
+            passes.found.iter().filter(|(name, begins)| begins.iter().any(Begin::waits) && !known.contains(name));
+        let mut listed = waiting.map(|(name, begins)| GroupInfo {
+            lag: begins.iter().map(|begin| begin.counted).sum(),
+            counting: begins.iter().any(|begin| begin.waits() && begin.upto < newest),
+            oldest_new: begins.iter().filter_map(|begin| begin.first).min(),
+            never_came: true,
+            ..GroupInfo::new(name.clone())
         });
         groups.extend(listed.by_ref().take(LISTED));
         Ok(!is_complete || listed.next().is_some())
@@ -104,9 +110,11 @@ impl Passes {
                     let mut begins = before.copied().unwrap_or_default();
                     let mut is_done = true;
                     for (priority, begin) in Priority::ALL.into_iter().zip(&mut begins) {
-                        is_done &= begin.advance(reader, &backlog(&name, priority, 0, upto), now, deadline)?;
+                        let all = backlog(&name, priority, 0, upto);
+                        is_done &=
+                            begin.advance(reader, &all, now, deadline)? && begin.count(reader, &all, deadline)?;
                     }
-                    let waits = begins.iter().any(|begin| begin.waits);
+                    let waits = begins.iter().any(Begin::waits);
                     if waits || !is_done || self.next.len() < REMEMBERED {
                         self.next.insert(name.clone(), begins);
                     }
@@ -137,22 +145,54 @@ impl Begin {
         let mut limit = 1;
         loop {
             let page = reader.expiries(&Backlog { after: self.after, limit, ..all.clone() })?;
-            self.waits = false;
             if page.is_empty() {
+                (self.first, self.counted) = (None, 0);
                 return Ok(true);
             }
             for (task, expires_at) in page {
                 if expires_at.is_none_or(|at| at > now) && !is_settled(reader, task, all.group.as_ref())? {
-                    self.waits = true;
+                    self.begin_with(reader, task)?;
                     return Ok(true);
                 }
                 self.after = task;
+                self.counted = self.counted.saturating_sub(1);
             }
             if limit == TASKS && Instant::now() >= deadline {
                 return Ok(false);
             }
             limit = TASKS;
         }
+    }
+}
+
+impl Begin {
+    fn waits(&self) -> bool {
+        self.first.is_some()
+    }
+
+    /// This task is the first that waits. Most often it was before.
+    fn begin_with(&mut self, reader: &mut dyn Reader, task: TaskId) -> Result<(), StoreError> {
+        if self.first.is_none_or(|(first, _)| first != task) {
+            if self.first.is_none() {
+                (self.counted, self.upto) = (0, self.after);
+            }
+            let accepted_at = reader.tasks_by_id(&[task])?.first().map(|task| task.accepted_at);
+            self.first = accepted_at.map(|at| (task, at));
+        }
+        Ok(())
+    }
+
+    /// Counts what is new, and the rest of what was there; says whether it came to the end before the time was over.
+    fn count(&mut self, reader: &mut dyn Reader, all: &Backlog, deadline: Instant) -> Result<bool, StoreError> {
+        while self.waits() && self.upto < all.upto {
+            let (after, upto) = (self.upto.max(self.after), all.upto.min(self.upto.max(self.after) + STEP));
+            self.counted += reader.count(&Backlog { after, upto, ..all.clone() })?;
+            self.upto = upto;
+            if self.upto < all.upto && Instant::now() >= deadline {
+                return Ok(false);
+            }
+        }
+        Ok(true)
     }
 }
 
@@ -173,7 +213,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::server::operator::count_group;
+    use crate::server::operator::count_groups;
     use crate::store::{Backend as _, Batch, Memory, Positions};
     use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, Task, TaskResult};
 
@@ -203,11 +243,9 @@ mod tests {
     fn look(never_came: &NeverCame, memory: &mut Memory, time: Duration) -> (Vec<(String, u64, TaskId)>, bool) {
         let (mut groups, newest) = (Vec::new(), memory.latest_tasks(TaskId::MAX, 1).unwrap()[0].id);
         let more = never_came.look(&mut groups, memory, newest, Time(2), Instant::now() + time).unwrap();
-        let count = |group: GroupInfo| {
-            let group = count_group(memory, group).unwrap();
-            (group.info.name.to_string(), group.lag, group.oldest.unwrap().0)
-        };
-        (groups.into_iter().map(count).collect(), more)
+        let groups = count_groups(memory, groups).unwrap();
+        let seen = groups.into_iter().map(|group| (group.info.name.to_string(), group.lag, group.oldest.unwrap().0));
+        (seen.collect(), more)
     }
 
     fn listed(never_came: &NeverCame, memory: &mut Memory) -> Vec<(String, u64, TaskId)> {

@@ -4,9 +4,10 @@ use std::error::Error;
 use std::iter;
 
 use rusqlite::types::Type;
-use rusqlite::{Row, Rows};
+use rusqlite::{Row, Rows, Statement};
 use serde::de::DeserializeOwned;
 
+use super::int;
 use crate::task::{GroupName, Name, NameOf};
 
 /// A chunk as it was read: entries in the order of their positions.
@@ -35,6 +36,17 @@ pub(super) trait Chunk: Sized {
         }
         (at < self.len() && self.position(at) == position).then_some(at)
     }
+}
+
+/// The chunk that an entry is in, and its place there, out of those in which it may be.
+pub(super) fn find<C: Chunk>(around: &mut Statement<'_>, position: u64) -> rusqlite::Result<Option<(C, usize)>> {
+    for chunk in around.query_map([int(position)], C::read)? {
+        let chunk = chunk?;
+        if let Some(at) = chunk.find(position) {
+            return Ok(Some((chunk, at)));
+        }
+    }
+    Ok(None)
 }
 
 /// The entries of chunks that do not overlap, one after another.

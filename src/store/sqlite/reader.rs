@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, Params, Row, Statement, params};
 
-use super::chunks::{Chunk, Ordered, entries, merge};
-use super::results::{self, ResultChunk};
+use super::chunks::{self, Chunk, Ordered, entries, merge};
+use super::results::{self, ResultChunk, What};
 use super::rows::{dead, dead_columns, name, optional_name, priority_number, status, status_columns};
 use super::tasks::{self, TaskChunk};
 use super::{explain, int, removal};
@@ -94,11 +94,23 @@ impl Reader for SqliteReader {
     }
 
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
-        results::of_task(&self.conn, task, false, usize::MAX).map_err(explain(&self.path))
+        results::of_task(&self.conn, task, What::All).map_err(explain(&self.path))
+    }
+
+    fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
+        results::of_task(&self.conn, task, What::WithoutTexts).map_err(explain(&self.path))
+    }
+
+    fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
+        let select = || {
+            let mut select = self.conn.prepare_cached(results::AROUND)?;
+            by_position(seqs, |seq| chunks::find::<ResultChunk>(&mut select, seq))
+        };
+        select().map_err(explain(&self.path))
     }
 
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-        results::of_task(&self.conn, task, true, limit).map_err(explain(&self.path))
+        results::of_task(&self.conn, task, What::Latest(limit)).map_err(explain(&self.path))
     }
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
@@ -136,23 +148,8 @@ impl Reader for SqliteReader {
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
         let select = || {
-            let mut tasks = Vec::with_capacity(ids.len());
-            // Ids that are asked for together are often of one chunk.
-            let mut last: Option<TaskChunk> = None;
-            for id in ids {
-                let at = last.as_ref().and_then(|chunk| chunk.find(*id));
-                let at = match at {
-                    Some(at) => Some(at),
-                    None => tasks::find(&self.conn, *id)?.map(|(chunk, at)| {
-                        last = Some(chunk);
-                        at
-                    }),
-                };
-                if let (Some(chunk), Some(at)) = (&last, at) {
-                    tasks.push(chunk.entry(at)?);
-                }
-            }
-            Ok(tasks)
+            let mut select = self.conn.prepare_cached(tasks::AROUND)?;
+            by_position(ids, |id| chunks::find::<TaskChunk>(&mut select, id))
         };
         select().map_err(explain(&self.path))
     }
@@ -225,6 +222,28 @@ impl Reader for SqliteReader {
     }
 }
 
+/// Entries by their positions, in the order asked for. Those that are asked for together are often of one chunk.
+fn by_position<C: Chunk>(
+    positions: &[u64],
+    mut find: impl FnMut(u64) -> rusqlite::Result<Option<(C, usize)>>,
+) -> rusqlite::Result<Vec<C::Entry>> {
+    let mut entries = Vec::with_capacity(positions.len());
+    let mut last: Option<C> = None;
+    for position in positions {
+        let at = match last.as_ref().and_then(|chunk| chunk.find(*position)) {
+            Some(at) => Some(at),
+            None => find(*position)?.map(|(chunk, at)| {
+                last = Some(chunk);
+                at
+            }),
+        };
+        if let (Some(chunk), Some(at)) = (&last, at) {
+            entries.push(chunk.entry(at)?);
+        }
+    }
+    Ok(entries)
+}
+
 /// The parameters of [`tasks::OF_GROUP`] and [`tasks::OF_EVERYONE`].
 fn bounds(backlog: &Backlog, after: TaskId) -> impl Params {
     let group = backlog.group.as_ref().map(GroupName::as_str);
@@ -255,6 +274,7 @@ mod tests {
         let class = "task_chunks_class (target=? AND priority=?";
         let key = "PRIMARY KEY (rowid>?";
         let expected = [
+            (results::AROUND, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),
             (DEAD, vec!["PRIMARY KEY (rowid>?)"]),
             (DEAD_OF, vec!["dead_group (group=? AND rowid>?)"]),
             (IS_DEAD, vec!["dead_task (task_id=? AND group=?)"]),

@@ -22,6 +22,11 @@ macro_rules! select {
 pub(super) const AFTER: &str = select!(
     "first >= coalesce((SELECT segment FROM result_chunks WHERE first <= ?1 ORDER BY first DESC LIMIT 1), 0) ORDER BY first"
 );
+/// The chunks in which a result may be.
+pub(super) const AROUND: &str = select!(
+    "first <= ?1 AND last >= ?1
+        AND first >= (SELECT segment FROM result_chunks WHERE first <= ?1 ORDER BY first DESC LIMIT 1) ORDER BY first DESC"
+);
 /// The chunks in which something may be that came of a task. Those of one block do not overlap.
 pub(super) const OF_TASK: &str = select!("block = ?1 AND first_task <= ?2 AND last_task >= ?2 ORDER BY first");
 pub(super) const OF_TASK_LATEST: &str =
@@ -161,26 +166,40 @@ impl ResultChunk {
     }
 }
 
-/// All that came of a task, in order, or the newest of it first; at most `limit`.
-pub(super) fn of_task(
-    conn: &Connection,
-    task: TaskId,
-    latest: bool,
-    limit: usize,
-) -> rusqlite::Result<Vec<TaskResult>> {
-    let mut select = conn.prepare_cached(if latest { OF_TASK_LATEST } else { OF_TASK })?;
+/// What of all that came of a task.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum What {
+    /// All of it, in order.
+    All,
+    /// The same without what was said.
+    WithoutTexts,
+    /// As many of the last, newest first.
+    Latest(usize),
+}
+
+/// What came of a task.
+pub(super) fn of_task(conn: &Connection, task: TaskId, what: What) -> rusqlite::Result<Vec<TaskResult>> {
+    let (sql, limit) = match what {
+        What::All | What::WithoutTexts => (OF_TASK, usize::MAX),
+        What::Latest(limit) => (OF_TASK_LATEST, limit),
+    };
+    let mut select = conn.prepare_cached(sql)?;
     let mut found = Vec::new();
     let mut chunks = select.query_map([block_of(task), int(task)], ResultChunk::read)?;
     while found.len() < limit
         && let Some(chunk) = chunks.next().transpose()?
     {
         let mut places: Vec<usize> = chunk.places_of(task).collect();
-        if latest {
+        if matches!(what, What::Latest(_)) {
             places.reverse();
         }
         places.truncate(limit - found.len());
         for at in places {
-            found.push(chunk.entry(at)?);
+            let mut entry = chunk.entry(at)?;
+            if what == What::WithoutTexts {
+                entry.result.ret = String::new();
+            }
+            found.push(entry);
         }
     }
     Ok(found)

@@ -206,14 +206,7 @@ impl TaskChunk {
 
 /// The chunk that a task is in, and its place there.
 pub(super) fn find(conn: &Connection, task: TaskId) -> rusqlite::Result<Option<(TaskChunk, usize)>> {
-    let mut select = conn.prepare_cached(AROUND)?;
-    for chunk in select.query_map([int(task)], TaskChunk::read)? {
-        let chunk = chunk?;
-        if let Some(at) = chunk.find(task) {
-            return Ok(Some((chunk, at)));
-        }
-    }
-    Ok(None)
+    chunks::find(&mut *conn.prepare_cached(AROUND)?, task)
 }
 
 /// The task with a key.

@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
-use contact::retry::Retry;
+use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
@@ -921,6 +921,61 @@ fn a_retry_that_names_no_delay_waits_as_the_policy_says() {
     assert_eq!(attempts(&world, a).last(), Some(&(tasks[0], 2)));
 }
 
+/// How long the task waits that comes back now, in seconds.
+fn waits(world: &mut World, stream: SessionId, task: TaskId) -> i64 {
+    let result = world.settle(stream, task, Outcome::Retry).unwrap();
+    let waits = result.not_before.unwrap().0 - result.at.0;
+    world.wait(Duration::from_millis(waits as u64));
+    waits / 1_000
+}
+
+#[test]
+fn a_groups_retry_policy_goes_before_the_servers_and_after_that_of_a_task() {
+    let policy = |text: &str| text.parse::<RetryPolicy>().unwrap();
+    let config = Config { retry: "first=20s,factor=1,jitter=0".parse().unwrap(), max_attempts: 3, ..world().config };
+    let mut world = World::new(config);
+    // Before its first client comes.
+    world.set_retry("a", policy("max=2,first=5s,factor=1,jitter=0"));
+    world.restart();
+    let own = NewTask { max_attempts: Some(4), retry: policy("first=3s,factor=1,jitter=0").backoff, ..task("own") };
+    let tasks = [world.broadcast("as the group"), world.submit(own)];
+    let (a, b) = (world.join(client("a")), world.join(client("b")));
+    assert_eq!(tasks.map(|task| waits(&mut world, a, task)), [5, 3]);
+    assert_eq!(waits(&mut world, b, tasks[0]), 20, "another group goes by the server");
+    world.settle(a, tasks[0], Outcome::Retry);
+    assert_eq!(outcomes(&world, tasks[0]).last(), Some(&Outcome::Exhausted));
+    // From the next decision on.
+    world.set_retry("a", policy("first=7s,factor=1,jitter=0"));
+    let third = world.broadcast("as the group from now on");
+    assert_eq!([third, third, tasks[1]].map(|task| waits(&mut world, a, task)), [7, 7, 3]);
+    world.settle(a, third, Outcome::Retry);
+    assert_eq!(
+        outcomes(&world, third).last(),
+        Some(&Outcome::Exhausted),
+        "what it leaves open is as the server is set"
+    );
+    // A policy goes with its group.
+    world.set_retry("a", policy("first=1h"));
+    world.leave(a);
+    assert!(world.remove_group("a"));
+    let a = world.join(client("a"));
+    assert_eq!(waits(&mut world, a, tasks[0]), 20);
+}
+
+#[test]
+fn what_has_more_attempts_behind_it_than_a_new_policy_of_its_group_allows_is_given_up() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.settle(a, task, Outcome::Retry);
+    world.leave(a);
+    world.set_retry("a", "max=2".parse().unwrap());
+    world.join(client("a"));
+    assert_eq!(outcomes(&world, task).last(), Some(&Outcome::Exhausted));
+    assert!(world.core.set_retry(&name("nobody"), RetryPolicy::default(), world.now).is_err(), "nothing to be reset");
+}
+
 // ---- what is taken from a client
 
 fn revoked(world: &World, stream: SessionId) -> Vec<(TaskId, u32, RevokeReason)> {
@@ -1105,6 +1160,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         created_at: now,
         broadcast_after: 0,
         paused: false,
+        retry: RetryPolicy::default(),
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],

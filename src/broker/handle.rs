@@ -15,6 +15,7 @@ use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
+use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
@@ -173,6 +174,11 @@ impl Handle {
     /// Stops or resumes the delivery of tasks to a group.
     pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<bool, BrokerError> {
         Ok(self.change(move |core| core.pause(&group, paused, Time::now())).await??)
+    }
+
+    /// Says how the tasks of a group are tried again; says whether the group was made for that.
+    pub async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, BrokerError> {
+        Ok(self.change(move |core| core.set_retry(&group, retry, Time::now())).await??)
     }
 
     /// Removes a group that no client uses.

@@ -28,13 +28,18 @@ use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
 use crate::broker::{self, ClientInfo};
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Positions, Reader};
 use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
 /// snapshots and lists come less often.
 pub(super) const BROKER_SHARE: u32 = 50;
+
+/// A policy as somebody writes it. Empty: nothing is said.
+pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
+    if text.is_empty() { Ok(RetryPolicy::default()) } else { text.parse().map_err(Refusal::Retry) }
+}
 
 /// Does what operators ask for. Cheap to clone.
 #[derive(Clone)]
@@ -120,18 +125,15 @@ impl TaskRequest {
                 _ => {}
             }
         }
-        let (max, retry) = match &*self.retry {
-            "" => (None, None),
-            policy => Retry::with_max(policy).map(|(max, retry)| (max, Some(retry))).map_err(Refusal::Retry)?,
-        };
+        let policy = retry_policy(&self.retry)?;
         Ok(NewTask {
             to: if_set(NameOf::To, &self.to)?,
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,
             expires_at,
-            max_attempts: self.max_attempts.filter(|n| *n > 0).or(max),
-            retry,
+            max_attempts: self.max_attempts.filter(|n| *n > 0).or(policy.max_attempts),
+            retry: policy.backoff,
             priority: self.priority,
             text,
             ..NewTask::default()
@@ -315,6 +317,11 @@ impl Operator {
     /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
     pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
         Ok(self.broker.set_paused(group, paused).await?)
+    }
+
+    /// Says how the tasks of a group are tried again; says whether the group was made for that.
+    pub(super) async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, Refusal> {
+        Ok(self.broker.set_retry(group, retry).await?)
     }
 
     /// Says that the clock is right; gives the milliseconds by which it had stepped, 0 if it had not.

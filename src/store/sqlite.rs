@@ -22,7 +22,7 @@ const APPLICATION_ID: i64 = 0x436f_6e74;
 
 /// What makes an empty file the newest schema, step by step; the schema's version is how many were applied. Never change one
 /// that was released: add another.
-const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("sqlite/1.sql"), include_str!("sqlite/2.sql"), include_str!("sqlite/3.sql")];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
 /// looks in between whether the server stops.

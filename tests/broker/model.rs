@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
-use contact::retry::Retry;
+use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, Recovered};
 use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -17,6 +17,7 @@ use super::world::Stream;
 pub(crate) struct Known {
     pub(crate) broadcast_after: TaskId,
     pub(crate) paused: bool,
+    pub(crate) retry: RetryPolicy,
     /// Which one it is, if there was one of its name before.
     generation: usize,
 }
@@ -201,7 +202,8 @@ impl Model {
     pub(crate) fn group_is_there(&mut self, group: &GroupName, broadcast_after: TaskId) {
         self.generations += 1;
         let generation = self.generations;
-        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, generation });
+        let retry = RetryPolicy::default();
+        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, retry, generation });
     }
 
     pub(crate) fn forgot(&mut self, group: &GroupName) {
@@ -337,6 +339,7 @@ impl Model {
         let unbegun = self.leases.values().filter(unbegun_of).count();
         let alone = self.leases.iter().find(|(of, lease)| unbegun_of(lease) && self.ledgers[*of].silent > 0);
         assert!(self.batch || alone.is_none(), "{alone:?} is to be alone with its client until that begins it");
+        let most = self.max_attempts(group, task);
         let ledger = self.ledgers.entry(key.clone()).or_default();
         if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
@@ -346,7 +349,6 @@ impl Model {
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
         assert_eq!(attempt, ledger.last() + 1, "attempts of task {} for {group} go up by one", task.id);
-        let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
         assert!(ledger.spent < most, "task {} is begun {most} times at most", task.id);
         assert!(ledger.silent < self.max_deliveries, "no more than so many clients fall silent over task {}", task.id);
         assert!(self.batch || ledger.silent == 0 || unbegun == 0, "task {} is to be alone with its client", task.id);
@@ -473,7 +475,7 @@ impl Model {
             (None, _) => {}
         }
         if result.outcome == Outcome::Exhausted {
-            let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
+            let most = self.max_attempts(group, task);
             let ledger = self.ledgers.get(&(group.clone(), result.task)).cloned().unwrap_or_default();
             let used_up = ledger.spent >= most || ledger.lost >= self.max_deliveries;
             assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
@@ -481,7 +483,7 @@ impl Model {
         self.fold(result, task.id);
         if let Outcome::Lost | Outcome::TimedOut = result.outcome {
             let spent = self.ledgers[&(group.clone(), task.id)].spent;
-            let (least, most) = self.waits(task, spent - 1, result.at);
+            let (least, most) = self.waits(group, task, spent - 1, result.at);
             assert!(self.batch || (least..=most).contains(&result.not_before.unwrap_or(result.at)), "{result:?}");
         }
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
@@ -532,7 +534,8 @@ impl Model {
         self.log = log;
         for state in &recovered.groups {
             self.group_is_there(&state.name, state.broadcast_after);
-            self.groups.get_mut(&state.name).unwrap().paused = state.paused;
+            let known = self.groups.get_mut(&state.name).unwrap();
+            (known.paused, known.retry) = (state.paused, state.retry);
         }
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
@@ -573,10 +576,17 @@ impl Model {
         }
     }
 
-    /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of the
-    /// server counts.
-    fn waits(&self, task: &Task, attempt: u32, now: Time) -> (Time, Time) {
-        let policies = [task.spec.retry.unwrap_or(self.retry), self.retry];
+    /// Attempts that may be spent: as the task says, or else its group, or else the server.
+    fn max_attempts(&self, group: &GroupName, task: &Task) -> u32 {
+        let of_group = self.groups.get(group).and_then(|known| known.retry.max_attempts);
+        task.spec.max_attempts.or(of_group).unwrap_or(self.max_attempts)
+    }
+
+    /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of its group
+    /// counts, or that of the server.
+    fn waits(&self, group: &GroupName, task: &Task, attempt: u32, now: Time) -> (Time, Time) {
+        let other = self.groups.get(group).and_then(|known| known.retry.backoff).unwrap_or(self.retry);
+        let policies = [task.spec.retry.unwrap_or(other), other];
         let waits = policies.map(|policy| now.after(policy.wait(attempt, task.id)));
         (waits[0].min(waits[1]), waits[0].max(waits[1]))
     }
@@ -642,7 +652,7 @@ impl Model {
         let waits = self.ledgers.get(&key).filter(|_| report.delay.is_zero()).map(|ledger| {
             let mut ledger = ledger.clone();
             ledger.begin(ledger.last());
-            self.waits(&tasks[task as usize - 1], ledger.spent, now)
+            self.waits(&group, &tasks[task as usize - 1], ledger.spent, now)
         });
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;

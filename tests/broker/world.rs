@@ -10,6 +10,7 @@ use std::time::Duration;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
+use contact::retry::RetryPolicy;
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -410,6 +411,22 @@ impl World {
         self.act();
     }
 
+    pub(crate) fn set_retry(&mut self, group: &str, retry: RetryPolicy) {
+        self.flush();
+        let known = self.model.groups.contains_key(&name(group));
+        match self.core.set_retry(&name(group), retry, self.now) {
+            Ok(is_new) => {
+                assert_eq!(is_new, !known);
+                if is_new {
+                    self.model.group_is_there(&name(group), 0);
+                }
+                self.model.groups.get_mut(&name(group)).unwrap().retry = retry;
+            }
+            Err(_) => assert!(!known && retry.is_open(), "only where there is nothing to be reset"),
+        }
+        self.act();
+    }
+
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {
         self.flush();
         let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
@@ -662,7 +679,8 @@ impl World {
                 self.model.leases().iter().filter(|(of, _, session, _)| *of == group.name && session.is_none()).count();
             let held = in_flight.get(&group.name).copied().unwrap_or(0);
             assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
-            assert_eq!(group.paused, self.model.groups[&group.name].paused);
+            let known = &self.model.groups[&group.name];
+            assert_eq!((group.paused, group.retry), (known.paused, known.retry));
         }
         if let Some(deadline) = self.model.first_deadline() {
             assert!(deadline > self.now, "a lease is over when its time is");

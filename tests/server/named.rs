@@ -7,7 +7,8 @@ use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::revoked::Reason;
 use contact::wire::contact::{Result as Told, ServerMsg};
 use contact::wire::control::{
-    CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, TaskResult, WaitReason,
+    CancelTaskRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest, SetGroupRetryRequest, TaskResult,
+    WaitReason,
 };
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
@@ -395,6 +396,16 @@ fn what_a_client_may_not_begin_after_is_told_with_the_task() {
     rig.operator.submit_all(vec![NewTask { expires_at: at, ..to("a", "soon") }]);
     let message = rig.named("a").tasks().next();
     assert_eq!((message.expires_at, message.max_attempts, message.spent), (at, 0, 0));
+}
+
+#[test]
+fn how_often_a_task_may_be_tried_is_told_with_it_if_the_task_or_its_group_says_so() {
+    let rig = Rig::start();
+    let request = SetGroupRetryRequest { group: "a".into(), retry: "max=5".into(), ..Default::default() };
+    status_of(block_on(rig.operator.control.set_group_retry(&request, patient()).unwrap())).unwrap();
+    rig.operator.submit_all(vec![NewTask { max_attempts: 7, ..to("a", "own") }, to("a", "as the group")]);
+    let mut tasks = rig.named("a").tasks();
+    assert_eq!([tasks.next().max_attempts, tasks.next().max_attempts], [7, 5]);
 }
 
 #[test]

@@ -8,6 +8,7 @@ use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
+use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -40,6 +41,8 @@ pub struct GroupInfo {
     pub held_since: Option<Time>,
     /// Delivery is stopped.
     pub paused: bool,
+    /// What is said of retries of its tasks.
+    pub retry: RetryPolicy,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
@@ -65,6 +68,7 @@ impl GroupInfo {
             last_settled: None,
             held_since: None,
             paused: false,
+            retry: RetryPolicy::default(),
             last_used: Time::default(),
             tally: Tally::default(),
             never_came: false,
@@ -86,6 +90,8 @@ pub(super) struct Group {
     /// When the timer of this group is set for.
     pub(super) wake_at: Option<Time>,
     pub(super) paused: bool,
+    /// What is said of retries of its tasks.
+    pub(super) retry: RetryPolicy,
     /// The tasks that were taken up and are not settled.
     pub(super) open: OpenTasks,
     pub(super) sessions: BTreeSet<SessionId>,
@@ -118,6 +124,7 @@ impl Group {
             wake_at: None,
             broadcast_after,
             paused: false,
+            retry: RetryPolicy::default(),
             cursors: [0; 3].map(LogCursor::new),
             open: OpenTasks::default(),
             taken_up: BTreeSet::new(),
@@ -140,6 +147,7 @@ impl Group {
         open.take_changed();
         Group {
             paused: state.paused,
+            retry: state.retry,
             cursors: state.cursors.map(LogCursor::new),
             open,
             taken_up: state.taken_up.into_iter().flat_map(|(first, last)| first..=last).collect(),
@@ -193,6 +201,7 @@ impl Group {
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
             paused: self.paused,
+            retry: self.retry,
             last_used: self.last_used,
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
@@ -215,6 +224,11 @@ impl Group {
 
     pub(super) fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
+        self.changed = true;
+    }
+
+    pub(super) fn set_retry(&mut self, retry: RetryPolicy) {
+        self.retry = retry;
         self.changed = true;
     }
 
@@ -371,6 +385,7 @@ impl Group {
             last_settled: self.rate.last(),
             held_since: self.open.held_since(),
             paused: self.paused,
+            retry: self.retry,
             last_used: if self.sessions.is_empty() { self.last_used } else { now },
             tally: self.tally.clone(),
             never_came: false,

@@ -52,6 +52,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// Attempts that were spent before this delivery.
     pub spent: u32,
+    /// Attempts that may be spent on it, if the task or its group says so.
+    pub max_attempts: Option<u32>,
 }
 
 /// A task that its client should not go on with.

@@ -193,6 +193,7 @@ export const en = {
   'group.never_came': 'no such group',
   'group.pause': 'Pause',
   'group.resume': 'Resume',
+  'group.retry': (policy) => `Retries: ${policy}`,
   'group.remove': 'Remove',
   'group.remove.sure': (lag) => (lag ? `Really remove? It is owed ${tasks(lag)}` : 'Really remove?'),
   'group.removed': 'Removed.',

@@ -186,6 +186,7 @@ export const zh = {
   'group.never_came': '没有该组',
   'group.pause': '暂停',
   'group.resume': '恢复',
+  'group.retry': (policy) => `重试：${policy}`,
   'group.remove': '移除',
   'group.remove.sure': (lag) => (lag ? `真的移除？还欠它 ${n(lag)} 个任务` : '真的移除？'),
   'group.removed': '已移除。',

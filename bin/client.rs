@@ -248,8 +248,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// both in common.
 fn own_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Metadata is ASCII.
-    let host: String = host.chars().filter(char::is_ascii_graphic).collect();
+    let host: String = host.chars().filter(|c| contact::client::is_name(c.encode_utf8(&mut [0; 4]))).collect();
     format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
 }
 

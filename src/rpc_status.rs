@@ -74,7 +74,7 @@ impl Meaning {
             | "GROUP_UNKNOWN"
             | "SERVICE_UNKNOWN"
             | "GROUP_IN_USE" => Meaning::MessageRefused,
-            "SERVER_STOPPING" | "STORE_FAILED" => Meaning::Unavailable,
+            "SERVER_STOPPING" | "STORE_FAILED" | "CLIENT_ID_CONTESTED" => Meaning::Unavailable,
             _ => return None,
         })
     }
@@ -106,6 +106,11 @@ pub(crate) fn is_too_long(status: &RpcStatus) -> bool {
         Some(info) => info.reason == "RESULT_TOO_LONG",
         None => status.code() == Code::RESOURCE_EXHAUSTED && says_too_long(status),
     }
+}
+
+/// Whether a Contact server said that.
+pub(crate) fn is_of_contact(status: &RpcStatus) -> bool {
+    detail::<ErrorInfo>(status).is_some_and(|info| info.domain == DOMAIN)
 }
 
 /// After how long the server wants the next try, if it said so.

@@ -719,12 +719,115 @@ fn a_worker_that_a_task_kills_takes_no_attempt_from_those_that_waited_in_its_han
 
 #[test]
 fn two_that_fight_for_one_id_spend_no_attempt_and_make_no_task_suspect() {
-    let mut world = world();
+    let mut world = World::new(Config { ack_timeout: 600 * SECOND, ..world().config });
     let tasks: Vec<_> = (0..3).map(|_| world.broadcast("work")).collect();
     for round in 0..150 {
-        let a = world.join(of_process(begins(client("a")), ["one", "two"][round % 2]));
+        let a = of_process(begins(client("a")), ["one", "two"][round % 2]);
+        let a = world.try_join(a.clone()).unwrap_or_else(|refused| {
+            world.wait(refused.wait);
+            world.join(a)
+        });
         assert_eq!(got(&world, a), tasks);
     }
+    assert!(tasks.iter().all(|task| outcomes(&world, *task).iter().all(|outcome| *outcome == Outcome::Released)));
+}
+
+/// A machine with a process that works, a second for each task, and that is started again when another took its id.
+struct Machine {
+    name: &'static str,
+    starts: usize,
+    stream: Option<SessionId>,
+    comes: Time,
+    longest: Duration,
+}
+
+impl Machine {
+    fn goes_on(&mut self, world: &mut World) {
+        let stream = self.stream.filter(|id| world.streams.contains_key(id));
+        if let Some(stream) = stream {
+            if let Some(task) = world.model.tasks_held_by(stream).first().copied() {
+                world.settle(stream, task, Outcome::Working);
+                world.done(stream, task);
+            }
+            return;
+        }
+        self.starts += usize::from(self.stream.take().is_some());
+        if self.comes <= world.now {
+            let process = format!("{} {}", self.name, self.starts);
+            match world.try_join(of_process(begins(client("a")), &process)) {
+                Ok(stream) => self.stream = Some(stream),
+                Err(refused) => {
+                    self.comes = world.now.after(refused.wait);
+                    self.longest = self.longest.max(refused.wait);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn processes_that_fight_for_one_id_take_turns_and_the_work_is_done() {
+    let mut world = World::new(Config { window: 64, ..world().config });
+    let tasks: Vec<_> = (0..64).map(|_| world.broadcast("work")).collect();
+    let now = world.now;
+    let machine = |name| Machine { name, starts: 0, stream: None, comes: now, longest: Duration::ZERO };
+    let mut machines = ["one", "two"].map(machine);
+    for _ in 0..80 {
+        machines.iter_mut().for_each(|machine| machine.goes_on(&mut world));
+        world.wait(SECOND);
+    }
+    for machine in &machines {
+        assert!(machine.starts > 1 && machine.longest > 9 * SECOND && machine.longest <= 20 * SECOND);
+    }
+    let all: Vec<_> = tasks.iter().map(|task| outcomes(&world, *task)).collect();
+    assert!(all.iter().all(|outcomes| outcomes.last() == Some(&Outcome::Done)), "{all:?}");
+    assert!(all.iter().all(|outcomes| !outcomes.contains(&Outcome::Exhausted)), "{all:?}");
+    let [contested] = &world.core.contested(world.now)[..] else { panic!("one id is fought for") };
+    assert_eq!((contested.client.as_str(), contested.changes > 3), ("a", true), "{contested:?}");
+    // One of them gets an id of its own. A minute after the turn that it would have had, all of it is forgotten.
+    world.wait(150 * SECOND);
+    assert_eq!(world.core.contested(world.now), []);
+}
+
+#[test]
+fn a_process_that_comes_back_or_is_started_again_fights_with_nobody() {
+    let mut world = world();
+    for round in 0..20 {
+        // Its connection broke, and the server has not noticed: it is the same process. It stops, and asks for one task at most.
+        let join = of_process(begins(client("same")), "one");
+        world.join(Join { peer: format!("peer {round}").into(), ..join.clone() });
+        world.join(Join { window: Some(1), ..join });
+        // A crash loop: the stream is gone before the next process comes.
+        let crashed = world.join(of_process(client("crashes"), &format!("instance {round}")));
+        world.leave(crashed);
+        // One connection asks again and again.
+        world.join(client("asks again"));
+        // Now and then one is replaced by another machine.
+        world.join(of_process(client("replaced"), &format!("instance {round}")));
+        world.wait(31 * SECOND);
+    }
+    assert_eq!(world.core.contested(world.now), []);
+}
+
+#[test]
+fn connections_that_say_no_instance_fight_when_each_takes_the_id_from_the_other() {
+    let mut world = world();
+    let from = |peer: &str| Join { peer: peer.into(), ..client("a") };
+    for peer in ["one", "two", "one", "two"] {
+        world.join(from(peer));
+    }
+    let refused = world.try_join(from("one")).unwrap_err();
+    assert_eq!((refused.client.as_str(), refused.wait), ("a", 5 * SECOND));
+    assert!(refused.to_string().contains("in 5 s. Give each process an id of its own (--id)"), "{refused}");
+    world.join(from("two"));
+    world.wait(5 * SECOND);
+    world.join(from("one"));
+    assert_eq!(world.try_join(from("two")).unwrap_err().wait, 10 * SECOND);
+    // A stream that ends takes all of it along.
+    let one = world.join(from("one"));
+    world.leave(one);
+    world.join(from("two"));
+    assert_eq!(world.core.contested(world.now), []);
 }
 
 #[test]
@@ -1169,7 +1272,7 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
     let positions = Positions { task: OPEN, ..Positions::default() };
     let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
     let mut core = Core::new(Config::default(), recovered, now);
-    core.join(client("a"), 1, now);
+    core.join(client("a"), 1, now).unwrap();
 
     let mut give = |id, now| {
         core.committed(vec![Arc::new(Task { id, accepted_at: now, spec: task("work") })], now);

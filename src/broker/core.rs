@@ -3,6 +3,7 @@
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
 mod checkpoint;
+mod contest;
 mod cursor;
 mod delayed;
 mod delivery;
@@ -19,6 +20,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::group::GroupInfo;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};

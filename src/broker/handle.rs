@@ -8,8 +8,8 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, Core, Disconnected, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter, SessionId,
-    TaskState,
+    ClientInfo, Config, ContestedId, Core, Disconnected, GroupInfo, Join, Meter, NotYourTurn, OutcomeReport, Overview,
+    Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
@@ -23,7 +23,7 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<(SessionId, Inbox)>),
+    Join(Box<Join>, Reply<Result<(SessionId, Inbox), NotYourTurn>>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -90,9 +90,10 @@ impl Drop for Reporting {
 
 /// For the streams of clients.
 impl Handle {
-    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
+    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`]. Refused while several processes fight for the
+    /// client's id, and it is the turn of another.
     pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
-        self.ask(|reply| Command::Join(Box::new(join), reply)).await
+        Ok(self.ask(|reply| Command::Join(Box::new(join), reply)).await??)
     }
 
     /// The stream of this session ended; `why` goes into the log.
@@ -159,6 +160,11 @@ impl Handle {
     /// Acknowledgements without an id that matched nothing, so far, and when the last came.
     pub async fn unmatched(&self) -> Result<(u64, Option<Time>), BrokerError> {
         self.with(|core| (core.unmatched(), core.last_unmatched())).await
+    }
+
+    /// The ids that several processes fight for.
+    pub async fn contested(&self) -> Result<Vec<ContestedId>, BrokerError> {
+        self.with(|core| core.contested(Time::now())).await
     }
 
     /// These tasks were removed from the store: no client is given them any more.

@@ -27,7 +27,7 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
-use crate::broker::{self, ClientInfo};
+use crate::broker::{self, ClientInfo, ContestedId};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Positions, Reader};
 use crate::task::{GroupName, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
@@ -86,6 +86,8 @@ pub(super) struct ServerInfo {
     pub(super) in_flight: u64,
     /// Acknowledgements that matched nothing, so far, and when the last came.
     pub(super) unmatched: (u64, Option<Time>),
+    /// The client ids that several processes fight for.
+    pub(super) contested: Vec<ContestedId>,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -161,6 +163,7 @@ impl ServerInfo {
             groups,
             idle_since,
             unmatched: self.unmatched,
+            contested: self.contested.clone(),
         }
     }
 }
@@ -227,7 +230,7 @@ impl Operator {
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let unmatched = self.broker.unmatched().await?;
+        let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -243,6 +246,7 @@ impl Operator {
                 groups: groups.len(),
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 unmatched,
+                contested,
                 fleet: None,
                 failure: store.failure(),
             };

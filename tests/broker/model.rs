@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
+use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, Recovered};
-use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use super::world::Stream;
 
@@ -149,6 +149,8 @@ pub(crate) struct Model {
     peers: HashMap<Arc<str>, Peer>,
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
+    /// When another process took each id, while there is a stream.
+    takeovers: BTreeMap<ClientId, Vec<Time>>,
     ack_timeout: Duration,
     restart_grace: Duration,
     max_attempts: u32,
@@ -173,6 +175,7 @@ impl Model {
             firsts: Vec::new(),
             peers: HashMap::new(),
             heard: BTreeSet::new(),
+            takeovers: BTreeMap::new(),
             ack_timeout: config.ack_timeout,
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
@@ -216,6 +219,40 @@ impl Model {
         self.ledgers.retain(|(name, _), _| name != group);
         self.leases.retain(|(name, _), _| name != group);
         self.first.retain(|(owner, _), _| owner.as_ref() != Ok(group));
+    }
+
+    /// A stream asks for an id that another may have.
+    pub(crate) fn asked_for(
+        &mut self,
+        join: &Join,
+        holder: Option<&Join>,
+        result: &Result<(), NotYourTurn>,
+        now: Time,
+    ) {
+        let Some(client) = &join.client else { return assert!(result.is_ok()) };
+        let takeovers = self.takeovers.entry(client.clone()).or_default();
+        let same = |holder: &Join| match (&join.instance, &holder.instance) {
+            (None, None) => join.peer == holder.peer,
+            (new, old) => new == old,
+        };
+        match holder {
+            None => takeovers.clear(),
+            Some(holder) if same(holder) => {}
+            Some(_) if result.is_ok() => {
+                takeovers.push(now);
+                return;
+            }
+            Some(_) => {
+                let first = takeovers.len().checked_sub(3).map(|at| takeovers[at]);
+                let refused = result.as_ref().unwrap_err();
+                assert!(
+                    first.is_some() && refused.wait <= Duration::from_secs(9 * 20),
+                    "{refused:?} after {takeovers:?}"
+                );
+                return;
+            }
+        }
+        assert_eq!(result, &Ok(()), "it takes the id from nobody");
     }
 
     // ---- addresses
@@ -523,6 +560,7 @@ impl Model {
         self.first.clear();
         self.peers.clear();
         self.heard.clear();
+        self.takeovers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
         for entry in &log {

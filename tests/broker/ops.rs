@@ -278,7 +278,7 @@ impl World {
                 self.hears(*news);
             }
             Op::Announce => self.announce(),
-            Op::Join(who) => drop(self.join(self.identity(who))),
+            Op::Join(who) => drop(self.try_join(self.identity(who))),
             Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
             Op::Slow(at) => {
                 self.flush();

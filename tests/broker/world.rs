@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    Action, Closed, Config, Core, Delivery, Join, NotYourTurn, OutcomeReport, Reporter, RevokeReason, Revoked,
+    SessionId, StartAt,
 };
 use contact::retry::RetryPolicy;
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
@@ -156,6 +157,10 @@ impl World {
     // ---- clients
 
     pub(crate) fn join(&mut self, join: Join) -> SessionId {
+        self.try_join(join).unwrap()
+    }
+
+    pub(crate) fn try_join(&mut self, join: Join) -> Result<SessionId, NotYourTurn> {
         let id = self.next_session;
         self.next_session += 1;
         let anonymous = join.client.is_none() && join.group.is_none();
@@ -171,6 +176,12 @@ impl World {
         });
         if before.is_some() {
             self.flush();
+        }
+        let result = self.core.join(join.clone(), id, self.now);
+        self.model.asked_for(&join, before.map(|id| &self.streams[&id].join), &result, self.now);
+        if let Err(refused) = result {
+            self.act();
+            return Err(refused);
         }
         if let Some(group) = &group {
             self.model.group_is_there(group, start);
@@ -200,12 +211,11 @@ impl World {
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
-        self.core.join(join, id, self.now);
         self.act();
         if let Some(before) = before {
             assert_eq!(self.closed.get(&before), Some(&Closed::TakenOver), "the old stream of the client is ended");
         }
-        id
+        Ok(id)
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use super::contest::NotYourTurn;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
@@ -12,8 +13,10 @@ use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::task::{GroupName, Outcome, StartAt, Time};
 
 impl Core {
-    /// A client opened its stream. Its session gets tasks until [`Core::leave`].
-    pub fn join(&mut self, join: Join, id: SessionId, now: Time) {
+    /// A client opened its stream. Its session gets tasks until [`Core::leave`]. An error: several processes fight for its id, and
+    /// it is the turn of another; nothing is changed.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Time) -> Result<(), NotYourTurn> {
+        let contest = self.contest(&join, now)?;
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
@@ -39,6 +42,7 @@ impl Core {
             delivered: 0,
             last_sent: now,
             outgoing: Vec::new(),
+            contest,
             turn: 0,
             rank: None,
             join,
@@ -70,6 +74,7 @@ impl Core {
         }
         self.update_rank(id);
         self.dispatch(group_id, now);
+        Ok(())
     }
 
     /// The group of that name, or a passing one.

@@ -61,6 +61,11 @@ impl Core {
         self.meter.last_unmatched
     }
 
+    /// How often processes began to fight for a client id, so far.
+    pub(in crate::broker) fn fights(&self) -> u64 {
+        self.meter.fights
+    }
+
     /// How many streams there are.
     pub(in crate::broker) fn connected(&self) -> usize {
         self.sessions.len()

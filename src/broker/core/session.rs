@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
+use super::contest::Contest;
 use crate::attempts::Attempts;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
 
@@ -118,6 +119,8 @@ pub(super) struct Session {
     pub(super) last_sent: Time,
     /// Deliveries of the event that is being handled.
     pub(super) outgoing: Vec<Delivery>,
+    /// What is known of takeovers of its client's id.
+    pub(super) contest: Option<Box<Contest>>,
     /// The number of its last delivery, counted for all sessions together: a smaller one was served longer ago.
     pub(super) turn: u64,
     /// `Some` if it is among the sessions of its group that can take a task: its rank there.

@@ -184,6 +184,7 @@ impl Live {
         let (counter, about, seen) = (self.0.counter.clone(), operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos, total) = (now.positions, take(&mut overview.groups), overview.meter.total.clone());
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
+        let contested = overview.contested.clone();
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
@@ -207,6 +208,7 @@ impl Live {
                 groups: &groups,
                 idle_since: &idle_since,
                 unmatched,
+                contested,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

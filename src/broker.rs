@@ -44,9 +44,9 @@ pub use self::handle::{Handle, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
 use self::thread::BrokerThread;
 use crate::mailbox;
+use crate::now::Now;
 use crate::store::{self, Recovered, StoreError};
 pub use crate::task::StartAt;
-use crate::task::Time;
 
 /// Why the broker did not do something.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -88,7 +88,7 @@ impl Broker {
         let reader = store.reader()?;
         let answers = handle.mailbox.clone();
         let answer = move |answer| answers.send(Command::Read(answer)).is_ok();
-        let broker = BrokerThread::new(Core::new(config, recovered, Time::now()), store, disconnected, jobs);
+        let broker = BrokerThread::new(Core::new(config, recovered, Now::read()), store, disconnected, jobs);
         let spawn =
             |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);
         let threads = [

@@ -7,7 +7,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`], [`log_queue`] and [`print_queue`]: how a program is set, what it logs, and what it prints.
-//! - [`task`], [`task_state`], [`attempts`], [`retry`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
+//! - [`task`], [`task_state`], [`attempts`], [`retry`], [`now`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
 //!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
 //!   [`manual`]: completions and man pages of the programs.
 //!
@@ -40,8 +40,15 @@ pub mod mailbox;
 pub mod manual;
 #[cfg(any(feature = "cli", feature = "server"))]
 mod nearest;
+#[cfg(feature = "server")]
+pub mod now;
 #[cfg(feature = "cli")]
 pub mod print_queue;
+#[cfg_attr(
+    not(all(feature = "client", feature = "server")),
+    allow(dead_code, reason = "one side gives them, the other reads them")
+)]
+mod reason;
 pub mod retry;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]

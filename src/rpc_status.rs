@@ -2,46 +2,28 @@
 //!
 //! A Contact server says why in `google.rpc.ErrorInfo`, among the details. Proxies, other servers and gRPC itself give a code
 //! alone. That may be different a moment later, as while a proxy is set up anew: no caller gives up because of it.
-//! Both lists are here, and nowhere else; `docs/errors.md` explains the reasons.
+//! The reasons stand in [`reason`](crate::reason).
 
 use std::time::Duration;
 
 use grpcio::{RpcStatus, RpcStatusCode as Code};
 use protobuf::{Message as _, MessageFull};
 
+pub(crate) use crate::reason::Meaning;
+use crate::reason::{DOMAIN, Reason};
 use crate::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
-
-/// Who defines the reasons, as `ErrorInfo.domain` names it.
-const DOMAIN: &str = "contact";
 
 /// How gRPC says, in C and Python, in Go and in Java, that a message is longer than the receiver takes.
 const TOO_LONG: [&str; 3] =
     ["eceived message larger than max", "trying to send message larger", "exceeds maximum size"];
-
-/// What a failed call means for the next one.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Meaning {
-    /// Another stream with the same client id took this one's place.
-    TakenOver,
-    /// The server takes nothing from this client.
-    ClientRefused,
-    /// The same call would be refused again, whatever it carries.
-    CallRefused,
-    /// What the call carried would be refused again. The call itself may be made.
-    MessageRefused,
-    /// The server is away, or stopping: the same may work later.
-    Unavailable,
-    /// Nothing that says whether the same would work.
-    Unclear,
-}
 
 impl Meaning {
     /// By the reason that a Contact server gave; by its code, if the reason is newer than this program. Else it is no answer of
     /// a Contact server.
     pub(crate) fn of(status: &RpcStatus) -> Meaning {
         match detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN) {
-            Some(info) => Meaning::of_reason(&info.reason).unwrap_or_else(|| Meaning::of_code(status.code())),
+            Some(info) => Reason::named(&info.reason).map_or_else(|| Meaning::of_code(status.code()), Reason::meaning),
             None => Meaning::of_other(status),
         }
     }
@@ -53,30 +35,6 @@ impl Meaning {
             Code::RESOURCE_EXHAUSTED if says_too_long(status) => Meaning::MessageRefused,
             _ => Meaning::Unclear,
         }
-    }
-
-    /// `None`: the reason is newer than this program.
-    fn of_reason(reason: &str) -> Option<Meaning> {
-        Some(match reason {
-            "CLIENT_TAKEN_OVER" => Meaning::TakenOver,
-            "MESSAGE_UNDECODABLE" | "METADATA_INVALID" | "NAME_INVALID" => Meaning::CallRefused,
-            "TASK_TOO_LONG"
-            | "RESULT_TOO_LONG"
-            | "STATUS_TOO_LONG"
-            | "TASK_EMPTY"
-            | "WINDOW_EMPTY"
-            | "RETRY_INVALID"
-            | "BATCH_NESTED"
-            | "ENUM_VALUE_UNKNOWN"
-            | "KEY_REUSED"
-            | "TASK_UNKNOWN"
-            | "DEAD_LETTER_UNKNOWN"
-            | "GROUP_UNKNOWN"
-            | "SERVICE_UNKNOWN"
-            | "GROUP_IN_USE" => Meaning::MessageRefused,
-            "SERVER_STOPPING" | "STORE_FAILED" | "CLIENT_ID_CONTESTED" => Meaning::Unavailable,
-            _ => return None,
-        })
     }
 
     fn of_code(code: Code) -> Meaning {
@@ -103,7 +61,7 @@ fn says_too_long(status: &RpcStatus) -> bool {
 /// Whether what the call carried was refused for its length.
 pub(crate) fn is_too_long(status: &RpcStatus) -> bool {
     match detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN) {
-        Some(info) => info.reason == "RESULT_TOO_LONG",
+        Some(info) => info.reason == Reason::RESULT_TOO_LONG.name(),
         None => status.code() == Code::RESOURCE_EXHAUSTED && says_too_long(status),
     }
 }
@@ -183,16 +141,5 @@ mod tests {
             Meaning::of(&RpcStatus::with_message(Code::RESOURCE_EXHAUSTED, long.into())),
             Meaning::MessageRefused
         );
-    }
-
-    #[test]
-    fn every_documented_reason_has_a_meaning() {
-        let document = include_str!("../docs/errors.md");
-        let rows = document.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').nth(2));
-        let reasons: Vec<&str> = rows.collect();
-        assert!(reasons.len() > 15, "{reasons:?}");
-        for reason in reasons {
-            assert!(Meaning::of_reason(reason).is_some(), "{reason}");
-        }
     }
 }

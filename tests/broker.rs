@@ -16,6 +16,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Action, Closed, Config, Core, Join, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt};
+use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
@@ -23,7 +24,7 @@ use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
 use model::Logged;
-use world::{World, name, outcome_report};
+use world::{START, World, name, outcome_report};
 
 const ACK_TIMEOUT: Duration = Duration::from_secs(10);
 const SECOND: Duration = Duration::from_secs(1);
@@ -349,7 +350,7 @@ fn a_task_whose_attempts_are_used_up_is_a_dead_letter() {
 #[test]
 fn a_task_that_nobody_took_in_time_expires() {
     let mut world = world();
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.wait(SECOND);
     let a = world.join(client("a"));
     assert_eq!((got(&world, a), outcomes(&world, id)), (vec![], vec![Outcome::Expired]));
@@ -359,7 +360,7 @@ fn a_task_that_nobody_took_in_time_expires() {
 fn a_task_is_not_delivered_before_its_time() {
     let mut world = world();
     let a = world.join(client("a"));
-    let later = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let later = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     let now = world.broadcast("now");
     assert_eq!(got(&world, a), [now]);
     world.wait_for_due();
@@ -438,7 +439,7 @@ fn what_is_told_of_the_last_attempt_counts_while_the_task_waits() {
         world.leave(a);
         let result =
             world.report(&reporter, OutcomeReport { delay: SECOND, ..outcome_report(task, 1, outcome) }).unwrap();
-        let delayed = (outcome == Outcome::Retry).then_some(world.now.after(SECOND));
+        let delayed = (outcome == Outcome::Retry).then_some(world.now.wall.after(SECOND));
         assert_eq!((result.late, result.not_before), (false, delayed));
         let a = world.join(client("a"));
         world.wait(SECOND);
@@ -737,7 +738,7 @@ struct Machine {
     name: &'static str,
     starts: usize,
     stream: Option<SessionId>,
-    comes: Time,
+    comes: Steady,
     longest: Duration,
 }
 
@@ -752,12 +753,12 @@ impl Machine {
             return;
         }
         self.starts += usize::from(self.stream.take().is_some());
-        if self.comes <= world.now {
+        if self.comes <= world.now.steady {
             let process = format!("{} {}", self.name, self.starts);
             match world.try_join(of_process(begins(client("a")), &process)) {
                 Ok(stream) => self.stream = Some(stream),
                 Err(refused) => {
-                    self.comes = world.now.after(refused.wait);
+                    self.comes = world.now.steady.after(refused.wait);
                     self.longest = self.longest.max(refused.wait);
                 }
             }
@@ -769,7 +770,7 @@ impl Machine {
 fn processes_that_fight_for_one_id_take_turns_and_the_work_is_done() {
     let mut world = World::new(Config { window: 64, ..world().config });
     let tasks: Vec<_> = (0..64).map(|_| world.broadcast("work")).collect();
-    let now = world.now;
+    let now = world.now.steady;
     let machine = |name| Machine { name, starts: 0, stream: None, comes: now, longest: Duration::ZERO };
     let mut machines = ["one", "two"].map(machine);
     for _ in 0..80 {
@@ -1117,7 +1118,7 @@ fn a_client_that_goes_on_with_what_it_lost_hears_that_another_has_it() {
 fn a_client_that_goes_on_with_what_has_expired_hears_so() {
     let mut world = world();
     let a = world.join(Join { revoke: true, ..begins(client("a")) });
-    let task = world.submit(NewTask { expires_at: Some(world.now.after(5 * SECOND)), ..task("soon") });
+    let task = world.submit(NewTask { expires_at: Some(world.now.wall.after(5 * SECOND)), ..task("soon") });
     world.settle(a, task, Outcome::Working);
     world.wait(ACK_TIMEOUT);
     assert_eq!(outcomes(&world, task), [Outcome::TimedOut, Outcome::Expired]);
@@ -1244,7 +1245,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     let mut world = world();
     world.join(client("a"));
     let task = world.broadcast("work");
-    assert_eq!(world.due, Some(world.now.after(SECOND)));
+    assert_eq!(world.due, Some(world.now.wall.after(SECOND)));
     world.wait_for_due();
     world.restart();
     let a = world.join(client("a"));
@@ -1256,7 +1257,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
-    let now = Time(1_000_000);
+    let now = START.wall;
     let far = Some(now.after(1000 * SECOND));
     let group = GroupState {
         name: name("a"),
@@ -1271,19 +1272,20 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
     };
     let positions = Positions { task: OPEN, ..Positions::default() };
     let recovered = Recovered { positions, groups: vec![group], ..Recovered::default() };
-    let mut core = Core::new(Config::default(), recovered, now);
-    core.join(client("a"), 1, now).unwrap();
+    let mut core = Core::new(Config::default(), recovered, START);
+    core.join(client("a"), 1, START).unwrap();
 
-    let mut give = |id, now| {
-        core.committed(vec![Arc::new(Task { id, accepted_at: now, spec: task("work") })], now);
+    let mut give = |id, now: Now| {
+        core.committed(vec![Arc::new(Task { id, accepted_at: now.wall, spec: task("work") })], now);
         let due = core.tick(now).unwrap();
+        let due = now.after(Duration::from_millis((due.0 - now.wall.0) as u64));
         core.tick(due);
         let saved = core.take_actions().iter().any(|action| matches!(action, Action::Checkpoint(_)));
         assert!(saved, "at {due:?}");
         due
     };
-    let first = give(OPEN + 1, now);
-    assert_eq!(first, now.after(SECOND));
+    let first = give(OPEN + 1, START);
+    assert_eq!(first, START.after(SECOND));
     assert_eq!(give(OPEN + 2, first), first.after(5 * SECOND));
 }
 
@@ -1343,7 +1345,7 @@ fn a_restart_gives_no_attempt_more_than_there_are() {
 fn what_expired_once_does_not_expire_again_after_a_restart() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { expires_at: Some(world.now.after(SECOND)), ..task("soon") });
+    let id = world.submit(NewTask { expires_at: Some(world.now.wall.after(SECOND)), ..task("soon") });
     world.leave(a);
     world.checkpoint();
     world.wait(SECOND);
@@ -1461,7 +1463,7 @@ fn a_revival_that_the_store_had_not_synced_when_the_server_died_leaves_the_attem
 fn a_revived_task_waits_for_its_time_too() {
     let mut world = world();
     let a = world.join(client("a"));
-    let id = world.submit(NewTask { not_before: Some(world.now.after(SECOND)), ..task("later") });
+    let id = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
     world.settle(a, id, Outcome::Done);
     assert!(world.revive("a", id));
     assert!(got(&world, a).is_empty());

@@ -40,6 +40,7 @@ use self::peer::Peer;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
+use crate::now::Now;
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
@@ -196,8 +197,8 @@ const GRACE: Duration = Duration::from_secs(5);
 
 impl Core {
     /// The state machine as the store knows it.
-    pub fn new(config: Config, recovered: Recovered, now: Time) -> Core {
-        let held_until = now.after(config.restart_grace.min(config.ack_timeout));
+    pub fn new(config: Config, recovered: Recovered, now: Now) -> Core {
+        let held_until = now.wall.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
             draining: false,
@@ -285,42 +286,42 @@ impl Core {
     }
 
     /// Does what is due, and says when it is next wanted.
-    pub fn tick(&mut self, now: Time) -> Option<Time> {
-        while let Some((due, timer)) = self.timers.pop(now) {
+    pub fn tick(&mut self, now: Now) -> Option<Time> {
+        while let Some((due, timer)) = self.timers.pop(now.wall) {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
             }
         }
-        if self.checkpoints.due().is_some_and(|due| due <= now) {
+        if self.checkpoints.due().is_some_and(|due| due <= now.wall) {
             self.checkpoint();
         }
         self.timers.next_due().into_iter().chain(self.checkpoints.due()).min()
     }
 
-    fn group_is_due(&mut self, id: GroupId, due: Time, now: Time) {
+    fn group_is_due(&mut self, id: GroupId, due: Time, now: Now) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
-        for task in group.open.overdue(now) {
+        for task in group.open.overdue(now.wall) {
             self.give_back(id, task, Outcome::TimedOut, String::new(), None, now);
         }
         self.dispatch(id, now);
     }
 
-    fn session_is_due(&mut self, id: SessionId, now: Time) {
+    fn session_is_due(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(heartbeat) = session.join.heartbeat else { return };
         // While the client does not read what it was sent, it gets no heartbeat either.
-        if session.last_sent.after(heartbeat) <= now && session.has_room() {
-            session.last_sent = now;
+        if session.last_sent.after(heartbeat) <= now.wall && session.has_room() {
+            session.last_sent = now.wall;
             self.actions.push(Action::Heartbeat(id));
         }
         let next = session.last_sent.after(heartbeat);
-        self.timers.set(if next > now { next } else { now.after(heartbeat) }, Timer::Session(id));
+        self.timers.set(if next > now.wall { next } else { now.wall.after(heartbeat) }, Timer::Session(id));
     }
 
-    fn session_has_rested(&mut self, id: SessionId, now: Time) {
+    fn session_has_rested(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.rests = false;
         let group = session.group;

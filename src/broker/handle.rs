@@ -15,6 +15,7 @@ use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
+use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
@@ -29,7 +30,7 @@ pub(super) enum Command {
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
     /// A short look at the state, or a change of it.
-    With(Box<dyn FnOnce(&mut Core) + Send>),
+    With(Box<dyn FnOnce(&mut Core, Now) + Send>),
     Flush(Reply<Result<(), StoreError>>),
     Read(ReadAnswer),
     Drain,
@@ -146,7 +147,7 @@ impl Handle {
         // First in the store, for groups that have not read the task yet or do not exist yet.
         let at = task.spec.cancelled_at().unwrap_or_else(Time::now);
         self.store.cancel(task.id, at).await?;
-        self.change(move |core| core.cancel(&task, Time::now())).await
+        self.change(move |core, now| core.cancel(&task, now)).await
     }
 
     /// Gives a task to groups again that have settled it, with fresh attempts; says to how many.
@@ -154,47 +155,47 @@ impl Handle {
         if task.spec.expires_at.is_some_and(|at| at <= Time::now()) {
             self.store.expire(task.id, None).await?;
         }
-        self.change(move |core| groups.iter().filter(|name| core.revive(name, &task, Time::now())).count()).await
+        self.change(move |core, now| groups.iter().filter(|name| core.revive(name, &task, now)).count()).await
     }
 
     /// Acknowledgements without an id that matched nothing, so far, and when the last came.
     pub async fn unmatched(&self) -> Result<(u64, Option<Time>), BrokerError> {
-        self.with(|core| (core.unmatched(), core.last_unmatched())).await
+        self.with(|core, _| (core.unmatched(), core.last_unmatched())).await
     }
 
     /// The ids that several processes fight for.
     pub async fn contested(&self) -> Result<Vec<ContestedId>, BrokerError> {
-        self.with(|core| core.contested(Time::now())).await
+        self.with(|core, now| core.contested(now)).await
     }
 
     /// These tasks were removed from the store: no client is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
-        self.with(move |core| core.removed(&tasks)).await
+        self.with(move |core, _| core.removed(&tasks)).await
     }
 
     /// Takes a dead letter off the list.
     pub async fn drop_dead(&self, task: TaskId, group: GroupName) -> Result<(), BrokerError> {
-        self.change(move |core| core.drop_dead(&group, task, Time::now())).await
+        self.change(move |core, now| core.drop_dead(&group, task, now)).await
     }
 
     /// Stops or resumes the delivery of tasks to a group.
     pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<bool, BrokerError> {
-        Ok(self.change(move |core| core.pause(&group, paused, Time::now())).await??)
+        Ok(self.change(move |core, now| core.pause(&group, paused, now)).await??)
     }
 
     /// Says how the tasks of a group are tried again; says whether the group was made for that.
     pub async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, BrokerError> {
-        Ok(self.change(move |core| core.set_retry(&group, retry, Time::now())).await??)
+        Ok(self.change(move |core, now| core.set_retry(&group, retry, now)).await??)
     }
 
     /// Removes a group that no client uses.
     pub async fn remove_group(&self, group: GroupName) -> Result<(), BrokerError> {
-        Ok(self.change(move |core| core.remove_group(&group)).await??)
+        Ok(self.change(move |core, _| core.remove_group(&group)).await??)
     }
 
     /// Takes other settings, for what comes from now on.
     pub async fn reconfigure(&self, config: Config) -> Result<(), BrokerError> {
-        self.with(move |core| core.reconfigure(config)).await
+        self.with(move |core, _| core.reconfigure(config)).await
     }
 }
 
@@ -202,37 +203,37 @@ impl Handle {
 impl Handle {
     /// How it is set now.
     pub async fn config(&self) -> Result<Config, BrokerError> {
-        self.with(|core| core.config().clone()).await
+        self.with(|core, _| core.config().clone()).await
     }
 
     /// The connected clients, oldest stream first.
     pub async fn clients(&self) -> Result<Vec<ClientInfo>, BrokerError> {
-        self.with(|core| core.clients()).await
+        self.with(|core, _| core.clients()).await
     }
 
     /// How many clients are connected.
     pub async fn connected(&self) -> Result<usize, BrokerError> {
-        self.with(|core| core.connected()).await
+        self.with(|core, _| core.connected()).await
     }
 
     /// The groups that have a name, by name.
     pub async fn groups(&self) -> Result<Vec<GroupInfo>, BrokerError> {
-        self.with(|core| core.groups(Time::now())).await
+        self.with(|core, now| core.groups(now)).await
     }
 
     /// Where a task stands with each group that it is for; by name.
     pub async fn task_states(&self, task: Task) -> Result<Vec<(GroupName, TaskState)>, BrokerError> {
-        self.with(move |core| core.task_states(&task, Time::now())).await
+        self.with(move |core, now| core.task_states(&task, now)).await
     }
 
     /// Every task up to here is settled by every group there is.
     pub async fn settled_floor(&self) -> Result<TaskId, BrokerError> {
-        self.with(|core| core.settled_floor()).await
+        self.with(|core, _| core.settled_floor()).await
     }
 
     /// What was counted since the start.
     pub async fn meter(&self) -> Result<Meter, BrokerError> {
-        self.with(|core| core.meter().clone()).await
+        self.with(|core, _| core.meter().clone()).await
     }
 }
 
@@ -241,18 +242,18 @@ impl Handle {
 impl Handle {
     /// Everything at this moment, with at most `clients` clients; see [`Overview`].
     pub async fn overview(&self, tasks: Vec<Task>, clients: usize) -> Result<(Overview, Duration), BrokerError> {
-        self.timed(move |core| core.overview(&tasks, clients, Time::now())).await
+        self.timed(move |core, now| core.overview(&tasks, clients, now)).await
     }
 
     /// The connected clients, oldest stream first; and those that went not long ago, newest first.
     pub async fn all_clients(&self) -> Result<((Vec<ClientInfo>, Vec<Disconnected>), Duration), BrokerError> {
-        self.timed(|core| (core.clients(), core.disconnected(Time::now()))).await
+        self.timed(|core, now| (core.clients(), core.disconnected(now))).await
     }
 
     /// See [`Overview::task_states`].
     pub async fn overall_states(&self, tasks: Vec<Task>) -> Result<(TasksWithState, Duration), BrokerError> {
-        let work = |core: &mut Core| {
-            let states = core.overall_states(&tasks, Time::now());
+        let work = |core: &mut Core, now: Now| {
+            let states = core.overall_states(&tasks, now);
             tasks.into_iter().zip(states).collect()
         };
         self.timed(work).await
@@ -264,8 +265,8 @@ impl Handle {
         group: GroupName,
         tasks: Vec<Task>,
     ) -> Result<(TasksWithState, Duration), BrokerError> {
-        let work = move |core: &mut Core| {
-            let states = core.states_in(&group, &tasks, Time::now());
+        let work = move |core: &mut Core, now: Now| {
+            let states = core.states_in(&group, &tasks, now);
             tasks.into_iter().zip(states).collect()
         };
         self.timed(work).await
@@ -283,7 +284,7 @@ impl Handle {
 
     async fn change<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+        work: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<T, BrokerError> {
         let changed = self.with(work).await?;
         self.flushed().await?;
@@ -292,11 +293,11 @@ impl Handle {
 
     async fn timed<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+        work: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<(T, Duration), BrokerError> {
-        self.with(|core| {
+        self.with(|core, now| {
             let began = Instant::now();
-            (work(core), began.elapsed())
+            (work(core, now), began.elapsed())
         })
         .await
     }
@@ -304,9 +305,9 @@ impl Handle {
     /// `work` runs on the broker's thread: it is to be short.
     async fn with<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&mut Core) -> T + Send + 'static,
+        work: impl FnOnce(&mut Core, Now) -> T + Send + 'static,
     ) -> Result<T, BrokerError> {
-        self.ask(|reply| Command::With(Box::new(move |core| drop(reply.send(work(core)))))).await
+        self.ask(|reply| Command::With(Box::new(move |core, now| drop(reply.send(work(core, now)))))).await
     }
 
     async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, BrokerError> {

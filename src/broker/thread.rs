@@ -13,8 +13,8 @@ use super::handle::{Command, DisconnectedReporters, Reply};
 use super::outbox::{self, Inbox, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
 use crate::mailbox;
+use crate::now::Now;
 use crate::store;
-use crate::task::Time;
 
 /// Commands handled before the actions that follow from them are done.
 const BURST: usize = 256;
@@ -52,10 +52,10 @@ impl BrokerThread {
     /// Runs until it is told to stop.
     pub(super) fn run(mut self, commands: &mailbox::Receiver<Command>, wake_ups: &Receiver<()>) {
         loop {
-            let due = self.core.tick(Time::now());
+            let due = self.core.tick(Now::read());
             self.act();
             let wait = due.map_or(Duration::from_secs(3600), |at| {
-                Duration::from_millis((at.0 - Time::now().0).clamp(0, 3_600_000) as u64)
+                Duration::from_millis((at.0 - Now::read().wall.0).clamp(0, 3_600_000) as u64)
             });
             let mut stop = false;
             select! {
@@ -86,7 +86,7 @@ impl BrokerThread {
         if matches!(command, Command::Join(..) | Command::With(_)) {
             self.catch_up();
         }
-        let now = Time::now();
+        let now = Now::read();
         match command {
             Command::Join(join, reply) => self.join(*join, reply, now),
             Command::Leave(session, why) => self.leave(session, why, now),
@@ -102,7 +102,7 @@ impl BrokerThread {
                 self.act();
                 self.store.flush(Box::new(move |result| drop(reply.send(result))));
             }
-            Command::With(work) => work(&mut self.core),
+            Command::With(work) => work(&mut self.core, now),
             Command::Read(ReadAnswer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),
             Command::Read(ReadAnswer::Loaded(group, ids, tasks)) => self.core.loaded(group, &ids, tasks, now),
             Command::Drain => {
@@ -117,7 +117,7 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<Result<(SessionId, Inbox), NotYourTurn>>, now: Time) {
+    fn join(&mut self, join: Join, reply: Reply<Result<(SessionId, Inbox), NotYourTurn>>, now: Now) {
         let id = self.next_session;
         if self.draining || reply.is_canceled() {
             return;
@@ -149,7 +149,7 @@ impl BrokerThread {
         }
     }
 
-    fn leave(&mut self, id: SessionId, why: &str, now: Time) {
+    fn leave(&mut self, id: SessionId, why: &str, now: Now) {
         self.outboxes.remove(&id);
         if let Some(client) = self.core.client(id) {
             info!(
@@ -174,8 +174,8 @@ impl BrokerThread {
         while self.core.head() < newest {
             match self.store.tail().since(self.core.head(), TAIL_BYTES) {
                 Some(tasks) if tasks.is_empty() => return,
-                Some(tasks) => self.core.committed(tasks, Time::now()),
-                None => self.core.advanced(newest, Time::now()),
+                Some(tasks) => self.core.committed(tasks, Now::read()),
+                None => self.core.advanced(newest, Now::read()),
             }
             self.act();
         }
@@ -214,7 +214,7 @@ impl BrokerThread {
             }
             Action::WatchRoom(session, sent) => {
                 if let Some(taken) = self.outboxes.get(&session).and_then(|outbox| outbox.watch_room(sent)) {
-                    self.core.stream_took(session, taken, Time::now());
+                    self.core.stream_took(session, taken, Now::read());
                 }
             }
             Action::Record(results) => self.store.record(results),

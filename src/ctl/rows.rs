@@ -19,9 +19,9 @@ pub(super) fn or_dash(text: &str) -> String {
 }
 
 /// A value that is newer than we are has its number.
-pub(super) fn enum_name<E: protobuf::Enum + std::fmt::Debug>(value: EnumOrUnknown<E>) -> String {
+pub(super) fn enum_name<E: protobuf::EnumFull>(value: EnumOrUnknown<E>) -> String {
     match value.enum_value() {
-        Ok(known) => format!("{known:?}"),
+        Ok(known) => known.descriptor().name().to_owned(),
         Err(number) => format!("UNKNOWN_{number}"),
     }
 }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use log::{info, warn};
 
+use crate::now::since_boot;
 use crate::task::Time;
 
 /// Less is a correction: `ntpd` and `chrony` step by less than this once they are running.
@@ -37,19 +38,6 @@ impl Reading {
     fn wall_at(&self, elapsed: Duration) -> Time {
         self.wall.after(elapsed.saturating_sub(self.elapsed))
     }
-}
-
-/// It goes on while the machine sleeps, as the time of day does.
-#[cfg(target_os = "linux")]
-fn since_boot() -> Duration {
-    let time = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
-    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-#[cfg(not(target_os = "linux"))]
-fn since_boot() -> Duration {
-    static BEGAN: std::sync::LazyLock<std::time::Instant> = std::sync::LazyLock::new(std::time::Instant::now);
-    BEGAN.elapsed()
 }
 
 /// A step that does not count yet.

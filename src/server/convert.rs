@@ -20,7 +20,7 @@ use crate::wire::control as pb;
 pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
-        match task_request(task).and_then(|task| task.check(limit)) {
+        match task_request(task).and_then(|task| task.check(limit, tasks.last())) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }

@@ -45,7 +45,7 @@ impl Metadata {
 
     /// What the log names the client by.
     pub(super) fn label(&self) -> Arc<str> {
-        self.join.client.as_ref().map_or_else(|| self.join.peer.clone(), |client| client.as_str().into())
+        self.join.client.as_ref().map_or_else(|| self.join.peer.clone(), Name::shared)
     }
 
     fn set(&mut self, key: &str, value: &[u8]) -> Result<(), Refusal> {

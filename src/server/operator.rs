@@ -106,9 +106,10 @@ pub(super) struct Fleet {
 }
 
 impl TaskRequest {
-    /// The task, if it can be accepted. `limit`: the longest text, in bytes.
+    /// The task, if it can be accepted. `limit`: the longest text, in bytes; `before`: the task before it, with which it shares the
+    /// name of their group.
     #[allow(clippy::needless_update, reason = "a column that operators do not set is not named here")]
-    pub(super) fn check(self, limit: usize) -> Result<NewTask, Refusal> {
+    pub(super) fn check(self, limit: usize, before: Option<&NewTask>) -> Result<NewTask, Refusal> {
         if self.text.is_empty() {
             return Err(Refusal::EmptyTask);
         }
@@ -129,7 +130,10 @@ impl TaskRequest {
         }
         let policy = retry_policy(&self.retry)?;
         Ok(NewTask {
-            to: if_set(NameOf::To, &self.to)?,
+            to: match before.and_then(|before| before.to.as_ref()).filter(|to| to.as_str() == self.to) {
+                Some(to) => Some(to.clone()),
+                None => if_set(NameOf::To, &self.to)?,
+            },
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,

@@ -12,14 +12,12 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, GroupError};
+use crate::reason::{DOMAIN, Reason};
 use crate::store::{KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
-
-/// Who gives the reasons their meaning.
-const DOMAIN: &str = "contact";
 
 /// A client that is sent away comes back after this at the earliest, and at the latest: time for a server to start again, and no
 /// longer than people wait.
@@ -119,52 +117,6 @@ impl fmt::Display for Text {
             Text::Status => "the status",
         })
     }
-}
-
-/// The causes that programs can tell apart, each with its status code. Their names are part of the wire: none is changed.
-macro_rules! reasons {
-    ($($reason:ident: $code:ident,)*) => {
-        #[allow(non_camel_case_types)]
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        enum Reason { $($reason,)* }
-
-        impl Reason {
-            #[cfg(test)]
-            const ALL: &[Reason] = &[$(Reason::$reason,)*];
-
-            fn name(self) -> &'static str {
-                match self { $(Reason::$reason => stringify!($reason),)* }
-            }
-
-            fn code(self) -> RpcStatusCode {
-                match self { $(Reason::$reason => RpcStatusCode::$code,)* }
-            }
-        }
-    };
-}
-
-reasons! {
-    MESSAGE_UNDECODABLE: INVALID_ARGUMENT,
-    TASK_TOO_LONG: INVALID_ARGUMENT,
-    RESULT_TOO_LONG: INVALID_ARGUMENT,
-    STATUS_TOO_LONG: INVALID_ARGUMENT,
-    TASK_EMPTY: INVALID_ARGUMENT,
-    WINDOW_EMPTY: INVALID_ARGUMENT,
-    BATCH_NESTED: INVALID_ARGUMENT,
-    ENUM_VALUE_UNKNOWN: INVALID_ARGUMENT,
-    METADATA_INVALID: INVALID_ARGUMENT,
-    NAME_INVALID: INVALID_ARGUMENT,
-    KEY_REUSED: ALREADY_EXISTS,
-    RETRY_INVALID: INVALID_ARGUMENT,
-    TASK_UNKNOWN: NOT_FOUND,
-    DEAD_LETTER_UNKNOWN: NOT_FOUND,
-    GROUP_UNKNOWN: NOT_FOUND,
-    SERVICE_UNKNOWN: NOT_FOUND,
-    GROUP_IN_USE: FAILED_PRECONDITION,
-    CLIENT_TAKEN_OVER: ABORTED,
-    CLIENT_ID_CONTESTED: UNAVAILABLE,
-    SERVER_STOPPING: UNAVAILABLE,
-    STORE_FAILED: UNAVAILABLE,
 }
 
 impl Refusal {

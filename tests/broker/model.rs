@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
+use contact::now::Steady;
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, Recovered};
 use contact::task::{ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
@@ -150,7 +151,7 @@ pub(crate) struct Model {
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
     /// When another process took each id, while there is a stream.
-    takeovers: BTreeMap<ClientId, Vec<Time>>,
+    takeovers: BTreeMap<ClientId, Vec<Steady>>,
     ack_timeout: Duration,
     restart_grace: Duration,
     max_attempts: u32,
@@ -227,7 +228,7 @@ impl Model {
         join: &Join,
         holder: Option<&Join>,
         result: &Result<(), NotYourTurn>,
-        now: Time,
+        now: Steady,
     ) {
         let Some(client) = &join.client else { return assert!(result.is_ok()) };
         let takeovers = self.takeovers.entry(client.clone()).or_default();

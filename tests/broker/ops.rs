@@ -346,7 +346,7 @@ impl World {
     }
 
     fn spec(&self, spec: &Spec) -> NewTask {
-        let at = |seconds: u64| self.now.after(Duration::from_secs(seconds));
+        let at = |seconds: u64| self.now.wall.after(Duration::from_secs(seconds));
         NewTask {
             text: if spec.large { "large ".repeat(6_000) } else { "small".into() },
             to: spec.to.map(|to| name(GROUPS[to])),

@@ -11,6 +11,7 @@ use contact::broker::{
     Action, Closed, Config, Core, Delivery, Join, NotYourTurn, OutcomeReport, Reporter, RevokeReason, Revoked,
     SessionId, StartAt,
 };
+use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
 use contact::store::{Backend, Backlog, Batch, GroupState, Memory, Positions, Reader, Recovered};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
@@ -19,6 +20,9 @@ use super::model::{Logged, Model};
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
 pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
+
+/// When each world begins: the machine had been up for a while, and the two clocks have nothing in common.
+pub(crate) const START: Now = Now { wall: Time(1_000_000), steady: Steady(77_000) };
 
 pub(crate) fn name(name: &str) -> Name {
     Name::new(NameOf::Group, name).unwrap()
@@ -62,7 +66,7 @@ enum Write {
 pub(crate) struct World {
     pub(crate) core: Core,
     pub(crate) config: Config,
-    pub(crate) now: Time,
+    pub(crate) now: Now,
     /// When the core wants to be woken.
     pub(crate) due: Option<Time>,
     /// The log of tasks; a task's place is its id - 1.
@@ -89,10 +93,10 @@ pub(crate) struct World {
 impl World {
     pub(crate) fn new(config: Config) -> World {
         World {
-            core: Core::new(config.clone(), Recovered::default(), Time(1_000_000)),
+            core: Core::new(config.clone(), Recovered::default(), START),
             model: Model::new(&config),
             config,
-            now: Time(1_000_000),
+            now: START,
             due: None,
             tasks: Vec::new(),
             announced: 0,
@@ -114,7 +118,7 @@ impl World {
     /// Accepts tasks. The core does not know of them before [`World::announce`]. Returns the first id.
     pub(crate) fn accept(&mut self, specs: Vec<NewTask>) -> TaskId {
         let first = self.tasks.len() as TaskId + 1;
-        let new = (first..).zip(specs).map(|(id, spec)| Arc::new(Task { id, accepted_at: self.now, spec }));
+        let new = (first..).zip(specs).map(|(id, spec)| Arc::new(Task { id, accepted_at: self.now.wall, spec }));
         let new: Vec<_> = new.collect();
         self.tasks.extend(new.iter().cloned());
         self.synced.task = self.tasks.len() as TaskId;
@@ -178,7 +182,7 @@ impl World {
             self.flush();
         }
         let result = self.core.join(join.clone(), id, self.now);
-        self.model.asked_for(&join, before.map(|id| &self.streams[&id].join), &result, self.now);
+        self.model.asked_for(&join, before.map(|id| &self.streams[&id].join), &result, self.now.steady);
         if let Err(refused) = result {
             self.act();
             return Err(refused);
@@ -204,12 +208,12 @@ impl World {
             let old = &self.streams[&before];
             if join.instance.is_some() && old.join.instance == join.instance && old.group == stream.group {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
-                self.model.moved(before, id, connection, self.now);
+                self.model.moved(before, id, connection, self.now.wall);
             }
             self.model.taken_over(before);
             self.gone(before);
         }
-        self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
+        self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now.wall);
         self.streams.insert(id, stream);
         self.act();
         if let Some(before) = before {
@@ -220,7 +224,7 @@ impl World {
 
     pub(crate) fn leave(&mut self, id: SessionId) {
         if self.streams[&id].join.begins {
-            self.model.left(id, self.now);
+            self.model.left(id, self.now.wall);
         }
         self.gone(id);
         self.core.leave(id, self.now);
@@ -272,7 +276,7 @@ impl World {
         report.ret = format!("report {}", self.reports);
         let held = self.holding > 0;
         let head = self.announced as TaskId;
-        let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
+        let expected = self.model.report(reporter, &report, head, self.now.wall, &self.tasks, &self.streams);
         let before = self.model.log.len();
         self.core.report(reporter, vec![report.clone()], self.now);
         self.act();
@@ -304,7 +308,7 @@ impl World {
 
     pub(crate) fn wait(&mut self, time: Duration) {
         self.flush();
-        self.now = self.now.after(time);
+        self.passes(time);
         self.act();
     }
 
@@ -312,9 +316,13 @@ impl World {
     pub(crate) fn wait_for_due(&mut self) {
         self.flush();
         if let Some(due) = self.due {
-            self.now = self.now.max(due);
+            self.passes(Duration::from_millis((due.0 - self.now.wall.0).max(0) as u64));
         }
         self.act();
+    }
+
+    fn passes(&mut self, time: Duration) {
+        self.now = self.now.after(time);
     }
 
     pub(crate) fn answer(&mut self, at: usize, ok: bool) {
@@ -381,7 +389,7 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, &recovered, self.now);
+        self.model.restarted(lost_from, &recovered, self.now.wall);
         self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
     }
@@ -451,7 +459,7 @@ impl World {
         let at = task as usize - 1;
         let before = Task::clone(&self.tasks[at]);
         let mut cancelled = before.clone();
-        let over = Some(NewTask::cancelled(self.now));
+        let over = Some(NewTask::cancelled(self.now.wall));
         cancelled.spec.expires_at = over;
         self.tasks[at] = Arc::new(cancelled);
         let batch = Batch { expiries: vec![(task, over)], positions: self.synced, ..Batch::default() };
@@ -530,7 +538,7 @@ impl World {
             for action in actions {
                 self.act_one(action);
             }
-            self.model.step_ends(&self.tasks[..self.announced], self.now);
+            self.model.step_ends(&self.tasks[..self.announced], self.now.wall);
             let reading = self.readers_read();
             let answered = self.eager && !self.reads.is_empty();
             if answered {
@@ -613,7 +621,7 @@ impl World {
             }
             Action::Record(results) => {
                 for result in &results {
-                    self.model.recorded(result, self.now, &self.streams, &self.tasks[..self.announced]);
+                    self.model.recorded(result, self.now.wall, &self.streams, &self.tasks[..self.announced]);
                 }
                 self.unsynced.push((Write::Results(results), self.model.log.len()));
             }
@@ -658,10 +666,10 @@ impl World {
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
             assert_eq!(task.spec.text, self.tasks[task.id as usize - 1].spec.text);
             assert!(stream.sent - stream.taken < SEND_BUFFER, "a client that does not read is not sent more");
-            assert!(task.spec.not_before.is_none_or(|at| at <= self.now), "task {} is not due", task.id);
-            assert!(task.spec.expires_at.is_none_or(|at| at > self.now), "task {} is over", task.id);
+            assert!(task.spec.not_before.is_none_or(|at| at <= self.now.wall), "task {} is not due", task.id);
+            assert!(task.spec.expires_at.is_none_or(|at| at > self.now.wall), "task {} is over", task.id);
             stream.sent += delivery.cost();
-            self.model.delivered(session, stream, task, attempt, self.now);
+            self.model.delivered(session, stream, task, attempt, self.now.wall);
             stream.got.push((task.id, attempt));
             stream.seen.insert(task.id);
         }
@@ -693,10 +701,10 @@ impl World {
             assert_eq!((group.paused, group.retry), (known.paused, known.retry));
         }
         if let Some(deadline) = self.model.first_deadline() {
-            assert!(deadline > self.now, "a lease is over when its time is");
+            assert!(deadline > self.now.wall, "a lease is over when its time is");
             assert!(self.due.is_some_and(|due| due <= deadline), "the core is awake when a lease ends");
         }
-        assert!(self.due.is_none_or(|due| due > self.now), "tick does what is due");
+        assert!(self.due.is_none_or(|due| due > self.now.wall), "tick does what is due");
     }
 
     // ---- the end
@@ -745,7 +753,7 @@ impl World {
                 let open = match &stream.group {
                     Some(group) => self.model.wants(group, task) && !self.model.is_settled(group, task.id),
                     None => {
-                        let over = task.spec.expires_at.is_some_and(|at| at <= self.now);
+                        let over = task.spec.expires_at.is_some_and(|at| at <= self.now.wall);
                         task.spec.to.is_none() && task.id > stream.start && !over && !stream.seen.contains(&task.id)
                     }
                 };

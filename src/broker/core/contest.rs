@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::Core;
 use super::session::Join;
-use crate::task::{ClientId, GroupName, Name, Time};
+use crate::now::{Now, Steady};
+use crate::task::{ClientId, GroupName, Name};
 
 /// So many takeovers by another process, each within [`WITHIN`] of the first, are a fight. Fewer are a client that is replaced, or
 /// started again while the server has not noticed yet that its stream is dead.
@@ -68,8 +69,8 @@ pub struct ContestedId {
     pub group: Option<GroupName>,
     /// How often it was taken over.
     pub changes: u32,
-    /// Since when.
-    pub since: Time,
+    /// For how long they have fought.
+    pub lasts: Duration,
 }
 
 /// What is known of takeovers of one client id. It belongs to the session that has the id, goes over to the one that takes it, and
@@ -77,40 +78,39 @@ pub struct ContestedId {
 #[derive(Debug, Default)]
 pub(super) struct Contest {
     /// The last takeovers, before it is a fight.
-    takeovers: VecDeque<Time>,
+    takeovers: VecDeque<Steady>,
     fight: Option<Fight>,
 }
 
 #[derive(Debug)]
 struct Fight {
-    since: Time,
+    since: Steady,
     changes: u32,
     /// How long turns are now.
     turn: Duration,
     /// When the turn ends of the process that has the id.
-    until: Time,
+    until: Steady,
     /// Who waits, and when its turn begins; in this order.
-    waiting: VecDeque<(Process, Time)>,
+    waiting: VecDeque<(Process, Steady)>,
     /// When another process last asked for the id.
-    asked: Time,
+    asked: Steady,
 }
 
 impl Fight {
     /// It is over when nobody has asked for the id for a while, and nobody is to come.
-    fn is_over(&self, now: Time) -> bool {
+    fn is_over(&self, now: Steady) -> bool {
         self.asked.after(WITHIN) <= now && self.waiting.back().is_none_or(|(_, begins)| is_missed(*begins, now))
     }
 
     /// Whether the process may take the id now; or after what time.
-    fn ask(&mut self, process: &Process, now: Time) -> Result<(), Duration> {
+    fn ask(&mut self, process: &Process, now: Steady) -> Result<(), Duration> {
         self.asked = now;
         self.waiting.retain(|(_, begins)| !is_missed(*begins, now));
         let process = process.in_line();
-        let wait = |begins: Time| Duration::from_millis((begins.0 - now.0).max(0).unsigned_abs());
         if let Some(at) = self.waiting.iter().position(|(waits, _)| *waits == process) {
             let begins = self.waiting[at].1;
             if begins > now {
-                return Err(wait(begins));
+                return Err(begins.since(now));
             }
             self.waiting.remove(at);
             return Ok(());
@@ -122,18 +122,18 @@ impl Fight {
         if self.waiting.len() < WAITING {
             self.waiting.push_back((process, begins));
         }
-        Err(wait(begins))
+        Err(begins.since(now))
     }
 }
 
 /// Whether a process that was to come then has had its time to do so.
-fn is_missed(begins: Time, now: Time) -> bool {
+fn is_missed(begins: Steady, now: Steady) -> bool {
     begins.after(LONGEST_TURN) <= now
 }
 
 impl Contest {
     /// Another process asks for the id. If it may have it, this is what is known from now on; says whether a fight begins.
-    fn take_over(&mut self, process: &Process, now: Time) -> Result<bool, Duration> {
+    fn take_over(&mut self, process: &Process, now: Steady) -> Result<bool, Duration> {
         if self.fight.as_ref().is_some_and(|fight| fight.is_over(now)) {
             *self = Contest::default();
         }
@@ -159,7 +159,7 @@ impl Contest {
 
 impl Core {
     /// What is known of takeovers of the id of a stream that opens, if a session has it. The stream takes that along.
-    pub(super) fn contest(&mut self, join: &Join, now: Time) -> Result<Option<Box<Contest>>, NotYourTurn> {
+    pub(super) fn contest(&mut self, join: &Join, now: Now) -> Result<Option<Box<Contest>>, NotYourTurn> {
         let Some((client, holder)) = join.client.as_ref().and_then(|client| Some((client, self.clients.get(client)?)))
         else {
             return Ok(None);
@@ -170,7 +170,7 @@ impl Core {
             return Ok(holder.contest.take());
         }
         let mut contest = holder.contest.take().unwrap_or_default();
-        match contest.take_over(&process, now) {
+        match contest.take_over(&process, now.steady) {
             Ok(begins) => {
                 self.meter.fights += u64::from(begins);
                 Ok(Some(contest))
@@ -183,12 +183,12 @@ impl Core {
     }
 
     /// The ids that several processes fight for, in no order.
-    pub fn contested(&self, now: Time) -> Vec<ContestedId> {
+    pub fn contested(&self, now: Now) -> Vec<ContestedId> {
         let contested = self.sessions.values().filter_map(|session| {
-            let fight = session.contest.as_ref()?.fight.as_ref().filter(|fight| !fight.is_over(now))?;
+            let fight = session.contest.as_ref()?.fight.as_ref().filter(|fight| !fight.is_over(now.steady))?;
             let group = self.groups.get(&session.group).and_then(|group| group.name.clone());
             let client = session.join.client.clone()?;
-            Some(ContestedId { client, group, changes: fight.changes, since: fight.since })
+            Some(ContestedId { client, group, changes: fight.changes, lasts: now.steady.since(fight.since) })
         });
         contested.collect()
     }
@@ -205,8 +205,8 @@ mod tests {
     }
 
     /// Seconds after some time.
-    fn at(seconds: u64) -> Time {
-        Time(1_000_000).after(Duration::from_secs(seconds))
+    fn at(seconds: u64) -> Steady {
+        Steady(1_000_000).after(Duration::from_secs(seconds))
     }
 
     fn fought() -> Contest {

@@ -13,6 +13,7 @@ use super::session::{Delivery, SessionId};
 use super::tally::micros;
 use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
+use crate::now::Now;
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -24,7 +25,7 @@ const TOO_LONG: Duration = Duration::from_secs(60);
 
 impl Core {
     /// These tasks were accepted: consecutive ids, the first right after the newest one known.
-    pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Time) {
+    pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Now) {
         let mut touched = BTreeSet::new();
         for priority in Priority::ALL {
             let caught_up = &mut self.caught_up[priority as usize];
@@ -33,7 +34,10 @@ impl Core {
                 caught_up.iter().copied().collect()
             } else {
                 // Addressed ones touch only the groups they are for, however many there are.
-                let to = of_priority().filter_map(|task| self.names.get(task.spec.to.as_ref()?)).copied();
+                let mut to = of_priority().filter_map(|task| task.spec.to.as_ref()).collect::<Vec<_>>();
+                // Tasks for the same group mostly come together.
+                to.dedup();
+                let to = to.into_iter().filter_map(|to| self.names.get(to)).copied();
                 to.filter(|id| caught_up.contains(id)).collect::<BTreeSet<_>>().into_iter().collect()
             };
             for id in readers {
@@ -57,7 +61,7 @@ impl Core {
     }
 
     /// Tasks up to `head` were accepted, too many to be handed over: every group reads them from the store.
-    pub fn advanced(&mut self, head: TaskId, now: Time) {
+    pub fn advanced(&mut self, head: TaskId, now: Now) {
         for priority in Priority::ALL {
             for id in std::mem::take(&mut self.caught_up[priority as usize]) {
                 if let Some(group) = self.groups.get_mut(&id) {
@@ -73,18 +77,18 @@ impl Core {
     }
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
-    pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Time) {
+    pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             group.cursor_mut(query.priority).set_fetching(false);
-            return self.wake_group_at(id, now.after(READ_AGAIN));
+            return self.wake_group_at(id, now.wall.after(READ_AGAIN));
         };
         self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
         self.dispatch(id, now);
     }
 
     /// The tasks that [`Action::Load`] asked for. Those that are not among them are no longer stored.
-    pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Time) {
+    pub fn loaded(&mut self, id: GroupId, asked: &[TaskId], tasks: Option<Vec<Task>>, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match tasks {
             Some(tasks) => {
@@ -92,14 +96,14 @@ impl Core {
                 self.dispatch(id, now);
             }
             None => {
-                group.open.load_failed(asked, now.after(READ_AGAIN));
+                group.open.load_failed(asked, now.wall.after(READ_AGAIN));
                 self.wake_group(id);
             }
         }
     }
 
     /// The stream of this session has taken `taken` bytes of what it was given.
-    pub fn stream_took(&mut self, id: SessionId, taken: u64, now: Time) {
+    pub fn stream_took(&mut self, id: SessionId, taken: u64, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         session.taken = session.taken.max(taken);
         if !session.has_room() {
@@ -114,7 +118,7 @@ impl Core {
     // ---- tasks go out
 
     /// Gives the group's tasks to its sessions as long as there are both.
-    pub(super) fn dispatch(&mut self, id: GroupId, now: Time) {
+    pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let due = group.begin_loading(now);
         if !due.is_empty() {
@@ -127,7 +131,7 @@ impl Core {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
             match self.session_for(id, alone.unwrap_or(session), &task) {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
-                Err(again) => self.put_aside(id, &task, attempts, now.after(again)),
+                Err(again) => self.put_aside(id, &task, attempts, now.wall.after(again)),
             }
         }
         self.wake_group(id);
@@ -164,7 +168,7 @@ impl Core {
     }
 
     /// Takes up the next task that is to go out, with its deliveries so far.
-    fn next_task(&mut self, id: GroupId, now: Time) -> Option<(Arc<Task>, Attempts)> {
+    fn next_task(&mut self, id: GroupId, now: Now) -> Option<(Arc<Task>, Attempts)> {
         for priority in Priority::ALL {
             loop {
                 if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
@@ -182,18 +186,19 @@ impl Core {
                     // The tasks of its backlog go before those of the next priority: wait for them.
                     return None;
                 };
-                if let Some(due) = task.spec.not_before.filter(|due| *due > now) {
+                if let Some(due) = task.spec.not_before.filter(|due| *due > now.wall) {
                     group.open.delay(task.id, due, attempts);
                     continue;
                 }
-                if let Some(outcome) = task.spec.over(now) {
+                if let Some(outcome) = task.spec.over(now.wall) {
                     self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
                     continue;
                 }
                 // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
                 if let Some(why) = self.given_up(id, &task, attempts) {
                     let group = self.groups.get(&id)?.name.clone();
-                    let result = outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now);
+                    let result =
+                        outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
                     self.records.push(NewResult { ret: why.into_owned(), ..result });
                     continue;
                 }
@@ -237,7 +242,7 @@ impl Core {
         }
     }
 
-    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, before: Attempts, now: Time) {
+    fn deliver(&mut self, group_id: GroupId, id: SessionId, task: Arc<Task>, before: Attempts, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         let attempts = before.delivered(!session.join.begins);
@@ -251,21 +256,22 @@ impl Core {
         if group.leased {
             if attempts.deliveries == 1 {
                 let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
-                self.meter.wait.record(micros(ready, now));
+                self.meter.wait.record(micros(ready, now.wall));
             }
             session.hold(task.id, attempts);
-            let deadline = now.after(self.config.ack_timeout);
+            let deadline = now.wall.after(self.config.ack_timeout);
             let (text, turn) = (Some(task.clone()), session.turn);
             let (session, confirmed_from, left_by) = (Some(id), None, None);
-            let lease = Lease { task: text, session, attempts, turn, since: now, deadline, confirmed_from, left_by };
+            let lease =
+                Lease { task: text, session, attempts, turn, since: now.wall, deadline, confirmed_from, left_by };
             group.open.lease(task.id, lease);
-            self.checkpoints.delivered(now);
+            self.checkpoints.delivered(now.wall);
         }
         let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);
         let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent, max_attempts };
         session.sent += delivery.cost();
         session.delivered += 1;
-        session.last_sent = now;
+        session.last_sent = now.wall;
         if session.outgoing.is_empty() {
             self.outgoing.push(id);
         }

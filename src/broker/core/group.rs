@@ -8,6 +8,7 @@ use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
+use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
@@ -211,9 +212,9 @@ impl Group {
 
     // ---- sessions
 
-    pub(super) fn remove_session(&mut self, id: SessionId, now: Time) {
+    pub(super) fn remove_session(&mut self, id: SessionId, now: Now) {
         self.sessions.remove(&id);
-        self.last_used = now;
+        self.last_used = now.wall;
         self.changed = true;
     }
 
@@ -332,17 +333,17 @@ impl Group {
     }
 
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
-    pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Time) -> bool {
+    pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
-            self.open.delay(task.id, now, Attempts::default());
+            self.open.delay(task.id, now.wall, Attempts::default());
         }
         settled
     }
 
     /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
-    pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
-        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
+    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now.wall) }
     }
 
     // ---- what there is to see
@@ -365,7 +366,7 @@ impl Group {
     }
 
     /// How far it has come; `None`: it has no name.
-    pub(super) fn info(&self, head: TaskId, now: Time) -> Option<GroupInfo> {
+    pub(super) fn info(&self, head: TaskId, now: Now) -> Option<GroupInfo> {
         let unread = Priority::ALL.into_iter().filter_map(|priority| {
             let after = self.cursor(priority).unread_after().filter(|after| *after < head)?;
             Some(Backlog { limit: 1, max_bytes: 1, ..self.backlog(priority, after, head) })
@@ -381,12 +382,12 @@ impl Group {
             oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
             backlog: unread.collect(),
             taken_up: self.taken_up.len(),
-            rate: self.rate.per_second(now),
+            rate: self.rate.per_second(now.wall),
             last_settled: self.rate.last(),
             held_since: self.open.held_since(),
             paused: self.paused,
             retry: self.retry,
-            last_used: if self.sessions.is_empty() { self.last_used } else { now },
+            last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
             never_came: false,
         })

@@ -10,12 +10,13 @@ use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
-use crate::task::{GroupName, Outcome, StartAt, Time};
+use crate::now::Now;
+use crate::task::{GroupName, Name, Outcome, StartAt};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`]. An error: several processes fight for its id, and
     /// it is the turn of another; nothing is changed.
-    pub fn join(&mut self, join: Join, id: SessionId, now: Time) -> Result<(), NotYourTurn> {
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<(), NotYourTurn> {
         let contest = self.contest(&join, now)?;
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
@@ -24,13 +25,13 @@ impl Core {
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
-        let label = join.client.as_ref().map_or_else(|| join.peer.clone(), |client| client.as_str().into());
+        let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
         let window = join.window.unwrap_or(self.config.window).max(1) as usize;
         let mut session = Session {
             group: group_id,
             label,
-            since: now,
+            since: now.wall,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
             unbegun: 0,
@@ -40,7 +41,7 @@ impl Core {
             sent: 0,
             taken: 0,
             delivered: 0,
-            last_sent: now,
+            last_sent: now.wall,
             outgoing: Vec::new(),
             contest,
             turn: 0,
@@ -61,7 +62,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.after(heartbeat), Timer::Session(id));
+            self.timers.set(now.wall.after(heartbeat), Timer::Session(id));
         }
         self.sessions.insert(id, session);
         let mut awaiting = Vec::new();
@@ -78,13 +79,13 @@ impl Core {
     }
 
     /// The group of that name, or a passing one.
-    pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Time) -> GroupId {
+    pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Now) -> GroupId {
         if let Some(id) = name.as_ref().and_then(|name| self.names.get(name)) {
             return *id;
         }
         let leased = name.is_some();
         let broadcast_after = if from == StartAt::New { self.head() } else { 0 };
-        let group = Group::new(name, broadcast_after, now);
+        let group = Group::new(name, broadcast_after, now.wall);
         let id = self.add_group(group);
         if leased {
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
@@ -95,7 +96,7 @@ impl Core {
 
     /// The same client opened a new stream. The old one ends. If it is the same process, its tasks stay with it for long enough
     /// to confirm them (`WORKING`): some of them may have been lost on the way.
-    fn take_over(&mut self, old: SessionId, new: SessionId, session: &mut Session, now: Time) {
+    fn take_over(&mut self, old: SessionId, new: SessionId, session: &mut Session, now: Now) {
         self.actions.push(Action::Close(old, Closed::TakenOver));
         let Some(before) = self.sessions.get_mut(&old) else { return };
         let same_process = before.join.instance.is_some() && before.join.instance == session.join.instance;
@@ -111,7 +112,7 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.after(self.config.ack_timeout.min(GRACE));
+        let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
             if let Some(mut lease) = group.open.end_lease(*id) {
                 lease.session = Some(new);
@@ -126,9 +127,9 @@ impl Core {
 
     /// A stream ended: what was on its way or held by its client goes to others. What a client has begun that says when it
     /// begins stays with it for a moment: it may still be at work. An unknown session changes nothing.
-    pub fn leave(&mut self, id: SessionId, now: Time) {
+    pub fn leave(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
-            let deadline = now.after(self.config.ack_timeout.min(GRACE));
+            let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
             if let Some(group) = self.groups.get_mut(&session.group) {
                 session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
             }
@@ -137,7 +138,7 @@ impl Core {
     }
 
     /// A stream is over, and so are the leases of what its client holds.
-    fn end(&mut self, id: SessionId, now: Time) {
+    fn end(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         // It takes nothing any more, also while its tasks are given back.
         session.window = 0;

@@ -6,6 +6,7 @@ use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core, GroupId};
+use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::task::{ClientId, GroupName, Outcome, Priority, StartAt, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
@@ -94,18 +95,18 @@ impl Core {
     }
 
     /// The groups that have a name, by name.
-    pub fn groups(&self, now: Time) -> Vec<GroupInfo> {
+    pub fn groups(&self, now: Now) -> Vec<GroupInfo> {
         let mut groups = self.unsorted_groups(now);
         groups.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         groups
     }
 
-    pub(super) fn unsorted_groups(&self, now: Time) -> Vec<GroupInfo> {
+    pub(super) fn unsorted_groups(&self, now: Now) -> Vec<GroupInfo> {
         self.groups.values().filter_map(|group| group.info(self.head(), now)).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.
-    pub(in crate::broker) fn task_states(&self, task: &Task, now: Time) -> Vec<(GroupName, TaskState)> {
+    pub(in crate::broker) fn task_states(&self, task: &Task, now: Now) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
         let mut task_states: Vec<_> =
             groups.filter_map(|group| Some((group.name.clone()?, self.task_state(group, task, now)))).collect();
@@ -113,17 +114,17 @@ impl Core {
         task_states
     }
 
-    pub(super) fn task_state(&self, group: &Group, task: &Task, now: Time) -> TaskState {
+    pub(super) fn task_state(&self, group: &Group, task: &Task, now: Now) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
             return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
-        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now);
+        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now.wall);
         let takes = |id| self.sessions.get(id).is_some_and(|session| session.takes(task));
         let too_long = !group.sessions.is_empty() && !group.sessions.iter().any(takes);
-        if too_long && task.spec.not_before.is_none_or(|due| due <= now) {
+        if too_long && task.spec.not_before.is_none_or(|due| due <= now.wall) {
             return TaskState::Waiting(WaitReason::TooLong);
         }
         TaskState::Waiting(match due {
@@ -150,8 +151,8 @@ impl Core {
 
     /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
     /// clients, are kept from it by the mark in the store.
-    pub fn cancel(&mut self, task: &Task, now: Time) -> u32 {
-        self.recent.cancel(task.id, now);
+    pub fn cancel(&mut self, task: &Task, now: Now) -> u32 {
+        self.recent.cancel(task.id, now.wall);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
             passing.cursor_mut(task.spec.priority).skip(task.id);
         }
@@ -192,7 +193,7 @@ impl Core {
     }
 
     /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.
-    pub fn revive(&mut self, name: &GroupName, task: &Task, now: Time) -> bool {
+    pub fn revive(&mut self, name: &GroupName, task: &Task, now: Now) -> bool {
         let Some(id) = self.names.get(name).copied() else { return false };
         let head = self.head();
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wants(task)) else { return false };
@@ -205,18 +206,18 @@ impl Core {
     }
 
     /// Takes a dead letter off the list.
-    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Time) {
+    pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Now) {
         self.record_by_operator(name, task, Outcome::Dropped, now);
     }
 
     /// Writes down what an operator did with a settled task.
-    fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Time) {
-        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now));
+    fn record_by_operator(&mut self, name: &GroupName, task: TaskId, outcome: Outcome, now: Now) {
+        self.records.push(outcome_of(task, Some(name.clone()), "".into(), 0, outcome, now.wall));
     }
 
     /// Stops or resumes the delivery of tasks to a group. One that no client came to yet is made when it is stopped, as its first
     /// client would make it; says whether it was.
-    pub fn pause(&mut self, name: &GroupName, paused: bool, now: Time) -> Result<bool, GroupError> {
+    pub fn pause(&mut self, name: &GroupName, paused: bool, now: Now) -> Result<bool, GroupError> {
         let (id, is_new) = self.group_to_set(name, paused, now)?;
         if let Some(group) = self.groups.get_mut(&id) {
             group.set_paused(paused);
@@ -228,7 +229,7 @@ impl Core {
 
     /// Says how the tasks of a group are tried again, from the next decision on; tasks that wait are not woken. One that no client
     /// came to yet is made, unless nothing is said; says whether it was.
-    pub fn set_retry(&mut self, name: &GroupName, retry: RetryPolicy, now: Time) -> Result<bool, GroupError> {
+    pub fn set_retry(&mut self, name: &GroupName, retry: RetryPolicy, now: Now) -> Result<bool, GroupError> {
         let (id, is_new) = self.group_to_set(name, !retry.is_open(), now)?;
         if let Some(group) = self.groups.get_mut(&id) {
             group.set_retry(retry);
@@ -238,7 +239,7 @@ impl Core {
     }
 
     /// The group of that name, and whether it was made now, if it is to be made.
-    fn group_to_set(&mut self, name: &GroupName, make: bool, now: Time) -> Result<(GroupId, bool), GroupError> {
+    fn group_to_set(&mut self, name: &GroupName, make: bool, now: Now) -> Result<(GroupId, bool), GroupError> {
         match self.names.get(name) {
             Some(id) => Ok((*id, false)),
             None if make => Ok((self.group_for(Some(name.clone()), StartAt::First, now), true)),

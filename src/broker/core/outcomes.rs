@@ -12,15 +12,16 @@ use super::tally::micros;
 use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
 use crate::attempts::Attempts;
+use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others.
 const REST: Duration = Duration::from_secs(1);
 
 impl Core {
     /// A client says what came of tasks.
-    pub fn report(&mut self, reporter: &Reporter, mut reports: Vec<OutcomeReport>, now: Time) {
+    pub fn report(&mut self, reporter: &Reporter, mut reports: Vec<OutcomeReport>, now: Now) {
         let named = reporter.group.as_ref().or(reporter.client.as_ref());
         let group = match named {
             Some(name) => self.names.get(name).copied(),
@@ -55,7 +56,7 @@ impl Core {
         let unmatched = reports.iter().filter(|report| report.task == 0 && report.outcome != Outcome::Working).count();
         if unmatched > 0 {
             self.meter.unmatched += unmatched as u64;
-            self.meter.last_unmatched = Some(now);
+            self.meter.last_unmatched = Some(now.wall);
         }
         for report in reports {
             match group {
@@ -72,7 +73,7 @@ impl Core {
         }
     }
 
-    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Time) {
+    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.open.lease_of(report.task) {
@@ -92,13 +93,14 @@ impl Core {
                         Duration::ZERO => self.config.wait(group.retry, lease.task.as_deref(), report.task, spent),
                         asked => asked,
                     };
-                    let not_before = (!delay.is_zero()).then(|| now.after(delay));
+                    let not_before = (!delay.is_zero()).then(|| now.wall.after(delay));
                     self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
                 }
                 Outcome::Released if current => {
                     // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
                     // they would go back and forth.
-                    let over = lease.task.as_ref().is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
+                    let over =
+                        lease.task.as_ref().is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now.wall));
                     if let Some(session) = lease.session.filter(|_| !over) {
                         self.rest(session, now);
                     }
@@ -106,8 +108,8 @@ impl Core {
                 }
                 // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
-                    self.meter.work.record(micros(lease.since, now));
-                    group.rate.count(now);
+                    self.meter.work.record(micros(lease.since, now.wall));
+                    group.rate.count(now.wall);
                     self.end_lease(id, report.task);
                     self.record(name, reporter, report, false, now);
                 }
@@ -148,7 +150,7 @@ impl Core {
         attempts: Attempts,
         reporter: &Reporter,
         mut report: OutcomeReport,
-        now: Time,
+        now: Now,
     ) {
         if report.outcome == Outcome::Retry && report.delay.is_zero() {
             let task = self.recent.get(report.task).map(|task| &**task);
@@ -170,8 +172,8 @@ impl Core {
         if counts {
             group.open.take_waiting(report.task);
             match report.outcome {
-                Outcome::Retry => group.open.delay(report.task, now.after(report.delay), attempts.begin()),
-                _ => group.rate.count(now),
+                Outcome::Retry => group.open.delay(report.task, now.wall.after(report.delay), attempts.begin()),
+                _ => group.rate.count(now.wall),
             }
         }
         self.record(name, reporter, report, !counts, now);
@@ -179,10 +181,10 @@ impl Core {
 
     /// A client is at work on a delivery that is over: it has not heard that yet, or not what became of it. Its own lease may have
     /// ended while it was cut off, so this is said whenever it says `WORKING`.
-    fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Time) {
+    fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Now) {
         let Some(session) = self.session_of(reporter, group).filter(|_| report.attempt != 0) else { return };
         let task = self.recent.get(report.task);
-        let over = task.is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now));
+        let over = task.is_some_and(|task| task.spec.expires_at.is_some_and(|at| at <= now.wall));
         let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
         self.revoke(session, report.task, report.attempt, reason);
     }
@@ -205,7 +207,7 @@ impl Core {
 
     /// The client at that address is at work on a task: the task is leased to it from now on. Without a session, its stream has
     /// some time to come.
-    pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Time) {
+    pub(super) fn renew(&mut self, id: GroupId, task: TaskId, session: Option<SessionId>, peer: &Arc<str>, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let lasts = match session {
             Some(_) => self.config.ack_timeout,
@@ -215,13 +217,13 @@ impl Core {
         let holder = had.as_ref().and_then(|lease| lease.session);
         let turn = self.next_turn;
         let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since));
-        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now));
+        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now.wall));
         let Some((text, before, turn, since)) = had.or_else(waited) else { return };
-        let (deadline, confirmed_from) = (now.after(lasts), Some(peer.clone()));
+        let (deadline, confirmed_from) = (now.wall.after(lasts), Some(peer.clone()));
         let attempts = before.begin();
         if before != attempts {
             // A checkpoint is to know of it, as of a delivery.
-            self.checkpoints.delivered(now);
+            self.checkpoints.delivered(now.wall);
         }
         let left_by = None;
         group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from, left_by });
@@ -247,7 +249,7 @@ impl Core {
         group: Option<GroupName>,
         reporter: &Reporter,
         report: OutcomeReport,
-        now: Time,
+        now: Now,
     ) {
         self.flush_records();
         self.record(group, reporter, report, false, now);
@@ -257,22 +259,22 @@ impl Core {
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Time) {
+    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Now) {
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
-        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), |client| client.as_str().into());
+        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
         self.records.push(NewResult {
             ret: report.ret,
-            not_before: delayed.then(|| now.after(report.delay)),
+            not_before: delayed.then(|| now.wall.after(report.delay)),
             late,
-            ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now)
+            ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now.wall)
         });
     }
 
     /// Records an outcome that no client reported, unless the group is a passing one.
-    pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Time) {
+    pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Now) {
         if let Some(Group { name: Some(name), .. }) = self.groups.get(&id) {
-            self.records.push(outcome_of(task, Some(name.clone()), "".into(), attempt, outcome, now));
+            self.records.push(outcome_of(task, Some(name.clone()), "".into(), attempt, outcome, now.wall));
         }
     }
 
@@ -293,10 +295,10 @@ impl Core {
     }
 
     /// Gives a session nothing for a moment.
-    fn rest(&mut self, id: SessionId, now: Time) {
+    fn rest(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !std::mem::replace(&mut session.rests, true) {
-            self.timers.set(now.after(REST), Timer::Rest(id));
+            self.timers.set(now.wall.after(REST), Timer::Rest(id));
         }
     }
 
@@ -331,7 +333,7 @@ impl Core {
         outcome: Outcome,
         ret: String,
         not_before: Option<Time>,
-        now: Time,
+        now: Now,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
         let holder = lease.session.and_then(|id| self.sessions.get(&id));
@@ -351,13 +353,13 @@ impl Core {
             Outcome::Lost | Outcome::TimedOut => {
                 let further = attempts.spent.saturating_sub(1);
                 let wait = self.config.wait(self.retry_of(id), lease.task.as_deref(), task, further);
-                (!wait.is_zero()).then(|| now.after(wait))
+                (!wait.is_zero()).then(|| now.wall.after(wait))
             }
             _ => not_before,
         };
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now);
+        let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now.wall);
         let result = NewResult { ret, not_before, ..result };
         if let Some(why) = given_up {
             let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
@@ -368,7 +370,7 @@ impl Core {
         match (not_before, lease.task) {
             (None, Some(text)) => group.open.give_back(text, attempts),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
-            (due, _) => group.open.delay(task, due.unwrap_or(now), attempts),
+            (due, _) => group.open.delay(task, due.unwrap_or(now.wall), attempts),
         }
         self.records.push(result);
     }

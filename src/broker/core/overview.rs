@@ -8,6 +8,7 @@ use super::group::{Group, GroupInfo};
 use super::operators::TaskState;
 use super::session::{ClientInfo, SessionId};
 use super::tally::Meter;
+use crate::now::Now;
 use crate::task::{GroupName, Task, Time};
 
 /// A client whose stream ended.
@@ -69,7 +70,7 @@ const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
 impl Core {
     /// Everything at this moment, with at most `clients` clients. Costs time for each group and client: 8 to 12 ms for
     /// ten thousand of each, on two busy cores.
-    pub(in crate::broker) fn overview(&self, tasks: &[Task], clients: usize, now: Time) -> Overview {
+    pub(in crate::broker) fn overview(&self, tasks: &[Task], clients: usize, now: Now) -> Overview {
         let mut ids: Vec<SessionId> = self.sessions.keys().copied().collect();
         let newest = clients.min(ids.len());
         if newest > 0 {
@@ -108,27 +109,27 @@ impl Core {
     }
 
     /// The clients that disconnected not long ago and are not back, newest first.
-    pub(in crate::broker) fn disconnected(&self, now: Time) -> Vec<Disconnected> {
+    pub(in crate::broker) fn disconnected(&self, now: Now) -> Vec<Disconnected> {
         let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
-        let newest = self.disconnected.iter().rev().take_while(|left| now.0 - left.at.0 < REMEMBERED_MILLIS);
+        let newest = self.disconnected.iter().rev().take_while(|left| now.wall.0 - left.at.0 < REMEMBERED_MILLIS);
         newest.filter(|left| !is_back(left)).cloned().collect()
     }
 
     /// Remembers the client of a session that ends.
-    pub(super) fn remember_disconnected(&mut self, id: SessionId, now: Time) {
+    pub(super) fn remember_disconnected(&mut self, id: SessionId, now: Now) {
         let Some(client) = self.client(id) else { return };
         // Once for each client that has a name, however often it comes and goes.
         if client.client.is_some() {
             self.disconnected.retain(|left| left.client.client != client.client);
         }
-        self.disconnected.push_back(Disconnected { client, at: now });
+        self.disconnected.push_back(Disconnected { client, at: now.wall });
         if self.disconnected.len() > REMEMBERED {
             self.disconnected.pop_front();
         }
     }
 
     /// See [`Overview::task_states`].
-    pub(in crate::broker) fn overall_states(&self, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
+    pub(in crate::broker) fn overall_states(&self, tasks: &[Task], now: Now) -> Vec<Option<TaskState>> {
         let addressed = |task: &Task| {
             let group = self.names.get(task.spec.to.as_ref()?).and_then(|id| self.groups.get(id))?;
             Some(self.task_state(group, task, now))
@@ -163,7 +164,7 @@ impl Core {
     }
 
     /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
-    pub(in crate::broker) fn states_in(&self, group: &GroupName, tasks: &[Task], now: Time) -> Vec<Option<TaskState>> {
+    pub(in crate::broker) fn states_in(&self, group: &GroupName, tasks: &[Task], now: Now) -> Vec<Option<TaskState>> {
         let group = self.names.get(group).and_then(|id| self.groups.get(id));
         let state = |task| group.filter(|group| group.wants(task)).map(|group| self.task_state(group, task, now));
         tasks.iter().map(state).collect()

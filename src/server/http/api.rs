@@ -222,7 +222,7 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
             Some(Priority::Normal) | None => task::Priority::Normal,
         },
     };
-    let task = task.check(app.operator.limit)?;
+    let task = task.check(app.operator.limit, None)?;
     let (id, known) = app.operator.submit_one(task).await?;
     ok(serde_json::json!({ "id": id, "known": known }))
 }

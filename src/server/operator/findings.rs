@@ -152,7 +152,7 @@ pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     found.extend(facts.contested.iter().map(|contested| Finding {
         group: contested.group.clone(),
         count: contested.changes.into(),
-        millis: millis(facts.since(contested.since)),
+        millis: millis(contested.lasts),
         text: Some(contested.client.to_string()),
         ..Finding::new(Code::Contested)
     }));
@@ -458,7 +458,8 @@ mod tests {
         let found = judged(&[group("g", |_| {})], |facts| facts.step = Some(step));
         assert_eq!((found[0].code, found[0].millis, found[0].limit), (Code::Clock, 90_000, 60_000));
         assert_eq!(found[0].text.as_deref(), Some("behind"));
-        let contested = ContestedId { client: name("w"), group: Some(name("g")), changes: 4, since: ago(5_000) };
+        let contested =
+            ContestedId { client: name("w"), group: Some(name("g")), changes: 4, lasts: Duration::from_secs(5) };
         let found = judged(&[group("g", |_| {})], |facts| facts.contested = vec![contested.clone()]);
         assert_eq!((found[0].code, found[0].count, found[0].millis), (Code::Contested, 4, 5_000));
         assert_eq!((found[0].text.as_deref(), &found[0].group), (Some("w"), &contested.group));

@@ -47,6 +47,11 @@ impl Now {
         Now { wall: self.wall.after(duration), steady: self.steady.after(duration) }
     }
 
+    /// By how many milliseconds the time of day is ahead of the steady clock. It changes when the clock steps.
+    pub fn ahead(self) -> i64 {
+        self.wall.0.saturating_sub_unsigned(self.steady.0)
+    }
+
     /// The time of day at another moment, if the clock does not step until then and did not since.
     pub fn wall_at(self, moment: Steady) -> Time {
         let millis = |later: Steady, earlier: Steady| i64::try_from(later.0 - earlier.0).unwrap_or(i64::MAX);

@@ -53,8 +53,8 @@ pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
-use crate::store::{self, Recovered, Store, StoreError};
-use crate::task::{TaskId, Time};
+use crate::store::{Newest, Recovered, Store, StoreError};
+use crate::task::Time;
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
@@ -95,7 +95,7 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
-        if let Some(newest) = newest_entry(&handle, &recovered)? {
+        if let Some(newest) = newest_entry(&recovered) {
             about.clock.start_after(newest);
         }
         let pool = Pool::start(&handle)?;
@@ -247,13 +247,10 @@ impl Server {
 }
 
 /// When something was last written down, as far as it is kept.
-fn newest_entry(store: &store::Handle, recovered: &Recovered) -> Result<Option<Time>, StoreError> {
-    let (mut reader, at) = (store.reader()?, recovered.positions);
-    let task = reader.latest_tasks(TaskId::MAX, 1)?.first().map(|task| task.accepted_at);
-    let result = reader.results(at.result.saturating_sub(1), 1)?.first().map(|entry| entry.result.at);
-    let status = reader.statuses(at.status.saturating_sub(1), 1)?.first().map(|entry| entry.status.at);
+fn newest_entry(recovered: &Recovered) -> Option<Time> {
+    let Newest { task, result, status } = recovered.newest;
     let group = recovered.groups.iter().map(|group| group.last_used).max();
-    Ok([task, result, status, group].into_iter().flatten().max())
+    [task, result, status].into_iter().chain(group).max().filter(|newest| *newest > Time::default())
 }
 
 /// Waits for a future on this thread, for `limit` at most; says whether it came to its end.

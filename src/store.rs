@@ -36,8 +36,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, OpenTask, PAGE_BYTES, Positions, Reader,
-    Recovered, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, Newest, OpenReader, OpenTask, PAGE_BYTES, Positions,
+    Reader, Recovered, Removal, Removed,
 };
 pub use error::StoreError;
 pub use memory::Memory;
@@ -86,7 +86,7 @@ impl Store {
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
-        let writer = Writer::new(backend, mailbox, shared.clone(), recovered.positions);
+        let writer = Writer::new(backend, mailbox, shared.clone(), &recovered);
         let writer =
             thread::Builder::new().name("store-writer".into()).spawn(|| writer.run()).map_err(StoreError::no_thread)?;
         let store = Store { handle: Handle { commands, shared }, writer: Some(writer), stays_open: Some(stays_open) };

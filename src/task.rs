@@ -12,7 +12,8 @@ pub type TaskId = u64;
 
 /// A point in time: milliseconds since 1970-01-01 UTC.
 ///
-/// Wall-clock time, because deadlines outlive the process: a lease, a delay or an expiry is compared after a restart too.
+/// The time of day: for moments that somebody named, that are stored, or shown. What lasts for a while is measured on
+/// another clock: see `now`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Time(pub i64);
 
@@ -21,6 +22,11 @@ impl Time {
     pub fn now() -> Time {
         let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
         Time(since.map_or(0, |d| d.as_millis() as i64))
+    }
+
+    /// How long after `earlier` this is; zero, if it is before: a clock may be set back.
+    pub fn since(self, earlier: Time) -> std::time::Duration {
+        std::time::Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
     /// This time and `duration` more.

@@ -1,5 +1,6 @@
 //! `contactctl bench`: each measurement, very small. How fast anything is does not matter here.
 
+use std::path::Path;
 use std::process::Command;
 
 use serde_json::Value;
@@ -15,7 +16,13 @@ fn bench(args: &[&str]) -> Value {
     let mut program = Program::spawn("contactctl", command.args(["bench", "--json"]).args(args)).unwrap();
     let status = program.ended();
     assert!(status.success(), "bench {args:?}: {status}");
-    let figures: Value = serde_json::from_str(program.out.so_far().last().unwrap()).unwrap();
+    figures(program.out.so_far().last().unwrap())
+}
+
+/// What a measurement said of the server, and of the machine.
+#[track_caller]
+fn figures(line: &str) -> Value {
+    let figures: Value = serde_json::from_str(line).unwrap();
     for limit in ["fsyncs_per_s", "bare_messages_per_s", "bare_batched_per_s"] {
         assert!(figures[limit].as_f64().unwrap() > 0.0, "{limit} in {figures}");
     }
@@ -30,6 +37,7 @@ fn bench_spawned(name: &str, args: &[&str]) -> Value {
     assert_eq!(figures["fsync"], "always");
     if cfg!(target_os = "linux") {
         positive(&figures, &["rss_mb", "threads"]);
+        assert!(figures["server_cpu_s"].is_number() && figures["load_cpu_s"].is_number(), "{figures}");
     }
     figures
 }
@@ -54,6 +62,15 @@ fn submit_counts_what_was_accepted() {
     let figures = bench_spawned("submit", &["--tasks", "205", "--batch", "10", "--clients", "3"]);
     counts(&figures, &[("tasks", 205)]);
     positive(&figures, &["tasks_per_s"]);
+}
+
+#[test]
+fn unary_submitters_wait_for_each_answer() {
+    let figures = bench_spawned("submit", &["--unary", "--tasks", "40", "--clients", "3"]);
+    counts(&figures, &[("tasks", 40), ("calls", 40), ("clients", 3)]);
+    positive(&figures, &["tasks_per_s", "p99_ms"]);
+    let batches = bench_spawned("submit", &["--unary", "--tasks", "45", "--batch", "10"]);
+    counts(&batches, &[("tasks", 45), ("calls", 5)]);
 }
 
 #[test]
@@ -89,11 +106,29 @@ fn latency_sees_every_task_that_was_due() {
 
 #[test]
 fn idle_knows_what_its_clients_cost() {
-    let figures = bench_spawned("idle", &["--clients", "20"]);
-    counts(&figures, &[("clients", 20)]);
+    let figures = bench_spawned("idle", &["--clients", "20", "--rest", "100ms", "--duration", "100ms"]);
+    counts(&figures, &[("clients", 20), ("tasks", 200), ("settled", 200)]);
+    positive(&figures, &["connected_s", "p50_ms"]);
     if cfg!(target_os = "linux") {
-        assert!(figures["kb_per_client"].is_number(), "{figures}");
+        assert!(figures["kb_per_client"].is_number() && figures["cpu_percent"].is_number(), "{figures}");
     }
+    let alone = bench_spawned("idle", &["--clients", "2", "--rest", "0s", "--rate", "0"]);
+    assert_eq!((&alone["p50_ms"], &alone["cpu_percent"]), (&Value::Null, &Value::Null), "{alone}");
+}
+
+/// Where 127.0.0.2 is this machine as well.
+#[cfg(target_os = "linux")]
+#[test]
+fn clients_come_to_as_many_addresses_as_they_are_told() {
+    let two = ["--clients", "4", "--addresses", "2", "--rest", "0s", "--rate", "0"];
+    counts(&bench_spawned("idle", &two), &[("clients", 4)]);
+    // A server that listens on one of them alone is not found at the other.
+    let server = Server::start(&[]);
+    let at = ["--server", &server.control, "--contact", &server.listen];
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let output = command.args(["bench", "idle"]).args(two).args(at).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("127.0.0.2"), "{said}");
 }
 
 #[test]
@@ -103,6 +138,52 @@ fn a_fan_out_reaches_everyone() {
     positive(&figures, &["all_ms", "p99_ms"]);
     let anonymous = bench_spawned("fanout", &["--clients", "20", "--rounds", "3", "--anonymous"]);
     counts(&anonymous, &[("delivered", 60), ("settled", 0)]);
+}
+
+#[test]
+fn a_broadcast_is_settled_by_every_client_before_the_next_one_goes_out() {
+    let figures = bench_spawned("broadcast", &["--clients", "20", "--rounds", "3"]);
+    counts(&figures, &[("clients", 20), ("tasks", 5), ("delivered", 100), ("settled", 100)]);
+    positive(&figures, &["settled_ms", "in_a_row_ms", "in_a_row_ratio"]);
+}
+
+#[test]
+fn delayed_tasks_are_open_in_their_groups_when_the_server_is_killed() {
+    for groups in [1, 7] {
+        let args = ["--tasks", "40", "--beside", "200", "--groups", &groups.to_string()];
+        let figures = bench_spawned("delayed", &args);
+        counts(&figures, &[("tasks", 40), ("groups", groups), ("settled", 200), ("delivered_twice", 0)]);
+        positive(&figures, &["ready_ms", "beside_ratio", "tasks_per_s"]);
+    }
+}
+
+#[test]
+fn groups_that_are_away_are_listed_with_all_they_owe() {
+    let figures = bench_spawned("groups", &["--groups", "20", "--tasks", "200", "--rounds", "2"]);
+    counts(&figures, &[("groups", 20), ("tasks", 200)]);
+    positive(&figures, &["list_ms", "server_ms", "ready_ms"]);
+}
+
+/// It waits for the server's own minute, which is longer than a test waits for anything. It gives up by itself when it is stuck.
+#[test]
+fn a_round_of_removing_is_met_by_submissions() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let command =
+        command.args(["bench", "--json", "--spawn", "retention", "--tasks", "200", "--rate", "50", "--around", "3s"]);
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let figures = figures(String::from_utf8(output.stdout).unwrap().lines().last().unwrap());
+    counts(&figures, &[("kept", 200)]);
+    positive(&figures, &["round_p99_ms", "others_p99_ms", "ratio", "tasks"]);
+}
+
+#[test]
+fn what_kills_its_server_or_leaves_things_behind_takes_one_of_its_own() {
+    for name in ["backlog", "delayed", "groups", "retention"] {
+        let output = Command::new(env!("CARGO_BIN_EXE_contactctl")).args(["bench", name]).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("--spawn"), "{name}: {said}");
+    }
 }
 
 #[test]
@@ -145,4 +226,17 @@ fn nobody_at_the_address_is_an_error_that_says_so() {
     assert_eq!(output.status.code(), Some(3));
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(said.contains("127.0.0.1:1"), "{said}");
+}
+
+/// Each of them says how it is used, before it needs anything that a clean checkout does not have.
+#[test]
+fn the_programs_that_measure_say_how_they_are_used() {
+    let Some(_) = Python::ready() else { return };
+    for program in ["measure.py", "compare.py", "peers/run.py"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/bench").join(program);
+        let output =
+            Command::new("python3").env("PYTHONDONTWRITEBYTECODE", "1").arg(path).arg("--help").output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains(program), "{program}: {output:?}");
+    }
 }

@@ -637,7 +637,7 @@ fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
     let mut world = world();
     let at = |priority, seconds: u32| NewTask {
         priority,
-        not_before: Some(Time(1_000_000).after(seconds * SECOND)),
+        not_before: Some(START.wall.after(seconds * SECOND)),
         ..task("x")
     };
     let a = world.join(Join { window: Some(1), ..client("a") });
@@ -653,6 +653,123 @@ fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
     // Nor does any of the others wait for ever.
     world.finish();
     assert_eq!(got(&world, a).len(), 1002);
+}
+
+// ---- the clock steps
+
+/// An hour: a wrong time zone. And what a machine is off by that knows no time when it starts.
+const STEPS: [i64; 4] = [HOUR, -HOUR, 40 * 24 * HOUR, -40 * 24 * HOUR];
+const HOUR: i64 = 3_600_000;
+
+#[test]
+fn a_clock_that_steps_ends_no_lease_and_no_wait_and_makes_none_longer() {
+    for step in STEPS {
+        let mut world = world();
+        let a = world.join(Join { window: Some(2), heartbeat: Some(7 * SECOND), ..client("a") });
+        let far = world.now.wall.after(100 * 24 * 3600 * SECOND);
+        let held = world.submit(NewTask { expires_at: Some(far), ..task("held") });
+        let waits = world.broadcast("waits");
+        world.report(
+            &world.reporter(a),
+            OutcomeReport { delay: 6 * SECOND, ..outcome_report(waits, 1, Outcome::Retry) },
+        );
+        world.wait(5 * SECOND);
+        world.settle(a, held, Outcome::Working);
+        world.step(step);
+        assert_eq!(got(&world, a), [held, waits], "nothing goes out because of a step");
+        world.wait(SECOND);
+        assert_eq!(got(&world, a), [held, waits, waits], "what waits does so for as long as it was to");
+        world.done(a, waits);
+        assert_eq!(world.streams[&a].heartbeats, 0);
+        world.wait(7 * SECOND);
+        assert_eq!(world.streams[&a].heartbeats, 1);
+        assert_eq!(outcomes(&world, held), []);
+        world.wait(2 * SECOND);
+        assert_eq!(outcomes(&world, held), [Outcome::TimedOut], "and a lease ends after the ack timeout");
+    }
+}
+
+#[test]
+fn a_clock_that_steps_leaves_the_graces_as_long_as_they_are() {
+    for step in STEPS {
+        let mut world = world();
+        let before = world.join(worker("one"));
+        let id = world.broadcast("work");
+        world.sync();
+        world.wait(SECOND);
+        world.sync();
+        world.crash(0);
+        world.step(step);
+        let other = world.join(worker("two"));
+        world.wait(RESTART_GRACE - SECOND);
+        assert!(got(&world, other).is_empty(), "after a start it is held back for who had it: {before}");
+        world.wait(SECOND);
+        assert_eq!(got(&world, other), [id]);
+    }
+}
+
+#[test]
+fn what_waits_for_a_time_of_day_goes_out_when_the_clock_says_so() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let at = |world: &World, hours: i64| Some(Time(world.now.wall.0 + hours * HOUR));
+    let soon = world.submit(NewTask { not_before: at(&world, 1), ..task("soon") });
+    let later = world.submit(NewTask { not_before: at(&world, 2), ..task("later") });
+    world.step(HOUR);
+    assert_eq!(got(&world, a), [soon], "the clock says that it is time");
+    world.step(-HOUR);
+    // Its time has come once, and it went out: that does not change.
+    world.settle(a, soon, Outcome::Retry);
+    assert_eq!(attempts(&world, a), [(soon, 1), (soon, 2)]);
+    world.done(a, soon);
+    world.wait(Duration::from_secs(2 * 3600) - SECOND);
+    assert_eq!(got(&world, a), [soon, soon]);
+    world.wait(SECOND);
+    assert_eq!(got(&world, a), [soon, soon, later], "behind a clock that was set back it waits as much longer");
+}
+
+#[test]
+fn what_is_with_a_client_does_not_expire_and_what_waits_does_when_the_clock_says_so() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(1), ..client("a") });
+    let expires_at = Some(world.now.wall.after(60 * SECOND));
+    let [held, waits] = ["held", "waits"].map(|text| world.submit(NewTask { expires_at, ..task(text) }));
+    world.step(HOUR);
+    assert_eq!((outcomes(&world, held), outcomes(&world, waits)), (vec![], vec![]));
+    assert!(!world.done(a, held).late, "what came of it counts");
+    assert_eq!(outcomes(&world, waits), [Outcome::Expired]);
+}
+
+#[test]
+fn a_wait_that_outlives_the_process_is_never_longer_than_it_was_to_be() {
+    for (step, waits) in [(0, 9), (HOUR, 0), (-HOUR, 10), (40 * 24 * HOUR, 0), (-40 * 24 * HOUR, 10)] {
+        for checkpoint in [true, false] {
+            let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
+            let a = world.join(client("a"));
+            let id = world.broadcast("work");
+            world.sync();
+            world.report(
+                &world.reporter(a),
+                OutcomeReport { delay: 10 * SECOND, ..outcome_report(id, 1, Outcome::Retry) },
+            );
+            if checkpoint {
+                world.checkpoint();
+            }
+            world.sync();
+            world.wait(SECOND);
+            // While it is away.
+            world.now.wall.0 += step;
+            world.model.stepped = Some(world.model.log.len());
+            world.crash(0);
+            let a = world.join(client("a"));
+            if waits > 0 {
+                world.wait(waits * SECOND - Duration::from_millis(1));
+                assert!(got(&world, a).is_empty(), "{step}");
+                world.wait(Duration::from_millis(1));
+            }
+            assert_eq!(got(&world, a), [id], "{step}");
+        }
+    }
 }
 
 // ---- when work begins
@@ -1245,7 +1362,7 @@ fn what_went_out_is_in_a_checkpoint_a_second_later() {
     let mut world = world();
     world.join(client("a"));
     let task = world.broadcast("work");
-    assert_eq!(world.due, Some(world.now.wall.after(SECOND)));
+    assert_eq!(world.due, Some(world.now.steady.after(SECOND)));
     world.wait_for_due();
     world.restart();
     let a = world.join(client("a"));
@@ -1277,10 +1394,9 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
 
     let mut give = |id, now: Now| {
         core.committed(vec![Arc::new(Task { id, accepted_at: now.wall, spec: task("work") })], now);
-        let due = core.tick(now).unwrap();
-        let due = now.after(Duration::from_millis((due.0 - now.wall.0) as u64));
+        let due = now.after(core.tick(now).unwrap().since(now.steady));
         core.tick(due);
-        let saved = core.take_actions().iter().any(|action| matches!(action, Action::Checkpoint(_)));
+        let saved = core.take_actions(due).iter().any(|action| matches!(action, Action::Checkpoint(_)));
         assert!(saved, "at {due:?}");
         due
     };

@@ -30,6 +30,13 @@ impl Place {
         Place::Memory(Memory::default())
     }
 
+    fn backend(&self) -> Box<dyn Backend> {
+        match self {
+            Place::Sqlite(dir) => Box::new(Sqlite::open(dir.path()).unwrap()),
+            Place::Memory(memory) => Box::new(memory.clone()),
+        }
+    }
+
     #[track_caller]
     fn open(&self) -> (Store, Recovered) {
         match self {
@@ -587,6 +594,24 @@ for_both! {
         assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
         assert_eq!(handle.tail().since(2, usize::MAX).unwrap()[0].id, 3);
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1, 2, 3]);
+    }
+
+    fn nothing_is_accepted_before_what_was_accepted_before_it_though_the_clock_was_set_back(place) {
+        // The clock was an hour ahead when the server was stopped.
+        let ahead = Time::now().after(Duration::from_secs(3600));
+        let mut backend = place.backend();
+        let tasks = vec![Arc::new(Task { id: 1, accepted_at: ahead, spec: task("ahead") })];
+        let positions = Positions { task: 1, ..Positions::default() };
+        backend.commit(&Batch { tasks, positions, ..Batch::default() }).unwrap();
+        backend.close().unwrap();
+
+        let (store, recovered) = place.open();
+        assert_eq!(recovered.newest.task, ahead);
+        let handle = store.handle();
+        submit(&handle, vec![task("a")]);
+        submit(&handle, vec![task("b")]);
+        let tasks = handle.reader().unwrap().tasks(0, 10).unwrap();
+        assert_eq!(tasks.iter().map(|task| task.accepted_at).collect::<Vec<_>>(), [ahead; 3]);
     }
 
     fn news_come_after_the_commit_and_before_the_next(place) {

@@ -40,7 +40,7 @@ use self::peer::Peer;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
-use crate::now::Now;
+use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, GroupState, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
@@ -178,7 +178,9 @@ pub struct Core {
     peers: HashMap<Arc<str>, Peer>,
     /// For each priority the groups without a backlog: they get what is committed right away.
     caught_up: [BTreeSet<GroupId>; 3],
-    timers: Timers,
+    timers: Timers<Steady>,
+    /// For what waits for a time of day: a step of the clock moves all of it.
+    moments: Timers<Time>,
     /// Counts deliveries: see [`Session::turn`].
     next_turn: u64,
     /// Sessions with something in `outgoing`.
@@ -186,9 +188,11 @@ pub struct Core {
     /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
     checkpoints: CheckpointSchedule,
+    /// By how many milliseconds the time of day was ahead of the steady clock when that was looked at last.
+    ahead: i64,
     meter: Meter,
     /// The clients that disconnected last, the newest at the end.
-    disconnected: VecDeque<Disconnected>,
+    disconnected: VecDeque<(Steady, Disconnected)>,
     actions: Vec<Action>,
 }
 
@@ -198,7 +202,7 @@ const GRACE: Duration = Duration::from_secs(5);
 impl Core {
     /// The state machine as the store knows it.
     pub fn new(config: Config, recovered: Recovered, now: Now) -> Core {
-        let held_until = now.wall.after(config.restart_grace.min(config.ack_timeout));
+        let held_until = now.steady.after(config.restart_grace.min(config.ack_timeout));
         let mut core = Core {
             config,
             draining: false,
@@ -210,22 +214,28 @@ impl Core {
             clients: HashMap::new(),
             peers: HashMap::new(),
             caught_up: Default::default(),
-            timers: Timers::default(),
+            timers: Timers::new(),
+            moments: Timers::new(),
             next_turn: 0,
             outgoing: Vec::new(),
             records: Vec::new(),
             checkpoints: CheckpointSchedule::new(recovered.replay.len()),
+            ahead: now.ahead(),
             meter: Meter::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
+        // What waits for a while is stored as the time of day at which that is over, by the clock of then. If that was set back
+        // since, the newest moment that was written down is what it showed; else the wait would last as much longer.
         for state in recovered.groups {
-            core.add_group(Group::restore(state, held_until));
+            let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
+            core.add_group(Group::restore(state, stored, held_until));
         }
         for entry in recovered.replay {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));
             if let Some(group) = id.and_then(|id| core.groups.get_mut(id)) {
-                group.replay(&entry.result);
+                let stored = Now { wall: now.wall.max(entry.result.at), ..now };
+                group.replay(&entry.result, stored);
             }
         }
         core
@@ -247,10 +257,10 @@ impl Core {
     }
 
     /// What is to be done since this was last asked.
-    pub fn take_actions(&mut self) -> Vec<Action> {
+    pub fn take_actions(&mut self, now: Now) -> Vec<Action> {
         self.flush_records();
         if self.checkpoints.is_full() {
-            self.checkpoint();
+            self.checkpoint(now);
         }
         for id in std::mem::take(&mut self.outgoing) {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -277,35 +287,61 @@ impl Core {
     }
 
     /// Keeps the state of all groups, so that a restart need not read the outcomes up to now.
-    pub fn checkpoint(&mut self) {
+    pub fn checkpoint(&mut self, now: Now) {
         self.flush_records();
         let head = self.head();
-        let states: Vec<_> = self.groups.values_mut().filter_map(|group| group.take_changed(head)).collect();
+        let states: Vec<_> = self.groups.values_mut().filter_map(|group| group.take_changed(head, now)).collect();
         self.checkpoints.made(states.iter().map(|state| 1 + state.open.len() + state.taken_up.len()).sum());
         self.actions.push(Action::Checkpoint(states));
     }
 
-    /// Does what is due, and says when it is next wanted.
-    pub fn tick(&mut self, now: Now) -> Option<Time> {
-        while let Some((due, timer)) = self.timers.pop(now.wall) {
+    /// Does what is due, and says when it is next wanted: earlier, if the clock steps forward until then.
+    pub fn tick(&mut self, now: Now) -> Option<Steady> {
+        while let Some((due, timer)) = self.timers.pop(now.steady) {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
                 Timer::Session(id) => self.session_is_due(id, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
             }
         }
-        if self.checkpoints.due().is_some_and(|due| due <= now.wall) {
-            self.checkpoint();
+        while let Some((due, timer)) = self.moments.pop(now.wall) {
+            if let Timer::Group(id) = timer {
+                self.moment_of_group_came(id, due, now);
+            }
         }
-        self.timers.next_due().into_iter().chain(self.checkpoints.due()).min()
+        if self.clock_was_set_back(now) {
+            // What waits is stored as a time of day: by this clock that would be later.
+            self.groups.values_mut().for_each(|group| group.open.waits_changed());
+            self.checkpoint(now);
+        }
+        if self.checkpoints.due().is_some_and(|due| due <= now.steady) {
+            self.checkpoint(now);
+        }
+        let moment = self.moments.next_due().map(|moment| now.steady_at(moment));
+        self.timers.next_due().into_iter().chain(self.checkpoints.due()).chain(moment).min()
     }
 
-    fn group_is_due(&mut self, id: GroupId, due: Time, now: Now) {
+    /// Whether it was, since this was last asked. Less than a second is no matter.
+    fn clock_was_set_back(&mut self, now: Now) -> bool {
+        let by = self.ahead.saturating_sub(now.ahead());
+        if by.unsigned_abs() >= 1_000 {
+            self.ahead = now.ahead();
+        }
+        by >= 1_000
+    }
+
+    fn group_is_due(&mut self, id: GroupId, due: Steady, now: Now) {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
-        for task in group.open.overdue(now.wall) {
-            self.give_back(id, task, Outcome::TimedOut, String::new(), None, now);
+        for task in group.open.overdue(now.steady) {
+            self.give_back(id, task, Outcome::TimedOut, String::new(), Duration::ZERO, now);
         }
+        self.dispatch(id, now);
+    }
+
+    fn moment_of_group_came(&mut self, id: GroupId, moment: Time, now: Now) {
+        let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at_moment == Some(moment)) else { return };
+        group.wake_at_moment = None;
         self.dispatch(id, now);
     }
 
@@ -313,12 +349,12 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(heartbeat) = session.join.heartbeat else { return };
         // While the client does not read what it was sent, it gets no heartbeat either.
-        if session.last_sent.after(heartbeat) <= now.wall && session.has_room() {
-            session.last_sent = now.wall;
+        if session.last_sent.after(heartbeat) <= now.steady && session.has_room() {
+            session.last_sent = now.steady;
             self.actions.push(Action::Heartbeat(id));
         }
         let next = session.last_sent.after(heartbeat);
-        self.timers.set(if next > now.wall { next } else { now.wall.after(heartbeat) }, Timer::Session(id));
+        self.timers.set(if next > now.steady { next } else { now.steady.after(heartbeat) }, Timer::Session(id));
     }
 
     fn session_has_rested(&mut self, id: SessionId, now: Now) {
@@ -334,9 +370,14 @@ impl Core {
         if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
             self.wake_group_at(id, due);
         }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if let Some(moment) = group.next_moment().filter(|next| group.wake_at_moment.is_none_or(|at| *next < at)) {
+            group.wake_at_moment = Some(moment);
+            self.moments.set(moment, Timer::Group(id));
+        }
     }
 
-    fn wake_group_at(&mut self, id: GroupId, due: Time) {
+    fn wake_group_at(&mut self, id: GroupId, due: Steady) {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if group.wake_at.is_none_or(|at| due < at) {
             group.wake_at = Some(due);

@@ -22,6 +22,9 @@ use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
+/// What is done with the state machine, at that moment.
+type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
+
 /// What the broker's thread is asked.
 pub(super) enum Command {
     Join(Box<Join>, Reply<Result<(SessionId, Inbox), NotYourTurn>>),
@@ -30,7 +33,7 @@ pub(super) enum Command {
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
     /// A short look at the state, or a change of it.
-    With(Box<dyn FnOnce(&mut Core, Now) + Send>),
+    With(Work),
     Flush(Reply<Result<(), StoreError>>),
     Read(ReadAnswer),
     Drain,

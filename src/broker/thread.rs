@@ -21,6 +21,9 @@ const BURST: usize = 256;
 /// Most text taken from the tail at once, in bytes.
 const TAIL_BYTES: usize = 1024 * 1024;
 
+/// How late it is noticed at most that the clock stepped, or that the machine slept: nothing wakes a thread because of that.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// The loop of the broker's thread: feeds the core and does what it says.
 pub(super) struct BrokerThread {
     core: Core,
@@ -54,9 +57,7 @@ impl BrokerThread {
         loop {
             let due = self.core.tick(Now::read());
             self.act();
-            let wait = due.map_or(Duration::from_secs(3600), |at| {
-                Duration::from_millis((at.0 - Now::read().wall.0).clamp(0, 3_600_000) as u64)
-            });
+            let wait = due.map_or(LOOK, |at| at.since(Now::read().steady).min(LOOK));
             let mut stop = false;
             select! {
                 recv(commands.raw()) -> command => {
@@ -184,7 +185,7 @@ impl BrokerThread {
     /// Does what the core says, until it says nothing more.
     fn act(&mut self) {
         loop {
-            let actions = self.core.take_actions();
+            let actions = self.core.take_actions(Now::read());
             if actions.is_empty() {
                 break;
             }
@@ -234,7 +235,7 @@ impl BrokerThread {
     }
 
     fn stop(mut self) {
-        self.core.checkpoint();
+        self.core.checkpoint(Now::read());
         self.act();
         info!("stopped delivering; {} tasks went out since the start", self.delivered);
     }

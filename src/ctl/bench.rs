@@ -6,6 +6,11 @@
 mod args;
 mod article;
 mod backlog;
+mod broadcast;
+mod clients;
+mod delayed;
+mod fanout;
+mod groups;
 mod idle;
 mod join_set;
 mod latency;
@@ -14,15 +19,16 @@ mod load;
 mod progress;
 mod raw;
 mod report;
+mod retention;
 mod submit;
 mod target;
 mod work;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub(super) use args::Bench;
-use grpcio::{EnvBuilder, Environment};
+use grpcio::{CallOption, EnvBuilder, Environment};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::args::Which;
@@ -35,6 +41,9 @@ use super::link::Link;
 use super::out::Out;
 use crate::task::Time;
 use crate::wire::control as pb;
+
+/// How long an answer is waited for that is itself measured.
+const LONG: Duration = Duration::from_secs(120);
 
 /// One run of one measurement.
 struct Run {
@@ -49,7 +58,7 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
     take_open_files();
     let Bench { common, which } = bench;
     let watch = Watch::new(out.json)?;
-    let target = Target::find(&common, control)?;
+    let target = Target::find(&common, control, which.addresses())?;
     let env = EnvBuilder::new().cq_count(common.threads as usize).name_prefix("load").build();
     let name = match which {
         Which::Submit(_) => "submit",
@@ -58,23 +67,38 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
         Which::Latency(_) => "latency",
         Which::Idle(_) => "idle",
         Which::Fanout(_) => "fanout",
+        Which::Broadcast(_) => "broadcast",
         Which::Backlog(_) => "backlog",
+        Which::Delayed(_) => "delayed",
+        Which::Groups(_) => "groups",
+        Which::Retention(_) => "retention",
     };
     let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
     let limits = limits::measure(&target.dir, &watch)?;
+    let before = target::own_vitals();
     let mut run = Run { target, env: Arc::new(env), watch, report: Report::new(name) };
     match which {
         Which::Submit(args) => submit::run(&mut run, &args)?,
         Which::Work(args) => work::run(&mut run, &args)?,
         Which::Article(args) => article::run(&mut run, &args)?,
         Which::Latency(args) => latency::run(&mut run, &args)?,
-        Which::Idle(args) => idle::idle(&mut run, &args)?,
-        Which::Fanout(args) => idle::fanout(&mut run, &args)?,
+        Which::Idle(args) => idle::run(&mut run, &args)?,
+        Which::Fanout(args) => fanout::run(&mut run, &args)?,
+        Which::Broadcast(args) => broadcast::run(&mut run, &args)?,
         Which::Backlog(args) => backlog::run(&mut run, &args)?,
+        Which::Delayed(args) => delayed::run(&mut run, &args)?,
+        Which::Groups(args) => groups::run(&mut run, &args)?,
+        Which::Retention(args) => retention::run(&mut run, &args)?,
     }
     if let Some(vitals) = run.target.vitals() {
         run.report.number("rss_mb", vitals.peak_kb as f64 / 1024.0, "MB of memory, the most the server took");
         run.report.count("threads", vitals.threads, "threads of the server");
+        // What a server that was killed took before is not known any more.
+        run.report.number("server_cpu_s", vitals.cpu.as_secs_f64(), "seconds of CPU the server took, from its start");
+        if let (Some(before), Some(after)) = (before, target::own_vitals()) {
+            let took = (after.cpu - before.cpu).as_secs_f64();
+            run.report.number("load_cpu_s", took, "seconds of CPU the load generator took");
+        }
     }
     // Contact knows no other: it is not an option of the server.
     let fsync = if ours { "always" } else { "unknown" };
@@ -89,6 +113,23 @@ impl Run {
         Link::connect(&self.target.control)
     }
 
+    /// Kills the server and starts it again on its data. Returns how long it was from that start to its first answer.
+    fn ready_after_kill(&mut self) -> Result<Duration, Error> {
+        self.target.restart()?;
+        let started = self.target.started().unwrap_or_else(Instant::now);
+        loop {
+            let answer = self.link().and_then(|link| {
+                link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), CallOption::default().timeout(LONG)))
+            });
+            match answer {
+                Ok(_) => return Ok(started.elapsed()),
+                // It may be so busy with what it has that no connection comes about yet.
+                Err(Error::NoServer(_)) if started.elapsed() < LONG => {}
+                Err(why) => return Err(why),
+            }
+        }
+    }
+
     /// A group for this measurement alone.
     fn group(&self) -> String {
         if self.target.is_spawned() { "bench".into() } else { format!("bench-{:08x}", rand::random::<u32>()) }
@@ -99,7 +140,7 @@ impl Run {
         // On somebody's server, what is for everyone is not to stay there.
         let expires = !self.target.is_spawned() && to.is_empty();
         let expires_at = if expires { Time::now().after(Duration::from_secs(3600)).0 } else { 0 };
-        Kind { to: to.into(), size, expires_at }
+        Kind { to: to.into(), size, expires_at, delay: None }
     }
 
     /// Removes a group that was made for this measurement. Its clients have gone, but the server may not know yet; and if it

@@ -28,6 +28,35 @@ pub struct Recovered {
     pub groups: Vec<GroupState>,
     /// The results of named groups after the mark of the last checkpoint, in order.
     pub replay: Vec<TaskResult>,
+    /// What the clock showed last.
+    pub newest: Newest,
+}
+
+/// When something was last written down, as far as it is kept; 1970, if nothing is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Newest {
+    /// When the newest task was accepted.
+    pub task: Time,
+    /// When the newest result came.
+    pub result: Time,
+    /// When the newest status came.
+    pub status: Time,
+}
+
+impl Newest {
+    pub(super) fn read(reader: &mut dyn Reader, at: Positions) -> Result<Newest, StoreError> {
+        Ok(Newest {
+            task: reader.latest_tasks(TaskId::MAX, 1)?.first().map_or(Time::default(), |task| task.accepted_at),
+            result: reader
+                .results(at.result.saturating_sub(1), 1)?
+                .first()
+                .map_or(Time::default(), |entry| entry.result.at),
+            status: reader
+                .statuses(at.status.saturating_sub(1), 1)?
+                .first()
+                .map_or(Time::default(), |entry| entry.status.at),
+        })
+    }
 }
 
 /// How far a group has come.

@@ -5,7 +5,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use super::backend::{PAGE_BYTES, last_outcome, page};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, OpenReader, Positions, Reader, Recovered, Removal,
+    Backend, Backlog, BacklogPage, Batch, GroupState, Keyed, Newest, OpenReader, Positions, Reader, Recovered, Removal,
     Removed, StoreError,
 };
 use crate::task::{GroupName, Outcome, Status, Task, TaskId, TaskResult, Time};
@@ -34,12 +34,15 @@ impl Memory {
 
 impl Backend for Memory {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
+        let positions = self.rows().positions;
+        let newest = Newest::read(self, positions)?;
         let rows = self.rows();
         let replay = rows_after(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
         Ok(Recovered {
-            positions: rows.positions,
+            positions,
             groups: rows.groups.values().cloned().collect(),
             replay: replay.cloned().collect(),
+            newest,
         })
     }
 

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
 
-use super::{Backend, Batch, GroupState, Keyed, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
+use super::{
+    Backend, Batch, GroupState, Keyed, Newest, OpenReader, Positions, Recovered, Removal, Removed, StoreError,
+};
 use crate::task::{GroupName, Outcome, TaskId};
 
 mod reader;
@@ -152,7 +154,8 @@ impl Backend for Sqlite {
         let mark = self.meta("mark")?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
         let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, replay })
+        let newest = Newest::read(&mut *self.reader()()?, positions)?;
+        Ok(Recovered { positions, groups, replay, newest })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {

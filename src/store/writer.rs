@@ -11,8 +11,8 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Condition, GroupState, KeyReused, MAILBOX, Patient, Positions, Removal, Removed, Shared,
-    StoreError,
+    Accepted, Batch, Condition, GroupState, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal, Removed,
+    Shared, StoreError,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
@@ -86,6 +86,8 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     /// How far the logs go on disk.
     positions: Positions,
+    /// When the newest task was accepted: none is accepted before the one before it, though the clock be set back.
+    accepted_at: Time,
     /// Since a write failed.
     outage: Option<Outage>,
     /// [`Command::Close`] came.
@@ -127,9 +129,10 @@ impl Writer {
         backend: Patient,
         mailbox: Receiver<Command>,
         shared: Arc<Shared>,
-        positions: Positions,
+        recovered: &Recovered,
     ) -> Writer {
-        Writer { backend, mailbox, shared, positions, outage: None, closing: false }
+        let (positions, accepted_at) = (recovered.positions, recovered.newest.task);
+        Writer { backend, mailbox, shared, positions, accepted_at, outage: None, closing: false }
     }
 
     /// Runs until [`Command::Close`], and then until the mailbox is empty.
@@ -160,7 +163,7 @@ impl Writer {
 
     /// Takes this command and those that wait, and writes them.
     fn write_with(&mut self, first: Command) {
-        let mut round = Round::new(self.positions);
+        let mut round = Round::new(self.positions, Time::now().max(self.accepted_at));
         self.take(&mut round, first);
         let latest = Instant::now() + LINGER;
         while !round.is_full() && round.failed.is_none() {
@@ -221,6 +224,9 @@ impl Writer {
 
     /// Writes the round, then answers its callers.
     fn settle(&mut self, mut round: Round) {
+        if !round.batch.tasks.is_empty() {
+            self.accepted_at = round.accepted_at;
+        }
         let written = match round.failed.take() {
             Some(error) => Err(error),
             None if round.batch.is_empty() => Ok(()),
@@ -340,13 +346,13 @@ impl Outage {
 }
 
 impl Round {
-    fn new(positions: Positions) -> Round {
+    fn new(positions: Positions, accepted_at: Time) -> Round {
         Round {
             batch: Batch { positions, ..Batch::default() },
             keys: HashMap::new(),
             answers: Vec::new(),
             unchecked: VecDeque::new(),
-            accepted_at: Time::now(),
+            accepted_at,
             commands: 0,
             rows: 0,
             bytes: 0,

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
-use contact::now::Steady;
+use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{GroupState, Recovered};
 use contact::task::{ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
@@ -37,7 +37,10 @@ struct Ledger {
     /// Since then: deliveries that came back though their client gave none back; and those of clients that never said anything.
     lost: u32,
     silent: u32,
-    not_before: Option<Time>,
+    /// Until when it waits at least before it goes out again, whatever becomes of the time of day; and at most. The two differ
+    /// where the process was started again and the clock had stepped.
+    waits_until: Option<Steady>,
+    latest: Option<Steady>,
     revived: bool,
     /// Where in the log its last outcome stands.
     at: usize,
@@ -70,7 +73,7 @@ struct Lease {
     session: Option<SessionId>,
     attempt: u32,
     begun: bool,
-    deadline: Time,
+    deadline: Steady,
     /// The stream of its client ended, and nothing was heard of that since.
     left: bool,
     /// Where it was last renewed from.
@@ -88,14 +91,14 @@ struct Peer {
 }
 
 pub(crate) enum Logged {
-    Result(NewResult),
+    Result(NewResult, Now),
     Forgot(GroupName),
 }
 
 impl Logged {
     pub(crate) fn result(&self) -> Option<&NewResult> {
         match self {
-            Logged::Result(result) => Some(result),
+            Logged::Result(result, _) => Some(result),
             Logged::Forgot(_) => None,
         }
     }
@@ -131,10 +134,15 @@ impl Expected {
     }
 }
 
+/// By so much the clock may be off, and what waits for a while is not stored anew.
+const DRIFT: Duration = Duration::from_secs(1);
+
 pub(crate) struct Model {
     pub(crate) groups: BTreeMap<GroupName, Known>,
     pub(crate) log: Vec<Logged>,
     pub(crate) cancelled: BTreeSet<TaskId>,
+    /// Where the log stood when the clock stepped last.
+    pub(crate) stepped: Option<usize>,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
     pub(crate) batch: bool,
     /// Where the log stood before this event.
@@ -167,6 +175,7 @@ impl Model {
             groups: BTreeMap::new(),
             log: Vec::new(),
             cancelled: BTreeSet::new(),
+            stepped: None,
             batch: false,
             before: 0,
             ledgers: HashMap::new(),
@@ -258,7 +267,7 @@ impl Model {
 
     // ---- addresses
 
-    pub(crate) fn peer_joined(&mut self, id: SessionId, name: &Arc<str>, group: Option<&GroupName>, now: Time) {
+    pub(crate) fn peer_joined(&mut self, id: SessionId, name: &Arc<str>, group: Option<&GroupName>, now: Now) {
         let generation = |group: &GroupName| (group.clone(), self.groups[group].generation);
         let generation = group.map(generation);
         let peer = self.peers.entry(name.clone()).or_default();
@@ -270,7 +279,7 @@ impl Model {
             if Some(of) == group && lease.session.is_none() && !lease.left && lease.renewed_from.as_ref() == Some(name)
             {
                 lease.session = Some(id);
-                lease.deadline = now.after(self.ack_timeout);
+                lease.deadline = now.steady.after(self.ack_timeout);
             }
         }
     }
@@ -325,13 +334,29 @@ impl Model {
         waiting
     }
 
-    pub(crate) fn first_deadline(&self) -> Option<Time> {
+    /// Until when tasks of this group wait that are to go out again, if that is known; and of these, what is to go out now.
+    pub(crate) fn waiting_of(&self, group: &GroupName, now: Now) -> (Option<Steady>, Vec<TaskId>) {
+        let waits = self.ledgers.iter().filter(|(key, ledger)| {
+            key.0 == *group && !ledger.settled && ledger.last() > 0 && !self.leases.contains_key(*key)
+        });
+        let (later, due): (Vec<_>, Vec<_>) = waits.partition(|(_, ledger)| ledger.latest > Some(now.steady));
+        let known = later.iter().filter(|(_, ledger)| ledger.waits_until == ledger.latest);
+        let first = known.filter_map(|(_, ledger)| ledger.latest).min();
+        (first, due.into_iter().map(|((_, task), _)| *task).collect())
+    }
+
+    /// Whether that group was ever given this task.
+    pub(crate) fn went_out(&self, group: &GroupName, task: TaskId) -> bool {
+        self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.last() > 0)
+    }
+
+    pub(crate) fn first_deadline(&self) -> Option<Steady> {
         self.leases.values().map(|lease| lease.deadline).min()
     }
 
     /// The same process came back: it keeps what it holds, for a while unless it said so already, over the new connection.
-    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Time) {
-        let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+    pub(crate) fn moved(&mut self, old: SessionId, new: SessionId, connection: Option<&Arc<str>>, now: Now) {
+        let deadline = now.steady.after(self.ack_timeout.min(Duration::from_secs(5)));
         if self.heard.contains(&old) {
             self.heard.insert(new);
         }
@@ -344,8 +369,8 @@ impl Model {
     }
 
     /// A stream ended. What its client has begun stays with it for a moment, if it said that it had begun.
-    pub(crate) fn left(&mut self, id: SessionId, now: Time) {
-        let deadline = now.after(self.ack_timeout.min(Duration::from_secs(5)));
+    pub(crate) fn left(&mut self, id: SessionId, now: Now) {
+        let deadline = now.steady.after(self.ack_timeout.min(Duration::from_secs(5)));
         for lease in self.leases.values_mut().filter(|lease| lease.session == Some(id) && lease.begun) {
             (lease.session, lease.left, lease.deadline) = (None, true, lease.deadline.min(deadline));
         }
@@ -358,7 +383,7 @@ impl Model {
 
     // ---- what comes out of the core
 
-    pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Time) {
+    pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Now) {
         self.peers.get_mut(&stream.join.peer).unwrap().unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
             assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");
@@ -385,7 +410,7 @@ impl Model {
         }
         assert!(!self.groups[group].paused, "{group} is paused");
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
-        assert!(ledger.not_before.is_none_or(|at| at <= now), "task {} is delayed for {group}", task.id);
+        assert!(ledger.waits_until.is_none_or(|at| at <= now.steady), "task {} is delayed for {group}", task.id);
         assert_eq!(attempt, ledger.last() + 1, "attempts of task {} for {group} go up by one", task.id);
         assert!(ledger.spent < most, "task {} is begun {most} times at most", task.id);
         assert!(ledger.silent < self.max_deliveries, "no more than so many clients fall silent over task {}", task.id);
@@ -401,16 +426,26 @@ impl Model {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         assert!(held < stream.window, "a client holds no more than its window");
-        let deadline = now.after(self.ack_timeout);
+        let deadline = now.steady.after(self.ack_timeout);
         let lease = Lease { session: Some(id), attempt, begun, deadline, left: false, renewed_from: None };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
 
     /// A checkpoint counts the deliveries that were made, all of them and no more.
-    pub(crate) fn checkpointed(&mut self, groups: &[GroupState]) {
+    pub(crate) fn checkpointed(&mut self, groups: &[GroupState], now: Now) {
         for (group, open) in groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open))) {
             let Some(ledger) = self.ledgers.get(&(group.clone(), open.id)) else { continue };
+            let is_known = !self.batch && ledger.waits_until == ledger.latest;
+            let waits =
+                ledger.waits_until.filter(|until| is_known && *until > now.steady && open.attempts.deliveries > 0);
+            if let Some(until) = waits.filter(|_| !self.leases.contains_key(&(group.clone(), open.id))) {
+                assert_eq!(
+                    open.not_before,
+                    Some(now.wall_at(until)),
+                    "what waits is stored with the time of day: {open:?}"
+                );
+            }
             let last = ledger.last();
             let Attempts { deliveries, spent, .. } = open.attempts;
             // It may be made before the deliveries of its step leave; in a burst, they may even be lost before that.
@@ -423,13 +458,13 @@ impl Model {
 
     /// Checks the order of the deliveries of one step: nothing of a higher class is left that could have gone before them;
     /// first ones reach each client in order, and all of them come after those of earlier steps.
-    pub(crate) fn step_ends(&mut self, tasks: &[Arc<Task>], now: Time) {
+    pub(crate) fn step_ends(&mut self, tasks: &[Arc<Task>], now: Now) {
         let given = std::mem::take(&mut self.given);
         // In a burst it may have been accepted after they went out.
         for (group, lowest) in given.iter().filter(|_| !self.batch) {
             let could_go = |task: &&Arc<Task>| {
                 let spec = &task.spec;
-                let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now);
+                let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
                 let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
                 let ledger = || self.ledgers.get(&(group.clone(), task.id));
                 spec.priority < *lowest && in_time && self.wants(group, task) && ledger().is_none_or(untouched)
@@ -454,11 +489,12 @@ impl Model {
     pub(crate) fn recorded(
         &mut self,
         result: &NewResult,
-        now: Time,
+        now: Now,
         streams: &BTreeMap<SessionId, Stream>,
         tasks: &[Arc<Task>],
     ) {
-        self.log.push(Logged::Result(result.clone()));
+        self.log.push(Logged::Result(result.clone(), now));
+        assert_eq!(result.at, now.wall, "what is written down has the time of day");
         let Some(group) = &result.group else { return };
         if result.late {
             return;
@@ -469,13 +505,13 @@ impl Model {
         match (&lease, result.outcome) {
             (Some(lease), Outcome::Lost) => {
                 let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
-                let gone = gone || (lease.left && lease.deadline <= now);
+                let gone = gone || (lease.left && lease.deadline <= now.steady);
                 assert!(gone, "nothing is taken from a client that is there");
                 assert!(lease.begun, "what was not begun is released: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
             }
             (Some(lease), Outcome::TimedOut) => {
-                assert!(lease.deadline <= now, "a lease is not ended before its time");
+                assert!(lease.deadline <= now.steady, "a lease is not ended before its time");
                 assert!(lease.begun && !lease.left, "that is released, or lost: {result:?}");
                 assert_eq!(result.attempt, lease.attempt);
             }
@@ -484,7 +520,7 @@ impl Model {
                 // Whoever gives a task back says something about it.
                 if result.ret.is_empty() {
                     let gone = lease.session.is_some_and(|id| !streams.contains_key(&id));
-                    assert!(gone || lease.deadline <= now, "nothing is taken from a client that is there");
+                    assert!(gone || lease.deadline <= now.steady, "nothing is taken from a client that is there");
                     assert!(!lease.begun, "what was begun is lost: {result:?}");
                     let ledger = self.ledgers.get_mut(&(group.clone(), result.task)).unwrap();
                     ledger.lost += 1;
@@ -504,7 +540,7 @@ impl Model {
                 assert!(last == 0 || result.attempt == last, "{result:?}: that was attempt {last}");
             }
             (None, Outcome::Expired) => {
-                assert!(task.spec.expires_at.is_some_and(|at| at <= now), "{result:?}: its time is not over");
+                assert!(task.spec.expires_at.is_some_and(|at| at <= now.wall), "{result:?}: its time is not over");
                 assert!(task.spec.cancelled_at().is_none(), "{result:?}: it was cancelled");
             }
             (None, Outcome::Cancelled) => {
@@ -518,17 +554,17 @@ impl Model {
             let used_up = ledger.spent >= most || ledger.lost >= self.max_deliveries;
             assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
         }
-        self.fold(result, task.id);
+        self.fold(result, task.id, now);
         if let Outcome::Lost | Outcome::TimedOut = result.outcome {
             let spent = self.ledgers[&(group.clone(), task.id)].spent;
-            let (least, most) = self.waits(group, task, spent - 1, result.at);
+            let (least, most) = self.waits(group, task, spent - 1, now);
             assert!(self.batch || (least..=most).contains(&result.not_before.unwrap_or(result.at)), "{result:?}");
         }
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
     }
 
     /// What a result changes.
-    fn fold(&mut self, result: &NewResult, task: TaskId) {
+    fn fold(&mut self, result: &NewResult, task: TaskId, now: Now) {
         let Some(group) = &result.group else { return };
         // That an operator has seen a dead letter changes nothing.
         if result.late || result.outcome == Outcome::Dropped {
@@ -549,12 +585,27 @@ impl Model {
                 Outcome::Released => ledger.release(result.attempt),
                 _ => ledger.begin(result.attempt),
             }
-            ledger.not_before = result.not_before;
+            let wait = result.not_before.map(|until| until.since(result.at));
+            ledger.waits_until = wait.map(|wait| now.steady.after(wait));
+            ledger.latest = ledger.waits_until;
+        }
+    }
+
+    /// The clock stepped since that outcome, and the process was started again: it may be that its task waits less long, but never
+    /// longer than it would if the wait began now.
+    fn wait_begins_again(&mut self, result: &NewResult, now: Now) {
+        let counts = !result.late && result.outcome != Outcome::Dropped;
+        let Some(group) = result.group.as_ref().filter(|_| counts) else { return };
+        if let Some(ledger) =
+            self.ledgers.get_mut(&(group.clone(), result.task)).filter(|ledger| ledger.latest.is_some())
+        {
+            let wait = result.not_before.map_or(Duration::ZERO, |until| until.since(result.at));
+            (ledger.waits_until, ledger.latest) = (None, Some(now.steady.after(wait + DRIFT)));
         }
     }
 
     /// The process was started again: what is known is what the log says, up to there, and the checkpoint.
-    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered, now: Time) {
+    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered, now: Now) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();
@@ -564,9 +615,15 @@ impl Model {
         self.takeovers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
-        for entry in &log {
+        self.stepped = self.stepped.map(|at| at.min(log.len()));
+        for (place, entry) in log.iter().enumerate() {
             match entry {
-                Logged::Result(result) => self.fold(result, result.task),
+                Logged::Result(result, at) => {
+                    self.fold(result, result.task, *at);
+                    if self.stepped.is_some_and(|at| place < at) {
+                        self.wait_begins_again(result, now);
+                    }
+                }
                 Logged::Forgot(group) => self.forget(group),
             }
         }
@@ -600,7 +657,7 @@ impl Model {
             }
         }
         // What was delivered then, and nothing was said of since, may be with its client.
-        let held_until = now.after(self.restart_grace.min(self.ack_timeout));
+        let held_until = now.steady.after(self.restart_grace.min(self.ack_timeout));
         for (group, open) in recovered.groups.iter().flat_map(|group| group.open.iter().map(|open| (&group.name, open)))
         {
             let of_it = |result: &NewResult| result.group.as_ref() == Some(group) && result.task == open.id;
@@ -610,7 +667,15 @@ impl Model {
                 let ledger = self.ledgers.entry((group.clone(), open.id)).or_default();
                 ledger.seen = deliveries;
                 (ledger.spent, ledger.begun_at, ledger.lost) = (spent, if begun { deliveries } else { 0 }, silent);
-                ledger.not_before = ledger.not_before.max(Some(held_until));
+                if open.not_before.is_none() {
+                    // It was with its client when that was written.
+                    (ledger.waits_until, ledger.latest) = (None, None);
+                }
+                ledger.waits_until = ledger.waits_until.max(Some(held_until));
+                ledger.latest = ledger.latest.max(Some(held_until));
+                if self.stepped.is_some() {
+                    ledger.latest = ledger.latest.map(|latest| latest.after(DRIFT));
+                }
             }
         }
     }
@@ -623,10 +688,10 @@ impl Model {
 
     /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of its group
     /// counts, or that of the server.
-    fn waits(&self, group: &GroupName, task: &Task, attempt: u32, now: Time) -> (Time, Time) {
+    fn waits(&self, group: &GroupName, task: &Task, attempt: u32, now: Now) -> (Time, Time) {
         let other = self.groups.get(group).and_then(|known| known.retry.backoff).unwrap_or(self.retry);
         let policies = [task.spec.retry.unwrap_or(other), other];
-        let waits = policies.map(|policy| now.after(policy.wait(attempt, task.id)));
+        let waits = policies.map(|policy| now.wall.after(policy.wait(attempt, task.id)));
         (waits[0].min(waits[1]), waits[0].max(waits[1]))
     }
 
@@ -638,7 +703,7 @@ impl Model {
         reporter: &Reporter,
         report: &OutcomeReport,
         head: TaskId,
-        now: Time,
+        now: Now,
         tasks: &[Arc<Task>],
         streams: &BTreeMap<SessionId, Stream>,
     ) -> Option<Expected> {
@@ -682,10 +747,14 @@ impl Model {
             let is_late = named.is_some() || self.anonymous_group.is_some();
             return late(Some(is_late), named.cloned());
         };
-        let delay = Some(now.after(report.delay)).filter(|_| !report.delay.is_zero());
+        let delay = Some(now.wall.after(report.delay)).filter(|_| !report.delay.is_zero());
         // A client without a stream has some time to come.
         let lasts = |session: Option<SessionId>| {
-            now.after(if session.is_some() { self.ack_timeout } else { self.ack_timeout.min(Duration::from_secs(5)) })
+            now.steady.after(if session.is_some() {
+                self.ack_timeout
+            } else {
+                self.ack_timeout.min(Duration::from_secs(5))
+            })
         };
         let key = (group.clone(), task);
         let waits = self.ledgers.get(&key).filter(|_| report.delay.is_zero()).map(|ledger| {
@@ -724,7 +793,9 @@ impl Model {
         match report.outcome {
             Outcome::Working if is_last => {
                 let renewed_from = Some(reporter.peer.clone());
-                self.ledgers.get_mut(&key).unwrap().begin(attempt);
+                let ledger = self.ledgers.get_mut(&key).unwrap();
+                ledger.begin(attempt);
+                (ledger.waits_until, ledger.latest) = (None, None);
                 self.leases.insert(
                     key,
                     Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },

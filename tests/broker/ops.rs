@@ -35,6 +35,8 @@ pub(crate) enum Op {
     ReporterConnected(u8),
     ReporterDisconnected(u8),
     Wait(u64),
+    /// By so many milliseconds the time of day is another.
+    Step(i64),
     WaitForDue,
     Answer(Index, bool),
     Checkpoint,
@@ -198,6 +200,13 @@ fn report() -> impl Strategy<Value = ReportOp> {
         .prop_map(|(whose, of, attempt, outcome, delay, by)| ReportOp { whose, of, attempt, outcome, delay, by })
 }
 
+/// A correction, a leap within what tasks wait for, the hour of a wrong time zone, and a machine that knew no time.
+fn step() -> impl Strategy<Value = i64> {
+    const HOUR: i64 = 3_600_000;
+    let by = prop_oneof![3 => 1..2_000_i64, 4 => 2_000..90_000_i64, 2 => Just(HOUR), 1 => Just(40 * 24 * HOUR)];
+    (by, any::<bool>()).prop_map(|(by, back)| if back { -by } else { by })
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let index = any::<Index>;
     prop_oneof![
@@ -215,6 +224,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (0..WHO.len() as u8).prop_map(Op::ReporterDisconnected),
         3 => (1..20_000_u64).prop_map(Op::Wait),
         3 => Just(Op::WaitForDue),
+        2 => step().prop_map(Op::Step),
         8 => (index(), prop::bool::weighted(0.8)).prop_map(|(at, ok)| Op::Answer(at, ok)),
         2 => Just(Op::Checkpoint),
         2 => Just(Op::Sync),
@@ -302,6 +312,7 @@ impl World {
             }
             Op::Wait(time) => self.wait(Duration::from_millis(*time)),
             Op::WaitForDue => self.wait_for_due(),
+            Op::Step(millis) => self.step(*millis),
             Op::Answer(at, ok) => {
                 if !self.reads.is_empty() {
                     self.answer(at.index(self.reads.len()), *ok);

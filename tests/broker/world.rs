@@ -22,7 +22,7 @@ use super::model::{Logged, Model};
 pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
 
 /// When each world begins: the machine had been up for a while, and the two clocks have nothing in common.
-pub(crate) const START: Now = Now { wall: Time(1_000_000), steady: Steady(77_000) };
+pub(crate) const START: Now = Now { wall: Time(1_777_536_000_000), steady: Steady(77_000) };
 
 pub(crate) fn name(name: &str) -> Name {
     Name::new(NameOf::Group, name).unwrap()
@@ -68,7 +68,7 @@ pub(crate) struct World {
     pub(crate) config: Config,
     pub(crate) now: Now,
     /// When the core wants to be woken.
-    pub(crate) due: Option<Time>,
+    pub(crate) due: Option<Steady>,
     /// The log of tasks; a task's place is its id - 1.
     pub(crate) tasks: Vec<Arc<Task>>,
     /// How many of them the core was told of.
@@ -88,6 +88,11 @@ pub(crate) struct World {
     /// Events left before what came of them is done.
     holding: usize,
     reports: usize,
+    draining: bool,
+    /// When a page or a text could not be read: it is read again a second later.
+    read_failed: Option<Steady>,
+    /// When a client gave a task back: it may get none for a second.
+    released: Option<Steady>,
 }
 
 impl World {
@@ -110,6 +115,9 @@ impl World {
             next_session: 1,
             holding: 0,
             reports: 0,
+            draining: false,
+            read_failed: None,
+            released: None,
         }
     }
 
@@ -208,12 +216,12 @@ impl World {
             let old = &self.streams[&before];
             if join.instance.is_some() && old.join.instance == join.instance && old.group == stream.group {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
-                self.model.moved(before, id, connection, self.now.wall);
+                self.model.moved(before, id, connection, self.now);
             }
             self.model.taken_over(before);
             self.gone(before);
         }
-        self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now.wall);
+        self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
         self.act();
         if let Some(before) = before {
@@ -224,7 +232,7 @@ impl World {
 
     pub(crate) fn leave(&mut self, id: SessionId) {
         if self.streams[&id].join.begins {
-            self.model.left(id, self.now.wall);
+            self.model.left(id, self.now);
         }
         self.gone(id);
         self.core.leave(id, self.now);
@@ -273,10 +281,13 @@ impl World {
             self.flush();
         }
         self.reports += 1;
+        if report.outcome == Outcome::Released {
+            self.released = Some(self.now.steady);
+        }
         report.ret = format!("report {}", self.reports);
         let held = self.holding > 0;
         let head = self.announced as TaskId;
-        let expected = self.model.report(reporter, &report, head, self.now.wall, &self.tasks, &self.streams);
+        let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
         self.core.report(reporter, vec![report.clone()], self.now);
         self.act();
@@ -316,8 +327,16 @@ impl World {
     pub(crate) fn wait_for_due(&mut self) {
         self.flush();
         if let Some(due) = self.due {
-            self.passes(Duration::from_millis((due.0 - self.now.wall.0).max(0) as u64));
+            self.passes(due.since(self.now.steady));
         }
+        self.act();
+    }
+
+    /// The time of day is another from now on.
+    pub(crate) fn step(&mut self, millis: i64) {
+        self.flush();
+        self.now.wall.0 += millis;
+        self.model.stepped = Some(self.model.log.len());
         self.act();
     }
 
@@ -327,6 +346,7 @@ impl World {
 
     pub(crate) fn answer(&mut self, at: usize, ok: bool) {
         let now = self.now;
+        self.read_failed = if ok { self.read_failed } else { Some(now.steady) };
         match self.reads.remove(at) {
             Read::Fetch(group, query) => {
                 let page = ok.then(|| self.disk.backlog(&query).unwrap());
@@ -341,7 +361,7 @@ impl World {
     }
 
     pub(crate) fn checkpoint(&mut self) {
-        self.core.checkpoint();
+        self.core.checkpoint(self.now);
         self.act();
     }
 
@@ -379,6 +399,7 @@ impl World {
     /// The process dies and is started again. Of what the store had not synced, so many writes survive.
     pub(crate) fn crash(&mut self, survive: usize) {
         self.holding = 0;
+        self.draining = false;
         let lost_from = match survive {
             0 => self.model.log.len() - self.unsynced_entries(),
             n => self.unsynced[n - 1].1,
@@ -389,7 +410,7 @@ impl World {
         self.reads.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, &recovered, self.now.wall);
+        self.model.restarted(lost_from, &recovered, self.now);
         self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
     }
@@ -412,6 +433,7 @@ impl World {
     /// The server is about to stop.
     pub(crate) fn drain(&mut self) {
         self.flush();
+        self.draining = true;
         self.core.drain();
     }
 
@@ -533,12 +555,12 @@ impl World {
         self.model.before = self.model.log.len();
         for _ in 0..10_000 {
             self.due = self.core.tick(self.now);
-            let actions = self.core.take_actions();
+            let actions = self.core.take_actions(self.now);
             let idle = actions.is_empty();
             for action in actions {
                 self.act_one(action);
             }
-            self.model.step_ends(&self.tasks[..self.announced], self.now.wall);
+            self.model.step_ends(&self.tasks[..self.announced], self.now);
             let reading = self.readers_read();
             let answered = self.eager && !self.reads.is_empty();
             if answered {
@@ -621,14 +643,14 @@ impl World {
             }
             Action::Record(results) => {
                 for result in &results {
-                    self.model.recorded(result, self.now.wall, &self.streams, &self.tasks[..self.announced]);
+                    self.model.recorded(result, self.now, &self.streams, &self.tasks[..self.announced]);
                 }
                 self.unsynced.push((Write::Results(results), self.model.log.len()));
             }
             Action::Checkpoint(groups) => {
                 let names: HashSet<_> = groups.iter().map(|group| &group.name).collect();
                 assert_eq!(names.len(), groups.len(), "a checkpoint names a group once");
-                self.model.checkpointed(&groups);
+                self.model.checkpointed(&groups, self.now);
                 self.unsynced.push((Write::Checkpoint(groups), self.model.log.len()));
             }
             Action::Forget(group) => {
@@ -666,10 +688,11 @@ impl World {
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
             assert_eq!(task.spec.text, self.tasks[task.id as usize - 1].spec.text);
             assert!(stream.sent - stream.taken < SEND_BUFFER, "a client that does not read is not sent more");
-            assert!(task.spec.not_before.is_none_or(|at| at <= self.now.wall), "task {} is not due", task.id);
+            let came = attempt > 1 || task.spec.not_before.is_none_or(|at| at <= self.now.wall);
+            assert!(came, "task {} is not due", task.id);
             assert!(task.spec.expires_at.is_none_or(|at| at > self.now.wall), "task {} is over", task.id);
             stream.sent += delivery.cost();
-            self.model.delivered(session, stream, task, attempt, self.now.wall);
+            self.model.delivered(session, stream, task, attempt, self.now);
             stream.got.push((task.id, attempt));
             stream.seen.insert(task.id);
         }
@@ -701,10 +724,44 @@ impl World {
             assert_eq!((group.paused, group.retry), (known.paused, known.retry));
         }
         if let Some(deadline) = self.model.first_deadline() {
-            assert!(deadline > self.now.wall, "a lease is over when its time is");
+            assert!(deadline > self.now.steady, "a lease is over when its time is");
             assert!(self.due.is_some_and(|due| due <= deadline), "the core is awake when a lease ends");
         }
-        assert!(self.due.is_none_or(|due| due > self.now.wall), "tick does what is due");
+        assert!(self.due.is_none_or(|due| due > self.now.steady), "tick does what is due");
+        self.check_that_nobody_is_left_without_work();
+    }
+
+    /// A client that has nothing to do, of a group that is owed something which is due, by either clock.
+    fn check_that_nobody_is_left_without_work(&self) {
+        let a_second_ago = |at: Option<Steady>| at.is_none_or(|at| at.after(Duration::from_secs(1)) <= self.now.steady);
+        if !self.reads.is_empty() || self.draining || !a_second_ago(self.read_failed) || !a_second_ago(self.released) {
+            return;
+        }
+        for info in self.core.groups(self.now).iter().filter(|info| !info.paused) {
+            let (waits_until, due) = self.model.waiting_of(&info.name, self.now);
+            // Of each priority so many texts are read ahead.
+            if let Some(until) = waits_until.filter(|_| info.clients > 0 && info.waiting - info.delayed < 256) {
+                let (due, now) = (self.due, self.now.steady);
+                let awake = due.is_some_and(|due| due <= until);
+                assert!(awake, "awake when a wait of {} is over: {due:?}, {until:?}; it is {now:?}", info.name);
+            }
+            let is_free = |(id, stream): (&SessionId, &Stream)| {
+                stream.group.as_ref() == Some(&info.name)
+                    && self.model.held_by(*id) == 0
+                    && stream.sent - stream.taken < SEND_BUFFER
+            };
+            if !self.streams.iter().any(is_free) {
+                continue;
+            }
+            assert_eq!(due, Vec::<TaskId>::new(), "tasks of {} are due, and a client has nothing to do", info.name);
+            let never_went_out = |task: &&Arc<Task>| {
+                let moment = task.spec.not_before.is_none_or(|at| at <= self.now.wall);
+                let open = self.model.wants(&info.name, task) && !self.model.is_settled(&info.name, task.id);
+                moment && open && !self.model.went_out(&info.name, task.id)
+            };
+            let new = self.tasks[..self.announced].iter().find(never_went_out);
+            assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);
+        }
     }
 
     // ---- the end
@@ -718,6 +775,11 @@ impl World {
         }
         for stream in self.streams.values_mut() {
             stream.slow = false;
+        }
+        // Where the clock was set back, what was named may be far off.
+        let named = self.tasks.iter().filter_map(|task| task.spec.not_before).max();
+        if let Some(far) = named.filter(|at| *at > self.now.wall.after(Duration::from_secs(60))) {
+            self.step(far.0 - self.now.wall.0);
         }
         for _ in 0..20_000 {
             let mut idle = true;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::task::Time;
+use crate::now::Steady;
 
 /// A restart reads the outcomes after the last checkpoint: about this many at most.
 const MAX_OUTCOMES: usize = 10_000;
@@ -16,7 +16,7 @@ pub(super) struct CheckpointSchedule {
     /// Outcomes since the last checkpoint.
     outcomes: usize,
     /// When the first delivery since the last checkpoint is to be in one. `None`: there was none.
-    due: Option<Time>,
+    due: Option<Steady>,
     /// How long after that delivery.
     interval: Duration,
 }
@@ -33,7 +33,7 @@ impl CheckpointSchedule {
     }
 
     /// A task went out.
-    pub(super) fn delivered(&mut self, now: Time) {
+    pub(super) fn delivered(&mut self, now: Steady) {
         self.due.get_or_insert(now.after(self.interval));
     }
 
@@ -43,7 +43,7 @@ impl CheckpointSchedule {
     }
 
     /// When the next one is due because of time.
-    pub(super) fn due(&self) -> Option<Time> {
+    pub(super) fn due(&self) -> Option<Steady> {
         self.due
     }
 

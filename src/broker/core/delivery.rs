@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::cursor::Page;
+use super::delayed::Due;
 use super::group::Group;
 use super::open::Lease;
 use super::outcomes::outcome_of;
@@ -13,7 +14,7 @@ use super::session::{Delivery, SessionId};
 use super::tally::micros;
 use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
-use crate::now::Now;
+use crate::now::{Now, Steady};
 use crate::store::{Backlog, BacklogPage};
 use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -81,7 +82,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             group.cursor_mut(query.priority).set_fetching(false);
-            return self.wake_group_at(id, now.wall.after(READ_AGAIN));
+            return self.wake_group_at(id, now.steady.after(READ_AGAIN));
         };
         self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
         self.dispatch(id, now);
@@ -96,7 +97,7 @@ impl Core {
                 self.dispatch(id, now);
             }
             None => {
-                group.open.load_failed(asked, now.wall.after(READ_AGAIN));
+                group.open.load_failed(asked, now.steady.after(READ_AGAIN));
                 self.wake_group(id);
             }
         }
@@ -131,7 +132,7 @@ impl Core {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
             match self.session_for(id, alone.unwrap_or(session), &task) {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
-                Err(again) => self.put_aside(id, &task, attempts, now.wall.after(again)),
+                Err(again) => self.put_aside(id, &task, attempts, now.steady.after(again)),
             }
         }
         self.wake_group(id);
@@ -161,9 +162,9 @@ impl Core {
 
     /// The task is too long for every client that is there. It waits without its text, and holds up no other; an anonymous
     /// client does not get it at all.
-    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Time) {
+    fn put_aside(&mut self, id: GroupId, task: &Task, attempts: Attempts, until: Steady) {
         if let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased) {
-            group.open.delay(task.id, until, attempts);
+            group.open.delay(task.id, Due::After(until), attempts);
         }
     }
 
@@ -186,8 +187,8 @@ impl Core {
                     // The tasks of its backlog go before those of the next priority: wait for them.
                     return None;
                 };
-                if let Some(due) = task.spec.not_before.filter(|due| *due > now.wall) {
-                    group.open.delay(task.id, due, attempts);
+                if let Some(moment) = still_to_come(&task, attempts, now) {
+                    group.open.delay(task.id, Due::At(moment), attempts);
                     continue;
                 }
                 if let Some(outcome) = task.spec.over(now.wall) {
@@ -256,22 +257,22 @@ impl Core {
         if group.leased {
             if attempts.deliveries == 1 {
                 let ready = task.accepted_at.max(group.created_at).max(task.spec.not_before.unwrap_or_default());
-                self.meter.wait.record(micros(ready, now.wall));
+                self.meter.wait.record(micros(now.wall.since(ready)));
             }
             session.hold(task.id, attempts);
-            let deadline = now.wall.after(self.config.ack_timeout);
+            let deadline = now.steady.after(self.config.ack_timeout);
             let (text, turn) = (Some(task.clone()), session.turn);
             let (session, confirmed_from, left_by) = (Some(id), None, None);
             let lease =
-                Lease { task: text, session, attempts, turn, since: now.wall, deadline, confirmed_from, left_by };
+                Lease { task: text, session, attempts, turn, since: now.steady, deadline, confirmed_from, left_by };
             group.open.lease(task.id, lease);
-            self.checkpoints.delivered(now.wall);
+            self.checkpoints.delivered(now.steady);
         }
         let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);
         let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent, max_attempts };
         session.sent += delivery.cost();
         session.delivered += 1;
-        session.last_sent = now.wall;
+        session.last_sent = now.steady;
         if session.outgoing.is_empty() {
             self.outgoing.push(id);
         }
@@ -292,4 +293,10 @@ impl Core {
             session.rank = Some(rank);
         }
     }
+}
+
+/// The moment that its submitter named, if a task is to wait for it. Once it went out, the moment has come, whatever the clock
+/// says now.
+pub(super) fn still_to_come(task: &Task, attempts: Attempts, now: Now) -> Option<Time> {
+    task.spec.not_before.filter(|moment| attempts.deliveries == 0 && *moment > now.wall)
 }

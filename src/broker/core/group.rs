@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::cursor::{LogCursor, Page};
+use super::delayed::Due;
 use super::open::OpenTasks;
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally};
 use crate::attempts::Attempts;
-use crate::now::Now;
+use crate::now::{Now, Steady};
 use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
@@ -89,7 +90,9 @@ pub(super) struct Group {
     pub(super) rate: Rate,
     pub(super) tally: Tally,
     /// When the timer of this group is set for.
-    pub(super) wake_at: Option<Time>,
+    pub(super) wake_at: Option<Steady>,
+    /// And its timer for a time of day.
+    pub(super) wake_at_moment: Option<Time>,
     pub(super) paused: bool,
     /// What is said of retries of its tasks.
     pub(super) retry: RetryPolicy,
@@ -123,6 +126,7 @@ impl Group {
             rate: Rate::default(),
             tally: Tally::default(),
             wake_at: None,
+            wake_at_moment: None,
             broadcast_after,
             paused: false,
             retry: RetryPolicy::default(),
@@ -137,12 +141,17 @@ impl Group {
 
     // ---- checkpoints and recovery
 
-    /// The group as a checkpoint left it. What was delivered before, and so may be with a client, waits until `held_until`.
-    pub(super) fn restore(state: GroupState, held_until: Time) -> Group {
+    /// The group as a checkpoint left it, by a clock that showed `stored` now. What was delivered before, and so may be with a
+    /// client, waits until `held_until`. Until then the clock counts that its submitter named a moment of.
+    pub(super) fn restore(state: GroupState, stored: Now, held_until: Steady) -> Group {
         let mut open = OpenTasks::default();
         for task in state.open {
-            let held_until = if task.attempts.deliveries > 0 { held_until } else { Time::default() };
-            open.delay(task.id, task.not_before.unwrap_or_default().max(held_until), task.attempts);
+            let due = match task.not_before {
+                Some(moment) if task.attempts.deliveries == 0 => Due::At(moment),
+                None if task.attempts.deliveries == 0 => Due::After(stored.steady),
+                wait => Due::After(wait.map_or(held_until, |until| stored.steady_at(until).max(held_until))),
+            };
+            open.delay(task.id, due, task.attempts);
         }
         // So far it is as the checkpoint has it.
         open.take_changed();
@@ -158,8 +167,8 @@ impl Group {
         }
     }
 
-    /// Repeats an outcome that stands in the log after the checkpoint.
-    pub(super) fn replay(&mut self, result: &NewResult) {
+    /// Repeats an outcome that stands in the log after the checkpoint, written by a clock that showed `stored` now.
+    pub(super) fn replay(&mut self, result: &NewResult, stored: Now) {
         if result.late || result.outcome == Outcome::Dropped {
             return;
         }
@@ -172,9 +181,9 @@ impl Group {
                 Attempts::default()
             }
         };
-        let due = result.not_before.unwrap_or_default();
+        let due = Due::After(result.not_before.map_or(stored.steady, |until| stored.steady_at(until)));
         match result.outcome {
-            Outcome::Revived => self.open.delay(result.task, Time::default(), Attempts::default()),
+            Outcome::Revived => self.open.delay(result.task, due, Attempts::default()),
             outcome if outcome.settles() => {}
             outcome => self.open.delay(result.task, due, attempts.replay(result.attempt, outcome)),
         }
@@ -182,7 +191,7 @@ impl Group {
 
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
-    pub(super) fn take_changed(&mut self, head: TaskId) -> Option<GroupState> {
+    pub(super) fn take_changed(&mut self, head: TaskId, now: Now) -> Option<GroupState> {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
             return None;
         }
@@ -203,10 +212,10 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
-            last_used: self.last_used,
+            last_used: if self.sessions.is_empty() { self.last_used.min(now.wall) } else { now.wall },
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
-            open: self.open.state(),
+            open: self.open.state(now),
         })
     }
 
@@ -336,14 +345,14 @@ impl Group {
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
-            self.open.delay(task.id, now.wall, Attempts::default());
+            self.open.delay(task.id, Due::After(now.steady), Attempts::default());
         }
         settled
     }
 
     /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
     pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
-        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now.wall) }
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
     }
 
     // ---- what there is to see
@@ -359,10 +368,15 @@ impl Group {
         self.open.oldest().map_or(position, |open| position.min(open - 1))
     }
 
-    /// When this group next has something to do by itself.
-    pub(super) fn next_due(&self) -> Option<Time> {
+    /// When this group next has something to do by itself, but for what waits for a time of day.
+    pub(super) fn next_due(&self) -> Option<Steady> {
         let load = if self.sessions.is_empty() { None } else { self.open.next_load() };
         self.open.first_deadline().into_iter().chain(load).min()
+    }
+
+    /// At which time of day it next has something to do by itself.
+    pub(super) fn next_moment(&self) -> Option<Time> {
+        if self.sessions.is_empty() { None } else { self.open.next_moment() }
     }
 
     /// How far it has come; `None`: it has no name.
@@ -382,9 +396,9 @@ impl Group {
             oldest: ready().filter_map(|(_, first)| first).chain(self.open.oldest()).min(),
             backlog: unread.collect(),
             taken_up: self.taken_up.len(),
-            rate: self.rate.per_second(now.wall),
-            last_settled: self.rate.last(),
-            held_since: self.open.held_since(),
+            rate: self.rate.per_second(now.steady),
+            last_settled: self.rate.last().map(|second| now.wall_at(second)),
+            held_since: self.open.held_since().map(|since| now.wall_at(since)),
             paused: self.paused,
             retry: self.retry,
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
@@ -398,8 +412,7 @@ impl Group {
         self.open.check()?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
-        let mut open = self.open.state().into_iter().map(|open| open.id);
-        let twice = open.find(|id| is_unread(*id) && !self.taken_up.contains(id));
+        let twice = self.open.ids().find(|id| is_unread(*id) && !self.taken_up.contains(id));
         twice.map_or(Ok(()), |id| Err(format!("task {id} is open, and will be read again")))
     }
 }

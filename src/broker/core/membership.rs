@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::contest::NotYourTurn;
 use super::group::Group;
@@ -41,7 +42,7 @@ impl Core {
             sent: 0,
             taken: 0,
             delivered: 0,
-            last_sent: now.wall,
+            last_sent: now.steady,
             outgoing: Vec::new(),
             contest,
             turn: 0,
@@ -62,7 +63,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.wall.after(heartbeat), Timer::Session(id));
+            self.timers.set(now.steady.after(heartbeat), Timer::Session(id));
         }
         self.sessions.insert(id, session);
         let mut awaiting = Vec::new();
@@ -89,7 +90,7 @@ impl Core {
         let id = self.add_group(group);
         if leased {
             // A group that exists is owed its tasks: it must be stored before its first outcome, to be there after a restart.
-            self.checkpoint();
+            self.checkpoint(now);
         }
         id
     }
@@ -112,7 +113,7 @@ impl Core {
         let same_connection = before.join.peer == session.join.peer;
         let confirmed = |lease: &Lease| !same_connection && lease.confirmed_from.as_ref() == Some(&session.join.peer);
         let Some(group) = self.groups.get_mut(&session.group) else { return };
-        let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
+        let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
             if let Some(mut lease) = group.open.end_lease(*id) {
                 lease.session = Some(new);
@@ -129,7 +130,7 @@ impl Core {
     /// begins stays with it for a moment: it may still be at work. An unknown session changes nothing.
     pub fn leave(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
-            let deadline = now.wall.after(self.config.ack_timeout.min(GRACE));
+            let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
             if let Some(group) = self.groups.get_mut(&session.group) {
                 session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
             }
@@ -145,7 +146,7 @@ impl Core {
         let (group_id, held) = (session.group, std::mem::take(&mut session.held));
         self.update_rank(id);
         for task in held {
-            self.give_back(group_id, task, Outcome::Lost, String::new(), None, now);
+            self.give_back(group_id, task, Outcome::Lost, String::new(), Duration::ZERO, now);
         }
         self.remember_disconnected(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };

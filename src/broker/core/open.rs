@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
-use super::delayed::Delayed;
+use super::delayed::{Delayed, Due};
 use super::session::SessionId;
 use super::suspects::Suspects;
 use crate::attempts::Attempts;
+use crate::now::{Now, Steady};
 use crate::store::OpenTask;
 use crate::task::{Priority, Task, TaskId, Time};
 
@@ -24,9 +25,9 @@ pub(super) struct Lease {
     /// When it was delivered, in the order of all deliveries: see [`Session::turn`](super::session::Session::turn).
     pub(super) turn: u64,
     /// When it was delivered.
-    pub(super) since: Time,
+    pub(super) since: Steady,
     /// When it ends, unless its client says something before.
-    pub(super) deadline: Time,
+    pub(super) deadline: Steady,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
     /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
@@ -52,7 +53,7 @@ pub(super) struct OpenTasks {
     /// With a client.
     leases: FxHashMap<TaskId, Lease>,
     /// Of each lease, so that those that are over are found.
-    deadlines: BTreeSet<(Time, TaskId)>,
+    deadlines: BTreeSet<(Steady, TaskId)>,
     /// Of each lease without a session, with the address from which its client said that it has the task.
     awaiting_stream: BTreeSet<(Arc<str>, TaskId)>,
     /// Go out before any new task of their priority.
@@ -92,7 +93,7 @@ impl OpenTasks {
     }
 
     /// When the task was delivered that has been with a client for longest.
-    pub(super) fn held_since(&self) -> Option<Time> {
+    pub(super) fn held_since(&self) -> Option<Steady> {
         self.leases.values().map(|lease| lease.since).min()
     }
 
@@ -117,12 +118,12 @@ impl OpenTasks {
     }
 
     /// The leases that are over.
-    pub(super) fn overdue(&self, now: Time) -> Vec<TaskId> {
+    pub(super) fn overdue(&self, now: Steady) -> Vec<TaskId> {
         self.deadlines.range(..=(now, TaskId::MAX)).map(|(_, task)| *task).collect()
     }
 
     /// When the first lease is over.
-    pub(super) fn first_deadline(&self) -> Option<Time> {
+    pub(super) fn first_deadline(&self) -> Option<Steady> {
         self.deadlines.first().map(|(deadline, _)| *deadline)
     }
 
@@ -147,7 +148,7 @@ impl OpenTasks {
 
     /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
     /// so.
-    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Time) -> bool {
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Steady) -> bool {
         if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
             return false;
         }
@@ -169,7 +170,7 @@ impl OpenTasks {
     }
 
     /// When a delayed task is due.
-    pub(super) fn due(&self, task: TaskId) -> Option<Time> {
+    pub(super) fn due(&self, task: TaskId) -> Option<Due> {
         self.delayed.get(task).map(|(due, _)| due)
     }
 
@@ -218,7 +219,7 @@ impl OpenTasks {
     }
 
     /// Has a task go out, again or for the first time, when it is due; or changes when a delayed one is due.
-    pub(super) fn delay(&mut self, task: TaskId, due: Time, attempts: Attempts) {
+    pub(super) fn delay(&mut self, task: TaskId, due: Due, attempts: Attempts) {
         self.changed = true;
         self.delayed.insert(task, due, attempts);
     }
@@ -241,16 +242,21 @@ impl OpenTasks {
         self.due.iter().map(BTreeMap::len).sum()
     }
 
-    /// When the next text is to be read.
-    pub(super) fn next_load(&self) -> Option<Time> {
+    /// When the next text is to be read, but for those that wait for a time of day.
+    pub(super) fn next_load(&self) -> Option<Steady> {
         match self.next_due_class() {
-            Some(_) => Some(Time::default()),
-            None => self.delayed.first().filter(|_| self.may_load_delayed()),
+            Some(_) => Some(Steady::default()),
+            None => self.delayed.first_wait().filter(|_| self.may_load_delayed()),
         }
     }
 
+    /// The time of day at which the next text of these is to be read.
+    pub(super) fn next_moment(&self) -> Option<Time> {
+        self.delayed.first_moment().filter(|_| self.may_load_delayed())
+    }
+
     /// Moves what is due to `loading`, as far as there is room for the texts.
-    pub(super) fn begin_loading(&mut self, now: Time) -> Vec<TaskId> {
+    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
         let mut ids = Vec::new();
         while let Some(class) = self.next_due_class()
             && let Some((task, attempts)) = self.due[class].pop_first()
@@ -284,40 +290,55 @@ impl OpenTasks {
     }
 
     /// The texts could not be read: the tasks are due again later.
-    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Time) {
+    pub(super) fn load_failed(&mut self, asked: &[TaskId], due: Steady) {
         for task in asked {
             if let Some(attempts) = self.loading.remove(task) {
-                self.delayed.insert(*task, due, attempts);
+                self.delayed.insert(*task, Due::After(due), attempts);
             }
         }
     }
 
     // ---- all of them
 
+    /// What waits for a while is to be written down anew.
+    pub(super) fn waits_changed(&mut self) {
+        self.changed |= self.delayed.first_wait().is_some();
+    }
+
     /// Whether they changed since this was last asked.
     pub(super) fn take_changed(&mut self) -> bool {
         std::mem::take(&mut self.changed)
     }
 
-    /// What a checkpoint keeps of them, by id.
-    pub(super) fn state(&self) -> Vec<OpenTask> {
-        let due_now = |id: &TaskId, attempts: Attempts| OpenTask { id: *id, attempts, not_before: None };
+    /// What a checkpoint keeps of them, by id. What is stored may be read by another start of the machine: so it has the time of day.
+    pub(super) fn state(&self, now: Now) -> Vec<OpenTask> {
         // The outcome or the loss of a lease will follow this checkpoint in the log; if neither does, this delivery counts.
-        let mut open: Vec<_> = self.leases.iter().map(|(id, lease)| due_now(id, lease.attempts)).collect();
-        open.extend(self.returned.iter().map(|((_, id), returned)| due_now(id, returned.1)));
-        open.extend(self.suspects.iter().map(|(id, attempts)| due_now(&id, attempts)));
-        open.extend(self.due.iter().flatten().map(|(id, attempts)| due_now(id, *attempts)));
-        open.extend(self.loading.iter().map(|(id, attempts)| due_now(id, *attempts)));
-        open.extend(self.delayed.iter().map(|(id, due, attempts)| OpenTask { id, attempts, not_before: Some(due) }));
-        open.sort_unstable_by_key(|task| task.id);
-        open
+        let mut open: Vec<_> =
+            self.iter().map(|(id, due, attempts)| (id, kept(due, attempts, now), attempts)).collect();
+        open.sort_unstable_by_key(|task| task.0);
+        open.into_iter().map(|(id, not_before, attempts)| OpenTask { id, attempts, not_before }).collect()
+    }
+
+    /// All of them, in no order; those that are delayed with when they are due.
+    fn iter(&self) -> impl Iterator<Item = (TaskId, Option<Due>, Attempts)> {
+        let leased = self.leases.iter().map(|(id, lease)| (*id, lease.attempts));
+        let returned = self.returned.iter().map(|((_, id), returned)| (*id, returned.1));
+        let due = self.due.iter().flatten().chain(&self.loading).map(|(id, attempts)| (*id, *attempts));
+        let at_once = leased.chain(returned).chain(self.suspects.iter()).chain(due);
+        let delayed = self.delayed.iter().map(|(id, due, attempts)| (id, Some(due), attempts));
+        at_once.map(|(id, attempts)| (id, None, attempts)).chain(delayed)
+    }
+
+    /// Their ids, in no order.
+    pub(super) fn ids(&self) -> impl Iterator<Item = TaskId> {
+        self.iter().map(|(id, _, _)| id)
     }
 
     /// Whether each task is in one place, and the indexes agree with the leases; an error says what does not hold.
     pub(super) fn check(&self) -> Result<(), String> {
-        let state = self.state();
-        if let Some(twice) = state.windows(2).find(|pair| pair[0].id == pair[1].id) {
-            return Err(format!("task {} is open in two places", twice[0].id));
+        let mut seen = BTreeSet::new();
+        if let Some(twice) = self.ids().find(|id| !seen.insert(*id)) {
+            return Err(format!("task {twice} is open in two places"));
         }
         let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
         let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
@@ -329,5 +350,14 @@ impl OpenTasks {
         }
         let agree = deadlines == self.deadlines && awaited.collect::<BTreeSet<_>>() == self.awaiting_stream;
         if agree { Ok(()) } else { Err("the leases and what is kept to find them do not agree".into()) }
+    }
+}
+
+/// What is kept of when a task is due: see [`OpenTask::not_before`].
+fn kept(due: Option<Due>, attempts: Attempts, now: Now) -> Option<Time> {
+    match due? {
+        Due::At(moment) => Some(moment),
+        // What never went out waits for a client that takes it: that is looked at again after a start.
+        Due::After(wait) => (attempts.deliveries > 0 && wait > now.steady).then(|| now.wall_at(wait)),
     }
 }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use super::delayed::Due;
+use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
@@ -116,15 +118,21 @@ impl Core {
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Now) -> TaskState {
         if let Some(lease) = group.open.lease_of(task.id) {
-            return TaskState::InFlight(self.holder(lease), lease.deadline, lease.attempts.deliveries);
+            return TaskState::InFlight(self.holder(lease), now.wall_at(lease.deadline), lease.attempts.deliveries);
         }
         if group.has_settled(task, self.head()) {
             return TaskState::Settled;
         }
-        let due = group.open.due(task.id).max(task.spec.not_before).filter(|due| *due > now.wall);
+        let waits_until = match group.open.due(task.id) {
+            Some(Due::After(wait)) => Some(now.wall_at(wait)),
+            Some(Due::At(moment)) => Some(moment),
+            None => None,
+        };
+        let moment = still_to_come(task, group.open.waiting(task.id).unwrap_or_default(), now);
+        let due = waits_until.max(moment).filter(|due| *due > now.wall);
         let takes = |id| self.sessions.get(id).is_some_and(|session| session.takes(task));
         let too_long = !group.sessions.is_empty() && !group.sessions.iter().any(takes);
-        if too_long && task.spec.not_before.is_none_or(|due| due <= now.wall) {
+        if too_long && moment.is_none() {
             return TaskState::Waiting(WaitReason::TooLong);
         }
         TaskState::Waiting(match due {
@@ -222,7 +230,7 @@ impl Core {
         if let Some(group) = self.groups.get_mut(&id) {
             group.set_paused(paused);
         }
-        self.checkpoint();
+        self.checkpoint(now);
         self.dispatch(id, now);
         Ok(is_new)
     }
@@ -234,7 +242,7 @@ impl Core {
         if let Some(group) = self.groups.get_mut(&id) {
             group.set_retry(retry);
         }
-        self.checkpoint();
+        self.checkpoint(now);
         Ok(is_new)
     }
 

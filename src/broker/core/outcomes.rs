@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::delayed::Due;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
@@ -93,8 +94,7 @@ impl Core {
                         Duration::ZERO => self.config.wait(group.retry, lease.task.as_deref(), report.task, spent),
                         asked => asked,
                     };
-                    let not_before = (!delay.is_zero()).then(|| now.wall.after(delay));
-                    self.give_back(id, report.task, Outcome::Retry, report.ret, not_before, now);
+                    self.give_back(id, report.task, Outcome::Retry, report.ret, delay, now);
                 }
                 Outcome::Released if current => {
                     // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
@@ -104,12 +104,12 @@ impl Core {
                     if let Some(session) = lease.session.filter(|_| !over) {
                         self.rest(session, now);
                     }
-                    self.give_back(id, report.task, Outcome::Released, report.ret, None, now);
+                    self.give_back(id, report.task, Outcome::Released, report.ret, Duration::ZERO, now);
                 }
                 // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
-                    self.meter.work.record(micros(lease.since, now.wall));
-                    group.rate.count(now.wall);
+                    self.meter.work.record(micros(now.steady.since(lease.since)));
+                    group.rate.count(now.steady);
                     self.end_lease(id, report.task);
                     self.record(name, reporter, report, false, now);
                 }
@@ -172,8 +172,11 @@ impl Core {
         if counts {
             group.open.take_waiting(report.task);
             match report.outcome {
-                Outcome::Retry => group.open.delay(report.task, now.wall.after(report.delay), attempts.begin()),
-                _ => group.rate.count(now.wall),
+                Outcome::Retry => {
+                    let due = Due::After(now.steady.after(report.delay));
+                    group.open.delay(report.task, due, attempts.begin());
+                }
+                _ => group.rate.count(now.steady),
             }
         }
         self.record(name, reporter, report, !counts, now);
@@ -217,13 +220,13 @@ impl Core {
         let holder = had.as_ref().and_then(|lease| lease.session);
         let turn = self.next_turn;
         let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since));
-        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now.wall));
+        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now.steady));
         let Some((text, before, turn, since)) = had.or_else(waited) else { return };
-        let (deadline, confirmed_from) = (now.wall.after(lasts), Some(peer.clone()));
+        let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
         let attempts = before.begin();
         if before != attempts {
             // A checkpoint is to know of it, as of a delivery.
-            self.checkpoints.delivered(now.wall);
+            self.checkpoints.delivered(now.steady);
         }
         let left_by = None;
         group.open.lease(task, Lease { task: text, session, attempts, turn, since, deadline, confirmed_from, left_by });
@@ -298,7 +301,7 @@ impl Core {
     fn rest(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         if !std::mem::replace(&mut session.rests, true) {
-            self.timers.set(now.wall.after(REST), Timer::Rest(id));
+            self.timers.set(now.steady.after(REST), Timer::Rest(id));
         }
     }
 
@@ -325,14 +328,15 @@ impl Core {
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
     ///
-    /// What was lost or timed out before it was begun is recorded as released: it costs no attempt.
+    /// What was lost or timed out before it was begun is recorded as released: it costs no attempt. `wait` is for how long a
+    /// `RETRY` has it wait.
     pub(super) fn give_back(
         &mut self,
         id: GroupId,
         task: TaskId,
         outcome: Outcome,
         ret: String,
-        not_before: Option<Time>,
+        wait: Duration,
         now: Now,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
@@ -349,14 +353,14 @@ impl Core {
             _ => (Outcome::Released, lease.attempts),
         };
         // The first loss may be an accident of its client, and costs no time.
-        let not_before = match outcome {
+        let wait = match outcome {
             Outcome::Lost | Outcome::TimedOut => {
                 let further = attempts.spent.saturating_sub(1);
-                let wait = self.config.wait(self.retry_of(id), lease.task.as_deref(), task, further);
-                (!wait.is_zero()).then(|| now.wall.after(wait))
+                self.config.wait(self.retry_of(id), lease.task.as_deref(), task, further)
             }
-            _ => not_before,
+            _ => wait,
         };
+        let not_before = (!wait.is_zero()).then(|| now.wall.after(wait));
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now.wall);
@@ -367,10 +371,10 @@ impl Core {
             self.records.extend([result, last]);
             return;
         }
-        match (not_before, lease.task) {
-            (None, Some(text)) => group.open.give_back(text, attempts),
+        match lease.task.filter(|_| wait.is_zero()) {
+            Some(text) => group.open.give_back(text, attempts),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
-            (due, _) => group.open.delay(task, due.unwrap_or(now.wall), attempts),
+            None => group.open.delay(task, Due::After(now.steady.after(wait)), attempts),
         }
         self.records.push(result);
     }

@@ -65,7 +65,7 @@ pub struct Overview {
 /// Most disconnected clients that are remembered.
 const REMEMBERED: usize = 200;
 /// How long they are remembered.
-const REMEMBERED_MILLIS: i64 = 10 * 60 * 1000;
+const REMEMBERED_FOR: Duration = Duration::from_secs(10 * 60);
 
 impl Core {
     /// Everything at this moment, with at most `clients` clients. Costs time for each group and client: 8 to 12 ms for
@@ -111,8 +111,8 @@ impl Core {
     /// The clients that disconnected not long ago and are not back, newest first.
     pub(in crate::broker) fn disconnected(&self, now: Now) -> Vec<Disconnected> {
         let is_back = |left: &Disconnected| left.client.client.as_ref().is_some_and(|client| self.is_connected(client));
-        let newest = self.disconnected.iter().rev().take_while(|left| now.wall.0 - left.at.0 < REMEMBERED_MILLIS);
-        newest.filter(|left| !is_back(left)).cloned().collect()
+        let newest = self.disconnected.iter().rev().take_while(|(at, _)| now.steady.since(*at) < REMEMBERED_FOR);
+        newest.map(|(_, left)| left).filter(|left| !is_back(left)).cloned().collect()
     }
 
     /// Remembers the client of a session that ends.
@@ -120,9 +120,9 @@ impl Core {
         let Some(client) = self.client(id) else { return };
         // Once for each client that has a name, however often it comes and goes.
         if client.client.is_some() {
-            self.disconnected.retain(|left| left.client.client != client.client);
+            self.disconnected.retain(|(_, left)| left.client.client != client.client);
         }
-        self.disconnected.push_back(Disconnected { client, at: now.wall });
+        self.disconnected.push_back((now.steady, Disconnected { client, at: now.wall }));
         if self.disconnected.len() > REMEMBERED {
             self.disconnected.pop_front();
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::GroupId;
 use super::contest::Contest;
 use crate::attempts::Attempts;
+use crate::now::Steady;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
@@ -116,7 +117,7 @@ pub(super) struct Session {
     pub(super) taken: u64,
     /// Tasks given to the stream so far.
     pub(super) delivered: u64,
-    pub(super) last_sent: Time,
+    pub(super) last_sent: Steady,
     /// Deliveries of the event that is being handled.
     pub(super) outgoing: Vec<Delivery>,
     /// What is known of takeovers of its client's id.

@@ -1,8 +1,10 @@
 //! What the broker counts as it goes: plain numbers of the one thread that owns them. Others read a copy.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use crate::latency::Latency;
+use crate::now::Steady;
 use crate::task::{NewResult, Outcome, Time};
 
 /// What became of tasks, since the start of the server.
@@ -64,13 +66,13 @@ pub struct Meter {
 /// How many tasks were settled in each of the last seconds.
 #[derive(Debug, Default)]
 pub(super) struct Rate {
-    seconds: VecDeque<(i64, u64)>,
+    seconds: VecDeque<(u64, u64)>,
 }
 
 impl Rate {
-    const SECONDS: i64 = 10;
+    const SECONDS: u64 = 10;
 
-    pub(super) fn count(&mut self, now: Time) {
+    pub(super) fn count(&mut self, now: Steady) {
         let second = now.0 / 1000;
         match self.seconds.back_mut() {
             Some((last, count)) if *last == second => *count += 1,
@@ -82,19 +84,19 @@ impl Rate {
     }
 
     /// When the last second began in which one was settled.
-    pub(super) fn last(&self) -> Option<Time> {
-        self.seconds.back().map(|(second, _)| Time(second * 1000))
+    pub(super) fn last(&self) -> Option<Steady> {
+        self.seconds.back().map(|(second, _)| Steady(second * 1000))
     }
 
     /// Over the last ten whole seconds.
-    pub(super) fn per_second(&self, now: Time) -> f64 {
+    pub(super) fn per_second(&self, now: Steady) -> f64 {
         let second = now.0 / 1000;
-        let recent = self.seconds.iter().filter(|(at, _)| (second - Self::SECONDS..second).contains(at));
+        let recent = self.seconds.iter().filter(|(at, _)| (second.saturating_sub(Self::SECONDS)..second).contains(at));
         recent.map(|(_, count)| *count).sum::<u64>() as f64 / Self::SECONDS as f64
     }
 }
 
-/// What is recorded in a [`Latency`]. A clock that was set back makes nothing negative.
-pub(super) fn micros(from: Time, to: Time) -> u64 {
-    u64::try_from(to.0.saturating_sub(from.0)).unwrap_or(0).saturating_mul(1000)
+/// What is recorded in a [`Latency`].
+pub(super) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }

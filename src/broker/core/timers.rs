@@ -5,7 +5,6 @@ use std::collections::BinaryHeap;
 
 use super::GroupId;
 use super::session::SessionId;
-use crate::task::Time;
 
 /// What is due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -16,22 +15,26 @@ pub(super) enum Timer {
     Rest(SessionId),
 }
 
-/// Timers, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks it.
-#[derive(Default)]
-pub(super) struct Timers(BinaryHeap<Reverse<(Time, Timer)>>);
+/// Timers of one clock, the first to be due on top. One that is no longer needed is not removed: when it is taken, its owner checks
+/// it.
+pub(super) struct Timers<Moment>(BinaryHeap<Reverse<(Moment, Timer)>>);
 
-impl Timers {
-    pub(super) fn set(&mut self, due: Time, timer: Timer) {
+impl<Moment: Ord + Copy> Timers<Moment> {
+    pub(super) fn new() -> Timers<Moment> {
+        Timers(BinaryHeap::new())
+    }
+
+    pub(super) fn set(&mut self, due: Moment, timer: Timer) {
         self.0.push(Reverse((due, timer)));
     }
 
     /// Takes the first one that is due, with the time for which it was set.
-    pub(super) fn pop(&mut self, now: Time) -> Option<(Time, Timer)> {
+    pub(super) fn pop(&mut self, now: Moment) -> Option<(Moment, Timer)> {
         self.next_due().filter(|due| *due <= now)?;
         self.0.pop().map(|Reverse(timer)| timer)
     }
 
-    pub(super) fn next_due(&self) -> Option<Time> {
+    pub(super) fn next_due(&self) -> Option<Moment> {
         self.0.peek().map(|Reverse((due, _))| *due)
     }
 }

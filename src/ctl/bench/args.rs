@@ -64,12 +64,31 @@ pub(super) enum Which {
     /// is full. So requests are of one task at low rates, and grow with the rate. The default is a modest load; half of what
     /// `work` reaches shows the server under a heavy one.
     Latency(Latency),
-    /// What clients cost that are connected and do nothing: memory and threads of the server, time to connect.
+    /// What clients cost that are connected and do nothing: memory, threads and CPU of the server, time to connect.
+    ///
+    /// Each client is an open file here and one in the server, and a port: an address has 28,000 of them, unless
+    /// `net.ipv4.ip_local_port_range` says otherwise. For more clients name --addresses, and raise `ulimit -n` above their number.
     Idle(Idle),
     /// From submitting one task to every client's having it.
     Fanout(Fanout),
+    /// Broadcasts to many named clients, each until every client's result is on disk; the next one follows at once.
+    ///
+    /// The clients have reported before: what it takes to open their streams is not measured.
+    Broadcast(Broadcast),
     /// A long queue: how soon a server is there again after it was killed, how much memory it takes, how fast it drains.
     Backlog(Backlog),
+    /// Tasks that are not due yet: what they cost in memory, what they take off the rate of `work`, and how soon a server is there
+    /// again after it was killed.
+    ///
+    /// Each group has a client, so that its tasks are taken up: they are open, and not only in the log.
+    Delayed(Delayed),
+    /// How long it takes to list the groups, when there are many that are away, and much that they owe.
+    Groups(Groups),
+    /// What removing old tasks does to submissions: one after the other at an even rate, in the seconds around a round of removing.
+    ///
+    /// The server looks for what is old once a minute. The tasks that are kept are all settled, and none is old: a round finds
+    /// nothing, and is to cost nothing. It takes up to two minutes, since a round is waited for.
+    Retention(Kept),
 }
 
 const LONGEST: i64 = 1024 * 1024;
@@ -101,8 +120,12 @@ pub(super) struct Submit {
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = few())]
     pub(super) clients: u32,
     /// Tasks in a request. Eight requests of a submitter are under way.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = few())]
+    #[arg(long, value_name = "N", default_value_t = 1000, default_value_if("unary", "true", "1"), value_parser = few())]
     pub(super) batch: u32,
+    /// A call for each request, of one task unless --batch says more, and its submitter waits for the answer: as programs do that
+    /// submit a task now and then.
+    #[arg(long)]
+    pub(super) unary: bool,
 }
 
 #[derive(Debug, ClapArgs)]
@@ -121,17 +144,37 @@ pub(super) struct Work {
 #[derive(Debug, Clone, ClapArgs)]
 pub(super) struct Workers {
     /// Bytes of a task's text.
-    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
+    #[arg(long, value_name = "BYTES", default_value_t = Workers::default().size, value_parser = size())]
     pub(super) size: u32,
     /// Workers, each with a connection of its own.
-    #[arg(long, value_name = "N", default_value_t = 8, value_parser = few())]
+    #[arg(long, value_name = "N", default_value_t = Workers::default().clients, value_parser = few())]
     pub(super) clients: u32,
     /// Most tasks in a message, both ways. 1: no batches.
-    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = few())]
+    #[arg(long, value_name = "N", default_value_t = Workers::default().batch, value_parser = few())]
     pub(super) batch: u32,
     /// Most tasks a worker holds.
-    #[arg(long, value_name = "N", default_value_t = 4096, value_parser = few())]
+    #[arg(long, value_name = "N", default_value_t = Workers::default().window, value_parser = few())]
     pub(super) window: u32,
+}
+
+/// What the project's own figures are measured with.
+impl Default for Workers {
+    fn default() -> Workers {
+        Workers { size: 100, clients: 8, batch: 1000, window: 4096 }
+    }
+}
+
+impl Which {
+    /// At how many addresses clients are to reach the server.
+    pub(super) fn addresses(&self) -> u8 {
+        match self {
+            Which::Idle(Idle { idle, .. }) | Which::Fanout(Fanout { idle, .. }) => idle.reach.addresses,
+            Which::Broadcast(Broadcast { reach, .. })
+            | Which::Delayed(Delayed { reach, .. })
+            | Which::Groups(Groups { reach, .. }) => reach.addresses,
+            _ => 1,
+        }
+    }
 }
 
 /// On a running server, its tasks go to every client that is connected; they expire after an hour.
@@ -168,6 +211,15 @@ pub(super) struct Latency {
 pub(super) struct Idle {
     #[command(flatten)]
     pub(super) idle: IdleClients,
+    /// How long the server is left alone with them, while its CPU is looked at. Heartbeats should fit in.
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub(super) rest: Duration,
+    /// Then: tasks a second for eight workers beside them, as in `latency`. 0: none.
+    #[arg(long, value_name = "N", default_value_t = 2000, value_parser = clap::value_parser!(u64).range(..=10_000_000))]
+    pub(super) rate: u64,
+    /// How long that is kept up.
+    #[arg(long, value_name = "TIME", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub(super) duration: Duration,
 }
 
 /// Many clients that wait for a task.
@@ -179,6 +231,20 @@ pub(super) struct IdleClients {
     /// Give no client a name: each then gets everything and owes no result, as the article's clients do.
     #[arg(long)]
     pub(super) anonymous: bool,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+}
+
+/// How many clients reach the server.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Reach {
+    /// Seconds of silence after which the server is to send a heartbeat. Our clients ask for 15. 0: none.
+    #[arg(long, value_name = "SECONDS", default_value_t = 15)]
+    pub(super) heartbeat: u32,
+    /// Connect to so many addresses in turn, 127.0.0.1, 127.0.0.2 and on, each of which has ports for 28,000 clients. With more
+    /// than one, the server of --spawn listens on all addresses of this machine; another one must.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=250))]
+    pub(super) addresses: u8,
 }
 
 /// On a running server, its tasks go to every client that is connected; they expire after an hour.
@@ -202,6 +268,72 @@ pub(super) struct Backlog {
     /// How many of them are worked off.
     #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = some())]
     pub(super) drain: u64,
+    #[command(flatten)]
+    pub(super) workers: Workers,
+}
+
+/// On a running server, its tasks go to every client that is connected; they expire after an hour.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Broadcast {
+    /// Clients, each with a connection and a name of its own.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = few())]
+    pub(super) clients: u32,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// Bytes of a task's text.
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
+    pub(super) size: u32,
+    /// Broadcasts in a row, after one that is measured by itself.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = few())]
+    pub(super) rounds: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Delayed {
+    /// Tasks that are due in an hour.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = some())]
+    pub(super) tasks: u64,
+    /// Groups that they are for, in turn. Each has a client.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = few())]
+    pub(super) groups: u32,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// Tasks that are worked off beside them, and before they are there.
+    #[arg(long, value_name = "N", default_value_t = 500_000, value_parser = some())]
+    pub(super) beside: u64,
+    #[command(flatten)]
+    pub(super) workers: Workers,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Groups {
+    /// Groups, each with one client, which comes and goes.
+    #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = few())]
+    pub(super) groups: u32,
+    #[command(flatten)]
+    pub(super) reach: Reach,
+    /// Tasks for all of them that nobody has settled.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = some())]
+    pub(super) tasks: u64,
+    /// Bytes of a task's text.
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = size())]
+    pub(super) size: u32,
+    /// How often they are listed. Figures are of the time in the middle.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = few())]
+    pub(super) rounds: u32,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct Kept {
+    /// Settled tasks that are kept.
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = some())]
+    pub(super) tasks: u64,
+    /// Submissions a second, of one task each.
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(super) rate: u64,
+    /// How long before the round of removing, and after it, submissions are looked at.
+    #[arg(long, value_name = "TIME", default_value = "15s", value_parser = humantime::parse_duration)]
+    pub(super) around: Duration,
     #[command(flatten)]
     pub(super) workers: Workers,
 }

@@ -10,8 +10,6 @@ use super::raw::Got;
 use super::work::{Sum, WorkingClients};
 use super::{Run, millis, rate};
 use crate::ctl::Error;
-use crate::ctl::link::Link;
-use crate::wire::control as pb;
 
 /// Tasks of the short queue whose rate the long one's is compared with.
 const SHORT: u64 = 100_000;
@@ -24,17 +22,13 @@ pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
     }
     // The same work on a server with nothing else in its log.
     let short = args.tasks.min(SHORT);
-    fill(run, "short", &args.workers, short)?;
+    fill(run, "short", args.workers.size, short)?;
     let (empty, _, _) = drain(run, "short", &args.workers, short)?;
 
     let began = Instant::now();
-    fill(run, "long", &args.workers, args.tasks)?;
+    fill(run, "long", args.workers.size, args.tasks)?;
     let filled = began.elapsed();
-    let started = Instant::now();
-    run.target.restart()?;
-    let link = run.link()?;
-    link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon()))?;
-    let ready = started.elapsed();
+    let ready = run.ready_after_kill()?;
     let drained = args.drain.min(args.tasks);
     let (full, sum, once) = drain(run, "long", &args.workers, drained)?;
 
@@ -48,11 +42,12 @@ pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
     Ok(())
 }
 
-fn fill(run: &Run, group: &str, workers: &Workers, tasks: u64) -> Result<(), Error> {
+/// Submits that many tasks for a group, or for everyone.
+pub(super) fn fill(run: &Run, group: &str, size: u32, tasks: u64) -> Result<(), Error> {
     let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
     let mut progress = run.watch.progress("submitting", tasks);
     let mut running = JoinSet::new(1);
-    let (kind, plan) = (run.kind(group, workers.size), Plan::new(tasks, None));
+    let (kind, plan) = (run.kind(group, size), Plan::new(tasks, None));
     running.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
     running.wait(&mut progress).map(drop)
 }

@@ -102,13 +102,14 @@ pub(super) fn micros(time: Duration) -> u64 {
 
 /// When each task is to be submitted.
 #[derive(Clone, Copy)]
-struct Schedule {
-    start: Instant,
-    rate: f64,
+pub(super) struct Schedule {
+    pub(super) start: Instant,
+    /// Tasks a second.
+    pub(super) rate: f64,
 }
 
 impl Schedule {
-    fn due(self, number: u64) -> Instant {
+    pub(super) fn due(self, number: u64) -> Instant {
         self.start + Duration::from_secs_f64(number as f64 / self.rate)
     }
 

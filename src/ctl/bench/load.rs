@@ -26,8 +26,19 @@ const CONNECT: Duration = Duration::from_secs(20);
 
 /// Opens that many connections, and returns when all of them are ready.
 pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: &Watch) -> Result<Vec<Client>, Error> {
+    connect_in_turn(env, &[address.to_owned()], count, watch)
+}
+
+/// The same, to several addresses in turn.
+pub(super) fn connect_in_turn(
+    env: &Arc<Environment>,
+    addresses: &[String],
+    count: u32,
+    watch: &Watch,
+) -> Result<Vec<Client>, Error> {
     let mut progress = watch.progress("connecting", count.into());
-    let open = |_| async {
+    let open = |number: u32| async move {
+        let address = addresses[number as usize % addresses.len()].as_str();
         let channel = ChannelBuilder::new(env.clone())
             // Otherwise all channels to one address share a connection.
             .use_local_subchannel_pool(true)
@@ -54,7 +65,12 @@ pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: 
         let mut clients = Vec::with_capacity(count as usize);
         let mut opening = stream::iter(0..count).map(open).buffer_unordered(OPENING);
         while let Some(client) = opening.next().await {
-            clients.push(client?);
+            clients.push(client.map_err(|why| match (why, clients.len()) {
+                (Error::NotMeasured(why), open @ 1..) => Error::NotMeasured(format!(
+                    "{why} {open} others came about: perhaps ports (--addresses) or open files (ulimit -n) are used up, at either end"
+                )),
+                (why, _) => why,
+            })?);
             progress.count.fetch_add(1, SeqCst);
             progress.show()?;
         }
@@ -75,6 +91,8 @@ pub(super) struct Kind {
     pub(super) size: u32,
     /// Milliseconds since 1970; 0: never.
     pub(super) expires_at: i64,
+    /// Milliseconds from when it is submitted.
+    pub(super) delay: Option<u64>,
 }
 
 impl Kind {
@@ -84,6 +102,7 @@ impl Kind {
             task: raw::text(number, self.size),
             to: self.to.clone(),
             expires_at: self.expires_at,
+            delay_ms: self.delay,
             ..pb::NewTask::default()
         };
         pb::SubmitRequest { tasks: numbers.map(task).collect(), ..pb::SubmitRequest::default() }
@@ -101,7 +120,7 @@ impl Plan {
         Arc::new(Plan { left: tasks.into(), until: duration.map(|duration| Instant::now() + duration) })
     }
 
-    fn take(&self, most: u64) -> u64 {
+    pub(super) fn take(&self, most: u64) -> u64 {
         if self.until.is_some_and(|until| Instant::now() >= until) {
             return 0;
         }

@@ -32,6 +32,17 @@ impl Watch {
         Ok(Watch { interrupted, quiet: json && io::stdout().is_terminal() })
     }
 
+    /// Lets some time pass, in seconds that are counted.
+    pub(super) fn pause(&self, what: &'static str, time: Duration) -> Result<(), Error> {
+        let (began, mut progress) = (Instant::now(), self.progress(what, time.as_secs()));
+        while let Some(left) = time.checked_sub(began.elapsed()) {
+            std::thread::sleep(left.min(LOOK));
+            progress.count.store(began.elapsed().as_secs(), Relaxed);
+            progress.show()?;
+        }
+        Ok(())
+    }
+
     /// A line that says how far a part of the measurement has come. Hides itself where standard error is no terminal.
     pub(super) fn progress(&self, what: &'static str, of: u64) -> Progress {
         let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos}  {per_sec}");

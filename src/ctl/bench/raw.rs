@@ -78,6 +78,14 @@ pub(super) const SUBMIT: Method<Encoded, pb::SubmitResponse> = Method {
     resp_mar: Marshaller { ser: never_sent, de: pb_de },
 };
 
+/// `Submit` of the service for operators.
+pub(super) const SUBMIT_ONE: Method<Encoded, pb::SubmitResponse> = Method {
+    ty: MethodType::Unary,
+    name: "/contact.control.v1.Control/Submit",
+    req_mar: Marshaller { ser: write_encoded, de: never },
+    resp_mar: Marshaller { ser: never_sent, de: pb_de },
+};
+
 /// A stream of no service: what gRPC can do by itself.
 pub(super) const BARE: Method<Encoded, Encoded> = Method {
     ty: MethodType::ServerStreaming,

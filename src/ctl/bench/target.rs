@@ -20,30 +20,37 @@ pub(super) struct Target {
     spawned: Option<Spawned>,
     /// Where files are made. On the disk of a server of our own.
     pub(super) dir: PathBuf,
+    /// Where a server of our own listens for clients.
+    host: &'static str,
 }
 
 struct Spawned {
     // Dropped before its folder.
     process: Process,
+    began: Instant,
     folder: TempDir,
 }
 
 /// Killed when dropped.
 struct Process(Child);
 
-/// What the system says of a server's process.
+/// What the system says of a process.
 pub(super) struct Vitals {
     /// In memory now.
     pub(super) rss_kb: u64,
     /// The most it ever had there.
     pub(super) peak_kb: u64,
     pub(super) threads: u64,
+    /// The time that it was on a processor.
+    pub(super) cpu: Duration,
 }
 
 impl Target {
-    pub(super) fn find(common: &Common, control: &str) -> Result<Target, Error> {
+    /// `addresses`: at how many of 127.0.0.x clients are to reach it.
+    pub(super) fn find(common: &Common, control: &str, addresses: u8) -> Result<Target, Error> {
+        let host = if addresses > 1 { "0.0.0.0" } else { "127.0.0.1" };
         let dir = common.dir.clone().unwrap_or_else(env::temp_dir);
-        let mut target = Target { control: control.into(), contact: common.contact.clone(), spawned: None, dir };
+        let mut target = Target { control: control.into(), contact: common.contact.clone(), spawned: None, dir, host };
         if common.spawn {
             let folder = tempfile::Builder::new().prefix("contact-bench-").tempdir_in(&target.dir);
             let folder =
@@ -59,7 +66,15 @@ impl Target {
         let program = beside_us()?;
         let mut command = Command::new(&program);
         command
-            .args(["--listen", "127.0.0.1:0", "--control", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data"])
+            .args([
+                "--listen",
+                &format!("{}:0", self.host),
+                "--control",
+                "127.0.0.1:0",
+                "--http",
+                "127.0.0.1:0",
+                "--data",
+            ])
             .arg(folder.path().join("data"));
         if env::var_os("RUST_LOG").is_none() {
             // It is not ten thousand clients' coming and going that is of interest.
@@ -70,17 +85,19 @@ impl Target {
             command.env_remove(name);
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped());
+        let began = Instant::now();
         let mut child = command.spawn().map_err(|e| failed(&format!("cannot start {}", program.display()), &e))?;
         let mut line = String::new();
         let said = child.stdout.take().map(|out| BufReader::new(out).read_line(&mut line));
-        self.spawned = Some(Spawned { process: Process(child), folder });
+        self.spawned = Some(Spawned { process: Process(child), began, folder });
         let addresses = line.trim_end().strip_prefix("listening on ").and_then(|line| line.split_once(", control on "));
         let addresses =
             addresses.map(|(contact, rest)| (contact, rest.split_once(", ").map_or(rest, |(control, _)| control)));
         let (Some(Ok(_)), Some((contact, control))) = (said, addresses) else {
             return Err(Error::NotMeasured(format!("{} did not start; it says why above", program.display())));
         };
-        (self.contact, self.control) = (contact.into(), control.into());
+        // Where all addresses are listened on, ours is one of them.
+        (self.contact, self.control) = (contact.replacen("0.0.0.0", "127.0.0.1", 1), control.into());
         Ok(())
     }
 
@@ -89,27 +106,53 @@ impl Target {
         self.spawned.is_some()
     }
 
-    /// Kills our own server (SIGKILL) and starts it again on the same folder. Returns how long that start took.
-    pub(super) fn restart(&mut self) -> Result<Duration, Error> {
-        let Some(Spawned { process, folder }) = self.spawned.take() else {
+    /// When our own server was started.
+    pub(super) fn started(&self) -> Option<Instant> {
+        self.spawned.as_ref().map(|spawned| spawned.began)
+    }
+
+    /// So many addresses of 127.0.0.x at which clients connect.
+    pub(super) fn addresses(&self, count: u8) -> Vec<String> {
+        match (count, self.contact.rsplit_once(':')) {
+            (2.., Some((_, port))) => (1..=count).map(|last| format!("127.0.0.{last}:{port}")).collect(),
+            _ => vec![self.contact.clone()],
+        }
+    }
+
+    /// Kills our own server (SIGKILL) and starts it again on the same folder.
+    pub(super) fn restart(&mut self) -> Result<(), Error> {
+        let Some(Spawned { process, folder, .. }) = self.spawned.take() else {
             return Err(Error::Usage("only a server of our own can be killed: use --spawn".into()));
         };
         drop(process);
-        let began = Instant::now();
-        self.start(folder)?;
-        Ok(began.elapsed())
+        self.start(folder)
     }
 
     /// Of our own server, where the system tells.
     pub(super) fn vitals(&self) -> Option<Vitals> {
-        let pid = self.spawned.as_ref()?.process.0.id();
-        let status = fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("status")).ok()?;
-        let number = |name: &str| {
-            let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
-            line.split_whitespace().next()?.parse().ok()
-        };
-        Some(Vitals { rss_kb: number("VmRSS")?, peak_kb: number("VmHWM")?, threads: number("Threads")? })
+        vitals(&self.spawned.as_ref()?.process.0.id().to_string())
     }
+}
+
+/// Of this process, where the system tells.
+pub(super) fn own_vitals() -> Option<Vitals> {
+    vitals("self")
+}
+
+fn vitals(process: &str) -> Option<Vitals> {
+    let folder = Path::new("/proc").join(process);
+    let status = fs::read_to_string(folder.join("status")).ok()?;
+    let number = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))?;
+        line.split_whitespace().next()?.parse().ok()
+    };
+    // What comes before the last bracket has spaces where the program's name has some. Then user and system time are the
+    // twelfth and thirteenth.
+    let stat = fs::read_to_string(folder.join("stat")).ok()?;
+    let ticks = stat.rsplit_once(')')?.1.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks = ticks.sum::<Result<u64, _>>().ok()? as f64;
+    let cpu = Duration::from_secs_f64(ticks / rustix::param::clock_ticks_per_second() as f64);
+    Some(Vitals { rss_kb: number("VmRSS")?, peak_kb: number("VmHWM")?, threads: number("Threads")?, cpu })
 }
 
 impl Drop for Process {

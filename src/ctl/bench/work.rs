@@ -1,6 +1,7 @@
 //! Tasks submitted, delivered and settled, a second.
 
-use std::time::Instant;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::{Duration, Instant};
 
 use grpcio::{CallOption, Client};
 
@@ -14,27 +15,54 @@ use super::{Run, rate};
 use crate::ctl::Error;
 
 pub(super) fn run(run: &mut Run, args: &Work) -> Result<(), Error> {
-    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
     let group = run.group();
-    let kind = run.kind(&group, args.workers.size);
-    let mut progress = run.watch.progress("submitted, delivered, settled", args.tasks);
+    let done = once(run, &group, &args.workers, args.tasks, args.duration)?;
+    run.report.number("tasks_per_s", done.rate(), "tasks submitted, delivered and settled a second");
+    run.report.count("tasks", done.submitted, "tasks accepted");
+    done.sum.report(&mut run.report, done.once);
+    run.report.number("seconds", done.took.as_secs_f64(), "seconds");
+    run.remove(&group)
+}
+
+/// What came of one submitter and the workers of one group.
+pub(super) struct Done {
+    pub(super) submitted: u64,
+    pub(super) sum: Sum,
+    /// How many different tasks were delivered.
+    pub(super) once: u64,
+    took: Duration,
+}
+
+impl Done {
+    /// Tasks settled a second.
+    pub(super) fn rate(&self) -> f64 {
+        rate(self.sum.settled, self.took)
+    }
+}
+
+/// Has so many tasks submitted, delivered and settled, or as many as there are in that time.
+pub(super) fn once(
+    run: &Run,
+    group: &str,
+    workers: &Workers,
+    tasks: u64,
+    duration: Option<Duration>,
+) -> Result<Done, Error> {
+    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+    let kind = run.kind(group, workers.size);
+    let mut progress = run.watch.progress("submitted, delivered, settled", tasks);
     let goal = Goal::new(u64::MAX, progress.count.clone());
-    let working = WorkingClients::start(run, &group, &args.workers, &goal, || |_: &[Got]| {})?;
+    let working = WorkingClients::start(run, group, workers, &goal, || |_: &[Got]| {})?;
 
     let began = Instant::now();
-    let plan = Plan::new(args.tasks, args.duration);
+    let plan = Plan::new(tasks, duration);
     let mut running = JoinSet::new(1);
-    let batch = args.workers.batch;
-    running.spawn(&submitter, submit(submitter.clone(), kind, batch, plan, Default::default()));
+    running.spawn(&submitter, submit(submitter.clone(), kind, workers.batch, plan, Default::default()));
     let submitted = running.wait(&mut progress)?.iter().map(|(tasks, _)| tasks).sum();
     goal.set(submitted);
     let sum = working.wait(&mut progress)?;
     let took = sum.ended - began;
-    run.report.number("tasks_per_s", rate(sum.settled, took), "tasks submitted, delivered and settled a second");
-    run.report.count("tasks", submitted, "tasks accepted");
-    sum.report(&mut run.report, progress.count.load(std::sync::atomic::Ordering::SeqCst));
-    run.report.number("seconds", took.as_secs_f64(), "seconds");
-    run.remove(&group)
+    Ok(Done { submitted, sum, once: progress.count.load(SeqCst), took })
 }
 
 /// The workers of one group.

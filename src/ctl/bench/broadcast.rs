@@ -1,0 +1,63 @@
+//! Broadcasts to many named clients, each until all of it is settled and on disk.
+
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use grpcio::CallOption;
+
+use super::args::Broadcast;
+use super::clients::{Crowd, Names, Settle, gather};
+use super::load::failed;
+use super::{Run, millis, rate};
+use crate::ctl::Error;
+use crate::wire::control as pb;
+
+pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
+    let waiting = gather(run, args.clients, Names::Named, &args.reach)?;
+    let link = run.link()?;
+    let kind = run.kind("", args.size);
+    let clients = u64::from(args.clients);
+    // The first round is not measured: in it, each client opens the stream on which it reports.
+    let rounds = args.rounds + 2;
+    let crowd = Crowd::start(waiting, rounds, Settle::AtOnce);
+    let mut progress = run.watch.progress("settled", clients * u64::from(rounds));
+    let mut took = Vec::new();
+    for number in 1..=u64::from(rounds) {
+        let (task, began) = crowd.submit(&link, &kind, number)?;
+        // What the log of outcomes shows is on disk. It is followed, and not asked for again and again.
+        let request = pb::ListRequest { task, follow: true, ..pb::ListRequest::default() };
+        let results = link.client.list_results(&request, CallOption::default());
+        let (mut results, count) = (results.map_err(failed("following the results"))?, progress.count.clone());
+        let on_disk = crowd.beside(async move {
+            let mut settled = 0;
+            while settled < clients {
+                let Some(page) = results.next().await else {
+                    return Err(Error::NotMeasured("the server ended the stream of results".into()));
+                };
+                let came = page.map_err(failed("following the results"))?.results.len() as u64;
+                settled += came;
+                count.fetch_add(came, SeqCst);
+            }
+            Ok(settled)
+        });
+        on_disk.wait(&mut progress)?;
+        took.push(began.elapsed());
+        // For the next round, nothing is left of this one.
+        crowd.all_have_it(&mut progress)?;
+    }
+    let came = crowd.end(&mut progress)?;
+    let (first, row) = (took[1], &took[2..]);
+    let in_a_row: Duration = row.iter().sum();
+    let settled = clients * row.len() as u64;
+    run.report.number("settled_ms", millis(first), "ms from submission until all of one is settled, on disk");
+    run.report.number("in_a_row_ms", millis(in_a_row) / row.len() as f64, "ms for each of those that follow");
+    let ratio = rate(settled, in_a_row) / rate(clients, first);
+    run.report.number("in_a_row_ratio", ratio, "of the rate of that one, in those that follow");
+    run.report.number("tasks_per_s", rate(settled, in_a_row), "results settled a second, in those");
+    run.report.count("clients", clients, "clients, each with a name of its own");
+    run.report.count("tasks", rounds.into(), "tasks, one after the other; the first one is not measured");
+    run.report.count("delivered", came.delivered, "deliveries");
+    run.report.count("settled", came.settled, "results settled");
+    Ok(())
+}

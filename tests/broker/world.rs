@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, GroupInfo, Join, OutcomeReport, Reporter, RevokeReason, Revoked, SessionId,
-    StartAt,
+    Action, Closed, Config, Core, Delivery, GroupInfo, Join, NotYourTurn, OutcomeReport, Reporter, RevokeReason,
+    Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
+use contact::retry::RetryPolicy;
 use contact::store::{Backend, Backlog, Batch, Checkpoint, Memory, Positions, Reader, Recovered, Removal, Skipped};
 use contact::task::{GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -176,6 +177,10 @@ impl World {
     // ---- clients
 
     pub(crate) fn join(&mut self, join: Join) -> SessionId {
+        self.try_join(join).unwrap()
+    }
+
+    pub(crate) fn try_join(&mut self, join: Join) -> Result<SessionId, NotYourTurn> {
         let id = self.next_session;
         self.next_session += 1;
         let anonymous = join.client.is_none() && join.group.is_none();
@@ -191,6 +196,12 @@ impl World {
         });
         if before.is_some() {
             self.flush();
+        }
+        let result = self.core.join(join.clone(), id, self.now);
+        self.model.asked_for(&join, before.map(|id| &self.streams[&id].join), &result, self.now.steady);
+        if let Err(refused) = result {
+            self.act();
+            return Err(refused);
         }
         if let Some(group) = &group {
             self.model.group_is_there(group, start);
@@ -220,12 +231,11 @@ impl World {
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
-        self.core.join(join, id, self.now);
         self.act();
         if let Some(before) = before {
             assert_eq!(self.closed.get(&before), Some(&Closed::TakenOver), "the old stream of the client is ended");
         }
-        id
+        Ok(id)
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
@@ -450,6 +460,22 @@ impl World {
                 self.model.group_is_there(&name(group), 0);
             }
             self.model.groups.get_mut(&name(group)).unwrap().paused = paused;
+        }
+        self.act();
+    }
+
+    pub(crate) fn set_retry(&mut self, group: &str, retry: RetryPolicy) {
+        self.flush();
+        let known = self.model.groups.contains_key(&name(group));
+        match self.core.set_retry(&name(group), retry, self.now) {
+            Ok(is_new) => {
+                assert_eq!(is_new, !known);
+                if is_new {
+                    self.model.group_is_there(&name(group), 0);
+                }
+                self.model.groups.get_mut(&name(group)).unwrap().retry = retry;
+            }
+            Err(_) => assert!(!known && retry.is_open(), "only where there is nothing to be reset"),
         }
         self.act();
     }
@@ -730,7 +756,8 @@ impl World {
                 self.model.leases().iter().filter(|(of, _, session, _)| *of == group.name && session.is_none()).count();
             let held = in_flight.get(&group.name).copied().unwrap_or(0);
             assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
-            assert_eq!(group.paused, self.model.groups[&group.name].paused);
+            let known = &self.model.groups[&group.name];
+            assert_eq!((group.paused, group.retry), (known.paused, known.retry));
             self.check_lag(&group);
         }
         if let Some(deadline) = self.model.first_deadline() {

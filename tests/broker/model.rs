@@ -207,6 +207,16 @@ impl Model {
         self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.settled)
     }
 
+    /// Those of the tasks that the group is to get and has not settled, in their order.
+    pub(crate) fn unsettled<'a>(&self, group: &GroupName, tasks: impl Iterator<Item = &'a Arc<Task>>) -> Vec<TaskId> {
+        let mut key = (group.clone(), 0);
+        let mut is_settled = |task| {
+            key.1 = task;
+            self.ledgers.get(&key).is_some_and(|ledger| ledger.settled)
+        };
+        tasks.filter(|task| self.wants(group, task) && !is_settled(task.id)).map(|task| task.id).collect()
+    }
+
     pub(crate) fn unsettled_groups(&self, task: &Task) -> Vec<GroupName> {
         let open = |group: &&GroupName| self.wants(group, task) && !self.is_settled(group, task.id);
         self.groups.keys().filter(open).cloned().collect()

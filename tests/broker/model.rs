@@ -155,6 +155,8 @@ pub(crate) struct Model {
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
+    /// What a client said that it is at work on, though another delivery of that has taken its place: to be revoked.
+    pub(crate) stale: Option<(SessionId, TaskId, u32)>,
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
     ack_timeout: Duration,
@@ -182,6 +184,7 @@ impl Model {
             firsts: Vec::new(),
             peers: HashMap::new(),
             heard: BTreeSet::new(),
+            stale: None,
             ack_timeout: config.ack_timeout,
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
@@ -678,6 +681,7 @@ impl Model {
         let session =
             session.filter(|id| streams.get(id).is_some_and(|stream| group.is_some() && stream.group == group));
         self.heard.extend(session);
+        self.stale = None;
 
         let (mut task, mut attempt) = (report.task, report.attempt);
         if let Some(peer) = self.peers.get_mut(&reporter.peer) {
@@ -719,6 +723,7 @@ impl Model {
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
             return match report.outcome {
                 Outcome::Working => {
+                    self.stale = session.filter(|_| !current).map(|session| (session, task, attempt));
                     if current {
                         (lease.begun, lease.left) = (true, false);
                         self.ledgers.get_mut(&key).unwrap().begin(lease.attempt);
@@ -752,6 +757,11 @@ impl Model {
                     key,
                     Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
                 );
+                None
+            }
+            Outcome::Working => {
+                self.stale =
+                    session.filter(|_| open && last > 0 && attempt > 0).map(|session| (session, task, attempt));
                 None
             }
             Outcome::Retry if is_last => {

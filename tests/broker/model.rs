@@ -156,6 +156,8 @@ pub(crate) struct Model {
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
+    /// What a client said that it is at work on, though another delivery of that has taken its place: to be revoked.
+    pub(crate) stale: Option<(SessionId, TaskId, u32)>,
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
     /// When another process took each id, while there is a stream.
@@ -186,6 +188,7 @@ impl Model {
             peers: HashMap::new(),
             heard: BTreeSet::new(),
             takeovers: BTreeMap::new(),
+            stale: None,
             ack_timeout: config.ack_timeout,
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
@@ -738,6 +741,7 @@ impl Model {
         let session =
             session.filter(|id| streams.get(id).is_some_and(|stream| group.is_some() && stream.group == group));
         self.heard.extend(session);
+        self.stale = None;
 
         let (mut task, mut attempt) = (report.task, report.attempt);
         if let Some(peer) = self.peers.get_mut(&reporter.peer) {
@@ -779,6 +783,7 @@ impl Model {
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
             return match report.outcome {
                 Outcome::Working => {
+                    self.stale = session.filter(|_| !current).map(|session| (session, task, attempt));
                     if current {
                         (lease.begun, lease.left) = (true, false);
                         self.ledgers.get_mut(&key).unwrap().begin(lease.attempt);
@@ -812,6 +817,11 @@ impl Model {
                     key,
                     Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
                 );
+                None
+            }
+            Outcome::Working => {
+                self.stale =
+                    session.filter(|_| open && last > 0 && attempt > 0).map(|session| (session, task, attempt));
                 None
             }
             Outcome::Retry if is_last => {

@@ -302,8 +302,20 @@ impl World {
         let head = self.announced as TaskId;
         let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
+        let stale = self.model.stale.filter(|(session, _, _)| !held && self.streams[session].join.revoke);
+        let revoked = stale.map(|(session, _, _)| self.streams[&session].revoked.len());
         self.core.report(reporter, vec![report.clone()], self.now);
         self.act();
+        if let Some((session, task, attempt)) = stale {
+            let [said] = self.streams[&session].revoked[revoked.unwrap_or(0)..] else {
+                panic!("{report:?} is of an earlier delivery, and its client is told so once")
+            };
+            let over = self.tasks[task as usize - 1].spec.expires_at.is_some_and(|at| at <= self.now.wall);
+            let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
+            assert_eq!((said.task, said.attempt), (task, attempt));
+            // Of a task that is no longer in memory it is not known.
+            assert!(said.reason == reason || over, "{said:?} because of {reason:?}");
+        }
         let new = self.model.log[before..].iter().filter_map(Logged::result);
         let mut new: Vec<NewResult> =
             new.filter(|r| r.ret == report.ret && r.outcome == report.outcome).cloned().collect();
@@ -506,9 +518,16 @@ impl World {
         self.disk.commit(&batch).unwrap();
         self.model.cancelled.insert(task);
         let expected = self.model.unsettled_groups(&before);
+        let holders = self.model.leases().into_iter().filter(|(_, of, _, _)| *of == task);
+        let told: Vec<_> = holders.filter_map(|(_, _, session, attempt)| Some((session?, attempt))).collect();
         let count = self.core.cancel(&before, self.now);
         self.act();
         assert_eq!(count as usize, expected.len(), "every group that had not settled it is rid of it: {expected:?}");
+        for (session, attempt) in told.into_iter().filter(|(session, _)| self.streams[session].join.revoke) {
+            let last = self.streams[&session].revoked.last();
+            let told = Some(&Revoked { task, attempt, reason: RevokeReason::Cancelled });
+            assert_eq!(last, told, "who has a task that is cancelled hears so");
+        }
         for group in expected {
             assert!(self.model.is_settled(&group, task), "{group} is rid of task {task}");
         }

@@ -35,9 +35,9 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Counted, Delivery, Disconnected, GroupError, GroupInfo, Join,
-    MAX_MESSAGE, Meter, OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally,
-    TaskState, WaitReason,
+    Action, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, GroupError, GroupInfo,
+    Join, MAX_MESSAGE, Meter, NotYourTurn, OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId,
+    Sessions, Tally, TaskState, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Reporting, TasksWithState};
@@ -59,6 +59,9 @@ pub enum BrokerError {
     /// What was to be written down could not be.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another process has the id of this client.
+    #[error(transparent)]
+    NotYourTurn(#[from] NotYourTurn),
     /// The group is not there, or is being used.
     #[error(transparent)]
     Group(#[from] GroupError),

@@ -68,6 +68,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Resume { group } => manage::pause(&link()?, group, false, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
         Command::Backup { file } => backup::run(&link()?, file, out),
+        Command::Group(Group::Retry { group, policy, default: _ }) => {
+            manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)
+        }
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use contact::attempts::Attempts;
+use contact::retry::RetryPolicy;
 use contact::store::*;
 use contact::task::*;
 use futures::executor::block_on;
@@ -113,6 +114,7 @@ fn group(group: &str) -> GroupState {
         created_at: Time(77),
         broadcast_after: 3,
         paused: true,
+        retry: "max=5,first=10s".parse().unwrap(),
         last_used: Time(7),
         cursors: [9, 5, 6],
         taken_up: vec![(7, 9), (11, 11)],
@@ -612,7 +614,13 @@ for_both! {
 
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
-        let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
+        let fresh = GroupState {
+            paused: false,
+            retry: RetryPolicy::default(),
+            taken_up: vec![],
+            open: vec![],
+            ..group("fresh")
+        };
         handle.checkpoint(states(vec![group("worn"), group("fresh"), group("gone")]));
         handle.checkpoint(states(vec![fresh.clone()]));
         handle.forget_group(name("gone"));
@@ -1253,6 +1261,7 @@ mod file {
             not_before: not_before.map(Time),
         };
         let [workers] = &recovered.groups[..] else { panic!("{recovered:?}") };
+        assert!(workers.retry.is_open());
         assert_eq!(workers.open, [open(2, 2, None), open(4, 1, None), open(5, 0, Some(1_882_024_904_496))]);
         let tasks = store.handle().reader().unwrap().tasks(0, 10).unwrap();
         assert_eq!(tasks.iter().map(|task| task.spec.max_attempts).collect::<Vec<_>>()[4..], [None, Some(7)]);

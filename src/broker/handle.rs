@@ -8,14 +8,15 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, Core, Disconnected, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter, SessionId,
-    TaskState,
+    ClientInfo, Config, ContestedId, Core, Disconnected, GroupInfo, Join, Meter, NotYourTurn, OutcomeReport, Overview,
+    Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
 use crate::now::Now;
+use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Floors, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, Task, TaskId, Time};
 
@@ -26,7 +27,7 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<(SessionId, Inbox)>),
+    Join(Box<Join>, Reply<Result<(SessionId, Inbox), NotYourTurn>>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -93,9 +94,10 @@ impl Drop for Reporting {
 
 /// For the streams of clients.
 impl Handle {
-    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`].
+    /// Opens a session: tasks come out of the [`Inbox`] until [`Handle::leave`]. Refused while several processes fight for the
+    /// client's id, and it is the turn of another.
     pub async fn join(&self, join: Join) -> Result<(SessionId, Inbox), BrokerError> {
-        self.ask(|reply| Command::Join(Box::new(join), reply)).await
+        Ok(self.ask(|reply| Command::Join(Box::new(join), reply)).await??)
     }
 
     /// The stream of this session ended; `why` goes into the log.
@@ -164,6 +166,11 @@ impl Handle {
         self.with(|core, _| (core.unmatched(), core.last_unmatched())).await
     }
 
+    /// The ids that several processes fight for.
+    pub async fn contested(&self) -> Result<Vec<ContestedId>, BrokerError> {
+        self.with(|core, now| core.contested(now)).await
+    }
+
     /// These tasks were removed from the store: no client is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
         self.with(move |core, _| core.removed(&tasks)).await
@@ -177,6 +184,11 @@ impl Handle {
     /// Stops or resumes the delivery of tasks to a group.
     pub async fn set_paused(&self, group: GroupName, paused: bool) -> Result<bool, BrokerError> {
         Ok(self.change(move |core, now| core.pause(&group, paused, now)).await??)
+    }
+
+    /// Says how the tasks of a group are tried again; says whether the group was made for that.
+    pub async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, BrokerError> {
+        Ok(self.change(move |core, now| core.set_retry(&group, retry, now)).await??)
     }
 
     /// Removes a group that no client uses.

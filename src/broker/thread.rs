@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 use rustc_hash::FxHashMap;
 
-use super::core::{Action, ClientInfo, Closed, Core, Join, SessionId};
+use super::core::{Action, ClientInfo, Closed, Core, Join, NotYourTurn, SessionId};
 use super::handle::{Command, DisconnectedReporters, Reply};
 use super::outbox::{self, Inbox, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
@@ -119,21 +119,35 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<(SessionId, Inbox)>, now: Now) {
+    fn join(&mut self, join: Join, reply: Reply<Result<(SessionId, Inbox), NotYourTurn>>, now: Now) {
         let id = self.next_session;
-        let (outbox, inbox) = outbox::outbox();
-        if self.draining || reply.send((id, inbox)).is_err() {
+        if self.draining || reply.is_canceled() {
             return;
         }
-        self.next_session += 1;
         let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
+        let fights = self.core.fights();
+        if let Err(refused) = self.core.join(join, id, now) {
+            // Not logged: it may come again and again. The fight was.
+            return drop(reply.send(Err(refused)));
+        }
+        self.next_session += 1;
+        let (outbox, inbox) = outbox::outbox();
         self.outboxes.insert(id, outbox);
-        self.core.join(join, id, now);
+        if reply.send(Ok((id, inbox))).is_err() {
+            return self.leave(id, "its call is over", now);
+        }
         // The older stream of the same client ends without a line of its own.
         self.act();
         if let Some(client) = self.core.client(id) {
             let instead = if takes_over { ", and its older stream ends" } else { "" };
             info!("{} came{instead}; {} connected", describe(&client), self.outboxes.len());
+            if self.core.fights() > fights {
+                warn!(
+                    "several processes use the id of {}, and take it from each other: from now on they take turns, of 5 s and then \
+                     longer ones; give each an id of its own, or let them share one group",
+                    describe(&client)
+                );
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::{MakeBackup, StoreError};
 use crate::attempts::Attempts;
+use crate::retry::RetryPolicy;
 use crate::task::{GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
@@ -71,6 +72,8 @@ pub struct GroupState {
     pub broadcast_after: TaskId,
     /// Delivery to it is stopped.
     pub paused: bool,
+    /// What is said of retries of its tasks.
+    pub retry: RetryPolicy,
     /// When a client of it was last connected.
     pub last_used: Time,
     /// For each priority (high, normal, low): every task of it up to here is settled, or stands in `open`.

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{Config, Join, Reporter, StartAt};
+use contact::retry::RetryPolicy;
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -15,6 +16,8 @@ const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
 
 /// How long tasks wait before they go out again.
 const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "first=1s,jitter=0.5"];
+/// The same of groups.
+const OF_GROUPS: [&str; 4] = ["", "max=2", "max=6,first=3s", "first=4s,factor=1,jitter=0"];
 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -42,6 +45,7 @@ pub(crate) enum Op {
     Restart,
     Hold(usize),
     Pause(usize, bool),
+    SetRetry(usize, &'static str),
     RemoveGroup(usize),
     Cancel(Index),
     Revive(usize, Index),
@@ -228,6 +232,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Restart),
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
+        1 => (0..GROUPS.len(), prop::sample::select(&OF_GROUPS[..])).prop_map(|(group, text)| Op::SetRetry(group, text)),
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
         1 => index().prop_map(Op::Cancel),
         1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
@@ -283,7 +288,7 @@ impl World {
                 self.hears(*news);
             }
             Op::Announce => self.announce(),
-            Op::Join(who) => drop(self.join(self.identity(who))),
+            Op::Join(who) => drop(self.try_join(self.identity(who))),
             Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
             Op::Slow(at) => {
                 self.flush();
@@ -319,6 +324,8 @@ impl World {
             Op::Restart => self.restart(),
             Op::Hold(events) => self.hold(*events),
             Op::Pause(at, paused) => self.pause(GROUPS[*at], *paused),
+            Op::SetRetry(at, "") => self.set_retry(GROUPS[*at], RetryPolicy::default()),
+            Op::SetRetry(at, text) => self.set_retry(GROUPS[*at], text.parse().unwrap()),
             Op::RemoveGroup(at) => drop(self.remove_group(GROUPS[*at])),
             Op::Cancel(at) => {
                 self.announce();

@@ -58,6 +58,7 @@ fn a_server_that_is_well_passes_every_check_and_is_left_as_it_was() {
         "lagging",
         "dead letters",
         "unmatched",
+        "contested",
         "retention",
         "leases",
     ];

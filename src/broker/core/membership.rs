@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::contest::NotYourTurn;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
@@ -14,8 +15,10 @@ use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
 impl Core {
-    /// A client opened its stream. Its session gets tasks until [`Core::leave`].
-    pub fn join(&mut self, join: Join, id: SessionId, now: Now) {
+    /// A client opened its stream. Its session gets tasks until [`Core::leave`]. An error: several processes fight for its id, and
+    /// it is the turn of another; nothing is changed.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<(), NotYourTurn> {
+        let contest = self.contest(&join, now)?;
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
@@ -42,6 +45,7 @@ impl Core {
             delivered: 0,
             last_sent: now.steady,
             outgoing: Vec::new(),
+            contest,
             turn: 0,
             rank: None,
             join,
@@ -73,6 +77,7 @@ impl Core {
         }
         self.update_rank(id);
         self.dispatch(group_id, now);
+        Ok(())
     }
 
     /// The group of that name, or a passing one.

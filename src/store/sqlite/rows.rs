@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::int;
 use crate::attempts::Attempts;
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 use crate::store::{GroupState, OpenTask};
 use crate::task::{
     GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
@@ -30,7 +30,7 @@ macro_rules! status_columns {
 }
 macro_rules! group_columns {
     () => {
-        "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
+        "name, created_at, broadcast_after, paused, retry, last_used, cursors, settled, open"
     };
 }
 macro_rules! dead_columns {
@@ -133,10 +133,10 @@ impl Values<'_, '_> {
         name.map(|name| Name::new(NameOf::Group, name)).transpose().map_err(|error| self.strange(error))
     }
 
-    fn retry(&mut self) -> rusqlite::Result<Option<Retry>> {
+    fn retry(&mut self) -> rusqlite::Result<RetryPolicy> {
         let text = self.next::<Option<String>>()?;
-        let retry = text.map(|text| text.parse::<Retry>()).transpose();
-        retry.map_err(|error| self.strange(std::io::Error::other(error)))
+        let policy = text.map_or(Ok(RetryPolicy::default()), |text| text.parse());
+        policy.map_err(|error| self.strange(std::io::Error::other(error)))
     }
 
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
@@ -169,7 +169,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             not_before: row.optional_time()?,
             expires_at: row.optional_time()?,
             max_attempts: row.next()?,
-            retry: row.retry()?,
+            retry: row.retry()?.backoff,
             text: row.next()?,
         },
     })
@@ -256,6 +256,7 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
     to.put(state.created_at.0)?;
     to.put(int(state.broadcast_after))?;
     to.put(state.paused)?;
+    to.put((!state.retry.is_open()).then(|| state.retry.to_string()))?;
     to.put(state.last_used.0)?;
     to.put(serde_json::json!(state.cursors).to_string())?;
     to.put(serde_json::json!(state.taken_up).to_string())?;
@@ -269,6 +270,7 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         created_at: row.time()?,
         broadcast_after: row.position()?,
         paused: row.next()?,
+        retry: row.retry()?,
         last_used: row.time()?,
         cursors: row.json()?,
         taken_up: row.json()?,

@@ -56,8 +56,10 @@ struct Args {
     exec: Option<String>,
 
     /// How often a task is tried whose command fails. With 1 it is a dead letter at once.
-    #[arg(long, value_name = "N", default_value = Exec::ATTEMPTS.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
-    exec_attempts: u32,
+    ///
+    /// Without this it is what the task says (contactctl submit --retry), or its group (contactctl group retry), or else 3.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    exec_attempts: Option<u32>,
 
     /// The longest that a command may take; then it has failed, and is ended by SIGTERM to its process group, and by SIGKILL five
     /// seconds later. Without it there is no limit.
@@ -75,9 +77,12 @@ struct Args {
     raw_input: bool,
 
     /// How long the server waits before the second try of a task whose command failed or exited with 75. It doubles with each
-    /// try, up to ten minutes
-    #[arg(long, value_name = "TIME", default_value = time(Exec::RETRY_DELAY), value_parser = humantime::parse_duration)]
-    retry_delay: Duration,
+    /// try, up to ten minutes.
+    ///
+    /// Without this it waits as the retry policy of the task says, or that of its group, or its own: 1 s, 2 s, 4 s and so on.
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    retry_delay: Option<Duration>,
+
     /// The longest output of --exec that is kept: of a longer one, the beginning and the end, with a note between them.
     #[arg(long, value_name = "BYTES", default_value_t = Exec::MAX_OUTPUT)]
     max_output: usize,
@@ -213,8 +218,9 @@ fn run(args: Args) -> anyhow::Result<()> {
     let queue = PrintQueue::start(io::stdout(), note).context("cannot start a thread")?;
     let worker = match args.exec {
         Some(command) => {
-            let exec = Exec::new(command).max_output(args.max_output).retry_delay(args.retry_delay);
-            let exec = exec.attempts(args.exec_attempts).stop_timeout(args.stop_timeout).raw_input(args.raw_input);
+            let exec = Exec::new(command).max_output(args.max_output).stop_timeout(args.stop_timeout);
+            let exec = args.retry_delay.into_iter().fold(exec.raw_input(args.raw_input), Exec::retry_delay);
+            let exec = args.exec_attempts.into_iter().fold(exec, Exec::attempts);
             let exec = args.exec_timeout.into_iter().fold(exec, Exec::timeout);
             Worker::new(config, move |task| exec.run(task))
         }
@@ -249,8 +255,7 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// both in common.
 fn own_name() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
-    // Metadata is ASCII.
-    let host: String = host.chars().filter(char::is_ascii_graphic).collect();
+    let host: String = host.chars().filter(|c| contact::client::is_name(c.encode_utf8(&mut [0; 4]))).collect();
     format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
 }
 

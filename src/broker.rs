@@ -35,9 +35,10 @@ use crossbeam_channel::bounded;
 use log::error;
 
 pub use self::core::{
-    Action, ClientInfo, Closed, Config, Core, Counted, Delivery, Disconnected, DrainError, Drained, Draining,
-    GroupError, GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, OutcomeReport, Overview,
-    Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
+    Action, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError, Drained,
+    Draining, GroupError, GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, NotYourTurn,
+    OutcomeReport, Overview, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState, Undelivered,
+    WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
@@ -59,6 +60,9 @@ pub enum BrokerError {
     /// What was to be written down could not be.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Another process has the id of this client.
+    #[error(transparent)]
+    NotYourTurn(#[from] NotYourTurn),
     /// The group is not there, or is being used.
     #[error(transparent)]
     Group(#[from] GroupError),

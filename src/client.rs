@@ -79,6 +79,7 @@ pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::target;
 pub use crate::task::StartAt;
+use crate::task::{Name, NameOf};
 
 use self::handler::{HandlerFn, HandlerThread};
 use self::pipe::{Pipe, State};
@@ -166,7 +167,8 @@ pub enum Error {
     /// The configuration cannot work.
     #[error("{0}")]
     Config(String),
-    /// Another client with the same id connected; the server talks to that one now. Give each an id of its own.
+    /// Another client with the same id connected; the server talks to that one now. Give each an id of its own. If they go on taking
+    /// it from each other, the server has them take turns: a client then waits for its own.
     #[error("another client took over: {0}")]
     TakenOver(String),
     /// The server does not want this client, and would not the next time either.
@@ -287,6 +289,11 @@ impl fmt::Debug for Worker {
 /// Longer times are cut to this: adding them to the time now must not overflow.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
+/// Whether a client or a group can be called so. A name is made of characters each of which could be one.
+pub fn is_name(name: &str) -> bool {
+    Name::new(NameOf::ClientOrGroup, name).is_ok()
+}
+
 impl Config {
     /// The most handler threads: each takes four of the 65,530 mappings that Linux gives a process unless told otherwise, and beyond
     /// those a thread dies as it begins.
@@ -324,8 +331,7 @@ impl Config {
             *time = LONGEST.min(*time);
         }
         for name in [&self.id, &self.group].into_iter().flatten() {
-            crate::task::Name::new(crate::task::NameOf::ClientOrGroup, name)
-                .map_err(|error| Error::Config(error.to_string()))?;
+            Name::new(NameOf::ClientOrGroup, name).map_err(|error| Error::Config(error.to_string()))?;
         }
         Ok(self)
     }

@@ -70,6 +70,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Undrain { client } => manage::undrain(&link()?, client, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
         Command::Backup { file } => backup::run(&link()?, file, out),
+        Command::Group(Group::Retry { group, policy, default: _ }) => {
+            manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)
+        }
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
     }
 }

@@ -49,22 +49,42 @@ impl Retry {
     }
 }
 
+/// What is said of retries, of a task or of all tasks of a group. What it leaves open the next one says: the task's own policy
+/// goes before its group's, and that before the server's.
+///
+/// As text it is that of a [`Retry`], with the most attempts as `max`: `max=5,first=10s`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct RetryPolicy {
+    /// Attempts that may be spent on a task; not 0.
+    pub max_attempts: Option<u32>,
+    /// How long a task waits before it goes out again.
+    pub backoff: Option<Retry>,
+}
+
+impl RetryPolicy {
+    /// Whether it leaves everything open.
+    pub fn is_open(&self) -> bool {
+        *self == RetryPolicy::default()
+    }
+}
+
 #[cfg(any(feature = "server", feature = "cli"))]
 mod text {
     use std::fmt;
     use std::str::FromStr;
     use std::time::Duration;
 
-    use super::Retry;
+    use super::{Retry, RetryPolicy};
 
     /// The longest wait that may be asked for.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
-    impl Retry {
-        /// Reads the text of a policy, and with it the most attempts, which stand there as `max`. What it does not name is as in
-        /// [`Retry::default`].
-        pub fn with_max(text: &str) -> Result<(Option<u32>, Retry), String> {
-            let (mut max, mut retry, mut capped) = (None, Retry::default(), false);
+    /// Where the text names any part of a wait, the parts that it does not name are as in [`Retry::default`].
+    impl FromStr for RetryPolicy {
+        type Err = String;
+
+        fn from_str(text: &str) -> Result<RetryPolicy, String> {
+            let (mut max, mut retry, mut waits, mut capped) = (None, Retry::default(), false, false);
             let mut named = Vec::new();
             for part in text.split(',') {
                 let (key, value) = part.split_once('=').ok_or_else(|| wrong(part))?;
@@ -73,6 +93,7 @@ mod text {
                     return Err(format!("{key} is named twice"));
                 }
                 named.push(key);
+                waits |= key != "max";
                 match key {
                     "max" => max = Some(value.parse().ok().filter(|max| *max > 0).ok_or_else(|| wrong(part))?),
                     "first" => retry.first = time(value)?,
@@ -86,7 +107,7 @@ mod text {
                 return Err("first must not be longer than cap".into());
             }
             retry.cap = retry.cap.max(retry.first);
-            Ok((max, retry))
+            Ok(RetryPolicy { max_attempts: max, backoff: waits.then_some(retry) })
         }
     }
 
@@ -114,9 +135,9 @@ mod text {
         type Err = String;
 
         fn from_str(text: &str) -> Result<Retry, String> {
-            match Retry::with_max(text)? {
-                (None, retry) => Ok(retry),
-                (Some(_), _) => Err("max is set by max-attempts here".into()),
+            match text.parse::<RetryPolicy>()? {
+                RetryPolicy { max_attempts: None, backoff } => Ok(backoff.unwrap_or_default()),
+                RetryPolicy { max_attempts: Some(_), .. } => Err("max is set by max-attempts here".into()),
             }
         }
     }
@@ -126,6 +147,18 @@ mod text {
             let time = |time| humantime::format_duration(time).to_string().replace(' ', "");
             let (factor, jitter) = (f64::from(self.factor) / 1_000.0, f64::from(self.jitter) / 1_000.0);
             write!(f, "first={},factor={factor},cap={},jitter={jitter}", time(self.first), time(self.cap))
+        }
+    }
+
+    /// Empty, if it leaves everything open: that is no policy to be read.
+    impl fmt::Display for RetryPolicy {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match (self.max_attempts, self.backoff) {
+                (Some(max), Some(backoff)) => write!(f, "max={max},{backoff}"),
+                (Some(max), None) => write!(f, "max={max}"),
+                (None, Some(backoff)) => backoff.fmt(f),
+                (None, None) => Ok(()),
+            }
         }
     }
 }
@@ -164,7 +197,11 @@ mod tests {
             let retry: Retry = text.parse().unwrap();
             assert_eq!(retry.to_string().parse(), Ok(retry));
         }
-        assert_eq!(Retry::with_max("max=5,first=2s").unwrap(), (Some(5), "first=2s".parse().unwrap()));
+        for text in ["max=5,first=2s,factor=2,cap=10m,jitter=0.1", "first=2s,factor=2,cap=10m,jitter=0.1", "max=5"] {
+            assert_eq!(text.parse::<RetryPolicy>().unwrap().to_string(), text);
+        }
+        let policy = RetryPolicy { max_attempts: Some(5), backoff: "first=2s".parse().ok() };
+        assert_eq!("max=5,first=2s".parse(), Ok(policy));
         assert_eq!("first=20m,jitter=0".parse::<Retry>().unwrap().wait(9, 0).as_secs() / 100, 12);
         for text in [
             "",

@@ -66,6 +66,11 @@ pub(crate) fn is_too_long(status: &RpcStatus) -> bool {
     }
 }
 
+/// Whether a Contact server said that.
+pub(crate) fn is_of_contact(status: &RpcStatus) -> bool {
+    detail::<ErrorInfo>(status).is_some_and(|info| info.domain == DOMAIN)
+}
+
 /// After how long the server wants the next try, if it said so.
 pub(crate) fn retry_after(status: &RpcStatus) -> Option<Duration> {
     let delay = detail::<RetryInfo>(status)?.retry_delay.into_option()?;

@@ -30,6 +30,7 @@ use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Ti
 
 mod backend;
 mod backup;
+mod chunk;
 mod error;
 mod memory;
 mod patient;
@@ -38,8 +39,8 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, Checkpoint, Drain, GroupState, Keyed, Newest, OpenReader, OpenRows, OpenTask,
-    PAGE_BYTES, Positions, Reader, Recovered, Removal, Removed,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Drain, Floors, GroupState, Keyed, Newest,
+    OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
@@ -291,7 +292,7 @@ impl Handle {
         self.ask(Command::Cancel(task, at, answer), answered).await
     }
 
-    /// Removes what is no longer wanted, a bounded part of it at once.
+    /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.
     pub async fn remove(&self, removal: Removal) -> Result<Removed, StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Remove(removal, answer), answered).await

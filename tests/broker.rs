@@ -21,7 +21,7 @@ use contact::broker::{
     SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
-use contact::retry::Retry;
+use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
 use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
@@ -877,12 +877,115 @@ fn a_worker_that_a_task_kills_takes_no_attempt_from_those_that_waited_in_its_han
 
 #[test]
 fn two_that_fight_for_one_id_spend_no_attempt_and_make_no_task_suspect() {
-    let mut world = world();
+    let mut world = World::new(Config { ack_timeout: 600 * SECOND, ..world().config });
     let tasks: Vec<_> = (0..3).map(|_| world.broadcast("work")).collect();
     for round in 0..150 {
-        let a = world.join(of_process(begins(client("a")), ["one", "two"][round % 2]));
+        let a = of_process(begins(client("a")), ["one", "two"][round % 2]);
+        let a = world.try_join(a.clone()).unwrap_or_else(|refused| {
+            world.wait(refused.wait);
+            world.join(a)
+        });
         assert_eq!(got(&world, a), tasks);
     }
+    assert!(tasks.iter().all(|task| outcomes(&world, *task).iter().all(|outcome| *outcome == Outcome::Released)));
+}
+
+/// A machine with a process that works, a second for each task, and that is started again when another took its id.
+struct Machine {
+    name: &'static str,
+    starts: usize,
+    stream: Option<SessionId>,
+    comes: Steady,
+    longest: Duration,
+}
+
+impl Machine {
+    fn goes_on(&mut self, world: &mut World) {
+        let stream = self.stream.filter(|id| world.streams.contains_key(id));
+        if let Some(stream) = stream {
+            if let Some(task) = world.model.tasks_held_by(stream).first().copied() {
+                world.settle(stream, task, Outcome::Working);
+                world.done(stream, task);
+            }
+            return;
+        }
+        self.starts += usize::from(self.stream.take().is_some());
+        if self.comes <= world.now.steady {
+            let process = format!("{} {}", self.name, self.starts);
+            match world.try_join(of_process(begins(client("a")), &process)) {
+                Ok(stream) => self.stream = Some(stream),
+                Err(refused) => {
+                    self.comes = world.now.steady.after(refused.wait);
+                    self.longest = self.longest.max(refused.wait);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn processes_that_fight_for_one_id_take_turns_and_the_work_is_done() {
+    let mut world = World::new(Config { window: 64, ..world().config });
+    let tasks: Vec<_> = (0..64).map(|_| world.broadcast("work")).collect();
+    let now = world.now.steady;
+    let machine = |name| Machine { name, starts: 0, stream: None, comes: now, longest: Duration::ZERO };
+    let mut machines = ["one", "two"].map(machine);
+    for _ in 0..80 {
+        machines.iter_mut().for_each(|machine| machine.goes_on(&mut world));
+        world.wait(SECOND);
+    }
+    for machine in &machines {
+        assert!(machine.starts > 1 && machine.longest > 9 * SECOND && machine.longest <= 20 * SECOND);
+    }
+    let all: Vec<_> = tasks.iter().map(|task| outcomes(&world, *task)).collect();
+    assert!(all.iter().all(|outcomes| outcomes.last() == Some(&Outcome::Done)), "{all:?}");
+    assert!(all.iter().all(|outcomes| !outcomes.contains(&Outcome::Exhausted)), "{all:?}");
+    let [contested] = &world.core.contested(world.now)[..] else { panic!("one id is fought for") };
+    assert_eq!((contested.client.as_str(), contested.changes > 3), ("a", true), "{contested:?}");
+    // One of them gets an id of its own. A minute after the turn that it would have had, all of it is forgotten.
+    world.wait(150 * SECOND);
+    assert_eq!(world.core.contested(world.now), []);
+}
+
+#[test]
+fn a_process_that_comes_back_or_is_started_again_fights_with_nobody() {
+    let mut world = world();
+    for round in 0..20 {
+        // Its connection broke, and the server has not noticed: it is the same process. It stops, and asks for one task at most.
+        let join = of_process(begins(client("same")), "one");
+        world.join(Join { peer: format!("peer {round}").into(), ..join.clone() });
+        world.join(Join { window: Some(1), ..join });
+        // A crash loop: the stream is gone before the next process comes.
+        let crashed = world.join(of_process(client("crashes"), &format!("instance {round}")));
+        world.leave(crashed);
+        // One connection asks again and again.
+        world.join(client("asks again"));
+        // Now and then one is replaced by another machine.
+        world.join(of_process(client("replaced"), &format!("instance {round}")));
+        world.wait(31 * SECOND);
+    }
+    assert_eq!(world.core.contested(world.now), []);
+}
+
+#[test]
+fn connections_that_say_no_instance_fight_when_each_takes_the_id_from_the_other() {
+    let mut world = world();
+    let from = |peer: &str| Join { peer: peer.into(), ..client("a") };
+    for peer in ["one", "two", "one", "two"] {
+        world.join(from(peer));
+    }
+    let refused = world.try_join(from("one")).unwrap_err();
+    assert_eq!((refused.client.as_str(), refused.wait), ("a", 5 * SECOND));
+    assert!(refused.to_string().contains("in 5 s. Give each process an id of its own (--id)"), "{refused}");
+    world.join(from("two"));
+    world.wait(5 * SECOND);
+    world.join(from("one"));
+    assert_eq!(world.try_join(from("two")).unwrap_err().wait, 10 * SECOND);
+    // A stream that ends takes all of it along.
+    let one = world.join(from("one"));
+    world.leave(one);
+    world.join(from("two"));
+    assert_eq!(world.core.contested(world.now), []);
 }
 
 #[test]
@@ -1104,6 +1207,61 @@ fn a_retry_that_names_no_delay_waits_as_the_policy_says() {
     assert_eq!(attempts(&world, a).last(), Some(&(tasks[0], 2)));
 }
 
+/// How long the task waits that comes back now, in seconds.
+fn waits(world: &mut World, stream: SessionId, task: TaskId) -> i64 {
+    let result = world.settle(stream, task, Outcome::Retry).unwrap();
+    let waits = result.not_before.unwrap().0 - result.at.0;
+    world.wait(Duration::from_millis(waits as u64));
+    waits / 1_000
+}
+
+#[test]
+fn a_groups_retry_policy_goes_before_the_servers_and_after_that_of_a_task() {
+    let policy = |text: &str| text.parse::<RetryPolicy>().unwrap();
+    let config = Config { retry: "first=20s,factor=1,jitter=0".parse().unwrap(), max_attempts: 3, ..world().config };
+    let mut world = World::new(config);
+    // Before its first client comes.
+    world.set_retry("a", policy("max=2,first=5s,factor=1,jitter=0"));
+    world.restart();
+    let own = NewTask { max_attempts: Some(4), retry: policy("first=3s,factor=1,jitter=0").backoff, ..task("own") };
+    let tasks = [world.broadcast("as the group"), world.submit(own)];
+    let (a, b) = (world.join(client("a")), world.join(client("b")));
+    assert_eq!(tasks.map(|task| waits(&mut world, a, task)), [5, 3]);
+    assert_eq!(waits(&mut world, b, tasks[0]), 20, "another group goes by the server");
+    world.settle(a, tasks[0], Outcome::Retry);
+    assert_eq!(outcomes(&world, tasks[0]).last(), Some(&Outcome::Exhausted));
+    // From the next decision on.
+    world.set_retry("a", policy("first=7s,factor=1,jitter=0"));
+    let third = world.broadcast("as the group from now on");
+    assert_eq!([third, third, tasks[1]].map(|task| waits(&mut world, a, task)), [7, 7, 3]);
+    world.settle(a, third, Outcome::Retry);
+    assert_eq!(
+        outcomes(&world, third).last(),
+        Some(&Outcome::Exhausted),
+        "what it leaves open is as the server is set"
+    );
+    // A policy goes with its group.
+    world.set_retry("a", policy("first=1h"));
+    world.leave(a);
+    assert!(world.remove_group("a"));
+    let a = world.join(client("a"));
+    assert_eq!(waits(&mut world, a, tasks[0]), 20);
+}
+
+#[test]
+fn what_has_more_attempts_behind_it_than_a_new_policy_of_its_group_allows_is_given_up() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    world.settle(a, task, Outcome::Retry);
+    world.settle(a, task, Outcome::Retry);
+    world.leave(a);
+    world.set_retry("a", "max=2".parse().unwrap());
+    world.join(client("a"));
+    assert_eq!(outcomes(&world, task).last(), Some(&Outcome::Exhausted));
+    assert!(world.core.set_retry(&name("nobody"), RetryPolicy::default(), world.now).is_err(), "nothing to be reset");
+}
+
 // ---- what is taken from a client
 
 fn revoked(world: &World, stream: SessionId) -> Vec<(TaskId, u32, RevokeReason)> {
@@ -1305,7 +1463,7 @@ fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &Ne
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
     let mut core = Core::new(Config::default(), Recovered::default(), START);
-    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START);
+    core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START).unwrap();
     core.take_actions(START);
     let mut now = START;
     for (ids, seconds) in [(1..=OPEN, 1), (OPEN + 1..=OPEN + 1, 5)] {
@@ -1325,6 +1483,7 @@ fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
         created_at: now,
         broadcast_after: 0,
         paused: false,
+        retry: RetryPolicy::default(),
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],
@@ -1335,7 +1494,7 @@ fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     let rows = BTreeMap::from([(name("a"), (4..=OPEN).map(open).collect())]);
     let recovered = Recovered { positions, groups: vec![group], open: rows, ..Recovered::default() };
     let mut core = Core::new(Config::default(), recovered, START);
-    core.join(client("a"), 1, START);
+    core.join(client("a"), 1, START).unwrap();
 
     let changed = |(_, checkpoint): (Now, Checkpoint)| {
         let list: Vec<_> = checkpoint.groups[0].open.iter().map(|open| open.id).collect();
@@ -1701,7 +1860,7 @@ fn who_is_not_there_is_not_drained_and_a_thousand_clients_at_most_are() {
     assert_eq!(drain(&mut core, "nobody", 0).unwrap_err(), DrainError::Unknown("nobody".into()));
     assert!(matches!(core.undrain("nobody", at(0)), Err(DrainError::Unknown(_))));
     for n in 0..=MOST_DRAINS + 2 {
-        core.join(client(&format!("c{n}")), n as SessionId, at(0));
+        core.join(client(&format!("c{n}")), n as SessionId, at(0)).unwrap();
     }
     let note = "x".repeat(LONGEST_NOTE + 1);
     assert_eq!(core.drain("c0", None, &note, at(0)).unwrap_err(), DrainError::Note(LONGEST_NOTE + 1));

@@ -138,6 +138,7 @@ fn a_group_is_paused_and_resumed() {
     let _worker = worker(&server, "w1", "workers", "cat");
     server.submit(&["before"]);
     server.at_least(1, "results");
+    server.ctl(&["group", "retry", "workers", "max=5"]);
     let scene = browser.plays("pausing", &server);
     scene.comes_to("the group is paused");
     server.submit(&["held back"]);

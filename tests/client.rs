@@ -1048,6 +1048,13 @@ fn a_command_that_fails_is_tried_again_until_its_attempts_are_used_up() {
         assert_eq!(reply(Exec::new("exit 1").attempts(attempts)).outcome, Outcome::Failed);
     }
     assert_eq!(reply(Exec::new("exit 75").attempts(1)).outcome, Outcome::Retry, "it asked for another");
+    // As the task or its group says, unless the client says otherwise.
+    let of = |max_attempts, exec: Exec| {
+        exec_message(exec, pb::ServerMsg { spent: 3, max_attempts, ..task(3, 4, "the fourth try") }).outcome
+    };
+    assert_eq!(of(0, Exec::new("exit 1")), Outcome::Failed);
+    assert_eq!((of(5, Exec::new("exit 1")), of(4, Exec::new("exit 1"))), (Outcome::Retry, Outcome::Failed));
+    assert_eq!(of(5, Exec::new("exit 1").attempts(2)), Outcome::Failed);
 }
 
 #[test]
@@ -1055,6 +1062,7 @@ fn the_wait_before_another_try_doubles_up_to_ten_minutes() {
     let delay = |first| exec_task(Exec::new("exit 75").retry_delay(first), "the second try").delay;
     assert_eq!(delay(Duration::from_secs(3)), Duration::from_secs(6));
     assert_eq!(delay(Duration::from_secs(400)), Duration::from_secs(600));
+    assert_eq!(exec_task(Exec::new("exit 75"), "work").delay, Duration::ZERO, "the policy of the server counts");
 }
 
 #[test]
@@ -1214,6 +1222,12 @@ fn gone(pid: &str) {
 /// how a task is made.
 #[track_caller]
 fn exec_task(exec: Exec, text: &str) -> Reply {
+    let text = if text.is_empty() { " " } else { text };
+    exec_message(exec, pb::ServerMsg { spent: 1, ..task(3, 3, text) })
+}
+
+#[track_caller]
+fn exec_message(exec: Exec, message: pb::ServerMsg) -> Reply {
     let server = Server::start();
     let (replies, seen) = bounded(1);
     let handler = move |task: &Task| {
@@ -1223,8 +1237,7 @@ fn exec_task(exec: Exec, text: &str) -> Reply {
     };
     let running = Worker::new(server.config(), handler).start().unwrap();
     let session = server.session();
-    let text = if text.is_empty() { " " } else { text };
-    session.send(pb::ServerMsg { spent: 1, ..task(3, 3, text) });
+    session.send(message);
     let reply = seen.recv_timeout(DEADLINE).expect("the command did not end");
     running.stop().unwrap();
     reply

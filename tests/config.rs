@@ -398,6 +398,22 @@ fn a_member_of_a_group_that_says_no_name_is_called_by_its_machine_and_process() 
 }
 
 #[test]
+fn a_machine_whose_name_is_of_another_script_gives_its_workers_that_name() {
+    let utf8 = "hostname 工作站";
+    let mut unshare = Command::new("unshare");
+    if !unshare.args(["--uts", "sh", "-c", utf8]).status().is_ok_and(|status| status.success()) {
+        return eprintln!("skipped: the name of a machine cannot be set here for one process");
+    }
+    let server = Server::start(&[]);
+    let client = env!("CARGO_BIN_EXE_contact-client");
+    let script = format!("{utf8}; exec {client} --server {} --group workers", server.listen);
+    let _member = Program::spawn("worker", Command::new("unshare").args(["--uts", "sh", "-c", &script])).unwrap();
+    server.submit(&["who does this?"]);
+    let result = &server.at_least(1, "results")[0];
+    assert!(result["client"].as_str().unwrap().starts_with("工作站-"), "{result}");
+}
+
+#[test]
 fn sighup_takes_over_what_can_change_and_names_what_cannot() {
     let file = File::with("[server]\nmax-attempts = 2\nack-timeout = \"1h\"\nlog = \"warn\"\n");
     let mut server = Server::start(&["--config", file.path().to_str().unwrap(), "--retain", "2d"]);

@@ -458,6 +458,6 @@ fn reason(status: &RpcStatus) -> String {
     detail::<ErrorInfo>(status).unwrap_or_else(|| panic!("no reason: {status:?}")).reason
 }
 
-fn retry_delay(status: &RpcStatus) -> Option<Duration> {
+pub fn retry_delay(status: &RpcStatus) -> Option<Duration> {
     detail::<RetryInfo>(status).map(|info| info.retry_delay.unwrap().into())
 }

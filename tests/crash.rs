@@ -18,6 +18,10 @@ use witness::Witness;
 
 /// The group that shares tasks.
 const QUEUE: &str = "work";
+/// Another one, whose workers say when they begin a task.
+const CAREFUL: &str = "careful";
+/// So many clients, one after another, may fall silent over a task.
+const MAX_DELIVERIES: usize = 4;
 /// Named clients, each a group of its own, from the start.
 const BROADCAST: [&str; 3] = ["east", "north", "west"];
 
@@ -27,7 +31,8 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_however_often_the
         env::var("CONTACT_CRASHES").map_or(5, |text| text.parse::<u32>().expect("CONTACT_CRASHES is a number"));
     let began = Instant::now();
     // Short leases, so that the slow workers lose theirs; attempts enough for all the kills.
-    let mut server = Server::start(&["--ack-timeout", "1s", "--max-attempts", "1000"]);
+    let deliveries = MAX_DELIVERIES.to_string();
+    let mut server = Server::start(&["--ack-timeout", "1s", "--max-attempts", "1000", "--max-deliveries", &deliveries]);
     let witness = Arc::new(Witness::new(&server.listen, &server.control, crashes));
     let python = Python::ready().map(|python| python.client(Spelling::Ret, &server.listen));
 

@@ -5,6 +5,7 @@ pub mod proxy;
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -19,6 +20,7 @@ use grpcio::{CallOption, ChannelBuilder, EnvBuilder, MetadataBuilder};
 use serde_json::Value;
 
 use crate::common::DEADLINE;
+use crate::common::program::Program;
 use crate::common::server::Server;
 use proxy::Proxy;
 
@@ -339,4 +341,56 @@ fn a_worker_that_does_not_read_holds_up_no_other() {
     }
     assert_eq!(done, (1..=TASKS as u64 + 1).collect());
     assert_eq!(near.stop(), []);
+}
+
+#[test]
+fn workers_that_fight_for_one_id_say_so_and_take_turns_and_no_task_is_given_up() {
+    let server = Server::start(&[]);
+    let tasks: Vec<_> = (1..=64).map(|n| format!("task {n}")).collect();
+    server.submit(&tasks);
+    let start = |name| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        command.args(["--server", &server.listen, "--id", "w", "--from", "first", "--exec", "cat"]);
+        let worker = Program::spawn(name, &mut command).unwrap();
+        let says =
+            worker.err.wait_for("an answer", |line| line.contains("connected to") || line.contains("turned away"));
+        (worker, says)
+    };
+    let mut holder = start("first").0;
+    // As two supervisors would: each starts its worker again when the other took the id.
+    for _ in 0..3 {
+        let (next, says) = start("next");
+        assert!(says.contains("connected to"), "{says}");
+        assert_eq!(holder.ended().code(), Some(1));
+        let why = holder.err.so_far().join("\n");
+        assert!(
+            why.contains("give each process an id of its own (--id), or let them share one group (--group)"),
+            "{why}"
+        );
+        holder = next;
+    }
+    let (waits, says) = start("waits");
+    assert!(says.contains("another process uses the client id w too"), "{says}");
+    assert!(
+        says.contains("Give each process an id of its own (--id), or let them share one group (--group)"),
+        "{says}"
+    );
+    // It stays, and comes when it is its turn.
+    assert_eq!(holder.ended().code(), Some(1));
+    waits.err.wait_for("its turn", |line| line.contains("connected to"));
+    let is_done = |results: &[Value]| results.iter().filter(|result| result["outcome"] == "DONE").count() >= 64;
+    let deadline = Instant::now() + DEADLINE;
+    let results = loop {
+        let results = server.ctl(&["results", "--all"]);
+        if is_done(&results) || Instant::now() > deadline {
+            break results;
+        }
+    };
+    let done: BTreeSet<_> =
+        results.iter().filter(|result| result["outcome"] == "DONE").map(|it| it["task_id"].as_u64()).collect();
+    assert_eq!(done.len(), 64);
+    assert!(results.iter().all(|result| result["outcome"] != "EXHAUSTED"), "{results:?}");
+    let doctor = server.ctl(&["doctor"]);
+    let contested = doctor.iter().find(|finding| finding["check"] == "contested").unwrap();
+    assert_eq!(contested["status"], "warning", "{contested}");
 }

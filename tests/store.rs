@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use contact::attempts::Attempts;
+use contact::retry::RetryPolicy;
 use contact::store::*;
 use contact::task::*;
 use futures::executor::block_on;
@@ -113,6 +114,7 @@ fn group(group: &str) -> GroupState {
         created_at: Time(77),
         broadcast_after: 3,
         paused: true,
+        retry: "max=5,first=10s".parse().unwrap(),
         last_used: Time(7),
         cursors: [9, 5, 6],
         taken_up: vec![(7, 9), (11, 11)],
@@ -158,6 +160,22 @@ fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
 #[track_caller]
 fn submit(handle: &Handle, tasks: Vec<NewTask>) -> Accepted {
     block_on(handle.submit(tasks)).unwrap()
+}
+
+/// Everything that is settled up to these floors, and is not from another time.
+fn removable(everyone: TaskId, groups: &[(&str, TaskId)]) -> Removable {
+    let now = Time::now().after(Duration::from_secs(3600));
+    let groups = groups.iter().map(|(group, floor)| (name(group), *floor)).collect();
+    Removable { floors: Floors { everyone, groups }, before: now, unclaimed_before: Time(0), now, limit: 100 }
+}
+
+/// Removes a part of what may be removed.
+#[track_caller]
+fn remove(handle: &Handle, removable: &Removable) -> Removed {
+    let chunks = handle.reader().unwrap().removable(removable).unwrap();
+    let Removable { before, now, limit, .. } = *removable;
+    block_on(handle.remove(Removal { chunks: chunks.iter().map(|chunk| chunk.first).collect(), before, now, limit }))
+        .unwrap()
 }
 
 #[track_caller]
@@ -416,7 +434,8 @@ for_both! {
     fn dead_letters_are_found_by_group_until_they_are_dropped_or_given_out_again(place) {
         let (_store, handle) = place.start();
         use Outcome::*;
-        submit(&handle, (0..4).map(|n| task(&n.to_string())).collect());
+        submit(&handle, vec![task("stored by itself")]);
+        submit(&handle, (1..4).map(|n| task(&n.to_string())).collect());
         let of = |task, group: &str, outcome| result(task, Some(group), outcome);
         handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
         handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
@@ -448,65 +467,91 @@ for_both! {
         handle.forget_group(name("b"));
         flush(&handle).unwrap();
         assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [7, 14]);
-        let later = Time::now().after(Duration::from_secs(3600));
-        block_on(handle.remove(Removal { upto: 1, before: later, unclaimed_before: Time(0), limit: 10 })).unwrap();
+        remove(&handle, &removable(1, &[]));
         assert_eq!(seqs(&reader.dead(0, None, 10).unwrap()), [14]);
         assert_eq!(reader.dead_counts().unwrap(), [(name("a"), 1)].into());
     }
 
     fn what_is_settled_and_old_is_removed_in_bounded_parts(place) {
         let (_store, handle) = place.start();
-        submit(&handle, (0..10).map(|n| task(&n.to_string())).collect());
+        // What one commit accepts is stored together. Nothing else is under way.
+        for n in 0..5 {
+            submit(&handle, vec![task(&format!("{n}/0")), task(&format!("{n}/1"))]);
+        }
         handle.record((1..=10).map(|id| result(id, Some("g"), Outcome::Done)).chain([result(0, None, Outcome::Done)]).collect());
         block_on(handle.record_statuses(vec![status("old")])).unwrap();
-        let later = Time::now().after(Duration::from_secs(3600));
-        let removal = Removal { upto: 7, before: later, unclaimed_before: Time(0), limit: 4 };
-        let remove = |removal| block_on(handle.remove(removal)).unwrap();
+        let removable = |everyone, limit| Removable { limit, ..removable(everyone, &[]) };
 
-        let first = remove(removal);
+        let first = remove(&handle, &removable(7, 4));
         assert_eq!((first.tasks, first.others), (vec![1, 2, 3, 4], 2), "four tasks, the result without a task, the status");
-        assert_eq!(remove(removal).tasks, [5, 6, 7]);
-        assert!(remove(removal).tasks.is_empty(), "the others are not settled");
-        assert!(remove(Removal { upto: 10, before: Time(1), ..removal }).tasks.is_empty(), "the others are not old");
+        assert_eq!(remove(&handle, &removable(7, 4)).tasks, [5, 6]);
+        assert!(remove(&handle, &removable(7, 4)).is_nothing(), "task 7 is stored with one that is not settled");
+        let young = Removable { before: Time(1), ..removable(10, 4) };
+        assert!(remove(&handle, &young).is_nothing(), "the others are not old");
         let mut reader = handle.reader().unwrap();
-        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [8, 9, 10]);
-        assert_eq!(reader.first_task().unwrap(), Some(8));
-        assert!(reader.results_of(7).unwrap().is_empty(), "what came of a task goes with it");
-        assert_eq!(reader.results_of(8).unwrap().len(), 1);
+        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [7, 8, 9, 10]);
+        assert_eq!(reader.first_task().unwrap(), Some(7));
         assert!(reader.statuses(0, 10).unwrap().is_empty());
+        assert_eq!(reader.results_of(7).unwrap().len(), 1);
+        assert_eq!(remove(&handle, &removable(10, 1)).tasks, [7, 8], "one chunk, though it is of two");
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
+        assert_eq!(remove(&handle, &removable(10, 100)).tasks, [9, 10]);
+        assert!(!reader.results_of(10).unwrap().is_empty(), "task 11 is in the same block of 256");
+        assert_eq!(remove(&handle, &removable(11, 100)).tasks, [11]);
+        remove(&handle, &removable(11, 100));
+        assert_eq!(reader.results(0, 100).unwrap(), [], "what came of tasks goes with the last of a block");
+    }
+
+    fn a_task_is_kept_for_those_it_is_for_and_for_nobody_else(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![addressed("slow")]);
+        submit(&handle, vec![addressed("quick"), task("for everyone"), of_class(Priority::High, Some("quick")), addressed("absent")]);
+        submit(&handle, vec![addressed("quick")]);
+        let settled = removable(0, &[("slow", 0), ("quick", 5)]);
+        assert_eq!(remove(&handle, &settled).tasks, [2, 4]);
+        assert_eq!(remove(&handle, &removable(3, &[("slow", 3), ("quick", 5)])).tasks, [1, 3]);
+        assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [5, 6]);
+    }
+
+    fn what_has_a_time_to_come_holds_up_nothing_that_is_older(place) {
+        let (store, handle) = place.start();
+        let future = Time::now().after(Duration::from_secs(365 * 86_400));
+        handle.record(vec![NewResult { at: future, ..result(0, None, Outcome::Done) }]);
+        block_on(handle.record_statuses(vec![NewStatus { at: future, ..status("from a clock that was wrong") }, status("old")])).unwrap();
+        handle.record(vec![result(0, None, Outcome::Done)]);
+        flush(&handle).unwrap();
+        assert_eq!(remove(&handle, &removable(0, &[])).others, 2);
+        let mut reader = handle.reader().unwrap();
+        assert_eq!((seqs(&reader.results(0, 10).unwrap()), reader.statuses(0, 10).unwrap()[0].seq), (vec![1], 1));
+        store.close().unwrap();
     }
 
     fn what_comes_of_a_task_that_was_removed_is_late_and_is_removed_in_its_turn(place) {
         let (_store, handle) = place.start();
-        submit(&handle, (0..3).map(|n| task(&n.to_string())).collect());
-        let later = Time::now().after(Duration::from_secs(3600));
-        let remove = |upto| {
-            block_on(handle.remove(Removal { upto, before: later, unclaimed_before: Time(0), limit: 100 })).unwrap()
-        };
-        assert_eq!(remove(1).tasks, [1]);
+        for n in 0..3 {
+            submit(&handle, vec![task(&n.to_string())]);
+        }
+        assert_eq!(remove(&handle, &removable(1, &[])).tasks, [1]);
         handle.record_unless_settled(result(1, Some("g"), Outcome::Done));
         handle.record_unless_settled(result(2, Some("g"), Outcome::Done));
         flush(&handle).unwrap();
         let kept = || handle.reader().unwrap().results(0, 10).unwrap();
         let late: Vec<_> = kept().iter().map(|r| (r.result.task, r.result.late)).collect();
         assert_eq!(late, [(1, true), (2, false)]);
-        assert_eq!((remove(1).others, seqs(&kept())), (1, vec![2]), "nothing holds it any more");
-        assert_eq!((remove(3).tasks, seqs(&kept())), (vec![2, 3], vec![]));
+        let removed = remove(&handle, &removable(3, &[]));
+        assert_eq!((removed.tasks, seqs(&kept())), (vec![2, 3], vec![]));
         handle.record_unless_settled(result(3, Some("g"), Outcome::Done));
         flush(&handle).unwrap();
-        assert_eq!((remove(3).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
+        assert_eq!((remove(&handle, &removable(3, &[])).others, seqs(&kept())), (1, vec![]), "where no task is left, too");
     }
 
     fn a_task_for_a_group_that_never_came_is_kept_longer(place) {
         let (_store, handle) = place.start();
-        handle.checkpoint(states(vec![group("here")]));
         submit(&handle, vec![addressed("here"), addressed("absent"), task("for everyone")]);
-        let later = Time::now().after(Duration::from_secs(3600));
-        let removal = Removal { upto: 3, before: later, unclaimed_before: Time(0), limit: 100 };
-        assert_eq!(block_on(handle.remove(removal)).unwrap().tasks, [1, 3]);
+        let settled = removable(3, &[("here", 3)]);
+        assert_eq!(remove(&handle, &settled).tasks, [1, 3]);
         assert_eq!(ids(&handle.reader().unwrap().tasks(0, 100).unwrap()), [2]);
-        assert_eq!(block_on(handle.remove(Removal { unclaimed_before: later, ..removal })).unwrap().tasks, [2]);
+        assert_eq!(remove(&handle, &Removable { unclaimed_before: settled.before, ..settled }).tasks, [2]);
     }
 
     fn an_expiry_can_be_changed(place) {
@@ -569,7 +614,13 @@ for_both! {
 
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
-        let fresh = GroupState { paused: false, taken_up: vec![], open: vec![], ..group("fresh") };
+        let fresh = GroupState {
+            paused: false,
+            retry: RetryPolicy::default(),
+            taken_up: vec![],
+            open: vec![],
+            ..group("fresh")
+        };
         handle.checkpoint(states(vec![group("worn"), group("fresh"), group("gone")]));
         handle.checkpoint(states(vec![fresh.clone()]));
         handle.forget_group(name("gone"));
@@ -926,7 +977,7 @@ fn while_no_write_works_nothing_is_taken_or_announced_and_each_call_is_told_why_
     assert!(refused.to_string().contains("no room is left for /the/disk"), "{refused}");
     assert!(matches!(block_on(handle.record_statuses(vec![status("later")])), Err(StoreError::Failed { .. })));
     assert!(matches!(block_on(handle.expire(1, None)), Err(StoreError::Failed { .. })));
-    let removal = Removal { upto: 1, before: Time::now(), unclaimed_before: Time(0), limit: 1 };
+    let removal = Removal { chunks: vec![1], before: Time::now(), now: Time::now(), limit: 1 };
     assert!(matches!(block_on(handle.remove(removal)), Err(StoreError::Failed { .. })));
     assert!(matches!(flush(&handle), Err(StoreError::Failed { .. })));
     assert_eq!(ids(&handle.reader().unwrap().tasks(0, 10).unwrap()), [1]);
@@ -1168,11 +1219,11 @@ mod file {
     #[test]
     fn ids_go_on_though_rows_were_removed() {
         let dir = used();
-        Connection::open(dir.path().join("contact.db")).unwrap().execute("DELETE FROM tasks WHERE id > 1", []).unwrap();
+        Connection::open(dir.path().join("contact.db")).unwrap().execute("DELETE FROM task_chunks", []).unwrap();
         let (store, recovered) = Store::open(dir.path()).unwrap();
         assert_eq!(recovered.positions.task, 3);
         assert_eq!(submit(&store.handle(), vec![task("d")]).first_id, 4);
-        assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 9).unwrap()), [1, 4]);
+        assert_eq!(ids(&store.handle().reader().unwrap().tasks(0, 9).unwrap()), [4]);
     }
 
     #[test]
@@ -1230,6 +1281,7 @@ mod file {
             not_before: not_before.map(Time),
         };
         let [workers] = &recovered.groups[..] else { panic!("{recovered:?}") };
+        assert!(workers.retry.is_open());
         assert_eq!(workers.open, [open(2, 2, None), open(4, 1, None), open(5, 0, Some(1_882_024_904_496))]);
         let tasks = store.handle().reader().unwrap().tasks(0, 10).unwrap();
         assert_eq!(tasks.iter().map(|task| task.spec.max_attempts).collect::<Vec<_>>()[4..], [None, Some(7)]);
@@ -1294,7 +1346,7 @@ mod file {
                 assert_eq!(reader.tasks(0, 100).unwrap(), tasks);
                 assert_eq!(reader.results(0, 100).unwrap(), results);
                 for task in &tasks {
-                    assert_eq!(reader.tasks_by_id(&[task.id]).unwrap(), [task.clone()]);
+                    assert_eq!(reader.tasks_by_id(&[task.id]).unwrap(), std::slice::from_ref(task));
                     let of_it: Vec<_> = results.iter().filter(|r| r.result.task == task.id).cloned().collect();
                     assert_eq!(reader.results_of(task.id).unwrap(), of_it);
                 }
@@ -1467,6 +1519,44 @@ mod file {
         assert!(files(to.path()).is_empty());
     }
 
+    /// A server was killed while it moved the rows of an older one into chunks: some are moved, the others still stand in rows.
+    #[test]
+    fn a_move_of_rows_into_chunks_that_was_interrupted_goes_on() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        submit(&store.handle(), (1..=30_000).map(|n| task(&format!("task {n}"))).collect());
+        store.handle().record((1..=30_000).map(|n| result(n, Some("g"), Outcome::Done)).collect());
+        let read = |store: &Store| {
+            let mut reader = store.handle().reader().unwrap();
+            let tasks: Vec<_> =
+                [0, 10_000, 20_000].iter().flat_map(|after| reader.tasks(*after, 10_000).unwrap()).collect();
+            let results: Vec<_> =
+                [0, 10_000, 20_000].iter().flat_map(|after| reader.results(*after, 10_000).unwrap()).collect();
+            (tasks, results)
+        };
+        flush(&store.handle()).unwrap();
+        let before = read(&store);
+        assert_eq!((before.0.len(), before.1.len()), (30_000, 30_000));
+        store.close().unwrap();
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let rows = "BEGIN;
+            CREATE TABLE task_rows AS SELECT id, accepted_at, priority, target, key, not_before, expires_at, max_attempts, retry, text
+                FROM tasks WHERE first > 1000;
+            CREATE TABLE result_rows AS SELECT seq, task_id, \"group\", client, attempt, outcome, at, not_before, late, ret FROM results;
+            DELETE FROM task_chunks WHERE first > 1000;
+            DELETE FROM result_chunks;
+            COMMIT";
+        conn.execute_batch(rows).unwrap();
+        let left: i64 = conn.query_row("SELECT count(*) FROM task_rows", [], |row| row.get(0)).unwrap();
+        assert!((20_000..30_000).contains(&left), "{left}");
+        drop(conn);
+        for _ in 0..2 {
+            let (store, _) = Store::open(dir.path()).unwrap();
+            assert!(read(&store) == before);
+            store.close().unwrap();
+        }
+    }
+
     #[test]
     fn a_newer_schema_is_refused() {
         let dir = used();
@@ -1489,17 +1579,40 @@ mod file {
     }
 
     #[test]
-    fn a_damaged_row_is_named_as_such() {
-        let dir = used();
-        let path = dir.path().join("contact.db");
-        let conn = Connection::open(&path).unwrap();
-        conn.execute_batch("UPDATE tasks SET priority = 9 WHERE id = 2").unwrap();
-        let (store, _) = Store::open(dir.path()).unwrap();
-        let mut reader = store.handle().reader().unwrap();
-        assert_eq!(ids(&reader.tasks(2, 10).unwrap()), [3]);
-        let damaged = reader.tasks(0, 10).unwrap_err();
-        assert!(matches!(damaged, StoreError::Damaged { .. }));
-        assert!(damaged.to_string().contains(path.to_str().unwrap()), "{damaged}");
+    fn a_damaged_chunk_is_named_as_such_whatever_is_in_it() {
+        let damage = [
+            "UPDATE task_chunks SET priority = 9",
+            "UPDATE task_chunks SET head = 'no JSON'",
+            "UPDATE task_chunks SET head = '[]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[5,1,1]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[0,1,1],[2,2,1]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,4294967295,4294967295]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,2,1,{\"unknown\":1}]]'",
+            "UPDATE task_chunks SET head = '[[0,0,1],[1,1,1],[2,2,1,{\"retry\":\"never\"}]]'",
+            "UPDATE task_chunks SET texts = x'616263ff', head = '[[0,0,1],[1,1,1],[2,2,2]]'",
+            "UPDATE task_chunks SET texts = x'61'",
+            "UPDATE task_chunks SET last = 2",
+            "UPDATE task_chunks SET target = char(10)",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,null,7,0,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,7,0,0,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET head = '[[0,0,0,0,null,0,99,0],[1,0,0,1,null,0,0,0]]'",
+            "UPDATE result_chunks SET names = '[1]'",
+            "UPDATE result_chunks SET first_task = -1",
+        ];
+        for damage in damage {
+            let dir = folder();
+            let (store, _) = Store::open(dir.path()).unwrap();
+            submit(&store.handle(), vec![task("a"), task("b"), task("c")]);
+            store.handle().record(vec![result(1, None, Outcome::Done), result(2, None, Outcome::Done)]);
+            flush(&store.handle()).unwrap();
+            let path = dir.path().join("contact.db");
+            Connection::open(&path).unwrap().execute_batch(damage).unwrap();
+            let mut reader = store.handle().reader().unwrap();
+            let read = reader.tasks(0, 10).map(drop).and(reader.results(0, 10).map(drop));
+            let Err(damaged) = read else { panic!("{damage}: {:?}", reader.tasks(0, 10)) };
+            assert!(matches!(damaged, StoreError::Damaged { .. }), "{damage}: {damaged}");
+            assert!(damaged.to_string().contains(path.to_str().unwrap()), "{damaged}");
+        }
     }
 
     #[test]
@@ -1580,6 +1693,218 @@ mod file {
     }
 }
 
+/// Random lives of a database, held against memory.
+mod lives {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What is done to both.
+    #[derive(Debug, Clone)]
+    enum Op {
+        /// Tasks: group, priority, length of the text, and whether it has a key, a time and an expiry; then results: which of the tasks
+        /// there are, of which group, with which outcome.
+        Commit(Vec<(u8, u8, u16, u8)>, Vec<(u16, u8, u8)>),
+        /// Cancels a task, or changes when it expires.
+        Change(u16, bool),
+        /// Removes what is settled up to there, for everyone and for each group.
+        Remove(u16, u16, u16, u8),
+        Reopen,
+    }
+
+    fn ops() -> impl Strategy<Value = Vec<Op>> {
+        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..16u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..16u8), 400..700)];
+        let results = prop_oneof![4 => vec((any::<u16>(), 0..4u8, 0..12u8), 0..12), 1 => vec((any::<u16>(), 0..4u8, 0..12u8), 400..700)];
+        let op = prop_oneof![
+            6 => (tasks, results).prop_map(|(tasks, results)| Op::Commit(tasks, results)),
+            2 => (any::<u16>(), any::<bool>()).prop_map(|(task, cancel)| Op::Change(task, cancel)),
+            2 => (any::<u16>(), any::<u16>(), any::<u16>(), 1..200u8).prop_map(|(all, a, b, limit)| Op::Remove(all, a, b, limit)),
+            1 => Just(Op::Reopen),
+        ];
+        vec(op, 1..25)
+    }
+
+    struct Life {
+        dir: TempDir,
+        sqlite: Option<Sqlite>,
+        memory: Memory,
+        positions: Positions,
+    }
+
+    fn group_of(number: u8) -> Option<GroupName> {
+        [None, Some("a"), Some("b"), Some("absent")][usize::from(number)].map(name)
+    }
+
+    impl Life {
+        fn commit(&mut self, batch: &Batch) {
+            self.sqlite.as_mut().unwrap().commit(batch).unwrap();
+            self.memory.commit(batch).unwrap();
+        }
+
+        fn apply(&mut self, op: &Op) {
+            let upto = |number: u16, last: u64| if last == 0 { 0 } else { u64::from(number) % (last + 1) };
+            match op {
+                Op::Commit(tasks, results) => {
+                    let tasks = tasks.iter().map(|(to, priority, length, rare)| {
+                        self.positions.task += 1;
+                        let id = self.positions.task;
+                        let spec = NewTask {
+                            text: "任".repeat(usize::from(*length)),
+                            to: group_of(*to),
+                            priority: Priority::ALL[usize::from(*priority)],
+                            key: (rare & 1 != 0).then(|| format!("key {id}")),
+                            not_before: (rare & 2 != 0).then_some(Time(id as i64)),
+                            expires_at: (rare & 4 != 0).then_some(Time(-7)),
+                            max_attempts: (rare & 8 != 0).then_some(3),
+                            retry: (rare & 8 != 0).then(|| "first=10s".parse().unwrap()),
+                        };
+                        Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
+                    });
+                    let tasks: Vec<_> = tasks.collect();
+                    let results = results.iter().map(|(task, group, outcome)| {
+                        self.positions.result += 1;
+                        let seq = self.positions.result;
+                        let outcome = Outcome::ALL[usize::from(*outcome)];
+                        let not_before = (outcome == Outcome::Retry).then_some(Time(9));
+                        let result = NewResult {
+                            client: format!("client {}", seq % 3).into(),
+                            attempt: (seq % 2) as u32 + 1,
+                            late: seq.is_multiple_of(7),
+                            at: Time(900 + (seq % 4) as i64),
+                            not_before,
+                            ..result(
+                                upto(*task, self.positions.task),
+                                group_of(*group).as_ref().map(Name::as_str),
+                                outcome,
+                            )
+                        };
+                        TaskResult { seq, result }
+                    });
+                    let results = results.collect();
+                    let batch = Batch { tasks, results, positions: self.positions, ..Batch::default() };
+                    self.commit(&batch);
+                }
+                Op::Change(task, cancel) => {
+                    let task = upto(*task, self.positions.task);
+                    let mut batch = Batch { positions: self.positions, ..Batch::default() };
+                    batch.expiries.push((task, cancel.then_some(Time(-5))));
+                    if *cancel {
+                        batch.freed.insert(task);
+                    }
+                    self.commit(&batch);
+                }
+                Op::Remove(everyone, a, b, limit) => {
+                    let last = self.positions.task;
+                    let floors = removable(upto(*everyone, last), &[("a", upto(*a, last)), ("b", upto(*b, last))]);
+                    let floors = Removable { limit: usize::from(*limit), ..floors };
+                    loop {
+                        let of_memory = self.memory.removable(&floors).unwrap();
+                        assert_eq!(self.reader().removable(&floors).unwrap(), of_memory);
+                        let chunks = of_memory.iter().map(|chunk| chunk.first).collect();
+                        let removal = Removal { chunks, before: floors.before, now: floors.now, limit: 10_000 };
+                        let removed = self.sqlite.as_mut().unwrap().remove(&removal).unwrap();
+                        let of_memory = self.memory.remove(&removal).unwrap();
+                        assert_eq!((&removed.tasks, removed.others), (&of_memory.tasks, of_memory.others));
+                        if removed.is_nothing() {
+                            break;
+                        }
+                    }
+                }
+                Op::Reopen => {
+                    let sqlite: Box<dyn Backend> = Box::new(self.sqlite.take().unwrap());
+                    sqlite.close().unwrap();
+                    let mut sqlite = Sqlite::open(self.dir.path()).unwrap();
+                    assert_eq!(sqlite.recover().unwrap(), self.memory.recover().unwrap());
+                    self.sqlite = Some(sqlite);
+                }
+            }
+        }
+
+        fn reader(&self) -> Box<dyn Reader> {
+            self.sqlite.as_ref().unwrap().reader()().unwrap()
+        }
+
+        /// Both give the same answers to everything.
+        fn compare(&mut self) {
+            let (mut sqlite, memory) = (self.reader(), &mut self.memory);
+            macro_rules! same {
+                ($($call:tt)+) => {
+                    assert_eq!(sqlite.$($call)+.unwrap(), memory.$($call)+.unwrap(), stringify!($($call)+))
+                };
+            }
+            let (task, seq) = (self.positions.task, self.positions.result);
+            same!(first_task());
+            same!(dead(0, None, usize::MAX));
+            same!(dead_counts());
+            same!(addressed_groups(None, 10));
+            for limit in [1, 7, usize::MAX] {
+                for after in [0, task / 3, task / 2, task, u64::MAX] {
+                    same!(tasks(after, limit));
+                    same!(latest_tasks(after, limit));
+                }
+                for after in [0, seq / 3, seq / 2, seq, u64::MAX] {
+                    same!(results(after, limit));
+                }
+                for group in [None, Some("a"), Some("b"), Some("absent"), Some("unknown")] {
+                    for priority in Priority::ALL {
+                        for (after, upto, broadcast_after) in
+                            [(0, task, 0), (task / 3, 2 * task / 3, task / 2), (task / 2, u64::MAX, 0)]
+                        {
+                            let asked = Backlog { after, upto, broadcast_after, limit, ..backlog(group, priority) };
+                            same!(backlog(&asked));
+                            same!(count(&asked));
+                            if group.is_some() {
+                                same!(expiries(&asked));
+                            }
+                        }
+                    }
+                }
+            }
+            let some = |last: u64| (0..=last + 1).step_by(1 + last as usize / 23);
+            let ids: Vec<TaskId> = some(task).collect();
+            same!(results_by_seq(&some(seq).collect::<Vec<_>>()));
+            same!(tasks_by_id(&ids));
+            for id in ids {
+                same!(results_of(id));
+                same!(outcomes_of(id));
+                same!(latest_results_of(id, 3));
+                let key = format!("key {id}");
+                let sqlite = self.sqlite.as_mut().unwrap();
+                assert_eq!(sqlite.find_key(&key).unwrap(), memory.find_key(&key).unwrap());
+                assert_eq!(sqlite.has_task(id).unwrap(), memory.has_task(id).unwrap());
+                for group in ["a", "b"].map(name) {
+                    assert_eq!(sqlite.last_outcome(&group, id).unwrap(), memory.last_outcome(&group, id).unwrap());
+                }
+            }
+        }
+    }
+
+    /// Few, since each compares everything; more with PROPTEST_CASES.
+    fn cases() -> u32 {
+        std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(6)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_database_and_memory_hold_the_same_whatever_is_done(ops in ops()) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut sqlite = Sqlite::open(dir.path()).unwrap();
+            sqlite.recover().unwrap();
+            let mut life = Life { dir, sqlite: Some(sqlite), memory: Memory::default(), positions: Positions::default() };
+            for op in &ops {
+                life.apply(op);
+                if matches!(op, Op::Remove(..) | Op::Reopen) {
+                    life.compare();
+                }
+            }
+            life.compare();
+        }
+    }
+}
+
 /// What a task costs, in an empty store and as it fills: `perf stat -e instructions:u` of the program says how much work it is. See
 /// docs/performance-log.md.
 #[test]
@@ -1591,7 +1916,12 @@ fn what_a_task_costs() {
     sqlite.recover().unwrap();
     let text: String = "x".repeat(100);
     let began = Instant::now();
-    let mut commit_time = Duration::ZERO;
+    let (mut commit_time, mut commit_cpu) = (Duration::ZERO, 0);
+    // Nanoseconds that this thread was on a processor.
+    let cpu = || -> u64 {
+        let schedstat = fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+        schedstat.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0)
+    };
     for commit in 0..commits {
         let positions = Positions { task: 1_000 * (commit + 1), result: 1_000 * (commit + 1), status: 0 };
         let ids = 1_000 * commit + 1..=1_000 * (commit + 1);
@@ -1615,14 +1945,16 @@ fn what_a_task_costs() {
             mark: Some(positions.result),
             ..Batch::default()
         };
-        let from = Instant::now();
+        let (from, cpu_before) = (Instant::now(), cpu());
         sqlite.commit(&batch).unwrap();
+        commit_cpu += cpu() - cpu_before;
         commit_time += from.elapsed();
     }
     let bytes = fs::metadata(dir.path().join("contact.db")).unwrap().len();
     let count = 1_000 * commits;
     println!(
-        "{count} tasks and outcomes: {:.2} us each in commits, {:.2} in all; {} bytes each",
+        "{count} tasks and outcomes: {:.2} us of CPU each in commits, which took {:.2} us, {:.2} in all; {} bytes each",
+        commit_cpu as f64 / 1e3 / count as f64,
         commit_time.as_secs_f64() * 1e6 / count as f64,
         began.elapsed().as_secs_f64() * 1e6 / count as f64,
         bytes / count

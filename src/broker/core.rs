@@ -3,6 +3,7 @@
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
 mod checkpoint;
+mod contest;
 mod counting;
 mod cursor;
 mod delayed;
@@ -23,6 +24,7 @@ mod suspects;
 mod tally;
 mod timers;
 
+pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::counting::Counted;
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
@@ -48,7 +50,7 @@ use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
 use crate::now::{Now, Steady};
-use crate::retry::Retry;
+use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
 
@@ -60,9 +62,9 @@ pub(super) type GroupId = u64;
 pub struct Config {
     /// How long a client may keep a task without a word before it is given to another.
     pub ack_timeout: Duration,
-    /// Attempts that a group may spend on a task before it is given up, unless the task says otherwise.
+    /// Attempts that a group may spend on a task before it is given up, unless the task or its group says otherwise.
     pub max_attempts: u32,
-    /// How long a task waits before it goes out again, unless it says otherwise.
+    /// How long a task waits before it goes out again, unless it or its group says otherwise.
     pub retry: Retry,
     /// How often a client may fall silent after it was given a task that it had not begun, before the task is given up.
     pub max_deliveries: u32,
@@ -99,8 +101,13 @@ impl Default for Config {
 
 impl Config {
     /// How long a task waits after that attempt came to nothing. Where its text is not in memory, its own policy is not known.
-    fn wait(&self, task: Option<&Task>, id: TaskId, attempt: u32) -> Duration {
-        task.and_then(|task| task.spec.retry).unwrap_or(self.retry).wait(attempt, id)
+    fn wait(&self, of_group: RetryPolicy, task: Option<&Task>, id: TaskId, attempt: u32) -> Duration {
+        task.and_then(|task| task.spec.retry).or(of_group.backoff).unwrap_or(self.retry).wait(attempt, id)
+    }
+
+    /// Attempts that may be spent on a task.
+    fn max_attempts(&self, of_group: RetryPolicy, task: &Task) -> u32 {
+        task.spec.max_attempts.or(of_group.max_attempts).unwrap_or(self.max_attempts)
     }
 }
 

@@ -8,15 +8,16 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, Core, Disconnected, Drained, GroupInfo, Join, Meter, OutcomeReport, Overview, Reporter,
-    SessionId, TaskState,
+    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, Meter, NotYourTurn, OutcomeReport,
+    Overview, Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use crate::mailbox;
 use crate::now::Now;
-use crate::store::{self, Accepted, Drain, StoreError};
+use crate::retry::RetryPolicy;
+use crate::store::{self, Accepted, Drain, Floors, StoreError};
 use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
@@ -26,7 +27,7 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<Joined>),
+    Join(Box<Join>, Reply<Result<Joined, NotYourTurn>>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -103,9 +104,10 @@ impl Drop for Reporting {
 
 /// For the streams of clients.
 impl Handle {
-    /// Opens a session: tasks come out of its [`Inbox`] until [`Handle::leave`].
+    /// Opens a session: tasks come out of its [`Inbox`] until [`Handle::leave`]. Refused while several processes fight for the
+    /// client's id, and it is the turn of another.
     pub async fn join(&self, join: Join) -> Result<Joined, BrokerError> {
-        self.ask(|reply| Command::Join(Box::new(join), reply)).await
+        Ok(self.ask(|reply| Command::Join(Box::new(join), reply)).await??)
     }
 
     /// The stream of this session ended; `why` goes into the log.
@@ -174,6 +176,11 @@ impl Handle {
         self.with(|core, _| (core.unmatched(), core.last_unmatched())).await
     }
 
+    /// The ids that several processes fight for.
+    pub async fn contested(&self) -> Result<Vec<ContestedId>, BrokerError> {
+        self.with(|core, now| core.contested(now)).await
+    }
+
     /// These tasks were removed from the store: no client is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
         self.with(move |core, _| core.removed(&tasks)).await
@@ -202,6 +209,11 @@ impl Handle {
     /// Gives tasks to a client again that was drained; see [`Core::undrain`].
     pub async fn undrain_client(&self, who: String) -> Result<Drained, BrokerError> {
         Ok(self.change(move |core, now| core.undrain(&who, now)).await??)
+    }
+
+    /// Says how the tasks of a group are tried again; says whether the group was made for that.
+    pub async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, BrokerError> {
+        Ok(self.change(move |core, now| core.set_retry(&group, retry, now)).await??)
     }
 
     /// Removes a group that no client uses.
@@ -242,9 +254,9 @@ impl Handle {
         self.with(move |core, now| core.task_states(&task, now)).await
     }
 
-    /// Every task up to here is settled by every group there is.
-    pub async fn settled_floor(&self) -> Result<TaskId, BrokerError> {
-        self.with(|core, _| core.settled_floor()).await
+    /// Up to where everything is settled, by those for whom it is.
+    pub async fn settled_floors(&self) -> Result<Floors, BrokerError> {
+        self.with(|core, _| core.settled_floors()).await
     }
 
     /// What was counted since the start.

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 use rustc_hash::FxHashMap;
 
-use super::core::{Action, ClientInfo, Closed, Core, Join, SessionId};
+use super::core::{Action, ClientInfo, Closed, Core, Join, NotYourTurn, SessionId};
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
@@ -119,26 +119,38 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<Joined>, now: Now) {
-        if self.draining {
+    fn join(&mut self, join: Join, reply: Reply<Result<Joined, NotYourTurn>>, now: Now) {
+        let session = self.next_session;
+        if self.draining || reply.is_canceled() {
             return;
         }
-        let session = self.next_session;
-        let (outbox, inbox) = outbox::outbox();
-        self.next_session += 1;
         let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
+        let fights = self.core.fights();
+        let new_group = match self.core.join(join, session, now) {
+            Ok(new_group) => new_group,
+            // Not logged: it may come again and again. The fight was.
+            Err(refused) => return drop(reply.send(Err(refused))),
+        };
+        self.next_session += 1;
+        let (outbox, inbox) = outbox::outbox();
         self.outboxes.insert(session, outbox);
-        let new_group = self.core.join(join, session, now);
         // The older stream of the same client ends without a line of its own. A new group is on its way to the store before anybody
         // hears of it, and so before what is submitted afterwards.
         self.act();
-        if reply.send(Joined { session, inbox, new_group }).is_err() {
+        if reply.send(Ok(Joined { session, inbox, new_group })).is_err() {
             return self.leave(session, "its call ended", now);
         }
         if let Some(client) = self.core.client(session) {
             let instead = if takes_over { ", and its older stream ends" } else { "" };
             let new_group = if new_group.is_some() { "; its group is new" } else { "" };
             info!("{} came{instead}; {} connected{new_group}", describe(&client), self.outboxes.len());
+            if self.core.fights() > fights {
+                warn!(
+                    "several processes use the id of {}, and take it from each other: from now on they take turns, of 5 s and then \
+                     longer ones; give each an id of its own, or let them share one group",
+                    describe(&client)
+                );
+            }
         }
     }
 

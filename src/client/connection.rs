@@ -30,14 +30,15 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b'%');
 /// Why a connection, or the worker, ended.
 pub(super) enum End {
     /// Try again, not before the server wants it.
-    Lost { reason: String, retry_after: Option<Duration> },
+    /// `refused`: a Contact server said why.
+    Lost { reason: String, retry_after: Option<Duration>, refused: bool },
     /// Trying again would end the same way.
     Fatal(Error),
 }
 
 impl End {
     pub(super) fn lost(reason: impl Into<String>) -> End {
-        End::Lost { reason: reason.into(), retry_after: None }
+        End::Lost { reason: reason.into(), retry_after: None, refused: false }
     }
 
     /// A call ended with a status after which another try may work.
@@ -47,7 +48,8 @@ impl End {
         if status.code() == RpcStatusCode::UNIMPLEMENTED && !status.message().contains("http2 header with status") {
             reason += "; is it a --control address? Clients connect to the server's --listen address";
         }
-        End::Lost { reason, retry_after: rpc_status::retry_after(status) }
+        let refused = rpc_status::is_of_contact(status);
+        End::Lost { reason, retry_after: rpc_status::retry_after(status), refused }
     }
 }
 

@@ -58,8 +58,8 @@ const BEGIN: &str = "begin\n";
 pub struct Exec {
     command: String,
     max_output: usize,
-    retry_delay: Duration,
-    attempts: u32,
+    retry_delay: Option<Duration>,
+    attempts: Option<u32>,
     timeout: Option<Duration>,
     stop_timeout: Duration,
     raw_input: bool,
@@ -69,9 +69,7 @@ pub struct Exec {
 impl Exec {
     /// The longest output that is kept, unless [`Exec::max_output`] says otherwise: 64 KiB.
     pub const MAX_OUTPUT: usize = 64 << 10;
-    /// The wait before the second try, unless [`Exec::retry_delay`] says otherwise.
-    pub const RETRY_DELAY: Duration = Duration::from_secs(1);
-    /// How often a task is tried whose command fails, unless [`Exec::attempts`] says otherwise.
+    /// How often a task is tried whose command fails, unless [`Exec::attempts`], the task or its group says otherwise.
     pub const ATTEMPTS: u32 = 3;
     /// How long commands may go on when the worker stops, unless [`Exec::stop_timeout`] says otherwise: with the five seconds until
     /// they are killed, it is within the 30 seconds that Kubernetes gives by default.
@@ -85,8 +83,8 @@ impl Exec {
         Exec {
             command: command.into(),
             max_output: Exec::MAX_OUTPUT,
-            retry_delay: Exec::RETRY_DELAY,
-            attempts: Exec::ATTEMPTS,
+            retry_delay: None,
+            attempts: None,
             timeout: None,
             stop_timeout: Exec::STOP_TIMEOUT,
             raw_input: false,
@@ -95,16 +93,17 @@ impl Exec {
     }
 
     /// Has the server wait for this before the second try of a task, twice as long before the third, and so on up to ten
-    /// minutes.
+    /// minutes. Without this it waits as the retry policy of the task says, or that of its group, or its own.
     pub fn retry_delay(mut self, delay: Duration) -> Exec {
-        self.retry_delay = delay;
+        self.retry_delay = Some(delay);
         self
     }
 
-    /// How often a task is tried whose command fails. With 1 it is a dead letter at once. A server that does not say how many attempts
-    /// were spent ([`Task::spent`]) ends it by its own count.
+    /// How often a task is tried whose command fails. With 1 it is a dead letter at once. Without this it is what the task or its
+    /// group says ([`Task::max_attempts`]), or else [`Exec::ATTEMPTS`]. A server that does not say how many attempts were spent
+    /// ([`Task::spent`]) ends it by its own count.
     pub fn attempts(mut self, attempts: u32) -> Exec {
-        self.attempts = attempts;
+        self.attempts = Some(attempts);
         self
     }
 
@@ -142,7 +141,7 @@ impl Exec {
             // The machine is short of something, which may pass: another try is worth it.
             Err(error) => {
                 log::warn!("task {}, attempt {}: cannot run sh: {error}", task.id, task.attempt);
-                Reply::retry(format!("cannot run sh: {error}"), self.delay(task))
+                Reply::retry(format!("cannot run sh: {error}"), self.delay(task).unwrap_or_default())
             }
         }
     }
@@ -160,9 +159,15 @@ impl Exec {
         running::run(&self.children, command, input.as_bytes(), &limits, task)
     }
 
-    fn delay(&self, task: &Task) -> Duration {
+    /// How long the server is to wait; `None`: as the retry policy says.
+    fn delay(&self, task: &Task) -> Option<Duration> {
         let doubled = 2_u32.saturating_pow(task.spent);
-        self.retry_delay.saturating_mul(doubled).min(MOST_RETRY_DELAY)
+        Some(self.retry_delay?.saturating_mul(doubled).min(MOST_RETRY_DELAY))
+    }
+
+    fn most_attempts(&self, task: &Task) -> u32 {
+        let said = Some(task.max_attempts).filter(|most| *most > 0);
+        self.attempts.or(said).unwrap_or(Exec::ATTEMPTS)
     }
 
     fn reply(&self, task: &Task, ended: &Ended) -> Reply {
@@ -177,7 +182,7 @@ impl Exec {
         let text = self.report(&how, ended);
         let asks = ended.told.is_none() && ended.status.code() == Some(EX_TEMPFAIL);
         // A server that does not count attempts would try it for ever.
-        let is_last = task.attempt == 0 || task.spent.saturating_add(1) >= self.attempts;
+        let is_last = task.attempt == 0 || task.spent.saturating_add(1) >= self.most_attempts(task);
         let (reply, what_now) = if let Some(Told::Revoked(_)) = ended.told {
             // Whatever is said of it now changes nothing.
             (Reply::retry(text, AFTER_STOP), "nothing is left to do here".to_owned())
@@ -185,7 +190,8 @@ impl Exec {
             (Reply::retry(text, AFTER_STOP), "it goes back to the server".to_owned())
         } else if asks || !is_last {
             let delay = self.delay(task);
-            (Reply::retry(text, delay), format!("again in {}", seconds(delay)))
+            let when = delay.map_or("later".to_owned(), |delay| format!("in {}", seconds(delay)));
+            (Reply::retry(text, delay.unwrap_or_default()), format!("again {when}"))
         } else {
             (Reply::failed(text), "that was its last try".to_owned())
         };

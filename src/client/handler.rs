@@ -27,7 +27,7 @@ pub struct Task {
     /// How many attempts at it were spent before this one: work was begun, here or elsewhere. Deliveries of which nothing was
     /// begun do not count. 0 as well if the server does not say.
     pub spent: u32,
-    /// How many attempts the task has; 0 if that is the server's setting, or it does not say.
+    /// How many attempts the task has, as it or its group says; 0 if that is the server's setting, or it does not say.
     pub max_attempts: u32,
     /// The connection it came over. A result without an id means something on that connection only.
     pub(super) connection: u64,

@@ -172,7 +172,9 @@ impl Pipe {
         let Some(mut connection) = self.state.connection.take() else { return };
         match self.poll(&mut connection, now) {
             Ok(()) => self.state.connection = Some(connection),
-            Err(End::Lost { reason, retry_after }) => self.lost(&connection, &reason, retry_after, now),
+            Err(End::Lost { reason, retry_after, refused }) => {
+                self.lost(&connection, &reason, retry_after, refused, now);
+            }
             Err(End::Fatal(error)) => {
                 // A server that refuses this client takes no results from it either. One that gave its place to another
                 // client does.
@@ -342,7 +344,14 @@ impl Pipe {
         Some(self.state.received.last? + every * MISSED_HEARTBEATS)
     }
 
-    fn lost(&mut self, connection: &Connection, reason: &str, retry_after: Option<Duration>, now: Instant) {
+    fn lost(
+        &mut self,
+        connection: &Connection,
+        reason: &str,
+        retry_after: Option<Duration>,
+        refused: bool,
+        now: Instant,
+    ) {
         let state = &mut self.state;
         state.ledger.disconnected();
         // Those who wait hear that it is not to be.
@@ -353,7 +362,7 @@ impl Pipe {
         state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
         state.narrowed = false;
         let ready_since = connection.ready_since();
-        if ready_since.is_some_and(|since| connection.answered || now >= since + WORKED) {
+        if ready_since.is_some_and(|since| connection.answered || refused || now >= since + WORKED) {
             state.backoff.reset();
         }
         if ready_since.is_none() {
@@ -369,12 +378,13 @@ impl Pipe {
         let server = &self.config.server;
         let what = match ready_since {
             _ if connection.answered => "lost the connection to",
+            _ if refused => "turned away by",
             Some(_) => "no answer of a Contact server from",
             None => "cannot reach",
         };
         log::warn!("{what} {}: {reason}; next try in {:.1} s", target::shown(server), wait.as_secs_f64());
         let http2 = ready_since.is_some();
-        if (http2 || reason.contains(HTTP_1)) && !connection.answered && target::proxy(server).is_none() {
+        if (http2 || reason.contains(HTTP_1)) && !connection.answered && !refused && target::proxy(server).is_none() {
             probe::log_what_answers(server, http2);
         }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });

@@ -11,7 +11,7 @@ use super::bench::Bench;
 use super::help;
 use super::words::quote;
 use crate::manual::Shell;
-use crate::retry::Retry;
+use crate::retry::RetryPolicy;
 use crate::task::{Name, NameOf, Time};
 use crate::wire::control as pb;
 
@@ -161,11 +161,12 @@ Example:
         #[arg(value_parser = NonEmptyStringValueParser::new())]
         client: String,
     },
-    /// Forget a group (group rm).
+    /// Set the retry policy of a group, or forget it (group retry, rm).
     #[command(
         subcommand,
         after_help = "\
-Example:
+Examples:
+  contactctl group retry workers max=5,first=10s
   contactctl group rm workers"
     )]
     Group(Group),
@@ -228,6 +229,28 @@ Example:
 
 #[derive(Debug, Subcommand)]
 pub(super) enum Group {
+    /// Say how the tasks of a group are tried again.
+    ///
+    /// A task that says so itself (submit --retry, --max-attempts) goes by that; what neither says is as the server is set. It
+    /// counts from now on: a task that waits already waits no longer and no shorter. It may be said before the first client comes.
+    #[command(after_help = "\
+Examples:
+  contactctl group retry workers max=5,first=10s
+  contactctl group retry workers first=1m,factor=3,cap=2h
+  contactctl group retry workers --default")]
+    Retry {
+        /// The group's name.
+        #[arg(value_parser = group)]
+        group: String,
+        /// As in max=5,first=10s,factor=2,cap=10m,jitter=0.1: most attempts, the first wait, what each further one is multiplied
+        /// with, the longest, and by which part they vary. Of waits, what is not named is 1s, 2, 10m and 0.1; max alone leaves
+        /// them as the server is set.
+        #[arg(value_name = "POLICY", value_parser = retry, required_unless_present = "default")]
+        policy: Option<String>,
+        /// As the server is set again.
+        #[arg(long, conflicts_with = "policy")]
+        default: bool,
+    },
     /// Forget a group, and what it still owed.
     #[command(after_help = "\
 Example:
@@ -621,7 +644,7 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
 
 /// A policy, as the server will read it.
 fn retry(policy: &str) -> Result<String, String> {
-    Retry::with_max(policy).map(|_| policy.to_owned())
+    policy.parse::<RetryPolicy>().map(|_| policy.to_owned())
 }
 
 #[cfg(test)]

@@ -63,6 +63,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("expired", &[Code::EXPIRED]),
     ("dead letters", &[Code::DEAD_LETTERS]),
     ("unmatched", &[Code::UNMATCHED]),
+    ("contested", &[Code::CONTESTED]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
 ];
 
@@ -106,6 +107,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "expired" => "no task expired lately before a client was given it".into(),
         "dead letters" => "none".into(),
         "unmatched" => "every acknowledgement has a task".into(),
+        "contested" => "no client id is used by two processes".into(),
         _ => {
             let kept = span(Duration::from_millis(server.retain_ms));
             format!("settled tasks are kept {kept}, and nothing holds that up")
@@ -158,6 +160,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
              or give each a connection of its own"
                 .into(),
         ),
+        Code::CONTESTED => {
+            let ids = named(&|found| format!("{} (taken over {} in {})", found.text, count(found.count, "time"), long(found)));
+            (
+                format!("several processes use one client id, and take turns: {ids}"),
+                "give each process an --id of its own, or let them share one --group".into(),
+            )
+        }
         Code::NEVER_CAME => {
             let names = named(&|found| match found.text.as_str() {
                 "" => format!("{} ({})", found.group, tasks(found)),

@@ -43,6 +43,14 @@ struct ClientDrained {
 }
 
 #[derive(Serialize)]
+struct GroupRetry {
+    group: String,
+    retry: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
+}
+
+#[derive(Serialize)]
 struct GroupRemoved {
     group: String,
     owed: u64,
@@ -230,7 +238,7 @@ pub(super) fn pause(link: &Link, group: String, paused: bool, mut out: Out) -> R
     let is_new = link.wait(link.client.pause_group(&request, Link::answer_soon()))?.is_new;
     let mut text = format!("group {group} is {}", if paused { "paused" } else { "running" });
     if is_new {
-        text += &format!(", before its first client; if it is misspelt: contactctl group rm {}", quote(&group));
+        text += &before_its_first_client(&group);
     }
     Ok(out.object(&GroupPaused { group, paused, is_new }, &text)?)
 }
@@ -276,6 +284,23 @@ pub(super) fn undrain(link: &Link, client: String, mut out: Out) -> Result<(), E
         (false, false) => format!("client {client} was not drained"),
     };
     Ok(out.object(&ClientDrained { client, drained: false, streams: answer.clients.len(), in_flight }, &text)?)
+}
+
+fn before_its_first_client(group: &str) -> String {
+    format!(", before its first client; if it is misspelt: contactctl group rm {}", quote(group))
+}
+
+/// Says how the tasks of a group are tried again; empty: as the server is set.
+pub(super) fn set_retry(link: &Link, group: String, retry: String, mut out: Out) -> Result<(), Error> {
+    let request = pb::SetGroupRetryRequest { group: group.clone(), retry, ..Default::default() };
+    let answer = link.wait(link.client.set_group_retry(&request, Link::answer_soon()))?;
+    let retry = Some(answer.retry).filter(|retry| !retry.is_empty());
+    let how = retry.as_ref().map_or("as the server is set".to_owned(), |retry| format!("by {retry}"));
+    let mut text = format!("tasks of group {group} are tried again {how}");
+    if answer.is_new {
+        text += &before_its_first_client(&group);
+    }
+    Ok(out.object(&GroupRetry { group, retry, is_new: answer.is_new }, &text)?)
 }
 
 /// Forgets a group.

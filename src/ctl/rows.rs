@@ -313,6 +313,8 @@ pub(super) struct Group {
     dead: u64,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     never_came: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<String>,
 }
 
 impl From<pb::Group> for Group {
@@ -328,6 +330,7 @@ impl From<pb::Group> for Group {
             paused: group.paused,
             dead: group.dead,
             never_came: group.never_came,
+            retry: Some(group.retry).filter(|retry| !retry.is_empty()),
         }
     }
 }
@@ -343,6 +346,7 @@ impl Row for Group {
         Column::Number("PER SECOND"),
         Column::Number("DEAD"),
         Column::Word("STATE"),
+        Column::Text("RETRY"),
     ];
     fn cells(&self, times: Times) -> Vec<String> {
         vec![
@@ -360,6 +364,7 @@ impl Row for Group {
                 _ => "running",
             }
             .into(),
+            self.retry.clone().unwrap_or("-".into()),
         ]
     }
 }

@@ -131,5 +131,9 @@ const WORDS = {
   unmatched: ({ count, millis }, state) => ({
     text: t('issue.unmatched', count, duration(millis)), help: t('issue.unmatched.help'), command: ctl(state, 'clients'), link: '#/clients',
   }),
+  contested: ({ text: id, count, millis }, state) => ({
+    text: t('issue.contested', id, count, duration(millis)), help: t('issue.contested.help'), command: ctl(state, 'clients'),
+    link: `#/clients?q=${encodeURIComponent(id)}`,
+  }),
   quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
 };

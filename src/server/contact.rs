@@ -15,7 +15,7 @@ use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, Joined, MAX_MESSAGE, OutcomeReport};
+use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
 use crate::codec::Decoded;
 use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
@@ -82,6 +82,7 @@ impl Contact for ContactService {
                         .await;
                     broker.leave(session, why).await;
                 }
+                Err(error @ BrokerError::NotYourTurn(_)) => drop(sink.fail(Refusal::from(error).into()).await),
                 // The broker opens no session any more.
                 Err(_) => drop(sink.fail(service.health.stopping().into()).await),
             }

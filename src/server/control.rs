@@ -7,7 +7,7 @@ use grpcio::{DuplexSink, RequestStream, RpcContext, ServerStreamingSink, UnarySi
 
 use super::calls::{Calls, Ended, answer, message};
 use super::convert;
-use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set};
+use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
 use super::refusal::Refusal;
 use super::traffic::Flow;
 use super::watchers::Watchers;
@@ -92,6 +92,11 @@ impl Control for ControlService {
         };
         undrain_client(UndrainClientRequest) -> UndrainClientResponse =
             convert::undrained(operator.undrain(request.client).await?);
+        set_group_retry(SetGroupRetryRequest) -> SetGroupRetryResponse = {
+            let policy = retry_policy(&request.retry)?;
+            let is_new = operator.set_retry(Name::new(NameOf::Group, &request.group)?, policy).await?;
+            pb::SetGroupRetryResponse { is_new, retry: policy.to_string(), ..Default::default() }
+        };
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
             pb::RemoveGroupResponse { owed, ..Default::default() }

@@ -276,6 +276,7 @@ pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
         paused: info.paused,
         dead,
         never_came: info.never_came,
+        retry: info.retry.to_string(),
         ..pb::Group::default()
     };
     pb::ListGroupsResponse {

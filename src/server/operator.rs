@@ -29,14 +29,19 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::traffic::Traffic;
-use crate::broker::{self, BrokerError, ClientInfo, Drained, GroupError, MOST_DRAINS};
-use crate::retry::Retry;
+use crate::broker::{self, BrokerError, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
+use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Positions, Reader};
 use crate::task::{GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
 /// snapshots and lists come less often.
 pub(super) const BROKER_SHARE: u32 = 50;
+
+/// A policy as somebody writes it. Empty: nothing is said.
+pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
+    if text.is_empty() { Ok(RetryPolicy::default()) } else { text.parse().map_err(Refusal::Retry) }
+}
 
 /// Does what operators ask for. Cheap to clone.
 #[derive(Clone)]
@@ -83,6 +88,8 @@ pub(super) struct ServerInfo {
     pub(super) in_flight: u64,
     /// Acknowledgements that matched nothing, so far, and when the last came.
     pub(super) unmatched: (u64, Option<Time>),
+    /// The client ids that several processes fight for.
+    pub(super) contested: Vec<ContestedId>,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -123,10 +130,7 @@ impl TaskRequest {
                 _ => {}
             }
         }
-        let (max, retry) = match &*self.retry {
-            "" => (None, None),
-            policy => Retry::with_max(policy).map(|(max, retry)| (max, Some(retry))).map_err(Refusal::Retry)?,
-        };
+        let policy = retry_policy(&self.retry)?;
         Ok(NewTask {
             to: match before.and_then(|before| before.to.as_ref()).filter(|to| to.as_str() == self.to) {
                 Some(to) => Some(to.clone()),
@@ -136,8 +140,8 @@ impl TaskRequest {
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,
             expires_at,
-            max_attempts: self.max_attempts.filter(|n| *n > 0).or(max),
-            retry,
+            max_attempts: self.max_attempts.filter(|n| *n > 0).or(policy.max_attempts),
+            retry: policy.backoff,
             priority: self.priority,
             text,
             ..NewTask::default()
@@ -165,6 +169,7 @@ impl ServerInfo {
             groups,
             idle_since,
             unmatched: self.unmatched,
+            contested: self.contested.clone(),
         }
     }
 }
@@ -251,7 +256,7 @@ impl Operator {
     pub(super) async fn server(&self, counted: bool) -> Result<ServerInfo, Refusal> {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
-        let unmatched = self.broker.unmatched().await?;
+        let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -267,6 +272,7 @@ impl Operator {
                 groups: groups.len(),
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 unmatched,
+                contested,
                 fleet: None,
                 failure: store.failure(),
             };
@@ -353,6 +359,11 @@ impl Operator {
             return Err(NameError { of: NameOf::Group, rule }.into());
         }
         Ok(self.broker.set_paused(group, paused).await?)
+    }
+
+    /// Says how the tasks of a group are tried again; says whether the group was made for that.
+    pub(super) async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, Refusal> {
+        Ok(self.broker.set_retry(group, retry).await?)
     }
 
     /// Says that the clock is right; gives the milliseconds by which it had stepped, 0 if it had not.

@@ -157,7 +157,7 @@ fn message(delivery: &Delivery) -> ServerMsg {
         id: delivery.task.id,
         attempt: delivery.attempt,
         spent: delivery.spent,
-        max_attempts: delivery.task.spec.max_attempts.unwrap_or(0),
+        max_attempts: delivery.max_attempts.unwrap_or(0),
         expires_at: delivery.task.spec.expires_at.map_or(0, |at| at.0),
         ..ServerMsg::default()
     }

@@ -64,7 +64,10 @@ pub(super) enum Refusal {
     NoSuchTask(TaskId, TaskId),
     #[error("there is no service {0:?} here; reflection lists those there are")]
     NoSuchService(String),
-    #[error("another stream with the client id {0} took over; give each client an id of its own")]
+    #[error(
+        "another stream with the client id {0} took over; give each process an id of its own (--id), or let them share one group \
+         (--group)"
+    )]
     TakenOver(String),
     #[error("the server is stopping; connect again")]
     Stopping {
@@ -167,6 +170,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(_))) => Reason::CLIENT_UNKNOWN,
             Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => Reason::NOTE_TOO_LONG,
             Refusal::Broker(BrokerError::Drain(DrainError::TooMany)) => Reason::DRAINS_FULL,
+            Refusal::Broker(BrokerError::NotYourTurn(_)) => Reason::CLIENT_ID_CONTESTED,
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) => match e {
                 StoreError::Closed => Reason::SERVER_STOPPING,
@@ -194,6 +198,7 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
+            Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
             Refusal::NotDead(id, group) => &[("task", id), ("group", group)],
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => &[("group", group)],
             Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {
@@ -247,6 +252,7 @@ impl Refusal {
     fn retry_delay(&self) -> Option<Duration> {
         match self {
             Refusal::Stopping { come_back } => Some(*come_back),
+            Refusal::Broker(BrokerError::NotYourTurn(refused)) => Some(refused.wait),
             // Whoever is there may be refused, and it is not known how many that are.
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {
                 Some(come_back(usize::MAX, &mut rand::rng()))

@@ -1,5 +1,6 @@
 //! Removes what is old, from time to time.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use super::about::About;
 use super::config::Retention;
 use super::refusal::Refusal;
 use crate::broker;
-use crate::store::{self, Removal, StoreError};
-use crate::task::Time;
+use crate::store::{self, ChunkOfTasks, Reader, Removable, Removal, StoreError};
+use crate::task::{TaskId, Time};
 
 /// Tasks removed by one commit: it holds up other commits for no longer than that.
 const AT_ONCE: usize = 1000;
+/// Tasks that are looked for at once. That costs a look at each group, but not in the thread that writes.
+const NAMED: usize = 50_000;
 /// How often the clock is looked at, so that a step is seen that is soon taken back.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -36,7 +39,7 @@ impl RetentionThread {
     ) -> Result<RetentionThread, StoreError> {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::new(Mutex::new(retention.clone()));
-        let mut round = Round { retention, store, broker, about };
+        let mut round = Round { retention, reader: store.reader()?, store, broker, about };
         let newest = shared.clone();
         let work = move || {
             let mut last = Instant::now();
@@ -76,6 +79,7 @@ struct Round {
     retention: Retention,
     store: store::Handle,
     broker: broker::Handle,
+    reader: Box<dyn Reader>,
     about: Arc<About>,
 }
 
@@ -84,19 +88,27 @@ impl Round {
         self.end_groups()?;
         let (mut tasks, mut others) = (0, 0);
         let mut by_size = false;
+        let mut named = VecDeque::new();
         while !stopped() {
             let now = self.about.clock.for_removal();
-            let removal = Removal {
-                upto: block_on(self.broker.settled_floor())?,
-                before: if by_size { now } else { before(now, self.retention.retain) },
-                unclaimed_before: before(now, self.retention.group_ttl),
-                limit: AT_ONCE,
-            };
+            let before = |age| before(now, age);
+            let limit = if by_size { now } else { before(self.retention.retain) };
+            if named.is_empty() {
+                let removable = Removable {
+                    floors: block_on(self.broker.settled_floors())?,
+                    before: limit,
+                    unclaimed_before: before(self.retention.group_ttl),
+                    now,
+                    limit: NAMED,
+                };
+                named.extend(self.reader.removable(&removable)?);
+            }
+            let removal = Removal { chunks: next(&mut named), before: limit, now, limit: AT_ONCE };
             let removed = block_on(self.store.remove(removal))?;
             tasks += removed.tasks.len();
             others += removed.others;
             let too_large = self.retention.retain_bytes.is_some_and(|most| removed.used > most);
-            let found_some = removed.tasks.len() + removed.others > 0;
+            let found_some = !removed.is_nothing();
             if !removed.tasks.is_empty() {
                 block_on(self.broker.removed(removed.tasks))?;
             }
@@ -129,6 +141,17 @@ impl Round {
         }
         Ok(())
     }
+}
+
+/// Takes the chunks that one commit removes.
+fn next(named: &mut VecDeque<ChunkOfTasks>) -> Vec<TaskId> {
+    let mut count = 0;
+    let fits = |chunk: &&ChunkOfTasks| {
+        count += chunk.count;
+        count <= AT_ONCE
+    };
+    let fits = named.iter().take_while(fits).count().max(1).min(named.len());
+    named.drain(..fits).map(|chunk| chunk.first).collect()
 }
 
 fn before(now: Time, duration: Duration) -> Time {
@@ -187,13 +210,13 @@ mod tests {
                 retention: Retention::default(),
                 store: store.clone(),
                 broker: broker.handle(),
+                reader: store.reader().unwrap(),
                 about: about.clone(),
             };
-            let mut reader = store.reader().unwrap();
             let mut left = || {
                 round.run(|| false).unwrap();
                 let groups = block_on(round.broker.groups()).unwrap().len();
-                (groups, reader.tasks(0, 10).unwrap().len())
+                (groups, round.reader.tasks(0, 10).unwrap().len())
             };
             machine.steps(40 * DAY);
             assert_eq!(left(), (1, 3), "as if it had not stepped");

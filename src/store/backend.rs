@@ -1,10 +1,11 @@
 //! What the store needs from a database.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::Arc;
 
 use super::{MakeBackup, StoreError};
 use crate::attempts::Attempts;
+use crate::retry::RetryPolicy;
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
@@ -86,6 +87,8 @@ pub struct GroupState {
     pub broadcast_after: TaskId,
     /// Delivery to it is stopped.
     pub paused: bool,
+    /// What is said of retries of its tasks.
+    pub retry: RetryPolicy,
     /// When a client of it was last connected.
     pub last_used: Time,
     /// For each priority (high, normal, low): every task of it up to here is settled, or stands in `open`.
@@ -181,28 +184,136 @@ pub(super) fn last_outcome(results: &[TaskResult], group: &GroupName, task: Task
     of_task.find(|result| counts(result) && result.group.as_ref() == Some(group)).map(|result| result.outcome)
 }
 
-/// What is to be removed: tasks that every group has settled and what came of them, and statuses, when they are old.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Removal {
-    /// Every task up to here is settled by every group there is.
-    pub upto: TaskId,
+/// Up to where everything is settled. A task is kept for those it is for, and for nobody else.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Floors {
+    /// What is for everyone, by every group there is.
+    pub everyone: TaskId,
+    /// What is for one group, by that group. All that there are.
+    pub groups: HashMap<GroupName, TaskId>,
+}
+
+impl Floors {
+    /// Up to where what is addressed so is settled; `None`: its group never came.
+    pub fn of(&self, to: Option<&GroupName>) -> Option<TaskId> {
+        to.map_or(Some(self.everyone), |to| self.groups.get(to).copied())
+    }
+}
+
+/// What may be removed: tasks that those have settled for whom they are, when they are old.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removable {
+    /// Up to where everything is settled.
+    pub floors: Floors,
     /// Only what came before this.
     pub before: Time,
     /// Tasks for a group that has never come are kept longer: only those that came before this.
     pub unclaimed_before: Time,
-    /// Most tasks, and most statuses, to remove at once.
+    /// What came after this has a time to come: a clock was wrong. It holds up nothing that is older.
+    pub now: Time,
+    /// Most tasks to name at once; but one chunk, if there is one.
+    pub limit: usize,
+}
+
+/// Whether a chunk may be removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    Goes,
+    Stays,
+    /// It stays, and so do those of its class after it.
+    HoldsTheRest,
+}
+
+impl Removable {
+    /// How a chunk stands whose tasks are addressed so, by its last task and when the newest was accepted.
+    pub(super) fn standing(&self, to: Option<&GroupName>, last: TaskId, newest: Time) -> Standing {
+        let (floor, before) = match self.floors.of(to) {
+            Some(floor) => (floor, self.before),
+            None => (TaskId::MAX, self.before.min(self.unclaimed_before)),
+        };
+        match newest < before {
+            true if last <= floor => Standing::Goes,
+            false if newest > self.now => Standing::Stays,
+            _ => Standing::HoldsTheRest,
+        }
+    }
+}
+
+/// Tasks that are removed together, because they are stored together: some of one group and priority.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ChunkOfTasks {
+    /// The first of them, by which it is known.
+    pub first: TaskId,
+    /// How many there are.
+    pub count: usize,
+}
+
+/// The oldest of chunks, as many as hold a number of tasks, or one.
+pub(super) struct Oldest {
+    chunks: BinaryHeap<ChunkOfTasks>,
+    tasks: usize,
+    limit: usize,
+    /// The oldest that found no room: nothing from there on is taken.
+    end: TaskId,
+}
+
+impl Oldest {
+    pub(super) fn new(limit: usize) -> Oldest {
+        Oldest { chunks: BinaryHeap::new(), tasks: 0, limit, end: TaskId::MAX }
+    }
+
+    /// Takes a chunk if it is among the oldest; says whether it was.
+    pub(super) fn add(&mut self, chunk: ChunkOfTasks) -> bool {
+        if chunk.first >= self.end {
+            return false;
+        }
+        self.chunks.push(chunk);
+        self.tasks += chunk.count;
+        while self.tasks > self.limit && self.chunks.len() > 1 {
+            let Some(newest) = self.chunks.pop() else { break };
+            self.tasks -= newest.count;
+            self.end = newest.first;
+        }
+        chunk.first < self.end
+    }
+
+    pub(super) fn into_vec(self) -> Vec<ChunkOfTasks> {
+        self.chunks.into_sorted_vec()
+    }
+}
+
+/// What is to be removed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Removal {
+    /// Chunks of tasks, by their first task: what [`Reader::removable`] named. What came of the tasks goes when the last task of a
+    /// block of 256 ids goes.
+    pub chunks: Vec<TaskId>,
+    /// Statuses, and results without a task, that came before this.
+    pub before: Time,
+    /// What came after this has a time to come, and holds up nothing.
+    pub now: Time,
+    /// Most statuses, and most results (but whole chunks of them), to remove at once.
     pub limit: usize,
 }
 
 /// What was removed.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Removed {
-    /// Tasks, with what came of them.
+    /// Tasks.
     pub tasks: Vec<TaskId>,
+    /// What came of tasks that are gone.
+    pub results: usize,
     /// Statuses, and results without a task, or of a task that was removed before they came.
     pub others: usize,
     /// Bytes that are still used.
     pub used: u64,
+}
+
+impl Removed {
+    /// Whether there was nothing to remove.
+    pub fn is_nothing(&self) -> bool {
+        self.tasks.is_empty() && self.results + self.others == 0
+    }
 }
 
 /// Opens a reader, from any thread.
@@ -230,8 +341,7 @@ pub trait Backend: Send {
     /// disk. After an error only this is called again, or [`close`](Backend::close).
     fn reopen(&mut self) -> Result<Positions, StoreError>;
 
-    /// Removes what is no longer wanted, oldest first, as far as [`Removal::limit`] goes. Its errors are those of
-    /// [`commit`](Backend::commit).
+    /// Removes what is no longer wanted; costs what is removed. Its errors are those of [`commit`](Backend::commit).
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError>;
 
     /// How to open readers. They see what was committed, whether before or after they were opened.
@@ -306,6 +416,10 @@ pub trait Reader: Send {
 
     /// The names of groups that tasks are addressed to, after `after`, in order. Costs by the number of names, not of tasks.
     fn addressed_groups(&mut self, after: Option<&GroupName>, limit: usize) -> Result<Vec<GroupName>, StoreError>;
+
+    /// The chunks of tasks that may be removed, oldest first. Costs what is named, and a look for each group that tasks are
+    /// addressed to.
+    fn removable(&mut self, removable: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::backend::{PAGE_BYTES, last_outcome, page};
+use super::backend::{Oldest, PAGE_BYTES, Standing, last_outcome, page};
+use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask, Positions, Reader,
-    Recovered, Removal, Removed, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask,
+    Positions, Reader, Recovered, Removable, Removal, Removed, StoreError,
 };
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
@@ -21,6 +22,10 @@ struct Rows {
     tasks: Vec<Arc<Task>>,
     results: Vec<TaskResult>,
     statuses: Vec<Status>,
+    /// The tasks that are removed together, by the first of them.
+    chunks: BTreeMap<TaskId, Vec<TaskId>>,
+    /// Results that came when no task of their block was there.
+    strays: HashSet<u64>,
     /// By the position of the result.
     dead: BTreeMap<u64, TaskResult>,
     keys: HashMap<String, TaskId>,
@@ -35,6 +40,31 @@ impl Memory {
     fn rows(&self) -> RwLockReadGuard<'_, Rows> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+impl Rows {
+    fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
+        self.tasks.binary_search_by_key(&id, |task| task.id).ok().map(|at| &self.tasks[at])
+    }
+
+    /// Whether a task may be there of a block: a chunk of tasks reaches into it.
+    fn has_tasks(&self, block: i64) -> bool {
+        let reaches = |ids: &Vec<TaskId>| Some(block_of(*ids.first()?) <= block && block <= block_of(*ids.last()?));
+        block >= 0 && self.chunks.values().any(|ids| reaches(ids) == Some(true))
+    }
+}
+
+/// Removes those that are old and not held by a task, the oldest first, up to the limit.
+fn remove_old<T>(rows: &mut Vec<T>, removal: &Removal, what: impl Fn(&T) -> (bool, Time)) {
+    let (mut left, mut holds) = (removal.limit, false);
+    rows.retain(|row| {
+        let (is_loose, at) = what(row);
+        let is_old = is_loose && at < removal.before;
+        holds |= is_loose && !is_old && at <= removal.now;
+        let goes = is_old && !holds && left > 0;
+        left -= usize::from(goes);
+        !goes
+    });
 }
 
 impl Backend for Memory {
@@ -83,6 +113,14 @@ impl Backend for Memory {
             }
             rows.tasks.push(task.clone());
         }
+        for chunk in segments(&batch.tasks).flat_map(chunks) {
+            rows.chunks.insert(chunk[0].id, chunk.iter().map(|task| task.id).collect());
+        }
+        for entry in &batch.results {
+            if !rows.has_tasks(block_of(entry.result.task)) {
+                rows.strays.insert(entry.seq);
+            }
+        }
         rows.results.extend_from_slice(&batch.results);
         rows.statuses.extend_from_slice(&batch.statuses);
         for name in &batch.forgotten {
@@ -130,29 +168,29 @@ impl Backend for Memory {
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let rows = &mut *self.0.write().unwrap_or_else(PoisonError::into_inner);
-        let groups = &rows.groups;
-        let unclaimed = |task: &Task| task.spec.to.as_ref().is_some_and(|to| !groups.contains_key(to));
-        let is_old = |task: &Task| {
-            let before = if unclaimed(task) { removal.unclaimed_before } else { removal.before };
-            task.id <= removal.upto && task.accepted_at < before.min(removal.before)
-        };
-        let removed: HashSet<TaskId> =
-            rows.tasks.iter().filter(|task| is_old(task)).take(removal.limit).map(|task| task.id).collect();
-        rows.tasks.retain(|task| !removed.contains(&task.id));
-        rows.keys.retain(|_, id| !removed.contains(id));
+        let mut removed = Removed::default();
+        let mut blocks = BTreeSet::new();
+        for ids in removal.chunks.iter().filter_map(|first| rows.chunks.remove(first)) {
+            blocks.extend(block_of(ids[0])..=block_of(ids[ids.len() - 1]));
+            removed.tasks.extend(ids);
+        }
+        removed.tasks.sort_unstable();
+        let gone: HashSet<TaskId> = removed.tasks.iter().copied().collect();
+        rows.tasks.retain(|task| !gone.contains(&task.id));
+        rows.keys.retain(|_, id| !gone.contains(id));
+        blocks.retain(|block| !rows.has_tasks(*block));
+        let before = rows.results.len();
+        rows.results.retain(|entry| !blocks.contains(&block_of(entry.result.task)));
+        removed.results = before - rows.results.len();
         let before = rows.results.len() + rows.statuses.len();
-        let first = rows.tasks.first().map_or(TaskId::MAX, |task| task.id);
-        let dead = |r: &TaskResult| r.result.task < first && r.result.at < removal.before;
-        rows.results.retain(|r| !removed.contains(&r.result.task));
-        let results = before - rows.statuses.len() - rows.results.len();
-        rows.results.retain(|r| !dead(r));
-        rows.dead.retain(|_, r| !removed.contains(&r.result.task) && !dead(r));
-        rows.statuses.retain(|s| s.status.at >= removal.before);
-        let others = before - results - rows.results.len() - rows.statuses.len();
-        let used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
-        let mut tasks: Vec<TaskId> = removed.into_iter().collect();
-        tasks.sort_unstable();
-        Ok(Removed { tasks, others, used })
+        let strays = &rows.strays;
+        remove_old(&mut rows.results, removal, |entry| (strays.contains(&entry.seq), entry.result.at));
+        remove_old(&mut rows.statuses, removal, |entry| (true, entry.status.at));
+        removed.others = before - rows.results.len() - rows.statuses.len();
+        removed.used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
+        let kept: HashSet<u64> = rows.results.iter().map(|entry| entry.seq).collect();
+        rows.dead.retain(|seq, entry| kept.contains(seq) && !gone.contains(&entry.result.task));
+        Ok(removed)
     }
 
     fn reader(&self) -> OpenReader {
@@ -269,6 +307,25 @@ impl Reader for Memory {
         let rows = self.rows();
         let names: BTreeSet<_> = rows.tasks.iter().filter_map(|task| task.spec.to.as_ref()).collect();
         Ok(names.into_iter().filter(|name| Some(*name) > after).take(limit).cloned().collect())
+    }
+
+    fn removable(&mut self, removable: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError> {
+        let rows = self.rows();
+        let mut oldest = Oldest::new(removable.limit);
+        let mut held = HashSet::new();
+        for (first, ids) in &rows.chunks {
+            let tasks: Vec<_> = ids.iter().filter_map(|id| rows.task(*id)).collect();
+            let [.., last] = &tasks[..] else { continue };
+            let newest = tasks.iter().map(|task| task.accepted_at).max().unwrap_or_default();
+            let class = (last.spec.to.clone(), last.spec.priority);
+            match removable.standing(class.0.as_ref(), last.id, newest) {
+                _ if held.contains(&class) => {}
+                Standing::Goes => _ = oldest.add(ChunkOfTasks { first: *first, count: tasks.len() }),
+                Standing::Stays => {}
+                Standing::HoldsTheRest => _ = held.insert(class),
+            }
+        }
+        Ok(oldest.into_vec())
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

@@ -8,7 +8,7 @@ use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::{
     Backend, Batch, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered, Removal,
@@ -17,11 +17,16 @@ use super::{
 use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
 mod backup;
+mod chunks;
+mod moving;
 mod reader;
+mod removal;
+mod results;
 mod rows;
+mod tasks;
 
 use reader::SqliteReader;
-use rows::{dead_columns, drain_columns, group_columns, open_columns, result_columns, status_columns, task_columns};
+use rows::{dead_columns, drain_columns, group_columns, open_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -33,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/2.sql"),
     include_str!("sqlite/3.sql"),
     include_str!("sqlite/4.sql"),
+    include_str!("sqlite/5.sql"),
 ];
 
 /// How long one try waits for a lock that another program holds, before it is [`StoreError::InUse`]. The writer tries again; it
@@ -55,7 +61,8 @@ impl Sqlite {
         fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
         let lock = lock(&dir.join("lock"))?;
         let path: Arc<Path> = dir.join("contact.db").into();
-        let conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        moving::move_rows(&mut conn, &path)?;
         Ok(Sqlite { conn, path, _lock: lock })
     }
 
@@ -158,7 +165,7 @@ impl Backend for Sqlite {
         let positions = self.positions()?;
         let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
         let groups = groups(&self.conn).map_err(explain(&self.path))?;
-        let replay = reader::replay(&self.conn, mark).map_err(explain(&self.path))?;
+        let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
         let newest = Newest::read(&mut *self.reader()()?, positions)?;
@@ -166,36 +173,29 @@ impl Backend for Sqlite {
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
-        let mut find = self.conn.prepare_cached(rows::KEYED).map_err(explain(&self.path))?;
-        find.query_row([key], rows::keyed).optional().map_err(explain(&self.path))
+        let task = tasks::keyed(&self.conn, key).map_err(explain(&self.path))?;
+        Ok(task.map(|task| Keyed { id: task.id, to: task.spec.to, text: task.spec.text }))
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
-        let mut find = self.conn.prepare_cached("SELECT 1 FROM tasks WHERE id = ?").map_err(explain(&self.path))?;
-        find.exists([int(task)]).map_err(explain(&self.path))
+        Ok(tasks::find(&self.conn, task).map_err(explain(&self.path))?.is_some())
     }
 
     fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
-        let mut find = self.conn.prepare_cached(reader::LAST_OUTCOME).map_err(explain(&self.path))?;
-        let parameters = params![int(task), group.as_str(), Outcome::Dropped as u8];
-        let number = find.query_row(parameters, |row| row.get(0)).optional().map_err(explain(&self.path))?;
-        Ok(number.and_then(Outcome::from_number))
+        results::last_outcome(&self.conn, group, task).map_err(explain(&self.path))
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
         let mut write = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             // First, so that tasks of the batch can have the keys.
-            free_keys(&change, batch)?;
-            rows::insert(&change, "INSERT INTO tasks", task_columns!(), &batch.tasks, |to, task| {
-                rows::bind_task(to, task)
-            })?;
-            rows::insert(&change, "INSERT INTO results", result_columns!(), &batch.results, rows::bind_result)?;
+            tasks::change(&change, batch)?;
+            tasks::append(&change, &batch.tasks)?;
+            results::append(&change, &batch.results)?;
             rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
             write_dead(&change, batch)?;
-            write_expiries(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
         };
@@ -219,7 +219,7 @@ impl Backend for Sqlite {
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         let mut remove = || {
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let removed = remove_rows(&change, removal)?;
+            let removed = removal::remove(&change, removal)?;
             change.commit()?;
             // Gives pages back to the file system, about as many as were emptied.
             self.conn.execute_batch("PRAGMA incremental_vacuum(1024)")?;
@@ -290,60 +290,6 @@ fn write_drains(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     }
     let drains: Vec<&Drain> = batch.drains.values().flatten().collect();
     rows::insert(change, "REPLACE INTO drains", drain_columns!(), &drains, |to, drain| rows::bind_drain(to, drain))
-}
-
-fn free_keys(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for task in &batch.freed {
-        change.prepare_cached("UPDATE tasks SET key = NULL WHERE id = ?")?.execute([int(*task)])?;
-    }
-    Ok(())
-}
-
-fn write_expiries(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for (task, expires_at) in &batch.expiries {
-        let mut update = change.prepare_cached("UPDATE tasks SET expires_at = ?2 WHERE id = ?1")?;
-        update.execute(params![int(*task), expires_at.map(|time| time.0)])?;
-    }
-    Ok(())
-}
-
-fn remove_rows(change: &Transaction<'_>, removal: &Removal) -> rusqlite::Result<Removed> {
-    let limit = int(removal.limit as u64);
-    let mut tasks = change.prepare_cached(
-        "DELETE FROM tasks WHERE id IN (
-             SELECT id FROM tasks WHERE id <= ?1 AND accepted_at < ?2
-                AND (target IS NULL OR target IN (SELECT name FROM groups) OR accepted_at < ?3)
-             ORDER BY id LIMIT ?4)
-         RETURNING id",
-    )?;
-    let params = params![int(removal.upto), removal.before.0, removal.unclaimed_before.0, limit];
-    let mut ids: Vec<i64> = tasks.query_map(params, |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-    ids.sort_unstable();
-    let mut results = change.prepare_cached("DELETE FROM results WHERE task_id = ?")?;
-    for id in &ids {
-        results.execute([id])?;
-    }
-    if let (Some(first), Some(last)) = (ids.first(), ids.last()) {
-        let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
-        let dead: Vec<i64> = dead.query_map([first, last], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
-        for id in dead.iter().filter(|id| ids.binary_search(id).is_ok()) {
-            change.prepare_cached("DELETE FROM dead WHERE task_id = ?")?.execute([id])?;
-        }
-    }
-    // Without a task, or of one that is gone: such a result came after its task was removed.
-    let gone = "DELETE FROM dead WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807) AND at < ?";
-    change.prepare_cached(gone)?.execute([removal.before.0])?;
-    let old = "(SELECT rowid FROM results WHERE task_id < COALESCE((SELECT min(id) FROM tasks), 9223372036854775807)
-        AND at < ?1 LIMIT ?2)";
-    let unmatched = change
-        .prepare_cached(&format!("DELETE FROM results WHERE rowid IN {old}"))?
-        .execute(params![removal.before.0, limit])?;
-    let old = "(SELECT seq FROM statuses WHERE at < ?1 ORDER BY seq LIMIT ?2)";
-    let statuses = change
-        .prepare_cached(&format!("DELETE FROM statuses WHERE seq IN {old}"))?
-        .execute(params![removal.before.0, limit])?;
-    let tasks = ids.into_iter().map(|id| id as TaskId).collect();
-    Ok(Removed { tasks, others: unmatched + statuses, used: 0 })
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

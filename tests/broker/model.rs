@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Config, OutcomeReport, Reporter, SessionId};
+use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
 use contact::now::{Now, Steady};
-use contact::retry::Retry;
+use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, OpenTask, Recovered};
-use contact::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use super::world::Stream;
 
@@ -18,6 +18,7 @@ use super::world::Stream;
 pub(crate) struct Known {
     pub(crate) broadcast_after: TaskId,
     pub(crate) paused: bool,
+    pub(crate) retry: RetryPolicy,
     /// Which one it is, if there was one of its name before.
     generation: usize,
 }
@@ -155,8 +156,12 @@ pub(crate) struct Model {
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
+    /// What a client said that it is at work on, though another delivery of that has taken its place: to be revoked.
+    pub(crate) stale: Option<(SessionId, TaskId, u32)>,
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
+    /// When another process took each id, while there is a stream.
+    takeovers: BTreeMap<ClientId, Vec<Steady>>,
     ack_timeout: Duration,
     restart_grace: Duration,
     max_attempts: u32,
@@ -182,6 +187,8 @@ impl Model {
             firsts: Vec::new(),
             peers: HashMap::new(),
             heard: BTreeSet::new(),
+            takeovers: BTreeMap::new(),
+            stale: None,
             ack_timeout: config.ack_timeout,
             restart_grace: config.restart_grace,
             max_attempts: config.max_attempts,
@@ -203,6 +210,16 @@ impl Model {
         self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.settled)
     }
 
+    /// Those of the tasks that the group is to get and has not settled, in their order.
+    pub(crate) fn unsettled<'a>(&self, group: &GroupName, tasks: impl Iterator<Item = &'a Arc<Task>>) -> Vec<TaskId> {
+        let mut key = (group.clone(), 0);
+        let mut is_settled = |task| {
+            key.1 = task;
+            self.ledgers.get(&key).is_some_and(|ledger| ledger.settled)
+        };
+        tasks.filter(|task| self.wants(group, task) && !is_settled(task.id)).map(|task| task.id).collect()
+    }
+
     pub(crate) fn unsettled_groups(&self, task: &Task) -> Vec<GroupName> {
         let open = |group: &&GroupName| self.wants(group, task) && !self.is_settled(group, task.id);
         self.groups.keys().filter(open).cloned().collect()
@@ -211,7 +228,8 @@ impl Model {
     pub(crate) fn group_is_there(&mut self, group: &GroupName, broadcast_after: TaskId) {
         self.generations += 1;
         let generation = self.generations;
-        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, generation });
+        let retry = RetryPolicy::default();
+        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, retry, generation });
     }
 
     pub(crate) fn forgot(&mut self, group: &GroupName) {
@@ -224,6 +242,40 @@ impl Model {
         self.ledgers.retain(|(name, _), _| name != group);
         self.leases.retain(|(name, _), _| name != group);
         self.first.retain(|(owner, _), _| owner.as_ref() != Ok(group));
+    }
+
+    /// A stream asks for an id that another may have.
+    pub(crate) fn asked_for(
+        &mut self,
+        join: &Join,
+        holder: Option<&Join>,
+        result: &Result<(), NotYourTurn>,
+        now: Steady,
+    ) {
+        let Some(client) = &join.client else { return assert!(result.is_ok()) };
+        let takeovers = self.takeovers.entry(client.clone()).or_default();
+        let same = |holder: &Join| match (&join.instance, &holder.instance) {
+            (None, None) => join.peer == holder.peer,
+            (new, old) => new == old,
+        };
+        match holder {
+            None => takeovers.clear(),
+            Some(holder) if same(holder) => {}
+            Some(_) if result.is_ok() => {
+                takeovers.push(now);
+                return;
+            }
+            Some(_) => {
+                let first = takeovers.len().checked_sub(3).map(|at| takeovers[at]);
+                let refused = result.as_ref().unwrap_err();
+                assert!(
+                    first.is_some() && refused.wait <= Duration::from_secs(9 * 20),
+                    "{refused:?} after {takeovers:?}"
+                );
+                return;
+            }
+        }
+        assert_eq!(result, &Ok(()), "it takes the id from nobody");
     }
 
     // ---- addresses
@@ -363,6 +415,7 @@ impl Model {
         let unbegun = self.leases.values().filter(unbegun_of).count();
         let alone = self.leases.iter().find(|(of, lease)| unbegun_of(lease) && self.ledgers[*of].silent > 0);
         assert!(self.batch || alone.is_none(), "{alone:?} is to be alone with its client until that begins it");
+        let most = self.max_attempts(group, task);
         let ledger = self.ledgers.entry(key.clone()).or_default();
         if self.batch && ledger.at > self.before && (attempt <= ledger.logged || ledger.settled) {
             // Given, and taken back or settled by another event of the burst.
@@ -372,7 +425,6 @@ impl Model {
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.waits_until.is_none_or(|at| at <= now.steady), "task {} is delayed for {group}", task.id);
         assert_eq!(attempt, ledger.last() + 1, "attempts of task {} for {group} go up by one", task.id);
-        let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
         assert!(ledger.spent < most, "task {} is begun {most} times at most", task.id);
         assert!(ledger.silent < self.max_deliveries, "no more than so many clients fall silent over task {}", task.id);
         assert!(self.batch || ledger.silent == 0 || unbegun == 0, "task {} is to be alone with its client", task.id);
@@ -513,7 +565,7 @@ impl Model {
             (None, _) => {}
         }
         if result.outcome == Outcome::Exhausted {
-            let most = task.spec.max_attempts.unwrap_or(self.max_attempts);
+            let most = self.max_attempts(group, task);
             let ledger = self.ledgers.get(&(group.clone(), result.task)).cloned().unwrap_or_default();
             let used_up = ledger.spent >= most || ledger.lost >= self.max_deliveries;
             assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
@@ -521,7 +573,7 @@ impl Model {
         self.fold(result, task.id, now);
         if let Outcome::Lost | Outcome::TimedOut = result.outcome {
             let spent = self.ledgers[&(group.clone(), task.id)].spent;
-            let (least, most) = self.waits(task, spent - 1, now);
+            let (least, most) = self.waits(group, task, spent - 1, now);
             assert!(self.batch || (least..=most).contains(&result.not_before.unwrap_or(result.at)), "{result:?}");
         }
         self.ledgers.entry((group.clone(), task.id)).or_default().at = self.log.len();
@@ -576,6 +628,7 @@ impl Model {
         self.first.clear();
         self.peers.clear();
         self.heard.clear();
+        self.takeovers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.
         self.stepped = self.stepped.map(|at| at.min(log.len()));
@@ -593,7 +646,8 @@ impl Model {
         self.log = log;
         for state in &recovered.groups {
             self.group_is_there(&state.name, state.broadcast_after);
-            self.groups.get_mut(&state.name).unwrap().paused = state.paused;
+            let known = self.groups.get_mut(&state.name).unwrap();
+            (known.paused, known.retry) = (state.paused, state.retry);
         }
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
@@ -641,10 +695,17 @@ impl Model {
         }
     }
 
-    /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of the
-    /// server counts.
-    fn waits(&self, task: &Task, attempt: u32, now: Now) -> (Time, Time) {
-        let policies = [task.spec.retry.unwrap_or(self.retry), self.retry];
+    /// Attempts that may be spent: as the task says, or else its group, or else the server.
+    fn max_attempts(&self, group: &GroupName, task: &Task) -> u32 {
+        let of_group = self.groups.get(group).and_then(|known| known.retry.max_attempts);
+        task.spec.max_attempts.or(of_group).unwrap_or(self.max_attempts)
+    }
+
+    /// When a task goes out again after that attempt: at least, and at most. If its text was not in memory, the policy of its group
+    /// counts, or that of the server.
+    fn waits(&self, group: &GroupName, task: &Task, attempt: u32, now: Now) -> (Time, Time) {
+        let other = self.groups.get(group).and_then(|known| known.retry.backoff).unwrap_or(self.retry);
+        let policies = [task.spec.retry.unwrap_or(other), other];
         let waits = policies.map(|policy| now.wall.after(policy.wait(attempt, task.id)));
         (waits[0].min(waits[1]), waits[0].max(waits[1]))
     }
@@ -680,6 +741,7 @@ impl Model {
         let session =
             session.filter(|id| streams.get(id).is_some_and(|stream| group.is_some() && stream.group == group));
         self.heard.extend(session);
+        self.stale = None;
 
         let (mut task, mut attempt) = (report.task, report.attempt);
         if let Some(peer) = self.peers.get_mut(&reporter.peer) {
@@ -714,13 +776,14 @@ impl Model {
         let waits = self.ledgers.get(&key).filter(|_| report.delay.is_zero()).map(|ledger| {
             let mut ledger = ledger.clone();
             ledger.begin(ledger.last());
-            self.waits(&tasks[task as usize - 1], ledger.spent, now)
+            self.waits(&group, &tasks[task as usize - 1], ledger.spent, now)
         });
         if let Some(lease) = self.leases.get_mut(&key) {
             let current = attempt == 0 || attempt == lease.attempt;
             let of = Some((task, if attempt == 0 { lease.attempt } else { attempt }));
             return match report.outcome {
                 Outcome::Working => {
+                    self.stale = session.filter(|_| !current).map(|session| (session, task, attempt));
                     if current {
                         (lease.begun, lease.left) = (true, false);
                         self.ledgers.get_mut(&key).unwrap().begin(lease.attempt);
@@ -754,6 +817,11 @@ impl Model {
                     key,
                     Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
                 );
+                None
+            }
+            Outcome::Working => {
+                self.stale =
+                    session.filter(|_| open && last > 0 && attempt > 0).map(|session| (session, task, attempt));
                 None
             }
             Outcome::Retry if is_last => {

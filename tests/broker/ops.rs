@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{Config, Join, Reporter, StartAt};
+use contact::retry::RetryPolicy;
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -15,6 +16,8 @@ const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
 
 /// How long tasks wait before they go out again.
 const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "first=1s,jitter=0.5"];
+/// The same of groups.
+const OF_GROUPS: [&str; 4] = ["", "max=2", "max=6,first=3s", "first=4s,factor=1,jitter=0"];
 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -44,6 +47,7 @@ pub(crate) enum Op {
     Pause(usize, bool),
     Drain(u8, Option<u64>),
     Undrain(u8),
+    SetRetry(usize, &'static str),
     RemoveGroup(usize),
     Cancel(Index),
     Revive(usize, Index),
@@ -233,6 +237,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Restart),
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
+        1 => (0..GROUPS.len(), prop::sample::select(&OF_GROUPS[..])).prop_map(|(group, text)| Op::SetRetry(group, text)),
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
         2 => (0..WHO.len() as u8, prop::option::of(1..60_u64)).prop_map(|(who, lasts)| Op::Drain(who, lasts)),
         2 => (0..WHO.len() as u8).prop_map(Op::Undrain),
@@ -298,7 +303,7 @@ impl World {
                 self.hears(*news);
             }
             Op::Announce => self.announce(),
-            Op::Join(who) => drop(self.join(self.identity(who))),
+            Op::Join(who) => drop(self.try_join(self.identity(who))),
             Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
             Op::Slow(at) => {
                 self.flush();
@@ -338,6 +343,8 @@ impl World {
                 drop(self.drain(&called(*who), lasts.map(Duration::from_secs)));
             }
             Op::Undrain(who) => drop(self.undrain(&called(*who))),
+            Op::SetRetry(at, "") => self.set_retry(GROUPS[*at], RetryPolicy::default()),
+            Op::SetRetry(at, text) => self.set_retry(GROUPS[*at], text.parse().unwrap()),
             Op::RemoveGroup(at) => drop(self.remove_group(GROUPS[*at])),
             Op::Cancel(at) => {
                 self.announce();

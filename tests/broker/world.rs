@@ -8,12 +8,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, OutcomeReport, Reporter,
+    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, NotYourTurn, OutcomeReport, Reporter,
     RevokeReason, Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
+use contact::retry::RetryPolicy;
 use contact::store::{
-    Backend, Backlog, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removal, Skipped,
+    Backend, Backlog, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removable, Removal, Skipped,
 };
 use contact::task::{ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
@@ -24,6 +25,9 @@ pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
 
 /// When each world begins: the machine had been up for a while, and the two clocks have nothing in common.
 pub(crate) const START: Now = Now { wall: Time(1_777_536_000_000), steady: Steady(77_000) };
+
+/// Every so many checks, what waits for each group is counted plainly.
+const LAG_EVERY: usize = 16;
 
 pub(crate) fn name(name: &str) -> Name {
     Name::new(NameOf::Group, name).unwrap()
@@ -97,6 +101,7 @@ pub(crate) struct World {
     reports: usize,
     /// What retention removed.
     removed: HashSet<TaskId>,
+    checks: usize,
     draining: bool,
     /// When a page or a text could not be read: it is read again a second later.
     read_failed: Option<Steady>,
@@ -126,6 +131,7 @@ impl World {
             holding: 0,
             reports: 0,
             removed: HashSet::new(),
+            checks: 0,
             draining: false,
             read_failed: None,
             released: None,
@@ -184,6 +190,10 @@ impl World {
     // ---- clients
 
     pub(crate) fn join(&mut self, join: Join) -> SessionId {
+        self.try_join(join).unwrap()
+    }
+
+    pub(crate) fn try_join(&mut self, join: Join) -> Result<SessionId, NotYourTurn> {
         let id = self.next_session;
         self.next_session += 1;
         let anonymous = join.client.is_none() && join.group.is_none();
@@ -201,6 +211,18 @@ impl World {
             self.flush();
         }
         let is_new = group.as_ref().is_some_and(|group| !self.model.groups.contains_key(group));
+        let result = self.core.join(join.clone(), id, self.now);
+        self.model.asked_for(
+            &join,
+            before.map(|id| &self.streams[&id].join),
+            &result.clone().map(drop),
+            self.now.steady,
+        );
+        assert!(result.is_err() || result == Ok(is_new.then_some(from)), "{result:?}");
+        if let Err(refused) = result {
+            self.act();
+            return Err(refused);
+        }
         if let Some(group) = &group {
             self.model.group_is_there(group, start);
         }
@@ -230,12 +252,11 @@ impl World {
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
         self.streams.insert(id, stream);
-        assert_eq!(self.core.join(join, id, self.now), is_new.then_some(from));
         self.act();
         if let Some(before) = before {
             assert_eq!(self.closed.get(&before), Some(&Closed::TakenOver), "the old stream of the client is ended");
         }
-        id
+        Ok(id)
     }
 
     pub(crate) fn leave(&mut self, id: SessionId) {
@@ -297,8 +318,20 @@ impl World {
         let head = self.announced as TaskId;
         let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
         let before = self.model.log.len();
+        let stale = self.model.stale.filter(|(session, _, _)| !held && self.streams[session].join.revoke);
+        let revoked = stale.map(|(session, _, _)| self.streams[&session].revoked.len());
         self.core.report(reporter, vec![report.clone()], self.now);
         self.act();
+        if let Some((session, task, attempt)) = stale {
+            let [said] = self.streams[&session].revoked[revoked.unwrap_or(0)..] else {
+                panic!("{report:?} is of an earlier delivery, and its client is told so once")
+            };
+            let over = self.tasks[task as usize - 1].spec.expires_at.is_some_and(|at| at <= self.now.wall);
+            let reason = if over { RevokeReason::Expired } else { RevokeReason::GivenToAnother };
+            assert_eq!((said.task, said.attempt), (task, attempt));
+            // Of a task that is no longer in memory it is not known.
+            assert!(said.reason == reason || over, "{said:?} because of {reason:?}");
+        }
         let new = self.model.log[before..].iter().filter_map(Logged::result);
         let mut new: Vec<NewResult> =
             new.filter(|r| r.ret == report.ret && r.outcome == report.outcome).cloned().collect();
@@ -533,6 +566,23 @@ impl World {
         if from == StartAt::New { self.announced as TaskId } else { 0 }
     }
 
+    pub(crate) fn set_retry(&mut self, group: &str, retry: RetryPolicy) {
+        self.flush();
+        let known = self.model.groups.contains_key(&name(group));
+        match self.core.set_retry(&name(group), retry, self.now) {
+            Ok(is_new) => {
+                assert_eq!(is_new, !known);
+                if is_new {
+                    let start = self.start(self.config.groups_from);
+                    self.model.group_is_there(&name(group), start);
+                }
+                self.model.groups.get_mut(&name(group)).unwrap().retry = retry;
+            }
+            Err(_) => assert!(!known && retry.is_open(), "only where there is nothing to be reset"),
+        }
+        self.act();
+    }
+
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {
         self.flush();
         let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
@@ -554,9 +604,16 @@ impl World {
         self.disk.commit(&batch).unwrap();
         self.model.cancelled.insert(task);
         let expected = self.model.unsettled_groups(&before);
+        let holders = self.model.leases().into_iter().filter(|(_, of, _, _)| *of == task);
+        let told: Vec<_> = holders.filter_map(|(_, _, session, attempt)| Some((session?, attempt))).collect();
         let count = self.core.cancel(&before, self.now);
         self.act();
         assert_eq!(count as usize, expected.len(), "every group that had not settled it is rid of it: {expected:?}");
+        for (session, attempt) in told.into_iter().filter(|(session, _)| self.streams[session].join.revoke) {
+            let last = self.streams[&session].revoked.last();
+            let told = Some(&Revoked { task, attempt, reason: RevokeReason::Cancelled });
+            assert_eq!(last, told, "who has a task that is cancelled hears so");
+        }
         for group in expected {
             assert!(self.model.is_settled(&group, task), "{group} is rid of task {task}");
         }
@@ -583,11 +640,12 @@ impl World {
         }
     }
 
-    /// Retention may remove what every group has settled, and nothing else.
+    /// Retention may remove what those have settled for whom it is, and nothing else.
     pub(crate) fn floor(&mut self) {
         self.flush();
-        let floor = self.core.settled_floor();
-        for task in &self.tasks[..floor as usize] {
+        let floors = self.core.settled_floors();
+        let is_settled = |task: &&Arc<Task>| floors.of(task.spec.to.as_ref()).is_some_and(|floor| task.id <= floor);
+        for task in self.tasks.iter().filter(is_settled) {
             let open = self.model.unsettled_groups(task);
             assert!(open.is_empty(), "task {} is not settled by {open:?}, and would be removed", task.id);
         }
@@ -595,8 +653,11 @@ impl World {
 
     /// Retention removes what it may.
     pub(crate) fn remove_settled(&mut self) -> usize {
-        let (upto, before) = (self.core.settled_floor(), Time(i64::MAX));
-        let removal = Removal { upto, before, unclaimed_before: before, limit: usize::MAX };
+        let (floors, now) = (self.core.settled_floors(), Time(i64::MAX));
+        let unclaimed_before = Time(i64::MIN);
+        let removable = Removable { floors, before: now, unclaimed_before, now, limit: usize::MAX };
+        let chunks = self.disk.removable(&removable).unwrap().iter().map(|chunk| chunk.first).collect();
+        let removal = Removal { chunks, before: now, now, limit: usize::MAX };
         let removed = self.disk.remove(&removal).unwrap().tasks;
         self.removed.extend(&removed);
         self.core.removed(&removed);
@@ -797,6 +858,7 @@ impl World {
 
     /// What holds whenever nothing is left to be done.
     fn check(&mut self) {
+        self.checks += 1;
         assert_eq!(self.core.check(), Ok(()));
         let clients = self.core.clients();
         assert_eq!(clients.len(), self.streams.len());
@@ -818,8 +880,12 @@ impl World {
                 self.model.leases().iter().filter(|(of, _, session, _)| *of == group.name && session.is_none()).count();
             let held = in_flight.get(&group.name).copied().unwrap_or(0);
             assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
-            assert_eq!(group.paused, self.model.groups[&group.name].paused);
-            self.check_lag(&group);
+            let known = &self.model.groups[&group.name];
+            assert_eq!((group.paused, group.retry), (known.paused, known.retry));
+            // Counted plainly, that takes as long as all else.
+            if self.checks.is_multiple_of(LAG_EVERY) {
+                self.check_lag(&group);
+            }
         }
         if let Some(deadline) = self.model.first_deadline() {
             assert!(deadline > self.now.steady, "a lease is over when its time is");
@@ -868,18 +934,15 @@ impl World {
         if group.counting {
             return;
         }
-        let waits = |task: &&Arc<Task>| {
-            let is_settled = self.removed.contains(&task.id) || self.model.is_settled(&group.name, task.id);
-            self.model.wants(&group.name, task) && !is_settled
-        };
-        let lag = self.tasks[..self.announced].iter().filter(waits).count() as u64;
+        let tasks = self.tasks[..self.announced].iter().filter(|task| !self.removed.contains(&task.id));
+        let waits = self.model.unsettled(&group.name, tasks);
+        let lag = waits.len() as u64;
         // A client may have told an outcome of a task that cannot be placed: see `GroupInfo::lag`.
         let least = lag.saturating_sub(group.taken_up as u64);
         assert!((least..=lag).contains(&group.lag), "{lag} tasks wait for {group:?}");
-        let oldest = self.tasks[..self.announced].iter().find(waits).map(|task| task.id);
         let known = group.oldest_new.map(|(id, _)| id).into_iter().chain(group.oldest_open).min();
         if group.unseen.is_empty() && group.taken_up == 0 {
-            assert_eq!(known, oldest, "the oldest task of {group:?}");
+            assert_eq!(known, waits.first().copied(), "the oldest task of {group:?}");
         }
     }
 
@@ -960,6 +1023,7 @@ impl World {
         assert!(self.reads.is_empty());
         for group in self.core.groups(self.now) {
             assert!(!group.counting, "everything is counted at the end");
+            self.check_lag(&group);
             assert_eq!(group.in_flight, 0, "nothing is in flight at the end");
             if self.streams.values().any(|stream| stream.group.as_ref() == Some(&group.name)) {
                 assert_eq!(group.waiting, 0, "nothing waits at the end");

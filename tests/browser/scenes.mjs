@@ -215,6 +215,7 @@ export async function manyGroups({ open }) {
 export async function pausing({ open, reached }) {
   const page = await open('#/groups');
   const row = page.locator('tbody tr').filter({ hasText: 'workers' });
+  await says(page, 'tbody .hint', 'Retries: max=5');
   await row.getByRole('button', { name: 'Pause', exact: true }).click();
   await says(page, 'tbody tr.attention', /workers.*paused/s);
   await says(page, 'tbody code', /^contactctl resume workers/);

@@ -9,8 +9,9 @@ use futures::StreamExt;
 use futures::executor::block_on;
 use grpcio::CallOption;
 
-use super::witness::Witness;
-use super::{BROADCAST, QUEUE};
+use super::witness::{Confirmed, Witness};
+use super::workers::is_poison;
+use super::{BROADCAST, CAREFUL, MAX_DELIVERIES, QUEUE};
 use crate::common::program::Lines;
 
 pub struct Ledger {
@@ -96,6 +97,8 @@ impl Ledger {
         self.assert_attempts_do_not_go_down();
         self.assert_what_was_confirmed_is_there(witness);
         self.assert_deliveries(witness);
+        self.assert_what_is_spent_was_begun(witness);
+        self.assert_poison_alone_is_given_up(witness);
     }
 
     fn assert_accepted_tasks_are_there(&self, witness: &Witness) {
@@ -116,7 +119,11 @@ impl Ledger {
     }
 
     fn assert_each_is_settled_once(&self) {
-        assert!(BROADCAST.iter().chain(&[QUEUE]).all(|group| self.groups.contains(*group)), "{:?}", self.groups);
+        assert!(
+            BROADCAST.iter().chain(&[QUEUE, CAREFUL]).all(|group| self.groups.contains(*group)),
+            "{:?}",
+            self.groups
+        );
         let mut settled: HashMap<(&str, u64), &pb::TaskResult> = HashMap::new();
         for result in self.results.iter().filter(|result| !result.group.is_empty() && !result.late) {
             let again = settled.contains_key(&(result.group.as_str(), result.task_id));
@@ -186,6 +193,46 @@ impl Ledger {
         let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
         for (group, id) in self.wanted() {
             assert!(saw.contains(&(group.as_str(), id)), "{group} settled task {id}, which none of its workers saw");
+        }
+    }
+}
+
+impl Ledger {
+    /// Of the group whose workers say when they begin: each attempt that counts was begun, and each that came to an end counts.
+    fn assert_what_is_spent_was_begun(&self, witness: &Witness) {
+        let (begun, said) = (witness.begun.lock().unwrap(), witness.confirmed.lock().unwrap());
+        let late: HashSet<_> = self.results.iter().filter(|r| r.late).map(|r| (r.group.as_str(), &r.ret)).collect();
+        let mut begins: HashMap<u64, Vec<u64>> = HashMap::new();
+        begun.iter().filter(|one| one.group == CAREFUL).for_each(|one| begins.entry(one.id).or_default().push(one.at));
+        let mut retries: HashMap<u64, Vec<&Confirmed>> = HashMap::new();
+        let counts = |said: &&Confirmed| said.outcome == "RETRY" && !late.contains(&(CAREFUL, &said.ret));
+        for said in said.iter().filter(|said| said.group == CAREFUL).filter(counts) {
+            retries.entry(said.id).or_default().push(said);
+        }
+        let delivered = witness.delivered.lock().unwrap();
+        for one in delivered.iter().filter(|one| one.group == CAREFUL) {
+            let begun = begins.get(&one.id).map_or(0, |at| at.iter().filter(|at| **at < one.at).count());
+            assert!(one.spent as usize <= begun, "begun {begun} times: {one:?}{}", self.story(CAREFUL, one.id));
+            let before = |said: &&&Confirmed| said.at < one.at && said.life <= one.life && said.attempt < one.attempt;
+            let retried = retries.get(&one.id).map_or(0, |said| said.iter().filter(before).count());
+            assert!(one.spent as usize >= retried, "tried {retried} times: {one:?}{}", self.story(CAREFUL, one.id));
+        }
+    }
+
+    /// A task over which its clients fall silent is given up when that happened so often; those that were with it are not.
+    fn assert_poison_alone_is_given_up(&self, witness: &Witness) {
+        let begun: HashSet<u64> = witness.begun.lock().unwrap().iter().map(|one| one.id).collect();
+        let given_up = |result: &&pb::TaskResult| result.outcome == pb::Outcome::EXHAUSTED.into();
+        let of_careful = || self.results.iter().filter(|result| result.group == CAREFUL && !result.late);
+        let given_up: BTreeSet<u64> = of_careful().filter(given_up).map(|result| result.task_id).collect();
+        let wanted = self.wanted().filter(|(group, id)| group == CAREFUL && is_poison(*id));
+        assert_eq!(given_up, wanted.map(|(_, id)| id).collect(), "who is given up, and who is to be");
+        for id in given_up {
+            let released =
+                |result: &&pb::TaskResult| result.task_id == id && result.outcome == pb::Outcome::RELEASED.into();
+            let silent = of_careful().filter(released).count();
+            assert!(silent >= MAX_DELIVERIES, "{silent} deliveries:{}", self.story(CAREFUL, id));
+            assert!(!begun.contains(&id));
         }
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use contact::wire::contact as pb;
 use grpcio::{Channel, ChannelBuilder, EnvBuilder, Environment};
 
 use crate::common::DEADLINE;
@@ -24,8 +25,22 @@ pub struct Delivered {
     pub group: String,
     pub id: u64,
     pub text: String,
+    /// Which delivery, and how many attempts were spent before it.
+    pub attempt: u32,
+    pub spent: u32,
     /// The server's life in which the stream was opened, or an earlier one.
     pub life: u64,
+    /// When, in the order of all that the parties saw.
+    pub at: u64,
+}
+
+/// A task that a worker was about to say that it begins.
+#[derive(Debug)]
+pub struct Begun {
+    pub group: String,
+    pub id: u64,
+    /// When, in the order of all that the parties saw.
+    pub at: u64,
 }
 
 /// A result whose tellResult was answered.
@@ -38,6 +53,8 @@ pub struct Confirmed {
     pub ret: String,
     /// The server's life in which it was answered, or a later one.
     pub life: u64,
+    /// When, in the order of all that the parties saw.
+    pub at: u64,
 }
 
 /// Takes down what the parties see.
@@ -50,10 +67,12 @@ pub struct Witness {
     pub patience: Duration,
     env: Arc<Environment>,
     life: AtomicU64,
+    order: AtomicU64,
     submitting: AtomicBool,
     working: AtomicBool,
     pub accepted: Mutex<Vec<Accepted>>,
     pub delivered: Mutex<Vec<Delivered>>,
+    pub begun: Mutex<Vec<Begun>>,
     pub confirmed: Mutex<Vec<Confirmed>>,
     /// All texts that anybody ever tried to submit, and how the task was addressed.
     pub tried: Mutex<HashMap<String, String>>,
@@ -77,6 +96,8 @@ impl Witness {
             working: AtomicBool::new(true),
             accepted: Mutex::default(),
             delivered: Mutex::default(),
+            begun: Mutex::default(),
+            order: AtomicU64::new(0),
             confirmed: Mutex::default(),
             tried: Mutex::default(),
             settled: Mutex::default(),
@@ -118,9 +139,20 @@ impl Witness {
             .connect(address)
     }
 
-    pub fn deliver(&self, group: &str, id: u64, text: &str, life: u64) {
-        let delivered = Delivered { group: group.into(), id, text: text.into(), life };
+    /// The place of something that is seen now among all that is seen.
+    pub fn next_place(&self) -> u64 {
+        self.order.fetch_add(1, Ordering::SeqCst)
+    }
+
+    pub fn deliver(&self, group: &str, task: &pb::ServerMsg, life: u64) {
+        let (group, text, at) = (group.into(), task.task.clone(), self.next_place());
+        let delivered = Delivered { group, id: task.id, text, attempt: task.attempt, spent: task.spent, life, at };
         self.delivered.lock().unwrap().push(delivered);
+    }
+
+    /// To be called before the server can hear of it.
+    pub fn begin(&self, group: &str, id: u64) {
+        self.begun.lock().unwrap().push(Begun { group: group.into(), id, at: self.next_place() });
     }
 
     /// Counts a task that a worker is through with.

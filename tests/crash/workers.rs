@@ -13,7 +13,7 @@ use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, MetadataBuilder, WriteFlags};
 
 use super::witness::{Confirmed, Witness};
-use super::{BROADCAST, QUEUE};
+use super::{BROADCAST, CAREFUL, QUEUE};
 
 /// How a worker is.
 #[derive(Clone, Copy, PartialEq)]
@@ -25,6 +25,13 @@ enum Nature {
     Restless,
     /// It forgets what was not confirmed, instead of telling it again.
     Forgetful,
+    /// It says when it begins a task, and gives one back now and then that it has not begun. Poison ends its stream before that.
+    Careful,
+}
+
+/// Whether a careful worker leaves without a word when it is given that task, each time.
+pub fn is_poison(id: u64) -> bool {
+    id % 150 == 77
 }
 
 pub enum Worker {
@@ -42,7 +49,7 @@ impl Worker {
     }
 }
 
-/// A work queue of eight, and broadcast clients.
+/// A work queue of eight, one of three that are careful, and broadcast clients.
 pub fn start(witness: &Arc<Witness>) -> Vec<Worker> {
     let natures = [Nature::Plain, Nature::Slow, Nature::Restless, Nature::Forgetful];
     let mut workers = Vec::new();
@@ -50,6 +57,7 @@ pub fn start(witness: &Arc<Witness>) -> Vec<Worker> {
         workers.push(of_the_library(witness, &format!("worker-{n}"), QUEUE, nature));
         workers.push(exact(witness, &format!("worker-{}", n + natures.len()), QUEUE, nature));
     }
+    workers.extend((0..3).map(|n| exact(witness, &format!("careful-{n}"), CAREFUL, Nature::Careful)));
     for (n, name) in BROADCAST.into_iter().enumerate() {
         workers.push(if n % 2 == 0 {
             of_the_library(witness, name, "", Nature::Plain)
@@ -104,7 +112,8 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
     let (witness, group) = (witness.clone(), if group.is_empty() { id } else { group }.to_owned());
     let worker = client::Worker::new(config, move |task| {
         // In which life it was sent is not known to a handler: the first is always right.
-        witness.deliver(&group, task.id, &task.text, 0);
+        let (id, attempt, text) = (task.id, task.attempt, task.text.clone());
+        witness.deliver(&group, &pb::ServerMsg { id, attempt, task: text, ..Default::default() }, 0);
         if nature == Nature::Slow && task.id % 50 == 0 {
             thread::sleep(Duration::from_millis(1200));
         }
@@ -118,6 +127,9 @@ fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worke
     let mut metadata = MetadataBuilder::new();
     metadata.add_str("contact-client", id).unwrap().add_str("contact-window", "16").unwrap();
     metadata.add_str("contact-from", "first").unwrap();
+    if nature == Nature::Careful {
+        metadata.add_str("contact-begins", "1").unwrap();
+    }
     if !group.is_empty() {
         metadata.add_str("contact-group", group).unwrap();
     }
@@ -156,12 +168,27 @@ impl Exact {
         let mut tasks = client.get_task(&pb::Empty::new(), self.options.clone()).ok()?;
         for n in 0.. {
             let task = block_on(tasks.next())?.ok()?;
-            self.witness.deliver(&self.group, task.id, &task.task, life);
+            self.witness.deliver(&self.group, &task, life);
             if self.nature == Nature::Restless && n > 20 && task.id % 20 == 0 {
                 return None;
             }
             if self.nature == Nature::Slow && task.id % 50 == 0 {
                 thread::sleep(Duration::from_millis(1200));
+            }
+            if self.nature == Nature::Careful {
+                if is_poison(task.id) {
+                    return None;
+                }
+                let outcome = if rand::random_ratio(1, 40) { pb::Outcome::RELEASED } else { pb::Outcome::WORKING };
+                if outcome == pb::Outcome::WORKING {
+                    self.witness.begin(&self.group, task.id);
+                }
+                let (id, attempt, outcome) = (task.id, task.attempt, outcome.into());
+                let ret = "not begun".into();
+                self.tell(client, pb::Result { id, attempt, outcome, ret, ..Default::default() })?;
+                if outcome != pb::Outcome::WORKING.into() {
+                    continue;
+                }
             }
             let reply = reply(task.id, task.attempt);
             let outcome = match reply.outcome {
@@ -192,18 +219,23 @@ impl Exact {
             sink.close().await.ok()?;
             answer.await.ok()
         });
+        let outcome = result.outcome.enum_value().unwrap();
         if told.is_none() {
-            if self.nature != Nature::Forgetful {
+            // What was not told to be begun is not begun.
+            if self.nature != Nature::Forgetful && outcome != pb::Outcome::WORKING {
                 self.untold.push(result);
             }
             return None;
         }
-        let outcome = match result.outcome.enum_value().unwrap() {
+        let outcome = match outcome {
             pb::Outcome::DONE => "DONE",
             pb::Outcome::RETRY => "RETRY",
-            _ => "FAILED",
+            pb::Outcome::RELEASED => "RELEASED",
+            pb::Outcome::FAILED => "FAILED",
+            // Nothing of it is written down.
+            pb::Outcome::WORKING => return Some(()),
         };
-        let (group, life) = (self.group.clone(), self.witness.life());
+        let (group, life, at) = (self.group.clone(), self.witness.life(), self.witness.next_place());
         self.witness.confirmed.lock().unwrap().push(Confirmed {
             group,
             id: result.id,
@@ -211,6 +243,7 @@ impl Exact {
             outcome,
             ret: result.ret,
             life,
+            at,
         });
         Some(())
     }

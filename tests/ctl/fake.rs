@@ -423,6 +423,18 @@ impl Control for Service {
         self.unary(&ctx, format!("undrain {}", request.client), sink, answer);
     }
 
+    fn set_group_retry(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: Decoded<pb::SetGroupRetryRequest>,
+        sink: UnarySink<pb::SetGroupRetryResponse>,
+    ) {
+        let request = request.unwrap();
+        let asked = format!("retry of {} {:?}", request.group, request.retry);
+        let answer = pb::SetGroupRetryResponse { retry: request.retry, ..Default::default() };
+        self.unary(&ctx, asked, sink, answer);
+    }
+
     fn accept_clock(
         &mut self,
         ctx: RpcContext<'_>,

@@ -78,6 +78,7 @@ fn groups_are_listed() {
             rate: 3.25,
             paused: true,
             dead: 1,
+            retry: "max=5".into(),
             ..Default::default()
         },
         pb::Group { name: "idle".into(), ..Default::default() },
@@ -85,14 +86,14 @@ fn groups_are_listed() {
     assert_eq!(
         ok(&fake, &["groups"]),
         "\
-GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE
-workers        2   12          4      88  2026-04-30T08:00:00.123Z         3.2     1  paused
-idle           0    0          0       -  -                                0.0     0  running
+GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE    RETRY
+workers        2   12          4      88  2026-04-30T08:00:00.123Z         3.2     1  paused   max=5
+idle           0    0          0       -  -                                0.0     0  running  -
 "
     );
     assert_eq!(
         ok(&fake, &["groups", "--json"]),
-        r#"{"group":"workers","clients":2,"lag":12,"in_flight":4,"oldest":88,"oldest_at":"2026-04-30T08:00:00.123Z","rate":3.25,"paused":true,"dead":1}
+        r#"{"group":"workers","clients":2,"lag":12,"in_flight":4,"oldest":88,"oldest_at":"2026-04-30T08:00:00.123Z","rate":3.25,"paused":true,"dead":1,"retry":"max=5"}
 {"group":"idle","clients":0,"lag":0,"in_flight":0,"oldest":null,"oldest_at":null,"rate":0.0,"paused":false,"dead":0}
 "#
     );
@@ -185,6 +186,16 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
         (&["retry", "5", "--group", "g"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["pause", "g"], "group g is paused", r#"{"group":"g","paused":true}"#),
         (&["resume", "g"], "group g is running", r#"{"group":"g","paused":false}"#),
+        (
+            &["group", "retry", "g", "max=5"],
+            "tasks of group g are tried again by max=5",
+            r#"{"group":"g","retry":"max=5"}"#,
+        ),
+        (
+            &["group", "retry", "g", "--default"],
+            "tasks of group g are tried again as the server is set",
+            r#"{"group":"g","retry":null}"#,
+        ),
         (&["clock", "accept"], "the clock is right, 1 min behind where it was", r#"{"ahead_ms":-90000}"#),
         (&["group", "rm", "g"], "group g is gone; it owed 5 tasks", r#"{"group":"g","owed":5}"#),
     ] {
@@ -203,6 +214,8 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
             "retry 5 for \"g\"",
             "pause g true",
             "pause g false",
+            "retry of g \"max=5\"",
+            "retry of g \"\"",
             "clock accept",
             "remove g"
         ]
@@ -416,6 +429,25 @@ fn a_client_is_drained_and_given_tasks_again() {
     for wrong in [&["drain", "busy", "--for", "0s"][..], &["drain", ""], &["drain"]] {
         assert_eq!(run(&fake, wrong).code, Some(2), "{wrong:?}");
     }
+}
+
+#[test]
+fn a_group_is_given_a_retry_policy_which_is_seen_and_taken_back() {
+    let server = Server::start(&[]);
+    let said = |args: &[&str]| -> Ran { contactctl(&server.control, args).output().unwrap().into() };
+    let whole = "max=5,first=10s,factor=2,cap=10m,jitter=0.1";
+    let new = format!(
+        "tasks of group g are tried again by {whole}, before its first client; if it is misspelt: contactctl group rm g\n"
+    );
+    assert_eq!(said(&["group", "retry", "g", "max=5,first=10s"]).out, new);
+    assert_eq!(server.ctl(&["groups"])[0]["retry"], whole);
+    let wrong = said(&["group", "retry", "g", "often=1"]);
+    assert_eq!((wrong.code, wrong.err.contains("max=5,first=10s")), (Some(2), true), "{}", wrong.err);
+    assert_eq!(said(&["group", "retry", "g"]).code, Some(2), "a policy, or --default");
+    assert_eq!(server.ctl(&["group", "retry", "g", "--default"]), [serde_json::json!({"group": "g", "retry": null})]);
+    assert_eq!(server.ctl(&["groups"])[0].get("retry"), None);
+    let unknown = said(&["group", "retry", "nobody", "--default"]);
+    assert_eq!((unknown.code, unknown.err.contains("no group nobody")), (Some(4), true), "{}", unknown.err);
 }
 
 #[test]

@@ -238,6 +238,19 @@ fn a_client_is_drained_and_given_tasks_again() {
 }
 
 #[test]
+fn a_group_is_given_a_retry_policy() {
+    let rig = rig();
+    came_and_went(&rig, "workers");
+    let set = |retry| done(&rig, "/api/groups/retry", json!({"group": "workers", "retry": retry}))["retry"].clone();
+    let whole = json!("max=5,first=10s,factor=2,cap=10m,jitter=0.1");
+    assert_eq!(set(json!("max=5,first=10s")), whole);
+    assert_eq!(state_until(&rig, |state| !state["groups"][0]["retry"].is_null())["groups"][0]["retry"], whole);
+    assert_eq!(get_json(&rig, "/api/groups")["groups"][0]["retry"], whole);
+    assert_eq!(set(json!(null)), json!(null));
+    state_until(&rig, |state| state["groups"][0]["retry"].is_null());
+}
+
+#[test]
 fn a_group_that_nobody_uses_is_removed_and_one_that_is_used_is_not() {
     let rig = rig();
     came_and_went(&rig, "absent");

@@ -90,6 +90,13 @@ fn what_makes_no_sense_is_refused_with_a_reason() {
     refused(&post(&rig, "/api/tasks/1/drop", r#"{"group": "workers"}"#), 404, &["no dead letter of group workers"]);
     refused(&post(&rig, "/api/groups/pause", r#"{"group": "nobody", "paused": false}"#), 404, &["no group nobody"]);
     refused(&post(&rig, "/api/groups/pause", r#"{"group": "nobody"}"#), 400, &["paused"]);
+    refused(&post(&rig, "/api/groups/retry", r#"{"group": "nobody", "retry": null}"#), 404, &["no group nobody"]);
+    refused(&post(&rig, "/api/groups/retry", r#"{"group": "nobody"}"#), 400, &["retry"]);
+    refused(
+        &post(&rig, "/api/groups/retry", r#"{"group": "a", "retry": "max=0"}"#),
+        400,
+        &["max=0", "max=5,first=10s"],
+    );
     refused(&get(&rig, "/api/tasks?limit=many"), 400, &["limit"]);
     refused(&get(&rig, "/api/tasks?after=1"), 400, &["after"]);
     refused(&get(&rig, "/api/nothing"), 404, &["/api/nothing", "the page is at /"]);

@@ -8,13 +8,15 @@ use contact::client;
 use contact::wire::contact::Outcome::{DONE, FAILED, RELEASED, RETRY, WORKING};
 use contact::wire::contact::revoked::Reason;
 use contact::wire::contact::{Result as Told, ServerMsg};
+use contact::wire::control::finding::Code;
 use contact::wire::control::{
-    CancelTaskRequest, DrainClientRequest, ListClientsRequest, NewTask, Outcome as Kept, Priority, RemoveGroupRequest,
-    TaskResult, UndrainClientRequest, WaitReason,
+    CancelTaskRequest, Client, DrainClientRequest, GetServerRequest, ListClientsRequest, NewTask, Outcome as Kept,
+    Priority, RemoveGroupRequest, SetGroupRetryRequest, TaskResult, UndrainClientRequest, WaitReason,
 };
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
 
+use crate::conventions::retry_delay;
 use crate::rig::{Rig, SHORT, ack, done, now, patient, status_of, to, told};
 
 fn impatient() -> Rig {
@@ -401,6 +403,16 @@ fn what_a_client_may_not_begin_after_is_told_with_the_task() {
 }
 
 #[test]
+fn how_often_a_task_may_be_tried_is_told_with_it_if_the_task_or_its_group_says_so() {
+    let rig = Rig::start();
+    let request = SetGroupRetryRequest { group: "a".into(), retry: "max=5".into(), ..Default::default() };
+    status_of(block_on(rig.operator.control.set_group_retry(&request, patient()).unwrap())).unwrap();
+    rig.operator.submit_all(vec![NewTask { max_attempts: 7, ..to("a", "own") }, to("a", "as the group")]);
+    let mut tasks = rig.named("a").tasks();
+    assert_eq!([tasks.next().max_attempts, tasks.next().max_attempts], [7, 5]);
+}
+
+#[test]
 fn the_same_id_again_takes_over() {
     let rig = Rig::start();
     let (first, second) = (rig.named("a"), rig.named("a"));
@@ -420,6 +432,34 @@ fn the_same_id_again_takes_over() {
         assert_eq!(new.next().id, n);
         assert_eq!(rig.operator.connected(1)[0].in_flight, n);
     }
+}
+
+#[test]
+fn processes_that_fight_for_one_id_are_told_when_it_is_their_turn_and_that_is_a_finding() {
+    let rig = Rig::start();
+    let tasks = |process| rig.named("w").saying("contact-instance", process).tasks();
+    let mut holder = tasks("a");
+    rig.operator.connected(1);
+    for process in ["b", "a", "b"] {
+        let new = tasks(process);
+        assert_eq!(holder.end().code(), RpcStatusCode::ABORTED);
+        holder = new;
+    }
+    let status = tasks("a").end();
+    assert_eq!(status.code(), RpcStatusCode::UNAVAILABLE);
+    assert!(status.message().contains("Give each process an id of its own"), "{status:?}");
+    assert!(retry_delay(&status).is_some_and(|wait| wait <= Duration::from_secs(5)), "{status:?}");
+    rig.operator.submit(&["work"]);
+    assert_eq!(holder.next().task, "work", "and the other has its turn");
+    let request = GetServerRequest { counted: true, ..Default::default() };
+    let found = status_of(block_on(rig.operator.control.get_server(&request, patient()).unwrap())).unwrap().findings;
+    let [found] = &found[..] else { panic!("one: {found:?}") };
+    assert_eq!((found.code, &*found.text, &*found.group, found.count), (Code::CONTESTED.into(), "w", "w", 3));
+    // The same process is never turned away: it stops, and asks for one task at most.
+    let _stopping = rig.named("w").saying("contact-instance", "b").saying("contact-window", "1").tasks();
+    assert_eq!(holder.end().code(), RpcStatusCode::ABORTED);
+    let window = |clients: &[Client]| matches!(clients, [client] if client.window == 1 && client.in_flight == 1);
+    rig.operator.clients_until(window);
 }
 
 #[test]

@@ -206,8 +206,8 @@ impl Core {
                     self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
                     continue;
                 }
-                // Its last delivery was before a restart, or ended when its text was not in memory.
-                if let Some(why) = self.given_up(&task, attempts) {
+                // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
+                if let Some(why) = self.given_up(id, &task, attempts) {
                     let group = self.groups.get(&id)?.name.clone();
                     let result =
                         outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
@@ -288,7 +288,8 @@ impl Core {
             group.open.lease(task.id, lease);
             self.checkpoints.delivered(now.steady);
         }
-        let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent };
+        let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);
+        let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent, max_attempts };
         session.sent += delivery.cost();
         session.delivered += 1;
         session.last_sent = now.steady;

@@ -10,6 +10,7 @@ use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
+use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
@@ -51,6 +52,8 @@ pub struct GroupInfo {
     pub paused: bool,
     /// Since when all its clients are drained, or about to stop.
     pub draining_since: Option<Time>,
+    /// What is said of retries of its tasks.
+    pub retry: RetryPolicy,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
@@ -81,6 +84,7 @@ impl GroupInfo {
             held_since: None,
             paused: false,
             draining_since: None,
+            retry: RetryPolicy::default(),
             last_used: Time::default(),
             tally: Tally::default(),
             undelivered: Undelivered::default(),
@@ -106,6 +110,8 @@ pub(super) struct Group {
     /// And its timer for a time of day.
     pub(super) wake_at_moment: Option<Time>,
     pub(super) paused: bool,
+    /// What is said of retries of its tasks.
+    pub(super) retry: RetryPolicy,
     /// The tasks that were taken up and are not settled.
     pub(super) open: OpenTasks,
     pub(super) sessions: BTreeSet<SessionId>,
@@ -140,6 +146,7 @@ impl Group {
             wake_at_moment: None,
             broadcast_after,
             paused: false,
+            retry: RetryPolicy::default(),
             cursors: [0; 3].map(LogCursor::new),
             open: OpenTasks::default(),
             taken_up: BTreeSet::new(),
@@ -167,6 +174,7 @@ impl Group {
         open.take_changed();
         Group {
             paused: state.paused,
+            retry: state.retry,
             cursors: state.cursors.map(LogCursor::new),
             open,
             taken_up: state.taken_up.into_iter().flat_map(|(first, last)| first..=last).collect(),
@@ -223,6 +231,7 @@ impl Group {
             created_at: self.created_at,
             broadcast_after: self.broadcast_after,
             paused: self.paused,
+            retry: self.retry,
             last_used: if self.sessions.is_empty() { self.last_used.min(now.wall) } else { now.wall },
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
@@ -252,6 +261,11 @@ impl Group {
 
     pub(super) fn set_paused(&mut self, paused: bool) {
         self.paused = paused;
+        self.changed = true;
+    }
+
+    pub(super) fn set_retry(&mut self, retry: RetryPolicy) {
+        self.retry = retry;
         self.changed = true;
     }
 
@@ -427,6 +441,7 @@ impl Group {
             held_since: self.open.held_since().map(|since| now.wall_at(since)),
             paused: self.paused,
             draining_since: None,
+            retry: self.retry,
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
             undelivered: self.undelivered,

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::contest::NotYourTurn;
 use super::group::Group;
 use super::open::Lease;
 use super::peer::Peer;
@@ -15,8 +16,9 @@ use crate::task::{GroupName, Name, Outcome, StartAt};
 
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`]. Says where its group starts, if it has a name
-    /// and is new.
-    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Option<StartAt> {
+    /// and is new. An error: several processes fight for its id, and it is the turn of another; nothing is changed.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<Option<StartAt>, NotYourTurn> {
+        let contest = self.contest(&join, now)?;
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
@@ -45,6 +47,7 @@ impl Core {
             delivered: 0,
             last_sent: now.steady,
             outgoing: Vec::new(),
+            contest,
             turn: 0,
             rank: None,
             join,
@@ -76,7 +79,7 @@ impl Core {
         }
         self.update_rank(id);
         self.dispatch(group_id, now);
-        is_new.then_some(from)
+        Ok(is_new.then_some(from))
     }
 
     /// The group of that name, or a passing one.

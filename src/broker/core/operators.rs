@@ -1,5 +1,6 @@
 //! What operators see and change.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::counting::Counting;
@@ -8,8 +9,10 @@ use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
-use super::{Action, Config, Core};
+use super::{Action, Config, Core, GroupId};
 use crate::now::Now;
+use crate::retry::RetryPolicy;
+use crate::store::Floors;
 use crate::task::{ClientId, GroupName, Outcome, Priority, Task, TaskId, Time};
 pub use crate::task_state::WaitReason;
 
@@ -62,6 +65,11 @@ impl Core {
     /// When the last of them came.
     pub(in crate::broker) fn last_unmatched(&self) -> Option<Time> {
         self.meter.last_unmatched
+    }
+
+    /// How often processes began to fight for a client id, so far.
+    pub(in crate::broker) fn fights(&self) -> u64 {
+        self.meter.fights
     }
 
     /// How many streams there are.
@@ -236,18 +244,33 @@ impl Core {
     /// Stops or resumes the delivery of tasks to a group. One that no client came to yet is made when it is stopped, as a
     /// client that says nothing would make it; says whether it was.
     pub fn pause(&mut self, name: &GroupName, paused: bool, now: Now) -> Result<bool, GroupError> {
-        let known = self.names.get(name).copied();
-        let id = match known {
-            Some(id) => id,
-            None if paused => self.group_for(Some(name.clone()), self.config.groups_from, now),
-            None => return Err(GroupError::Unknown(name.clone())),
-        };
+        let (id, is_new) = self.group_to_set(name, paused, now)?;
         if let Some(group) = self.groups.get_mut(&id) {
             group.set_paused(paused);
         }
         self.checkpoint(now);
         self.dispatch(id, now);
-        Ok(known.is_none())
+        Ok(is_new)
+    }
+
+    /// Says how the tasks of a group are tried again, from the next decision on; tasks that wait are not woken. One that no client
+    /// came to yet is made, unless nothing is said; says whether it was.
+    pub fn set_retry(&mut self, name: &GroupName, retry: RetryPolicy, now: Now) -> Result<bool, GroupError> {
+        let (id, is_new) = self.group_to_set(name, !retry.is_open(), now)?;
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.set_retry(retry);
+        }
+        self.checkpoint(now);
+        Ok(is_new)
+    }
+
+    /// The group of that name, and whether it was made now, if it is to be made.
+    fn group_to_set(&mut self, name: &GroupName, make: bool, now: Now) -> Result<(GroupId, bool), GroupError> {
+        match self.names.get(name) {
+            Some(id) => Ok((*id, false)),
+            None if make => Ok((self.group_for(Some(name.clone()), self.config.groups_from, now), true)),
+            None => Err(GroupError::Unknown(name.clone())),
+        }
     }
 
     /// Forgets a group that no client uses.
@@ -264,10 +287,12 @@ impl Core {
         Ok(())
     }
 
-    /// Every task up to here is settled by every group there is.
-    pub fn settled_floor(&self) -> TaskId {
+    /// Up to where everything is settled, by those for whom it is.
+    pub fn settled_floors(&self) -> Floors {
         let named = self.groups.values().filter(|group| group.leased);
-        named.map(|group| group.settled_floor(self.head())).min().unwrap_or(self.head())
+        let floor = |group: &Group| Some((group.name.clone()?, group.settled_floor(self.head())));
+        let groups: HashMap<GroupName, TaskId> = named.filter_map(floor).collect();
+        Floors { everyone: groups.values().copied().min().unwrap_or(self.head()), groups }
     }
 
     /// The newest task that the groups know of.

@@ -14,6 +14,7 @@ use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
 use crate::attempts::Attempts;
 use crate::now::Now;
+use crate::retry::RetryPolicy;
 use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
@@ -94,7 +95,7 @@ impl Core {
                 Outcome::Retry if current => {
                     let spent = lease.attempts.begin().spent;
                     let delay = match report.delay {
-                        Duration::ZERO => self.config.wait(lease.task.as_deref(), report.task, spent),
+                        Duration::ZERO => self.config.wait(group.retry, lease.task.as_deref(), report.task, spent),
                         asked => asked,
                     };
                     self.finished(holder);
@@ -157,8 +158,8 @@ impl Core {
         now: Now,
     ) {
         if report.outcome == Outcome::Retry && report.delay.is_zero() {
-            report.delay =
-                self.config.wait(self.recent.get(report.task).map(|task| &**task), report.task, attempts.begin().spent);
+            let task = self.recent.get(report.task).map(|task| &**task);
+            report.delay = self.config.wait(self.retry_of(id), task, report.task, attempts.begin().spent);
         }
         let last = attempts.deliveries > 0 && report.attempt == attempts.deliveries;
         if report.outcome == Outcome::Working {
@@ -298,14 +299,19 @@ impl Core {
     }
 
     /// Whether a task that was delivered so often does not go out again; what `EXHAUSTED` says of it beside the last error.
-    pub(super) fn given_up(&self, task: &Task, attempts: Attempts) -> Option<Cow<'static, str>> {
+    pub(super) fn given_up(&self, group: GroupId, task: &Task, attempts: Attempts) -> Option<Cow<'static, str>> {
         let Attempts { spent, silent, .. } = attempts;
-        if spent > 0 && spent >= task.spec.max_attempts.unwrap_or(self.config.max_attempts) {
+        if spent > 0 && spent >= self.config.max_attempts(self.retry_of(group), task) {
             return Some("".into());
         }
         let gone =
             || format!("{silent} clients, one after another, were not heard of again when they had been given it");
         (silent > 0 && silent >= self.config.max_deliveries).then(|| gone().into())
+    }
+
+    /// What is said of retries of a group's tasks.
+    fn retry_of(&self, group: GroupId) -> RetryPolicy {
+        self.groups.get(&group).map(|group| group.retry).unwrap_or_default()
     }
 
     /// Gives a session nothing for a while.
@@ -376,12 +382,13 @@ impl Core {
         // The first loss may be an accident of its client, and costs no time.
         let wait = match outcome {
             Outcome::Lost | Outcome::TimedOut => {
-                self.config.wait(lease.task.as_deref(), task, attempts.spent.saturating_sub(1))
+                let further = attempts.spent.saturating_sub(1);
+                self.config.wait(self.retry_of(id), lease.task.as_deref(), task, further)
             }
             _ => wait,
         };
         let not_before = (!wait.is_zero()).then(|| now.wall.after(wait));
-        let given_up = lease.task.as_ref().and_then(|task| self.given_up(task, attempts));
+        let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now.wall);
         let result = NewResult { ret, not_before, ..result };

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Core;
+use super::contest::ContestedId;
 use super::group::{Group, GroupInfo};
 use super::operators::TaskState;
 use super::session::{ClientInfo, SessionId};
@@ -55,6 +56,8 @@ pub struct Overview {
     /// For each task that was asked for, its state in one group: in flight if it is so in any group, else waiting, else settled.
     /// `None`: there is no group that it is for.
     pub task_states: Vec<Option<TaskState>>,
+    /// The ids that several processes fight for, in no order.
+    pub contested: Vec<ContestedId>,
     /// What was counted since the start.
     pub meter: Meter,
 }
@@ -83,6 +86,7 @@ impl Core {
             clients: ids.into_iter().filter_map(|id| self.client(id)).collect(),
             disconnected: self.disconnected(now),
             task_states: self.overall_states(tasks, now),
+            contested: self.contested(now),
             meter: self.meter.clone(),
         }
     }

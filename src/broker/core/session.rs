@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
+use super::contest::Contest;
 use super::drains::Draining;
 use crate::attempts::Attempts;
 use crate::now::Steady;
@@ -56,6 +57,8 @@ pub struct Delivery {
     pub attempt: u32,
     /// Attempts that were spent before this delivery.
     pub spent: u32,
+    /// Attempts that may be spent on it, if the task or its group says so.
+    pub max_attempts: Option<u32>,
 }
 
 /// A task that its client should not go on with.
@@ -124,6 +127,8 @@ pub(super) struct Session {
     pub(super) last_sent: Steady,
     /// Deliveries of the event that is being handled.
     pub(super) outgoing: Vec<Delivery>,
+    /// What is known of takeovers of its client's id.
+    pub(super) contest: Option<Box<Contest>>,
     /// The number of its last delivery, counted for all sessions together: a smaller one was served longer ago.
     pub(super) turn: u64,
     /// `Some` if it is among the sessions of its group that can take a task: its rank there.

@@ -84,6 +84,8 @@ pub struct Meter {
     pub unmatched: u64,
     /// When the last of them came.
     pub last_unmatched: Option<Time>,
+    /// How often processes began to fight for a client id.
+    pub fights: u64,
 }
 
 /// How many tasks were settled in each of the last seconds.

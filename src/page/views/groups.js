@@ -40,9 +40,12 @@ export function groupTable({ short = false } = {}) {
 function groupName(td) {
   const link = h('a', { dir: 'auto' });
   const flag = badge();
-  td.append(h('span', { class: 'name' }, link), ' ', flag.node);
+  const retry = h('div', { class: 'hint' });
+  td.append(h('span', { class: 'name' }, link), ' ', flag.node, retry);
   return (it) => {
     text(link, it.group);
+    show(retry, Boolean(it.retry));
+    text(retry, it.retry ? t('group.retry', it.retry) : '');
     attribute(link, 'href', `#/clients?q=${encodeURIComponent(it.group)}`);
     if (it.never_came) flag.set('warn', t('group.never_came'));
     else if (it.paused) flag.set('warn', t('group.paused'));

@@ -14,9 +14,9 @@ use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, Refused, json};
 use super::app::AppState;
-use super::json::{Client, Dead, Group, Ledger};
+use super::json::{Client, Dead, Group, Ledger, policy};
 use super::live::not_ready;
-use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set};
+use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{self, Name, NameOf, TaskId};
 use crate::task_state::TaskState;
@@ -40,6 +40,7 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/clients/undrain", post(undrain))
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
+        .route("/api/groups/retry", post(set_retry))
         .route("/api/groups/remove", post(remove_group))
         .route("/healthz", get(alive))
         .route("/readyz", get(ready))
@@ -311,6 +312,22 @@ async fn undrain(State(app): State<AppState>, request: Body) -> Answer {
     let Undrain { client } = body(&app, request).await?;
     let drained = app.operator.undrain(client).await?;
     ok(serde_json::json!({ "clients": drained.clients.len(), "was_drained": drained.changed }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetRetry {
+    group: String,
+    /// `null` or empty: as the server is set. To be said: a request that misses it would reset the policy by accident.
+    #[serde(deserialize_with = "Option::deserialize")]
+    retry: Option<String>,
+}
+
+async fn set_retry(State(app): State<AppState>, request: Body) -> Answer {
+    let SetRetry { group, retry } = body(&app, request).await?;
+    let retry = retry_policy(&retry.unwrap_or_default())?;
+    app.operator.set_retry(Name::new(NameOf::Group, &group)?, retry).await?;
+    ok(serde_json::json!({ "retry": policy(retry) }))
 }
 
 #[derive(Deserialize)]

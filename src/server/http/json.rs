@@ -4,6 +4,7 @@ use serde::Serialize;
 
 use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
+use crate::retry::RetryPolicy;
 use crate::server::operator::{self, Code, Found, Severity, Standing};
 use crate::task::{self, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -263,6 +264,11 @@ impl Client {
     }
 }
 
+/// `None`: nothing is said.
+pub(super) fn policy(policy: RetryPolicy) -> Option<String> {
+    (!policy.is_open()).then(|| policy.to_string())
+}
+
 /// How far a group has come.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Group {
@@ -275,6 +281,7 @@ pub(super) struct Group {
     oldest_at: Option<i64>,
     rate: f64,
     paused: bool,
+    retry: Option<String>,
     dead: u64,
     last_used: Option<i64>,
     never_came: bool,
@@ -293,6 +300,7 @@ impl From<&operator::Group> for Group {
             oldest_at,
             rate: group.info.rate,
             paused: group.info.paused,
+            retry: policy(group.info.retry),
             dead: group.dead,
             last_used: (!group.info.never_came).then_some(group.info.last_used.0),
             never_came: group.info.never_came,

@@ -182,6 +182,7 @@ impl Live {
         let (about, seen) = (operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
+        let contested = overview.contested.clone();
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
@@ -205,6 +206,7 @@ impl Live {
                 groups: &groups,
                 idle_since: &idle_since,
                 unmatched,
+                contested,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

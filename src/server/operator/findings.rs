@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::groups::Group;
+use crate::broker::ContestedId;
 use crate::nearest::nearest;
 use crate::server::about::millis;
 use crate::server::clock::Step;
@@ -76,10 +77,13 @@ pub(in crate::server) enum Code {
     /// The clock of the server stepped, and nothing is removed because of that yet. `millis`: by how much, `limit`: milliseconds until
     /// it counts, `text`: `ahead` or `behind`.
     Clock,
+    /// Several processes fight for a client id. `text`: the id, `group`: that of the one that has it, `count`: how often it was taken
+    /// over, `millis`: since when.
+    Contested,
     /// All clients of the group are drained, or about to stop, and tasks wait. `count`: tasks, `millis`: for how long they are.
-    Drained = 18,
+    Drained,
     /// Tasks of the group expired before a client was given them. `count`: how many lately, `millis`: since the last.
-    Expired = 19,
+    Expired,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -128,6 +132,8 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) groups: &'a [Group],
     /// Acknowledgements that matched nothing, so far, and when the last came.
     pub(in crate::server) unmatched: (u64, Option<Time>),
+    /// The client ids that several processes fight for.
+    pub(in crate::server) contested: Vec<ContestedId>,
     pub(in crate::server) idle_since: &'a IdleSince,
 }
 
@@ -148,6 +154,13 @@ impl IdleSince {
 /// What there is to say, the gravest first.
 pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.of_server().into_iter().flatten().collect();
+    found.extend(facts.contested.iter().map(|contested| Finding {
+        group: contested.group.clone(),
+        count: contested.changes.into(),
+        millis: millis(contested.lasts),
+        text: Some(contested.client.to_string()),
+        ..Finding::new(Code::Contested)
+    }));
     let idle_since = facts.idle_since.look(facts.groups, facts.now);
     found.extend(facts.groups.iter().flat_map(|group| {
         let idle_since = idle_since.get(&group.info.name).copied();
@@ -310,10 +323,13 @@ mod tests {
         Time(NOW.0 - millis)
     }
 
+    fn name(name: &str) -> Name {
+        Name::new(NameOf::Group, name).unwrap()
+    }
+
     /// A group with one idle client and nothing to do, but for what is changed.
-    fn group(name: &str, change: impl FnOnce(&mut Group)) -> Group {
-        let name = Name::new(NameOf::Group, name).unwrap();
-        let info = GroupInfo { clients: 1, last_used: NOW, ..GroupInfo::new(name) };
+    fn group(of: &str, change: impl FnOnce(&mut Group)) -> Group {
+        let info = GroupInfo { clients: 1, last_used: NOW, ..GroupInfo::new(name(of)) };
         let mut group = Group { info, lag: 0, oldest: None, dead: 0 };
         change(&mut group);
         group
@@ -341,6 +357,7 @@ mod tests {
             groups,
             idle_since,
             unmatched: (0, None),
+            contested: Vec::new(),
         };
         change(&mut facts);
         judge(&facts)
@@ -482,6 +499,11 @@ mod tests {
         let found = judged(&[group("g", |_| {})], |facts| facts.step = Some(step));
         assert_eq!((found[0].code, found[0].millis, found[0].limit), (Code::Clock, 90_000, 60_000));
         assert_eq!(found[0].text.as_deref(), Some("behind"));
+        let contested =
+            ContestedId { client: name("w"), group: Some(name("g")), changes: 4, lasts: Duration::from_secs(5) };
+        let found = judged(&[group("g", |_| {})], |facts| facts.contested = vec![contested.clone()]);
+        assert_eq!((found[0].code, found[0].count, found[0].millis), (Code::Contested, 4, 5_000));
+        assert_eq!((found[0].text.as_deref(), &found[0].group), (Some("w"), &contested.group));
         let disk = Disk { db: 111, ..Disk::default() };
         let retention = Retention { retain_bytes: Some(100), ..Retention::default() };
         let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.retention) = (disk, retention));

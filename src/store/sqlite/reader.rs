@@ -4,51 +4,19 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags, Params, Row, params};
+use rusqlite::{Connection, OpenFlags, Params, Row, Statement, params};
 
-use super::rows::{
-    dead, dead_columns, name, optional_name, priority_number, result, result_columns, status, status_columns, task,
-    task_columns,
-};
-use super::{explain, int};
+use super::chunks::{self, Chunk, Ordered, entries, merge};
+use super::results::{self, ResultChunk, What};
+use super::rows::{dead, dead_columns, name, optional_name, priority_number, status, status_columns};
+use super::tasks::{self, TaskChunk};
+use super::{explain, int, removal};
 use crate::store::backend::{self, PAGE_BYTES, page};
-use crate::store::{Backlog, BacklogPage, Reader, StoreError};
+use crate::store::{Backlog, BacklogPage, ChunkOfTasks, Reader, Removable, StoreError};
 use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
 
-const TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id > ? ORDER BY id");
-const LATEST_TASKS: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id < ? ORDER BY id DESC");
-const TASK: &str = concat!("SELECT ", task_columns!(), " FROM tasks WHERE id = ?");
-/// Tasks of one priority, for one group and for everyone, merged by id as they are read.
-const BACKLOG: &str = concat!(
-    "SELECT ",
-    task_columns!(),
-    " FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4 UNION ALL SELECT ",
-    task_columns!(),
-    " FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4 ORDER BY id"
-);
-/// How many that would be.
-const COUNT: &str = "
-    SELECT (SELECT count(*) FROM tasks WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4)
-         + (SELECT count(*) FROM tasks WHERE target IS NULL AND priority = ?2 AND id > max(?3, ?5) AND id <= ?4)";
-const EXPIRIES: &str = "SELECT id, expires_at FROM tasks
-    WHERE target = ?1 AND priority = ?2 AND id > ?3 AND id <= ?4 ORDER BY id LIMIT ?5";
-
 /// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
-const ADDRESSED_GROUP: &str = "SELECT min(target) FROM tasks WHERE target > ?";
-
-macro_rules! results {
-    ($rest:literal) => {
-        concat!("SELECT ", result_columns!(), " FROM results WHERE ", $rest)
-    };
-}
-const RESULTS: &str = results!("seq > ? ORDER BY seq");
-const REPLAY: &str = results!("seq > ? AND \"group\" IS NOT NULL ORDER BY seq");
-const RESULTS_OF: &str = results!("task_id = ? ORDER BY seq");
-const OUTCOMES_OF: &str =
-    "SELECT seq, task_id, \"group\", client, attempt, outcome, at, not_before, late, '' FROM results
-    WHERE task_id = ? ORDER BY seq";
-const RESULT: &str = results!("seq = ?");
-const LATEST_RESULTS_OF: &str = results!("task_id = ? ORDER BY seq DESC");
+const ADDRESSED_GROUP: &str = "SELECT min(target) FROM task_chunks WHERE target > ?";
 macro_rules! dead {
     ($rest:literal) => {
         concat!("SELECT ", dead_columns!(), " FROM dead WHERE ", $rest)
@@ -60,8 +28,6 @@ const LATEST_DEAD: &str = dead!("seq < ? ORDER BY seq DESC");
 const LATEST_DEAD_OF: &str = dead!("seq < ? AND \"group\" = ? ORDER BY seq DESC");
 const IS_DEAD: &str = "SELECT 1 FROM dead WHERE task_id = ? AND \"group\" = ?";
 const DEAD_COUNTS: &str = "SELECT \"group\", count FROM dead_counts ORDER BY \"group\"";
-pub(super) const LAST_OUTCOME: &str = "SELECT outcome FROM results
-    WHERE task_id = ?1 AND \"group\" = ?2 AND late = 0 AND outcome != ?3 ORDER BY seq DESC LIMIT 1";
 const STATUSES: &str = concat!("SELECT ", status_columns!(), " FROM statuses WHERE seq > ? ORDER BY seq");
 
 pub(super) struct SqliteReader {
@@ -76,6 +42,18 @@ impl SqliteReader {
         // Opens the log as well, which must be written to for that. So reading goes on while no write works.
         conn.query_row("SELECT value FROM meta LIMIT 1", [], |_| Ok(())).map_err(explain(path))?;
         Ok(SqliteReader { conn, path: path.clone() })
+    }
+
+    /// A page of a log, from chunks.
+    fn after<C: Chunk>(&self, sql: &str, after: u64, limit: usize) -> Result<Vec<C::Entry>, StoreError>
+    where
+        C::Entry: backend::Row,
+    {
+        let select = || {
+            let mut select = self.conn.prepare_cached(sql)?;
+            page(Ordered::<C>::after(select.query([int(after)])?, after), limit, PAGE_BYTES)
+        };
+        select().map_err(explain(&self.path))
     }
 
     /// A page of what `sql` selects.
@@ -96,15 +74,19 @@ impl SqliteReader {
 
 impl Reader for SqliteReader {
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
-        self.page(TASKS, [int(after)], task, limit)
+        self.after::<TaskChunk>(tasks::AFTER, after, limit)
     }
 
     fn latest_tasks(&mut self, before: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
-        self.page(LATEST_TASKS, [int(before)], task, limit)
+        let select = || {
+            let mut select = self.conn.prepare_cached(tasks::BEFORE)?;
+            page(Ordered::<TaskChunk>::before(select.query([int(before)])?, before), limit, PAGE_BYTES)
+        };
+        select().map_err(explain(&self.path))
     }
 
     fn results(&mut self, after: u64, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-        self.page(RESULTS, [int(after)], result, limit)
+        self.after::<ResultChunk>(results::AFTER, after, limit)
     }
 
     fn statuses(&mut self, after: u64, limit: usize) -> Result<Vec<Status>, StoreError> {
@@ -112,35 +94,23 @@ impl Reader for SqliteReader {
     }
 
     fn results_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
-        let select = || {
-            let mut select = self.conn.prepare_cached(RESULTS_OF)?;
-            select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
-        };
-        select().map_err(explain(&self.path))
+        results::of_task(&self.conn, task, What::All).map_err(explain(&self.path))
     }
 
     fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
-        let select = || {
-            let mut select = self.conn.prepare_cached(OUTCOMES_OF)?;
-            select.query_map([int(task)], result)?.collect::<rusqlite::Result<_>>()
-        };
-        select().map_err(explain(&self.path))
+        results::of_task(&self.conn, task, What::WithoutTexts).map_err(explain(&self.path))
     }
 
     fn results_by_seq(&mut self, seqs: &[u64]) -> Result<Vec<TaskResult>, StoreError> {
         let select = || {
-            let mut select = self.conn.prepare_cached(RESULT)?;
-            let mut results = Vec::with_capacity(seqs.len());
-            for seq in seqs {
-                results.extend(select.query_map([int(*seq)], result)?.next().transpose()?);
-            }
-            Ok(results)
+            let mut select = self.conn.prepare_cached(results::AROUND)?;
+            by_position(seqs, |seq| chunks::find::<ResultChunk>(&mut select, seq))
         };
         select().map_err(explain(&self.path))
     }
 
     fn latest_results_of(&mut self, task: TaskId, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
-        self.page(LATEST_RESULTS_OF, [int(task)], result, limit)
+        results::of_task(&self.conn, task, What::Latest(limit)).map_err(explain(&self.path))
     }
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
@@ -178,43 +148,48 @@ impl Reader for SqliteReader {
 
     fn tasks_by_id(&mut self, ids: &[TaskId]) -> Result<Vec<Task>, StoreError> {
         let select = || {
-            let mut select = self.conn.prepare_cached(TASK)?;
-            let mut tasks = Vec::with_capacity(ids.len());
-            for id in ids {
-                tasks.extend(select.query_map([int(*id)], task)?.next().transpose()?);
-            }
-            Ok(tasks)
+            let mut select = self.conn.prepare_cached(tasks::AROUND)?;
+            by_position(ids, |id| chunks::find::<TaskChunk>(&mut select, id))
         };
         select().map_err(explain(&self.path))
     }
 
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
         let select = || {
-            let mut select = self.conn.prepare_cached(BACKLOG)?;
-            let rows = select.query_map(bounds(backlog), task)?;
-            BacklogPage::gather(rows, backlog)
+            let mut of_group = self.conn.prepare_cached(tasks::OF_GROUP)?;
+            let mut of_everyone = self.conn.prepare_cached(tasks::OF_EVERYONE)?;
+            let for_everyone_after = backlog.after.max(backlog.broadcast_after);
+            let of_group = of_group.query_map(bounds(backlog, backlog.after), TaskChunk::read)?;
+            let of_everyone = of_everyone.query_map(bounds(backlog, for_everyone_after), TaskChunk::read)?;
+            let of_group = entries(of_group, backlog.after, backlog.upto);
+            let of_everyone = entries(of_everyone, for_everyone_after, backlog.upto);
+            BacklogPage::gather(merge(of_group, of_everyone, |task| task.id), backlog)
         };
         select().map_err(explain(&self.path))
     }
 
     fn count(&mut self, backlog: &Backlog) -> Result<u64, StoreError> {
+        let Backlog { group, priority, after, upto, broadcast_after, .. } = backlog;
+        let count = |target, after| tasks::count(&self.conn, target, *priority, after, *upto);
         let select = || {
-            let mut select = self.conn.prepare_cached(COUNT)?;
-            let count = select.query_row(bounds(backlog), |row| row.get::<_, i64>(0))?;
-            Ok(count as u64)
+            let of_group = group.as_ref().map_or(Ok(0), |group| count(Some(group), *after))?;
+            Ok(of_group + count(None, *after.max(broadcast_after))?)
         };
         select().map_err(explain(&self.path))
     }
 
     fn expiries(&mut self, backlog: &Backlog) -> Result<Vec<(TaskId, Option<Time>)>, StoreError> {
-        let group = backlog.group.as_ref().map(GroupName::as_str);
-        let (priority, after, upto) = (priority_number(backlog.priority), int(backlog.after), int(backlog.upto));
         let select = || {
-            let mut select = self.conn.prepare_cached(EXPIRIES)?;
-            let row = |row: &Row<'_>| Ok((row.get::<_, i64>(0)? as TaskId, row.get::<_, Option<i64>>(1)?.map(Time)));
-            select
-                .query_map(params![group, priority, after, upto, int(backlog.limit as u64)], row)?
-                .collect::<rusqlite::Result<_>>()
+            let mut select = self.conn.prepare_cached(tasks::OF_GROUP)?;
+            let mut found = Vec::new();
+            let mut chunks = select.query_map(bounds(backlog, backlog.after), TaskChunk::read)?;
+            while found.len() < backlog.limit
+                && let Some(chunk) = chunks.next().transpose()?
+            {
+                found.extend(chunk.expiries().filter(|(id, _)| backlog.after < *id && *id <= backlog.upto));
+            }
+            found.truncate(backlog.limit);
+            Ok(found)
         };
         select().map_err(explain(&self.path))
     }
@@ -223,40 +198,62 @@ impl Reader for SqliteReader {
         let select = || {
             let mut select = self.conn.prepare_cached(ADDRESSED_GROUP)?;
             let mut names: Vec<GroupName> = Vec::new();
-            while names.len() < limit {
-                // No name is empty.
-                let after = names.last().or(after).map_or("", GroupName::as_str);
-                match select.query_row([after], optional_name)? {
-                    Some(name) => names.push(name),
-                    None => break,
-                }
+            while names.len() < limit
+                && let Some(name) = addressed_after(&mut select, names.last().or(after))?
+            {
+                names.push(name);
             }
             Ok(names)
         };
         select().map_err(explain(&self.path))
     }
 
+    fn removable(&mut self, removable: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError> {
+        let select = || {
+            let mut names = self.conn.prepare_cached(ADDRESSED_GROUP)?;
+            removal::removable(&self.conn, removable, |after| addressed_after(&mut names, after))
+        };
+        select().map_err(explain(&self.path))
+    }
+
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
-        let first = self.conn.query_row("SELECT min(id) FROM tasks", [], |row| row.get::<_, Option<i64>>(0));
+        let first = self.conn.query_row("SELECT min(first) FROM task_chunks", [], |row| row.get::<_, Option<i64>>(0));
         Ok(first.map_err(explain(&self.path))?.map(|id| id as TaskId))
     }
 }
 
-/// The parameters of [`BACKLOG`] and [`COUNT`].
-fn bounds(backlog: &Backlog) -> impl Params {
-    (
-        backlog.group.as_ref().map(GroupName::as_str),
-        priority_number(backlog.priority),
-        int(backlog.after),
-        int(backlog.upto),
-        int(backlog.broadcast_after),
-    )
+/// Entries by their positions, in the order asked for. Those that are asked for together are often of one chunk.
+fn by_position<C: Chunk>(
+    positions: &[u64],
+    mut find: impl FnMut(u64) -> rusqlite::Result<Option<(C, usize)>>,
+) -> rusqlite::Result<Vec<C::Entry>> {
+    let mut entries = Vec::with_capacity(positions.len());
+    let mut last: Option<C> = None;
+    for position in positions {
+        let at = match last.as_ref().and_then(|chunk| chunk.find(*position)) {
+            Some(at) => Some(at),
+            None => find(*position)?.map(|(chunk, at)| {
+                last = Some(chunk);
+                at
+            }),
+        };
+        if let (Some(chunk), Some(at)) = (&last, at) {
+            entries.push(chunk.entry(at)?);
+        }
+    }
+    Ok(entries)
 }
 
-/// The results of named groups after `mark`.
-pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskResult>> {
-    let mut select = conn.prepare(REPLAY)?;
-    select.query_map([int(mark)], result)?.collect()
+/// The parameters of [`tasks::OF_GROUP`] and [`tasks::OF_EVERYONE`].
+fn bounds(backlog: &Backlog, after: TaskId) -> impl Params {
+    let group = backlog.group.as_ref().map(GroupName::as_str);
+    (group, priority_number(backlog.priority), int(after), int(backlog.upto))
+}
+
+/// The next name of a group that tasks are addressed to.
+fn addressed_after(select: &mut Statement<'_>, name: Option<&GroupName>) -> rusqlite::Result<Option<GroupName>> {
+    // No name is empty.
+    select.query_row([name.map_or("", GroupName::as_str)], optional_name)
 }
 
 #[cfg(test)]
@@ -274,32 +271,35 @@ mod tests {
             let lines = explain.raw_query().mapped(|row| row.get::<_, String>(3));
             lines.map(|line| line.unwrap() + "\n").collect()
         };
+        let class = "task_chunks_class (target=? AND priority=?";
+        let key = "PRIMARY KEY (rowid>?";
         let expected = [
-            (TASKS, vec!["PRIMARY KEY (rowid>?)"]),
-            (RESULTS, vec!["PRIMARY KEY (rowid>?)"]),
-            (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
-            (RESULTS_OF, vec!["results_task (task_id=?)"]),
-            (OUTCOMES_OF, vec!["results_task (task_id=?)"]),
-            (RESULT, vec!["PRIMARY KEY (rowid=?)"]),
-            (LATEST_RESULTS_OF, vec!["results_task (task_id=?)"]),
-            (LAST_OUTCOME, vec!["results_task (task_id=?)"]),
-            (ADDRESSED_GROUP, vec!["SEARCH tasks USING COVERING INDEX tasks_addressed (target>?)"]),
+            (results::AROUND, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),
             (DEAD, vec!["PRIMARY KEY (rowid>?)"]),
             (DEAD_OF, vec!["dead_group (group=? AND rowid>?)"]),
             (IS_DEAD, vec!["dead_task (task_id=? AND group=?)"]),
             (DEAD_COUNTS, vec!["SCAN dead_counts"]),
-            (LATEST_TASKS, vec!["PRIMARY KEY (rowid<?)"]),
             (LATEST_DEAD, vec!["PRIMARY KEY (rowid<?)"]),
             (LATEST_DEAD_OF, vec!["dead_group (group=? AND rowid<?)"]),
-            (EXPIRIES, vec!["tasks_addressed (target=? AND priority=? AND rowid>? AND rowid<?)"]),
+            (tasks::AFTER, vec!["SEARCH task_chunks USING INTEGER PRIMARY KEY (rowid>?)"]),
+            (tasks::BEFORE, vec!["PRIMARY KEY (rowid<?)"]),
+            (tasks::AROUND, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),
             (
-                BACKLOG,
-                vec![
-                    "MERGE (UNION ALL)",
-                    "tasks_addressed (target=? AND priority=? AND rowid>? AND rowid<?)",
-                    "tasks_broadcast (priority=? AND rowid>? AND rowid<?)",
-                ],
+                tasks::AT,
+                vec!["PRIMARY KEY (rowid=?)", "SEARCH changes USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
             ),
+            (tasks::OF_GROUP, vec![class, "AND first>? AND first<?)"]),
+            (tasks::OF_EVERYONE, vec![class, "AND first>? AND first<?)"]),
+            (tasks::WITHIN, vec!["COVERING INDEX", class, "AND first>? AND first<?)"]),
+            (tasks::ACROSS, vec!["PRIMARY KEY (rowid=?)", class]),
+            (removal::CHUNKS, vec!["COVERING INDEX", class]),
+            (results::AFTER, vec!["SEARCH result_chunks USING INTEGER", key]),
+            (results::OF_TASK, vec!["result_chunks_block (block=?)"]),
+            (results::OF_TASK_LATEST, vec!["result_chunks_block (block=?)"]),
+            (removal::STRAYS, vec!["result_chunks_stray"]),
+            (removal::EMPTIED, vec!["result_chunks_block (block=? AND first<?)"]),
+            (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
+            (ADDRESSED_GROUP, vec!["SEARCH task_chunks USING COVERING INDEX task_chunks_class (target>?)"]),
         ];
         for (sql, parts) in expected {
             let plan = plan(sql);

@@ -6,8 +6,8 @@ use serde::{Deserialize, Serialize};
 
 use super::int;
 use crate::attempts::Attempts;
-use crate::retry::Retry;
-use crate::store::{Drain, GroupState, Keyed, OpenTask};
+use crate::retry::RetryPolicy;
+use crate::store::{Drain, GroupState, OpenTask};
 use crate::task::{
     GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -30,7 +30,7 @@ macro_rules! status_columns {
 }
 macro_rules! group_columns {
     () => {
-        "name, created_at, broadcast_after, paused, last_used, cursors, settled, open"
+        "name, created_at, broadcast_after, paused, retry, last_used, cursors, settled, open"
     };
 }
 macro_rules! drain_columns {
@@ -145,10 +145,10 @@ impl Values<'_, '_> {
         name.map(|name| Name::new(NameOf::Group, name)).transpose().map_err(|error| self.strange(error))
     }
 
-    fn retry(&mut self) -> rusqlite::Result<Option<Retry>> {
+    fn retry(&mut self) -> rusqlite::Result<RetryPolicy> {
         let text = self.next::<Option<String>>()?;
-        let retry = text.map(|text| text.parse::<Retry>()).transpose();
-        retry.map_err(|error| self.strange(std::io::Error::other(error)))
+        let policy = text.map_or(Ok(RetryPolicy::default()), |text| text.parse());
+        policy.map_err(|error| self.strange(std::io::Error::other(error)))
     }
 
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
@@ -166,47 +166,22 @@ impl Values<'_, '_> {
     }
 }
 
-/// The task with a key.
-pub(super) const KEYED: &str = "SELECT id, target, text FROM tasks WHERE key = ?";
-
-/// A row of [`KEYED`].
-pub(super) fn keyed(row: &Row<'_>) -> rusqlite::Result<Keyed> {
-    let mut values = Values::of(row);
-    Ok(Keyed { id: values.position()?, to: values.optional_name()?, text: values.next()? })
-}
-
-pub(super) fn bind_task(to: &mut Parameters<'_, '_>, task: &Task) -> rusqlite::Result<()> {
-    let spec = &task.spec;
-    to.put(int(task.id))?;
-    to.put(task.accepted_at.0)?;
-    to.put(priority_number(spec.priority))?;
-    to.put(spec.to.as_ref().map(Name::as_str))?;
-    to.put(spec.key.as_deref())?;
-    to.put(spec.not_before.map(|time| time.0))?;
-    to.put(spec.expires_at.map(|time| time.0))?;
-    to.put(spec.max_attempts)?;
-    to.put(spec.retry.map(|retry| retry.to_string()))?;
-    to.put(spec.text.as_str())
-}
-
 pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
     let mut row = Values::of(row);
     Ok(Task {
         id: row.position()?,
         accepted_at: row.time()?,
         spec: NewTask {
-            priority: match row.next()? {
-                0 => Priority::Normal,
-                1 => Priority::High,
-                2 => Priority::Low,
-                other => return Err(row.unknown(other)),
+            priority: {
+                let number = row.next()?;
+                priority(number).ok_or_else(|| row.unknown(number))?
             },
             to: row.optional_name()?,
             key: row.next()?,
             not_before: row.optional_time()?,
             expires_at: row.optional_time()?,
             max_attempts: row.next()?,
-            retry: row.retry()?,
+            retry: row.retry()?.backoff,
             text: row.next()?,
         },
     })
@@ -221,18 +196,9 @@ pub(super) fn priority_number(priority: Priority) -> i64 {
     }
 }
 
-pub(super) fn bind_result(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusqlite::Result<()> {
-    let result = &entry.result;
-    to.put(int(entry.seq))?;
-    to.put(int(result.task))?;
-    to.put(result.group.as_ref().map(Name::as_str))?;
-    to.put(&*result.client)?;
-    to.put(result.attempt)?;
-    to.put(result.outcome as u8)?;
-    to.put(result.at.0)?;
-    to.put(result.not_before.map(|time| time.0))?;
-    to.put(result.late)?;
-    to.put(result.ret.as_str())
+/// The priority with that number.
+pub(super) fn priority(number: i64) -> Option<Priority> {
+    Priority::ALL.into_iter().find(|priority| priority_number(*priority) == number)
 }
 
 pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
@@ -302,6 +268,7 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
     to.put(state.created_at.0)?;
     to.put(int(state.broadcast_after))?;
     to.put(state.paused)?;
+    to.put((!state.retry.is_open()).then(|| state.retry.to_string()))?;
     to.put(state.last_used.0)?;
     to.put(serde_json::json!(state.cursors).to_string())?;
     to.put(serde_json::json!(state.taken_up).to_string())?;
@@ -315,6 +282,7 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         created_at: row.time()?,
         broadcast_after: row.position()?,
         paused: row.next()?,
+        retry: row.retry()?,
         last_used: row.time()?,
         cursors: row.json()?,
         taken_up: row.json()?,

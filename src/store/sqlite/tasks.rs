@@ -1,0 +1,306 @@
+//! Tasks in chunks.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use super::chunks::{self, Chunk, json, name, position, strange, text};
+use super::int;
+use super::rows::{priority, priority_number};
+use crate::retry::Retry;
+use crate::store::Batch;
+use crate::store::chunk::{Entry as _, chunks, segments};
+use crate::task::{GroupName, NewTask, Priority, Task, TaskId, Time};
+
+macro_rules! select {
+    ($($rest:literal),+ $(,)?) => {
+        concat!(
+            "SELECT segment, first, last, target, priority, newest, head, texts, (SELECT
+                 json_group_array(json_array(task_id, expires_at, keyless)) FROM changes WHERE task_id BETWEEN first AND last)
+             FROM task_chunks WHERE ",
+            $($rest),+
+        )
+    };
+}
+/// The chunks from that on in which there may be something after a position.
+pub(super) const AFTER: &str = select!(
+    "first >= coalesce((SELECT segment FROM task_chunks WHERE first <= ?1 ORDER BY first DESC LIMIT 1), 0) ORDER BY first"
+);
+pub(super) const BEFORE: &str = select!("first < ?1 ORDER BY first DESC");
+/// The chunks in which a task may be.
+pub(super) const AROUND: &str = select!(
+    "first <= ?1 AND last >= ?1
+        AND first >= (SELECT segment FROM task_chunks WHERE first <= ?1 ORDER BY first DESC LIMIT 1) ORDER BY first DESC"
+);
+/// The chunk that begins with a task.
+pub(super) const AT: &str = select!("first = ?1");
+macro_rules! class {
+    ($target:literal) => {
+        select!(
+            $target,
+            " AND priority = ?2 AND first <= ?4 AND first >= coalesce((SELECT first FROM task_chunks WHERE ",
+            $target,
+            " AND priority = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1), 0) ORDER BY first"
+        )
+    };
+}
+/// The chunks of one group and priority, from that on in which there may be something after a position, up to another.
+pub(super) const OF_GROUP: &str = class!("target = ?1");
+/// The same of what is for everyone.
+pub(super) const OF_EVERYONE: &str = class!("target IS NULL");
+/// How many tasks of a group and priority there are in the chunks that lie between two positions.
+pub(super) const WITHIN: &str = "SELECT coalesce(sum(count), 0) FROM task_chunks INDEXED BY task_chunks_class
+    WHERE target IS ?1 AND priority = ?2 AND first > ?3 AND first <= ?4 AND last <= ?4";
+/// The chunks of which only a part does.
+pub(super) const ACROSS: &str = select!(
+    "first IN (
+        (SELECT first FROM task_chunks WHERE target IS ?1 AND priority = ?2 AND first <= ?3 ORDER BY first DESC LIMIT 1),
+        (SELECT first FROM task_chunks WHERE target IS ?1 AND priority = ?2 AND first <= ?4 ORDER BY first DESC LIMIT 1))
+    AND last > ?3 AND NOT (first > ?3 AND last <= ?4)"
+);
+
+/// A chunk of tasks.
+#[derive(Debug)]
+pub(super) struct TaskChunk {
+    segment: i64,
+    first: TaskId,
+    target: Option<GroupName>,
+    priority: Priority,
+    newest: i64,
+    heads: Vec<Head>,
+    texts: Vec<u8>,
+    /// The expiries that count, and whether the key was freed.
+    changes: BTreeMap<TaskId, (Option<i64>, bool)>,
+}
+
+/// A task in the head of its chunk: its distance from the first; where its text begins, and how long it is; what only some have.
+#[derive(Debug, Serialize, Deserialize)]
+struct Head(u64, u32, u32, #[serde(default, skip_serializing_if = "Option::is_none")] Option<Box<Rare>>);
+
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Rare {
+    /// Milliseconds by which it was accepted before the newest of its chunk.
+    #[serde(skip_serializing_if = "is_zero")]
+    ago: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    not_before: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<i64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_attempts: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry: Option<String>,
+}
+
+pub(super) fn is_zero(number: &i64) -> bool {
+    *number == 0
+}
+
+impl Rare {
+    fn of(task: &Task, newest: i64) -> Option<Box<Rare>> {
+        let NewTask { key, not_before, expires_at, max_attempts, retry, .. } = &task.spec;
+        let ago = newest.saturating_sub(task.accepted_at.0);
+        let is_plain = ago == 0
+            && key.is_none()
+            && not_before.is_none()
+            && expires_at.is_none()
+            && max_attempts.is_none()
+            && retry.is_none();
+        let rare = || Rare {
+            ago,
+            key: key.clone(),
+            not_before: not_before.map(|time| time.0),
+            expires_at: expires_at.map(|time| time.0),
+            max_attempts: *max_attempts,
+            retry: retry.map(|retry| retry.to_string()),
+        };
+        (!is_plain).then(|| Box::new(rare()))
+    }
+}
+
+impl Chunk for TaskChunk {
+    type Entry = Task;
+
+    fn read(row: &Row<'_>) -> rusqlite::Result<TaskChunk> {
+        let heads: Vec<Head> = json(row, 6)?;
+        let (first, last) = (position(row, 1)?, position(row, 2)?);
+        chunks::check(6, first, last, heads.iter().map(|head| head.0))?;
+        let changes: Vec<(TaskId, Option<i64>, u8)> = json(row, 8)?;
+        Ok(TaskChunk {
+            segment: row.get(0)?,
+            first,
+            target: name(row, 3)?,
+            priority: priority(row.get(4)?).ok_or_else(|| strange(4, "an unknown priority"))?,
+            newest: row.get(5)?,
+            heads,
+            texts: row.get_ref(7)?.as_blob()?.to_vec(),
+            changes: changes.into_iter().map(|(id, expires_at, keyless)| (id, (expires_at, keyless != 0))).collect(),
+        })
+    }
+
+    fn segment(&self) -> i64 {
+        self.segment
+    }
+
+    fn len(&self) -> usize {
+        self.heads.len()
+    }
+
+    fn position(&self, at: usize) -> TaskId {
+        self.first + self.heads[at].0
+    }
+
+    fn entry(&self, at: usize) -> rusqlite::Result<Task> {
+        let Head(_, start, length, rare) = &self.heads[at];
+        let id = self.position(at);
+        let mut spec = NewTask {
+            text: text(7, &self.texts, *start, *length)?.into(),
+            to: self.target.clone(),
+            priority: self.priority,
+            ..NewTask::default()
+        };
+        let mut ago = 0;
+        if let Some(rare) = rare {
+            ago = rare.ago;
+            spec.key.clone_from(&rare.key);
+            spec.not_before = rare.not_before.map(Time);
+            spec.expires_at = rare.expires_at.map(Time);
+            spec.max_attempts = rare.max_attempts;
+            let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
+            spec.retry = retry.map_err(|error| strange(6, error))?;
+        }
+        if let Some((expires_at, keyless)) = self.changes.get(&id) {
+            spec.expires_at = expires_at.map(Time);
+            spec.key = spec.key.filter(|_| !keyless);
+        }
+        Ok(Task { id, accepted_at: Time(self.newest.saturating_sub(ago)), spec })
+    }
+}
+
+impl TaskChunk {
+    /// The ids of its tasks, and when they expire.
+    pub(super) fn expiries(&self) -> impl Iterator<Item = (TaskId, Option<Time>)> {
+        (0..self.len()).map(|at| {
+            let written = || self.heads[at].3.as_ref().and_then(|rare| rare.expires_at);
+            let id = self.position(at);
+            (id, self.changes.get(&id).map_or_else(written, |(changed, _)| *changed).map(Time))
+        })
+    }
+
+    /// The keys of its tasks, as they were written.
+    pub(super) fn keys(&self) -> impl Iterator<Item = (&str, TaskId)> {
+        let key = |at: usize| Some((self.heads[at].3.as_ref()?.key.as_deref()?, self.position(at)));
+        (0..self.len()).filter_map(key)
+    }
+
+    /// Which of its tasks were changed.
+    pub(super) fn changed(&self) -> impl Iterator<Item = TaskId> {
+        self.changes.keys().copied().filter(|id| self.find(*id).is_some())
+    }
+}
+
+/// The chunk that a task is in, and its place there.
+pub(super) fn find(conn: &Connection, task: TaskId) -> rusqlite::Result<Option<(TaskChunk, usize)>> {
+    chunks::find(&mut *conn.prepare_cached(AROUND)?, task)
+}
+
+/// The task with a key.
+pub(super) fn keyed(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
+    let mut select = conn.prepare_cached("SELECT task_id FROM keys WHERE key = ?")?;
+    let Some(id) = select.query_row([key], |row| row.get::<_, i64>(0)).optional()? else { return Ok(None) };
+    find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
+}
+
+/// How many tasks of a group (or for everyone) and a priority there are after a position, up to another.
+pub(super) fn count(
+    conn: &Connection,
+    target: Option<&GroupName>,
+    priority: Priority,
+    after: TaskId,
+    upto: TaskId,
+) -> rusqlite::Result<u64> {
+    let params = (target.map(GroupName::as_str), priority_number(priority), int(after), int(upto));
+    let within = conn.prepare_cached(WITHIN)?.query_row(params, |row| row.get::<_, i64>(0))?;
+    let mut count = within as u64;
+    for chunk in conn.prepare_cached(ACROSS)?.query_map(params, TaskChunk::read)? {
+        let chunk = chunk?;
+        count += (0..chunk.len()).filter(|at| (after + 1..=upto).contains(&chunk.position(*at))).count() as u64;
+    }
+    Ok(count)
+}
+
+/// Appends tasks, which follow one another.
+pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite::Result<()> {
+    if tasks.is_empty() {
+        return Ok(());
+    }
+    let mut insert = change.prepare_cached(
+        "INSERT INTO task_chunks (first, last, segment, count, target, priority, newest, head, texts)
+            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+    )?;
+    let mut keep = change.prepare_cached("INSERT INTO keys (key, task_id) VALUES (?, ?)")?;
+    for segment in segments(tasks) {
+        for chunk in chunks(segment) {
+            let newest = chunk.iter().map(|task| task.accepted_at.0).max().unwrap_or(0);
+            let mut texts = Vec::with_capacity(chunk.iter().map(|task| task.bytes()).sum());
+            let mut heads = Vec::with_capacity(chunk.len());
+            let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
+            for task in &chunk {
+                let text = task.spec.text.as_bytes();
+                heads.push(Head(task.id - first.id, size(texts.len())?, size(text.len())?, Rare::of(task, newest)));
+                texts.extend_from_slice(text);
+            }
+            let (target, priority) = first.class();
+            let count = chunk.len() as i64;
+            let (first, last, segment) = (int(first.id), int(last.id), int(segment[0].id));
+            let head = serde_json::to_string(&heads).map_err(|error| strange(7, error))?;
+            insert.execute(params![
+                first,
+                last,
+                segment,
+                count,
+                target,
+                priority_number(priority),
+                newest,
+                head,
+                texts
+            ])?;
+        }
+    }
+    for task in tasks {
+        if let Some(key) = &task.spec.key {
+            keep.execute(params![key, int(task.id)])?;
+        }
+    }
+    Ok(())
+}
+
+/// A number of bytes. No message is as long as 4 GiB.
+pub(super) fn size(bytes: usize) -> rusqlite::Result<u32> {
+    u32::try_from(bytes).map_err(|error| strange(0, error))
+}
+
+/// Writes what the batch changes of tasks that stand in the log already.
+pub(super) fn change(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    let freed = batch.freed.iter().map(|id| (*id, None));
+    for (id, expires_at) in freed.chain(batch.expiries.iter().map(|(id, at)| (*id, Some(*at)))) {
+        let Some((chunk, at)) = find(change, id)? else { continue };
+        let spec = chunk.entry(at)?.spec;
+        if expires_at.is_none()
+            && let Some(key) = &spec.key
+        {
+            change.prepare_cached("DELETE FROM keys WHERE key = ?")?.execute([key])?;
+        }
+        let keyless = expires_at.is_none() || spec.key.is_none();
+        let expires_at = expires_at.unwrap_or(spec.expires_at).map(|time| time.0);
+        let mut replace =
+            change.prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless) VALUES (?, ?, ?)")?;
+        replace.execute(params![int(id), expires_at, keyless])?;
+    }
+    Ok(())
+}

@@ -382,7 +382,7 @@ pub struct NewResult {
 
 impl NewResult {
     /// Whether a dead letter comes or goes with it: the task was given up, or an operator gave it out again or dropped it.
-    pub(crate) fn moves_dead_letter(&self) -> bool {
+    pub fn moves_dead_letter(&self) -> bool {
         !self.late && (self.outcome.is_dead() || matches!(self.outcome, Outcome::Revived | Outcome::Dropped))
     }
 }

@@ -492,14 +492,33 @@ for_both! {
         assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [7, 8, 9, 10]);
         assert_eq!(reader.first_task().unwrap(), Some(7));
         assert!(reader.statuses(0, 10).unwrap().is_empty());
+        assert!(reader.results_of(6).unwrap().is_empty(), "what came of a task goes with it");
+        assert_eq!(seqs(&reader.results(0, 100).unwrap()), [7, 8, 9, 10]);
         assert_eq!(reader.results_of(7).unwrap().len(), 1);
         assert_eq!(remove(&handle, &removable(10, 1)).tasks, [7, 8], "one chunk, though it is of two");
         assert_eq!(submit(&handle, vec![task("next")]).first_id, 11);
         assert_eq!(remove(&handle, &removable(10, 100)).tasks, [9, 10]);
-        assert!(!reader.results_of(10).unwrap().is_empty(), "task 11 is in the same block of 256");
-        assert_eq!(remove(&handle, &removable(11, 100)).tasks, [11]);
-        remove(&handle, &removable(11, 100));
-        assert_eq!(reader.results(0, 100).unwrap(), [], "what came of tasks goes with the last of a block");
+        assert_eq!(reader.results(0, 100).unwrap(), []);
+    }
+
+    fn what_came_of_a_removed_task_goes_bit_by_bit_and_what_came_of_others_stays(place) {
+        let (_store, handle) = place.start();
+        submit(&handle, vec![task("goes")]);
+        submit(&handle, vec![task("stays")]);
+        let outcome = |n| if n % 5 == 0 { Outcome::Failed } else { Outcome::Done };
+        let results = (0..4_000).map(|n| result(1 + n % 2, Some(&format!("group {}", n / 2)), outcome(n)));
+        handle.record(results.collect());
+        flush(&handle).unwrap();
+        let mut reader = handle.reader().unwrap();
+        let (of_other, dead) = (reader.results_of(2).unwrap(), reader.dead(0, None, 9_000).unwrap());
+        let settled = Removable { limit: 600, ..removable(1, &[]) };
+        assert_eq!(remove(&handle, &settled).tasks, [1]);
+        while !remove(&handle, &settled).is_nothing() {}
+        assert_eq!(reader.results_of(1).unwrap(), []);
+        assert_eq!(reader.results_of(2).unwrap(), of_other);
+        assert_eq!(reader.results(0, 9_000).unwrap(), of_other);
+        let of_other: Vec<_> = dead.into_iter().filter(|entry| entry.result.task == 2).collect();
+        assert_eq!((of_other.len(), reader.dead(0, None, 9_000).unwrap()), (400, of_other));
     }
 
     fn a_task_is_kept_for_those_it_is_for_and_for_nobody_else(place) {

@@ -285,14 +285,14 @@ impl Oldest {
 /// What is to be removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removal {
-    /// Chunks of tasks, by their first task: what [`Reader::removable`] named. What came of the tasks goes when the last task of a
-    /// block of 256 ids goes.
+    /// Chunks of tasks, by their first task: what [`Reader::removable`] named.
     pub chunks: Vec<TaskId>,
     /// Statuses, and results without a task, that came before this.
     pub before: Time,
     /// What came after this has a time to come, and holds up nothing.
     pub now: Time,
-    /// Most statuses, and most results (but whole chunks of them), to remove at once.
+    /// Most statuses to remove at once, most results without a task, and most results to look through for those of tasks that
+    /// are gone; but whole chunks.
     pub limit: usize,
 }
 
@@ -303,6 +303,8 @@ pub struct Removed {
     pub tasks: Vec<TaskId>,
     /// What came of tasks that are gone.
     pub results: usize,
+    /// There is more to look through for that.
+    pub more: bool,
     /// Statuses, and results without a task, or of a task that was removed before they came.
     pub others: usize,
     /// Bytes that are still used.
@@ -312,7 +314,7 @@ pub struct Removed {
 impl Removed {
     /// Whether there was nothing to remove.
     pub fn is_nothing(&self) -> bool {
-        self.tasks.is_empty() && self.results + self.others == 0
+        self.tasks.is_empty() && self.results + self.others == 0 && !self.more
     }
 }
 

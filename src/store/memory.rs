@@ -178,12 +178,15 @@ impl Backend for Memory {
         let gone: HashSet<TaskId> = removed.tasks.iter().copied().collect();
         rows.tasks.retain(|task| !gone.contains(&task.id));
         rows.keys.retain(|_, id| !gone.contains(id));
-        blocks.retain(|block| !rows.has_tasks(*block));
         let before = rows.results.len();
-        rows.results.retain(|entry| !blocks.contains(&block_of(entry.result.task)));
+        let (tasks, strays) = (&rows.tasks, &rows.strays);
+        let is_kept = |id: TaskId| tasks.binary_search_by_key(&id, |task| task.id).is_ok();
+        rows.results.retain(|entry| {
+            let task = entry.result.task;
+            is_kept(task) || strays.contains(&entry.seq) || !blocks.contains(&block_of(task))
+        });
         removed.results = before - rows.results.len();
         let before = rows.results.len() + rows.statuses.len();
-        let strays = &rows.strays;
         remove_old(&mut rows.results, removal, |entry| (strays.contains(&entry.seq), entry.result.at));
         remove_old(&mut rows.statuses, removal, |entry| (true, entry.status.at));
         removed.others = before - rows.results.len() - rows.statuses.len();

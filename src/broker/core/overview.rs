@@ -43,7 +43,7 @@ impl Sessions {
 pub struct Overview {
     /// [`Config::ack_timeout`](super::Config::ack_timeout), as it counts from now on.
     pub ack_timeout: Duration,
-    /// [`Config::max_attempts`](super::Config::max_attempts), as it counts from now on.
+    /// `--max-attempts`, as it counts from now on.
     pub max_attempts: u32,
     /// The groups that have a name, in no order: sorting them is not the work of the broker's thread.
     pub groups: Vec<GroupInfo>,

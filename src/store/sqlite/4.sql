@@ -52,9 +52,10 @@ CREATE TABLE result_chunks (
 CREATE INDEX result_chunks_block ON result_chunks (block, first, first_task, last_task, count);
 CREATE INDEX result_chunks_stray ON result_chunks (first) WHERE stray = 1;
 
--- Blocks of which the last task was removed. What came of them is removed next, up to this seq.
-CREATE TABLE emptied (
+-- Blocks of which tasks were removed. What came of these is removed next, out of the chunks after this one and up to this seq.
+CREATE TABLE thinned (
     block INTEGER PRIMARY KEY,
+    after INTEGER NOT NULL,
     upto  INTEGER NOT NULL
 ) STRICT;
 

@@ -284,6 +284,7 @@ mod tests {
             (tasks::AFTER, vec!["SEARCH task_chunks USING INTEGER PRIMARY KEY (rowid>?)"]),
             (tasks::BEFORE, vec!["PRIMARY KEY (rowid<?)"]),
             (tasks::AROUND, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),
+            (tasks::OF_BLOCK, vec!["PRIMARY KEY (rowid>? AND rowid<?)", "PRIMARY KEY (rowid<?)"]),
             (
                 tasks::AT,
                 vec!["PRIMARY KEY (rowid=?)", "SEARCH changes USING INTEGER PRIMARY KEY (rowid>? AND rowid<?)"],
@@ -297,7 +298,7 @@ mod tests {
             (results::OF_TASK, vec!["result_chunks_block (block=?)"]),
             (results::OF_TASK_LATEST, vec!["result_chunks_block (block=?)"]),
             (removal::STRAYS, vec!["result_chunks_stray"]),
-            (removal::EMPTIED, vec!["result_chunks_block (block=? AND first<?)"]),
+            (results::OF_BLOCK, vec!["result_chunks_block (block=? AND first>? AND first<?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
             (ADDRESSED_GROUP, vec!["SEARCH task_chunks USING COVERING INDEX task_chunks_class (target>?)"]),
         ];

@@ -2,8 +2,9 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
-use super::chunks::{Chunk as _, strange};
+use super::chunks::Chunk as _;
 use super::int;
+use super::results::{self, ResultChunk};
 use super::rows::priority_number;
 use super::tasks::{self, TaskChunk};
 use crate::store::backend::{Oldest, Standing};
@@ -16,9 +17,6 @@ pub(super) const CHUNKS: &str = "SELECT first, last, count, newest FROM task_chu
     WHERE target IS ?1 AND priority = ?2 ORDER BY first";
 
 pub(super) const STRAYS: &str = "SELECT first, newest, count FROM result_chunks WHERE stray = 1 ORDER BY first";
-/// What came of a block up to a seq.
-pub(super) const EMPTIED: &str =
-    "SELECT first, count FROM result_chunks WHERE block = ?1 AND first <= ?2 ORDER BY first LIMIT 1";
 
 /// The chunks that may be removed, the oldest first, as many as hold `limit` tasks, or one. Asks the index for each class of tasks, and
 /// then for what may go and no more.
@@ -90,18 +88,16 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
             change.prepare_cached("DELETE FROM changes WHERE task_id = ?")?.execute([int(task)])?;
         }
         for block in block_of(*first)..=block_of(last) {
-            if !has_tasks(change, block)? {
-                change
-                    .prepare_cached("REPLACE INTO emptied (block, upto) VALUES (?, ?)")?
-                    .execute([block, last_result])?;
-            }
+            let mut thin = change.prepare_cached("REPLACE INTO thinned (block, after, upto) VALUES (?, 0, ?)")?;
+            thin.execute([block, last_result])?;
         }
         removed.tasks.extend(ids());
     }
     removed.tasks.sort_unstable();
-    removed.results = remove_emptied(change, removal.limit)?;
+    (removed.results, removed.more) = remove_thinned(change, removal.limit)?;
     for (first, count) in old(change, STRAYS, removal)? {
-        remove_results(change, first)?;
+        let chunk = change.prepare_cached(results::AT)?.query_row([first], ResultChunk::read)?;
+        remove_results(change, &chunk)?;
         removed.others += count;
     }
     for (seq, count) in old(change, "SELECT seq, at, 1 FROM statuses ORDER BY seq", removal)? {
@@ -111,32 +107,58 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
     Ok(removed)
 }
 
-/// What came of tasks that are gone.
-fn remove_emptied(change: &Transaction<'_>, limit: usize) -> rusqlite::Result<usize> {
-    let mut removed = 0;
-    let block = "SELECT block, upto FROM emptied ORDER BY block LIMIT 1";
-    let two = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?));
-    while let Some((block, upto)) = change.prepare_cached(block)?.query_row([], two).optional()? {
-        while let Some((first, count)) = change.prepare_cached(EMPTIED)?.query_row([block, upto], two).optional()? {
-            if removed >= limit {
-                return Ok(removed);
+/// Removes what came of tasks that are gone, by looking through as many results as the limit says; says how many went, and whether
+/// there is more to look through. Chunks of which a part goes are written anew.
+fn remove_thinned(change: &Transaction<'_>, limit: usize) -> rusqlite::Result<(usize, bool)> {
+    let (mut removed, mut looked_at) = (0, 0);
+    let block = "SELECT block, after, upto FROM thinned ORDER BY block LIMIT 1";
+    let three = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
+    while let Some((block, mut after, upto)) = change.prepare_cached(block)?.query_row([], three).optional()? {
+        let kept = tasks::ids_of_block(change, block)?;
+        let mut select = change.prepare_cached(results::OF_BLOCK)?;
+        while let Some(chunk) = select.query_row([block, after, upto], ResultChunk::read).optional()? {
+            if looked_at >= limit {
+                change.prepare_cached("UPDATE thinned SET after = ? WHERE block = ?")?.execute([after, block])?;
+                return Ok((removed, true));
             }
-            remove_results(change, first)?;
-            removed += usize::try_from(count).map_err(|error| strange(1, error))?;
+            looked_at += chunk.len();
+            after = int(chunk.position(0));
+            let (stays, goes): (Vec<usize>, Vec<usize>) =
+                (0..chunk.len()).partition(|at| kept.contains(&chunk.task(*at)));
+            removed += goes.len();
+            if goes.is_empty() {
+                continue;
+            }
+            forget_dead(change, &chunk, goes.into_iter())?;
+            change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([after])?;
+            let stays = stays.into_iter().map(|at| chunk.entry(at)).collect::<rusqlite::Result<Vec<_>>>()?;
+            if let Some(first) = stays.first() {
+                after = int(first.seq);
+                results::write(change, &stays.iter().collect::<Vec<_>>(), chunk.segment(), false)?;
+            }
         }
-        change.prepare_cached("DELETE FROM emptied WHERE block = ?")?.execute([block])?;
+        change.prepare_cached("DELETE FROM thinned WHERE block = ?")?.execute([block])?;
     }
-    Ok(removed)
+    Ok((removed, false))
 }
 
 /// Removes a chunk of results, and the dead letters among them.
-fn remove_results(change: &Transaction<'_>, first: i64) -> rusqlite::Result<()> {
-    // The tasks in its range of seqs that are of its block.
-    let dead = "DELETE FROM dead WHERE seq BETWEEN ?1 AND (SELECT last FROM result_chunks WHERE first = ?1)
-        AND task_id BETWEEN (SELECT first_task FROM result_chunks WHERE first = ?1)
-            AND (SELECT last_task FROM result_chunks WHERE first = ?1)";
-    change.prepare_cached(dead)?.execute([first])?;
-    change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([first])?;
+fn remove_results(change: &Transaction<'_>, chunk: &ResultChunk) -> rusqlite::Result<()> {
+    forget_dead(change, chunk, 0..chunk.len())?;
+    change.prepare_cached("DELETE FROM result_chunks WHERE first = ?")?.execute([int(chunk.position(0))])?;
+    Ok(())
+}
+
+/// Removes those of the results of a chunk from the dead letters.
+fn forget_dead(
+    change: &Transaction<'_>,
+    chunk: &ResultChunk,
+    places: impl Iterator<Item = usize>,
+) -> rusqlite::Result<()> {
+    let mut forget = change.prepare_cached("DELETE FROM dead WHERE seq = ?")?;
+    for at in places.filter(|at| chunk.is_dead(*at)) {
+        forget.execute([int(chunk.position(at))])?;
+    }
     Ok(())
 }
 

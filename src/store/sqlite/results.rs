@@ -32,6 +32,12 @@ pub(super) const OF_TASK: &str = select!("block = ?1 AND first_task <= ?2 AND la
 pub(super) const OF_TASK_LATEST: &str =
     select!("block = ?1 AND first_task <= ?2 AND last_task >= ?2 ORDER BY first DESC");
 
+/// The chunk that begins with a result.
+pub(super) const AT: &str = select!("first = ?1");
+/// The next chunk of a block after a position and up to another, unless it is stray.
+pub(super) const OF_BLOCK: &str =
+    select!("block = ?1 AND first > ?2 AND first <= ?3 AND stray = 0 ORDER BY first LIMIT 1");
+
 /// A chunk of results.
 #[derive(Debug)]
 pub(super) struct ResultChunk {
@@ -156,8 +162,14 @@ impl Chunk for ResultChunk {
 }
 
 impl ResultChunk {
-    fn task(&self, at: usize) -> TaskId {
+    /// The task that its result at this place is of.
+    pub(super) fn task(&self, at: usize) -> TaskId {
         self.first_task.saturating_add(self.heads[at].3)
+    }
+
+    /// Whether a task may have been given up by its result at this place.
+    pub(super) fn is_dead(&self, at: usize) -> bool {
+        Outcome::from_number(self.heads[at].6.into()).is_some_and(Outcome::is_dead)
     }
 
     /// The places of what came of one task.
@@ -229,46 +241,56 @@ pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskR
 
 /// Appends results, which follow one another. The tasks of the same transaction are written already.
 pub(super) fn append(change: &Transaction<'_>, results: &[TaskResult]) -> rusqlite::Result<()> {
+    for segment in segments(results) {
+        for chunk in chunks(segment) {
+            let stray = !has_tasks(change, chunk[0].class())?;
+            write(change, &chunk, int(segment[0].seq), stray)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a chunk: at least one result, all of one block.
+pub(super) fn write(
+    change: &Transaction<'_>,
+    chunk: &[&TaskResult],
+    segment: i64,
+    stray: bool,
+) -> rusqlite::Result<()> {
     let mut insert = change.prepare_cached(
         "INSERT INTO result_chunks
             (first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts)
             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
     )?;
-    for segment in segments(results) {
-        for chunk in chunks(segment) {
-            let tasks = || chunk.iter().map(|entry| entry.result.task);
-            let (first_task, last_task) = (tasks().min().unwrap_or(0), tasks().max().unwrap_or(0));
-            let newest = chunk.iter().map(|entry| entry.result.at.0).max().unwrap_or(0);
-            let mut names = Names::default();
-            let mut texts = Vec::with_capacity(chunk.iter().map(|entry| entry.bytes()).sum());
-            let mut heads = Vec::with_capacity(chunk.len());
-            let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
-            for TaskResult { seq, result } in chunk.iter().copied() {
-                heads.push(Head(
-                    seq - first.seq,
-                    size(texts.len())?,
-                    size(result.ret.len())?,
-                    result.task - first_task,
-                    result.group.as_ref().map(|group| names.place(group.as_str())),
-                    names.place(&result.client),
-                    result.outcome as u8,
-                    newest.saturating_sub(result.at.0),
-                    Rare::of(result),
-                ));
-                texts.extend_from_slice(result.ret.as_bytes());
-            }
-            let block = first.class();
-            let stray = !has_tasks(change, block)?;
-            let count = chunk.len() as i64;
-            let (first, last, segment) = (int(first.seq), int(last.seq), int(segment[0].seq));
-            let json = |result: serde_json::Result<String>| result.map_err(|error| strange(6, error));
-            let (names, head) = (json(serde_json::to_string(&names.list))?, json(serde_json::to_string(&heads))?);
-            let (first_task, last_task) = (int(first_task), int(last_task));
-            insert.execute(params![
-                first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts
-            ])?;
-        }
+    let tasks = || chunk.iter().map(|entry| entry.result.task);
+    let (first_task, last_task) = (tasks().min().unwrap_or(0), tasks().max().unwrap_or(0));
+    let newest = chunk.iter().map(|entry| entry.result.at.0).max().unwrap_or(0);
+    let mut names = Names::default();
+    let mut texts = Vec::with_capacity(chunk.iter().map(|entry| entry.bytes()).sum());
+    let mut heads = Vec::with_capacity(chunk.len());
+    let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
+    for TaskResult { seq, result } in chunk.iter().copied() {
+        heads.push(Head(
+            seq - first.seq,
+            size(texts.len())?,
+            size(result.ret.len())?,
+            result.task - first_task,
+            result.group.as_ref().map(|group| names.place(group.as_str())),
+            names.place(&result.client),
+            result.outcome as u8,
+            newest.saturating_sub(result.at.0),
+            Rare::of(result),
+        ));
+        texts.extend_from_slice(result.ret.as_bytes());
     }
+    let (block, count) = (first.class(), chunk.len() as i64);
+    let (first, last) = (int(first.seq), int(last.seq));
+    let json = |result: serde_json::Result<String>| result.map_err(|error| strange(6, error));
+    let (names, head) = (json(serde_json::to_string(&names.list))?, json(serde_json::to_string(&heads))?);
+    let (first_task, last_task) = (int(first_task), int(last_task));
+    insert.execute(params![
+        first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts
+    ])?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
+use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
 use super::chunks::{self, Chunk, json, name, position, strange, text};
@@ -60,6 +61,10 @@ pub(super) const ACROSS: &str = select!(
         (SELECT first FROM task_chunks WHERE target IS ?1 AND priority = ?2 AND first <= ?4 ORDER BY first DESC LIMIT 1))
     AND last > ?3 AND NOT (first > ?3 AND last <= ?4)"
 );
+
+/// The chunks that reach into a range of ids.
+pub(super) const OF_BLOCK: &str = "SELECT first, head FROM task_chunks WHERE first <= ?2 AND last >= ?1
+    AND first >= coalesce((SELECT segment FROM task_chunks WHERE first <= ?1 ORDER BY first DESC LIMIT 1), 0)";
 
 /// A chunk of tasks.
 #[derive(Debug)]
@@ -207,6 +212,18 @@ impl TaskChunk {
 /// The chunk that a task is in, and its place there.
 pub(super) fn find(conn: &Connection, task: TaskId) -> rusqlite::Result<Option<(TaskChunk, usize)>> {
     chunks::find(&mut *conn.prepare_cached(AROUND)?, task)
+}
+
+/// The ids of those tasks of a block that are kept.
+pub(super) fn ids_of_block(conn: &Connection, block: i64) -> rusqlite::Result<FxHashSet<TaskId>> {
+    let mut select = conn.prepare_cached(OF_BLOCK)?;
+    let (first, mut ids) = (block.saturating_mul(256), FxHashSet::default());
+    let mut rows = select.query([first, first.saturating_add(255)])?;
+    while let Some(row) = rows.next()? {
+        let (from, heads) = (position(row, 0)?, json::<Vec<Head>>(row, 1)?);
+        ids.extend(heads.iter().map(|head| from.saturating_add(head.0)));
+    }
+    Ok(ids)
 }
 
 /// The task with a key.

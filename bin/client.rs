@@ -79,7 +79,7 @@ struct Args {
     /// How long the server waits before the second try of a task whose command failed or exited with 75. It doubles with each
     /// try, up to ten minutes.
     ///
-    /// Without this it waits as the retry policy of the task says, or that of its group, or its own: 1 s, 2 s, 4 s and so on.
+    /// Without this it waits as the retry policy of the task says, or else that of its group, or else the server's: 1 s, 2 s, 4 s and so on.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     retry_delay: Option<Duration>,
 

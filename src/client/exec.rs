@@ -93,7 +93,7 @@ impl Exec {
     }
 
     /// Has the server wait for this before the second try of a task, twice as long before the third, and so on up to ten
-    /// minutes. Without this it waits as the retry policy of the task says, or that of its group, or its own.
+    /// minutes. Without this it waits as the retry policy of the task says, or else that of its group, or else the server's.
     pub fn retry_delay(mut self, delay: Duration) -> Exec {
         self.retry_delay = Some(delay);
         self

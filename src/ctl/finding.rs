@@ -238,7 +238,7 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
         ),
         Code::STORE_SIZE => (
             format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
-            "it is removed a part at a time: look again in a minute".into(),
+            "what is settled goes a part at a time: look again in a minute; the rest stays: contactctl groups says whose it is".into(),
         ),
         Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),

@@ -198,7 +198,7 @@ pub(super) fn retry(link: &Link, ids: &[u64], group: &str, out: Out) -> Result<(
         let text = match groups {
             0 if group.is_empty() => {
                 format!(
-                    "task {id} goes to no group again: none has settled it without DONE; --group names one that said DONE"
+                    "task {id} goes to no group again: every group that settled it said DONE; --group gives it to one of them again"
                 )
             }
             0 => format!("task {id} does not go to group {group} again: it has not settled it"),

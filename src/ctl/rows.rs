@@ -451,6 +451,13 @@ pub(super) struct Ledger {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) next: Option<String>,
     pub(super) results: Vec<TaskResult>,
+    /// Older results of these groups that there was no room for.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) results_left_out: u64,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 /// With how many groups a task is in each state.
@@ -483,6 +490,7 @@ impl From<pb::TaskLedger> for Ledger {
             task: ledger.task.into_option().unwrap_or_default().into(),
             groups: ledger.groups.into_iter().map(TaskInGroup::from).collect(),
             results: ledger.results.into_iter().map(TaskResult::from).collect(),
+            results_left_out: ledger.results_left_out,
         }
     }
 }

@@ -350,19 +350,29 @@ impl Operator {
         Backup::begin(self.store.clone(), to.into())
     }
 
-    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that. None is made that no client could join.
+    /// Stops or resumes the delivery of tasks to a group; says whether it was made for that.
     pub(super) async fn pause(&self, group: GroupName, paused: bool) -> Result<bool, Refusal> {
-        if paused
-            && let Err(NameError { rule, .. }) = Name::new(NameOf::ClientOrGroup, group.as_str())
-            && !self.broker.groups().await?.iter().any(|info| info.name == group)
-        {
-            return Err(NameError { of: NameOf::Group, rule }.into());
+        if paused {
+            self.check_joinable(&group).await?;
         }
         Ok(self.broker.set_paused(group, paused).await?)
     }
 
+    /// Whether the group is there, or may be made: none is made that no client could join.
+    async fn check_joinable(&self, group: &GroupName) -> Result<(), Refusal> {
+        match Name::new(NameOf::ClientOrGroup, group.as_str()) {
+            Err(NameError { rule, .. }) if !self.broker.groups().await?.iter().any(|info| info.name == *group) => {
+                Err(NameError { of: NameOf::Group, rule }.into())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Says how the tasks of a group are tried again; says whether the group was made for that.
     pub(super) async fn set_retry(&self, group: GroupName, retry: RetryPolicy) -> Result<bool, Refusal> {
+        if !retry.is_open() {
+            self.check_joinable(&group).await?;
+        }
         Ok(self.broker.set_retry(group, retry).await?)
     }
 

@@ -49,7 +49,7 @@ impl Process {
 /// Why a stream was not opened: another process has the id, and it is its turn.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "another process uses the client id {client} too, and it is its turn; yours is in {} s. Give each process an id of its own (--id), \
+    "another process uses the client id {client} too, and has it now; your turn comes in {} s. Give each process an id of its own (--id), \
      or let them share one group (--group)",
     wait.as_secs_f64().ceil()
 )]

@@ -71,7 +71,7 @@ pub(in crate::server) fn latest_results(
     }
     // Those of other groups may have filled the page.
     if newest.len() >= RESULTS {
-        newest = reader.results_of(task)?;
+        newest = reader.outcomes_of(task)?;
         newest.reverse();
     }
     newest.retain(|entry| entry.result.group.as_ref() == group);

@@ -130,7 +130,7 @@ impl Ledger {
         let (mut bytes, mut kept) = (0, 0);
         let names = self.groups.iter().map(|it| Some(&it.group));
         for (at, name) in std::iter::once(None).filter(|_| is_first).chain(names).enumerate() {
-            if bytes >= PAGE_BYTES && kept > 0 {
+            if bytes >= PAGE_BYTES && kept > usize::from(is_first) {
                 break;
             }
             kept = at + 1;
@@ -236,6 +236,17 @@ mod tests {
         assert_eq!(all, [part(&["a", "b", "c"], &[]), part(&["d", "e"], &[])]);
         let one = Part { limit: 3, group: Some(name("d")), ..Part::default() };
         assert_eq!(parts(&mut memory, &groups, &one).iter().map(of_part).collect::<Vec<_>>(), [part(&["d"], &[5])]);
+    }
+
+    #[test]
+    fn what_anonymous_clients_said_hides_no_result_of_a_group() {
+        let mut memory = Memory::default();
+        let said = (1..=2).map(|seq| done(seq, None, PAGE_BYTES));
+        let results = said.chain([done(3, Some("a"), 10), done(4, Some("b"), 10)]).collect();
+        memory.commit(&Batch { results, ..Batch::default() }).unwrap();
+        let all = parts(&mut memory, &["a", "b"], &Part { limit: 10, ..Part::default() });
+        let told: usize = all.iter().map(|part| part.results.len() + part.results_left_out).sum();
+        assert_eq!((told, all[0].groups.len()), (4, 1), "each result is told, or counted as left out");
     }
 
     #[test]

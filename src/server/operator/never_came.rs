@@ -191,7 +191,8 @@ impl Begin {
     /// This task is the first that waits. Most often it was before.
     fn begin_with(&mut self, reader: &mut dyn Reader, task: TaskId) -> Result<(), StoreError> {
         if self.first.is_none_or(|(first, _)| first != task) {
-            if self.first.is_none() {
+            // What was removed was not passed one by one, and so is still among what was counted.
+            if self.first.is_none_or(|(first, _)| first > self.after) {
                 (self.counted, self.upto) = (0, self.after);
             }
             let accepted_at = reader.tasks_by_id(&[task])?.first().map(|task| task.accepted_at);
@@ -228,7 +229,7 @@ fn backlog(group: &GroupName, priority: Priority, after: TaskId, upto: TaskId) -
 }
 
 fn is_settled(reader: &mut dyn Reader, task: TaskId, group: Option<&GroupName>) -> Result<bool, StoreError> {
-    let results = reader.results_of(task)?;
+    let results = reader.outcomes_of(task)?;
     let settlement = group.and_then(|group| settlements(&results).remove(&group));
     Ok(settlement.is_some_and(|by| by.result.outcome != Outcome::Revived))
 }

@@ -812,6 +812,26 @@ fn a_wait_that_outlives_the_process_is_never_longer_than_it_was_to_be() {
     }
 }
 
+#[test]
+fn a_server_whose_clock_is_set_back_stores_what_waits_by_the_new_one() {
+    let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
+    let a = world.join(client("a"));
+    let reporter = world.reporter(a);
+    let (id, other) = (world.broadcast("work"), world.address("b", "other"));
+    world.leave(a);
+    // A wait that begins while the clock is ahead, of a group that nobody uses.
+    world.step(40 * 24 * HOUR);
+    world.report(&reporter, OutcomeReport { delay: 10 * SECOND, ..outcome_report(id, 1, Outcome::Retry) });
+    world.checkpoint();
+    world.step(-40 * 24 * HOUR);
+    let b = world.join(client("b"));
+    world.done(b, other);
+    world.restart();
+    let a = world.join(client("a"));
+    world.wait(10 * SECOND);
+    assert_eq!(attempts(&world, a), [(id, 2)]);
+}
+
 // ---- when work begins
 
 /// A client that says when it begins.

@@ -358,6 +358,12 @@ impl Model {
         (first, due.into_iter().map(|((_, task), _)| *task).collect())
     }
 
+    /// When the first of the tasks of this group that wait to go out again does so at the latest, if it is later than now.
+    pub(crate) fn over_at(&self, group: &GroupName, now: Now) -> Option<Steady> {
+        let waits = self.ledgers.iter().filter(|(key, ledger)| key.0 == *group && !ledger.settled);
+        waits.filter_map(|(_, ledger)| ledger.latest).filter(|latest| *latest > now.steady).min()
+    }
+
     /// Whether that group was ever given this task.
     pub(crate) fn went_out(&self, group: &GroupName, task: TaskId) -> bool {
         self.ledgers.get(&(group.clone(), task)).is_some_and(|ledger| ledger.last() > 0)

@@ -367,8 +367,10 @@ impl World {
     /// WaitReason for as long as the core says that nothing happens by itself.
     pub(crate) fn wait_for_due(&mut self) {
         self.flush();
+        // No later than a wait is to be over: that the core is late would not be seen.
+        let waits = self.model.groups.keys().filter_map(|group| self.model.over_at(group, self.now)).min();
         if let Some(due) = self.due {
-            self.passes(due.since(self.now.steady));
+            self.passes(waits.map_or(due, |over| over.min(due)).since(self.now.steady));
         }
         self.act();
     }

@@ -1494,6 +1494,44 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
 }
 
 #[test]
+fn that_a_client_is_there_is_written_down_once_a_day() {
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(client("idle"), 1, START).unwrap();
+    core.checkpoint(START);
+    core.take_actions(START);
+    let mut last_used = |now: Now| {
+        core.checkpoint(now);
+        let actions = core.take_actions(now);
+        let groups = actions.into_iter().find_map(|action| match action {
+            Action::Checkpoint(checkpoint) => Some(checkpoint.groups),
+            _ => None,
+        });
+        groups.unwrap().first().map(|group| group.last_used)
+    };
+    let hours = |hours: u32| START.after(3600 * hours * SECOND);
+    assert_eq!(last_used(hours(23)), None, "nothing has changed");
+    assert_eq!(last_used(hours(24)), Some(hours(24).wall));
+    assert_eq!(last_used(hours(25)), None);
+}
+
+#[test]
+fn what_is_owed_again_is_noticed_by_who_removes() {
+    let mut world = world();
+    let a = world.join(client("a"));
+    world.broadcast("work");
+    world.core.report(
+        &Reporter { client: Some(name("a")), group: None, peer: "a".into() },
+        vec![outcome_report(1, 1, Outcome::Failed)],
+        world.now,
+    );
+    let (floors, before) = (world.core.settled_floors(), world.core.reopened());
+    let failed = Task { id: 1, accepted_at: world.now.wall, spec: task("work") };
+    assert!(world.core.revive(&name("a"), &failed, world.now), "{a}");
+    assert_ne!(world.core.reopened(), before);
+    assert_ne!(world.core.settled_floors(), floors);
+}
+
+#[test]
 fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     const OPEN: TaskId = 50_000;
     let now = START.wall;

@@ -206,6 +206,8 @@ pub struct Core {
     /// Outcomes of the event that is being handled.
     records: Vec<NewResult>,
     checkpoints: CheckpointSchedule,
+    /// See [`Core::reopened`].
+    reopened: u64,
     counting: Counting,
     /// By how many milliseconds the time of day was ahead of the steady clock when that was looked at last.
     ahead: i64,
@@ -239,6 +241,7 @@ impl Core {
             next_turn: 0,
             outgoing: Vec::new(),
             records: Vec::new(),
+            reopened: 0,
             checkpoints: CheckpointSchedule::new(recovered.replay.len()),
             counting: Counting::default(),
             ahead: now.ahead(),
@@ -273,6 +276,7 @@ impl Core {
     }
 
     fn add_group(&mut self, group: Group) -> GroupId {
+        self.reopened += u64::from(group.name.is_some());
         let id = self.next_group;
         self.next_group += 1;
         if let Some(name) = &group.name {

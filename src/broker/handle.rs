@@ -254,7 +254,12 @@ impl Handle {
         self.with(move |core, now| core.task_states(&task, now)).await
     }
 
-    /// Up to where everything is settled, by those for whom it is.
+    /// Whether something is owed again; see [`Core::reopened`].
+    pub async fn reopened(&self) -> Result<u64, BrokerError> {
+        self.with(|core, _| core.reopened()).await
+    }
+
+    /// Up to where everything is settled; see [`Core::settled_floors`].
     pub async fn settled_floors(&self) -> Result<Floors, BrokerError> {
         self.with(|core, _| core.settled_floors()).await
     }

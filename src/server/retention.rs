@@ -20,6 +20,8 @@ use crate::task::{TaskId, Time};
 const AT_ONCE: usize = 1000;
 /// Tasks that are looked for at once. That costs a look at each group, but not in the thread that writes.
 const NAMED: usize = 50_000;
+/// How long after the start no group ends: a fleet that was stopped for maintenance, too, has come back by then.
+const COME_BACK: Duration = Duration::from_secs(60 * 60);
 /// How often the clock is looked at, so that a step is seen that is soon taken back.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -39,7 +41,8 @@ impl RetentionThread {
     ) -> Result<RetentionThread, StoreError> {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::new(Mutex::new(retention.clone()));
-        let mut round = Round { retention, reader: store.reader()?, store, broker, about };
+        let groups_end_from = Instant::now() + retention.group_ttl.min(COME_BACK);
+        let mut round = Round { retention, reader: store.reader()?, store, broker, about, groups_end_from };
         let newest = shared.clone();
         let work = move || {
             let mut last = Instant::now();
@@ -81,6 +84,7 @@ struct Round {
     broker: broker::Handle,
     reader: Box<dyn Reader>,
     about: Arc<About>,
+    groups_end_from: Instant,
 }
 
 impl Round {
@@ -88,11 +92,16 @@ impl Round {
         self.end_groups()?;
         let (mut tasks, mut others) = (0, 0);
         let mut by_size = false;
-        let mut named = VecDeque::new();
+        let (mut named, mut reopened) = (VecDeque::new(), 0);
         while !stopped() {
             let now = self.about.clock.for_removal();
             let before = |age| before(now, age);
             let limit = if by_size { now } else { before(self.retention.retain) };
+            // What was named may be owed to somebody again.
+            let reopened_now = block_on(self.broker.reopened())?;
+            if std::mem::replace(&mut reopened, reopened_now) != reopened_now {
+                named.clear();
+            }
             if named.is_empty() {
                 let removable = Removable {
                     floors: block_on(self.broker.settled_floors())?,
@@ -128,6 +137,10 @@ impl Round {
     /// Ends the groups that no client has used for long.
     fn end_groups(&mut self) -> Result<(), Refusal> {
         let limit = before(self.about.clock.for_removal(), self.retention.group_ttl);
+        // After a start clients have some time to come back: that they were there may have been written down a day ago.
+        if Instant::now() < self.groups_end_from {
+            return Ok(());
+        }
         for info in block_on(self.broker.groups())? {
             if info.clients > 0 || info.last_used >= limit {
                 continue;
@@ -212,6 +225,7 @@ mod tests {
                 broker: broker.handle(),
                 reader: store.reader().unwrap(),
                 about: about.clone(),
+                groups_end_from: Instant::now(),
             };
             let mut left = || {
                 round.run(|| false).unwrap();

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
@@ -13,6 +14,8 @@ use crate::now::{Now, Steady};
 use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
 use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// How far a group has come.
 #[derive(Debug, Clone)]
@@ -209,9 +212,13 @@ impl Group {
     /// What a checkpoint keeps, if it changed since the last one. Together with the outcomes that follow it in the log, that is
     /// all there is to know.
     pub(super) fn take_changed(&mut self, head: TaskId, now: Now) -> Option<(GroupState, OpenRows)> {
-        if !(self.open.take_changed() | std::mem::take(&mut self.changed)) {
+        // That a client is there is written down once a day, though nothing else happens: else the group would look unused.
+        let is_used = !self.sessions.is_empty();
+        let daily = is_used && now.wall.since(self.last_used) >= DAY;
+        if !(self.open.take_changed() | std::mem::take(&mut self.changed) | daily) {
             return None;
         }
+        self.last_used = if is_used { now.wall } else { self.last_used.min(now.wall) };
         let Some(name) = self.name.clone() else {
             self.open.keep_nothing();
             return None;
@@ -232,7 +239,7 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
-            last_used: if self.sessions.is_empty() { self.last_used.min(now.wall) } else { now.wall },
+            last_used: self.last_used,
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
             open,

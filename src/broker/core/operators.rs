@@ -226,6 +226,7 @@ impl Core {
         if !group.revive(task, head, now) {
             return false;
         }
+        self.reopened += 1;
         self.record_by_operator(name, task.id, Outcome::Revived, now);
         self.dispatch(id, now);
         true
@@ -285,6 +286,12 @@ impl Core {
         self.drop_group(id);
         self.actions.push(Action::Forget(name.clone()));
         Ok(())
+    }
+
+    /// How often something came that is owed tasks below what [`settled_floors`](Core::settled_floors) said: a group, or a task that was
+    /// revived. Else these only rise.
+    pub fn reopened(&self) -> u64 {
+        self.reopened
     }
 
     /// Up to where everything is settled, by those for whom it is.

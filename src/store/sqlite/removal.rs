@@ -1,5 +1,7 @@
 //! Removing what is old: whole chunks.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::chunks::Chunk as _;
@@ -87,7 +89,9 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
         for task in chunk.changed() {
             change.prepare_cached("DELETE FROM changes WHERE task_id = ?")?.execute([int(task)])?;
         }
-        for block in block_of(*first)..=block_of(last) {
+        // Not of all between the first and the last: ids that were moved from rows may be far apart.
+        let blocks: BTreeSet<i64> = ids().map(block_of).collect();
+        for block in blocks {
             let mut thin = change.prepare_cached("REPLACE INTO thinned (block, after, upto) VALUES (?, 0, ?)")?;
             thin.execute([block, last_result])?;
         }
@@ -114,6 +118,10 @@ fn remove_thinned(change: &Transaction<'_>, limit: usize) -> rusqlite::Result<(u
     let block = "SELECT block, after, upto FROM thinned ORDER BY block LIMIT 1";
     let three = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?, row.get::<_, i64>(2)?));
     while let Some((block, mut after, upto)) = change.prepare_cached(block)?.query_row([], three).optional()? {
+        if looked_at >= limit {
+            return Ok((removed, true));
+        }
+        looked_at += 1;
         let kept = tasks::ids_of_block(change, block)?;
         let mut select = change.prepare_cached(results::OF_BLOCK)?;
         while let Some(chunk) = select.query_row([block, after, upto], ResultChunk::read).optional()? {

@@ -198,7 +198,7 @@ pub(super) fn retry(link: &Link, ids: &[u64], group: &str, out: Out) -> Result<(
         let text = match groups {
             0 if group.is_empty() => {
                 format!(
-                    "task {id} goes to no group again: every group that settled it said DONE; --group gives it to one of them again"
+                    "task {id} goes to no group again: none that settled it failed; --group names one that said DONE"
                 )
             }
             0 => format!("task {id} does not go to group {group} again: it has not settled it"),

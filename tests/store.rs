@@ -773,6 +773,22 @@ for_both! {
         assert_eq!(tasks.iter().map(|task| task.accepted_at).collect::<Vec<_>>(), [ahead; 3]);
     }
 
+    fn a_task_that_was_accepted_under_a_clock_far_ahead_holds_back_no_other(place) {
+        let ahead = Time::now().after(Duration::from_secs(40 * 24 * 3600));
+        let mut backend = place.backend();
+        let tasks = vec![Arc::new(Task { id: 1, accepted_at: ahead, spec: task("ahead") })];
+        let positions = Positions { task: 1, ..Positions::default() };
+        backend.commit(&Batch { tasks, positions, ..Batch::default() }).unwrap();
+        backend.close().unwrap();
+
+        let (store, _) = place.open();
+        let handle = store.handle();
+        let before = Time::now();
+        submit(&handle, vec![task("a")]);
+        let tasks = handle.reader().unwrap().tasks(1, 10).unwrap();
+        assert!((before..=Time::now()).contains(&tasks[0].accepted_at), "{:?}", tasks[0]);
+    }
+
     fn news_come_after_the_commit_and_before_the_next(place) {
         let (_store, handle) = place.start();
         let (tell, told) = mpsc::channel();

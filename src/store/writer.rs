@@ -30,6 +30,10 @@ const LINGER: Duration = Duration::from_millis(2);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
+/// A clock that is set back by more than this was wrong before: else one task that was accepted under it would hold back the time of all
+/// later ones, and with it their removal.
+const HELD_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+
 type Answer<T> = oneshot::Sender<Result<T, StoreError>>;
 
 /// What the writer is asked for.
@@ -164,9 +168,14 @@ impl Writer {
         Err(outage.why.clone().lasting())
     }
 
+    /// When what is accepted now counts as accepted: not before what was accepted last, unless that was under a clock that was wrong.
+    fn acceptance(&self, now: Time) -> Time {
+        if self.accepted_at <= now.after(HELD_BACK) { now.max(self.accepted_at) } else { now }
+    }
+
     /// Takes this command and those that wait, and writes them.
     fn write_with(&mut self, first: Command) {
-        let mut round = Round::new(self.positions, Time::now().max(self.accepted_at));
+        let mut round = Round::new(self.positions, self.acceptance(Time::now()));
         self.take(&mut round, first);
         let latest = Instant::now() + LINGER;
         while !round.is_full() && round.failed.is_none() {

@@ -813,6 +813,47 @@ fn a_wait_that_outlives_the_process_is_never_longer_than_it_was_to_be() {
 }
 
 #[test]
+fn a_wait_that_was_stored_while_the_clock_was_ahead_is_no_longer_when_that_was_set_right_before_a_start() {
+    let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
+    let a = world.join(client("a"));
+    let id = world.broadcast("work");
+    let reporter = world.reporter(a);
+    world.report(&reporter, OutcomeReport { delay: 10 * SECOND, ..outcome_report(id, 1, Outcome::Retry) });
+    world.step(40 * 24 * HOUR);
+    // No result says what the clock showed then.
+    world.broadcast("another");
+    world.wait(SECOND);
+    world.sync();
+    world.now.wall.0 -= 40 * 24 * HOUR;
+    world.model.stepped = Some(world.model.log.len());
+    world.crash(0);
+    let a = world.join(client("a"));
+    world.wait(10 * SECOND);
+    assert!(got(&world, a).contains(&id));
+}
+
+#[test]
+fn what_is_due_and_not_read_yet_when_the_clock_is_set_back_goes_out_after_a_start() {
+    let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
+    let a = world.join(client("a"));
+    let id = world.broadcast("work");
+    let reporter = world.reporter(a);
+    world.report(&reporter, OutcomeReport { delay: SECOND, ..outcome_report(id, 1, Outcome::Retry) });
+    world.checkpoint();
+    world.eager = false;
+    world.wait(SECOND);
+    assert_eq!(world.reads.len(), 1, "its text is being read");
+    world.step(-40 * 24 * HOUR);
+    let b = world.join(client("b"));
+    world.answer(1, true);
+    world.done(b, id);
+    world.restart();
+    world.eager = true;
+    let a = world.join(client("a"));
+    assert_eq!(attempts(&world, a), [(id, 2)]);
+}
+
+#[test]
 fn a_server_whose_clock_is_set_back_stores_what_waits_by_the_new_one() {
     let mut world = World::new(Config { restart_grace: Duration::ZERO, ..Config::default() });
     let a = world.join(client("a"));

@@ -353,7 +353,7 @@ impl OpenTasks {
 
     /// What waits for a while is to be written down anew.
     pub(super) fn waits_changed(&mut self) {
-        self.changed |= self.delayed.first_wait().is_some();
+        self.changed |= self.delayed.first_wait().is_some() || !self.loading.is_empty() || self.due_len() > 0;
     }
 
     /// Whether they changed since this was last asked.
@@ -371,10 +371,13 @@ impl OpenTasks {
 
     /// What a checkpoint writes: the list of the group, and the rows that changed.
     pub(super) fn take_changes(&mut self, now: Now) -> (Vec<OpenTask>, OpenRows) {
-        // What waits for a while is stored with the time of day. If that stepped, all of these rows are wrong.
+        // What waits for a while is stored with the time of day. If that stepped, all of these rows are wrong: also those of tasks that
+        // are due since, and whose text is still to be read.
         let before = self.written_by.replace(now);
         if before.is_some_and(|before| before.wall_at(now.steady).0.abs_diff(now.wall.0) >= STEP) {
-            self.delayed.waits().for_each(|task| self.kept.came_to_wait(task));
+            let due = self.due.iter().flat_map(Packed::iter).map(|(task, _)| task);
+            let due = due.chain(self.loading.keys().copied());
+            self.delayed.waits().chain(due).for_each(|task| self.kept.came_to_wait(task));
         }
         let mut kept = std::mem::take(&mut self.kept);
         let changes = kept.take_changes(|task| self.find(task, now));

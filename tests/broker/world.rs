@@ -52,6 +52,8 @@ pub(crate) struct Stream {
     pub(crate) seen: HashSet<TaskId>,
     pub(crate) heartbeats: usize,
     pub(crate) revoked: Vec<Revoked>,
+    /// It gave a task back, and may get none until then.
+    rests_until: Option<Steady>,
     /// Drained as long as it lasts, until then: its client has no id.
     pub(crate) drained: Option<Option<Steady>>,
 }
@@ -76,6 +78,8 @@ pub(crate) struct World {
     pub(crate) core: Core,
     pub(crate) config: Config,
     pub(crate) now: Now,
+    /// The latest time of day so far.
+    latest: Time,
     /// When the core wants to be woken.
     pub(crate) due: Option<Steady>,
     /// The log of tasks; a task's place is its id - 1.
@@ -105,8 +109,6 @@ pub(crate) struct World {
     draining: bool,
     /// When a page or a text could not be read: it is read again a second later.
     read_failed: Option<Steady>,
-    /// When a client gave a task back: it may get none for a second.
-    released: Option<Steady>,
 }
 
 impl World {
@@ -116,6 +118,7 @@ impl World {
             model: Model::new(&config),
             config,
             now: START,
+            latest: START.wall,
             due: None,
             tasks: Vec::new(),
             announced: 0,
@@ -134,7 +137,6 @@ impl World {
             checks: 0,
             draining: false,
             read_failed: None,
-            released: None,
         }
     }
 
@@ -239,6 +241,7 @@ impl World {
             seen: HashSet::new(),
             heartbeats: 0,
             revoked: Vec::new(),
+            rests_until: None,
             drained: None,
         };
         if let Some(before) = before {
@@ -303,6 +306,17 @@ impl World {
         self.act();
     }
 
+    /// Who gives a task back gets none for a second; if it does so again, it may be a minute.
+    fn rest(&mut self, task: TaskId) {
+        let leases = self.model.leases();
+        let has = |id: &SessionId| leases.iter().any(|(_, of, session, _)| *of == task && *session == Some(*id));
+        let unknown = task == 0 || self.holding > 0;
+        for (_, stream) in self.streams.iter_mut().filter(|(id, _)| unknown || has(id)) {
+            let rest = Duration::from_secs(if stream.rests_until.is_some() { 60 } else { 1 });
+            stream.rests_until = Some(self.now.steady.after(rest));
+        }
+    }
+
     /// Reports one outcome. Returns the result that was recorded for it.
     pub(crate) fn report(&mut self, reporter: &Reporter, mut report: OutcomeReport) -> Option<NewResult> {
         if report.outcome == Outcome::Working {
@@ -311,7 +325,7 @@ impl World {
         }
         self.reports += 1;
         if report.outcome == Outcome::Released {
-            self.released = Some(self.now.steady);
+            self.rest(report.task);
         }
         report.ret = format!("report {}", self.reports);
         let held = self.holding > 0;
@@ -694,6 +708,7 @@ impl World {
         let over = |until: &Option<Steady>| until.is_some_and(|until| until <= self.now.steady);
         self.drains.retain(|_, until| !over(until));
         self.streams.values_mut().for_each(|stream| stream.drained = stream.drained.filter(|until| !over(until)));
+        self.latest = self.latest.max(self.now.wall);
         self.model.batch = held;
         self.model.before = self.model.log.len();
         for _ in 0..10_000 {
@@ -900,7 +915,7 @@ impl World {
     /// A client that has nothing to do, of a group that is owed something which is due, by either clock.
     fn check_that_nobody_is_left_without_work(&self) {
         let a_second_ago = |at: Option<Steady>| at.is_none_or(|at| at.after(Duration::from_secs(1)) <= self.now.steady);
-        if !self.reads.is_empty() || self.draining || !a_second_ago(self.read_failed) || !a_second_ago(self.released) {
+        if !self.reads.is_empty() || self.draining || !a_second_ago(self.read_failed) {
             return;
         }
         for info in self.core.groups(self.now).iter().filter(|info| !info.paused) {
@@ -914,6 +929,7 @@ impl World {
             let is_free = |(id, stream): (&SessionId, &Stream)| {
                 stream.group.as_ref() == Some(&info.name)
                     && !self.is_drained(stream)
+                    && stream.rests_until.is_none_or(|until| until <= self.now.steady)
                     && self.model.held_by(*id) == 0
                     && stream.sent - stream.taken < SEND_BUFFER
             };
@@ -1009,7 +1025,8 @@ impl World {
                 let open = match &stream.group {
                     Some(group) => self.model.wants(group, task) && !self.model.is_settled(group, task.id),
                     None => {
-                        let over = task.spec.expires_at.is_some_and(|at| at <= self.now.wall);
+                        // What a client was not given because it was over stays so when the clock is set back.
+                        let over = task.spec.expires_at.is_some_and(|at| at <= self.latest);
                         task.spec.to.is_none() && task.id > stream.start && !over && !stream.seen.contains(&task.id)
                     }
                 };

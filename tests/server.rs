@@ -1,7 +1,7 @@
 //! The real server over real gRPC: who gets which task, what becomes of what clients say, and what it withstands.
 
 #[cfg(target_os = "linux")]
-mod memory;
+pub mod memory;
 mod raw;
 
 mod anonymous;
@@ -13,3 +13,4 @@ mod named;
 mod process;
 #[cfg(target_os = "linux")]
 mod slow;
+mod tls;

@@ -11,6 +11,7 @@ use protobuf::EnumOrUnknown;
 
 use super::calls::{Calls, Ended, message};
 use super::health::Health;
+use super::identity::Connections;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
@@ -36,6 +37,7 @@ pub(super) struct ContactService {
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) connections: Connections,
 }
 
 impl Contact for ContactService {
@@ -46,7 +48,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx);
+        let metadata = Metadata::read(&ctx, &self.connections);
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -64,7 +66,7 @@ impl Contact for ContactService {
         mut sink: ServerStreamingSink<pb::ServerMsg>,
     ) {
         let service = self.clone();
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx, &self.connections));
         ctx.spawn(async move {
             let metadata = match metadata {
                 Ok(metadata) => metadata,
@@ -96,7 +98,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx);
+        let metadata = Metadata::read(&ctx, &self.connections);
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {

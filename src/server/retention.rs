@@ -188,6 +188,8 @@ mod tests {
             control: String::new(),
             http: None,
             http_hosts: Vec::new(),
+            tls: None,
+            insecure: false,
             data: "nowhere".into(),
             max_task: 1024,
             demo: None,

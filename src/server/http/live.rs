@@ -200,6 +200,7 @@ impl Live {
                 process: Process::now(),
                 retention: about.retention(),
                 step: about.clock.look(),
+                certificate: about.certificate(),
                 tasks: positions.task,
                 results: positions.result,
                 clients,

@@ -5,18 +5,18 @@ use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{
-    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
+    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, WriteFlags,
 };
 use protobuf::EnumOrUnknown;
 
-use super::calls::{Calls, Ended, message};
+use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, MAX_MESSAGE, OutcomeReport};
-use crate::codec::Decoded;
+use crate::codec::{Decoded, First};
 use crate::task::{NewStatus, Outcome, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -60,14 +60,14 @@ impl Contact for ContactService {
     fn get_task(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
+        mut request: First<pb::Empty>,
+        mut sink: DuplexSink<pb::ServerMsg>,
     ) {
         let service = self.clone();
         sink.set_headers(self.introduction());
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match metadata {
+            let metadata = match first(&mut request).await.and(metadata) {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };

@@ -1,11 +1,48 @@
-//! How messages become bytes and back.
+//! How messages become bytes and back, and how the first of a call is waited for.
 
-use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType, pb_ser};
+use std::pin::pin;
+use std::time::Duration;
+
+use futures::StreamExt as _;
+use futures::future::{self, Either};
+use futures_timer::Delay;
+use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream, pb_ser};
 use protobuf::{CodedInputStream, Message};
 
 /// A request as the server reads it. Bytes that are no such message reach the service, which refuses them with a clear status;
 /// grpcio would answer INTERNAL.
 pub type Decoded<T> = Result<T, protobuf::Error>;
+
+/// The one message of a call, which may be yet to come.
+///
+/// grpcio keeps a request slot of its completion queue for a call with one message until that is there: headers without a message,
+/// a thousand times, would keep everybody else out. So the server takes each call as a stream of messages, which is the same on the
+/// wire, and waits here. To be kept until the call has ended: a stream of requests that is dropped before cancels it.
+pub struct First<T>(RequestStream<Decoded<T>>);
+
+/// No message came with a call that is to have one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the call carried no message within {} s", FIRST_MESSAGE.as_secs())]
+pub struct NoMessage;
+
+/// How long the message of a call may take after its headers: a slow link needs seconds, and a client that waits for an operator sends
+/// it at once.
+pub const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+impl<T> First<T> {
+    /// Of a call with these messages.
+    pub fn of(requests: RequestStream<Decoded<T>>) -> First<T> {
+        First(requests)
+    }
+
+    /// Waits for the message, for [`FIRST_MESSAGE`] at most.
+    pub async fn read(&mut self) -> Result<Decoded<T>, NoMessage> {
+        match future::select(self.0.next(), pin!(Delay::new(FIRST_MESSAGE))).await {
+            Either::Left((Some(Ok(message)), _)) => Ok(message),
+            Either::Left((Some(Err(_)) | None, _)) | Either::Right(_) => Err(NoMessage),
+        }
+    }
+}
 
 /// A method as a client calls it.
 pub const fn client_method<Q: Message, P: Message>(ty: MethodType, name: &'static str) -> Method<Q, P> {

@@ -4,19 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{
-    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
-};
+use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::calls::{Calls, Ended, message};
+use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
-use crate::codec::Decoded;
+use crate::codec::{Decoded, First};
 use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -57,16 +55,11 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
-    ) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match metadata {
+            let metadata = match first(&mut request).await.and(metadata) {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };

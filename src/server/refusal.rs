@@ -12,6 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
+use crate::codec::NoMessage;
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
@@ -32,6 +33,8 @@ const APIECE: Duration = Duration::from_millis(1);
 pub(super) enum Refusal {
     #[error("the message cannot be read: {0} (text must be UTF-8)")]
     Undecodable(protobuf::Error),
+    #[error("{0}: send it with the headers")]
+    NoMessage(#[from] NoMessage),
     #[error("{text} is {size} bytes, the limit is {limit} (the server's --max-task)")]
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
@@ -148,6 +151,7 @@ impl Refusal {
     fn reason(&self) -> Reason {
         match self {
             Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::NoMessage(_) => Reason::MESSAGE_MISSING,
             Refusal::TooLong { text: Text::Task, .. } => Reason::TASK_TOO_LONG,
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,

@@ -22,7 +22,7 @@ pub struct First<T>(RequestStream<Decoded<T>>);
 
 /// No message came with a call that is to have one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the call carried no message within {} s", FIRST_MESSAGE.as_secs())]
+#[error("the call carried no message, or not within {} s", FIRST_MESSAGE.as_secs())]
 pub struct NoMessage;
 
 /// How long the message of a call may take after its headers: a slow link needs seconds, and a client that waits for an operator sends

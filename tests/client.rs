@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
-use contact::codec::{Decoded, First};
+use contact::codec::{First, Requests, all_calls};
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::{Contact, create_contact};
 use contact::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
@@ -18,8 +18,8 @@ use futures::channel::mpsc;
 use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{
-    ClientStreamingSink, DuplexSink, Environment, MetadataBuilder, RequestStream, RpcContext, RpcStatus, RpcStatusCode,
-    ServerBuilder, ServerCredentials, WriteFlags,
+    ClientStreamingSink, DuplexSink, Environment, MetadataBuilder, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
+    ServerCredentials, WriteFlags,
 };
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
@@ -84,7 +84,7 @@ impl Contact for Service {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let statuses = self.statuses.clone();
@@ -133,7 +133,7 @@ impl Contact for Service {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (tell, results, unanswered) = (self.tell.clone(), self.results.clone(), self.unanswered.clone());
@@ -202,7 +202,8 @@ impl Server {
         let tell = Arc::new(Mutex::new(Tell::Confirm));
         let service = Service { max_task, tell: tell.clone(), sessions, results, statuses, unanswered: Arc::default() };
         let env = Arc::new(Environment::new(1));
-        let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
+        let mut server =
+            ServerBuilder::new(env).register_service(create_contact(service, &all_calls())).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
         server.start();
         let until = Instant::now() + 3 * DEADLINE;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, WriteFlags};
+use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
 use super::calls::{Calls, Ended, first, message};
@@ -14,7 +14,7 @@ use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
-use crate::codec::{Decoded, First};
+use crate::codec::{First, Requests};
 use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -40,7 +40,7 @@ impl Contact for ContactService {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -85,7 +85,7 @@ impl Contact for ContactService {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -117,7 +117,7 @@ impl ContactService {
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
+        requests: &mut Requests<pb::ClientMsg>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let client = metadata?.label();
@@ -160,7 +160,7 @@ impl ContactService {
     async fn results(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::Result>>,
+        requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let reporter = metadata?.reporter();
         let reporting = self.broker.reporting(reporter).await?;

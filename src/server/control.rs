@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{ClientStreamingSink, DuplexSink, RequestStream, RpcContext, WriteFlags};
+use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
 use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
@@ -11,7 +11,7 @@ use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Task
 use super::refusal::Refusal;
 use super::traffic::Flow;
 use super::watchers::Watchers;
-use crate::codec::{Decoded, First};
+use crate::codec::{Decoded, First, Requests};
 use crate::task::{Name, NameOf};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
@@ -109,7 +109,7 @@ impl Control for ControlService {
     fn submit_stream(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
         let (operator, call) = (self.operator.clone(), self.calls.begin());
@@ -175,7 +175,7 @@ async fn accept_all(operator: &Operator, request: pb::SubmitRequest) -> Result<p
 
 async fn accept_stream(
     operator: Operator,
-    requests: &mut RequestStream<Decoded<pb::SubmitRequest>>,
+    requests: &mut Requests<pb::SubmitRequest>,
     sink: &mut DuplexSink<pb::SubmitResponse>,
 ) -> Result<(), Ended> {
     // One request is decoded while those before it are being written: they share syncs.

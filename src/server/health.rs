@@ -185,6 +185,7 @@ mod tests {
     use grpcio::{CallOption, ChannelBuilder, Environment, ServerBuilder, ServerCredentials};
 
     use super::*;
+    use crate::codec::all_calls;
     use crate::store::Store;
     use crate::wire::grpc_health_v1::health_grpc::{HealthClient, create_health};
 
@@ -193,8 +194,10 @@ mod tests {
         let (store, _) = Store::in_memory();
         let health = Health::of(store.handle());
         let env = Arc::new(Environment::new(1));
-        let mut server =
-            ServerBuilder::new(env.clone()).register_service(create_health(health.clone())).build().unwrap();
+        let mut server = ServerBuilder::new(env.clone())
+            .register_service(create_health(health.clone(), &all_calls()))
+            .build()
+            .unwrap();
         let port = server.add_listening_port("127.0.0.1:0", ServerCredentials::insecure()).unwrap();
         server.start();
         let client = HealthClient::new(ChannelBuilder::new(env).connect(&format!("127.0.0.1:{port}")));

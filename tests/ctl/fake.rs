@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use contact::codec::{Decoded, First};
+use contact::codec::{First, Requests, all_calls};
 use contact::wire::control as pb;
 use contact::wire::control_grpc::{Control, create_control};
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use grpcio::{
-    ClientStreamingSink, DuplexSink, EnvBuilder, RequestStream, RpcContext, RpcStatus, RpcStatusCode, Server,
-    ServerBuilder, ServerCredentials, WriteFlags,
+    ClientStreamingSink, DuplexSink, EnvBuilder, RpcContext, RpcStatus, RpcStatusCode, Server, ServerBuilder,
+    ServerCredentials, WriteFlags,
 };
 
 /// How many rows the fake puts on a page.
@@ -62,7 +62,7 @@ impl Fake {
         let service = Service::default();
         // Where no client ever came, that is remarked upon.
         service.state().server.clients = 1;
-        Fake::serve(service.clone(), |builder| builder.register_service(create_control(service.clone())))
+        Fake::serve(service.clone(), |builder| builder.register_service(create_control(service.clone(), &all_calls())))
     }
 
     /// A gRPC server that has never heard of the control service.
@@ -229,7 +229,7 @@ impl Control for Service {
     fn submit_stream(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
         let service = self.clone();

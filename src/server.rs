@@ -3,6 +3,7 @@
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
 mod about;
+mod admission;
 mod backup;
 mod calls;
 mod clock;
@@ -41,8 +42,10 @@ use grpcio::EnvBuilder;
 use log::{info, warn};
 
 use self::about::About;
+use self::admission::Admission;
+pub use self::admission::CallLimits;
 use self::calls::Calls;
-pub use self::config::{Config, LARGEST_MAX_TASK, Retention, ServerError};
+pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
@@ -60,6 +63,7 @@ pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
+use crate::codec::Admit;
 pub use crate::front::{FileError, ServerTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
@@ -130,6 +134,8 @@ impl Server {
         let limit = config.max_task;
         let calls = Calls::default();
         let connections = Connections::default();
+        let admissions = [&connections; 2].map(|connections| Admission::of(config.calls, connections.clone()));
+        let [clients_let_in, operators_let_in] = admissions.each_ref().map(Admission::asked);
         let contact = ContactService {
             broker: broker.handle(),
             health: health.clone(),
@@ -145,28 +151,32 @@ impl Server {
             about: about.clone(),
             traffic,
             limit,
+            admissions,
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
-        let common = |file| {
-            let [v1, v1alpha] = Reflection::of(file).services();
-            [create_health(health.clone()), v1, v1alpha]
+        let common = |file, calls: &Admit| {
+            let [v1, v1alpha] = Reflection::of(file).services(calls);
+            [create_health(health.clone(), calls), v1, v1alpha]
         };
+        let (streams, memory) = (config.calls.per_connection, config.grpc_memory);
         let ports =
             Ports { env: &env, tls: tls.as_ref(), insecure: config.insecure, connections, counts: about.front.clone() };
-        let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
-        let contact =
-            ports.open(services, &config.listen, Kind { flag: "--listen", role: Role::Agent, slots: 512, message })?;
+        let let_in = &clients_let_in;
+        let services =
+            common(wire::contact::file_descriptor(), let_in).into_iter().chain([create_contact(contact, let_in)]);
+        let kind = Kind { flag: "--listen", role: Role::Agent, slots: 512, message, streams, memory };
+        let contact = ports.open(services, &config.listen, kind)?;
         let _ = about.listen.set(contact.address().to_owned());
-        let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
-        let control = ports.open(
-            services,
-            &config.control,
-            Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
-        )?;
+        let let_in = &operators_let_in;
+        let services =
+            common(wire::control::file_descriptor(), let_in).into_iter().chain([create_control(control, let_in)]);
+        let message = message.max(16 * 1024 * 1024);
+        let kind = Kind { flag: "--control", role: Role::Operator, slots: 64, message, streams, memory };
+        let control = ports.open(services, &config.control, kind)?;
         let _ = about.control.set(control.address().to_owned());
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;

@@ -2,7 +2,7 @@
 
 #[cfg(target_os = "linux")]
 pub mod memory;
-mod raw;
+pub mod raw;
 
 mod anonymous;
 #[cfg(target_os = "linux")]

@@ -4,7 +4,7 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use grpcio::{ChannelBuilder, Environment, ServerBuilder, ServerCredentials, Service, ShutdownFuture};
+use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service, ShutdownFuture};
 use log::warn;
 
 use super::config::ServerError;
@@ -20,6 +20,11 @@ const OPERATORS: usize = 256;
 /// Most that have not said anything yet, and of one address. A fleet that comes back at once has so many in a moment.
 const ARRIVING: usize = 1024;
 const ARRIVING_FOR_ADDRESS: usize = 256;
+
+/// A new connection has so long to speak HTTP/2.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
+const WITHOUT_CALLS: Duration = Duration::from_secs(5 * 60);
 
 /// What ports have in common.
 pub(super) struct Ports<'a> {
@@ -43,10 +48,14 @@ pub(super) struct Kind {
     pub(super) flag: &'static str,
     /// Who comes here.
     pub(super) role: Role,
-    /// Requests that may wait for each completion queue.
+    /// Calls that C-core hands over at once, for each completion queue.
     pub(super) slots: usize,
     /// The longest message, in bytes.
     pub(super) message: usize,
+    /// Most calls of a connection at once.
+    pub(super) streams: usize,
+    /// Most memory, as C-core counts it, in bytes.
+    pub(super) memory: usize,
 }
 
 impl Ports<'_> {
@@ -106,8 +115,26 @@ impl Ports<'_> {
     }
 
     fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
-        let args = ChannelBuilder::new(self.env.clone())
-            .max_receive_message_len(i32::try_from(kind.message).unwrap_or(i32::MAX))
+        let args = kind.channel(self.env).build_args();
+        let builder = ServerBuilder::new(self.env.clone()).channel_args(args).requests_slot_per_cq(kind.slots);
+        services.into_iter().fold(builder, ServerBuilder::register_service).build()
+    }
+}
+
+impl Kind {
+    fn channel(&self, env: &Arc<Environment>) -> ChannelBuilder {
+        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        ChannelBuilder::new(env.clone())
+            .max_receive_message_len(number(self.message))
+            .max_concurrent_stream(number(self.streams))
+            .set_resource_quota(ResourceQuota::new(Some(self.flag)).resize_memory(self.memory))
+            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
+            // messages, and tells clients so; with the second, nothing is inflated.
+            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
+            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
+            .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
+            .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
             // Two servers on one port would share its clients between them.
             .reuse_port(false)
             // A client that is gone without a word is noticed within 20 + 10 s.
@@ -117,9 +144,6 @@ impl Ports<'_> {
             // Clients may ping every 5 s, and a bit sooner when they were held up, also without calls: idle is what they mostly are.
             .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
             .http2_max_pings_without_data(0)
-            .build_args();
-        let builder = ServerBuilder::new(self.env.clone()).channel_args(args).requests_slot_per_cq(kind.slots);
-        services.into_iter().fold(builder, ServerBuilder::register_service).build()
     }
 }
 

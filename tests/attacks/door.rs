@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use contact::client::{Config, Error, Event, Running, StartAt, Tls, Worker};
-use contact::server::ServerTls;
+use contact::server::{CallLimits, ServerTls};
 use crossbeam_channel::{Receiver, unbounded};
 use rcgen::SanType;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
@@ -93,6 +93,22 @@ fn a_client_with_a_certificate_gets_tasks_and_has_no_other_id_than_its_own() {
     let foreign = Watched::start(rig.listen(), Some("web-2"), Some(tls));
     let refused = foreign.join().unwrap_err().to_string();
     assert!(refused.contains("PERMISSION_DENIED") && refused.contains("web-2"), "{refused}");
+}
+
+/// C-core does not know where a connection with TLS comes from.
+#[test]
+fn calls_over_tls_count_for_the_address_they_come_from() {
+    let authority = Authority::new();
+    let rig = Rig::with(|config| {
+        config.tls = Some(server_tls(&authority));
+        config.calls = CallLimits { per_address: 1, ..CallLimits::default() };
+    });
+    let one = Watched::start(rig.listen(), Some("one"), Some(authority.client("contact://fleet/agent/one")));
+    rig.operator.clients_until(|all| all.len() == 1);
+    let other = Watched::start(rig.listen(), Some("other"), Some(authority.client("contact://fleet/agent/other")));
+    let trouble = other.trouble();
+    assert!(trouble.contains("address"), "{trouble}");
+    assert!(one.lost.is_empty());
 }
 
 /// Each is told to the client in words, and lets nobody in.

@@ -221,7 +221,9 @@ impl Group {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed) | daily) {
             return None;
         }
-        self.last_used = if is_used { now.wall } else { self.last_used.min(now.wall) };
+        if is_used {
+            self.last_used = now.wall;
+        }
         let Some(name) = self.name.clone() else {
             self.open.keep_nothing();
             return None;
@@ -242,7 +244,8 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
-            last_used: self.last_used,
+            // No later than now, by a clock that is set back: what is in memory holds when it is right again.
+            last_used: self.last_used.min(now.wall),
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
             open,

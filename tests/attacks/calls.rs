@@ -182,6 +182,7 @@ impl Drop for Attacker {
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
 const WINDOW_UPDATE: u8 = 8;
 const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
@@ -338,8 +339,14 @@ fn a_connection_that_says_nothing_is_closed() {
     for mut connection in silent {
         connection.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut said = Vec::new();
-        // Its settings, and then the end.
         connection.read_to_end(&mut said).unwrap();
+        // After 20 s it would be asked whether it is there.
+        let (mut rest, mut kinds) = (said.as_slice(), Vec::new());
+        while let [high, middle, low, kind, ..] = *rest {
+            kinds.push(kind);
+            rest = &rest[9 + u32::from_be_bytes([0, high, middle, low]) as usize..];
+        }
+        assert!(kinds.contains(&SETTINGS) && !kinds.contains(&PING), "{kinds:?}");
     }
 }
 

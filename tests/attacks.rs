@@ -1,0 +1,3 @@
+//! What a stranger, or a client that was let in, may try, and what others notice of it: one module for each area.
+
+mod files;

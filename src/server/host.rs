@@ -42,6 +42,11 @@ pub fn take_open_files() {
     }
 }
 
+/// Has all files that this process makes from now on be for its owner alone. For a program: the umask is the whole process's.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
 /// Makes the data folder if it is missing, for its owner alone, and sees whether it can be written and has room.
 pub fn check_data(data: &Path) -> Result<(), ServerError> {
     let mut builder = fs::DirBuilder::new();
@@ -53,23 +58,26 @@ pub fn check_data(data: &Path) -> Result<(), ServerError> {
     }
     // Opening a store that is there need not write: a full disk would be noticed with the first task.
     store::try_writing(data).map_err(|why| ServerError::Data { path: data.into(), why })?;
-    warn_of_readers(data);
+    warn_of_writers(data);
     warn_of_little_room(data);
     warn_of_the_clock(data, SystemTime::now());
     Ok(())
 }
 
 #[cfg(unix)]
-fn warn_of_readers(data: &Path) {
+fn warn_of_writers(data: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
-    if fs::metadata(data).is_ok_and(|folder| folder.permissions().mode() & 0o007 != 0) {
+    let mode = fs::metadata(data).map_or(0, |folder| folder.permissions().mode());
+    if mode & 0o022 != 0 {
         let data = data.display();
-        warn!("everyone on this machine may look into {data} and read the tasks; if they should not: chmod o= {data}");
+        warn!(
+            "others on this machine may put files into {data}, and take the store away; if they should not: chmod go-w {data}"
+        );
     }
 }
 
 #[cfg(not(unix))]
-fn warn_of_readers(_: &Path) {}
+fn warn_of_writers(_: &Path) {}
 
 fn warn_of_little_room(data: &Path) {
     let Ok(disk) = statvfs(data) else { return };

@@ -4,19 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{
-    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
-};
+use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::calls::{Calls, Ended, message};
+use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
-use crate::codec::Decoded;
+use crate::codec::{First, Requests};
 use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -42,7 +40,7 @@ impl Contact for ContactService {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -57,16 +55,11 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
-    ) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match metadata {
+            let metadata = match first(&mut request).await.and(metadata) {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
@@ -92,7 +85,7 @@ impl Contact for ContactService {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -124,7 +117,7 @@ impl ContactService {
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
+        requests: &mut Requests<pb::ClientMsg>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let client = metadata?.label();
@@ -167,7 +160,7 @@ impl ContactService {
     async fn results(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::Result>>,
+        requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let reporter = metadata?.reporter();
         let reporting = self.broker.reporting(reporter).await?;

@@ -200,6 +200,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
+    host::keep_files_private();
     host::take_open_files();
     let args = &settings.args;
     host::check_data(&args.data)?;

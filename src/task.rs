@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::retry::Retry;
+use crate::terminal::is_hidden;
 
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
@@ -180,6 +181,7 @@ fn is_unseen(c: char) -> bool {
     let escaped = printed == Some('\\') && !matches!(c, '\\' | '\'' | '"');
     // What it would print though fonts leave it out: joiners, fillers, variation selectors, and the blank of Braille.
     escaped
+        || is_hidden(c)
         || matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
         || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}')
         || matches!(c, '\u{e0100}'..='\u{e01ef}')
@@ -454,6 +456,18 @@ mod tests {
         }
         let said = Name::new(NameOf::To, "wor\u{200b}kers").map_err(|error| error.to_string());
         assert_eq!(said, Err("the group in `to` must have characters that can be seen, and has U+200B".into()));
+    }
+
+    #[test]
+    fn a_name_has_no_character_that_is_hidden_on_a_terminal() {
+        let taken: Vec<char> = ('\0'..=char::MAX)
+            .filter(|c| {
+                is_hidden(*c)
+                    || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+            })
+            .filter(|c| READ.into_iter().any(|of| Name::new(of, &format!("a{c}b")).is_ok()))
+            .collect();
+        assert_eq!(taken, []);
     }
 
     #[test]

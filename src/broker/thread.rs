@@ -257,11 +257,12 @@ fn warn_of_unmatched(before: u64, now: u64, peer: &str) {
     }
 }
 
+/// Names stand in quotes: one could else go on as the line does.
 fn describe(client: &ClientInfo) -> String {
     let who = match (&client.client, &client.group) {
-        (Some(id), Some(group)) if id != group => format!("client {id} of group {group}"),
-        (Some(id), _) => format!("client {id}"),
-        (None, Some(group)) => format!("a client of group {group}"),
+        (Some(id), Some(group)) if id != group => format!("client {id:?} of group {group:?}"),
+        (Some(id), _) => format!("client {id:?}"),
+        (None, Some(group)) => format!("a client of group {group:?}"),
         (None, None) => "an anonymous client".to_owned(),
     };
     format!("{who} at {}", client.peer)

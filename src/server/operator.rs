@@ -239,7 +239,7 @@ impl Operator {
         let drained = self.broker.drain_client(client, lasts, note).await?;
         if let Some(forgotten) = drained.forgotten {
             warn!(
-                "client {forgotten} is not drained any more: it is not connected, and {MOST_DRAINS} clients are drained"
+                "client {forgotten:?} is not drained any more: it is not connected, and {MOST_DRAINS} clients are drained"
             );
         }
         Ok(drained.clients)

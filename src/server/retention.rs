@@ -149,7 +149,7 @@ impl Round {
             // A client may have come meanwhile: then it stays.
             if block_on(self.broker.remove_group(name.clone())).is_ok() {
                 let ttl = humantime::format_duration(self.retention.group_ttl);
-                info!("group {name} ends: no client used it for {ttl}; it still owed {owed} tasks");
+                info!("group {name:?} ends: no client used it for {ttl}; it still owed {owed} tasks");
             }
         }
         Ok(())

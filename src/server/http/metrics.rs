@@ -90,6 +90,9 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     let text = "Streams of events that are open, for pages and others. No more than 100 at once.";
     to.gauge("contact_event_listeners", text, &[], listeners as f64);
 
+    let text = "Connections to the page, its API and metrics. No more than 256 at once, and 32 beside them.";
+    to.gauge("contact_http_connections", text, &[], app.places.taken() as f64);
+
     let meter = &now.overview.meter;
     let text = "From when a task could first go to a group to its first delivery there.";
     to.histogram("contact_wait_seconds", text, &meter.wait);

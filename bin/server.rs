@@ -85,6 +85,10 @@ struct Args {
     /// Give a task up when this many clients, one after another, were not heard of again after they had been given it
     #[arg(long, value_name = "N", default_value = broker::Config::default().max_deliveries.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_deliveries: u32,
+    /// Most tasks that a client has at the same time without having said what came of them. One that wants more has this many, and
+    /// hears so
+    #[arg(long, value_name = "N", default_value = broker::Config::default().max_window.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    max_window: u32,
     /// How long a task waits before it is tried again, unless it says otherwise: the first wait, what each further one is
     /// multiplied with, the longest, and by which part they vary. A first loss costs no wait. `first=0s`: none does
     #[arg(long, value_name = "POLICY", default_value = broker::Config::default().retry.to_string())]
@@ -111,10 +115,11 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
+    "max-window",
     "retry",
     "groups-from",
     "anonymous-from",
@@ -137,6 +142,7 @@ impl Args {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
             max_deliveries: self.max_deliveries,
+            max_window: self.max_window,
             retry: self.retry,
             restart_grace: self.restart_grace,
             groups_from: self.groups_from,

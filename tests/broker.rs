@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{
-    Action, Closed, Config, Core, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, OutcomeReport, Reporter, RevokeReason,
-    SessionId, StartAt, Undelivered,
+    Action, Closed, Config, Core, Delivery, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, MOST_LATE, OutcomeReport,
+    Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
@@ -1523,7 +1523,8 @@ fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &Ne
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
-    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    let config = Config { max_window: 1_000_000, ..Config::default() };
+    let mut core = Core::new(config, Recovered::default(), START);
     core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START).unwrap();
     core.take_actions(START);
     let mut now = START;
@@ -1532,6 +1533,111 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         assert_eq!((at, checkpoint.groups[0].open.len()), (now.after(seconds * SECOND), *ids.end() as usize));
         now = at;
     }
+}
+
+/// Has every client read all it is sent; what went out, and which texts were asked for.
+fn settle_down(core: &mut Core, now: Now) -> (Vec<Delivery>, Vec<(u64, Vec<TaskId>)>) {
+    let (mut delivered, mut asked) = (Vec::new(), Vec::new());
+    loop {
+        core.tick(now);
+        let actions = core.take_actions(now);
+        if actions.is_empty() {
+            return (delivered, asked);
+        }
+        for action in actions {
+            match action {
+                Action::WatchRoom(id, sent) => core.stream_took(id, sent, now),
+                Action::Deliver(_, deliveries) => delivered.extend(deliveries),
+                Action::Load(group, ids) => asked.push((group, ids)),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn no_client_holds_more_than_the_largest_window_whatever_it_wants() {
+    let mut world = World::new(Config { max_window: 5, window: 9, ..world().config });
+    let greedy = world.join(Join { window: Some(u32::MAX), ..client("greedy") });
+    let silent = world.join(client("silent"));
+    (0..20).for_each(|_| drop(world.broadcast("work")));
+    for session in [greedy, silent] {
+        let info = world.core.client(session).unwrap();
+        assert_eq!((info.window, info.in_flight), (Some(5), 5));
+    }
+}
+
+#[test]
+fn the_texts_of_what_was_sent_are_dropped_beyond_a_bound_and_read_again_when_it_comes_back() {
+    const MB: usize = 1 << 20;
+    const TASKS: TaskId = 150;
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(Join { window: Some(1_000), ..client("a") }, 1, START).unwrap();
+    let spec = |id| NewTask { max_attempts: Some(7), ..task(&format!("{id}{}", " ".repeat(MB))) };
+    let mut texts = Vec::new();
+    for id in 1..=TASKS {
+        let task = Arc::new(Task { id, accepted_at: START.wall, spec: spec(id) });
+        texts.push(Arc::downgrade(&task));
+        core.committed(vec![task], START);
+        assert_eq!(settle_down(&mut core, START).0.len(), 1);
+    }
+    assert_eq!(core.client(1).unwrap().in_flight as TaskId, TASKS);
+    let kept = || texts.iter().filter(|text| text.strong_count() > 0).count();
+    // The newest, for all groups together, are 16 MiB.
+    assert!((32..=33 + 16).contains(&kept()), "{} MiB are in memory", kept());
+    core.check().unwrap();
+    // What it held goes to another, with all of its text.
+    core.leave(1, START);
+    core.join(Join { window: Some(1_000), ..client("a") }, 2, START).unwrap();
+    let (mut again, mut asked) = settle_down(&mut core, START);
+    assert!(kept() <= 33 + 16, "{} MiB are in memory", kept());
+    assert!(!asked.is_empty(), "no text is read again");
+    while let Some((group, ids)) = asked.pop() {
+        let read = ids.iter().map(|id| Task { id: *id, accepted_at: START.wall, spec: spec(*id) }).collect();
+        core.loaded(group, &ids, Some(read), START);
+        let (more, further) = settle_down(&mut core, START);
+        again.extend(more);
+        asked.extend(further);
+    }
+    again.sort_by_key(|delivery| delivery.task.id);
+    assert_eq!(again.len() as TaskId, TASKS);
+    for (id, delivery) in (1..).zip(&again) {
+        assert_eq!((delivery.task.id, delivery.attempt, delivery.max_attempts), (id, 2, Some(7)));
+        assert!(delivery.task.spec == spec(id), "task {id} is as it was");
+    }
+    core.check().unwrap();
+}
+
+#[test]
+fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(client("a"), 1, START).unwrap();
+    let tasks = (1..=2).map(|id| Arc::new(Task { id, accepted_at: START.wall, spec: task("work") })).collect();
+    core.committed(tasks, START);
+    settle_down(&mut core, START);
+    let from = |group: &str| Reporter { client: None, group: Some(name(group)), peer: "somewhere".into() };
+    let mut told = |group: &str, task| {
+        let report = OutcomeReport { ret: "长".repeat(100_000), ..outcome_report(task, 9, Outcome::Failed) };
+        core.report(&from(group), vec![report; 3 * MOST_LATE as usize], START);
+        let recorded = core.take_actions(START).into_iter().filter_map(|action| match action {
+            Action::Record(results) => Some(results),
+            _ => None,
+        });
+        recorded.flatten().collect::<Vec<_>>()
+    };
+    // With its client, of an attempt that there was not; and the same of a task that does not exist any more.
+    for task in [1, 2] {
+        let results = told("a", task);
+        assert_eq!(results.len(), MOST_LATE as usize);
+        assert!(results.iter().all(|result| result.late && (4090..=4096).contains(&result.ret.len())));
+        assert_eq!(told("a", task).len(), 0, "and no more");
+    }
+    let of_no_group: usize = (0..100).map(|n| told(&format!("none-{n}"), 1).len()).sum();
+    assert_eq!(of_no_group, MOST_LATE as usize, "all groups that there are not count as one");
+    assert_eq!(told("none", 0).len(), 3 * MOST_LATE as usize, "what names no task stands in no ledger");
+    core.report(&from("a"), vec![outcome_report(1, 1, Outcome::Done)], START);
+    let counts = |action: &Action| matches!(action, Action::Record(results) if results.len() == 1 && !results[0].late);
+    assert!(core.take_actions(START).iter().any(counts), "what counts is written down");
 }
 
 #[test]

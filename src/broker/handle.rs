@@ -18,7 +18,7 @@ use crate::mailbox;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Floors, StoreError};
-use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
+use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time, weight};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
@@ -48,6 +48,8 @@ pub struct Joined {
     pub inbox: Inbox,
     /// Where its group starts, if it has a name and is new.
     pub new_group: Option<StartAt>,
+    /// The window it has, if that is less than its client wanted.
+    pub window: Option<u32>,
 }
 
 /// Reporters that disconnected, by their address. The broker's thread takes them at its next round.
@@ -86,7 +88,9 @@ pub struct Reporting {
 impl Reporting {
     /// A client says what came of tasks. [`Reporting::flushed`] says when that is on disk.
     pub async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), BrokerError> {
-        self.broker.send(Command::Report(self.reporter.clone(), reports)).await
+        let bytes = reports.iter().map(|report| weight(&report.ret)).sum();
+        let command = Command::Report(self.reporter.clone(), reports);
+        self.broker.mailbox.send_weighed_async(command, bytes).await.map_err(|_| BrokerError::Stopped)
     }
 
     /// Resolves when everything that was reported so far is on disk.

@@ -12,6 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
+use crate::codec::Unreadable;
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
@@ -30,8 +31,8 @@ const APIECE: Duration = Duration::from_millis(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(super) enum Refusal {
-    #[error("the message cannot be read: {0} (text must be UTF-8)")]
-    Undecodable(protobuf::Error),
+    #[error("{}", unreadable(.0))]
+    Undecodable(Unreadable),
     #[error("{text} is {size} bytes, the limit is {limit} (the server's --max-task)")]
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
@@ -147,7 +148,8 @@ impl Refusal {
 
     fn reason(&self) -> Reason {
         match self {
-            Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::Undecodable(Unreadable::Undecodable(_)) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::Undecodable(Unreadable::TooMany { .. }) => Reason::BATCH_TOO_LARGE,
             Refusal::TooLong { text: Text::Task, .. } => Reason::TASK_TOO_LONG,
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
@@ -182,6 +184,7 @@ impl Refusal {
     /// The particulars, for a program.
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: &[(&str, &dyn ToString)] = match self {
+            Refusal::Undecodable(Unreadable::TooMany { count, limit, .. }) => &[("count", count), ("limit", limit)],
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
             Refusal::Metadata { key, .. } => &[("key", key)],
@@ -287,6 +290,13 @@ impl Refusal {
             .map(|delay| RetryInfo { retry_delay: Some(delay.into()).into(), ..RetryInfo::default() });
         let details = [Some(packed(&info)), violation.as_ref().map(packed), resource.as_ref().map(packed)];
         details.into_iter().chain([retry.as_ref().map(packed)]).flatten().flatten().collect()
+    }
+}
+
+fn unreadable(why: &Unreadable) -> String {
+    match why {
+        Unreadable::Undecodable(why) => format!("the message cannot be read: {why} (text must be UTF-8)"),
+        Unreadable::TooMany { .. } => why.to_string(),
     }
 }
 

@@ -229,7 +229,10 @@ impl World {
             self.model.group_is_there(group, start);
         }
         let stream = Stream {
-            window: if group.is_some() { join.window.unwrap_or(self.config.window) as usize } else { usize::MAX },
+            window: match group {
+                Some(_) => join.window.unwrap_or(self.config.window).min(self.config.max_window) as usize,
+                None => usize::MAX,
+            },
             group,
             start,
             join: join.clone(),

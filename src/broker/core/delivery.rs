@@ -102,7 +102,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match tasks {
             Some(tasks) => {
-                group.open.loaded(asked, tasks);
+                group.open.loaded(asked, tasks, &mut self.texts);
                 self.dispatch(id, now);
             }
             None => {
@@ -187,7 +187,7 @@ impl Core {
                     return None;
                 }
                 let group = self.groups.get_mut(&id)?;
-                let Some((task, attempts)) = group.take_next(priority) else {
+                let Some((task, attempts)) = group.take_next(priority, &mut self.texts) else {
                     if !group.cursor(priority).has_backlog() {
                         break;
                     }
@@ -272,7 +272,7 @@ impl Core {
             }
             session.hold(task.id, attempts);
             let deadline = now.steady.after(self.config.ack_timeout);
-            let (text, turn) = (Some(task.clone()), session.turn);
+            let (text, turn) = (Some(self.texts.sent(&task)), session.turn);
             let (session, said, confirmed_from, left_by) = (Some(id), None, None, None);
             let lease = Lease {
                 task: text,
@@ -285,7 +285,7 @@ impl Core {
                 confirmed_from,
                 left_by,
             };
-            group.open.lease(task.id, lease);
+            group.open.lease(task.id, lease, &mut self.texts);
             self.checkpoints.delivered(now.steady);
         }
         let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
-use super::open::OpenTasks;
+use super::open::{OpenTasks, Texts};
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
@@ -194,7 +194,8 @@ impl Group {
         }
         self.changed = true;
         // Whether the cursor has passed the task is not known. If it has, the entry changes nothing.
-        let attempts = match self.open.take_waiting(result.task) {
+        // Nothing of it is in memory yet.
+        let attempts = match self.open.take_waiting(result.task, &mut Texts::default()) {
             Some((_, attempts)) => attempts,
             None => {
                 self.taken_up.insert(result.task);
@@ -340,8 +341,8 @@ impl Group {
 
     /// The next task of this priority, with its deliveries so far: first what goes out again, then what is new. It is in no
     /// place now: lease it, delay it, or it is settled.
-    pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
-        if let Some(returned) = self.open.take_returned(priority) {
+    pub(super) fn take_next(&mut self, priority: Priority, texts: &mut Texts) -> Option<(Arc<Task>, Attempts)> {
+        if let Some(returned) = self.open.take_returned(priority, texts) {
             return Some(returned);
         }
         while let Some(task) = self.cursor_mut(priority).pop() {

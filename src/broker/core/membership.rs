@@ -29,7 +29,7 @@ impl Core {
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
-        let window = join.window.unwrap_or(self.config.window).max(1) as usize;
+        let window = join.window.unwrap_or(self.config.window).clamp(1, self.config.max_window.max(1)) as usize;
         let mut session = Session {
             group: group_id,
             label,
@@ -119,12 +119,12 @@ impl Core {
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(mut lease) = group.open.end_lease(*id) {
+            if let Some(mut lease) = group.open.end_lease(*id, &mut self.texts) {
                 lease.session = Some(new);
                 if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.open.lease(*id, lease);
+                group.open.lease(*id, lease, &mut self.texts);
             }
         }
         self.end(old, now);
@@ -136,7 +136,8 @@ impl Core {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
             let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
             if let Some(group) = self.groups.get_mut(&session.group) {
-                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
+                let texts = &mut self.texts;
+                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline, texts));
             }
         }
         self.end(id, now);
@@ -174,7 +175,7 @@ impl Core {
     }
 
     pub(super) fn drop_group(&mut self, id: GroupId) {
-        self.groups.remove(&id);
+        self.groups.remove(&id).iter().for_each(|group| self.texts.forget(&group.open));
         for caught_up in &mut self.caught_up {
             caught_up.remove(&id);
         }

@@ -192,10 +192,12 @@ impl Core {
                     }
                     Some(lease.attempts.deliveries)
                 }
-                None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
-                    Some((_, attempts)) => Some(attempts.deliveries),
-                    None => group.take_up(task, head).then_some(0),
-                }),
+                None => {
+                    self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id, &mut self.texts) {
+                        Some((_, attempts)) => Some(attempts.deliveries),
+                        None => group.take_up(task, head).then_some(0),
+                    })
+                }
             };
             if let Some(attempt) = attempt {
                 self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, MOST_LATE, OutcomeReport,
-    Reporter, RevokeReason, SessionId, StartAt, Undelivered,
+    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
+    MOST_LATE, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
@@ -1560,7 +1560,9 @@ fn no_client_holds_more_than_the_largest_window_whatever_it_wants() {
     let mut world = World::new(Config { max_window: 5, window: 9, ..world().config });
     let greedy = world.join(Join { window: Some(u32::MAX), ..client("greedy") });
     let silent = world.join(client("silent"));
-    (0..20).for_each(|_| drop(world.broadcast("work")));
+    for _ in 0..20 {
+        world.broadcast("work");
+    }
     for session in [greedy, silent] {
         let info = world.core.client(session).unwrap();
         assert_eq!((info.window, info.in_flight), (Some(5), 5));
@@ -1609,6 +1611,29 @@ fn the_texts_of_what_was_sent_are_dropped_beyond_a_bound_and_read_again_when_it_
 }
 
 #[test]
+fn no_more_groups_come_than_may_be_and_those_that_are_there_go_on() {
+    let config = Config { max_groups: 2, anonymous_group: Some(name("all")), ..Config::default() };
+    let mut core = Core::new(config, Recovered::default(), START);
+    core.join(client("a"), 1, START).unwrap();
+    core.pause(&name("b"), true, START).unwrap();
+    let full = GroupError::TooMany(2);
+    assert_eq!(core.join(client("c"), 2, START), Err(JoinError::Group(full.clone())));
+    assert_eq!(core.pause(&name("c"), true, START), Err(full.clone()));
+    assert_eq!(core.set_retry(&name("c"), "max=5".parse().unwrap(), START), Err(full));
+    assert_eq!(core.groups(START).len(), 2, "nothing was changed");
+    // Those that are there, and the one that the operator named.
+    core.join(client("b"), 3, START).unwrap();
+    core.join(client("a"), 4, START).unwrap();
+    core.join(Join { peer: "somewhere".into(), ..Join::default() }, 5, START).unwrap();
+    core.leave(3, START);
+    core.remove_group(&name("b")).unwrap();
+    core.remove_group(&name("b")).unwrap_err();
+    core.leave(5, START);
+    core.remove_group(&name("all")).unwrap();
+    core.join(client("c"), 6, START).unwrap();
+}
+
+#[test]
 fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
     let mut core = Core::new(Config::default(), Recovered::default(), START);
     core.join(client("a"), 1, START).unwrap();
@@ -1638,6 +1663,58 @@ fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
     core.report(&from("a"), vec![outcome_report(1, 1, Outcome::Done)], START);
     let counts = |action: &Action| matches!(action, Action::Record(results) if results.len() == 1 && !results[0].late);
     assert!(core.take_actions(START).iter().any(counts), "what counts is written down");
+}
+
+#[test]
+fn texts_that_are_read_to_go_out_again_are_bounded_for_all_groups_together_and_each_goes_on() {
+    const MB: usize = 1 << 20;
+    const EACH: TaskId = 40;
+    const GROUPS: usize = 5;
+    let spec = |group: usize| NewTask { to: Some(name(&format!("g{group}"))), ..task(&" ".repeat(MB)) };
+    let stored = |id: TaskId| Task { id, accepted_at: START.wall, spec: spec(id as usize % GROUPS) };
+    let open = |id| OpenTask { id, attempts: Attempts::default().delivered(true), not_before: None };
+    let head = EACH * GROUPS as TaskId;
+    let group = |n: usize| GroupState {
+        name: name(&format!("g{n}")),
+        created_at: START.wall,
+        broadcast_after: 0,
+        paused: false,
+        retry: RetryPolicy::default(),
+        last_used: START.wall,
+        cursors: [head; 3],
+        taken_up: vec![],
+        open: (1..=head).filter(|id| *id as usize % GROUPS == n).map(open).collect(),
+    };
+    let positions = Positions { task: head, ..Positions::default() };
+    let groups = (0..GROUPS).map(group).collect();
+    let mut core = Core::new(Config::default(), Recovered { positions, groups, ..Recovered::default() }, START);
+    // Each has a client that takes one task at a time, and so leaves the others in memory.
+    for n in 0..GROUPS {
+        core.join(Join { window: Some(1), ..client(&format!("g{n}")) }, n as u64 + 1, START).unwrap();
+    }
+    let (mut now, mut texts, mut settled) = (START.after(60 * SECOND), Vec::new(), 0);
+    while settled < head {
+        let (delivered, asked) = settle_down(&mut core, now);
+        for (group, ids) in asked {
+            // As the thread does that reads them.
+            for ids in ids.chunks(8) {
+                let tasks: Vec<Task> = ids.iter().map(|id| stored(*id)).collect();
+                core.loaded(group, ids, Some(tasks), now);
+            }
+        }
+        texts.extend(delivered.iter().map(|delivery| Arc::downgrade(&delivery.task)));
+        core.check().unwrap();
+        let kept = core.texts_in_memory() / MB;
+        assert!(kept <= 64 + 8 + GROUPS, "{kept} MiB are in memory");
+        for delivery in delivered {
+            assert_eq!(delivery.task.spec.text.len(), MB);
+            let of = delivery.task.id as usize % GROUPS;
+            let reporter = Reporter { client: Some(name(&format!("g{of}"))), group: None, peer: "here".into() };
+            core.report(&reporter, vec![outcome_report(delivery.task.id, 0, Outcome::Done)], now);
+            settled += 1;
+        }
+        now = now.after(SECOND);
+    }
 }
 
 #[test]

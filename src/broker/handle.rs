@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, Meter, NotYourTurn, OutcomeReport,
+    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter, OutcomeReport,
     Overview, Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
@@ -27,7 +27,7 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<Result<Joined, NotYourTurn>>),
+    Join(Box<Join>, Reply<Result<Joined, JoinError>>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -109,7 +109,7 @@ impl Drop for Reporting {
 /// For the streams of clients.
 impl Handle {
     /// Opens a session: tasks come out of its [`Inbox`] until [`Handle::leave`]. Refused while several processes fight for the
-    /// client's id, and it is the turn of another.
+    /// client's id, and it is the turn of another; or if its group would be one too many.
     pub async fn join(&self, join: Join) -> Result<Joined, BrokerError> {
         Ok(self.ask(|reply| Command::Join(Box::new(join), reply)).await??)
     }

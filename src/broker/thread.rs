@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 use rustc_hash::FxHashMap;
 
-use super::core::{Action, ClientInfo, Closed, Core, Join, NotYourTurn, SessionId};
+use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, SessionId};
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
@@ -122,7 +122,7 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<Result<Joined, NotYourTurn>>, now: Now) {
+    fn join(&mut self, join: Join, reply: Reply<Result<Joined, JoinError>>, now: Now) {
         let session = self.next_session;
         if self.draining || reply.is_canceled() {
             return;
@@ -133,7 +133,7 @@ impl BrokerThread {
         let wanted = join.window.filter(|wanted| *wanted > most);
         let new_group = match self.core.join(join, session, now) {
             Ok(new_group) => new_group,
-            // Not logged: it may come again and again. The fight was.
+            // Not logged: it may come again and again. The fight was, and that there are many groups is a finding.
             Err(refused) => return drop(reply.send(Err(refused))),
         };
         self.next_session += 1;

@@ -85,7 +85,9 @@ impl Contact for ContactService {
                         .await;
                     broker.leave(session, why).await;
                 }
-                Err(error @ BrokerError::NotYourTurn(_)) => drop(sink.fail(Refusal::from(error).into()).await),
+                Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => {
+                    drop(sink.fail(Refusal::from(error).into()).await)
+                }
                 // The broker opens no session any more.
                 Err(_) => drop(sink.fail(service.health.stopping().into()).await),
             }

@@ -169,6 +169,7 @@ impl Refusal {
             Refusal::Backup(_) => Reason::BACKUP_REFUSED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
+            Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(_))) => Reason::CLIENT_UNKNOWN,
             Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => Reason::NOTE_TOO_LONG,
             Refusal::Broker(BrokerError::Drain(DrainError::TooMany)) => Reason::DRAINS_FULL,
@@ -207,6 +208,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {
                 &[("group", group), ("clients", clients)]
             }
+            Refusal::Broker(BrokerError::Group(GroupError::TooMany(limit))) => &[("limit", limit)],
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => &[("client", client)],
             Refusal::Broker(BrokerError::Drain(DrainError::Note(size))) => {
                 &[("size_bytes", size), ("limit_bytes", &LONGEST_NOTE)]

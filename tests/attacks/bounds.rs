@@ -5,10 +5,13 @@ use std::thread;
 
 use contact::codec::{MOST_RESULTS, MOST_TASKS};
 use contact::wire::contact::{Outcome, Result as Told};
+use contact::wire::control::ListGroupsRequest;
+use contact::wire::control::finding::Code as Found;
+use futures::executor::block_on;
 use grpcio::{RpcStatus, RpcStatusCode as Code};
 
 use crate::common::server::Server;
-use crate::rig::{Operator, Rig, done};
+use crate::rig::{Operator, Rig, done, patient, to};
 use crate::server::memory::Memory;
 use crate::server::raw;
 
@@ -121,4 +124,26 @@ fn late_results_do_not_swell_the_ledger_of_a_task() {
     let ledger = rig.operator.ledger_until(1, |ledger| ledger.settled == 1);
     assert_eq!((ledger.results.len(), ledger.results_left_out), (65, 0), "the operator sees all of it");
     assert!(ledger.results[1..].iter().all(|result| result.late && result.ret.len() <= 4096));
+}
+
+#[test]
+fn new_names_make_no_more_groups_than_may_be() {
+    let rig = Rig::with(|config| config.broker.max_groups = 50);
+    let known = rig.member("known", "w");
+    let mut tasks = known.tasks();
+    rig.operator.connected(1);
+    let streams: Vec<_> = (0..49).map(|n| rig.named(&format!("g{n}")).tasks()).collect();
+    rig.operator.connected(50);
+    for n in 0..100 {
+        let end = rig.member(&format!("new-{n}"), &format!("new-{n}")).tasks().end();
+        assert_eq!(end.code(), Code::RESOURCE_EXHAUSTED, "{end:?}");
+        assert!(end.message().contains("--max-groups"), "it says what to do: {end:?}");
+    }
+    let listed = rig.operator.control.list_groups(&ListGroupsRequest::new(), patient()).unwrap();
+    let listed = block_on(listed).unwrap();
+    assert_eq!(listed.groups.len(), 50);
+    assert!(listed.findings.iter().any(|finding| finding.code == Found::GROUPS.into()), "{listed}");
+    rig.operator.submit_all(vec![to("known", "work")]);
+    assert_eq!(tasks.next().task, "work", "those that are there go on");
+    drop(streams);
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, NotYourTurn, OutcomeReport, Reporter,
-    RevokeReason, Revoked, SessionId, StartAt,
+    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
+    OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
@@ -213,7 +213,10 @@ impl World {
             self.flush();
         }
         let is_new = group.as_ref().is_some_and(|group| !self.model.groups.contains_key(group));
-        let result = self.core.join(join.clone(), id, self.now);
+        let result = self.core.join(join.clone(), id, self.now).map_err(|error| match error {
+            JoinError::NotYourTurn(error) => error,
+            other => panic!("{other}"),
+        });
         self.model.asked_for(
             &join,
             before.map(|id| &self.streams[&id].join),

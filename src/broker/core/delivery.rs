@@ -130,7 +130,7 @@ impl Core {
     /// Gives the group's tasks to its sessions as long as there are both.
     pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let due = group.begin_loading(now);
+        let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));
         }

@@ -394,8 +394,8 @@ impl Group {
     }
 
     /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
-    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
-        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
+    pub(super) fn begin_loading(&mut self, now: Now, texts: &Texts) -> Vec<TaskId> {
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now, texts) }
     }
 
     // ---- what there is to see
@@ -412,14 +412,14 @@ impl Group {
     }
 
     /// When this group next has something to do by itself, but for what waits for a time of day.
-    pub(super) fn next_due(&self) -> Option<Steady> {
-        let load = if self.sessions.is_empty() { None } else { self.open.next_load() };
+    pub(super) fn next_due(&self, texts: &Texts) -> Option<Steady> {
+        let load = if self.sessions.is_empty() { None } else { self.open.next_load(texts) };
         self.open.first_deadline().into_iter().chain(load).min()
     }
 
     /// At which time of day it next has something to do by itself.
-    pub(super) fn next_moment(&self) -> Option<Time> {
-        if self.sessions.is_empty() { None } else { self.open.next_moment() }
+    pub(super) fn next_moment(&self, texts: &Texts) -> Option<Time> {
+        if self.sessions.is_empty() { None } else { self.open.next_moment(texts) }
     }
 
     /// How far it has come, where so many broadcasts of each priority were accepted; `None`: it has no name.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::contest::NotYourTurn;
 use super::group::Group;
 use super::open::Lease;
+use super::operators::GroupError;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
@@ -14,16 +15,31 @@ use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
+/// Why a client is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// Several processes fight for its id, and it is the turn of another.
+    #[error(transparent)]
+    NotYourTurn(#[from] NotYourTurn),
+    /// Its group cannot be made.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`]. Says where its group starts, if it has a name
-    /// and is new. An error: several processes fight for its id, and it is the turn of another; nothing is changed.
-    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<Option<StartAt>, NotYourTurn> {
-        let contest = self.contest(&join, now)?;
+    /// and is new. After an error nothing is changed.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<Option<StartAt>, JoinError> {
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
         let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { self.config.groups_from });
         let is_new = name.as_ref().is_some_and(|name| !self.names.contains_key(name));
+        // That of all anonymous clients was named by the operator.
+        if is_new && !anonymous {
+            self.room_for_a_group()?;
+        }
+        let contest = self.contest(&join, now)?;
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
@@ -80,6 +96,12 @@ impl Core {
         self.update_rank(id);
         self.dispatch(group_id, now);
         Ok(is_new.then_some(from))
+    }
+
+    /// Whether a group may be made.
+    pub(super) fn room_for_a_group(&self) -> Result<(), GroupError> {
+        let limit = self.config.max_groups;
+        if self.names.len() < limit { Ok(()) } else { Err(GroupError::TooMany(limit)) }
     }
 
     /// The group of that name, or a passing one.

@@ -67,8 +67,11 @@ impl Lease {
 /// back is then read again, as if it had been delayed.
 const SENT_TEXTS: usize = 32 << 20;
 
-/// What the open tasks of all groups have in memory, in bytes of [`weight`]: of those that were sent at most [`SENT_TEXTS`] and one, and
-/// beside them what was read to go out again, [`LOADED`] of each group and priority.
+/// The same for texts that are read to go out again: above this a group has one at a time.
+const LOADED_TEXTS: usize = 64 << 20;
+
+/// What the open tasks of all groups have in memory, in bytes of [`weight`]: of those that were sent at most [`SENT_TEXTS`] and one; with what
+/// was read to go out again, [`LOADED_TEXTS`], and one for each group.
 #[derive(Debug, Default)]
 pub(super) struct Texts(usize);
 
@@ -79,6 +82,15 @@ impl Texts {
 
     fn left(&mut self, task: &Task) {
         self.0 -= weight(&task.spec.text);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0
+    }
+
+    /// How many of a group and priority may be in memory.
+    fn loaded(&self) -> usize {
+        if self.0 < LOADED_TEXTS { LOADED } else { 1 }
     }
 
     /// They are kept no more.
@@ -318,14 +330,15 @@ impl OpenTasks {
     // ---- the text of delayed tasks
 
     /// The first priority that has room in memory for a text which is due and had none before.
-    fn next_due_class(&self) -> Option<usize> {
-        (0..self.due.len())
-            .find(|class| !self.due[*class].is_empty() && self.texts[*class] + self.loading.len() < LOADED)
+    fn next_due_class(&self, texts: &Texts) -> Option<usize> {
+        let most = texts.loaded();
+        (0..self.due.len()).find(|class| !self.due[*class].is_empty() && self.texts[*class] + self.loading.len() < most)
     }
 
     /// Whether there is room in memory for the text of a delayed task, whatever its priority may be: that is not known before.
-    fn may_load_delayed(&self) -> bool {
-        self.loading.len() < LOADED && self.texts.iter().any(|texts| *texts < LOADED)
+    fn may_load_delayed(&self, texts: &Texts) -> bool {
+        let most = texts.loaded();
+        self.loading.len() < most && self.texts.iter().any(|texts| *texts < most)
     }
 
     /// How many are due and have no room in memory.
@@ -334,28 +347,28 @@ impl OpenTasks {
     }
 
     /// When the next text is to be read, but for those that wait for a time of day.
-    pub(super) fn next_load(&self) -> Option<Steady> {
-        match self.next_due_class() {
+    pub(super) fn next_load(&self, texts: &Texts) -> Option<Steady> {
+        match self.next_due_class(texts) {
             Some(_) => Some(Steady::default()),
-            None => self.delayed.first_wait().filter(|_| self.may_load_delayed()),
+            None => self.delayed.first_wait().filter(|_| self.may_load_delayed(texts)),
         }
     }
 
     /// The time of day at which the next text of these is to be read.
-    pub(super) fn next_moment(&self) -> Option<Time> {
-        self.delayed.first_moment().filter(|_| self.may_load_delayed())
+    pub(super) fn next_moment(&self, texts: &Texts) -> Option<Time> {
+        self.delayed.first_moment().filter(|_| self.may_load_delayed(texts))
     }
 
     /// Moves what is due to `loading`, as far as there is room for the texts. What the store has of these tasks stays right.
-    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
+    pub(super) fn begin_loading(&mut self, now: Now, texts: &Texts) -> Vec<TaskId> {
         let mut ids = Vec::new();
-        while let Some(class) = self.next_due_class()
+        while let Some(class) = self.next_due_class(texts)
             && let Some((task, attempts)) = self.due[class].pop_first()
         {
             self.loading.insert(task, attempts);
             ids.push(task);
         }
-        while self.may_load_delayed()
+        while self.may_load_delayed(texts)
             && let Some((task, attempts)) = self.delayed.pop(now)
         {
             self.loading.insert(task, attempts);
@@ -370,7 +383,7 @@ impl OpenTasks {
         for task in tasks {
             let class = task.spec.priority as usize;
             match self.loading.remove(&task.id) {
-                Some(attempts) if self.texts[class] < LOADED => self.put_back(Arc::new(task), attempts, texts),
+                Some(attempts) if self.texts[class] < texts.loaded() => self.put_back(Arc::new(task), attempts, texts),
                 Some(attempts) => self.due[class].insert(task.id, attempts),
                 None => {}
             }

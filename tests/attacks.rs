@@ -1,3 +1,6 @@
-//! What a stranger may try, and what it is to cost: each attack is bounded in time and connections, and has a bound on memory.
+//! What a stranger, or a client that was let in, may try, and what others notice of it: one module for each area.
 
+#[cfg(target_os = "linux")]
 mod bounds;
+#[cfg(target_os = "linux")]
+mod calls;

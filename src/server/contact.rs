@@ -6,19 +6,17 @@ use std::task::Poll;
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{
-    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
-};
+use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::calls::{Calls, Ended, message};
+use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
-use crate::codec::Decoded;
+use crate::codec::{Decoded, First, Requests};
 use crate::task::{NewStatus, Outcome, StartAt, Time, weight};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -45,7 +43,7 @@ impl Contact for ContactService {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -60,16 +58,11 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
-    ) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match metadata {
+            let metadata = match first(&mut request).await.and(metadata) {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
@@ -97,7 +90,7 @@ impl Contact for ContactService {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -131,7 +124,7 @@ impl ContactService {
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
+        requests: &mut Requests<pb::ClientMsg>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let client = metadata?.label();
@@ -173,7 +166,7 @@ impl ContactService {
     async fn results(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::Result>>,
+        requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let reporter = metadata?.reporter();
         let reporting = self.broker.reporting(reporter).await?;
@@ -240,10 +233,7 @@ impl ContactService {
 }
 
 /// The messages that are there, at least one: as many as are handled together. `None`: there will be no more.
-async fn chunk<T>(
-    requests: &mut RequestStream<Decoded<T>>,
-    weight: impl Fn(&T) -> usize,
-) -> Option<Vec<grpcio::Result<Decoded<T>>>> {
+async fn chunk<T>(requests: &mut Requests<T>, weight: impl Fn(&T) -> usize) -> Option<Vec<grpcio::Result<Decoded<T>>>> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
     poll_fn(|cx| {
         while chunk.len() < CHUNK && bytes < UNDER_WAY {

@@ -1,5 +1,4 @@
 //! Many results in a message, large windows, many groups, many results after the outcome.
-#![cfg(target_os = "linux")]
 
 use std::thread;
 

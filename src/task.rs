@@ -11,6 +11,26 @@ use crate::terminal::is_hidden;
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
 
+/// What a task, a result or a status counts for while it waits in memory, in bytes: its text, and about what there is around it. So
+/// there are not more of them for being short.
+pub const fn weight(text: &str) -> usize {
+    text.len() + 128
+}
+
+/// How much is kept of what a result says that came too late, in bytes: it changes nothing.
+pub const LONGEST_LATE: usize = 4096;
+
+/// Cuts a text to so many bytes, the sign that it was cut included.
+pub fn cut(text: &mut String, most: usize) {
+    const CUT: &str = "…";
+    if text.len() > most {
+        let end = (0..=most.saturating_sub(CUT.len())).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(CUT);
+        text.shrink_to_fit();
+    }
+}
+
 /// A point in time: milliseconds since 1970-01-01 UTC.
 ///
 /// The time of day: for moments that somebody named, that are stored, or shown. What lasts for a while is measured on
@@ -250,7 +270,30 @@ pub struct NewTask {
     pub priority: Priority,
 }
 
+impl Task {
+    /// The same without its text.
+    pub fn without_text(&self) -> Task {
+        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority } = &self.spec;
+        let spec = NewTask {
+            text: String::new(),
+            to: to.clone(),
+            key: key.clone(),
+            not_before: *not_before,
+            expires_at: *expires_at,
+            max_attempts: *max_attempts,
+            retry: *retry,
+            priority: *priority,
+        };
+        Task { spec, ..*self }
+    }
+}
+
 impl NewTask {
+    /// What it counts for while it waits in memory, in bytes; see [`weight`].
+    pub fn weight(&self) -> usize {
+        weight(&self.text) + self.key.as_ref().map_or(0, String::len)
+    }
+
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for
     /// whoever looks at the expiry alone, and whoever wants to know can tell it from one that expired.
     pub fn cancelled(at: Time) -> Time {

@@ -170,6 +170,7 @@ impl ServerInfo {
             results: self.positions.result,
             clients: self.clients,
             groups,
+            max_groups: self.config.max_groups,
             idle_since,
             unmatched: self.unmatched,
             contested: self.contested.clone(),

@@ -130,6 +130,12 @@ impl Server {
                 config.max_task
             );
         }
+        if config.grpc_memory < LEAST_MEMORY {
+            warn!(
+                "--grpc-memory is {} bytes: below {LEAST_MEMORY}, gRPC ends calls of clients that do no harm",
+                config.grpc_memory
+            );
+        }
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
         let calls = Calls::default();
@@ -325,3 +331,6 @@ fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), Serv
     let port = listener.local_addr().map_err(|e| refused(e.to_string()))?.port();
     Ok((listener, format!("{host}:{port}")))
 }
+
+/// What some hundred clients take, and a few long messages, in bytes.
+const LEAST_MEMORY: usize = 64 * 1024 * 1024;

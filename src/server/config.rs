@@ -109,14 +109,22 @@ pub struct Retention {
     pub retain_bytes: Option<u64>,
     /// A group that no client has used for this time ends; a task for a group that never came is kept as long.
     pub group_ttl: Duration,
+    /// A group that no client of is connected ends when the oldest task it has not settled is older than this.
+    pub max_lag: Option<Duration>,
     /// How often what is old is looked for.
     pub every: Duration,
 }
 
 impl Default for Retention {
-    /// A week, however much that is; groups a month; looked for every minute.
+    /// A week, however much that is; groups a month, however far they are behind; looked for every minute.
     fn default() -> Retention {
         let day = Duration::from_secs(24 * 60 * 60);
-        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, every: Duration::from_secs(60) }
+        Retention {
+            retain: 7 * day,
+            retain_bytes: None,
+            group_ttl: 30 * day,
+            max_lag: None,
+            every: Duration::from_secs(60),
+        }
     }
 }

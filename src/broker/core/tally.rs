@@ -84,6 +84,8 @@ pub struct Meter {
     pub unmatched: u64,
     /// When the last of them came.
     pub last_unmatched: Option<Time>,
+    /// Late results that were not written down, since there were [`MOST_LATE`](super::MOST_LATE) of their task and group.
+    pub late_dropped: u64,
     /// How often processes began to fight for a client id.
     pub fights: u64,
 }

@@ -97,7 +97,9 @@ impl Target {
                 "127.0.0.1:0",
                 "--data",
             ])
-            .arg(folder.path().join("data"));
+            .arg(folder.path().join("data"))
+            // The window that is measured is the one that was asked for.
+            .args(["--max-window", &super::args::LARGEST_WINDOW.to_string()]);
         if let Some(tls) = &self.tls {
             command.arg("--tls-cert").arg(&tls.ca).arg("--tls-key").arg(key_beside(&tls.ca));
         } else if self.host != "127.0.0.1" {

@@ -3,13 +3,14 @@
 use std::env;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser};
-use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Variable, Worker};
+use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Tls, Variable, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::print_queue::PrintQueue;
@@ -36,6 +37,19 @@ struct Args {
     /// Where the server is.
     #[arg(long, value_name = "ADDR", default_value = Config::default().server)]
     server: String,
+
+    /// Speak TLS with it, and take it for the right one if its certificate comes from an authority in this file, in PEM. `system`:
+    /// from one that this machine trusts.
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+
+    /// Show this certificate, in PEM. Read again for each connection, as its key is.
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+
+    /// The key of --tls-cert, in PEM.
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
 
     /// Report 15 statuses 数据:N (N from 1 to 20) at the start, print the answers, and again every --status-every.
     #[arg(long)]
@@ -206,7 +220,9 @@ fn main() -> ExitCode {
 fn run(args: Args) -> anyhow::Result<()> {
     // A client without a group would be one of its own with it.
     let id = args.id.or_else(|| args.group.as_ref().map(|_| own_name()));
+    let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
     let config = Config {
+        tls,
         id,
         group: args.group,
         window: args.window,

@@ -11,7 +11,7 @@ use contact::broker;
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
-use contact::server::{CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, host};
+use contact::server::{CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, ServerTls, host};
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
@@ -32,7 +32,8 @@ use signal_hook::iterator::Signals;
     after_help = "Examples:
   contact-server                          serve on 127.0.0.1:50051, keep everything in ./contact-data
   contact-server --demo                   make ten tasks every 40 s, as the article's server does
-  contact-server --listen 0.0.0.0:50051   serve clients on other machines, too (no encryption yet: mind the network)
+  contact-server --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem
+                                          serve clients on other machines, too, if they show a certificate
   contact-server --print-config > contact.toml    a file to begin with: every setting, what it means and what it is
   contact-server --config contact.toml    set by that file; SIGHUP reads it again, and says what needs a restart
 
@@ -52,6 +53,20 @@ struct Args {
     /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
+    /// The certificate by which --listen and --control speak TLS, in PEM, with those between it and its authority. To --control,
+    /// operators of this machine may do without. The files are read again when they change, and on SIGHUP
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of --tls-cert, in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
+    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
+    /// Serve other machines also without TLS, and without certificates of operators: whoever gets there, or is between, can read
+    /// and do everything
+    #[arg(long)]
+    insecure: bool,
     /// The folder that keeps tasks and results. Made if it is missing; one server for a folder
     #[arg(long, value_name = "DIR", default_value = "contact-data")]
     data: PathBuf,
@@ -177,6 +192,16 @@ impl Args {
         }
     }
 
+    fn tls(&self) -> anyhow::Result<Option<ServerTls>> {
+        match (&self.tls_cert, &self.tls_key) {
+            (Some(cert), Some(key)) => {
+                Ok(Some(ServerTls { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() }))
+            }
+            (None, None) if self.tls_client_ca.is_none() => Ok(None),
+            _ => anyhow::bail!("TLS needs a certificate and its key: give both --tls-cert and --tls-key"),
+        }
+    }
+
     fn retention(&self) -> Retention {
         Retention {
             retain: self.retain,
@@ -224,10 +249,11 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     host::keep_files_private();
     host::take_open_files();
     let args = &settings.args;
+    let tls = args.tls()?;
     host::check_data(&args.data)?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // Without a file there is nothing to read again, and SIGHUP means the end of a terminal, as usual.
-    if args.file.config.is_some() {
+    if args.file.config.is_some() || tls.is_some() {
         signals.add_signal(SIGHUP)?;
     }
     let server = Server::start(Config {
@@ -235,6 +261,8 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
         control: args.control.clone(),
         http: Some(args.http.clone()).filter(|http| http != "off"),
         http_hosts: args.http_host.clone(),
+        tls,
+        insecure: args.insecure,
         data: args.data.clone(),
         max_task: args.max_task,
         calls: CallLimits {
@@ -271,6 +299,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
 
 /// Takes over settings that can change while the server runs, and names the others. If any is wrong, all stay as they are.
 fn reload(server: &Server, settings: &mut Settings<Args>) {
+    server.reload_tls();
     let newer = match load() {
         Ok(newer) => newer,
         Err(e) => return error!("not reloaded, all stays as it is: {e}"),

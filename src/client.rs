@@ -77,6 +77,8 @@ pub use self::exec::{Exec, NotForCommands, Variable};
 pub use self::handler::{Outcome, Reply, Task};
 pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
+use crate::front::{Dial, DialError};
+pub use crate::front::{FileError, Tls};
 use crate::target;
 pub use crate::task::StartAt;
 use crate::task::{Name, NameOf};
@@ -90,11 +92,16 @@ type Observer = Arc<dyn Fn(&Event<'_>) + Send + Sync>;
 /// Tasks, and results, that may be between the pipe and the handlers, so that neither waits for the other at each small task.
 const QUEUE: usize = 256;
 
+/// How long one address of a server with TLS may take.
+const CONNECT_EACH: Duration = Duration::from_secs(5);
+
 /// How a worker is set. `None` leaves it to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
     /// The server's address: `host:port`.
     pub server: String,
+    /// How TLS is spoken with it. `None`: not at all.
+    pub tls: Option<Tls>,
     /// A stable name of this client: 1 to 256 bytes of characters that can be seen, without blanks at the ends. Without it and without a group, the client is anonymous: it gets
     /// every task the server still has, each time it connects.
     pub id: Option<String>,
@@ -136,6 +143,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             server: "127.0.0.1:50051".into(),
+            tls: None,
             id: None,
             group: None,
             window: None,
@@ -237,6 +245,11 @@ impl Worker {
         let instance = format!("{:016x}", rand::random::<u64>());
         let options = connection::call_options(&config, &instance, false)?;
         let stopping_options = connection::call_options(&config, &instance, true)?;
+        let dial = config.tls.as_ref().map(|tls| Dial::start(&config.server, tls, CONNECT_EACH)).transpose();
+        let dial = dial.map_err(|error| match error {
+            DialError::Io(error) => Error::Thread(error),
+            error => Error::Config(error.to_string()),
+        })?;
         let (stopper, stopped) = Stopper::new();
         let (tasks, not_started) = bounded(config.concurrency.max(QUEUE));
         let (finished, results) = bounded(QUEUE);
@@ -262,6 +275,7 @@ impl Worker {
         }
         let pipe = Pipe {
             env: Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build()),
+            dial,
             state: State::new(&config),
             tasks: Some(tasks),
             config,

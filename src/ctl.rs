@@ -35,18 +35,21 @@ use std::io::{self, Write as _};
 
 use args::{Clock, Command, Group};
 use clap::CommandFactory as _;
-use link::Link;
+use link::{Link, To};
 use out::Out;
 
+use crate::front::Tls;
 use crate::manual;
 
 /// Runs one command to its end.
 pub fn run(args: Args) -> Result<(), Error> {
     let out = Out::stdout(args.json);
-    let link = || Link::connect(&args.server);
+    let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Usage)?;
+    let to = To { address: &args.server, tls: tls.as_ref() };
+    let link = || Link::connect(to);
     match args.command {
-        Command::Submit(submit) => submit::run(submit, &args.server, out),
-        Command::Bench(bench) => bench::run(bench, &args.server, out),
+        Command::Submit(submit) => submit::run(submit, to, out),
+        Command::Bench(bench) => bench::run(bench, to, out),
         Command::Tasks(tasks) => list::tasks(&link()?, &tasks, out),
         Command::Results(results) => list::results(&link()?, &results, out),
         Command::Statuses(statuses) => list::statuses(&link()?, &statuses, out),
@@ -55,12 +58,12 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Groups => manage::groups(&link()?, out),
         Command::Server => server::run(&link()?, out),
         Command::Health => server::health(&link()?, out),
-        Command::Doctor(doctor) => doctor::run(&doctor, &args.server, out),
+        Command::Doctor(doctor) => doctor::run(&doctor, to, out),
         Command::Completions { shell } => Ok(io::stdout().write_all(&manual::completions(Args::command(), shell))?),
         Command::Man { dir: None } => Ok(io::stdout().write_all(&manual::page(Args::command())?)?),
         Command::Man { dir: Some(dir) } => manual::pages(Args::command(), &dir)
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
-        Command::Top(top) => top::run(&top, &args.server, out),
+        Command::Top(top) => top::run(&top, to, out),
         Command::Task(task) => manage::describe(&link()?, &task, out),
         Command::Cancel { ids } => manage::cancel(&link()?, &ids, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),

@@ -4,6 +4,7 @@
 //! The layers, each knowing only those below it:
 //!
 //! - [`server`], [`client`] and [`ctl`]: gRPC, and the threads at its edge.
+//! - `front`: TLS, and bounds on connections, between them and the network.
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`], [`log_queue`] and [`print_queue`]: how a program is set, what it logs, and what it prints.
@@ -29,6 +30,12 @@ pub mod codec;
 pub mod config;
 #[cfg(feature = "ctl")]
 pub mod ctl;
+#[cfg(feature = "front")]
+#[cfg_attr(
+    not(all(feature = "client", feature = "server", feature = "ctl")),
+    allow(dead_code, unreachable_pub, unused_imports, reason = "each part needs one side of it")
+)]
+mod front;
 #[cfg(feature = "server")]
 pub mod latency;
 pub mod log_queue;

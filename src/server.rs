@@ -15,15 +15,18 @@ mod demo;
 mod health;
 pub mod host;
 mod http;
+mod identity;
 mod machine;
 mod metadata;
 mod operator;
+mod port;
 mod pump;
 mod query;
 mod reflection;
 mod refusal;
 mod refusal_counts;
 mod retention;
+mod tls;
 mod traffic;
 mod watchdog;
 mod watchers;
@@ -35,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
-use grpcio::{ChannelBuilder, EnvBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service};
+use grpcio::EnvBuilder;
 use log::{info, warn};
 
 use self::about::About;
@@ -48,16 +51,20 @@ use self::control::ControlService;
 use self::demo::Demo;
 use self::health::Health;
 use self::http::HttpThread;
+use self::identity::{Connections, Role};
 use self::operator::Operator;
+use self::port::{Kind, Port, Ports};
 use self::query::Pool;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
+use self::tls::{Tls, TlsThread};
 use self::traffic::Traffic;
 pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
+pub use crate::front::{FileError, ServerTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -65,11 +72,15 @@ use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
 use crate::wire::grpc_health_v1::health_grpc::create_health;
 
+/// What some hundred clients take, and a few long messages, in bytes.
+const LEAST_MEMORY: usize = 64 * 1024 * 1024;
+
 /// A running server. Owns all its threads until [`Server::stop`].
 pub struct Server {
-    contact: grpcio::Server,
-    control: grpcio::Server,
-    addresses: Addresses,
+    contact: Port,
+    control: Port,
+    tls: Option<(Tls, TlsThread)>,
+    http_address: Option<String>,
     about: Arc<About>,
     health: Health,
     http: Option<HttpThread>,
@@ -84,17 +95,23 @@ pub struct Server {
     grace: Duration,
 }
 
-struct Addresses {
-    listen: String,
-    control: String,
-    http: Option<String>,
-}
-
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
+        let tls = config.tls.map(Tls::read).transpose()?;
+        about.set_tls(tls.clone());
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
+        if let Some((listener, _)) = &http
+            && !config.insecure
+            && !port::is_of_this_machine(listener)
+        {
+            return Err(ServerError::Exposed {
+                address: config.http.unwrap_or_default(),
+                flag: "--http",
+                instead: HTTP_OPEN,
+            });
+        }
         let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -125,14 +142,16 @@ impl Server {
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
         let calls = Calls::default();
+        let connections = Connections::default();
         let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
-        let [clients_let_in, operators_let_in] = admissions.each_ref().map(Admission::asked);
+        let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&connections));
         let contact = ContactService {
             broker: broker.handle(),
             health: health.clone(),
             calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
+            connections: connections.clone(),
         };
         let operator = Operator {
             broker: broker.handle(),
@@ -152,35 +171,48 @@ impl Server {
             let [v1, v1alpha] = Reflection::of(file).services(calls);
             [create_health(health.clone(), calls), v1, v1alpha]
         };
-        let (streams, memory) = (config.calls.per_connection, config.grpc_memory);
+        let ports = Ports {
+            env: &env,
+            tls: tls.as_ref(),
+            insecure: config.insecure,
+            connections,
+            counts: about.front.clone(),
+            streams: config.calls.per_connection,
+            memory: config.grpc_memory,
+        };
         let let_in = &clients_let_in;
         let services =
             common(wire::contact::file_descriptor(), let_in).into_iter().chain([create_contact(contact, let_in)]);
-        let port = Port { flag: "--listen", slots: 512, message, streams, memory };
-        let (contact, clients) = port.listen(&env, services, &config.listen)?;
-        let _ = about.listen.set(clients.clone());
+        let contact =
+            ports.open(services, &config.listen, Kind { flag: "--listen", role: Role::Agent, slots: 512, message })?;
+        let _ = about.listen.set(contact.address().to_owned());
         let let_in = &operators_let_in;
         let services =
             common(wire::control::file_descriptor(), let_in).into_iter().chain([create_control(control, let_in)]);
-        let port = Port { flag: "--control", slots: 64, message: message.max(16 * 1024 * 1024), streams, memory };
-        let (control, operators) = port.listen(&env, services, &config.control)?;
-        let _ = about.control.set(operators.clone());
+        let control = ports.open(
+            services,
+            &config.control,
+            Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
+        )?;
+        let _ = about.control.set(control.address().to_owned());
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        let addresses =
-            Addresses { listen: clients, control: operators, http: http.as_ref().map(|(_, address)| address.clone()) };
+        let http_address = http.as_ref().map(|(_, address)| address.clone());
         let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
         let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;
         let pulse = watchdog.pulse();
         let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone(), pulse)).transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
+        let tls = tls.map(|tls| Ok((tls.clone(), TlsThread::start(tls)?))).transpose();
+        let tls = tls.map_err(|e: std::io::Error| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {
             contact,
             control,
-            addresses,
+            tls,
+            http_address,
             about,
             health,
             calls,
@@ -198,17 +230,17 @@ impl Server {
 
     /// Where clients connect.
     pub fn listen(&self) -> &str {
-        &self.addresses.listen
+        self.contact.address()
     }
 
     /// Where operators connect.
     pub fn control(&self) -> &str {
-        &self.addresses.control
+        self.control.address()
     }
 
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
-        self.addresses.http.as_deref()
+        self.http_address.as_deref()
     }
 
     /// Whether it moves.
@@ -224,14 +256,20 @@ impl Server {
         block_on(self.broker.handle().reconfigure(broker))
     }
 
+    /// Reads the files of TLS again, if there are any. Those that are wrong change nothing, and the log says what is wrong.
+    pub fn reload_tls(&self) {
+        if let Some((tls, _)) = &self.tls {
+            tls.look(true);
+        }
+    }
+
     /// Ends the streams with a clear status, writes down what clients still report, stops accepting, and joins all threads.
     ///
     /// Health goes first, so that load balancers send no client here any more. Then the streams of tasks are ended, each with the
     /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
     /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { mut contact, mut control, health, calls, http, demo, retention_thread, watchers, broker, .. } =
-            self;
+        let Server { contact, control, tls, health, calls, http, demo, retention_thread, watchers, broker, .. } = self;
         let mut store = self.store;
         health.begin_drain();
         // Who waits for a store that is locked or full waits no longer: the broker may be among them.
@@ -250,8 +288,8 @@ impl Server {
         health.stop();
         if !within(self.grace.saturating_sub(begun.elapsed()), all_ended) {
             info!("some clients are still connected: their calls are cancelled");
-            contact.cancel_all_calls();
-            control.cancel_all_calls();
+            contact.cancel();
+            control.cancel();
         }
         // Until here the page could be looked at, which says that the server is stopping.
         if let Some(http) = http {
@@ -260,11 +298,18 @@ impl Server {
         // What is still reported finds the broker's mailbox closed, and is reported again after the reconnect.
         broker.stop();
         self.watchdog.stop();
-        drop((contact, control));
+        contact.close();
+        control.close();
+        if let Some((_, thread)) = tls {
+            thread.stop();
+        }
         self.pool.stop();
         store.close()
     }
 }
+
+/// What is to be done about a page that everyone could reach.
+const HTTP_OPEN: &str = "let a proxy with TLS and a password stand before it (docs/running.md)";
 
 /// When something was last written down, as far as it is kept.
 fn newest_entry(recovered: &Recovered) -> Option<Time> {
@@ -296,83 +341,4 @@ fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), Serv
     let listener = TcpListener::bind(address).map_err(|e| refused(e.to_string()))?;
     let port = listener.local_addr().map_err(|e| refused(e.to_string()))?.port();
     Ok((listener, format!("{host}:{port}")))
-}
-
-/// How a port for gRPC is set.
-struct Port {
-    flag: &'static str,
-    /// Calls that C-core hands over at once, for each completion queue.
-    slots: usize,
-    /// The longest message, in bytes.
-    message: usize,
-    /// Most calls of a connection at once.
-    streams: usize,
-    /// Most memory, as C-core counts it, in bytes.
-    memory: usize,
-}
-
-/// What some hundred clients take, and a few long messages, in bytes.
-const LEAST_MEMORY: usize = 64 * 1024 * 1024;
-
-/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. Over a link with a
-/// round trip of 100 ms a stream of small messages carries 1.3 MB a second with it.
-const UNREAD: i32 = 128 * 1024;
-
-/// A new connection has so long to speak HTTP/2.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-
-/// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
-const WITHOUT_CALLS: Duration = Duration::from_secs(5 * 60);
-
-impl Port {
-    /// Begins to serve on `address`; gives the address with the port that was taken.
-    fn listen(
-        self,
-        env: &Arc<Environment>,
-        services: impl IntoIterator<Item = Service>,
-        address: &str,
-    ) -> Result<(grpcio::Server, String), ServerError> {
-        let flag = self.flag;
-        let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
-        let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
-        // C-core's own error says nothing: ask the system first.
-        drop(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
-        let args = self.channel(env).build_args();
-        let start = |e: grpcio::Error| ServerError::Start(e.to_string());
-        let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(self.slots);
-        let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
-        let mut server = builder.build().map_err(start)?;
-        let port =
-            server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
-        server.start();
-        Ok((server, format!("{host}:{port}")))
-    }
-
-    fn channel(&self, env: &Arc<Environment>) -> ChannelBuilder {
-        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
-        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        ChannelBuilder::new(env.clone())
-            .max_receive_message_len(number(self.message))
-            .max_concurrent_stream(number(self.streams))
-            .set_resource_quota(ResourceQuota::new(Some(self.flag)).resize_memory(self.memory))
-            // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
-            // of a stream that nobody reads.
-            .http2_bdp_probe(false)
-            .stream_initial_window_size(UNREAD)
-            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
-            // messages, and tells clients so; with the second, nothing is inflated.
-            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
-            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
-            .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
-            .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
-            // Two servers on one port would share its clients between them.
-            .reuse_port(false)
-            // A client that is gone without a word is noticed within 20 + 10 s.
-            .keepalive_time(Duration::from_secs(20))
-            .keepalive_timeout(Duration::from_secs(10))
-            .keepalive_permit_without_calls(true)
-            // Clients may ping every 5 s, and a bit sooner when they were held up, also without calls: idle is what they mostly are.
-            .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
-            .http2_max_pings_without_data(0)
-    }
 }

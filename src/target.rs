@@ -5,12 +5,16 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use grpcio::{ChannelBuilder, Environment};
+use grpcio::{Channel, ChannelBuilder, Environment};
+
+use crate::front::Dial;
 
 /// The longest message taken from a server.
 pub(crate) const MAX_MESSAGE: i32 = 64 << 20;
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a connection with TLS may take to come about, in milliseconds. The other end bounds each address and TLS itself.
+const TLS_CONNECT: i32 = 30_000;
 /// The variables in which C-core looks for a web proxy. The first that is set counts; an empty one means none.
 const PROXY_VARIABLES: [&str; 3] = ["grpc_proxy", "https_proxy", "http_proxy"];
 /// The variables that name hosts to reach without it. The first that is set counts.
@@ -57,6 +61,19 @@ pub(crate) fn channel_builder(
         .raw_cfg_int(c"grpc.min_reconnect_backoff_ms".to_owned(), milliseconds)
         // Each channel with a connection of its own, which does not wait because of the failures of another.
         .use_local_subchannel_pool(true)
+}
+
+/// The channel to a server: by TLS, if there is a way for that.
+pub(crate) fn connect(builder: ChannelBuilder, server: &str, dial: Option<&Dial>) -> Channel {
+    match dial {
+        // What is on the way is the other end's, the proxy included. The server's name is what a proxy goes by.
+        Some(dial) => builder
+            .enable_http_proxy(false)
+            .default_authority(server)
+            .raw_cfg_int(c"grpc.min_reconnect_backoff_ms".to_owned(), TLS_CONNECT)
+            .connect(dial.target()),
+        None => builder.connect(server),
+    }
 }
 
 /// The server as messages name it: with the web proxy that is in between.

@@ -90,7 +90,7 @@ fn packages(features: &str) -> BTreeSet<String> {
 
 #[test]
 fn the_client_alone_brings_no_database_no_http_and_no_terminal() {
-    let others = ["rusqlite", "axum", "hyper", "tokio", "ratatui", "clap", "toml", "indicatif", "prometheus"];
+    let others = ["rusqlite", "axum", "hyper", "ratatui", "clap", "toml", "indicatif", "prometheus"];
     let all = packages("client,server,ctl");
     let client = packages("client");
     assert!(client.contains("grpcio"), "{client:?}");

@@ -7,6 +7,9 @@ use std::process::Command;
 
 use serde_json::Value;
 
+use contact::client::Tls;
+
+use crate::common::authority::Authority;
 use crate::common::program::Program;
 use crate::common::server::Server;
 use python::{Python, Spelling};
@@ -44,6 +47,26 @@ fn a_conversation_with_the_articles_client(spelling: Spelling) {
     assert_eq!(answers[..15], statuses[..15]);
     assert!(statuses.iter().all(|status| is_number(status, "数据:", 1..=20)), "{statuses:?}");
     assert_eq!(client.out.so_far().iter().find(|line| line.contains("err")), None);
+}
+
+/// Three lines of it are others: docs/security.md has them.
+#[test]
+fn the_articles_client_works_with_a_certificate() {
+    let Some(python) = Python::ready() else { return };
+    let authority = Authority::new();
+    let args = authority.args();
+    let server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let tasks = some_tasks("before", 12);
+    server.submit(&tasks);
+    let client = python.client_with(&authority.client("contact://fleet/agent/article"), &server.listen);
+    assert_eq!(client.out.at_least(12, "tasks", received), tasks);
+    assert_acknowledged_in_order(&server.at_least(tasks.len(), "results"), &tasks);
+    client.out.at_least(15, "answers to statuses", answered);
+    let stranger = Authority::new();
+    let tls = Tls { ca: authority.ca(), ..stranger.client("contact://fleet/agent/article") };
+    let client = python.client_with(&tls, &server.listen);
+    client.out.wait_for("its word that it is not let in", |line| line.contains("err"));
+    assert_eq!(client.out.so_far().iter().filter_map(|line| received(line)).count(), 0);
 }
 
 /// Its proto says `ret` where its code says `result`: its status thread ends with an error, and tasks flow on.

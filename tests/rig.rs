@@ -54,6 +54,8 @@ impl Rig {
             control: "127.0.0.1:0".into(),
             http: None,
             http_hosts: Vec::new(),
+            tls: None,
+            insecure: false,
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             calls: CallLimits::default(),

@@ -13,3 +13,4 @@ mod named;
 mod process;
 #[cfg(target_os = "linux")]
 mod slow;
+mod tls;

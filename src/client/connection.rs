@@ -15,6 +15,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::result_sender::ResultSender;
 use super::{Config, Error};
+use crate::front::Dial;
 use crate::rpc_status::{self, Meaning};
 use crate::target;
 use crate::task::StartAt;
@@ -85,6 +86,7 @@ impl Connection {
     /// are the worker's and not those of C-core.
     pub(super) fn open(
         config: &Config,
+        dial: Option<&Dial>,
         env: &Arc<Environment>,
         options: CallOption,
         keepalive: Duration,
@@ -93,8 +95,8 @@ impl Connection {
         let channel = target::channel_builder(env.clone(), &config.server, keepalive, connect_timeout)
             .max_send_message_len(-1)
             .keepalive_permit_without_calls(true)
-            .http2_max_pings_without_data(0)
-            .connect(&config.server);
+            .http2_max_pings_without_data(0);
+        let channel = target::connect(channel, &config.server, dial);
         let link = Link { client: ContactClient::new(channel.clone()), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);

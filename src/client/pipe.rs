@@ -16,6 +16,7 @@ use super::ledger::{Begin, Ledger};
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
+use crate::front::Dial;
 use crate::target;
 use crate::task::{StartAt, TaskId};
 use crate::wire::contact as pb;
@@ -50,6 +51,8 @@ const MISSED_HEARTBEATS: u32 = 3;
 pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
+    /// The way to a server with TLS.
+    pub(super) dial: Option<Dial>,
     pub(super) options: CallOption,
     /// The same for a worker that stops, and holds something: it is drained.
     pub(super) stopping_options: CallOption,
@@ -163,7 +166,9 @@ impl Pipe {
         state.received = Received::default();
         state.ledger.renew();
         let options = self.options.clone();
-        let connection = Connection::open(&self.config, &self.env, options, state.keepalive, state.connect_timeout);
+        let (keepalive, connect_timeout) = (state.keepalive, state.connect_timeout);
+        let dial = self.dial.as_ref();
+        let connection = Connection::open(&self.config, dial, &self.env, options, keepalive, connect_timeout);
         state.connection = Some(connection);
     }
 
@@ -173,6 +178,9 @@ impl Pipe {
         match self.poll(&mut connection, now) {
             Ok(()) => self.state.connection = Some(connection),
             Err(End::Lost { reason, retry_after, refused }) => {
+                // What C-core knows of TLS is that its socket was closed.
+                let trouble = self.dial.as_ref().and_then(Dial::trouble).filter(|_| !refused);
+                let reason = trouble.unwrap_or(reason);
                 self.lost(&connection, &reason, retry_after, refused, now);
             }
             Err(End::Fatal(error)) => {
@@ -384,7 +392,13 @@ impl Pipe {
         };
         log::warn!("{what} {}: {reason}; next try in {:.1} s", target::shown(server), wait.as_secs_f64());
         let http2 = ready_since.is_some();
-        if (http2 || reason.contains(HTTP_1)) && !connection.answered && !refused && target::proxy(server).is_none() {
+        let is_plain = self.dial.is_none();
+        if is_plain
+            && (http2 || reason.contains(HTTP_1))
+            && !connection.answered
+            && !refused
+            && target::proxy(server).is_none()
+        {
             probe::log_what_answers(server, http2);
         }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });

@@ -37,8 +37,18 @@ pub struct Args {
         value_parser = address
     )]
     pub(super) server: String,
+    /// Speak TLS with the server, whose certificate comes from an authority in this file, in PEM; `system`: from one that this
+    /// machine trusts. A control port on the server's own machine needs none.
+    #[arg(long, global = true, display_order = 101, env = "CONTACT_TLS_CA", value_name = "FILE")]
+    pub(super) tls_ca: Option<PathBuf>,
+    /// Show this certificate of an operator, in PEM.
+    #[arg(long, global = true, display_order = 101, env = "CONTACT_TLS_CERT", value_name = "FILE")]
+    pub(super) tls_cert: Option<PathBuf>,
+    /// The key of it.
+    #[arg(long, global = true, display_order = 101, env = "CONTACT_TLS_KEY", value_name = "FILE")]
+    pub(super) tls_key: Option<PathBuf>,
     /// Print one JSON object a line; what went wrong, too, on standard error.
-    #[arg(long, global = true, display_order = 101)]
+    #[arg(long, global = true, display_order = 102)]
     pub json: bool,
     #[command(subcommand)]
     pub(super) command: Command,

@@ -28,7 +28,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(super) use args::Bench;
-use grpcio::{CallOption, EnvBuilder, Environment};
+use grpcio::{CallOption, Client, EnvBuilder, Environment};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use self::args::Which;
@@ -37,7 +37,7 @@ use self::progress::Watch;
 use self::report::Report;
 use self::target::Target;
 use super::Error;
-use super::link::Link;
+use super::link::{Link, To};
 use super::out::Out;
 use crate::task::Time;
 use crate::wire::control as pb;
@@ -54,11 +54,11 @@ struct Run {
 }
 
 /// Measures, and prints what came of it.
-pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error> {
+pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
     take_open_files();
     let Bench { common, which } = bench;
     let watch = Watch::new(out.json)?;
-    let target = Target::find(&common, control, which.addresses())?;
+    let target = Target::find(&common, to, which.addresses())?;
     let env = EnvBuilder::new().cq_count(common.threads as usize).name_prefix("load").build();
     let name = match which {
         Which::Submit(_) => "submit",
@@ -110,7 +110,19 @@ pub(super) fn run(bench: Bench, control: &str, mut out: Out) -> Result<(), Error
 impl Run {
     /// The operators' side of the server.
     fn link(&self) -> Result<Link, Error> {
-        Link::connect(&self.target.control)
+        Link::connect(self.target.operators())
+    }
+
+    /// Connections of clients.
+    fn clients(&self, count: u32) -> Result<Vec<Client>, Error> {
+        let addresses = [self.target.contact.clone()];
+        load::connect_in_turn(&self.env, &addresses, self.target.dial(), count, &self.watch)
+    }
+
+    /// Connections of operators.
+    fn submitters(&self, count: u32) -> Result<Vec<Client>, Error> {
+        let addresses = [self.target.control.clone()];
+        load::connect_in_turn(&self.env, &addresses, self.target.operators_dial(), count, &self.watch)
     }
 
     /// Kills the server and starts it again on its data. Returns how long it was from that start to its first answer.

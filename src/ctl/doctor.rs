@@ -11,7 +11,7 @@ use super::Error;
 use super::args;
 use super::finding::{self, Finding, Status};
 use super::interrupt::Interrupt;
-use super::link::{self, Link};
+use super::link::{self, Link, To, Wire};
 use super::out::Out;
 use super::words::count;
 use crate::task::Time;
@@ -33,9 +33,9 @@ const OUTCOMES: u32 = 200;
 const ENDED_LEASES: u64 = 20;
 
 /// Checks, and tells of each check as soon as it is done.
-pub(super) fn run(doctor: &args::Doctor, server: &str, out: Out) -> Result<(), Error> {
+pub(super) fn run(doctor: &args::Doctor, to: To<'_>, out: Out) -> Result<(), Error> {
     let mut told = Findings { out, failed: 0, warnings: 0 };
-    block_on(check(doctor, server, &mut told))?;
+    block_on(check(doctor, to, &mut told))?;
     match (told.failed, told.warnings) {
         (0, 0) => Ok(()),
         (0, warnings) if doctor.strict => Err(Error::Unwell(format!("{}, and --strict", count(warnings, "warning")))),
@@ -62,10 +62,17 @@ impl Findings {
     }
 }
 
-async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Result<(), Error> {
+async fn check(doctor: &args::Doctor, to: To<'_>, told: &mut Findings) -> Result<(), Error> {
     let began = Instant::now();
-    let link = match Link::open(address).await {
+    let address = to.address;
+    let link = match Link::open(to).await {
         Ok(link) => link,
+        Err(error @ Error::Usage(_)) => return Err(error),
+        Err(Error::NoTls { server, reason }) => {
+            let remedy =
+                "give --tls-ca, --tls-cert and --tls-key as the server's --tls-client-ca and certificate want it";
+            return told.tell(&Finding::bad("control", Status::Failed, format!("{server}: {reason}"), remedy));
+        }
         Err(_) => {
             let remedy = "start contact-server, or name its --control address with --server";
             return told.tell(&Finding::bad(
@@ -91,14 +98,24 @@ async fn check(doctor: &args::Doctor, address: &str, told: &mut Findings) -> Res
     told.tell(&version(&server))?;
     told.tell(&clock(server.now, asked, answered))?;
     let clients = doctor.listen.clone().unwrap_or_else(|| seen_from_here(address, &server.listen));
-    let channel = link::channel(&clients, PING);
-    let port = client_port(&channel, &clients, &server.listen).await;
+    let needs_tls = server.tls && to.tls.is_none();
+    let wire = Wire::new(To { address: &clients, tls: to.tls }, PING)?;
+    let channel = &wire.channel;
+    let port = match needs_tls {
+        true => Finding::bad(
+            "clients",
+            Status::Warning,
+            format!("not looked at: clients connect to {clients} by TLS"),
+            "look with --tls-ca, and with --tls-cert and --tls-key if the server asks for certificates",
+        ),
+        false => client_port(&wire, &clients, &server.listen).await,
+    };
     let reachable = port.status == Status::Ok;
     told.tell(&port)?;
     if let Some(how_long) = doctor.keepalive
         && reachable
     {
-        told.tell(&hold(&channel, how_long).await?)?;
+        told.tell(&hold(channel, how_long).await?)?;
     }
     // Counting takes its time, so the clock was read before.
     let server = ask(true).await?;
@@ -150,9 +167,16 @@ pub(super) fn seen_from_here(control: &str, listen: &str) -> String {
 }
 
 /// Whether getTask answers, in a way that takes no task: a window of 0 is what it must refuse.
-async fn client_port(channel: &Channel, address: &str, listen: &str) -> Finding {
+async fn client_port(wire: &Wire, address: &str, listen: &str) -> Finding {
     let failed = |says: String, remedy: &str| Finding::bad("clients", Status::Failed, says, remedy);
+    let channel = &wire.channel;
     if !link::connected(channel).await {
+        if let Some(trouble) = wire.trouble() {
+            return failed(
+                format!("{address}: {}", escape(&trouble)),
+                "see to certificates and keys: docs/security.md",
+            );
+        }
         let (host, port) = listen.rsplit_once(':').unwrap_or_default();
         let loopback = |address: &str| ["127.", "localhost:", "[::1]:"].iter().any(|own| address.starts_with(own));
         let remedy = if loopback(listen) && !loopback(address) {

@@ -14,6 +14,14 @@ pub enum Error {
     /// No program listens at the address, or it does not speak gRPC.
     #[error("no server answers at {0}; is contact-server running? its --control address goes to --server")]
     NoServer(String),
+    /// A server answers there, or not even that, and TLS does not come about.
+    #[error("no connection to {server}: {reason}")]
+    NoTls {
+        /// Its address.
+        server: String,
+        /// What is wrong.
+        reason: String,
+    },
     /// The connection broke, or the server stopped.
     #[error("the server at {server} went away ({reason}){hint}")]
     WentAway {

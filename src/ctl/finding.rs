@@ -52,6 +52,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("disk", &[Code::DISK]),
     ("open files", &[Code::OPEN_FILES]),
     ("steps", &[Code::CLOCK]),
+    ("certificate", &[Code::CERTIFICATE]),
     ("connected", &[Code::QUIET, Code::FIRST]),
     ("never came", &[Code::NEVER_CAME]),
     ("unserved", &[Code::UNSERVED]),
@@ -97,6 +98,8 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
             (open, Some(limit)) => format!("{} of {}; each client takes one", HumanCount(open), HumanCount(limit)),
         },
         "steps" => "the server's clock did not step".into(),
+        // Also where there is none.
+        "certificate" => "no file of TLS is wrong, and no certificate is over soon".into(),
         "connected" => count(server.clients.into(), "client"),
         "never came" => "every group with tasks is there".into(),
         "unserved" => "every group with tasks has clients".into(),
@@ -144,6 +147,14 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 "contactctl clock accept if it is right, else timedatectl set-ntp true on the server".into(),
             )
         }
+        Code::CERTIFICATE if first.text.is_empty() => (
+            format!("the server's certificate is valid for {} only", long(first)),
+            "put a new one into the file of --tls-cert: the server sees it by itself".into(),
+        ),
+        Code::CERTIFICATE => (
+            format!("the files of TLS are not used, and those of before go on for {}: {}", long(first), first.text),
+            "put that right: the server sees it by itself".into(),
+        ),
         Code::DISK => (
             format!("{} free on the disk of {}", BinaryBytes(first.count), server.data),
             "make room there, or start the server with --retain-bytes, or a shorter --retain".into(),

@@ -8,6 +8,7 @@ use futures::executor::block_on;
 use grpcio::{CallOption, Channel, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
 use super::Error;
+use crate::front::{Dial, Tls};
 use crate::rpc_status::Meaning;
 use crate::target;
 use crate::terminal::escape;
@@ -22,20 +23,48 @@ const CONNECT_EACH: Duration = Duration::from_secs(1);
 const ANSWER: Duration = Duration::from_secs(30);
 const KEEPALIVE: Duration = Duration::from_secs(20);
 
+/// A server as the command line names it.
+#[derive(Clone, Copy)]
+pub(super) struct To<'a> {
+    pub(super) address: &'a str,
+    pub(super) tls: Option<&'a Tls>,
+}
+
+/// A channel, with the way to the server if that is one with TLS.
+pub(super) struct Wire {
+    pub(super) channel: Channel,
+    dial: Option<Dial>,
+}
+
 /// A server that answered.
 pub(super) struct Link {
     server: String,
+    wire: Wire,
     pub(super) client: ControlClient,
     /// Whether the server serves.
     pub(super) health: HealthClient,
 }
 
-/// A channel to `server`, which does not connect yet.
-pub(super) fn channel(server: &str, keepalive: Duration) -> Channel {
-    let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
-    target::channel_builder(env, server, keepalive, CONNECT_EACH)
-        .max_send_message_len(target::MAX_MESSAGE)
-        .connect(server)
+/// The way to a server with TLS, if it is one.
+pub(super) fn dial(to: To<'_>) -> Result<Option<Dial>, Error> {
+    let dial = to.tls.map(|tls| Dial::start(to.address, tls, CONNECT_EACH)).transpose();
+    dial.map_err(|error| Error::Usage(error.to_string()))
+}
+
+impl Wire {
+    /// Does not connect yet.
+    pub(super) fn new(to: To<'_>, keepalive: Duration) -> Result<Wire, Error> {
+        let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-poll").build());
+        let builder = target::channel_builder(env, to.address, keepalive, CONNECT_EACH);
+        let dial = dial(to)?;
+        let channel = target::connect(builder.max_send_message_len(target::MAX_MESSAGE), to.address, dial.as_ref());
+        Ok(Wire { channel, dial })
+    }
+
+    /// What is wrong with TLS, if something is.
+    pub(super) fn trouble(&self) -> Option<String> {
+        self.dial.as_ref().and_then(Dial::trouble)
+    }
 }
 
 /// Connects, and returns whether that worked: at once when it is refused, after five seconds when nothing comes back.
@@ -54,18 +83,22 @@ pub(super) async fn connected(channel: &Channel) -> bool {
 
 impl Link {
     /// Connects, or fails: at once when it is refused, after five seconds when nothing comes back.
-    pub(super) fn connect(server: &str) -> Result<Link, Error> {
-        block_on(Link::open(server))
+    pub(super) fn connect(to: To<'_>) -> Result<Link, Error> {
+        block_on(Link::open(to))
     }
 
     /// The same, as a future.
-    pub(super) async fn open(server: &str) -> Result<Link, Error> {
-        let channel = channel(server, KEEPALIVE);
-        if !connected(&channel).await {
-            return Err(Error::NoServer(target::shown(server).into_owned()));
+    pub(super) async fn open(to: To<'_>) -> Result<Link, Error> {
+        let wire = Wire::new(to, KEEPALIVE)?;
+        if !connected(&wire.channel).await {
+            let server = target::shown(to.address).into_owned();
+            return Err(match wire.trouble() {
+                Some(reason) => Error::NoTls { server, reason: escape(&reason).into_owned() },
+                None => Error::NoServer(server),
+            });
         }
-        let health = HealthClient::new(channel.clone());
-        Ok(Link { server: server.to_owned(), client: ControlClient::new(channel), health })
+        let (health, client) = (HealthClient::new(wire.channel.clone()), ControlClient::new(wire.channel.clone()));
+        Ok(Link { server: to.address.to_owned(), wire, client, health })
     }
 
     /// How a call that has one answer is made.
@@ -105,7 +138,9 @@ impl Link {
 
     /// The server ended a stream too early.
     pub(super) fn went_away(&self, reason: &str) -> Error {
-        Error::WentAway { server: self.server.clone(), reason: escape(reason).into_owned(), hint: String::new() }
+        let trouble = self.wire.trouble();
+        let reason = escape(trouble.as_deref().unwrap_or(reason)).into_owned();
+        Error::WentAway { server: self.server.clone(), reason, hint: String::new() }
     }
 
     fn refusal(&self, status: &RpcStatus) -> Error {

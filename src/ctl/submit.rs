@@ -25,7 +25,7 @@ use super::batch::{Batch, Batches, Spec};
 use super::follow_up;
 use super::interrupt::Interrupt;
 use super::lines::{self, Line, Lines};
-use super::link::Link;
+use super::link::{Link, To};
 use super::manage::stands;
 use super::moment::{Moment, Times};
 use super::out::Out;
@@ -149,7 +149,7 @@ impl Input {
 }
 
 /// Submits all of the input.
-pub(super) fn run(mut submit: args::Submit, server: &str, out: Out) -> Result<(), Error> {
+pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), Error> {
     let mut named = BTreeSet::new();
     submit.to.retain(|to| named.insert(to.clone()));
     if submit.key.is_some() && !submit.whole && (submit.texts.len() != 1 || submit.texts == ["-"]) {
@@ -163,7 +163,7 @@ pub(super) fn run(mut submit: args::Submit, server: &str, out: Out) -> Result<()
         return Err(Error::Usage("--key is for a single task: give one --to, or a key to each group's task".into()));
     }
     let mut input = Input::open(&submit)?;
-    let link = Link::connect(server)?;
+    let link = Link::connect(to)?;
     let began = Instant::now();
     // A channel holds one more for each sender.
     let (places, taken) = mpsc::channel(UNDER_WAY - 1);
@@ -208,7 +208,7 @@ pub(super) fn run(mut submit: args::Submit, server: &str, out: Out) -> Result<()
     let first = report.tally.first().filter(|_| !report.out.json && report.known.is_none());
     let done = report.finish(began, known);
     if let Some(first) = first {
-        follow_up::say(&link, server, first, submit.to.len());
+        follow_up::say(&link, to.address, first, submit.to.len());
     }
     done
 }

@@ -23,7 +23,7 @@ use self::frame::{Frame, Theme};
 use self::look::{Look, View};
 use self::screen::{Input, Screen};
 use super::interrupt::Interrupt;
-use super::link::Link;
+use super::link::{Link, To};
 use super::out::Out;
 use super::{Error, args};
 use crate::task::Time;
@@ -37,9 +37,9 @@ const ROWS: usize = 1000;
 const SHARE: u32 = 5;
 
 /// Shows the fleet until `q`, or once.
-pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> {
+pub(super) fn run(top: &args::Top, to: To<'_>, out: Out) -> Result<(), Error> {
     if top.once {
-        return once(server, out);
+        return once(to, out);
     }
     if out.json {
         return Err(Error::Usage("top draws for people: --json goes with --once".into()));
@@ -50,13 +50,13 @@ pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> 
         return Err(Error::Usage(format!("top needs a terminal that it can draw on; {instead}")));
     }
     // What is wrong with the address is better said before the screen changes.
-    let link = Link::connect(server)?;
+    let link = Link::connect(to)?;
     let interrupt = Interrupt::watch()?;
     // Nothing else may write on the screen.
     let level = log::max_level();
     log::set_max_level(log::LevelFilter::Off);
     let ended = Screen::open().map_err(Error::Output).and_then(|mut screen| {
-        let live = Live { server, interval: top.interval, theme: Theme::of_environment() };
+        let live = Live { to, interval: top.interval, theme: Theme::of_environment() };
         block_on(live.run(&mut screen, link, interrupt))
     });
     log::set_max_level(level);
@@ -64,15 +64,15 @@ pub(super) fn run(top: &args::Top, server: &str, out: Out) -> Result<(), Error> 
 }
 
 /// Prints one frame.
-fn once(server: &str, mut out: Out) -> Result<(), Error> {
-    let link = Link::connect(server)?;
+fn once(to: To<'_>, mut out: Out) -> Result<(), Error> {
+    let link = Link::connect(to)?;
     let look = block_on(look::look(&link, View::Groups, None))?;
     if out.json {
         return Ok(out.object(&look.summary(), "")?);
     }
     let width = Term::stdout().size_checked().map_or(WIDTH, |(_, columns)| columns);
     let height = Frame::height_of(&look, ROWS);
-    let mut board = Board::new(server);
+    let mut board = Board::new(to.address);
     board.looked(look);
     let mut buffer = Buffer::empty(Rect::new(0, 0, width, height));
     Frame { board: &board, theme: Theme::plain(), now: Time::now(), live: false }.draw(&mut buffer);
@@ -83,7 +83,7 @@ fn once(server: &str, mut out: Out) -> Result<(), Error> {
 }
 
 struct Live<'a> {
-    server: &'a str,
+    to: To<'a>,
     interval: Duration,
     theme: Theme,
 }
@@ -93,7 +93,7 @@ type Asked = (Option<Link>, Result<Look, Error>);
 
 impl Live<'_> {
     async fn run(&self, screen: &mut Screen, link: Link, interrupt: Interrupt) -> Result<(), Error> {
-        let mut board = Board::new(self.server);
+        let mut board = Board::new(self.to.address);
         let mut interrupt = interrupt.fuse();
         let mut link = Some(link);
         let mut began = Instant::now();
@@ -140,7 +140,7 @@ impl Live<'_> {
     async fn ask(&self, link: Option<Link>, view: View, open: Option<u64>, pause: Option<(String, bool)>) -> Asked {
         let link = match link {
             Some(link) => link,
-            None => match Link::open(self.server).await {
+            None => match Link::open(self.to).await {
                 Ok(link) => link,
                 Err(e) => return (None, Err(e)),
             },
@@ -153,7 +153,7 @@ impl Live<'_> {
             look::look(&link, view, open).await
         };
         let look = asked.await;
-        let lost = matches!(look, Err(Error::NoServer(_) | Error::WentAway { .. }));
+        let lost = matches!(look, Err(Error::NoServer(_) | Error::NoTls { .. } | Error::WentAway { .. }));
         ((!lost).then_some(link), look)
     }
 }

@@ -77,6 +77,9 @@ const WORDS = {
     text: t('issue.clock', duration(millis), text === 'behind', duration(limit)), help: t('issue.clock.help'),
     command: ctl(state, 'clock', 'accept'),
   }),
+  certificate: ({ millis, text }) => ({
+    text: t('issue.certificate', duration(millis), text), help: t('issue.certificate.help'),
+  }),
   never_came: ({ group, count, task, text }, state) => ({
     text: t('issue.never_came', group, count), help: t('issue.never_came.help', text),
     command: client(state, group), link: `#/tasks/${task}`,

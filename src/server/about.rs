@@ -1,10 +1,12 @@
 //! What a server knows of itself: how it was started.
 
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::clock::Clock;
 use super::config::{Config, Retention};
+use super::tls::{Certificate, Tls};
+use crate::front::Counts;
 use crate::task::Time;
 
 /// Made once, when the server starts.
@@ -22,6 +24,10 @@ pub(super) struct About {
     /// Where clients and where operators connect. Set when the ports are taken; empty to a call that asks in that very moment.
     pub(super) listen: OnceLock<String>,
     pub(super) control: OnceLock<String>,
+    /// What comes through fronts.
+    pub(super) front: Arc<Counts>,
+    /// Set when the files of TLS were read; empty without TLS.
+    tls: OnceLock<Tls>,
 }
 
 impl About {
@@ -35,7 +41,20 @@ impl About {
             hosts: config.http_hosts.clone(),
             listen: OnceLock::new(),
             control: OnceLock::new(),
+            front: Arc::default(),
+            tls: OnceLock::new(),
         }
+    }
+
+    pub(super) fn set_tls(&self, tls: Option<Tls>) {
+        if let Some(tls) = tls {
+            let _ = self.tls.set(tls);
+        }
+    }
+
+    /// The certificate that is used, if there is TLS.
+    pub(super) fn certificate(&self) -> Option<Certificate> {
+        self.tls.get().map(Tls::certificate)
     }
 
     pub(super) fn listen(&self) -> String {

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::identity::Connections;
 use super::refusal::Refusal;
 use crate::codec::Admit;
 
@@ -47,12 +48,12 @@ impl Admission {
         self.lock().total
     }
 
-    /// As the services ask.
-    pub(super) fn asked(self: &Arc<Self>) -> Admit {
-        let admission = self.clone();
-        Arc::new(move |ctx| match admission.admit(&ctx.peer()) {
-            Ok(permit) => Ok(Box::new(permit)),
-            Err(refusal) => Err(refusal.into()),
+    /// As the services ask, of calls over these connections.
+    pub(super) fn asked(self: &Arc<Self>, connections: &Connections) -> Admit {
+        let (admission, connections) = (self.clone(), connections.clone());
+        Arc::new(move |ctx| {
+            let let_in = connections.origin(ctx.peer()).and_then(|origin| admission.admit(&origin.peer));
+            Ok(Box::new(let_in?))
         })
     }
 

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::admission::CallLimits;
 use crate::broker;
+use crate::front::{FileError, ServerTls};
 use crate::store::StoreError;
 
 /// How a server is set.
@@ -18,6 +19,10 @@ pub struct Config {
     pub http: Option<String>,
     /// Names by which browsers may call that, besides `localhost` and addresses.
     pub http_hosts: Vec<String>,
+    /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] where it is not for this machine alone.
+    pub tls: Option<ServerTls>,
+    /// Whether ports that other machines reach may do without.
+    pub insecure: bool,
     /// The folder of the store.
     pub data: PathBuf,
     /// The longest text of a task, a status or a result, in bytes.
@@ -74,6 +79,22 @@ pub enum ServerError {
         /// What the system said.
         why: String,
     },
+    /// Others would reach it, and it has no TLS, or asks for no certificates.
+    #[error(
+        "{address} can be reached by other machines, and by whoever is between: {instead}; or choose an address of this machine with \
+         {flag}; or say --insecure if nobody else can get there"
+    )]
+    Exposed {
+        /// What was asked for.
+        address: String,
+        /// The flag that sets it.
+        flag: &'static str,
+        /// What to do about it.
+        instead: &'static str,
+    },
+    /// A file of TLS cannot be used.
+    #[error("{0} (--tls-cert, --tls-key, --tls-client-ca)")]
+    Tls(#[from] FileError),
     /// gRPC or the system refused something that should always work.
     #[error("the server could not be started: {0}")]
     Start(String),

@@ -11,6 +11,7 @@ use protobuf::EnumOrUnknown;
 
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
+use super::identity::Connections;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
@@ -37,6 +38,7 @@ pub(super) struct ContactService {
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) connections: Connections,
 }
 
 impl Contact for ContactService {
@@ -47,7 +49,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx);
+        let metadata = Metadata::read(&ctx, &self.connections);
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -60,7 +62,7 @@ impl Contact for ContactService {
 
     fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = Metadata::read(&ctx);
+        let metadata = Metadata::read(&ctx, &self.connections);
         ctx.spawn(async move {
             // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
             if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
@@ -76,7 +78,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx);
+        let metadata = Metadata::read(&ctx, &self.connections);
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {

@@ -378,6 +378,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         now: server.now.0,
         started_at: server.about.started_at.0,
         listen: server.about.listen(),
+        tls: server.about.certificate().is_some(),
         control: server.about.control(),
         data: server.about.data(),
         ack_timeout_ms: duration(server.config.ack_timeout),

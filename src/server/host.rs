@@ -89,6 +89,12 @@ pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
 }
 
+/// How many clients open files leave room for, each being one.
+pub(super) fn clients() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX)
+}
+
 /// Makes the data folder if it is missing, for its owner alone, and sees whether it can be written and has room.
 pub fn check_data(data: &Path) -> Result<(), ServerError> {
     let mut builder = fs::DirBuilder::new();

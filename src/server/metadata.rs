@@ -7,6 +7,7 @@ use std::time::Duration;
 use grpcio::RpcContext;
 use percent_encoding::percent_decode;
 
+use super::identity::{Connections, Origin};
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
 use crate::task::{Name, NameError, NameOf};
@@ -30,11 +31,18 @@ impl Metadata {
 }
 
 impl Metadata {
-    /// Reads what a client says of itself. What it does not say is left open; what makes no sense is refused.
-    pub(super) fn read(ctx: &RpcContext<'_>) -> Result<Metadata, Refusal> {
-        let mut metadata = Metadata { join: Join { peer: ctx.peer().into(), ..Join::default() }, batch: 1 };
+    /// Reads what a client says of itself. What it does not say is left open; what makes no sense is refused, as is an id that is
+    /// not its certificate's.
+    pub(super) fn read(ctx: &RpcContext<'_>, connections: &Connections) -> Result<Metadata, Refusal> {
+        let Origin { peer, identity } = connections.origin(ctx.peer())?;
+        let mut metadata = Metadata { join: Join { peer, ..Join::default() }, batch: 1 };
         for (key, value) in ctx.request_headers().iter() {
             metadata.set(key, value)?;
+        }
+        if let (Some(identity), Some(client)) = (identity, &metadata.join.client)
+            && !identity.covers(client.as_str())
+        {
+            return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
         }
         Ok(metadata)
     }

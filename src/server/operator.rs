@@ -166,6 +166,7 @@ impl ServerInfo {
             process: self.process.clone(),
             retention: self.retention.clone(),
             step: self.about.clock.look(),
+            certificate: self.about.certificate(),
             tasks: self.positions.task,
             results: self.positions.result,
             clients: self.clients,

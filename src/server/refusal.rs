@@ -87,6 +87,10 @@ pub(super) enum Refusal {
     Store(#[from] StoreError),
     #[error(transparent)]
     Backup(BackupError),
+    #[error(
+        "a client with the certificate of {identity} is not {client}: its id is {identity}, or begins with {identity}/"
+    )]
+    NotItsId { client: String, identity: String },
 }
 
 impl From<BackupError> for Refusal {
@@ -173,6 +177,7 @@ impl Refusal {
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
             Refusal::Backup(_) => Reason::BACKUP_REFUSED,
+            Refusal::NotItsId { .. } => Reason::CLIENT_NOT_ALLOWED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -209,6 +214,7 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
+            Refusal::NotItsId { client, identity } => &[("client", client), ("identity", identity)],
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
             Refusal::NotDead(id, group) => &[("task", id), ("group", group)],
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => &[("group", group)],

@@ -227,6 +227,8 @@ mod tests {
             control: String::new(),
             http: None,
             http_hosts: Vec::new(),
+            tls: None,
+            insecure: false,
             data: "nowhere".into(),
             max_task: 1024,
             calls: CallLimits::default(),

@@ -5,6 +5,8 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::{env, io};
 
+use contact::client::Tls;
+
 use crate::common::program::Program;
 
 /// How many times shorter the programs sleep: 0.1 s instead of 2 before they reconnect, 3 s instead of 60 between the
@@ -40,6 +42,15 @@ impl Python {
     #[track_caller]
     pub fn client(&self, spelling: Spelling, server: &str) -> Program {
         self.clients(1, spelling, server)
+    }
+
+    /// The same by TLS.
+    #[track_caller]
+    pub fn client_with(&self, tls: &Tls, server: &str) -> Program {
+        let (cert, key) = tls.identity.as_ref().unwrap();
+        let files = env::join_paths([&tls.ca, key, cert]).unwrap();
+        let mut command = self.command("contact_client.py", Spelling::Ret, server);
+        Program::spawn("contact_client.py", command.env("CONTACT_TLS", files)).unwrap()
     }
 
     /// So many of the article's clients in one process, each on its own connection; what the third one prints begins

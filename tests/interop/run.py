@@ -6,6 +6,7 @@ CONTACT_ADDRESS  connect or listen here instead of at port 50051; a server that 
 CONTACT_PACE     sleep so many times shorter
 CONTACT_FIELD    how Result's field is spelled in the stubs: the article has `ret` in its proto, and now `ret`, now
                  `result` in its code. Not set: as printed, mistakes included
+CONTACT_TLS      the files of the authority, of a key and of its certificate, with `:` between: connect by TLS
 CONTACT_COPIES   run so many in this process, each on a connection of its own; what the third prints begins with "3 "
 """
 
@@ -21,6 +22,7 @@ import grpc
 ADDRESS = os.environ.get("CONTACT_ADDRESS")
 PACE = float(os.environ.get("CONTACT_PACE", 1))
 FIELD = os.environ.get("CONTACT_FIELD")
+TLS = os.environ.get("CONTACT_TLS")
 COPIES = int(os.environ.get("CONTACT_COPIES", 1))
 
 _connect, _server, _sleep = grpc.insecure_channel, grpc.server, time.sleep
@@ -28,6 +30,9 @@ _connect, _server, _sleep = grpc.insecure_channel, grpc.server, time.sleep
 
 def insecure_channel(address):
     # Without it, all channels of a process share one connection.
+    if TLS:
+        credentials = grpc.ssl_channel_credentials(*[pathlib.Path(file).read_bytes() for file in TLS.split(":")])
+        return grpc.secure_channel(ADDRESS, credentials, options=[("grpc.use_local_subchannel_pool", 1)])
     return _connect(ADDRESS or address, options=[("grpc.use_local_subchannel_pool", 1)])
 
 

@@ -38,6 +38,9 @@ pub(super) struct Common {
     /// Where --spawn makes its temporary folder. Mind that there are systems whose /tmp is no disk.
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
+    /// Have clients speak TLS with the server of --spawn. With another they do if there is --tls-ca.
+    #[arg(long, global = true)]
+    pub(super) tls: bool,
     /// Where clients connect, the server's --listen. Operators' calls go to --server.
     #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:50051", value_parser = address)]
     pub(super) contact: String,

@@ -10,7 +10,7 @@ use grpcio::{CallOption, Client, WriteFlags};
 
 use super::args::Article;
 use super::join_set::JoinSet;
-use super::load::{Plan, Worked, connect, failed, submit};
+use super::load::{Plan, Worked, failed, submit};
 use super::raw::{self, Encoded};
 use super::{Run, rate};
 use crate::ctl::Error;
@@ -21,7 +21,7 @@ const BATCH: u32 = 1000;
 
 pub(super) fn run(run: &mut Run, args: &Article) -> Result<(), Error> {
     if !args.own_tasks {
-        let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+        let submitter = run.submitters(1)?.remove(0);
         let kind = run.kind("", args.size);
         let mut progress = run.watch.progress("submitting", args.tasks);
         let plan = Plan::new(args.tasks, None);
@@ -29,7 +29,7 @@ pub(super) fn run(run: &mut Run, args: &Article) -> Result<(), Error> {
         running.spawn(&submitter, submit(submitter.clone(), kind, BATCH, plan, progress.count.clone()));
         running.wait(&mut progress)?;
     }
-    let clients = connect(&run.env, &run.target.contact, args.clients, &run.watch)?;
+    let clients = run.clients(args.clients)?;
     let all = args.tasks * u64::from(args.clients);
     let mut progress = run.watch.progress("delivered, acknowledged", all);
     let ret = format!("客户端接收到任务:{}", raw::text(0, args.size));

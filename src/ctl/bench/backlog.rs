@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::args::{Backlog, Workers};
 use super::join_set::JoinSet;
-use super::load::{Goal, Plan, connect, submit};
+use super::load::{Goal, Plan, submit};
 use super::raw::Got;
 use super::work::{Sum, WorkingClients};
 use super::{Run, millis, rate};
@@ -44,7 +44,7 @@ pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
 
 /// Submits that many tasks for a group, or for everyone.
 pub(super) fn fill(run: &Run, group: &str, size: u32, tasks: u64) -> Result<(), Error> {
-    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+    let submitter = run.submitters(1)?.remove(0);
     let mut progress = run.watch.progress("submitting", tasks);
     let mut running = JoinSet::new(1);
     let (kind, plan) = (run.kind(group, size), Plan::new(tasks, None));

@@ -49,7 +49,7 @@ pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Resu
     let nothing = Encoded::new(&contact::Empty::new());
     let addresses = run.target.addresses(reach.addresses);
     let mut waiting = Vec::with_capacity(count as usize);
-    for (number, client) in (0..).zip(connect_in_turn(&run.env, &addresses, count, &run.watch)?) {
+    for (number, client) in (0..).zip(connect_in_turn(&run.env, &addresses, run.target.dial(), count, &run.watch)?) {
         let name = Names::of(&group, number);
         let mut pairs = vec![("contact-from", "new")];
         if reach.heartbeat > 0 {

@@ -13,7 +13,7 @@ use hdrhistogram::Histogram;
 
 use super::args::Latency;
 use super::join_set::JoinSet;
-use super::load::{Goal, UNDER_WAY, connect, failed};
+use super::load::{Goal, UNDER_WAY, failed};
 use super::progress::LOOK;
 use super::raw::{self, Encoded, Got};
 use super::work::WorkingClients;
@@ -22,7 +22,7 @@ use crate::ctl::Error;
 
 pub(super) fn run(run: &mut Run, args: &Latency) -> Result<(), Error> {
     let total = (args.rate as f64 * args.duration.as_secs_f64()).max(1.0) as u64;
-    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+    let submitter = run.submitters(1)?.remove(0);
     let group = run.group();
     let kind = run.kind(&group, args.workers.size);
     let mut progress = run.watch.progress("submitted, delivered, settled", total);

@@ -14,6 +14,7 @@ use grpcio::{CallOption, ChannelBuilder, Client, ConnectivityState, Environment,
 use super::progress::Watch;
 use super::raw::{self, Encoded, Got, Results};
 use crate::ctl::Error;
+use crate::front::Dial;
 use crate::target;
 use crate::wire::{contact, control as pb};
 
@@ -26,13 +27,14 @@ const CONNECT: Duration = Duration::from_secs(20);
 
 /// Opens that many connections, and returns when all of them are ready.
 pub(super) fn connect(env: &Arc<Environment>, address: &str, count: u32, watch: &Watch) -> Result<Vec<Client>, Error> {
-    connect_in_turn(env, &[address.to_owned()], count, watch)
+    connect_in_turn(env, &[address.to_owned()], None, count, watch)
 }
 
 /// The same, to several addresses in turn.
 pub(super) fn connect_in_turn(
     env: &Arc<Environment>,
     addresses: &[String],
+    dial: Option<&Dial>,
     count: u32,
     watch: &Watch,
 ) -> Result<Vec<Client>, Error> {
@@ -44,8 +46,8 @@ pub(super) fn connect_in_turn(
             .use_local_subchannel_pool(true)
             .max_receive_message_len(-1)
             .max_send_message_len(-1)
-            .enable_http_proxy(target::proxy(address).is_some())
-            .connect(address);
+            .enable_http_proxy(target::proxy(address).is_some());
+        let channel = target::connect(channel, address, dial);
         let deadline = Instant::now() + CONNECT;
         loop {
             match channel.check_connectivity_state(true) {
@@ -59,7 +61,8 @@ pub(super) fn connect_in_turn(
                 }
             }
         }
-        Err(Error::NotMeasured(format!("no connection to {}; is that where clients connect?", target::shown(address))))
+        let why = dial.and_then(Dial::trouble).unwrap_or_else(|| "is that where clients connect?".into());
+        Err(Error::NotMeasured(format!("no connection to {}; {why}", target::shown(address))))
     };
     block_on(async {
         let mut clients = Vec::with_capacity(count as usize);

@@ -10,13 +10,13 @@ use hdrhistogram::Histogram;
 use super::args::Submit;
 use super::join_set::JoinSet;
 use super::latency::{histogram, micros};
-use super::load::{Kind, Plan, connect, failed, submit};
+use super::load::{Kind, Plan, failed, submit};
 use super::raw::{self, Encoded};
 use super::{Run, rate};
 use crate::ctl::Error;
 
 pub(super) fn run(run: &mut Run, args: &Submit) -> Result<(), Error> {
-    let clients = connect(&run.env, &run.target.control, args.clients, &run.watch)?;
+    let clients = run.submitters(args.clients)?;
     let kind = run.kind(&run.group(), args.size);
     let mut progress = run.watch.progress("submitting", args.tasks);
     let began = Instant::now();

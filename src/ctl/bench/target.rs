@@ -10,6 +10,8 @@ use tempfile::TempDir;
 
 use super::args::Common;
 use crate::ctl::Error;
+use crate::ctl::link::{self, To};
+use crate::front::{Dial, Tls};
 
 /// A server that runs already, or one of our own.
 pub(super) struct Target {
@@ -17,6 +19,10 @@ pub(super) struct Target {
     pub(super) control: String,
     /// Where clients connect.
     pub(super) contact: String,
+    /// How TLS is spoken there.
+    tls: Option<Tls>,
+    dial: Option<Dial>,
+    operators_dial: Option<Dial>,
     spawned: Option<Spawned>,
     /// Where files are made. On the disk of a server of our own.
     pub(super) dir: PathBuf,
@@ -47,16 +53,32 @@ pub(super) struct Vitals {
 
 impl Target {
     /// `addresses`: at how many of 127.0.0.x clients are to reach it.
-    pub(super) fn find(common: &Common, control: &str, addresses: u8) -> Result<Target, Error> {
+    pub(super) fn find(common: &Common, to: To<'_>, addresses: u8) -> Result<Target, Error> {
         let host = if addresses > 1 { "0.0.0.0" } else { "127.0.0.1" };
         let dir = common.dir.clone().unwrap_or_else(env::temp_dir);
-        let mut target = Target { control: control.into(), contact: common.contact.clone(), spawned: None, dir, host };
+        let mut target = Target {
+            control: to.address.into(),
+            contact: common.contact.clone(),
+            tls: to.tls.cloned(),
+            dial: None,
+            operators_dial: None,
+            spawned: None,
+            dir,
+            host,
+        };
+        if common.tls && (!common.spawn || addresses > 1) {
+            let why = "--tls is for a server of our own, at one address: use it with --spawn; else give --tls-ca";
+            return Err(Error::Usage(why.into()));
+        }
         if common.spawn {
             let folder = tempfile::Builder::new().prefix("contact-bench-").tempdir_in(&target.dir);
             let folder =
                 folder.map_err(|e| failed(&format!("cannot make a folder in {}", target.dir.display()), &e))?;
             target.dir = folder.path().to_owned();
+            target.tls = common.tls.then(|| certificate(&target.dir)).transpose()?;
             target.start(folder)?;
+        } else {
+            target.make_ways()?;
         }
         Ok(target)
     }
@@ -78,6 +100,11 @@ impl Target {
             .arg(folder.path().join("data"))
             // The window that is measured is the one that was asked for.
             .args(["--max-window", &super::args::LARGEST_WINDOW.to_string()]);
+        if let Some(tls) = &self.tls {
+            command.arg("--tls-cert").arg(&tls.ca).arg("--tls-key").arg(key_beside(&tls.ca));
+        } else if self.host != "127.0.0.1" {
+            command.arg("--insecure");
+        }
         if env::var_os("RUST_LOG").is_none() {
             // It is not ten thousand clients' coming and going that is of interest.
             command.env("RUST_LOG", "warn,grpcio=error");
@@ -100,7 +127,29 @@ impl Target {
         };
         // Where all addresses are listened on, ours is one of them.
         (self.contact, self.control) = (contact.replacen("0.0.0.0", "127.0.0.1", 1), control.into());
+        self.make_ways()
+    }
+
+    /// The ways to a server with TLS.
+    fn make_ways(&mut self) -> Result<(), Error> {
+        self.dial = link::dial(To { address: &self.contact, tls: self.tls.as_ref() })?;
+        self.operators_dial = link::dial(self.operators())?;
         Ok(())
+    }
+
+    /// Where operators connect. A server of our own lets those of this machine in without TLS.
+    pub(super) fn operators(&self) -> To<'_> {
+        To { address: &self.control, tls: self.tls.as_ref().filter(|_| !self.is_spawned()) }
+    }
+
+    /// The way of clients, if it is one with TLS.
+    pub(super) fn dial(&self) -> Option<&Dial> {
+        self.dial.as_ref()
+    }
+
+    /// The same of operators.
+    pub(super) fn operators_dial(&self) -> Option<&Dial> {
+        self.operators_dial.as_ref()
     }
 
     /// Whether it is ours, to be killed and looked into.
@@ -162,6 +211,23 @@ impl Drop for Process {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// Makes a certificate for this machine, which is its own authority.
+fn certificate(folder: &Path) -> Result<Tls, Error> {
+    let ca = folder.join("server.pem");
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]);
+    let made = made.map_err(|e| Error::NotMeasured(format!("cannot make a certificate: {e}")))?;
+    let write = |path: &Path, text: String| {
+        fs::write(path, text).map_err(|e| failed(&format!("cannot write {}", path.display()), &e))
+    };
+    write(&ca, made.cert.pem())?;
+    write(&key_beside(&ca), made.signing_key.serialize_pem())?;
+    Ok(Tls { ca, identity: None })
+}
+
+fn key_beside(certificate: &Path) -> PathBuf {
+    certificate.with_extension("key")
 }
 
 fn beside_us() -> Result<PathBuf, Error> {

@@ -7,7 +7,7 @@ use grpcio::{CallOption, Client};
 
 use super::args::{Work, Workers};
 use super::join_set::JoinSet;
-use super::load::{Goal, Plan, Worked, connect, metadata, submit, work};
+use super::load::{Goal, Plan, Worked, metadata, submit, work};
 use super::progress::Progress;
 use super::raw::Got;
 use super::report::Report;
@@ -48,7 +48,7 @@ pub(super) fn once(
     tasks: u64,
     duration: Option<Duration>,
 ) -> Result<Done, Error> {
-    let submitter = connect(&run.env, &run.target.control, 1, &run.watch)?.remove(0);
+    let submitter = run.submitters(1)?.remove(0);
     let kind = run.kind(group, workers.size);
     let mut progress = run.watch.progress("submitted, delivered, settled", tasks);
     let goal = Goal::new(u64::MAX, progress.count.clone());
@@ -81,7 +81,7 @@ impl WorkingClients {
         goal: &std::sync::Arc<Goal>,
         see: impl Fn() -> S,
     ) -> Result<WorkingClients, Error> {
-        let clients = connect(&run.env, &run.target.contact, args.clients, &run.watch)?;
+        let clients = run.clients(args.clients)?;
         let mut running = JoinSet::new(clients.len());
         for (number, client) in clients.iter().enumerate() {
             let options = options(group, number, args)?;

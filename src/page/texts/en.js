@@ -55,6 +55,10 @@ export const en = {
   'issue.clock': (by, behind, left) =>
     `The server's clock stepped: it is ${by} ${behind ? 'behind' : 'ahead of'} where it should be. Nothing is removed because of that for ${left}`,
   'issue.clock.help': 'If the clock is right:',
+  'issue.certificate': (left, why) => (why
+    ? `New files of TLS are not used, and the certificate of before goes on for ${left}: ${why}`
+    : `The certificate by which the server speaks TLS is valid for ${left} only`),
+  'issue.certificate.help': 'Put the right files there: the server sees them by itself.',
   'issue.disk': (free) => `The disk is nearly full: ${free} left`,
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.open_files': (open, limit) => `${n(open)} of ${n(limit)} files are open; each client takes one`,

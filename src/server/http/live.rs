@@ -201,6 +201,7 @@ impl Live {
                 process: Process::now(),
                 retention: about.retention(),
                 step: about.clock.look(),
+                certificate: about.certificate(),
                 tasks: positions.task,
                 results: positions.result,
                 clients,

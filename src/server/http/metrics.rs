@@ -125,6 +125,13 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         );
     }
 
+    let text = "Connections with TLS that are open.";
+    to.gauge("contact_tls_connections", text, &[], app.operator.about.front.open() as f64);
+    for (reason, count) in app.operator.about.front.refused() {
+        let text = "Connections that were not let in by the TLS front, or were cut.";
+        to.counter("contact_tls_connections_refused_total", text, &[("reason", reason)], count);
+    }
+
     let text = "Lines of the log that were dropped, since nobody read standard error.";
     to.counter("contact_log_lines_dropped_total", text, &[], crate::log_queue::dropped());
 

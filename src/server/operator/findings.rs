@@ -15,6 +15,7 @@ use crate::server::about::millis;
 use crate::server::clock::Step;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};
+use crate::server::tls::Certificate;
 use crate::task::{GroupName, TaskId, Time};
 
 /// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.
@@ -33,6 +34,9 @@ const LAGGING: Duration = Duration::from_secs(60);
 const STUCK: Duration = Duration::from_secs(300);
 /// How long an acknowledgement that matched nothing is a finding: it means that tasks are done and come again, until somebody acts.
 const UNMATCHED: Duration = Duration::from_secs(600);
+/// A certificate that is over sooner should have been replaced: those of public authorities are after two thirds of 90 days or less.
+const EXPIRES_SOON: Duration = Duration::from_secs(7 * 24 * 3600);
+const EXPIRES_NOW: Duration = Duration::from_secs(24 * 3600);
 /// Findings of one code that are told one by one; the others are counted.
 const EACH: usize = 3;
 
@@ -87,6 +91,9 @@ pub(in crate::server) enum Code {
     Expired,
     /// There are nearly as many groups as may be, or as many: then no new one comes. `count` of `limit`.
     Groups,
+    /// The certificate by which the server speaks TLS is over soon, or its files are wrong. `text`: why those that lie there are not
+    /// used; none if they are. `millis`: how long the one that is used is valid.
+    Certificate,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -127,6 +134,8 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) retention: Retention,
     /// A step of the clock that does not count yet.
     pub(in crate::server) step: Option<Step>,
+    /// The certificate that is used, if there is TLS.
+    pub(in crate::server) certificate: Option<Certificate>,
     /// Tasks that were accepted, and outcomes that were written down, ever.
     pub(in crate::server) tasks: u64,
     pub(in crate::server) results: u64,
@@ -205,7 +214,7 @@ impl Finding {
 }
 
 impl Facts<'_> {
-    fn of_server(&self) -> [Option<Finding>; 7] {
+    fn of_server(&self) -> [Option<Finding>; 8] {
         let grave = |is_grave| if is_grave { Severity::Failure } else { Severity::Warning };
         let not_ready = self.not_ready.map(|why| {
             let text = Some(why.to_owned());
@@ -250,7 +259,14 @@ impl Facts<'_> {
             limit: limit as u64,
             ..Finding::new(Code::Groups)
         });
-        [not_ready, disk, files, size, clock, unmatched, groups]
+        let certificate = self.certificate.as_ref().and_then(|certificate| {
+            let left = certificate.left;
+            let is_wrong = certificate.trouble.is_some() || left < EXPIRES_SOON;
+            let severity = grave(left < EXPIRES_NOW);
+            let text = certificate.trouble.clone();
+            is_wrong.then(|| Finding { severity, millis: millis(left), text, ..Finding::new(Code::Certificate) })
+        });
+        [not_ready, disk, files, size, clock, unmatched, groups, certificate]
     }
 
     fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 4] {
@@ -370,6 +386,7 @@ mod tests {
             process: Process::default(),
             retention: Retention::default(),
             step: None,
+            certificate: None,
             tasks: 9,
             results: 9,
             clients: groups.iter().map(|group| group.info.clients).sum(),
@@ -385,6 +402,21 @@ mod tests {
 
     fn codes(found: &[Finding]) -> Vec<Code> {
         found.iter().map(|finding| finding.code).collect()
+    }
+
+    #[test]
+    fn a_certificate_is_worth_a_word_a_week_before_its_end_and_when_new_files_are_wrong() {
+        let judged = |left, trouble: Option<&str>| {
+            let trouble = trouble.map(str::to_owned);
+            let found = judged(&[], |facts| facts.certificate = Some(Certificate { left, trouble }));
+            found.into_iter().find(|finding| finding.code == Code::Certificate)
+        };
+        let day = Duration::from_secs(24 * 3600);
+        assert_eq!(judged(8 * day, None), None);
+        assert_eq!(judged(6 * day, None).unwrap().severity, Severity::Warning);
+        assert_eq!(judged(Duration::ZERO, None).unwrap().severity, Severity::Failure);
+        let wrong = judged(80 * day, Some("garbage")).unwrap();
+        assert_eq!((wrong.severity, wrong.text.as_deref()), (Severity::Warning, Some("garbage")));
     }
 
     #[test]

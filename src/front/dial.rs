@@ -1,0 +1,323 @@
+//! The client's side: C-core connects to a socket of its own process, and what it says there goes to the server by TLS.
+//!
+//! Not a pair of sockets, as on a server: a channel over such a pair never connects again, and does not say whether it is
+//! connected. The socket is abstract, so no file is left when the process is killed, and takes connections of this process only.
+
+use std::io::{self, ErrorKind};
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::process;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use futures::future::{self};
+use percent_encoding::percent_decode_str;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::oneshot;
+use tokio_rustls::TlsConnector;
+
+use super::files::{FileError, Tls};
+use super::relay::{self, End, relay};
+use super::trouble;
+use crate::target;
+
+/// How long TLS may take to begin.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The longest answer of a web proxy, in bytes.
+const PROXY_ANSWER: usize = 8 * 1024;
+
+/// A way to one server by TLS. Ends with all its connections when it is dropped.
+pub(crate) struct Dial {
+    target: String,
+    trouble: Trouble,
+    /// Dropped first: that ends the thread.
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// Why the last connection did not come about, or broke.
+#[derive(Clone, Default)]
+struct Trouble(Arc<Mutex<Option<String>>>);
+
+impl Trouble {
+    fn set(&self, trouble: Option<String>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+}
+
+/// Why there is no way to a server.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum DialError {
+    #[error(transparent)]
+    File(#[from] FileError),
+    #[error("TLS cannot be begun: {0}")]
+    Io(#[from] io::Error),
+    #[error("{0:?} is no name that a certificate can have")]
+    Name(String),
+}
+
+impl Dial {
+    /// Connects to nothing yet. `each`: how long one address of the server may take.
+    pub(crate) fn start(server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
+        // What is wrong with files is said at once, not with the first connection.
+        tls.config()?;
+        let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Name(host.clone()))?;
+        let (listener, target) = listen()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (stop, stopped) = oneshot::channel();
+        let trouble = Trouble::default();
+        let way =
+            Arc::new(Way { server: server.to_owned(), host, name, tls: tls.clone(), each, trouble: trouble.clone() });
+        let work = move || {
+            runtime.block_on(async {
+                let accepting = async {
+                    if let Ok(listener) = UnixListener::from_std(listener) {
+                        way.accept(listener).await;
+                    }
+                };
+                let _ = future::select(std::pin::pin!(accepting), stopped).await;
+            });
+            // Names may still be looked up: nobody waits for them.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("tls".into()).spawn(work)?;
+        Ok(Dial { target, trouble, stop: Some(stop), thread: Some(thread) })
+    }
+
+    /// What C-core connects to.
+    pub(crate) fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// Why there is no connection, if the last one failed.
+    pub(crate) fn trouble(&self) -> Option<String> {
+        self.trouble.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Drop for Dial {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A socket with a name that nobody can guess, as nobody can find it taken. Who connects is asked for anyhow.
+#[cfg(target_os = "linux")]
+fn listen() -> io::Result<(std::os::unix::net::UnixListener, String)> {
+    use std::os::linux::net::SocketAddrExt as _;
+    let name = format!("contact-{:032x}", rand::random::<u128>());
+    let address = std::os::unix::net::SocketAddr::from_abstract_name(&name)?;
+    let listener = std::os::unix::net::UnixListener::bind_addr(&address)?;
+    listener.set_nonblocking(true)?;
+    Ok((listener, format!("unix-abstract:{name}")))
+}
+
+/// Other systems have no abstract sockets.
+#[cfg(not(target_os = "linux"))]
+fn listen() -> io::Result<(std::os::unix::net::UnixListener, String)> {
+    Err(io::Error::new(ErrorKind::Unsupported, "TLS of a client needs Linux"))
+}
+
+struct Way {
+    server: String,
+    host: String,
+    name: ServerName<'static>,
+    tls: Tls,
+    each: Duration,
+    trouble: Trouble,
+}
+
+impl Way {
+    async fn accept(self: Arc<Self>, listener: UnixListener) {
+        loop {
+            let Ok((inner, _)) = listener.accept().await else {
+                // No more files, most likely.
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            };
+            let is_ours = inner.peer_cred().is_ok_and(|peer| peer.pid() == i32::try_from(process::id()).ok());
+            if is_ours {
+                let way = self.clone();
+                tokio::spawn(async move {
+                    if let Err(trouble) = way.pass(inner).await {
+                        way.trouble.set(Some(trouble));
+                    }
+                });
+            }
+        }
+    }
+
+    /// Makes a connection, and passes on what is said until it ends.
+    async fn pass(&self, mut inner: UnixStream) -> Result<(), String> {
+        // Told before C-core learns of it, which then says no more than that its socket was closed.
+        let told = |trouble: String| {
+            self.trouble.set(Some(trouble.clone()));
+            trouble
+        };
+        let config = self.tls.config().map_err(|e| told(e.to_string()))?;
+        let socket = self.connect().await.map_err(told)?;
+        let _ = socket.set_nodelay(true);
+        let connecting = TlsConnector::from(Arc::new(config)).connect(self.name.clone(), socket);
+        let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
+        let connected = connected.map_err(|_| told("what is there does not begin TLS: it says nothing".into()))?;
+        let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host)))?;
+        // The server looks at a certificate after the client has begun: only what it says shows that it took it.
+        let mut heard = Heard { stream: &mut outer, trouble: &self.trouble, heard: false };
+        let end = relay(&mut heard, &mut inner, Vec::new(), |_: &[u8]| Ok::<(), ()>(())).await;
+        match end {
+            End::Outer(Err(e)) => {
+                told(trouble::in_words(&e, &self.host));
+            }
+            End::Outer(Ok(())) if !heard.heard => {
+                told("the server ended the connection at once: perhaps it has too many".into());
+            }
+            End::Outer(Ok(())) | End::Refused(()) => {}
+            End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
+        }
+        Ok(())
+    }
+
+    /// A connection to the first address that answers, or through the web proxy.
+    async fn connect(&self) -> Result<TcpStream, String> {
+        if let Some((variable, proxy)) = target::proxy(&self.server) {
+            return self.through(&proxy).await.map_err(|e| format!("the proxy of {variable}: {e}"));
+        }
+        self.reach(&self.server).await
+    }
+
+    async fn reach(&self, server: &str) -> Result<TcpStream, String> {
+        let addresses: Vec<SocketAddr> = match tokio::net::lookup_host(server).await {
+            Ok(addresses) => addresses.collect(),
+            Err(e) => return Err(format!("{server} is not known: {e}")),
+        };
+        let mut trouble = format!("{server} has no address");
+        for address in addresses {
+            match tokio::time::timeout(self.each, TcpStream::connect(address)).await {
+                Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(e)) => trouble = format!("{address}: {e}"),
+                Err(_) => trouble = format!("{address} does not answer"),
+            }
+        }
+        Err(trouble)
+    }
+
+    /// As gRPC does it: `CONNECT`, with user and password if the variable has them.
+    async fn through(&self, proxy: &str) -> Result<TcpStream, String> {
+        let proxy = proxy.strip_prefix("http://").unwrap_or(proxy).trim_end_matches('/');
+        let (user, address) = proxy.rsplit_once('@').map_or((None, proxy), |(user, address)| (Some(user), address));
+        let mut socket = self.reach(address).await?;
+        let server = &self.server;
+        let mut request = format!("CONNECT {server} HTTP/1.1\r\nHost: {server}\r\n");
+        if let Some(user) = user {
+            let secret = base64(&percent_decode_str(user).collect::<Vec<u8>>());
+            request += &format!("Proxy-Authorization: Basic {secret}\r\n");
+        }
+        request += "\r\n";
+        let asked = tokio::time::timeout(HANDSHAKE, async {
+            let mut rest = request.as_bytes();
+            while !rest.is_empty() {
+                socket.writable().await?;
+                match socket.try_write(rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
+                    Err(e) => return Err(e),
+                }
+            }
+            // Byte by byte: what comes after the answer is the server's.
+            let mut answer = Vec::new();
+            while !answer.ends_with(b"\r\n\r\n") && answer.len() < PROXY_ANSWER {
+                let mut byte = [0];
+                let mut read = ReadBuf::new(&mut byte);
+                future::poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut read)).await?;
+                if read.filled().is_empty() {
+                    break;
+                }
+                answer.push(byte[0]);
+            }
+            Ok(answer)
+        });
+        let answer = asked.await.map_err(|_| "it says nothing".to_owned())?.map_err(|e| e.to_string())?;
+        let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
+        match line.split(' ').nth(1) {
+            Some("200") => Ok(socket),
+            _ => Err(format!("it said {:?}", line.chars().take(120).collect::<String>())),
+        }
+    }
+}
+
+fn base64(bytes: &[u8]) -> String {
+    const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for three in bytes.chunks(3) {
+        let bits = three.iter().enumerate().fold(0, |bits, (at, byte)| bits | u32::from(*byte) << (16 - 8 * at));
+        for at in 0..4 {
+            let digit = DIGITS[(bits >> (18 - 6 * at) & 63) as usize];
+            text.push(if at <= three.len() { char::from(digit) } else { '=' });
+        }
+    }
+    text
+}
+
+/// Notes when the server has said something: then there is no trouble any more.
+struct Heard<'a, S> {
+    stream: &'a mut S,
+    trouble: &'a Trouble,
+    heard: bool,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Heard<'_, S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        read: &mut ReadBuf<'_>,
+    ) -> std::task::Poll<io::Result<()>> {
+        let before = read.filled().len();
+        let polled = Pin::new(&mut *self.stream).poll_read(cx, read);
+        if !self.heard && read.filled().len() > before {
+            self.heard = true;
+            self.trouble.set(None);
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<'_, S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<io::Result<usize>> {
+        Pin::new(&mut *self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
+        Pin::new(&mut *self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::base64;
+
+    #[test]
+    fn user_and_password_are_written_in_base64() {
+        for (text, coded) in
+            [("", ""), ("f", "Zg=="), ("fo", "Zm8="), ("foo", "Zm9v"), ("user:päss", "dXNlcjpww6Rzcw==")]
+        {
+            assert_eq!(base64(text.as_bytes()), coded);
+        }
+    }
+}

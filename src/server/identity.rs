@@ -1,0 +1,315 @@
+//! Who a connection is: the one place where a certificate becomes an identity.
+//!
+//! The certificate of an agent has one URI, `contact://FLEET/agent/NAME`; that of an operator `contact://FLEET/operator/NAME`. What
+//! the fleet is called says nothing here: which authority issued it does.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use log::{debug, warn};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
+
+use super::refusal::Refusal;
+use crate::front::{self, Inside};
+use crate::task::{Name, NameOf};
+
+/// What stands as it is in the URI of an identity. All else is percent-encoded there, in one way only.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
+/// A certificate may end while its connection lasts. A clock that is set right is noticed within this time.
+const LOOK: Duration = Duration::from_secs(60);
+
+/// What a certificate is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Takes tasks, and says what came of them.
+    Agent,
+    /// Submits tasks, and sees and changes everything.
+    Operator,
+}
+
+impl Role {
+    fn named(name: &str) -> Option<Role> {
+        match name {
+            "agent" => Some(Role::Agent),
+            "operator" => Some(Role::Operator),
+            _ => None,
+        }
+    }
+}
+
+/// Whose certificate it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Identity {
+    pub(super) role: Role,
+    pub(super) name: Name,
+}
+
+impl fmt::Display for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.name.fmt(f)
+    }
+}
+
+impl Identity {
+    /// The identity of a certificate, or what is wrong with it.
+    fn of(certificate: &CertificateDer<'_>) -> Result<Identity, String> {
+        let (_, parsed) = parse_x509_certificate(certificate).map_err(|e| format!("it makes no sense: {e}"))?;
+        let names = parsed.subject_alternative_name().map_err(|e| format!("its names make no sense: {e}"))?;
+        let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
+        let uris: Vec<&str> = names
+            .iter()
+            .filter_map(|name| match name {
+                GeneralName::URI(uri) => Some(*uri),
+                _ => None,
+            })
+            .collect();
+        match uris.as_slice() {
+            [uri] => Identity::from_uri(uri)
+                .ok_or_else(|| format!("its URI {uri:?} is none of an identity, such as contact://fleet/agent/NAME")),
+            _ => Err(format!("it has {} URIs, and must have one", uris.len())),
+        }
+    }
+
+    fn from_uri(uri: &str) -> Option<Identity> {
+        let (fleet, path) = uri.strip_prefix("contact://")?.split_once('/')?;
+        let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']');
+        if !fleet.chars().all(is_host) {
+            return None;
+        }
+        let (role, encoded) = path.split_once('/')?;
+        let name = percent_decode_str(encoded).decode_utf8().ok()?;
+        // One way to write each name, so that nothing has to be compared twice.
+        if utf8_percent_encode(&name, ENCODED).to_string() != encoded {
+            return None;
+        }
+        let name = Name::new(NameOf::ClientOrGroup, &name).ok()?;
+        Some(Identity { role: Role::named(role)?, name })
+    }
+
+    /// Whether it may call itself so: by its name, or by one below it, as `web-1/worker-3` is below `web-1`.
+    pub(super) fn covers(&self, client: &str) -> bool {
+        client.strip_prefix(self.name.as_str()).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
+}
+
+/// Looks at a client's certificate once more when it is known to be genuine: a client is told of what is wrong while TLS begins.
+#[derive(Debug)]
+pub(super) struct Verifier {
+    genuine: Arc<dyn ClientCertVerifier>,
+}
+
+impl Verifier {
+    pub(super) fn over(genuine: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Verifier { genuine })
+    }
+}
+
+impl ClientCertVerifier for Verifier {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.genuine.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        let verified = self.genuine.verify_client_cert(certificate, intermediates, now)?;
+        if let Err(why) = Identity::of(certificate) {
+            warn!("a client's certificate is refused: {why}");
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        Ok(verified)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.genuine.verify_tls12_signature(message, certificate, signed)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.genuine.verify_tls13_signature(message, certificate, signed)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.genuine.supported_verify_schemes()
+    }
+}
+
+/// A connection that came through the front.
+pub(super) struct Connection {
+    /// Where it comes from, as C-core names it of a connection that it took itself.
+    pub(super) peer: Arc<str>,
+    /// `None`: it showed no certificate, as none was asked for.
+    pub(super) identity: Option<Identity>,
+    /// Until when its certificate is valid.
+    until: Option<SystemTime>,
+}
+
+/// The connections that came through fronts, by the number of the file that C-core has of each. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
+
+/// Where a call comes from.
+pub(super) struct Origin {
+    pub(super) peer: Arc<str>,
+    pub(super) identity: Option<Identity>,
+}
+
+impl Connections {
+    /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
+    pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
+        let Some(number) = peer.strip_prefix("fd:") else { return Ok(Origin { peer: peer.into(), identity: None }) };
+        let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
+            Some(connection) => Ok(Origin { peer: connection.peer.clone(), identity: connection.identity.clone() }),
+            // It ended before its call was looked at: nobody reads the answer.
+            None => Err(Refusal::stopping(1)),
+        }
+    }
+}
+
+/// A port that is served by C-core, as the front sees it.
+pub(super) struct Served {
+    pub(super) server: Arc<Mutex<grpcio::Server>>,
+    pub(super) connections: Connections,
+    /// Whether all must show a certificate.
+    pub(super) asks: bool,
+    /// Whether that must be one of an operator.
+    pub(super) operators_only: bool,
+    /// Whether those of this machine need none.
+    pub(super) open_here: bool,
+}
+
+/// A connection, and where it stands.
+pub(super) struct Guest {
+    connection: Arc<Connection>,
+    /// Known once it is served.
+    number: Option<i32>,
+    connections: Connections,
+}
+
+impl Inside for Served {
+    type Guest = Guest;
+
+    fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
+        let (mut identity, mut until) = (None, None);
+        let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
+        if let Some(certificate) = certificates.first() {
+            let shown = Identity::of(certificate).ok()?;
+            if self.operators_only && shown.role != Role::Operator && !is_free {
+                warn!("{shown} at {peer} may not use this port: its certificate is not for that");
+                return None;
+            }
+            until = front::validity(certificate).map(|(_, until)| until);
+            debug!("{shown} connects from {peer}");
+            identity = Some(shown);
+        } else if self.asks && !is_free {
+            return None;
+        }
+        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = format!("{version}:{peer}").into();
+        let connection = Arc::new(Connection { peer, identity, until });
+        Some(Guest { connection, number: None, connections: self.connections.clone() })
+    }
+
+    fn serve(&self, guest: &mut Guest, socket: UnixStream) {
+        let number = front::peer_of(&socket);
+        guest.number = Some(number);
+        // First this: a call may come at once.
+        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.insert(number, guest.connection.clone());
+        drop(connections);
+        front::hand_over(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner), socket);
+    }
+
+    fn over(guest: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        let until = guest.connection.until;
+        Box::pin(async move {
+            let Some(until) = until else { return std::future::pending().await };
+            while let Ok(left) = until.duration_since(SystemTime::now()) {
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
+        })
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        let Some(number) = self.number else { return };
+        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // C-core may have closed its file, and another connection may have it.
+        if connections.get(&number).is_some_and(|it| Arc::ptr_eq(it, &self.connection)) {
+            connections.remove(&number);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn an_identity_is_written_in_one_way() {
+        let identity = |uri: &str| Identity::from_uri(uri).map(|it| (it.role, it.name.as_str().to_owned()));
+        assert_eq!(identity("contact://fleet/agent/web-1"), Some((Role::Agent, "web-1".into())));
+        assert_eq!(identity("contact:///operator/ann"), Some((Role::Operator, "ann".into())));
+        assert_eq!(identity("contact://a.example:50051/agent/web/1"), Some((Role::Agent, "web/1".into())));
+        assert_eq!(identity("contact://f/agent/%E5%B7%A5"), Some((Role::Agent, "工".into())));
+        for wrong in [
+            "",
+            "contact://fleet/agent/",
+            "contact://fleet/agent",
+            "contact://fleet/root/web-1",
+            "contact://fleet/Agent/web-1",
+            "Contact://fleet/agent/web-1",
+            "https://fleet/agent/web-1",
+            "contact://fl\0eet/agent/web-1",
+            "contact://fleet/agent/web\0",
+            "contact://fleet/agent/web%00",
+            "contact://fleet/agent/%77eb",
+            "contact://fleet/agent/%e5%b7%a5",
+            "contact://fleet/agent/%FF",
+            "contact://fleet/agent/%",
+            "contact://fleet/agent/%0A",
+            "contact://fleet/agent/a?b",
+            "contact://fleet/agent/%E2%80%8B",
+        ] {
+            assert_eq!(identity(wrong), None, "{wrong:?}");
+        }
+    }
+
+    #[test]
+    fn an_identity_covers_its_name_and_those_below_it() {
+        let identity = Identity::from_uri("contact://f/agent/web-1").unwrap();
+        for (client, is_covered) in
+            [("web-1", true), ("web-1/3", true), ("web-10", false), ("web", false), ("x/web-1", false)]
+        {
+            assert_eq!(identity.covers(client), is_covered, "{client}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! The ports that C-core serves: behind a front if there is TLS, else by itself.
+
+use std::net::TcpListener;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service, ShutdownFuture};
+use log::warn;
+
+use super::config::ServerError;
+use super::identity::{Connections, Role, Served};
+use super::tls::Tls;
+use super::{bind, host};
+use crate::front::{Bounds, Counts, Front};
+
+/// Most connections of one address, if there is room for so many.
+const FOR_ADDRESS: usize = 4096;
+/// Most connections of operators.
+const OPERATORS: usize = 256;
+/// Most that have not said anything yet, and of one address. A fleet that comes back at once has so many in a moment.
+const ARRIVING: usize = 1024;
+const ARRIVING_FOR_ADDRESS: usize = 256;
+
+/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. Over a link with a
+/// round trip of 100 ms a stream of small messages carries 1.3 MB a second with it.
+const UNREAD: i32 = 128 * 1024;
+/// A new connection has so long to speak HTTP/2.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
+const WITHOUT_CALLS: Duration = Duration::from_secs(5 * 60);
+
+/// What ports have in common.
+pub(super) struct Ports<'a> {
+    pub(super) env: &'a Arc<Environment>,
+    pub(super) tls: Option<&'a Tls>,
+    pub(super) insecure: bool,
+    pub(super) connections: Connections,
+    pub(super) counts: Arc<Counts>,
+    /// Most calls of a connection at once.
+    pub(super) streams: usize,
+    /// Most memory of each, as C-core counts it, in bytes.
+    pub(super) memory: usize,
+}
+
+/// One that is served. To be closed at the end.
+pub(super) struct Port {
+    server: Arc<Mutex<grpcio::Server>>,
+    front: Option<Front>,
+    address: String,
+}
+
+/// What one needs of what is served on it.
+pub(super) struct Kind {
+    /// The setting that says where.
+    pub(super) flag: &'static str,
+    /// Who comes here.
+    pub(super) role: Role,
+    /// Requests that may wait for each completion queue.
+    pub(super) slots: usize,
+    /// The longest message, in bytes.
+    pub(super) message: usize,
+}
+
+impl Ports<'_> {
+    /// Takes the port, and serves on it.
+    pub(super) fn open(
+        &self,
+        services: impl IntoIterator<Item = Service>,
+        address: &str,
+        kind: Kind,
+    ) -> Result<Port, ServerError> {
+        let Kind { flag, role, .. } = kind;
+        let start = |why: String| ServerError::Start(why);
+        let (listener, bound) = bind(address, flag)?;
+        let is_here = is_of_this_machine(&listener);
+        let asks = self.tls.is_some_and(Tls::asks_for_certificates);
+        let is_closed = match role {
+            Role::Agent => self.tls.is_some(),
+            // Whoever is on this machine can do more than that.
+            Role::Operator => asks,
+        };
+        if !is_here && !is_closed {
+            let instead = match role {
+                Role::Agent => {
+                    "give it a certificate with --tls-cert and --tls-key, and ask for those of clients with --tls-client-ca"
+                }
+                Role::Operator => "give --tls-cert, --tls-key and --tls-client-ca, so that operators show certificates",
+            };
+            if !self.insecure {
+                return Err(ServerError::Exposed { address: address.to_owned(), flag, instead });
+            }
+            warn!("{bound} can be used by everyone who reaches it (--insecure)");
+        }
+        let mut server = self.build(services, &kind).map_err(|e| start(e.to_string()))?;
+        let Some(tls) = self.tls else {
+            // C-core's own error says nothing, so the system was asked first.
+            drop(listener);
+            let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
+            let port = server.add_listening_port(&*bound, ServerCredentials::insecure());
+            port.map_err(|e| refused(e.to_string()))?;
+            server.start();
+            return Ok(Port { server: Arc::new(Mutex::new(server)), front: None, address: bound });
+        };
+        server.start();
+        let server = Arc::new(Mutex::new(server));
+        // Operators of this machine need no TLS: who is on it can read the store.
+        let open_here = role == Role::Operator && is_here;
+        let inside = Served {
+            server: server.clone(),
+            connections: self.connections.clone(),
+            asks,
+            operators_only: asks && role == Role::Operator,
+            open_here,
+        };
+        let front = Front::start(listener, tls.current(), open_here, inside, bounds(role), self.counts.clone());
+        let front = Some(front.map_err(|e| start(e.to_string()))?);
+        Ok(Port { server, front, address: bound })
+    }
+
+    fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
+        let args = self.channel(kind).build_args();
+        let builder = ServerBuilder::new(self.env.clone()).channel_args(args).requests_slot_per_cq(kind.slots);
+        services.into_iter().fold(builder, ServerBuilder::register_service).build()
+    }
+
+    fn channel(&self, kind: &Kind) -> ChannelBuilder {
+        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        ChannelBuilder::new(self.env.clone())
+            .max_receive_message_len(number(kind.message))
+            .max_concurrent_stream(number(self.streams))
+            .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
+            // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
+            // of a stream that nobody reads.
+            .http2_bdp_probe(false)
+            .stream_initial_window_size(UNREAD)
+            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
+            // messages, and tells clients so; with the second, nothing is inflated.
+            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
+            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
+            .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
+            .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
+            // Two servers on one port would share its clients between them.
+            .reuse_port(false)
+            // A client that is gone without a word is noticed within 20 + 10 s.
+            .keepalive_time(Duration::from_secs(20))
+            .keepalive_timeout(Duration::from_secs(10))
+            .keepalive_permit_without_calls(true)
+            // Clients may ping every 5 s, and a bit sooner when they were held up, also without calls: idle is what they mostly are.
+            .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
+            .http2_max_pings_without_data(0)
+    }
+}
+
+impl Port {
+    /// The address, with the port that was taken.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Takes no more connections and calls. Resolves when the last call has ended.
+    pub(super) fn shutdown(&self) -> ShutdownFuture {
+        if let Some(front) = &self.front {
+            front.close();
+        }
+        self.lock().shutdown()
+    }
+
+    /// Cancels the calls that are left.
+    pub(super) fn cancel(&self) {
+        self.lock().cancel_all_calls();
+    }
+
+    /// Ends the connections that are left, with their threads.
+    pub(super) fn close(self) {
+        if let Some(front) = self.front {
+            front.stop();
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, grpcio::Server> {
+        self.server.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether only this machine gets there.
+pub(super) fn is_of_this_machine(listener: &TcpListener) -> bool {
+    listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
+}
+
+/// A connection through a front has three files: two of the pair of sockets.
+fn bounds(role: Role) -> Bounds {
+    let connections = match role {
+        Role::Agent => (host::clients() / 3).max(1),
+        Role::Operator => OPERATORS,
+    };
+    Bounds {
+        connections,
+        for_address: FOR_ADDRESS.min(connections),
+        arriving: ARRIVING,
+        arriving_for_address: ARRIVING_FOR_ADDRESS,
+    }
+}

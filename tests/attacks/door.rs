@@ -1,0 +1,389 @@
+//! Who is let in, and what strangers at the door cost.
+
+use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use contact::client::{Config, Error, Event, Running, StartAt, Tls, Worker};
+use contact::server::ServerTls;
+use crossbeam_channel::{Receiver, unbounded};
+use rcgen::SanType;
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use crate::common::DEADLINE;
+use crate::common::authority::{Authority, Valid};
+use crate::common::server::Server;
+use crate::rig::Rig;
+use crate::server::memory::Memory;
+
+/// A worker, and what it learns.
+struct Watched {
+    running: Option<Running>,
+    tasks: Receiver<String>,
+    /// Why there is no connection.
+    lost: Receiver<String>,
+}
+
+impl Watched {
+    fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+        let (done, tasks) = unbounded();
+        let (tell, lost) = unbounded();
+        let config = Config {
+            id: id.map(str::to_owned),
+            tls,
+            from: Some(StartAt::First),
+            first_backoff: Duration::from_millis(50),
+            most_backoff: Duration::from_millis(100),
+            ..Config::new(server)
+        };
+        let worker = Worker::new(config, move |task| {
+            let _ = done.send(task.text.clone());
+            "done"
+        });
+        let worker = worker.observe(move |event| {
+            if let Event::Disconnected { reason, .. } = event {
+                let _ = tell.send((*reason).to_owned());
+            }
+        });
+        Watched { running: Some(worker.start().unwrap()), tasks, lost }
+    }
+
+    #[track_caller]
+    fn task(&self) -> String {
+        self.tasks.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no task came: {:?}", self.lost.try_iter().last()))
+    }
+
+    #[track_caller]
+    fn trouble(&self) -> String {
+        self.lost.recv_timeout(DEADLINE).unwrap()
+    }
+
+    fn join(mut self) -> Result<(), Error> {
+        self.running.take().unwrap().join()
+    }
+}
+
+fn server_tls(authority: &Authority) -> ServerTls {
+    let (cert, key) = authority.server("server");
+    ServerTls { cert, key, client_ca: Some(authority.ca()) }
+}
+
+fn uri(uri: &str) -> SanType {
+    SanType::URI(uri.try_into().unwrap())
+}
+
+#[test]
+fn a_client_with_a_certificate_gets_tasks_and_has_no_other_id_than_its_own() {
+    let authority = Authority::new();
+    let rig = Rig::with(|config| config.tls = Some(server_tls(&authority)));
+    rig.operator.submit(&["a task"]);
+    let tls = authority.client("contact://fleet/agent/web-1");
+    let worker = Watched::start(rig.listen(), Some("web-1"), Some(tls.clone()));
+    assert_eq!(worker.task(), "a task");
+    let peer = rig.operator.clients_until(|all| !all.is_empty())[0].peer.clone();
+    assert!(peer.starts_with("ipv4:127.0.0.1:"), "{peer}: the address is the client's own");
+    let below = Watched::start(rig.listen(), Some("web-1/2"), Some(tls.clone()));
+    assert_eq!(below.task(), "a task");
+    let foreign = Watched::start(rig.listen(), Some("web-2"), Some(tls));
+    let refused = foreign.join().unwrap_err().to_string();
+    assert!(refused.contains("PERMISSION_DENIED") && refused.contains("web-2"), "{refused}");
+}
+
+/// Each is told to the client in words, and lets nobody in.
+#[test]
+fn certificates_that_are_wrong_let_nobody_in_and_the_client_says_why() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let rig = Rig::with(|config| config.tls = Some(server_tls(&authority)));
+    rig.operator.submit(&["a secret"]);
+    let ours = |file: &str, names, server| Tls {
+        ca: authority.ca(),
+        identity: Some(authority.issue(file, names, server, Valid::Now)),
+    };
+    let good = "contact://fleet/agent/web-1";
+    let foreign = Tls { ca: authority.ca(), ..stranger.client(good) };
+    for (tls, words) in [
+        (Tls { ca: authority.ca(), identity: None }, "wants a certificate"),
+        (foreign, "an authority that the server does not know"),
+        (ours("of-a-server", vec![uri(good)], true), "refuses this client's certificate"),
+        (ours("two", vec![uri(good), uri("contact://fleet/agent/web-2")], false), "does not name one identity"),
+        (ours("none", vec![SanType::DnsName("web-1".try_into().unwrap())], false), "does not name one identity"),
+        (ours("nul", vec![uri("contact://fleet/agent/web-1%00")], false), "does not name one identity"),
+        (ours("raw-nul", vec![uri("contact://fleet/agent/web-1\0x")], false), "does not name one identity"),
+        (ours("encoded", vec![uri("contact://fleet/agent/%77eb-1")], false), "does not name one identity"),
+        (Tls { ca: stranger.ca(), ..authority.client(good) }, "an authority that is not in --tls-ca"),
+    ] {
+        let worker = Watched::start(rig.listen(), Some("web-1"), Some(tls));
+        let trouble = worker.trouble();
+        assert!(trouble.contains(words), "{words:?} is not in {trouble:?}");
+        assert!(worker.tasks.is_empty());
+    }
+    rig.operator.clients_until(|all| all.is_empty());
+    let plain = Watched::start(rig.listen(), Some("web-1"), None);
+    let trouble = plain.trouble();
+    assert!(trouble.contains("http1.x server"), "{trouble}: so the client asks what is there");
+    let mut stream = TcpStream::connect(rig.listen()).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains("this port speaks TLS"), "{said}");
+}
+
+/// The client would see before it connects that its own is over: so the server is shown such a one by hand.
+#[test]
+fn certificates_out_of_their_time_are_refused() {
+    let authority = Authority::new();
+    let rig = Rig::with(|config| config.tls = Some(server_tls(&authority)));
+    for valid in [Valid::Before, Valid::Later] {
+        let files = authority.issue("late", vec![uri("contact://fleet/agent/web-1")], false, valid);
+        let mut stream = Raw::tls(rig.listen(), &authority, Some(&files));
+        let error = stream.read(&mut [0; 1]).unwrap_err().to_string();
+        assert!(error.contains("CertificateExpired"), "{error}");
+        let said = Worker::new(
+            Config { tls: Some(Tls { ca: authority.ca(), identity: Some(files) }), ..Config::new(rig.listen()) },
+            |_| "",
+        );
+        let said = said.start().unwrap_err().to_string();
+        assert!(said.contains("expired") || said.contains("not valid before"), "{said}");
+    }
+}
+
+#[test]
+fn a_server_with_a_wrong_certificate_gets_no_word_of_a_client() {
+    let authority = Authority::new();
+    for (names, server, valid, words) in [
+        (vec![SanType::DnsName("a.example".try_into().unwrap())], true, Valid::Now, "not for the name 127.0.0.1"),
+        (vec![SanType::IpAddress([127, 0, 0, 1].into())], false, Valid::Now, "no certificate of a server"),
+    ] {
+        let (cert, key) = authority.issue("server", names, server, valid);
+        let rig = Rig::with(|config| config.tls = Some(ServerTls { cert, key, client_ca: None }));
+        let worker = Watched::start(rig.listen(), None, Some(Tls { ca: authority.ca(), identity: None }));
+        let trouble = worker.trouble();
+        assert!(trouble.contains(words), "{words:?} is not in {trouble:?}");
+    }
+}
+
+/// Replaced on disk, and by a signal; what is wrong changes nothing.
+#[test]
+fn new_files_count_for_connections_from_then_on_and_wrong_ones_change_nothing() {
+    let (authority, next) = (Authority::new(), Authority::new());
+    let tls = ServerTls { client_ca: None, ..server_tls(&authority) };
+    let mut server = Server::start(&[
+        "--tls-cert",
+        tls.cert.to_str().unwrap(),
+        "--tls-key",
+        tls.key.to_str().unwrap(),
+        "--log",
+        "info",
+    ]);
+    let (old, new) = (Tls { ca: authority.ca(), identity: None }, Tls { ca: next.ca(), identity: None });
+    server.submit(&["a task"]);
+    let stays = Watched::start(&server.listen, Some("stays"), Some(old.clone()));
+    assert_eq!(stays.task(), "a task");
+    let other_key = authority.server("other").1;
+    let log = |server: &mut Server, words: &str| {
+        server.program().err.wait_for(words, |line| line.contains(words));
+    };
+    let read = |path: &PathBuf| fs::read(path).unwrap();
+    let (good_cert, good_key) = (read(&tls.cert), read(&tls.key));
+    for (file, content, words) in [
+        (&tls.cert, b"garbage".to_vec(), "there is no certificate in it"),
+        (&tls.key, read(&other_key), "it is not the key of the certificate"),
+        (&tls.key, b"garbage".to_vec(), "there is no private key in it"),
+    ] {
+        fs::write(file, content).unwrap();
+        server.program().signal("HUP");
+        log(&mut server, words);
+        fs::write(&tls.cert, &good_cert).unwrap();
+        fs::write(&tls.key, &good_key).unwrap();
+        let comes = Watched::start(&server.listen, Some("comes"), Some(old.clone()));
+        assert!(comes.lost.is_empty());
+    }
+    fs::remove_file(&tls.key).unwrap();
+    log(&mut server, "it cannot be read");
+    let comes = Watched::start(&server.listen, Some("comes too"), Some(old.clone()));
+    assert_eq!(comes.task(), "a task");
+    let (cert, key) = next.server("server");
+    fs::copy(cert, &tls.cert).unwrap();
+    fs::copy(key, &tls.key).unwrap();
+    log(&mut server, "a new certificate is used");
+    let comes = Watched::start(&server.listen, Some("comes later"), Some(new));
+    assert_eq!(comes.task(), "a task");
+    let trouble = Watched::start(&server.listen, Some("late"), Some(old)).trouble();
+    assert!(trouble.contains("not in --tls-ca"), "{trouble}");
+    server.submit(&["another"]);
+    assert_eq!(stays.task(), "another");
+    assert!(stays.lost.is_empty(), "who was there stays connected");
+}
+
+/// A connection that says what it likes.
+struct Raw;
+
+impl Raw {
+    fn tls(
+        server: &str,
+        authority: &Authority,
+        files: Option<&(PathBuf, PathBuf)>,
+    ) -> StreamOwned<ClientConnection, TcpStream> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(authority.ca()).unwrap()).unwrap();
+        let provider = Arc::new(rustls::crypto::ring::default_provider());
+        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(roots);
+        let config = match files {
+            None => config.with_no_client_auth(),
+            Some((cert, key)) => config
+                .with_client_auth_cert(
+                    vec![CertificateDer::from_pem_file(cert).unwrap()],
+                    PrivateKeyDer::from_pem_file(key).unwrap(),
+                )
+                .unwrap(),
+        };
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        let socket = TcpStream::connect(server).unwrap();
+        socket.set_read_timeout(Some(DEADLINE)).unwrap();
+        socket.set_write_timeout(Some(DEADLINE)).unwrap();
+        StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
+    }
+}
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    frame.extend([kind, flags]);
+    frame.extend(stream.to_be_bytes());
+    frame.extend(payload);
+    frame
+}
+
+/// POST, http, `/Contact/getTask`, `contact`, `application/grpc`, trailers.
+const HEADERS: &[u8] = b"\x83\x86\x04\x10/Contact/getTask\x01\x07contact\x0f\x10\x10application/grpc";
+
+/// Sends until it is cut off; how many bytes that took.
+fn flood(mut stream: impl std::io::Write, mut next: impl FnMut(u32) -> Vec<u8>) -> usize {
+    let mut sent = 0;
+    let began = Instant::now();
+    let mut send = |bytes: &[u8]| stream.write_all(bytes).map(|()| sent += bytes.len());
+    let mut ended = send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").and_then(|()| send(&frame(4, 0, 0, &[])));
+    let mut number = 1;
+    while ended.is_ok() {
+        assert!(began.elapsed() < DEADLINE, "it was not cut off");
+        let some: Vec<u8> = (0..100)
+            .flat_map(|_| {
+                number += 2;
+                next(number)
+            })
+            .collect();
+        ended = send(&some);
+    }
+    sent
+}
+
+#[test]
+fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_nothing() {
+    let authority = Authority::new();
+    let args = authority.args();
+    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let tls = authority.client("contact://fleet/agent/other");
+    let other = Watched::start(&server.listen, Some("other"), Some(tls));
+    server.submit(&["before"]);
+    assert_eq!(other.task(), "before");
+    let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
+    let before = Memory::of(server.program()).most;
+    let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
+    let continuation = |number: u32| match number {
+        3 => frame(1, 0, 3, HEADERS),
+        _ => frame(9, 0, 3, b"\0\x01a\x01b"),
+    };
+    let ping = |_| frame(6, 0, 0, &[0; 8]);
+    let settings = |_| frame(4, 0, 0, &[]);
+    let empty = |_| frame(0, 0, 1, &[]);
+    type Attack<'a> = &'a dyn Fn(u32) -> Vec<u8>;
+    let attacks: [(&str, Attack<'_>); 5] = [
+        ("rapid reset", &reset),
+        ("CONTINUATION", &continuation),
+        ("PING", &ping),
+        ("SETTINGS", &settings),
+        ("empty DATA", &empty),
+    ];
+    for (name, attack) in attacks {
+        for _ in 0..3 {
+            let stream = Raw::tls(&server.listen, &authority, Some(&files));
+            let sent = flood(stream, attack);
+            // What fits into buffers of sockets on the way is sent before the end is seen.
+            assert!(sent < 16 << 20, "{name}: {sent} bytes");
+        }
+        server.submit(&[name]);
+        assert_eq!(other.task(), name);
+    }
+    assert!(other.lost.is_empty());
+    let took = Memory::of(server.program()).most - before;
+    assert!(took < 48 << 20, "{} MiB", took >> 20);
+}
+
+/// Connections that say nothing, from several addresses: more than may be there at once.
+#[test]
+fn who_says_nothing_keeps_nobody_out() {
+    let authority = Authority::new();
+    let args = authority.args();
+    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let address: SocketAddr = server.listen.parse().unwrap();
+    let before = Memory::of(server.program()).now;
+    let mut silent = Vec::new();
+    for last in 2..=8 {
+        for number in 0..200 {
+            let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+            bind(&socket, &SocketAddr::from(([127, 0, 0, last], 0))).unwrap();
+            connect(&socket, &address).unwrap();
+            let mut stream = TcpStream::from(socket);
+            if number % 2 == 0 {
+                // The head of a record of TLS, and no more. The oldest are closed meanwhile.
+                let _ = stream.write_all(&[0x16, 3, 1, 1]);
+            }
+            silent.push(stream);
+        }
+    }
+    server.submit(&["a task"]);
+    let began = Instant::now();
+    let worker = Watched::start(&server.listen, Some("web-1"), Some(authority.client("contact://fleet/agent/web-1")));
+    assert_eq!(worker.task(), "a task");
+    assert!(worker.lost.is_empty());
+    let took = Memory::of(server.program()).now.saturating_sub(before);
+    assert!(took < 64 << 20, "{} MiB", took >> 20);
+    // All of them are closed within ten seconds of their coming.
+    for mut stream in silent {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let ended = stream.read(&mut [0; 64]);
+        assert!(!matches!(ended, Ok(64)), "{ended:?} after {:?}", began.elapsed());
+    }
+}
+
+/// One address has its share, and those of others are not touched.
+#[test]
+fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
+    let authority = Authority::new();
+    let args = authority.args();
+    let server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let address: SocketAddr = server.listen.parse().unwrap();
+    let mut turned_away = 0;
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
+        bind(&socket, &SocketAddr::from(([127, 0, 0, 2], 0))).unwrap();
+        connect(&socket, &address).unwrap();
+        silent.push(TcpStream::from(socket));
+    }
+    server.submit(&["a task"]);
+    let worker = Watched::start(&server.listen, Some("web-1"), Some(authority.client("contact://fleet/agent/web-1")));
+    assert_eq!(worker.task(), "a task");
+    for stream in silent.iter().rev().take(40) {
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut stream = stream;
+        turned_away += u32::from(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
+    }
+    assert_eq!(turned_away, 40);
+}

@@ -1,0 +1,94 @@
+//! Which ports are served how.
+
+use std::process::Command;
+
+use contact::client::Tls;
+use contact::server::{Server as InProcess, ServerError, ServerTls};
+
+use crate::common::authority::Authority;
+use crate::common::program::Program;
+use crate::common::server::Server;
+use crate::rig::Rig;
+
+/// contactctl to its end: its exit code, and what it said.
+fn ctl(args: &[&str], tls: Option<&Tls>) -> (Option<i32>, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    command.args(args);
+    if let Some(Tls { ca, identity }) = tls {
+        command.arg("--tls-ca").arg(ca);
+        if let Some((cert, key)) = identity {
+            command.arg("--tls-cert").arg(cert).arg("--tls-key").arg(key);
+        }
+    }
+    let mut program = Program::spawn("contactctl", &mut command).unwrap();
+    let code = program.ended().code();
+    let said: Vec<String> = [program.out.so_far(), program.err.so_far()].into_iter().flatten().collect();
+    (code, said.join("\n"))
+}
+
+#[test]
+fn a_port_that_others_reach_is_refused_without_tls() {
+    let rig = Rig::start();
+    let authority = Authority::new();
+    let (cert, key) = authority.server("server");
+    for (listen, control, http, tls, flag) in [
+        ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0", None, "--listen"),
+        ("[::]:0", "127.0.0.1:0", "127.0.0.1:0", None, "--listen"),
+        ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0", None, "--control"),
+        ("127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", None, "--http"),
+        // With TLS, and no certificates asked for: nobody would know who submits.
+        ("0.0.0.0:0", "0.0.0.0:0", "127.0.0.1:0", Some((&cert, &key)), "--control"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut config = rig.config.clone();
+        config.data = folder.path().join("data");
+        (config.listen, config.control, config.http) = (listen.into(), control.into(), Some(http.into()));
+        config.tls = tls.map(|(cert, key)| ServerTls { cert: cert.clone(), key: key.clone(), client_ca: None });
+        let refused = InProcess::start(config.clone()).err().unwrap();
+        assert!(matches!(refused, ServerError::Exposed { flag: named, .. } if named == flag), "{refused}");
+        assert!(refused.to_string().contains("--insecure"), "{refused}");
+        config.insecure = true;
+        let served = InProcess::start(config).unwrap();
+        served.stop().unwrap();
+    }
+}
+
+#[test]
+fn operators_elsewhere_show_a_certificate_of_an_operator() {
+    let authority = Authority::new();
+    let (cert, key) = authority.server("server");
+    let tls = ServerTls { cert, key, client_ca: Some(authority.ca()) };
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Rig::start().config.clone();
+    (config.control, config.tls, config.data) = ("0.0.0.0:0".into(), Some(tls), folder.path().join("data"));
+    let server = InProcess::start(config).unwrap();
+    let control = server.control().replace("0.0.0.0", "127.0.0.1");
+    let (operator, agent) =
+        (authority.client("contact://fleet/operator/ann"), authority.client("contact://fleet/agent/web-1"));
+    let submit = ["submit", "--server", &control, "a task"];
+    assert_eq!(ctl(&submit, Some(&operator)).0, Some(0));
+    let (code, said) = ctl(&submit, Some(&agent));
+    assert_ne!(code, Some(0), "{said}");
+    let (code, said) = ctl(&submit, Some(&Tls { ca: authority.ca(), identity: None }));
+    assert!(code != Some(0) && said.contains("wants a certificate"), "{said}");
+    assert_ne!(ctl(&submit, None).0, Some(0));
+    assert!(ctl(&["tasks", "--all", "--server", &control], Some(&operator)).1.contains("a task"));
+    // An operator takes no tasks.
+    let (_, said) = ctl(&["doctor", "--server", &control, "--listen", server.listen()], Some(&operator));
+    assert!(said.contains("clients"), "{said}");
+    server.stop().unwrap();
+}
+
+#[test]
+fn the_doctor_says_what_is_wrong_with_certificates() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let args = authority.args();
+    let server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let doctor = ["doctor", "--server", &server.control];
+    // Operators of this machine need no TLS, but use it if they say so.
+    let agent = authority.client("contact://fleet/agent/web-1");
+    let (_, said) = ctl(&doctor, None);
+    assert!(said.contains("--tls-ca"), "{said}");
+    let (_, said) = ctl(&doctor, Some(&Tls { ca: stranger.ca(), ..agent }));
+    assert!(said.contains("an authority that is not in --tls-ca"), "{said}");
+}

@@ -99,9 +99,9 @@ struct Args {
     /// all come through one proxy, set it as high as there are clients, times three
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_address: u32,
-    /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes, at least 64 MiB. When it
-    /// is used up, gRPC ends calls, whosever they are, and takes no new connections
-    #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(64 * 1024 * 1024..))]
+    /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes. When it is used up, gRPC
+    /// ends calls, whosever they are, and takes no new connections
+    #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(1..))]
     grpc_memory: u64,
     /// How long tasks that every group has settled are kept, and their results
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]

@@ -55,29 +55,13 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match first(&mut request).await.and(metadata) {
-                Ok(metadata) => metadata,
-                Err(refusal) => return drop(sink.fail(refusal.into()).await),
-            };
-            let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
-            let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
-            match service.broker.join(metadata.join).await {
-                Ok(Joined { session, inbox, new_group }) => {
-                    sink.set_headers(service.introduction(new_group));
-                    let ContactService { broker, health, traffic, .. } = &service;
-                    let (client, batch) = (&client, metadata.batch);
-                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet }
-                        .run()
-                        .await;
-                    broker.leave(session, why).await;
-                }
-                Err(error @ BrokerError::NotYourTurn(_)) => drop(sink.fail(Refusal::from(error).into()).await),
-                // The broker opens no session any more.
-                Err(_) => drop(sink.fail(service.health.stopping().into()).await),
+            // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
+            if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
+                pump.run().await;
             }
         });
     }
@@ -101,6 +85,36 @@ impl Contact for ContactService {
 }
 
 impl ContactService {
+    /// Opens the session of a client that is to be given tasks. `None`: it was refused, and told so.
+    async fn join(
+        self,
+        request: &mut First<pb::Empty>,
+        metadata: Result<Metadata, Refusal>,
+        mut sink: DuplexSink<pb::ServerMsg>,
+    ) -> Option<Pump> {
+        let metadata = match first(request).await.and(metadata) {
+            Ok(metadata) => metadata,
+            Err(refusal) => {
+                let _ = sink.fail(refusal.into()).await;
+                return None;
+            }
+        };
+        let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
+        let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
+        let refusal = match self.broker.join(metadata.join).await {
+            Ok(Joined { session, inbox, new_group }) => {
+                sink.set_headers(self.introduction(new_group));
+                let ContactService { broker, health, traffic, .. } = self;
+                return Some(Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet });
+            }
+            Err(error @ BrokerError::NotYourTurn(_)) => Refusal::from(error),
+            // The broker opens no session any more.
+            Err(_) => self.health.stopping(),
+        };
+        let _ = sink.fail(refusal.into()).await;
+        None
+    }
+
     /// What a client learns of the server from the initial metadata of getTask.
     fn introduction(&self, new_group: Option<StartAt>) -> grpcio::Metadata {
         let mut metadata = MetadataBuilder::with_capacity(3);

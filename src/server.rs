@@ -72,6 +72,9 @@ use crate::wire::contact_grpc::create_contact;
 use crate::wire::control_grpc::create_control;
 use crate::wire::grpc_health_v1::health_grpc::create_health;
 
+/// What some hundred clients take, and a few long messages, in bytes.
+const LEAST_MEMORY: usize = 64 * 1024 * 1024;
+
 /// A running server. Owns all its threads until [`Server::stop`].
 pub struct Server {
     contact: Port,
@@ -140,8 +143,8 @@ impl Server {
         let limit = config.max_task;
         let calls = Calls::default();
         let connections = Connections::default();
-        let admissions = [&connections; 2].map(|connections| Admission::of(config.calls, connections.clone()));
-        let [clients_let_in, operators_let_in] = admissions.each_ref().map(Admission::asked);
+        let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
+        let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&connections));
         let contact = ContactService {
             broker: broker.handle(),
             health: health.clone(),
@@ -168,21 +171,29 @@ impl Server {
             let [v1, v1alpha] = Reflection::of(file).services(calls);
             [create_health(health.clone(), calls), v1, v1alpha]
         };
-        let (streams, memory) = (config.calls.per_connection, config.grpc_memory);
-        let ports =
-            Ports { env: &env, tls: tls.as_ref(), insecure: config.insecure, connections, counts: about.front.clone() };
+        let ports = Ports {
+            env: &env,
+            tls: tls.as_ref(),
+            insecure: config.insecure,
+            connections,
+            counts: about.front.clone(),
+            streams: config.calls.per_connection,
+            memory: config.grpc_memory,
+        };
         let let_in = &clients_let_in;
         let services =
             common(wire::contact::file_descriptor(), let_in).into_iter().chain([create_contact(contact, let_in)]);
-        let kind = Kind { flag: "--listen", role: Role::Agent, slots: 512, message, streams, memory };
-        let contact = ports.open(services, &config.listen, kind)?;
+        let contact =
+            ports.open(services, &config.listen, Kind { flag: "--listen", role: Role::Agent, slots: 512, message })?;
         let _ = about.listen.set(contact.address().to_owned());
         let let_in = &operators_let_in;
         let services =
             common(wire::control::file_descriptor(), let_in).into_iter().chain([create_control(control, let_in)]);
-        let message = message.max(16 * 1024 * 1024);
-        let kind = Kind { flag: "--control", role: Role::Operator, slots: 64, message, streams, memory };
-        let control = ports.open(services, &config.control, kind)?;
+        let control = ports.open(
+            services,
+            &config.control,
+            Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
+        )?;
         let _ = about.control.set(control.address().to_owned());
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
@@ -331,6 +342,3 @@ fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), Serv
     let port = listener.local_addr().map_err(|e| refused(e.to_string()))?.port();
     Ok((listener, format!("{host}:{port}")))
 }
-
-/// What some hundred clients take, and a few long messages, in bytes.
-const LEAST_MEMORY: usize = 64 * 1024 * 1024;

@@ -28,8 +28,6 @@ impl Default for CallLimits {
 /// Counts the calls of one port.
 pub(super) struct Admission {
     limits: CallLimits,
-    /// Whose addresses C-core does not know.
-    connections: Connections,
     open: Mutex<Open>,
 }
 
@@ -41,8 +39,8 @@ struct Open {
 }
 
 impl Admission {
-    pub(super) fn of(limits: CallLimits, connections: Connections) -> Arc<Admission> {
-        Arc::new(Admission { limits, connections, open: Mutex::default() })
+    pub(super) fn of(limits: CallLimits) -> Arc<Admission> {
+        Arc::new(Admission { limits, open: Mutex::default() })
     }
 
     /// How many calls are open.
@@ -50,14 +48,12 @@ impl Admission {
         self.lock().total
     }
 
-    /// As the services ask.
-    pub(super) fn asked(self: &Arc<Self>) -> Admit {
-        let admission = self.clone();
+    /// As the services ask, of calls over these connections.
+    pub(super) fn asked(self: &Arc<Self>, connections: &Connections) -> Admit {
+        let (admission, connections) = (self.clone(), connections.clone());
         Arc::new(move |ctx| {
-            match admission.connections.origin(ctx.peer()).and_then(|from| admission.admit(&from.peer)) {
-                Ok(permit) => Ok(Box::new(permit)),
-                Err(refusal) => Err(refusal.into()),
-            }
+            let let_in = connections.origin(ctx.peer()).and_then(|origin| admission.admit(&origin.peer));
+            Ok(Box::new(let_in?))
         })
     }
 
@@ -130,7 +126,7 @@ mod tests {
 
     #[test]
     fn calls_are_counted_by_connection_and_by_address_and_those_that_ended_no_more() {
-        let admission = Admission::of(CallLimits { per_connection: 2, per_address: 3 }, Connections::default());
+        let admission = Admission::of(CallLimits { per_connection: 2, per_address: 3 });
         let refused = |peer: &str| match admission.admit(peer) {
             Err(Refusal::TooManyCalls { of, .. }) => of,
             Err(other) => panic!("{other}"),

@@ -55,12 +55,6 @@ pub fn take_open_files() {
     }
 }
 
-/// How many clients open files leave room for, each being one.
-pub(super) fn clients() -> usize {
-    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX)
-}
-
 /// Whether there was no file left for it.
 pub(super) fn is_out_of_files(error: &io::Error) -> bool {
     error.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error())
@@ -93,6 +87,12 @@ pub(super) fn beyond_the_limit<T>(open: impl FnOnce() -> T) -> T {
 /// Has all files that this process makes from now on be for its owner alone. For a program: the umask is the whole process's.
 pub fn keep_files_private() {
     rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
+}
+
+/// How many clients open files leave room for, each being one.
+pub(super) fn clients() -> usize {
+    let files = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    usize::try_from(files.saturating_sub(OTHER_FILES)).unwrap_or(usize::MAX)
 }
 
 /// Makes the data folder if it is missing, for its owner alone, and sees whether it can be written and has room.

@@ -36,6 +36,10 @@ pub(super) struct Ports<'a> {
     pub(super) insecure: bool,
     pub(super) connections: Connections,
     pub(super) counts: Arc<Counts>,
+    /// Most calls of a connection at once.
+    pub(super) streams: usize,
+    /// Most memory of each, as C-core counts it, in bytes.
+    pub(super) memory: usize,
 }
 
 /// One that is served. To be closed at the end.
@@ -51,14 +55,10 @@ pub(super) struct Kind {
     pub(super) flag: &'static str,
     /// Who comes here.
     pub(super) role: Role,
-    /// Calls that C-core hands over at once, for each completion queue.
+    /// Requests that may wait for each completion queue.
     pub(super) slots: usize,
     /// The longest message, in bytes.
     pub(super) message: usize,
-    /// Most calls of a connection at once.
-    pub(super) streams: usize,
-    /// Most memory, as C-core counts it, in bytes.
-    pub(super) memory: usize,
 }
 
 impl Ports<'_> {
@@ -118,20 +118,18 @@ impl Ports<'_> {
     }
 
     fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
-        let args = kind.channel(self.env).build_args();
+        let args = self.channel(kind).build_args();
         let builder = ServerBuilder::new(self.env.clone()).channel_args(args).requests_slot_per_cq(kind.slots);
         services.into_iter().fold(builder, ServerBuilder::register_service).build()
     }
-}
 
-impl Kind {
-    fn channel(&self, env: &Arc<Environment>) -> ChannelBuilder {
+    fn channel(&self, kind: &Kind) -> ChannelBuilder {
         let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        ChannelBuilder::new(env.clone())
-            .max_receive_message_len(number(self.message))
+        ChannelBuilder::new(self.env.clone())
+            .max_receive_message_len(number(kind.message))
             .max_concurrent_stream(number(self.streams))
-            .set_resource_quota(ResourceQuota::new(Some(self.flag)).resize_memory(self.memory))
+            .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
             // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
             // of a stream that nobody reads.
             .http2_bdp_probe(false)

@@ -252,19 +252,19 @@ impl Facts<'_> {
         let (count, last) = self.unmatched;
         let ago = last.map(|last| self.since(last)).filter(|ago| *ago < UNMATCHED);
         let unmatched = ago.map(|ago| Finding { count, millis: millis(ago), ..Finding::new(Code::Unmatched) });
-        let certificate = self.certificate.as_ref().and_then(|certificate| {
-            let left = certificate.left;
-            let is_wrong = certificate.trouble.is_some() || left < EXPIRES_SOON;
-            let severity = grave(left < EXPIRES_NOW);
-            let text = certificate.trouble.clone();
-            is_wrong.then(|| Finding { severity, millis: millis(left), text, ..Finding::new(Code::Certificate) })
-        });
         let (count, limit) = (self.groups.iter().filter(|group| !group.info.never_came).count(), self.max_groups);
         let groups = (count >= limit - limit / 5).then(|| Finding {
             severity: grave(count >= limit),
             count: count as u64,
             limit: limit as u64,
             ..Finding::new(Code::Groups)
+        });
+        let certificate = self.certificate.as_ref().and_then(|certificate| {
+            let left = certificate.left;
+            let is_wrong = certificate.trouble.is_some() || left < EXPIRES_SOON;
+            let severity = grave(left < EXPIRES_NOW);
+            let text = certificate.trouble.clone();
+            is_wrong.then(|| Finding { severity, millis: millis(left), text, ..Finding::new(Code::Certificate) })
         });
         [not_ready, disk, files, size, clock, unmatched, groups, certificate]
     }

@@ -4,6 +4,7 @@
 
 mod about;
 mod admission;
+mod authority;
 mod backup;
 mod calls;
 mod clock;
@@ -44,6 +45,7 @@ use log::{info, warn};
 use self::about::About;
 use self::admission::Admission;
 pub use self::admission::CallLimits;
+use self::authority::Authority;
 use self::calls::Calls;
 pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
@@ -52,7 +54,7 @@ use self::demo::Demo;
 use self::health::Health;
 use self::http::HttpThread;
 use self::identity::{Connections, Role};
-use self::operator::Operator;
+use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
 use self::reflection::Reflection;
@@ -99,7 +101,10 @@ impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
-        let tls = config.tls.map(Tls::read).transpose()?;
+        let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
+        let authority = authority.map_err(|why| ServerError::Authority { path: config.data.join("tls"), why })?;
+        let files = authority.as_ref().map(Authority::files).or(config.tls);
+        let tls = files.map(|files| Tls::read(files, authority.clone())).transpose()?;
         about.set_tls(tls.clone());
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         if let Some((listener, _)) = &http
@@ -161,6 +166,7 @@ impl Server {
             traffic,
             limit,
             admissions,
+            identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };

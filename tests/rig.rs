@@ -55,6 +55,7 @@ impl Rig {
             http: None,
             http_hosts: Vec::new(),
             tls: None,
+            public: None,
             insecure: false,
             data: folder.path().join("data"),
             max_task: 1024 * 1024,

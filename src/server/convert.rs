@@ -5,6 +5,8 @@ use std::time::Duration;
 use protobuf::EnumOrUnknown;
 
 use super::about::millis as duration;
+use super::authority::Enrolled;
+use super::identity::Role;
 use super::operator::{
     BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
     TaskRequest, Wanted, if_set,
@@ -406,6 +408,20 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
+}
+
+/// Who was given certificates.
+pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse {
+    let identity = |one: Enrolled| pb::Identity {
+        name: one.name,
+        operator: one.role == Role::Operator,
+        group: one.group.unwrap_or_default(),
+        issued_at: one.issued_at,
+        until: one.until,
+        revoked: one.revoked,
+        ..pb::Identity::default()
+    };
+    pb::ListIdentitiesResponse { identities: enrolled.into_iter().map(identity).collect(), ..Default::default() }
 }
 
 /// How a backup goes.

@@ -34,7 +34,7 @@ impl Metadata {
     /// Reads what a client says of itself. What it does not say is left open; what makes no sense is refused, as is an id that is
     /// not its certificate's.
     pub(super) fn read(ctx: &RpcContext<'_>, connections: &Connections) -> Result<Metadata, Refusal> {
-        let Origin { peer, identity } = connections.origin(ctx.peer())?;
+        let Origin { peer, identity, group } = connections.origin(ctx.peer())?;
         let mut metadata = Metadata { join: Join { peer, ..Join::default() }, batch: 1 };
         for (key, value) in ctx.request_headers().iter() {
             metadata.set(key, value)?;
@@ -43,6 +43,11 @@ impl Metadata {
             && !identity.covers(client.as_str())
         {
             return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
+        }
+        if let (Some(own), Some(named)) = (group, &metadata.join.group)
+            && own != named.as_str()
+        {
+            return Err(Refusal::NotItsGroup { group: named.to_string(), own });
         }
         Ok(metadata)
     }

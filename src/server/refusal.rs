@@ -91,6 +91,14 @@ pub(super) enum Refusal {
         "a client with the certificate of {identity} is not {client}: its id is {identity}, or begins with {identity}/"
     )]
     NotItsId { client: String, identity: String },
+    #[error("this client was invited to the group {own}, and takes no part in {group}")]
+    NotItsGroup { group: String, own: String },
+    #[error("{0}")]
+    Authority(String),
+    #[error("nobody is called {0} who was given a certificate here; contactctl identity list")]
+    NoSuchIdentity(String),
+    #[error("this server issues no certificates: it was not started with --public")]
+    NotPublic,
 }
 
 impl From<BackupError> for Refusal {
@@ -177,7 +185,10 @@ impl Refusal {
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
             Refusal::Backup(_) => Reason::BACKUP_REFUSED,
-            Refusal::NotItsId { .. } => Reason::CLIENT_NOT_ALLOWED,
+            Refusal::NotItsId { .. } | Refusal::NotItsGroup { .. } => Reason::CLIENT_NOT_ALLOWED,
+            Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
+            Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
+            Refusal::NotPublic => Reason::NOT_PUBLIC,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -214,6 +225,8 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
+            Refusal::NotItsGroup { group, .. } => &[("group", group)],
+            Refusal::NoSuchIdentity(identity) => &[("identity", identity)],
             Refusal::NotItsId { client, identity } => &[("client", client), ("identity", identity)],
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
             Refusal::NotDead(id, group) => &[("task", id), ("group", group)],

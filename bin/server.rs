@@ -98,6 +98,10 @@ struct Args {
     /// Remove settled tasks earlier when the store takes more than this
     #[arg(long, value_name = "BYTES")]
     retain_bytes: Option<u64>,
+    /// How much of the disk is to stay free. With less, statuses and late results are not stored, and with less than half of it no tasks are
+    /// accepted; what comes of the tasks that are out always is. Without it: 1 GiB, or a twentieth of the file system if that is less
+    #[arg(long, value_name = "BYTES")]
+    min_free: Option<u64>,
     /// A group that no client has used for this long ends, with tasks that it has not settled
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().group_ttl), value_parser = humantime::parse_duration)]
     group_ttl: Duration,
@@ -111,7 +115,7 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 10] = [
+const LIVE: [&str; 11] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
@@ -120,6 +124,7 @@ const LIVE: [&str; 10] = [
     "anonymous-from",
     "retain",
     "retain-bytes",
+    "min-free",
     "group-ttl",
     "log",
 ];
@@ -150,6 +155,7 @@ impl Args {
         Retention {
             retain: self.retain,
             retain_bytes: self.retain_bytes,
+            min_free: self.min_free,
             group_ttl: self.group_ttl,
             ..Retention::default()
         }

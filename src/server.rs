@@ -23,6 +23,7 @@ mod reflection;
 mod refusal;
 mod refusal_counts;
 mod retention;
+mod status_rate;
 mod traffic;
 mod watchdog;
 mod watchers;
@@ -49,6 +50,7 @@ use self::operator::Operator;
 use self::query::Pool;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
+use self::status_rate::StatusRate;
 use self::traffic::Traffic;
 pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
@@ -96,13 +98,15 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
+        handle.set_min_free(config.retention.min_free);
+        handle.keep_reserve();
         if let Some(newest) = newest_entry(&recovered) {
             about.clock.start_after(newest);
         }
         let pool = Pool::start(&handle)?;
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
-        let traffic = Arc::new(Traffic::default());
+        let (traffic, status_rate) = (Arc::new(Traffic::default()), Arc::new(StatusRate::default()));
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
@@ -121,6 +125,7 @@ impl Server {
             calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
+            status_rate: status_rate.clone(),
         };
         let operator = Operator {
             broker: broker.handle(),
@@ -128,6 +133,7 @@ impl Server {
             queries: pool.queries(),
             about: about.clone(),
             traffic,
+            status_rate,
             limit,
             never_came: Arc::default(),
             idle_since: Arc::default(),
@@ -201,6 +207,7 @@ impl Server {
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
         self.about.set_retention(retention.clone());
+        self.store.handle().set_min_free(retention.min_free);
         self.retention_thread.set(retention);
         block_on(self.broker.handle().reconfigure(broker))
     }

@@ -1,5 +1,6 @@
 //! What the tests share that run the real programs.
 
+pub mod disk;
 pub mod program;
 pub mod server;
 

@@ -3,6 +3,7 @@
 //! What counts memory, threads or open files counts those of a child process, so all of it can run in one.
 #![allow(clippy::unwrap_used, unreachable_pub)]
 
+mod attacks;
 mod behind;
 mod bench;
 mod browser;

@@ -80,6 +80,9 @@ pub struct Retention {
     pub retain_bytes: Option<u64>,
     /// A group that no client has used for this time ends; a task for a group that never came is kept as long.
     pub group_ttl: Duration,
+    /// Bytes that are to stay free on the disk: below, nothing is taken that can be done without. `None`: 1 GiB, or a twentieth of the
+    /// file system, if that is less.
+    pub min_free: Option<u64>,
     /// How often what is old is looked for.
     pub every: Duration,
 }
@@ -88,6 +91,7 @@ impl Default for Retention {
     /// A week, however much that is; groups a month; looked for every minute.
     fn default() -> Retention {
         let day = Duration::from_secs(24 * 60 * 60);
-        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, every: Duration::from_secs(60) }
+        let every = Duration::from_secs(60);
+        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, min_free: None, every }
     }
 }

@@ -1,7 +1,7 @@
 //! The `Contact` service: what agents and workers call.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{
@@ -14,9 +14,11 @@ use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
+use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
 use crate::codec::Decoded;
+use crate::store::StoreError;
 use crate::task::{NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -27,6 +29,9 @@ const CHUNK: usize = 256;
 /// Text in bytes that one stream may have reported and that is not on disk yet. A client that reports more than the disk takes waits.
 const UNDER_WAY: usize = 1024 * 1024;
 
+/// When a status may be stored again that the disk has no room for: somebody must make some.
+const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
+
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ContactService {
@@ -36,6 +41,7 @@ pub(super) struct ContactService {
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) status_rate: Arc<StatusRate>,
 }
 
 impl Contact for ContactService {
@@ -127,20 +133,29 @@ impl ContactService {
         requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
-        let client = metadata?.label();
+        let metadata = metadata?;
+        let (client, peer) = (metadata.label(), metadata.join.peer);
+        let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
         let mut chunks = requests.ready_chunks(CHUNK);
         while let Some(chunk) = chunks.next().await {
             let mut statuses = Vec::with_capacity(chunk.len());
-            let mut answers = Vec::with_capacity(chunk.len());
+            // All answers in their order, and the places of those to what is stored.
+            let (mut answers, mut stored) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
             let mut ended = None;
             for item in chunk {
-                match message(item).and_then(|m| Ok(Text::Status.check(m.msg, self.limit)?)) {
-                    Ok(msg) => {
-                        let ret = format!("服务端接收到消息:{msg}");
-                        answers.push(Ok((pb::Result { ret, ..pb::Result::default() }, WriteFlags::default())));
-                        statuses.push(NewStatus { client: client.clone(), msg, at: Time::now() });
-                    }
+                match message(item).and_then(|m| Ok(Text::Status.check(m.msg, limit)?)) {
+                    Ok(msg) => match self.status_rate.take(&client, &peer, msg.len(), Instant::now()) {
+                        Ok(()) => {
+                            stored.push(answers.len());
+                            answers
+                                .push(pb::Result {
+                                    ret: format!("服务端接收到消息:{msg}"), ..pb::Result::default()
+                                });
+                            statuses.push(NewStatus { client: client.clone(), msg, at: Time::now() });
+                        }
+                        Err(wait) => answers.push(not_stored("STATUS_RATE", "a client may send 10 a second", wait)),
+                    },
                     Err(e) => {
                         ended = Some(e);
                         break;
@@ -148,13 +163,19 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            if !statuses.is_empty() {
+            if !answers.is_empty() {
                 let bytes = statuses.iter().map(|status| status.msg.len()).sum();
-                self.traffic.count(Flow::Statuses, statuses.len(), bytes);
-                let (count, bytes) =
-                    (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
-                self.broker.record_statuses(statuses).await?;
-                self.traffic.count(Flow::StatusAnswers, count, bytes);
+                self.traffic.count(Flow::Statuses, answers.len(), bytes);
+                match self.broker.record_statuses(statuses).await {
+                    Err(BrokerError::Store(low @ StoreError::Low { .. })) => {
+                        // A client that only reports how it is goes on: its statuses can be done without, its stream cannot.
+                        let (refusal, wait) = (low.to_string(), LOW_DISK_WAIT);
+                        stored.iter().for_each(|at| answers[*at] = not_stored("DISK_LOW", &refusal, wait));
+                    }
+                    written => written?,
+                }
+                self.traffic.count(Flow::StatusAnswers, answers.len(), answers.iter().map(|a| a.ret.len()).sum());
+                let answers = answers.into_iter().map(|answer| Ok((answer, WriteFlags::default())));
                 sink.send_all(&mut futures::stream::iter(answers)).await?;
             }
             if let Some(ended) = ended {
@@ -231,6 +252,16 @@ impl ContactService {
             ret: Text::Result.check(message.ret, self.limit)?,
             delay: Duration::from_millis(message.delay_ms.into()),
         })
+    }
+}
+
+/// The answer to a status that is not stored. A client that knows only the text goes on as well.
+fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
+    pb::Result {
+        ret: format!("服务端未保存消息 ({reason}: {why})"),
+        outcome: pb::Outcome::RETRY.into(),
+        delay_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1),
+        ..pb::Result::default()
     }
 }
 

@@ -55,7 +55,8 @@ export const en = {
   'issue.clock': (by, behind, left) =>
     `The server's clock stepped: it is ${by} ${behind ? 'behind' : 'ahead of'} where it should be. Nothing is removed because of that for ${left}`,
   'issue.clock.help': 'If the clock is right:',
-  'issue.disk': (free) => `The disk is nearly full: ${free} left`,
+  'issue.disk': (free, refused) =>
+    `The disk is nearly full: ${free} left${['', ', and statuses are not stored', ', and no tasks are accepted'][refused]}`,
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.open_files': (open, limit) => `${n(open)} of ${n(limit)} files are open; each client takes one`,
   'issue.open_files.help': 'Start the server again with a higher limit:',

@@ -50,7 +50,7 @@ export const zh = {
   'issue.not_ready.help': '排除原因后会自行恢复；若没有恢复，请重新启动：',
   'issue.clock': (by, behind, left) => `服务器时钟发生跳变：比应有时间${behind ? '慢' : '快'} ${by}。${left}内不会因此删除任何内容`,
   'issue.clock.help': '如果时钟是对的：',
-  'issue.disk': (free) => `磁盘快满了：只剩 ${free}`,
+  'issue.disk': (free, refused) => `磁盘快满了：只剩 ${free}${['', '，状态不再保存', '，不再接受任务'][refused]}`,
   'issue.disk.help': '请腾出空间，或少保留一些已了结的任务：',
   'issue.open_files': (open, limit) => `已打开 ${n(open)} 个文件，上限 ${n(limit)}；每个客户端占用一个`,
   'issue.open_files.help': '请提高上限后重新启动服务器：',

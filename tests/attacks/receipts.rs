@@ -1,0 +1,116 @@
+//! What a peer tells: how much of it is stored, and for what it counts.
+
+use std::time::{Duration, Instant};
+
+use contact::wire::contact::Outcome;
+use grpcio::RpcStatusCode as Code;
+
+use crate::common::DEADLINE;
+use crate::common::disk::SmallDisk;
+use crate::rig::{Rig, done, to};
+
+const MIB: u64 = 1 << 20;
+
+fn stored(answer: &str) -> bool {
+    answer.starts_with("服务端接收到消息:")
+}
+
+#[test]
+fn of_a_flood_of_statuses_few_are_stored_and_the_stream_goes_on_and_others_are_heard() {
+    let rig = Rig::start();
+    let loud = rig.named("loud");
+    let mut statuses = loud.statuses();
+    let began = Instant::now();
+    let mut kept = 0;
+    for n in 0..3_000 {
+        assert!(statuses.say(&format!("{n}")));
+        let answer = statuses.whole_answer().unwrap();
+        if stored(&answer.ret) {
+            kept += 1;
+        } else {
+            assert!(answer.ret.contains("STATUS_RATE"), "{}", answer.ret);
+            assert_eq!(answer.outcome, Outcome::RETRY.into());
+            assert!((1..=100).contains(&answer.delay_ms), "{}", answer.delay_ms);
+        }
+    }
+    let most = 100 + 10 * (began.elapsed().as_secs() + 1);
+    assert!((100..=most).contains(&kept), "{kept} of 3000 were stored, at most {most} may be");
+    // What is known of it goes by its id, not by its connection.
+    let mut again = rig.named("loud").statuses();
+    for _ in 0..20 {
+        assert!(again.say("again"));
+        kept += u64::from(stored(&again.answer().unwrap()));
+    }
+    assert!(kept <= 100 + 10 * (began.elapsed().as_secs() + 1));
+    let mut other = rig.named("other").statuses();
+    assert!(other.say("I am well"));
+    assert!(stored(&other.answer().unwrap()));
+    assert_eq!(rig.operator.statuses_now().len() as u64, kept + 1);
+}
+
+#[test]
+fn a_disk_at_its_floor_takes_what_comes_of_tasks_and_nothing_else_until_there_is_room() {
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let rig = Rig::with(|config| {
+        config.data = disk.path().join("data");
+        config.retention.min_free = Some(16 * MIB);
+    });
+    let worker = rig.member("g", "w");
+    let mut tasks = worker.tasks();
+    rig.operator.submit_all((0..4).map(|n| to("g", &n.to_string())).collect());
+    let given = tasks.take(4);
+    let mut statuses = worker.statuses();
+    let mut try_status = || {
+        assert!(statuses.say("well"));
+        statuses.whole_answer().unwrap()
+    };
+
+    disk.fill(12 * MIB);
+    let answer = try_status();
+    assert!(answer.ret.contains("DISK_LOW") && !stored(&answer.ret), "{}", answer.ret);
+    assert_eq!(answer.outcome, Outcome::RETRY.into());
+    rig.operator.submit_all(vec![to("g", "4")]);
+    let fifth = tasks.next();
+    worker.tell([done(&given[0])]);
+
+    let filler = disk.fill(6 * MIB);
+    let refused = rig.operator.try_submit(vec![to("g", "5")]).unwrap_err();
+    assert_eq!(refused.code(), Code::UNAVAILABLE);
+    assert!(refused.message().contains("are left on the disk of"), "{}", refused.message());
+    worker.tell([&given[1], &given[2], &given[3], &fifth].map(done));
+    // The second time it is late, and changes nothing.
+    worker.tell([done(&given[1])]);
+    let results = rig.operator.results_now();
+    assert_eq!(results.iter().map(|result| result.task_id).collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+
+    std::fs::remove_file(filler).unwrap();
+    assert!(stored(&try_status().ret), "without a restart");
+    rig.operator.submit_all(vec![to("g", "6")]);
+    assert_eq!(tasks.next().task, "6");
+}
+
+#[test]
+fn a_server_that_filled_its_disk_removes_what_may_go_and_takes_tasks_again_by_itself() {
+    for min_free in [None, Some(0)] {
+        let Some(disk) = SmallDisk::mount(48) else { return };
+        let rig = Rig::with(|config| {
+            config.data = disk.path().join("data");
+            config.retention.min_free = min_free;
+            config.retention.retain_bytes = Some(4 * MIB);
+            config.retention.every = Duration::from_secs(3);
+        });
+        // Anonymous clients are owed nothing, so all of it may go.
+        let text = "x".repeat(100_000);
+        let submit = || rig.operator.try_submit(vec![to("", &text); 20]);
+        let refused = (0..).find_map(|n| {
+            assert!(n < 1_000, "two gigabytes do not fit");
+            submit().err()
+        });
+        assert_eq!(refused.unwrap().code(), Code::UNAVAILABLE);
+        let deadline = Instant::now() + DEADLINE;
+        while let Err(status) = submit() {
+            assert!(Instant::now() < deadline, "{status:?}, {} bytes are free", disk.free());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}

@@ -89,7 +89,10 @@ struct Args {
     /// multiplied with, the longest, and by which part they vary. A first loss costs no wait. `first=0s`: none does
     #[arg(long, value_name = "POLICY", default_value = broker::Config::default().retry.to_string())]
     retry: Retry,
-    /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
+    /// The longest that a client can have a task wait with RETRY; what it asks for beyond that is cut
+    #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().max_retry_delay), value_parser = humantime::parse_duration)]
+    max_retry_delay: Duration,
+    /// The longest task or result, in bytes; a status is 16 KiB at most. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
     /// How long tasks that every group has settled are kept, and their results
@@ -115,11 +118,12 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 11] = [
+const LIVE: [&str; 12] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
     "retry",
+    "max-retry-delay",
     "groups-from",
     "anonymous-from",
     "retain",
@@ -144,6 +148,7 @@ impl Args {
             max_deliveries: self.max_deliveries,
             retry: self.retry,
             restart_grace: self.restart_grace,
+            max_retry_delay: self.max_retry_delay,
             groups_from: self.groups_from,
             anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),

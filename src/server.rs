@@ -19,6 +19,7 @@ mod metadata;
 mod operator;
 mod pump;
 mod query;
+mod receipts;
 mod reflection;
 mod refusal;
 mod refusal_counts;
@@ -48,6 +49,7 @@ use self::health::Health;
 use self::http::HttpThread;
 use self::operator::Operator;
 use self::query::Pool;
+use self::receipts::Receipts;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::status_rate::StatusRate;
@@ -107,6 +109,9 @@ impl Server {
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
         let (traffic, status_rate) = (Arc::new(Traffic::default()), Arc::new(StatusRate::default()));
+        let anonymous_group = config.broker.anonymous_group.clone();
+        let receipts = Receipts::open(&config.data);
+        let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
@@ -126,6 +131,8 @@ impl Server {
             limit,
             traffic: traffic.clone(),
             status_rate: status_rate.clone(),
+            receipts,
+            anonymous_group,
         };
         let operator = Operator {
             broker: broker.handle(),

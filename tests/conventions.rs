@@ -260,7 +260,8 @@ fn errors_tell_a_program_what_was_wrong_and_where() {
     next("INVALID_ARGUMENT", "METADATA_INVALID", json!({"key": "contact-client"}));
     next("NOT_FOUND", "TASK_UNKNOWN", json!({"task": "4711", "newest": "0"}));
     let long = json!({"size_bytes": "1048577", "limit_bytes": "1048576"});
-    assert_eq!(field(&next("INVALID_ARGUMENT", "RESULT_TOO_LONG", long.clone())).unwrap(), "ret");
+    assert_eq!(field(&next("INVALID_ARGUMENT", "RESULT_TOO_LONG", long)).unwrap(), "ret");
+    let long = json!({"size_bytes": "1048577", "limit_bytes": "16384"});
     assert_eq!(field(&next("INVALID_ARGUMENT", "STATUS_TOO_LONG", long)).unwrap(), "msg");
     assert_eq!(said.next(), None);
 }

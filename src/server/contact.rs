@@ -13,13 +13,14 @@ use super::calls::{Calls, Ended, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
+use super::receipts::{OfClient, Receipts};
 use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
+use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
 use crate::codec::Decoded;
 use crate::store::StoreError;
-use crate::task::{NewStatus, Outcome, StartAt, Time};
+use crate::task::{Name, NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
@@ -42,6 +43,9 @@ pub(super) struct ContactService {
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
     pub(super) status_rate: Arc<StatusRate>,
+    pub(super) receipts: Receipts,
+    /// The group of all anonymous clients, if there is one.
+    pub(super) anonymous_group: Option<Name>,
 }
 
 impl Contact for ContactService {
@@ -77,15 +81,27 @@ impl Contact for ContactService {
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
             let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
+            let receipts = service.receipts_of(&metadata).filter(|_| metadata.join.receipts);
             let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
             match service.broker.join(metadata.join).await {
                 Ok(Joined { session, inbox, new_group }) => {
                     sink.set_headers(service.introduction(new_group));
                     let ContactService { broker, health, traffic, .. } = &service;
                     let (client, batch) = (&client, metadata.batch);
-                    let why = Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet }
-                        .run()
-                        .await;
+                    let pump = Pump {
+                        broker,
+                        health,
+                        traffic,
+                        sink,
+                        inbox,
+                        session,
+                        client,
+                        batch,
+                        max_message,
+                        greet,
+                        receipts,
+                    };
+                    let why = pump.run().await;
                     broker.leave(session, why).await;
                 }
                 Err(error @ BrokerError::NotYourTurn(_)) => drop(sink.fail(Refusal::from(error).into()).await),
@@ -125,6 +141,12 @@ impl ContactService {
             let _ = metadata.add_str(key, value);
         }
         metadata.build()
+    }
+
+    /// The receipts of a client; `None`: it belongs to no group, and nothing that it tells changes anything.
+    fn receipts_of(&self, metadata: &Metadata) -> Option<OfClient> {
+        let group = metadata.group(self.anonymous_group.as_ref())?;
+        Some(self.receipts.of(group, metadata.identity()))
     }
 
     async fn statuses(
@@ -190,7 +212,9 @@ impl ContactService {
         metadata: Result<Metadata, Refusal>,
         requests: &mut RequestStream<Decoded<pb::Result>>,
     ) -> Result<(), Ended> {
-        let reporter = metadata?.reporter();
+        let metadata = metadata?;
+        let receipts = self.receipts_of(&metadata);
+        let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
         let mut chunks = requests.ready_chunks(CHUNK);
         let mut ended = None;
@@ -199,7 +223,7 @@ impl ContactService {
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {
-                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut reports)?)) {
+                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, receipts.as_ref(), &mut reports)?)) {
                     ended = Some(e);
                     break;
                 }
@@ -226,31 +250,43 @@ impl ContactService {
     }
 
     /// The results of one message, checked.
-    fn flatten(&self, message: pb::Result, reports: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
+    fn flatten(
+        &self,
+        message: pb::Result,
+        receipts: Option<&OfClient>,
+        reports: &mut Vec<OutcomeReport>,
+    ) -> Result<(), Refusal> {
         if message.batch.is_empty() {
-            reports.push(self.report(message)?);
+            reports.push(self.report(message, receipts)?);
             return Ok(());
         }
         for one in message.batch {
             if !one.batch.is_empty() {
                 return Err(Refusal::NestedBatch);
             }
-            reports.push(self.report(one)?);
+            reports.push(self.report(one, receipts)?);
         }
         Ok(())
     }
 
-    fn report(&self, message: pb::Result) -> Result<OutcomeReport, Refusal> {
+    fn report(&self, message: pb::Result, receipts: Option<&OfClient>) -> Result<OutcomeReport, Refusal> {
         let newest = self.broker.newest_task();
         if message.id > newest {
             return Err(Refusal::NoSuchTask(message.id, newest));
         }
+        let is_good = |receipts: &OfClient| receipts.is_good(&message.receipt, message.id, message.attempt);
+        let receipt = match &message.receipt[..] {
+            [] => Receipt::Missing,
+            _ if receipts.is_some_and(is_good) => Receipt::Good,
+            _ => Receipt::Bad,
+        };
         Ok(OutcomeReport {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
             ret: Text::Result.check(message.ret, self.limit)?,
             delay: Duration::from_millis(message.delay_ms.into()),
+            receipt,
         })
     }
 }

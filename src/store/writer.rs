@@ -241,8 +241,12 @@ impl Writer {
     }
 
     /// Why this is not written now, and how many of it are then counted as unwritten.
-    fn no_room_for(&self, what: Unwritten, how_many: usize) -> Option<StoreError> {
+    fn no_room_for(&mut self, what: Unwritten, how_many: usize) -> Option<StoreError> {
         let needs = if what == Unwritten::Tasks { Room::Little } else { Room::Enough };
+        if self.room > needs {
+            // Somebody may have made room since this transaction began.
+            self.look_for_room();
+        }
         let low = self.low.clone().filter(|_| self.room > needs)?;
         self.shared.floor.count(what, how_many);
         Some(low)

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use contact::wire::contact::Outcome;
+use contact::wire::contact::{Outcome, Result as Told, ServerMsg};
+use contact::wire::control::Outcome as Logged;
 use grpcio::RpcStatusCode as Code;
 
 use crate::common::DEADLINE;
 use crate::common::disk::SmallDisk;
-use crate::rig::{Rig, done, to};
+use crate::rig::{Client, Rig, done, to, told};
 
 const MIB: u64 = 1 << 20;
 
@@ -113,4 +114,106 @@ fn a_server_that_filled_its_disk_removes_what_may_go_and_takes_tasks_again_by_it
             std::thread::sleep(Duration::from_millis(50));
         }
     }
+}
+
+/// A client of group `g` that is given receipts.
+fn member(rig: &Rig, name: &str) -> Client {
+    rig.member("g", name).saying("contact-receipts", "1")
+}
+
+/// What a client tells that has the receipt.
+fn with_receipt(of: &ServerMsg, outcome: Outcome) -> Told {
+    Told { receipt: of.receipt.clone(), ..told(of, outcome, "") }
+}
+
+/// What is written down of a task in `g`, and whether it is late.
+fn log(rig: &Rig, task: u64) -> Vec<(Logged, bool)> {
+    let of_task = rig.operator.results_now().into_iter().filter(|result| result.task_id == task && result.group == "g");
+    of_task.map(|result| (result.outcome.unwrap(), result.late)).collect()
+}
+
+#[test]
+fn nobody_settles_postpones_or_renews_a_task_by_its_number_and_a_name() {
+    let mut rig = Rig::with(|config| config.broker.ack_timeout = Duration::from_secs(3));
+    let owner = member(&rig, "owner");
+    let mut tasks = owner.tasks();
+    let id = rig.operator.submit_all((0..3).map(|n| to("g", &n.to_string())).collect());
+    let given = tasks.take(3);
+    assert!(given.iter().all(|task| task.receipt.len() == 16));
+    let strangers = [
+        rig.client(&[]),
+        // In its name, from elsewhere.
+        rig.member("g", "owner"),
+        rig.member("g", "evil"),
+        rig.client(&[("contact-group", "g")]),
+        // An id that is the group's name.
+        rig.named("g"),
+    ];
+    let forgeries = [vec![], vec![0; 16], given[1].receipt.clone(), given[0].receipt[1..].to_vec(), vec![7; 100_000]];
+    for stranger in &strangers {
+        for receipt in &forgeries {
+            for outcome in [Outcome::DONE, Outcome::FAILED, Outcome::RETRY, Outcome::WORKING, Outcome::RELEASED] {
+                let delay_ms = if outcome == Outcome::RETRY { u32::MAX } else { 0 };
+                let forged =
+                    |attempt| Told { attempt, delay_ms, receipt: receipt.clone(), ..told(&given[0], outcome, "") };
+                stranger.tell([forged(1), forged(0)]);
+            }
+        }
+    }
+    assert!(log(&rig, id).iter().all(|(_, late)| *late), "{:?}", log(&rig, id));
+    // A receipt is good for its delivery alone, and after a restart, too.
+    rig.restart();
+    let again = member(&rig, "owner");
+    again.tell([with_receipt(&given[0], Outcome::DONE)]);
+    assert_eq!(log(&rig, id).last(), Some(&(Logged::DONE, false)));
+    again.tell([Told { id: given[1].id, ..with_receipt(&given[0], Outcome::FAILED) }]);
+    assert_eq!(log(&rig, id + 1), [(Logged::FAILED, true)]);
+    // Nobody renewed them: they come again.
+    let mut tasks = again.tasks();
+    let next = tasks.take(2);
+    assert_eq!(next.iter().map(|task| (task.id, task.attempt)).collect::<Vec<_>>(), [(id + 1, 2), (id + 2, 2)]);
+    assert_ne!(next[0].receipt, given[1].receipt);
+    // And a receipt that is replayed is that of a delivery which is over.
+    let before = log(&rig, id + 1).len();
+    again.tell([with_receipt(&given[1], Outcome::FAILED), with_receipt(&given[1], Outcome::RETRY)]);
+    assert_eq!(log(&rig, id + 1)[before..], [(Logged::FAILED, true), (Logged::RETRY, true)]);
+    again.tell([with_receipt(&next[0], Outcome::DONE)]);
+    assert_eq!(log(&rig, id + 1).last(), Some(&(Logged::DONE, false)));
+}
+
+#[test]
+fn a_backlog_cannot_be_settled_by_counting() {
+    let rig = Rig::with(|config| config.broker.restart_grace = Duration::ZERO);
+    let worker = rig.member("g", "w").saying("contact-window", "1");
+    let mut tasks = worker.tasks();
+    let id = rig.operator.submit_all((0..20).map(|n| to("g", &n.to_string())).collect());
+    let mut first = tasks.next();
+    let evil = rig.member("g", "evil");
+    evil.tell((id..id + 20).map(|id| Told { id, attempt: 1, outcome: Outcome::FAILED.into(), ..Told::default() }));
+    for n in 0..20 {
+        assert_eq!(first.id, id + n, "all of them still go out");
+        worker.tell([done(&first)]);
+        if n < 19 {
+            first = tasks.next();
+        }
+    }
+}
+
+#[test]
+fn who_lost_its_id_to_another_still_tells_what_it_did() {
+    let rig = Rig::start();
+    let owner = member(&rig, "w").saying("contact-instance", "honest");
+    let mut tasks = owner.tasks();
+    let id = rig.operator.submit_all(vec![to("g", "work")]);
+    let given = tasks.next();
+    let thief = member(&rig, "w").saying("contact-instance", "thief");
+    let mut stolen = thief.tasks();
+    assert_eq!(tasks.end().code(), Code::ABORTED);
+    let second = stolen.next();
+    assert_eq!((second.id, second.attempt), (id, 2));
+    // The thief has no receipt of the first delivery.
+    thief.tell([Told { attempt: 1, ..with_receipt(&second, Outcome::DONE) }]);
+    assert!(log(&rig, id).iter().all(|(outcome, late)| *outcome != Logged::DONE || *late), "{:?}", log(&rig, id));
+    owner.tell([with_receipt(&given, Outcome::DONE)]);
+    assert_eq!(log(&rig, id).last(), Some(&(Logged::DONE, false)));
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::contest::NotYourTurn;
 use super::group::Group;
+use super::holder::Holder;
 use super::open::Lease;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
@@ -135,8 +136,9 @@ impl Core {
     pub fn leave(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
             let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
+            let holder = Holder::of(session);
             if let Some(group) = self.groups.get_mut(&session.group) {
-                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline));
+                session.held.retain(|task| !group.open.leave_begun(*task, &holder, deadline));
             }
         }
         self.end(id, now);

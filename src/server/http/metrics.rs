@@ -98,6 +98,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.histogram("contact_work_seconds", text, &meter.work);
     let text = "Acknowledgements without an id that no delivery to their address was waiting for.";
     to.counter("contact_unmatched_acknowledgements_total", text, &[], meter.unmatched);
+    let text = "Outcomes that did not count: who told them did not hold the task, or showed no receipt.";
+    to.counter("contact_foreign_outcomes_total", text, &[], meter.foreign);
     let text = "Client ids that several processes fight for.";
     to.gauge("contact_contested_clients", text, &[], now.overview.contested.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);

@@ -11,7 +11,7 @@ use contact::broker;
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
-use contact::server::{Config, LARGEST_MAX_TASK, Pulse, Retention, Server, host};
+use contact::server::{CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, host};
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
@@ -95,6 +95,17 @@ struct Args {
     /// The longest task or result, in bytes; a status is 16 KiB at most. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
+    /// Most calls that one connection may have open at once. A client that knows waits with the next
+    #[arg(long, value_name = "N", default_value = CallLimits::default().per_connection.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    max_calls_per_connection: u32,
+    /// Most calls that one address may have open at once, over all its connections to a port. A /64 of IPv6 counts as one. Where
+    /// all come through one proxy, set it as high as there are clients, times three
+    #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    max_calls_per_address: u32,
+    /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes, at least 64 MiB. When it
+    /// is used up, gRPC ends calls, whosever they are, and takes no new connections
+    #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(64 * 1024 * 1024..))]
+    grpc_memory: u64,
     /// How long tasks that every group has settled are kept, and their results
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]
     retain: Duration,
@@ -215,6 +226,11 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
         http_hosts: args.http_host.clone(),
         data: args.data.clone(),
         max_task: args.max_task,
+        calls: CallLimits {
+            per_connection: args.max_calls_per_connection as usize,
+            per_address: args.max_calls_per_address as usize,
+        },
+        grpc_memory: usize::try_from(args.grpc_memory).unwrap_or(usize::MAX),
         demo: args.demo.then_some(args.demo_every),
         broker: args.broker(),
         retention: args.retention(),

@@ -54,6 +54,8 @@ macro_rules! reasons {
 
 reasons! {
     MESSAGE_UNDECODABLE: INVALID_ARGUMENT, CallRefused;
+    MESSAGE_MISSING: DEADLINE_EXCEEDED, Unavailable;
+    CALLS_FULL: RESOURCE_EXHAUSTED, Unavailable;
     TASK_TOO_LONG: INVALID_ARGUMENT, MessageRefused;
     RESULT_TOO_LONG: INVALID_ARGUMENT, MessageRefused;
     STATUS_TOO_LONG: INVALID_ARGUMENT, MessageRefused;

@@ -3,6 +3,7 @@
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
 mod about;
+mod admission;
 mod backup;
 mod calls;
 mod clock;
@@ -36,12 +37,14 @@ use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
 use futures::future::{self, Either};
-use grpcio::{ChannelBuilder, EnvBuilder, Environment, ServerBuilder, ServerCredentials, Service};
+use grpcio::{ChannelBuilder, EnvBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service};
 use log::{info, warn};
 
 use self::about::About;
+use self::admission::Admission;
+pub use self::admission::CallLimits;
 use self::calls::Calls;
-pub use self::config::{Config, LARGEST_MAX_TASK, Retention, ServerError};
+pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
@@ -58,6 +61,7 @@ pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
+use crate::codec::Admit;
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -124,6 +128,8 @@ impl Server {
         let env = Arc::new(EnvBuilder::new().name_prefix("grpc-poll").build());
         let limit = config.max_task;
         let calls = Calls::default();
+        let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
+        let [clients_let_in, operators_let_in] = admissions.each_ref().map(Admission::asked);
         let contact = ContactService {
             broker: broker.handle(),
             health: health.clone(),
@@ -142,22 +148,29 @@ impl Server {
             traffic,
             status_rate,
             limit,
+            admissions,
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
-        let common = |file| {
-            let [v1, v1alpha] = Reflection::of(file).services();
-            [create_health(health.clone()), v1, v1alpha]
+        let common = |file, calls: &Admit| {
+            let [v1, v1alpha] = Reflection::of(file).services(calls);
+            [create_health(health.clone(), calls), v1, v1alpha]
         };
-        let services = common(wire::contact::file_descriptor()).into_iter().chain([create_contact(contact)]);
-        let (contact, clients) = listen(&env, services, &config.listen, "--listen", 512, message)?;
+        let (streams, memory) = (config.calls.per_connection, config.grpc_memory);
+        let let_in = &clients_let_in;
+        let services =
+            common(wire::contact::file_descriptor(), let_in).into_iter().chain([create_contact(contact, let_in)]);
+        let port = Port { flag: "--listen", slots: 512, message, streams, memory };
+        let (contact, clients) = port.listen(&env, services, &config.listen)?;
         let _ = about.listen.set(clients.clone());
-        let services = common(wire::control::file_descriptor()).into_iter().chain([create_control(control)]);
-        let (control, operators) =
-            listen(&env, services, &config.control, "--control", 64, message.max(16 * 1024 * 1024))?;
+        let let_in = &operators_let_in;
+        let services =
+            common(wire::control::file_descriptor(), let_in).into_iter().chain([create_control(control, let_in)]);
+        let port = Port { flag: "--control", slots: 64, message: message.max(16 * 1024 * 1024), streams, memory };
+        let (control, operators) = port.listen(&env, services, &config.control)?;
         let _ = about.control.set(operators.clone());
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
@@ -293,36 +306,70 @@ fn bind(address: &str, flag: &'static str) -> Result<(TcpListener, String), Serv
     Ok((listener, format!("{host}:{port}")))
 }
 
-/// Begins to serve on `address`; gives the address with the port that was taken.
-fn listen(
-    env: &Arc<Environment>,
-    services: impl IntoIterator<Item = Service>,
-    address: &str,
+/// How a port for gRPC is set.
+struct Port {
     flag: &'static str,
+    /// Calls that C-core hands over at once, for each completion queue.
     slots: usize,
+    /// The longest message, in bytes.
     message: usize,
-) -> Result<(grpcio::Server, String), ServerError> {
-    let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
-    let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
-    // C-core's own error says nothing: ask the system first.
-    drop(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
-    let args = ChannelBuilder::new(env.clone())
-        .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
-        // Two servers on one port would share its clients between them.
-        .reuse_port(false)
-        // A client that is gone without a word is noticed within 20 + 10 s.
-        .keepalive_time(Duration::from_secs(20))
-        .keepalive_timeout(Duration::from_secs(10))
-        .keepalive_permit_without_calls(true)
-        // Clients may ping every 5 s, and a bit sooner when they were held up, also without calls: idle is what they mostly are.
-        .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
-        .http2_max_pings_without_data(0)
-        .build_args();
-    let start = |e: grpcio::Error| ServerError::Start(e.to_string());
-    let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(slots);
-    let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
-    let mut server = builder.build().map_err(start)?;
-    let port = server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
-    server.start();
-    Ok((server, format!("{host}:{port}")))
+    /// Most calls of a connection at once.
+    streams: usize,
+    /// Most memory, as C-core counts it, in bytes.
+    memory: usize,
+}
+
+/// A new connection has so long to speak HTTP/2.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
+const WITHOUT_CALLS: Duration = Duration::from_secs(5 * 60);
+
+impl Port {
+    /// Begins to serve on `address`; gives the address with the port that was taken.
+    fn listen(
+        self,
+        env: &Arc<Environment>,
+        services: impl IntoIterator<Item = Service>,
+        address: &str,
+    ) -> Result<(grpcio::Server, String), ServerError> {
+        let flag = self.flag;
+        let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
+        let (host, _) = address.rsplit_once(':').ok_or_else(|| refused("it must be HOST:PORT".into()))?;
+        // C-core's own error says nothing: ask the system first.
+        drop(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?);
+        let args = self.channel(env).build_args();
+        let start = |e: grpcio::Error| ServerError::Start(e.to_string());
+        let builder = ServerBuilder::new(env.clone()).channel_args(args).requests_slot_per_cq(self.slots);
+        let builder = services.into_iter().fold(builder, ServerBuilder::register_service);
+        let mut server = builder.build().map_err(start)?;
+        let port =
+            server.add_listening_port(address, ServerCredentials::insecure()).map_err(|e| refused(e.to_string()))?;
+        server.start();
+        Ok((server, format!("{host}:{port}")))
+    }
+
+    fn channel(&self, env: &Arc<Environment>) -> ChannelBuilder {
+        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
+        let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
+        ChannelBuilder::new(env.clone())
+            .max_receive_message_len(number(self.message))
+            .max_concurrent_stream(number(self.streams))
+            .set_resource_quota(ResourceQuota::new(Some(self.flag)).resize_memory(self.memory))
+            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
+            // messages, and tells clients so; with the second, nothing is inflated.
+            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
+            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
+            .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
+            .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
+            // Two servers on one port would share its clients between them.
+            .reuse_port(false)
+            // A client that is gone without a word is noticed within 20 + 10 s.
+            .keepalive_time(Duration::from_secs(20))
+            .keepalive_timeout(Duration::from_secs(10))
+            .keepalive_permit_without_calls(true)
+            // Clients may ping every 5 s, and a bit sooner when they were held up, also without calls: idle is what they mostly are.
+            .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
+            .http2_max_pings_without_data(0)
+    }
 }

@@ -1,3 +1,5 @@
-//! What peers do that are up to no good, or out of order, and what others feel of it.
+//! What a stranger, or a client that was let in, may try, and what others notice of it: one module for each area.
 
+#[cfg(target_os = "linux")]
+mod calls;
 mod receipts;

@@ -1700,6 +1700,24 @@ fn that_a_client_is_there_is_written_down_once_a_day() {
 }
 
 #[test]
+fn while_the_clock_is_set_back_a_group_does_not_come_to_look_unused() {
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(client("gone"), 1, START).unwrap();
+    let left = START.after(48 * 3600 * SECOND);
+    core.leave(1, left);
+    // For a moment the clock shows an earlier time, and just then something of the group is stored.
+    let back = Now { wall: START.wall, ..left };
+    core.pause(&name("gone"), true, back).unwrap();
+    core.checkpoint(back);
+    let stored = core.take_actions(back).into_iter().find_map(|action| match action {
+        Action::Checkpoint(checkpoint) => Some(checkpoint.groups[0].last_used),
+        _ => None,
+    });
+    assert_eq!(stored, Some(back.wall), "no later than now");
+    assert_eq!(core.groups(left)[0].last_used, left.wall);
+}
+
+#[test]
 fn what_is_owed_again_is_noticed_by_who_removes() {
     let mut world = world();
     let a = world.join(client("a"));

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use contact::client::{Backoff, Config, Error, Event, Exec, Outcome, Reply, Running, Task, Worker};
-use contact::codec::Decoded;
+use contact::codec::{First, Requests, all_calls};
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::{Contact, create_contact};
 use contact::wire::google_rpc::error_details::{ErrorInfo, RetryInfo};
@@ -18,8 +18,8 @@ use futures::channel::mpsc;
 use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{
-    ClientStreamingSink, DuplexSink, Environment, MetadataBuilder, RequestStream, RpcContext, RpcStatus, RpcStatusCode,
-    ServerBuilder, ServerCredentials, ServerStreamingSink, WriteFlags,
+    ClientStreamingSink, DuplexSink, Environment, MetadataBuilder, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
+    ServerCredentials, WriteFlags,
 };
 use protobuf::Message as _;
 use protobuf::well_known_types::any::Any;
@@ -84,7 +84,7 @@ impl Contact for Service {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let statuses = self.statuses.clone();
@@ -104,13 +104,7 @@ impl Contact for Service {
         });
     }
 
-    fn get_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
-    ) {
-        request.unwrap();
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
         if let Some(most) = self.max_task {
             let mut metadata = MetadataBuilder::new();
             metadata.add_str("contact-max-task", &most.to_string()).unwrap();
@@ -119,8 +113,10 @@ impl Contact for Service {
         let metadata = ctx.request_headers().iter();
         let metadata = metadata.map(|(k, v)| (k.to_owned(), String::from_utf8_lossy(v).into_owned())).collect();
         let (messages, mut coming) = mpsc::unbounded();
-        let _ = self.sessions.send(Session { metadata, peer: ctx.peer(), messages });
+        let (sessions, session) = (self.sessions.clone(), Session { metadata, peer: ctx.peer(), messages });
         ctx.spawn(async move {
+            let Ok(Ok(_)) = request.read().await else { return };
+            let _ = sessions.send(session);
             while let Some(message) = coming.next().await {
                 let sent = match message {
                     Ok(message) => sink.send((message, WriteFlags::default())).await,
@@ -137,7 +133,7 @@ impl Contact for Service {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (tell, results, unanswered) = (self.tell.clone(), self.results.clone(), self.unanswered.clone());
@@ -206,7 +202,8 @@ impl Server {
         let tell = Arc::new(Mutex::new(Tell::Confirm));
         let service = Service { max_task, tell: tell.clone(), sessions, results, statuses, unanswered: Arc::default() };
         let env = Arc::new(Environment::new(1));
-        let mut server = ServerBuilder::new(env).register_service(create_contact(service)).build().unwrap();
+        let mut server =
+            ServerBuilder::new(env).register_service(create_contact(service, &all_calls())).build().unwrap();
         let port = server.add_listening_port(format!("127.0.0.1:{port}"), ServerCredentials::insecure()).unwrap();
         server.start();
         let until = Instant::now() + 3 * DEADLINE;

@@ -438,7 +438,7 @@ fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
 }
 
 #[track_caller]
-fn reason(status: &RpcStatus) -> String {
+pub fn reason(status: &RpcStatus) -> String {
     detail::<ErrorInfo>(status).unwrap_or_else(|| panic!("no reason: {status:?}")).reason
 }
 

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{Config, Retention, Server};
+use contact::server::{CallLimits, Config, GRPC_MEMORY, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -56,6 +56,8 @@ impl Rig {
             http_hosts: Vec::new(),
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
+            calls: CallLimits::default(),
+            grpc_memory: GRPC_MEMORY,
             demo: None,
             retention: Retention::default(),
             grace: Duration::from_secs(3),

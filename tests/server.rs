@@ -1,8 +1,8 @@
 //! The real server over real gRPC: who gets which task, what becomes of what clients say, and what it withstands.
 
 #[cfg(target_os = "linux")]
-mod memory;
-mod raw;
+pub mod memory;
+pub mod raw;
 
 mod anonymous;
 #[cfg(target_os = "linux")]

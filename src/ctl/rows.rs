@@ -456,7 +456,7 @@ pub(super) struct Ledger {
     pub(super) results_left_out: u64,
 }
 
-fn is_zero(count: &u64) -> bool {
+pub(super) fn is_zero(count: &u64) -> bool {
     *count == 0
 }
 

@@ -66,13 +66,9 @@ enum Printed<'a> {
         /// Without those that were known.
         accepted: u64,
         failed: u64,
-        #[serde(skip_serializing_if = "is_zero")]
+        #[serde(skip_serializing_if = "super::rows::is_zero")]
         known: u64,
     },
-}
-
-fn is_zero(n: &u64) -> bool {
-    *n == 0
 }
 
 /// Where tasks come from.

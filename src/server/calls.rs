@@ -6,11 +6,11 @@ use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::task::Poll;
 
 use futures::task::AtomicWaker;
-use grpcio::{RpcStatus, UnarySink};
+use grpcio::{ClientStreamingSink, RpcStatus};
 use log::debug;
 
 use super::refusal::Refusal;
-use crate::codec::Decoded;
+use crate::codec::{Decoded, First};
 
 /// Why a call does not come to its good end.
 pub(super) enum Ended {
@@ -47,8 +47,13 @@ pub(super) fn message<T>(item: grpcio::Result<Decoded<T>>) -> Result<T, Ended> {
     Ok(item?.map_err(Refusal::Undecodable)?)
 }
 
+/// The one message of a call.
+pub(super) async fn first<T>(request: &mut First<T>) -> Result<T, Refusal> {
+    request.read().await?.map_err(Refusal::Undecodable)
+}
+
 /// Ends a call that has one answer.
-pub(super) async fn answer<T>(sink: UnarySink<T>, answer: Result<T, Refusal>) {
+pub(super) async fn answer<T>(sink: ClientStreamingSink<T>, answer: Result<T, Refusal>) {
     // A caller that is gone need not be told.
     let _ = match answer {
         Ok(message) => sink.success(message).await,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::admission::CallLimits;
 use crate::broker;
 use crate::store::StoreError;
 
@@ -21,6 +22,10 @@ pub struct Config {
     pub data: PathBuf,
     /// The longest text of a task, a status or a result, in bytes.
     pub max_task: usize,
+    /// How many calls may be open at once.
+    pub calls: CallLimits,
+    /// Most memory for the connections, calls and messages under way of one port, as gRPC counts it, in bytes.
+    pub grpc_memory: usize,
     /// Makes ten tasks at the start, and ten more each time this has passed.
     pub demo: Option<Duration>,
     /// How the delivery of tasks is set.
@@ -33,6 +38,9 @@ pub struct Config {
 
 /// The longest [`Config::max_task`]: what a batch may hold beside one task must still fit into a message.
 pub const LARGEST_MAX_TASK: usize = 16 * 1024 * 1024;
+
+/// [`Config::grpc_memory`], if nothing else is said.
+pub const GRPC_MEMORY: usize = 1024 * 1024 * 1024;
 
 /// Why a server did not start.
 #[derive(Debug, thiserror::Error)]

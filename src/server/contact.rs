@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{
-    ClientStreamingSink, DuplexSink, MetadataBuilder, RequestStream, RpcContext, ServerStreamingSink, WriteFlags,
-};
+use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::calls::{Calls, Ended, message};
+use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
@@ -18,7 +16,7 @@ use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
-use crate::codec::Decoded;
+use crate::codec::{First, Requests};
 use crate::store::StoreError;
 use crate::task::{Name, NewStatus, Outcome, StartAt, Time};
 use crate::wire::contact as pb;
@@ -52,7 +50,7 @@ impl Contact for ContactService {
     fn send_status(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::ClientMsg>>,
+        mut requests: Requests<pb::ClientMsg>,
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -67,16 +65,11 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::Empty>,
-        mut sink: ServerStreamingSink<pb::ServerMsg>,
-    ) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = request.map_err(Refusal::Undecodable).and_then(|_| Metadata::read(&ctx));
+        let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match metadata {
+            let metadata = match first(&mut request).await.and(metadata) {
                 Ok(metadata) => metadata,
                 Err(refusal) => return drop(sink.fail(refusal.into()).await),
             };
@@ -114,7 +107,7 @@ impl Contact for ContactService {
     fn tell_result(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::Result>>,
+        mut requests: Requests<pb::Result>,
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
@@ -152,7 +145,7 @@ impl ContactService {
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::ClientMsg>>,
+        requests: &mut Requests<pb::ClientMsg>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
@@ -210,7 +203,7 @@ impl ContactService {
     async fn results(
         &self,
         metadata: Result<Metadata, Refusal>,
-        requests: &mut RequestStream<Decoded<pb::Result>>,
+        requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
         let receipts = self.receipts_of(&metadata);

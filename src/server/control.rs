@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{DuplexSink, RequestStream, RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
+use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
-use super::calls::{Calls, Ended, answer, message};
+use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
 use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
 use super::refusal::Refusal;
 use super::traffic::Flow;
 use super::watchers::Watchers;
-use crate::codec::Decoded;
+use crate::codec::{Decoded, First, Requests};
 use crate::task::{Name, NameOf};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
@@ -30,12 +30,12 @@ pub(super) struct ControlService {
 /// The unary calls, each with its work.
 macro_rules! unary {
     ($operator:ident, $request:ident: $($call:ident($Request:ident) -> $Response:ident = $work:expr;)*) => {$(
-        fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$Request>, sink: UnarySink<pb::$Response>) {
+        fn $call(&mut self, ctx: RpcContext<'_>, mut request: First<pb::$Request>, sink: ClientStreamingSink<pb::$Response>) {
             let ($operator, call) = (self.operator.clone(), self.calls.begin());
             ctx.spawn(async move {
                 let _call = call;
                 let work = async {
-                    let $request = request.map_err(Refusal::Undecodable)?;
+                    let $request = first(&mut request).await?;
                     // Some ask for nothing in particular.
                     let _ = &$request;
                     Ok($work)
@@ -49,9 +49,8 @@ macro_rules! unary {
 /// The lists, each with what is wanted of which log, and how its rows are encoded.
 macro_rules! lists {
     ($request:ident: $($call:ident($Request:ident) -> $Page:ident = $wanted:expr, $encode:path;)*) => {$(
-        fn $call(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::$Request>, sink: ServerStreamingSink<pb::$Page>) {
-            let wanted = request.map_err(Refusal::Undecodable).and_then(|$request| Ok($wanted));
-            self.list(&ctx, wanted, sink, $encode);
+        fn $call(&mut self, ctx: RpcContext<'_>, request: First<pb::$Request>, sink: DuplexSink<pb::$Page>) {
+            self.list(&ctx, request, |$request| Ok($wanted), sink, $encode);
         }
     )*};
 }
@@ -110,7 +109,7 @@ impl Control for ControlService {
     fn submit_stream(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
         let (operator, call) = (self.operator.clone(), self.calls.begin());
@@ -127,13 +126,13 @@ impl Control for ControlService {
     fn backup(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::BackupRequest>,
-        mut sink: ServerStreamingSink<pb::BackupProgress>,
+        mut request: First<pb::BackupRequest>,
+        mut sink: DuplexSink<pb::BackupProgress>,
     ) {
         let (operator, call) = (self.operator.clone(), self.calls.begin());
         ctx.spawn(async move {
             let _call = call;
-            match back_up(&operator, request, &mut sink).await {
+            match back_up(&operator, &mut request, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a backup", |status| sink.fail(status)).await,
             }
@@ -153,10 +152,10 @@ impl Control for ControlService {
 /// Makes a backup, and tells how it goes. When nobody listens any more, it stops.
 async fn back_up(
     operator: &Operator,
-    request: Decoded<pb::BackupRequest>,
-    sink: &mut ServerStreamingSink<pb::BackupProgress>,
+    request: &mut First<pb::BackupRequest>,
+    sink: &mut DuplexSink<pb::BackupProgress>,
 ) -> Result<(), Ended> {
-    let mut backup = operator.back_up(request.map_err(Refusal::Undecodable)?.path)?;
+    let mut backup = operator.back_up(first(request).await?.path)?;
     while let Some(progress) = backup.progress.next().await {
         sink.send((convert::backup_progress(progress), WriteFlags::default())).await?;
     }
@@ -176,7 +175,7 @@ async fn accept_all(operator: &Operator, request: pb::SubmitRequest) -> Result<p
 
 async fn accept_stream(
     operator: Operator,
-    requests: &mut RequestStream<Decoded<pb::SubmitRequest>>,
+    requests: &mut Requests<pb::SubmitRequest>,
     sink: &mut DuplexSink<pb::SubmitResponse>,
 ) -> Result<(), Ended> {
     // One request is decoded while those before it are being written: they share syncs.
@@ -210,16 +209,18 @@ async fn begin_accepting(
 
 impl ControlService {
     /// Streams a list page by page.
-    fn list<L: Log, P: Send + 'static>(
+    fn list<Q: Send + 'static, L: Log, P: Send + 'static>(
         &self,
         ctx: &RpcContext<'_>,
-        wanted: Result<(L, Range), Refusal>,
-        mut sink: ServerStreamingSink<P>,
+        mut request: First<Q>,
+        wanted: fn(Q) -> Result<(L, Range), Refusal>,
+        mut sink: DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
         ctx.spawn(async move {
             let _call = call;
+            let wanted = first(&mut request).await.and_then(wanted);
             match service.send_list(wanted, &mut sink, encode).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a list", |status| sink.fail(status)).await,
@@ -230,7 +231,7 @@ impl ControlService {
     async fn send_list<L: Log, P: Send + 'static>(
         &self,
         wanted: Result<(L, Range), Refusal>,
-        sink: &mut ServerStreamingSink<P>,
+        sink: &mut DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) -> Result<(), Ended> {
         let (log, range) = wanted?;

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 
 use futures::SinkExt as _;
-use grpcio::{RpcContext, ServerStreamingSink, UnarySink, WriteFlags};
+use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
-use super::calls::{Ended, answer};
+use super::calls::{Ended, answer, first};
 use super::refusal::Refusal;
 use super::watchers::Watchers;
-use crate::codec::Decoded;
+use crate::codec::First;
 use crate::store;
 use crate::wire::grpc_health_v1::health as pb;
 use crate::wire::grpc_health_v1::health::health_check_response::ServingStatus;
@@ -102,10 +102,10 @@ impl Health {
     /// Reports the status of a service, now and at each change, until the watcher goes or the server stops.
     async fn report(
         &self,
-        request: Decoded<pb::HealthCheckRequest>,
-        sink: &mut ServerStreamingSink<pb::HealthCheckResponse>,
+        request: &mut First<pb::HealthCheckRequest>,
+        sink: &mut DuplexSink<pb::HealthCheckResponse>,
     ) -> Result<Infallible, Ended> {
-        let asked = request.map_err(Refusal::Undecodable)?.service;
+        let asked = first(request).await?.service;
         // A name that is not known may be long, and the stream may live for long.
         let service = SERVICES.into_iter().find(|service| *service == asked).unwrap_or("unknown");
         drop(asked);
@@ -127,41 +127,48 @@ impl HealthService for Health {
     fn check(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::HealthCheckRequest>,
-        sink: UnarySink<pb::HealthCheckResponse>,
+        mut request: First<pb::HealthCheckRequest>,
+        sink: ClientStreamingSink<pb::HealthCheckResponse>,
     ) {
-        let answered = match request.map(|request| (self.status(&request.service), request.service)) {
-            Ok((ServingStatus::SERVICE_UNKNOWN, service)) => {
-                Err(Refusal::NoSuchService(service.chars().take(SHOWN).collect()))
-            }
-            Ok((status, _)) => Ok(response(status)),
-            Err(e) => Err(Refusal::Undecodable(e)),
-        };
-        ctx.spawn(answer(sink, answered));
+        let health = self.clone();
+        ctx.spawn(async move {
+            let request = first(&mut request).await;
+            let answered = request.and_then(|request| match health.status(&request.service) {
+                ServingStatus::SERVICE_UNKNOWN => {
+                    Err(Refusal::NoSuchService(request.service.chars().take(SHOWN).collect()))
+                }
+                status => Ok(response(status)),
+            });
+            answer(sink, answered).await;
+        });
     }
 
     fn list(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::HealthListRequest>,
-        sink: UnarySink<pb::HealthListResponse>,
+        mut request: First<pb::HealthListRequest>,
+        sink: ClientStreamingSink<pb::HealthListResponse>,
     ) {
-        let answered = request.map(|_| pb::HealthListResponse {
-            statuses: SERVICES.iter().map(|name| ((*name).to_owned(), response(self.status(name)))).collect(),
-            ..pb::HealthListResponse::default()
+        let health = self.clone();
+        ctx.spawn(async move {
+            let status = |name: &str| (name.to_owned(), response(health.status(name)));
+            let answered = first(&mut request).await.map(|_| pb::HealthListResponse {
+                statuses: SERVICES.into_iter().map(status).collect(),
+                ..pb::HealthListResponse::default()
+            });
+            answer(sink, answered).await;
         });
-        ctx.spawn(answer(sink, answered.map_err(Refusal::Undecodable)));
     }
 
     fn watch(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::HealthCheckRequest>,
-        mut sink: ServerStreamingSink<pb::HealthCheckResponse>,
+        mut request: First<pb::HealthCheckRequest>,
+        mut sink: DuplexSink<pb::HealthCheckResponse>,
     ) {
         let health = self.clone();
         ctx.spawn(async move {
-            let Err(ended) = health.report(request, &mut sink).await;
+            let Err(ended) = health.report(&mut request, &mut sink).await;
             ended.tell("a watch of health", |status| sink.fail(status)).await;
         });
     }
@@ -178,6 +185,7 @@ mod tests {
     use grpcio::{CallOption, ChannelBuilder, Environment, ServerBuilder, ServerCredentials};
 
     use super::*;
+    use crate::codec::all_calls;
     use crate::store::Store;
     use crate::wire::grpc_health_v1::health_grpc::{HealthClient, create_health};
 
@@ -186,8 +194,10 @@ mod tests {
         let (store, _) = Store::in_memory();
         let health = Health::of(store.handle());
         let env = Arc::new(Environment::new(1));
-        let mut server =
-            ServerBuilder::new(env.clone()).register_service(create_health(health.clone())).build().unwrap();
+        let mut server = ServerBuilder::new(env.clone())
+            .register_service(create_health(health.clone(), &all_calls()))
+            .build()
+            .unwrap();
         let port = server.add_listening_port("127.0.0.1:0", ServerCredentials::insecure()).unwrap();
         server.start();
         let client = HealthClient::new(ChannelBuilder::new(env).connect(&format!("127.0.0.1:{port}")));

@@ -23,6 +23,7 @@ pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
+use super::admission::Admission;
 use super::backup::Backup;
 use super::config::Retention;
 use super::machine::{Disk, Process};
@@ -53,6 +54,8 @@ pub(super) struct Operator {
     pub(super) about: Arc<About>,
     pub(super) traffic: Arc<Traffic>,
     pub(super) status_rate: Arc<StatusRate>,
+    /// Of clients, and of operators.
+    pub(super) admissions: [Arc<Admission>; 2],
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
     pub(super) never_came: Arc<NeverCame>,

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use futures::Sink as _;
-use grpcio::{ServerStreamingSink, WriteFlags};
+use grpcio::{DuplexSink, WriteFlags};
 
 use super::calls::Ended;
 use super::health::Health;
@@ -26,7 +26,7 @@ pub(super) struct Pump<'a> {
     pub(super) broker: &'a broker::Handle,
     pub(super) health: &'a Health,
     pub(super) traffic: &'a Traffic,
-    pub(super) sink: ServerStreamingSink<ServerMsg>,
+    pub(super) sink: DuplexSink<ServerMsg>,
     pub(super) inbox: Inbox,
     pub(super) session: SessionId,
     /// What the log names the client by.

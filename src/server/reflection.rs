@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use futures::{SinkExt as _, StreamExt as _};
-use grpcio::{
-    DuplexSink, Method, MethodType, RequestStream, RpcContext, RpcStatusCode, Service, ServiceBuilder, WriteFlags,
-};
+use grpcio::{DuplexSink, Method, MethodType, RpcContext, RpcStatusCode, Service, ServiceBuilder, WriteFlags};
 use protobuf::Message as _;
 use protobuf::descriptor::{DescriptorProto, EnumDescriptorProto, FileDescriptorProto};
 use protobuf::reflect::FileDescriptor;
 
 use super::calls::{Ended, message};
-use crate::codec::{Decoded, server_method};
+use crate::codec::{Admit, Decoded, Requests, server_method};
 use crate::wire::grpc_reflection_v1::reflection as pb;
 use crate::wire::grpc_reflection_v1::reflection::server_reflection_request::Message_request as Ask;
 use crate::wire::grpc_reflection_v1::reflection::server_reflection_response::Message_response as Answer;
@@ -43,12 +41,17 @@ impl Reflection {
     }
 
     /// Both versions of the service.
-    pub(super) fn services(&self) -> [Service; 2] {
-        let mut instance = self.clone();
+    pub(super) fn services(&self, calls: &Admit) -> [Service; 2] {
+        let (mut instance, admit) = (self.clone(), calls.clone());
         let v1alpha = ServiceBuilder::new().add_duplex_streaming_handler(&V1ALPHA, move |ctx, requests, sink| {
-            instance.server_reflection_info(ctx, requests, sink);
+            match admit(&ctx) {
+                Ok(permit) => instance.server_reflection_info(ctx, Requests::of(requests, permit), sink),
+                Err(status) => ctx.spawn(async move {
+                    let (_requests, _) = (requests, sink.fail(status).await);
+                }),
+            }
         });
-        [create_server_reflection(self.clone()), v1alpha.build()]
+        [create_server_reflection(self.clone(), calls), v1alpha.build()]
     }
 }
 
@@ -56,7 +59,7 @@ impl ServerReflection for Reflection {
     fn server_reflection_info(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<Request>>,
+        mut requests: Requests<Request>,
         mut sink: DuplexSink<Response>,
     ) {
         let catalog = self.0.clone();
@@ -71,7 +74,7 @@ impl ServerReflection for Reflection {
 
 async fn converse(
     catalog: &Catalog,
-    requests: &mut RequestStream<Decoded<Request>>,
+    requests: &mut Requests<Request>,
     sink: &mut DuplexSink<Response>,
 ) -> Result<(), Ended> {
     while let Some(item) = requests.next().await {

@@ -12,6 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
+use crate::codec::NoMessage;
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
@@ -32,6 +33,10 @@ const APIECE: Duration = Duration::from_millis(1);
 pub(super) enum Refusal {
     #[error("the message cannot be read: {0} (text must be UTF-8)")]
     Undecodable(protobuf::Error),
+    #[error("{0}: send it with the headers")]
+    NoMessage(#[from] NoMessage),
+    #[error("{limit} calls of this {of} are open, which is all that one may have (the server's --max-calls-per-{of})")]
+    TooManyCalls { of: &'static str, limit: usize },
     #[error("{text} is {size} bytes, the limit is {limit}{}", text.setting())]
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
@@ -156,6 +161,8 @@ impl Refusal {
     fn reason(&self) -> Reason {
         match self {
             Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::NoMessage(_) => Reason::MESSAGE_MISSING,
+            Refusal::TooManyCalls { .. } => Reason::CALLS_FULL,
             Refusal::TooLong { text: Text::Task, .. } => Reason::TASK_TOO_LONG,
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
@@ -192,6 +199,7 @@ impl Refusal {
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: &[(&str, &dyn ToString)] = match self {
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
+            Refusal::TooManyCalls { of, limit } => &[("of", of), ("limit", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
             Refusal::Metadata { key, .. } => &[("key", key)],
             Refusal::Expired { expires_at, now } => &[("expires_at_ms", &expires_at.0), ("now_ms", &now.0)],
@@ -265,6 +273,7 @@ impl Refusal {
     fn retry_delay(&self) -> Option<Duration> {
         match self {
             Refusal::Stopping { come_back } => Some(*come_back),
+            Refusal::TooManyCalls { .. } => Some(come_back(usize::MAX, &mut rand::rng())),
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => Some(refused.wait),
             // Whoever is there may be refused, and it is not known how many that are.
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {

@@ -178,7 +178,7 @@ mod tests {
     use super::super::clock::tests::{DAY, MINUTE, Machine};
     use super::*;
     use crate::broker::{Broker, Join, Joined};
-    use crate::server::Config;
+    use crate::server::{CallLimits, Config, GRPC_MEMORY};
     use crate::store::Store;
     use crate::task::{Name, NameOf, NewTask};
 
@@ -190,6 +190,8 @@ mod tests {
             http_hosts: Vec::new(),
             data: "nowhere".into(),
             max_task: 1024,
+            calls: CallLimits::default(),
+            grpc_memory: GRPC_MEMORY,
             demo: None,
             broker: broker::Config::default(),
             retention: Retention::default(),

@@ -196,7 +196,7 @@ impl Backend for Memory {
         let mut removed = Removed::default();
         let mut blocks = BTreeSet::new();
         for ids in removal.chunks.iter().filter_map(|first| rows.chunks.remove(first)) {
-            blocks.extend(block_of(ids[0])..=block_of(ids[ids.len() - 1]));
+            blocks.extend(ids.iter().map(|id| block_of(*id)));
             removed.tasks.extend(ids);
         }
         removed.tasks.sort_unstable();

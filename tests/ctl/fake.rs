@@ -2,14 +2,14 @@
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use contact::codec::Decoded;
+use contact::codec::{First, Requests, all_calls};
 use contact::wire::control as pb;
 use contact::wire::control_grpc::{Control, create_control};
 use futures::channel::mpsc;
 use futures::{SinkExt, StreamExt};
 use grpcio::{
-    DuplexSink, EnvBuilder, RequestStream, RpcContext, RpcStatus, RpcStatusCode, Server, ServerBuilder,
-    ServerCredentials, ServerStreamingSink, UnarySink, WriteFlags,
+    ClientStreamingSink, DuplexSink, EnvBuilder, RpcContext, RpcStatus, RpcStatusCode, Server, ServerBuilder,
+    ServerCredentials, WriteFlags,
 };
 
 /// How many rows the fake puts on a page.
@@ -62,7 +62,7 @@ impl Fake {
         let service = Service::default();
         // Where no client ever came, that is remarked upon.
         service.state().server.clients = 1;
-        Fake::serve(service.clone(), |builder| builder.register_service(create_control(service.clone())))
+        Fake::serve(service.clone(), |builder| builder.register_service(create_control(service.clone(), &all_calls())))
     }
 
     /// A gRPC server that has never heard of the control service.
@@ -103,12 +103,53 @@ impl Service {
         self.0.lock().unwrap()
     }
 
-    fn accept(&self, request: pb::SubmitRequest) -> pb::SubmitResponse {
-        let mut state = self.state();
-        if state.forgetful {
+    /// Ends a call with what `answer` makes of its request.
+    fn unary<Q: Send + 'static, T: Send + 'static>(
+        &self,
+        ctx: &RpcContext<'_>,
+        mut request: First<Q>,
+        sink: ClientStreamingSink<T>,
+        answer: impl FnOnce(&mut State, Q) -> Result<T, RpcStatus> + Send + 'static,
+    ) {
+        let service = self.clone();
+        ctx.spawn(async move {
+            let Ok(Ok(request)) = request.read().await else { return };
+            let answer = answer(&mut service.state(), request);
+            let _ = match answer {
+                Ok(answer) => sink.success(answer).await,
+                Err(status) => sink.fail(status).await,
+            };
+        });
+    }
+
+    /// Streams the pages that `pages` makes of a call's request.
+    fn pages<Q: Send + 'static, T: Send + 'static>(
+        &self,
+        ctx: &RpcContext<'_>,
+        mut request: First<Q>,
+        mut sink: DuplexSink<T>,
+        pages: impl FnOnce(&mut State, Q) -> Vec<T> + Send + 'static,
+    ) {
+        let service = self.clone();
+        ctx.spawn(async move {
+            let Ok(Ok(asked)) = request.read().await else { return };
+            let pages = pages(&mut service.state(), asked);
+            for page in pages {
+                if sink.send((page, WriteFlags::default())).await.is_err() {
+                    return;
+                }
+            }
+            let _ = sink.close().await;
+        });
+    }
+}
+
+impl State {
+    fn accept(&mut self, request: pb::SubmitRequest) -> pb::SubmitResponse {
+        if self.forgetful {
             let count = request.tasks.len() as u32;
-            let first_id = state.counted + 1;
-            state.counted += u64::from(count);
+            let first_id = self.counted + 1;
+            self.counted += u64::from(count);
             return pb::SubmitResponse { first_id, count, ..Default::default() };
         }
         let mut answer = pb::SubmitResponse::new();
@@ -119,48 +160,40 @@ impl Service {
                 answer.refused.push(pb::Refusal { index: index as u32, reason, cause, ..Default::default() });
                 continue;
             }
-            if let Some(known) = state.tasks.iter().find(|known| !task.key.is_empty() && known.key == task.key) {
+            if let Some(known) = self.tasks.iter().find(|known| !task.key.is_empty() && known.key == task.key) {
                 answer.ids.push(known.id);
                 answer.first_id = answer.ids[0];
                 answer.known.push(index as u32);
                 continue;
             }
-            let id = state.tasks.len() as u64 + 1;
+            let id = self.tasks.len() as u64 + 1;
             let (text, to, key) = (task.task.clone(), task.to.clone(), task.key.clone());
-            state.tasks.push(pb::Task { id, task: text, to, key, ..Default::default() });
+            self.tasks.push(pb::Task { id, task: text, to, key, ..Default::default() });
             if answer.count == 0 {
                 answer.first_id = id;
             }
             answer.count += 1;
-            if state.scattered {
+            if self.scattered {
                 answer.ids.push(2 * id);
                 answer.first_id = answer.ids[0];
             }
         }
-        state.submitted.push(request);
+        self.submitted.push(request);
         answer
     }
 
-    fn unary<T: Send + 'static>(&self, ctx: &RpcContext<'_>, asked: String, sink: UnarySink<T>, answer: T) {
-        self.state().asked.push(asked);
-        ctx.spawn(async move { sink.success(answer).await.unwrap_or(()) });
+    /// Notes what was asked.
+    fn answer<T>(&mut self, asked: impl Into<String>, answer: T) -> Result<T, RpcStatus> {
+        self.asked.push(asked.into());
+        Ok(answer)
     }
 
-    /// Whether the task is one that the fake knows.
-    fn about_task<T: Send + 'static>(
-        &self,
-        ctx: &RpcContext<'_>,
-        asked: String,
-        id: u64,
-        sink: UnarySink<T>,
-        answer: T,
-    ) {
-        if id == 404 {
-            self.state().asked.push(asked);
-            let status = RpcStatus::with_message(RpcStatusCode::NOT_FOUND, "there is no task 404".into());
-            ctx.spawn(async move { sink.fail(status).await.unwrap_or(()) });
-        } else {
-            self.unary(ctx, asked, sink, answer);
+    /// The same, about a task, if it is one that the fake knows.
+    fn about_task<T>(&mut self, asked: String, id: u64, answer: T) -> Result<T, RpcStatus> {
+        self.asked.push(asked);
+        match id {
+            404 => Err(RpcStatus::with_message(RpcStatusCode::NOT_FOUND, "there is no task 404".into())),
+            _ => Ok(answer),
         }
     }
 }
@@ -179,17 +212,6 @@ fn describe(what: &str, list: &pb::ListRequest) -> String {
     format!("{what} after {} limit {} latest {} follow {}", list.after, list.limit, list.latest, list.follow)
 }
 
-fn send_pages<T: Send + 'static>(ctx: &RpcContext<'_>, pages: Vec<T>, mut sink: ServerStreamingSink<T>) {
-    ctx.spawn(async move {
-        for page in pages {
-            if sink.send((page, WriteFlags::default())).await.is_err() {
-                return;
-            }
-        }
-        let _ = sink.close().await;
-    });
-}
-
 fn result_pages(results: &[pb::TaskResult]) -> Vec<pb::ResultPage> {
     results.chunks(PAGE).map(|page| pb::ResultPage { results: page.to_vec(), ..Default::default() }).collect()
 }
@@ -198,17 +220,16 @@ impl Control for Service {
     fn submit(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::SubmitRequest>,
-        sink: UnarySink<pb::SubmitResponse>,
+        request: First<pb::SubmitRequest>,
+        sink: ClientStreamingSink<pb::SubmitResponse>,
     ) {
-        let answer = self.accept(request.unwrap());
-        ctx.spawn(async move { sink.success(answer).await.unwrap_or(()) });
+        self.unary(&ctx, request, sink, |state, request| Ok(state.accept(request)));
     }
 
     fn submit_stream(
         &mut self,
         ctx: RpcContext<'_>,
-        mut requests: RequestStream<Decoded<pb::SubmitRequest>>,
+        mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
         let service = self.clone();
@@ -228,7 +249,7 @@ impl Control for Service {
                         }
                     }
                     _ => {
-                        let answer = service.accept(request.unwrap());
+                        let answer = service.state().accept(request.unwrap());
                         if let Some(answers) = &mut answers {
                             answers.next().await;
                         }
@@ -243,23 +264,29 @@ impl Control for Service {
     }
 
     /// As a server answers that is older than this call.
-    fn find_tasks(&mut self, ctx: RpcContext<'_>, _: Decoded<pb::FindTasksRequest>, sink: UnarySink<pb::FoundTasks>) {
-        let status = RpcStatus::new(RpcStatusCode::UNIMPLEMENTED);
-        ctx.spawn(async move { sink.fail(status).await.unwrap_or(()) });
+    fn find_tasks(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::FindTasksRequest>,
+        sink: ClientStreamingSink<pb::FoundTasks>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
     }
 
     fn list_tasks(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        mut sink: ServerStreamingSink<pb::TaskPage>,
+        mut request: First<pb::ListRequest>,
+        mut sink: DuplexSink<pb::TaskPage>,
     ) {
-        let request = request.unwrap();
-        let mut state = self.state();
-        state.asked.push(describe("tasks", &request));
-        let tasks = select(&state.tasks, &request);
-        let mut more = state.more.take().filter(|_| request.follow);
+        let service = self.clone();
         ctx.spawn(async move {
+            let Ok(Ok(asked)) = request.read().await else { return };
+            let (tasks, mut more) = {
+                let mut state = service.state();
+                state.asked.push(describe("tasks", &asked));
+                (select(&state.tasks, &asked), state.more.take().filter(|_| asked.follow))
+            };
             let pages = tasks.chunks(PAGE).map(|page| pb::TaskPage { tasks: page.to_vec(), ..Default::default() });
             for page in pages.collect::<Vec<_>>() {
                 if sink.send((page, WriteFlags::default())).await.is_err() {
@@ -277,204 +304,211 @@ impl Control for Service {
         });
     }
 
-    fn list_results(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        sink: ServerStreamingSink<pb::ResultPage>,
-    ) {
-        let request = request.unwrap();
-        self.state().asked.push(describe("results", &request));
-        let results = select(&self.state().results, &request);
-        send_pages(&ctx, result_pages(&results), sink);
+    fn list_results(&mut self, ctx: RpcContext<'_>, request: First<pb::ListRequest>, sink: DuplexSink<pb::ResultPage>) {
+        self.pages(&ctx, request, sink, |state, request| {
+            state.asked.push(describe("results", &request));
+            result_pages(&select(&state.results, &request))
+        });
     }
 
     fn list_statuses(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::ListRequest>,
-        sink: ServerStreamingSink<pb::StatusPage>,
+        request: First<pb::ListRequest>,
+        sink: DuplexSink<pb::StatusPage>,
     ) {
-        let request = request.unwrap();
-        self.state().asked.push(describe("statuses", &request));
-        let statuses = select(&self.state().statuses, &request);
-        let pages = statuses.chunks(PAGE).map(|page| pb::StatusPage { statuses: page.to_vec(), ..Default::default() });
-        send_pages(&ctx, pages.collect(), sink);
+        self.pages(&ctx, request, sink, |state, request| {
+            state.asked.push(describe("statuses", &request));
+            let statuses = select(&state.statuses, &request);
+            let page = |page: &[pb::Status]| pb::StatusPage { statuses: page.to_vec(), ..Default::default() };
+            statuses.chunks(PAGE).map(page).collect()
+        });
     }
 
     fn list_dead(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::ListDeadRequest>,
-        sink: ServerStreamingSink<pb::ResultPage>,
+        request: First<pb::ListDeadRequest>,
+        sink: DuplexSink<pb::ResultPage>,
     ) {
-        let request = request.unwrap();
-        self.state().asked.push(describe(&format!("dead of {:?}", request.group), &request.list));
-        let results = select(&self.state().results, &request.list);
-        send_pages(&ctx, result_pages(&results), sink);
+        self.pages(&ctx, request, sink, |state, request| {
+            state.asked.push(describe(&format!("dead of {:?}", request.group), &request.list));
+            result_pages(&select(&state.results, &request.list))
+        });
     }
 
     fn list_clients(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::ListClientsRequest>,
-        sink: UnarySink<pb::ListClientsResponse>,
+        request: First<pb::ListClientsRequest>,
+        sink: ClientStreamingSink<pb::ListClientsResponse>,
     ) {
-        let clients = self.state().clients.clone();
-        let answer = pb::ListClientsResponse { clients, ..Default::default() };
-        self.unary(&ctx, "clients".into(), sink, answer);
+        self.unary(&ctx, request, sink, |state, _| {
+            let clients = state.clients.clone();
+            state.answer("clients", pb::ListClientsResponse { clients, ..Default::default() })
+        });
     }
 
     fn describe_task(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::DescribeTaskRequest>,
-        sink: UnarySink<pb::TaskLedger>,
+        request: First<pb::DescribeTaskRequest>,
+        sink: ClientStreamingSink<pb::TaskLedger>,
     ) {
-        let id = request.unwrap().id;
-        let answer = self.state().ledger.clone();
-        self.about_task(&ctx, format!("task {id}"), id, sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let answer = state.ledger.clone();
+            state.about_task(format!("task {}", request.id), request.id, answer)
+        });
     }
 
     fn list_groups(
         &mut self,
         ctx: RpcContext<'_>,
-        _: Decoded<pb::ListGroupsRequest>,
-        sink: UnarySink<pb::ListGroupsResponse>,
+        request: First<pb::ListGroupsRequest>,
+        sink: ClientStreamingSink<pb::ListGroupsResponse>,
     ) {
-        let groups = self.state().groups.clone();
-        let findings = self.state().findings.clone();
-        self.unary(&ctx, "groups".into(), sink, pb::ListGroupsResponse { groups, findings, ..Default::default() });
+        self.unary(&ctx, request, sink, |state, _| {
+            let (groups, findings) = (state.groups.clone(), state.findings.clone());
+            state.answer("groups", pb::ListGroupsResponse { groups, findings, ..Default::default() })
+        });
     }
 
     fn cancel_task(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::CancelTaskRequest>,
-        sink: UnarySink<pb::CancelTaskResponse>,
+        request: First<pb::CancelTaskRequest>,
+        sink: ClientStreamingSink<pb::CancelTaskResponse>,
     ) {
-        let id = request.unwrap().id;
-        // One that is not waited for, one that was cancelled before, and all others.
-        let (groups, already) = match id {
-            7 => (0, false),
-            8 => (0, true),
-            _ => (2, false),
-        };
-        let answer = pb::CancelTaskResponse { groups, already, ..Default::default() };
-        self.about_task(&ctx, format!("cancel {id}"), id, sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let id = request.id;
+            // One that is not waited for, one that was cancelled before, and all others.
+            let (groups, already) = match id {
+                7 => (0, false),
+                8 => (0, true),
+                _ => (2, false),
+            };
+            let answer = pb::CancelTaskResponse { groups, already, ..Default::default() };
+            state.about_task(format!("cancel {id}"), id, answer)
+        });
     }
 
     fn drop_dead(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::DropDeadRequest>,
-        sink: UnarySink<pb::DropDeadResponse>,
+        request: First<pb::DropDeadRequest>,
+        sink: ClientStreamingSink<pb::DropDeadResponse>,
     ) {
-        let request = request.unwrap();
-        let what = format!("drop {} of {:?}", request.id, request.group);
-        self.about_task(&ctx, what, request.id, sink, pb::DropDeadResponse::new());
+        self.unary(&ctx, request, sink, |state, request| {
+            let asked = format!("drop {} of {:?}", request.id, request.group);
+            state.about_task(asked, request.id, pb::DropDeadResponse::new())
+        });
     }
 
     fn retry_task(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::RetryTaskRequest>,
-        sink: UnarySink<pb::RetryTaskResponse>,
+        request: First<pb::RetryTaskRequest>,
+        sink: ClientStreamingSink<pb::RetryTaskResponse>,
     ) {
-        let request = request.unwrap();
-        let answer = pb::RetryTaskResponse { groups: 1, ..Default::default() };
-        self.about_task(&ctx, format!("retry {} for {:?}", request.id, request.group), request.id, sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let answer = pb::RetryTaskResponse { groups: 1, ..Default::default() };
+            state.about_task(format!("retry {} for {:?}", request.id, request.group), request.id, answer)
+        });
     }
 
     fn pause_group(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::PauseGroupRequest>,
-        sink: UnarySink<pb::PauseGroupResponse>,
+        request: First<pb::PauseGroupRequest>,
+        sink: ClientStreamingSink<pb::PauseGroupResponse>,
     ) {
-        let request = request.unwrap();
-        let asked = format!("pause {} {}", request.group, request.paused);
-        self.unary(&ctx, asked, sink, pb::PauseGroupResponse::new());
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("pause {} {}", request.group, request.paused), pb::PauseGroupResponse::new())
+        });
     }
 
     fn drain_client(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::DrainClientRequest>,
-        sink: UnarySink<pb::DrainClientResponse>,
+        request: First<pb::DrainClientRequest>,
+        sink: ClientStreamingSink<pb::DrainClientResponse>,
     ) {
-        let request = request.unwrap();
-        let asked = format!("drain {} for {} because {:?}", request.client, request.for_ms, request.note);
-        let clients = self.state().clients.clone().into_iter().filter(|client| client.client == request.client);
-        let answer = pb::DrainClientResponse { clients: clients.collect(), ..Default::default() };
-        self.unary(&ctx, asked, sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let asked = format!("drain {} for {} because {:?}", request.client, request.for_ms, request.note);
+            let clients = state.clients.iter().filter(|client| client.client == request.client).cloned().collect();
+            state.answer(asked, pb::DrainClientResponse { clients, ..Default::default() })
+        });
     }
 
     fn undrain_client(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::UndrainClientRequest>,
-        sink: UnarySink<pb::UndrainClientResponse>,
+        request: First<pb::UndrainClientRequest>,
+        sink: ClientStreamingSink<pb::UndrainClientResponse>,
     ) {
-        let request = request.unwrap();
-        let clients = self.state().clients.clone().into_iter().filter(|client| client.client == request.client);
-        let was_drained = request.client != "never";
-        let answer = pb::UndrainClientResponse { clients: clients.collect(), was_drained, ..Default::default() };
-        self.unary(&ctx, format!("undrain {}", request.client), sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let clients = state.clients.iter().filter(|client| client.client == request.client).cloned().collect();
+            let was_drained = request.client != "never";
+            let answer = pb::UndrainClientResponse { clients, was_drained, ..Default::default() };
+            state.answer(format!("undrain {}", request.client), answer)
+        });
     }
 
     fn set_group_retry(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::SetGroupRetryRequest>,
-        sink: UnarySink<pb::SetGroupRetryResponse>,
+        request: First<pb::SetGroupRetryRequest>,
+        sink: ClientStreamingSink<pb::SetGroupRetryResponse>,
     ) {
-        let request = request.unwrap();
-        let asked = format!("retry of {} {:?}", request.group, request.retry);
-        let answer = pb::SetGroupRetryResponse { retry: request.retry, ..Default::default() };
-        self.unary(&ctx, asked, sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let asked = format!("retry of {} {:?}", request.group, request.retry);
+            state.answer(asked, pb::SetGroupRetryResponse { retry: request.retry, ..Default::default() })
+        });
     }
 
     fn accept_clock(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::AcceptClockRequest>,
-        sink: UnarySink<pb::AcceptClockResponse>,
+        request: First<pb::AcceptClockRequest>,
+        sink: ClientStreamingSink<pb::AcceptClockResponse>,
     ) {
-        request.unwrap();
-        let answer = pb::AcceptClockResponse { ahead_ms: -90_000, ..Default::default() };
-        self.unary(&ctx, "clock accept".into(), sink, answer);
+        self.unary(&ctx, request, sink, |state, _| {
+            state.answer("clock accept", pb::AcceptClockResponse { ahead_ms: -90_000, ..Default::default() })
+        });
     }
 
-    fn backup(
-        &mut self,
-        ctx: RpcContext<'_>,
-        request: Decoded<pb::BackupRequest>,
-        sink: ServerStreamingSink<pb::BackupProgress>,
-    ) {
-        let path = request.unwrap().path;
-        let done = pb::BackedUp { bytes: 4096, last_task: 7, last_result: 5, ..Default::default() };
-        let half = pb::BackupProgress { copied_bytes: 2048, total_bytes: 4096, ..Default::default() };
-        let all = pb::BackupProgress { copied_bytes: 4096, done: Some(done).into(), ..half.clone() };
-        // One that is stopped half way ends without a word of its being there.
-        let messages = if path.ends_with("half.db") { vec![half] } else { vec![half, all] };
-        self.state().asked.push(format!("backup {path}"));
-        send_pages(&ctx, messages, sink);
+    fn backup(&mut self, ctx: RpcContext<'_>, request: First<pb::BackupRequest>, sink: DuplexSink<pb::BackupProgress>) {
+        self.pages(&ctx, request, sink, |state, request| {
+            let done = pb::BackedUp { bytes: 4096, last_task: 7, last_result: 5, ..Default::default() };
+            let half = pb::BackupProgress { copied_bytes: 2048, total_bytes: 4096, ..Default::default() };
+            let all = pb::BackupProgress { copied_bytes: 4096, done: Some(done).into(), ..half.clone() };
+            state.asked.push(format!("backup {}", request.path));
+            // One that is stopped half way ends without a word of its being there.
+            if request.path.ends_with("half.db") { vec![half] } else { vec![half, all] }
+        });
     }
 
     fn remove_group(
         &mut self,
         ctx: RpcContext<'_>,
-        request: Decoded<pb::RemoveGroupRequest>,
-        sink: UnarySink<pb::RemoveGroupResponse>,
+        request: First<pb::RemoveGroupRequest>,
+        sink: ClientStreamingSink<pb::RemoveGroupResponse>,
     ) {
-        let answer = pb::RemoveGroupResponse { owed: 5, ..Default::default() };
-        self.unary(&ctx, format!("remove {}", request.unwrap().group), sink, answer);
+        self.unary(&ctx, request, sink, |state, request| {
+            let answer = pb::RemoveGroupResponse { owed: 5, ..Default::default() };
+            state.answer(format!("remove {}", request.group), answer)
+        });
     }
 
-    fn get_server(&mut self, ctx: RpcContext<'_>, request: Decoded<pb::GetServerRequest>, sink: UnarySink<pb::Server>) {
-        let findings = self.state().findings.clone();
-        let answer = pb::Server { findings, ..self.state().server.clone() };
-        self.unary(&ctx, format!("server counted {}", request.unwrap().counted), sink, answer);
+    fn get_server(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::GetServerRequest>,
+        sink: ClientStreamingSink<pb::Server>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            let answer = pb::Server { findings: state.findings.clone(), ..state.server.clone() };
+            state.answer(format!("server counted {}", request.counted), answer)
+        });
     }
 }

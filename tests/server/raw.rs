@@ -65,6 +65,13 @@ pub fn duplex(address: &str, name: &'static str, messages: &[Bytes]) -> (Vec<Byt
     }
 }
 
+/// Begins a call and sends nothing, nor that there is nothing; how the server ends it.
+pub fn silent(address: &str, name: &'static str) -> RpcStatus {
+    let client = Client::new(channel(address));
+    let (_sender, mut answers) = client.duplex_streaming(&method(MethodType::Duplex, name), patient()).unwrap();
+    status_of(block_on(answers.next()).unwrap()).unwrap_err()
+}
+
 /// Sends them, and that this was all, unless the other end has heard enough before.
 fn send_all(sender: &mut (impl Sink<(Bytes, WriteFlags), Error = grpcio::Error> + Unpin), messages: &[Bytes]) {
     let sent = block_on(async {

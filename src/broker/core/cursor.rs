@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::session::SEND_BUFFER;
 use crate::task::{Task, TaskId, Time};
 
 /// The position of a group in the tasks of one priority, and what it has read beyond it.
@@ -96,8 +97,8 @@ impl LogCursor {
     }
 
     /// Adds a task that was just committed. `false`: `ready` is full, and the task stays in the log as backlog.
-    pub(super) fn append(&mut self, task: &Arc<Task>) -> bool {
-        if self.ready.is_full() {
+    pub(super) fn append(&mut self, task: &Arc<Task>, room: usize) -> bool {
+        if self.ready.is_full(room) {
             return false;
         }
         if self.ready.tasks.is_empty() {
@@ -195,6 +196,8 @@ impl LogCursor {
 }
 
 /// Tasks that are read ahead, by ascending id: no more than a group will soon take, whatever their size.
+///
+/// How large a page may be is `room`, in bytes of text: see [`Page::room`].
 #[derive(Debug, Default)]
 pub(super) struct Page {
     tasks: VecDeque<Arc<Task>>,
@@ -202,12 +205,23 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Tasks and bytes of text at which a page takes no more. Pages of 256 drained a backlog at 0.7 of the rate of these.
+    /// Tasks and bytes of text at which a page takes no more, however much is taken. Pages of 256 drained a backlog at 0.7 of the rate of these.
     pub(super) const TASKS: usize = 2048;
     pub(super) const BYTES: usize = 512 * 1024;
 
-    pub(super) fn is_full(&self) -> bool {
-        self.tasks.len() >= Page::TASKS || self.bytes >= Page::BYTES
+    /// How much a group may read ahead whose streams have taken so many bytes: what may be on its way to a client, and then as much
+    /// as was taken. So who reads nothing keeps next to nothing in memory.
+    pub(super) fn room(taken: u64) -> usize {
+        usize::try_from(taken.max(SEND_BUFFER)).unwrap_or(Page::BYTES).min(Page::BYTES)
+    }
+
+    /// The number of tasks that goes with it.
+    pub(super) fn tasks(room: usize) -> usize {
+        room * Page::TASKS / Page::BYTES
+    }
+
+    pub(super) fn is_full(&self, room: usize) -> bool {
+        self.tasks.len() >= Page::tasks(room) || self.bytes >= room
     }
 
     pub(super) fn push(&mut self, task: Arc<Task>) {

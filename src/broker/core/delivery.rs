@@ -115,14 +115,18 @@ impl Core {
     /// The stream of this session has taken `taken` bytes of what it was given.
     pub fn stream_took(&mut self, id: SessionId, taken: u64, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
-        session.taken = session.taken.max(taken);
+        let more = taken.saturating_sub(session.taken);
+        session.taken += more;
         if !session.has_room() {
             // That was too early: nothing else would make us look again.
             self.actions.push(Action::WatchRoom(id, session.sent));
         }
-        let group = session.group;
+        let group_id = session.group;
+        if let Some(group) = self.groups.get_mut(&group_id) {
+            group.taken += more;
+        }
         self.update_rank(id);
-        self.dispatch(group, now);
+        self.dispatch(group_id, now);
     }
 
     // ---- tasks go out
@@ -231,11 +235,11 @@ impl Core {
             return false;
         };
         let mut read = head;
-        let mut page = Page::default();
+        let (mut page, room) = (Page::default(), group.page_room());
         for task in recent {
             if task.spec.priority == priority && group.wants(task) {
                 page.push(task.clone());
-                if page.is_full() {
+                if page.is_full(room) {
                     read = task.id;
                     break;
                 }

@@ -84,21 +84,18 @@ impl Core {
         if let Some(ends) = ends {
             self.timers.set(ends, Timer::Drains);
         }
-        match meant {
+        let (sessions, forgotten) = match meant {
             Meant::Client(client) => {
                 let forgotten = self.make_room(&client)?;
                 let drain = Drain { client: client.clone(), since, until, note: note.to_owned() };
                 self.drains.insert(client.clone(), (drain.clone(), ends));
                 self.actions.push(Action::Drain(client.clone(), Some(drain)));
-                let sessions = Vec::from_iter(self.clients.get(&client).copied());
-                sessions.iter().for_each(|id| self.set_draining(*id, Some(draining.clone())));
-                Ok(Drained { clients: self.infos(&sessions), changed: true, forgotten })
+                (Vec::from_iter(self.clients.get(&client).copied()), forgotten)
             }
-            Meant::Streams(sessions) => {
-                sessions.iter().for_each(|id| self.set_draining(*id, Some(draining.clone())));
-                Ok(Drained { clients: self.infos(&sessions), changed: true, forgotten: None })
-            }
-        }
+            Meant::Streams(sessions) => (sessions, None),
+        };
+        sessions.iter().for_each(|id| self.set_draining(*id, Some(draining.clone())));
+        Ok(Drained { clients: self.infos(&sessions), changed: true, forgotten })
     }
 
     /// Gives tasks again to a client that was drained. One that is about to stop gets none all the same.

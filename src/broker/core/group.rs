@@ -118,6 +118,8 @@ pub(super) struct Group {
     /// The tasks that were taken up and are not settled.
     pub(super) open: OpenTasks,
     pub(super) sessions: BTreeSet<SessionId>,
+    /// Bytes that their streams have taken, since there was none.
+    pub(super) taken: u64,
     /// The sessions that can take a task now, by [`Session::rank`](super::session::Session::rank); the last is the next to
     /// get one.
     pub(super) available: BTreeSet<Rank>,
@@ -154,6 +156,7 @@ impl Group {
             open: OpenTasks::default(),
             taken_up: BTreeSet::new(),
             sessions: BTreeSet::new(),
+            taken: 0,
             available: BTreeSet::new(),
             last_used: now,
         }
@@ -218,7 +221,9 @@ impl Group {
         if !(self.open.take_changed() | std::mem::take(&mut self.changed) | daily) {
             return None;
         }
-        self.last_used = if is_used { now.wall } else { self.last_used.min(now.wall) };
+        if is_used {
+            self.last_used = now.wall;
+        }
         let Some(name) = self.name.clone() else {
             self.open.keep_nothing();
             return None;
@@ -239,7 +244,8 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
-            last_used: self.last_used,
+            // No later than now, by a clock that is set back: what is in memory holds when it is right again.
+            last_used: self.last_used.min(now.wall),
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
             open,
@@ -257,6 +263,9 @@ impl Group {
 
     pub(super) fn remove_session(&mut self, id: SessionId, now: Now) {
         self.sessions.remove(&id);
+        if self.sessions.is_empty() {
+            self.taken = 0;
+        }
         self.last_used = now.wall;
         self.changed = true;
     }
@@ -298,9 +307,9 @@ impl Group {
     /// Adds a task that was just committed; there is no backlog of its priority, of which `accepted` broadcasts came before. `false`:
     /// now there is, and it begins with this task. Nothing is kept in memory for a group without clients.
     pub(super) fn append(&mut self, task: &Arc<Task>, accepted: i64) -> bool {
-        let has_clients = !self.sessions.is_empty();
+        let (has_clients, room) = (!self.sessions.is_empty(), self.page_room());
         let cursor = self.cursor_mut(task.spec.priority);
-        if has_clients && cursor.append(task) {
+        if has_clients && cursor.append(task, room) {
             return true;
         }
         cursor.leave_in_log(task.id - 1, accepted, Some((task.id, task.accepted_at)));
@@ -322,9 +331,14 @@ impl Group {
             after,
             upto,
             broadcast_after: self.broadcast_after,
-            limit: Page::TASKS,
-            max_bytes: Page::BYTES,
+            limit: Page::tasks(self.page_room()),
+            max_bytes: self.page_room(),
         }
+    }
+
+    /// How much of each priority it may read ahead, in bytes of text.
+    pub(super) fn page_room(&self) -> usize {
+        Page::room(self.taken)
     }
 
     /// Every task up to here, of whatever priority, was taken up.

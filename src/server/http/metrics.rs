@@ -110,6 +110,10 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         to.counter("contact_messages_total", "Messages from clients (in) and to them (out).", &labels, messages);
         to.counter("contact_text_bytes_total", "Bytes of the texts in these messages.", &labels, bytes);
     }
+    for (port, admission) in ["listen", "control"].into_iter().zip(&app.operator.admissions) {
+        let text = "Calls that are open over gRPC, by the port of clients (listen) or operators (control).";
+        to.gauge("contact_calls_open", text, &[("port", port)], admission.open() as f64);
+    }
     for (cause, count) in refusal_counts::all() {
         to.counter(
             "contact_refusals_total",

@@ -8,7 +8,7 @@ use rusqlite::{Connection, OpenFlags, Params, Row, Statement, params};
 
 use super::chunks::{self, Chunk, Ordered, entries, merge};
 use super::results::{self, ResultChunk, What};
-use super::rows::{dead, dead_columns, name, optional_name, priority_number, status, status_columns};
+use super::rows::{dead_results, name, optional_name, priority_number, result, status, status_columns};
 use super::tasks::{self, TaskChunk};
 use super::{explain, int, removal};
 use crate::store::backend::{self, PAGE_BYTES, page};
@@ -19,7 +19,7 @@ use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
 const ADDRESSED_GROUP: &str = "SELECT min(target) FROM task_chunks WHERE target > ?";
 macro_rules! dead {
     ($rest:literal) => {
-        concat!("SELECT ", dead_columns!(), " FROM dead WHERE ", $rest)
+        concat!("SELECT ", dead_results!(), " FROM dead WHERE ", $rest)
     };
 }
 const DEAD: &str = dead!("seq > ? ORDER BY seq");
@@ -115,8 +115,8 @@ impl Reader for SqliteReader {
 
     fn dead(&mut self, after: u64, group: Option<&GroupName>, limit: usize) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(DEAD, [int(after)], dead, limit),
-            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], dead, limit),
+            None => self.page(DEAD, [int(after)], result, limit),
+            Some(group) => self.page(DEAD_OF, params![int(after), group.as_str()], result, limit),
         }
     }
 
@@ -127,8 +127,8 @@ impl Reader for SqliteReader {
         limit: usize,
     ) -> Result<Vec<TaskResult>, StoreError> {
         match group {
-            None => self.page(LATEST_DEAD, [int(before)], dead, limit),
-            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], dead, limit),
+            None => self.page(LATEST_DEAD, [int(before)], result, limit),
+            Some(group) => self.page(LATEST_DEAD_OF, params![int(before), group.as_str()], result, limit),
         }
     }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::chunks::{self, Chunk, Ordered, json, position, strange, text};
 use super::int;
 use super::removal::has_tasks;
-use super::tasks::{is_zero, size};
+use super::tasks::{is_default, size};
 use crate::store::chunk::{Entry as _, block_of, chunks, segments};
 use crate::task::{GroupName, Name, NameOf, NewResult, Outcome, TaskId, TaskResult, Time};
 
@@ -74,7 +74,7 @@ struct Rare {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     not_before: Option<i64>,
-    #[serde(skip_serializing_if = "is_zero_u8")]
+    #[serde(skip_serializing_if = "is_default")]
     late: u8,
 }
 
@@ -86,10 +86,6 @@ impl Default for Rare {
 
 fn is_one(number: &u32) -> bool {
     *number == 1
-}
-
-fn is_zero_u8(number: &u8) -> bool {
-    is_zero(&i64::from(*number))
 }
 
 impl Rare {

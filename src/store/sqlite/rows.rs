@@ -43,13 +43,20 @@ macro_rules! dead_columns {
         r#"seq, task_id, "group", client, attempt, outcome, at, ret"#
     };
 }
+/// The columns of a dead letter, as those of a result: it is not late, and does not wait.
+macro_rules! dead_results {
+    () => {
+        r#"seq, task_id, "group", client, attempt, outcome, at, NULL, 0, ret"#
+    };
+}
 macro_rules! open_columns {
     () => {
         r#""group", task_id, deliveries, spent, begun, silent, not_before"#
     };
 }
 pub(super) use {
-    dead_columns, drain_columns, group_columns, open_columns, result_columns, status_columns, task_columns,
+    dead_columns, dead_results, drain_columns, group_columns, open_columns, result_columns, status_columns,
+    task_columns,
 };
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
@@ -230,24 +237,6 @@ pub(super) fn bind_dead(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusq
     to.put(result.outcome as u8)?;
     to.put(result.at.0)?;
     to.put(result.ret.as_str())
-}
-
-pub(super) fn dead(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
-    let mut row = Values::of(row);
-    Ok(TaskResult {
-        seq: row.position()?,
-        result: NewResult {
-            task: row.position()?,
-            group: row.optional_name()?,
-            client: row.next()?,
-            attempt: row.next()?,
-            outcome: row.outcome()?,
-            at: row.time()?,
-            not_before: None,
-            late: false,
-            ret: row.next()?,
-        },
-    })
 }
 
 pub(super) fn bind_status(to: &mut Parameters<'_, '_>, entry: &Status) -> rusqlite::Result<()> {

@@ -88,7 +88,7 @@ struct Head(u64, u32, u32, #[serde(default, skip_serializing_if = "Option::is_no
 #[serde(default, deny_unknown_fields)]
 struct Rare {
     /// Milliseconds by which it was accepted before the newest of its chunk.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "is_default")]
     ago: i64,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -102,8 +102,8 @@ struct Rare {
     retry: Option<String>,
 }
 
-pub(super) fn is_zero(number: &i64) -> bool {
-    *number == 0
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 impl Rare {

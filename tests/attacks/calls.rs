@@ -1,0 +1,241 @@
+//! Calls and messages by the thousand, their HTTP/2 frames written by hand.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::TcpStream;
+use std::thread::{self, JoinHandle};
+
+use contact::wire::control::{GetServerRequest, Server as Description};
+use grpcio::{ChannelBuilder, CompressionAlgorithms, EnvBuilder, RpcStatusCode as Code};
+use protobuf::Message as _;
+
+use crate::common::DEADLINE;
+use crate::common::server::Server;
+use crate::conventions::{reason, retry_delay};
+use crate::http::client::exchange;
+use crate::rig::{Client, Operator, ack};
+use crate::server::memory::Memory;
+use crate::server::raw;
+
+const GET_TASK: &str = "/Contact/getTask";
+const LIST_CLIENTS: &str = "/contact.control.v1.Control/ListClients";
+
+/// A connection that keeps to no rule of HTTP/2 but the form of its frames. What the server says is read, and not looked at.
+struct Attacker {
+    connection: TcpStream,
+    reader: Option<JoinHandle<()>>,
+    /// The next stream.
+    next: u32,
+}
+
+impl Attacker {
+    fn of(address: &str) -> Attacker {
+        Attacker::with(address, &[])
+    }
+
+    /// One that begins with these settings.
+    fn with(address: &str, settings: &[u8]) -> Attacker {
+        let connection = TcpStream::connect(address).unwrap();
+        let mut reading = connection.try_clone().unwrap();
+        let reader = thread::spawn(move || {
+            let mut buffer = [0; 64 * 1024];
+            while reading.read(&mut buffer).is_ok_and(|read| read > 0) {}
+        });
+        let mut attacker = Attacker { connection, reader: Some(reader), next: 1 };
+        let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        frame(&mut begin, SETTINGS, 0, 0, settings);
+        assert!(attacker.send(&begin));
+        attacker
+    }
+
+    /// Begins so many calls; each goes on with the frames that `and` adds for its stream.
+    fn calls(&mut self, count: usize, path: &str, and: impl Fn(&mut Vec<u8>, u32)) {
+        let headers = headers(path, &[]);
+        for _ in 0..count {
+            let (mut frames, stream) = (Vec::new(), self.next);
+            self.next += 2;
+            frame(&mut frames, HEADERS, END_HEADERS, stream, &headers);
+            and(&mut frames, stream);
+            if !self.send(&frames) {
+                return;
+            }
+        }
+    }
+
+    /// `false`: the server has ended the connection.
+    fn send(&mut self, bytes: &[u8]) -> bool {
+        match self.connection.write_all(bytes) {
+            Ok(()) => true,
+            Err(e) if matches!(e.kind(), ErrorKind::BrokenPipe | ErrorKind::ConnectionReset) => false,
+            Err(e) => panic!("{e}"),
+        }
+    }
+}
+
+impl Drop for Attacker {
+    fn drop(&mut self) {
+        let _ = self.connection.shutdown(std::net::Shutdown::Both);
+        let _ = self.reader.take().map(JoinHandle::join);
+    }
+}
+
+const DATA: u8 = 0;
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+
+/// The setting that no stream may be sent anything, to begin with.
+const NO_ROOM: [u8; 6] = [0, 4, 0, 0, 0, 0];
+
+/// Goes on with a message of no bytes, and that this was all.
+fn empty_message(frames: &mut Vec<u8>, stream: u32) {
+    frame(frames, DATA, END_STREAM, stream, &[0; 5]);
+}
+
+fn frame(to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    to.extend(&(payload.len() as u32).to_be_bytes()[1..]);
+    to.extend([kind, flags]);
+    to.extend(stream.to_be_bytes());
+    to.extend(payload);
+}
+
+/// The header block of a call: literals without Huffman coding or an index, all shorter than 127 bytes.
+fn headers(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
+    let fixed = [
+        (":method", "POST"),
+        (":scheme", "http"),
+        (":path", path),
+        (":authority", "test"),
+        ("content-type", "application/grpc"),
+        ("te", "trailers"),
+    ];
+    let mut block = Vec::new();
+    for (key, value) in fixed.iter().chain(more) {
+        block.push(0);
+        for text in [key, value] {
+            block.push(text.len() as u8);
+            block.extend(text.as_bytes());
+        }
+    }
+    block
+}
+
+/// The server takes new calls on both ports, and a task goes through it.
+#[track_caller]
+fn others_are_served(server: &Server) {
+    let operator = Operator::of(&server.control);
+    let name = format!("other {}", operator.tasks_now().len());
+    let mut tasks = Client::of(&server.listen, &[("contact-client", &name)]).tasks();
+    operator.clients_until(|clients| clients.iter().any(|client| client.client == name));
+    operator.submit(&[&name]);
+    assert_eq!(tasks.next().task, name);
+}
+
+#[test]
+fn calls_without_their_message_keep_nobody_out() {
+    let server = Server::start(&[]);
+    let attackers: Vec<Attacker> = [(&server.listen, GET_TASK), (&server.control, LIST_CLIENTS)]
+        .into_iter()
+        .flat_map(|(address, path)| {
+            // Some calls on each of many connections, and many on one.
+            [50; 40].into_iter().chain([2_000]).map(move |calls| {
+                let mut attacker = Attacker::of(address);
+                attacker.calls(calls, path, |_, _| ());
+                attacker
+            })
+        })
+        .collect();
+    others_are_served(&server);
+    drop(attackers);
+    others_are_served(&server);
+}
+
+#[test]
+fn a_call_without_its_message_is_refused_when_none_can_come_and_after_ten_seconds() {
+    let server = Server::start(&[]);
+    let path = "/contact.control.v1.Control/GetServer";
+    let refused = raw::client_streaming(&server.control, path, &[]).unwrap_err();
+    assert_eq!((refused.code(), reason(&refused)), (Code::DEADLINE_EXCEEDED, "MESSAGE_MISSING".into()));
+    let request = GetServerRequest::new().write_to_bytes().unwrap();
+    let answer = raw::client_streaming(&server.control, path, &[request]).unwrap();
+    assert!(!Description::parse_from_bytes(&answer).unwrap().version.is_empty(), "a message of no bytes is one");
+    let refused = raw::silent(&server.listen, GET_TASK);
+    assert_eq!((refused.code(), reason(&refused)), (Code::DEADLINE_EXCEEDED, "MESSAGE_MISSING".into()));
+}
+
+#[test]
+fn one_connection_has_so_many_calls_and_one_address_too() {
+    let server = Server::start(&["--max-calls-per-address", "130"]);
+    let operator = Operator::of(&server.control);
+    // This one does not heed what the server says of it.
+    let mut attacker = Attacker::of(&server.listen);
+    attacker.calls(150, GET_TASK, empty_message);
+    operator.connected(100);
+    let clients: Vec<Client> = (0..31).map(|_| Client::of(&server.listen, &[])).collect();
+    let mut tasks: Vec<_> = clients[..30].iter().map(Client::tasks).collect();
+    operator.connected(130);
+    let refused = clients[30].tasks().end();
+    assert_eq!((refused.code(), reason(&refused)), (Code::RESOURCE_EXHAUSTED, "CALLS_FULL".into()));
+    assert!(refused.message().contains("130") && refused.message().contains("--max-calls-per-address"), "{refused:?}");
+    assert!(retry_delay(&refused).is_some());
+    assert_eq!(raw::silent(&server.listen, "/grpc.health.v1.Health/Watch").code(), Code::RESOURCE_EXHAUSTED);
+    let request = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+    let metrics = exchange(&server.http, request).body;
+    assert!(metrics.contains("contact_calls_open{port=\"listen\"} 130"), "{metrics}");
+    assert!(metrics.contains("contact_refusals_total{cause=\"CALLS_FULL\"} 52"), "{metrics}");
+    // What ends makes room.
+    drop(attacker);
+    operator.connected(30);
+    tasks.push(clients[30].tasks());
+    operator.submit(&["for all"]);
+    tasks.iter_mut().for_each(|tasks| assert_eq!(tasks.next().task, "for all"));
+}
+
+#[test]
+fn streams_that_take_nothing_keep_next_to_nothing_of_a_backlog_in_memory() {
+    const STREAMS: usize = 500;
+    let mut server = Server::start(&[]);
+    let operator = Operator::of(&server.control);
+    // More than the newest tasks that are in memory anyway.
+    for first in (0..8_000).step_by(1_000) {
+        let texts: Vec<String> = (first..first + 1_000).map(|n| format!("{n}{}", " ".repeat(4_000))).collect();
+        operator.submit(&texts);
+    }
+    let before = Memory::of(server.program()).now;
+    let mut attackers: Vec<Attacker> = (0..STREAMS / 100).map(|_| Attacker::with(&server.listen, &NO_ROOM)).collect();
+    attackers.iter_mut().for_each(|attacker| attacker.calls(100, GET_TASK, empty_message));
+    operator.clients_until(|clients| clients.len() == STREAMS && clients.iter().all(|client| client.delivered > 0));
+    let each = (Memory::of(server.program()).most - before) / STREAMS;
+    println!("{each} bytes for each stream that takes nothing");
+    // 64 KiB on their way, of which C-core may have a copy, and what a client costs. A page of the backlog would be 512 KiB more.
+    assert!(each < 256 * 1024, "{each} bytes for each of {STREAMS}");
+    others_are_served(&server);
+}
+
+#[test]
+fn compressed_messages_are_refused_and_never_inflated() {
+    let mut server = Server::start(&[]);
+    let before = Memory::of(server.program()).now;
+    let channel = ChannelBuilder::new(std::sync::Arc::new(EnvBuilder::new().cq_count(1).build()))
+        .default_compression_algorithm(CompressionAlgorithms::GRPC_COMPRESS_GZIP)
+        .connect(&server.listen);
+    // On its way it is a thousandth of this: less than the longest message that is taken.
+    let told = Client::over(channel, &[]).try_tell([ack(&"0".repeat(128 * 1024 * 1024))]).unwrap_err();
+    assert_eq!(told.code(), Code::UNIMPLEMENTED, "{told:?}");
+    assert!(told.message().contains("gzip"), "{told:?}");
+    let most = Memory::of(server.program()).most;
+    assert!(most - before < 32 * 1024 * 1024, "{before} grew to {most}");
+    others_are_served(&server);
+}
+
+#[test]
+fn a_connection_that_says_nothing_is_closed() {
+    let server = Server::start(&[]);
+    let silent = [&server.listen, &server.control].map(|address| TcpStream::connect(address).unwrap());
+    for mut connection in silent {
+        connection.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut said = Vec::new();
+        // Its settings, and then the end.
+        connection.read_to_end(&mut said).unwrap();
+    }
+}

@@ -824,6 +824,22 @@ fn without_receipts_it_counts_what_is_told_by_who_was_given_the_task() {
 }
 
 #[test]
+fn what_is_told_in_the_name_of_a_group_that_is_not_there_is_counted_and_not_kept() {
+    let mut world = world();
+    let task = world.broadcast("work");
+    for (client, group) in [(Some("nobody"), None), (Some("w"), Some("none")), (None, Some("none"))] {
+        let (by, foreign) = (teller(client, group, "x"), world.core.foreign());
+        world.core.report(
+            &by,
+            vec![outcome_report(task, 1, Outcome::Done), outcome_report(0, 0, Outcome::Done)],
+            world.now,
+        );
+        assert_eq!(world.core.take_actions(world.now), []);
+        assert_eq!(world.core.foreign(), foreign + 2);
+    }
+}
+
+#[test]
 fn a_retry_waits_no_longer_than_the_server_is_set() {
     let mut world = World::new(Config { max_retry_delay: 100 * SECOND, ..world().config });
     let a = world.join(client("a"));

@@ -42,16 +42,20 @@ impl Holder {
         self.client.as_ref().map_or_else(|| self.peer.clone(), |client| client.shared())
     }
 
-    /// Whether that is who reports, as far as can be known without a receipt: by its id; of a group by being another without an id,
-    /// since its address is another when it has connected again; else by its address, if it says nothing of itself.
     fn is(&self, reporter: &Reporter) -> bool {
-        let says_nothing = reporter.client.is_none() && reporter.group.is_none();
-        let same = match &self.client {
-            Some(client) => reporter.client.as_ref() == Some(client),
-            None => reporter.client.is_none() && self.in_group,
-        };
-        !self.receipts && (same || says_nothing && reporter.peer == self.peer)
+        !self.receipts && is_same(self.client.as_ref(), self.in_group, &self.peer, reporter)
     }
+}
+
+/// Whether a holder is who reports, as far as can be known without a receipt: by its id; of a group by being another without an id, since
+/// its address is another when it has connected again; else by its address, if it says nothing of itself.
+fn is_same(client: Option<&ClientId>, in_group: bool, peer: &Arc<str>, reporter: &Reporter) -> bool {
+    let same = match client {
+        Some(_) => reporter.client.as_ref() == client,
+        None => reporter.client.is_none() && in_group,
+    };
+    let says_nothing = reporter.client.is_none() && reporter.group.is_none();
+    same || says_nothing && reporter.peer == *peer
 }
 
 /// Whose the last deliveries were that came to nothing. In memory: after a start it begins anew.
@@ -75,16 +79,23 @@ impl Former {
 }
 
 impl Core {
-    /// Who has a task, if that has or had a stream.
-    fn holder_of(&self, lease: &Lease) -> Option<Holder> {
-        let session = lease.session.and_then(|id| self.sessions.get(&id));
-        session.map(Holder::of).or_else(|| lease.left_by.clone())
-    }
-
     /// A delivery came to nothing.
     pub(super) fn remember_holder(&mut self, group: GroupId, task: TaskId, lease: &Lease) {
-        if let Some(holder) = self.holder_of(lease) {
+        let session = lease.session.and_then(|id| self.sessions.get(&id));
+        if let Some(holder) = session.map(Holder::of).or_else(|| lease.left_by.clone()) {
             self.former.add((group, task, lease.attempts.deliveries), holder);
+        }
+    }
+
+    /// Whether a lease is that of the client which reports.
+    fn is_of(&self, lease: &Lease, reporter: &Reporter) -> bool {
+        match (lease.session.and_then(|id| self.sessions.get(&id)), &lease.left_by) {
+            (Some(Session { join, .. }), _) => {
+                !join.receipts && is_same(join.client.as_ref(), join.group.is_some(), &join.peer, reporter)
+            }
+            (None, Some(left_by)) => left_by.is(reporter),
+            // It said that it is at work, and its stream is yet to come.
+            (None, None) => lease.confirmed_from.as_ref() == Some(&reporter.peer),
         }
     }
 
@@ -104,11 +115,7 @@ impl Core {
             if report.attempt != 0 && report.attempt != lease.attempts.deliveries {
                 return told_by(report.attempt) == Some(true);
             }
-            return match self.holder_of(lease) {
-                Some(holder) => holder.is(reporter),
-                // It said that it is at work, and its stream is yet to come.
-                None => lease.confirmed_from.as_ref() == Some(&reporter.peer),
-            };
+            return self.is_of(lease, reporter);
         }
         match group.open.waiting(report.task).filter(|attempts| attempts.deliveries > 0) {
             Some(attempts) => {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser};
-use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Worker};
+use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Variable, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::print_queue::PrintQueue;
@@ -48,12 +48,20 @@ struct Args {
     /// Have each task handled by a shell command.
     ///
     /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID and CONTACT_ATTEMPT in its
-    /// environment, in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
+    /// environment (--exec-env says what else is), in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
     /// printed on standard output is the result. 75: RETRY, the task comes again. Anything else, or death by a signal: it failed,
     /// and is tried again, up to --exec-attempts; then FAILED. The result then has the exit code, its standard error and its
     /// standard output. If the client is killed, so is the command.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
+
+    /// Give commands these variables of the client's environment, too. May be given several times.
+    ///
+    /// Without it they get CONTACT_TASK_ID, CONTACT_ATTEMPT, and of the client's environment PATH, HOME, USER, LOGNAME, SHELL, LANG,
+    /// LANGUAGE, LC_*, TZ and TMPDIR. So secrets of the client do not reach a command, whose output others read. What begins with
+    /// CONTACT_ is never given.
+    #[arg(long, value_name = "NAME[,NAME...]", value_delimiter = ',')]
+    exec_env: Vec<Variable>,
 
     /// How often a task is tried whose command fails. With 1 it is a dead letter at once.
     ///
@@ -220,6 +228,10 @@ fn run(args: Args) -> anyhow::Result<()> {
         Some(command) => {
             let exec = Exec::new(command).max_output(args.max_output).stop_timeout(args.stop_timeout);
             let exec = args.retry_delay.into_iter().fold(exec.raw_input(args.raw_input), Exec::retry_delay);
+            for unset in args.exec_env.iter().filter(|variable| !variable.is_set()) {
+                log::warn!("--exec-env names {unset}, which is not set here: commands do not get it");
+            }
+            let exec = args.exec_env.into_iter().fold(exec, Exec::env);
             let exec = args.exec_attempts.into_iter().fold(exec, Exec::attempts);
             let exec = args.exec_timeout.into_iter().fold(exec, Exec::timeout);
             Worker::new(config, move |task| exec.run(task))

@@ -85,6 +85,13 @@ struct Args {
     /// Give a task up when this many clients, one after another, were not heard of again after they had been given it
     #[arg(long, value_name = "N", default_value = broker::Config::default().max_deliveries.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_deliveries: u32,
+    /// Most tasks that a client has at the same time without having said what came of them. One that wants more has this many, and
+    /// hears so
+    #[arg(long, value_name = "N", default_value = broker::Config::default().max_window.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
+    max_window: u32,
+    /// Most groups, named clients included. A client whose group would be one too many is refused; those that are there go on
+    #[arg(long, value_name = "N", default_value = broker::Config::default().max_groups.to_string(), value_parser = some)]
+    max_groups: usize,
     /// How long a task waits before it is tried again, unless it says otherwise: the first wait, what each further one is
     /// multiplied with, the longest, and by which part they vary. A first loss costs no wait. `first=0s`: none does
     #[arg(long, value_name = "POLICY", default_value = broker::Config::default().retry.to_string())]
@@ -102,9 +109,9 @@ struct Args {
     /// all come through one proxy, set it as high as there are clients, times three
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_address: u32,
-    /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes, at least 64 MiB. When it
-    /// is used up, gRPC ends calls, whosever they are, and takes no new connections
-    #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(64 * 1024 * 1024..))]
+    /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes. When it is used up, gRPC
+    /// ends calls, whosever they are, and takes no new connections
+    #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(1..))]
     grpc_memory: u64,
     /// How long tasks that every group has settled are kept, and their results
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]
@@ -119,6 +126,10 @@ struct Args {
     /// A group that no client has used for this long ends, with tasks that it has not settled
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().group_ttl), value_parser = humantime::parse_duration)]
     group_ttl: Duration,
+    /// A group of which no client is connected ends when the oldest task that it has not settled is older than this: until then it
+    /// keeps that task and those after it from being removed. Without it, only --group-ttl ends groups
+    #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
+    max_lag: Option<Duration>,
     /// How long clients may still report results when the server is stopped. It ends sooner when no client has more to report
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     grace: Duration,
@@ -129,10 +140,12 @@ struct Args {
 }
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 12] = [
+const LIVE: [&str; 15] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
+    "max-window",
+    "max-groups",
     "retry",
     "max-retry-delay",
     "groups-from",
@@ -141,8 +154,13 @@ const LIVE: [&str; 12] = [
     "retain-bytes",
     "min-free",
     "group-ttl",
+    "max-lag",
     "log",
 ];
+
+fn some(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| "must be a whole number from 1".into())
+}
 
 fn max_task(text: &str) -> Result<usize, String> {
     match text.parse() {
@@ -157,6 +175,8 @@ impl Args {
             ack_timeout: self.ack_timeout,
             max_attempts: self.max_attempts,
             max_deliveries: self.max_deliveries,
+            max_window: self.max_window,
+            max_groups: self.max_groups,
             retry: self.retry,
             restart_grace: self.restart_grace,
             max_retry_delay: self.max_retry_delay,
@@ -173,6 +193,7 @@ impl Args {
             retain_bytes: self.retain_bytes,
             min_free: self.min_free,
             group_ttl: self.group_ttl,
+            max_lag: self.max_lag,
             ..Retention::default()
         }
     }
@@ -211,6 +232,7 @@ fn main() -> ExitCode {
 }
 
 fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
+    host::keep_files_private();
     host::take_open_files();
     let args = &settings.args;
     host::check_data(&args.data)?;

@@ -36,9 +36,9 @@ use log::error;
 
 pub use self::core::{
     Action, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError, Drained,
-    Draining, GroupError, GroupInfo, Join, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, Meter, NotYourTurn,
-    OutcomeReport, Overview, Receipt, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally, TaskState,
-    Undelivered, WaitReason,
+    Draining, GroupError, GroupInfo, Join, JoinError, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS, MOST_LATE,
+    Meter, NotYourTurn, OutcomeReport, Overview, Receipt, Reporter, RevokeReason, Revoked, SessionId, Sessions, Tally,
+    TaskState, Undelivered, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
@@ -71,8 +71,20 @@ pub enum BrokerError {
     Drain(#[from] DrainError),
 }
 
+impl From<JoinError> for BrokerError {
+    fn from(error: JoinError) -> BrokerError {
+        match error {
+            JoinError::NotYourTurn(error) => error.into(),
+            JoinError::Group(error) => error.into(),
+        }
+    }
+}
+
 /// Most commands that wait for the broker. When it is full, their senders wait, and so does the client of each call.
 const MAILBOX: usize = 4096;
+/// Bytes of results that wait for it, all clients together, beside one message: half a second of what two cores work off. Then clients
+/// wait as well.
+const MAILBOX_BYTES: usize = 32 << 20;
 
 /// The broker's threads. Owns them until [`Broker::stop`].
 pub struct Broker {
@@ -83,7 +95,7 @@ pub struct Broker {
 impl Broker {
     /// Starts on what the store recovered.
     pub fn start(config: Config, store: store::Handle, recovered: Recovered) -> Result<Broker, StoreError> {
-        let (mailbox, commands) = mailbox::bounded(MAILBOX);
+        let (mailbox, commands) = mailbox::bounded_in_bytes(MAILBOX, MAILBOX_BYTES);
         let (wake_up, wake_ups) = wakeup::wake_up();
         let disconnected = Arc::<DisconnectedReporters>::default();
         let handle =
@@ -92,7 +104,7 @@ impl Broker {
         let (jobs, todo) = bounded(1);
         let reader = store.reader()?;
         let answers = handle.mailbox.clone();
-        let answer = move |answer| answers.send(Command::Read(answer)).is_ok();
+        let answer = move |answer, bytes| answers.send_weighed(Command::Read(answer), bytes).is_ok();
         let broker = BrokerThread::new(Core::new(config, recovered, Now::read()), store, disconnected, jobs);
         let spawn =
             |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);

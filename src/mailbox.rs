@@ -6,23 +6,46 @@
 //! Futures are woken in the order in which they came. One that is woken and finds its room taken keeps its place. That is why the
 //! list is ours: with `event-listener` such a future would have to listen anew, behind all others, and under load some client
 //! would wait without bound.
+//!
+//! A channel is bounded in messages and, if they are [weighed](Sender::send_weighed), in bytes: while what waits has as many bytes as
+//! that, no more is taken. So it never holds more than that and one message, and a message of any size goes through.
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::future;
-use std::sync::atomic::{self, AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{self, AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Instant;
+
+use futures::executor::block_on;
 
 pub use crossbeam_channel::{RecvTimeoutError, TrySendError};
 
 /// A channel that holds at most `capacity` messages, and at least one.
 pub fn bounded<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
+    bounded_in_bytes(capacity, usize::MAX)
+}
+
+/// The same, and it takes no more while what waits weighs `most` bytes.
+pub fn bounded_in_bytes<T>(capacity: usize, most: usize) -> (Sender<T>, Receiver<T>) {
     let capacity = capacity.max(1);
     let (tx, rx) = crossbeam_channel::bounded(capacity);
-    let room = Arc::new(Room::default());
+    let room = Arc::new(Room { most, ..Room::default() });
     (Sender { tx, room: room.clone() }, Receiver { rx, capacity, closing: WakeAll(room) })
+}
+
+/// A message that waits, and the bytes that it counts for.
+pub struct Weighed<T> {
+    message: T,
+    bytes: usize,
+}
+
+impl<T> Weighed<T> {
+    /// What it counts for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
 }
 
 /// The receiver was dropped. This is the message, unsent.
@@ -38,7 +61,7 @@ impl<T> fmt::Debug for Closed<T> {
 
 /// The end that messages go into.
 pub struct Sender<T> {
-    tx: crossbeam_channel::Sender<T>,
+    tx: crossbeam_channel::Sender<Weighed<T>>,
     room: Arc<Room>,
 }
 
@@ -51,16 +74,44 @@ impl<T> Clone for Sender<T> {
 impl<T> Sender<T> {
     /// Sends, and blocks while the channel is full: for threads that may wait, never in a future.
     pub fn send(&self, message: T) -> Result<(), Closed<T>> {
-        self.tx.send(message).map_err(|unsent| Closed(unsent.0))
+        // Nothing is weighed: the channel itself is waited for.
+        self.tx.send(Weighed { message, bytes: 0 }).map_err(|unsent| Closed(unsent.0.message))
+    }
+
+    /// The same for a message that counts for so many bytes.
+    pub fn send_weighed(&self, message: T, bytes: usize) -> Result<(), Closed<T>> {
+        match self.try_weighed(message, bytes) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Disconnected(unsent)) => Err(Closed(unsent)),
+            Err(TrySendError::Full(unsent)) => block_on(self.send_weighed_async(unsent, bytes)),
+        }
     }
 
     /// Sends if there is room now.
     pub fn try_send(&self, message: T) -> Result<(), TrySendError<T>> {
-        self.tx.try_send(message)
+        self.try_weighed(message, 0)
+    }
+
+    fn try_weighed(&self, message: T, bytes: usize) -> Result<(), TrySendError<T>> {
+        if bytes > 0 && !self.room.takes(bytes) {
+            return Err(TrySendError::Full(message));
+        }
+        self.tx.try_send(Weighed { message, bytes }).map_err(|unsent| {
+            self.room.bytes.fetch_sub(bytes, SeqCst);
+            match unsent {
+                TrySendError::Full(unsent) => TrySendError::Full(unsent.message),
+                TrySendError::Disconnected(unsent) => TrySendError::Disconnected(unsent.message),
+            }
+        })
     }
 
     /// Sends as soon as there is room. Dropping the future before it is ready drops the message unsent.
     pub async fn send_async(&self, message: T) -> Result<(), Closed<T>> {
+        self.send_weighed_async(message, 0).await
+    }
+
+    /// The same for a message that counts for so many bytes.
+    pub async fn send_weighed_async(&self, message: T, bytes: usize) -> Result<(), Closed<T>> {
         let mut place = Place { room: &self.room, ticket: None };
         let mut message = Some(message);
         future::poll_fn(|cx| {
@@ -69,7 +120,7 @@ impl<T> Sender<T> {
                 if full_before {
                     place.wait(cx.waker());
                 }
-                match message.take().map(|message| self.tx.try_send(message)) {
+                match message.take().map(|message| self.try_weighed(message, bytes)) {
                     None | Some(Ok(())) => return Poll::Ready(Ok(())),
                     Some(Err(TrySendError::Disconnected(unsent))) => return Poll::Ready(Err(Closed(unsent))),
                     Some(Err(TrySendError::Full(unsent))) => message = Some(unsent),
@@ -84,7 +135,7 @@ impl<T> Sender<T> {
 /// The end that messages come out of. When it is dropped, so are the messages in it, and senders that wait get [`Closed`].
 pub struct Receiver<T> {
     // Dropped before `closing`, so that a sender that is woken finds the channel disconnected.
-    rx: crossbeam_channel::Receiver<T>,
+    rx: crossbeam_channel::Receiver<Weighed<T>>,
     capacity: usize,
     closing: WakeAll,
 }
@@ -92,23 +143,17 @@ pub struct Receiver<T> {
 impl<T> Receiver<T> {
     /// Waits for the next message. `None`: all senders are gone, and there will be none.
     pub fn recv(&self) -> Option<T> {
-        let message = self.rx.recv().ok()?;
-        self.taken();
-        Some(message)
+        Some(self.taken(self.rx.recv().ok()?))
     }
 
     /// The next message, if it is there.
     pub fn try_recv(&self) -> Option<T> {
-        let message = self.rx.try_recv().ok()?;
-        self.taken();
-        Some(message)
+        Some(self.taken(self.rx.try_recv().ok()?))
     }
 
     /// Waits for the next message until `deadline`.
     pub fn recv_deadline(&self, deadline: Instant) -> Result<T, RecvTimeoutError> {
-        let message = self.rx.recv_deadline(deadline)?;
-        self.taken();
-        Ok(message)
+        Ok(self.taken(self.rx.recv_deadline(deadline)?))
     }
 
     /// How many messages are waiting.
@@ -121,25 +166,32 @@ impl<T> Receiver<T> {
         self.rx.is_empty()
     }
 
-    /// The channel itself, for `select!`. Each message taken from it is to be followed by [`taken`](Receiver::taken).
-    pub fn raw(&self) -> &crossbeam_channel::Receiver<T> {
+    /// The bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.closing.0.bytes.load(SeqCst)
+    }
+
+    /// The channel itself, for `select!`. Each message from it is to go through [`taken`](Receiver::taken).
+    pub fn raw(&self) -> &crossbeam_channel::Receiver<Weighed<T>> {
         &self.rx
     }
 
-    /// Says that a message was taken, so that a future that waits for room is woken.
+    /// The message, now that it was taken: a future that waits for room is woken.
     ///
     /// Each take wakes the future that has waited longest. That one may be dropped without using its room, or a thread may be
     /// quicker. So all are woken once the channel is half empty. A receiver that goes on taking gets there before it is empty.
-    pub fn taken(&self) {
+    pub fn taken(&self, Weighed { message, bytes }: Weighed<T>) -> T {
+        let room = &self.closing.0;
+        let before = if bytes > 0 { room.bytes.fetch_sub(bytes, SeqCst) } else { 0 };
         // Pairs with the fence in `Place::wait`: either the flag is seen here, or the room is seen there.
         atomic::fence(SeqCst);
-        let room = &self.closing.0;
         if room.any_waiting.load(SeqCst) {
-            match self.rx.len() <= self.capacity / 2 {
+            match self.rx.len() <= self.capacity / 2 && before - bytes <= room.most / 2 {
                 true => room.wake_all(),
                 false => room.wake_first(),
             }
         }
+        message
     }
 }
 
@@ -149,6 +201,12 @@ struct Room {
     /// Whether `waiting` has a waker: all that a take looks at when no future waits.
     any_waiting: AtomicBool,
     waiting: Mutex<Waiting>,
+    /// Bytes of the messages in the channel.
+    bytes: AtomicUsize,
+    /// While there are as many, no more are taken.
+    most: usize,
+    /// The receiver is gone.
+    closed: AtomicBool,
 }
 
 #[derive(Default)]
@@ -159,6 +217,13 @@ struct Waiting {
 }
 
 impl Room {
+    /// Counts bytes of a message, if there is room for it. Once the receiver is gone nothing is counted, and the channel says so.
+    fn takes(&self, bytes: usize) -> bool {
+        let counted =
+            self.bytes.fetch_update(SeqCst, SeqCst, |waiting| (waiting < self.most).then_some(waiting + bytes));
+        counted.is_ok() || self.closed.load(SeqCst)
+    }
+
     /// Wakers run outside the lock: they run code that is not ours.
     fn wake_first(&self) {
         let first = self.change(|waiting| waiting.wakers.pop_first());
@@ -185,6 +250,7 @@ struct WakeAll(Arc<Room>);
 
 impl Drop for WakeAll {
     fn drop(&mut self) {
+        self.0.closed.store(true, SeqCst);
         self.0.wake_all();
     }
 }
@@ -313,6 +379,55 @@ mod tests {
     }
 
     #[test]
+    fn what_waits_is_bounded_in_bytes_and_a_message_of_any_size_goes_through() {
+        let (tx, rx) = bounded_in_bytes(100, 10);
+        block_on(tx.send_weighed_async(1, 9)).unwrap();
+        block_on(tx.send_weighed_async(2, 1_000)).unwrap();
+        let (third, fourth) = (Arc::new(Count::default()), Arc::new(Count::default()));
+        let (mut a, mut b) = (pin!(tx.send_weighed_async(3, 5)), pin!(tx.send_weighed_async(4, 5)));
+        assert!(poll(a.as_mut(), &third).is_pending());
+        assert!(poll(b.as_mut(), &fourth).is_pending());
+        // What is not weighed finds its place.
+        block_on(tx.send_async(5)).unwrap();
+        assert_eq!(rx.recv(), Some(1));
+        assert_eq!((third.get(), fourth.get()), (1, 0), "one looks whether there is room");
+        assert!(poll(a.as_mut(), &third).is_pending(), "1,000 bytes still wait");
+        assert_eq!((rx.recv(), rx.bytes()), (Some(2), 0));
+        assert!(third.get() > 1 && fourth.get() > 0, "there is room for all");
+        assert!(poll(a, &third).is_ready() && poll(b, &fourth).is_ready());
+        assert_eq!((rx.recv(), rx.recv(), rx.recv(), rx.bytes()), (Some(5), Some(3), Some(4), 0));
+    }
+
+    #[test]
+    fn a_thread_waits_for_room_in_bytes_and_hears_that_there_will_be_none() {
+        let (tx, rx) = bounded_in_bytes(100, 10);
+        tx.send_weighed(1, 10).unwrap();
+        let sender = tx.clone();
+        let sent =
+            thread::spawn(move || (sender.send_weighed(2, 10).is_ok(), sender.send_weighed(3, 10).unwrap_err().0));
+        while tx.room.waiting.lock().unwrap().wakers.is_empty() {
+            thread::yield_now();
+        }
+        assert_eq!(rx.recv(), Some(1));
+        while rx.bytes() < 10 || tx.room.waiting.lock().unwrap().wakers.is_empty() {
+            thread::yield_now();
+        }
+        drop(rx);
+        assert_eq!(sent.join().unwrap(), (true, 3));
+    }
+
+    #[test]
+    fn a_full_channel_counts_no_bytes_of_what_it_did_not_take() {
+        let (tx, rx) = bounded_in_bytes(1, 100);
+        tx.send_weighed(1, 7).unwrap();
+        assert!(tx.try_weighed(2, 7).is_err());
+        assert_eq!(rx.bytes(), 7);
+        drop(rx);
+        assert!(tx.try_weighed(2, 7).is_err());
+        assert_eq!(tx.room.bytes.load(SeqCst), 7);
+    }
+
+    #[test]
     fn a_future_that_is_dropped_waits_no_more() {
         let (tx, _rx) = bounded(1);
         tx.send(0).unwrap();
@@ -353,14 +468,14 @@ mod tests {
         const FUTURES: usize = 200;
         const BLOCKING: usize = 2;
         const EACH: usize = 200;
-        for capacity in [1, 3, 64] {
-            let (tx, rx) = bounded(capacity);
+        for (capacity, most) in [(1, usize::MAX), (3, usize::MAX), (64, usize::MAX), (1_000, 1), (64, 90), (3, 20)] {
+            let (tx, rx) = bounded_in_bytes(capacity, most);
             for thread in 0..4 {
                 let tx = tx.clone();
                 thread::spawn(move || {
                     let sources = (thread..FUTURES).step_by(4).map(async |source| {
                         for n in 0..EACH {
-                            tx.send_async((source, n)).await.unwrap();
+                            tx.send_weighed_async((source, n), n % 7).await.unwrap();
                         }
                     });
                     block_on(join_all(sources))
@@ -368,7 +483,7 @@ mod tests {
             }
             for source in FUTURES..FUTURES + BLOCKING {
                 let tx = tx.clone();
-                thread::spawn(move || (0..EACH).for_each(|n| tx.send((source, n)).unwrap()));
+                thread::spawn(move || (0..EACH).for_each(|n| tx.send_weighed((source, n), n % 7).unwrap()));
             }
             drop(tx);
             let deadline = Instant::now() + Duration::from_secs(60);

@@ -27,7 +27,7 @@ use futures::channel::oneshot;
 
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
-use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time, weight};
 
 mod backend;
 mod backup;
@@ -60,6 +60,9 @@ use writer::{Command, Done, Unless, Writer};
 /// Most commands that wait for the writer, and most that go into one transaction. When it is full, futures wait for room and
 /// threads block: submitters are slowed down to what the disk takes.
 const MAILBOX: usize = 1_024;
+/// Bytes of tasks, results and statuses that wait for it, beside one command: several transactions' worth. Then who sends them waits,
+/// as well.
+const MAILBOX_BYTES: usize = 64 << 20;
 /// When a lock of another program has been waited for as long as this, the store says that it takes nothing. Backups and
 /// `sqlite3` hold it for less.
 const LONG_WAIT: Duration = Duration::from_secs(10);
@@ -86,7 +89,7 @@ impl Store {
     /// A store over `backend`, which must have no other writer.
     pub fn with_backend(mut backend: Box<dyn Backend>) -> Result<(Store, Recovered), StoreError> {
         let recovered = backend.recover()?;
-        let (commands, mailbox) = mailbox::bounded(MAILBOX);
+        let (commands, mailbox) = mailbox::bounded_in_bytes(MAILBOX, MAILBOX_BYTES);
         let shared = Arc::new(Shared {
             tail: Tail::new(recovered.positions),
             condition: RwLock::default(),
@@ -272,7 +275,9 @@ impl Handle {
             let _ = answer.send(Ok(Accepted::default()));
         } else {
             self.shared.accepts()?;
-            self.commands.send_async(Command::Submit(tasks, unless, answer)).await.map_err(|_| self.shared.ended())?;
+            let bytes = tasks.iter().map(NewTask::weight).sum();
+            let command = Command::Submit(tasks, unless, answer);
+            self.commands.send_weighed_async(command, bytes).await.map_err(|_| self.shared.ended())?;
         }
         let shared = self.shared.clone();
         Ok(async move { answered.await.unwrap_or_else(|_| Err(shared.ended())) })
@@ -284,7 +289,8 @@ impl Handle {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        self.ask(Command::RecordStatuses(statuses, answer), answered).await
+        let bytes = statuses.iter().map(|status| weight(&status.msg)).sum();
+        self.ask_weighed(Command::RecordStatuses(statuses, answer), bytes, answered).await
     }
 
     /// Changes when a task expires, and resolves when that is on disk.
@@ -310,39 +316,50 @@ impl Handle {
         command: Command,
         answered: oneshot::Receiver<Result<T, StoreError>>,
     ) -> Result<T, StoreError> {
+        self.ask_weighed(command, 0, answered).await
+    }
+
+    async fn ask_weighed<T>(
+        &self,
+        command: Command,
+        bytes: usize,
+        answered: oneshot::Receiver<Result<T, StoreError>>,
+    ) -> Result<T, StoreError> {
         self.shared.accepts()?;
-        self.commands.send_async(command).await.map_err(|_| self.shared.ended())?;
+        self.commands.send_weighed_async(command, bytes).await.map_err(|_| self.shared.ended())?;
         answered.await.unwrap_or_else(|_| Err(self.shared.ended()))
     }
 
     /// Appends to the log of outcomes. [`flush`](Handle::flush) tells when it is on disk.
     pub fn record(&self, results: Vec<NewResult>) {
         if !results.is_empty() {
-            self.send(Command::Record(results));
+            let bytes = results.iter().map(|result| weight(&result.ret)).sum();
+            self.send(Command::Record(results), bytes);
         }
     }
 
     /// The same for a result of which its sender does not know whether it is late: it is if the log has it that its group
     /// settled the task, or if the task was removed.
     pub fn record_unless_settled(&self, result: NewResult) {
-        self.send(Command::RecordUnlessSettled(Box::new(result)));
+        let bytes = weight(&result.ret);
+        self.send(Command::RecordUnlessSettled(Box::new(result)), bytes);
     }
 
     /// Replaces the states of these groups and these rows, and marks that every result recorded before this call is contained in
     /// the states of the groups: the next start replays what comes after it. So it must hold everything that changed since
     /// the last checkpoint.
     pub fn checkpoint(&self, checkpoint: Checkpoint) {
-        self.send(Command::Checkpoint(checkpoint));
+        self.send(Command::Checkpoint(checkpoint), 0);
     }
 
     /// Removes the state of a group and its open tasks. Its results stay in the log, and those after the mark will still be replayed.
     pub fn forget_group(&self, name: GroupName) {
-        self.send(Command::ForgetGroup(name));
+        self.send(Command::ForgetGroup(name), 0);
     }
 
     /// Keeps, or with `None` forgets, that a client is drained.
     pub fn drain(&self, client: ClientId, drain: Option<Drain>) {
-        self.send(Command::Drain(client, drain));
+        self.send(Command::Drain(client, drain), 0);
     }
 
     /// Calls `done` once everything that this thread sent before is on disk, or with the error that the store takes nothing now.
@@ -350,13 +367,13 @@ impl Handle {
     pub fn flush(&self, done: Box<dyn FnOnce(Result<(), StoreError>) + Send>) {
         match self.shared.refusal() {
             Some(error) => done(Err(error)),
-            None => self.send(Command::Flush(Done::new(done))),
+            None => self.send(Command::Flush(Done::new(done)), 0),
         }
     }
 
     /// Sends a command without an answer. If the store is closed, the command is dropped, and a callback in it is called.
-    fn send(&self, command: Command) {
-        let _ = self.commands.send(command);
+    fn send(&self, command: Command, bytes: usize) {
+        let _ = self.commands.send_weighed(command, bytes);
     }
 
     /// The newest tasks, and news of them.

@@ -6,9 +6,30 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::retry::Retry;
+use crate::terminal::is_hidden;
 
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
+
+/// What a task, a result or a status counts for while it waits in memory, in bytes: its text, and about what there is around it. So
+/// there are not more of them for being short.
+pub const fn weight(text: &str) -> usize {
+    text.len() + 128
+}
+
+/// How much is kept of what a result says that came too late, in bytes: it changes nothing.
+pub const LONGEST_LATE: usize = 4096;
+
+/// Cuts a text to so many bytes, the sign that it was cut included.
+pub fn cut(text: &mut String, most: usize) {
+    const CUT: &str = "…";
+    if text.len() > most {
+        let end = (0..=most.saturating_sub(CUT.len())).rev().find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push_str(CUT);
+        text.shrink_to_fit();
+    }
+}
 
 /// A point in time: milliseconds since 1970-01-01 UTC.
 ///
@@ -180,6 +201,7 @@ fn is_unseen(c: char) -> bool {
     let escaped = printed == Some('\\') && !matches!(c, '\\' | '\'' | '"');
     // What it would print though fonts leave it out: joiners, fillers, variation selectors, and the blank of Braille.
     escaped
+        || is_hidden(c)
         || matches!(c, '\u{34f}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}' | '\u{180b}'..='\u{180f}')
         || matches!(c, '\u{200b}'..='\u{200d}' | '\u{2800}' | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{ffa0}')
         || matches!(c, '\u{e0100}'..='\u{e01ef}')
@@ -248,7 +270,30 @@ pub struct NewTask {
     pub priority: Priority,
 }
 
+impl Task {
+    /// The same without its text.
+    pub fn without_text(&self) -> Task {
+        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority } = &self.spec;
+        let spec = NewTask {
+            text: String::new(),
+            to: to.clone(),
+            key: key.clone(),
+            not_before: *not_before,
+            expires_at: *expires_at,
+            max_attempts: *max_attempts,
+            retry: *retry,
+            priority: *priority,
+        };
+        Task { spec, ..*self }
+    }
+}
+
 impl NewTask {
+    /// What it counts for while it waits in memory, in bytes; see [`weight`].
+    pub fn weight(&self) -> usize {
+        weight(&self.text) + self.key.as_ref().map_or(0, String::len)
+    }
+
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for
     /// whoever looks at the expiry alone, and whoever wants to know can tell it from one that expired.
     pub fn cancelled(at: Time) -> Time {
@@ -454,6 +499,18 @@ mod tests {
         }
         let said = Name::new(NameOf::To, "wor\u{200b}kers").map_err(|error| error.to_string());
         assert_eq!(said, Err("the group in `to` must have characters that can be seen, and has U+200B".into()));
+    }
+
+    #[test]
+    fn a_name_has_no_character_that_is_hidden_on_a_terminal() {
+        let taken: Vec<char> = ('\0'..=char::MAX)
+            .filter(|c| {
+                is_hidden(*c)
+                    || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{2028}' | '\u{2029}')
+            })
+            .filter(|c| READ.into_iter().any(|of| Name::new(of, &format!("a{c}b")).is_ok()))
+            .collect();
+        assert_eq!(taken, []);
     }
 
     #[test]

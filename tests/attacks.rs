@@ -1,5 +1,9 @@
 //! What a stranger, or a client that was let in, may try, and what others notice of it: one module for each area.
 
 #[cfg(target_os = "linux")]
+mod bounds;
+#[cfg(target_os = "linux")]
 mod calls;
+#[cfg(target_os = "linux")]
+mod files;
 mod receipts;

@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{
-    Action, Closed, Config, Core, DrainError, Join, LONGEST_NOTE, MOST_DRAINS, OutcomeReport, Receipt, Reporter,
-    RevokeReason, SessionId, StartAt, Undelivered,
+    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
+    MOST_LATE, OutcomeReport, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
@@ -1683,7 +1683,8 @@ fn next_checkpoint(core: &mut Core, ids: impl Iterator<Item = TaskId>, spec: &Ne
 #[test]
 fn checkpoints_are_made_less_often_where_they_are_large() {
     const OPEN: TaskId = 50_000;
-    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    let config = Config { max_window: 1_000_000, ..Config::default() };
+    let mut core = Core::new(config, Recovered::default(), START);
     core.join(Join { window: Some(1_000_000), ..client("a") }, 1, START).unwrap();
     core.take_actions(START);
     let mut now = START;
@@ -1691,6 +1692,188 @@ fn checkpoints_are_made_less_often_where_they_are_large() {
         let (at, checkpoint) = next_checkpoint(&mut core, ids.clone(), &task("work"), now);
         assert_eq!((at, checkpoint.groups[0].open.len()), (now.after(seconds * SECOND), *ids.end() as usize));
         now = at;
+    }
+}
+
+/// Has every client read all it is sent; what went out, and which texts were asked for.
+fn settle_down(core: &mut Core, now: Now) -> (Vec<Delivery>, Vec<(u64, Vec<TaskId>)>) {
+    let (mut delivered, mut asked) = (Vec::new(), Vec::new());
+    loop {
+        core.tick(now);
+        let actions = core.take_actions(now);
+        if actions.is_empty() {
+            return (delivered, asked);
+        }
+        for action in actions {
+            match action {
+                Action::WatchRoom(id, sent) => core.stream_took(id, sent, now),
+                Action::Deliver(_, deliveries) => delivered.extend(deliveries),
+                Action::Load(group, ids) => asked.push((group, ids)),
+                _ => {}
+            }
+        }
+    }
+}
+
+#[test]
+fn no_client_holds_more_than_the_largest_window_whatever_it_wants() {
+    let mut world = World::new(Config { max_window: 5, window: 9, ..world().config });
+    let greedy = world.join(Join { window: Some(u32::MAX), ..client("greedy") });
+    let silent = world.join(client("silent"));
+    for _ in 0..20 {
+        world.broadcast("work");
+    }
+    for session in [greedy, silent] {
+        let info = world.core.client(session).unwrap();
+        assert_eq!((info.window, info.in_flight), (Some(5), 5));
+    }
+}
+
+#[test]
+fn the_texts_of_what_was_sent_are_dropped_beyond_a_bound_and_read_again_when_it_comes_back() {
+    const MB: usize = 1 << 20;
+    const TASKS: TaskId = 150;
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(Join { window: Some(1_000), ..client("a") }, 1, START).unwrap();
+    let spec = |id| NewTask { max_attempts: Some(7), ..task(&format!("{id}{}", " ".repeat(MB))) };
+    let mut texts = Vec::new();
+    for id in 1..=TASKS {
+        let task = Arc::new(Task { id, accepted_at: START.wall, spec: spec(id) });
+        texts.push(Arc::downgrade(&task));
+        core.committed(vec![task], START);
+        assert_eq!(settle_down(&mut core, START).0.len(), 1);
+    }
+    assert_eq!(core.client(1).unwrap().in_flight as TaskId, TASKS);
+    let kept = || texts.iter().filter(|text| text.strong_count() > 0).count();
+    // The newest, for all groups together, are 16 MiB.
+    assert!((32..=33 + 16).contains(&kept()), "{} MiB are in memory", kept());
+    core.check().unwrap();
+    // What it held goes to another, with all of its text.
+    core.leave(1, START);
+    core.join(Join { window: Some(1_000), ..client("a") }, 2, START).unwrap();
+    let (mut again, mut asked) = settle_down(&mut core, START);
+    assert!(kept() <= 33 + 16, "{} MiB are in memory", kept());
+    assert!(!asked.is_empty(), "no text is read again");
+    while let Some((group, ids)) = asked.pop() {
+        let read = ids.iter().map(|id| Task { id: *id, accepted_at: START.wall, spec: spec(*id) }).collect();
+        core.loaded(group, &ids, Some(read), START);
+        let (more, further) = settle_down(&mut core, START);
+        again.extend(more);
+        asked.extend(further);
+    }
+    again.sort_by_key(|delivery| delivery.task.id);
+    assert_eq!(again.len() as TaskId, TASKS);
+    for (id, delivery) in (1..).zip(&again) {
+        assert_eq!((delivery.task.id, delivery.attempt, delivery.max_attempts), (id, 2, Some(7)));
+        assert!(delivery.task.spec == spec(id), "task {id} is as it was");
+    }
+    core.check().unwrap();
+}
+
+#[test]
+fn no_more_groups_come_than_may_be_and_those_that_are_there_go_on() {
+    let config = Config { max_groups: 2, anonymous_group: Some(name("all")), ..Config::default() };
+    let mut core = Core::new(config, Recovered::default(), START);
+    core.join(client("a"), 1, START).unwrap();
+    core.pause(&name("b"), true, START).unwrap();
+    let full = GroupError::TooMany(2);
+    assert_eq!(core.join(client("c"), 2, START), Err(JoinError::Group(full.clone())));
+    assert_eq!(core.pause(&name("c"), true, START), Err(full.clone()));
+    assert_eq!(core.set_retry(&name("c"), "max=5".parse().unwrap(), START), Err(full));
+    assert_eq!(core.groups(START).len(), 2, "nothing was changed");
+    // Those that are there, and the one that the operator named.
+    core.join(client("b"), 3, START).unwrap();
+    core.join(client("a"), 4, START).unwrap();
+    core.join(Join { peer: "somewhere".into(), ..Join::default() }, 5, START).unwrap();
+    core.leave(3, START);
+    core.remove_group(&name("b")).unwrap();
+    core.remove_group(&name("b")).unwrap_err();
+    core.leave(5, START);
+    core.remove_group(&name("all")).unwrap();
+    core.join(client("c"), 6, START).unwrap();
+}
+
+#[test]
+fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
+    let mut core = Core::new(Config::default(), Recovered::default(), START);
+    core.join(client("a"), 1, START).unwrap();
+    let tasks = (1..=2).map(|id| Arc::new(Task { id, accepted_at: START.wall, spec: task("work") })).collect();
+    core.committed(tasks, START);
+    settle_down(&mut core, START);
+    let from = |group: &str| Reporter { client: None, group: Some(name(group)), peer: "somewhere".into() };
+    let mut told = |group: &str, task| {
+        let report = OutcomeReport { ret: "长".repeat(100_000), ..outcome_report(task, 9, Outcome::Failed) };
+        core.report(&from(group), vec![report; 3 * MOST_LATE as usize], START);
+        let recorded = core.take_actions(START).into_iter().filter_map(|action| match action {
+            Action::Record(results) => Some(results),
+            _ => None,
+        });
+        recorded.flatten().collect::<Vec<_>>()
+    };
+    // With its client, of an attempt that there was not; and the same of a task that does not exist any more.
+    for task in [1, 2] {
+        let results = told("a", task);
+        assert_eq!(results.len(), MOST_LATE as usize);
+        assert!(results.iter().all(|result| result.late && (4090..=4096).contains(&result.ret.len())));
+        assert_eq!(told("a", task).len(), 0, "and no more");
+    }
+    let of_no_group: usize = (0..100).map(|n| told(&format!("none-{n}"), 1).len()).sum();
+    assert_eq!(of_no_group, MOST_LATE as usize, "all groups that there are not count as one");
+    assert_eq!(told("none", 0).len(), 3 * MOST_LATE as usize, "what names no task stands in no ledger");
+    core.report(&from("a"), vec![outcome_report(1, 1, Outcome::Done)], START);
+    let counts = |action: &Action| matches!(action, Action::Record(results) if results.len() == 1 && !results[0].late);
+    assert!(core.take_actions(START).iter().any(counts), "what counts is written down");
+}
+
+#[test]
+fn texts_that_are_read_to_go_out_again_are_bounded_for_all_groups_together_and_each_goes_on() {
+    const MB: usize = 1 << 20;
+    const EACH: TaskId = 40;
+    const GROUPS: usize = 5;
+    let spec = |group: usize| NewTask { to: Some(name(&format!("g{group}"))), ..task(&" ".repeat(MB)) };
+    let stored = |id: TaskId| Task { id, accepted_at: START.wall, spec: spec(id as usize % GROUPS) };
+    let open = |id| OpenTask { id, attempts: Attempts::default().delivered(true), not_before: None };
+    let head = EACH * GROUPS as TaskId;
+    let group = |n: usize| GroupState {
+        name: name(&format!("g{n}")),
+        created_at: START.wall,
+        broadcast_after: 0,
+        paused: false,
+        retry: RetryPolicy::default(),
+        last_used: START.wall,
+        cursors: [head; 3],
+        taken_up: vec![],
+        open: (1..=head).filter(|id| *id as usize % GROUPS == n).map(open).collect(),
+    };
+    let positions = Positions { task: head, ..Positions::default() };
+    let groups = (0..GROUPS).map(group).collect();
+    let mut core = Core::new(Config::default(), Recovered { positions, groups, ..Recovered::default() }, START);
+    // Each has a client that takes one task at a time, and so leaves the others in memory.
+    for n in 0..GROUPS {
+        core.join(Join { window: Some(1), ..client(&format!("g{n}")) }, n as u64 + 1, START).unwrap();
+    }
+    let (mut now, mut texts, mut settled) = (START.after(60 * SECOND), Vec::new(), 0);
+    while settled < head {
+        let (delivered, asked) = settle_down(&mut core, now);
+        for (group, ids) in asked {
+            // As the thread does that reads them.
+            for ids in ids.chunks(8) {
+                let tasks: Vec<Task> = ids.iter().map(|id| stored(*id)).collect();
+                core.loaded(group, ids, Some(tasks), now);
+            }
+        }
+        texts.extend(delivered.iter().map(|delivery| Arc::downgrade(&delivery.task)));
+        core.check().unwrap();
+        let kept = core.texts_in_memory() / MB;
+        assert!(kept <= 64 + 8 + GROUPS, "{kept} MiB are in memory");
+        for delivery in delivered {
+            assert_eq!(delivery.task.spec.text.len(), MB);
+            let of = delivery.task.id as usize % GROUPS;
+            let reporter = Reporter { client: Some(name(&format!("g{of}"))), group: None, peer: "here".into() };
+            core.report(&reporter, vec![outcome_report(delivery.task.id, 0, Outcome::Done)], now);
+            settled += 1;
+        }
+        now = now.after(SECOND);
     }
 }
 

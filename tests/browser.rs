@@ -208,7 +208,7 @@ fn what_users_write_is_shown_as_text_and_never_as_html() {
     let server = Server::start(&[]);
     let nasty = "<img src=x onerror=hit=true>";
     let _worker = worker(&server, nasty, nasty, "cat; echo '<script>hit=true</script>' >&2; exit 1");
-    server.submit(&[format!("{nasty}<script>document.title='hit'</script>")]);
+    server.submit(&[format!("{nasty}<script>document.title='hit'</script>\u{202e}turned\u{200b}")]);
     server.at_least(1, "results");
     browser.plays("textIsText", &server).ends_well();
 }

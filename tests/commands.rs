@@ -30,7 +30,9 @@ impl Begun {
         let server = Server::start(&[]);
         server.submit(&["for ever"]);
         let mut client = Command::new(CLIENT);
-        client.args(["--server", &server.listen, "--id", "a", "--from", "first", "--exec"]).env("PIPE", &pipe);
+        client
+            .args(["--server", &server.listen, "--id", "a", "--from", "first", "--exec-env", "PIPE", "--exec"])
+            .env("PIPE", &pipe);
         client.arg(r#"trap '' HUP INT TERM; sleep 1000 & echo "$$ $!" >"$PIPE"; wait"#);
         let client = Program::spawn("contact-client", &mut client).unwrap();
         // Waits for the one who writes.

@@ -12,6 +12,7 @@ mod drains;
 mod group;
 mod holder;
 mod kept;
+mod late;
 mod membership;
 mod open;
 mod operators;
@@ -29,6 +30,8 @@ pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::counting::Counted;
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
+pub use self::late::MOST_LATE;
+pub use self::membership::JoinError;
 pub use self::open::LONGEST_SAID;
 pub use self::operators::{GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
@@ -47,6 +50,8 @@ use self::counting::Counting;
 use self::drains::Drains;
 use self::group::Group;
 use self::holder::Former;
+use self::late::LateResults;
+use self::open::Texts;
 use self::peer::Peer;
 use self::recent::RecentTasks;
 use self::session::Session;
@@ -77,6 +82,10 @@ pub struct Config {
     pub max_retry_delay: Duration,
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
+    /// Most unacknowledged tasks of a client, whatever it wants.
+    pub max_window: u32,
+    /// Most groups that have a name: then no new one is made. Those that are there go on.
+    pub max_groups: usize,
     /// Where a group that is new starts to read, unless its first client says so.
     pub groups_from: StartAt,
     /// Where anonymous clients start to read.
@@ -86,8 +95,8 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a `RETRY` of a week at most, a window of 64, groups
-    /// that are new from the next broadcast on, anonymous clients from the first task.
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a `RETRY` of a week at most, a window of 64 and of
+    /// 1,024 at most, 20,000 groups (some kilobytes each, and a row of a checkpoint when it changes), groups that are new from the next broadcast on, anonymous clients from the first task.
     fn default() -> Config {
         Config {
             ack_timeout: Duration::from_secs(30),
@@ -97,6 +106,8 @@ impl Default for Config {
             restart_grace: GRACE,
             max_retry_delay: Duration::from_secs(7 * 24 * 60 * 60),
             window: 64,
+            max_window: 1024,
+            max_groups: 20_000,
             groups_from: StartAt::New,
             anonymous_from: StartAt::First,
             anonymous_group: None,
@@ -233,6 +244,8 @@ pub struct Core {
     /// By how many milliseconds the time of day was ahead of the steady clock when that was looked at last.
     ahead: i64,
     meter: Meter,
+    texts: Texts,
+    late: LateResults,
     /// The clients that disconnected last, the newest at the end.
     disconnected: VecDeque<(Steady, Disconnected)>,
     actions: Vec<Action>,
@@ -269,6 +282,8 @@ impl Core {
             counting: Counting::default(),
             ahead: now.ahead(),
             meter: Meter::default(),
+            texts: Texts::default(),
+            late: LateResults::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
@@ -430,11 +445,13 @@ impl Core {
 
     /// Wakes the group when it next has something to do by itself, if it is not woken earlier anyway.
     fn wake_group(&mut self, id: GroupId) {
-        if let Some(due) = self.groups.get(&id).and_then(Group::next_due) {
+        if let Some(due) = self.groups.get(&id).and_then(|group| group.next_due(&self.texts)) {
             self.wake_group_at(id, due);
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if let Some(moment) = group.next_moment().filter(|next| group.wake_at_moment.is_none_or(|at| *next < at)) {
+        if let Some(moment) =
+            group.next_moment(&self.texts).filter(|next| group.wake_at_moment.is_none_or(|at| *next < at))
+        {
             group.wake_at_moment = Some(moment);
             self.moments.set(moment, Timer::Group(id));
         }
@@ -448,8 +465,14 @@ impl Core {
         }
     }
 
+    /// Bytes of the texts of open tasks that are in memory, and what is counted beside them, for tests.
+    pub fn texts_in_memory(&self) -> usize {
+        self.texts.bytes()
+    }
+
     /// Whether the rules hold that the fields state, for tests; an error says which does not.
     pub fn check(&self) -> Result<(), String> {
+        self.texts.check(self.groups.values().map(|group| &group.open))?;
         for (id, group) in &self.groups {
             group.check(self.head())?;
             let agrees =

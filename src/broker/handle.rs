@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, Meter, NotYourTurn, OutcomeReport,
+    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter, OutcomeReport,
     Overview, Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
@@ -18,7 +18,7 @@ use crate::mailbox;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Floors, StoreError};
-use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
+use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time, weight};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
@@ -27,7 +27,7 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 
 /// What the broker's thread is asked.
 pub(super) enum Command {
-    Join(Box<Join>, Reply<Result<Joined, NotYourTurn>>),
+    Join(Box<Join>, Reply<Result<Joined, JoinError>>),
     Leave(SessionId, &'static str),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
@@ -48,6 +48,8 @@ pub struct Joined {
     pub inbox: Inbox,
     /// Where its group starts, if it has a name and is new.
     pub new_group: Option<StartAt>,
+    /// The window it has, if that is less than its client wanted.
+    pub window: Option<u32>,
 }
 
 /// Reporters that disconnected, by their address. The broker's thread takes them at its next round.
@@ -86,7 +88,9 @@ pub struct Reporting {
 impl Reporting {
     /// A client says what came of tasks. [`Reporting::flushed`] says when that is on disk.
     pub async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), BrokerError> {
-        self.broker.send(Command::Report(self.reporter.clone(), reports)).await
+        let bytes = reports.iter().map(|report| weight(&report.ret)).sum();
+        let command = Command::Report(self.reporter.clone(), reports);
+        self.broker.mailbox.send_weighed_async(command, bytes).await.map_err(|_| BrokerError::Stopped)
     }
 
     /// Resolves when everything that was reported so far is on disk.
@@ -105,7 +109,7 @@ impl Drop for Reporting {
 /// For the streams of clients.
 impl Handle {
     /// Opens a session: tasks come out of its [`Inbox`] until [`Handle::leave`]. Refused while several processes fight for the
-    /// client's id, and it is the turn of another.
+    /// client's id, and it is the turn of another; or if its group would be one too many.
     pub async fn join(&self, join: Join) -> Result<Joined, BrokerError> {
         Ok(self.ask(|reply| Command::Join(Box::new(join), reply)).await??)
     }

@@ -6,11 +6,15 @@ use log::warn;
 use std::time::{Duration, Instant};
 
 use super::core::{Counted, GroupId};
-use crate::store::{Backlog, BacklogPage, Reader, StoreError};
+use crate::store::{Backlog, BacklogPage, PAGE_BYTES, Reader, StoreError};
 use crate::task::{Task, TaskId};
 
 /// How long deliveries wait for what is counted. One step may take longer.
 const COUNTING: Duration = Duration::from_millis(5);
+
+/// Texts that are read and handed over at once, at first; four times as many while these are short. The next ones are read when the
+/// broker has room for them.
+const AT_FIRST: usize = 16;
 
 /// What a group wants read.
 pub(super) enum ReadJob {
@@ -51,25 +55,35 @@ pub fn count(reader: &mut dyn Reader, asked: &[Backlog]) -> Result<Vec<Counted>,
 }
 
 /// Does one job after another, until there are none to come or `answer` says that nothing listens any more.
-pub(super) fn run(mut reader: Box<dyn Reader>, jobs: &Receiver<ReadJob>, answer: impl Fn(ReadAnswer) -> bool) {
+/// `answer` takes the bytes of the texts as well.
+pub(super) fn run(mut reader: Box<dyn Reader>, jobs: &Receiver<ReadJob>, answer: impl Fn(ReadAnswer, usize) -> bool) {
     fn or_log<T>(result: Result<T, StoreError>) -> Option<T> {
         result.inspect_err(|e| warn!("reading tasks for delivery failed, trying again in a second: {e}")).ok()
     }
     for job in jobs {
-        let listening = answer(match job {
+        let weigh = |tasks: &[Task]| tasks.iter().map(|task| task.spec.weight()).sum::<usize>();
+        let listening = match job {
             ReadJob::Fetch(group, query) => {
                 let page = or_log(reader.backlog(&query));
-                ReadAnswer::Fetched(group, query, page)
+                let bytes = page.as_ref().map_or(0, |page| weigh(&page.tasks));
+                answer(ReadAnswer::Fetched(group, query, page), bytes)
             }
             ReadJob::Load(group, ids) => {
-                let tasks = or_log(reader.tasks_by_id(&ids));
-                ReadAnswer::Loaded(group, ids, tasks)
+                let (mut left, mut count, mut listening) = (&ids[..], AT_FIRST, true);
+                while listening && !left.is_empty() {
+                    let (now, later) = left.split_at(count.min(left.len()));
+                    let tasks = or_log(reader.tasks_by_id(now));
+                    let bytes = tasks.as_ref().map_or(0, |tasks| weigh(tasks));
+                    listening = answer(ReadAnswer::Loaded(group, now.to_vec(), tasks), bytes);
+                    (left, count) = (later, if bytes < PAGE_BYTES { count * 4 } else { AT_FIRST });
+                }
+                listening
             }
             ReadJob::Count(asked) => {
                 let counted = or_log(count(reader.as_mut(), &asked));
-                ReadAnswer::Counted(asked, counted)
+                answer(ReadAnswer::Counted(asked, counted), 0)
             }
-        });
+        };
         if !listening {
             return;
         }

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 use rustc_hash::FxHashMap;
 
-use super::core::{Action, ClientInfo, Closed, Core, Join, NotYourTurn, Reporter, SessionId};
+use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, Reporter, SessionId};
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
@@ -18,6 +18,8 @@ use crate::store;
 
 /// Commands handled before the actions that follow from them are done.
 const BURST: usize = 256;
+/// Bytes of results likewise: they wait here until they are handed to the store.
+const BURST_BYTES: usize = 8 << 20;
 /// Most text taken from the tail at once, in bytes.
 const TAIL_BYTES: usize = 1024 * 1024;
 
@@ -61,12 +63,13 @@ impl BrokerThread {
             let mut stop = false;
             select! {
                 recv(commands.raw()) -> command => {
-                    commands.taken();
                     let Ok(command) = command else { return };
-                    stop |= self.handle(command);
-                    for _ in 1..BURST {
-                        let Some(command) = commands.try_recv() else { break };
-                        stop |= self.handle(command);
+                    let (mut next, mut count, mut bytes) = (Some(command), 0, 0);
+                    while let Some(command) = next {
+                        (count, bytes) = (count + 1, bytes + command.bytes());
+                        stop |= self.handle(commands.taken(command));
+                        let goes_on = count < BURST && bytes < BURST_BYTES;
+                        next = if goes_on { commands.raw().try_recv().ok() } else { None };
                     }
                 }
                 recv(wake_ups) -> _ => {}
@@ -120,16 +123,18 @@ impl BrokerThread {
         false
     }
 
-    fn join(&mut self, join: Join, reply: Reply<Result<Joined, NotYourTurn>>, now: Now) {
+    fn join(&mut self, join: Join, reply: Reply<Result<Joined, JoinError>>, now: Now) {
         let session = self.next_session;
         if self.draining || reply.is_canceled() {
             return;
         }
         let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
         let fights = self.core.fights();
+        let most = self.core.config().max_window;
+        let wanted = join.window.filter(|wanted| *wanted > most);
         let new_group = match self.core.join(join, session, now) {
             Ok(new_group) => new_group,
-            // Not logged: it may come again and again. The fight was.
+            // Not logged: it may come again and again. The fight was, and that there are many groups is a finding.
             Err(refused) => return drop(reply.send(Err(refused))),
         };
         self.next_session += 1;
@@ -138,13 +143,17 @@ impl BrokerThread {
         // The older stream of the same client ends without a line of its own. A new group is on its way to the store before anybody
         // hears of it, and so before what is submitted afterwards.
         self.act();
-        if reply.send(Ok(Joined { session, inbox, new_group })).is_err() {
+        let window = wanted.map(|_| most);
+        if reply.send(Ok(Joined { session, inbox, new_group, window })).is_err() {
             return self.leave(session, "its call ended", now);
         }
         if let Some(client) = self.core.client(session) {
             let instead = if takes_over { ", and its older stream ends" } else { "" };
             let new_group = if new_group.is_some() { "; its group is new" } else { "" };
-            info!("{} came{instead}; {} connected{new_group}", describe(&client), self.outboxes.len());
+            let less = wanted.map_or(String::new(), |wanted| {
+                format!("; it wants a window of {wanted} and has one of {most} (--max-window)")
+            });
+            info!("{} came{instead}; {} connected{new_group}{less}", describe(&client), self.outboxes.len());
             if self.core.fights() > fights {
                 warn!(
                     "several processes use the id of {}, and take it from each other: from now on they take turns, of 5 s and then \
@@ -270,11 +279,12 @@ fn warn_of_foreign(before: u64, now: u64, reporter: &Reporter) {
     }
 }
 
+/// Names stand in quotes: one could else go on as the line does.
 fn describe(client: &ClientInfo) -> String {
     let who = match (&client.client, &client.group) {
-        (Some(id), Some(group)) if id != group => format!("client {id} of group {group}"),
-        (Some(id), _) => format!("client {id}"),
-        (None, Some(group)) => format!("a client of group {group}"),
+        (Some(id), Some(group)) if id != group => format!("client {id:?} of group {group:?}"),
+        (Some(id), _) => format!("client {id:?}"),
+        (None, Some(group)) => format!("a client of group {group:?}"),
         (None, None) => "an anonymous client".to_owned(),
     };
     format!("{who} at {}", client.peer)

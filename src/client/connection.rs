@@ -182,6 +182,9 @@ impl Connection {
                 match key {
                     "contact-max-task" => self.max_result = value.parse().ok(),
                     "contact-new-group" => self.new_group = StartAt::of(value),
+                    "contact-window" => {
+                        log::info!("the server lets a client hold {value} tasks at most, fewer than it asked for");
+                    }
                     _ => {}
                 }
             }

@@ -1,6 +1,7 @@
 //! Tasks for a shell command.
 
 mod children;
+mod environment;
 mod output;
 mod running;
 
@@ -11,6 +12,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use self::children::Children;
+use self::environment::Environment;
+pub use self::environment::{NotForCommands, Variable};
 use self::running::{Ended, Limits, Told};
 use super::{LONGEST, Reply, Revoked, Task};
 
@@ -28,8 +31,9 @@ const BEGIN: &str = "begin\n";
 
 /// A shell command that handles tasks.
 ///
-/// It is run by `sh -c` with the task on its standard input and with `CONTACT_TASK_ID` and `CONTACT_ATTEMPT` in its
-/// environment. A task that does not end with a newline gets one there, as `read` wants it; [`Exec::raw_input`] leaves it as it is.
+/// It is run by `sh -c` with the task on its standard input. Its environment is `CONTACT_TASK_ID`, `CONTACT_ATTEMPT`, and of this
+/// process's PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, `LC_*`, TZ, TMPDIR and what [`Exec::env`] names: what else stands
+/// there is often a secret, and a command's output is read by others. A task that does not end with a newline gets one there, as `read` wants it; [`Exec::raw_input`] leaves it as it is.
 ///
 /// It has a session of its own, so that a Ctrl-C in the terminal stops the client and not the command, and no terminal to ask
 /// somebody. If the client is killed, so is the command, with all that it has started and not put into a session of its own.
@@ -63,6 +67,7 @@ pub struct Exec {
     timeout: Option<Duration>,
     stop_timeout: Duration,
     raw_input: bool,
+    environment: Environment,
     children: Arc<Children>,
 }
 
@@ -88,6 +93,7 @@ impl Exec {
             timeout: None,
             stop_timeout: Exec::STOP_TIMEOUT,
             raw_input: false,
+            environment: Environment::default(),
             children,
         }
     }
@@ -127,6 +133,12 @@ impl Exec {
         self
     }
 
+    /// Gives commands one more variable of this process's environment, if it is set when they begin.
+    pub fn env(mut self, variable: Variable) -> Exec {
+        self.environment.add(variable);
+        self
+    }
+
     /// Cuts the output to this length: its beginning and its end are kept, with a note between them. Where there are two outputs,
     /// each has at least half of it. Bytes that are no UTF-8 are replaced by U+FFFD.
     pub fn max_output(mut self, bytes: usize) -> Exec {
@@ -153,6 +165,7 @@ impl Exec {
         }
         let mut command = Command::new("sh");
         command.args(["-c", SHELL, "sh", &self.command]);
+        self.environment.leave(&mut command);
         command.env("CONTACT_TASK_ID", task.id.to_string()).env("CONTACT_ATTEMPT", task.attempt.to_string());
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let limits = Limits { timeout: self.timeout, stop_timeout: self.stop_timeout, keep: self.max_output };

@@ -277,7 +277,7 @@ impl Pipe {
             StartAt::New => "what is broadcast from now on (--from first: also what is kept)",
             StartAt::First => "what is kept, and what is broadcast from now on",
         };
-        log::info!("group {name} is new here: it gets {gets}");
+        log::info!("group {name:?} is new here: it gets {gets}");
         (self.observer)(&Event::NewGroup { group: name, from: from.as_str() });
     }
 

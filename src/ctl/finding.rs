@@ -64,6 +64,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("dead letters", &[Code::DEAD_LETTERS]),
     ("unmatched", &[Code::UNMATCHED]),
     ("contested", &[Code::CONTESTED]),
+    ("groups", &[Code::GROUPS]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
 ];
 
@@ -107,6 +108,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "expired" => "no task expired lately before a client was given it".into(),
         "dead letters" => "none".into(),
         "unmatched" => "every acknowledgement has a task".into(),
+        "groups" => format!("{} of them", HumanCount(server.groups.into())),
         "contested" => "no client id is used by two processes".into(),
         _ => {
             let kept = span(Duration::from_millis(server.retain_ms));
@@ -220,7 +222,13 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             format!("contactctl dead --group {group}, then with --retry or --drop"),
         ),
         Code::RETENTION => {
-            let names = named(&|found| format!("{} (task {}, {} ago)", found.group, found.task, long(found)));
+            let names = named(&|found| {
+                let ends = match found.limit {
+                    0 => String::new(),
+                    limit => format!("; it ends when that is {} old, --max-lag", span(Duration::from_millis(limit))),
+                };
+                format!("{} (task {}, {} ago{ends})", found.group, found.task, long(found))
+            });
             (
                 format!("nothing is removed after the oldest task that is not settled: {names}"),
                 format!("contactctl cancel {task}, or contactctl group rm {group} if it will not come back"),
@@ -239,6 +247,10 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
         Code::STORE_SIZE => (
             format!("the store takes {}, more than --retain-bytes", BinaryBytes(first.count)),
             "what is settled goes a part at a time: look again in a minute; the rest stays: contactctl groups says whose it is".into(),
+        ),
+        Code::GROUPS => (
+            format!("there are {} groups, and may be {}: then no new one comes", HumanCount(first.count), HumanCount(first.limit)),
+            "contactctl groups, then contactctl group rm those that nobody needs; or start the server with a larger --max-groups".into(),
         ),
         Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),

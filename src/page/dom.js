@@ -19,13 +19,22 @@ function fill(node, props, children) {
     else if (name === 'value' || name === 'checked') node[name] = value;
     else node.setAttribute(name, value === true ? '' : String(value));
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+  const shown = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  node.append(...shown.map((child) => (child instanceof Node ? child : spelled(child))));
   return node;
+}
+
+// Controls, what turns the text around it, and what has no width but joins nothing. Line ends and tabs stay.
+const HIDDEN = /[\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f-\u009f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff]/g;
+
+/** A text of others, with what hides in it spelled out as the programs do it: `\u{202e}`. */
+function spelled(value) {
+  return String(value ?? '').replace(HIDDEN, (c) => `\\u{${c.codePointAt(0).toString(16)}}`);
 }
 
 /** Changes a text only if it is another one: what did not change stays selectable, and costs nothing. */
 export function text(node, value) {
-  const string = String(value ?? '');
+  const string = spelled(value);
   if (node.textContent !== string) node.textContent = string;
 }
 

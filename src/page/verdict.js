@@ -120,13 +120,17 @@ const WORDS = {
     text: t('issue.dead_letters', count, group), help: t('issue.dead_letters.help'),
     command: ctl(state, 'dead', '--group', group), link: `#/dead?group=${encodeURIComponent(group)}`,
   }),
-  retention: ({ group, task, millis }, state) => ({
-    text: t('issue.retention', group, task, duration(millis)), help: t('issue.retention.help'),
+  retention: ({ group, task, millis, limit }, state) => ({
+    text: t('issue.retention', group, task, duration(millis)),
+    help: limit ? t('issue.retention.ends', duration(limit)) : t('issue.retention.help'),
     command: ctl(state, 'cancel', task), link: `#/tasks/${task}`,
   }),
   store_size: ({ count, limit }, state) => ({
     text: t('issue.store_size', bytes(count), bytes(limit)), help: t('issue.store_size.help'),
     command: ctl(state, 'groups'), link: '#/groups',
+  }),
+  groups: ({ count, limit }, state) => ({
+    text: t('issue.groups', count, limit), help: t('issue.groups.help'), command: ctl(state, 'groups'), link: '#/groups',
   }),
   unmatched: ({ count, millis }, state) => ({
     text: t('issue.unmatched', count, duration(millis)), help: t('issue.unmatched.help'), command: ctl(state, 'clients'), link: '#/clients',

@@ -17,10 +17,10 @@ pub struct CallLimits {
 }
 
 impl Default for CallLimits {
-    /// A client has one to three calls open. Room for a program that is some thirty of them over one connection, which proxies, too,
-    /// open as many of as they need; and for a machine that plays ten thousand.
+    /// A client has one to three calls open. Room for a proxy, or a program, that is some hundred clients over one connection, and for a
+    /// machine that plays ten thousand.
     fn default() -> CallLimits {
-        CallLimits { per_connection: 100, per_address: 50_000 }
+        CallLimits { per_connection: 1_000, per_address: 50_000 }
     }
 }
 

@@ -91,15 +91,23 @@ pub struct Retention {
     /// Bytes that are to stay free on the disk: below, nothing is taken that can be done without. `None`: 1 GiB, or a twentieth of the
     /// file system, if that is less.
     pub min_free: Option<u64>,
+    /// A group that no client of is connected ends when the oldest task it has not settled is older than this.
+    pub max_lag: Option<Duration>,
     /// How often what is old is looked for.
     pub every: Duration,
 }
 
 impl Default for Retention {
-    /// A week, however much that is; groups a month; looked for every minute.
+    /// A week, however much that is; groups a month, however far they are behind; looked for every minute.
     fn default() -> Retention {
         let day = Duration::from_secs(24 * 60 * 60);
-        let every = Duration::from_secs(60);
-        Retention { retain: 7 * day, retain_bytes: None, group_ttl: 30 * day, min_free: None, every }
+        Retention {
+            retain: 7 * day,
+            retain_bytes: None,
+            group_ttl: 30 * day,
+            min_free: None,
+            max_lag: None,
+            every: Duration::from_secs(60),
+        }
     }
 }

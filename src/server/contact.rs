@@ -1,6 +1,8 @@
 //! The `Contact` service: what agents and workers call.
 
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use futures::{SinkExt as _, StreamExt as _};
@@ -16,16 +18,17 @@ use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
-use crate::codec::{First, Requests};
+use crate::codec::{Decoded, First, Requests};
 use crate::store::StoreError;
-use crate::task::{Name, NewStatus, Outcome, StartAt, Time};
+use crate::task::{Name, NewStatus, Outcome, StartAt, Time, weight};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
 /// Most messages of a stream that are handled together.
 const CHUNK: usize = 256;
 
-/// Text in bytes that one stream may have reported and that is not on disk yet. A client that reports more than the disk takes waits.
+/// What one stream may have reported and is not on disk yet, in bytes of [`weight`], beside one message. A client that reports more
+/// than the disk takes waits.
 const UNDER_WAY: usize = 1024 * 1024;
 
 /// When a status may be stored again that the disk has no room for: somebody must make some.
@@ -65,41 +68,13 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, mut sink: DuplexSink<pb::ServerMsg>) {
+    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
         let metadata = Metadata::read(&ctx);
         ctx.spawn(async move {
-            let metadata = match first(&mut request).await.and(metadata) {
-                Ok(metadata) => metadata,
-                Err(refusal) => return drop(sink.fail(refusal.into()).await),
-            };
-            let (client, greet) = (metadata.label(), metadata.knows_heartbeats());
-            let receipts = service.receipts_of(&metadata).filter(|_| metadata.join.receipts);
-            let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
-            match service.broker.join(metadata.join).await {
-                Ok(Joined { session, inbox, new_group }) => {
-                    sink.set_headers(service.introduction(new_group));
-                    let ContactService { broker, health, traffic, .. } = &service;
-                    let (client, batch) = (&client, metadata.batch);
-                    let pump = Pump {
-                        broker,
-                        health,
-                        traffic,
-                        sink,
-                        inbox,
-                        session,
-                        client,
-                        batch,
-                        max_message,
-                        greet,
-                        receipts,
-                    };
-                    let why = pump.run().await;
-                    broker.leave(session, why).await;
-                }
-                Err(error @ BrokerError::NotYourTurn(_)) => drop(sink.fail(Refusal::from(error).into()).await),
-                // The broker opens no session any more.
-                Err(_) => drop(sink.fail(service.health.stopping().into()).await),
+            // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
+            if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
+                pump.run().await;
             }
         });
     }
@@ -123,13 +98,58 @@ impl Contact for ContactService {
 }
 
 impl ContactService {
+    /// Opens the session of a client that is to be given tasks. `None`: it was refused, and told so.
+    async fn join(
+        self,
+        request: &mut First<pb::Empty>,
+        metadata: Result<Metadata, Refusal>,
+        mut sink: DuplexSink<pb::ServerMsg>,
+    ) -> Option<Pump> {
+        let metadata = match first(request).await.and(metadata) {
+            Ok(metadata) => metadata,
+            Err(refusal) => {
+                let _ = sink.fail(refusal.into()).await;
+                return None;
+            }
+        };
+        let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
+        let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
+        let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
+        let refusal = match self.broker.join(metadata.join).await {
+            Ok(Joined { session, inbox, new_group, window }) => {
+                sink.set_headers(self.introduction(new_group, window));
+                let ContactService { broker, health, traffic, .. } = self;
+                return Some(Pump {
+                    broker,
+                    health,
+                    traffic,
+                    sink,
+                    inbox,
+                    session,
+                    client,
+                    batch,
+                    max_message,
+                    greet,
+                    receipts,
+                });
+            }
+            Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Refusal::from(error),
+            // The broker opens no session any more.
+            Err(_) => self.health.stopping(),
+        };
+        let _ = sink.fail(refusal.into()).await;
+        None
+    }
+
     /// What a client learns of the server from the initial metadata of getTask.
-    fn introduction(&self, new_group: Option<StartAt>) -> grpcio::Metadata {
-        let mut metadata = MetadataBuilder::with_capacity(3);
+    fn introduction(&self, new_group: Option<StartAt>, window: Option<u32>) -> grpcio::Metadata {
+        let mut metadata = MetadataBuilder::with_capacity(4);
         let limit = self.limit.to_string();
         let always = [("contact-version", env!("CARGO_PKG_VERSION")), ("contact-max-task", &limit)];
         let new_group = new_group.map(|from| ("contact-new-group", from.as_str()));
-        for (key, value) in always.into_iter().chain(new_group) {
+        let window = window.map(|window| window.to_string());
+        let window = window.as_ref().map(|window| ("contact-window", window.as_str()));
+        for (key, value) in always.into_iter().chain(new_group).chain(window) {
             // Only what is not ASCII is refused.
             let _ = metadata.add_str(key, value);
         }
@@ -152,8 +172,7 @@ impl ContactService {
         let (client, peer) = (metadata.label(), metadata.join.peer);
         let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
-        let mut chunks = requests.ready_chunks(CHUNK);
-        while let Some(chunk) = chunks.next().await {
+        while let Some(chunk) = chunk(requests, |message| weight(&message.msg)).await {
             let mut statuses = Vec::with_capacity(chunk.len());
             // All answers in their order, and the places of those to what is stored.
             let (mut answers, mut stored) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
@@ -209,10 +228,9 @@ impl ContactService {
         let receipts = self.receipts_of(&metadata);
         let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
-        let mut chunks = requests.ready_chunks(CHUNK);
         let mut ended = None;
         let mut under_way = 0;
-        while let (None, Some(chunk)) = (&ended, chunks.next().await) {
+        while let (None, Some(chunk)) = (&ended, chunk(requests, weight_of).await) {
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {
@@ -222,9 +240,9 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            let bytes = reports.iter().map(|report| report.ret.len()).sum::<usize>();
+            let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
             self.traffic.count(Flow::Results, messages, bytes);
-            under_way += bytes;
+            under_way += bytes + rows * weight("");
             let mut taken = reporting.report(reports).await;
             if taken.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;
@@ -292,6 +310,37 @@ fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
         delay_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1),
         ..pb::Result::default()
     }
+}
+
+/// The messages that are there, at least one: as many as are handled together. `None`: there will be no more.
+async fn chunk<T>(requests: &mut Requests<T>, weight: impl Fn(&T) -> usize) -> Option<Vec<grpcio::Result<Decoded<T>>>> {
+    let (mut chunk, mut bytes) = (Vec::new(), 0);
+    poll_fn(|cx| {
+        while chunk.len() < CHUNK && bytes < UNDER_WAY {
+            match requests.poll_next_unpin(cx) {
+                Poll::Ready(Some(Ok(item))) => {
+                    bytes += item.as_ref().map_or(0, &weight);
+                    chunk.push(Ok(item));
+                }
+                // The call is over, and is not to be asked again.
+                Poll::Ready(Some(Err(error))) => {
+                    chunk.push(Err(error));
+                    break;
+                }
+                Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
+                Poll::Pending if chunk.is_empty() => return Poll::Pending,
+                // A stream of requests says again that it is over.
+                Poll::Ready(None) | Poll::Pending => break,
+            }
+        }
+        Poll::Ready(Some(std::mem::take(&mut chunk)))
+    })
+    .await
+}
+
+/// What a message with results counts for while it waits.
+fn weight_of(message: &pb::Result) -> usize {
+    message.batch.iter().map(|one| weight(&one.ret)).sum::<usize>() + weight(&message.ret)
 }
 
 fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {

@@ -15,16 +15,24 @@ mod lists;
 mod live;
 mod metrics;
 mod page;
+mod places;
 
-use std::net::TcpListener;
+use std::convert::Infallible;
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
-use futures::future::{self, Either};
+use axum::http::header;
+use axum::response::Response;
+use futures::FutureExt as _;
+use futures::future::{self, BoxFuture, Either};
+use hyper::Request;
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
@@ -34,15 +42,22 @@ use tokio::sync::{Semaphore, watch};
 
 use self::app::AppState;
 use self::live::Live;
+use self::places::{Place, Places, Received, Stage};
 use super::health::Health;
+use super::host;
 use super::operator::Operator;
+use super::refusal_counts;
 use super::watchdog::Pulse;
 
-/// Connections at once. A few more are told that there are too many; those after them wait to be accepted.
+/// Connections at once, in all and from one address.
 const CONNECTIONS: usize = 256;
-const TURNED_AWAY: usize = 32;
+const FOR_ADDRESS: usize = 128;
+/// Connections beyond those: they are told how the server is, and else that there are too many.
+const BESIDE: usize = 32;
 /// For the head of a request to come, and between requests.
-const HEAD: Duration = Duration::from_secs(30);
+const HEAD: Duration = Duration::from_secs(10);
+/// How often the log says that connections were cut or files ran out.
+const SAY: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers that are being sent.
 const GRACE: Duration = Duration::from_secs(1);
 
@@ -66,7 +81,8 @@ impl HttpThread {
         let live = Live::new(operator.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
         let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let app = AppState { operator, health, pulse, live, stopped, listeners, bodies };
+        let places = Places::new(CONNECTIONS, FOR_ADDRESS);
+        let app = AppState { operator, health, pulse, live, stopped, listeners, bodies, places };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
@@ -91,31 +107,41 @@ impl HttpThread {
 async fn serve(listener: tokio::net::TcpListener, app: AppState) {
     let mut stopped = app.stopped.clone();
     let producer = tokio::spawn(app.live.clone().produce());
-    let full = guard::too_many_connections(CONNECTIONS);
+    let full = guard::too_many_connections(api::health().with_state(app.clone()), CONNECTIONS, FOR_ADDRESS);
+    let (places, beside) = (app.places.clone(), Places::new(BESIDE, BESIDE));
     let router = router(app);
-    let (open, turned_away) = (Arc::new(Semaphore::new(CONNECTIONS)), Arc::new(Semaphore::new(TURNED_AWAY)));
+    let mut door = Door { listener: &listener, places: &places, cut: Seldom::default(), files: Seldom::default() };
     let connections = GracefulShutdown::new();
     loop {
-        let accepted = {
-            let next = pin!(accept(&listener, &open, &turned_away));
+        let (stream, address) = {
+            let next = pin!(door.accept());
             let stop = pin!(stopped.changed());
             match future::select(next, stop).await {
                 Either::Left((accepted, _)) => accepted,
                 Either::Right(_) => break,
             }
         };
-        let (stream, permit) = accepted;
-        let router = if permit.is_welcome { router.clone() } else { full.clone() };
+        let (router, place) = match places.take(address) {
+            Some(place) => (&router, place),
+            None => match beside.take(address) {
+                Some(place) => (&full, place),
+                None => continue,
+            },
+        };
+        if place.was_taken {
+            door.has_cut(address);
+        }
+        let place = Arc::new(place);
         let mut http = http1::Builder::new();
         let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-        let service = TowerToHyperService::new(router);
+        let service = service_fn(answer(TowerToHyperService::new(router.clone()), place.clone()));
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-        tokio::spawn(async move {
+        let task = tokio::spawn(async move {
             if let Err(e) = connection.await {
                 debug!("a connection to the page ended early: {e}");
             }
-            drop(permit);
         });
+        place.is_of(task.abort_handle());
     }
     drop(listener);
     producer.abort();
@@ -124,34 +150,96 @@ async fn serve(listener: tokio::net::TcpListener, app: AppState) {
     }
 }
 
-/// A connection's place.
-struct Permit {
-    is_welcome: bool,
-    _place: tokio::sync::OwnedSemaphorePermit,
+/// Answers the requests of a connection, and keeps its place informed.
+fn answer(
+    router: TowerToHyperService<Router>,
+    place: Arc<Place>,
+) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response, Infallible>> {
+    move |request| {
+        let (router, place) = (router.clone(), place.clone());
+        place.is_at(if request.body().is_end_stream() { Stage::AtWork } else { Stage::Asking });
+        let request = request.map(|body| Received { body, place: place.clone() });
+        Box::pin(async move {
+            let response = router.call(request).await?;
+            let is_endless = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == events::CONTENT_TYPE);
+            place.is_at(if is_endless { Stage::AtWork } else { Stage::Answered });
+            Ok(response)
+        })
+    }
 }
 
-/// The next connection, as soon as there is a place for it.
-async fn accept(
-    listener: &tokio::net::TcpListener,
-    open: &Arc<Semaphore>,
-    turned_away: &Arc<Semaphore>,
-) -> (TcpStream, Permit) {
-    // The semaphores are never closed.
-    let Ok(place) = turned_away.clone().acquire_owned().await else { return future::pending().await };
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                prepare(&stream);
-                let welcome = open.clone().try_acquire_owned().ok();
-                let is_welcome = welcome.is_some();
-                return (stream, Permit { is_welcome, _place: welcome.unwrap_or(place) });
-            }
-            Err(e) => {
-                warn!("the page cannot take a connection, trying again: {e}");
+/// Where connections come in.
+struct Door<'a> {
+    listener: &'a tokio::net::TcpListener,
+    places: &'a Places,
+    cut: Seldom,
+    files: Seldom,
+}
+
+impl Door<'_> {
+    /// The next connection. When files have run out, it has one of those that are kept for it, or that of one who waits.
+    async fn accept(&mut self) -> (TcpStream, IpAddr) {
+        loop {
+            let error = match self.listener.accept().await {
+                Ok(accepted) => return prepared(accepted),
+                Err(error) => error,
+            };
+            if !host::is_out_of_files(&error) {
+                warn!("the page cannot take a connection, trying again: {error}");
                 tokio::time::sleep(Duration::from_millis(200)).await;
+                continue;
+            }
+            // This does not wait. If nobody is there, files have run out all the same: the system looks for one first.
+            let Some(accepted) = host::beyond_the_limit(|| self.listener.accept().now_or_never()) else { continue };
+            refusal_counts::count("OUT_OF_FILES");
+            if let Some(times) = self.files.say() {
+                error!(
+                    "all files that clients may open are open, so that no more clients can connect ({times} times noticed): raise the \
+                     limit, or see who connects; the page goes on with files that are kept for it"
+                );
+            }
+            match accepted {
+                Ok(accepted) => return prepared(accepted),
+                Err(_) if self.places.cut_one() => tokio::task::yield_now().await,
+                Err(_) => tokio::time::sleep(Duration::from_millis(200)).await,
             }
         }
     }
+
+    /// A connection was cut for one from there.
+    fn has_cut(&mut self, address: IpAddr) {
+        refusal_counts::count("HTTP_CONNECTIONS");
+        if let Some(times) = self.cut.say() {
+            warn!(
+                "the page has {CONNECTIONS} connections, or {FOR_ADDRESS} from one address: for new ones, the last from {address}, those \
+                 that asked nothing or were answered are cut; {times} so far"
+            );
+        }
+    }
+}
+
+/// What happens often, and is said seldom.
+#[derive(Default)]
+struct Seldom {
+    times: u64,
+    said: Option<Instant>,
+}
+
+impl Seldom {
+    /// Counts. How often it was so far, if it is to be said now.
+    fn say(&mut self) -> Option<u64> {
+        self.times += 1;
+        let is_due = self.said.is_none_or(|said| said.elapsed() >= SAY);
+        is_due.then(|| {
+            self.said = Some(Instant::now());
+            self.times
+        })
+    }
+}
+
+fn prepared((stream, from): (TcpStream, SocketAddr)) -> (TcpStream, IpAddr) {
+    prepare(&stream);
+    (stream, from.ip())
 }
 
 /// A page is small messages, and a reader that has gone without a word must not keep its place.
@@ -163,6 +251,7 @@ fn prepare(stream: &TcpStream) {
 
 fn router(app: AppState) -> Router {
     let about = app.operator.about.clone();
-    let timed = api::router().merge(metrics::router()).with_state(app.clone()).merge(page::router());
+    let timed =
+        api::router().merge(api::health()).merge(metrics::router()).with_state(app.clone()).merge(page::router());
     guard::around(timed, events::router().with_state(app), about)
 }

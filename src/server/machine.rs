@@ -1,10 +1,12 @@
 //! What the server takes of the machine. Everything here asks the system, so it runs on a query thread.
 
 use std::fs;
+use std::io::Read as _;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 
+use super::host::from_what_is_kept;
 use crate::store::Space;
 
 /// The store's files and their disk.
@@ -49,14 +51,19 @@ impl Process {
     pub(super) fn now() -> Process {
         // By hand: the procfs crate brings more than these seven fields are, and the collector of metrics has other names.
         // After the name of the program, which may hold any character, from the third field on.
-        let stat = fs::read_to_string("/proc/self/stat").unwrap_or_default();
+        let mut stat = String::new();
+        if let Ok(mut file) = from_what_is_kept(|| fs::File::open("/proc/self/stat")) {
+            let _ = file.read_to_string(&mut stat);
+        }
         let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
         let field = |n: usize| fields.get(n - 3).and_then(|field| field.parse::<u64>().ok());
         let ticks = field(14).zip(field(15)).map(|(user, system)| user + system);
         let limit = getrlimit(Resource::Nofile);
         Process {
             // The listing is a file, too.
-            open_fds: fs::read_dir("/proc/self/fd").ok().map(|files| files.count().saturating_sub(1) as u64),
+            open_fds: from_what_is_kept(|| fs::read_dir("/proc/self/fd"))
+                .ok()
+                .map(|files| files.count().saturating_sub(1) as u64),
             max_fds: limit.current,
             raisable_fds: limit.maximum,
             resident_bytes: field(24).map(|pages| pages * rustix::param::page_size() as u64),

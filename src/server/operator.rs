@@ -172,6 +172,7 @@ impl ServerInfo {
             results: self.positions.result,
             clients: self.clients,
             groups,
+            max_groups: self.config.max_groups,
             idle_since,
             unmatched: self.unmatched,
             contested: self.contested.clone(),
@@ -241,7 +242,7 @@ impl Operator {
         let drained = self.broker.drain_client(client, lasts, note).await?;
         if let Some(forgotten) = drained.forgotten {
             warn!(
-                "client {forgotten} is not drained any more: it is not connected, and {MOST_DRAINS} clients are drained"
+                "client {forgotten:?} is not drained any more: it is not connected, and {MOST_DRAINS} clients are drained"
             );
         }
         Ok(drained.clients)

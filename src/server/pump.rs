@@ -4,6 +4,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use futures::Sink as _;
@@ -22,15 +23,15 @@ use crate::wire::contact::{Revoked, ServerMsg};
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// One session's stream.
-pub(super) struct Pump<'a> {
-    pub(super) broker: &'a broker::Handle,
-    pub(super) health: &'a Health,
-    pub(super) traffic: &'a Traffic,
+pub(super) struct Pump {
+    pub(super) broker: broker::Handle,
+    pub(super) health: Health,
+    pub(super) traffic: Arc<Traffic>,
     pub(super) sink: DuplexSink<ServerMsg>,
     pub(super) inbox: Inbox,
     pub(super) session: SessionId,
     /// What the log names the client by.
-    pub(super) client: &'a str,
+    pub(super) client: Arc<str>,
     /// Most tasks in one message.
     pub(super) batch: usize,
     /// The longest message it takes, in bytes.
@@ -42,9 +43,9 @@ pub(super) struct Pump<'a> {
     pub(super) receipts: Option<OfClient>,
 }
 
-impl Pump<'_> {
-    /// Runs until the client goes away or the broker ends the session; says which, for the log.
-    pub(super) async fn run(mut self) -> &'static str {
+impl Pump {
+    /// Runs until the client goes away or the broker ends the session, and closes that.
+    pub(super) async fn run(mut self) {
         // All but the last of what is sent at once may wait in C-core's buffer.
         self.sink.enhance_batch(true);
         let Err(ended) = self.carry().await;
@@ -58,13 +59,13 @@ impl Pump<'_> {
         {
             let _ = self.sink.fail(refusal.into()).await;
         }
-        why
+        self.broker.leave(self.session, why).await;
     }
 
     fn closed(&self, why: Closed) -> Ended {
         Ended::Refused(match why {
             Closed::Stopping => self.health.stopping(),
-            Closed::TakenOver => Refusal::TakenOver(self.client.to_owned()),
+            Closed::TakenOver => Refusal::TakenOver(self.client.to_string()),
         })
     }
 

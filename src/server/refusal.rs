@@ -12,7 +12,7 @@ use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
-use crate::codec::NoMessage;
+use crate::codec::{NoMessage, Unreadable};
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Name, NameError, NameOf, TaskId, Time};
@@ -31,8 +31,8 @@ const APIECE: Duration = Duration::from_millis(1);
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub(super) enum Refusal {
-    #[error("the message cannot be read: {0} (text must be UTF-8)")]
-    Undecodable(protobuf::Error),
+    #[error("{}", unreadable(.0))]
+    Undecodable(Unreadable),
     #[error("{0}: send it with the headers")]
     NoMessage(#[from] NoMessage),
     #[error("{limit} calls of this {of} are open, which is all that one may have (the server's --max-calls-per-{of})")]
@@ -160,7 +160,8 @@ impl Refusal {
 
     fn reason(&self) -> Reason {
         match self {
-            Refusal::Undecodable(_) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::Undecodable(Unreadable::Undecodable(_)) => Reason::MESSAGE_UNDECODABLE,
+            Refusal::Undecodable(Unreadable::TooMany { .. }) => Reason::BATCH_TOO_LARGE,
             Refusal::NoMessage(_) => Reason::MESSAGE_MISSING,
             Refusal::TooManyCalls { .. } => Reason::CALLS_FULL,
             Refusal::TooLong { text: Text::Task, .. } => Reason::TASK_TOO_LONG,
@@ -182,6 +183,7 @@ impl Refusal {
             Refusal::Backup(_) => Reason::BACKUP_REFUSED,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
+            Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(_))) => Reason::CLIENT_UNKNOWN,
             Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => Reason::NOTE_TOO_LONG,
             Refusal::Broker(BrokerError::Drain(DrainError::TooMany)) => Reason::DRAINS_FULL,
@@ -198,6 +200,7 @@ impl Refusal {
     /// The particulars, for a program.
     fn metadata(&self) -> HashMap<String, String> {
         let pairs: &[(&str, &dyn ToString)] = match self {
+            Refusal::Undecodable(Unreadable::TooMany { count, limit, .. }) => &[("count", count), ("limit", limit)],
             Refusal::TooLong { size, limit, .. } => &[("size_bytes", size), ("limit_bytes", limit)],
             Refusal::TooManyCalls { of, limit } => &[("of", of), ("limit", limit)],
             Refusal::UnknownNumber { number, .. } => &[("number", number)],
@@ -225,6 +228,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {
                 &[("group", group), ("clients", clients)]
             }
+            Refusal::Broker(BrokerError::Group(GroupError::TooMany(limit))) => &[("limit", limit)],
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => &[("client", client)],
             Refusal::Broker(BrokerError::Drain(DrainError::Note(size))) => {
                 &[("size_bytes", size), ("limit_bytes", &LONGEST_NOTE)]
@@ -309,6 +313,13 @@ impl Refusal {
             .map(|delay| RetryInfo { retry_delay: Some(delay.into()).into(), ..RetryInfo::default() });
         let details = [Some(packed(&info)), violation.as_ref().map(packed), resource.as_ref().map(packed)];
         details.into_iter().chain([retry.as_ref().map(packed)]).flatten().flatten().collect()
+    }
+}
+
+fn unreadable(why: &Unreadable) -> String {
+    match why {
+        Unreadable::Undecodable(why) => format!("the message cannot be read: {why} (text must be UTF-8)"),
+        Unreadable::TooMany { .. } => why.to_string(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Removes what is old, from time to time.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,10 +11,11 @@ use log::{info, warn};
 
 use super::about::About;
 use super::config::Retention;
+use super::operator::{Group, count_groups};
 use super::refusal::Refusal;
-use crate::broker;
+use crate::broker::{self, GroupInfo};
 use crate::store::{self, ChunkOfTasks, Reader, Removable, Removal, StoreError};
-use crate::task::{TaskId, Time};
+use crate::task::{GroupName, TaskId, Time};
 
 /// Tasks removed by one commit: it holds up other commits for no longer than that.
 const AT_ONCE: usize = 1000;
@@ -22,6 +23,8 @@ const AT_ONCE: usize = 1000;
 const NAMED: usize = 50_000;
 /// How long after the start no group ends: a fleet that was stopped for maintenance, too, has come back by then.
 const COME_BACK: Duration = Duration::from_secs(60 * 60);
+/// A group whose last client went within this is not ended for being behind: its clients may be starting again.
+const AWAY: Duration = Duration::from_secs(60 * 60);
 /// How often the clock is looked at, so that a step is seen that is soon taken back.
 const LOOK: Duration = Duration::from_secs(5);
 
@@ -42,7 +45,8 @@ impl RetentionThread {
         let (stop, stopped) = bounded::<()>(0);
         let shared = Arc::new(Mutex::new(retention.clone()));
         let groups_end_from = Instant::now() + retention.group_ttl.min(COME_BACK);
-        let mut round = Round { retention, reader: store.reader()?, store, broker, about, groups_end_from };
+        let mut round =
+            Round { retention, reader: store.reader()?, store, broker, about, groups_end_from, warned: HashSet::new() };
         let newest = shared.clone();
         let work = move || {
             let mut last = Instant::now();
@@ -85,6 +89,8 @@ struct Round {
     reader: Box<dyn Reader>,
     about: Arc<About>,
     groups_end_from: Instant,
+    /// The groups of which it was said that they are about to end because they are behind.
+    warned: HashSet<GroupName>,
 }
 
 impl Round {
@@ -141,17 +147,50 @@ impl Round {
         if Instant::now() < self.groups_end_from {
             return Ok(());
         }
-        for info in block_on(self.broker.groups())? {
-            if info.clients > 0 || info.last_used >= limit {
-                continue;
-            }
+        let groups: Vec<_> = block_on(self.broker.groups())?.into_iter().filter(|info| info.clients == 0).collect();
+        let (unused, absent): (Vec<_>, Vec<_>) = groups.into_iter().partition(|info| info.last_used < limit);
+        for info in unused {
             let (name, owed) = (info.name, info.lag);
             // A client may have come meanwhile: then it stays.
             if block_on(self.broker.remove_group(name.clone())).is_ok() {
                 let ttl = humantime::format_duration(self.retention.group_ttl);
-                info!("group {name} ends: no client used it for {ttl}; it still owed {owed} tasks");
+                info!("group {name:?} ends: no client used it for {ttl}; it still owed {owed} tasks");
             }
         }
+        match self.retention.max_lag {
+            Some(most) => self.end_absent(absent, most),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends those of these groups, of which no client is connected, that are too far behind; says when one has come half as far.
+    fn end_absent(&mut self, absent: Vec<GroupInfo>, most: Duration) -> Result<(), Refusal> {
+        let now = self.about.clock.for_removal();
+        let shown = humantime::format_duration(most);
+        let behind = absent.into_iter().filter(|info| info.lag > 0).collect();
+        let mut warned = HashSet::new();
+        for Group { info, lag, oldest, .. } in count_groups(self.reader.as_mut(), behind)? {
+            // A group that is of today has not been away for long, however old what it is to read.
+            let away = |age| info.last_used < before(now, age);
+            let Some((task, at)) = oldest else { continue };
+            let name = info.name.clone();
+            if at < before(now, most) && away(most.min(AWAY)) {
+                // A client may have come meanwhile: then it stays.
+                if block_on(self.broker.remove_group(name.clone())).is_ok() {
+                    warn!(
+                        "group {name} ends: no client is connected, and task {task} is older than {shown} (--max-lag); it still owed {lag} tasks"
+                    );
+                }
+            } else if at < before(now, most / 2) {
+                if !self.warned.contains(&name) {
+                    warn!(
+                        "group {name} ends when task {task} is older than {shown} (--max-lag), unless a client of it comes; it owes {lag} tasks"
+                    );
+                }
+                warned.insert(name);
+            }
+        }
+        self.warned = warned;
         Ok(())
     }
 }
@@ -228,6 +267,7 @@ mod tests {
                 reader: store.reader().unwrap(),
                 about: about.clone(),
                 groups_end_from: Instant::now(),
+                warned: HashSet::new(),
             };
             let mut left = || {
                 round.run(|| false).unwrap();
@@ -247,5 +287,51 @@ mod tests {
             }
             assert_eq!(left(), (0, 0), "now it counts");
         }
+    }
+
+    #[test]
+    fn a_group_that_is_absent_and_far_behind_ends_and_what_it_held_up_is_removed() {
+        let (store, recovered) = Store::in_memory();
+        let store = store.handle();
+        let broker = Broker::start(broker::Config::default(), store.clone(), recovered).unwrap();
+        let machine = Machine::at(Time::now());
+        let mut about = About::new(&config());
+        about.clock = machine.clock();
+        let about = Arc::new(about);
+        let come = |name: &str| {
+            let client = Some(Name::new(NameOf::Group, name).unwrap());
+            let join = Join { client, peer: name.into(), ..Join::default() };
+            block_on(broker.handle().join(join)).unwrap()
+        };
+        // One goes, one stays, and neither settles anything.
+        let Joined { session, inbox, .. } = come("once");
+        let stays = come("stays");
+        block_on(store.submit(vec![NewTask { text: "old".into(), ..NewTask::default() }; 3])).unwrap();
+        drop(inbox);
+        block_on(broker.handle().leave(session, "it is done"));
+        let day = Duration::from_millis(DAY as u64);
+        let mut round = Round {
+            retention: Retention { retain: day, max_lag: Some(4 * day), ..Retention::default() },
+            store: store.clone(),
+            broker: broker.handle(),
+            reader: store.reader().unwrap(),
+            about,
+            groups_end_from: Instant::now(),
+            warned: HashSet::new(),
+        };
+        let mut left = || {
+            round.run(|| false).unwrap();
+            let groups = block_on(round.broker.groups()).unwrap();
+            let names = groups.iter().map(|info| info.name.to_string()).collect::<Vec<_>>();
+            (names, round.warned.len(), round.reader.tasks(0, 10).unwrap().len())
+        };
+        let both = || vec!["once".to_owned(), "stays".to_owned()];
+        assert_eq!(left(), (both(), 0, 3));
+        machine.passes(DAY * 3);
+        assert_eq!(left(), (both(), 1, 3), "it is said before");
+        machine.passes(DAY * 2);
+        assert_eq!(left(), (vec!["stays".to_owned()], 0, 3), "what is connected may be as far behind as it likes");
+        block_on(broker.handle().leave(stays.session, "it is done"));
+        assert_eq!(left(), (vec![], 0, 0), "nothing holds up the tasks any more");
     }
 }

@@ -67,7 +67,10 @@ impl Sqlite {
         fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
         let lock = lock(&dir.join("lock"))?;
         let path: Arc<Path> = dir.join("contact.db").into();
+        // SQLite would make it as open as the umask allows. If it cannot be made, SQLite says why.
+        let _ = private().create_new(true).open(&path);
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        close_to_others(dir);
         moving::move_rows(&mut conn, &path)?;
         Ok(Sqlite { conn, path, _lock: lock })
     }
@@ -122,9 +125,46 @@ pub(crate) fn try_writing(dir: &Path) -> io::Result<()> {
     probe.sync_all()
 }
 
+/// For a file that only its owner may read, whatever the umask: tasks and results are in it.
+fn private() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.write(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+/// Takes from others what an earlier version, or a copy, let them do with the files of a store. What SQLite makes beside the database
+/// from then on is as open as that is.
+#[cfg(unix)]
+fn close_to_others(dir: &Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    for path in ["lock", "contact.db", "contact.db-wal", "contact.db-shm"].map(|name| dir.join(name)) {
+        let Ok(mode) = fs::metadata(&path).map(|file| file.permissions().mode()) else { continue };
+        if mode & 0o077 == 0 {
+            continue;
+        }
+        match fs::set_permissions(&path, fs::Permissions::from_mode(mode & 0o700)) {
+            Ok(()) => log::info!(
+                "{} is for its owner alone now: others could open it (mode {:o})",
+                path.display(),
+                mode & 0o777
+            ),
+            Err(e) => log::warn!(
+                "others can open {} (mode {:o}), and that cannot be changed: {e}",
+                path.display(),
+                mode & 0o777
+            ),
+        }
+    }
+}
+
+#[cfg(not(unix))]
+fn close_to_others(_: &Path) {}
+
 /// Takes the folder for this server, for as long as the file is open.
 fn lock(path: &Path) -> Result<File, StoreError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path);
+    let file = private().create(true).truncate(false).open(path);
     let file = file.map_err(|error| StoreError::unwritable(path, error))?;
     match file.try_lock() {
         Ok(()) => Ok(file),

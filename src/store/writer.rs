@@ -16,7 +16,8 @@ use super::{
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{
-    ClientId, GroupName, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
+    ClientId, GroupName, LONGEST_LATE, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
+    cut,
 };
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
@@ -577,7 +578,11 @@ impl Round {
                     stands => stands.map(|outcome| outcome.is_some_and(Outcome::settles)),
                 };
                 match late {
-                    Ok(late) => results[at].result.late = late,
+                    Ok(true) => {
+                        results[at].result.late = true;
+                        cut(&mut results[at].result.ret, LONGEST_LATE);
+                    }
+                    Ok(false) => {}
                     Err(error) => {
                         self.failed = Some(error);
                         return;

@@ -1,8 +1,11 @@
 //! Calls and messages by the thousand, their HTTP/2 frames written by hand.
 
+use std::collections::HashMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use contact::wire::control::{GetServerRequest, Server as Description};
 use grpcio::{ChannelBuilder, CompressionAlgorithms, EnvBuilder, RpcStatusCode as Code};
@@ -19,12 +22,63 @@ use crate::server::raw;
 const GET_TASK: &str = "/Contact/getTask";
 const LIST_CLIENTS: &str = "/contact.control.v1.Control/ListClients";
 
-/// A connection that keeps to no rule of HTTP/2 but the form of its frames. What the server says is read, and not looked at.
+/// A connection that keeps to no rule of HTTP/2 but the form of its frames, and to the windows for what it sends if it is to.
 struct Attacker {
     connection: TcpStream,
     reader: Option<JoinHandle<()>>,
     /// The next stream.
     next: u32,
+    windows: Arc<Windows>,
+}
+
+/// How much the server takes.
+#[derive(Default)]
+struct Windows {
+    now: Mutex<Now>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Now {
+    initial: i64,
+    connection: i64,
+    /// What a stream may have beyond the initial window, less what was sent.
+    streams: HashMap<u32, i64>,
+    /// The server has said how it is set.
+    set: bool,
+    ended: bool,
+}
+
+impl Windows {
+    fn change(&self, change: impl FnOnce(&mut Now)) {
+        change(&mut self.now.lock().unwrap());
+        self.changed.notify_all();
+    }
+
+    /// Reads what the server says of them until the connection ends. All else is passed over; its pings are not answered.
+    fn follow(&self, mut connection: TcpStream) {
+        let mut head = [0; 9];
+        while connection.read_exact(&mut head).is_ok() {
+            let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
+            let (stream, mut payload) = (number(&head[5..]) & 0x7fff_ffff, vec![0; number(&head[..3]) as usize]);
+            if connection.read_exact(&mut payload).is_err() {
+                break;
+            }
+            match (head[3], stream) {
+                (SETTINGS, _) if head[4] & ACK == 0 => self.change(|now| {
+                    let initial = payload.chunks(6).find(|setting| setting[..2] == [0, 4]);
+                    now.initial = initial.map_or(now.initial, |setting| number(&setting[2..]).into());
+                    now.set = true;
+                }),
+                (WINDOW_UPDATE, 0) => self.change(|now| now.connection += i64::from(number(&payload))),
+                (WINDOW_UPDATE, _) => {
+                    self.change(|now| *now.streams.entry(stream).or_default() += i64::from(number(&payload)));
+                }
+                _ => {}
+            }
+        }
+        self.change(|now| now.ended = true);
+    }
 }
 
 impl Attacker {
@@ -35,12 +89,11 @@ impl Attacker {
     /// One that begins with these settings.
     fn with(address: &str, settings: &[u8]) -> Attacker {
         let connection = TcpStream::connect(address).unwrap();
-        let mut reading = connection.try_clone().unwrap();
-        let reader = thread::spawn(move || {
-            let mut buffer = [0; 64 * 1024];
-            while reading.read(&mut buffer).is_ok_and(|read| read > 0) {}
-        });
-        let mut attacker = Attacker { connection, reader: Some(reader), next: 1 };
+        let now = Now { initial: 65_535, connection: 65_535, ..Now::default() };
+        let windows = Arc::new(Windows { now: Mutex::new(now), ..Windows::default() });
+        let (reading, followed) = (connection.try_clone().unwrap(), windows.clone());
+        let reader = thread::spawn(move || followed.follow(reading));
+        let mut attacker = Attacker { connection, reader: Some(reader), next: 1, windows };
         let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         frame(&mut begin, SETTINGS, 0, 0, settings);
         assert!(attacker.send(&begin));
@@ -57,6 +110,54 @@ impl Attacker {
             and(&mut frames, stream);
             if !self.send(&frames) {
                 return;
+            }
+            // As much as the beginning of a message takes of the windows.
+            self.windows.change(|now| {
+                now.connection -= 5;
+                *now.streams.entry(stream).or_default() -= 5;
+            });
+        }
+    }
+
+    /// Sends over each of its streams what the server takes, up to `most` bytes, until it takes no more. Gives the bytes of all.
+    #[track_caller]
+    fn fill(&mut self, most: i64) -> i64 {
+        let windows = self.windows.clone();
+        let (now, _) =
+            windows.changed.wait_timeout_while(windows.now.lock().unwrap(), DEADLINE, |now| !now.set).unwrap();
+        assert!(now.set, "a server says how it is set");
+        drop(now);
+        // Otherwise the windows are those that every connection begins with.
+        let mut heard = Vec::new();
+        frame(&mut heard, SETTINGS, ACK, 0, &[]);
+        assert!(self.send(&heard));
+        let mut sent: HashMap<u32, i64> = (1..self.next).step_by(2).map(|stream| (stream, 0)).collect();
+        let mut now = windows.now.lock().unwrap();
+        loop {
+            let room = |now: &Now, stream: u32, sent: i64| {
+                let window = now.initial + now.streams.get(&stream).unwrap_or(&0) - sent;
+                window.min(now.connection).min(most - sent).min(16_384)
+            };
+            let next = sent.iter_mut().find(|(stream, sent)| room(&now, **stream, **sent) > 0);
+            if let Some((stream, sent)) = next {
+                let length = room(&now, *stream, *sent);
+                (*sent, now.connection) = (*sent + length, now.connection - length);
+                drop(now);
+                let mut data = Vec::new();
+                frame(&mut data, DATA, 0, *stream, &vec![0; length as usize]);
+                assert!(self.send(&data), "the server has ended the connection");
+                now = windows.now.lock().unwrap();
+                continue;
+            }
+            assert!(!now.ended, "the server has ended the connection");
+            if sent.values().all(|sent| *sent == most) {
+                return most * sent.len() as i64;
+            }
+            // A server that takes no more says nothing.
+            let waited = windows.changed.wait_timeout(now, Duration::from_secs(2)).unwrap();
+            now = waited.0;
+            if waited.1.timed_out() {
+                return sent.values().sum();
             }
         }
     }
@@ -81,6 +182,9 @@ impl Drop for Attacker {
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const PING: u8 = 6;
+const WINDOW_UPDATE: u8 = 8;
+const ACK: u8 = 1;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
@@ -165,7 +269,7 @@ fn a_call_without_its_message_is_refused_when_none_can_come_and_after_ten_second
 
 #[test]
 fn one_connection_has_so_many_calls_and_one_address_too() {
-    let server = Server::start(&["--max-calls-per-address", "130"]);
+    let server = Server::start(&["--max-calls-per-connection", "100", "--max-calls-per-address", "130"]);
     let operator = Operator::of(&server.control);
     // This one does not heed what the server says of it.
     let mut attacker = Attacker::of(&server.listen);
@@ -216,7 +320,7 @@ fn streams_that_take_nothing_keep_next_to_nothing_of_a_backlog_in_memory() {
 fn compressed_messages_are_refused_and_never_inflated() {
     let mut server = Server::start(&[]);
     let before = Memory::of(server.program()).now;
-    let channel = ChannelBuilder::new(std::sync::Arc::new(EnvBuilder::new().cq_count(1).build()))
+    let channel = ChannelBuilder::new(Arc::new(EnvBuilder::new().cq_count(1).build()))
         .default_compression_algorithm(CompressionAlgorithms::GRPC_COMPRESS_GZIP)
         .connect(&server.listen);
     // On its way it is a thousandth of this: less than the longest message that is taken.
@@ -235,7 +339,44 @@ fn a_connection_that_says_nothing_is_closed() {
     for mut connection in silent {
         connection.set_read_timeout(Some(DEADLINE)).unwrap();
         let mut said = Vec::new();
-        // Its settings, and then the end.
         connection.read_to_end(&mut said).unwrap();
+        // After 20 s it would be asked whether it is there.
+        let (mut rest, mut kinds) = (said.as_slice(), Vec::new());
+        while let [high, middle, low, kind, ..] = *rest {
+            kinds.push(kind);
+            rest = &rest[9 + u32::from_be_bytes([0, high, middle, low]) as usize..];
+        }
+        assert!(kinds.contains(&SETTINGS) && !kinds.contains(&PING), "{kinds:?}");
     }
+}
+
+#[test]
+fn what_nobody_reads_is_taken_up_to_a_bound_for_each_call() {
+    let mut server = Server::start(&[]);
+    let before = Memory::of(server.program()).now;
+    let mut attacker = Attacker::of(&server.listen);
+    // A message to begin with, and then what getTask never reads.
+    attacker.calls(100, GET_TASK, |frames, stream| frame(frames, DATA, 0, stream, &[0; 5]));
+    Operator::of(&server.control).connected(100);
+    let sent = attacker.fill(8 * 1024 * 1024);
+    let grown = Memory::of(server.program()).most - before;
+    println!("{sent} bytes were taken, and took {grown}");
+    assert!(sent <= 100 * 192 * 1024 && grown < 100 * 512 * 1024, "{sent} bytes were taken, and took {grown}");
+    others_are_served(&server);
+}
+
+#[test]
+fn messages_that_never_end_are_as_many_as_a_connection_may_have_calls() {
+    let mut server = Server::start(&["--max-task", "262144", "--max-calls-per-connection", "100"]);
+    let before = Memory::of(server.program()).now;
+    let mut attacker = Attacker::of(&server.listen);
+    // The message is to be as long as one may be.
+    let length = 262_144_u32.to_be_bytes();
+    let begin = [0, length[0], length[1], length[2], length[3]];
+    attacker.calls(200, "/Contact/tellResult", |frames, stream| frame(frames, DATA, 0, stream, &begin));
+    let sent = attacker.fill(262_000);
+    let grown = Memory::of(server.program()).most - before;
+    println!("{sent} bytes were taken, and took {grown}");
+    assert!(sent > 100 * 256_000 && grown < 100 * 400 * 1024, "{sent} bytes were taken, and took {grown}");
+    others_are_served(&server);
 }

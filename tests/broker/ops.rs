@@ -256,6 +256,8 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
         ack_timeout: Duration::from_secs(10),
         max_attempts: 4,
         max_deliveries: 2,
+        max_window: 4,
+        max_groups: 100,
         retry: POLICIES[policy].parse().unwrap(),
         restart_grace: Duration::from_secs(grace * 6),
         max_retry_delay: Config::default().max_retry_delay,

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, NotYourTurn, OutcomeReport, Receipt,
-    Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
+    OutcomeReport, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
@@ -213,7 +213,10 @@ impl World {
             self.flush();
         }
         let is_new = group.as_ref().is_some_and(|group| !self.model.groups.contains_key(group));
-        let result = self.core.join(join.clone(), id, self.now);
+        let result = self.core.join(join.clone(), id, self.now).map_err(|error| match error {
+            JoinError::NotYourTurn(error) => error,
+            other => panic!("{other}"),
+        });
         self.model.asked_for(
             &join,
             before.map(|id| &self.streams[&id].join),
@@ -229,7 +232,10 @@ impl World {
             self.model.group_is_there(group, start);
         }
         let stream = Stream {
-            window: if group.is_some() { join.window.unwrap_or(self.config.window) as usize } else { usize::MAX },
+            window: match group {
+                Some(_) => join.window.unwrap_or(self.config.window).min(self.config.max_window) as usize,
+                None => usize::MAX,
+            },
             group,
             start,
             join: join.clone(),

@@ -425,6 +425,8 @@ export async function textIsText({ open, go }) {
     assert.equal(await page.locator('main img, main script:not([src]), main iframe, main b').count(), 0, view);
     assert.equal(await page.evaluate(hit), false, view);
   }
+  await go(page, '#/tasks/1');
+  await says(page, '.task-text', '\\u{202e}turned\\u{200b}');
   await go(page, '#/submit');
   await submit(page, '<b>bold</b><script>hit=true</script>');
   await says(page, '.task-text', '<b>bold</b><script>hit=true</script>');

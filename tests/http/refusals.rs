@@ -1,13 +1,9 @@
 //! What is refused, and with which words.
 
-use std::io::Write as _;
-use std::net::TcpStream;
 use std::process::Command;
-use std::time::Instant;
 
 use super::api::rig;
 use super::client::{Reply, exchange, get, post, post_with};
-use crate::common::DEADLINE;
 use crate::common::program::Program;
 use crate::rig::Rig;
 
@@ -117,28 +113,6 @@ fn every_answer_says_what_a_browser_may_do_with_it() {
         assert_eq!(reply.header("access-control-allow-origin"), "");
     }
     assert_eq!(get(&rig, "/api/state").header("cache-control"), "no-store");
-}
-
-#[test]
-fn there_is_an_end_to_connections() {
-    let rig = rig();
-    let mut open: Vec<TcpStream> = (0..256).map(|_| TcpStream::connect(rig.http()).unwrap()).collect();
-    // Those are accepted by now, or will be before this one.
-    refused(&get(&rig, "/healthz"), 503, &["256 connections"]);
-    drop(open.pop());
-    until_alive(&rig);
-    for stream in &mut open {
-        let _ = stream.write_all(b"no HTTP at all\r\n\r\n");
-    }
-    until_alive(&rig);
-}
-
-#[track_caller]
-fn until_alive(rig: &Rig) {
-    let deadline = Instant::now() + DEADLINE;
-    while get(rig, "/healthz").status != 200 {
-        assert!(Instant::now() < deadline, "no place is free");
-    }
 }
 
 #[test]

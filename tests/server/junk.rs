@@ -242,18 +242,13 @@ fn a_batch_in_a_batch_is_refused_however_deep() {
         Code::INVALID_ARGUMENT,
         &["not batches"],
     );
-    let mut deep = ack("x").write_to_bytes().unwrap();
-    for _ in 0..100_000 {
-        deep = field(5, &deep);
-        if deep.len() > LIMIT {
-            break;
-        }
-    }
-    refused(
-        raw::client_streaming(&server.server.listen, "/Contact/tellResult", &[deep]),
-        Code::INVALID_ARGUMENT,
-        &["cannot be read"],
-    );
+    let told = |levels| {
+        let deep = (0..levels).fold(ack("x").write_to_bytes().unwrap(), |deep, _| field(5, &deep));
+        assert!(deep.len() < LIMIT);
+        raw::client_streaming(&server.server.listen, "/Contact/tellResult", &[deep])
+    };
+    refused(told(4_000), Code::INVALID_ARGUMENT, &["cannot be read"]);
+    refused(told(100_000), Code::RESOURCE_EXHAUSTED, &["100000 results in one message"]);
     server.unharmed();
 }
 

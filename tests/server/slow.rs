@@ -64,7 +64,7 @@ fn one_of_a_group_that_does_not_read_leaves_the_rest_to_the_others() {
 
 #[test]
 fn one_that_does_not_read_can_be_taken_over() {
-    let rig = Rig::start();
+    let rig = Rig::with(|config| config.broker.max_window = 10_000);
     let mut old = rig.named("a").saying("contact-window", "10000").tasks();
     rig.operator.submit(&texts(0..5000));
     let clients = rig.operator.clients_until(|clients| clients.len() == 1 && clients[0].delivered > 0);

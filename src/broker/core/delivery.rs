@@ -102,7 +102,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id) else { return };
         match tasks {
             Some(tasks) => {
-                group.open.loaded(asked, tasks);
+                group.open.loaded(asked, tasks, &mut self.texts);
                 self.dispatch(id, now);
             }
             None => {
@@ -134,7 +134,7 @@ impl Core {
     /// Gives the group's tasks to its sessions as long as there are both.
     pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let due = group.begin_loading(now);
+        let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));
         }
@@ -191,7 +191,7 @@ impl Core {
                     return None;
                 }
                 let group = self.groups.get_mut(&id)?;
-                let Some((task, attempts)) = group.take_next(priority) else {
+                let Some((task, attempts)) = group.take_next(priority, &mut self.texts) else {
                     if !group.cursor(priority).has_backlog() {
                         break;
                     }
@@ -276,7 +276,7 @@ impl Core {
             }
             session.hold(task.id, attempts);
             let deadline = now.steady.after(self.config.ack_timeout);
-            let (text, turn) = (Some(task.clone()), session.turn);
+            let (text, turn) = (Some(self.texts.sent(&task)), session.turn);
             let (session, said, confirmed_from, left_by) = (Some(id), None, None, None);
             let lease = Lease {
                 task: text,
@@ -289,7 +289,7 @@ impl Core {
                 confirmed_from,
                 left_by,
             };
-            group.open.lease(task.id, lease);
+            group.open.lease(task.id, lease, &mut self.texts);
             self.checkpoints.delivered(now.steady);
         }
         let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);

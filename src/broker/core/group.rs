@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
-use super::open::OpenTasks;
+use super::open::{OpenTasks, Texts};
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
@@ -197,7 +197,8 @@ impl Group {
         }
         self.changed = true;
         // Whether the cursor has passed the task is not known. If it has, the entry changes nothing.
-        let attempts = match self.open.take_waiting(result.task) {
+        // Nothing of it is in memory yet.
+        let attempts = match self.open.take_waiting(result.task, &mut Texts::default()) {
             Some((_, attempts)) => attempts,
             None => {
                 self.taken_up.insert(result.task);
@@ -354,8 +355,8 @@ impl Group {
 
     /// The next task of this priority, with its deliveries so far: first what goes out again, then what is new. It is in no
     /// place now: lease it, delay it, or it is settled.
-    pub(super) fn take_next(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
-        if let Some(returned) = self.open.take_returned(priority) {
+    pub(super) fn take_next(&mut self, priority: Priority, texts: &mut Texts) -> Option<(Arc<Task>, Attempts)> {
+        if let Some(returned) = self.open.take_returned(priority, texts) {
             return Some(returned);
         }
         while let Some(task) = self.cursor_mut(priority).pop() {
@@ -407,8 +408,8 @@ impl Group {
     }
 
     /// Says which delayed tasks are due; their texts are to be loaded. None without a client to take them.
-    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
-        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now) }
+    pub(super) fn begin_loading(&mut self, now: Now, texts: &Texts) -> Vec<TaskId> {
+        if self.sessions.is_empty() { Vec::new() } else { self.open.begin_loading(now, texts) }
     }
 
     // ---- what there is to see
@@ -425,14 +426,14 @@ impl Group {
     }
 
     /// When this group next has something to do by itself, but for what waits for a time of day.
-    pub(super) fn next_due(&self) -> Option<Steady> {
-        let load = if self.sessions.is_empty() { None } else { self.open.next_load() };
+    pub(super) fn next_due(&self, texts: &Texts) -> Option<Steady> {
+        let load = if self.sessions.is_empty() { None } else { self.open.next_load(texts) };
         self.open.first_deadline().into_iter().chain(load).min()
     }
 
     /// At which time of day it next has something to do by itself.
-    pub(super) fn next_moment(&self) -> Option<Time> {
-        if self.sessions.is_empty() { None } else { self.open.next_moment() }
+    pub(super) fn next_moment(&self, texts: &Texts) -> Option<Time> {
+        if self.sessions.is_empty() { None } else { self.open.next_moment(texts) }
     }
 
     /// How far it has come, where so many broadcasts of each priority were accepted; `None`: it has no name.

@@ -8,6 +8,7 @@ use super::contest::NotYourTurn;
 use super::group::Group;
 use super::holder::Holder;
 use super::open::Lease;
+use super::operators::GroupError;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
 use super::timers::Timer;
@@ -15,22 +16,37 @@ use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
+/// Why a client is not let in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    /// Several processes fight for its id, and it is the turn of another.
+    #[error(transparent)]
+    NotYourTurn(#[from] NotYourTurn),
+    /// Its group cannot be made.
+    #[error(transparent)]
+    Group(#[from] GroupError),
+}
+
 impl Core {
     /// A client opened its stream. Its session gets tasks until [`Core::leave`]. Says where its group starts, if it has a name
-    /// and is new. An error: several processes fight for its id, and it is the turn of another; nothing is changed.
-    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<Option<StartAt>, NotYourTurn> {
-        let contest = self.contest(&join, now)?;
+    /// and is new. After an error nothing is changed.
+    pub fn join(&mut self, join: Join, id: SessionId, now: Now) -> Result<Option<StartAt>, JoinError> {
         let anonymous = join.client.is_none() && join.group.is_none();
         let name = join.group.clone().or_else(|| join.client.clone());
         let name = if anonymous { self.config.anonymous_group.clone() } else { name };
         let from = join.from.unwrap_or(if anonymous { self.config.anonymous_from } else { self.config.groups_from });
         let is_new = name.as_ref().is_some_and(|name| !self.names.contains_key(name));
+        // That of all anonymous clients was named by the operator.
+        if is_new && !anonymous {
+            self.room_for_a_group()?;
+        }
+        let contest = self.contest(&join, now)?;
         let group_id = self.group_for(name, from, now);
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
-        let window = join.window.unwrap_or(self.config.window).max(1) as usize;
+        let window = join.window.unwrap_or(self.config.window).clamp(1, self.config.max_window.max(1)) as usize;
         let mut session = Session {
             group: group_id,
             label,
@@ -83,6 +99,12 @@ impl Core {
         Ok(is_new.then_some(from))
     }
 
+    /// Whether a group may be made.
+    pub(super) fn room_for_a_group(&self) -> Result<(), GroupError> {
+        let limit = self.config.max_groups;
+        if self.names.len() < limit { Ok(()) } else { Err(GroupError::TooMany(limit)) }
+    }
+
     /// The group of that name, or a passing one.
     pub(super) fn group_for(&mut self, name: Option<GroupName>, from: StartAt, now: Now) -> GroupId {
         if let Some(id) = name.as_ref().and_then(|name| self.names.get(name)) {
@@ -120,12 +142,12 @@ impl Core {
         let Some(group) = self.groups.get_mut(&session.group) else { return };
         let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
         for id in &session.held {
-            if let Some(mut lease) = group.open.end_lease(*id) {
+            if let Some(mut lease) = group.open.end_lease(*id, &mut self.texts) {
                 lease.session = Some(new);
                 if !confirmed(&lease) {
                     lease.deadline = lease.deadline.min(deadline);
                 }
-                group.open.lease(*id, lease);
+                group.open.lease(*id, lease, &mut self.texts);
             }
         }
         self.end(old, now);
@@ -138,7 +160,8 @@ impl Core {
             let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
             let holder = Holder::of(session);
             if let Some(group) = self.groups.get_mut(&session.group) {
-                session.held.retain(|task| !group.open.leave_begun(*task, &holder, deadline));
+                let texts = &mut self.texts;
+                session.held.retain(|task| !group.open.leave_begun(*task, &holder, deadline, texts));
             }
         }
         self.end(id, now);
@@ -176,7 +199,7 @@ impl Core {
     }
 
     pub(super) fn drop_group(&mut self, id: GroupId) {
-        self.groups.remove(&id);
+        self.groups.remove(&id).iter().for_each(|group| self.texts.forget(&group.open));
         for caught_up in &mut self.caught_up {
             caught_up.remove(&id);
         }

@@ -14,12 +14,13 @@ use super::suspects::Suspects;
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
 use crate::store::{OpenRows, OpenTask};
-use crate::task::{Priority, Task, TaskId, Time};
+use crate::task::{Priority, Task, TaskId, Time, cut, weight};
 
 /// A task that is with a client.
 #[derive(Debug)]
 pub(super) struct Lease {
-    /// `None`: the task waited to go out again, without its text, when its client said that it still has it.
+    /// `None`: the task waited to go out again, without its text, when its client said that it still has it. With no text: there
+    /// was no room for that when it went out.
     pub(super) task: Option<Arc<Task>>,
     /// `None`: its client has no stream, or none yet.
     pub(super) session: Option<SessionId>,
@@ -49,9 +50,9 @@ pub(super) fn said(text: &str) -> Option<Arc<str>> {
         0 => None,
         1..=LONGEST_SAID => Some(text.into()),
         _ => {
-            const CUT: &str = "…";
-            let end = (0..=LONGEST_SAID - CUT.len()).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
-            Some(format!("{}{CUT}", &text[..end]).into())
+            let mut text = text.to_owned();
+            cut(&mut text, LONGEST_SAID);
+            Some(text.into())
         }
     }
 }
@@ -60,6 +61,55 @@ impl Lease {
     /// The address from which a stream is to come that takes this lease, if it waits for one.
     fn awaited_peer(&self) -> Option<Arc<str>> {
         if self.session.is_none() && self.left_by.is_none() { self.confirmed_from.clone() } else { None }
+    }
+}
+
+/// Bytes of the texts of open tasks, of all groups together, above which the text of a task is not kept when it goes out. What comes
+/// back is then read again, as if it had been delayed.
+const SENT_TEXTS: usize = 32 << 20;
+
+/// The same for texts that are read to go out again: above this a group has one at a time.
+const LOADED_TEXTS: usize = 64 << 20;
+
+/// What the open tasks of all groups have in memory, in bytes of [`weight`]: of those that were sent at most [`SENT_TEXTS`] and one; with what
+/// was read to go out again, [`LOADED_TEXTS`], and one for each group.
+#[derive(Debug, Default)]
+pub(super) struct Texts(usize);
+
+impl Texts {
+    fn came(&mut self, task: &Task) {
+        self.0 += weight(&task.spec.text);
+    }
+
+    fn left(&mut self, task: &Task) {
+        self.0 -= weight(&task.spec.text);
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.0
+    }
+
+    /// How many of a group and priority may be in memory.
+    fn loaded(&self) -> usize {
+        if self.0 < LOADED_TEXTS { LOADED } else { 1 }
+    }
+
+    /// They are kept no more.
+    pub(super) fn forget(&mut self, open: &OpenTasks) {
+        self.0 -= open.texts_bytes();
+    }
+
+    /// What is kept of a task that goes out.
+    pub(super) fn sent(&self, task: &Arc<Task>) -> Arc<Task> {
+        if self.0 < SENT_TEXTS { task.clone() } else { Arc::new(task.without_text()) }
+    }
+
+    /// Whether it is what these have; an error says what does not hold.
+    pub(super) fn check<'a>(&self, open: impl Iterator<Item = &'a OpenTasks>) -> Result<(), String> {
+        match open.map(OpenTasks::texts_bytes).sum::<usize>() {
+            bytes if bytes == self.0 => Ok(()),
+            bytes => Err(format!("open tasks have {bytes} bytes of texts, and {} are counted", self.0)),
+        }
     }
 }
 
@@ -162,8 +212,9 @@ impl OpenTasks {
     }
 
     /// Gives a task to a client.
-    pub(super) fn lease(&mut self, task: TaskId, lease: Lease) {
+    pub(super) fn lease(&mut self, task: TaskId, lease: Lease, texts: &mut Texts) {
         self.changed = true;
+        lease.task.iter().for_each(|task| texts.came(task));
         self.kept.came(task);
         self.deadlines.insert((lease.deadline, task));
         self.awaiting_stream.extend(lease.awaited_peer().map(|peer| (peer, task)));
@@ -171,8 +222,9 @@ impl OpenTasks {
     }
 
     /// Takes a task from its client.
-    pub(super) fn end_lease(&mut self, task: TaskId) -> Option<Lease> {
+    pub(super) fn end_lease(&mut self, task: TaskId, texts: &mut Texts) -> Option<Lease> {
         let lease = self.leases.remove(&task)?;
+        lease.task.iter().for_each(|task| texts.left(task));
         self.changed = true;
         self.kept.left(task);
         self.deadlines.remove(&(lease.deadline, task));
@@ -184,13 +236,13 @@ impl OpenTasks {
 
     /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
     /// so.
-    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Holder, deadline: Steady) -> bool {
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Holder, deadline: Steady, texts: &mut Texts) -> bool {
         if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
             return false;
         }
-        let Some(lease) = self.end_lease(task) else { return false };
+        let Some(lease) = self.end_lease(task, texts) else { return false };
         let deadline = lease.deadline.min(deadline);
-        self.lease(task, Lease { session: None, left_by: Some(client.clone()), deadline, ..lease });
+        self.lease(task, Lease { session: None, left_by: Some(client.clone()), deadline, ..lease }, texts);
         true
     }
 
@@ -211,11 +263,12 @@ impl OpenTasks {
     }
 
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
-    pub(super) fn take_waiting(&mut self, task: TaskId) -> Option<(Option<Arc<Task>>, Attempts)> {
+    pub(super) fn take_waiting(&mut self, task: TaskId, texts: &mut Texts) -> Option<(Option<Arc<Task>>, Attempts)> {
         let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
         let taken = match returned.or_else(|| self.suspects.remove(task)) {
             Some((text, attempts)) => {
                 self.texts[text.spec.priority as usize] -= 1;
+                texts.left(&text);
                 (Some(text), attempts)
             }
             None => {
@@ -230,13 +283,14 @@ impl OpenTasks {
     }
 
     /// Has a task go out again as soon as it can.
-    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: Attempts) {
+    pub(super) fn give_back(&mut self, task: Arc<Task>, attempts: Attempts, texts: &mut Texts) {
         self.changed = true;
         self.kept.came(task.id);
-        self.put_back(task, attempts);
+        self.put_back(task, attempts, texts);
     }
 
-    fn put_back(&mut self, task: Arc<Task>, attempts: Attempts) {
+    fn put_back(&mut self, task: Arc<Task>, attempts: Attempts, texts: &mut Texts) {
+        texts.came(&task);
         self.texts[task.spec.priority as usize] += 1;
         match attempts.silent {
             0 => drop(self.returned.insert((task.spec.priority, task.id), (task, attempts))),
@@ -250,7 +304,7 @@ impl OpenTasks {
     }
 
     /// Takes the first task that goes out again, if the highest priority among these is this one.
-    pub(super) fn take_returned(&mut self, priority: Priority) -> Option<(Arc<Task>, Attempts)> {
+    pub(super) fn take_returned(&mut self, priority: Priority, texts: &mut Texts) -> Option<(Arc<Task>, Attempts)> {
         let taken = match self.suspects.first(priority) {
             Some(suspect) => self.suspects.remove(suspect),
             None => Some(self.returned.first_entry().filter(|first| first.key().0 == priority)?.remove()),
@@ -258,6 +312,7 @@ impl OpenTasks {
         self.changed = true;
         self.kept.left(taken.0.id);
         self.texts[priority as usize] -= 1;
+        texts.left(&taken.0);
         Some(taken)
     }
 
@@ -276,14 +331,15 @@ impl OpenTasks {
     // ---- the text of delayed tasks
 
     /// The first priority that has room in memory for a text which is due and had none before.
-    fn next_due_class(&self) -> Option<usize> {
-        (0..self.due.len())
-            .find(|class| !self.due[*class].is_empty() && self.texts[*class] + self.loading.len() < LOADED)
+    fn next_due_class(&self, texts: &Texts) -> Option<usize> {
+        let most = texts.loaded();
+        (0..self.due.len()).find(|class| !self.due[*class].is_empty() && self.texts[*class] + self.loading.len() < most)
     }
 
     /// Whether there is room in memory for the text of a delayed task, whatever its priority may be: that is not known before.
-    fn may_load_delayed(&self) -> bool {
-        self.loading.len() < LOADED && self.texts.iter().any(|texts| *texts < LOADED)
+    fn may_load_delayed(&self, texts: &Texts) -> bool {
+        let most = texts.loaded();
+        self.loading.len() < most && self.texts.iter().any(|texts| *texts < most)
     }
 
     /// How many are due and have no room in memory.
@@ -292,28 +348,28 @@ impl OpenTasks {
     }
 
     /// When the next text is to be read, but for those that wait for a time of day.
-    pub(super) fn next_load(&self) -> Option<Steady> {
-        match self.next_due_class() {
+    pub(super) fn next_load(&self, texts: &Texts) -> Option<Steady> {
+        match self.next_due_class(texts) {
             Some(_) => Some(Steady::default()),
-            None => self.delayed.first_wait().filter(|_| self.may_load_delayed()),
+            None => self.delayed.first_wait().filter(|_| self.may_load_delayed(texts)),
         }
     }
 
     /// The time of day at which the next text of these is to be read.
-    pub(super) fn next_moment(&self) -> Option<Time> {
-        self.delayed.first_moment().filter(|_| self.may_load_delayed())
+    pub(super) fn next_moment(&self, texts: &Texts) -> Option<Time> {
+        self.delayed.first_moment().filter(|_| self.may_load_delayed(texts))
     }
 
     /// Moves what is due to `loading`, as far as there is room for the texts. What the store has of these tasks stays right.
-    pub(super) fn begin_loading(&mut self, now: Now) -> Vec<TaskId> {
+    pub(super) fn begin_loading(&mut self, now: Now, texts: &Texts) -> Vec<TaskId> {
         let mut ids = Vec::new();
-        while let Some(class) = self.next_due_class()
+        while let Some(class) = self.next_due_class(texts)
             && let Some((task, attempts)) = self.due[class].pop_first()
         {
             self.loading.insert(task, attempts);
             ids.push(task);
         }
-        while self.may_load_delayed()
+        while self.may_load_delayed(texts)
             && let Some((task, attempts)) = self.delayed.pop(now)
         {
             self.loading.insert(task, attempts);
@@ -324,11 +380,11 @@ impl OpenTasks {
 
     /// The texts that were asked for: these tasks go out again. Where there are enough of a priority, the text is read again
     /// later. The others are no longer stored, and are forgotten.
-    pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>) {
+    pub(super) fn loaded(&mut self, asked: &[TaskId], tasks: Vec<Task>, texts: &mut Texts) {
         for task in tasks {
             let class = task.spec.priority as usize;
             match self.loading.remove(&task.id) {
-                Some(attempts) if self.texts[class] < LOADED => self.put_back(Arc::new(task), attempts),
+                Some(attempts) if self.texts[class] < texts.loaded() => self.put_back(Arc::new(task), attempts, texts),
                 Some(attempts) => self.due[class].insert(task.id, attempts),
                 None => {}
             }
@@ -389,6 +445,12 @@ impl OpenTasks {
     /// The group is a passing one: there is nothing to write.
     pub(super) fn keep_nothing(&mut self) {
         self.kept = Kept::default();
+    }
+
+    fn texts_bytes(&self) -> usize {
+        let leased = self.leases.values().filter_map(|lease| lease.task.as_ref());
+        let waiting = self.returned.values().map(|(text, _)| text).chain(self.suspects.texts());
+        leased.chain(waiting).map(|task| weight(&task.spec.text)).sum()
     }
 
     /// All of them, by id.

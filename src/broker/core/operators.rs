@@ -36,6 +36,12 @@ pub enum GroupError {
     /// It is being used.
     #[error("group {0} has {1} clients connected; stop them first, or they would make it anew")]
     InUse(GroupName, usize),
+    /// There are as many as may be, and it would be new.
+    #[error(
+        "this group would be new, and there are {0} already, as many as this server may have (--max-groups): use the name of one that \
+         is there (contactctl groups), or have an operator remove those that nobody needs (contactctl group rm)"
+    )]
+    TooMany(usize),
 }
 
 impl Core {
@@ -197,10 +203,12 @@ impl Core {
                     }
                     Some(lease.attempts.deliveries)
                 }
-                None => self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id) {
-                    Some((_, attempts)) => Some(attempts.deliveries),
-                    None => group.take_up(task, head).then_some(0),
-                }),
+                None => {
+                    self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id, &mut self.texts) {
+                        Some((_, attempts)) => Some(attempts.deliveries),
+                        None => group.take_up(task, head).then_some(0),
+                    })
+                }
             };
             if let Some(attempt) = attempt {
                 self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
@@ -274,7 +282,10 @@ impl Core {
     fn group_to_set(&mut self, name: &GroupName, make: bool, now: Now) -> Result<(GroupId, bool), GroupError> {
         match self.names.get(name) {
             Some(id) => Ok((*id, false)),
-            None if make => Ok((self.group_for(Some(name.clone()), self.config.groups_from, now), true)),
+            None if make => {
+                self.room_for_a_group()?;
+                Ok((self.group_for(Some(name.clone()), self.config.groups_from, now), true))
+            }
             None => Err(GroupError::Unknown(name.clone())),
         }
     }

@@ -16,7 +16,7 @@ use super::{Action, Core, GRACE, GroupId, OutcomeReport, Receipt, Reporter};
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, LONGEST_LATE, Name, NewResult, Outcome, Task, TaskId, Time, cut};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
 /// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
@@ -201,7 +201,7 @@ impl Core {
         let counts = (last && report.outcome != Outcome::Released) || report.outcome == Outcome::Done;
         let name = group.name.clone();
         if counts {
-            group.open.take_waiting(report.task);
+            group.open.take_waiting(report.task, &mut self.texts);
             match report.outcome {
                 Outcome::Retry => {
                     let due = Due::After(now.steady.after(report.delay));
@@ -257,11 +257,16 @@ impl Core {
             Some(_) => self.config.ack_timeout,
             None => self.config.ack_timeout.min(GRACE),
         };
-        let had = group.open.end_lease(task);
+        let had = group.open.end_lease(task, &mut self.texts);
         let holder = had.as_ref().and_then(|lease| lease.session);
         let turn = self.next_turn;
         let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since, lease.said));
-        let waited = || group.open.take_waiting(task).map(|(text, attempts)| (text, attempts, turn, now.steady, None));
+        let waited = || {
+            group
+                .open
+                .take_waiting(task, &mut self.texts)
+                .map(|(text, attempts)| (text, attempts, turn, now.steady, None))
+        };
         let Some((text, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
         let attempts = before.begin();
@@ -271,7 +276,7 @@ impl Core {
         }
         let (said, left_by) = (said(says).or(said_before), None);
         let lease = Lease { task: text, session, attempts, turn, since, deadline, said, confirmed_from, left_by };
-        group.open.lease(task, lease);
+        group.open.lease(task, lease, &mut self.texts);
         if let Some(id) = session {
             if let Some(session) = self.sessions.get_mut(&id) {
                 if holder.is_some() {
@@ -304,7 +309,23 @@ impl Core {
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Now) {
+    fn record(
+        &mut self,
+        group: Option<GroupName>,
+        reporter: &Reporter,
+        mut report: OutcomeReport,
+        late: bool,
+        now: Now,
+    ) {
+        // What names no task stands in no ledger, and is removed when it is old.
+        if late && report.task != 0 {
+            let id = group.as_ref().and_then(|name| self.names.get(name)).copied();
+            if !self.late.take(report.task, id) {
+                self.meter.late_dropped += 1;
+                return;
+            }
+            cut(&mut report.ret, LONGEST_LATE);
+        }
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
         let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
@@ -359,7 +380,7 @@ impl Core {
 
     /// Takes a task from its client. Says what it was leased for, and to whom.
     pub(super) fn end_lease(&mut self, id: GroupId, task: TaskId) -> Option<(Lease, Arc<str>)> {
-        let lease = self.groups.get_mut(&id)?.open.end_lease(task)?;
+        let lease = self.groups.get_mut(&id)?.open.end_lease(task, &mut self.texts)?;
         let client = self.holder(&lease);
         if let Some(id) = lease.session {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -425,8 +446,8 @@ impl Core {
             self.records.extend([result, last]);
             return;
         }
-        match lease.task.filter(|_| wait.is_zero()) {
-            Some(text) => group.open.give_back(text, attempts),
+        match lease.task.filter(|task| wait.is_zero() && !task.spec.text.is_empty()) {
+            Some(text) => group.open.give_back(text, attempts, &mut self.texts),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
             None => group.open.delay(task, Due::After(now.steady.after(wait)), attempts),
         }

@@ -10,7 +10,7 @@ use super::contest::Contest;
 use super::drains::Draining;
 use crate::attempts::Attempts;
 use crate::now::Steady;
-use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
 pub type SessionId = u64;
@@ -88,10 +88,8 @@ pub enum RevokeReason {
 impl Delivery {
     /// What it counts for while it is on its way to a client, in bytes: its text and about what it takes beside that.
     pub fn cost(&self) -> u64 {
-        self.task.spec.text.len() as u64 + Self::OVERHEAD
+        weight(&self.task.spec.text) as u64
     }
-
-    const OVERHEAD: u64 = 128;
 }
 
 /// How much may be on its way to a client that its stream has not taken, in bytes of [`Delivery::cost`]. Enough to keep a
@@ -172,7 +170,7 @@ impl Session {
 
     /// Whether its client takes a message with this task: one that is too long would end its stream.
     pub(super) fn takes(&self, task: &Task) -> bool {
-        task.spec.text.len() as u64 + Delivery::OVERHEAD <= self.join.max_message.unwrap_or(MAX_MESSAGE)
+        weight(&task.spec.text) as u64 <= self.join.max_message.unwrap_or(MAX_MESSAGE)
     }
 
     /// Whether another task may be sent. One that is larger than the buffer goes out alone, when nothing else is on its way.

@@ -75,7 +75,9 @@ impl Target {
                 "127.0.0.1:0",
                 "--data",
             ])
-            .arg(folder.path().join("data"));
+            .arg(folder.path().join("data"))
+            // The window that is measured is the one that was asked for.
+            .args(["--max-window", &super::args::LARGEST_WINDOW.to_string()]);
         if env::var_os("RUST_LOG").is_none() {
             // It is not ten thousand clients' coming and going that is of interest.
             command.env("RUST_LOG", "warn,grpcio=error");

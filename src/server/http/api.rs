@@ -9,6 +9,7 @@ use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
+use hyper::body::Body as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 
@@ -23,8 +24,12 @@ use crate::task_state::TaskState;
 
 /// Most rows of a list.
 const MOST: usize = 1000;
-/// Bodies that are read at once: together they take no more memory than this many of the largest.
+/// Large bodies that are read at once: together they take no more memory than this many of the largest.
 pub(super) const BODIES: usize = 8;
+/// Those up to this length are read at once. There are no more than connections.
+const SMALL: u64 = 64 * 1024;
+/// For a body to come.
+const BODY: Duration = Duration::from_secs(10);
 
 pub(super) fn router() -> Router<AppState> {
     Router::new()
@@ -42,8 +47,11 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/groups/pause", post(pause))
         .route("/api/groups/retry", post(set_retry))
         .route("/api/groups/remove", post(remove_group))
-        .route("/healthz", get(alive))
-        .route("/readyz", get(ready))
+}
+
+/// Whether the server is well. It waits for nothing.
+pub(super) fn health() -> Router<AppState> {
+    Router::new().route("/healthz", get(alive)).route("/readyz", get(ready))
 }
 
 fn ok(body: impl serde::Serialize) -> Answer {
@@ -65,9 +73,17 @@ fn id(path: Id) -> Result<TaskId, Refused> {
 /// The body of a request, which must not be larger than what it can carry: a text may need an escape for each of its bytes.
 async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refused> {
     let limit = app.operator.limit * 2 + 64 * 1024;
-    // Never closed.
-    let _place = app.bodies.acquire().await;
-    let bytes = to_bytes(body, limit).await.map_err(|_| {
+    let is_small = body.size_hint().upper().is_some_and(|most| most <= SMALL);
+    let read = async {
+        // Never closed.
+        let _place = if is_small { None } else { app.bodies.acquire().await.ok() };
+        to_bytes(body, limit).await
+    };
+    let read = tokio::time::timeout(BODY, read).await.map_err(|_| {
+        let why = format!("the body did not come within {} s", BODY.as_secs());
+        Refused::new(StatusCode::REQUEST_TIMEOUT, "HTTP_BODY_SLOW", why)
+    })?;
+    let bytes = read.map_err(|_| {
         let why =
             format!("the body is cut off, or larger than {limit} bytes (twice the server's --max-task, and some)");
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "HTTP_BODY", why)

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use super::live::Live;
+use super::places::Places;
 use crate::server::health::Health;
 use crate::server::operator::Operator;
 use crate::server::watchdog::Pulse;
@@ -20,6 +21,8 @@ pub(super) struct AppState {
     pub(super) stopped: watch::Receiver<bool>,
     /// Places for listeners to events.
     pub(super) listeners: Arc<Semaphore>,
-    /// Places for bodies that are being read.
+    /// Places for large bodies that are being read.
     pub(super) bodies: Arc<Semaphore>,
+    /// Places for connections.
+    pub(super) places: Places,
 }

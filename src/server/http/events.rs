@@ -23,6 +23,8 @@ use super::live::{Newest, event};
 
 /// Listeners at once.
 pub(super) const LISTENERS: usize = 100;
+/// What no other answer is.
+pub(super) const CONTENT_TYPE: &str = "text/event-stream";
 /// After this time without a state a listener is told that the server is still there.
 const PING: Duration = Duration::from_secs(10);
 
@@ -50,7 +52,7 @@ async fn events(State(app): State<AppState>) -> Answer {
         Some((Ok::<Bytes, Infallible>(event), (first, listener)))
     });
     // A proxy is to pass each event on as it comes. nginx gathers them otherwise: what is shown is then seconds old.
-    let headers = [(header::CONTENT_TYPE, "text/event-stream"), (HeaderName::from_static("x-accel-buffering"), "no")];
+    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, Body::from_stream(events)).into_response())
 }
 

@@ -36,14 +36,19 @@ pub(super) fn around(timed: Router, endless: Router, about: Arc<About>) -> Route
         .layer(middleware::map_response(harden))
 }
 
-/// What answers when all places are taken.
-pub(super) fn too_many_connections(most: usize) -> Router {
+/// What answers when all places are taken: whether the server is well, to those who start it again if it is not, and nothing else.
+pub(super) fn too_many_connections(health: Router, most: usize, for_address: usize) -> Router {
     let full = async move || {
-        let why = format!("more than {most} connections to the page are open; close some, and try again");
-        let refused = Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_CONNECTIONS", why);
-        ([(header::CONNECTION, "close")], refused)
+        let why = format!(
+            "more than {most} connections to the page are open, or {for_address} from one address; close some, and try again"
+        );
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_CONNECTIONS", why)
     };
-    Router::new().fallback(full).layer(middleware::map_response(harden))
+    let close = async |mut response: Response| {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        response
+    };
+    health.fallback(full).layer(middleware::map_response(close)).layer(middleware::map_response(harden))
 }
 
 async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) -> Result<Response, Refused> {

@@ -183,6 +183,7 @@ impl Live {
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
         let contested = overview.contested.clone();
+        let max_groups = operator.broker.config().await?.max_groups;
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
         let read = move |reader: &mut dyn crate::store::Reader| {
@@ -204,6 +205,7 @@ impl Live {
                 results: positions.result,
                 clients,
                 groups: &groups,
+                max_groups,
                 idle_since: &idle_since,
                 unmatched,
                 contested,

@@ -91,6 +91,9 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     let text = "Streams of events that are open, for pages and others. No more than 100 at once.";
     to.gauge("contact_event_listeners", text, &[], listeners as f64);
 
+    let text = "Connections to the page, its API and metrics. No more than 256 at once, and 32 beside them.";
+    to.gauge("contact_http_connections", text, &[], app.places.taken() as f64);
+
     let meter = &now.overview.meter;
     let text = "From when a task could first go to a group to its first delivery there.";
     to.histogram("contact_wait_seconds", text, &meter.wait);
@@ -100,6 +103,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.counter("contact_unmatched_acknowledgements_total", text, &[], meter.unmatched);
     let text = "Outcomes that did not count: who told them did not hold the task, or showed no receipt.";
     to.counter("contact_foreign_outcomes_total", text, &[], meter.foreign);
+    let text = "Results that came too late and were not written down: their task has 64 such of the group.";
+    to.counter("contact_late_results_dropped_total", text, &[], meter.late_dropped);
     let text = "Client ids that several processes fight for.";
     to.gauge("contact_contested_clients", text, &[], now.overview.contested.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);

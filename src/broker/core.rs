@@ -229,8 +229,8 @@ pub struct Core {
     /// For what waits for a time of day: a step of the clock moves all of it.
     moments: Timers<Time>,
     former: Former,
-    /// Until then a client may tell of a delivery that a crash has forgotten.
-    unknown_until: Steady,
+    /// Deliveries of tasks up to this one may have been forgotten by a crash, and until then a client may tell of them.
+    forgotten: (TaskId, Steady),
     /// Counts deliveries: see [`Session::turn`].
     next_turn: u64,
     /// Sessions with something in `outgoing`.
@@ -258,6 +258,8 @@ impl Core {
     /// The state machine as the store knows it.
     pub fn new(config: Config, mut recovered: Recovered, now: Now) -> Core {
         let held_until = now.steady.after(config.restart_grace.min(config.ack_timeout));
+        // A lease may have begun at the end, and its client may be a bit late.
+        let forgotten = (recovered.positions.task, now.steady.after(2 * config.ack_timeout));
         let mut core = Core {
             config,
             stopping: false,
@@ -273,7 +275,7 @@ impl Core {
             timers: Timers::new(),
             moments: Timers::new(),
             former: Former::default(),
-            unknown_until: held_until,
+            forgotten,
             next_turn: 0,
             outgoing: Vec::new(),
             records: Vec::new(),
@@ -293,7 +295,12 @@ impl Core {
         for state in recovered.groups {
             let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
             let rows = recovered.open.remove(&state.name).unwrap_or_default();
-            core.add_group(Group::restore(state, rows, stored, held_until));
+            let mut group = Group::restore(state, rows, stored, held_until);
+            if stored.wall > now.wall {
+                // The next start may not know any more what that clock showed.
+                group.open.waits_changed();
+            }
+            core.add_group(group);
         }
         for entry in recovered.replay {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));

@@ -139,7 +139,8 @@ fn private() -> fs::OpenOptions {
 #[cfg(unix)]
 fn close_to_others(dir: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
-    for path in ["lock", "contact.db", "contact.db-wal", "contact.db-shm"].map(|name| dir.join(name)) {
+    let files = ["lock", "contact.db", "contact.db-wal", "contact.db-shm", "receipt-key", "reserve"];
+    for path in files.map(|name| dir.join(name)) {
         let Ok(mode) = fs::metadata(&path).map(|file| file.permissions().mode()) else { continue };
         if mode & 0o077 == 0 {
             continue;

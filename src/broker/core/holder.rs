@@ -9,7 +9,7 @@ use super::open::Lease;
 use super::session::Session;
 use super::{Core, GroupId, OutcomeReport, Receipt, Reporter};
 use crate::now::Now;
-use crate::task::{ClientId, TaskId};
+use crate::task::{ClientId, Outcome, TaskId};
 
 /// Deliveries that came to nothing of which it is remembered whose they were: some 100 bytes each. Of one that is forgotten, a client
 /// without receipts can tell only while the task waits.
@@ -101,14 +101,18 @@ impl Core {
 
     /// Whether it counts what is told of a task: with a receipt, or from whom was given it. This is the one place that decides so.
     ///
-    /// Of a task that waits, it is not known after a start to whom it was given; then the number of its last attempt has to do. So it
-    /// has, for a moment, of a task of which not even the delivery is known: a crash may have forgotten that.
+    /// Of a task that waits, it is not known after a start to whom it was given; then the number of its last attempt has to do. And a
+    /// crash may have forgotten the last deliveries of what was accepted before: for two leases a DONE of these counts from anybody of
+    /// the group, also if another was given the task meanwhile, under the same number.
     pub(super) fn believes(&self, id: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Now) -> bool {
         let Some(group) = self.groups.get(&id) else { return false };
         match report.receipt {
             Receipt::Bad if group.leased => return false,
             Receipt::Missing if group.leased => {}
             _ => return true,
+        }
+        if self.may_have_forgotten(report.task, now) && report.outcome == Outcome::Done {
+            return true;
         }
         let told_by = |attempt| self.former.holders.get(&(id, report.task, attempt)).map(|former| former.is(reporter));
         if let Some(lease) = group.open.lease_of(report.task) {
@@ -122,7 +126,13 @@ impl Core {
                 let attempt = if report.attempt == 0 { attempts.deliveries } else { report.attempt };
                 told_by(attempt).unwrap_or(attempt == attempts.deliveries)
             }
-            None => now.steady <= self.unknown_until,
+            None => self.may_have_forgotten(report.task, now),
         }
+    }
+
+    /// Whether a task may have been given to clients before the start without a trace of it.
+    fn may_have_forgotten(&self, task: TaskId, now: Now) -> bool {
+        let (upto, until) = self.forgotten;
+        task <= upto && now.steady <= until
     }
 }

@@ -23,10 +23,12 @@ mod operator;
 mod port;
 mod pump;
 mod query;
+mod receipts;
 mod reflection;
 mod refusal;
 mod refusal_counts;
 mod retention;
+mod status_rate;
 mod tls;
 mod traffic;
 mod watchdog;
@@ -57,8 +59,10 @@ use self::identity::{Connections, Role};
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
+use self::receipts::Receipts;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
+use self::status_rate::StatusRate;
 use self::tls::{Tls, TlsThread};
 use self::traffic::Traffic;
 pub use self::watchdog::Pulse;
@@ -122,13 +126,18 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
+        handle.set_min_free(config.retention.min_free);
+        handle.keep_reserve();
         if let Some(newest) = newest_entry(&recovered) {
             about.clock.start_after(newest);
         }
         let pool = Pool::start(&handle)?;
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
-        let traffic = Arc::new(Traffic::default());
+        let (traffic, status_rate) = (Arc::new(Traffic::default()), Arc::new(StatusRate::default()));
+        let anonymous_group = config.broker.anonymous_group.clone();
+        let receipts = Receipts::open(&config.data);
+        let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
@@ -157,6 +166,9 @@ impl Server {
             limit,
             traffic: traffic.clone(),
             connections: connections.clone(),
+            status_rate: status_rate.clone(),
+            receipts,
+            anonymous_group,
         };
         let operator = Operator {
             broker: broker.handle(),
@@ -164,6 +176,7 @@ impl Server {
             queries: pool.queries(),
             about: about.clone(),
             traffic,
+            status_rate,
             limit,
             admissions,
             identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
@@ -258,6 +271,7 @@ impl Server {
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
         self.about.set_retention(retention.clone());
+        self.store.handle().set_min_free(retention.min_free);
         self.retention_thread.set(retention);
         block_on(self.broker.handle().reconfigure(broker))
     }

@@ -8,3 +8,4 @@ mod calls;
 mod door;
 #[cfg(target_os = "linux")]
 mod files;
+mod receipts;

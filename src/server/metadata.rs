@@ -56,6 +56,17 @@ impl Metadata {
         Reporter { client: self.join.client, group: self.join.group, peer: self.join.peer }
     }
 
+    /// The group whose tasks the client is given, and tells of: the one it names, or else its own, or that of all anonymous clients.
+    pub(super) fn group<'a>(&'a self, of_anonymous: Option<&'a Name>) -> Option<&'a Name> {
+        self.join.group.as_ref().or(self.join.client.as_ref()).or(of_anonymous)
+    }
+
+    /// Who the client is known to be, and not only says: nobody, as long as there are no identities. A receipt counts only for the
+    /// identity that it was given to.
+    pub(super) fn identity(&self) -> &str {
+        ""
+    }
+
     /// What the log names the client by.
     pub(super) fn label(&self) -> Arc<str> {
         self.join.client.as_ref().map_or_else(|| self.join.peer.clone(), Name::shared)
@@ -70,6 +81,7 @@ impl Metadata {
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
             "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
+            "contact-receipts" => join.receipts = flag("contact-receipts", value)?,
             "contact-drain" => join.stopping = flag("contact-drain", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-max-message" => join.max_message = Some(number("contact-max-message", value)?),
@@ -147,6 +159,7 @@ mod tests {
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
         assert!(set("contact-revoke", b"1").unwrap().join.revoke);
+        assert!(set("contact-receipts", b"1").unwrap().join.receipts);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }

@@ -8,4 +8,5 @@ mod calls;
 mod door;
 #[cfg(target_os = "linux")]
 mod files;
+mod http;
 mod receipts;

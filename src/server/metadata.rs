@@ -143,6 +143,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::fuzz::any_text;
 
     fn set(key: &str, value: &[u8]) -> Result<Metadata, String> {
         let mut metadata = Metadata { join: Join::default(), batch: 1 };
@@ -204,5 +205,42 @@ mod tests {
             let error = set(key, value).expect_err(key);
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
+        const KEYS: [&str; 13] = [
+            "contact-client",
+            "contact-instance",
+            "contact-group",
+            "contact-window",
+            "contact-batch",
+            "contact-revoke",
+            "contact-receipts",
+            "contact-drain",
+            "contact-begins",
+            "contact-max-message",
+            "contact-heartbeat",
+            "contact-from",
+            "user-agent",
+        ];
+        any_text(&["%E5%B7%A5%e4%ba%ba", "web-1/3", "50%-%4", "1", "18446744073709551615", "first"], 4096, |text| {
+            for key in KEYS {
+                // As bytes, which need not be text: without their first.
+                for value in [text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default()] {
+                    match set(key, value) {
+                        Err(why) => assert!(why.len() <= 512 && why.contains(key), "{why}"),
+                        Ok(read) => {
+                            let join = read.join;
+                            assert!((1..=MAX_BATCH).contains(&read.batch));
+                            assert!(join.window != Some(0) && join.max_message != Some(0));
+                            for name in [join.client, join.group, join.instance].into_iter().flatten() {
+                                assert!(!name.as_str().contains(char::is_control));
+                            }
+                        }
+                    }
+                }
+            }
+        });
     }
 }

@@ -302,13 +302,9 @@ mod tests {
         let mut row = told(2, vec![]).write_to_bytes().unwrap();
         row.extend(&unknown);
         let mut bytes = unknown.clone();
-        for part in [[&[0x2a_u8][..]].concat()] {
-            bytes.extend(part);
-            let mut length = Vec::new();
-            protobuf::CodedOutputStream::vec(&mut length).write_raw_varint32(row.len() as u32).unwrap();
-            bytes.extend(length);
-            bytes.extend(&row);
-        }
+        bytes.push(0x2a);
+        protobuf::CodedOutputStream::vec(&mut bytes).write_raw_varint32(row.len() as u32).unwrap();
+        bytes.extend(&row);
         bytes.extend(told(1, vec![told(3, vec![])]).write_to_bytes().unwrap());
         let mut decoded = None;
         let taken = allocation_counter::measure(|| decoded = Some(read::<Told>(&mut &bytes[..], bytes.len()).unwrap()));
@@ -363,12 +359,15 @@ mod tests {
         }
     }
 
-    /// Every message of the wire: how the server reads it.
-    fn kinds() -> Vec<(MessageDescriptor, fn(&[u8]))> {
+    /// A kind of message, and how the server reads it.
+    type Kind = (MessageDescriptor, fn(&[u8]));
+
+    /// Every message of the wire.
+    fn kinds() -> Vec<Kind> {
         use protobuf::MessageFull;
 
         use crate::wire::{contact, control};
-        fn one<T: MessageFull + PartialEq>() -> (MessageDescriptor, fn(&[u8])) {
+        fn one<T: MessageFull + PartialEq>() -> Kind {
             let read_in_parts = |bytes: &[u8]| {
                 // In parts, as C-core gives it.
                 drop(read::<T>(&mut BufReader::with_capacity(7, bytes), bytes.len()));

@@ -752,7 +752,7 @@ fn what_is_told_of_a_task_by_one_that_does_not_hold_it_changes_nothing() {
     world.settle(two, waits, Outcome::Working);
     world.wait(SECOND);
     assert_eq!(attempts(&world, one), [(held, 1), (held, 2)], "the lease was not renewed by strangers");
-    assert_eq!(world.done(one, held).late, false);
+    assert!(!world.done(one, held).late);
     assert_eq!(got(&world, one).last(), Some(&backlog));
 }
 

@@ -51,6 +51,10 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
+    /// Say who the client is with the token in this file, which contactctl token create makes. Read again for each connection.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Report 15 statuses 数据:N (N from 1 to 20) at the start, print the answers, and again every --status-every.
     #[arg(long)]
     demo: bool,
@@ -223,6 +227,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
     let config = Config {
         tls,
+        token_file: args.token_file,
         id,
         group: args.group,
         window: args.window,

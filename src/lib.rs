@@ -60,6 +60,7 @@ pub mod retry;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;
+mod secret;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

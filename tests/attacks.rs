@@ -8,3 +8,5 @@ mod calls;
 mod door;
 #[cfg(target_os = "linux")]
 mod files;
+#[cfg(target_os = "linux")]
+mod roles;

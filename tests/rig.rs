@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{CallLimits, Config, GRPC_MEMORY, Retention, Server};
+use contact::server::{Auth, CallLimits, Config, GRPC_MEMORY, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -56,6 +56,7 @@ impl Rig {
             http_hosts: Vec::new(),
             tls: None,
             insecure: false,
+            auth: Auth::Auto,
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             calls: CallLimits::default(),
@@ -73,6 +74,10 @@ impl Rig {
 
     pub fn listen(&self) -> &str {
         self.server.as_ref().unwrap().listen()
+    }
+
+    pub fn control(&self) -> &str {
+        self.server.as_ref().unwrap().control()
     }
 
     /// Where the page is.

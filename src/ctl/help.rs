@@ -23,7 +23,7 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
     ("Measure:", &["bench"]),
-    ("Set up:", &["completions", "man"]),
+    ("Set up:", &["token", "login", "completions", "man"]),
 ];
 
 /// The template of the first page.

@@ -9,9 +9,9 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
+use super::access::Access;
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
-use super::identity::Connections;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::refusal::{Refusal, Text};
@@ -38,7 +38,7 @@ pub(super) struct ContactService {
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) connections: Connections,
+    pub(super) access: Access,
 }
 
 impl Contact for ContactService {
@@ -49,7 +49,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -62,7 +62,7 @@ impl Contact for ContactService {
 
     fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
             if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
@@ -78,7 +78,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {
@@ -104,13 +104,26 @@ impl ContactService {
                 return None;
             }
         };
+        let standing = metadata.standing();
         let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
         let refusal = match self.broker.join(metadata.join).await {
             Ok(Joined { session, inbox, new_group, window }) => {
                 sink.set_headers(self.introduction(new_group, window));
                 let ContactService { broker, health, traffic, .. } = self;
-                return Some(Pump { broker, health, traffic, sink, inbox, session, client, batch, max_message, greet });
+                return Some(Pump {
+                    broker,
+                    health,
+                    traffic,
+                    sink,
+                    inbox,
+                    session,
+                    client,
+                    standing,
+                    batch,
+                    max_message,
+                    greet,
+                });
             }
             Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Refusal::from(error),
             // The broker opens no session any more.
@@ -141,9 +154,11 @@ impl ContactService {
         requests: &mut Requests<pb::ClientMsg>,
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
-        let client = metadata?.label();
+        let metadata = metadata?;
+        let (client, standing) = (metadata.label(), metadata.standing());
         sink.enhance_batch(true);
         while let Some(chunk) = chunk(requests, |message| weight(&message.msg)).await {
+            standing.check()?;
             let mut statuses = Vec::with_capacity(chunk.len());
             let mut answers = Vec::with_capacity(chunk.len());
             let mut ended = None;
@@ -182,11 +197,17 @@ impl ContactService {
         metadata: Result<Metadata, Refusal>,
         requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
-        let reporter = metadata?.reporter();
+        let metadata = metadata?;
+        let standing = metadata.standing();
+        let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
         let mut ended = None;
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunk(requests, weight_of).await) {
+            if let Err(why) = standing.check() {
+                ended = Some(why.into());
+                continue;
+            }
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {

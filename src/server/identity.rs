@@ -1,7 +1,7 @@
 //! Who a connection is: the one place where a certificate becomes an identity.
 //!
-//! The certificate of an agent has one URI, `contact://FLEET/agent/NAME`; that of an operator `contact://FLEET/operator/NAME`. What
-//! the fleet is called says nothing here: which authority issued it does.
+//! It has one URI, `contact://FLEET/ROLE/NAME`: that of an agent `contact://FLEET/agent/NAME`. What the fleet is called says nothing
+//! here: which authority issued it does.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -21,6 +21,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::refusal::Refusal;
+use super::roles::Role;
 use crate::front::{self, Inside};
 use crate::task::{Name, NameOf};
 
@@ -29,26 +30,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// A certificate may end while its connection lasts. A clock that is set right is noticed within this time.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
-    /// Takes tasks, and says what came of them.
-    Agent,
-    /// Submits tasks, and sees and changes everything.
-    Operator,
-}
-
-impl Role {
-    fn named(name: &str) -> Option<Role> {
-        match name {
-            "agent" => Some(Role::Agent),
-            "operator" => Some(Role::Operator),
-            _ => None,
-        }
-    }
-}
-
-/// Whose certificate it is.
+/// Whose certificate it is, or whose token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) role: Role,
@@ -196,7 +178,7 @@ pub(super) struct Served {
     pub(super) connections: Connections,
     /// Whether all must show a certificate.
     pub(super) asks: bool,
-    /// Whether that must be one of an operator.
+    /// Whether that must be of one who has something to do there: not of an agent.
     pub(super) operators_only: bool,
     /// Whether those of this machine need none.
     pub(super) open_here: bool,
@@ -218,7 +200,7 @@ impl Inside for Served {
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
-            if self.operators_only && shown.role != Role::Operator && !is_free {
+            if self.operators_only && shown.role == Role::Agent && !is_free {
                 warn!("{shown} at {peer} may not use this port: its certificate is not for that");
                 return None;
             }

@@ -12,6 +12,7 @@ use grpcio::{DuplexSink, WriteFlags};
 
 use super::calls::Ended;
 use super::health::Health;
+use super::metadata::Standing;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
@@ -31,6 +32,8 @@ pub(super) struct Pump {
     pub(super) session: SessionId,
     /// What the log names the client by.
     pub(super) client: Arc<str>,
+    /// Asked before something is sent.
+    pub(super) standing: Standing,
     /// Most tasks in one message.
     pub(super) batch: usize,
     /// The longest message it takes, in bytes.
@@ -49,6 +52,7 @@ impl Pump {
         let why = match &ended {
             Ended::Disconnected(_) => "its stream ended",
             Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
+            Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
             Ended::Refused(_) => "the server is stopping",
         };
         if let Ended::Refused(refusal) = ended
@@ -71,7 +75,9 @@ impl Pump {
             self.send(ServerMsg::new()).await?;
         }
         loop {
-            match self.next().await? {
+            let push = self.next().await?;
+            self.standing.check()?;
+            match push {
                 Push::Close(why) => return Err(self.closed(why)),
                 Push::Heartbeat => self.send(ServerMsg::new()).await?,
                 Push::Revoked(revoked) => {

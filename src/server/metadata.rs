@@ -53,9 +53,8 @@ impl Metadata {
         for (key, value) in ctx.request_headers().iter() {
             metadata.set(key, value)?;
         }
-        match &metadata.caller {
-            Some(caller) => caller.complete(&mut metadata.join)?,
-            None => {}
+        if let Some(caller) = &metadata.caller {
+            caller.complete(&mut metadata.join)?;
         }
         Ok(metadata)
     }

@@ -3,14 +3,14 @@
 use std::env;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser};
-use contact::client::{Config, Error, Event, Exec, Reply, StartAt, Task, Tls, Variable, Worker};
+use contact::client::{Config, Error, Event, Exec, Invitation, JoinState, Reply, StartAt, Task, Tls, Variable, Worker};
 use contact::config::{FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::print_queue::PrintQueue;
@@ -54,6 +54,17 @@ struct Args {
     /// Say who the client is with the token in this file, which contactctl token create makes. Read again for each connection.
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// Join the fleet of a server, by the line that contactctl invite printed, or by the file that has it.
+    ///
+    /// The client makes a key, gets a certificate for it, and keeps both in --state, where it renews them before they are over. Later
+    /// starts need only --state. --server, --id and --group are what the invitation says.
+    #[arg(long, value_name = "INVITATION", hide_env_values = true)]
+    join: Option<String>,
+
+    /// The folder for what came of --join. Made for its owner alone.
+    #[arg(long, value_name = "DIR")]
+    state: Option<PathBuf>,
 
     /// Report 15 statuses 数据:N (N from 1 to 20) at the start, print the answers, and again every --status-every.
     #[arg(long)]
@@ -221,15 +232,88 @@ fn main() -> ExitCode {
     }
 }
 
+/// How a client that has joined comes in.
+struct Enrolled {
+    server: String,
+    tls: Tls,
+    name: String,
+    group: Option<String>,
+}
+
+/// Joins, if that was not done yet, and has a thread renew the certificate.
+fn enrol(join: Option<&str>, folder: Option<&Path>, id: Option<&str>) -> anyhow::Result<Option<Enrolled>> {
+    let Some(folder) = folder else {
+        return match join {
+            None => Ok(None),
+            Some(_) => {
+                Err(Error::Config("--join needs a folder for the key and the certificate: --state DIR".into()).into())
+            }
+        };
+    };
+    let state = JoinState(folder);
+    let (name, group, server) = match (state.read(), join) {
+        (Some(joined), _) => joined,
+        (None, Some(invitation)) => {
+            let text = match std::fs::read_to_string(invitation) {
+                Ok(text) => text,
+                Err(_) => invitation.to_owned(),
+            };
+            let invitation = Invitation::parse(&text).map_err(|e| Error::Config(e.to_string()))?;
+            let joined = invitation.join(id.map_or_else(own_name, str::to_owned).as_str())?;
+            state.keep(&joined, &invitation.server).with_context(|| format!("cannot write to {}", folder.display()))?;
+            log::info!("joined {} as {}; the key is in {}", invitation.server, joined.name, folder.display());
+            (joined.name, joined.group, invitation.server)
+        }
+        (None, None) => {
+            let missing = format!("nothing was joined with --state {}: give --join, too", folder.display());
+            return Err(Error::Config(missing).into());
+        }
+    };
+    let tls = state.tls();
+    let (folder, of) = (folder.to_owned(), (server.clone(), tls.clone()));
+    let renewing = move || loop {
+        renew_if_due(&folder, &of.0, &of.1);
+        thread::sleep(RENEW_LOOK);
+    };
+    // First here: a client that slept for long has its new one before it connects.
+    renew_if_due(state.0, &server, &tls);
+    thread::Builder::new().name("renewal".into()).spawn(renewing).context("cannot start a thread")?;
+    Ok(Some(Enrolled { server, tls, name, group }))
+}
+
+/// How often it is looked whether the certificate is due.
+const RENEW_LOOK: Duration = Duration::from_secs(600);
+
+fn renew_if_due(folder: &Path, server: &str, tls: &Tls) {
+    let state = JoinState(folder);
+    if !state.is_due() {
+        return;
+    }
+    let renewed = contact::client::renew(server, tls).map_err(anyhow::Error::from);
+    match renewed.and_then(|joined| Ok(state.keep(&joined, server)?)) {
+        Ok(()) => log::info!("the certificate was renewed"),
+        Err(e) => log::warn!("the certificate could not be renewed, and is tried again: {e}"),
+    }
+}
+
 fn run(args: Args) -> anyhow::Result<()> {
     // A client without a group would be one of its own with it.
     let id = args.id.or_else(|| args.group.as_ref().map(|_| own_name()));
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
+    let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), id.as_deref())?;
+    let (server, tls, id, group) = match enrolled {
+        Some(Enrolled { server, tls, name, group }) => {
+            // What the certificate says, or one below it: another id would be refused.
+            let is_below = |id: &String| id.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
+            (server, Some(tls), id.filter(is_below).or(Some(name.clone())), args.group.or(group))
+        }
+        None => (args.server, tls, id, args.group),
+    };
     let config = Config {
         tls,
         token_file: args.token_file,
         id,
-        group: args.group,
+        group,
         window: args.window,
         batch: args.batch,
         from: args.from,
@@ -237,7 +321,7 @@ fn run(args: Args) -> anyhow::Result<()> {
         announce_begin: !args.unannounced,
         concurrency: args.concurrency.get() as usize,
         renew_every: args.renew_every,
-        ..Config::new(args.server)
+        ..Config::new(server)
     };
     let json = args.json;
     let note = move |dropped| match json {

@@ -36,6 +36,7 @@ use signal_hook::iterator::Signals;
   contact-server --demo                   make ten tasks every 40 s, as the article's server does
   contact-server --listen 0.0.0.0:50051 --tls-cert server.pem --tls-key server.key --tls-client-ca ca.pem
                                           serve clients on other machines, too, if they show a certificate
+  contact-server --public agents.example:50051    the same with certificates of its own: contactctl invite
   contact-server --print-config > contact.toml    a file to begin with: every setting, what it means and what it is
   contact-server --config contact.toml    set by that file; SIGHUP reads it again, and says what needs a restart
 
@@ -43,7 +44,7 @@ Exit status: 0 stopped by a signal, 1 could not start or failed, 2 wrong usage, 
 )]
 struct Args {
     /// Where clients connect. Port 0 takes any that is free
-    #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50051")]
+    #[arg(long, value_name = "HOST:PORT", default_value = LISTEN)]
     listen: String,
     /// Where operators connect. Anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
@@ -65,6 +66,10 @@ struct Args {
     /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
+    /// Where clients reach this server. It then has an authority of its own, in the folder --data, speaks TLS by it, lets in only those
+    /// who were given a certificate (contactctl invite, contactctl cert issue), and listens on all addresses unless --listen says where
+    #[arg(long, value_name = "HOST:PORT")]
+    public: Option<String>,
     /// Serve other machines also without TLS, and without certificates of operators: whoever gets there, or is between, can read
     /// and do everything
     #[arg(long)]
@@ -153,6 +158,9 @@ struct Args {
     file: FileArgs,
 }
 
+/// Where clients connect unless it is said.
+const LISTEN: &str = "127.0.0.1:50051";
+
 /// The settings that SIGHUP can change.
 const LIVE: [&str; 13] = [
     "ack-timeout",
@@ -198,7 +206,20 @@ impl Args {
         }
     }
 
+    /// A server that is public listens to everybody, unless it is told where.
+    fn listens(&self) -> String {
+        match self.public.as_ref().and_then(|public| public.rsplit_once(':')) {
+            Some((_, port)) if self.listen == LISTEN => format!("0.0.0.0:{port}"),
+            _ => self.listen.clone(),
+        }
+    }
+
     fn tls(&self) -> anyhow::Result<Option<ServerTls>> {
+        if self.public.is_some() && (self.tls_cert.is_some() || self.tls_client_ca.is_some()) {
+            anyhow::bail!(
+                "a server that is --public has certificates of its own: leave out --tls-cert and --tls-client-ca, or --public"
+            );
+        }
         match (&self.tls_cert, &self.tls_key) {
             (Some(cert), Some(key)) => {
                 Ok(Some(ServerTls { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() }))
@@ -259,15 +280,16 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     host::check_data(&args.data)?;
     let mut signals = Signals::new([SIGINT, SIGTERM])?;
     // Without a file there is nothing to read again, and SIGHUP means the end of a terminal, as usual.
-    if args.file.config.is_some() || tls.is_some() {
+    if args.file.config.is_some() || tls.is_some() || args.public.is_some() {
         signals.add_signal(SIGHUP)?;
     }
     let server = Server::start(Config {
-        listen: args.listen.clone(),
+        listen: args.listens(),
         control: args.control.clone(),
         http: Some(args.http.clone()).filter(|http| http != "off"),
         http_hosts: args.http_host.clone(),
         tls,
+        public: args.public.clone(),
         insecure: args.insecure,
         auth: args.auth,
         data: args.data.clone(),

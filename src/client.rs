@@ -79,7 +79,7 @@ pub use self::handler::{Outcome, Reply, Task};
 pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::front::{Dial, DialError};
-pub use crate::front::{FileError, Tls};
+pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};
 pub use crate::task::StartAt;
 use crate::task::{Name, NameOf};
 use crate::{secret, target};

@@ -13,6 +13,7 @@ mod error;
 mod finding;
 mod follow_up;
 mod help;
+mod identity;
 mod interrupt;
 mod lines;
 mod link;
@@ -74,6 +75,9 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Drain { client, lasts, note } => manage::drain(&link()?, client, lasts, note, out),
         Command::Undrain { client } => manage::undrain(&link()?, client, out),
         Command::Clock(Clock::Accept) => manage::accept_clock(&link()?, out),
+        Command::Invite(invite) => identity::invite(&link()?, invite, out),
+        Command::Cert(cert) => identity::issue(&link()?, cert, out),
+        Command::Identity(which) => identity::identity(&link()?, which, out),
         Command::Backup { file } => backup::run(&link()?, file, out),
         Command::Group(Group::Retry { group, policy, default: _ }) => {
             manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)

@@ -21,6 +21,8 @@ mod files;
 mod frames;
 #[cfg(feature = "server")]
 mod handover;
+#[cfg(any(feature = "client", feature = "ctl"))]
+mod join;
 #[cfg(feature = "server")]
 mod places;
 mod relay;
@@ -36,15 +38,55 @@ pub(crate) use self::dial::{Dial, DialError};
 #[cfg(feature = "server")]
 pub(crate) use self::door::{Bounds, Counts, CurrentTls, Front, Inside};
 #[cfg(feature = "server")]
+pub(crate) use self::files::Material;
+#[cfg(feature = "server")]
 pub use self::files::ServerTls;
+pub(crate) use self::files::validity;
 pub use self::files::{FileError, Tls};
 #[cfg(feature = "server")]
-pub(crate) use self::files::{Material, validity};
-#[cfg(feature = "server")]
 pub(crate) use self::handover::{hand_over, peer_of};
+#[cfg(any(feature = "client", feature = "ctl"))]
+pub use self::join::{Invitation, JoinError, Joined, State, renew};
 
-/// The only protocol that is spoken, as TLS names it (ALPN).
+/// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";
+/// That of those who join: a message each way, and no gRPC.
+const JOIN: &[u8] = b"contact-join/1";
+/// The longest message of it, in bytes.
+const LONGEST: usize = 64 * 1024;
+
+/// The secret of an invitation.
+#[cfg(feature = "server")]
+pub(crate) struct Secret(String);
+
+#[cfg(feature = "server")]
+impl Secret {
+    /// 256 bits that nobody can guess.
+    pub(crate) fn new() -> Secret {
+        Secret(base64url(&rand::random::<[u8; 32]>()))
+    }
+
+    pub(crate) fn of(text: &str) -> Secret {
+        Secret(text.to_owned())
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        &self.0
+    }
+
+    /// What is kept of it: SHA-256. It needs no salt, being random.
+    pub(crate) fn hash(&self) -> String {
+        base64url(ring::digest::digest(&ring::digest::SHA256, self.0.as_bytes()).as_ref())
+    }
+}
+
+pub(crate) fn base64url(bytes: &[u8]) -> String {
+    data_encoding::BASE64URL_NOPAD.encode(bytes)
+}
+
+pub(crate) fn from_base64url(text: &str) -> Option<Vec<u8>> {
+    data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()
+}
 
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(rustls::crypto::ring::default_provider())

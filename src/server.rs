@@ -5,6 +5,7 @@
 mod about;
 mod access;
 mod admission;
+mod authority;
 mod backup;
 mod calls;
 mod clock;
@@ -50,6 +51,7 @@ pub use self::access::Auth;
 use self::access::{Access, is_on};
 use self::admission::Admission;
 pub use self::admission::CallLimits;
+use self::authority::Authority;
 use self::calls::Calls;
 pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
@@ -58,7 +60,7 @@ use self::demo::Demo;
 use self::health::Health;
 use self::http::HttpThread;
 use self::identity::Connections;
-use self::operator::Operator;
+use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
 use self::reflection::Reflection;
@@ -107,7 +109,10 @@ impl Server {
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
         let callers_say_who_they_are = is_on(&config);
-        let tls = config.tls.map(Tls::read).transpose()?;
+        let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
+        let authority = authority.map_err(|why| ServerError::Authority { path: config.data.join("tls"), why })?;
+        let files = authority.as_ref().map(Authority::files).or(config.tls);
+        let tls = files.map(|files| Tls::read(files, authority.clone())).transpose()?;
         about.set_tls(tls.clone());
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
         if let Some((listener, _)) = &http
@@ -172,6 +177,7 @@ impl Server {
             traffic,
             limit,
             admissions,
+            identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };

@@ -117,7 +117,7 @@ fn value(wants: &str, n: usize) -> String {
         "HOST:PORT" | "ADDR" => format!("127.0.0.1:{n}"),
         "TIME" => format!("{}s", 70 + n),
         "N" | "BYTES" => (70 + n).to_string(),
-        "NAME" | "NAME[,NAME...]" | "GROUP" | "DIR" | "FILE" | "CMD" => format!("some-{n}"),
+        "NAME" | "NAME[,NAME...]" | "GROUP" | "DIR" | "FILE" | "INVITATION" | "CMD" => format!("some-{n}"),
         "LEVEL" => ["error", "warn", "debug"][n].into(),
         "WHEN" => "required".into(),
         "WHERE" => "new".into(),

@@ -55,6 +55,7 @@ impl Rig {
             http: None,
             http_hosts: Vec::new(),
             tls: None,
+            public: None,
             insecure: false,
             auth: Auth::Auto,
             data: folder.path().join("data"),

@@ -208,6 +208,25 @@ Examples:
         #[arg(long, value_name = "URL")]
         url: Option<String>,
     },
+    Invite(Invite),
+    /// See who is let in, and let one in no more (identity list, revoke).
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  contactctl identity list
+  contactctl identity revoke web-1"
+    )]
+    Identity(Identity),
+    /// Make a key and a certificate for it (cert issue).
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  contactctl cert issue web-1
+  contactctl cert issue ann --operator --ttl 90d"
+    )]
+    Cert(Cert),
     /// Say that the server's clock is right (clock accept).
     #[command(
         subcommand,
@@ -251,6 +270,68 @@ Examples:
         /// Write the page of contactctl and of each of its commands into this folder.
         #[arg(long, value_name = "DIR")]
         dir: Option<PathBuf>,
+    },
+}
+
+/// Print the line by which others join the fleet.
+///
+/// For a server that was started with --public. The line has the server's address, its authority, and a secret: who has it can join.
+/// The client makes its own key, and renews its certificate by itself.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "\
+Examples:
+  contactctl invite --group workers                for one client, within an hour
+  contactctl invite --group workers --uses 50 --ttl 1d")]
+pub(super) struct Invite {
+    /// The one group whose work they may take part in. Without it: any.
+    #[arg(long, value_name = "GROUP")]
+    pub(super) group: Option<String>,
+    /// For how long it is good.
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
+    pub(super) ttl: Duration,
+    /// For how many.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) uses: u32,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Identity {
+    /// Show who was given a certificate, until when it is valid, and whether it was revoked.
+    #[command(after_help = "\
+Example:
+  contactctl identity list")]
+    List,
+    /// Let one in no more, and end its connections.
+    #[command(after_help = "\
+Example:
+  contactctl identity revoke web-1")]
+    Revoke {
+        /// Its name.
+        name: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Cert {
+    /// Make a key here, and have the server issue a certificate for it, for clients that do not join by themselves.
+    ///
+    /// Writes NAME.key, NAME.pem and ca.pem, for you alone, and prints the flags that name them.
+    #[command(after_help = "\
+Examples:
+  contactctl cert issue web-1
+  contactctl cert issue ann --operator --ttl 90d")]
+    Issue {
+        /// Whose it is: the id of a client, or the name of an operator.
+        name: String,
+        /// It is for an operator, who submits tasks and sees everything.
+        #[arg(long)]
+        operator: bool,
+        /// How long it is valid.
+        #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
+        ttl: Duration,
+        /// Where the files go.
+        #[arg(long, value_name = "DIR", default_value = ".")]
+        dir: PathBuf,
     },
 }
 

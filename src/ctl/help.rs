@@ -16,12 +16,13 @@ pub(super) const STYLES: Styles = Styles::styled()
     .literal(AnsiColor::Cyan.on_default())
     .placeholder(AnsiColor::BrightBlack.on_default());
 
-const GROUPS: [(&str, &[&str]); 4] = [
+const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Look:",
         &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
     ),
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
+    ("Let in:", &["invite", "identity", "cert"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["token", "login", "completions", "man"]),
 ];

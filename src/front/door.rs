@@ -19,11 +19,12 @@ use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::LazyConfigAcceptor;
 
 use super::frames::{Abuse, Frames};
 use super::places::Places;
 use super::relay::{self, End, relay};
+use super::{JOIN, LONGEST};
 
 /// From when a connection is accepted until TLS has begun and the first frame has come.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -43,6 +44,9 @@ pub(crate) trait Inside: Send + Sync + 'static {
 
     /// Whether a connection is let in. `certificates`: those that the peer has shown, and proven to be its own.
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Self::Guest>;
+
+    /// Answers one who wants to join. `None`: nobody can.
+    fn join(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>], request: &[u8]) -> Option<Vec<u8>>;
 
     /// Serves HTTP/2 on this socket.
     fn serve(&self, guest: &mut Self::Guest, socket: StdUnixStream);
@@ -105,19 +109,22 @@ impl Counts {
 
 /// What connections are accepted with from now on. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct CurrentTls(Arc<RwLock<Arc<ServerConfig>>>);
+pub(crate) struct CurrentTls(Arc<RwLock<Configs>>);
+
+/// For those who call, and for those who join.
+type Configs = [Arc<ServerConfig>; 2];
 
 impl CurrentTls {
-    pub(crate) fn new(config: Arc<ServerConfig>) -> CurrentTls {
-        CurrentTls(Arc::new(RwLock::new(config)))
+    pub(crate) fn new(configs: Configs) -> CurrentTls {
+        CurrentTls(Arc::new(RwLock::new(configs)))
     }
 
     /// Those that are there stay as they are.
-    pub(crate) fn set(&self, config: Arc<ServerConfig>) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = config;
+    pub(crate) fn set(&self, configs: Configs) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = configs;
     }
 
-    fn get(&self) -> Arc<ServerConfig> {
+    fn get(&self) -> Configs {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -293,18 +300,70 @@ impl<I: Inside> Shared<I> {
             }
         }
         let left = HANDSHAKE.saturating_sub(began.elapsed());
-        match tokio::time::timeout(left, TlsAcceptor::from(self.tls.get()).accept(socket)).await {
+        let mut joins = false;
+        let accepting = async {
+            let greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await;
+            let greeting = greeting.map_err(|e| (e, None))?;
+            joins = greeting.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == JOIN));
+            let [calls, joining] = self.tls.get();
+            let accepted = greeting.into_stream(if joins { joining } else { calls }).into_fallible().await;
+            accepted.map_err(|(e, socket)| (e, Some(socket)))
+        };
+        match tokio::time::timeout(left, accepting).await {
             Ok(Ok(stream)) => {
                 let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-                self.inner(stream, peer, &certificates, began, arrival, arriving_place).await;
+                if joins {
+                    let left = HANDSHAKE.saturating_sub(began.elapsed());
+                    match tokio::time::timeout(left, self.join(stream, peer, &certificates)).await {
+                        Ok(()) => arrival.ended(),
+                        Err(_) => debug!("{peer} was too slow to join"),
+                    }
+                } else {
+                    self.inner(stream, peer, &certificates, began, arrival, arriving_place).await;
+                }
             }
-            Ok(Err(e)) => {
+            Ok(Err((e, socket))) => {
                 self.counts.refuse(Refused::Tls);
                 debug!("no TLS with {peer}: {e}");
+                // The other side is told what is wrong.
+                if let Some(socket) = socket {
+                    end(socket).await;
+                }
                 arrival.ended();
             }
             Err(_) => debug!("{peer} was too slow"),
         }
+    }
+
+    /// One message, its answer, and the end.
+    async fn join<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        mut stream: S,
+        peer: SocketAddr,
+        certificates: &[CertificateDer<'static>],
+    ) {
+        let mut length = [0; 4];
+        if read_whole(&mut stream, &mut length).await.is_err() {
+            return;
+        }
+        let length = u32::from_be_bytes(length) as usize;
+        let mut request = vec![0; length.min(LONGEST)];
+        if length > LONGEST || read_whole(&mut stream, &mut request).await.is_err() {
+            return;
+        }
+        // It writes a file.
+        if let Some(answer) = tokio::task::block_in_place(|| self.inside.join(peer, certificates, &request)) {
+            let length = u32::try_from(answer.len()).unwrap_or(u32::MAX).to_be_bytes();
+            let answer = [&length[..], &answer].concat();
+            let mut rest = answer.as_slice();
+            while !rest.is_empty() {
+                match future::poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, rest)).await {
+                    Ok(written @ 1..) => rest = &rest[written..],
+                    _ => return,
+                }
+            }
+        }
+        let _ = relay::shut(&mut stream).await;
     }
 
     /// What is inside of TLS.
@@ -367,13 +426,17 @@ impl<I: Inside> Shared<I> {
 }
 
 /// Tells one that does not. In HTTP/1, which gRPC, browsers and `contact-client` show; GOAWAY would have gRPC try again in silence.
-async fn speak_tls(mut socket: TcpStream) {
+async fn speak_tls(socket: TcpStream) {
     const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
         this port speaks TLS: give the client --tls-ca\n";
     // It fits into the buffer of a new socket.
     let _ = socket.try_write(ANSWER);
+    end(socket).await;
+}
+
+/// Ends a connection whose other side may still be writing. If that was not read, the system would take back what was said last.
+async fn end(mut socket: TcpStream) {
     let _ = relay::shut(&mut socket).await;
-    // What is not read would have the system take the answer back.
     let _ = tokio::time::timeout(LAST_WORDS, async {
         let mut space = [0; 1024];
         loop {
@@ -393,6 +456,18 @@ fn in_words(abuse: Abuse) -> String {
         Abuse::NotHttp2 => "it does not speak HTTP/2".into(),
         Abuse::EndlessHeaders => "headers without an end".into(),
     }
+}
+
+async fn read_whole(from: &mut (impl AsyncRead + Unpin), whole: &mut [u8]) -> io::Result<()> {
+    let mut read = ReadBuf::new(whole);
+    while read.remaining() > 0 {
+        let before = read.filled().len();
+        future::poll_fn(|cx| Pin::new(&mut *from).poll_read(cx, &mut read)).await?;
+        if read.filled().len() == before {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
 }
 
 /// Reads until a client has begun to speak.

@@ -12,6 +12,8 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use x509_parser::parse_x509_certificate;
 
+#[cfg(feature = "server")]
+use super::JOIN;
 use super::{HTTP_2, provider};
 
 /// What `--tls-ca` is for the authorities that this machine trusts.
@@ -193,32 +195,40 @@ mod server {
 
         /// What connections are accepted with, and until when the certificate is valid. `check`: what else a client's
         /// certificate must pass.
+        ///
+        /// The second is for those who join: they need show no certificate, and speak nothing else.
         pub(crate) fn config(
             &self,
             material: &Material,
-            check: impl FnOnce(Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier>,
-        ) -> Result<(Arc<ServerConfig>, SystemTime), FileError> {
+            check: impl Fn(Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier>,
+        ) -> Result<([Arc<ServerConfig>; 2], SystemTime), FileError> {
             let provider = provider();
             let pair = identity(&provider, (&self.cert, &material.cert), (&self.key, &material.key))?;
             let until = pair.cert.first().and_then(|certificate| validity(certificate));
             let until = until.map_or(SystemTime::UNIX_EPOCH, |(_, until)| until);
-            let versions = ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
-            let builder = versions.map_err(|e| FileError::of(&self.cert)(e.to_string()))?;
-            let builder = match (&self.client_ca, &material.client_ca) {
-                (Some(path), Some(pem)) => {
-                    let roots = Arc::new(roots(path, pem)?);
-                    let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-                    let verifier = verifier.map_err(|e| FileError::of(path)(e.to_string()))?;
-                    builder.with_client_cert_verifier(check(verifier))
-                }
-                _ => builder.with_no_client_auth(),
+            let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(pair));
+            let config = |joins: bool| {
+                let versions =
+                    ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
+                let builder = versions.map_err(|e| FileError::of(&self.cert)(e.to_string()))?;
+                let builder = match (&self.client_ca, &material.client_ca) {
+                    (Some(path), Some(pem)) => {
+                        let roots = Arc::new(roots(path, pem)?);
+                        let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
+                        let verifier = if joins { verifier.allow_unauthenticated() } else { verifier }.build();
+                        let verifier = verifier.map_err(|e| FileError::of(path)(e.to_string()))?;
+                        builder.with_client_cert_verifier(check(verifier))
+                    }
+                    _ => builder.with_no_client_auth(),
+                };
+                let mut config = builder.with_cert_resolver(resolver.clone());
+                config.alpn_protocols = vec![if joins { JOIN } else { HTTP_2 }.to_vec()];
+                // Each connection shows its certificate anew: it may have been revoked, or expired.
+                config.session_storage = Arc::new(NoServerSessionStorage {});
+                config.send_tls13_tickets = 0;
+                Ok(Arc::new(config))
             };
-            let mut config = builder.with_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
-            config.alpn_protocols = vec![HTTP_2.to_vec()];
-            // Each connection shows its certificate anew: it may have been revoked, or expired.
-            config.session_storage = Arc::new(NoServerSessionStorage {});
-            config.send_tls13_tickets = 0;
-            Ok((Arc::new(config), until))
+            Ok(([config(false)?, config(true)?], until))
         }
     }
 }

@@ -59,7 +59,8 @@ pub(super) fn is_on(config: &Config) -> bool {
         // It cannot be taken, and nothing is served.
         Err(_) => false,
     };
-    let is_open = config.tls.is_some() && !config.insecure && ports.into_iter().flatten().any(reaches_others);
+    let has_tls = config.tls.is_some() || config.public.is_some();
+    let is_open = has_tls && !config.insecure && ports.into_iter().flatten().any(reaches_others);
     config.auth == Auth::Required || is_open
 }
 
@@ -87,14 +88,15 @@ pub(super) struct Caller {
 
 #[derive(Clone, Debug)]
 enum Who {
-    Certificate(Arc<Identity>),
+    /// With the one group that it may name, if it may not name any.
+    Certificate(Arc<Identity>, Option<String>),
     Token(Arc<Token>),
 }
 
 impl Who {
     fn identity(&self) -> &Identity {
         match self {
-            Who::Certificate(identity) => identity,
+            Who::Certificate(identity, _) => identity,
             Who::Token(token) => &token.identity,
         }
     }
@@ -152,8 +154,8 @@ impl Access {
 
     /// Whose call it is.
     pub(super) fn caller(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
-        let Origin { peer, identity } = self.0.connections.origin(ctx.peer())?;
-        let mut who = identity.map(Arc::new).map(Who::Certificate);
+        let Origin { peer, identity, group } = self.0.connections.origin(ctx.peer())?;
+        let mut who = identity.map(|identity| Who::Certificate(Arc::new(identity), group));
         if self.0.is_on {
             let mut said = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
             if let Some((_, value)) = said.next() {
@@ -262,8 +264,7 @@ impl Caller {
             return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
         }
         let granted = match who {
-            // A certificate names no groups.
-            Who::Certificate(_) => None,
+            Who::Certificate(_, group) => group.as_ref().map(std::slice::from_ref),
             Who::Token(token) => Some(token.grant.groups.as_slice()),
         };
         let may_have = |group: &str| match granted {

@@ -22,6 +22,9 @@ pub struct Config {
     pub http_hosts: Vec<String>,
     /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] where it is not for this machine alone.
     pub tls: Option<ServerTls>,
+    /// Where clients reach this server, `host:port`, if it is to have an authority of its own, which issues certificates to them. Then
+    /// it speaks TLS by that, and `tls` does not matter.
+    pub public: Option<String>,
     /// Whether ports that other machines reach may do without.
     pub insecure: bool,
     /// Whether callers have to say who they are.
@@ -94,6 +97,15 @@ pub enum ServerError {
         flag: &'static str,
         /// What to do about it.
         instead: &'static str,
+    },
+    /// The authority cannot be made, or read.
+    #[error("the authority in {} cannot be used: {why}", path.display())]
+    Authority {
+        /// Its folder.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        why: std::io::Error,
     },
     /// A file of TLS cannot be used.
     #[error("{0} (--tls-cert, --tls-key, --tls-client-ca)")]

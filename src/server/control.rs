@@ -12,6 +12,7 @@ use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
 use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
 use super::refusal::Refusal;
+use super::roles::Role;
 use super::roles::Row;
 use super::traffic::Flow;
 use super::watchers::Watchers;
@@ -116,6 +117,23 @@ impl Control for ControlService {
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
             pb::RemoveGroupResponse { owed, ..Default::default() }
+        };
+        invite(InviteRequest) -> InviteResponse = {
+            let group = if_set(NameOf::Group, &request.group)?;
+            let lasts = Duration::from_millis(request.lasts_ms);
+            pb::InviteResponse { invitation: operator.invite(group, lasts, request.uses).await?, ..Default::default() }
+        };
+        issue_certificate(IssueCertificateRequest) -> IssueCertificateResponse = {
+            let name = Name::new(NameOf::ClientOrGroup, &request.name)?;
+            let lasts = Duration::from_millis(request.lasts_ms);
+            let role = if request.operator { Role::Operator } else { Role::Agent };
+            let issued = operator.issue(role, name, request.csr, lasts).await?;
+            pb::IssueCertificateResponse { certificate: issued.certificate, ca: issued.ca, ..Default::default() }
+        };
+        list_identities(ListIdentitiesRequest) -> ListIdentitiesResponse = convert::identities(operator.enrolled()?);
+        revoke_identity(RevokeIdentityRequest) -> RevokeIdentityResponse = {
+            let connections = operator.revoke(request.name).await? as u32;
+            pb::RevokeIdentityResponse { connections, ..Default::default() }
         };
         accept_clock(AcceptClockRequest) -> AcceptClockResponse = {
             pb::AcceptClockResponse { ahead_ms: operator.accept_clock(), ..Default::default() }

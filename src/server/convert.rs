@@ -5,11 +5,13 @@ use std::time::Duration;
 use protobuf::{EnumOrUnknown, MessageFull};
 
 use super::about::millis as duration;
+use super::authority::Enrolled;
 use super::operator::{
     BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
     TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
+use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining};
 use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
@@ -440,6 +442,20 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         findings: server.fleet.into_iter().flat_map(|fleet| fleet.findings).map(finding).collect(),
         ..pb::Server::default()
     }
+}
+
+/// Who was given certificates.
+pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse {
+    let identity = |one: Enrolled| pb::Identity {
+        name: one.name,
+        operator: one.role == Role::Operator,
+        group: one.group.unwrap_or_default(),
+        issued_at: one.issued_at,
+        until: one.until,
+        revoked: one.revoked,
+        ..pb::Identity::default()
+    };
+    pb::ListIdentitiesResponse { identities: enrolled.into_iter().map(identity).collect(), ..Default::default() }
 }
 
 /// How a backup goes.

@@ -13,17 +13,21 @@ use std::time::{Duration, SystemTime};
 
 use log::{debug, warn};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
+use protobuf::Message as _;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
+use tokio::sync::Notify;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
+use super::authority::Authority;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{self, Inside};
 use crate::task::{Name, NameOf};
+use crate::wire::contact as pb;
 
 /// What stands as it is in the URI of an identity. All else is percent-encoded there, in one way only.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -44,8 +48,13 @@ impl fmt::Display for Identity {
 }
 
 impl Identity {
+    /// As a certificate of our own authority has it.
+    pub(super) fn uri(&self) -> String {
+        format!("contact://fleet/{}/{}", self.role.as_str(), utf8_percent_encode(self.name.as_str(), ENCODED))
+    }
+
     /// The identity of a certificate, or what is wrong with it.
-    fn of(certificate: &CertificateDer<'_>) -> Result<Identity, String> {
+    pub(super) fn of(certificate: &CertificateDer<'_>) -> Result<Identity, String> {
         let (_, parsed) = parse_x509_certificate(certificate).map_err(|e| format!("it makes no sense: {e}"))?;
         let names = parsed.subject_alternative_name().map_err(|e| format!("its names make no sense: {e}"))?;
         let names = names.map(|names| names.value.general_names.as_slice()).unwrap_or_default();
@@ -89,15 +98,28 @@ impl Identity {
 #[derive(Debug)]
 pub(super) struct Verifier {
     genuine: Arc<dyn ClientCertVerifier>,
+    /// Who issued it, if that is this server: it knows what was revoked.
+    authority: Option<Authority>,
 }
 
 impl Verifier {
-    pub(super) fn over(genuine: Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier> {
-        Arc::new(Verifier { genuine })
+    pub(super) fn over(
+        genuine: Arc<dyn ClientCertVerifier>,
+        authority: Option<Authority>,
+    ) -> Arc<dyn ClientCertVerifier> {
+        Arc::new(Verifier { genuine, authority })
     }
 }
 
 impl ClientCertVerifier for Verifier {
+    fn offer_client_auth(&self) -> bool {
+        self.genuine.offer_client_auth()
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.genuine.client_auth_mandatory()
+    }
+
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         self.genuine.root_hint_subjects()
     }
@@ -109,11 +131,17 @@ impl ClientCertVerifier for Verifier {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         let verified = self.genuine.verify_client_cert(certificate, intermediates, now)?;
-        if let Err(why) = Identity::of(certificate) {
-            warn!("a client's certificate is refused: {why}");
-            return Err(CertificateError::ApplicationVerificationFailure.into());
+        match (Identity::of(certificate), &self.authority) {
+            (Err(why), _) => {
+                warn!("a client's certificate is refused: {why}");
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            (Ok(identity), Some(authority)) if authority.lets_in(&identity).is_none() => {
+                debug!("{identity} shows a certificate that was revoked");
+                Err(CertificateError::Revoked.into())
+            }
+            (Ok(_), _) => Ok(verified),
         }
-        Ok(verified)
     }
 
     fn verify_tls12_signature(
@@ -147,6 +175,9 @@ pub(super) struct Connection {
     pub(super) identity: Option<Identity>,
     /// Until when its certificate is valid.
     until: Option<SystemTime>,
+    /// The group that it may name, if it may not name any.
+    group: Option<String>,
+    end: Notify,
 }
 
 /// The connections that came through fronts, by the number of the file that C-core has of each. Cheap to clone.
@@ -157,18 +188,35 @@ pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
 pub(super) struct Origin {
     pub(super) peer: Arc<str>,
     pub(super) identity: Option<Identity>,
+    /// The group that it may name, if it may not name any.
+    pub(super) group: Option<String>,
 }
 
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
-        let Some(number) = peer.strip_prefix("fd:") else { return Ok(Origin { peer: peer.into(), identity: None }) };
+        let Some(number) = peer.strip_prefix("fd:") else {
+            return Ok(Origin { peer: peer.into(), identity: None, group: None });
+        };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
-            Some(connection) => Ok(Origin { peer: connection.peer.clone(), identity: connection.identity.clone() }),
+            Some(connection) => Ok(Origin {
+                peer: connection.peer.clone(),
+                identity: connection.identity.clone(),
+                group: connection.group.clone(),
+            }),
             // It ended before its call was looked at: nobody reads the answer.
             None => Err(Refusal::stopping(1)),
         }
+    }
+}
+
+impl Connections {
+    /// Ends those of this identity. Says how many there were.
+    pub(super) fn end(&self, identity: &Identity) -> usize {
+        let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of = connections.values().filter(|connection| connection.identity.as_ref() == Some(identity));
+        of.map(|connection| connection.end.notify_one()).count()
     }
 }
 
@@ -182,6 +230,7 @@ pub(super) struct Served {
     pub(super) operators_only: bool,
     /// Whether those of this machine need none.
     pub(super) open_here: bool,
+    pub(super) authority: Option<Authority>,
 }
 
 /// A connection, and where it stands.
@@ -196,13 +245,17 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut identity, mut until) = (None, None);
+        let (mut identity, mut until, mut group) = (None, None, None);
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
             if self.operators_only && shown.role == Role::Agent && !is_free {
                 warn!("{shown} at {peer} may not use this port: its certificate is not for that");
                 return None;
+            }
+            if let Some(authority) = &self.authority {
+                // It may have been revoked since TLS began.
+                group = authority.lets_in(&shown)?;
             }
             until = front::validity(certificate).map(|(_, until)| until);
             debug!("{shown} connects from {peer}");
@@ -213,8 +266,34 @@ impl Inside for Served {
         let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let peer = format!("{version}:{peer}").into();
-        let connection = Arc::new(Connection { peer, identity, until });
+        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
         Some(Guest { connection, number: None, connections: self.connections.clone() })
+    }
+
+    fn join(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>], request: &[u8]) -> Option<Vec<u8>> {
+        let authority = self.authority.as_ref()?;
+        let issued = match (pb::JoinRequest::parse_from_bytes(request), certificates.first()) {
+            (Err(e), _) => Err(Refusal::Authority(format!("the message makes no sense: {e}"))),
+            (Ok(request), None) => authority.join(&request.secret, &request.name, &request.csr),
+            (Ok(request), Some(certificate)) => match Identity::of(certificate) {
+                Ok(identity) => authority.renew(&identity, &request.csr),
+                Err(why) => Err(Refusal::Authority(why)),
+            },
+        };
+        let answer = match issued {
+            Ok(issued) => pb::JoinResponse {
+                certificate: issued.certificate,
+                ca: issued.ca,
+                name: issued.name,
+                group: issued.group.unwrap_or_default(),
+                ..pb::JoinResponse::default()
+            },
+            Err(refusal) => {
+                warn!("{peer} was given no certificate: {refusal}");
+                pb::JoinResponse { refused: refusal.to_string(), ..pb::JoinResponse::default() }
+            }
+        };
+        answer.write_to_bytes().ok()
     }
 
     fn serve(&self, guest: &mut Guest, socket: UnixStream) {
@@ -228,12 +307,16 @@ impl Inside for Served {
     }
 
     fn over(guest: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let until = guest.connection.until;
+        let connection = &guest.connection;
+        let ended = connection.end.notified();
         Box::pin(async move {
-            let Some(until) = until else { return std::future::pending().await };
-            while let Ok(left) = until.duration_since(SystemTime::now()) {
-                tokio::time::sleep(left.min(LOOK)).await;
-            }
+            let Some(until) = connection.until else { return ended.await };
+            let expiry = async {
+                while let Ok(left) = until.duration_since(SystemTime::now()) {
+                    tokio::time::sleep(left.min(LOOK)).await;
+                }
+            };
+            futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
         })
     }
 }

@@ -25,11 +25,14 @@ pub(super) use self::never_came::NeverCame;
 use super::about::About;
 use super::access::Access;
 use super::admission::Admission;
+use super::authority::{Authority, Enrolled, Issued};
 use super::backup::Backup;
 use super::config::Retention;
+use super::identity::Connections;
 use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
+use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
@@ -59,8 +62,17 @@ pub(super) struct Operator {
     pub(super) admissions: [Arc<Admission>; 2],
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
+    /// Who may come in, if this server decides that.
+    pub(super) identities: Option<Identities>,
     pub(super) never_came: Arc<NeverCame>,
     pub(super) idle_since: Arc<IdleSince>,
+}
+
+/// Those who were given certificates, and their connections.
+#[derive(Clone)]
+pub(super) struct Identities {
+    pub(super) authority: Authority,
+    pub(super) connections: Connections,
 }
 
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
@@ -232,6 +244,35 @@ impl Operator {
     /// The connected clients, oldest stream first; and those that are drained and not connected, by name.
     pub(super) async fn clients(&self) -> Result<(Vec<ClientInfo>, Vec<Drain>), Refusal> {
         Ok(self.broker.clients().await?)
+    }
+
+    // What changes who is let in writes a file, and so is done on the threads that may wait for a disk.
+    fn identities(&self) -> Result<&Identities, Refusal> {
+        self.identities.as_ref().ok_or(Refusal::NotPublic)
+    }
+
+    /// What one needs to join this fleet, for that long, for so many.
+    pub(super) async fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+        let authority = self.identities()?.authority.clone();
+        self.queries.run(move |_| Ok(authority.invite(group, lasts, uses))).await?
+    }
+
+    /// A certificate for the key of a request, and that of the authority.
+    pub(super) async fn issue(&self, role: Role, name: Name, csr: String, lasts: Duration) -> Result<Issued, Refusal> {
+        let authority = self.identities()?.authority.clone();
+        self.queries.run(move |_| Ok(authority.issue_for(role, name, &csr, lasts))).await?
+    }
+
+    /// Who was given certificates.
+    pub(super) fn enrolled(&self) -> Result<Vec<Enrolled>, Refusal> {
+        Ok(self.identities()?.authority.identities())
+    }
+
+    /// Lets one in no more, and ends the connections it has. Says how many these were.
+    pub(super) async fn revoke(&self, name: String) -> Result<usize, Refusal> {
+        let Identities { authority, connections } = self.identities()?.clone();
+        let identity = self.queries.run(move |_| Ok(authority.revoke(&name))).await??;
+        Ok(connections.end(&identity))
     }
 
     /// Gives a client no more tasks, for that long, or until it is undrained. Says which streams it has.

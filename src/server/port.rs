@@ -103,6 +103,7 @@ impl Ports<'_> {
             asks,
             operators_only: asks && role == Role::Operator,
             open_here,
+            authority: tls.authority().cloned(),
         };
         let front = Front::start(listener, tls.current(), open_here, inside, bounds(role), self.counts.clone());
         let front = Some(front.map_err(|e| start(e.to_string()))?);

@@ -104,9 +104,7 @@ pub(super) enum Refusal {
     TokenExpired { name: String, at: Time },
     #[error("{identity} may not do that: it is in the role {role}, and {what} needs {needed}")]
     RoleNotAllowed { identity: String, role: Role, needed: Role, what: &'static str },
-    #[error(
-        "{identity} may not take part in the group {group}: make a token with --group {group}, or use a group that it was given"
-    )]
+    #[error("{identity} takes no part in the group {group}, which its token, or its invitation, does not name")]
     GroupNotAllowed { group: String, identity: String },
     #[error("{identity} may not submit tasks for {}", .to.as_deref().unwrap_or("everyone"))]
     TargetNotAllowed { to: Option<String>, identity: String },
@@ -124,6 +122,12 @@ pub(super) enum Refusal {
     TooManyTokens(usize),
     #[error("{} cannot be written: {why}", .file.display())]
     TokensNotWritten { file: PathBuf, why: String },
+    #[error("{0}")]
+    Authority(String),
+    #[error("nobody is called {0} who was given a certificate here; contactctl identity list")]
+    NoSuchIdentity(String),
+    #[error("this server issues no certificates: it was not started with --public")]
+    NotPublic,
 }
 
 impl From<BackupError> for Refusal {
@@ -223,6 +227,9 @@ impl Refusal {
             Refusal::NoSuchToken(_) => Reason::TOKEN_NOT_FOUND,
             Refusal::TooManyTokens(_) => Reason::TOKENS_FULL,
             Refusal::TokensNotWritten { .. } => Reason::STORE_FAILED,
+            Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
+            Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
+            Refusal::NotPublic => Reason::NOT_PUBLIC,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -259,6 +266,7 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
+            Refusal::NoSuchIdentity(identity) => &[("identity", identity)],
             Refusal::NotItsId { client, identity } => &[("client", client), ("identity", identity)],
             Refusal::TokenExpired { name, at } => &[("token", name), ("expired_at_ms", &at.0)],
             Refusal::RoleNotAllowed { identity, role, needed, .. } => {

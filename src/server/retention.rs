@@ -228,6 +228,7 @@ mod tests {
             http: None,
             http_hosts: Vec::new(),
             tls: None,
+            public: None,
             insecure: false,
             auth: Auth::Auto,
             data: "nowhere".into(),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use log::{error, info};
 
+use super::authority::Authority;
 use super::identity::Verifier;
 use crate::front::{CurrentTls, FileError, Material, ServerTls};
 
@@ -19,6 +20,8 @@ pub(super) struct Tls(Arc<Shared>);
 
 struct Shared {
     files: ServerTls,
+    /// Who issues what is in the files, if that is this server.
+    authority: Option<Authority>,
     current: CurrentTls,
     state: Mutex<State>,
 }
@@ -44,17 +47,22 @@ pub(super) struct Certificate {
 
 impl Tls {
     /// Reads the files.
-    pub(super) fn read(files: ServerTls) -> Result<Tls, FileError> {
+    pub(super) fn read(files: ServerTls, authority: Option<Authority>) -> Result<Tls, FileError> {
         let used = files.read()?;
-        let (config, until) = files.config(&used, Verifier::over)?;
+        let (config, until) = files.config(&used, |genuine| Verifier::over(genuine, authority.clone()))?;
         info!("TLS by {}, valid until {}", files.cert.display(), humantime::format_rfc3339_seconds(until));
         let state = State { used, seen: None, until, trouble: None };
-        Ok(Tls(Arc::new(Shared { files, current: CurrentTls::new(config), state: Mutex::new(state) })))
+        Ok(Tls(Arc::new(Shared { files, authority, current: CurrentTls::new(config), state: Mutex::new(state) })))
     }
 
     /// What connections are accepted with, whenever that is asked for.
     pub(super) fn current(&self) -> CurrentTls {
         self.0.current.clone()
+    }
+
+    /// Who issues certificates, if that is this server.
+    pub(super) fn authority(&self) -> Option<&Authority> {
+        self.0.authority.as_ref()
     }
 
     /// Whether clients must show certificates.
@@ -71,6 +79,9 @@ impl Tls {
 
     /// Reads the files anew, and uses them from the next connection on if they are good. `at_once`: also if they have just changed.
     pub(super) fn look(&self, at_once: bool) {
+        if let Some(authority) = &self.0.authority {
+            authority.look_after(self.certificate().left);
+        }
         let found = self.0.files.read().map_err(|e| e.to_string());
         let mut state = self.lock();
         if found.as_ref().is_ok_and(|found| *found == state.used) {
@@ -84,7 +95,10 @@ impl Tls {
             return;
         }
         let taken = match &found {
-            Ok(material) => self.0.files.config(material, Verifier::over).map_err(|e| e.to_string()),
+            Ok(material) => {
+                let check = |genuine| Verifier::over(genuine, self.0.authority.clone());
+                self.0.files.config(material, check).map_err(|e| e.to_string())
+            }
             Err(trouble) => Err(trouble.clone()),
         };
         match (taken, found) {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use data_encoding::HEXLOWER;
 use log::info;
 use ring::digest::{SHA256, digest};
 use serde::{Deserialize, Serialize};
@@ -43,22 +44,11 @@ pub(super) fn hash(secret: &[u8]) -> Hash {
 
 /// A new secret.
 pub(super) fn new_secret() -> String {
-    hex(&rand::random::<[u8; 32]>())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(&rand::random::<[u8; 32]>())
 }
 
 fn unhex(text: &str) -> Option<Hash> {
-    let mut hash = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (byte, at) in hash.iter_mut().zip((0..64).step_by(2)) {
-        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
-    }
-    Some(hash)
+    HEXLOWER.decode(text.as_bytes()).ok()?.try_into().ok()
 }
 
 /// What a token is for, beside its role.
@@ -160,7 +150,7 @@ impl Token {
             name: self.identity.name.as_str().to_owned(),
             role: self.identity.role,
             grant: self.grant.clone(),
-            sha256: hex(&self.hash),
+            sha256: HEXLOWER.encode(&self.hash),
             created_at: self.created_at.0,
             expires_at: self.expires_at.map(|at| at.0),
         }

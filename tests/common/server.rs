@@ -65,6 +65,17 @@ impl Server {
         Server { program, args, listen, control, http, data, _folder: folder }
     }
 
+    /// The same, where clients connect to this address.
+    #[track_caller]
+    pub fn start_at(listen: &str, args: &[&str]) -> Server {
+        let folder = tempfile::tempdir().unwrap();
+        let args: Vec<String> = args.iter().map(ToString::to_string).collect();
+        let data = folder.path().join("data");
+        let here = "127.0.0.1:0";
+        let (program, [listen, control, http]) = launch(Command::new(PROGRAM), [listen, here, here], &data, &args);
+        Server { program, args, listen, control, http, data, _folder: folder }
+    }
+
     /// Its data folder.
     pub fn data(&self) -> PathBuf {
         self.data.clone()

@@ -502,6 +502,51 @@ impl Control for Service {
         self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
     }
 
+    fn invite(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::InviteRequest>,
+        sink: ClientStreamingSink<pb::InviteResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("invite {} {}", request.group, request.uses), pb::InviteResponse::new())
+        });
+    }
+
+    fn issue_certificate(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::IssueCertificateRequest>,
+        sink: ClientStreamingSink<pb::IssueCertificateResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("issue {}", request.name), pb::IssueCertificateResponse::new())
+        });
+    }
+
+    fn list_identities(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListIdentitiesRequest>,
+        sink: ClientStreamingSink<pb::ListIdentitiesResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            let _ = request;
+            state.answer("identities", pb::ListIdentitiesResponse::new())
+        });
+    }
+
+    fn revoke_identity(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RevokeIdentityRequest>,
+        sink: ClientStreamingSink<pb::RevokeIdentityResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("revoke {}", request.name), pb::RevokeIdentityResponse::new())
+        });
+    }
+
     fn accept_clock(
         &mut self,
         ctx: RpcContext<'_>,

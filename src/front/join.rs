@@ -1,0 +1,202 @@
+//! How one gets a certificate who was invited, and another one before that is over: a message each way, over TLS with a protocol of its own.
+//!
+//! The invitation carries the authority, so that nothing is believed before it is proven.
+
+use std::io::{self, Read, Write};
+use std::net::{TcpStream, ToSocketAddrs as _};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protobuf::Message as _;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+
+use super::{FileError, JOIN, LONGEST, Tls, provider, trouble};
+use crate::wire::contact as pb;
+
+/// How long each step may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// An invitation, as `contactctl invite` prints it.
+#[derive(Clone)]
+pub struct Invitation {
+    /// Where the server is.
+    pub server: String,
+    ca: CertificateDer<'static>,
+    secret: String,
+}
+
+/// Why one did not get a certificate.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// It is not whole.
+    #[error("this is no invitation: it is HOST:PORT.CA.SECRET, as contactctl invite prints it, on one line")]
+    Invitation,
+    /// A file is wrong.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// There is no connection.
+    #[error("{server}: {why}")]
+    Connection {
+        /// The server's address.
+        server: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The server gives none.
+    #[error("{0}")]
+    Refused(String),
+    /// No key could be made.
+    #[error("no key can be made: {0}")]
+    Key(String),
+}
+
+/// A certificate, with all that belongs to it, in PEM.
+pub struct Joined {
+    /// The certificate.
+    pub certificate: String,
+    /// Its key.
+    pub key: String,
+    /// The authority's own.
+    pub ca: String,
+    /// What it calls this client.
+    pub name: String,
+    /// The group it was invited to.
+    pub group: Option<String>,
+}
+
+impl Invitation {
+    /// Reads one.
+    pub fn parse(text: &str) -> Result<Invitation, JoinError> {
+        let mut parts = text.trim().rsplitn(3, '.');
+        let (secret, ca, server) = (parts.next(), parts.next(), parts.next());
+        let (Some(secret), Some(ca), Some(server)) = (secret, ca, server) else { return Err(JoinError::Invitation) };
+        let ca = super::from_base64url(ca).filter(|der| super::validity(der).is_some()).ok_or(JoinError::Invitation)?;
+        if crate::target::check(server).is_err() || secret.is_empty() {
+            return Err(JoinError::Invitation);
+        }
+        Ok(Invitation { server: server.to_owned(), ca: ca.into(), secret: secret.to_owned() })
+    }
+
+    /// Makes a key, and gets a certificate for it. `name`: what this client would be called.
+    pub fn join(&self, name: &str) -> Result<Joined, JoinError> {
+        let mut roots = RootCertStore::empty();
+        roots.add(self.ca.clone()).map_err(|_| JoinError::Invitation)?;
+        let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let builder = builder.map_err(|e| JoinError::Key(e.to_string()))?;
+        let config = builder.with_root_certificates(roots).with_no_client_auth();
+        ask(config, &self.server, &self.secret, name)
+    }
+}
+
+/// Makes a new key, and gets a certificate for it by the one there is.
+pub fn renew(server: &str, tls: &Tls) -> Result<Joined, JoinError> {
+    ask(tls.config()?, server, "", "")
+}
+
+fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Result<Joined, JoinError> {
+    config.alpn_protocols = vec![JOIN.to_vec()];
+    let key = |e: rcgen::Error| JoinError::Key(e.to_string());
+    let pair = rcgen::KeyPair::generate().map_err(key)?;
+    let params = rcgen::CertificateParams::new(Vec::new()).map_err(key)?;
+    let csr = params.serialize_request(&pair).and_then(|csr| csr.pem()).map_err(key)?;
+    let request =
+        pb::JoinRequest { secret: secret.to_owned(), name: name.to_owned(), csr, ..pb::JoinRequest::default() };
+    let host = host_of(server);
+    let failed = |why: String| JoinError::Connection { server: server.to_owned(), why };
+    let exchange = || -> io::Result<pb::JoinResponse> {
+        let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+        let mut socket = Err(io::ErrorKind::NotFound.into());
+        for address in server.to_socket_addrs()? {
+            socket = TcpStream::connect_timeout(&address, PATIENCE);
+            if socket.is_ok() {
+                break;
+            }
+        }
+        let socket = socket?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        socket.set_write_timeout(Some(PATIENCE))?;
+        let session = ClientConnection::new(Arc::new(config.clone()), name).map_err(io::Error::other)?;
+        let mut stream = StreamOwned::new(session, socket);
+        let bytes = request.write_to_bytes().map_err(io::Error::other)?;
+        stream.write_all(&u32::try_from(bytes.len()).unwrap_or(u32::MAX).to_be_bytes())?;
+        stream.write_all(&bytes)?;
+        stream.flush()?;
+        let mut length = [0; 4];
+        stream.read_exact(&mut length)?;
+        let mut answer = vec![0; (u32::from_be_bytes(length) as usize).min(LONGEST)];
+        stream.read_exact(&mut answer)?;
+        pb::JoinResponse::parse_from_bytes(&answer).map_err(io::Error::other)
+    };
+    let answer = exchange().map_err(|e| failed(trouble::in_words(&e, host)))?;
+    if !answer.refused.is_empty() {
+        return Err(JoinError::Refused(answer.refused));
+    }
+    Ok(Joined {
+        certificate: answer.certificate,
+        key: pair.serialize_pem(),
+        ca: answer.ca,
+        name: answer.name,
+        group: Some(answer.group).filter(|group| !group.is_empty()),
+    })
+}
+
+fn host_of(server: &str) -> &str {
+    let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
+    host.trim_start_matches('[').trim_end_matches(']')
+}
+
+/// What a client that has joined keeps in a folder of its own, for its user alone.
+pub struct State<'a>(pub &'a Path);
+
+impl State<'_> {
+    /// The files for TLS.
+    pub fn tls(&self) -> Tls {
+        let at = |name: &str| self.0.join(name);
+        Tls { ca: at("ca.pem"), identity: Some((at("client.pem"), at("client.key"))) }
+    }
+
+    /// Whether there is a certificate, and whom it names: name, group, server.
+    pub fn read(&self) -> Option<(String, Option<String>, String)> {
+        let text = std::fs::read_to_string(self.0.join("joined")).ok()?;
+        let mut lines = text.lines();
+        let (name, group, server) = (lines.next()?, lines.next()?, lines.next()?);
+        Some((name.to_owned(), Some(group.to_owned()).filter(|group| !group.is_empty()), server.to_owned()))
+    }
+
+    /// Keeps what came of joining or renewing.
+    pub fn keep(&self, joined: &Joined, server: &str) -> io::Result<()> {
+        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.0)?;
+        let joined_as = format!("{}\n{}\n{server}\n", joined.name, joined.group.as_deref().unwrap_or_default());
+        // The certificate after its key, and what says that both are there last.
+        for (name, text) in [
+            ("ca.pem", &joined.ca),
+            ("client.key", &joined.key),
+            ("client.pem", &joined.certificate),
+            ("joined", &joined_as),
+        ] {
+            let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
+            let _ = std::fs::remove_file(&new);
+            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            std::fs::rename(new, path)?;
+        }
+        Ok(())
+    }
+
+    /// Whether two thirds of the certificate's time are over.
+    pub fn is_due(&self) -> bool {
+        let now = std::time::SystemTime::now();
+        let pem = std::fs::read(self.0.join("client.pem")).unwrap_or_default();
+        use rustls::pki_types::pem::PemObject as _;
+        let Ok(der) = CertificateDer::from_pem_slice(&pem) else { return true };
+        super::validity(&der).is_none_or(|(from, until)| {
+            let whole = until.duration_since(from).unwrap_or_default();
+            now + whole / 3 >= until
+        })
+    }
+}

@@ -1,0 +1,342 @@
+//! The server's own authority: it issues the server's certificate and those of clients, remembers whose they are, and takes them back.
+//!
+//! In `DATA/tls/`, for the server's user alone: `ca.pem` and `ca.key`, made once; `server.pem` and `server.key`, made anew at each start
+//! and before they are over; `identities.json`, who has a certificate and which invitations are open.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use log::{info, warn};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+};
+use serde::{Deserialize, Serialize};
+
+use super::identity::Identity;
+use super::refusal::Refusal;
+use super::roles::Role;
+use crate::front::{Secret, ServerTls, base64url};
+use crate::task::{Name, NameOf, Time};
+
+const DAY: Duration = Duration::from_secs(24 * 3600);
+/// What those are given who join, and renew by themselves.
+const JOINED: Duration = Duration::from_secs(7 * 24 * 3600);
+/// Clocks of machines differ by less.
+const BEFORE: Duration = Duration::from_secs(3600);
+/// The server's own is valid so long, and replaced when less than a third is left.
+const SERVER: Duration = Duration::from_secs(90 * 24 * 3600);
+const AUTHORITY: Duration = Duration::from_secs(3650 * 24 * 3600);
+/// Most identities, and most invitations that are open: each is some hundred bytes of the file that is written with each change.
+const MOST: usize = 10_000;
+const MOST_INVITES: usize = 100;
+/// The longest that a certificate or an invitation may last.
+const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// One that was given a certificate.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Enrolled {
+    pub(super) name: String,
+    pub(super) role: Role,
+    /// The one group that it may name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<String>,
+    /// When it was given the last one, and until when that is valid; milliseconds since 1970.
+    pub(super) issued_at: i64,
+    pub(super) until: i64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) revoked: bool,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Invite {
+    /// SHA-256 of the secret, in base64.
+    secret: String,
+    group: Option<String>,
+    until: i64,
+    uses: u32,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Book {
+    identities: Vec<Enrolled>,
+    invites: Vec<Invite>,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Authority(Arc<Shared>);
+
+struct Shared {
+    folder: PathBuf,
+    /// Where clients reach the server, `host:port`.
+    public: String,
+    ca: String,
+    issuer: Issuer<'static, KeyPair>,
+    book: Mutex<Book>,
+}
+
+impl std::fmt::Debug for Authority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Authority").field("public", &self.0.public).finish_non_exhaustive()
+    }
+}
+
+/// A certificate, for who asked for it.
+pub(super) struct Issued {
+    pub(super) certificate: String,
+    pub(super) ca: String,
+    pub(super) name: String,
+    pub(super) group: Option<String>,
+}
+
+fn other(error: impl ToString) -> io::Error {
+    io::Error::other(error.to_string())
+}
+
+/// Writes a file for its owner alone, whole or not at all.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let beside = path.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)?;
+    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
+}
+
+impl Authority {
+    /// Makes it on first use. `public`: where clients reach the server.
+    pub(super) fn open(data: &Path, public: &str) -> io::Result<Authority> {
+        let folder = data.join("tls");
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(&folder)?;
+        let (cert, key) = (folder.join("ca.pem"), folder.join("ca.key"));
+        if !cert.exists() {
+            let mut params = CertificateParams::new(Vec::new()).map_err(other)?;
+            params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+            params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+            params.distinguished_name.push(DnType::CommonName, format!("Contact at {public}"));
+            lasting(&mut params, AUTHORITY);
+            let pair = KeyPair::generate().map_err(other)?;
+            let made = params.self_signed(&pair).map_err(other)?;
+            write(&key, &pair.serialize_pem())?;
+            write(&cert, &made.pem())?;
+            info!("an authority was made: {}", cert.display());
+        }
+        let ca = fs::read_to_string(&cert)?;
+        let pair = KeyPair::from_pem(&fs::read_to_string(&key)?).map_err(other)?;
+        let issuer = Issuer::from_ca_cert_pem(&ca, pair).map_err(other)?;
+        let book = match fs::read(folder.join("identities.json")) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(other)?,
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Book::default(),
+            Err(e) => return Err(e),
+        };
+        let authority = Shared { folder, public: public.to_owned(), ca, issuer, book: Mutex::new(book) };
+        let authority = Authority(Arc::new(authority));
+        authority.renew_server()?;
+        Ok(authority)
+    }
+
+    /// The files by which the server speaks TLS.
+    pub(super) fn files(&self) -> ServerTls {
+        let at = |name: &str| self.0.folder.join(name);
+        ServerTls { cert: at("server.pem"), key: at("server.key"), client_ca: Some(at("ca.pem")) }
+    }
+
+    /// Has the server a new certificate if the one it has is over soon.
+    pub(super) fn look_after(&self, left: Duration) {
+        if left < SERVER / 3
+            && let Err(e) = self.renew_server()
+        {
+            warn!("the server's certificate is over soon, and there is no new one: {e}");
+        }
+    }
+
+    fn renew_server(&self) -> io::Result<()> {
+        let (host, _) = self.0.public.rsplit_once(':').unwrap_or((&self.0.public, ""));
+        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        // By the last two those on this machine get there.
+        let mut names = vec![host, "localhost".to_owned(), "127.0.0.1".to_owned()];
+        names.dedup();
+        let mut params = CertificateParams::new(names).map_err(other)?;
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        lasting(&mut params, SERVER);
+        let pair = KeyPair::generate().map_err(other)?;
+        let made = params.signed_by(&pair, &self.0.issuer).map_err(other)?;
+        write(&self.0.folder.join("server.key"), &pair.serialize_pem())?;
+        write(&self.0.folder.join("server.pem"), &made.pem())
+    }
+
+    /// What one needs to join: `HOST:PORT.CA.SECRET`. Good for so many, for that long.
+    pub(super) fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+        let secret = Secret::new();
+        let now = Time::now();
+        let mut book = self.lock();
+        book.invites.retain(|invite| invite.until > now.0 && invite.uses > 0);
+        if book.invites.len() >= MOST_INVITES {
+            return Err(Refusal::Authority(format!(
+                "{MOST_INVITES} invitations are open; more wait until some are used or over"
+            )));
+        }
+        book.invites.push(Invite {
+            secret: secret.hash(),
+            group: group.map(|group| group.to_string()),
+            until: now.after(lasts.min(LONGEST)).0,
+            uses,
+        });
+        self.store(&book)?;
+        let ca = pem::der_of(&self.0.ca).ok_or_else(|| Refusal::Authority("its certificate cannot be read".into()))?;
+        Ok(format!("{}.{}.{}", self.0.public, base64url(&ca), secret.text()))
+    }
+
+    /// A certificate for one that was invited. `name`: as it would be called; another one gets another name, if that is taken.
+    pub(super) fn join(&self, secret: &str, name: &str, csr: &str) -> Result<Issued, Refusal> {
+        let wrong = || Refusal::Authority("this invitation is not known here, is over, or was used up".into());
+        let hash = Secret::of(secret).hash();
+        let key = public_key(csr)?;
+        let now = Time::now();
+        let mut book = self.lock();
+        let at = book.invites.iter().position(|it| it.secret == hash && it.until > now.0 && it.uses > 0);
+        let at = at.ok_or_else(wrong)?;
+        let wished = Name::new(NameOf::ClientOrGroup, name)?.to_string();
+        let mut name = wished.clone();
+        while book.identities.iter().any(|it| it.name == name) {
+            name = format!("{wished}-{:04x}", rand::random::<u16>());
+        }
+        let name = Name::new(NameOf::ClientOrGroup, &name)?;
+        let group = book.invites[at].group.clone();
+        let issued = self.issue(&mut book, Identity { role: Role::Agent, name }, group, &key, JOINED)?;
+        book.invites[at].uses -= 1;
+        self.store(&book)?;
+        info!("{} has joined", issued.name);
+        Ok(issued)
+    }
+
+    /// Another certificate for one that shows a good one.
+    pub(super) fn renew(&self, identity: &Identity, csr: &str) -> Result<Issued, Refusal> {
+        let key = public_key(csr)?;
+        let mut book = self.lock();
+        let known = book.identities.iter().find(|it| it.is(identity) && !it.revoked);
+        let group = known.ok_or_else(|| Refusal::NoSuchIdentity(identity.to_string()))?.group.clone();
+        let issued = self.issue(&mut book, identity.clone(), group, &key, JOINED)?;
+        self.store(&book)?;
+        Ok(issued)
+    }
+
+    /// A certificate that an operator asks for.
+    pub(super) fn issue_for(&self, role: Role, name: Name, csr: &str, lasts: Duration) -> Result<Issued, Refusal> {
+        let key = public_key(csr)?;
+        let mut book = self.lock();
+        let identity = Identity { role, name };
+        if book.identities.iter().any(|it| it.name == identity.name.as_str() && (it.revoked || it.role != role)) {
+            return Err(Refusal::Authority(format!(
+                "{identity} was revoked, or is of another kind: choose another name"
+            )));
+        }
+        let group = book.identities.iter().find(|it| it.is(&identity)).and_then(|it| it.group.clone());
+        let issued = self.issue(&mut book, identity, group, &key, lasts.clamp(Duration::from_secs(60), LONGEST))?;
+        self.store(&book)?;
+        Ok(issued)
+    }
+
+    fn issue(
+        &self,
+        book: &mut Book,
+        identity: Identity,
+        group: Option<String>,
+        key: &impl PublicKeyData,
+        lasts: Duration,
+    ) -> Result<Issued, Refusal> {
+        let failed = |e: rcgen::Error| Refusal::Authority(format!("no certificate can be made: {e}"));
+        let now = Time::now();
+        // What is over for a day counts no more; what was revoked does until then.
+        book.identities.retain(|it| it.until + DAY.as_millis() as i64 > now.0);
+        if book.identities.len() >= MOST && !book.identities.iter().any(|it| it.is(&identity)) {
+            return Err(Refusal::Authority(format!("there are {MOST} identities: revoke some")));
+        }
+        let mut params = CertificateParams::new(Vec::new()).map_err(failed)?;
+        params.subject_alt_names = vec![SanType::URI(identity.uri().try_into().map_err(failed)?)];
+        params.distinguished_name.push(DnType::CommonName, identity.to_string());
+        params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+        lasting(&mut params, lasts);
+        let made = params.signed_by(key, &self.0.issuer).map_err(failed)?;
+        let name = identity.to_string();
+        book.identities.retain(|it| !it.is(&identity));
+        book.identities.push(Enrolled {
+            name: name.clone(),
+            role: identity.role,
+            group: group.clone(),
+            issued_at: now.0,
+            until: now.after(lasts).0,
+            revoked: false,
+        });
+        Ok(Issued { certificate: made.pem(), ca: self.0.ca.clone(), name, group })
+    }
+
+    /// All, by name.
+    pub(super) fn identities(&self) -> Vec<Enrolled> {
+        let mut all = self.lock().identities.clone();
+        all.sort_by(|a, b| a.name.cmp(&b.name));
+        all
+    }
+
+    /// Lets it in no more. Whose connections there are is for the caller to end.
+    pub(super) fn revoke(&self, name: &str) -> Result<Identity, Refusal> {
+        let mut book = self.lock();
+        let unknown = || Refusal::NoSuchIdentity(name.to_owned());
+        let one = book.identities.iter_mut().find(|it| it.name == name).ok_or_else(unknown)?;
+        one.revoked = true;
+        let identity = Identity { role: one.role, name: Name::new(NameOf::ClientOrGroup, name)? };
+        self.store(&book)?;
+        info!("{identity} is revoked");
+        Ok(identity)
+    }
+
+    /// Whether it is one of ours, and not revoked; and the group that it may name.
+    pub(super) fn lets_in(&self, identity: &Identity) -> Option<Option<String>> {
+        let book = self.lock();
+        book.identities.iter().find(|it| it.is(identity) && !it.revoked).map(|it| it.group.clone())
+    }
+
+    fn store(&self, book: &Book) -> Result<(), Refusal> {
+        let text = serde_json::to_string_pretty(book).map_err(other);
+        let stored = text.and_then(|text| write(&self.0.folder.join("identities.json"), &text));
+        stored.map_err(|e| Refusal::Authority(format!("identities.json cannot be written: {e}")))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Book> {
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Enrolled {
+    fn is(&self, identity: &Identity) -> bool {
+        self.name == identity.name.as_str() && self.role == identity.role
+    }
+}
+
+fn lasting(params: &mut CertificateParams, time: Duration) {
+    let now = SystemTime::now();
+    (params.not_before, params.not_after) = ((now - BEFORE).into(), (now + time).into());
+}
+
+/// The key that is to be certified, and nothing else: what names it asks for does not matter.
+fn public_key(csr: &str) -> Result<rcgen::PublicKey, Refusal> {
+    let request = CertificateSigningRequestParams::from_pem(csr);
+    Ok(request
+        .map_err(|e| Refusal::Authority(format!("the request for a certificate makes no sense: {e}")))?
+        .public_key)
+}
+
+mod pem {
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject as _;
+
+    pub(super) fn der_of(text: &str) -> Option<Vec<u8>> {
+        CertificateDer::from_pem_slice(text.as_bytes()).ok().map(|der| der.to_vec())
+    }
+}

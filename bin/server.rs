@@ -122,7 +122,10 @@ struct Args {
     /// multiplied with, the longest, and by which part they vary. A first loss costs no wait. `first=0s`: none does
     #[arg(long, value_name = "POLICY", default_value = broker::Config::default().retry.to_string())]
     retry: Retry,
-    /// The longest task, status or result, in bytes. An article client takes messages up to 4 MiB
+    /// The longest that a client can have a task wait with RETRY; what it asks for beyond that is cut
+    #[arg(long, value_name = "TIME", default_value = time(broker::Config::default().max_retry_delay), value_parser = humantime::parse_duration)]
+    max_retry_delay: Duration,
+    /// The longest task or result, in bytes; a status is 16 KiB at most. An article client takes messages up to 4 MiB
     #[arg(long, value_name = "BYTES", default_value = "1048576", value_parser = max_task)]
     max_task: usize,
     /// Most calls that one connection may have open at once. A client that knows waits with the next
@@ -142,6 +145,10 @@ struct Args {
     /// Remove settled tasks earlier when the store takes more than this
     #[arg(long, value_name = "BYTES")]
     retain_bytes: Option<u64>,
+    /// How much of the disk is to stay free. With less, statuses and late results are not stored, and with less than half of it no tasks are
+    /// accepted; what comes of the tasks that are out always is. Without it: 1 GiB, or a twentieth of the file system if that is less
+    #[arg(long, value_name = "BYTES")]
+    min_free: Option<u64>,
     /// A group that no client has used for this long ends, with tasks that it has not settled
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().group_ttl), value_parser = humantime::parse_duration)]
     group_ttl: Duration,
@@ -162,17 +169,19 @@ struct Args {
 const LISTEN: &str = "127.0.0.1:50051";
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 13] = [
+const LIVE: [&str; 15] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
     "max-window",
     "max-groups",
     "retry",
+    "max-retry-delay",
     "groups-from",
     "anonymous-from",
     "retain",
     "retain-bytes",
+    "min-free",
     "group-ttl",
     "max-lag",
     "log",
@@ -199,6 +208,7 @@ impl Args {
             max_groups: self.max_groups,
             retry: self.retry,
             restart_grace: self.restart_grace,
+            max_retry_delay: self.max_retry_delay,
             groups_from: self.groups_from,
             anonymous_from: self.anonymous_from,
             anonymous_group: self.anonymous_group.clone(),
@@ -233,6 +243,7 @@ impl Args {
         Retention {
             retain: self.retain,
             retain_bytes: self.retain_bytes,
+            min_free: self.min_free,
             group_ttl: self.group_ttl,
             max_lag: self.max_lag,
             ..Retention::default()

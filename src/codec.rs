@@ -1,7 +1,9 @@
 //! How messages become bytes and back, which calls are let in, and how the first message of one is waited for.
 
+mod known;
+
 use std::any::Any;
-use std::io::Read as _;
+use std::io::BufRead;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,7 +14,9 @@ use futures::{Stream, StreamExt as _};
 use futures_timer::Delay;
 use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream, RpcContext, RpcStatus, pb_ser};
 use protobuf::rt::WireType;
-use protobuf::{CodedInputStream, Message};
+use protobuf::{CodedInputStream, Message, MessageFull};
+
+use self::known::Known;
 
 /// A request as the server reads it. Bytes that are no such message reach the service, which refuses them with a clear status;
 /// grpcio would answer INTERNAL.
@@ -118,7 +122,7 @@ pub const fn client_method<Q: Message, P: Message>(ty: MethodType, name: &'stati
 }
 
 /// A method as the server offers it.
-pub const fn server_method<Q: Message, P: Message>(ty: MethodType, name: &'static str) -> Method<Decoded<Q>, P> {
+pub const fn server_method<Q: MessageFull, P: Message>(ty: MethodType, name: &'static str) -> Method<Decoded<Q>, P> {
     Method {
         ty,
         name,
@@ -127,20 +131,35 @@ pub const fn server_method<Q: Message, P: Message>(ty: MethodType, name: &'stati
     }
 }
 
-fn decode<T: Message>(mut reader: MessageReader) -> grpcio::Result<Decoded<T>> {
-    let Some(rows) = Rows::of(T::NAME).filter(|rows| reader.len() > rows.limit * Rows::SHORTEST) else {
-        return Ok(T::parse_from(&mut CodedInputStream::from_buf_read(&mut reader)).map_err(Unreadable::from));
-    };
-    let mut bytes = Vec::new();
+fn decode<T: MessageFull>(mut reader: MessageReader) -> grpcio::Result<Decoded<T>> {
+    let length = reader.len();
+    Ok(read(&mut reader, length))
+}
+
+/// A message longer than this is looked through before it is decoded. A shorter one takes a megabyte at most, whatever is in it.
+const SHORT: usize = 8 * 1024;
+
+/// Reads a message of so many bytes.
+pub(crate) fn read<T: MessageFull>(reader: &mut impl BufRead, length: usize) -> Decoded<T> {
+    if length <= SHORT {
+        let mut fields = CodedInputStream::from_buf_read(reader);
+        // Otherwise a text that says it is as long gets up to 10 MB before any of it is there.
+        fields.push_limit(length as u64)?;
+        return Ok(T::parse_from(&mut fields)?);
+    }
+    let mut bytes = Vec::with_capacity(length);
     reader.read_to_end(&mut bytes).map_err(protobuf::Error::from)?;
-    Ok(rows.check(&bytes).and_then(|()| Ok(T::parse_from_bytes(&bytes)?)))
+    if let Some(rows) = Rows::of(T::NAME) {
+        rows.check(&bytes)?;
+    }
+    let known = Known::of::<T>().part(&bytes)?;
+    Ok(T::parse_from_bytes(known.as_deref().unwrap_or(&bytes))?)
 }
 
 /// Messages within a message, of which there are bounded many. A row takes two bytes on the wire, and a hundred or two when it is
 /// decoded. So rows are counted before that, in messages that are long enough to have too many.
 ///
-/// What else a message may cost is bounded by its length: a text as much as on the wire, a field of no meaning twelve times
-/// that.
+/// What else a message may cost is bounded by its length: a text as much as on the wire. What is not known is left out.
 struct Rows {
     what: &'static str,
     /// The tag of the field.
@@ -151,9 +170,6 @@ struct Rows {
 }
 
 impl Rows {
-    /// Bytes of a row that is empty: a tag and a length.
-    const SHORTEST: usize = 2;
-
     /// Those of the message of that name.
     fn of(message: &str) -> Option<Rows> {
         let tag = |field: u32| (field << 3) | WireType::LengthDelimited as u32;
@@ -179,7 +195,7 @@ impl Rows {
         while let Some(tag) = fields.read_raw_tag_or_eof()? {
             if tag == self.tag {
                 count += 1;
-                let length = fields.read_raw_varint32()?;
+                let length = length(&mut fields)?;
                 if !self.nested {
                     fields.skip_raw_bytes(length)?;
                 }
@@ -191,6 +207,12 @@ impl Rows {
         }
         Ok(count)
     }
+}
+
+/// How long a message within another one is, as the library reads it: with up to ten bytes, most of which may say nothing.
+fn length(fields: &mut CodedInputStream<'_>) -> protobuf::Result<u32> {
+    let length = fields.read_raw_varint64()?;
+    u32::try_from(length).map_err(|_| std::io::Error::from(std::io::ErrorKind::UnexpectedEof).into())
 }
 
 fn no_such_field() -> protobuf::Error {
@@ -205,7 +227,13 @@ fn never_sent<T>(_: &Decoded<T>, _: &mut GrpcSlice) -> grpcio::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+    use protobuf::reflect::{MessageDescriptor, RuntimeFieldType, RuntimeType};
+
     use super::*;
+    use crate::fuzz::{any_bytes, cases};
     use crate::wire::contact::Result as Told;
     use crate::wire::control::{NewTask, SubmitRequest};
 
@@ -256,6 +284,143 @@ mod tests {
             assert!(rows.check(&row.repeat(limit)).is_ok());
             let error = rows.check(&row.repeat(limit + 1)).unwrap_err().to_string();
             assert!(error.contains(&limit.to_string()) && error.contains("several messages"), "{error}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_known_of_a_long_message_is_left_out_before_it_is_decoded() {
+        let mut unknown = Vec::new();
+        let mut stream = protobuf::CodedOutputStream::vec(&mut unknown);
+        for number in 1_000..150_000 {
+            stream.write_uint32(number, 7).unwrap();
+            stream.write_bytes(8, b"").unwrap();
+            // It is known, but not of that kind.
+            stream.write_fixed32(2, number).unwrap();
+        }
+        stream.flush().unwrap();
+        drop(stream);
+        let mut row = told(2, vec![]).write_to_bytes().unwrap();
+        row.extend(&unknown);
+        let mut bytes = unknown.clone();
+        for part in [[&[0x2a_u8][..]].concat()] {
+            bytes.extend(part);
+            let mut length = Vec::new();
+            protobuf::CodedOutputStream::vec(&mut length).write_raw_varint32(row.len() as u32).unwrap();
+            bytes.extend(length);
+            bytes.extend(&row);
+        }
+        bytes.extend(told(1, vec![told(3, vec![])]).write_to_bytes().unwrap());
+        let mut decoded = None;
+        let taken = allocation_counter::measure(|| decoded = Some(read::<Told>(&mut &bytes[..], bytes.len()).unwrap()));
+        assert_eq!(decoded, Some(told(1, vec![told(2, vec![]), told(3, vec![])])));
+        assert!(taken.bytes_max < 3 * bytes.len() as u64, "{} bytes for {}", taken.bytes_max, bytes.len());
+    }
+
+    /// A message of that kind, of whatever the numbers say.
+    fn message(of: &MessageDescriptor, numbers: &mut impl Iterator<Item = u64>, depth: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut stream = protobuf::CodedOutputStream::vec(&mut bytes);
+        for field in of.fields() {
+            let (number, times) = (field.number() as u32, numbers.next().unwrap_or(0));
+            let (kind, times) = match field.runtime_field_type() {
+                RuntimeFieldType::Singular(kind) => (kind, times % 2),
+                RuntimeFieldType::Repeated(kind) => (kind, times % 4),
+                RuntimeFieldType::Map(..) => unreachable!("there are no maps"),
+            };
+            for _ in 0..times {
+                let value = numbers.next().unwrap_or(0);
+                match &kind {
+                    RuntimeType::Message(of) if depth > 0 => {
+                        stream.write_bytes(number, &message(of, numbers, depth - 1)).unwrap();
+                    }
+                    RuntimeType::String => {
+                        let text = ["", "g", "工人", "first=1s,factor=2", "\n\n\n\n"][(value % 5) as usize];
+                        stream.write_string(number, text).unwrap();
+                    }
+                    RuntimeType::VecU8 | RuntimeType::Message(_) => stream.write_bytes(number, &[]).unwrap(),
+                    RuntimeType::F64 | RuntimeType::F32 => stream.write_double(number, value as f64).unwrap(),
+                    _ => stream.write_uint64(number, value >> (value % 64)).unwrap(),
+                }
+            }
+        }
+        stream.flush().unwrap();
+        drop(stream);
+        bytes
+    }
+
+    /// What the server reads is what there was, without what it does not know.
+    fn same_without_the_unknown<T: MessageFull + PartialEq>(bytes: &[u8]) {
+        let known = |bytes: &[u8]| {
+            let part = Known::of::<T>().part(bytes).unwrap().unwrap_or(bytes.to_vec());
+            assert!(Known::of::<T>().part(&part).unwrap().is_none(), "all that is left is known");
+            T::parse_from_bytes(&part).unwrap()
+        };
+        let mut fields = CodedInputStream::from_bytes(bytes);
+        // Without it, the last message may say that it is longer than what is there.
+        fields.push_limit(bytes.len() as u64).unwrap();
+        if let Ok(all) = T::parse_from(&mut fields) {
+            assert_eq!(known(bytes), known(&all.write_to_bytes().unwrap()));
+        }
+    }
+
+    /// Every message of the wire: how the server reads it.
+    fn kinds() -> Vec<(MessageDescriptor, fn(&[u8]))> {
+        use protobuf::MessageFull;
+
+        use crate::wire::{contact, control};
+        fn one<T: MessageFull + PartialEq>() -> (MessageDescriptor, fn(&[u8])) {
+            let read_in_parts = |bytes: &[u8]| {
+                // In parts, as C-core gives it.
+                drop(read::<T>(&mut BufReader::with_capacity(7, bytes), bytes.len()));
+                allocation_counter::opt_out(|| same_without_the_unknown::<T>(bytes));
+            };
+            (T::descriptor(), read_in_parts)
+        }
+        macro_rules! all {
+            ($($module:ident: $($message:ident)*;)*) => { vec![$($(one::<$module::$message>()),*),*] };
+        }
+        all! {
+            contact: ClientMsg ServerMsg Revoked Empty Result;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding;
+        }
+    }
+
+    #[test]
+    fn lengths_are_read_as_the_library_reads_them() {
+        let padded = [0x2a, 0x80 | 4, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0x2a, 0, 0x2a, 0];
+        let told = Told::parse_from_bytes(&padded).unwrap();
+        assert_eq!((told.batch.len(), told.batch[0].batch.len()), (1, 2));
+        assert_eq!(Rows::of(Told::NAME).unwrap().count(&padded).unwrap(), 3);
+        assert!(Known::of::<Told>().part(&padded).unwrap().is_none());
+    }
+
+    /// Most that a request may take: for texts as much as on the wire, and twice that while they grow; for rows, each of which has two
+    /// bytes at least, what they are decoded. Answers are not read by servers.
+    fn memory(message: &str, length: usize) -> usize {
+        let is_request = message.ends_with("Request") || ["ClientMsg", "Empty", "Result"].contains(&message);
+        if !is_request {
+            return usize::MAX;
+        }
+        let most = Rows::of(message).map_or(0, |rows| rows.limit);
+        (1 << 20) + 3 * length + 1024 * most.min(length / 2)
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused_in_a_memory_that_goes_with_their_length() {
+        let kinds = kinds();
+        let mut names: Vec<_> = kinds.iter().map(|(of, _)| of.full_name().to_owned()).collect();
+        let files = [crate::wire::contact::file_descriptor(), crate::wire::control::file_descriptor()];
+        let mut all: Vec<_> =
+            files.iter().flat_map(|file| file.messages()).map(|of| of.full_name().to_owned()).collect();
+        names.sort();
+        all.sort();
+        assert_eq!(names, all, "every message of the wire is here");
+        let count = kinds.len() as u32;
+        for (of, read) in kinds {
+            let name = of.name().to_owned();
+            let valid = prop::collection::vec(any::<u64>(), 0..60)
+                .prop_map(move |numbers| message(&of, &mut numbers.into_iter(), 3));
+            any_bytes(cases() / count, valid, |length| memory(&name, length), read);
         }
     }
 }

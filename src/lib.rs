@@ -36,6 +36,8 @@ pub mod ctl;
     allow(dead_code, unreachable_pub, unused_imports, reason = "each part needs one side of it")
 )]
 mod front;
+#[cfg(all(test, feature = "server"))]
+mod fuzz;
 #[cfg(feature = "server")]
 pub mod latency;
 pub mod log_queue;

@@ -97,6 +97,7 @@ reasons! {
     CLIENT_ID_CONTESTED: UNAVAILABLE, Unavailable;
     SERVER_STOPPING: UNAVAILABLE, Unavailable;
     STORE_FAILED: UNAVAILABLE, Unavailable;
+    DISK_LOW: UNAVAILABLE, Unavailable;
 }
 
 impl Reason {

@@ -35,7 +35,7 @@ impl Retry {
         let mut wait = self.first.min(self.cap);
         for _ in 0..further {
             // It ends where the cap does, or never grows.
-            if wait >= self.cap || self.factor == 1_000 {
+            if wait >= self.cap || wait.is_zero() || self.factor == 1_000 {
                 break;
             }
             wait = wait.saturating_mul(self.factor).checked_div(1_000).unwrap_or(self.cap).min(self.cap);
@@ -76,6 +76,8 @@ mod text {
 
     use super::{Retry, RetryPolicy};
 
+    /// The longest text of a policy, in bytes: several times what all of its parts need.
+    const LONGEST_TEXT: usize = 256;
     /// The longest wait that may be asked for.
     const LONGEST: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
@@ -84,6 +86,9 @@ mod text {
         type Err = String;
 
         fn from_str(text: &str) -> Result<RetryPolicy, String> {
+            if text.len() > LONGEST_TEXT {
+                return Err(format!("a retry policy is at most {LONGEST_TEXT} bytes, and this is {}", text.len()));
+            }
             let (mut max, mut retry, mut waits, mut capped) = (None, Retry::default(), false, false);
             let mut named = Vec::new();
             for part in text.split(',') {
@@ -168,6 +173,8 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    #[cfg(feature = "server")]
+    use crate::fuzz::any_text;
 
     fn waits(text: &str, attempts: std::ops::RangeInclusive<u32>) -> Vec<u64> {
         let retry: Retry = text.parse().unwrap();
@@ -179,6 +186,8 @@ mod tests {
         assert_eq!(waits("first=10s,factor=2,cap=1m,jitter=0", 0..=6), [0, 10, 20, 40, 60, 60, 60]);
         assert_eq!(waits("first=10s,factor=1,jitter=0", 1..=3), [10, 10, 10]);
         assert_eq!(waits("first=0s", 1..=3), [0, 0, 0]);
+        // At once: not after as many steps as there were attempts.
+        assert_eq!(waits("first=0s", u32::MAX..=u32::MAX), [0]);
         assert_eq!(waits("first=1s,factor=1000,cap=1000d,jitter=0", u32::MAX..=u32::MAX), [365 * 24 * 60 * 60]);
     }
 
@@ -218,5 +227,26 @@ mod tests {
             let Err(why) = text.parse::<Retry>() else { panic!("{text:?} makes no sense") };
             assert!(!why.is_empty());
         }
+        for part in ["first=s", "max=5", "\u{1b}", "factor=2,"] {
+            let why = part.repeat(100_000).parse::<RetryPolicy>().unwrap_err();
+            assert!(why.len() < 200, "{} bytes", why.len());
+        }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn any_bytes_are_a_policy_or_are_refused_in_a_sentence() {
+        const POLICIES: &[&str] =
+            &["max=5,first=10s,factor=2,cap=10m,jitter=0.1", "first=1h 2m,cap=1000d", "max=4294967295", ""];
+        any_text(POLICIES, 16 * 1024, |text| match text.parse::<RetryPolicy>() {
+            Err(why) => assert!(why.len() <= 1024, "{} bytes", why.len()),
+            Ok(policy) => {
+                let retry = policy.backoff.unwrap_or_default();
+                for attempt in [0, 1, 2, u32::MAX] {
+                    assert!(retry.wait(attempt, u64::MAX - 3) <= Duration::from_secs(2 * 366 * 24 * 60 * 60));
+                }
+                assert!(policy.is_open() || policy.to_string().parse() == Ok(policy), "{policy}");
+            }
+        });
     }
 }

@@ -25,11 +25,13 @@ mod operator;
 mod port;
 mod pump;
 mod query;
+mod receipts;
 mod reflection;
 mod refusal;
 mod refusal_counts;
 mod retention;
 mod roles;
+mod status_rate;
 mod tls;
 mod tokens;
 mod traffic;
@@ -63,9 +65,11 @@ use self::identity::Connections;
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
+use self::receipts::Receipts;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::roles::Role;
+use self::status_rate::StatusRate;
 use self::tls::{Tls, TlsThread};
 use self::traffic::Traffic;
 pub use self::watchdog::Pulse;
@@ -130,13 +134,18 @@ impl Server {
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
         let handle = store.handle();
+        handle.set_min_free(config.retention.min_free);
+        handle.keep_reserve();
         if let Some(newest) = newest_entry(&recovered) {
             about.clock.start_after(newest);
         }
         let pool = Pool::start(&handle)?;
         let watchers = Watchers::subscribe(handle.tail());
         let health = Health::of(handle.clone());
-        let traffic = Arc::new(Traffic::default());
+        let (traffic, status_rate) = (Arc::new(Traffic::default()), Arc::new(StatusRate::default()));
+        let anonymous_group = config.broker.anonymous_group.clone();
+        let receipts = Receipts::open(&config.data);
+        let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
@@ -167,6 +176,9 @@ impl Server {
             limit,
             traffic: traffic.clone(),
             access: access.clone(),
+            status_rate: status_rate.clone(),
+            receipts,
+            anonymous_group,
         };
         let operator = Operator {
             broker: broker.handle(),
@@ -175,6 +187,7 @@ impl Server {
             about: about.clone(),
             access: access.clone(),
             traffic,
+            status_rate,
             limit,
             admissions,
             identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
@@ -275,6 +288,7 @@ impl Server {
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
         self.about.set_retention(retention.clone());
+        self.store.handle().set_min_free(retention.min_free);
         self.retention_thread.set(retention);
         block_on(self.broker.handle().reconfigure(broker))
     }

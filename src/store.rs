@@ -8,6 +8,7 @@
 //!   store is opened again.
 //! - What one thread sends is written in the order it sent it, and a transaction is written whole or not at all.
 //! - A database that another program has locked is waited for.
+//! - Before the disk is full, what can be done without is refused with [`StoreError::Low`]; what comes of tasks that are out never is.
 //! - After a failed write the store is closed, and opened again until that works. Meanwhile nothing is accepted: each call gets
 //!   that error at once. What was answered before is safe; what the broker recorded is kept and written afterwards. Whether
 //!   the write that failed is on disk all the same is seen there, and nothing is written twice.
@@ -34,22 +35,26 @@ mod chunk;
 mod error;
 mod memory;
 mod patient;
+mod space;
 mod sqlite;
 mod tail;
 mod writer;
 
 pub use backend::{
     Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Drain, Floors, GroupState, Keyed, Newest,
-    OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
+    OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES,
+    STATUSES_OF_A_CLIENT,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
+pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;
 pub use tail::{Skipped, Tail};
 
 use patient::Patient;
+use space::Floor;
 use writer::{Command, Done, Unless, Writer};
 
 /// Most commands that wait for the writer, and most that go into one transaction. When it is full, futures wait for room and
@@ -93,6 +98,7 @@ impl Store {
             backups: Mutex::default(),
             closing: AtomicBool::new(false),
             commits: Mutex::default(),
+            floor: Floor::default(),
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
@@ -200,6 +206,7 @@ struct Shared {
     closing: AtomicBool,
     /// Locked once for each commit.
     commits: Mutex<Latency>,
+    floor: Floor,
 }
 
 /// Whether the store can be written.
@@ -391,6 +398,26 @@ impl Handle {
         };
         let shared = self.shared.clone();
         back_up(to, Arc::new(move |progress| !shared.closing.load(Relaxed) && goes_on(progress)))
+    }
+
+    /// How many bytes are to stay free on the disk; `None`: see [`Space::floor`]. From the next transaction on.
+    pub fn set_min_free(&self, min_free: Option<u64>) {
+        self.shared.floor.set(min_free);
+    }
+
+    /// The same, as it is set.
+    pub fn min_free(&self) -> Option<u64> {
+        self.shared.floor.min_free()
+    }
+
+    /// Sets a part of the disk aside from now on, see [`Space::reserve`]. While that cannot be, no tasks are accepted.
+    pub fn keep_reserve(&self) {
+        self.shared.floor.keep_reserve(true);
+    }
+
+    /// How many of these were not written for want of room on the disk, since the store was opened.
+    pub fn unwritten(&self, what: Unwritten) -> u64 {
+        self.shared.floor.unwritten(what)
     }
 
     /// How long the commits took, each with its sync, since the store was opened.

@@ -148,4 +148,17 @@ mod tests {
             assert_eq!(by(here, &[set]), None, "{here}");
         }
     }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn any_bytes_are_an_address_or_are_refused() {
+        const ADDRESSES: &[&str] =
+            &["127.0.0.1:50051", "[::1]:1", "unix:/run/a.sock", "http://a:1/", "ipv4:10.0.0.1:1,10.0.0.2:1"];
+        crate::fuzz::any_text(ADDRESSES, 4096, |text| {
+            if check(text).is_ok() {
+                assert!(text.contains(':') && !text.contains('\0'));
+            }
+            proxy_by(text, |variable| Some(format!("{variable}{text}")));
+        });
+    }
 }

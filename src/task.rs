@@ -520,4 +520,20 @@ mod tests {
         }
         assert!(Name::new(NameOf::Group, "a\nb").is_err());
     }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn any_bytes_are_a_name_or_are_refused_in_a_sentence() {
+        crate::fuzz::any_text(&["workers", "工人", "web-1/worker 3", "e\u{301}"], 4096, |text| {
+            for of in READ.into_iter().chain([NameOf::Group, NameOf::Key]) {
+                match Name::new(of, text) {
+                    Err(why) => assert!(why.to_string().len() <= 256, "{why}"),
+                    Ok(name) => {
+                        assert!(name.as_str() == text && (1..=Name::MAX).contains(&text.len()));
+                        assert!(!text.contains(char::is_control), "{text:?}");
+                    }
+                }
+            }
+        });
+    }
 }

@@ -8,5 +8,7 @@ mod calls;
 mod door;
 #[cfg(target_os = "linux")]
 mod files;
+mod http;
+mod receipts;
 #[cfg(target_os = "linux")]
 mod roles;

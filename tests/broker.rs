@@ -18,7 +18,7 @@ use std::time::Duration;
 use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
-    MOST_LATE, OutcomeReport, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
+    MOST_LATE, OutcomeReport, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
@@ -695,6 +695,168 @@ fn what_is_urgent_does_not_wait_for_the_delayed_tasks_of_other_priorities() {
     assert_eq!(got(&world, a).len(), 1002);
 }
 
+// ---- what is told counts only from who holds the task
+
+const TOLD: [Outcome; 5] = [Outcome::Done, Outcome::Failed, Outcome::Retry, Outcome::Working, Outcome::Released];
+
+/// One that tells of tasks: its id, its group, its address.
+fn teller(client: Option<&str>, group: Option<&str>, peer: &str) -> Reporter {
+    Reporter { client: client.map(name), group: group.map(name), peer: peer.into() }
+}
+
+/// Tells something past the model, which knows no strangers, and sees that it changes nothing: what is written down is late.
+#[track_caller]
+fn changes_nothing(world: &mut World, by: &Reporter, report: OutcomeReport) {
+    let said = format!("{by:?}: {report:?}");
+    let foreign = world.core.foreign();
+    world.core.report(by, vec![report], world.now);
+    for action in world.core.take_actions(world.now) {
+        match action {
+            Action::Record(results) => assert!(results.iter().all(|result| result.late), "{said}: {results:?}"),
+            Action::Revoke(..) => {}
+            other => panic!("{said}: {other:?}"),
+        }
+    }
+    assert_eq!(world.core.foreign(), foreign + 1, "{said}");
+}
+
+fn proven(report: OutcomeReport) -> OutcomeReport {
+    OutcomeReport { receipt: Receipt::Good, ..report }
+}
+
+#[test]
+fn what_is_told_of_a_task_by_one_that_does_not_hold_it_changes_nothing() {
+    let mut world = world();
+    let one = world.join(Join { window: Some(1), ..worker("one") });
+    let held = world.broadcast("held");
+    let waits = world.broadcast("waits");
+    let two = world.join(Join { window: Some(1), ..worker("two") });
+    assert_eq!((got(&world, one), got(&world, two)), (vec![held], vec![waits]));
+    let backlog = world.broadcast("nobody has it yet");
+    let strangers = [
+        world.reporter(two),
+        teller(None, Some("g"), "elsewhere"),
+        teller(Some("evil"), Some("g"), "one"),
+        // An id that is the name of the group.
+        teller(Some("g"), None, "elsewhere"),
+    ];
+    for stranger in &strangers {
+        for (outcome, attempt) in TOLD.into_iter().flat_map(|outcome| [(outcome, 0), (outcome, 1), (outcome, 7)]) {
+            changes_nothing(&mut world, stranger, outcome_report(held, attempt, outcome));
+            if outcome.settles() {
+                changes_nothing(&mut world, stranger, outcome_report(backlog, attempt, outcome));
+            }
+        }
+    }
+    world.wait(ACK_TIMEOUT - SECOND);
+    world.settle(two, waits, Outcome::Working);
+    world.wait(SECOND);
+    assert_eq!(attempts(&world, one), [(held, 1), (held, 2)], "the lease was not renewed by strangers");
+    assert_eq!(world.done(one, held).late, false);
+    assert_eq!(got(&world, one).last(), Some(&backlog));
+}
+
+#[test]
+fn who_was_given_receipts_is_believed_with_them_and_nobody_without() {
+    let mut world = world();
+    let one = world.join(Join { receipts: true, ..worker("one") });
+    let task = world.broadcast("work");
+    let by = world.reporter(one);
+    for outcome in TOLD {
+        changes_nothing(&mut world, &by, outcome_report(task, 1, outcome));
+    }
+    // Nor with a wrong one, which is worse than none.
+    let forged = OutcomeReport { receipt: Receipt::Bad, ..outcome_report(task, 1, Outcome::Done) };
+    changes_nothing(&mut world, &by, forged.clone());
+    world.leave(one);
+    changes_nothing(&mut world, &by, forged);
+    let two = world.join(Join { receipts: true, ..worker("two") });
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    changes_nothing(&mut world, &by, outcome_report(task, 1, Outcome::Done));
+    // A receipt that is shown again is of an earlier delivery.
+    for outcome in [Outcome::Retry, Outcome::Failed] {
+        assert!(world.report(&by, proven(outcome_report(task, 1, outcome))).unwrap().late);
+    }
+    let of_two = world.reporter(two);
+    world.leave(two);
+    changes_nothing(&mut world, &of_two, outcome_report(task, 2, Outcome::Failed));
+    // From any address, whoever has it now.
+    let three = world.join(Join { receipts: true, ..worker("three") });
+    assert_eq!(attempts(&world, three), [(task, 3)]);
+    let elsewhere = Reporter { peer: "elsewhere".into(), ..by };
+    assert!(!world.report(&elsewhere, proven(outcome_report(task, 1, Outcome::Done))).unwrap().late);
+    assert_eq!(outcomes(&world, task).last(), Some(&Outcome::Done));
+}
+
+#[test]
+fn without_receipts_it_counts_what_is_told_by_who_was_given_the_task() {
+    let mut world = world();
+    let one = world.join(worker("one"));
+    let task = world.broadcast("work");
+    let by = Reporter { peer: "a new connection".into(), ..world.reporter(one) };
+    world.leave(one);
+    let two = world.join(worker("two"));
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    // Another has it, and it was this one's.
+    changes_nothing(&mut world, &teller(Some("three"), Some("g"), "x"), outcome_report(task, 1, Outcome::Done));
+    assert!(!world.report(&by, outcome_report(task, 1, Outcome::Done)).unwrap().late);
+
+    // Of a group and without an id: by the number of the attempt, since the address is another after a reconnect.
+    let nameless = |peer: &str| Join { client: None, peer: peer.into(), window: Some(1), ..worker("x") };
+    world.leave(two);
+    let first = world.join(nameless("first"));
+    let task = world.broadcast("more");
+    world.leave(first);
+    changes_nothing(&mut world, &teller(Some("evil"), Some("g"), "x"), outcome_report(task, 1, Outcome::Done));
+    let report = outcome_report(task, 1, Outcome::Done);
+    assert!(!world.report(&teller(None, Some("g"), "second"), report).unwrap().late);
+
+    // After a start nobody knows whose it was.
+    let one = world.join(worker("one"));
+    let (task, more) = (world.broadcast("held at the restart"), world.broadcast("and this"));
+    let by = world.reporter(one);
+    world.checkpoint();
+    world.restart();
+    assert!(!world.report(&by, outcome_report(task, 1, Outcome::Failed)).unwrap().late);
+    changes_nothing(&mut world, &by, outcome_report(more, 2, Outcome::Failed));
+}
+
+#[test]
+fn a_done_counts_that_is_told_after_a_crash_forgot_the_delivery_though_another_has_the_task() {
+    let mut world = World::new(Config { restart_grace: Duration::ZERO, ..world().config });
+    world.join(Join { window: Some(1), ..worker("two") });
+    world.checkpoint();
+    let one = world.join(Join { window: Some(2), ..worker("one") });
+    let tasks = [world.broadcast("held by two"), world.broadcast("work"), world.broadcast("more")];
+    world.sync();
+    let by = world.reporter(one);
+    world.crash(0);
+    let two = world.join(worker("two"));
+    assert!(attempts(&world, two).contains(&(tasks[1], 1)), "the delivery is forgotten");
+    assert!(!world.report(&by, outcome_report(tasks[1], 1, Outcome::Done)).unwrap().late);
+    // But not for ever, nor of what was accepted since.
+    let new = world.broadcast("new");
+    changes_nothing(&mut world, &by, outcome_report(new, 1, Outcome::Done));
+    world.wait(2 * ACK_TIMEOUT + SECOND);
+    changes_nothing(&mut world, &by, outcome_report(tasks[2], 1, Outcome::Done));
+}
+
+#[test]
+fn a_retry_waits_no_longer_than_the_server_is_set() {
+    let mut world = World::new(Config { max_retry_delay: 100 * SECOND, ..world().config });
+    let a = world.join(client("a"));
+    let task = world.broadcast("work");
+    let year = OutcomeReport { delay: 365 * 24 * 3600 * SECOND, ..outcome_report(task, 1, Outcome::Retry) };
+    world.core.report(&world.reporter(a), vec![year], world.now);
+    let actions = world.core.take_actions(world.now);
+    let until = actions.iter().find_map(|action| match action {
+        Action::Record(results) => results[0].not_before,
+        _ => None,
+    });
+    assert_eq!(until, Some(world.now.wall.after(100 * SECOND)));
+    assert_eq!(Config::default().max_retry_delay, 7 * 24 * 3600 * SECOND);
+}
+
 // ---- the clock steps
 
 /// An hour: a wrong time zone. And what a machine is off by that knows no time when it starts.
@@ -826,6 +988,12 @@ fn a_wait_that_was_stored_while_the_clock_was_ahead_is_no_longer_when_that_was_s
     world.sync();
     world.now.wall.0 -= 40 * 24 * HOUR;
     world.model.stepped = Some(world.model.log.len());
+    world.crash(0);
+    // A later start no longer knows what the clock showed: what was written since is of the clock that is right.
+    let b = world.join(client("b"));
+    let other = world.address("b", "other");
+    world.done(b, other);
+    world.checkpoint();
     world.crash(0);
     let a = world.join(client("a"));
     world.wait(10 * SECOND);
@@ -1660,7 +1828,8 @@ fn late_results_of_a_task_and_group_are_bounded_in_number_and_length() {
     let of_no_group: usize = (0..100).map(|n| told(&format!("none-{n}"), 1).len()).sum();
     assert_eq!(of_no_group, MOST_LATE as usize, "all groups that there are not count as one");
     assert_eq!(told("none", 0).len(), 3 * MOST_LATE as usize, "what names no task stands in no ledger");
-    core.report(&from("a"), vec![outcome_report(1, 1, Outcome::Done)], START);
+    let holder = Reporter { client: Some(name("a")), ..from("a") };
+    core.report(&holder, vec![outcome_report(1, 1, Outcome::Done)], START);
     let counts = |action: &Action| matches!(action, Action::Record(results) if results.len() == 1 && !results[0].late);
     assert!(core.take_actions(START).iter().any(counts), "what counts is written down");
 }
@@ -2229,7 +2398,8 @@ fn a_revived_task_waits_for_its_time_too() {
     let mut world = world();
     let a = world.join(client("a"));
     let id = world.submit(NewTask { not_before: Some(world.now.wall.after(SECOND)), ..task("later") });
-    world.settle(a, id, Outcome::Done);
+    let by = world.reporter(a);
+    world.report(&by, proven(outcome_report(id, 1, Outcome::Done)));
     assert!(world.revive("a", id));
     assert!(got(&world, a).is_empty());
     world.wait_for_due();

@@ -360,7 +360,8 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_
     let mut said = session.metadata.clone();
     said.retain(|(key, _)| key.starts_with("contact-"));
     said.sort();
-    let expected = [("contact-heartbeat", "15"), ("contact-revoke", "1"), ("contact-window", "2")];
+    let expected =
+        [("contact-heartbeat", "15"), ("contact-receipts", "1"), ("contact-revoke", "1"), ("contact-window", "2")];
     assert_eq!(said, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     running.stop().unwrap();
 }

@@ -1,6 +1,7 @@
 //! What the tests share that run the real programs.
 
 pub mod authority;
+pub mod disk;
 pub mod program;
 pub mod server;
 

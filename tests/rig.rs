@@ -433,8 +433,12 @@ impl Statuses {
     }
 
     pub fn answer(&mut self) -> Result<String, RpcStatus> {
+        self.whole_answer().map(|answer| answer.ret)
+    }
+
+    pub fn whole_answer(&mut self) -> Result<Told, RpcStatus> {
         match block_on(self.answers.next()) {
-            Some(answer) => status_of(answer).map(|answer| answer.ret),
+            Some(answer) => status_of(answer),
             None => Err(RpcStatus::ok()),
         }
     }

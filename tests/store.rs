@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Mutex};
@@ -631,6 +631,25 @@ for_both! {
         assert_eq!(place.open().1.positions, Positions { status: 3, ..Positions::default() });
     }
 
+    fn of_each_client_the_latest_thousand_statuses_are_kept(place) {
+        let (store, handle) = place.start();
+        let of = |client: &str, n: u64| NewStatus { client: client.into(), ..status(&n.to_string()) };
+        block_on(handle.record_statuses((0..10).map(|n| of("quiet", n)).collect())).unwrap();
+        for first in (0..2_400).step_by(400) {
+            block_on(handle.record_statuses((first..first + 400).map(|n| of("loud", n)).collect())).unwrap();
+        }
+        let mut reader = handle.reader().unwrap();
+        let kept = reader.statuses(0, 10_000).unwrap();
+        let of = |client: &str| {
+            let of_client = kept.iter().filter(|entry| *entry.status.client == *client);
+            of_client.map(|entry| entry.status.msg.parse().unwrap()).collect::<Vec<u64>>()
+        };
+        assert_eq!(of("quiet"), Vec::from_iter(0..10));
+        assert_eq!(of("loud"), Vec::from_iter(1_400..2_400));
+        assert_eq!(STATUSES_OF_A_CLIENT, 1_000);
+        drop(store);
+    }
+
     fn groups_come_back_as_they_were(place) {
         let (store, handle) = place.start();
         let fresh = GroupState {
@@ -899,12 +918,17 @@ struct Failing {
     rows: Memory,
     fault: Arc<Mutex<Fault>>,
     reopened: Arc<AtomicU32>,
+    space: Arc<Mutex<Option<Space>>>,
 }
 
 impl Failing {
     fn start() -> (Failing, Store, Handle) {
-        let failing =
-            Failing { rows: Memory::default(), fault: Arc::new(Mutex::new(Fault::None)), reopened: Arc::default() };
+        let failing = Failing {
+            rows: Memory::default(),
+            fault: Arc::new(Mutex::new(Fault::None)),
+            reopened: Arc::default(),
+            space: Arc::default(),
+        };
         let (store, _) = Store::with_backend(Box::new(failing.clone())).unwrap();
         let handle = store.handle();
         (failing, store, handle)
@@ -968,6 +992,10 @@ impl Backend for Failing {
         self.rows.remove(removal)
     }
 
+    fn space(&self) -> Option<(PathBuf, Space)> {
+        Some(("/the/disk".into(), (*self.space.lock().unwrap())?))
+    }
+
     fn reader(&self) -> OpenReader {
         self.rows.reader()
     }
@@ -1023,6 +1051,54 @@ fn while_no_write_works_nothing_is_taken_or_announced_and_each_call_is_told_why_
     let (store, recovered) = Store::with_backend(Box::new(failing.rows)).unwrap();
     assert_eq!(recovered.positions, Positions { task: 1, ..Positions::default() });
     assert_eq!(submit(&store.handle(), vec![task("again")]).first_id, 2);
+}
+
+#[test]
+fn with_little_room_on_the_disk_what_comes_of_tasks_is_written_and_the_rest_waits_for_room() {
+    let (failing, store, handle) = Failing::start();
+    let left = |free| *failing.space.lock().unwrap() = Some(Space { free, all: 2_000 });
+    let (late, nobodys) =
+        (NewResult { late: true, ..result(1, Some("g"), Outcome::Done) }, result(0, None, Outcome::Done));
+    let record = |result: &NewResult| {
+        handle.record(vec![result.clone()]);
+        flush(&handle).unwrap();
+        handle.tail().positions().result
+    };
+    let try_status = || block_on(handle.record_statuses(vec![status("x")]));
+    let try_submit = || block_on(handle.submit(vec![task("x")]));
+    left(100);
+    submit(&handle, vec![task("a")]);
+    try_status().unwrap();
+    assert_eq!((record(&late), record(&nobodys)), (1, 2));
+
+    // A twentieth is to stay free.
+    left(99);
+    let refused = try_status().unwrap_err();
+    assert!(matches!(refused, StoreError::Low { free: 99, floor: 100, .. }));
+    assert!(refused.to_string().contains("99 bytes are left on the disk of /the/disk"), "{refused}");
+    assert_eq!((record(&late), record(&nobodys)), (2, 2));
+    submit(&handle, vec![task("b")]);
+    assert_eq!(record(&result(1, Some("g"), Outcome::Done)), 3);
+
+    left(49);
+    assert!(matches!(try_submit(), Err(StoreError::Low { floor: 100, .. })));
+    assert!(matches!(try_status(), Err(StoreError::Low { .. })));
+    assert_eq!(record(&result(2, Some("g"), Outcome::Done)), 4);
+    handle.checkpoint(states(vec![group("g")]));
+    block_on(handle.expire(1, None)).unwrap();
+    flush(&handle).unwrap();
+    let unwritten = Unwritten::ALL.map(|what| handle.unwritten(what));
+    assert_eq!(unwritten, [1, 2, 2]);
+    assert_eq!(handle.failure(), None, "it has not failed");
+
+    // It can be set while it runs, and passes by itself.
+    handle.set_min_free(Some(49));
+    try_status().unwrap();
+    handle.set_min_free(None);
+    assert!(try_status().is_err());
+    left(1_000);
+    assert_eq!(submit(&handle, vec![task("c")]).first_id, 3);
+    drop(store);
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod delayed;
 mod delivery;
 mod drains;
 mod group;
+mod holder;
 mod kept;
 mod late;
 mod membership;
@@ -48,6 +49,7 @@ use self::checkpoint::CheckpointSchedule;
 use self::counting::Counting;
 use self::drains::Drains;
 use self::group::Group;
+use self::holder::Former;
 use self::late::LateResults;
 use self::open::Texts;
 use self::peer::Peer;
@@ -76,6 +78,8 @@ pub struct Config {
     /// How long what was with a client is held back after a start, so that the client can come back and say that it still
     /// has it. No longer than `ack_timeout`.
     pub restart_grace: Duration,
+    /// The longest that a client can have a task wait with `RETRY`; what it asks for beyond that is cut.
+    pub max_retry_delay: Duration,
     /// Most unacknowledged tasks of a client that does not say what it wants.
     pub window: u32,
     /// Most unacknowledged tasks of a client, whatever it wants.
@@ -91,7 +95,7 @@ pub struct Config {
 }
 
 impl Default for Config {
-    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a window of 64 and of
+    /// 30 s, 20 attempts (what RabbitMQ's quorum queues allow since 4.0), 100 silent deliveries, 5 s after a start, a `RETRY` of a week at most, a window of 64 and of
     /// 1,024 at most, 20,000 groups (some kilobytes each, and a row of a checkpoint when it changes), groups that are new from the next broadcast on, anonymous clients from the first task.
     fn default() -> Config {
         Config {
@@ -100,6 +104,7 @@ impl Default for Config {
             retry: Retry::default(),
             max_deliveries: 100,
             restart_grace: GRACE,
+            max_retry_delay: Duration::from_secs(7 * 24 * 60 * 60),
             window: 64,
             max_window: 1024,
             max_groups: 20_000,
@@ -146,6 +151,19 @@ pub struct OutcomeReport {
     pub ret: String,
     /// With [`Outcome::Retry`]: how long to wait before the next delivery; zero: as the task or the server has it.
     pub delay: Duration,
+    /// Whether it came with the receipt of this delivery.
+    pub receipt: Receipt,
+}
+
+/// What a client shows to prove that it was given a task.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Receipt {
+    /// Nothing: it counts only from who holds the task.
+    Missing,
+    /// The receipt of that delivery.
+    Good,
+    /// Something else: it does not count.
+    Bad,
 }
 
 /// Why the server ends a stream.
@@ -210,6 +228,9 @@ pub struct Core {
     timers: Timers<Steady>,
     /// For what waits for a time of day: a step of the clock moves all of it.
     moments: Timers<Time>,
+    former: Former,
+    /// Deliveries of tasks up to this one may have been forgotten by a crash, and until then a client may tell of them.
+    forgotten: (TaskId, Steady),
     /// Counts deliveries: see [`Session::turn`].
     next_turn: u64,
     /// Sessions with something in `outgoing`.
@@ -237,6 +258,8 @@ impl Core {
     /// The state machine as the store knows it.
     pub fn new(config: Config, mut recovered: Recovered, now: Now) -> Core {
         let held_until = now.steady.after(config.restart_grace.min(config.ack_timeout));
+        // A lease may have begun at the end, and its client may be a bit late.
+        let forgotten = (recovered.positions.task, now.steady.after(2 * config.ack_timeout));
         let mut core = Core {
             config,
             stopping: false,
@@ -251,6 +274,8 @@ impl Core {
             caught_up: Default::default(),
             timers: Timers::new(),
             moments: Timers::new(),
+            former: Former::default(),
+            forgotten,
             next_turn: 0,
             outgoing: Vec::new(),
             records: Vec::new(),
@@ -270,7 +295,12 @@ impl Core {
         for state in recovered.groups {
             let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
             let rows = recovered.open.remove(&state.name).unwrap_or_default();
-            core.add_group(Group::restore(state, rows, stored, held_until));
+            let mut group = Group::restore(state, rows, stored, held_until);
+            if stored.wall > now.wall {
+                // The next start may not know any more what that clock showed.
+                group.open.waits_changed();
+            }
+            core.add_group(group);
         }
         for entry in recovered.replay {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));

@@ -8,7 +8,7 @@ use crossbeam_channel::{Receiver, Sender, select};
 use log::{info, warn};
 use rustc_hash::FxHashMap;
 
-use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, SessionId};
+use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, Reporter, SessionId};
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
@@ -97,9 +97,10 @@ impl BrokerThread {
             Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
             Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
             Command::Report(reporter, reports) => {
-                let before = self.core.unmatched();
+                let before = (self.core.unmatched(), self.core.foreign());
                 self.core.report(&reporter, reports, now);
-                warn_of_unmatched(before, self.core.unmatched(), &reporter.peer);
+                warn_of_unmatched(before.0, self.core.unmatched(), &reporter.peer);
+                warn_of_foreign(before.1, self.core.foreign(), &reporter);
             }
             Command::Flush(reply) => {
                 // What was recorded before goes to the store first.
@@ -262,6 +263,18 @@ fn warn_of_unmatched(before: u64, now: u64, peer: &str) {
         warn!(
             "{now} acknowledgements so far name no task, and no delivery to their address waits for one, the last from {peer}: behind \
              a proxy both calls of a client must share one connection of its own, or say who they are (contact-client)"
+        );
+    }
+}
+
+/// The same.
+fn warn_of_foreign(before: u64, now: u64, reporter: &Reporter) {
+    if now.checked_ilog10() > before.checked_ilog10() {
+        let name = reporter.client.as_ref().or(reporter.group.as_ref()).map_or("", |name| name.as_str());
+        warn!(
+            "{now} outcomes so far did not count, since who told them did not hold the task, or showed no receipt; the last from {} \
+             as {name:?}",
+            reporter.peer
         );
     }
 }

@@ -235,6 +235,7 @@ pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> R
         add("contact-max-message", &crate::target::MAX_MESSAGE.to_string())?;
     }
     add("contact-revoke", "1")?;
+    add("contact-receipts", "1")?;
     if stopping {
         add("contact-drain", "1")?;
     }

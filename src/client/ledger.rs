@@ -54,8 +54,8 @@ pub(super) struct Ledger {
     begins: VecDeque<TaskId>,
     /// That was said, and is perhaps not yet on its way.
     announced: Vec<TaskId>,
-    /// Tasks that go back, and the attempts that were not made.
-    releases: VecDeque<(TaskId, u32)>,
+    /// Tasks that go back: RELEASED, with the attempts that were not made.
+    releases: VecDeque<pb::Result>,
     /// The open stream carries a RELEASED.
     released: bool,
     unsent: VecDeque<pb::Result>,
@@ -75,8 +75,9 @@ pub(super) type CopyNumber = u64;
 
 struct Held {
     copy: CopyNumber,
-    /// The newest that came.
+    /// The newest that came, and its receipt.
     attempt: u32,
+    receipt: Vec<u8>,
     begun: bool,
     /// It was not begun at the last renewal.
     waited: bool,
@@ -107,16 +108,16 @@ impl Ledger {
 
     /// Adds a task that came. None: it is held already, and must not be handled twice. Its result will name the newest
     /// attempt.
-    pub(super) fn accept(&mut self, id: TaskId, attempt: u32) -> Option<(CopyNumber, Revocation)> {
+    pub(super) fn accept(&mut self, id: TaskId, attempt: u32, receipt: Vec<u8>) -> Option<(CopyNumber, Revocation)> {
         if let Some(held) = self.held.get_mut(&id) {
-            held.attempt = attempt;
+            (held.attempt, held.receipt) = (attempt, receipt);
             return None;
         }
         self.copies += 1;
         let revocation = Revocation::new();
         if id != 0 {
             let (copy, begun, revocation) = (self.copies, !self.announces, revocation.clone());
-            self.held.insert(id, Held { copy, attempt, begun, waited: false, revocation });
+            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation });
         }
         Some((self.copies, revocation))
     }
@@ -159,7 +160,9 @@ impl Ledger {
             && self.takes_back != Some(false)
             && held.revocation.why().is_none()
         {
-            self.releases.push_back((id, held.attempt));
+            let outcome = pb::Outcome::RELEASED.into();
+            let Held { attempt, receipt, .. } = held;
+            self.releases.push_back(pb::Result { id, attempt, outcome, receipt, ..Default::default() });
         }
     }
 
@@ -180,7 +183,7 @@ impl Ledger {
     /// Adds the result of a task.
     pub(super) fn finish(&mut self, mut result: pb::Result) {
         if let Some(held) = self.held.remove(&result.id) {
-            result.attempt = held.attempt;
+            (result.attempt, result.receipt) = (held.attempt, held.receipt);
         }
         self.unsent.push_back(result);
     }
@@ -274,9 +277,9 @@ impl Ledger {
     }
 
     fn next_release(&mut self) -> Option<pb::Result> {
-        let (id, attempt) = self.releases.pop_front()?;
+        let release = self.releases.pop_front()?;
         self.released = true;
-        Some(pb::Result { id, attempt, outcome: pb::Outcome::RELEASED.into(), ..Default::default() })
+        Some(release)
     }
 
     fn next_result(&mut self) -> Option<pb::Result> {
@@ -299,8 +302,9 @@ impl Ledger {
 
     /// WORKING, for a task that is held.
     fn word_on(&self, id: TaskId) -> Option<pb::Result> {
-        let attempt = self.held.get(&id)?.attempt;
-        Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), ..Default::default() })
+        let Held { attempt, receipt, .. } = self.held.get(&id)?;
+        let (attempt, receipt) = (*attempt, receipt.clone());
+        Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), receipt, ..Default::default() })
     }
 
     /// Whether a confirmation is awaited.
@@ -450,18 +454,18 @@ mod tests {
     #[test]
     fn a_task_that_comes_again_while_it_is_held_is_answered_with_the_newest_attempt() {
         let mut ledger = Ledger::new(false);
-        assert!(ledger.accept(7, 1).is_some());
-        assert!(ledger.accept(7, 2).is_none());
+        assert!(ledger.accept(7, 1, vec![]).is_some());
+        assert!(ledger.accept(7, 2, vec![]).is_none());
         ledger.finish(pb::Result { attempt: 1, ..result(7) });
         assert_eq!(ledger.next(false).map(|message| message.attempt), Some(2));
-        assert!(ledger.accept(7, 3).is_some(), "it is no longer held");
+        assert!(ledger.accept(7, 3, vec![]).is_some(), "it is no longer held");
     }
 
     #[test]
     fn no_working_is_sent_for_a_task_that_is_finished() {
         let mut ledger = Ledger::new(false);
-        ledger.accept(1, 1);
-        ledger.accept(2, 1);
+        ledger.accept(1, 1, vec![]);
+        ledger.accept(2, 1, vec![]);
         ledger.renew();
         ledger.finish(result(1));
         assert_eq!(next_ids(&mut ledger, true), [1, 2]);
@@ -503,7 +507,7 @@ mod tests {
 
     fn announcing(ids: std::ops::RangeInclusive<TaskId>) -> Ledger {
         let mut ledger = Ledger::new(true);
-        ids.for_each(|id| assert_eq!(ledger.accept(id, 1).map(|(copy, _)| copy), Some(id)));
+        ids.for_each(|id| assert_eq!(ledger.accept(id, 1, vec![]).map(|(copy, _)| copy), Some(id)));
         ledger
     }
 
@@ -530,7 +534,7 @@ mod tests {
         assert!(ledger.renew());
         assert_eq!(said(&mut ledger), [(1, pb::Outcome::RELEASED)]);
         assert!(!ledger.holds(1, 1));
-        let (again, _) = ledger.accept(1, 2).expect("it is not held");
+        let (again, _) = ledger.accept(1, 2, vec![]).expect("it is not held");
         assert_eq!(ledger.begin(1, 1), Begin::Never);
         ledger.release(1, 1);
         assert!(ledger.holds(1, again), "the old copy is not the new one");
@@ -557,7 +561,7 @@ mod tests {
     #[test]
     fn what_is_revoked_is_not_begun_or_its_handler_hears_of_it_and_a_newer_attempt_stands() {
         let mut ledger = Ledger::new(true);
-        let revocations: Vec<_> = (1..=3).filter_map(|id| Some(ledger.accept(id, 1)?.1)).collect();
+        let revocations: Vec<_> = (1..=3).filter_map(|id| Some(ledger.accept(id, 1, vec![])?.1)).collect();
         ledger.begin(1, 1);
         said(&mut ledger);
         ledger.begin(2, 2);

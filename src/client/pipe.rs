@@ -308,7 +308,7 @@ impl Pipe {
         let state = &mut self.state;
         let batch = mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            let Some((copy, revocation)) = state.ledger.accept(message.id, message.attempt) else {
+            let Some((copy, revocation)) = state.ledger.accept(message.id, message.attempt, message.receipt) else {
                 log::debug!("task {} came again while it is being worked on", message.id);
                 continue;
             };

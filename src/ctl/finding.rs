@@ -156,7 +156,7 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             "put that right: the server sees it by itself".into(),
         ),
         Code::DISK => (
-            format!("{} free on the disk of {}", BinaryBytes(first.count), server.data),
+            format!("{} free on the disk of {}{}", BinaryBytes(first.count), server.data, not_taken(first)),
             "make room there, or start the server with --retain-bytes, or a shorter --retain".into(),
         ),
         Code::OPEN_FILES => {
@@ -275,6 +275,15 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
     Some(Finding::bad(check, status, says, remedy))
 }
 
+/// What a server does not take with so little room on its disk.
+fn not_taken(disk: &pb::Finding) -> &'static str {
+    match disk.count {
+        free if free < disk.limit / 2 => ": no tasks are accepted, and no statuses are stored",
+        free if free < disk.limit => ": statuses are not stored",
+        _ => "",
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use protobuf::Enum as _;
@@ -352,5 +361,12 @@ mod tests {
         let disk = pb::Finding { severity: Severity::FAILURE.into(), count: 1 << 20, ..about(Code::DISK, "") };
         let (status, says, _) = bad(vec![disk]);
         assert_eq!((status, says.as_str()), (Status::Failed, "1.00 MiB free on the disk of "));
+        for (limit, more) in
+            [(3 << 19, ": statuses are not stored"), (3 << 20, ": no tasks are accepted, and no statuses are stored")]
+        {
+            let disk =
+                pb::Finding { limit, severity: Severity::FAILURE.into(), count: 1 << 20, ..about(Code::DISK, "") };
+            assert_eq!(bad(vec![disk]).1, format!("1.00 MiB free on the disk of {more}"));
+        }
     }
 }

@@ -165,6 +165,13 @@ mod tests {
         frame
     }
 
+    #[cfg(feature = "server")]
+    fn begun_at(now: Instant) -> Frames {
+        let mut frames = Frames::new(now);
+        frames.see(PREFACE, now).unwrap();
+        frames
+    }
+
     fn begun(now: Instant) -> Frames {
         let mut frames = Frames::new(now);
         frames.see(PREFACE, now).unwrap();
@@ -255,5 +262,27 @@ mod tests {
             }
             prop_assert_eq!(whole, verdict);
         }
+    }
+
+    #[cfg(feature = "server")]
+    #[test]
+    fn any_bytes_of_a_connection_are_counted_in_no_memory() {
+        let valid = prop::collection::vec((0..12u8, any::<u8>(), 0..40usize), 0..12).prop_map(|frames| {
+            let frames = frames.into_iter().flat_map(|(kind, flags, length)| frame(kind, flags, length));
+            PREFACE.iter().copied().chain(frames).collect::<Vec<u8>>()
+        });
+        crate::fuzz::any_bytes(
+            crate::fuzz::cases(),
+            valid,
+            |_| 0,
+            |bytes| {
+                let now = Instant::now();
+                let (mut whole, mut cut) = (Frames::new(now), Frames::new(now));
+                let behind_preface = whole.see(bytes, now).is_ok();
+                assert_eq!(bytes.chunks(7).try_for_each(|part| cut.see(part, now)).is_ok(), behind_preface);
+                // Whatever comes behind a good beginning.
+                let _ = begun_at(now).see(bytes, now);
+            },
+        );
     }
 }

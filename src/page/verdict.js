@@ -66,8 +66,8 @@ const WORDS = {
   not_ready: ({ text }, state) => ({
     text: t('issue.not_ready', text), help: t('issue.not_ready.help'), command: serverCommand(state),
   }),
-  disk: ({ count }, { server }) => ({
-    text: t('issue.disk', bytes(count)), help: t('issue.disk.help'),
+  disk: ({ count, limit }, { server }) => ({
+    text: t('issue.disk', bytes(count), count < limit / 2 ? 2 : Number(count < limit)), help: t('issue.disk.help'),
     command: `contact-server --data ${quoted(server.data)} --retain 1d`,
   }),
   open_files: ({ count, limit }) => ({

@@ -282,6 +282,11 @@ impl Caller {
         Ok(())
     }
 
+    /// What it is called, if it is known; else nothing.
+    pub(super) fn name(&self) -> &str {
+        self.who.as_ref().map_or("", |who| who.identity().name.as_str())
+    }
+
     /// Whether [`Caller::check`] may say something else one day.
     pub(super) fn may_end(&self) -> bool {
         matches!(self.who, Some(Who::Token(_)))

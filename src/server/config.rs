@@ -127,6 +127,9 @@ pub struct Retention {
     pub retain_bytes: Option<u64>,
     /// A group that no client has used for this time ends; a task for a group that never came is kept as long.
     pub group_ttl: Duration,
+    /// Bytes that are to stay free on the disk: below, nothing is taken that can be done without. `None`: 1 GiB, or a twentieth of the
+    /// file system, if that is less.
+    pub min_free: Option<u64>,
     /// A group that no client of is connected ends when the oldest task it has not settled is older than this.
     pub max_lag: Option<Duration>,
     /// How often what is old is looked for.
@@ -141,6 +144,7 @@ impl Default for Retention {
             retain: 7 * day,
             retain_bytes: None,
             group_ttl: 30 * day,
+            min_free: None,
             max_lag: None,
             every: Duration::from_secs(60),
         }

@@ -3,7 +3,7 @@
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
@@ -14,11 +14,14 @@ use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::metadata::Metadata;
 use super::pump::Pump;
+use super::receipts::{OfClient, Receipts};
 use super::refusal::{Refusal, Text};
+use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport};
+use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
 use crate::codec::{Decoded, First, Requests};
-use crate::task::{NewStatus, Outcome, StartAt, Time, weight};
+use crate::store::StoreError;
+use crate::task::{Name, NewStatus, Outcome, StartAt, Time, weight};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
@@ -28,6 +31,9 @@ const CHUNK: usize = 256;
 /// What one stream may have reported and is not on disk yet, in bytes of [`weight`], beside one message. A client that reports more
 /// than the disk takes waits.
 const UNDER_WAY: usize = 1024 * 1024;
+
+/// When a status may be stored again that the disk has no room for: somebody must make some.
+const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
 
 /// One clone for each completion queue.
 #[derive(Clone)]
@@ -39,6 +45,10 @@ pub(super) struct ContactService {
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
     pub(super) access: Access,
+    pub(super) status_rate: Arc<StatusRate>,
+    pub(super) receipts: Receipts,
+    /// The group of all anonymous clients, if there is one.
+    pub(super) anonymous_group: Option<Name>,
 }
 
 impl Contact for ContactService {
@@ -107,6 +117,7 @@ impl ContactService {
         let standing = metadata.standing();
         let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
+        let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
         let refusal = match self.broker.join(metadata.join).await {
             Ok(Joined { session, inbox, new_group, window }) => {
                 sink.set_headers(self.introduction(new_group, window));
@@ -123,6 +134,7 @@ impl ContactService {
                     batch,
                     max_message,
                     greet,
+                    receipts,
                 });
             }
             Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Refusal::from(error),
@@ -148,6 +160,12 @@ impl ContactService {
         metadata.build()
     }
 
+    /// The receipts of a client; `None`: it belongs to no group, and nothing that it tells changes anything.
+    fn receipts_of(&self, metadata: &Metadata) -> Option<OfClient> {
+        let group = metadata.group(self.anonymous_group.as_ref())?;
+        Some(self.receipts.of(group, metadata.identity()))
+    }
+
     async fn statuses(
         &self,
         metadata: Result<Metadata, Refusal>,
@@ -156,19 +174,28 @@ impl ContactService {
     ) -> Result<(), Ended> {
         let metadata = metadata?;
         let (client, standing) = (metadata.label(), metadata.standing());
+        let peer = metadata.join.peer;
+        let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
         while let Some(chunk) = chunk(requests, |message| weight(&message.msg)).await {
             standing.check()?;
             let mut statuses = Vec::with_capacity(chunk.len());
-            let mut answers = Vec::with_capacity(chunk.len());
+            // All answers in their order, and the places of those to what is stored.
+            let (mut answers, mut stored) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
             let mut ended = None;
             for item in chunk {
-                match message(item).and_then(|m| Ok(Text::Status.check(m.msg, self.limit)?)) {
-                    Ok(msg) => {
-                        let ret = format!("服务端接收到消息:{msg}");
-                        answers.push(Ok((pb::Result { ret, ..pb::Result::default() }, WriteFlags::default())));
-                        statuses.push(NewStatus { client: client.clone(), msg, at: Time::now() });
-                    }
+                match message(item).and_then(|m| Ok(Text::Status.check(m.msg, limit)?)) {
+                    Ok(msg) => match self.status_rate.take(&client, &peer, msg.len(), Instant::now()) {
+                        Ok(()) => {
+                            stored.push(answers.len());
+                            answers
+                                .push(pb::Result {
+                                    ret: format!("服务端接收到消息:{msg}"), ..pb::Result::default()
+                                });
+                            statuses.push(NewStatus { client: client.clone(), msg, at: Time::now() });
+                        }
+                        Err(wait) => answers.push(not_stored("STATUS_RATE", "a client may send 10 a second", wait)),
+                    },
                     Err(e) => {
                         ended = Some(e);
                         break;
@@ -176,13 +203,19 @@ impl ContactService {
                 }
             }
             // What came before a bad message counts.
-            if !statuses.is_empty() {
+            if !answers.is_empty() {
                 let bytes = statuses.iter().map(|status| status.msg.len()).sum();
-                self.traffic.count(Flow::Statuses, statuses.len(), bytes);
-                let (count, bytes) =
-                    (answers.len(), answers.iter().flatten().map(|(answer, _)| answer.ret.len()).sum());
-                self.broker.record_statuses(statuses).await?;
-                self.traffic.count(Flow::StatusAnswers, count, bytes);
+                self.traffic.count(Flow::Statuses, answers.len(), bytes);
+                match self.broker.record_statuses(statuses).await {
+                    Err(BrokerError::Store(low @ StoreError::Low { .. })) => {
+                        // A client that only reports how it is goes on: its statuses can be done without, its stream cannot.
+                        let (refusal, wait) = (low.to_string(), LOW_DISK_WAIT);
+                        stored.iter().for_each(|at| answers[*at] = not_stored("DISK_LOW", &refusal, wait));
+                    }
+                    written => written?,
+                }
+                self.traffic.count(Flow::StatusAnswers, answers.len(), answers.iter().map(|a| a.ret.len()).sum());
+                let answers = answers.into_iter().map(|answer| Ok((answer, WriteFlags::default())));
                 sink.send_all(&mut futures::stream::iter(answers)).await?;
             }
             if let Some(ended) = ended {
@@ -199,6 +232,7 @@ impl ContactService {
     ) -> Result<(), Ended> {
         let metadata = metadata?;
         let standing = metadata.standing();
+        let receipts = self.receipts_of(&metadata);
         let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
         let mut ended = None;
@@ -211,7 +245,7 @@ impl ContactService {
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {
-                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, &mut reports)?)) {
+                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, receipts.as_ref(), &mut reports)?)) {
                     ended = Some(e);
                     break;
                 }
@@ -238,32 +272,54 @@ impl ContactService {
     }
 
     /// The results of one message, checked.
-    fn flatten(&self, message: pb::Result, reports: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
+    fn flatten(
+        &self,
+        message: pb::Result,
+        receipts: Option<&OfClient>,
+        reports: &mut Vec<OutcomeReport>,
+    ) -> Result<(), Refusal> {
         if message.batch.is_empty() {
-            reports.push(self.report(message)?);
+            reports.push(self.report(message, receipts)?);
             return Ok(());
         }
         for one in message.batch {
             if !one.batch.is_empty() {
                 return Err(Refusal::NestedBatch);
             }
-            reports.push(self.report(one)?);
+            reports.push(self.report(one, receipts)?);
         }
         Ok(())
     }
 
-    fn report(&self, message: pb::Result) -> Result<OutcomeReport, Refusal> {
+    fn report(&self, message: pb::Result, receipts: Option<&OfClient>) -> Result<OutcomeReport, Refusal> {
         let newest = self.broker.newest_task();
         if message.id > newest {
             return Err(Refusal::NoSuchTask(message.id, newest));
         }
+        let is_good = |receipts: &OfClient| receipts.is_good(&message.receipt, message.id, message.attempt);
+        let receipt = match &message.receipt[..] {
+            [] => Receipt::Missing,
+            _ if receipts.is_some_and(is_good) => Receipt::Good,
+            _ => Receipt::Bad,
+        };
         Ok(OutcomeReport {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
             ret: Text::Result.check(message.ret, self.limit)?,
             delay: Duration::from_millis(message.delay_ms.into()),
+            receipt,
         })
+    }
+}
+
+/// The answer to a status that is not stored. A client that knows only the text goes on as well.
+fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
+    pb::Result {
+        ret: format!("服务端未保存消息 ({reason}: {why})"),
+        outcome: pb::Outcome::RETRY.into(),
+        delay_ms: u32::try_from(wait.as_millis()).unwrap_or(u32::MAX).max(1),
+        ..pb::Result::default()
     }
 }
 

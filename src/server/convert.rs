@@ -107,11 +107,9 @@ fn text(name: Option<Name>) -> String {
 
 /// What came of a request of which these were `refused` before the others were submitted.
 pub(super) fn accepted(accepted: Accepted, mut refused: Vec<(usize, Refusal)>) -> pb::SubmitResponse {
-    // Places among those that were submitted become places in the request.
-    let place = |nth: usize| {
-        let before = |place: usize, (index, _): &(usize, Refusal)| if *index <= place { place + 1 } else { place };
-        refused.iter().fold(nth, before)
-    };
+    // Places among those that were submitted become places in the request: so many were submitted before each that was refused.
+    let before: Vec<usize> = refused.iter().enumerate().map(|(nth, (index, _))| index - nth).collect();
+    let place = |nth: usize| nth + before.partition_point(|submitted| *submitted <= nth);
     let known = accepted.known.iter().map(|nth| place(*nth) as u32).collect();
     let reused: Vec<_> = accepted.reused.into_iter().map(|why| (place(why.place), why.into())).collect();
     refused.extend(reused);
@@ -475,7 +473,11 @@ pub(super) fn backed_up(done: BackedUp) -> pb::BackupProgress {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use proptest::sample::select;
+    use protobuf::{Message as _, MessageFull};
+
     use super::*;
+    use crate::fuzz::{any_bytes, cases};
     use crate::server::operator::{Code, Severity};
 
     #[test]
@@ -497,5 +499,52 @@ mod tests {
             let severity: Severity = serde_json::from_value(format!("{one:?}").to_lowercase().into()).unwrap();
             assert_eq!(severity as i32, one.value(), "{one:?}");
         }
+    }
+
+    #[test]
+    fn what_was_known_of_a_request_is_named_by_its_place_in_it_however_much_was_refused() {
+        // Of 131,072 tasks, every second is refused before the others are submitted: looked through for each, they took seconds.
+        let refused = (0..65_536).map(|nth| (2 * nth, Refusal::EmptyTask)).collect();
+        let all = Accepted { count: 65_536, known: (0..65_536).collect(), ..Accepted::default() };
+        let answer = accepted(all, refused);
+        assert_eq!(answer.known, (0..65_536).map(|nth| 2 * nth + 1).collect::<Vec<u32>>());
+        let refused = [0, 1, 4].map(|index| (index, Refusal::EmptyTask)).into();
+        let some = Accepted { count: 3, known: vec![0, 1, 2], ..Accepted::default() };
+        assert_eq!(accepted(some, refused).known, [2, 3, 5]);
+    }
+
+    #[test]
+    fn any_bytes_of_a_request_become_what_it_asks_for_or_a_refusal_of_a_sentence() {
+        let request = pb::SubmitRequest {
+            tasks: vec![
+                pb::NewTask { task: "t".into(), to: "g".into(), retry: "first=1s".into(), ..pb::NewTask::default() },
+                pb::NewTask { task: "u".into(), key: "k".into(), ttl_ms: Some(1 << 63), ..pb::NewTask::default() },
+            ],
+            ..pb::SubmitRequest::default()
+        };
+        let list = pb::ListRequest { group: "g".into(), outcome: Some(pb::Outcome::DONE.into()), ..Default::default() };
+        let valid = select(vec![request.write_to_bytes().unwrap(), list.write_to_bytes().unwrap()]);
+        let sentence = |refusal: &Refusal| assert!(refusal.to_string().len() <= 1024, "{refusal}");
+        fn read<T: MessageFull>(bytes: &[u8]) -> crate::codec::Decoded<T> {
+            crate::codec::read(&mut &*bytes, bytes.len())
+        }
+        any_bytes(
+            cases(),
+            valid,
+            |length| (1 << 20) + 600 * length,
+            |bytes| {
+                if let Ok(request) = read::<pb::SubmitRequest>(bytes) {
+                    let (count, size) = (request.tasks.len(), self::bytes(&request));
+                    assert!(size <= bytes.len());
+                    let (tasks, refused) = new_tasks(request, 1024, |_| Ok(()));
+                    assert_eq!(tasks.len() + refused.len(), count);
+                    refused.iter().for_each(|(_, why)| sentence(why));
+                    assert!(tasks.iter().all(|task| (1..=1024).contains(&task.text.len())));
+                }
+                drop(read::<pb::ListRequest>(bytes).map(|list| range(&list).map_err(|why| sentence(&why))));
+                drop(read::<pb::FindTasksRequest>(bytes).map(|find| wanted(find).map_err(|why| sentence(&why))));
+                drop(read::<pb::DescribeTaskRequest>(bytes).map(|task| part(&task).map_err(|why| sentence(&why))));
+            },
+        );
     }
 }

@@ -8,11 +8,10 @@ use std::sync::Mutex;
 use std::time::{Duration, SystemTime};
 
 use log::{info, warn};
-use rustix::fs::statvfs;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 use super::config::ServerError;
-use crate::store;
+use crate::store::{self, Space};
 
 /// Open files that are no clients: the store, its readers, the listeners, C-core's own. 40 were counted, with one operator.
 const OTHER_FILES: u64 = 64;
@@ -128,11 +127,10 @@ fn warn_of_writers(data: &Path) {
 fn warn_of_writers(_: &Path) {}
 
 fn warn_of_little_room(data: &Path) {
-    let Ok(disk) = statvfs(data) else { return };
-    let (free, all) = (disk.f_bavail * disk.f_frsize, disk.f_blocks * disk.f_frsize);
+    let Some(Space { free, all }) = Space::of(data) else { return };
     if free < little(all) {
         warn!(
-            "{} has {} MiB left of {}; when it is full nothing is accepted any more: make room, keep less (--retain, \
+            "{} has {} MiB left of {}; below --min-free nothing is accepted any more: make room, keep less (--retain, \
              --retain-bytes), or use another folder (--data)",
             data.display(),
             free / MIB,

@@ -377,4 +377,17 @@ mod tests {
             assert_eq!(identity.covers(client), is_covered, "{client}");
         }
     }
+
+    #[test]
+    fn any_bytes_are_the_uri_of_one_identity_or_of_none() {
+        const URIS: &[&str] =
+            &["contact://fleet/agent/web-1", "contact:///operator/%E5%B7%A5", "contact://[::1]:5/agent/a/b"];
+        crate::fuzz::any_text(URIS, 4096, |uri| {
+            if let Some(identity) = Identity::from_uri(uri) {
+                let name = identity.name.as_str();
+                assert!(identity.covers(name) && uri.is_ascii() && !uri.contains(char::is_control));
+                assert_eq!(uri.rsplit_once(utf8_percent_encode(name, ENCODED).to_string().as_str()).unwrap().1, "");
+            }
+        });
+    }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::process::{Resource, getrlimit};
 
 use super::host::from_what_is_kept;
+use crate::store::Space;
 
 /// The store's files and their disk.
 #[derive(Debug, Clone, Default)]
@@ -16,6 +17,8 @@ pub(super) struct Disk {
     pub(super) wal: u64,
     /// What may still be written. `None`: the system does not say.
     pub(super) free: Option<u64>,
+    /// What is to stay free; 0 if that is not known.
+    pub(super) floor: u64,
 }
 
 impl Disk {
@@ -24,10 +27,11 @@ impl Disk {
         self.db + self.wal
     }
 
-    pub(super) fn of(data: &Path) -> Disk {
+    pub(super) fn of(data: &Path, min_free: Option<u64>) -> Disk {
         let size = |name: &str| fs::metadata(data.join(name)).map_or(0, |file| file.len());
-        let free = rustix::fs::statvfs(data).ok().map(|disk| disk.f_bavail * disk.f_frsize);
-        Disk { db: size("contact.db"), wal: size("contact.db-wal"), free }
+        let space = Space::of(data);
+        let (free, floor) = (space.map(|space| space.free), space.map_or(0, |space| space.floor(min_free)));
+        Disk { db: size("contact.db"), wal: size("contact.db-wal"), free, floor }
     }
 }
 

@@ -68,6 +68,17 @@ impl Metadata {
         Reporter { client: self.join.client, group: self.join.group, peer: self.join.peer }
     }
 
+    /// The group whose tasks the client is given, and tells of: the one it names, or else its own, or that of all anonymous clients.
+    pub(super) fn group<'a>(&'a self, of_anonymous: Option<&'a Name>) -> Option<&'a Name> {
+        self.join.group.as_ref().or(self.join.client.as_ref()).or(of_anonymous)
+    }
+
+    /// Who the client is known to be, and not only says; empty where nobody has to be known. A receipt counts only for the identity
+    /// that it was given to.
+    pub(super) fn identity(&self) -> &str {
+        self.caller.as_ref().map_or("", Caller::name)
+    }
+
     /// What the log names the client by.
     pub(super) fn label(&self) -> Arc<str> {
         self.join.client.as_ref().map_or_else(|| self.join.peer.clone(), Name::shared)
@@ -82,6 +93,7 @@ impl Metadata {
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
             "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
+            "contact-receipts" => join.receipts = flag("contact-receipts", value)?,
             "contact-drain" => join.stopping = flag("contact-drain", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
             "contact-max-message" => join.max_message = Some(number("contact-max-message", value)?),
@@ -143,6 +155,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::fuzz::any_text;
 
     fn set(key: &str, value: &[u8]) -> Result<Metadata, String> {
         let mut metadata = Metadata { join: Join::default(), batch: 1, caller: None };
@@ -159,6 +172,7 @@ mod tests {
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
         assert!(set("contact-revoke", b"1").unwrap().join.revoke);
+        assert!(set("contact-receipts", b"1").unwrap().join.receipts);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");
     }
@@ -203,5 +217,42 @@ mod tests {
             let error = set(key, value).expect_err(key);
             assert!(error.contains(key), "{error}");
         }
+    }
+
+    #[test]
+    fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
+        const KEYS: [&str; 13] = [
+            "contact-client",
+            "contact-instance",
+            "contact-group",
+            "contact-window",
+            "contact-batch",
+            "contact-revoke",
+            "contact-receipts",
+            "contact-drain",
+            "contact-begins",
+            "contact-max-message",
+            "contact-heartbeat",
+            "contact-from",
+            "user-agent",
+        ];
+        any_text(&["%E5%B7%A5%e4%ba%ba", "web-1/3", "50%-%4", "1", "18446744073709551615", "first"], 4096, |text| {
+            for key in KEYS {
+                // As bytes, which need not be text: without their first.
+                for value in [text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default()] {
+                    match set(key, value) {
+                        Err(why) => assert!(why.len() <= 512 && why.contains(key), "{why}"),
+                        Ok(read) => {
+                            let join = read.join;
+                            assert!((1..=MAX_BATCH).contains(&read.batch));
+                            assert!(join.window != Some(0) && join.max_message != Some(0));
+                            for name in [join.client, join.group, join.instance].into_iter().flatten() {
+                                assert!(!name.as_str().contains(char::is_control));
+                            }
+                        }
+                    }
+                }
+            }
+        });
     }
 }

@@ -33,6 +33,7 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::roles::Role;
+use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
@@ -58,6 +59,7 @@ pub(super) struct Operator {
     pub(super) about: Arc<About>,
     pub(super) access: Access,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) status_rate: Arc<StatusRate>,
     /// Of clients, and of operators.
     pub(super) admissions: [Arc<Admission>; 2],
     /// The longest text of a task, in bytes.
@@ -324,7 +326,7 @@ impl Operator {
         let look = move |reader: &mut dyn Reader| {
             let mut server = ServerInfo {
                 retention: about.retention(),
-                disk: Disk::of(&about.data),
+                disk: Disk::of(&about.data, about.retention().min_free),
                 process: Process::now(),
                 about,
                 config,

@@ -13,6 +13,7 @@ use grpcio::{DuplexSink, WriteFlags};
 use super::calls::Ended;
 use super::health::Health;
 use super::metadata::Standing;
+use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
@@ -41,6 +42,8 @@ pub(super) struct Pump {
     /// Send an empty message at once, so that the client knows who answers. The initial metadata goes out with the first message, for
     /// the library has no other way.
     pub(super) greet: bool,
+    /// What proves to us that it was given a task, if it wants to be able to prove that.
+    pub(super) receipts: Option<OfClient>,
 }
 
 impl Pump {
@@ -86,8 +89,8 @@ impl Pump {
                 }
                 Push::Tasks(deliveries) => {
                     let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
-                    let mut count = 0;
-                    for (message, cost) in messages(&deliveries, self.batch, BATCH_BYTES.min(self.max_message)) {
+                    let (mut count, most) = (0, BATCH_BYTES.min(self.max_message));
+                    for (message, cost) in messages(&deliveries, self.receipts.clone(), self.batch, most) {
                         count += 1;
                         self.send(message).await?;
                         if let Some(taken) = self.inbox.took(cost) {
@@ -129,7 +132,12 @@ impl Pump {
 }
 
 /// The deliveries as messages, each with what it counts for. One task a message, or batches of `most` bytes for a client that asked.
-fn messages(deliveries: &[Delivery], batch: usize, most: u64) -> impl Iterator<Item = (ServerMsg, u64)> {
+fn messages(
+    deliveries: &[Delivery],
+    receipts: Option<OfClient>,
+    batch: usize,
+    most: u64,
+) -> impl Iterator<Item = (ServerMsg, u64)> {
     let mut rest = deliveries;
     std::iter::from_fn(move || {
         let mut cost = 0;
@@ -142,8 +150,11 @@ fn messages(deliveries: &[Delivery], batch: usize, most: u64) -> impl Iterator<I
         rest = later;
         let message = match now {
             [] => return None,
-            [one] => message(one),
-            many => ServerMsg { batch: many.iter().map(message).collect(), ..ServerMsg::default() },
+            [one] => message(one, receipts.as_ref()),
+            many => {
+                let batch = many.iter().map(|one| message(one, receipts.as_ref())).collect();
+                ServerMsg { batch, ..ServerMsg::default() }
+            }
         };
         Some((message, now.iter().map(Delivery::cost).sum()))
     })
@@ -158,7 +169,8 @@ fn revocation(revoked: broker::Revoked) -> Revoked {
     Revoked { id: revoked.task, attempt: revoked.attempt, reason: reason.into(), ..Revoked::default() }
 }
 
-fn message(delivery: &Delivery) -> ServerMsg {
+fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
+    let receipt = |receipts: &OfClient| receipts.make(delivery.task.id, delivery.attempt).to_vec();
     ServerMsg {
         task: delivery.task.spec.text.clone(),
         id: delivery.task.id,
@@ -166,6 +178,7 @@ fn message(delivery: &Delivery) -> ServerMsg {
         spent: delivery.spent,
         max_attempts: delivery.max_attempts.unwrap_or(0),
         expires_at: delivery.task.spec.expires_at.map_or(0, |at| at.0),
+        receipt: receipts.map(receipt).unwrap_or_default(),
         ..ServerMsg::default()
     }
 }

@@ -39,7 +39,7 @@ pub(super) enum Refusal {
     NoMessage(#[from] NoMessage),
     #[error("{limit} calls of this {of} are open, which is all that one may have (the server's --max-calls-per-{of})")]
     TooManyCalls { of: &'static str, limit: usize },
-    #[error("{text} is {size} bytes, the limit is {limit} (the server's --max-task)")]
+    #[error("{text} is {size} bytes, the limit is {limit}{}", text.setting())]
     TooLong { text: Text, size: usize, limit: usize },
     #[error("the task is empty: an empty message is what a heartbeat looks like")]
     EmptyTask,
@@ -156,6 +156,14 @@ impl Text {
         }
     }
 
+    /// What sets the limit; the one of statuses is fixed.
+    fn setting(self) -> &'static str {
+        match self {
+            Text::Task | Text::Result => " (the server's --max-task)",
+            Text::Status => "",
+        }
+    }
+
     /// The field that carries it.
     fn field(self) -> &'static str {
         match self {
@@ -240,6 +248,7 @@ impl Refusal {
             Refusal::Stopping { .. } | Refusal::Broker(BrokerError::Stopped) => Reason::SERVER_STOPPING,
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) => match e {
                 StoreError::Closed => Reason::SERVER_STOPPING,
+                StoreError::Low { .. } => Reason::DISK_LOW,
                 _ => Reason::STORE_FAILED,
             },
         }
@@ -278,6 +287,10 @@ impl Refusal {
             Refusal::TokenExists(name) | Refusal::NoSuchToken(name) => &[("token", name)],
             Refusal::TooManyTokens(limit) => &[("limit", limit)],
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
+            Refusal::Store(StoreError::Low { free, floor, .. })
+            | Refusal::Broker(BrokerError::Store(StoreError::Low { free, floor, .. })) => {
+                &[("free_bytes", free), ("min_free_bytes", floor)]
+            }
             Refusal::NotDead(id, group) => &[("task", id), ("group", group)],
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => &[("group", group)],
             Refusal::Broker(BrokerError::Group(GroupError::InUse(group, clients))) => {

@@ -1,9 +1,10 @@
 //! What the store needs from a database.
 
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{MakeBackup, StoreError};
+use super::{MakeBackup, Space, StoreError};
 use crate::attempts::Attempts;
 use crate::retry::RetryPolicy;
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
@@ -176,6 +177,13 @@ impl Batch {
     }
 }
 
+/// Of each client so many statuses are kept, the newest: a quarter of an hour of one that sends one a second.
+pub const STATUSES_OF_A_CLIENT: u64 = 1_000;
+/// And so many of all together, so that names are no way around that: the positions of what is kept are at most so far apart.
+pub const STATUSES: u64 = 1_000_000;
+/// Most statuses beyond these that one transaction removes, beside as many as it appends: an older store may have many.
+pub(super) const STATUSES_AT_ONCE: u64 = 1_000;
+
 /// [`Backend::last_outcome`] among these.
 pub(super) fn last_outcome(results: &[TaskResult], group: &GroupName, task: TaskId) -> Option<Outcome> {
     let mut of_task = results.iter().rev().map(|entry| &entry.result).filter(|result| result.task == task);
@@ -345,6 +353,16 @@ pub trait Backend: Send {
 
     /// Removes what is no longer wanted; costs what is removed. Its errors are those of [`commit`](Backend::commit).
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError>;
+
+    /// What is left of its disk; `None`: it has none, or the system does not say. Asked before each transaction, so it must be quick.
+    fn space(&self) -> Option<(PathBuf, Space)> {
+        None
+    }
+
+    /// Takes so many bytes of the disk, to be given back by [`reopen`](Backend::reopen) when there is no other room.
+    fn set_aside(&mut self, _bytes: u64) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// How to open readers. They see what was committed, whether before or after they were opened.
     fn reader(&self) -> OpenReader;

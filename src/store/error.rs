@@ -44,6 +44,20 @@ pub enum StoreError {
         /// The newest schema that this program knows.
         known: i64,
     },
+    /// Its disk is nearly full, and what is left is for what comes of the tasks that are out.
+    #[error(
+        "{free} bytes are left on the disk of {}, and {floor} are to stay free: make room on it, keep less (--retain, \
+         --retain-bytes), or set --min-free; the server goes on by itself",
+        path.display()
+    )]
+    Low {
+        /// The database.
+        path: PathBuf,
+        /// Bytes that may still be written.
+        free: u64,
+        /// Bytes that are to stay free.
+        floor: u64,
+    },
     /// Its disk is full.
     #[error("no room is left for {}; make room on its disk, and a server that runs goes on by itself", path.display())]
     Full {
@@ -120,6 +134,7 @@ impl StoreError {
         match self {
             StoreError::Failed { reason } => reason.may_pass(),
             StoreError::Full { .. }
+            | StoreError::Low { .. }
             | StoreError::Io { .. }
             | StoreError::Unwritable { .. }
             | StoreError::InUse { .. }

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::backend::{Oldest, PAGE_BYTES, Standing, last_outcome, page};
+use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
     Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask,
-    Positions, Reader, Recovered, Removable, Removal, Removed, StoreError,
+    Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
 };
 use crate::task::{ClientId, GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
 
@@ -45,6 +45,31 @@ impl Memory {
 impl Rows {
     fn task(&self, id: TaskId) -> Option<&Arc<Task>> {
         self.tasks.binary_search_by_key(&id, |task| task.id).ok().map(|at| &self.tasks[at])
+    }
+
+    /// See the same of SQLite.
+    fn append_statuses(&mut self, batch: &Batch) {
+        self.statuses.extend_from_slice(&batch.statuses);
+        let mut came: BTreeMap<&str, u64> = BTreeMap::new();
+        for entry in &batch.statuses {
+            *came.entry(&entry.status.client).or_default() += 1;
+        }
+        for (client, came) in came {
+            let there = self.statuses.iter().filter(|entry| *entry.status.client == *client).count() as u64;
+            let mut goes = there.saturating_sub(STATUSES_OF_A_CLIENT).min(came + STATUSES_AT_ONCE);
+            self.statuses.retain(|entry| {
+                let stays = goes == 0 || *entry.status.client != *client;
+                goes -= u64::from(!stays);
+                stays
+            });
+        }
+        let last = batch.positions.status.saturating_sub(STATUSES);
+        let mut goes = batch.statuses.len() as u64 + STATUSES_AT_ONCE;
+        self.statuses.retain(|entry| {
+            let stays = goes == 0 || batch.statuses.is_empty() || entry.seq > last;
+            goes -= u64::from(!stays);
+            stays
+        });
     }
 
     /// Whether a task may be there of a block: a chunk of tasks reaches into it.
@@ -122,7 +147,7 @@ impl Backend for Memory {
             }
         }
         rows.results.extend_from_slice(&batch.results);
-        rows.statuses.extend_from_slice(&batch.statuses);
+        rows.append_statuses(batch);
         for name in &batch.forgotten {
             rows.groups.remove(name);
             rows.open.remove(name);

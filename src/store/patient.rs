@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use log::{info, warn};
 
-use super::{Backend, Batch, Condition, Keyed, LONG_WAIT, Positions, Removal, Removed, Shared, StoreError};
+use super::{Backend, Batch, Condition, Keyed, LONG_WAIT, Positions, Removal, Removed, Shared, Space, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 /// How long a lock is still waited for when the store is about to be closed.
@@ -46,6 +46,14 @@ impl Patient {
 
     pub(super) fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
         self.wait_for(|backend| backend.remove(removal))
+    }
+
+    pub(super) fn space(&self) -> Option<(PathBuf, Space)> {
+        self.backend.space()
+    }
+
+    pub(super) fn set_aside(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.backend.set_aside(bytes)
     }
 
     /// Tried again by the writer, which does something else meanwhile.

@@ -10,9 +10,10 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
+use super::backend::STATUSES_AT_ONCE;
 use super::{
     Backend, Batch, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered, Removal,
-    Removed, StoreError,
+    Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, Outcome, TaskId};
 
@@ -39,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/3.sql"),
     include_str!("sqlite/4.sql"),
     include_str!("sqlite/5.sql"),
+    include_str!("sqlite/6.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -75,6 +77,27 @@ impl Sqlite {
 
     fn positions(&self) -> Result<Positions, StoreError> {
         positions(&self.conn).map_err(explain(&self.path))
+    }
+
+    /// What is set aside.
+    fn reserve(&self) -> PathBuf {
+        self.path.with_file_name("reserve")
+    }
+
+    /// See [`Backend::reopen`].
+    fn open_again(&mut self) -> Result<Positions, StoreError> {
+        // A connection to nothing takes the place of the one that is closed, until there is another.
+        let nothing = Connection::open_in_memory().map_err(explain(&self.path))?;
+        drop(std::mem::replace(&mut self.conn, nothing));
+        let dir = self.path.parent().unwrap_or(Path::new("."));
+        // Not made if it is missing: on a disk that is not there, an empty one would stand in its place.
+        self.conn = connect(&self.path, OpenFlags::empty(), BUSY)?;
+        // All that was committed goes from the log into the database, and both to the disk. So no page of the log is relied on
+        // whose sync may have been the one that failed. A reader that is in the middle of something puts that off.
+        // The log may be what the disk is full of, and this gives its room back: so it comes before any other writing.
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&self.path))?;
+        try_writing(dir).map_err(|error| refused(&self.path, error))?;
+        self.positions()
     }
 
     /// Keeps the database from growing beyond `bytes`, until it is opened again: what does not fit fails as on a full disk.
@@ -116,7 +139,8 @@ fn private() -> fs::OpenOptions {
 #[cfg(unix)]
 fn close_to_others(dir: &Path) {
     use std::os::unix::fs::PermissionsExt as _;
-    for path in ["lock", "contact.db", "contact.db-wal", "contact.db-shm"].map(|name| dir.join(name)) {
+    let files = ["lock", "contact.db", "contact.db-wal", "contact.db-shm", "receipt-key", "reserve"];
+    for path in files.map(|name| dir.join(name)) {
         let Ok(mode) = fs::metadata(&path).map(|file| file.permissions().mode()) else { continue };
         if mode & 0o077 == 0 {
             continue;
@@ -236,7 +260,7 @@ impl Backend for Sqlite {
             tasks::change(&change, batch)?;
             tasks::append(&change, &batch.tasks)?;
             results::append(&change, &batch.results)?;
-            rows::insert(&change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
+            write_statuses(&change, batch)?;
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
             write_dead(&change, batch)?;
@@ -247,17 +271,25 @@ impl Backend for Sqlite {
     }
 
     fn reopen(&mut self) -> Result<Positions, StoreError> {
-        // A connection to nothing takes the place of the one that is closed, until there is another.
-        let nothing = Connection::open_in_memory().map_err(explain(&self.path))?;
-        drop(std::mem::replace(&mut self.conn, nothing));
-        let dir = self.path.parent().unwrap_or(Path::new("."));
-        try_writing(dir).map_err(|error| refused(&self.path, error))?;
-        // Not made if it is missing: on a disk that is not there, an empty one would stand in its place.
-        self.conn = connect(&self.path, OpenFlags::empty(), BUSY)?;
-        // All that was committed goes from the log into the database, and both to the disk. So no page of the log is relied on
-        // whose sync may have been the one that failed. A reader that is in the middle of something puts that off.
-        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&self.path))?;
-        self.positions()
+        match self.open_again() {
+            Err(StoreError::Full { .. }) if fs::remove_file(self.reserve()).is_ok() => self.open_again(),
+            opened => opened,
+        }
+    }
+
+    fn set_aside(&mut self, bytes: u64) -> Result<(), StoreError> {
+        let path = self.reserve();
+        let take = || {
+            // Not cut: what another start set aside stays so.
+            let file = File::options().create(true).truncate(false).write(true).open(&path)?;
+            rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, bytes.max(1))?;
+            // There may be more of it than is wanted.
+            file.set_len(bytes)
+        };
+        take().map_err(|error| {
+            let _ = fs::remove_file(&path);
+            refused(&path, error)
+        })
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
@@ -277,6 +309,10 @@ impl Backend for Sqlite {
             Ok(Removed { used: used as u64, ..removed })
         };
         remove().map_err(explain(&self.path))
+    }
+
+    fn space(&self) -> Option<(PathBuf, Space)> {
+        Some((self.path.to_path_buf(), Space::of(self.path.parent()?)?))
     }
 
     fn reader(&self) -> OpenReader {
@@ -329,6 +365,35 @@ fn write_dead(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
         if outcome.is_dead() {
             rows::insert(change, "INSERT INTO dead", dead_columns!(), slice::from_ref(entry), rows::bind_dead)?;
         }
+    }
+    Ok(())
+}
+
+/// Appends the statuses, and removes older ones of the same clients, and the oldest of all, as far as there are too many. Costs what is
+/// appended and what is removed.
+fn write_statuses(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    rows::insert(change, "INSERT INTO statuses", status_columns!(), &batch.statuses, rows::bind_status)?;
+    let mut came: BTreeMap<&str, u64> = BTreeMap::new();
+    for entry in &batch.statuses {
+        *came.entry(&entry.status.client).or_default() += 1;
+    }
+    let mut count = change.prepare_cached("SELECT count FROM status_counts WHERE client = ?")?;
+    let mut remove = change.prepare_cached(
+        "DELETE FROM statuses WHERE seq IN (SELECT seq FROM statuses WHERE client = ?1 ORDER BY seq LIMIT ?2)",
+    )?;
+    for (client, came) in came {
+        let there = count.query_row([client], |row| row.get::<_, i64>(0))? as u64;
+        let goes = there.saturating_sub(STATUSES_OF_A_CLIENT).min(came + STATUSES_AT_ONCE);
+        if goes > 0 {
+            remove.execute(params![client, int(goes)])?;
+        }
+    }
+    if let Some(last) = batch.positions.status.checked_sub(STATUSES).filter(|_| !batch.statuses.is_empty()) {
+        let goes = batch.statuses.len() as u64 + STATUSES_AT_ONCE;
+        let mut remove = change.prepare_cached(
+            "DELETE FROM statuses WHERE seq IN (SELECT seq FROM statuses WHERE seq <= ?1 ORDER BY seq LIMIT ?2)",
+        )?;
+        remove.execute(params![int(last), int(goes)])?;
     }
     Ok(())
 }

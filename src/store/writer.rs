@@ -12,7 +12,7 @@ use futures::channel::oneshot;
 use super::backend::last_outcome;
 use super::{
     Accepted, Batch, Checkpoint, Condition, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal, Removed,
-    Shared, StoreError,
+    Room, Shared, StoreError, Unwritten,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{
@@ -96,6 +96,11 @@ pub(super) struct Writer {
     positions: Positions,
     /// When the newest task was accepted: none is accepted before the one before it, though the clock be set back.
     accepted_at: Time,
+    /// What there is room for on the disk, and why there is none for the rest.
+    room: Room,
+    low: Option<StoreError>,
+    /// A part of the disk is set aside.
+    reserve: bool,
     /// Since a write failed.
     outage: Option<Outage>,
     /// [`Command::Close`] came.
@@ -139,8 +144,18 @@ impl Writer {
         shared: Arc<Shared>,
         recovered: &Recovered,
     ) -> Writer {
-        let (positions, accepted_at) = (recovered.positions, recovered.newest.task);
-        Writer { backend, mailbox, shared, positions, accepted_at, outage: None, closing: false }
+        Writer {
+            backend,
+            mailbox,
+            shared,
+            positions: recovered.positions,
+            accepted_at: recovered.newest.task,
+            room: Room::Enough,
+            low: None,
+            reserve: false,
+            outage: None,
+            closing: false,
+        }
     }
 
     /// Runs until [`Command::Close`], and then until the mailbox is empty.
@@ -176,6 +191,7 @@ impl Writer {
 
     /// Takes this command and those that wait, and writes them.
     fn write_with(&mut self, first: Command) {
+        self.look_for_room();
         let mut round = Round::new(self.positions, self.acceptance(Time::now()));
         self.take(&mut round, first);
         let latest = Instant::now() + LINGER;
@@ -186,6 +202,55 @@ impl Writer {
             self.take(&mut round, next);
         }
         self.settle(round);
+    }
+
+    /// Sees what the disk has room for now.
+    fn look_for_room(&mut self) {
+        let Some((path, mut space)) = self.backend.space() else { return };
+        let min_free = self.shared.floor.min_free();
+        let mut missing = 0;
+        if self.shared.floor.keeps_reserve() && !self.reserve {
+            missing = space.reserve();
+            if space.free >= missing {
+                self.set_aside(missing);
+                (space, missing) = (self.backend.space().map_or(space, |(_, space)| space), 0);
+            }
+        }
+        let room = if missing > 0 { Room::Least } else { space.room(min_free) };
+        let floor = space.floor(min_free).max(missing);
+        self.low = (room > Room::Enough).then_some(StoreError::Low { path, free: space.free, floor });
+        if room == self.room {
+            return;
+        }
+        match (&self.low, room) {
+            (Some(low), Room::Least) => log::error!("no tasks are accepted, and no statuses: {low}"),
+            (Some(low), _) => log::warn!("statuses and late results are not stored: {low}"),
+            (None, _) => log::info!("there is room on the disk again, and everything is taken"),
+        }
+        self.room = room;
+    }
+
+    fn set_aside(&mut self, bytes: u64) {
+        match self.backend.set_aside(bytes) {
+            Ok(()) => self.reserve = true,
+            Err(error) => {
+                // It is a precaution, and some file systems do not know it.
+                self.shared.floor.keep_reserve(false);
+                log::warn!("nothing can be set aside for the time when the disk is full: {error}");
+            }
+        }
+    }
+
+    /// Why this is not written now, and how many of it are then counted as unwritten.
+    fn no_room_for(&mut self, what: Unwritten, how_many: usize) -> Option<StoreError> {
+        let needs = if what == Unwritten::Tasks { Room::Little } else { Room::Enough };
+        if self.room > needs {
+            // Somebody may have made room since this transaction began.
+            self.look_for_room();
+        }
+        let low = self.low.clone().filter(|_| self.room > needs)?;
+        self.shared.floor.count(what, how_many);
+        Some(low)
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
@@ -203,14 +268,28 @@ impl Writer {
             Command::Close => self.closing = true,
             Command::Flush(done) => round.answers.push(done),
             Command::Submit(tasks, unless, answer) => {
+                if let Some(low) = self.no_room_for(Unwritten::Tasks, tasks.len()) {
+                    return drop(answer.send(Err(low)));
+                }
                 let accepted = round.accept(tasks, unless, &mut self.backend);
                 round.answer(move |written| drop(answer.send(written.and(accepted))));
             }
             Command::RecordStatuses(statuses, answer) => {
+                if let Some(low) = self.no_room_for(Unwritten::Statuses, statuses.len()) {
+                    return drop(answer.send(Err(low)));
+                }
                 round.record_statuses(statuses);
                 round.answer(move |written| drop(answer.send(written)));
             }
-            Command::Record(results) => round.record(results),
+            Command::Record(mut results) => {
+                if self.room > Room::Enough {
+                    let all = results.len();
+                    // What changes nothing, or belongs to nothing.
+                    results.retain(|result| !result.late && result.task != 0);
+                    self.shared.floor.count(Unwritten::LateResults, all - results.len());
+                }
+                round.record(results);
+            }
             Command::RecordUnlessSettled(result) => {
                 round.record_unchecked(*result);
                 round.check(&mut self.backend);
@@ -314,6 +393,8 @@ impl Writer {
     /// Opens the database, finds out what became of the write that failed, and writes what was kept.
     fn reopen(&mut self, outage: &mut Outage) -> Result<(), StoreError> {
         let on_disk = self.backend.reopen()?;
+        // It may have been needed for that.
+        self.reserve = false;
         let (answered, kept) = (self.positions, &mut outage.kept);
         if on_disk != answered && on_disk != outage.written {
             return Err(StoreError::Lost { found: on_disk, answered });

@@ -94,6 +94,23 @@ fn requests_of_very_many_tasks_are_refused_before_they_are_decoded() {
 }
 
 #[test]
+fn fields_that_nobody_knows_take_no_memory() {
+    let mut server = Server::start(&[]);
+    // As many fields as there is room for, each with a number of its own.
+    let mut message = Vec::new();
+    let mut fields = protobuf::CodedOutputStream::vec(&mut message);
+    (1_000..260_000).for_each(|number| fields.write_uint32(number, 0).unwrap());
+    fields.flush().unwrap();
+    drop(fields);
+    let attack = move |listen: &str, control: &str| {
+        raw::client_streaming(listen, "/Contact/tellResult", &vec![message.clone(); 4]).unwrap();
+        raw::unary(control, "/contact.control.v1.Control/ListGroups", &message).unwrap();
+    };
+    let (grown, _) = grown(&mut server, 8, attack);
+    assert!(grown < 96 * MB, "{grown} bytes");
+}
+
+#[test]
 fn a_giant_window_is_cut_and_leaves_tasks_to_the_others() {
     let rig = Rig::start();
     let mut greedy = rig.member("g", "greedy").saying("contact-window", &u32::MAX.to_string()).tasks();

@@ -71,8 +71,16 @@ impl Watched {
     }
 
     fn join(mut self) -> Result<(), Error> {
-        self.running.take().unwrap().join()
+        ended(self.running.take().unwrap())
     }
+}
+
+/// How it ended by itself.
+#[track_caller]
+fn ended(running: Running) -> Result<(), Error> {
+    let (tell, told) = unbounded();
+    std::thread::spawn(move || tell.send(running.join()));
+    told.recv_timeout(DEADLINE).expect("it goes on")
 }
 
 fn server_tls(authority: &Authority) -> ServerTls {
@@ -480,7 +488,7 @@ fn who_was_invited_joins_works_renews_and_is_revoked_at_once() {
         tls: Some(tls.clone()),
         ..Config::new(rig.listen())
     };
-    let refused = Worker::new(config, |_| "").run().unwrap_err().to_string();
+    let refused = ended(Worker::new(config, |_| "").start().unwrap()).unwrap_err().to_string();
     assert!(refused.contains("takes no part in the group others"), "{refused}");
 
     // Another certificate for another key; the old one goes on until it is over.

@@ -75,7 +75,7 @@ fn modes(folder: &Path) -> Vec<(String, u32)> {
     modes
 }
 
-const STORE: [&str; 4] = ["contact.db", "contact.db-shm", "contact.db-wal", "lock"];
+const STORE: [&str; 6] = ["contact.db", "contact.db-shm", "contact.db-wal", "lock", "receipt-key", "reserve"];
 
 #[test]
 fn the_files_of_a_store_are_for_their_owner_alone_whatever_the_umask_and_whoever_made_the_folder() {

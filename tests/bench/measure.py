@@ -32,8 +32,8 @@ import compare
 
 ROOT = compare.ROOT
 LINES = 1_000_000
-# Clients of the row `many`, and open files that each end needs besides.
-MANY, OTHER_FILES = 50_000, 200
+# Clients of the row `many`, and open files that the server needs besides, with those that it keeps for operators.
+MANY, OTHER_FILES = 50_000, 500
 
 
 class Machine:

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Config, Join, Reporter, StartAt};
+use contact::broker::{Config, Join, OutcomeReport, Receipt, Reporter, StartAt};
 use contact::retry::RetryPolicy;
 use contact::task::{NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
@@ -260,6 +260,7 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
         max_groups: 100,
         retry: POLICIES[policy].parse().unwrap(),
         restart_grace: Duration::from_secs(grace * 6),
+        max_retry_delay: Config::default().max_retry_delay,
         window: 3,
         groups_from,
         anonymous_from,
@@ -405,6 +406,7 @@ impl World {
             heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
             peer: peer(if who.shared { 0 } else { who.who }),
             max_message: None,
+            receipts: false,
         }
     }
 
@@ -443,7 +445,8 @@ impl World {
             Attempt::Right => attempt,
             Attempt::Stale => attempt.saturating_sub(1),
         };
-        let mut report = outcome_report(task, attempt, op.outcome);
+        // As from clients with receipts; what counts without is tested by itself.
+        let mut report = OutcomeReport { receipt: Receipt::Good, ..outcome_report(task, attempt, op.outcome) };
         if op.outcome == Outcome::Retry {
             report.delay = Duration::from_secs(op.delay.unwrap_or(0));
         }
@@ -453,6 +456,6 @@ impl World {
     fn report_oldest(&mut self, at: usize, outcome: Outcome) {
         let (client, group) = WHO[at];
         let by = Reporter { client: client.map(name), group: group.map(name), peer: peer(at) };
-        self.report(&by, outcome_report(0, 0, outcome));
+        self.report(&by, OutcomeReport { receipt: Receipt::Good, ..outcome_report(0, 0, outcome) });
     }
 }

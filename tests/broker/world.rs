@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
-    OutcomeReport, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    OutcomeReport, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
@@ -1058,5 +1058,5 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO }
+    OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO, receipt: Receipt::Missing }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::contest::NotYourTurn;
 use super::group::Group;
+use super::holder::Holder;
 use super::open::Lease;
 use super::operators::GroupError;
 use super::peer::Peer;
@@ -157,9 +158,10 @@ impl Core {
     pub fn leave(&mut self, id: SessionId, now: Now) {
         if let Some(session) = self.sessions.get_mut(&id).filter(|session| session.join.begins) {
             let deadline = now.steady.after(self.config.ack_timeout.min(GRACE));
+            let holder = Holder::of(session);
             if let Some(group) = self.groups.get_mut(&session.group) {
                 let texts = &mut self.texts;
-                session.held.retain(|task| !group.open.leave_begun(*task, &session.label, deadline, texts));
+                session.held.retain(|task| !group.open.leave_begun(*task, &holder, deadline, texts));
             }
         }
         self.end(id, now);

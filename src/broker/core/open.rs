@@ -6,6 +6,7 @@ use std::sync::Arc;
 use rustc_hash::FxHashMap;
 
 use super::delayed::{Delayed, Due};
+use super::holder::Holder;
 use super::kept::Kept;
 use super::packed::Packed;
 use super::session::SessionId;
@@ -35,8 +36,8 @@ pub(super) struct Lease {
     pub(super) said: Option<Arc<str>>,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
-    /// The client whose stream ended, and that has some time to say that it is still at work: its id, or its address.
-    pub(super) left_by: Option<Arc<str>>,
+    /// The client whose stream ended, and that has some time to say that it is still at work.
+    pub(super) left_by: Option<Holder>,
 }
 
 /// How much is kept of what a client says with `WORKING`, in bytes: a line of a terminal, or two. With a full window of 64 that is
@@ -235,7 +236,7 @@ impl OpenTasks {
 
     /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
     /// so.
-    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Arc<str>, deadline: Steady, texts: &mut Texts) -> bool {
+    pub(super) fn leave_begun(&mut self, task: TaskId, client: &Holder, deadline: Steady, texts: &mut Texts) -> bool {
         if self.leases.get(&task).is_none_or(|lease| !lease.attempts.begun) {
             return false;
         }

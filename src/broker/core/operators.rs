@@ -68,7 +68,12 @@ impl Core {
         self.meter.unmatched
     }
 
-    /// When the last of them came.
+    /// Outcomes that did not count, since who told them did not hold the task, so far.
+    pub fn foreign(&self) -> u64 {
+        self.meter.foreign
+    }
+
+    /// When the last acknowledgement came that matched nothing.
     pub(in crate::broker) fn last_unmatched(&self) -> Option<Time> {
         self.meter.last_unmatched
     }

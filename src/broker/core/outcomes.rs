@@ -6,12 +6,13 @@ use std::time::Duration;
 
 use super::delayed::Due;
 use super::group::Group;
+use super::holder::Holder;
 use super::open::{Lease, said};
 use super::peer::Peer;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
 use super::timers::Timer;
-use super::{Action, Core, GRACE, GroupId, OutcomeReport, Reporter};
+use super::{Action, Core, GRACE, GroupId, OutcomeReport, Receipt, Reporter};
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
@@ -54,7 +55,9 @@ impl Core {
             }
         }
         let session = group.and_then(|group| self.session_of(reporter, group));
-        if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
+        let proven = reports.iter().any(|report| report.receipt == Receipt::Good);
+        let session = session.and_then(|id| self.sessions.get_mut(&id));
+        if let Some(session) = session.filter(|session| proven || !session.join.receipts) {
             session.heard = self.next_turn;
         }
         let unmatched = reports.iter().filter(|report| report.task == 0 && report.outcome != Outcome::Working).count();
@@ -62,7 +65,8 @@ impl Core {
             self.meter.unmatched += unmatched as u64;
             self.meter.last_unmatched = Some(now.wall);
         }
-        for report in reports {
+        for mut report in reports {
+            report.delay = report.delay.min(self.config.max_retry_delay);
             match group {
                 Some(group) if report.task != 0 => self.report_one(group, reporter, report, now),
                 _ if report.outcome == Outcome::Working => {}
@@ -78,6 +82,9 @@ impl Core {
     }
 
     fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Now) {
+        if !self.believes(id, reporter, &report, now) {
+            return self.report_foreign(id, reporter, report, now);
+        }
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
         if let Some(lease) = group.open.lease_of(report.task) {
@@ -145,6 +152,22 @@ impl Core {
             _ => false,
         };
         self.record(name, reporter, report, !settles, now);
+    }
+
+    /// A report about a task from one that was not given it, or that does not show its receipt: it changes nothing.
+    fn report_foreign(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Now) {
+        let Some(group) = self.groups.get(&id) else { return };
+        let settled = || self.recent.get(report.task).is_some_and(|task| group.has_settled(task, self.recent.head()));
+        let is_open = group.open.lease_of(report.task).is_some() || group.open.waiting(report.task).is_some();
+        let name = group.name.clone();
+        // What is settled is late, whoever tells it.
+        if is_open || !settled() {
+            self.meter.foreign += 1;
+        }
+        match report.outcome {
+            Outcome::Working => self.revoke_stale(id, reporter, &report, now),
+            _ => self.record(name, reporter, report, true, now),
+        }
     }
 
     /// A report about a task that waits to go out again. No other client was given it since its last attempt: a report about
@@ -370,8 +393,9 @@ impl Core {
     /// The client that has the task: its id, or its address.
     pub(super) fn holder(&self, lease: &Lease) -> Arc<str> {
         let session = lease.session.and_then(|id| self.sessions.get(&id));
-        let client = session.map(|session| &session.label).or(lease.left_by.as_ref()).or(lease.confirmed_from.as_ref());
-        client.map_or_else(|| "".into(), Arc::clone)
+        let with_stream = session.map(|session| session.label.clone());
+        let left = || lease.left_by.as_ref().map(Holder::label);
+        with_stream.or_else(left).or_else(|| lease.confirmed_from.clone()).unwrap_or_else(|| "".into())
     }
 
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
@@ -388,6 +412,7 @@ impl Core {
         now: Now,
     ) {
         let Some((lease, client)) = self.end_lease(id, task) else { return };
+        self.remember_holder(id, task, &lease);
         let holder = lease.session.and_then(|id| self.sessions.get(&id));
         let (outcome, attempts) = match outcome {
             Outcome::Retry => (outcome, lease.attempts.begin()),

@@ -84,6 +84,8 @@ pub struct Meter {
     pub unmatched: u64,
     /// When the last of them came.
     pub last_unmatched: Option<Time>,
+    /// Outcomes of tasks that who told them did not hold.
+    pub foreign: u64,
     /// Late results that were not written down, since there were [`MOST_LATE`](super::MOST_LATE) of their task and group.
     pub late_dropped: u64,
     /// How often processes began to fight for a client id.

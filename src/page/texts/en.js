@@ -59,7 +59,8 @@ export const en = {
     ? `New files of TLS are not used, and the certificate of before goes on for ${left}: ${why}`
     : `The certificate by which the server speaks TLS is valid for ${left} only`),
   'issue.certificate.help': 'Put the right files there: the server sees them by itself.',
-  'issue.disk': (free) => `The disk is nearly full: ${free} left`,
+  'issue.disk': (free, refused) =>
+    `The disk is nearly full: ${free} left${['', ', and statuses are not stored', ', and no tasks are accepted'][refused]}`,
   'issue.disk.help': 'Make room, or keep less of what is settled:',
   'issue.open_files': (open, limit) => `${n(open)} of ${n(limit)} files are open; each client takes one`,
   'issue.open_files.help': 'Start the server again with a higher limit:',

@@ -54,7 +54,7 @@ export const zh = {
     ? `新的 TLS 文件未被采用，原证书还能用 ${left}：${why}`
     : `服务器的 TLS 证书只剩 ${left}有效`),
   'issue.certificate.help': '请放入正确的文件：服务器会自动发现。',
-  'issue.disk': (free) => `磁盘快满了：只剩 ${free}`,
+  'issue.disk': (free, refused) => `磁盘快满了：只剩 ${free}${['', '，状态不再保存', '，不再接受任务'][refused]}`,
   'issue.disk.help': '请腾出空间，或少保留一些已了结的任务：',
   'issue.open_files': (open, limit) => `已打开 ${n(open)} 个文件，上限 ${n(limit)}；每个客户端占用一个`,
   'issue.open_files.help': '请提高上限后重新启动服务器：',

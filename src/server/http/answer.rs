@@ -6,6 +6,10 @@ use grpcio::RpcStatusCode as Code;
 
 use crate::server::refusal::Refusal;
 use crate::server::refusal_counts;
+use crate::task::cut;
+
+/// The longest refusal, in bytes: some repeat a part of what was sent.
+const LONGEST_WHY: usize = 1024;
 
 /// What every handler answers with.
 pub(super) type Answer = Result<Response, Refused>;
@@ -21,7 +25,9 @@ impl Refused {
     /// `cause` is for the metrics.
     pub(super) fn new(status: StatusCode, cause: &'static str, why: impl ToString) -> Refused {
         refusal_counts::count(cause);
-        Refused { status, why: why.to_string() }
+        let mut why = why.to_string();
+        cut(&mut why, LONGEST_WHY);
+        Refused { status, why }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -31,6 +37,13 @@ impl Refused {
     /// What was sent cannot be understood.
     pub(super) fn bad(why: impl ToString) -> Refused {
         Refused::new(StatusCode::BAD_REQUEST, "HTTP_BAD_REQUEST", why)
+    }
+}
+
+#[cfg(test)]
+impl Refused {
+    pub(super) fn why(&self) -> &str {
+        &self.why
     }
 }
 

@@ -89,7 +89,11 @@ async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refu
             format!("the body is cut off, or larger than {limit} bytes (twice the server's --max-task, and some)");
         Refused::new(StatusCode::PAYLOAD_TOO_LARGE, "HTTP_BODY", why)
     })?;
-    serde_json::from_slice(&bytes).map_err(|e| Refused::bad(format!("the body is not the JSON that was expected: {e}")))
+    read_json(&bytes)
+}
+
+fn read_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Refused> {
+    serde_json::from_slice(bytes).map_err(|e| Refused::bad(format!("the body is not the JSON that was expected: {e}")))
 }
 
 async fn state(State(app): State<AppState>) -> Answer {
@@ -359,4 +363,57 @@ struct Remove {
 async fn remove_group(State(app): State<AppState>, request: Body) -> Answer {
     let Remove { group } = body(&app, request).await?;
     ok(serde_json::json!({ "owed": app.operator.remove_group(Name::new(NameOf::Group, &group)?).await? }))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use axum::http::Uri;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::fuzz::{any_bytes, cases};
+
+    #[test]
+    fn any_bytes_of_a_query_or_a_body_are_read_or_refused() {
+        fn query<T: DeserializeOwned>(bytes: &[u8]) {
+            // What hyper would not take for a query does not come here.
+            if let Ok(uri) = Uri::try_from([b"/api/x?", bytes].concat()) {
+                drop(asked::<T>(Query::try_from_uri(&uri)).map_err(|refused| assert!(refused.why().len() <= 1024)));
+            }
+        }
+        fn json<T: DeserializeOwned>(bytes: &[u8]) {
+            drop(read_json::<T>(bytes).map_err(|refused| assert!(refused.why().len() <= 1024)));
+        }
+        let valid = select(&[
+            "before=7&group=%E5%B7%A5&limit=10&state=dead",
+            "q=a+b%20c&limit=18446744073709551616",
+            r#"{"text":"x","to":"g","key":"k","delay_ms":5,"ttl_ms":9,"max_attempts":2,"retry":"first=1s","priority":"low"}"#,
+            r#"{"client":"c","for_ms":1,"note":"n"}"#,
+            r#"{"group":"g","retry":null}"#,
+            r#"{"group":"\ud800\u0000","paused":true}"#,
+        ]);
+        let valid = valid.prop_map(|text| text.as_bytes().to_vec());
+        any_bytes(
+            cases(),
+            valid,
+            |length| 64 * 1024 + 40 * length,
+            |bytes| {
+                query::<Before>(bytes);
+                query::<Tasks>(bytes);
+                query::<InGroups>(bytes);
+                query::<Like>(bytes);
+                json::<NewTask>(bytes);
+                json::<Nothing>(bytes);
+                json::<InGroup>(bytes);
+                json::<Pause>(bytes);
+                json::<Drain>(bytes);
+                json::<Undrain>(bytes);
+                json::<SetRetry>(bytes);
+                json::<Remove>(bytes);
+            },
+        );
+    }
 }

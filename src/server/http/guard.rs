@@ -138,7 +138,11 @@ fn has_our_mark(headers: &HeaderMap) -> bool {
 
 /// Against DNS rebinding: a page of somebody else can make its own name point here, but not take the name away.
 fn check_host(headers: &HeaderMap, known: &[String]) -> Result<(), String> {
-    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
+    if hosts.next().is_some() {
+        return Err("a request names one host, and this one names several".into());
+    }
     let name = without_port(host);
     let is_known = name.eq_ignore_ascii_case("localhost") || known.iter().any(|known| known.eq_ignore_ascii_case(name));
     match is_known || name.parse::<IpAddr>().is_ok() {

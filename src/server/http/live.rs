@@ -193,7 +193,7 @@ impl Live {
             let news = News::read(reader, seen, positions)?;
             let outcomes = recent.iter().map(|task| latest_results(reader, task.id, None));
             let outcomes = outcomes.collect::<Result<Vec<_>, _>>()?;
-            let disk = Disk::of(&about.data);
+            let disk = Disk::of(&about.data, about.retention().min_free);
             let findings = judge(&Facts {
                 now,
                 not_ready: why.as_deref(),

@@ -26,6 +26,7 @@ use crate::server::machine::Process;
 use crate::server::operator::Group;
 use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
+use crate::store::Unwritten;
 use crate::task::{GroupName, Outcome};
 
 /// Groups that have a label of their own: the first that were there. All others together are [`OTHERS`], with those that are not
@@ -100,6 +101,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.histogram("contact_work_seconds", text, &meter.work);
     let text = "Acknowledgements without an id that no delivery to their address was waiting for.";
     to.counter("contact_unmatched_acknowledgements_total", text, &[], meter.unmatched);
+    let text = "Outcomes that did not count: who told them did not hold the task, or showed no receipt.";
+    to.counter("contact_foreign_outcomes_total", text, &[], meter.foreign);
     let text = "Results that came too late and were not written down: their task has 64 such of the group.";
     to.counter("contact_late_results_dropped_total", text, &[], meter.late_dropped);
     let text = "Client ids that several processes fight for.";
@@ -135,12 +138,24 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     let text = "Lines of the log that were dropped, since nobody read standard error.";
     to.counter("contact_log_lines_dropped_total", text, &[], crate::log_queue::dropped());
 
+    let text = "Statuses that were not stored, since their client or its host sent too many.";
+    to.counter("contact_statuses_dropped_total", text, &[], app.operator.status_rate.dropped());
+    for what in Unwritten::ALL {
+        let text =
+            "Tasks, statuses and late results that were not stored, since the disk had less room than --min-free.";
+        let count = app.operator.store.unwritten(what);
+        to.counter("contact_disk_low_unwritten_total", text, &[("what", what.name())], count);
+    }
+
     for (file, bytes) in [("db", now.disk.db), ("wal", now.disk.wal)] {
         let text = "What the store takes: the database, and the log that is not in it yet.";
         to.gauge("contact_store_bytes", text, &[("file", file)], bytes as f64);
     }
     if let Some(bytes) = now.disk.free {
         to.gauge("contact_disk_free_bytes", "What may still be written to the store's disk.", &[], bytes as f64);
+        let text =
+            "What is to stay free there: below, statuses are not stored, and below half of it no tasks are accepted.";
+        to.gauge("contact_disk_min_free_bytes", text, &[], now.disk.floor as f64);
     }
     let started = now.server.started_at as f64 / 1000.0;
     to.gauge("process_start_time_seconds", "When the server was started, in seconds since 1970.", &[], started);

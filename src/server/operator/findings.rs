@@ -48,7 +48,8 @@ const EACH: usize = 3;
 pub(in crate::server) enum Code {
     /// The server takes no tasks. `text`: why.
     NotReady = 1,
-    /// The disk is nearly full. `count`: bytes that are left.
+    /// The disk is nearly full. `count`: bytes that are left, `limit`: those that are to stay free. With less statuses are not stored,
+    /// and with less than half of that no tasks are accepted.
     Disk,
     /// Nearly as many files are open as may be; each client is one. `count` of `limit`.
     OpenFiles,
@@ -220,9 +221,12 @@ impl Facts<'_> {
             let text = Some(why.to_owned());
             Finding { severity: Severity::Failure, text, ..Finding::new(Code::NotReady) }
         });
-        let free = self.disk.free.filter(|free| *free < DISK_LOW);
-        let disk =
-            free.map(|free| Finding { severity: grave(free < DISK_FULL), count: free, ..Finding::new(Code::Disk) });
+        let floor = self.disk.floor;
+        let free = self.disk.free.filter(|free| *free < DISK_LOW.max(floor));
+        let disk = free.map(|free| {
+            let severity = grave(free < DISK_FULL.max(floor / 2));
+            Finding { severity, count: free, limit: floor, ..Finding::new(Code::Disk) }
+        });
         // Four fifths are for clients before somebody is told.
         let files = self.process.open_fds.zip(self.process.max_fds);
         let files = files.filter(|(open, limit)| limit.saturating_sub(*open) < limit / 5).map(|(count, limit)| {
@@ -545,6 +549,15 @@ mod tests {
         assert_eq!(at(2 << 30, 700), []);
         assert_eq!(at(1 << 29, 900), both(Severity::Warning));
         assert_eq!(at(1 << 20, 990), both(Severity::Failure));
+        for (free, severity) in [(6 << 30, Severity::Warning), (4 << 30, Severity::Failure)] {
+            let disk = Disk { free: Some(free), floor: 10 << 30, ..Disk::default() };
+            let found = &judged(&[group("g", |_| {})], |facts| facts.disk = disk)[0];
+            assert_eq!(
+                (found.severity, found.count, found.limit),
+                (severity, free, 10 << 30),
+                "below what is to stay free"
+            );
+        }
         let process = Process { open_fds: Some(1 << 20), ..Process::default() };
         assert_eq!(judged(&[group("g", |_| {})], |facts| facts.process = process), [], "without a limit");
         let step = Step { ahead: -90_000, left: Duration::from_secs(60) };

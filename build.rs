@@ -233,13 +233,17 @@ fn write_client(
 ) -> anyhow::Result<()> {
     let (name, full_name) = (service.name(), full_name(file, service));
     out.push_str(&docs.attributes(&full_name, ""));
-    writeln!(out, "#[derive(Clone)]\npub struct {name}Client {{\n    client: grpcio::Client,\n}}\n")?;
+    writeln!(out, "#[derive(Clone)]\npub struct {name}Client {{\n    client: grpcio::Client,")?;
+    writeln!(out, "    token: Option<crate::secret::Secret>,\n}}\n")?;
     writeln!(out, "impl {name}Client {{")?;
     writeln!(out, "    /// A stub that calls over `channel`.")?;
     writeln!(
         out,
-        "    pub fn new(channel: grpcio::Channel) -> Self {{\n        Self {{ client: grpcio::Client::new(channel) }}\n    }}"
+        "    pub fn new(channel: grpcio::Channel) -> Self {{\n        Self {{ client: grpcio::Client::new(channel), token: None }}\n    }}"
     )?;
+    writeln!(out, "\n    /// The same, whose calls say whose they are.\n    #[allow(dead_code)]")?;
+    writeln!(out, "    pub(crate) fn signed(self, token: Option<crate::secret::Secret>) -> Self {{")?;
+    writeln!(out, "        Self {{ token, ..self }}\n    }}")?;
     writeln!(out, "\n    /// Runs `future` on the channel's completion queue. It must never wait.")?;
     writeln!(out, "    pub fn spawn(&self, future: impl Future<Output = ()> + Send + 'static) {{")?;
     writeln!(out, "        self.client.spawn(future);\n    }}")?;
@@ -265,7 +269,10 @@ fn write_client(
         out.push('\n');
         out.push_str(&docs.attributes(&format!("{full_name}.{}", method.name()), "    "));
         writeln!(out, "    pub fn {rust}(&self, {parameter}opt: grpcio::CallOption) -> grpcio::Result<{answer}> {{")?;
-        writeln!(out, "        self.client.{call}(&{constant}, {argument}opt)\n    }}")?;
+        writeln!(
+            out,
+            "        self.client.{call}(&{constant}, {argument}crate::secret::signed(opt, self.token.as_ref()))\n    }}"
+        )?;
     }
     writeln!(out, "}}\n")?;
     Ok(())

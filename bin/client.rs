@@ -51,6 +51,10 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
 
+    /// Say who the client is with the token in this file, which contactctl token create makes. Read again for each connection.
+    #[arg(long, value_name = "FILE")]
+    token_file: Option<PathBuf>,
+
     /// Join the fleet of a server, by the line that contactctl invite printed, or by the file that has it.
     ///
     /// The client makes a key, gets a certificate for it, and keeps both in --state, where it renews them before they are over. Later
@@ -307,6 +311,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     };
     let config = Config {
         tls,
+        token_file: args.token_file,
         id,
         group,
         window: args.window,

@@ -11,7 +11,9 @@ use contact::broker;
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
-use contact::server::{CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, ServerTls, host};
+use contact::server::{
+    Auth, CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, ServerTls, host,
+};
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
 use sd_notify::NotifyState;
@@ -72,6 +74,10 @@ struct Args {
     /// and do everything
     #[arg(long)]
     insecure: bool,
+    /// When callers have to say who they are, by a certificate or a token (contactctl token create): `auto`, when a port is for other
+    /// machines, with TLS; `required`, always. Operators on this machine then use the file operator.token in --data
+    #[arg(long, value_name = "WHEN", default_value = Auth::Auto.as_str())]
+    auth: Auth,
     /// The folder that keeps tasks and results. Made if it is missing; one server for a folder
     #[arg(long, value_name = "DIR", default_value = "contact-data")]
     data: PathBuf,
@@ -296,6 +302,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
         tls,
         public: args.public.clone(),
         insecure: args.insecure,
+        auth: args.auth,
         data: args.data.clone(),
         max_task: args.max_task,
         calls: CallLimits {

@@ -64,6 +64,7 @@ mod stopper;
 use std::fmt;
 use std::io;
 use std::num::NonZeroU32;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
@@ -79,9 +80,9 @@ pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::front::{Dial, DialError};
 pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};
-use crate::target;
 pub use crate::task::StartAt;
 use crate::task::{Name, NameOf};
+use crate::{secret, target};
 
 use self::handler::{HandlerFn, HandlerThread};
 use self::pipe::{Pipe, State};
@@ -102,6 +103,8 @@ pub struct Config {
     pub server: String,
     /// How TLS is spoken with it. `None`: not at all.
     pub tls: Option<Tls>,
+    /// A file with the token that says who the client is, `ct1_` and 64 digits. It is read for each connection. `None`: it does not say.
+    pub token_file: Option<PathBuf>,
     /// A stable name of this client: 1 to 256 bytes of characters that can be seen, without blanks at the ends. Without it and without a group, the client is anonymous: it gets
     /// every task the server still has, each time it connects.
     pub id: Option<String>,
@@ -144,6 +147,7 @@ impl Default for Config {
         Config {
             server: "127.0.0.1:50051".into(),
             tls: None,
+            token_file: None,
             id: None,
             group: None,
             window: None,
@@ -242,6 +246,11 @@ impl Worker {
     pub fn start(self) -> Result<Running, Error> {
         let Worker { config, handler, statuses, observer } = self;
         let config = Arc::new(config.checked()?);
+        let token = config.token_file.as_deref().map(secret::read).transpose().map_err(Error::Config)?;
+        let token = token.map(|(token, warning)| {
+            warning.into_iter().for_each(|warning| log::warn!("{warning}"));
+            token
+        });
         let instance = format!("{:016x}", rand::random::<u64>());
         let options = connection::call_options(&config, &instance, false)?;
         let stopping_options = connection::call_options(&config, &instance, true)?;
@@ -276,7 +285,7 @@ impl Worker {
         let pipe = Pipe {
             env: Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build()),
             dial,
-            state: State::new(&config),
+            state: State::new(&config, token),
             tasks: Some(tasks),
             config,
             options,

@@ -26,6 +26,7 @@ mod server;
 mod submit;
 mod table;
 mod tally;
+mod token;
 mod top;
 mod words;
 
@@ -34,7 +35,7 @@ pub use error::Error;
 
 use std::io::{self, Write as _};
 
-use args::{Clock, Command, Group};
+use args::{Clock, Command, Group, Token};
 use clap::CommandFactory as _;
 use link::{Link, To};
 use out::Out;
@@ -46,7 +47,8 @@ use crate::manual;
 pub fn run(args: Args) -> Result<(), Error> {
     let out = Out::stdout(args.json);
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Usage)?;
-    let to = To { address: &args.server, tls: tls.as_ref() };
+    let token = token::mine(args.token_file.as_deref(), &args.server, &out)?;
+    let to = To { address: &args.server, tls: tls.as_ref(), token: token.as_ref() };
     let link = || Link::connect(to);
     match args.command {
         Command::Submit(submit) => submit::run(submit, to, out),
@@ -81,5 +83,9 @@ pub fn run(args: Args) -> Result<(), Error> {
             manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)
         }
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
+        Command::Token(Token::Create(new)) => token::create(&link()?, new, out),
+        Command::Token(Token::List) => token::list(&link()?, out),
+        Command::Token(Token::Revoke { name }) => token::revoke(&link()?, name, out),
+        Command::Login { url } => token::login(&link()?, &args.server, url, out),
     }
 }

@@ -62,6 +62,11 @@ pub mod retry;
 #[cfg(any(feature = "client", feature = "ctl"))]
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
 mod rpc_status;
+#[cfg_attr(
+    not(any(feature = "client", feature = "ctl", feature = "server")),
+    allow(dead_code, reason = "each of these reads tokens")
+)]
+mod secret;
 #[cfg(feature = "server")]
 pub mod server;
 #[cfg(feature = "server")]

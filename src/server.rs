@@ -3,6 +3,7 @@
 //! gRPC's own threads ("grpc-poll") decode, encode and run the futures of the calls. Nothing ever waits on them.
 
 mod about;
+mod access;
 mod admission;
 mod authority;
 mod backup;
@@ -17,6 +18,7 @@ mod health;
 pub mod host;
 mod http;
 mod identity;
+mod logins;
 mod machine;
 mod metadata;
 mod operator;
@@ -28,8 +30,10 @@ mod reflection;
 mod refusal;
 mod refusal_counts;
 mod retention;
+mod roles;
 mod status_rate;
 mod tls;
+mod tokens;
 mod traffic;
 mod watchdog;
 mod watchers;
@@ -45,6 +49,8 @@ use grpcio::EnvBuilder;
 use log::{info, warn};
 
 use self::about::About;
+pub use self::access::Auth;
+use self::access::{Access, is_on};
 use self::admission::Admission;
 pub use self::admission::CallLimits;
 use self::authority::Authority;
@@ -55,13 +61,14 @@ use self::control::ControlService;
 use self::demo::Demo;
 use self::health::Health;
 use self::http::HttpThread;
-use self::identity::{Connections, Role};
+use self::identity::Connections;
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
 use self::receipts::Receipts;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
+use self::roles::Role;
 use self::status_rate::StatusRate;
 use self::tls::{Tls, TlsThread};
 use self::traffic::Traffic;
@@ -105,6 +112,7 @@ impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
+        let callers_say_who_they_are = is_on(&config);
         let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
         let authority = authority.map_err(|why| ServerError::Authority { path: config.data.join("tls"), why })?;
         let files = authority.as_ref().map(Authority::files).or(config.tls);
@@ -157,15 +165,17 @@ impl Server {
         let limit = config.max_task;
         let calls = Calls::default();
         let connections = Connections::default();
+        let access = Access::of(callers_say_who_they_are, &config.data, connections.clone());
+        let access = access.map_err(ServerError::Tokens)?;
         let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
-        let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&connections));
+        let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&access));
         let contact = ContactService {
             broker: broker.handle(),
             health: health.clone(),
             calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
-            connections: connections.clone(),
+            access: access.clone(),
             status_rate: status_rate.clone(),
             receipts,
             anonymous_group,
@@ -175,6 +185,7 @@ impl Server {
             store: handle.clone(),
             queries: pool.queries(),
             about: about.clone(),
+            access: access.clone(),
             traffic,
             status_rate,
             limit,
@@ -183,7 +194,12 @@ impl Server {
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };
-        let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
+        let control = ControlService {
+            operator: operator.clone(),
+            access: access.clone(),
+            watchers: watchers.clone(),
+            calls: calls.clone(),
+        };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let common = |file, calls: &Admit| {
@@ -218,6 +234,7 @@ impl Server {
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
+        let _ = about.http.set(http.as_ref().map(|(_, address)| address.clone()).unwrap_or_default());
         let http_address = http.as_ref().map(|(_, address)| address.clone());
         let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
         let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;

@@ -10,3 +10,5 @@ mod door;
 mod files;
 mod http;
 mod receipts;
+#[cfg(target_os = "linux")]
+mod roles;

@@ -119,6 +119,7 @@ fn value(wants: &str, n: usize) -> String {
         "N" | "BYTES" => (70 + n).to_string(),
         "NAME" | "NAME[,NAME...]" | "GROUP" | "DIR" | "FILE" | "INVITATION" | "CMD" => format!("some-{n}"),
         "LEVEL" => ["error", "warn", "debug"][n].into(),
+        "WHEN" => "required".into(),
         "WHERE" => "new".into(),
         "POLICY" => format!("first={}s", 70 + n),
         "true|false" => "true".into(),

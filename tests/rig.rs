@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{CallLimits, Config, GRPC_MEMORY, Retention, Server};
+use contact::server::{Auth, CallLimits, Config, GRPC_MEMORY, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -57,6 +57,7 @@ impl Rig {
             tls: None,
             public: None,
             insecure: false,
+            auth: Auth::Auto,
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             calls: CallLimits::default(),
@@ -74,6 +75,10 @@ impl Rig {
 
     pub fn listen(&self) -> &str {
         self.server.as_ref().unwrap().listen()
+    }
+
+    pub fn control(&self) -> &str {
+        self.server.as_ref().unwrap().control()
     }
 
     /// Where the page is.

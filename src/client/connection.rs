@@ -17,6 +17,7 @@ use super::result_sender::ResultSender;
 use super::{Config, Error};
 use crate::front::Dial;
 use crate::rpc_status::{self, Meaning};
+use crate::secret::Secret;
 use crate::target;
 use crate::task::StartAt;
 use crate::wire::contact as pb;
@@ -89,6 +90,7 @@ impl Connection {
         dial: Option<&Dial>,
         env: &Arc<Environment>,
         options: CallOption,
+        token: Option<Secret>,
         keepalive: Duration,
         connect_timeout: Duration,
     ) -> Connection {
@@ -97,7 +99,7 @@ impl Connection {
             .keepalive_permit_without_calls(true)
             .http2_max_pings_without_data(0);
         let channel = target::connect(channel, &config.server, dial);
-        let link = Link { client: ContactClient::new(channel.clone()), options };
+        let link = Link { client: ContactClient::new(channel.clone()).signed(token), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
         Connection {

@@ -17,6 +17,7 @@ use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
 use crate::front::Dial;
+use crate::secret::{self, Secret};
 use crate::target;
 use crate::task::{StartAt, TaskId};
 use crate::wire::contact as pb;
@@ -83,6 +84,8 @@ pub(super) struct State {
     inbox: VecDeque<Task>,
     inbox_bytes: usize,
     connection: Option<Connection>,
+    /// What the client says who it is with. That of the file when it could be read last.
+    token: Option<Secret>,
     /// Number of connections so far.
     connections: u64,
     backoff: Backoff,
@@ -113,7 +116,7 @@ struct Received {
 }
 
 impl State {
-    pub(super) fn new(config: &Config) -> State {
+    pub(super) fn new(config: &Config, token: Option<Secret>) -> State {
         let now = Instant::now();
         State {
             waker: ChannelWaker::new(),
@@ -122,6 +125,7 @@ impl State {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             connection: None,
+            token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
             keepalive: KEEPALIVE,
@@ -168,7 +172,11 @@ impl Pipe {
         let options = self.options.clone();
         let (keepalive, connect_timeout) = (state.keepalive, state.connect_timeout);
         let dial = self.dial.as_ref();
-        let connection = Connection::open(&self.config, dial, &self.env, options, keepalive, connect_timeout);
+        if let Some(Ok((token, _))) = self.config.token_file.as_deref().map(secret::read) {
+            state.token = Some(token);
+        }
+        let token = state.token.clone();
+        let connection = Connection::open(&self.config, dial, &self.env, options, token, keepalive, connect_timeout);
         state.connection = Some(connection);
     }
 

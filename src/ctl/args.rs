@@ -47,6 +47,10 @@ pub struct Args {
     /// The key of it.
     #[arg(long, global = true, display_order = 101, env = "CONTACT_TLS_KEY", value_name = "FILE")]
     pub(super) tls_key: Option<PathBuf>,
+    /// Say who you are with the token in this file. Without it, contactctl uses operator.token in the data folder of a server on this
+    /// machine: in ./contact-data, or where CONTACT_DATA says.
+    #[arg(long, global = true, display_order = 101, env = "CONTACT_TOKEN_FILE", value_name = "FILE")]
+    pub(super) token_file: Option<PathBuf>,
     /// Print one JSON object a line; what went wrong, too, on standard error.
     #[arg(long, global = true, display_order = 102)]
     pub json: bool,
@@ -180,6 +184,30 @@ Examples:
   contactctl group rm workers"
     )]
     Group(Group),
+    /// Make and revoke tokens, by which callers say who they are.
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  (umask 077; contactctl token create web-1 --role agent --group workers > web-1.token)
+  contactctl token create ci --role submit --to workers --rate 100 --ttl 90d
+  contactctl token create prometheus --role read
+  contactctl token list
+  contactctl token revoke ci"
+    )]
+    Token(Token),
+    /// Print a link that opens the page, once and within a minute.
+    ///
+    /// The browser is then let in for twelve hours, with your role. Where callers need not say who they are, it is just the address.
+    #[command(after_help = "\
+Examples:
+  contactctl login
+  contactctl login --url https://contact.example")]
+    Login {
+        /// Where a browser reaches the page, if that is not the server's --http address.
+        #[arg(long, value_name = "URL")]
+        url: Option<String>,
+    },
     Invite(Invite),
     /// See who is let in, and let one in no more (identity list, revoke).
     #[command(
@@ -316,6 +344,57 @@ pub(super) enum Clock {
 Example:
   contactctl clock accept")]
     Accept,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Token {
+    Create(NewToken),
+    /// Show which tokens there are, and what they are for.
+    #[command(after_help = "\
+Example:
+  contactctl token list")]
+    List,
+    /// Have a token count no more.
+    ///
+    /// Calls with it are refused from then on. A stream that is open with it ends before anything else is sent over it.
+    #[command(after_help = "\
+Example:
+  contactctl token revoke ci")]
+    Revoke {
+        /// Its name.
+        #[arg(value_name = "NAME")]
+        name: String,
+    },
+}
+
+/// Make a token, and print it: it is shown this once.
+///
+/// An agent takes tasks; its client ids are NAME and those that begin with NAME/. `submit` submits tasks, `read` sees everything and
+/// changes nothing, `operator` does everything.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  (umask 077; contactctl token create web-1 --role agent --group workers > web-1.token)
+  contactctl token create ci --role submit --to workers --rate 100 --ttl 90d")]
+pub(super) struct NewToken {
+    /// Whose it is.
+    #[arg(value_name = "NAME")]
+    pub(super) name: String,
+    /// What its owner may do.
+    #[arg(long, value_name = "ROLE", value_parser = ["agent", "submit", "read", "operator"])]
+    pub(super) role: String,
+    /// A group that the agent may name; the first is its own if it names none. May be given several times.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) group: Vec<String>,
+    /// A group that tasks may be for; without it, any group, and everyone. May be given several times.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Vec<String>,
+    /// Most tasks a second that may be submitted.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rate: Option<u32>,
+    /// How long it counts; without it, until it is revoked.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) ttl: Option<Duration>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -99,7 +99,7 @@ async fn check(doctor: &args::Doctor, to: To<'_>, told: &mut Findings) -> Result
     told.tell(&clock(server.now, asked, answered))?;
     let clients = doctor.listen.clone().unwrap_or_else(|| seen_from_here(address, &server.listen));
     let needs_tls = server.tls && to.tls.is_none();
-    let wire = Wire::new(To { address: &clients, tls: to.tls }, PING)?;
+    let wire = Wire::new(To { address: &clients, ..to }, PING)?;
     let channel = &wire.channel;
     let port = match needs_tls {
         true => Finding::bad(

@@ -24,7 +24,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
     ("Let in:", &["invite", "identity", "cert"]),
     ("Measure:", &["bench"]),
-    ("Set up:", &["completions", "man"]),
+    ("Set up:", &["token", "login", "completions", "man"]),
 ];
 
 /// The template of the first page.

@@ -8,8 +8,10 @@ use futures::executor::block_on;
 use grpcio::{CallOption, Channel, ConnectivityState, EnvBuilder, RpcStatus, RpcStatusCode};
 
 use super::Error;
+use super::token::LOOKED;
 use crate::front::{Dial, Tls};
 use crate::rpc_status::Meaning;
+use crate::secret::Secret;
 use crate::target;
 use crate::terminal::escape;
 use crate::wire::control_grpc::ControlClient;
@@ -28,6 +30,8 @@ const KEEPALIVE: Duration = Duration::from_secs(20);
 pub(super) struct To<'a> {
     pub(super) address: &'a str,
     pub(super) tls: Option<&'a Tls>,
+    /// What to say who we are with.
+    pub(super) token: Option<&'a Secret>,
 }
 
 /// A channel, with the way to the server if that is one with TLS.
@@ -97,7 +101,8 @@ impl Link {
                 None => Error::NoServer(server),
             });
         }
-        let (health, client) = (HealthClient::new(wire.channel.clone()), ControlClient::new(wire.channel.clone()));
+        let health = HealthClient::new(wire.channel.clone());
+        let client = ControlClient::new(wire.channel.clone()).signed(to.token.cloned());
         Ok(Link { server: to.address.to_owned(), wire, client, health })
     }
 
@@ -153,6 +158,7 @@ impl Link {
             (RpcStatusCode::DEADLINE_EXCEEDED, _) => {
                 self.went_away(&format!("no answer within {}", humantime::format_duration(ANSWER)))
             }
+            (RpcStatusCode::UNAUTHENTICATED, _) => Error::Refused(format!("{reason}; {LOOKED}")),
             (_, Meaning::Unavailable) => self.went_away(&reason),
             _ => Error::Refused(reason),
         }

@@ -24,6 +24,8 @@ pub(super) struct About {
     /// Where clients and where operators connect. Set when the ports are taken; empty to a call that asks in that very moment.
     pub(super) listen: OnceLock<String>,
     pub(super) control: OnceLock<String>,
+    /// Where the page is; empty: nowhere.
+    pub(super) http: OnceLock<String>,
     /// What comes through fronts.
     pub(super) front: Arc<Counts>,
     /// Set when the files of TLS were read; empty without TLS.
@@ -41,6 +43,7 @@ impl About {
             hosts: config.http_hosts.clone(),
             listen: OnceLock::new(),
             control: OnceLock::new(),
+            http: OnceLock::new(),
             front: Arc::default(),
             tls: OnceLock::new(),
         }
@@ -63,6 +66,10 @@ impl About {
 
     pub(super) fn control(&self) -> String {
         self.control.get().cloned().unwrap_or_default()
+    }
+
+    pub(super) fn http(&self) -> String {
+        self.http.get().cloned().unwrap_or_default()
     }
 
     pub(super) fn data(&self) -> String {

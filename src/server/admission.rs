@@ -1,10 +1,11 @@
-//! Which calls are let in: so many of one connection, and of one address. Asked before anything is read of a call.
+//! Which calls are let in: those that may do what they ask for, and so many of one connection, and of one address. Asked before
+//! anything is read of a call.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::identity::Connections;
+use super::access::Access;
 use super::refusal::Refusal;
 use crate::codec::Admit;
 
@@ -48,11 +49,11 @@ impl Admission {
         self.lock().total
     }
 
-    /// As the services ask, of calls over these connections.
-    pub(super) fn asked(self: &Arc<Self>, connections: &Connections) -> Admit {
-        let (admission, connections) = (self.clone(), connections.clone());
+    /// As the services ask, of calls by those who have this access.
+    pub(super) fn asked(self: &Arc<Self>, access: &Access) -> Admit {
+        let (admission, access) = (self.clone(), access.clone());
         Arc::new(move |ctx| {
-            let let_in = connections.origin(ctx.peer()).and_then(|origin| admission.admit(&origin.peer));
+            let let_in = access.let_in(ctx).and_then(|caller| admission.admit(&caller.peer));
             Ok(Box::new(let_in?))
         })
     }

@@ -17,8 +17,9 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
-use super::identity::{Identity, Role};
+use super::identity::Identity;
 use super::refusal::Refusal;
+use super::roles::Role;
 use crate::front::{Secret, ServerTls, base64url};
 use crate::task::{Name, NameOf, Time};
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::access::Auth;
 use super::admission::CallLimits;
 use crate::broker;
 use crate::front::{FileError, ServerTls};
@@ -26,6 +27,8 @@ pub struct Config {
     pub public: Option<String>,
     /// Whether ports that other machines reach may do without.
     pub insecure: bool,
+    /// Whether callers have to say who they are.
+    pub auth: Auth,
     /// The folder of the store.
     pub data: PathBuf,
     /// The longest text of a task, a status or a result, in bytes.
@@ -107,6 +110,9 @@ pub enum ServerError {
     /// A file of TLS cannot be used.
     #[error("{0} (--tls-cert, --tls-key, --tls-client-ca)")]
     Tls(#[from] FileError),
+    /// The file of tokens, or the credential of operators on this machine, cannot be used.
+    #[error("{0}")]
+    Tokens(String),
     /// gRPC or the system refused something that should always work.
     #[error("the server could not be started: {0}")]
     Start(String),

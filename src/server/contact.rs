@@ -9,9 +9,9 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
+use super::access::Access;
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
-use super::identity::Connections;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::receipts::{OfClient, Receipts};
@@ -44,7 +44,7 @@ pub(super) struct ContactService {
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) connections: Connections,
+    pub(super) access: Access,
     pub(super) status_rate: Arc<StatusRate>,
     pub(super) receipts: Receipts,
     /// The group of all anonymous clients, if there is one.
@@ -59,7 +59,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -72,7 +72,7 @@ impl Contact for ContactService {
 
     fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
             if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
@@ -88,7 +88,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.connections);
+        let metadata = Metadata::read(&ctx, &self.access);
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {
@@ -114,6 +114,7 @@ impl ContactService {
                 return None;
             }
         };
+        let standing = metadata.standing();
         let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
         let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
@@ -129,6 +130,7 @@ impl ContactService {
                     inbox,
                     session,
                     client,
+                    standing,
                     batch,
                     max_message,
                     greet,
@@ -171,10 +173,12 @@ impl ContactService {
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
-        let (client, peer) = (metadata.label(), metadata.join.peer);
+        let (client, standing) = (metadata.label(), metadata.standing());
+        let peer = metadata.join.peer;
         let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
         while let Some(chunk) = chunk(requests, |message| weight(&message.msg)).await {
+            standing.check()?;
             let mut statuses = Vec::with_capacity(chunk.len());
             // All answers in their order, and the places of those to what is stored.
             let (mut answers, mut stored) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
@@ -227,12 +231,17 @@ impl ContactService {
         requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
+        let standing = metadata.standing();
         let receipts = self.receipts_of(&metadata);
         let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
         let mut ended = None;
         let mut under_way = 0;
         while let (None, Some(chunk)) = (&ended, chunk(requests, weight_of).await) {
+            if let Err(why) = standing.check() {
+                ended = Some(why.into());
+                continue;
+            }
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {

@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
+use futures_timer::Delay;
 use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
+use super::about;
+use super::access::{Access, Caller};
 use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
-use super::identity::Role;
 use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
 use super::refusal::Refusal;
+use super::roles::Role;
+use super::roles::Row;
 use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::codec::{Decoded, First, Requests};
@@ -20,26 +24,39 @@ use crate::wire::control_grpc::Control;
 /// Requests of a submitting stream that are being written at once.
 const UNDER_WAY: usize = 8;
 
+/// How long one that submits too much waits before it is looked again whether it still may.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ControlService {
     pub(super) operator: Operator,
+    pub(super) access: Access,
     pub(super) watchers: Watchers,
     pub(super) calls: Calls,
 }
 
 /// The unary calls, each with its work.
 macro_rules! unary {
-    ($operator:ident, $request:ident: $($call:ident($Request:ident) -> $Response:ident = $work:expr;)*) => {$(
+    ($operator:ident, $caller:ident, $request:ident: $($call:ident($Request:ident) -> $Response:ident = $work:expr;)*) => {$(
         fn $call(&mut self, ctx: RpcContext<'_>, mut request: First<pb::$Request>, sink: ClientStreamingSink<pb::$Response>) {
-            let ($operator, call) = (self.operator.clone(), self.calls.begin());
+            let ($operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
             ctx.spawn(async move {
                 let _call = call;
                 let work = async {
+                    let ($caller, row) = caller?;
                     let $request = first(&mut request).await?;
-                    // Some ask for nothing in particular.
-                    let _ = &$request;
-                    Ok($work)
+                    let said = row.recorded.then(|| convert::said(&$request));
+                    let work = async {
+                        // Some ask for nothing in particular, and of some it does not matter who asks.
+                        let _ = (&$request, &$caller);
+                        Ok::<_, Refusal>($work)
+                    };
+                    let answer = work.await;
+                    if let Some(said) = said {
+                        $caller.record(row, &said, answer.as_ref().err());
+                    }
+                    answer
                 };
                 answer(sink, work.await).await;
             });
@@ -57,8 +74,8 @@ macro_rules! lists {
 }
 
 impl Control for ControlService {
-    unary! { operator, request:
-        submit(SubmitRequest) -> SubmitResponse = accept_all(&operator, request).await?;
+    unary! { operator, caller, request:
+        submit(SubmitRequest) -> SubmitResponse = accept_all(&operator, &caller, request).await?;
         find_tasks(FindTasksRequest) -> FoundTasks = {
             let (found, looked) = convert::wanted(request)?.find(&operator).await?;
             convert::found(found, looked)
@@ -122,6 +139,23 @@ impl Control for ControlService {
             pb::AcceptClockResponse { ahead_ms: operator.accept_clock(), ..Default::default() }
         };
         get_server(GetServerRequest) -> Server = convert::server(operator.server(request.counted).await?);
+        create_token(CreateTokenRequest) -> CreateTokenResponse = {
+            let (token, secret) = operator.create_token(convert::new_token(request)).await?;
+            pb::CreateTokenResponse { token: Some(convert::token(&token)).into(), secret, ..Default::default() }
+        };
+        list_tokens(ListTokensRequest) -> ListTokensResponse = {
+            let tokens = operator.access.tokens().list().iter().map(|token| convert::token(token)).collect();
+            pb::ListTokensResponse { tokens, required: operator.access.is_on(), ..Default::default() }
+        };
+        revoke_token(RevokeTokenRequest) -> RevokeTokenResponse = {
+            operator.revoke_token(request.name).await?;
+            pb::RevokeTokenResponse::new()
+        };
+        create_login(CreateLoginRequest) -> CreateLoginResponse = {
+            let (path, lasts) = operator.access.login(caller.clone());
+            let (http, lasts_ms) = (operator.about.http(), about::millis(lasts));
+            pb::CreateLoginResponse { path, http, lasts_ms, ..Default::default() }
+        };
     }
 
     fn submit_stream(
@@ -130,11 +164,11 @@ impl Control for ControlService {
         mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
-        let (operator, call) = (self.operator.clone(), self.calls.begin());
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.caller(&ctx));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
-            match accept_stream(operator, &mut requests, &mut sink).await {
+            match accept_stream(operator, caller, &mut requests, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a submitting stream", |status| sink.fail(status)).await,
             }
@@ -147,10 +181,10 @@ impl Control for ControlService {
         mut request: First<pb::BackupRequest>,
         mut sink: DuplexSink<pb::BackupProgress>,
     ) {
-        let (operator, call) = (self.operator.clone(), self.calls.begin());
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
         ctx.spawn(async move {
             let _call = call;
-            match back_up(&operator, &mut request, &mut sink).await {
+            match back_up(&operator, caller, &mut request, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a backup", |status| sink.fail(status)).await,
             }
@@ -170,10 +204,16 @@ impl Control for ControlService {
 /// Makes a backup, and tells how it goes. When nobody listens any more, it stops.
 async fn back_up(
     operator: &Operator,
+    caller: Result<(Caller, &Row), Refusal>,
     request: &mut First<pb::BackupRequest>,
     sink: &mut DuplexSink<pb::BackupProgress>,
 ) -> Result<(), Ended> {
-    let mut backup = operator.back_up(first(request).await?.path)?;
+    let (caller, row) = caller?;
+    let request = first(request).await?;
+    let said = convert::said(&request);
+    let backup = operator.back_up(request.path);
+    caller.record(row, &said, backup.as_ref().err());
+    let mut backup = backup?;
     while let Some(progress) = backup.progress.next().await {
         sink.send((convert::backup_progress(progress), WriteFlags::default())).await?;
     }
@@ -182,22 +222,33 @@ async fn back_up(
 }
 
 /// Accepts all tasks of a request, or none.
-async fn accept_all(operator: &Operator, request: pb::SubmitRequest) -> Result<pb::SubmitResponse, Refusal> {
+async fn accept_all(
+    operator: &Operator,
+    caller: &Caller,
+    request: pb::SubmitRequest,
+) -> Result<pb::SubmitResponse, Refusal> {
     operator.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
-    let (tasks, refused) = convert::new_tasks(request, operator.limit);
-    match refused.into_iter().next() {
-        Some((index, why)) => Err(Refusal::InRequest { index, why: Box::new(why) }),
-        None => Ok(convert::accepted(operator.submit(tasks).await?, Vec::new())),
+    let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
+    if let Some((index, why)) = refused.into_iter().next() {
+        return Err(Refusal::InRequest { index, why: Box::new(why) });
     }
+    let count = tasks.len();
+    caller.spend(count)?;
+    let accepted = operator.submit(tasks).await?;
+    caller.submitted(accepted.first_id, count);
+    Ok(convert::accepted(accepted, Vec::new()))
 }
 
 async fn accept_stream(
     operator: Operator,
+    caller: Result<Caller, Refusal>,
     requests: &mut Requests<pb::SubmitRequest>,
     sink: &mut DuplexSink<pb::SubmitResponse>,
 ) -> Result<(), Ended> {
+    let caller = caller?;
     // One request is decoded while those before it are being written: they share syncs.
-    let answers = requests.then(move |item| begin_accepting(operator.clone(), item)).buffered(UNDER_WAY);
+    let answers =
+        requests.then(move |item| begin_accepting(operator.clone(), caller.clone(), item)).buffered(UNDER_WAY);
     futures::pin_mut!(answers);
     while let Some(answer) = answers.next().await {
         sink.send((answer?, WriteFlags::default())).await?;
@@ -209,19 +260,39 @@ async fn accept_stream(
 /// requests before, to what resolves when they are accepted.
 async fn begin_accepting(
     operator: Operator,
+    caller: Caller,
     item: grpcio::Result<Decoded<pb::SubmitRequest>>,
 ) -> impl Future<Output = Result<pb::SubmitResponse, Ended>> + Send + use<> {
     let begun = match message(item) {
         Ok(request) => {
             operator.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
-            let (tasks, refused) = convert::new_tasks(request, operator.limit);
-            operator.begin_submit(tasks).await.map(|accepted| (accepted, refused)).map_err(Ended::from)
+            let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
+            let count = tasks.len();
+            match in_turn(&caller, count).await {
+                Ok(()) => operator.begin_submit(tasks).await.map(|accepted| (accepted, refused, count)),
+                Err(why) => Err(why),
+            }
+            .map_err(Ended::from)
         }
         Err(ended) => Err(ended),
     };
     async move {
-        let (accepted, refused) = begun?;
-        Ok(convert::accepted(accepted.await?, refused))
+        let (accepted, refused, count) = begun?;
+        let accepted = accepted.await?;
+        caller.submitted(accepted.first_id, count);
+        Ok(convert::accepted(accepted, refused))
+    }
+}
+
+/// Waits until it may submit so many tasks. Whoever sends is held up meanwhile.
+async fn in_turn(caller: &Caller, tasks: usize) -> Result<(), Refusal> {
+    loop {
+        // It may have ended while it waited.
+        caller.check()?;
+        match caller.spend(tasks) {
+            Err(Refusal::TooFast { wait, .. }) => Delay::new(wait.min(LONGEST_WAIT)).await,
+            spent => return spent,
+        }
     }
 }
 
@@ -235,10 +306,10 @@ impl ControlService {
         mut sink: DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) {
-        let (service, call) = (self.clone(), self.calls.begin());
+        let (service, call, caller) = (self.clone(), self.calls.begin(), self.access.caller(ctx));
         ctx.spawn(async move {
             let _call = call;
-            let wanted = first(&mut request).await.and_then(wanted);
+            let wanted = first(&mut request).await.and_then(wanted).and_then(|wanted| Ok((caller?, wanted)));
             match service.send_list(wanted, &mut sink, encode).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a list", |status| sink.fail(status)).await,
@@ -248,13 +319,14 @@ impl ControlService {
 
     async fn send_list<L: Log, P: Send + 'static>(
         &self,
-        wanted: Result<(L, Range), Refusal>,
+        wanted: Result<(Caller, (L, Range)), Refusal>,
         sink: &mut DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) -> Result<(), Ended> {
-        let (log, range) = wanted?;
+        let (caller, (log, range)) = wanted?;
         let mut list = self.operator.list(log, range).await?;
         while let Some(rows) = list.next().await? {
+            caller.check()?;
             if !rows.is_empty() {
                 sink.send((encode(rows), WriteFlags::default())).await?;
             }

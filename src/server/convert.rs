@@ -2,16 +2,17 @@
 
 use std::time::Duration;
 
-use protobuf::EnumOrUnknown;
+use protobuf::{EnumOrUnknown, MessageFull};
 
 use super::about::millis as duration;
 use super::authority::Enrolled;
-use super::identity::Role;
 use super::operator::{
     BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
     TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
+use super::roles::Role;
+use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining};
 use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
 use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
@@ -19,15 +20,48 @@ use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
 /// The tasks of a request that can be accepted; and those that cannot, by their place. `limit`: the longest text, in bytes.
-pub(super) fn new_tasks(request: pb::SubmitRequest, limit: usize) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
+pub(super) fn new_tasks(
+    request: pb::SubmitRequest,
+    limit: usize,
+    allowed: impl Fn(&NewTask) -> Result<(), Refusal>,
+) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
-        match task_request(task).and_then(|task| task.check(limit, tasks.last())) {
+        let task = task_request(task).and_then(|task| task.check(limit, tasks.last()));
+        match task.and_then(|task| allowed(&task).map(|()| task)) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
     }
     (tasks, refused)
+}
+
+/// A request in a line, for the record. Its texts are in quotes, with escapes for what would break the line.
+pub(super) fn said(request: &impl MessageFull) -> String {
+    const MOST: usize = 300;
+    let text = protobuf::text_format::print_to_string(request);
+    match text.char_indices().nth(MOST) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}
+
+pub(super) fn new_token(request: pb::CreateTokenRequest) -> NewToken {
+    let pb::CreateTokenRequest { name, role, groups, targets, rate, ttl_ms, .. } = request;
+    NewToken { name, role, groups, targets, rate, ttl: ttl_ms.map(Duration::from_millis) }
+}
+
+pub(super) fn token(token: &Token) -> pb::Token {
+    pb::Token {
+        name: token.identity.name.as_str().to_owned(),
+        role: token.identity.role.as_str().to_owned(),
+        groups: token.grant.groups.clone(),
+        targets: token.grant.targets.clone(),
+        rate: token.grant.rate.unwrap_or(0),
+        created_at: token.created_at.0,
+        expires_at: millis(token.expires_at),
+        ..pb::Token::default()
+    }
 }
 
 /// Bytes of the texts in a request.
@@ -502,7 +536,7 @@ mod tests {
                 if let Ok(request) = read::<pb::SubmitRequest>(bytes) {
                     let (count, size) = (request.tasks.len(), self::bytes(&request));
                     assert!(size <= bytes.len());
-                    let (tasks, refused) = new_tasks(request, 1024);
+                    let (tasks, refused) = new_tasks(request, 1024, |_| Ok(()));
                     assert_eq!(tasks.len() + refused.len(), count);
                     refused.iter().for_each(|(_, why)| sentence(why));
                     assert!(tasks.iter().all(|task| (1..=1024).contains(&task.text.len())));

@@ -13,6 +13,7 @@ mod json;
 mod last_reports;
 mod lists;
 mod live;
+mod login;
 mod metrics;
 mod page;
 mod places;
@@ -134,7 +135,8 @@ async fn serve(listener: tokio::net::TcpListener, app: AppState) {
         let place = Arc::new(place);
         let mut http = http1::Builder::new();
         let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-        let service = service_fn(answer(TowerToHyperService::new(router.clone()), place.clone()));
+        let peer = guard::Peer(address.to_string().into());
+        let service = service_fn(answer(TowerToHyperService::new(router.clone()), place.clone(), peer));
         let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
         let task = tokio::spawn(async move {
             if let Err(e) = connection.await {
@@ -154,11 +156,13 @@ async fn serve(listener: tokio::net::TcpListener, app: AppState) {
 fn answer(
     router: TowerToHyperService<Router>,
     place: Arc<Place>,
+    peer: guard::Peer,
 ) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response, Infallible>> {
     move |request| {
         let (router, place) = (router.clone(), place.clone());
         place.is_at(if request.body().is_end_stream() { Stage::AtWork } else { Stage::Asking });
-        let request = request.map(|body| Received { body, place: place.clone() });
+        let mut request = request.map(|body| Received { body, place: place.clone() });
+        request.extensions_mut().insert(peer.clone());
         Box::pin(async move {
             let response = router.call(request).await?;
             let is_endless = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == events::CONTENT_TYPE);
@@ -251,7 +255,11 @@ fn prepare(stream: &TcpStream) {
 
 fn router(app: AppState) -> Router {
     let about = app.operator.about.clone();
-    let timed =
-        api::router().merge(api::health()).merge(metrics::router()).with_state(app.clone()).merge(page::router());
-    guard::around(timed, events::router().with_state(app), about)
+    let timed = api::router()
+        .merge(api::health())
+        .merge(metrics::router())
+        .merge(login::router())
+        .with_state(app.clone())
+        .merge(page::router());
+    guard::around(timed, events::router().with_state(app.clone()), about, app.operator.access)
 }

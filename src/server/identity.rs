@@ -1,7 +1,7 @@
 //! Who a connection is: the one place where a certificate becomes an identity.
 //!
-//! The certificate of an agent has one URI, `contact://FLEET/agent/NAME`; that of an operator `contact://FLEET/operator/NAME`. What
-//! the fleet is called says nothing here: which authority issued it does.
+//! It has one URI, `contact://FLEET/ROLE/NAME`: that of an agent `contact://FLEET/agent/NAME`. What the fleet is called says nothing
+//! here: which authority issued it does.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -18,13 +18,13 @@ use rustls::client::danger::HandshakeSignatureValid;
 use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{CertificateError, DigitallySignedStruct, DistinguishedName, SignatureScheme};
-use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::authority::Authority;
 use super::refusal::Refusal;
+use super::roles::Role;
 use crate::front::{self, Inside};
 use crate::task::{Name, NameOf};
 use crate::wire::contact as pb;
@@ -34,34 +34,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 /// A certificate may end while its connection lasts. A clock that is set right is noticed within this time.
 const LOOK: Duration = Duration::from_secs(60);
 
-/// What a certificate is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(super) enum Role {
-    /// Takes tasks, and says what came of them.
-    Agent,
-    /// Submits tasks, and sees and changes everything.
-    Operator,
-}
-
-impl Role {
-    pub(super) fn as_str(self) -> &'static str {
-        match self {
-            Role::Agent => "agent",
-            Role::Operator => "operator",
-        }
-    }
-
-    pub(super) fn named(name: &str) -> Option<Role> {
-        match name {
-            "agent" => Some(Role::Agent),
-            "operator" => Some(Role::Operator),
-            _ => None,
-        }
-    }
-}
-
-/// Whose certificate it is.
+/// Whose certificate it is, or whose token.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) role: Role,
@@ -253,7 +226,7 @@ pub(super) struct Served {
     pub(super) connections: Connections,
     /// Whether all must show a certificate.
     pub(super) asks: bool,
-    /// Whether that must be one of an operator.
+    /// Whether that must be of one who has something to do there: not of an agent.
     pub(super) operators_only: bool,
     /// Whether those of this machine need none.
     pub(super) open_here: bool,
@@ -276,7 +249,7 @@ impl Inside for Served {
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
-            if self.operators_only && shown.role != Role::Operator && !is_free {
+            if self.operators_only && shown.role == Role::Agent && !is_free {
                 warn!("{shown} at {peer} may not use this port: its certificate is not for that");
                 return None;
             }

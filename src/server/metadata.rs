@@ -7,7 +7,7 @@ use std::time::Duration;
 use grpcio::RpcContext;
 use percent_encoding::percent_decode;
 
-use super::identity::{Connections, Origin};
+use super::access::{Access, Caller};
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
 use crate::task::{Name, NameError, NameOf};
@@ -21,6 +21,19 @@ pub(super) struct Metadata {
     pub(super) join: Join,
     /// Most tasks the client wants in one message; 1: it knows no batches.
     pub(super) batch: usize,
+    /// Who it is. `None` only in tests.
+    caller: Option<Caller>,
+}
+
+/// Whether a client still may do what it began.
+#[derive(Debug, Clone)]
+pub(super) struct Standing(Option<Caller>);
+
+impl Standing {
+    /// Its token may have been revoked, or be over.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        self.0.as_ref().map_or(Ok(()), Caller::check)
+    }
 }
 
 impl Metadata {
@@ -31,25 +44,24 @@ impl Metadata {
 }
 
 impl Metadata {
-    /// Reads what a client says of itself. What it does not say is left open; what makes no sense is refused, as is an id that is
-    /// not its certificate's.
-    pub(super) fn read(ctx: &RpcContext<'_>, connections: &Connections) -> Result<Metadata, Refusal> {
-        let Origin { peer, identity, group } = connections.origin(ctx.peer())?;
-        let mut metadata = Metadata { join: Join { peer, ..Join::default() }, batch: 1 };
+    /// Reads what a client says of itself. What it does not say is taken from its identity, or left open; what makes no sense, and
+    /// what it must not say, is refused.
+    pub(super) fn read(ctx: &RpcContext<'_>, access: &Access) -> Result<Metadata, Refusal> {
+        let caller = access.caller(ctx)?;
+        let join = Join { peer: caller.peer.clone(), ..Join::default() };
+        let mut metadata = Metadata { join, batch: 1, caller: Some(caller) };
         for (key, value) in ctx.request_headers().iter() {
             metadata.set(key, value)?;
         }
-        if let (Some(identity), Some(client)) = (identity, &metadata.join.client)
-            && !identity.covers(client.as_str())
-        {
-            return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
-        }
-        if let (Some(own), Some(named)) = (group, &metadata.join.group)
-            && own != named.as_str()
-        {
-            return Err(Refusal::NotItsGroup { group: named.to_string(), own });
+        if let Some(caller) = &metadata.caller {
+            caller.complete(&mut metadata.join)?;
         }
         Ok(metadata)
+    }
+
+    /// What is to be asked from time to time, whether the client still may.
+    pub(super) fn standing(&self) -> Standing {
+        Standing(self.caller.clone().filter(Caller::may_end))
     }
 
     pub(super) fn reporter(self) -> Reporter {
@@ -61,10 +73,10 @@ impl Metadata {
         self.join.group.as_ref().or(self.join.client.as_ref()).or(of_anonymous)
     }
 
-    /// Who the client is known to be, and not only says: nobody, as long as there are no identities. A receipt counts only for the
-    /// identity that it was given to.
+    /// Who the client is known to be, and not only says; empty where nobody has to be known. A receipt counts only for the identity
+    /// that it was given to.
     pub(super) fn identity(&self) -> &str {
-        ""
+        self.caller.as_ref().map_or("", Caller::name)
     }
 
     /// What the log names the client by.
@@ -146,7 +158,7 @@ mod tests {
     use crate::fuzz::any_text;
 
     fn set(key: &str, value: &[u8]) -> Result<Metadata, String> {
-        let mut metadata = Metadata { join: Join::default(), batch: 1 };
+        let mut metadata = Metadata { join: Join::default(), batch: 1, caller: None };
         metadata.set(key, value).map_err(|refusal| refusal.to_string())?;
         Ok(metadata)
     }

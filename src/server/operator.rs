@@ -23,15 +23,18 @@ pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
 use super::about::About;
+use super::access::Access;
 use super::admission::Admission;
 use super::authority::{Authority, Enrolled, Issued};
 use super::backup::Backup;
 use super::config::Retention;
-use super::identity::{Connections, Role};
+use super::identity::Connections;
 use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
+use super::roles::Role;
 use super::status_rate::StatusRate;
+use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
@@ -54,6 +57,7 @@ pub(super) struct Operator {
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
     pub(super) about: Arc<About>,
+    pub(super) access: Access,
     pub(super) traffic: Arc<Traffic>,
     pub(super) status_rate: Arc<StatusRate>,
     /// Of clients, and of operators.
@@ -287,6 +291,19 @@ impl Operator {
             );
         }
         Ok(drained.clients)
+    }
+
+    /// Makes a token; gives its secret, too, which nobody is told again.
+    pub(super) async fn create_token(&self, new: NewToken) -> Result<(Arc<Token>, String), Refusal> {
+        let access = self.access.clone();
+        // It writes a file.
+        self.queries.run(move |_| Ok(access.tokens().create(new))).await?
+    }
+
+    /// Has a token count no more.
+    pub(super) async fn revoke_token(&self, name: String) -> Result<(), Refusal> {
+        let access = self.access.clone();
+        self.queries.run(move |_| Ok(access.tokens().revoke(&name))).await?
     }
 
     /// Gives tasks to a client again that was drained.

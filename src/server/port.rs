@@ -8,7 +8,8 @@ use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCr
 use log::warn;
 
 use super::config::ServerError;
-use super::identity::{Connections, Role, Served};
+use super::identity::{Connections, Served};
+use super::roles::Role;
 use super::tls::Tls;
 use super::{bind, host};
 use crate::front::{Bounds, Counts, Front};
@@ -74,18 +75,9 @@ impl Ports<'_> {
         let (listener, bound) = bind(address, flag)?;
         let is_here = is_of_this_machine(&listener);
         let asks = self.tls.is_some_and(Tls::asks_for_certificates);
-        let is_closed = match role {
-            Role::Agent => self.tls.is_some(),
-            // Whoever is on this machine can do more than that.
-            Role::Operator => asks,
-        };
-        if !is_here && !is_closed {
-            let instead = match role {
-                Role::Agent => {
-                    "give it a certificate with --tls-cert and --tls-key, and ask for those of clients with --tls-client-ca"
-                }
-                Role::Operator => "give --tls-cert, --tls-key and --tls-client-ca, so that operators show certificates",
-            };
+        // With TLS, who comes has a certificate, or a token.
+        if !is_here && self.tls.is_none() {
+            let instead = "give it a certificate with --tls-cert and --tls-key, and ask for those of clients with --tls-client-ca";
             if !self.insecure {
                 return Err(ServerError::Exposed { address: address.to_owned(), flag, instead });
             }
@@ -193,7 +185,7 @@ pub(super) fn is_of_this_machine(listener: &TcpListener) -> bool {
 fn bounds(role: Role) -> Bounds {
     let connections = match role {
         Role::Agent => (host::clients() / 3).max(1),
-        Role::Operator => OPERATORS,
+        _ => OPERATORS,
     };
     Bounds {
         connections,

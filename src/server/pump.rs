@@ -12,6 +12,7 @@ use grpcio::{DuplexSink, WriteFlags};
 
 use super::calls::Ended;
 use super::health::Health;
+use super::metadata::Standing;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
@@ -32,6 +33,8 @@ pub(super) struct Pump {
     pub(super) session: SessionId,
     /// What the log names the client by.
     pub(super) client: Arc<str>,
+    /// Asked before something is sent.
+    pub(super) standing: Standing,
     /// Most tasks in one message.
     pub(super) batch: usize,
     /// The longest message it takes, in bytes.
@@ -52,6 +55,7 @@ impl Pump {
         let why = match &ended {
             Ended::Disconnected(_) => "its stream ended",
             Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
+            Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
             Ended::Refused(_) => "the server is stopping",
         };
         if let Ended::Refused(refusal) = ended
@@ -74,7 +78,9 @@ impl Pump {
             self.send(ServerMsg::new()).await?;
         }
         loop {
-            match self.next().await? {
+            let push = self.next().await?;
+            self.standing.check()?;
+            match push {
                 Push::Close(why) => return Err(self.closed(why)),
                 Push::Heartbeat => self.send(ServerMsg::new()).await?,
                 Push::Revoked(revoked) => {

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use grpcio::{RpcStatus, RpcStatusCode};
@@ -11,6 +12,7 @@ use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
 use super::refusal_counts;
+use super::roles::Role;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::codec::{NoMessage, Unreadable};
 use crate::reason::{DOMAIN, Reason};
@@ -91,8 +93,35 @@ pub(super) enum Refusal {
         "a client with the certificate of {identity} is not {client}: its id is {identity}, or begins with {identity}/"
     )]
     NotItsId { client: String, identity: String },
-    #[error("this client was invited to the group {own}, and takes no part in {group}")]
-    NotItsGroup { group: String, own: String },
+    #[error(
+        "this server lets nobody in who does not say who they are: give a token with --token-file{}, or a certificate",
+        .file.as_ref().map(|file| format!(" (operators on this machine: {})", file.display())).unwrap_or_default()
+    )]
+    NoCredential { file: Option<PathBuf> },
+    #[error("the token is not known here: it was revoked, or is of another server")]
+    WrongToken,
+    #[error("the token of {name} was over at {at}: make a new one with contactctl token create")]
+    TokenExpired { name: String, at: Time },
+    #[error("{identity} may not do that: it is in the role {role}, and {what} needs {needed}")]
+    RoleNotAllowed { identity: String, role: Role, needed: Role, what: &'static str },
+    #[error("{identity} takes no part in the group {group}, which its token, or its invitation, does not name")]
+    GroupNotAllowed { group: String, identity: String },
+    #[error("{identity} may not submit tasks for {}", .to.as_deref().unwrap_or("everyone"))]
+    TargetNotAllowed { to: Option<String>, identity: String },
+    #[error(
+        "{identity} may submit {rate} tasks a second, and has: try again later, or submit by a stream, which waits"
+    )]
+    TooFast { identity: String, rate: u32, wait: Duration },
+    #[error("{0}")]
+    NoSuchKindOfToken(String),
+    #[error("there is a token {0}: revoke it first, or choose another name")]
+    TokenExists(String),
+    #[error("there is no token {0:?}; contactctl token list names those there are")]
+    NoSuchToken(String),
+    #[error("there are {0} tokens, which is all there may be: revoke those that nobody needs")]
+    TooManyTokens(usize),
+    #[error("{} cannot be written: {why}", .file.display())]
+    TokensNotWritten { file: PathBuf, why: String },
     #[error("{0}")]
     Authority(String),
     #[error("nobody is called {0} who was given a certificate here; contactctl identity list")]
@@ -193,7 +222,19 @@ impl Refusal {
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
             Refusal::Backup(_) => Reason::BACKUP_REFUSED,
-            Refusal::NotItsId { .. } | Refusal::NotItsGroup { .. } => Reason::CLIENT_NOT_ALLOWED,
+            Refusal::NotItsId { .. } => Reason::CLIENT_NOT_ALLOWED,
+            Refusal::NoCredential { .. } => Reason::CREDENTIAL_MISSING,
+            Refusal::WrongToken => Reason::TOKEN_UNKNOWN,
+            Refusal::TokenExpired { .. } => Reason::TOKEN_EXPIRED,
+            Refusal::RoleNotAllowed { .. } => Reason::ROLE_NOT_ALLOWED,
+            Refusal::GroupNotAllowed { .. } => Reason::GROUP_NOT_ALLOWED,
+            Refusal::TargetNotAllowed { .. } => Reason::TARGET_NOT_ALLOWED,
+            Refusal::TooFast { .. } => Reason::RATE_EXCEEDED,
+            Refusal::NoSuchKindOfToken(_) => Reason::TOKEN_INVALID,
+            Refusal::TokenExists(_) => Reason::TOKEN_EXISTS,
+            Refusal::NoSuchToken(_) => Reason::TOKEN_NOT_FOUND,
+            Refusal::TooManyTokens(_) => Reason::TOKENS_FULL,
+            Refusal::TokensNotWritten { .. } => Reason::STORE_FAILED,
             Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
             Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
             Refusal::NotPublic => Reason::NOT_PUBLIC,
@@ -234,9 +275,17 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
-            Refusal::NotItsGroup { group, .. } => &[("group", group)],
             Refusal::NoSuchIdentity(identity) => &[("identity", identity)],
             Refusal::NotItsId { client, identity } => &[("client", client), ("identity", identity)],
+            Refusal::TokenExpired { name, at } => &[("token", name), ("expired_at_ms", &at.0)],
+            Refusal::RoleNotAllowed { identity, role, needed, .. } => {
+                &[("identity", identity), ("role", role), ("needed", needed)]
+            }
+            Refusal::GroupNotAllowed { group, identity } => &[("group", group), ("identity", identity)],
+            Refusal::TargetNotAllowed { identity, .. } => &[("identity", identity)],
+            Refusal::TooFast { identity, rate, .. } => &[("identity", identity), ("limit", rate)],
+            Refusal::TokenExists(name) | Refusal::NoSuchToken(name) => &[("token", name)],
+            Refusal::TooManyTokens(limit) => &[("limit", limit)],
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
             Refusal::Store(StoreError::Low { free, floor, .. })
             | Refusal::Broker(BrokerError::Store(StoreError::Low { free, floor, .. })) => {
@@ -273,6 +322,7 @@ impl Refusal {
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
             Refusal::Retry(_) => "retry",
+            Refusal::TargetNotAllowed { .. } => "to",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
             _ => return None,
@@ -288,6 +338,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
+            Refusal::NoSuchToken(name) => Some(("token", name.clone())),
             _ => None,
         }
     }
@@ -296,6 +347,7 @@ impl Refusal {
     fn retry_delay(&self) -> Option<Duration> {
         match self {
             Refusal::Stopping { come_back } => Some(*come_back),
+            Refusal::TooFast { wait, .. } => Some(*wait),
             Refusal::TooManyCalls { .. } => Some(come_back(usize::MAX, &mut rand::rng())),
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => Some(refused.wait),
             // Whoever is there may be refused, and it is not known how many that are.

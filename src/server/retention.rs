@@ -217,7 +217,7 @@ mod tests {
     use super::super::clock::tests::{DAY, MINUTE, Machine};
     use super::*;
     use crate::broker::{Broker, Join, Joined};
-    use crate::server::{CallLimits, Config, GRPC_MEMORY};
+    use crate::server::{Auth, CallLimits, Config, GRPC_MEMORY};
     use crate::store::Store;
     use crate::task::{Name, NameOf, NewTask};
 
@@ -230,6 +230,7 @@ mod tests {
             tls: None,
             public: None,
             insecure: false,
+            auth: Auth::Auto,
             data: "nowhere".into(),
             max_task: 1024,
             calls: CallLimits::default(),

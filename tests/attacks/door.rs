@@ -489,7 +489,7 @@ fn who_was_invited_joins_works_renews_and_is_revoked_at_once() {
         ..Config::new(rig.listen())
     };
     let refused = ended(Worker::new(config, |_| "").start().unwrap()).unwrap_err().to_string();
-    assert!(refused.contains("invited to the group workers"), "{refused}");
+    assert!(refused.contains("takes no part in the group others"), "{refused}");
 
     // Another certificate for another key; the old one goes on until it is over.
     let renewed = renew(rig.listen(), &tls).unwrap();

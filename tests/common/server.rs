@@ -115,7 +115,7 @@ impl Server {
     pub fn ctl_running(&self, args: &[&str]) -> Program {
         let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
         let (subcommand, rest) = args.split_first().unwrap();
-        command.args([subcommand, "--json", "--server", &self.control]).args(rest);
+        command.args([subcommand, "--json", "--server", &self.control]).args(rest).env("CONTACT_DATA", &self.data);
         Program::spawn("contactctl", &mut command).unwrap()
     }
 

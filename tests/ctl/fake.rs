@@ -466,6 +466,42 @@ impl Control for Service {
         });
     }
 
+    fn create_token(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::CreateTokenRequest>,
+        sink: ClientStreamingSink<pb::CreateTokenResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn list_tokens(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListTokensRequest>,
+        sink: ClientStreamingSink<pb::ListTokensResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn revoke_token(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RevokeTokenRequest>,
+        sink: ClientStreamingSink<pb::RevokeTokenResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn create_login(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::CreateLoginRequest>,
+        sink: ClientStreamingSink<pb::CreateLoginResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
     fn invite(
         &mut self,
         ctx: RpcContext<'_>,

@@ -29,21 +29,16 @@ fn ctl(args: &[&str], tls: Option<&Tls>) -> (Option<i32>, String) {
 #[test]
 fn a_port_that_others_reach_is_refused_without_tls() {
     let rig = Rig::start();
-    let authority = Authority::new();
-    let (cert, key) = authority.server("server");
-    for (listen, control, http, tls, flag) in [
-        ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0", None, "--listen"),
-        ("[::]:0", "127.0.0.1:0", "127.0.0.1:0", None, "--listen"),
-        ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0", None, "--control"),
-        ("127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", None, "--http"),
-        // With TLS, and no certificates asked for: nobody would know who submits.
-        ("0.0.0.0:0", "0.0.0.0:0", "127.0.0.1:0", Some((&cert, &key)), "--control"),
+    for (listen, control, http, flag) in [
+        ("0.0.0.0:0", "127.0.0.1:0", "127.0.0.1:0", "--listen"),
+        ("[::]:0", "127.0.0.1:0", "127.0.0.1:0", "--listen"),
+        ("127.0.0.1:0", "0.0.0.0:0", "127.0.0.1:0", "--control"),
+        ("127.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", "--http"),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mut config = rig.config.clone();
         config.data = folder.path().join("data");
         (config.listen, config.control, config.http) = (listen.into(), control.into(), Some(http.into()));
-        config.tls = tls.map(|(cert, key)| ServerTls { cert: cert.clone(), key: key.clone(), client_ca: None });
         let refused = InProcess::start(config.clone()).err().unwrap();
         assert!(matches!(refused, ServerError::Exposed { flag: named, .. } if named == flag), "{refused}");
         assert!(refused.to_string().contains("--insecure"), "{refused}");
@@ -51,6 +46,34 @@ fn a_port_that_others_reach_is_refused_without_tls() {
         let served = InProcess::start(config).unwrap();
         served.stop().unwrap();
     }
+}
+
+/// As soon as one port is for others, on all of them.
+#[test]
+fn with_tls_and_no_certificates_of_clients_callers_on_a_port_for_others_need_tokens() {
+    let authority = Authority::new();
+    let (cert, key) = authority.server("server");
+    let folder = tempfile::tempdir().unwrap();
+    let mut config = Rig::start().config.clone();
+    config.tls = Some(ServerTls { cert, key, client_ca: None });
+    (config.listen, config.data) = ("0.0.0.0:0".into(), folder.path().join("data"));
+    let file = config.data.join("operator.token");
+    for control in ["0.0.0.0:0", "127.0.0.1:0"] {
+        config.control = control.into();
+        let server = InProcess::start(config.clone()).unwrap();
+        let control = server.control().replace("0.0.0.0", "127.0.0.1");
+        let tls = Tls { ca: authority.ca(), identity: None };
+        let submit = ["submit", "--server", &control, "a task"];
+        let (code, said) = ctl(&submit, Some(&tls));
+        assert!(code == Some(4) && said.contains("--token-file"), "{said}");
+        let named = ["--token-file", file.to_str().unwrap()];
+        assert_eq!(ctl(&[&submit[..], &named].concat(), Some(&tls)).0, Some(0));
+        server.stop().unwrap();
+    }
+    config.insecure = true;
+    let server = InProcess::start(config).unwrap();
+    assert_eq!(ctl(&["submit", "--server", server.control(), "a task"], None).0, Some(0));
+    server.stop().unwrap();
 }
 
 #[test]

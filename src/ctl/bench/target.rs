@@ -132,14 +132,14 @@ impl Target {
 
     /// The ways to a server with TLS.
     fn make_ways(&mut self) -> Result<(), Error> {
-        self.dial = link::dial(To { address: &self.contact, tls: self.tls.as_ref() })?;
+        self.dial = link::dial(To { address: &self.contact, tls: self.tls.as_ref(), token: None })?;
         self.operators_dial = link::dial(self.operators())?;
         Ok(())
     }
 
     /// Where operators connect. A server of our own lets those of this machine in without TLS.
     pub(super) fn operators(&self) -> To<'_> {
-        To { address: &self.control, tls: self.tls.as_ref().filter(|_| !self.is_spawned()) }
+        To { address: &self.control, tls: self.tls.as_ref().filter(|_| !self.is_spawned()), token: None }
     }
 
     /// The way of clients, if it is one with TLS.

@@ -30,6 +30,10 @@ impl Refused {
         Refused { status, why }
     }
 
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
     /// What was sent cannot be understood.
     pub(super) fn bad(why: impl ToString) -> Refused {
         Refused::new(StatusCode::BAD_REQUEST, "HTTP_BAD_REQUEST", why)
@@ -47,6 +51,8 @@ impl<E: Into<Refusal>> From<E> for Refused {
     fn from(refusal: E) -> Refused {
         let refusal = refusal.into();
         let status = match refusal.code() {
+            Code::UNAUTHENTICATED => StatusCode::UNAUTHORIZED,
+            Code::PERMISSION_DENIED => StatusCode::FORBIDDEN,
             Code::NOT_FOUND => StatusCode::NOT_FOUND,
             Code::FAILED_PRECONDITION | Code::ABORTED | Code::ALREADY_EXISTS => StatusCode::CONFLICT,
             Code::UNAVAILABLE => StatusCode::SERVICE_UNAVAILABLE,

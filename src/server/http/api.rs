@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::{get, post};
+use axum::{Extension, Router};
 use hyper::body::Body as _;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
@@ -17,6 +17,7 @@ use super::answer::{Answer, Refused, json};
 use super::app::AppState;
 use super::json::{Client, Dead, Group, Ledger, policy};
 use super::live::not_ready;
+use crate::server::access::Caller;
 use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{self, Name, NameOf, TaskId};
@@ -240,7 +241,7 @@ struct NewTask {
     priority: Option<Priority>,
 }
 
-async fn submit(State(app): State<AppState>, request: Body) -> Answer {
+async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
     let task: NewTask = body(&app, request).await?;
     app.operator.traffic.count(Flow::Submitted, 1, task.text.len());
     let task = TaskRequest {
@@ -260,7 +261,10 @@ async fn submit(State(app): State<AppState>, request: Body) -> Answer {
         },
     };
     let task = task.check(app.operator.limit, None)?;
+    caller.allows(&task)?;
+    caller.spend(1)?;
     let (id, known) = app.operator.submit_one(task).await?;
+    caller.submitted(id, 1);
     ok(serde_json::json!({ "id": id, "known": known }))
 }
 

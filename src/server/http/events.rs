@@ -7,12 +7,12 @@ use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
-use axum::Router;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
 use axum::response::IntoResponse as _;
 use axum::routing::get;
+use axum::{Extension, Router};
 use futures::future::{self, Either};
 use futures::stream;
 use tokio::sync::{OwnedSemaphorePermit, watch};
@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::answer::{Answer, Refused};
 use super::app::AppState;
 use super::live::{Newest, event};
+use crate::server::access::Caller;
 
 /// Listeners at once.
 pub(super) const LISTENERS: usize = 100;
@@ -32,7 +33,7 @@ pub(super) fn router() -> Router<AppState> {
     Router::new().route("/api/events", get(events))
 }
 
-async fn events(State(app): State<AppState>) -> Answer {
+async fn events(State(app): State<AppState>, Extension(caller): Extension<Caller>) -> Answer {
     let place = app.listeners.clone().try_acquire_owned().map_err(|_| {
         let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
@@ -43,7 +44,7 @@ async fn events(State(app): State<AppState>) -> Answer {
     let history = app.live.history(current.as_ref().map(|current| current.at()));
     let mut first = vec![event("history", &history)];
     first.extend(current.map(|current| current.event()));
-    let listener = Listener { newest, stopped: app.stopped.clone(), _place: place };
+    let listener = Listener { newest, stopped: app.stopped.clone(), caller, _place: place };
     let events = stream::unfold((first.into_iter(), listener), async |(mut first, mut listener)| {
         let event = match first.next() {
             Some(event) => event,
@@ -59,13 +60,14 @@ async fn events(State(app): State<AppState>) -> Answer {
 struct Listener {
     newest: watch::Receiver<Newest>,
     stopped: watch::Receiver<bool>,
+    caller: Caller,
     _place: OwnedSemaphorePermit,
 }
 
 impl Listener {
     /// The next state, or a word that there is none. `None`: the server stops.
     async fn next(&mut self) -> Option<Bytes> {
-        let Listener { newest, stopped, .. } = self;
+        let Listener { newest, stopped, caller, .. } = self;
         let changed = {
             let change = pin!(tokio::time::timeout(PING, newest.changed()));
             match future::select(change, pin!(stopped.changed())).await {
@@ -73,6 +75,8 @@ impl Listener {
                 Either::Right(_) => return None,
             }
         };
+        // Its token may have been revoked meanwhile.
+        caller.check().ok()?;
         match changed {
             Err(_) => Some(Bytes::from_static(b": ping\n\n")),
             Ok(Err(_)) => None,

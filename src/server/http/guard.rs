@@ -5,20 +5,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 
 use super::answer::Refused;
+use super::login;
 use crate::server::about::About;
+use crate::server::access::{Access, Caller};
+use crate::server::refusal::Refusal;
+use crate::server::roles::{Row, row};
 
 /// For an answer. What an operator asked for may still be done after that.
 const ANSWER: Duration = Duration::from_secs(15);
 
 /// Puts all of it around the routes: around those of `endless`, whose answers go on, all but the limit of time.
-pub(super) fn around(timed: Router, endless: Router, about: Arc<About>) -> Router {
+pub(super) fn around(timed: Router, endless: Router, about: Arc<About>, access: Access) -> Router {
     let missing = async |request: Request| {
         let why = format!("there is nothing at {}; the page is at /, the API under /api", request.uri().path());
         Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why)
@@ -32,6 +36,7 @@ pub(super) fn around(timed: Router, endless: Router, about: Arc<About>) -> Route
         .merge(endless)
         .fallback(missing)
         .method_not_allowed_fallback(other_method)
+        .layer(middleware::from_fn_with_state(access, identify))
         .layer(middleware::from_fn_with_state(about, admit))
         .layer(middleware::map_response(harden))
 }
@@ -60,6 +65,63 @@ async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) ->
         return forbidden("HTTP_HEADER", "what changes something needs the header `x-contact: 1`".into());
     }
     Ok(next.run(request).await)
+}
+
+/// Where a request comes from.
+#[derive(Clone)]
+pub(super) struct Peer(pub(super) Arc<str>);
+
+/// Lets those pass who may do what they ask for, and says with the request who asks. Where nothing is, nobody has to be known.
+async fn identify(State(access): State<Access>, mut request: Request, next: Next) -> Response {
+    let Some(path) = request.extensions().get::<MatchedPath>().cloned() else { return next.run(request).await };
+    let method = if request.method() == Method::HEAD { Method::GET } else { request.method().clone() };
+    let row = row(&format!("{method} {}", path.as_str()));
+    let caller = match may(&access, &request, row) {
+        Ok(caller) => caller,
+        Err(why) if path.as_str() == "/" => {
+            let refused = Refused::from(why);
+            return login::page(refused.status(), "This page is for those who say who they are.");
+        }
+        Err(why) => return Refused::from(why).into_response(),
+    };
+    let recorded = row.recorded.then(|| (caller.clone(), request.uri().path().to_owned()));
+    request.extensions_mut().insert(caller);
+    let response = next.run(request).await;
+    if let Some((caller, path)) = recorded {
+        caller.record_answer(method.as_str(), &path, response.status().as_u16());
+    }
+    response
+}
+
+fn may(access: &Access, request: &Request, row: &'static Row) -> Result<Caller, Refusal> {
+    let headers = request.headers();
+    let peer = request.extensions().get::<Peer>().map_or_else(|| "".into(), |Peer(peer)| peer.clone());
+    if row.needs.is_none() {
+        return Ok(Caller::nobody(peer));
+    }
+    let authorization: Vec<&[u8]> = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes).collect();
+    let session = login::session(headers).filter(|_| is_of_our_page(request.method(), headers));
+    let caller = access.browser(peer, &authorization, session)?;
+    access.check(&caller, row)?;
+    Ok(caller)
+}
+
+/// Whether a browser may use its session for this: what changes something comes from the page itself. The cookie is not sent for others,
+/// and they cannot send our mark; this holds if one of these fails.
+fn is_of_our_page(method: &Method, headers: &HeaderMap) -> bool {
+    if matches!(*method, Method::GET | Method::HEAD) {
+        return true;
+    }
+    let text = |name| headers.get(name).map(|value: &HeaderValue| value.to_str().unwrap_or_default());
+    match (text(HeaderName::from_static("sec-fetch-site")), text(header::ORIGIN)) {
+        (Some(site), _) => matches!(site, "same-origin" | "none"),
+        (None, Some(origin)) => {
+            let of = origin.split_once("://").map_or("", |(_, host)| host);
+            text(header::HOST) == Some(of)
+        }
+        // No browser.
+        (None, None) => true,
+    }
 }
 
 async fn in_time(request: Request, next: Next) -> Result<Response, Refused> {
@@ -105,6 +167,7 @@ const POLICY: HeaderValue =
     HeaderValue::from_static("default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'");
 
 async fn harden(mut response: Response) -> Response {
+    let status = response.status();
     let headers = response.headers_mut();
     let defaults: [(HeaderName, HeaderValue); 5] = [
         (header::CONTENT_SECURITY_POLICY, POLICY),
@@ -113,6 +176,9 @@ async fn harden(mut response: Response) -> Response {
         (HeaderName::from_static("cross-origin-resource-policy"), HeaderValue::from_static("same-origin")),
         (header::CACHE_CONTROL, HeaderValue::from_static("no-store")),
     ];
+    if status == StatusCode::UNAUTHORIZED {
+        headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"contact\""));
+    }
     for (name, value) in defaults {
         headers.entry(name).or_insert(value);
     }
@@ -124,6 +190,25 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    #[test]
+    fn a_session_changes_something_from_the_page_alone() {
+        let may = |pairs: &[(&'static str, &'static str)]| {
+            let pairs =
+                pairs.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+            is_of_our_page(&Method::POST, &HeaderMap::from_iter(pairs))
+        };
+        let host = ("host", "contact.example:80");
+        assert!(may(&[host]));
+        assert!(may(&[host, ("origin", "http://contact.example:80")]));
+        assert!(may(&[("host", "inside"), ("origin", "https://contact.example"), ("sec-fetch-site", "same-origin")]));
+        for wrong in ["null", "http://evil.example", "http://contact.example:81", "contact.example:80", ""] {
+            assert!(!may(&[host, ("origin", wrong)]), "{wrong}");
+        }
+        for site in ["cross-site", "same-site", ""] {
+            assert!(!may(&[host, ("origin", "http://contact.example:80"), ("sec-fetch-site", site)]), "{site}");
+        }
+    }
 
     #[test]
     fn only_addresses_and_known_names_are_called() {

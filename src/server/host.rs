@@ -30,7 +30,7 @@ fn kept(files: u64) -> u64 {
 }
 
 /// Takes all open files there may be, since each client is one and shells and service managers begin with 1,024. Some of them are kept
-/// for operators: the limit is lower by these, and [`from_what_is_kept`] goes beyond it. For a program: the limit is the whole process's.
+/// for operators: the limit is lower by these, and `from_what_is_kept` goes beyond it. For a program: the limit is the whole process's.
 pub fn take_open_files() {
     let limit = getrlimit(Resource::Nofile);
     let current = limit.maximum.map(|files| files - kept(files));

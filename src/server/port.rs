@@ -81,17 +81,19 @@ impl Ports<'_> {
             if !self.insecure {
                 return Err(ServerError::Exposed { address: address.to_owned(), flag, instead });
             }
-            warn!("{bound} can be used by everyone who reaches it (--insecure)");
+            warn!("{address} can be used by everyone who reaches it (--insecure)");
         }
         let mut server = self.build(services, &kind).map_err(|e| start(e.to_string()))?;
         let Some(tls) = self.tls else {
-            // C-core's own error says nothing, so the system was asked first.
+            // C-core's own error says nothing, so the system was asked first. With port 0 it takes one of its own: that which was free
+            // a moment ago may be another's by now.
             drop(listener);
             let refused = |why: String| ServerError::Listen { address: address.to_owned(), flag, why };
-            let port = server.add_listening_port(&*bound, ServerCredentials::insecure());
-            port.map_err(|e| refused(e.to_string()))?;
+            let port = server.add_listening_port(address, ServerCredentials::insecure());
+            let port = port.map_err(|e| refused(e.to_string()))?;
             server.start();
-            return Ok(Port { server: Arc::new(Mutex::new(server)), front: None, address: bound });
+            let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
+            return Ok(Port { server: Arc::new(Mutex::new(server)), front: None, address: format!("{host}:{port}") });
         };
         server.start();
         let server = Arc::new(Mutex::new(server));

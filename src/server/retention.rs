@@ -242,16 +242,21 @@ mod tests {
         }
     }
 
+    /// What rounds work on, without the server around it.
+    fn server() -> (Store, Broker, Machine, Arc<About>) {
+        let (store, recovered) = Store::in_memory();
+        let broker = Broker::start(broker::Config::default(), store.handle(), recovered).unwrap();
+        let machine = Machine::at(Time::now());
+        let mut about = About::new(&config());
+        about.clock = machine.clock();
+        (store, broker, machine, Arc::new(about))
+    }
+
     #[test]
     fn a_clock_that_stepped_removes_nothing_until_that_has_held_or_is_said_to_be_right() {
         for said in [false, true] {
-            let (store, recovered) = Store::in_memory();
-            let store = store.handle();
-            let broker = Broker::start(broker::Config::default(), store.clone(), recovered).unwrap();
-            let machine = Machine::at(Time::now());
-            let mut about = About::new(&config());
-            about.clock = machine.clock();
-            let about = Arc::new(about);
+            let (running, broker, machine, about) = server();
+            let store = running.handle();
             // Settled by all groups, since there are none yet.
             block_on(store.submit(vec![NewTask { text: "old".into(), ..NewTask::default() }; 3])).unwrap();
             let name = Name::new(NameOf::Group, "idle").unwrap();
@@ -295,13 +300,8 @@ mod tests {
 
     #[test]
     fn a_group_that_is_absent_and_far_behind_ends_and_what_it_held_up_is_removed() {
-        let (store, recovered) = Store::in_memory();
-        let store = store.handle();
-        let broker = Broker::start(broker::Config::default(), store.clone(), recovered).unwrap();
-        let machine = Machine::at(Time::now());
-        let mut about = About::new(&config());
-        about.clock = machine.clock();
-        let about = Arc::new(about);
+        let (running, broker, machine, about) = server();
+        let store = running.handle();
         let come = |name: &str| {
             let client = Some(Name::new(NameOf::Group, name).unwrap());
             let join = Join { client, peer: name.into(), ..Join::default() };

@@ -47,6 +47,8 @@ pub use self::files::{FileError, Tls};
 pub(crate) use self::handover::{hand_over, peer_of};
 #[cfg(any(feature = "client", feature = "ctl"))]
 pub use self::join::{Invitation, JoinError, Joined, State, renew};
+#[cfg(feature = "server")]
+pub(crate) use self::places::holder;
 
 /// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";

@@ -76,10 +76,10 @@ impl Drop for Place {
     }
 }
 
-/// Who has an address of IPv6 has the 64 bits after its network as well.
-fn holder(address: IpAddr) -> IpAddr {
+/// Whom to count an address for. Who has one of IPv6 mostly has all of its network, the 64 bits after it.
+pub(crate) fn holder(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
-        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        IpAddr::V6(address) if !address.is_loopback() => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
         address => address,
     }
 }

@@ -142,7 +142,7 @@ impl Access {
 
     /// Lets a call in that may do what it asks for.
     pub(super) fn let_in(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
-        let row = std::str::from_utf8(ctx.method()).map_or_else(|_| row(""), row);
+        let row = asked(ctx);
         if row.needs.is_none() {
             let Origin { peer, .. } = self.0.connections.origin(ctx.peer())?;
             return Ok(Caller { peer, who: None });
@@ -170,8 +170,7 @@ impl Access {
 
     /// Whose call it is, and what it asks for.
     pub(super) fn begin(&self, ctx: &RpcContext<'_>) -> Result<(Caller, &'static Row), Refusal> {
-        let row = std::str::from_utf8(ctx.method()).map_or_else(|_| row(""), row);
-        Ok((self.caller(ctx)?, row))
+        Ok((self.caller(ctx)?, asked(ctx)))
     }
 
     /// Makes a link to the page for somebody: its path, and how long it works.
@@ -228,6 +227,11 @@ impl Access {
             }),
         }
     }
+}
+
+/// What a call asks for.
+fn asked(ctx: &RpcContext<'_>) -> &'static Row {
+    std::str::from_utf8(ctx.method()).map_or_else(|_| row(""), row)
 }
 
 /// Whether an address, as gRPC writes it or without a port, is of this machine.

@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use super::access::Access;
 use super::refusal::Refusal;
 use crate::codec::Admit;
+use crate::front::holder;
 
 /// How many calls may be open at once.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -111,12 +112,7 @@ fn address(peer: &str) -> Option<(IpAddr, u16)> {
     let plain = rest.replace("%5B", "[").replace("%5D", "]");
     // One that cannot be read counts with all others that cannot.
     let address = plain.parse().unwrap_or(SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)));
-    let ip = match address.ip().to_canonical() {
-        // Who has one address of such a network mostly has all of them.
-        IpAddr::V6(ip) => IpAddr::from((u128::from(ip) & !u128::from(u64::MAX)).to_be_bytes()),
-        ip => ip,
-    };
-    Some((ip, address.port()))
+    Some((holder(address.ip()), address.port()))
 }
 
 #[cfg(test)]

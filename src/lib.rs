@@ -53,6 +53,8 @@ mod nearest;
 pub mod now;
 #[cfg(feature = "cli")]
 pub mod print_queue;
+#[cfg(any(feature = "client", feature = "server", feature = "ctl"))]
+mod private_file;
 #[cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(dead_code, reason = "one side gives them, the other reads them")

@@ -13,6 +13,7 @@ use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::{FileError, JOIN, LONGEST, Tls, provider, trouble};
+use crate::private_file;
 use crate::wire::contact as pb;
 
 /// How long each step may take.
@@ -168,7 +169,7 @@ impl State<'_> {
 
     /// Keeps what came of joining or renewing.
     pub fn keep(&self, joined: &Joined, server: &str) -> io::Result<()> {
-        use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+        use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.0)?;
         let joined_as = format!("{}\n{}\n{server}\n", joined.name, joined.group.as_deref().unwrap_or_default());
         // The certificate after its key, and what says that both are there last.
@@ -178,12 +179,7 @@ impl State<'_> {
             ("client.pem", &joined.certificate),
             ("joined", &joined_as),
         ] {
-            let (path, new) = (self.0.join(name), self.0.join(format!("{name}.new")));
-            let _ = std::fs::remove_file(&new);
-            let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-            file.write_all(text.as_bytes())?;
-            file.sync_all()?;
-            std::fs::rename(new, path)?;
+            private_file::write(&self.0.join(name), text)?;
         }
         Ok(())
     }

@@ -4,8 +4,8 @@
 //! and before they are over; `identities.json`, who has a certificate and which invitations are open.
 
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{Secret, ServerTls, base64url};
+use crate::private_file;
 use crate::task::{Name, NameOf, Time};
 
 const DAY: Duration = Duration::from_secs(24 * 3600);
@@ -98,17 +99,6 @@ fn other(error: impl ToString) -> io::Error {
     io::Error::other(error.to_string())
 }
 
-/// Writes a file for its owner alone, whole or not at all.
-fn write(path: &Path, text: &str) -> io::Result<()> {
-    let beside = path.with_extension("new");
-    let _ = fs::remove_file(&beside);
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&beside)?;
-    file.write_all(text.as_bytes())?;
-    file.sync_all()?;
-    fs::rename(&beside, path)?;
-    fs::File::open(path.parent().unwrap_or(path))?.sync_all()
-}
-
 impl Authority {
     /// Makes it on first use. `public`: where clients reach the server.
     pub(super) fn open(data: &Path, public: &str) -> io::Result<Authority> {
@@ -123,8 +113,8 @@ impl Authority {
             lasting(&mut params, AUTHORITY);
             let pair = KeyPair::generate().map_err(other)?;
             let made = params.self_signed(&pair).map_err(other)?;
-            write(&key, &pair.serialize_pem())?;
-            write(&cert, &made.pem())?;
+            private_file::write(&key, pair.serialize_pem())?;
+            private_file::write(&cert, made.pem())?;
             info!("an authority was made: {}", cert.display());
         }
         let ca = fs::read_to_string(&cert)?;
@@ -167,8 +157,8 @@ impl Authority {
         lasting(&mut params, SERVER);
         let pair = KeyPair::generate().map_err(other)?;
         let made = params.signed_by(&pair, &self.0.issuer).map_err(other)?;
-        write(&self.0.folder.join("server.key"), &pair.serialize_pem())?;
-        write(&self.0.folder.join("server.pem"), &made.pem())
+        private_file::write(&self.0.folder.join("server.key"), pair.serialize_pem())?;
+        private_file::write(&self.0.folder.join("server.pem"), made.pem())
     }
 
     /// What one needs to join: `HOST:PORT.CA.SECRET`. Good for so many, for that long.
@@ -265,13 +255,15 @@ impl Authority {
         lasting(&mut params, lasts);
         let made = params.signed_by(key, &self.0.issuer).map_err(failed)?;
         let name = identity.to_string();
+        // An earlier certificate of the same name may last longer. It is known for as long, so that it stays revoked if it is.
+        let before = book.identities.iter().find(|it| it.is(&identity)).map_or(0, |it| it.until);
         book.identities.retain(|it| !it.is(&identity));
         book.identities.push(Enrolled {
             name: name.clone(),
             role: identity.role,
             group: group.clone(),
             issued_at: now.0,
-            until: now.after(lasts).0,
+            until: now.after(lasts).0.max(before),
             revoked: false,
         });
         Ok(Issued { certificate: made.pem(), ca: self.0.ca.clone(), name, group })
@@ -304,7 +296,7 @@ impl Authority {
 
     fn store(&self, book: &Book) -> Result<(), Refusal> {
         let text = serde_json::to_string_pretty(book).map_err(other);
-        let stored = text.and_then(|text| write(&self.0.folder.join("identities.json"), &text));
+        let stored = text.and_then(|text| private_file::write(&self.0.folder.join("identities.json"), text));
         stored.map_err(|e| Refusal::Authority(format!("identities.json cannot be written: {e}")))
     }
 
@@ -338,5 +330,28 @@ mod pem {
 
     pub(super) fn der_of(text: &str) -> Option<Vec<u8>> {
         CertificateDer::from_pem_slice(text.as_bytes()).ok().map(|der| der.to_vec())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_name_is_known_for_as_long_as_any_certificate_of_it_lasts() {
+        let folder = tempfile::tempdir().unwrap();
+        let authority = Authority::open(folder.path(), "agents.example:50051").unwrap();
+        let csr = || {
+            let pair = KeyPair::generate().unwrap();
+            CertificateParams::new(Vec::new()).unwrap().serialize_request(&pair).unwrap().pem().unwrap()
+        };
+        let name = || Name::new(NameOf::ClientOrGroup, "python-1").unwrap();
+        authority.issue_for(Role::Agent, name(), &csr(), 90 * DAY).unwrap();
+        let until = authority.identities()[0].until;
+        // Otherwise the name would be given to another one day, and the first certificate would count as that one's.
+        authority.issue_for(Role::Agent, name(), &csr(), DAY).unwrap();
+        assert_eq!(authority.identities()[0].until, until);
     }
 }

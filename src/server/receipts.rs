@@ -1,13 +1,14 @@
 //! Receipts: the proof of a client that it was given a task. They need no state, so they are good after a restart, too.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::hash::Hasher as _;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::Path;
 
 use rand::RngExt as _;
 use siphasher::sip128::{Hasher128 as _, SipHasher24};
 
+use crate::private_file;
 use crate::task::{Name, TaskId};
 
 /// Its length, in bytes, and that of the key.
@@ -33,17 +34,7 @@ impl Receipts {
             Ok(mut file) => file.read_exact(&mut key)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 key = rand::rng().random();
-                // Whole or not at all: with half of it no server would start.
-                let partial = data.join("receipt-key.partial");
-                let mut options = File::options();
-                options.write(true).create(true).truncate(true);
-                #[cfg(unix)]
-                std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-                let mut file = options.open(&partial)?;
-                file.write_all(&key)?;
-                file.sync_all()?;
-                fs::rename(&partial, &path)?;
-                File::open(data)?.sync_all()?;
+                private_file::write(&path, key)?;
             }
             Err(error) => return Err(error),
         }
@@ -86,6 +77,8 @@ impl OfClient {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+
+    use std::fs;
 
     use super::*;
     use crate::task::NameOf;

@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::fs;
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -18,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
+use crate::private_file;
 use crate::secret::{PREFIX, Secret};
 use crate::task::{GroupName, Name, NameOf, NewTask, Time};
 
@@ -301,19 +301,13 @@ impl Tokens {
         Ok(())
     }
 
-    /// Writes a new file, and puts it in the place of the old one when it is on disk.
     fn write(&self, all: &HashMap<Hash, Arc<Token>>) -> Result<(), Refusal> {
         let failed = |e: io::Error| Refusal::TokensNotWritten { file: self.file.clone(), why: e.to_string() };
         let mut entries: Vec<Entry> =
             all.values().filter(|token| token.identity.name.as_str() != LOCAL).map(|token| token.entry()).collect();
         entries.sort_unstable_by(|a, b| a.name.cmp(&b.name));
         let text = serde_json::to_vec_pretty(&entries).map_err(|e| failed(e.into()))?;
-        let folder = self.file.parent().unwrap_or(Path::new("."));
-        // For its owner alone, as all of these.
-        let mut file = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
-        file.write_all(&text).and_then(|()| file.as_file().sync_all()).map_err(failed)?;
-        file.persist(&self.file).map_err(|e| failed(e.error))?;
-        fs::File::open(folder).and_then(|folder| folder.sync_all()).map_err(failed)
+        private_file::write(&self.file, text).map_err(failed)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<Hash, Arc<Token>>> {
@@ -326,15 +320,9 @@ const KEPT: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// The credential of operators on this machine, which is made if it is not there.
 fn local(file: &Path) -> Result<Secret, String> {
-    let made = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(file);
-    match made {
-        Ok(mut new) => {
-            let secret = format!("{PREFIX}{}\n", new_secret());
-            new.write_all(secret.as_bytes()).and_then(|()| new.sync_all()).map_err(|e| e.to_string())?;
-            info!("operators on this machine use {}", file.display());
-        }
-        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(e) => return Err(e.to_string()),
+    if !file.try_exists().map_err(|e| e.to_string())? {
+        private_file::write(file, format!("{PREFIX}{}\n", new_secret())).map_err(|e| e.to_string())?;
+        info!("operators on this machine use {}", file.display());
     }
     crate::secret::read(file).map(|(secret, warning)| {
         warning.into_iter().for_each(|warning| log::warn!("{warning}"));

@@ -33,7 +33,7 @@ pub use self::group::GroupInfo;
 pub use self::late::MOST_LATE;
 pub use self::membership::JoinError;
 pub use self::open::LONGEST_SAID;
-pub use self::operators::{GroupError, TaskState, WaitReason};
+pub use self::operators::{Cancelled, GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
 pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};

@@ -378,6 +378,8 @@ pub(super) struct TaskInGroup {
     reason: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     said: String,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_work: bool,
 }
 
 impl From<pb::TaskInGroup> for TaskInGroup {
@@ -388,7 +390,8 @@ impl From<pb::TaskInGroup> for TaskInGroup {
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
             None => task.outcome.map_or_else(String::new, enum_name),
         };
-        TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason, said: task.said }
+        let pb::TaskInGroup { group, client, attempt, said, at_work, .. } = task;
+        TaskInGroup { group, state, client, attempt, reason, said, at_work }
     }
 }
 
@@ -433,7 +436,11 @@ impl Row for TaskInGroup {
             self.state.clone(),
             or_dash(&self.client),
             self.attempt.to_string(),
-            if self.said.is_empty() { self.reason.clone() } else { format!("{}; {}", self.said, self.reason) },
+            match (self.at_work, self.said.as_str()) {
+                (true, _) => format!("{}; its client is still at work on it", self.reason),
+                (false, "") => self.reason.clone(),
+                (false, said) => format!("{said}; {}", self.reason),
+            },
         ]
     }
 }

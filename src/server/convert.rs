@@ -347,6 +347,7 @@ pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
         dead: ledger.counts.dead,
         next: text(ledger.next),
         results_left_out: ledger.results_left_out as u64,
+        at_work: ledger.counts.at_work,
         ..pb::TaskLedger::default()
     }
 }
@@ -377,6 +378,7 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         until: millis(until),
         outcome: by.map(outcome),
         said: task.said.to_string(),
+        at_work: task.at_work,
         ..pb::TaskInGroup::default()
     }
 }

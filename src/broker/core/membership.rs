@@ -1,6 +1,6 @@
 //! Clients connect and disconnect.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -53,6 +53,7 @@ impl Core {
             since: now.wall,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
+            ending: BTreeMap::new(),
             unbegun: 0,
             alone: false,
             draining: self.draining_of(&join, now),
@@ -135,6 +136,7 @@ impl Core {
         }
         session.held = std::mem::take(&mut before.held);
         session.unbegun = std::mem::take(&mut before.unbegun);
+        session.ending = std::mem::take(&mut before.ending);
         (session.alone, session.heard) = (before.alone, before.heard);
         // Reports over a new connection may come before its stream does.
         let same_connection = before.join.peer == session.join.peer;

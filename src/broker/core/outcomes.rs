@@ -59,6 +59,10 @@ impl Core {
         let session = session.and_then(|id| self.sessions.get_mut(&id));
         if let Some(session) = session.filter(|session| proven || !session.join.receipts) {
             session.heard = self.next_turn;
+            if !session.ending.is_empty() {
+                let ended = reports.iter().filter(|report| report.outcome != Outcome::Working);
+                ended.for_each(|report| session.ended(report.task, report.attempt));
+            }
         }
         let unmatched = reports.iter().filter(|report| report.task == 0 && report.outcome != Outcome::Working).count();
         if unmatched > 0 {
@@ -221,13 +225,18 @@ impl Core {
             None => RevokeReason::GivenToAnother,
         };
         self.revoke(session, report.task, report.attempt, reason);
+        if reason == RevokeReason::Cancelled {
+            self.is_to_end(Some(session), report.task, report.attempt);
+        }
     }
 
-    /// Tells a client that it should not go on with a task, if it wants to hear so.
-    pub(super) fn revoke(&mut self, id: SessionId, task: TaskId, attempt: u32, reason: RevokeReason) {
-        if self.sessions.get(&id).is_some_and(|session| session.join.revoke) {
+    /// Tells a client that it should not go on with a task, if it wants to hear so; says whether it does.
+    pub(super) fn revoke(&mut self, id: SessionId, task: TaskId, attempt: u32, reason: RevokeReason) -> bool {
+        let wants_to_hear = self.sessions.get(&id).is_some_and(|session| session.join.revoke);
+        if wants_to_hear {
             self.actions.push(Action::Revoke(id, Revoked { task, attempt, reason }));
         }
+        wants_to_hear
     }
 
     /// The stream of this reporter, if it is of that group.

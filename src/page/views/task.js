@@ -44,7 +44,7 @@ export function ledgerPart(id) {
 
   const cancel = action({
     label: t('task.cancel'), sure: t('task.cancel.sure'), style: 'danger',
-    run: () => post(`/api/tasks/${id}/cancel`).then(({ groups: n }) => (refresh(), t('task.cancelled', n))),
+    run: () => post(`/api/tasks/${id}/cancel`).then((done) => (refresh(), t('task.cancelled', done))),
   });
   const retry = action({
     label: t('task.retry.all'),
@@ -156,7 +156,8 @@ function reason(td) {
   const why = h('span', { class: 'sub' });
   td.append(words, why);
   return (it) => {
-    const because = it.reason ? said(it.reason, moment) : '–';
+    const settled = it.at_work ? t('task.atWork') : '–';
+    const because = it.reason ? said(it.reason, moment) : settled;
     text(words, it.said ?? because);
     text(why, it.said ? because : '');
   };

@@ -165,6 +165,9 @@ struct TaskInGroup {
     attempt: u32,
     reason: String,
     said: Option<String>,
+    /// It was cancelled, and its client is still at work on it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_work: bool,
 }
 
 /// One task, and all there is to know of it.
@@ -190,6 +193,7 @@ impl From<operator::Ledger> for Ledger {
             attempt: task.attempt,
             reason: task.reason.to_string(),
             said: Some(task.said.to_string()).filter(|said| !said.is_empty()),
+            at_work: task.at_work,
         };
         Ledger {
             task: Task::whole(ledger.task),

@@ -45,6 +45,8 @@ pub(in crate::server) struct Counts {
     pub(in crate::server) in_flight: u64,
     pub(in crate::server) settled: u64,
     pub(in crate::server) dead: u64,
+    /// With how many it was cancelled, and its client has not said that it ended it. They are among the settled ones.
+    pub(in crate::server) at_work: u64,
 }
 
 /// Where a task stands with a group.
@@ -57,6 +59,8 @@ pub(in crate::server) struct TaskInGroup {
     pub(in crate::server) attempt: u32,
     /// What the client that has it said last of it. Empty: nothing.
     pub(in crate::server) said: Arc<str>,
+    /// It was cancelled, and its client has not said that it ended it.
+    pub(in crate::server) at_work: bool,
 }
 
 impl Ledger {
@@ -76,19 +80,23 @@ impl Ledger {
         let known = states.into_iter().map(|(group, state)| {
             let attempt = attempts.get(&group).copied().unwrap_or(0);
             let settlement = settlements.get(&group).map(|entry| &entry.result);
-            let mut said = None;
+            let (mut said, mut at_work) = (None, false);
             let (reason, client, attempt) = match (state, settlement) {
                 (broker::TaskState::InFlight(client, until, attempt, says), _) => {
                     said = says;
                     (StateReason::Leased(until), client, attempt)
                 }
                 (broker::TaskState::Waiting(reason), _) => (waits(reason), "".into(), attempt),
+                (broker::TaskState::Ending(client, attempt), by) => {
+                    at_work = true;
+                    (StateReason::Settled(by.map(|by| by.outcome)), client, attempt)
+                }
                 (broker::TaskState::Settled, Some(by)) => {
                     (StateReason::Settled(Some(by.outcome)), by.client.clone(), by.attempt)
                 }
                 (broker::TaskState::Settled, None) => (StateReason::Settled(None), "".into(), attempt),
             };
-            TaskInGroup { group, reason, client, attempt, said: said.unwrap_or_else(|| "".into()) }
+            TaskInGroup { group, reason, client, attempt, said: said.unwrap_or_else(|| "".into()), at_work }
         });
         let never_came = never_came.map(|group| TaskInGroup {
             group,
@@ -96,6 +104,7 @@ impl Ledger {
             client: "".into(),
             attempt: 0,
             said: "".into(),
+            at_work: false,
         });
         let all: Vec<TaskInGroup> = known.chain(never_came).collect();
         let mut counts = Counts::default();
@@ -106,6 +115,7 @@ impl Ledger {
                 TaskState::Settled => &mut counts.settled,
                 TaskState::Dead => &mut counts.dead,
             } += 1;
+            counts.at_work += u64::from(group.at_work);
         }
         let is_asked = |it: &TaskInGroup| {
             part.group.as_ref().is_none_or(|group| it.group == *group)

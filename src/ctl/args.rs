@@ -464,7 +464,7 @@ Examples:
   contactctl cancel --text 'reindex' --state waiting --dry-run")]
 pub(super) struct Cancel {
     /// The tasks' ids.
-    #[arg(value_name = "ID", value_parser = id(), required_unless_present_any = WHICH, conflicts_with_all = WHICH)]
+    #[arg(value_name = "ID", value_parser = id(), conflicts_with_all = WHICH)]
     pub(super) ids: Vec<u64>,
     /// All that are addressed to this group.
     #[arg(long, value_name = "GROUP", value_parser = group)]

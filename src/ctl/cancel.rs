@@ -54,7 +54,8 @@ struct Ended {
 
 /// Takes tasks back.
 pub(super) fn run(link: &Link, cancel: &Cancel, mut out: Out) -> Result<(), Error> {
-    let ids = if cancel.ids.is_empty() { find(link, cancel)? } else { cancel.ids.clone() };
+    let described = cancel.ids.is_empty();
+    let ids = if described { find(link, cancel)? } else { cancel.ids.clone() };
     if ids.is_empty() {
         out.remark("no such task is waiting or running");
         return Ok(());
@@ -65,16 +66,18 @@ pub(super) fn run(link: &Link, cancel: &Cancel, mut out: Out) -> Result<(), Erro
         }
         return Ok(());
     }
-    if cancel.ids.is_empty() && ids.len() > ASKED_ABOVE && !cancel.yes && !agreed(ids.len())? {
+    if described && ids.len() > ASKED_ABOVE && !cancel.yes && !agreed(ids.len())? {
         return Err(Error::Refused("nothing was cancelled".into()));
     }
-    let done = all(link, &ids, &mut out);
-    if let Ok(Done { at_work, .. }) = &done
-        && cancel.wait
-    {
-        block_on(wait(link, at_work, cancel.timeout, &mut out))?;
+    let done = all(link, &ids, &mut out)?;
+    if described {
+        let cancelled = count(ids.len() as u64 - done.failed, "task");
+        out.remark(&format!("cancelled {cancelled}{}", clients(done.told, done.untold)));
     }
-    match done? {
+    if cancel.wait {
+        block_on(wait(link, &done.at_work, cancel.timeout, &mut out))?;
+    }
+    match done {
         Done { failed: 0, .. } => Ok(()),
         Done { failed, .. } => Err(Error::SomeFailed(format!("{} could not be cancelled", count(failed, "task")))),
     }
@@ -82,6 +85,10 @@ pub(super) fn run(link: &Link, cancel: &Cancel, mut out: Out) -> Result<(), Erro
 
 /// The tasks that are described, oldest first.
 fn find(link: &Link, cancel: &Cancel) -> Result<Vec<u64>, Error> {
+    if cancel.to.is_none() && cancel.state.is_none() && cancel.older_than.is_none() && cancel.text.is_none() {
+        let which = "which tasks? Name them by their ids, or describe them: --to, --state, --older-than, --text";
+        return Err(Error::Usage(which.into()));
+    }
     let states = match cancel.state {
         None => &[pb::TaskState::WAITING, pb::TaskState::IN_FLIGHT][..],
         Some(Open::Waiting) => &[pb::TaskState::WAITING],
@@ -118,15 +125,18 @@ fn agreed(tasks: usize) -> Result<bool, Error> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
+#[derive(Default)]
 struct Done {
     failed: u64,
+    told: u32,
+    untold: u32,
     /// On which of them clients may be at work.
     at_work: Vec<u64>,
 }
 
 /// Takes each of them back. One that is refused keeps no other from it.
 fn all(link: &Link, ids: &[u64], out: &mut Out) -> Result<Done, Error> {
-    let (mut failed, mut at_work, mut total) = (0, Vec::new(), Cancelled { task_id: 0, groups: 0, told: 0, untold: 0 });
+    let mut done = Done::default();
     block_on(async {
         let calls = stream::iter(ids).map(|&id| async move {
             let request = pb::CancelTaskRequest { id, ..Default::default() };
@@ -139,13 +149,12 @@ fn all(link: &Link, ids: &[u64], out: &mut Out) -> Result<Done, Error> {
                     let pb::CancelTaskResponse { groups, told, untold, .. } = answer;
                     out.object(&Cancelled { task_id, groups, told, untold }, &in_words(task_id, &answer))?;
                     // One that was cancelled before may still be worked on.
-                    at_work.extend((told + untold > 0 || answer.already).then_some(task_id));
-                    total.groups += groups;
-                    total.told += told;
-                    total.untold += untold;
+                    done.at_work.extend((told + untold > 0 || answer.already).then_some(task_id));
+                    done.told += told;
+                    done.untold += untold;
                 }
                 Err(Error::Refused(reason)) if ids.len() > 1 => {
-                    failed += 1;
+                    done.failed += 1;
                     out.failed(&NotDone { task_id, group: "", error: &reason }, &format!("task {task_id}: {reason}"))?;
                 }
                 Err(e) => return Err(e),
@@ -153,11 +162,7 @@ fn all(link: &Link, ids: &[u64], out: &mut Out) -> Result<Done, Error> {
         }
         Ok(())
     })?;
-    if ids.len() > 1 {
-        let cancelled = count(ids.len() as u64 - failed, "task");
-        out.remark(&format!("cancelled {cancelled}{}", clients(total.told, total.untold)));
-    }
-    Ok(Done { failed, at_work })
+    Ok(done)
 }
 
 fn in_words(id: u64, answer: &pb::CancelTaskResponse) -> String {

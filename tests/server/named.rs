@@ -396,7 +396,9 @@ fn a_client_that_asked_for_it_hears_that_its_task_was_cancelled() {
 #[test]
 fn who_is_at_work_on_what_is_cancelled_is_counted_until_it_says_what_came_of_it() {
     let rig = Rig::start();
-    drop(rig.named("away").tasks());
+    let away = rig.named("away").tasks();
+    rig.operator.clients_until(|clients| clients.len() == 1);
+    drop(away);
     rig.operator.clients_until(<[_]>::is_empty);
     let hears = rig.named("hears").saying("contact-revoke", "1");
     let deaf = rig.named("deaf");

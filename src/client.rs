@@ -56,6 +56,7 @@ mod ledger;
 mod outgoing;
 mod pipe;
 mod probe;
+mod progress;
 mod result_sender;
 mod revocation;
 mod status_sender;

@@ -1181,6 +1181,49 @@ fn a_command_whose_task_was_taken_back_is_ended() {
     running.stop().unwrap();
 }
 
+#[test]
+fn a_command_says_how_far_it_is_on_standard_error() {
+    let server = Server::start();
+    let (replies, seen) = bounded(1);
+    let exec = Exec::new("echo '::progress 0.4 resizing' >&2; echo other >&2; sleep 1000");
+    let handler = move |task: &Task| {
+        let reply = exec.run(task);
+        replies.send(reply.clone()).unwrap();
+        reply
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    let told = std::iter::repeat_with(|| server.result()).find(|it| it.progress.is_some()).unwrap();
+    let working = pb::Outcome::WORKING.into();
+    assert_eq!((told.id, told.outcome, told.progress, told.ret.as_str()), (1, working, Some(0.4), "resizing"));
+    let cancelled = pb::Revoked { id: 1, attempt: 1, ..Default::default() };
+    session.send(pb::ServerMsg { revoked: vec![cancelled], ..Default::default() });
+    let reply = seen.recv_timeout(DEADLINE).expect("the command goes on");
+    assert!(reply.text.ends_with("--- standard error:\nother"), "{}", reply.text);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_handler_says_how_far_it_is_and_the_newest_goes_out_and_again_over_another_connection() {
+    let server = Server::start();
+    let (gate, opened) = bounded::<()>(0);
+    let handler = move |task: &Task| {
+        (0..=10_000).for_each(|step| task.progress(step as f32 / 10_000.0, if step == 0 { "all of it" } else { "" }));
+        let _ = opened.recv();
+        "done"
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    server.session().send(task(1, 1, "long"));
+    let is_all = |it: &pb::Result| it.progress == Some(1.0) && it.ret == "all of it";
+    let messages = std::iter::repeat_with(|| server.result()).position(|it| is_all(&it)).unwrap();
+    assert!(messages < 1_000, "{messages} messages before the newest");
+    let server = Server::start_on(server.stop());
+    std::iter::repeat_with(|| server.result()).find(is_all).unwrap();
+    drop(gate);
+    running.stop().unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_command_has_a_session_of_its_own_and_so_no_terminal() {

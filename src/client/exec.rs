@@ -3,6 +3,7 @@
 mod children;
 mod environment;
 mod output;
+mod progress_lines;
 mod running;
 
 use std::io;

@@ -5,6 +5,7 @@ use std::mem;
 
 use protobuf::EnumOrUnknown;
 
+use super::progress::Said;
 use super::revocation::{Revocation, Revoked};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
@@ -83,6 +84,8 @@ struct Held {
     waited: bool,
     /// Shared with its handler.
     revocation: Revocation,
+    /// How far it is, as its handler said last.
+    said: Said,
 }
 
 impl Ledger {
@@ -117,7 +120,8 @@ impl Ledger {
         let revocation = Revocation::new();
         if id != 0 {
             let (copy, begun, revocation) = (self.copies, !self.announces, revocation.clone());
-            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation });
+            let said = Said::default();
+            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation, said });
         }
         Some((self.copies, revocation))
     }
@@ -178,6 +182,16 @@ impl Ledger {
             announces.map(|at| self.begins.remove(at));
         }
         !is_begun
+    }
+
+    /// A handler says how far it is: the server is told, and again with each renewal, as it may be another then.
+    pub(super) fn progress(&mut self, id: TaskId, copy: CopyNumber, said: Said) {
+        let Some(held) = self.held.get_mut(&id).filter(|held| held.copy == copy) else { return };
+        held.said.and(said);
+        // What was not begun may not be spoken of, and what was revoked is nobody's business any more.
+        if held.begun && held.revocation.why().is_none() && !self.renewals.contains(&id) {
+            self.renewals.push_back(id);
+        }
     }
 
     /// Adds the result of a task.
@@ -302,9 +316,10 @@ impl Ledger {
 
     /// WORKING, for a task that is held.
     fn word_on(&self, id: TaskId) -> Option<pb::Result> {
-        let Held { attempt, receipt, .. } = self.held.get(&id)?;
-        let (attempt, receipt) = (*attempt, receipt.clone());
-        Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), receipt, ..Default::default() })
+        let Held { attempt, receipt, said, .. } = self.held.get(&id)?;
+        let (attempt, receipt, ret, progress) = (*attempt, receipt.clone(), said.text.clone(), said.part);
+        let outcome = pb::Outcome::WORKING.into();
+        Some(pb::Result { id, attempt, outcome, ret, progress, receipt, ..Default::default() })
     }
 
     /// Whether a confirmation is awaited.

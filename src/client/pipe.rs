@@ -13,6 +13,7 @@ use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Task};
 use super::ledger::{Begin, Ledger};
+use super::progress::Progress;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
@@ -38,6 +39,8 @@ const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
 const MOST_CONNECT: Duration = Duration::from_secs(20);
+/// How often the server is told at most how far handlers are.
+const PROGRESS: Duration = Duration::from_millis(200);
 /// When the server has said nothing for this time, the log says that it is awaited.
 const SILENT: Duration = Duration::from_secs(5);
 /// How often leases are renewed at most while the worker stops. Its streams change then, and the server keeps a lease without a
@@ -79,6 +82,10 @@ pub(super) struct Pipe {
 pub(super) struct State {
     waker: ChannelWaker,
     ledger: Ledger,
+    /// What handlers say of how far they are.
+    progress: Progress,
+    /// When the server is told of that next.
+    progress_at: Instant,
     /// Handlers that wait until the server was told that they begin.
     beginning: HashMap<TaskId, Sender<()>>,
     inbox: VecDeque<Task>,
@@ -118,8 +125,11 @@ struct Received {
 impl State {
     pub(super) fn new(config: &Config, token: Option<Secret>) -> State {
         let now = Instant::now();
+        let waker = ChannelWaker::new();
         State {
-            waker: ChannelWaker::new(),
+            progress: Progress::new(waker.waker.clone()),
+            progress_at: now,
+            waker,
             ledger: Ledger::new(config.announce_begin),
             beginning: HashMap::new(),
             inbox: VecDeque::new(),
@@ -141,6 +151,15 @@ impl State {
         }
     }
 
+    /// Has the server told how far handlers are, if some said so and it is time.
+    fn note_progress(&mut self, now: Instant) {
+        if now >= self.progress_at && !self.progress.is_empty() {
+            self.progress_at = now + PROGRESS;
+            let all = self.progress.take();
+            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said));
+        }
+    }
+
     fn inbox_has_room(&self) -> bool {
         self.inbox.len() < INBOX_TASKS && self.inbox_bytes < INBOX_BYTES
     }
@@ -150,6 +169,7 @@ impl Pipe {
     pub(super) fn run(mut self) -> Result<(), Error> {
         loop {
             let now = Instant::now();
+            self.state.note_progress(now);
             self.connect(now);
             self.drive(now);
             self.hand_out();
@@ -327,6 +347,7 @@ impl Pipe {
                 stopper: self.stopper.clone(),
                 copy,
                 revocation,
+                progress: state.progress.clone(),
                 expires: time_left(message.expires_at).map(|left| now + left),
             });
         }
@@ -497,7 +518,8 @@ impl Pipe {
             Some(connection) => {
                 let renews = (connection.is_registered() || state.stopping) && state.ledger.held() > 0;
                 let renewal = renews.then_some(state.renew_at);
-                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at];
+                let progress = (!state.progress.is_empty()).then_some(state.progress_at);
+                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at, progress];
                 due.into_iter().flatten().min()
             }
         };

@@ -13,6 +13,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::children::Children;
 use super::output::Output;
+use super::progress_lines::ProgressLines;
 use crate::client::{Revoked, Task};
 
 /// How long a command that was told to end may take, before it is killed.
@@ -118,6 +119,7 @@ struct Watch<'a> {
     exit: Option<PipeReader>,
     output: Output,
     errors: Output,
+    progress: ProgressLines,
     told: Option<Told>,
     /// When a running command has to end, since this process is stopping.
     stop_at: Option<Instant>,
@@ -150,6 +152,7 @@ impl<'a> Watch<'a> {
             exit: Some(exit),
             output: Output::new(limits.keep),
             errors: Output::new(limits.keep),
+            progress: ProgressLines::default(),
             told: None,
             stop_at: None,
             kill_at: None,
@@ -168,11 +171,12 @@ impl<'a> Watch<'a> {
             if let Some(cut_at) = self.cut_at {
                 self.held_open = now >= cut_at && (self.stdout.is_some() || self.stderr.is_some());
                 if self.held_open || (self.stdout.is_none() && self.stderr.is_none()) {
+                    self.progress.end(&mut self.errors);
                     return Ok(self);
                 }
             }
             for part in self.ready(now)? {
-                self.go_on(part, &mut buffer);
+                self.go_on(part, &mut buffer, task);
             }
         }
     }
@@ -229,7 +233,7 @@ impl<'a> Watch<'a> {
         Ok(ready.map(|(part, _)| part).collect())
     }
 
-    fn go_on(&mut self, part: Part, buffer: &mut [u8]) {
+    fn go_on(&mut self, part: Part, buffer: &mut [u8], task: &Task) {
         match part {
             Part::Stdin => {
                 let next = &self.input[..self.input.len().min(WRITE)];
@@ -244,8 +248,11 @@ impl<'a> Watch<'a> {
                     self.stdin = None;
                 }
             }
-            Part::Stdout => read(&mut self.stdout, buffer, &mut self.output),
-            Part::Stderr => read(&mut self.stderr, buffer, &mut self.errors),
+            Part::Stdout => self.output.push(read(&mut self.stdout, buffer)),
+            Part::Stderr => {
+                let printed = read(&mut self.stderr, buffer);
+                self.progress.take(printed, &mut self.errors, |part, words| task.progress(part, words));
+            }
             Part::Exit => {
                 self.exit = None;
                 self.stdin = None;
@@ -262,11 +269,14 @@ impl<'a> Watch<'a> {
 }
 
 /// Reads what is there. At the end the pipe is closed.
-fn read(pipe: &mut Option<impl Read>, buffer: &mut [u8], to: &mut Output) {
-    let Some(from) = pipe else { return };
+fn read<'a>(pipe: &mut Option<impl Read>, buffer: &'a mut [u8]) -> &'a [u8] {
+    let Some(from) = pipe else { return &[] };
     match from.read(buffer) {
-        Ok(count) if count > 0 => to.push(&buffer[..count]),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        _ => *pipe = None,
+        Ok(count) if count > 0 => &buffer[..count],
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => &[],
+        _ => {
+            *pipe = None;
+            &[]
+        }
     }
 }

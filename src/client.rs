@@ -76,7 +76,7 @@ use grpcio::EnvBuilder;
 pub use self::backoff::Backoff;
 pub use self::event::Event;
 pub use self::exec::{Exec, NotForCommands, Variable};
-pub use self::handler::{Outcome, Reply, Task};
+pub use self::handler::{Outcome, Reply, Task, TimeLimit};
 pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::front::{Dial, DialError};

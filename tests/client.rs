@@ -1182,6 +1182,29 @@ fn a_command_whose_task_was_taken_back_is_ended() {
 }
 
 #[test]
+fn a_command_that_takes_longer_than_its_task_may_is_ended_and_what_comes_of_it_is_as_its_submitter_said() {
+    let limited = |fails| pb::ServerMsg { timeout_ms: 100, timeout_fails: fails, ..task(3, 3, "long") };
+    for (fails, outcome) in [(true, Outcome::Failed), (false, Outcome::Retry)] {
+        let reply = exec_message(Exec::new("echo begun; sleep 1000; echo"), limited(fails));
+        assert_eq!(reply.outcome, outcome);
+        assert!(reply.text.starts_with("timed out after 0.1 s, as its task says (killed by signal 15)"), "{reply:?}");
+        assert!(reply.text.ends_with("begun"), "{reply:?}");
+    }
+    let last = pb::ServerMsg { spent: 2, max_attempts: 3, ..limited(false) };
+    assert_eq!(exec_message(Exec::new("sleep 1000; echo"), last).outcome, Outcome::Failed, "it was its last attempt");
+}
+
+#[test]
+fn a_command_knows_its_task() {
+    let message = pb::ServerMsg { key: "k 1".into(), timeout_ms: 60_000, ..task(3, 2, "x") };
+    let command = "echo $CONTACT_TASK_ID $CONTACT_ATTEMPT $CONTACT_TASK_ATTEMPT \"$CONTACT_TASK_KEY\"; \
+                   [ $((CONTACT_TASK_DEADLINE - $(date +%s))) -gt 30 ] && echo in time";
+    assert_eq!(exec_message(Exec::new(command), message).text, "3 2 2 k 1\nin time\n");
+    let plain = exec_message(Exec::new("echo ${CONTACT_TASK_KEY-none} ${CONTACT_TASK_DEADLINE-none}"), task(3, 2, "x"));
+    assert_eq!(plain.text, "none none\n");
+}
+
+#[test]
 fn a_command_says_how_far_it_is_on_standard_error() {
     let server = Server::start();
     let (replies, seen) = bounded(1);

@@ -11,7 +11,7 @@ use grpcio::{CallOption, Environment};
 
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
-use super::handler::{Finished, Task};
+use super::handler::{Finished, Outcome, Task, TimeLimit};
 use super::ledger::{Begin, Ledger};
 use super::progress::Progress;
 use super::revocation::Revoked;
@@ -170,6 +170,9 @@ impl Pipe {
         loop {
             let now = Instant::now();
             self.state.note_progress(now);
+            for task in self.state.ledger.give_up(now) {
+                log::warn!("task {task} takes longer than it may, and its handler does not end: the server was told");
+            }
             self.connect(now);
             self.drive(now);
             self.hand_out();
@@ -342,6 +345,9 @@ impl Pipe {
                 attempt: message.attempt,
                 text: message.task,
                 spent: message.spent,
+                key: message.key,
+                time_limit: time_limit(message.timeout_ms, message.timeout_fails),
+                deadline: None,
                 max_attempts: message.max_attempts,
                 connection: state.connections,
                 stopper: self.stopper.clone(),
@@ -471,10 +477,11 @@ impl Pipe {
                 Begin::Now => go.send(()).unwrap_or_default(),
                 Begin::WhenWritten | Begin::Never => {}
             },
-            Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
+            Finished::Limited(id, copy, deadline, limit) => state.ledger.limit(id, copy, deadline, limit),
+            Finished::Handled(result, _, connection) if result.id == 0 && connection != state.connections => {
                 log::debug!("dropped a result without an id for an earlier connection");
             }
-            Finished::Handled(result, _) => state.ledger.finish(result),
+            Finished::Handled(result, copy, _) => state.ledger.finish(result, copy),
         }
     }
 
@@ -523,7 +530,7 @@ impl Pipe {
                 due.into_iter().flatten().min()
             }
         };
-        of_connection.into_iter().chain(state.give_up_at).min()
+        of_connection.into_iter().chain(state.give_up_at).chain(state.ledger.next_limit()).min()
     }
 
     /// Gives back the tasks that no handler has begun, and lets the handlers end. getTask stays open, so that running tasks keep
@@ -564,6 +571,11 @@ impl Pipe {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+fn time_limit(millis: u32, fails: bool) -> Option<TimeLimit> {
+    let then = if fails { Outcome::Failed } else { Outcome::Retry };
+    (millis > 0).then(|| TimeLimit { lasts: Duration::from_millis(millis.into()), then })
 }
 
 /// How long a task may still be begun, if its time is bounded. The server sends none whose time is over: where this clock says so,

@@ -14,7 +14,7 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 use super::children::Children;
 use super::output::Output;
 use super::progress_lines::ProgressLines;
-use crate::client::{Revoked, Task};
+use crate::client::{Revoked, Task, TimeLimit};
 
 /// How long a command that was told to end may take, before it is killed.
 pub(super) const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -48,6 +48,8 @@ pub(super) struct Ended {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     TimedOut,
+    /// It took longer than its task may.
+    OverTime(TimeLimit),
     Stopped,
     Revoked(Revoked),
 }
@@ -175,7 +177,7 @@ impl<'a> Watch<'a> {
                     return Ok(self);
                 }
             }
-            for part in self.ready(now)? {
+            for part in self.ready(now, task)? {
                 self.go_on(part, &mut buffer, task);
             }
         }
@@ -191,6 +193,8 @@ impl<'a> Watch<'a> {
                 self.told = Some(Told::Revoked(why));
             } else if self.stop_at.is_some_and(|at| now >= at) {
                 self.told = Some(Told::Stopped);
+            } else if task.deadline().is_some_and(|at| now >= at) {
+                self.told = task.time_limit.map(Told::OverTime);
             } else if self.times_out_at().is_some_and(|at| now >= at) {
                 self.told = Some(Told::TimedOut);
             }
@@ -212,8 +216,9 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits until something can go on.
-    fn ready(&self, now: Instant) -> io::Result<Vec<Part>> {
-        let moments = [self.times_out_at().filter(|_| self.told.is_none()), self.stop_at, self.kill_at, self.cut_at];
+    fn ready(&self, now: Instant, task: &Task) -> io::Result<Vec<Part>> {
+        let limits = [self.times_out_at(), task.deadline()].into_iter().flatten().filter(|_| self.told.is_none());
+        let moments = [limits.min(), self.stop_at, self.kill_at, self.cut_at];
         let wait = moments.into_iter().flatten().map(|at| at.saturating_duration_since(now)).fold(TICK, Duration::min);
         let stdin = self.stdin.as_ref().map(|pipe| (Part::Stdin, PollFd::new(pipe, PollFlags::OUT)));
         let pipes = [

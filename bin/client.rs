@@ -81,6 +81,8 @@ struct Args {
     /// printed on standard output is the result. 75: RETRY, the task comes again. Anything else, or death by a signal: it failed,
     /// and is tried again, up to --exec-attempts; then FAILED. The result then has the exit code, its standard error and its
     /// standard output. If the client is killed, so is the command.
+    ///
+    /// A line `::progress 0.4 resizing` on its standard error tells operators how far it is: a number from 0 to 1, and words.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
 

@@ -1063,5 +1063,6 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO, receipt: Receipt::Missing }
+    let (ret, progress) = (String::new(), None);
+    OutcomeReport { task, attempt, outcome, ret, progress, delay: Duration::ZERO, receipt: Receipt::Missing }
 }

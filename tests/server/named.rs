@@ -632,6 +632,19 @@ fn what_a_client_says_of_its_work_is_shown_while_it_has_the_task() {
     working("90 %");
     working("");
     assert_eq!(said(&|said| said.len() < 10), "90 %", "who says nothing takes nothing back");
+    let is_at = |wanted: f32| {
+        let is_at = |progress: Option<f32>| progress == Some(wanted);
+        let ledger = rig.operator.ledger_until(1, |ledger| ledger.groups.first().is_some_and(|it| is_at(it.progress)));
+        assert_eq!(ledger.groups[0].said, "90 %");
+        let clients = rig.operator.clients_until(|clients| clients.iter().any(|it| is_at(it.working.progress)));
+        assert_eq!((clients[0].working.task, clients[0].working.said.as_str()), (1, "90 %"));
+    };
+    for (part, shown) in [(0.4, 0.4), (7.0, 1.0), (-7.0, 0.0), (0.25, 0.25)] {
+        member.tell([Result { progress: Some(part), ..told(&task, WORKING, "") }]);
+        is_at(shown);
+    }
+    member.tell([Result { progress: Some(f32::NAN), ..told(&task, WORKING, "") }]);
+    is_at(0.25);
     member.tell([told(&task, RETRY, "not now")]);
     let again = tasks.next();
     assert_eq!((again.attempt, said(&|_| true)), (2, String::new()), "another attempt has said nothing yet");

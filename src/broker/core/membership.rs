@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::contest::NotYourTurn;
 use super::group::Group;
 use super::holder::Holder;
-use super::open::Lease;
+use super::open::{Lease, Said};
 use super::operators::GroupError;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
@@ -93,7 +93,7 @@ impl Core {
             awaiting = group.open.awaiting_stream(&address);
         }
         for task in awaiting {
-            self.renew(group_id, task, Some(id), &address, "", now);
+            self.renew(group_id, task, Some(id), &address, Said::default(), now);
         }
         self.update_rank(id);
         self.dispatch(group_id, now);

@@ -7,6 +7,7 @@ use super::counting::Counting;
 use super::delayed::Due;
 use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
+use super::open::Said;
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core, GroupId};
@@ -20,7 +21,7 @@ pub use crate::task_state::WaitReason;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskState {
     /// With a client: its id or address, when the lease ends, which delivery that is, and what the client said last of it.
-    InFlight(Arc<str>, Time, u32, Option<Arc<str>>),
+    InFlight(Arc<str>, Time, u32, Said),
     /// Waiting to go out.
     Waiting(WaitReason),
     /// The group is done with it: the log of outcomes says how.
@@ -130,7 +131,15 @@ impl Core {
             in_flight: session.held.len(),
             delivered: session.delivered,
             draining: session.draining.clone(),
+            working: self.working(session),
         }
+    }
+
+    /// The oldest of a client's tasks of which it said how far it is.
+    fn working(&self, session: &Session) -> Option<(TaskId, Said)> {
+        let open = &self.groups.get(&session.group)?.open;
+        let mut said = session.held.iter().filter_map(|task| Some((*task, &open.lease_of(*task)?.said)));
+        said.find(|(_, said)| !said.is_nothing()).map(|(task, said)| (task, said.clone()))
     }
 
     /// The groups that have a name, by name.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::delayed::Due;
 use super::group::Group;
 use super::holder::Holder;
-use super::open::{Lease, said};
+use super::open::{Lease, Said};
 use super::peer::Peer;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
@@ -100,7 +100,8 @@ impl Core {
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
-                    self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
+                    let said = Said::of(&report.ret, report.progress);
+                    self.renew(id, report.task, session, &reporter.peer, said, now);
                 }
                 Outcome::Working => self.revoke_stale(id, reporter, &report, now),
                 Outcome::Retry if current => {
@@ -194,7 +195,8 @@ impl Core {
                 self.revoke_stale(id, reporter, &report, now);
             } else {
                 let session = self.session_of(reporter, id);
-                self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
+                let said = Said::of(&report.ret, report.progress);
+                self.renew(id, report.task, session, &reporter.peer, said, now);
             }
             return;
         }
@@ -256,7 +258,7 @@ impl Core {
         task: TaskId,
         session: Option<SessionId>,
         peer: &Arc<str>,
-        says: &str,
+        says: Said,
         now: Now,
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -272,7 +274,7 @@ impl Core {
             group
                 .open
                 .take_waiting(task, &mut self.texts)
-                .map(|(text, attempts)| (text, attempts, turn, now.steady, None))
+                .map(|(text, attempts)| (text, attempts, turn, now.steady, Said::default()))
         };
         let Some((text, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
@@ -281,7 +283,7 @@ impl Core {
             // A checkpoint is to know of it, as of a delivery.
             self.checkpoints.delivered(now.steady);
         }
-        let (said, left_by) = (said(says).or(said_before), None);
+        let (said, left_by) = (says.or(said_before), None);
         let lease = Lease { task: text, session, attempts, turn, since, deadline, said, confirmed_from, left_by };
         group.open.lease(task, lease, &mut self.texts);
         if let Some(id) = session {

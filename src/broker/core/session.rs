@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::GroupId;
 use super::contest::Contest;
 use super::drains::Draining;
+use super::open::Said;
 use crate::attempts::Attempts;
 use crate::now::Steady;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
@@ -218,4 +219,6 @@ pub struct ClientInfo {
     pub delivered: u64,
     /// It gets no more tasks, and finishes what it has.
     pub draining: Option<Draining>,
+    /// The oldest of its tasks of which it said how far it is.
+    pub working: Option<(TaskId, Said)>,
 }

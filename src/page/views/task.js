@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -158,8 +158,9 @@ function reason(td) {
   return (it) => {
     const settled = it.at_work ? t('task.atWork') : '–';
     const because = it.reason ? said(it.reason, moment) : settled;
-    text(words, it.said ?? because);
-    text(why, it.said ? because : '');
+    const far = howFar(it);
+    text(words, far || because);
+    text(why, far ? because : '');
   };
 }
 

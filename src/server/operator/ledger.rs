@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker;
+use crate::broker::{self, Said};
 use crate::store::{PAGE_BYTES, Reader, StoreError};
 use crate::task::{GroupName, Outcome, Task, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
@@ -57,8 +57,8 @@ pub(in crate::server) struct TaskInGroup {
     pub(in crate::server) client: Arc<str>,
     /// Deliveries so far.
     pub(in crate::server) attempt: u32,
-    /// What the client that has it said last of it. Empty: nothing.
-    pub(in crate::server) said: Arc<str>,
+    /// What the client that has it said last of it.
+    pub(in crate::server) said: Said,
     /// It was cancelled, and its client has not said that it ended it.
     pub(in crate::server) at_work: bool,
 }
@@ -80,7 +80,7 @@ impl Ledger {
         let known = states.into_iter().map(|(group, state)| {
             let attempt = attempts.get(&group).copied().unwrap_or(0);
             let settlement = settlements.get(&group).map(|entry| &entry.result);
-            let (mut said, mut at_work) = (None, false);
+            let (mut said, mut at_work) = (Said::default(), false);
             let (reason, client, attempt) = match (state, settlement) {
                 (broker::TaskState::InFlight(client, until, attempt, says), _) => {
                     said = says;
@@ -96,14 +96,14 @@ impl Ledger {
                 }
                 (broker::TaskState::Settled, None) => (StateReason::Settled(None), "".into(), attempt),
             };
-            TaskInGroup { group, reason, client, attempt, said: said.unwrap_or_else(|| "".into()), at_work }
+            TaskInGroup { group, reason, client, attempt, said, at_work }
         });
         let never_came = never_came.map(|group| TaskInGroup {
             group,
             reason: waits(WaitReason::NeverCame),
             client: "".into(),
             attempt: 0,
-            said: "".into(),
+            said: Said::default(),
             at_work: false,
         });
         let all: Vec<TaskInGroup> = known.chain(never_came).collect();

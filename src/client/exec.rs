@@ -170,7 +170,9 @@ impl Exec {
         self.environment.leave(&mut command);
         command.env("CONTACT_TASK_ID", task.id.to_string());
         // The first was there before there were others.
-        ["CONTACT_ATTEMPT", "CONTACT_TASK_ATTEMPT"].map(|name| command.env(name, task.attempt.to_string()));
+        for name in ["CONTACT_ATTEMPT", "CONTACT_TASK_ATTEMPT"] {
+            command.env(name, task.attempt.to_string());
+        }
         if !task.key.is_empty() {
             command.env("CONTACT_TASK_KEY", &task.key);
         }

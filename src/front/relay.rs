@@ -101,12 +101,12 @@ impl Way {
                 // Not only emptied: it would keep its memory.
                 (self.waiting, self.taken) = (Vec::new(), 0);
                 let mut read = ReadBuf::new(chunk);
-                let came = match &mut self.pause {
-                    Some(pause) if pause.as_mut().poll(cx).is_pending() => Poll::Pending,
-                    _ => {
-                        self.pause = None;
-                        Pin::new(&mut *from).poll_read(cx, &mut read)
-                    }
+                let pauses = self.pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
+                let came = if pauses {
+                    Poll::Pending
+                } else {
+                    self.pause = None;
+                    Pin::new(&mut *from).poll_read(cx, &mut read)
                 };
                 match came {
                     Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Side::From(Ok(()))),

@@ -640,10 +640,10 @@ fn what_a_client_says_of_its_work_is_shown_while_it_has_the_task() {
         assert_eq!((clients[0].working.task, clients[0].working.said.as_str()), (1, "90 %"));
     };
     for (part, shown) in [(0.4, 0.4), (7.0, 1.0), (-7.0, 0.0), (0.25, 0.25)] {
-        member.tell([Result { progress: Some(part), ..told(&task, WORKING, "") }]);
+        member.tell([contact::wire::contact::Result { progress: Some(part), ..told(&task, WORKING, "") }]);
         is_at(shown);
     }
-    member.tell([Result { progress: Some(f32::NAN), ..told(&task, WORKING, "") }]);
+    member.tell([contact::wire::contact::Result { progress: Some(f32::NAN), ..told(&task, WORKING, "") }]);
     is_at(0.25);
     member.tell([told(&task, RETRY, "not now")]);
     let again = tasks.next();

@@ -268,12 +268,23 @@ pub struct NewTask {
     pub retry: Option<Retry>,
     /// Which tasks it goes before.
     pub priority: Priority,
+    /// Who asked for it, where callers have to say who they are.
+    pub by: Option<Arc<Submitter>>,
+}
+
+/// Who submitted a task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Submitter {
+    /// As its certificate or its token calls it.
+    pub name: String,
+    /// What it is let in for: `submit` or `operator`.
+    pub role: String,
 }
 
 impl Task {
     /// The same without its text.
     pub fn without_text(&self) -> Task {
-        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority } = &self.spec;
+        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority, by } = &self.spec;
         let spec = NewTask {
             text: String::new(),
             to: to.clone(),
@@ -283,6 +294,7 @@ impl Task {
             max_attempts: *max_attempts,
             retry: *retry,
             priority: *priority,
+            by: by.clone(),
         };
         Task { spec, ..*self }
     }

@@ -236,6 +236,7 @@ for_both! {
             max_attempts: Some(u32::MAX),
             retry: Some("first=10s,factor=1.5,cap=1h,jitter=0.25".parse().unwrap()),
             priority: Priority::Low,
+            by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -1375,6 +1376,33 @@ mod file {
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 
+    #[test]
+    fn who_submitted_is_kept_once_for_the_tasks_in_a_row_and_nothing_where_nobody_is_known() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let by = |name: &str| Some(Arc::new(Submitter { name: name.into(), role: "submit".into() }));
+        let signed = |by: &Option<Arc<Submitter>>| NewTask { by: by.clone(), ..task("signed") };
+        let (ann, bob) = (by("ann"), by("bob"));
+        let submitters = [&ann, &ann, &None, &bob, &bob, &ann];
+        block_on(store.handle().submit(vec![task("plain"); 3])).unwrap();
+        block_on(store.handle().submit(submitters.map(signed).to_vec())).unwrap();
+        let kept = store.handle().reader().unwrap().tasks(3, 10).unwrap();
+        assert_eq!(kept.iter().map(|task| &task.spec.by).collect::<Vec<_>>(), submitters);
+        let last = store.handle().reader().unwrap().tasks_by_id(&[9]).unwrap();
+        assert_eq!(last[0].spec.by, ann);
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let head = |first: i64| -> String {
+            conn.query_row("SELECT head FROM task_chunks WHERE first = ?", [first], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(head(1), "[[0,0,5],[1,5,5],[2,10,5]]");
+        assert_eq!(head(4).matches("\"by\"").count(), 4, "{}", head(4));
+        let mut select = conn.prepare("SELECT submitted_by FROM tasks ORDER BY id").unwrap();
+        let shown: Vec<Option<String>> = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let shown: Vec<_> = shown.iter().map(Option::as_deref).collect();
+        assert_eq!(shown[..3], [None; 3]);
+        assert_eq!(shown[3..], [Some("ann"), Some("ann"), None, Some("bob"), Some("bob"), Some("ann")]);
+    }
+
     /// A folder with the file of a server before schema 2, which was killed with two tasks in flight.
     fn schema_1() -> TempDir {
         let dir = folder();
@@ -1415,6 +1443,7 @@ mod file {
                 max_attempts: row.get("max_attempts")?,
                 retry: if retry { row.get::<_, Option<String>>("retry")?.map(parsed) } else { None },
                 priority: [Priority::Normal, Priority::High, Priority::Low][usize::from(row.get::<_, u8>("priority")?)],
+                by: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -1825,7 +1854,7 @@ mod lives {
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..16u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..16u8), 400..700)];
+        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..32u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..32u8), 400..700)];
         let results = prop_oneof![4 => vec((any::<u16>(), 0..4u8, 0..12u8), 0..12), 1 => vec((any::<u16>(), 0..4u8, 0..12u8), 400..700)];
         let op = prop_oneof![
             6 => (tasks, results).prop_map(|(tasks, results)| Op::Commit(tasks, results)),
@@ -1869,6 +1898,8 @@ mod lives {
                             expires_at: (rare & 4 != 0).then_some(Time(-7)),
                             max_attempts: (rare & 8 != 0).then_some(3),
                             retry: (rare & 8 != 0).then(|| "first=10s".parse().unwrap()),
+                            by: (rare & 16 != 0)
+                                .then(|| Arc::new(Submitter { name: "ann".into(), role: "submit".into() })),
                         };
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });

@@ -46,6 +46,10 @@ pub(super) struct Task {
     retry: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_role: Option<String>,
 }
 
 impl From<pb::Task> for Task {
@@ -62,6 +66,8 @@ impl From<pb::Task> for Task {
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             retry: text_if_set(task.retry),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
+            submitted_by: text_if_set(task.submitted_by),
+            submitted_role: text_if_set(task.submitted_role),
         }
     }
 }
@@ -70,6 +76,7 @@ impl Task {
     /// What is set, each with its name.
     pub(super) fn properties(&self, times: Times) -> Vec<(&'static str, String)> {
         let show = |at| times.both(at);
+        let by = |name: &String| format!("{name} ({})", self.submitted_role.as_deref().unwrap_or_default());
         let mut all = vec![
             ("task", self.id.to_string()),
             ("text", self.task.clone()),
@@ -84,6 +91,7 @@ impl Task {
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
             ("retry", self.retry.clone()),
             ("priority", self.priority.clone()),
+            ("submitted by", self.submitted_by.as_ref().map(by)),
         ];
         all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
         all

@@ -228,7 +228,7 @@ async fn accept_all(
     request: pb::SubmitRequest,
 ) -> Result<pb::SubmitResponse, Refusal> {
     operator.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
-    let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
+    let (tasks, refused) = convert::new_tasks(request, operator.limit, caller.submits());
     if let Some((index, why)) = refused.into_iter().next() {
         return Err(Refusal::InRequest { index, why: Box::new(why) });
     }
@@ -266,7 +266,7 @@ async fn begin_accepting(
     let begun = match message(item) {
         Ok(request) => {
             operator.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
-            let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
+            let (tasks, refused) = convert::new_tasks(request, operator.limit, caller.submits());
             let count = tasks.len();
             match in_turn(&caller, count).await {
                 Ok(()) => operator.begin_submit(tasks).await.map(|accepted| (accepted, refused, count)),

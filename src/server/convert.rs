@@ -23,12 +23,12 @@ use crate::wire::control as pb;
 pub(super) fn new_tasks(
     request: pb::SubmitRequest,
     limit: usize,
-    allowed: impl Fn(&NewTask) -> Result<(), Refusal>,
+    submits: impl Fn(NewTask) -> Result<NewTask, Refusal>,
 ) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
         let task = task_request(task).and_then(|task| task.check(limit, tasks.last()));
-        match task.and_then(|task| allowed(&task).map(|()| task)) {
+        match task.and_then(&submits) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
@@ -194,6 +194,7 @@ pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
 fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let (over_at, cancelled) = (spec.over_at(), spec.cancelled_at().is_some());
+    let by = spec.by.as_ref();
     pb::Task {
         id,
         task: spec.text,
@@ -205,6 +206,8 @@ fn task(task: Task) -> pb::Task {
         cancelled,
         max_attempts: spec.max_attempts.unwrap_or(0),
         retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
+        submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
+        submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
         priority: match spec.priority {
             Priority::Normal => pb::Priority::NORMAL,
             Priority::High => pb::Priority::HIGH,
@@ -536,7 +539,7 @@ mod tests {
                 if let Ok(request) = read::<pb::SubmitRequest>(bytes) {
                     let (count, size) = (request.tasks.len(), self::bytes(&request));
                     assert!(size <= bytes.len());
-                    let (tasks, refused) = new_tasks(request, 1024, |_| Ok(()));
+                    let (tasks, refused) = new_tasks(request, 1024, Ok);
                     assert_eq!(tasks.len() + refused.len(), count);
                     refused.iter().for_each(|(_, why)| sentence(why));
                     assert!(tasks.iter().all(|task| (1..=1024).contains(&task.text.len())));

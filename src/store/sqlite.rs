@@ -41,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/4.sql"),
     include_str!("sqlite/5.sql"),
     include_str!("sqlite/6.sql"),
+    include_str!("sqlite/7.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.

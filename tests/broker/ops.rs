@@ -389,6 +389,7 @@ impl World {
             max_attempts: spec.max_attempts,
             retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
             priority: spec.priority,
+            by: None,
         }
     }
 

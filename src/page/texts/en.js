@@ -275,6 +275,8 @@ export const en = {
   'task.priority.normal': 'normal',
   'task.priority.low': 'low',
   'task.key': 'Key',
+  'task.by': 'Submitted by',
+  'task.by.role': (name, role) => `${name} (${role})`,
   'task.not_before': 'Not before',
   'task.expires_at': 'Expires',
   'task.max_attempts': 'Most attempts',

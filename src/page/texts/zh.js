@@ -265,6 +265,8 @@ export const zh = {
   'task.priority.normal': '普通',
   'task.priority.low': '低',
   'task.key': '键',
+  'task.by': '提交者',
+  'task.by.role': (name, role) => `${name}（${role}）`,
   'task.not_before': '不早于',
   'task.expires_at': '过期于',
   'task.max_attempts': '最多尝试',

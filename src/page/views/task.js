@@ -117,6 +117,7 @@ function factsOf(task) {
     { key: 'task.expires_at', at: task.expires_at },
     { key: 'task.max_attempts', value: task.max_attempts && count(task.max_attempts) },
     { key: 'task.key', value: task.key },
+    { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
   ];
   return facts.filter((it) => it.value || it.at);
 }

@@ -260,8 +260,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
             Some(Priority::Normal) | None => task::Priority::Normal,
         },
     };
-    let task = task.check(app.operator.limit, None)?;
-    caller.allows(&task)?;
+    let task = caller.submits()(task.check(app.operator.limit, None)?)?;
     caller.spend(1)?;
     let (id, known) = app.operator.submit_one(task).await?;
     caller.submitted(id, 1);

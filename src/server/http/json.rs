@@ -28,13 +28,17 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     priority: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_role: Option<String>,
 }
 
 impl Task {
     /// All of it.
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
-        let over_at = spec.over_at();
+        let (over_at, by) = (spec.over_at(), spec.by);
         Task {
             id,
             text: spec.text,
@@ -51,6 +55,8 @@ impl Task {
                 Priority::Normal => "normal",
                 Priority::Low => "low",
             },
+            submitted_by: by.as_ref().map(|by| by.name.clone()),
+            submitted_role: by.as_ref().map(|by| by.role.clone()),
         }
     }
 

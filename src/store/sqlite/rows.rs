@@ -190,6 +190,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             max_attempts: row.next()?,
             retry: row.retry()?.backoff,
             text: row.next()?,
+            by: None,
         },
     })
 }

@@ -31,6 +31,10 @@ pub(super) struct Task {
     pub(super) id: u64,
     task: String,
     to: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    select: Option<String>,
     accepted_at: Moment,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -58,6 +62,8 @@ impl From<pb::Task> for Task {
             id: task.id,
             task: task.task,
             to: text_if_set(task.to),
+            groups: task.groups,
+            select: text_if_set(task.select),
             accepted_at: Moment(task.accepted_at),
             key: text_if_set(task.key),
             not_before: Moment::if_set(task.not_before),
@@ -73,6 +79,12 @@ impl From<pb::Task> for Task {
 }
 
 impl Task {
+    /// For whom it is. `None`: for every group.
+    fn audience(&self) -> Option<String> {
+        let several = || (!self.groups.is_empty()).then(|| self.groups.join(", "));
+        self.to.clone().or_else(several).or_else(|| self.select.as_ref().map(|select| format!("those with {select}")))
+    }
+
     /// What is set, each with its name.
     pub(super) fn properties(&self, times: Times) -> Vec<(&'static str, String)> {
         let show = |at| times.both(at);
@@ -80,7 +92,7 @@ impl Task {
         let mut all = vec![
             ("task", self.id.to_string()),
             ("text", self.task.clone()),
-            ("to", self.to.clone().unwrap_or_else(|| "every group".into())),
+            ("to", self.audience().unwrap_or_else(|| "every group".into())),
             ("accepted", show(self.accepted_at)),
         ];
         let optional = [
@@ -102,7 +114,7 @@ impl Row for Task {
     const COLUMNS: &'static [Column] =
         &[Column::Number("ID"), Column::Word("ACCEPTED"), Column::Name("TO"), Column::Text("TASK")];
     fn cells(&self, times: Times) -> Vec<String> {
-        let to = or_dash(self.to.as_deref().unwrap_or_default());
+        let to = or_dash(&self.audience().unwrap_or_default());
         vec![self.id.to_string(), times.show(self.accepted_at), to, self.task.clone()]
     }
 }
@@ -236,6 +248,8 @@ pub(super) struct Client {
     delivered: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     draining: Option<Draining>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
 }
 
 /// Why a client is given no more tasks.
@@ -268,6 +282,7 @@ impl From<pb::Client> for Client {
     fn from(client: pb::Client) -> Client {
         Client {
             draining: client.draining.into_option().map(Draining::from),
+            labels: text_if_set(client.labels),
             client: client.client,
             group: client.group,
             peer: client.peer,
@@ -288,6 +303,7 @@ impl Row for Client {
         Column::Number("WINDOW"),
         Column::Number("IN FLIGHT"),
         Column::Number("DELIVERED"),
+        Column::Name("LABELS"),
         Column::Text("STATE"),
     ];
     fn cells(&self, times: Times) -> Vec<String> {
@@ -303,6 +319,7 @@ impl Row for Client {
             window,
             self.in_flight.to_string(),
             self.delivered.to_string(),
+            or_dash(self.labels.as_deref().unwrap_or_default()),
             state,
         ]
     }
@@ -323,6 +340,8 @@ pub(super) struct Group {
     never_came: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
 }
 
 impl From<pb::Group> for Group {
@@ -339,6 +358,7 @@ impl From<pb::Group> for Group {
             dead: group.dead,
             never_came: group.never_came,
             retry: Some(group.retry).filter(|retry| !retry.is_empty()),
+            labels: text_if_set(group.labels),
         }
     }
 }

@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, audience, clipped, command, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -110,7 +110,7 @@ export function ledgerPart(id) {
 
 function factsOf(task) {
   const facts = [
-    { key: 'col.to', value: task.to ?? t('group.everyone') },
+    { key: 'col.to', value: audience(task) },
     { key: 'col.accepted', at: task.accepted_at },
     { key: 'task.priority', value: t(`task.priority.${task.priority}`) },
     { key: 'task.not_before', at: task.not_before },

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
 use crate::retry::RetryPolicy;
+use crate::server::convert::audience;
 use crate::server::operator::{self, Code, Found, Severity, Standing};
 use crate::task::{self, Outcome, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -20,6 +21,11 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
     to: Option<String>,
+    /// Those it is for, if these are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    select: String,
     accepted_at: i64,
     key: Option<String>,
     not_before: Option<i64>,
@@ -39,11 +45,14 @@ impl Task {
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
         let (over_at, by) = (spec.over_at(), spec.by);
+        let (groups, select) = audience(spec.audience.as_deref());
         Task {
             id,
             text: spec.text,
             cut: false,
             to: spec.to.map(|to| to.to_string()),
+            groups,
+            select,
             accepted_at: accepted_at.0,
             key: spec.key,
             not_before: spec.not_before.map(|at| at.0),
@@ -235,6 +244,7 @@ pub(super) struct Client {
     in_flight: usize,
     delivered: u64,
     draining: Option<Draining>,
+    labels: String,
     connected: bool,
     gone_at: Option<i64>,
     last_status: Option<String>,
@@ -259,6 +269,7 @@ impl Client {
             in_flight: client.in_flight,
             delivered: client.delivered,
             draining: client.draining.as_ref().map(Draining::from),
+            labels: client.labels.to_string(),
             connected: gone_at.is_none(),
             gone_at,
             last_status,

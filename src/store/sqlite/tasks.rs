@@ -13,7 +13,7 @@ use super::rows::{priority, priority_number};
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{GroupName, NewTask, Priority, Submitter, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
@@ -105,6 +105,12 @@ struct Rare {
     /// Name and role of who submitted it, if that is not who submitted the one before it in the chunk. Empty: nobody who is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     by: Option<(String, String)>,
+    /// Of a broadcast: the groups that it is for, if it names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    /// Which labels these must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    select: Option<String>,
 }
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -114,7 +120,8 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> Option<Box<Rare>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, .. } = &task.spec;
+        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, .. } = &task.spec;
+        let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);
         let ago = newest.saturating_sub(task.accepted_at.0);
@@ -124,7 +131,8 @@ impl Rare {
             && expires_at.is_none()
             && max_attempts.is_none()
             && retry.is_none()
-            && by.is_none();
+            && by.is_none()
+            && audience.is_none();
         let rare = move || Rare {
             ago,
             key: key.clone(),
@@ -133,8 +141,30 @@ impl Rare {
             max_attempts: *max_attempts,
             retry: retry.map(|retry| retry.to_string()),
             by,
+            groups: match audience {
+                Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
+                _ => None,
+            },
+            select: match audience {
+                Some(Audience::Matching(selector)) => Some(selector.to_string()),
+                _ => None,
+            },
         };
         (!is_plain).then(|| Box::new(rare()))
+    }
+}
+
+impl Rare {
+    fn audience(&self) -> rusqlite::Result<Option<Audience>> {
+        if let Some(select) = &self.select {
+            return select
+                .parse()
+                .map(|selector| Some(Audience::Matching(selector)))
+                .map_err(|error| strange(6, error));
+        }
+        let Some(names) = &self.groups else { return Ok(None) };
+        let names = names.iter().map(|name| Name::new(NameOf::Group, name)).collect::<Result<_, _>>();
+        Ok(Some(Audience::groups(names.map_err(|error| strange(6, error))?)))
     }
 }
 
@@ -195,6 +225,7 @@ impl Chunk for TaskChunk {
             spec.max_attempts = rare.max_attempts;
             let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
             spec.retry = retry.map_err(|error| strange(6, error))?;
+            spec.audience = rare.audience()?.map(Arc::new);
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {
             spec.expires_at = expires_at.map(Time);

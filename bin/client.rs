@@ -12,6 +12,7 @@ use anyhow::Context;
 use clap::{CommandFactory as _, Parser};
 use contact::client::{Config, Error, Event, Exec, Invitation, JoinState, Reply, StartAt, Task, Tls, Variable, Worker};
 use contact::config::{FileArgs, Settings, time};
+use contact::labels::{LabelError, Labels};
 use contact::logger::{self, LogArgs};
 use contact::print_queue::PrintQueue;
 use contact::terminal::{escape, escape_json};
@@ -143,6 +144,13 @@ struct Args {
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 
+    /// What this client is: tasks may be for those whose labels match. May be given several times.
+    ///
+    /// A key and a value have letters and digits of any script, and - _ . / : @ +, 63 bytes at most; there are 32 labels at most. The
+    /// server keeps them with the group, as the client said them that came last.
+    #[arg(long, value_name = "KEY=VALUE[,KEY=VALUE...]", value_delimiter = ',', value_parser = label)]
+    label: Vec<String>,
+
     /// The most tasks to hold that are not finished.
     ///
     /// Without it: one more than --concurrency, or as many as --batch if that is more. So the next task is there when one is
@@ -191,6 +199,11 @@ struct Args {
     file: FileArgs,
 }
 
+/// A label, if it is one.
+fn label(text: &str) -> Result<String, LabelError> {
+    Labels::default().add(text).map(|()| text.to_owned())
+}
+
 const EXAMPLES: &str = "\
 Examples:
   contact-client --demo
@@ -199,6 +212,8 @@ Examples:
       One of several workers that share the tasks; four commands at a time.
   contact-client --id \"$(hostname)\" --exec 'sh'
       Run each task as a shell script, on every machine that does this.
+  contact-client --id \"$(hostname)\" --label os=linux --label role=web --exec 'sh'
+      The same for tasks that are submitted with --select role=web.
   contact-client --id audit --from first --json >> tasks.jsonl
       Keep a record of every task, those from before included.";
 
@@ -311,11 +326,14 @@ fn run(args: Args) -> anyhow::Result<()> {
         }
         None => (args.server, tls, id, args.group),
     };
+    let mut labels = Labels::default();
+    args.label.iter().try_for_each(|label| labels.add(label)).map_err(|e| Error::Config(format!("--label: {e}")))?;
     let config = Config {
         tls,
         token_file: args.token_file,
         id,
         group,
+        labels,
         window: args.window,
         batch: args.batch,
         from: args.from,

@@ -81,6 +81,7 @@ pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
 use crate::front::{Dial, DialError};
 pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};
+pub use crate::labels::Labels;
 pub use crate::task::StartAt;
 use crate::task::{Name, NameOf};
 use crate::{secret, target};
@@ -111,6 +112,8 @@ pub struct Config {
     pub id: Option<String>,
     /// The group whose tasks it shares, named by the same rule.
     pub group: Option<String>,
+    /// What it is, as in os=linux,role=web: tasks may be for those whose labels match. Its group has them, from the time it connects.
+    pub labels: Labels,
     /// The most tasks it wants to hold. `None`: one more than it handles at the same time, so that the next is there when one is
     /// finished, and others get the rest; or a whole batch. Where tasks take less time than a message, more is faster.
     pub window: Option<NonZeroU32>,
@@ -151,6 +154,7 @@ impl Default for Config {
             token_file: None,
             id: None,
             group: None,
+            labels: Labels::default(),
             window: None,
             batch: None,
             from: None,

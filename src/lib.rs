@@ -38,6 +38,7 @@ pub mod ctl;
 mod front;
 #[cfg(all(test, feature = "server"))]
 mod fuzz;
+pub mod labels;
 #[cfg(feature = "server")]
 pub mod latency;
 pub mod log_queue;

@@ -68,6 +68,8 @@ reasons! {
     NAME_INVALID: INVALID_ARGUMENT, CallRefused;
     KEY_REUSED: ALREADY_EXISTS, MessageRefused;
     RETRY_INVALID: INVALID_ARGUMENT, MessageRefused;
+    SELECTOR_INVALID: INVALID_ARGUMENT, MessageRefused;
+    TARGETS_TOO_MANY: INVALID_ARGUMENT, MessageRefused;
     TASK_UNKNOWN: NOT_FOUND, MessageRefused;
     DEAD_LETTER_UNKNOWN: NOT_FOUND, MessageRefused;
     GROUP_UNKNOWN: NOT_FOUND, MessageRefused;

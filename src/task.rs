@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::labels::Selector;
 use crate::retry::Retry;
 use crate::terminal::is_hidden;
 
@@ -218,7 +219,7 @@ impl fmt::Debug for Name {
 }
 
 /// Whether nobody sees the character in a text, or sees a blank that is no space: two names that look alike would be two groups.
-fn is_unseen(c: char) -> bool {
+pub(crate) fn is_unseen(c: char) -> bool {
     // What the standard library would not print, behind a letter: there a combining mark is printed.
     let printed = ['a', c].iter().collect::<String>().escape_debug().nth(1);
     let escaped = printed == Some('\\') && !matches!(c, '\\' | '\'' | '"');
@@ -277,8 +278,10 @@ impl Priority {
 pub struct NewTask {
     /// What to do.
     pub text: String,
-    /// The group it is for; `None`: every group.
+    /// The group it is for; `None`: every group, unless `audience` says which.
     pub to: Option<GroupName>,
+    /// Of a broadcast: which groups it is for. `None`: all.
+    pub audience: Option<Arc<Audience>>,
     /// Idempotency key.
     pub key: Option<String>,
     /// Not to be delivered before.
@@ -291,12 +294,61 @@ pub struct NewTask {
     pub retry: Option<Retry>,
     /// Which tasks it goes before.
     pub priority: Priority,
+    /// Who asked for it, where callers have to say who they are.
+    pub by: Option<Arc<Submitter>>,
+}
+
+/// For which groups a broadcast is. For the others it is settled when they come to it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Audience {
+    /// These, by name: at least two, each once.
+    Groups(Vec<GroupName>),
+    /// Those whose labels match when they come to it.
+    Matching(Selector),
+}
+
+impl Audience {
+    /// Most groups that one task names.
+    pub const MOST_GROUPS: usize = 1_000;
+
+    /// These groups, if there are several.
+    pub fn groups(mut names: Vec<GroupName>) -> Audience {
+        names.sort_unstable();
+        names.dedup();
+        Audience::Groups(names)
+    }
+
+    /// Whether a group may be meant, whatever its labels. `None`: that of one anonymous client.
+    pub fn may_be(&self, group: Option<&GroupName>) -> bool {
+        match self {
+            Audience::Groups(names) => group.is_some_and(|group| names.binary_search(group).is_ok()),
+            Audience::Matching(_) => true,
+        }
+    }
+
+    /// About what it takes in memory, in bytes.
+    pub fn size(&self) -> usize {
+        match self {
+            Audience::Groups(names) => names.iter().map(|name| name.as_str().len() + 48).sum(),
+            Audience::Matching(selector) => selector.size(),
+        }
+    }
+}
+
+/// Who submitted a task.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+pub struct Submitter {
+    /// As its certificate or its token calls it.
+    pub name: String,
+    /// What it is let in for: `submit` or `operator`.
+    pub role: String,
 }
 
 impl Task {
     /// The same without its text.
     pub fn without_text(&self) -> Task {
-        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority } = &self.spec;
+        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority, by, audience } =
+            &self.spec;
         let spec = NewTask {
             text: String::new(),
             to: to.clone(),
@@ -306,6 +358,8 @@ impl Task {
             max_attempts: *max_attempts,
             retry: *retry,
             priority: *priority,
+            by: by.clone(),
+            audience: audience.clone(),
         };
         Task { spec, ..*self }
     }
@@ -314,7 +368,18 @@ impl Task {
 impl NewTask {
     /// What it counts for while it waits in memory, in bytes; see [`weight`].
     pub fn weight(&self) -> usize {
-        weight(&self.text) + self.key.as_ref().map_or(0, String::len)
+        weight(&self.text)
+            + self.key.as_ref().map_or(0, String::len)
+            + self.audience.as_ref().map_or(0, |audience| audience.size())
+    }
+
+    /// Whether it names this group. `None`: it names none, and is for all, or for those whose labels match.
+    pub fn names(&self, group: &GroupName) -> Option<bool> {
+        match (&self.to, self.audience.as_deref()) {
+            (Some(to), _) => Some(to == group),
+            (None, Some(Audience::Groups(names))) => Some(names.binary_search(group).is_ok()),
+            (None, _) => None,
+        }
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for
@@ -382,6 +447,8 @@ pub enum Outcome {
     Dropped = 10,
     /// Given back unbegun: by its client, or because that went before it said anything of the task.
     Released = 11,
+    /// Not for this group: its labels did not match when it came to the task.
+    NotSelected = 12,
 }
 
 /// The name of the value in `proto/control.proto`, which is its name in JSON, too.
@@ -393,7 +460,7 @@ impl fmt::Display for Outcome {
 
 impl Outcome {
     /// All of them, each at its number.
-    pub const ALL: [Outcome; 12] = [
+    pub const ALL: [Outcome; 13] = [
         Outcome::Done,
         Outcome::Retry,
         Outcome::Failed,
@@ -406,6 +473,7 @@ impl Outcome {
         Outcome::Revived,
         Outcome::Dropped,
         Outcome::Released,
+        Outcome::NotSelected,
     ];
 
     /// The outcome with that number.
@@ -416,7 +484,7 @@ impl Outcome {
     /// Whether the group is through with the task.
     pub fn settles(self) -> bool {
         use Outcome::*;
-        matches!(self, Done | Failed | Exhausted | Expired | Cancelled)
+        matches!(self, Done | Failed | Exhausted | Expired | Cancelled | NotSelected)
     }
 
     /// Whether the task was given up.

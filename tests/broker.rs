@@ -20,10 +20,11 @@ use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
     MOST_LATE, OutcomeReport, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
+use contact::labels::Labels;
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
-use contact::task::{NewTask, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{Audience, NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -150,6 +151,124 @@ fn a_group_that_is_new_starts_at_the_next_broadcast_unless_its_first_client_asks
     world.restart();
     let a = world.join(Join { from: Some(StartAt::First), ..new("a") });
     assert_eq!(got(&world, a), [addressed, after]);
+}
+
+/// A client that says what it is.
+fn labelled(id: &str, labels: &str) -> Join {
+    Join { labels: labels.parse().unwrap(), ..client(id) }
+}
+
+fn selecting(selector: &str) -> NewTask {
+    NewTask { audience: Some(Arc::new(Audience::Matching(selector.parse().unwrap()))), ..task(selector) }
+}
+
+fn for_groups(names: &[&str]) -> NewTask {
+    let audience = Audience::groups(names.iter().map(|group| name(group)).collect());
+    NewTask { audience: Some(Arc::new(audience)), ..task("for some") }
+}
+
+/// Why a task was not for groups, by the name of each.
+fn not_for(world: &World, task: TaskId) -> Vec<(String, String)> {
+    let results = world.model.log.iter().filter_map(Logged::result);
+    let of_it = results.filter(|result| result.task == task && result.outcome == Outcome::NotSelected);
+    let mut whys: Vec<_> =
+        of_it.map(|result| (result.group.clone().unwrap().to_string(), result.ret.clone())).collect();
+    whys.sort_unstable();
+    whys
+}
+
+fn why(group: &str, text: &str) -> (String, String) {
+    (group.into(), text.into())
+}
+
+#[test]
+fn a_broadcast_with_a_selector_is_for_the_groups_whose_labels_match_when_they_come_to_it() {
+    let mut world = world();
+    let web = world.join(labelled("web", "os=linux,role=web"));
+    let db = world.join(labelled("db", "os=linux,role=db"));
+    let none = world.join(client("none"));
+    let task = world.submit(selecting("os=linux,role in (web,api)"));
+    assert_eq!((got(&world, web), got(&world, db), got(&world, none)), (vec![task], vec![], vec![]));
+    let whys = [why("db", "role in (web,api): role is db"), why("none", "os=linux: there is no os")];
+    assert_eq!(not_for(&world, task), whys);
+    // What was given stays so, whatever the labels become; what was not, too.
+    world.leave(web);
+    world.leave(db);
+    let (web, db) = (world.join(labelled("web", "")), world.join(labelled("db", "os=linux,role=web")));
+    world.wait(GRACE);
+    assert_eq!(attempts(&world, web), [(task, 2)]);
+    assert_eq!(got(&world, db), Vec::<TaskId>::new());
+    world.done(web, task);
+    assert_eq!(not_for(&world, task), whys, "each group decides once");
+    // One whose client has no room decides when it has.
+    let busy = world.join(Join { window: Some(1), ..labelled("busy", "os=mac") });
+    let first = world.broadcast("first");
+    let later = world.submit(selecting("os=linux"));
+    assert_eq!((got(&world, busy).last(), not_for(&world, later).len()), (Some(&first), 2));
+    world.done(busy, first);
+    assert!(not_for(&world, later).contains(&why("busy", "os=linux: os is mac")));
+    world.finish();
+}
+
+#[test]
+fn labels_are_kept_with_the_group_while_its_clients_are_away_and_across_a_restart() {
+    let mut world = world();
+    let matching = |world: &World, selector: &str| -> Vec<String> {
+        world.core.matching(&selector.parse().unwrap()).iter().map(ToString::to_string).collect()
+    };
+    for (id, labels) in [("a", "os=linux"), ("b", "os=mac"), ("c", "os=linux,canary")] {
+        let session = world.join(labelled(id, labels));
+        world.leave(session);
+    }
+    assert_eq!(matching(&world, "os=linux"), ["a", "c"]);
+    assert_eq!(matching(&world, "!canary"), ["a", "b"]);
+    let task = world.submit(selecting("os=linux"));
+    assert_eq!(not_for(&world, task), [], "nobody is there to come to it");
+    // Nothing was delivered: labels alone are worth a checkpoint, a second later.
+    world.wait(SECOND);
+    world.sync();
+    world.crash(0);
+    assert_eq!(matching(&world, "os"), ["a", "b", "c"]);
+    // Whoever is back says anew what it is.
+    let (a, b) = (world.join(labelled("a", "")), world.join(labelled("b", "os=linux")));
+    assert_eq!((got(&world, a), got(&world, b)), (vec![], vec![task]));
+    assert_eq!(not_for(&world, task), [why("a", "os=linux: there is no os")]);
+    assert_eq!(matching(&world, "os=linux"), ["b", "c"]);
+    world.finish();
+}
+
+#[test]
+fn an_anonymous_client_gets_what_its_labels_match() {
+    let mut world = world();
+    let linux = world.join(Join { labels: "os=linux".parse().unwrap(), ..anonymous("1.2.3.4:5") });
+    let other = world.join(anonymous("1.2.3.4:6"));
+    let (selected, _) = (world.submit(selecting("os=linux")), world.submit(for_groups(&["a", "b"])));
+    let all = world.broadcast("for all");
+    assert_eq!((got(&world, linux), got(&world, other)), (vec![selected, all], vec![all]));
+    assert_eq!(not_for(&world, selected), [], "it is in no ledger");
+    world.finish();
+}
+
+#[test]
+fn a_task_for_several_groups_goes_to_these_and_costs_the_others_nothing() {
+    let mut world = world();
+    let (a, b, c) = (world.join(client("a")), world.join(client("b")), world.join(client("c")));
+    let task = world.submit(for_groups(&["c", "a", "c"]));
+    assert_eq!((got(&world, a), got(&world, b), got(&world, c)), (vec![task], vec![], vec![task]));
+    world.done(a, task);
+    world.done(c, task);
+    assert_eq!(world.core.groups(world.now)[1].lag, 0);
+    // Groups that have a backlog pass it when they come to it.
+    world.leave(a);
+    world.leave(b);
+    let (first, some, last) = (world.broadcast("1"), world.submit(for_groups(&["a", "d"])), world.broadcast("2"));
+    let lags = |world: &World| world.core.groups(world.now).iter().map(|group| group.lag).collect::<Vec<_>>();
+    assert_eq!(lags(&world), [3, 3, 2], "until then it is counted");
+    let (a, b) = (world.join(client("a")), world.join(client("b")));
+    assert_eq!((got(&world, a), got(&world, b)), (vec![first, some, last], vec![first, last]));
+    assert_eq!(lags(&world), [3, 2, 2]);
+    assert_eq!(world.cancel(some).groups(), 1, "nobody else had it");
+    world.finish();
 }
 
 #[test]
@@ -1849,6 +1968,7 @@ fn texts_that_are_read_to_go_out_again_are_bounded_for_all_groups_together_and_e
         broadcast_after: 0,
         paused: false,
         retry: RetryPolicy::default(),
+        labels: Labels::default(),
         last_used: START.wall,
         cursors: [head; 3],
         taken_up: vec![],
@@ -1953,6 +2073,7 @@ fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
         broadcast_after: 0,
         paused: false,
         retry: RetryPolicy::default(),
+        labels: Labels::default(),
         last_used: now,
         cursors: [OPEN; 3],
         taken_up: vec![],
@@ -2426,6 +2547,51 @@ fn a_client_that_wants_heartbeats_gets_one_after_so_much_silence() {
     let a = world.join(Join { heartbeat: Some(SECOND), ..anonymous("a") });
     (0..3).for_each(|_| world.wait_for_due());
     assert_eq!(world.streams[&a].heartbeats, 3);
+}
+
+/// What the state machine does for a broadcast and ten thousand groups that are there, until it is settled by all.
+#[test]
+#[ignore = "a measurement"]
+fn what_a_selective_broadcast_costs() {
+    const GROUPS: u64 = 10_000;
+    let config = Config { max_groups: usize::MAX, window: 1024, ..Config::default() };
+    let mut core = Core::new(config, Recovered::default(), START);
+    for n in 0..GROUPS {
+        let labels = format!("host=h{n},os={},role=r{}", ["linux", "mac"][n as usize % 2], n % 100);
+        core.join(labelled(&format!("h{n}"), &labels), n + 1, START).unwrap();
+    }
+    core.take_actions(START);
+    let tasks = [
+        ("for everyone", task("for everyone")),
+        ("for half of them", selecting("os=linux")),
+        ("for one in a hundred", selecting("role in (r7),os")),
+        ("for one", selecting("host=h77")),
+        ("for two by name", for_groups(&["h1", "h2"])),
+    ];
+    let mut id = 0;
+    for (what, spec) in tasks {
+        let mut times: Vec<Duration> = (0..5)
+            .map(|_| {
+                id += 1;
+                let task = Arc::new(Task { id, accepted_at: START.wall, spec: spec.clone() });
+                let began = std::time::Instant::now();
+                core.committed(vec![task], START);
+                let given = core.take_actions(START).into_iter().filter_map(|action| match action {
+                    Action::Deliver(session, _) => Some(session),
+                    _ => None,
+                });
+                for session in given.collect::<Vec<_>>() {
+                    let client = Some(name(&format!("h{}", session - 1)));
+                    let by = Reporter { client, group: None, peer: format!("h{}", session - 1).as_str().into() };
+                    core.report(&by, vec![outcome_report(id, 1, Outcome::Done)], START);
+                }
+                core.take_actions(START);
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        println!("{what}: {:?}", times[times.len() / 2]);
+    }
 }
 
 // ---- everything at once

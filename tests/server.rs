@@ -8,6 +8,7 @@ mod anonymous;
 #[cfg(target_os = "linux")]
 mod idle;
 mod junk;
+mod labels;
 mod lists;
 mod named;
 mod process;

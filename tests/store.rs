@@ -10,6 +10,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use contact::attempts::Attempts;
+use contact::labels::Labels;
 use contact::retry::RetryPolicy;
 use contact::store::*;
 use contact::task::*;
@@ -115,6 +116,7 @@ fn group(group: &str) -> GroupState {
         broadcast_after: 3,
         paused: true,
         retry: "max=5,first=10s".parse().unwrap(),
+        labels: "os=linux".parse().unwrap(),
         last_used: Time(7),
         cursors: [9, 5, 6],
         taken_up: vec![(7, 9), (11, 11)],
@@ -236,6 +238,8 @@ for_both! {
             max_attempts: Some(u32::MAX),
             retry: Some("first=10s,factor=1.5,cap=1h,jitter=0.25".parse().unwrap()),
             priority: Priority::Low,
+            by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
+            audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -655,6 +659,7 @@ for_both! {
         let fresh = GroupState {
             paused: false,
             retry: RetryPolicy::default(),
+            labels: Labels::default(),
             taken_up: vec![],
             open: vec![],
             ..group("fresh")
@@ -1375,6 +1380,61 @@ mod file {
         assert_eq!(fs::read(&path).unwrap(), before);
     }
 
+    #[test]
+    fn for_whom_a_task_is_and_what_a_group_is_are_kept() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let named = Audience::groups(vec![name("b"), name("组"), name("b")]);
+        let selected = Audience::Matching("os = linux,role in (web,api),!canary".parse().unwrap());
+        let tasks = [None, Some(named), Some(selected)]
+            .map(|audience| NewTask { audience: audience.map(Arc::new), ..task("x") });
+        block_on(store.handle().submit(tasks.to_vec())).unwrap();
+        let state = GroupState { labels: "os=linux,区=一".parse().unwrap(), ..group("g") };
+        store
+            .handle()
+            .checkpoint(Checkpoint { groups: vec![state.clone(), group("without")], ..Checkpoint::default() });
+        store.close().unwrap();
+        let (store, recovered) = Store::open(dir.path()).unwrap();
+        assert_eq!(recovered.groups, [state, group("without")]);
+        let kept = store.handle().reader().unwrap().tasks(0, 10).unwrap();
+        assert_eq!(kept.iter().map(|task| task.spec.clone()).collect::<Vec<_>>(), tasks);
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let mut select = conn.prepare("SELECT groups, selector FROM tasks ORDER BY id").unwrap();
+        let shown = select.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let shown: Vec<(Option<String>, Option<String>)> = shown.map(Result::unwrap).collect();
+        let text = |text: &str| Some(text.to_owned());
+        let expected =
+            [(None, None), (text(r#"["b","组"]"#), None), (None, text("os=linux,role in (web,api),!canary"))];
+        assert_eq!(shown, expected);
+    }
+
+    #[test]
+    fn who_submitted_is_kept_once_for_the_tasks_in_a_row_and_nothing_where_nobody_is_known() {
+        let dir = folder();
+        let (store, _) = Store::open(dir.path()).unwrap();
+        let by = |name: &str| Some(Arc::new(Submitter { name: name.into(), role: "submit".into() }));
+        let signed = |by: &Option<Arc<Submitter>>| NewTask { by: by.clone(), ..task("signed") };
+        let (ann, bob) = (by("ann"), by("bob"));
+        let submitters = [&ann, &ann, &None, &bob, &bob, &ann];
+        block_on(store.handle().submit(vec![task("plain"); 3])).unwrap();
+        block_on(store.handle().submit(submitters.map(signed).to_vec())).unwrap();
+        let kept = store.handle().reader().unwrap().tasks(3, 10).unwrap();
+        assert_eq!(kept.iter().map(|task| &task.spec.by).collect::<Vec<_>>(), submitters);
+        let last = store.handle().reader().unwrap().tasks_by_id(&[9]).unwrap();
+        assert_eq!(last[0].spec.by, ann);
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        let head = |first: i64| -> String {
+            conn.query_row("SELECT head FROM task_chunks WHERE first = ?", [first], |row| row.get(0)).unwrap()
+        };
+        assert_eq!(head(1), "[[0,0,5],[1,5,5],[2,10,5]]");
+        assert_eq!(head(4).matches("\"by\"").count(), 4, "{}", head(4));
+        let mut select = conn.prepare("SELECT submitted_by FROM tasks ORDER BY id").unwrap();
+        let shown: Vec<Option<String>> = select.query_map([], |row| row.get(0)).unwrap().map(Result::unwrap).collect();
+        let shown: Vec<_> = shown.iter().map(Option::as_deref).collect();
+        assert_eq!(shown[..3], [None; 3]);
+        assert_eq!(shown[3..], [Some("ann"), Some("ann"), None, Some("bob"), Some("bob"), Some("ann")]);
+    }
+
     /// A folder with the file of a server before schema 2, which was killed with two tasks in flight.
     fn schema_1() -> TempDir {
         let dir = folder();
@@ -1415,6 +1475,8 @@ mod file {
                 max_attempts: row.get("max_attempts")?,
                 retry: if retry { row.get::<_, Option<String>>("retry")?.map(parsed) } else { None },
                 priority: [Priority::Normal, Priority::High, Priority::Low][usize::from(row.get::<_, u8>("priority")?)],
+                by: None,
+                audience: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -1825,7 +1887,7 @@ mod lives {
     }
 
     fn ops() -> impl Strategy<Value = Vec<Op>> {
-        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..16u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..16u8), 400..700)];
+        let tasks = prop_oneof![4 => vec((0..4u8, 0..3u8, 0..60u16, 0..32u8), 0..12), 1 => vec((0..4u8, 0..3u8, 0..2_000u16, 0..32u8), 400..700)];
         let results = prop_oneof![4 => vec((any::<u16>(), 0..4u8, 0..12u8), 0..12), 1 => vec((any::<u16>(), 0..4u8, 0..12u8), 400..700)];
         let op = prop_oneof![
             6 => (tasks, results).prop_map(|(tasks, results)| Op::Commit(tasks, results)),
@@ -1869,6 +1931,9 @@ mod lives {
                             expires_at: (rare & 4 != 0).then_some(Time(-7)),
                             max_attempts: (rare & 8 != 0).then_some(3),
                             retry: (rare & 8 != 0).then(|| "first=10s".parse().unwrap()),
+                            by: (rare & 16 != 0)
+                                .then(|| Arc::new(Submitter { name: "ann".into(), role: "submit".into() })),
+                            audience: None,
                         };
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });

@@ -14,6 +14,7 @@ use super::core::{
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
+use crate::labels::Selector;
 use crate::mailbox;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
@@ -251,6 +252,16 @@ impl Handle {
     /// The groups that have a name, by name.
     pub async fn groups(&self) -> Result<Vec<GroupInfo>, BrokerError> {
         self.with(|core, now| core.groups(now)).await
+    }
+
+    /// The groups whose labels match now; see [`Core::matching`].
+    pub async fn matching(&self, selector: Selector) -> Result<Vec<GroupName>, BrokerError> {
+        self.with(move |core, _| core.matching(&selector)).await
+    }
+
+    /// Those of the names that are none of a group.
+    pub async fn unknown(&self, names: Vec<GroupName>) -> Result<Vec<GroupName>, BrokerError> {
+        self.with(move |core, _| core.unknown(names)).await
     }
 
     /// Where a task stands with each group that it is for; by name.

@@ -234,6 +234,9 @@ pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> R
         add("contact-instance", instance)?;
         add("contact-max-message", &crate::target::MAX_MESSAGE.to_string())?;
     }
+    if !config.labels.is_empty() {
+        add("contact-labels", &utf8_percent_encode(&config.labels.to_string(), ENCODED).to_string())?;
+    }
     add("contact-revoke", "1")?;
     add("contact-receipts", "1")?;
     if stopping {

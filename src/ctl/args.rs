@@ -10,6 +10,7 @@ use protobuf::Enum as _;
 use super::bench::Bench;
 use super::help;
 use super::words::quote;
+use crate::labels::Selector;
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
 use crate::task::{Name, NameOf, Time};
@@ -519,6 +520,7 @@ Examples:
   contactctl submit 'reindex the catalogue' 'send the letters'
   contactctl submit --to workers --ttl 1h --file tasks.txt
   contactctl submit --to london --to paris 'read the meters'
+  contactctl submit --select 'os=linux,role in (web,api),!canary' uptime
   contactctl submit --to workers --whole --file report.json
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
@@ -536,6 +538,13 @@ pub(super) struct Submit {
     /// groups. Without it: for every group.
     #[arg(long, value_name = "GROUP", value_parser = addressee)]
     pub(super) to: Vec<String>,
+    /// With several --to: one task for all of them, and not one for each. They must be there.
+    #[arg(long, requires = "to")]
+    pub(super) together: bool,
+    /// For the groups whose labels match, as in os=linux,role in (web,api),!canary: =, ==, !=, in, notin, KEY (it is there) and !KEY (it
+    /// is not); a comma stands for and. Each group is asked once, when it comes to the task; the ledger says for which it was not.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector, conflicts_with = "to")]
+    pub(super) select: Option<String>,
     /// Idempotency key, for a single task: if it was accepted before with this key, that is said, and it is not submitted again.
     /// Another task with this key is refused, until the first one is cancelled.
     #[arg(long, value_name = "KEY", value_parser = key)]
@@ -858,6 +867,10 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
 }
 
 /// A policy, as the server will read it.
+fn selector(text: &str) -> Result<String, String> {
+    text.parse::<Selector>().map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 fn retry(policy: &str) -> Result<String, String> {
     policy.parse::<RetryPolicy>().map(|_| policy.to_owned())
 }

@@ -59,8 +59,10 @@ impl Spec {
         Spec {
             not_before: When::new(submit.not_before, submit.delay),
             expires_at: When::new(submit.expires_at, submit.ttl),
-            to: if submit.to.is_empty() { vec![String::new()] } else { submit.to.clone() },
+            to: if submit.to.is_empty() || submit.together { vec![String::new()] } else { submit.to.clone() },
             like: pb::NewTask {
+                groups: if submit.together { submit.to.clone() } else { Vec::new() },
+                select: submit.select.clone().unwrap_or_default(),
                 key: submit.key.clone().unwrap_or_default(),
                 max_attempts: submit.max_attempts.unwrap_or(0),
                 retry: submit.retry.clone().unwrap_or_default(),
@@ -171,7 +173,9 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
                 // All of a line goes together, so that how far a submission came can be told in lines.
                 Line::Task(text) => {
                     for task in self.spec.tasks(&text) {
+                        let named: usize = task.groups.iter().map(|group| group.len() + 4).sum();
                         batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
+                        batch.size += named + task.select.len();
                         batch.request.tasks.push(task);
                         batch.lines.push(self.line);
                     }

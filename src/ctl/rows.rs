@@ -31,6 +31,10 @@ pub(super) struct Task {
     pub(super) id: u64,
     task: String,
     to: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    select: Option<String>,
     accepted_at: Moment,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
@@ -46,6 +50,10 @@ pub(super) struct Task {
     retry: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_role: Option<String>,
 }
 
 impl From<pb::Task> for Task {
@@ -54,6 +62,8 @@ impl From<pb::Task> for Task {
             id: task.id,
             task: task.task,
             to: text_if_set(task.to),
+            groups: task.groups,
+            select: text_if_set(task.select),
             accepted_at: Moment(task.accepted_at),
             key: text_if_set(task.key),
             not_before: Moment::if_set(task.not_before),
@@ -62,18 +72,27 @@ impl From<pb::Task> for Task {
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             retry: text_if_set(task.retry),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
+            submitted_by: text_if_set(task.submitted_by),
+            submitted_role: text_if_set(task.submitted_role),
         }
     }
 }
 
 impl Task {
+    /// For whom it is. `None`: for every group.
+    fn audience(&self) -> Option<String> {
+        let several = || (!self.groups.is_empty()).then(|| self.groups.join(", "));
+        self.to.clone().or_else(several).or_else(|| self.select.as_ref().map(|select| format!("those with {select}")))
+    }
+
     /// What is set, each with its name.
     pub(super) fn properties(&self, times: Times) -> Vec<(&'static str, String)> {
         let show = |at| times.both(at);
+        let by = |name: &String| format!("{name} ({})", self.submitted_role.as_deref().unwrap_or_default());
         let mut all = vec![
             ("task", self.id.to_string()),
             ("text", self.task.clone()),
-            ("to", self.to.clone().unwrap_or_else(|| "every group".into())),
+            ("to", self.audience().unwrap_or_else(|| "every group".into())),
             ("accepted", show(self.accepted_at)),
         ];
         let optional = [
@@ -84,6 +103,7 @@ impl Task {
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
             ("retry", self.retry.clone()),
             ("priority", self.priority.clone()),
+            ("submitted by", self.submitted_by.as_ref().map(by)),
         ];
         all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
         all
@@ -94,7 +114,7 @@ impl Row for Task {
     const COLUMNS: &'static [Column] =
         &[Column::Number("ID"), Column::Word("ACCEPTED"), Column::Name("TO"), Column::Text("TASK")];
     fn cells(&self, times: Times) -> Vec<String> {
-        let to = or_dash(self.to.as_deref().unwrap_or_default());
+        let to = or_dash(&self.audience().unwrap_or_default());
         vec![self.id.to_string(), times.show(self.accepted_at), to, self.task.clone()]
     }
 }
@@ -229,6 +249,8 @@ pub(super) struct Client {
     #[serde(skip_serializing_if = "Option::is_none")]
     draining: Option<Draining>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     working: Option<Working>,
 }
 
@@ -287,6 +309,7 @@ impl From<pb::Client> for Client {
         Client {
             draining: client.draining.into_option().map(Draining::from),
             working: client.working.into_option().map(Working::from),
+            labels: text_if_set(client.labels),
             client: client.client,
             group: client.group,
             peer: client.peer,
@@ -307,6 +330,7 @@ impl Row for Client {
         Column::Number("WINDOW"),
         Column::Number("IN FLIGHT"),
         Column::Number("DELIVERED"),
+        Column::Name("LABELS"),
         Column::Text("STATE"),
     ];
     fn cells(&self, times: Times) -> Vec<String> {
@@ -324,6 +348,7 @@ impl Row for Client {
             window,
             self.in_flight.to_string(),
             self.delivered.to_string(),
+            or_dash(self.labels.as_deref().unwrap_or_default()),
             state,
         ]
     }
@@ -344,6 +369,8 @@ pub(super) struct Group {
     never_came: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
 }
 
 impl From<pb::Group> for Group {
@@ -360,6 +387,7 @@ impl From<pb::Group> for Group {
             dead: group.dead,
             never_came: group.never_came,
             retry: Some(group.retry).filter(|retry| !retry.is_empty()),
+            labels: text_if_set(group.labels),
         }
     }
 }

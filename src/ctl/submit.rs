@@ -159,8 +159,10 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
     if submit.whole && submit.file.is_none() && submit.texts != ["-"] {
         return Err(Error::Usage("--whole is for what comes from --file, or with - from standard input".into()));
     }
-    if submit.key.is_some() && submit.to.len() > 1 {
-        return Err(Error::Usage("--key is for a single task: give one --to, or a key to each group's task".into()));
+    if submit.key.is_some() && submit.to.len() > 1 && !submit.together {
+        return Err(Error::Usage(
+            "--key is for a single task: give one --to, --together, or a key to each group's task".into(),
+        ));
     }
     let mut input = Input::open(&submit)?;
     let link = Link::connect(to)?;
@@ -208,7 +210,7 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
     let first = report.tally.first().filter(|_| !report.out.json && report.known.is_none());
     let done = report.finish(began, known);
     if let Some(first) = first {
-        follow_up::say(&link, to.address, first, submit.to.len());
+        follow_up::say(&link, to.address, first, if submit.together { 1 } else { submit.to.len() });
     }
     done
 }

@@ -140,8 +140,15 @@ export function badge() {
 const TONES = {
   waiting: 'idle', 'in flight': 'busy', settled: 'good', dead: 'bad',
   DONE: 'good', RETRY: 'warn', FAILED: 'bad', LOST: 'warn', TIMED_OUT: 'warn', EXHAUSTED: 'bad', EXPIRED: 'warn',
-  CANCELLED: 'idle', REVIVED: 'busy', DROPPED: 'idle', RELEASED: 'idle',
+  CANCELLED: 'idle', REVIVED: 'busy', DROPPED: 'idle', RELEASED: 'idle', NOT_SELECTED: 'idle',
 };
+
+/** For whom a task is. */
+export function audience(task) {
+  if (task.to !== null) return task.to;
+  if (task.groups) return task.groups.join(', ');
+  return task.select ? t('task.select', task.select) : t('group.everyone');
+}
 
 /** A badge for an outcome. */
 export function outcome() {

@@ -18,7 +18,7 @@ use super::roles::{Role, Row, row};
 use super::tokens::{OPERATOR_FILE, Token, Tokens};
 use crate::broker::Join;
 use crate::secret::Secret;
-use crate::task::{Name, NameOf, NewTask};
+use crate::task::{Name, NameOf, NewTask, Submitter};
 
 /// Whether callers have to say who they are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -296,11 +296,18 @@ impl Caller {
         matches!(self.who, Some(Who::Token(_)))
     }
 
-    /// Whether it may submit that task.
-    pub(super) fn allows(&self, task: &NewTask) -> Result<(), Refusal> {
-        match &self.who {
-            Some(Who::Token(token)) => token.allows(task),
-            _ => Ok(()),
+    /// What makes tasks its own that it may submit, and refuses the others.
+    pub(super) fn submits(&self) -> impl Fn(NewTask) -> Result<NewTask, Refusal> {
+        let submitter = |identity: &Identity| Submitter {
+            name: identity.name.as_str().to_owned(),
+            role: identity.role.as_str().to_owned(),
+        };
+        let by = self.who.as_ref().map(|who| Arc::new(submitter(who.identity())));
+        move |task| {
+            if let Some(Who::Token(token)) = &self.who {
+                token.allows(&task)?;
+            }
+            Ok(NewTask { by: by.clone(), ..task })
         }
     }
 

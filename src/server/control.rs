@@ -18,7 +18,8 @@ use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::broker::Cancelled;
 use crate::codec::{Decoded, First, Requests};
-use crate::task::{Name, NameOf};
+use crate::store::{Accepted, StoreError};
+use crate::task::{Name, NameOf, NewTask};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
 
@@ -230,7 +231,7 @@ async fn accept_all(
     request: pb::SubmitRequest,
 ) -> Result<pb::SubmitResponse, Refusal> {
     operator.traffic.count(Flow::Submitted, 1, convert::bytes(&request));
-    let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
+    let (tasks, refused) = convert::new_tasks(request, operator.limit, caller.submits());
     if let Some((index, why)) = refused.into_iter().next() {
         return Err(Refusal::InRequest { index, why: Box::new(why) });
     }
@@ -268,13 +269,8 @@ async fn begin_accepting(
     let begun = match message(item) {
         Ok(request) => {
             operator.traffic.count(Flow::SubmittedByStream, 1, convert::bytes(&request));
-            let (tasks, refused) = convert::new_tasks(request, operator.limit, |task| caller.allows(task));
-            let count = tasks.len();
-            match in_turn(&caller, count).await {
-                Ok(()) => operator.begin_submit(tasks).await.map(|accepted| (accepted, refused, count)),
-                Err(why) => Err(why),
-            }
-            .map_err(Ended::from)
+            let (tasks, refused) = convert::new_tasks(request, operator.limit, caller.submits());
+            submit_some(&operator, &caller, tasks, refused).await.map_err(Ended::from)
         }
         Err(ended) => Err(ended),
     };
@@ -284,6 +280,21 @@ async fn begin_accepting(
         caller.submitted(accepted.first_id, count);
         Ok(convert::accepted(accepted, refused))
     }
+}
+
+/// Submits those of the tasks that can be: says which cannot, beside those that are `refused` already, and how many it were.
+async fn submit_some(
+    operator: &Operator,
+    caller: &Caller,
+    mut tasks: Vec<NewTask>,
+    mut refused: Vec<(usize, Refusal)>,
+) -> Result<(impl Future<Output = Result<Accepted, StoreError>> + Send + use<>, Vec<(usize, Refusal)>, usize), Refusal>
+{
+    let unknown = operator.take_unknown(&mut tasks).await?;
+    convert::refuse_more(&mut refused, unknown);
+    let count = tasks.len();
+    in_turn(caller, count).await?;
+    Ok((operator.begin_submit(tasks).await?, refused, count))
 }
 
 /// Waits until it may submit so many tasks. Whoever sends is held up meanwhile.

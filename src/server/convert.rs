@@ -15,7 +15,9 @@ use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining, Said};
 use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
-use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{
+    Audience, Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time,
+};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
@@ -23,12 +25,12 @@ use crate::wire::control as pb;
 pub(super) fn new_tasks(
     request: pb::SubmitRequest,
     limit: usize,
-    allowed: impl Fn(&NewTask) -> Result<(), Refusal>,
+    submits: impl Fn(NewTask) -> Result<NewTask, Refusal>,
 ) -> (Vec<NewTask>, Vec<(usize, Refusal)>) {
     let (mut tasks, mut refused) = (Vec::with_capacity(request.tasks.len()), Vec::new());
     for (index, task) in request.tasks.into_iter().enumerate() {
         let task = task_request(task).and_then(|task| task.check(limit, tasks.last()));
-        match task.and_then(|task| allowed(&task).map(|()| task)) {
+        match task.and_then(&submits) {
             Ok(task) => tasks.push(task),
             Err(why) => refused.push((index, why)),
         }
@@ -73,6 +75,8 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
     Ok(TaskRequest {
         text: task.task,
         to: task.to,
+        groups: task.groups,
+        select: task.select,
         key: task.key,
         not_before: time(task.not_before),
         expires_at: time(task.expires_at),
@@ -105,11 +109,25 @@ fn text(name: Option<Name>) -> String {
     name.map_or(String::new(), |name| name.as_str().to_owned())
 }
 
+/// What makes places in a request of the places among those that are left of it when these were refused.
+fn places(refused: &[(usize, Refusal)]) -> impl Fn(usize) -> usize + use<> {
+    // So many were left before each that was refused.
+    let before: Vec<usize> = refused.iter().enumerate().map(|(nth, (index, _))| index - nth).collect();
+    move |nth| nth + before.partition_point(|left| *left <= nth)
+}
+
+/// Adds to what was refused of a request what is refused of the rest, by its places there.
+pub(super) fn refuse_more(refused: &mut Vec<(usize, Refusal)>, more: Vec<(usize, Refusal)>) {
+    if !more.is_empty() {
+        let place = places(refused);
+        refused.extend(more.into_iter().map(|(nth, why)| (place(nth), why)));
+        refused.sort_by_key(|(index, _)| *index);
+    }
+}
+
 /// What came of a request of which these were `refused` before the others were submitted.
 pub(super) fn accepted(accepted: Accepted, mut refused: Vec<(usize, Refusal)>) -> pb::SubmitResponse {
-    // Places among those that were submitted become places in the request: so many were submitted before each that was refused.
-    let before: Vec<usize> = refused.iter().enumerate().map(|(nth, (index, _))| index - nth).collect();
-    let place = |nth: usize| nth + before.partition_point(|submitted| *submitted <= nth);
+    let place = places(&refused);
     let known = accepted.known.iter().map(|nth| place(*nth) as u32).collect();
     let reused: Vec<_> = accepted.reused.into_iter().map(|why| (place(why.place), why.into())).collect();
     refused.extend(reused);
@@ -194,10 +212,14 @@ pub(super) fn task_page(tasks: Vec<Task>) -> pb::TaskPage {
 fn task(task: Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let (over_at, cancelled) = (spec.over_at(), spec.cancelled_at().is_some());
+    let by = spec.by.as_ref();
+    let (groups, select) = audience(spec.audience.as_deref());
     pb::Task {
         id,
         task: spec.text,
         to: text(spec.to),
+        groups,
+        select,
         accepted_at: accepted_at.0,
         key: spec.key.unwrap_or_default(),
         not_before: millis(spec.not_before),
@@ -205,6 +227,8 @@ fn task(task: Task) -> pb::Task {
         cancelled,
         max_attempts: spec.max_attempts.unwrap_or(0),
         retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
+        submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
+        submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
         priority: match spec.priority {
             Priority::Normal => pb::Priority::NORMAL,
             Priority::High => pb::Priority::HIGH,
@@ -212,6 +236,15 @@ fn task(task: Task) -> pb::Task {
         }
         .into(),
         ..pb::Task::default()
+    }
+}
+
+/// The groups that are named, or the selector.
+pub(super) fn audience(audience: Option<&Audience>) -> (Vec<String>, String) {
+    match audience {
+        Some(Audience::Groups(names)) => (names.iter().map(|name| name.as_str().to_owned()).collect(), String::new()),
+        Some(Audience::Matching(selector)) => (Vec::new(), selector.to_string()),
+        None => Default::default(),
     }
 }
 
@@ -271,6 +304,7 @@ fn client(client: ClientInfo) -> pb::Client {
         window: client.window.map_or(0, |window| window as u32),
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
+        labels: client.labels.to_string(),
         draining: client.draining.as_ref().map(draining).into(),
         working: client.working.map(working).into(),
         ..pb::Client::default()
@@ -321,6 +355,7 @@ pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
         dead,
         never_came: info.never_came,
         retry: info.retry.to_string(),
+        labels: info.labels.to_string(),
         ..pb::Group::default()
     };
     pb::ListGroupsResponse {
@@ -531,6 +566,8 @@ mod tests {
         let request = pb::SubmitRequest {
             tasks: vec![
                 pb::NewTask { task: "t".into(), to: "g".into(), retry: "first=1s".into(), ..pb::NewTask::default() },
+                pb::NewTask { task: "v".into(), groups: vec!["a".into(), "b".into()], ..pb::NewTask::default() },
+                pb::NewTask { task: "w".into(), select: "os=linux,role in (web,api)".into(), ..pb::NewTask::default() },
                 pb::NewTask { task: "u".into(), key: "k".into(), ttl_ms: Some(1 << 63), ..pb::NewTask::default() },
             ],
             ..pb::SubmitRequest::default()
@@ -549,7 +586,7 @@ mod tests {
                 if let Ok(request) = read::<pb::SubmitRequest>(bytes) {
                     let (count, size) = (request.tasks.len(), self::bytes(&request));
                     assert!(size <= bytes.len());
-                    let (tasks, refused) = new_tasks(request, 1024, |_| Ok(()));
+                    let (tasks, refused) = new_tasks(request, 1024, Ok);
                     assert_eq!(tasks.len() + refused.len(), count);
                     refused.iter().for_each(|(_, why)| sentence(why));
                     assert!(tasks.iter().all(|task| (1..=1024).contains(&task.text.len())));

@@ -10,6 +10,7 @@ use percent_encoding::percent_decode;
 use super::access::{Access, Caller};
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
+use crate::labels::{LabelError, Labels};
 use crate::task::{Name, NameError, NameOf};
 
 /// Most tasks in one message, whatever the client asks for.
@@ -100,6 +101,7 @@ impl Metadata {
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
+            "contact-labels" => join.labels = labels("contact-labels", value)?,
             "contact-from" => {
                 let from = std::str::from_utf8(value).ok().and_then(StartAt::of);
                 join.from = Some(from.ok_or_else(|| problem("contact-from", "must be \"first\" or \"new\"".into()))?);
@@ -123,6 +125,13 @@ fn name(key: &'static str, value: &[u8]) -> Result<Name, Refusal> {
     let decoded = percent_decode(value).decode_utf8();
     let name = decoded.map_err(|_| problem(key, "must be UTF-8, percent-encoded as in a URL".into()))?;
     Name::new(NameOf::Metadata, &name).map_err(|e| problem(key, e.to_string()))
+}
+
+/// Labels, percent-encoded where they are not ASCII.
+fn labels(key: &'static str, value: &[u8]) -> Result<Labels, Refusal> {
+    let decoded = percent_decode(value).decode_utf8();
+    let labels = decoded.map_err(|_| problem(key, "must be UTF-8, percent-encoded as in a URL".into()))?;
+    labels.parse().map_err(|error: LabelError| problem(key, error.to_string()))
 }
 
 /// What tells processes apart. Nobody reads it, so it is taken as it comes.
@@ -171,6 +180,8 @@ mod tests {
         assert_eq!(set("contact-max-message", b"67108864").unwrap().join.max_message, Some(64 << 20));
         assert_eq!(set("contact-from", b"new").unwrap().join.from, Some(StartAt::New));
         assert_eq!(set("contact-heartbeat", b"5").unwrap().join.heartbeat, Some(Duration::from_secs(5)));
+        let labels = set("contact-labels", b"role=web, os=linux,%E5%8C%BA=%E4%B8%80").unwrap().join.labels;
+        assert_eq!(labels.to_string(), "os=linux,role=web,区=一");
         assert!(set("contact-revoke", b"1").unwrap().join.revoke);
         assert!(set("contact-receipts", b"1").unwrap().join.receipts);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
@@ -196,7 +207,10 @@ mod tests {
     #[test]
     fn junk_is_refused_with_the_name_of_its_key() {
         let long = [b'x'; Name::MAX + 1];
-        let junk: [(&str, &[u8]); 15] = [
+        let junk: [(&str, &[u8]); 18] = [
+            ("contact-labels", b"=web"),
+            ("contact-labels", b"role=web,role=db"),
+            ("contact-labels", b"%ff=a"),
             ("contact-begins", b"yes"),
             ("contact-client", b""),
             ("contact-client", b"a\nb"),
@@ -221,7 +235,8 @@ mod tests {
 
     #[test]
     fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
-        const KEYS: [&str; 13] = [
+        const KEYS: [&str; 14] = [
+            "contact-labels",
             "contact-client",
             "contact-instance",
             "contact-group",
@@ -236,23 +251,35 @@ mod tests {
             "contact-from",
             "user-agent",
         ];
-        any_text(&["%E5%B7%A5%e4%ba%ba", "web-1/3", "50%-%4", "1", "18446744073709551615", "first"], 4096, |text| {
-            for key in KEYS {
-                // As bytes, which need not be text: without their first.
-                for value in [text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default()] {
-                    match set(key, value) {
-                        Err(why) => assert!(why.len() <= 512 && why.contains(key), "{why}"),
-                        Ok(read) => {
-                            let join = read.join;
-                            assert!((1..=MAX_BATCH).contains(&read.batch));
-                            assert!(join.window != Some(0) && join.max_message != Some(0));
-                            for name in [join.client, join.group, join.instance].into_iter().flatten() {
-                                assert!(!name.as_str().contains(char::is_control));
+        any_text(
+            &[
+                "os=linux,role=web,canary",
+                "%E5%B7%A5%e4%ba%ba",
+                "web-1/3",
+                "50%-%4",
+                "1",
+                "18446744073709551615",
+                "first",
+            ],
+            4096,
+            |text| {
+                for key in KEYS {
+                    // As bytes, which need not be text: without their first.
+                    for value in [text.as_bytes(), text.as_bytes().get(1..).unwrap_or_default()] {
+                        match set(key, value) {
+                            Err(why) => assert!(why.len() <= 512 && why.contains(key), "{why}"),
+                            Ok(read) => {
+                                let join = read.join;
+                                assert!((1..=MAX_BATCH).contains(&read.batch));
+                                assert!(join.window != Some(0) && join.max_message != Some(0));
+                                for name in [join.client, join.group, join.instance].into_iter().flatten() {
+                                    assert!(!name.as_str().contains(char::is_control));
+                                }
                             }
                         }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 }

@@ -39,7 +39,9 @@ use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Positions, Reader};
-use crate::task::{GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
+use crate::task::{
+    Audience, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time,
+};
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
 /// snapshots and lists come less often.
@@ -81,6 +83,10 @@ pub(super) struct Identities {
 pub(super) struct TaskRequest {
     pub(super) text: String,
     pub(super) to: String,
+    /// Several groups, instead of `to`.
+    pub(super) groups: Vec<String>,
+    /// The text of a selector, instead of `to`.
+    pub(super) select: String,
     pub(super) key: String,
     pub(super) not_before: Option<Time>,
     pub(super) expires_at: Option<Time>,
@@ -151,11 +157,13 @@ impl TaskRequest {
             }
         }
         let policy = retry_policy(&self.retry)?;
+        let (named, audience) = audience(&self.to, self.groups, &self.select)?;
         Ok(NewTask {
             to: match before.and_then(|before| before.to.as_ref()).filter(|to| to.as_str() == self.to) {
                 Some(to) => Some(to.clone()),
-                None => if_set(NameOf::To, &self.to)?,
+                None => named.map_or_else(|| if_set(NameOf::To, &self.to), |named| Ok(Some(named)))?,
             },
+            audience: audience.map(Arc::new),
             // Held to the same rule as names, so that an index on keys stays small.
             key: if_set(NameOf::Key, &self.key)?.map(|key| key.as_str().to_owned()),
             not_before,
@@ -166,6 +174,28 @@ impl TaskRequest {
             text,
             ..NewTask::default()
         })
+    }
+}
+
+/// For whom a broadcast is, if not for all; or the one group that is named among several.
+fn audience(to: &str, groups: Vec<String>, select: &str) -> Result<(Option<Name>, Option<Audience>), Refusal> {
+    if !select.is_empty() {
+        return match to.is_empty() && groups.is_empty() {
+            true => Ok((None, Some(Audience::Matching(select.parse()?)))),
+            false => Err(Refusal::SelectorAndGroup),
+        };
+    }
+    if groups.is_empty() {
+        return Ok((None, None));
+    }
+    let to = Some(to).filter(|to| !to.is_empty());
+    if groups.len() + to.iter().len() > Audience::MOST_GROUPS {
+        return Err(Refusal::TooManyTargets);
+    }
+    let names = to.into_iter().chain(groups.iter().map(String::as_str)).map(|name| Name::new(NameOf::To, name));
+    match Audience::groups(names.collect::<Result<_, _>>()?) {
+        Audience::Groups(mut names) if names.len() == 1 => Ok((names.pop(), None)),
+        several => Ok((None, Some(several))),
     }
 }
 
@@ -207,8 +237,37 @@ impl Operator {
         Ok(self.queries.run(move |reader| reader.outcomes_of(id)).await?)
     }
 
+    /// Takes those out of the tasks that name several groups of which some are not there: each with its place.
+    pub(super) async fn take_unknown(&self, tasks: &mut Vec<NewTask>) -> Result<Vec<(usize, Refusal)>, Refusal> {
+        let names = |task: &NewTask| match task.audience.as_deref() {
+            Some(Audience::Groups(names)) => names.clone(),
+            _ => Vec::new(),
+        };
+        let mut asked: Vec<GroupName> = tasks.iter().flat_map(names).collect();
+        if asked.is_empty() {
+            return Ok(Vec::new());
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        let unknown = self.broker.unknown(asked).await?;
+        let (mut refused, mut place) = (Vec::new(), 0);
+        tasks.retain(|task| {
+            let missing: Vec<_> = names(task).into_iter().filter(|name| unknown.binary_search(name).is_ok()).collect();
+            let stays = missing.is_empty();
+            if !stays {
+                refused.push((place, Refusal::NoSuchGroups(missing)));
+            }
+            place += 1;
+            stays
+        });
+        Ok(refused)
+    }
+
     /// Accepts all of the tasks, or none.
-    pub(super) async fn submit(&self, tasks: Vec<NewTask>) -> Result<Accepted, Refusal> {
+    pub(super) async fn submit(&self, mut tasks: Vec<NewTask>) -> Result<Accepted, Refusal> {
+        if let Some((index, why)) = self.take_unknown(&mut tasks).await?.into_iter().next() {
+            return Err(Refusal::InRequest { index, why: Box::new(why) });
+        }
         let mut accepted = self.broker.submit(tasks).await?;
         match accepted.reused.is_empty() {
             true => Ok(accepted),
@@ -221,7 +280,11 @@ impl Operator {
 
     /// Accepts the task; says its id, and whether that was known by its key.
     pub(super) async fn submit_one(&self, task: NewTask) -> Result<(TaskId, bool), Refusal> {
-        let accepted = self.broker.submit(vec![task]).await?;
+        let mut tasks = vec![task];
+        if let Some((_, why)) = self.take_unknown(&mut tasks).await?.pop() {
+            return Err(why);
+        }
+        let accepted = self.broker.submit(tasks).await?;
         match accepted.reused.into_iter().next() {
             Some(why) => Err(why.into()),
             None => Ok((accepted.first_id, !accepted.known.is_empty())),
@@ -366,7 +429,7 @@ impl Operator {
         Ok((cancelled, already))
     }
 
-    /// Gives a task again: to this group, or to each that settled it without [`Outcome::Done`]. Says to how many.
+    /// Gives a task again: to this group, or to each that it was for and that settled it without [`Outcome::Done`]. Says to how many.
     pub(super) async fn retry(&self, id: TaskId, group: Option<GroupName>) -> Result<usize, Refusal> {
         let task = self.task(id).await?;
         let names = match group {
@@ -374,7 +437,9 @@ impl Operator {
             Some(group) => return Err(BrokerError::from(GroupError::Unknown(group)).into()),
             None => {
                 let results = self.outcomes_of(id).await?;
-                let undone = settlements(&results).into_iter().filter(|(_, r)| r.result.outcome != Outcome::Done);
+                let undone = settlements(&results)
+                    .into_iter()
+                    .filter(|(_, r)| !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected));
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
                 names

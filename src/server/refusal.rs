@@ -15,9 +15,10 @@ use super::refusal_counts;
 use super::roles::Role;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::codec::{NoMessage, Unreadable};
+use crate::labels::SelectorError;
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
-use crate::task::{Name, NameError, NameOf, TaskId, Time};
+use crate::task::{Audience, Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -65,6 +66,18 @@ pub(super) enum Refusal {
     KeyReused(#[from] KeyReused),
     #[error("{0}")]
     Retry(String),
+    #[error("the selector makes no sense {0}; it is written as in os=linux,role in (web,api),!canary")]
+    Selector(#[from] SelectorError),
+    #[error("a selector is for what every group comes to: leave it out, or the groups")]
+    SelectorAndGroup,
+    #[error("a task names {max} groups at most: submit it once more for the others", max = Audience::MOST_GROUPS)]
+    TooManyTargets,
+    #[error(
+        "a task for several groups is for those that are there, and {} {}; contactctl groups",
+        listed(.0),
+        if .0.len() == 1 { "is not" } else { "are not" }
+    )]
+    NoSuchGroups(Vec<Name>),
     #[error("task {index} of the request: {why}")]
     InRequest { index: usize, why: Box<Refusal> },
     #[error("there is no task {0}: the newest is {1}, and old ones are removed once they are settled")]
@@ -128,6 +141,15 @@ pub(super) enum Refusal {
     NoSuchIdentity(String),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
+}
+
+/// The first few of some names.
+fn listed(names: &[Name]) -> String {
+    const MOST: usize = 3;
+    let shown: Vec<_> =
+        names.iter().take(MOST).map(|name| name.as_str().chars().take(64).collect::<String>()).collect();
+    let more = if names.len() > MOST { format!(" and {} more", names.len() - MOST) } else { String::new() };
+    shown.join(", ") + &more
 }
 
 impl From<BackupError> for Refusal {
@@ -216,6 +238,9 @@ impl Refusal {
             Refusal::Name(_) => Reason::NAME_INVALID,
             Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::Retry(_) => Reason::RETRY_INVALID,
+            Refusal::Selector(_) | Refusal::SelectorAndGroup => Reason::SELECTOR_INVALID,
+            Refusal::TooManyTargets => Reason::TARGETS_TOO_MANY,
+            Refusal::NoSuchGroups(_) => Reason::GROUP_UNKNOWN,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
@@ -272,6 +297,9 @@ impl Refusal {
                 metadata.insert("index".into(), index.to_string());
                 return metadata;
             }
+            Refusal::Selector(error) => &[("at", &error.at)],
+            Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
+            Refusal::NoSuchGroups(names) => &[("group", &names[0])],
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
@@ -322,6 +350,8 @@ impl Refusal {
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
             Refusal::Retry(_) => "retry",
+            Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
+            Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",
             Refusal::NestedBatch => "batch",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),

@@ -19,7 +19,7 @@ use super::refusal::Refusal;
 use super::roles::Role;
 use crate::private_file;
 use crate::secret::{PREFIX, Secret};
-use crate::task::{GroupName, Name, NameOf, NewTask, Time};
+use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Time};
 
 /// In the data folder.
 const FILE: &str = "tokens.json";
@@ -120,10 +120,20 @@ impl Token {
     /// Whether a task may be for whom it is.
     pub(super) fn allows(&self, task: &NewTask) -> Result<(), Refusal> {
         let targets = &self.grant.targets;
-        let to = task.to.as_ref().map(Name::as_str);
-        match targets.is_empty() || to.is_some_and(|to| targets.iter().any(|target| target == to)) {
+        let may = |to: &Name| targets.iter().any(|target| target == to.as_str());
+        let (to, is_allowed) = match (&task.to, task.audience.as_deref()) {
+            (None, Some(Audience::Groups(names))) => {
+                let foreign = names.iter().find(|name| !may(name));
+                (foreign, foreign.is_none())
+            }
+            // Whoever matches a selector is not known yet: it is as good as everyone.
+            (to, _) => (to.as_ref(), to.as_ref().is_some_and(may)),
+        };
+        match targets.is_empty() || is_allowed {
             true => Ok(()),
-            false => Err(Refusal::TargetNotAllowed { to: to.map(str::to_owned), identity: self.identity.to_string() }),
+            false => {
+                Err(Refusal::TargetNotAllowed { to: to.map(Name::to_string), identity: self.identity.to_string() })
+            }
         }
     }
 

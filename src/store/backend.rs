@@ -6,8 +6,11 @@ use std::sync::Arc;
 
 use super::{MakeBackup, Space, StoreError};
 use crate::attempts::Attempts;
+use crate::labels::Labels;
 use crate::retry::RetryPolicy;
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{
+    Audience, ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+};
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -90,6 +93,8 @@ pub struct GroupState {
     pub paused: bool,
     /// What is said of retries of its tasks.
     pub retry: RetryPolicy,
+    /// What it is: what the client said that came last.
+    pub labels: Labels,
     /// When a client of it was last connected.
     pub last_used: Time,
     /// For each priority (high, normal, low): every task of it up to here is settled, or stands in `open`.
@@ -130,6 +135,8 @@ pub struct Keyed {
     pub id: TaskId,
     /// The group it is for.
     pub to: Option<GroupName>,
+    /// Or which groups.
+    pub audience: Option<Arc<Audience>>,
     /// What to do.
     pub text: String,
 }

@@ -10,7 +10,7 @@ use super::{
     Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask,
     Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
 };
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -111,7 +111,10 @@ impl Backend for Memory {
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         let rows = self.rows();
         let task = rows.keys.get(key).and_then(|id| rows.tasks.binary_search_by_key(id, |task| task.id).ok());
-        let keyed = |task: &Task| Keyed { id: task.id, to: task.spec.to.clone(), text: task.spec.text.clone() };
+        let keyed = |task: &Task| {
+            let NewTask { to, audience, text, .. } = task.spec.clone();
+            Keyed { id: task.id, to, audience, text }
+        };
         Ok(task.map(|at| keyed(&rows.tasks[at])))
     }
 

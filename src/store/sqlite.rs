@@ -15,7 +15,7 @@ use super::{
     Backend, Batch, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered, Removal,
     Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
-use crate::task::{GroupName, NewResult, Outcome, TaskId};
+use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 
 mod backup;
 mod chunks;
@@ -41,6 +41,8 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/4.sql"),
     include_str!("sqlite/5.sql"),
     include_str!("sqlite/6.sql"),
+    include_str!("sqlite/7.sql"),
+    include_str!("sqlite/8.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -242,7 +244,11 @@ impl Backend for Sqlite {
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         let task = tasks::keyed(&self.conn, key).map_err(explain(&self.path))?;
-        Ok(task.map(|task| Keyed { id: task.id, to: task.spec.to, text: task.spec.text }))
+        let keyed = |task: Task| {
+            let NewTask { to, audience, text, .. } = task.spec;
+            Keyed { id: task.id, to, audience, text }
+        };
+        Ok(task.map(keyed))
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -174,7 +174,11 @@ impl Kept {
 
 /// About what a task takes in memory, in bytes: its texts, and what is around them.
 fn size(task: &Task) -> usize {
-    size_of::<Task>() + 32 + task.spec.text.len() + task.spec.key.as_ref().map_or(0, String::len)
+    size_of::<Task>()
+        + 32
+        + task.spec.text.len()
+        + task.spec.key.as_ref().map_or(0, String::len)
+        + task.spec.audience.as_ref().map_or(0, |audience| audience.size())
 }
 
 impl fmt::Debug for Tail {

@@ -16,8 +16,8 @@ use super::{
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::task::{
-    ClientId, GroupName, LONGEST_LATE, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
-    cut,
+    Audience, ClientId, GroupName, LONGEST_LATE, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId,
+    TaskResult, Time, cut,
 };
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
@@ -520,17 +520,19 @@ impl Round {
     fn find(&mut self, spec: &NewTask, backend: &mut Patient) -> Result<Option<(TaskId, bool)>, StoreError> {
         let Some(key) = &spec.key else { return Ok(None) };
         // When, how often and how urgently may have been worked out anew.
-        let same = |text: &String, to: &Option<GroupName>| *text == spec.text && *to == spec.to;
+        let same = |text: &String, to: &Option<GroupName>, audience: &Option<Arc<Audience>>| {
+            *text == spec.text && *to == spec.to && *audience == spec.audience
+        };
         let in_batch = self.keys.get(key).and_then(|id| {
             let at = self.batch.tasks.binary_search_by_key(id, |task| task.id).ok()?;
             Some(&self.batch.tasks[at])
         });
         if let Some(task) = in_batch {
-            return Ok(Some((task.id, same(&task.spec.text, &task.spec.to))));
+            return Ok(Some((task.id, same(&task.spec.text, &task.spec.to, &task.spec.audience))));
         }
         let kept = backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone()))?;
         let kept = kept.filter(|kept| !self.batch.freed.contains(&kept.id));
-        Ok(kept.map(|kept| (kept.id, same(&kept.text, &kept.to))))
+        Ok(kept.map(|kept| (kept.id, same(&kept.text, &kept.to, &kept.audience))))
     }
 
     fn append(&mut self, spec: NewTask) -> TaskId {

@@ -398,6 +398,40 @@ fn who_submits_does_so_for_whom_the_token_names_and_no_faster_than_it_says() {
     });
 }
 
+#[test]
+fn who_submitted_a_task_stands_in_its_ledger_wherever_one_looks() {
+    let server = Server::start(&["--auth", "required"]);
+    let operator = fs::read_to_string(server.data().join("operator.token")).unwrap().trim().to_owned();
+    let made = server.ctl(&["token", "create", "ci", "--role", "submit"]).remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("ci.token");
+    fs::write(&file, made["secret"].as_str().unwrap()).unwrap();
+    server.ctl(&["submit", "by an operator"]);
+    server.ctl(&["submit", "by ci", "--token-file", file.to_str().unwrap()]);
+    let body = "{\"text\":\"by ci, over HTTP\"}";
+    let request = format!(
+        "POST /api/tasks HTTP/1.1\r\nhost: 127.0.0.1\r\nx-contact: 1\r\nauthorization: Bearer {}\r\n\
+         connection: close\r\ncontent-length: {}\r\n\r\n{body}",
+        made["secret"].as_str().unwrap(),
+        body.len()
+    );
+    assert_eq!(exchange(&server.http, request.as_bytes()).status, 200);
+    for (id, name, role) in [("1", "local", "operator"), ("2", "ci", "submit"), ("3", "ci", "submit")] {
+        let task = server.ctl(&["task", id]).remove(0);
+        let by = |value: &serde_json::Value| (value["submitted_by"].clone(), value["submitted_role"].clone());
+        assert_eq!(by(&task), (name.into(), role.into()), "{task}");
+        let request = format!(
+            "GET /api/tasks/{id} HTTP/1.1\r\nhost: 127.0.0.1\r\nauthorization: Bearer {operator}\r\nconnection: close\r\n\r\n"
+        );
+        let reply = exchange(&server.http, request.as_bytes());
+        assert_eq!(by(&serde_json::from_str(&reply.body).unwrap()), (name.into(), role.into()), "{reply:?}");
+    }
+    let mut ctl = Command::new(CTL);
+    ctl.args(["task", "2", "--server", &server.control]).env("CONTACT_DATA", server.data());
+    let shown = String::from_utf8(ctl.output().unwrap().stdout).unwrap();
+    assert!(shown.contains("submitted by") && shown.contains("ci (submit)"), "{shown}");
+}
+
 /// Where a token may not stand: what the programs print and log, what they hand to commands, and how they are called.
 #[test]
 fn a_token_stands_in_no_log_no_settings_no_environment_and_no_command_line() {

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
+use contact::labels::Labels;
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, OpenTask, Recovered};
-use contact::task::{ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{Audience, ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 use super::world::Stream;
 
@@ -19,6 +20,8 @@ pub(crate) struct Known {
     pub(crate) broadcast_after: TaskId,
     pub(crate) paused: bool,
     pub(crate) retry: RetryPolicy,
+    /// What the client said that came last.
+    pub(crate) labels: Labels,
     /// Which one it is, if there was one of its name before.
     generation: usize,
 }
@@ -202,8 +205,21 @@ impl Model {
     pub(crate) fn wants(&self, group: &GroupName, task: &Task) -> bool {
         match &task.spec.to {
             Some(to) => to == group,
-            None => self.groups.get(group).is_some_and(|known| task.id > known.broadcast_after),
+            None => {
+                is_named(task, group) && self.groups.get(group).is_some_and(|known| task.id > known.broadcast_after)
+            }
         }
+    }
+
+    /// Broadcasts that are for other groups, which this one may not have passed: until then they are counted.
+    pub(crate) fn others<'a>(&self, group: &GroupName, tasks: impl Iterator<Item = &'a Arc<Task>>) -> usize {
+        let after = self.groups[group].broadcast_after;
+        tasks.filter(|task| task.spec.to.is_none() && task.id > after && !is_named(task, group)).count()
+    }
+
+    /// A client of the group came.
+    pub(crate) fn says(&mut self, group: &GroupName, labels: &Labels) {
+        self.groups.get_mut(group).unwrap().labels = labels.clone();
     }
 
     pub(crate) fn is_settled(&self, group: &GroupName, task: TaskId) -> bool {
@@ -229,7 +245,13 @@ impl Model {
         self.generations += 1;
         let generation = self.generations;
         let retry = RetryPolicy::default();
-        self.groups.entry(group.clone()).or_insert(Known { broadcast_after, paused: false, retry, generation });
+        self.groups.entry(group.clone()).or_insert(Known {
+            broadcast_after,
+            paused: false,
+            retry,
+            labels: Labels::default(),
+            generation,
+        });
     }
 
     pub(crate) fn forgot(&mut self, group: &GroupName) {
@@ -405,7 +427,7 @@ impl Model {
     pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Now) {
         self.peers.get_mut(&stream.join.peer).unwrap().unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
-            assert!(task.spec.to.is_none(), "an anonymous client gets what is for everyone");
+            assert!(is_for_anonymous(task, &stream.join.labels), "an anonymous client gets what is for everyone");
             assert!(task.id > stream.start, "it gets what comes after its start");
             assert!(!stream.seen.contains(&task.id), "it gets everything once");
             assert_eq!(attempt, 1);
@@ -443,6 +465,18 @@ impl Model {
         *lowest = task.spec.priority.max(*lowest);
         if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
+        }
+        if attempt == 1
+            && task.spec.not_before.is_none()
+            && !ledger.revived
+            && let Some(Audience::Matching(selector)) = task.spec.audience.as_deref()
+        {
+            let labels = &self.groups[group].labels;
+            assert!(
+                self.batch || selector.matches(labels),
+                "task {} is for {selector}, and {group} is {labels}",
+                task.id
+            );
         }
         assert!(held < stream.window, "a client holds no more than its window");
         let deadline = now.steady.after(self.ack_timeout);
@@ -565,6 +599,16 @@ impl Model {
                 assert!(task.spec.expires_at.is_some_and(|at| at <= now.wall), "{result:?}: its time is not over");
                 assert!(task.spec.cancelled_at().is_none(), "{result:?}: it was cancelled");
             }
+            (None, Outcome::NotSelected) => {
+                let Some(Audience::Matching(selector)) = task.spec.audience.as_deref() else {
+                    panic!("{result:?}: it has no selector")
+                };
+                assert!(self.batch || !selector.matches(&self.groups[group].labels), "{result:?}: {selector} matches");
+                let ledger = self.ledgers.get(&(group.clone(), task.id));
+                // A crash may have forgotten that it went out, and labels may have changed since.
+                assert!(ledger.is_none_or(|ledger| !ledger.revived && ledger.last() == 0), "{result:?}: {ledger:?}");
+                assert!(!result.ret.is_empty(), "the ledger says why");
+            }
             (None, Outcome::Cancelled) => {
                 assert!(task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
             }
@@ -653,7 +697,7 @@ impl Model {
         for state in &recovered.groups {
             self.group_is_there(&state.name, state.broadcast_after);
             let known = self.groups.get_mut(&state.name).unwrap();
-            (known.paused, known.retry) = (state.paused, state.retry);
+            (known.paused, known.retry, known.labels) = (state.paused, state.retry, state.labels.clone());
         }
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
@@ -841,6 +885,24 @@ impl Model {
             _ => late(Some(true), Some(group)),
         }
     }
+}
+
+/// Whether a task may be for the group, whatever its labels.
+fn is_named(task: &Task, group: &GroupName) -> bool {
+    match task.spec.audience.as_deref() {
+        Some(Audience::Groups(names)) => names.contains(group),
+        Some(Audience::Matching(_)) | None => true,
+    }
+}
+
+/// Whether an anonymous client that says this of itself gets a task.
+pub(crate) fn is_for_anonymous(task: &Task, labels: &Labels) -> bool {
+    let may_have = match task.spec.audience.as_deref() {
+        Some(Audience::Groups(_)) => false,
+        Some(Audience::Matching(selector)) => selector.matches(labels),
+        None => true,
+    };
+    task.spec.to.is_none() && may_have
 }
 
 /// The open tasks of all groups, in the lists of these and in rows.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use contact::broker::{Config, Join, OutcomeReport, Receipt, Reporter, StartAt};
 use contact::retry::RetryPolicy;
-use contact::task::{NewTask, Outcome, Priority, TaskId};
+use contact::task::{Audience, NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -18,6 +18,10 @@ const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
 const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "first=1s,jitter=0.5"];
 /// The same of groups.
 const OF_GROUPS: [&str; 4] = ["", "max=2", "max=6,first=3s", "first=4s,factor=1,jitter=0"];
+
+/// What clients say that they are, and for whom tasks are.
+const LABELS: [&str; 4] = ["", "os=linux", "os=linux,role=web", "role=db,canary"];
+const SELECTORS: [&str; 4] = ["os=linux", "role in (web,db),!canary", "canary", "role notin (db)"];
 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
@@ -73,6 +77,14 @@ pub(crate) struct Spec {
     max_attempts: Option<u32>,
     retry: Option<usize>,
     large: bool,
+    audience: Option<Aim>,
+}
+
+/// For whom a broadcast is.
+#[derive(Debug, Clone)]
+enum Aim {
+    Groups(Vec<usize>),
+    Matching(&'static str),
 }
 
 #[derive(Debug, Clone)]
@@ -85,6 +97,7 @@ pub(crate) struct Who {
     heartbeat: bool,
     begins: bool,
     stopping: bool,
+    labels: &'static str,
     /// Shares the address of the first anonymous client.
     shared: bool,
 }
@@ -147,8 +160,10 @@ fn spec() -> impl Strategy<Value = Spec> {
         rarely(1..4_u32),
         rarely(0..POLICIES.len()),
         prop::bool::weighted(0.1),
+        prop::option::weighted(0.4, aim()),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large)| Spec {
+        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, audience)| Spec {
+            audience: audience.filter(|_| to.is_none()),
             to,
             priority,
             not_before,
@@ -157,6 +172,11 @@ fn spec() -> impl Strategy<Value = Spec> {
             retry,
             large,
         })
+}
+
+fn aim() -> impl Strategy<Value = Aim> {
+    let groups = prop::collection::vec(0..GROUPS.len(), 2..4).prop_map(Aim::Groups);
+    prop_oneof![1 => groups, 2 => prop::sample::select(&SELECTORS[..]).prop_map(Aim::Matching)]
 }
 
 fn news() -> impl Strategy<Value = News> {
@@ -174,8 +194,10 @@ fn who() -> impl Strategy<Value = Who> {
         any::<bool>(),
         prop::bool::weighted(0.1),
         prop::bool::weighted(0.1),
+        prop::sample::select(&LABELS[..]),
     )
-        .prop_map(|(who, instance, window, from, heartbeat, begins, stopping, shared)| Who {
+        .prop_map(|(who, instance, window, from, heartbeat, begins, stopping, shared, labels)| Who {
+            labels,
             who,
             instance,
             window,
@@ -389,6 +411,13 @@ impl World {
             max_attempts: spec.max_attempts,
             retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
             priority: spec.priority,
+            by: None,
+            audience: spec.audience.as_ref().map(|aim| {
+                Arc::new(match aim {
+                    Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),
+                    Aim::Matching(selector) => Audience::Matching(selector.parse().unwrap()),
+                })
+            }),
         }
     }
 
@@ -407,6 +436,7 @@ impl World {
             peer: peer(if who.shared { 0 } else { who.who }),
             max_message: None,
             receipts: false,
+            labels: who.labels.parse().unwrap(),
         }
     }
 

@@ -18,7 +18,7 @@ use contact::store::{
 };
 use contact::task::{ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
 
-use super::model::{Logged, Model};
+use super::model::{Logged, Model, is_for_anonymous};
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
 pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
@@ -230,6 +230,7 @@ impl World {
         }
         if let Some(group) = &group {
             self.model.group_is_there(group, start);
+            self.model.says(group, &join.labels);
         }
         let stream = Stream {
             window: match group {
@@ -909,7 +910,7 @@ impl World {
             let held = in_flight.get(&group.name).copied().unwrap_or(0);
             assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
             let known = &self.model.groups[&group.name];
-            assert_eq!((group.paused, group.retry), (known.paused, known.retry));
+            assert_eq!((group.paused, group.retry, &group.labels), (known.paused, known.retry, &known.labels));
             // Counted plainly, that takes as long as all else.
             if self.checks.is_multiple_of(LAG_EVERY) {
                 self.check_lag(&group);
@@ -964,13 +965,15 @@ impl World {
             return;
         }
         let tasks = self.tasks[..self.announced].iter().filter(|task| !self.removed.contains(&task.id));
-        let waits = self.model.unsettled(&group.name, tasks);
+        let waits = self.model.unsettled(&group.name, tasks.clone());
         let lag = waits.len() as u64;
+        // What is for others is counted until it is passed.
+        let others = self.model.others(&group.name, tasks) as u64;
         // A client may have told an outcome of a task that cannot be placed: see `GroupInfo::lag`.
         let least = lag.saturating_sub(group.taken_up as u64);
-        assert!((least..=lag).contains(&group.lag), "{lag} tasks wait for {group:?}");
+        assert!((least..=lag + others).contains(&group.lag), "{lag} tasks wait for {group:?}");
         let known = group.oldest_new.map(|(id, _)| id).into_iter().chain(group.oldest_open).min();
-        if group.unseen.is_empty() && group.taken_up == 0 {
+        if group.unseen.is_empty() && group.taken_up == 0 && others == 0 {
             assert_eq!(known, waits.first().copied(), "the oldest task of {group:?}");
         }
     }
@@ -1038,7 +1041,8 @@ impl World {
                     None => {
                         // What a client was not given because it was over stays so when the clock is set back.
                         let over = task.spec.expires_at.is_some_and(|at| at <= self.latest);
-                        task.spec.to.is_none() && task.id > stream.start && !over && !stream.seen.contains(&task.id)
+                        let is_for_it = is_for_anonymous(task, &stream.join.labels);
+                        is_for_it && task.id > stream.start && !over && !stream.seen.contains(&task.id)
                     }
                 };
                 if open {

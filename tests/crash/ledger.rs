@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 
+use contact::labels::Selector;
 use contact::wire::control as pb;
 use contact::wire::control_grpc::ControlClient;
 use futures::StreamExt;
@@ -10,9 +11,32 @@ use futures::executor::block_on;
 use grpcio::CallOption;
 
 use super::witness::{Confirmed, Witness};
-use super::workers::is_poison;
+use super::workers::{is_poison, labels};
 use super::{BROADCAST, CAREFUL, MAX_DELIVERIES, QUEUE};
 use crate::common::program::Lines;
+
+/// For whom a task is, in a line. Empty: for everyone.
+pub fn aim(task: &pb::NewTask) -> String {
+    aim_of(&task.to, &task.groups, &task.select)
+}
+
+fn aim_of(to: &str, groups: &[String], select: &str) -> String {
+    let (mut groups, select) = (groups.to_vec(), select.parse().map(|it: Selector| it.to_string()).unwrap_or_default());
+    groups.sort_unstable();
+    format!("{to}{}{select}", groups.join(" and "))
+}
+
+/// Whether a task is for a group; `None`: for an anonymous client, which says nothing of itself.
+fn is_for(task: &pb::Task, group: Option<&str>) -> bool {
+    let labels = group.map(labels).unwrap_or_default();
+    let is_named = |names: &[String]| group.is_some_and(|group| names.iter().any(|name| name == group));
+    match task {
+        _ if !task.to.is_empty() => group == Some(&task.to),
+        _ if !task.groups.is_empty() => is_named(&task.groups),
+        _ if !task.select.is_empty() => task.select.parse::<Selector>().unwrap().matches(&labels),
+        _ => true,
+    }
+}
 
 pub struct Ledger {
     tasks: BTreeMap<u64, pb::Task>,
@@ -70,7 +94,7 @@ impl Ledger {
     /// Each group with each task that is for it.
     fn wanted(&self) -> impl Iterator<Item = (String, u64)> {
         self.groups.iter().flat_map(|group| {
-            let of_group = self.tasks.values().filter(move |task| task.to.is_empty() || task.to == *group);
+            let of_group = self.tasks.values().filter(move |task| is_for(task, Some(group)));
             of_group.map(move |task| (group.clone(), task.id))
         })
     }
@@ -78,7 +102,7 @@ impl Ledger {
     /// It gets all of them, in their order, each time it connects. What counts is the last time.
     pub fn assert_the_anonymous_client_saw_all_broadcasts(&self, out: &Lines) {
         let broadcasts: Vec<&str> =
-            self.tasks.values().filter(|task| task.to.is_empty()).map(|task| task.task.as_str()).collect();
+            self.tasks.values().filter(|task| is_for(task, None)).map(|task| task.task.as_str()).collect();
         let received = |line: &str| line.strip_prefix("客户端已接收到服务端任务:").map(str::to_owned);
         let last = broadcasts.last().unwrap();
         // Its last task may have come in an earlier life already.
@@ -106,13 +130,14 @@ impl Ledger {
         for said in accepted.iter() {
             let task = self.tasks.get(&said.id);
             let task = task.unwrap_or_else(|| panic!("accepted, and not in the log: {said:?}"));
-            let stands = (&task.task, &task.to, &task.key);
+            let stands = (&task.task, &aim_of(&task.to, &task.groups, &task.select), &task.key);
             assert_eq!(stands, (&said.text, &said.to, &said.key), "another task has the id of {said:?}");
         }
         let tried = witness.tried.lock().unwrap();
         let (mut texts, mut keys) = (HashSet::new(), HashSet::new());
         for task in self.tasks.values() {
-            assert_eq!(tried.get(&task.task), Some(&task.to), "nobody submitted {task:?}");
+            let aim = aim_of(&task.to, &task.groups, &task.select);
+            assert_eq!(tried.get(&task.task), Some(&aim), "nobody submitted {task:?}");
             assert!(texts.insert(&task.task), "submitted once, accepted twice: {task:?}");
             assert!(task.key.is_empty() || keys.insert(&task.key), "one key, two tasks: {task:?}");
         }
@@ -135,10 +160,13 @@ impl Ledger {
         for (group, id) in self.wanted() {
             assert!(settled.contains_key(&(group.as_str(), id)), "{group} never settled task {id}");
         }
-        let strange = settled
-            .iter()
-            .find(|((group, id), _)| self.tasks.get(id).is_none_or(|task| !task.to.is_empty() && task.to != **group));
-        assert_eq!(strange, None, "that group had nothing to do with it");
+        let strange = settled.iter().find(|((group, id), result)| {
+            let passed = result.outcome == pb::Outcome::NOT_SELECTED.into();
+            self.tasks.get(id).is_none_or(|task| is_for(task, Some(group)) == passed)
+        });
+        assert_eq!(strange, None, "that group had nothing to do with it, or had");
+        let passed = self.results.iter().any(|result| result.outcome == pb::Outcome::NOT_SELECTED.into());
+        assert!(passed, "no task was for some groups only");
     }
 
     /// All that is known of a task in a group.
@@ -186,7 +214,7 @@ impl Ledger {
         for one in delivered.iter() {
             let task = self.tasks.get(&one.id).unwrap_or_else(|| panic!("there is no such task: {one:?}"));
             assert_eq!(task.task, one.text, "the text of another: {one:?}");
-            assert!(task.to.is_empty() || task.to == one.group, "for somebody else: {one:?}");
+            assert!(is_for(task, Some(&one.group)), "for somebody else: {one:?}");
             let life = confirmed.get(&(one.group.as_str(), one.id)).copied().unwrap_or(u64::MAX);
             assert!(one.life <= life, "confirmed before crash {}, and delivered again: {one:?}", life + 1);
         }
@@ -244,7 +272,7 @@ impl fmt::Display for Ledger {
 }
 
 fn settles(result: &pb::TaskResult) -> bool {
-    use pb::Outcome::{CANCELLED, DONE, EXHAUSTED, EXPIRED, FAILED};
+    use pb::Outcome::{CANCELLED, DONE, EXHAUSTED, EXPIRED, FAILED, NOT_SELECTED};
     let outcome = result.outcome.enum_value().unwrap();
-    !result.late && matches!(outcome, DONE | FAILED | EXHAUSTED | EXPIRED | CANCELLED)
+    !result.late && matches!(outcome, DONE | FAILED | EXHAUSTED | EXPIRED | CANCELLED | NOT_SELECTED)
 }

@@ -13,8 +13,9 @@ use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, WriteFlags};
 use serde_json::Value;
 
-use super::QUEUE;
+use super::ledger::aim;
 use super::witness::{Accepted, Witness};
+use super::{BROADCAST, CAREFUL, QUEUE};
 use crate::common::program::Program;
 
 pub fn start(witness: &Arc<Witness>) -> Vec<JoinHandle<()>> {
@@ -25,17 +26,31 @@ pub fn start(witness: &Arc<Witness>) -> Vec<JoinHandle<()>> {
     vec![spawn("submit-keyed", keyed), spawn("submit-unary", unary), spawn("submit-ctl", contactctl)]
 }
 
+/// The same for some: of those that match, and of several groups.
+fn for_some(n: u64, task: pb::NewTask) -> pb::NewTask {
+    let groups = || [BROADCAST[n as usize % 3], QUEUE, CAREFUL].map(str::to_owned).to_vec();
+    match n % 6 {
+        1 => pb::NewTask { select: format!("name in ({}, {QUEUE})", BROADCAST[n as usize % 3]), ..task },
+        3 => pb::NewTask { groups: groups(), ..task },
+        5 => pb::NewTask { select: format!("name != {}", BROADCAST[n as usize % 3]), ..task },
+        _ => task,
+    }
+}
+
 /// Broadcasts with idempotency keys over one stream after another. What was not answered is submitted again under its
 /// key, and so is, now and then, what was.
 fn keyed(witness: &Witness) {
-    let (mut unconfirmed, mut next): (Vec<pb::NewTask>, _) = (Vec::new(), 0);
+    let (mut unconfirmed, mut next): (Vec<pb::NewTask>, u64) = (Vec::new(), 0);
     while witness.is_submitting() || !unconfirmed.is_empty() {
         let client = ControlClient::new(witness.connect(&witness.control));
         let (mut sink, mut answers) = client.submit_stream(patient()).unwrap();
         loop {
             if unconfirmed.is_empty() && witness.is_submitting() {
                 for n in next..next + 3 {
-                    unconfirmed.push(task(witness, format!("broadcast {n}"), "", format!("key {n}")));
+                    let task = task(witness, format!("broadcast {n}"), "", format!("key {n}"));
+                    let task = for_some(n, task);
+                    witness.tried.lock().unwrap().insert(task.task.clone(), aim(&task));
+                    unconfirmed.push(task);
                 }
                 // The last one once more: the answer is to be the first id.
                 unconfirmed.extend(unconfirmed.last().cloned());
@@ -49,7 +64,8 @@ fn keyed(witness: &Witness) {
                 sink.send((request, WriteFlags::default())).await.ok()?;
                 answers.next().await?.ok()
             });
-            let Some(answer) = answer else { break };
+            // At the start, a group that is named may be yet to come.
+            let Some(answer) = answer.filter(|answer| answer.refused.is_empty()) else { break };
             accepted(witness, std::mem::take(&mut unconfirmed), &answer);
             thread::sleep(witness.pause);
         }
@@ -131,6 +147,6 @@ fn accepted(witness: &Witness, tasks: Vec<pb::NewTask>, answer: &pb::SubmitRespo
     assert_eq!(answer.count as usize, tasks.len());
     let id = |n: usize| answer.ids.get(n).copied().unwrap_or(answer.first_id + n as u64);
     let accepted = tasks.into_iter().enumerate();
-    let accepted = accepted.map(|(n, task)| Accepted { id: id(n), text: task.task, to: task.to, key: task.key });
+    let accepted = accepted.map(|(n, task)| Accepted { id: id(n), to: aim(&task), text: task.task, key: task.key });
     witness.accepted.lock().unwrap().extend(accepted);
 }

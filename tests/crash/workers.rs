@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use contact::client::{self, Reply, Running};
+use contact::client::{self, Labels, Reply, Running};
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
 use futures::executor::block_on;
@@ -47,6 +47,11 @@ impl Worker {
             Worker::Exact(thread) => thread.join().unwrap(),
         }
     }
+}
+
+/// What the clients of a group say that they are.
+pub fn labels(group: &str) -> Labels {
+    format!("name={group}").parse().unwrap()
 }
 
 /// A work queue of eight, one of three that are careful, and broadcast clients.
@@ -97,6 +102,7 @@ impl AtMost for Reply {
 fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worker {
     let config = client::Config {
         id: Some(id.into()),
+        labels: labels(if group.is_empty() { id } else { group }),
         group: (!group.is_empty()).then(|| group.into()),
         window: NonZeroU32::new(16),
         from: Some(client::StartAt::First),
@@ -126,7 +132,8 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
 fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worker {
     let mut metadata = MetadataBuilder::new();
     metadata.add_str("contact-client", id).unwrap().add_str("contact-window", "16").unwrap();
-    metadata.add_str("contact-from", "first").unwrap();
+    let labels = labels(if group.is_empty() { id } else { group }).to_string();
+    metadata.add_str("contact-from", "first").unwrap().add_str("contact-labels", &labels).unwrap();
     if nature == Nature::Careful {
         metadata.add_str("contact-begins", "1").unwrap();
     }

@@ -37,6 +37,11 @@ impl CheckpointSchedule {
         self.due.get_or_insert(now.after(self.interval));
     }
 
+    /// A group is another that nothing may be delivered to for long.
+    pub(super) fn changed(&mut self, now: Steady) {
+        self.delivered(now);
+    }
+
     /// A task was taken up whose time has not come.
     pub(super) fn delayed(&mut self, now: Steady) {
         self.changes += 1;

@@ -151,11 +151,12 @@ impl LogCursor {
         self.fetching = fetching;
     }
 
-    /// Takes the next page of the backlog, with which everything up to `read` is read. Says whether that was all there is.
-    pub(super) fn fill(&mut self, page: Page, read: TaskId, head: TaskId) -> bool {
+    /// Takes the next page of the backlog, with which everything up to `read` is read; so many broadcasts were left out of it, which are
+    /// for others. Says whether that was all there is.
+    pub(super) fn fill(&mut self, page: Page, left_out: usize, read: TaskId, head: TaskId) -> bool {
         debug_assert!(self.ready.tasks.is_empty(), "a page is read when the one before is used up");
         self.fetching = false;
-        self.passed += page.tasks.len() as i64;
+        self.passed += (page.tasks.len() + left_out) as i64;
         self.first = None;
         self.ready = page;
         self.read = read;
@@ -218,6 +219,10 @@ impl Page {
     /// The number of tasks that goes with it.
     pub(super) fn tasks(room: usize) -> usize {
         room * Page::TASKS / Page::BYTES
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.tasks.len()
     }
 
     pub(super) fn is_full(&self, room: usize) -> bool {

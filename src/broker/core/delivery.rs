@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use super::cursor::Page;
 use super::delayed::Due;
-use super::group::Group;
+use super::group::{Group, Taken};
 use super::open::{Lease, Said};
 use super::outcomes::outcome_of;
 use super::session::{Delivery, SessionId};
@@ -16,7 +16,7 @@ use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
 use crate::store::{Backlog, BacklogPage, Skipped};
-use crate::task::{NewResult, Outcome, Priority, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 /// When what could not be read is asked for again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -32,11 +32,11 @@ impl Core {
         for priority in Priority::ALL {
             let caught_up = &mut self.caught_up[priority as usize];
             let of_priority = || tasks.iter().filter(move |task| task.spec.priority == priority);
-            let readers: Vec<GroupId> = if of_priority().any(|task| task.spec.to.is_none()) {
+            let readers: Vec<GroupId> = if of_priority().any(|task| named(task).is_none()) {
                 caught_up.iter().copied().collect()
             } else {
                 // Addressed ones touch only the groups they are for, however many there are.
-                let mut to = of_priority().filter_map(|task| task.spec.to.as_ref()).collect::<Vec<_>>();
+                let mut to = of_priority().filter_map(|task| named(task)).flatten().collect::<Vec<_>>();
                 // Tasks for the same group mostly come together.
                 to.dedup();
                 let to = to.into_iter().filter_map(|to| self.names.get(to)).copied();
@@ -93,7 +93,10 @@ impl Core {
             group.cursor_mut(query.priority).set_fetching(false);
             return self.wake_group_at(id, now.steady.after(READ_AGAIN));
         };
-        self.fill(id, query.priority, tasks.into_iter().collect(), scanned);
+        let read = tasks.len();
+        let page: Page = tasks.into_iter().filter(|task| group.wants(task)).collect();
+        let left_out = read - page.len();
+        self.fill(id, query.priority, page, left_out, scanned);
         self.dispatch(id, now);
     }
 
@@ -191,7 +194,7 @@ impl Core {
                     return None;
                 }
                 let group = self.groups.get_mut(&id)?;
-                let Some((task, attempts)) = group.take_next(priority, &mut self.texts) else {
+                let Some(Taken { task, attempts, is_new }) = group.take_next(priority, &mut self.texts) else {
                     if !group.cursor(priority).has_backlog() {
                         break;
                     }
@@ -201,6 +204,12 @@ impl Core {
                     // The tasks of its backlog go before those of the next priority: wait for them.
                     return None;
                 };
+                // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
+                if is_new && let Some(why) = group.why_not(&task) {
+                    let name = group.name.clone();
+                    self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
+                    continue;
+                }
                 if let Some(moment) = still_to_come(&task, attempts, now) {
                     group.open.delay(task.id, Due::At(moment), attempts);
                     self.checkpoints.delayed(now.steady);
@@ -235,9 +244,14 @@ impl Core {
             return false;
         };
         let mut read = head;
-        let (mut page, room) = (Page::default(), group.page_room());
+        let (mut page, mut left_out, room) = (Page::default(), 0, group.page_room());
         for task in recent {
-            if task.spec.priority == priority && group.wants(task) {
+            if task.spec.priority != priority {
+                continue;
+            }
+            if !group.wants(task) {
+                left_out += usize::from(group.comes_to(task));
+            } else {
                 page.push(task.clone());
                 if page.is_full(room) {
                     read = task.id;
@@ -245,15 +259,16 @@ impl Core {
                 }
             }
         }
-        self.fill(id, priority, page, read);
+        self.fill(id, priority, page, left_out, read);
         true
     }
 
-    /// Hands the group the next page of its backlog, with which everything up to `read` is read.
-    fn fill(&mut self, id: GroupId, priority: Priority, page: Page, read: TaskId) {
+    /// Hands the group the next page of its backlog, with which everything up to `read` is read, and out of which so many broadcasts
+    /// for others were left.
+    fn fill(&mut self, id: GroupId, priority: Priority, page: Page, left_out: usize, read: TaskId) {
         let head = self.recent.head();
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.cursor_mut(priority).fill(page, read, head) {
+        if group.cursor_mut(priority).fill(page, left_out, read, head) {
             self.caught_up[priority as usize].insert(id);
         }
     }
@@ -317,6 +332,20 @@ impl Core {
             session.rank = Some(rank);
         }
     }
+}
+
+/// The groups that a task names; `None`: it may be for any.
+fn named(task: &Task) -> Option<&[GroupName]> {
+    match (&task.spec.to, task.spec.audience.as_deref()) {
+        (Some(to), _) => Some(std::slice::from_ref(to)),
+        (None, Some(Audience::Groups(names))) => Some(names),
+        (None, _) => None,
+    }
+}
+
+/// A group came to a task that is for others.
+fn not_selected(task: TaskId, group: GroupName, why: String, now: Now) -> NewResult {
+    NewResult { ret: why, ..outcome_of(task, Some(group), "".into(), 0, Outcome::NotSelected, now.wall) }
 }
 
 /// The moment that its submitter named, if a task is to wait for it. Once it went out, the moment has come, whatever the clock

@@ -10,10 +10,11 @@ use super::open::{OpenTasks, Texts};
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
+use crate::labels::Labels;
 use crate::now::{Now, Steady};
 use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
-use crate::task::{GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -57,6 +58,8 @@ pub struct GroupInfo {
     pub draining_since: Option<Time>,
     /// What is said of retries of its tasks.
     pub retry: RetryPolicy,
+    /// What it is: what the client said that came last.
+    pub labels: Labels,
     /// When a client of it was last connected; now, if one is.
     pub last_used: Time,
     /// What became of its tasks since the start of the server.
@@ -88,12 +91,22 @@ impl GroupInfo {
             paused: false,
             draining_since: None,
             retry: RetryPolicy::default(),
+            labels: Labels::default(),
             last_used: Time::default(),
             tally: Tally::default(),
             undelivered: Undelivered::default(),
             never_came: false,
         }
     }
+}
+
+/// A task that was taken up, or is taken up again.
+pub(super) struct Taken {
+    pub(super) task: Arc<Task>,
+    /// Its deliveries so far.
+    pub(super) attempts: Attempts,
+    /// The group came to it only now.
+    pub(super) is_new: bool,
 }
 
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up, open, or settled and
@@ -115,6 +128,8 @@ pub(super) struct Group {
     pub(super) paused: bool,
     /// What is said of retries of its tasks.
     pub(super) retry: RetryPolicy,
+    /// What it is: what the client said that came last.
+    pub(super) labels: Labels,
     /// The tasks that were taken up and are not settled.
     pub(super) open: OpenTasks,
     pub(super) sessions: BTreeSet<SessionId>,
@@ -152,6 +167,7 @@ impl Group {
             broadcast_after,
             paused: false,
             retry: RetryPolicy::default(),
+            labels: Labels::default(),
             cursors: [0; 3].map(LogCursor::new),
             open: OpenTasks::default(),
             taken_up: BTreeSet::new(),
@@ -181,6 +197,7 @@ impl Group {
         Group {
             paused: state.paused,
             retry: state.retry,
+            labels: state.labels,
             cursors: state.cursors.map(LogCursor::new),
             open,
             taken_up: state.taken_up.into_iter().flat_map(|(first, last)| first..=last).collect(),
@@ -245,6 +262,7 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
+            labels: self.labels.clone(),
             // No later than now, by a clock that is set back: what is in memory holds when it is right again.
             last_used: self.last_used.min(now.wall),
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
@@ -286,13 +304,40 @@ impl Group {
         self.changed = true;
     }
 
+    /// A client came that says this of itself. Says whether that is new.
+    pub(super) fn set_labels(&mut self, labels: &Labels) -> bool {
+        let is_new = self.labels != *labels;
+        if is_new {
+            self.labels = labels.clone();
+            self.changed = true;
+        }
+        is_new
+    }
+
     // ---- tasks that are not taken up
 
     /// Whether a task of the log is for this group at all.
     pub(super) fn wants(&self, task: &Task) -> bool {
         match &task.spec.to {
             Some(to) => self.name.as_ref() == Some(to),
-            None => task.id > self.broadcast_after,
+            None => self.comes_to(task) && self.may_be_meant(task),
+        }
+    }
+
+    /// Whether it is a broadcast that the group comes to on its way through the log, be it for it or not.
+    pub(super) fn comes_to(&self, task: &Task) -> bool {
+        task.spec.to.is_none() && task.id > self.broadcast_after
+    }
+
+    fn may_be_meant(&self, task: &Task) -> bool {
+        task.spec.audience.as_ref().is_none_or(|audience| audience.may_be(self.name.as_ref()))
+    }
+
+    /// Why a broadcast is not for this group, by the labels that it has now.
+    pub(super) fn why_not(&self, task: &Task) -> Option<String> {
+        match task.spec.audience.as_deref()? {
+            Audience::Matching(selector) => selector.why_not(&self.labels),
+            Audience::Groups(_) => None,
         }
     }
 
@@ -353,16 +398,16 @@ impl Group {
 
     // ---- tasks are taken up
 
-    /// The next task of this priority, with its deliveries so far: first what goes out again, then what is new. It is in no
-    /// place now: lease it, delay it, or it is settled.
-    pub(super) fn take_next(&mut self, priority: Priority, texts: &mut Texts) -> Option<(Arc<Task>, Attempts)> {
-        if let Some(returned) = self.open.take_returned(priority, texts) {
-            return Some(returned);
+    /// The next task of this priority: first what goes out again, then what is new. It is in no place now: lease it, delay it, or it
+    /// is settled.
+    pub(super) fn take_next(&mut self, priority: Priority, texts: &mut Texts) -> Option<Taken> {
+        if let Some((task, attempts)) = self.open.take_returned(priority, texts) {
+            return Some(Taken { task, attempts, is_new: false });
         }
         while let Some(task) = self.cursor_mut(priority).pop() {
             self.changed = true;
             if !self.taken_up.remove(&task.id) {
-                return Some((task, Attempts::default()));
+                return Some(Taken { task, attempts: Attempts::default(), is_new: true });
             }
         }
         None
@@ -464,6 +509,7 @@ impl Group {
             paused: self.paused,
             draining_since: None,
             retry: self.retry,
+            labels: self.labels.clone(),
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
             undelivered: self.undelivered,

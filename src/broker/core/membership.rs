@@ -42,6 +42,9 @@ impl Core {
         }
         let contest = self.contest(&join, now)?;
         let group_id = self.group_for(name, from, now);
+        if self.groups.get_mut(&group_id).is_some_and(|group| group.set_labels(&join.labels)) {
+            self.checkpoints.changed(now.steady);
+        }
 
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);

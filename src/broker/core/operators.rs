@@ -11,6 +11,7 @@ use super::open::Said;
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core, GroupId};
+use crate::labels::Selector;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::Floors;
@@ -125,6 +126,7 @@ impl Core {
         ClientInfo {
             client: session.join.client.clone(),
             group: self.groups.get(&session.group).and_then(|group| group.name.clone()),
+            labels: session.join.labels.clone(),
             peer: session.join.peer.clone(),
             since: session.since,
             window: Some(session.window).filter(|window| *window != usize::MAX),
@@ -160,6 +162,19 @@ impl Core {
             })
         };
         self.groups.values().filter_map(info).collect()
+    }
+
+    /// The groups whose labels match now, by name: those that they had when a client of theirs last came.
+    pub fn matching(&self, selector: &Selector) -> Vec<GroupName> {
+        let matching = self.groups.values().filter(|group| selector.matches(&group.labels));
+        let mut names: Vec<_> = matching.filter_map(|group| group.name.clone()).collect();
+        names.sort_unstable();
+        names
+    }
+
+    /// Those of the names that are none of a group.
+    pub(in crate::broker) fn unknown(&self, names: Vec<GroupName>) -> Vec<GroupName> {
+        names.into_iter().filter(|name| !self.names.contains_key(name)).collect()
     }
 
     /// Where a task stands with each group that it is for; by name.

@@ -10,6 +10,7 @@ use super::contest::Contest;
 use super::drains::Draining;
 use super::open::Said;
 use crate::attempts::Attempts;
+use crate::labels::Labels;
 use crate::now::Steady;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
 
@@ -44,6 +45,8 @@ pub struct Join {
     pub heartbeat: Option<Duration>,
     /// The longest message it takes, in bytes; without it, [`MAX_MESSAGE`].
     pub max_message: Option<u64>,
+    /// What it is: its group has these labels from now on.
+    pub labels: Labels,
     /// Its address.
     pub peer: Arc<str>,
 }
@@ -207,6 +210,8 @@ pub struct ClientInfo {
     pub client: Option<ClientId>,
     /// Its group, unless it is anonymous.
     pub group: Option<GroupName>,
+    /// What it says that it is.
+    pub labels: Labels,
     /// Its address.
     pub peer: Arc<str>,
     /// Since when it is connected.

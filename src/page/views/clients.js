@@ -33,8 +33,9 @@ function who(td) {
   const dot = h('span', { class: 'dot', 'aria-hidden': 'true' });
   const flag = badge();
   const note = h('span', { class: 'sub', dir: 'auto' });
+  const labels = h('span', { class: 'sub', dir: 'auto' });
   const peer = h('span', { class: 'sub' });
-  td.append(dot, id, ' ', flag.node, note, peer);
+  td.append(dot, id, ' ', flag.node, note, labels, peer);
   return (it) => {
     text(id, it.client ?? t('client.anonymous'));
     id.classList.toggle('dim', it.client === null);
@@ -44,6 +45,8 @@ function who(td) {
     text(note, it.connected && draining ? draining.note : '');
     show(note, it.connected && Boolean(draining?.note));
     attribute(flag.node, 'title', draining?.until ? t('client.drained.until', moment(draining.until)) : null);
+    text(labels, it.labels);
+    show(labels, Boolean(it.labels));
     text(peer, address(it.peer));
     attribute(dot, 'title', t(it.connected ? 'client.connected' : 'client.gone'));
   };

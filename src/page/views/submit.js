@@ -13,6 +13,7 @@ export function mount(root) {
   let ledger = null;
   const texts = h('textarea', { id: 'submit-text', rows: 4, dir: 'auto', spellcheck: 'false', 'aria-describedby': 'submit-text-hint' });
   const to = h('input', { id: 'submit-to', list: 'submit-groups', maxlength: 256, dir: 'auto', autocomplete: 'off', 'aria-describedby': 'submit-to-hint' });
+  const select = h('input', { id: 'submit-select', maxlength: 1024, dir: 'auto', autocomplete: 'off', spellcheck: 'false', 'aria-describedby': 'submit-select-hint' });
   const groups = h('datalist', { id: 'submit-groups' });
   const delay = h('input', { id: 'submit-delay', autocomplete: 'off', 'aria-describedby': 'submit-delay-hint' });
   const ttl = h('input', { id: 'submit-ttl', autocomplete: 'off', 'aria-describedby': 'submit-ttl-hint' });
@@ -31,6 +32,7 @@ export function mount(root) {
     field('submit-text', t('submit.text'), texts),
     h('div', { class: 'fields' },
       field('submit-to', t('submit.to'), to),
+      field('submit-select', t('submit.select'), select),
       h('fieldset', { class: 'field' }, h('legend', {}, t('submit.priority')), h('div', { class: 'segments' }, priorities))),
     groups,
     h('details', {}, h('summary', {}, t('submit.more')),
@@ -49,6 +51,7 @@ export function mount(root) {
   function sameByHand() {
     const options = [
       ...(to.value.trim() ? ['--to', to.value.trim()] : []),
+      ...(select.value.trim() ? ['--select', select.value.trim()] : []),
       ...(priority() === 'normal' ? [] : ['--priority', priority()]),
       ...(delay.value.trim() ? ['--delay', delay.value.trim()] : []),
       ...(ttl.value.trim() ? ['--ttl', ttl.value.trim()] : []),
@@ -71,13 +74,14 @@ export function mount(root) {
       input.focus();
       return null;
     };
-    for (const input of [texts, delay, ttl, attempts]) attribute(input, 'aria-invalid', null);
+    for (const input of [texts, select, delay, ttl, attempts]) attribute(input, 'aria-invalid', null);
     if (!texts.value) return wrong(texts, t('submit.empty'));
+    if (to.value.trim() && select.value.trim()) return wrong(select, t('submit.select.alone'));
     const [delayMs, ttlMs] = [delay, ttl].map((it) => parseDuration(it.value));
     if (Number.isNaN(delayMs)) return wrong(delay, t('submit.bad_duration'));
     if (Number.isNaN(ttlMs)) return wrong(ttl, t('submit.bad_duration'));
     return {
-      text: texts.value, to: to.value.trim() || null, key: key.value || null, priority: priority(),
+      text: texts.value, to: to.value.trim() || null, select: select.value.trim(), key: key.value || null, priority: priority(),
       delay_ms: delayMs ?? 0, ttl_ms: ttlMs, max_attempts: attempts.value ? Number(attempts.value) : null,
     };
   }

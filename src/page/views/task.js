@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -110,13 +110,14 @@ export function ledgerPart(id) {
 
 function factsOf(task) {
   const facts = [
-    { key: 'col.to', value: task.to ?? t('group.everyone') },
+    { key: 'col.to', value: audience(task) },
     { key: 'col.accepted', at: task.accepted_at },
     { key: 'task.priority', value: t(`task.priority.${task.priority}`) },
     { key: 'task.not_before', at: task.not_before },
     { key: 'task.expires_at', at: task.expires_at },
     { key: 'task.max_attempts', value: task.max_attempts && count(task.max_attempts) },
     { key: 'task.key', value: task.key },
+    { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
   ];
   return facts.filter((it) => it.value || it.at);
 }

@@ -3,7 +3,7 @@
 import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { t } from '../i18n.js';
-import { badge, command, options, standing, table, time } from '../parts.js';
+import { audience, badge, command, options, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 const PAGE = 50;
@@ -58,8 +58,8 @@ function to(td) {
   const priority = badge();
   td.append(name, ' ', priority.node);
   return (it) => {
-    text(name, it.to ?? t('group.everyone'));
-    name.classList.toggle('dim', it.to === null);
+    text(name, audience(it));
+    name.classList.toggle('dim', it.to === null && !it.groups && !it.select);
     priority.set(it.priority === 'high' ? 'busy' : 'idle', it.priority === 'normal' ? null : t(`task.priority.${it.priority}`));
   };
 }

@@ -227,11 +227,21 @@ enum Priority {
     Low,
 }
 
+/// One group, or several.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum To {
+    One(String),
+    Several(Vec<String>),
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewTask {
     text: String,
-    to: Option<String>,
+    to: Option<To>,
+    #[serde(default)]
+    select: String,
     key: Option<String>,
     #[serde(default)]
     delay_ms: u64,
@@ -245,9 +255,16 @@ struct NewTask {
 async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
     let task: NewTask = body(&app, request).await?;
     app.operator.traffic.count(Flow::Submitted, 1, task.text.len());
+    let (to, groups) = match task.to {
+        Some(To::One(to)) => (to, Vec::new()),
+        Some(To::Several(groups)) => (String::new(), groups),
+        None => Default::default(),
+    };
     let task = TaskRequest {
         text: task.text,
-        to: task.to.unwrap_or_default(),
+        to,
+        groups,
+        select: task.select,
         key: task.key.unwrap_or_default(),
         not_before: None,
         expires_at: None,
@@ -261,8 +278,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
             Some(Priority::Normal) | None => task::Priority::Normal,
         },
     };
-    let task = task.check(app.operator.limit, None)?;
-    caller.allows(&task)?;
+    let task = caller.submits()(task.check(app.operator.limit, None)?)?;
     caller.spend(1)?;
     let (id, known) = app.operator.submit_one(task).await?;
     caller.submitted(id, 1);
@@ -393,6 +409,7 @@ mod tests {
             "before=7&group=%E5%B7%A5&limit=10&state=dead",
             "q=a+b%20c&limit=18446744073709551616",
             r#"{"text":"x","to":"g","key":"k","delay_ms":5,"ttl_ms":9,"max_attempts":2,"retry":"first=1s","priority":"low"}"#,
+            r#"{"text":"x","to":["g","h"],"select":"os=linux,!canary"}"#,
             r#"{"client":"c","for_ms":1,"note":"n"}"#,
             r#"{"group":"g","retry":null}"#,
             r#"{"group":"\ud800\u0000","paused":true}"#,

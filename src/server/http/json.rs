@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
 use crate::retry::RetryPolicy;
+use crate::server::convert::audience;
 use crate::server::operator::{self, Code, Found, Severity, Standing};
 use crate::task::{self, Outcome, Priority, Progress, TaskId};
 use crate::task_state::TaskState;
@@ -20,6 +21,11 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
     to: Option<String>,
+    /// Those it is for, if these are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    groups: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    select: String,
     accepted_at: i64,
     key: Option<String>,
     not_before: Option<i64>,
@@ -28,18 +34,25 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     priority: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    submitted_role: Option<String>,
 }
 
 impl Task {
     /// All of it.
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
-        let over_at = spec.over_at();
+        let (over_at, by) = (spec.over_at(), spec.by);
+        let (groups, select) = audience(spec.audience.as_deref());
         Task {
             id,
             text: spec.text,
             cut: false,
             to: spec.to.map(|to| to.to_string()),
+            groups,
+            select,
             accepted_at: accepted_at.0,
             key: spec.key,
             not_before: spec.not_before.map(|at| at.0),
@@ -51,6 +64,8 @@ impl Task {
                 Priority::Normal => "normal",
                 Priority::Low => "low",
             },
+            submitted_by: by.as_ref().map(|by| by.name.clone()),
+            submitted_role: by.as_ref().map(|by| by.role.clone()),
         }
     }
 
@@ -253,6 +268,7 @@ pub(super) struct Client {
     delivered: u64,
     draining: Option<Draining>,
     working: Option<Working>,
+    labels: String,
     connected: bool,
     gone_at: Option<i64>,
     last_status: Option<String>,
@@ -278,6 +294,7 @@ impl Client {
             delivered: client.delivered,
             draining: client.draining.as_ref().map(Draining::from),
             working: client.working.as_ref().map(Working::of),
+            labels: client.labels.to_string(),
             connected: gone_at.is_none(),
             gone_at,
             last_status,

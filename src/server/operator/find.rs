@@ -149,7 +149,7 @@ impl Wanted {
     ) -> Result<(TasksWithState, Duration), BrokerError> {
         tasks.retain(|task| task.spec.text.contains(&self.text));
         let Some(group) = &self.group else { return broker.overall_states(tasks).await };
-        tasks.retain(|task| task.spec.to.as_ref().map_or(!self.addressed, |to| to == group));
+        tasks.retain(|task| task.spec.names(group).unwrap_or(!self.addressed));
         let (mut asked, looked) = broker.states_in(group.clone(), tasks).await?;
         // What is for everyone is not for a group that came later, or never.
         asked.retain(|(task, state)| task.spec.to.is_some() || state.is_some());

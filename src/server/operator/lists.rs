@@ -129,7 +129,8 @@ impl Log for DeadLetters {
 
 impl Filter {
     fn wants_task(&self, task: &Task) -> bool {
-        (self.group.is_none() || self.group == task.spec.to) && task.spec.text.contains(&self.text)
+        let is_named = |group: &GroupName| task.spec.names(group) == Some(true);
+        self.group.as_ref().is_none_or(is_named) && task.spec.text.contains(&self.text)
     }
 
     fn wants_result(&self, TaskResult { result, .. }: &TaskResult) -> bool {

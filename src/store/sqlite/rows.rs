@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::int;
 use crate::attempts::Attempts;
+use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::store::{Drain, GroupState, OpenTask};
 use crate::task::{
@@ -30,7 +31,7 @@ macro_rules! status_columns {
 }
 macro_rules! group_columns {
     () => {
-        "name, created_at, broadcast_after, paused, retry, last_used, cursors, settled, open"
+        "name, created_at, broadcast_after, paused, retry, labels, last_used, cursors, settled, open"
     };
 }
 macro_rules! drain_columns {
@@ -158,6 +159,11 @@ impl Values<'_, '_> {
         policy.map_err(|error| self.strange(std::io::Error::other(error)))
     }
 
+    fn labels(&mut self) -> rusqlite::Result<Labels> {
+        let text = self.next::<Option<String>>()?;
+        text.map_or(Ok(Labels::default()), |text| text.parse()).map_err(|error| self.strange(error))
+    }
+
     fn json<T: serde::de::DeserializeOwned>(&mut self) -> rusqlite::Result<T> {
         self.column += 1;
         serde_json::from_str(self.row.get_ref(self.column - 1)?.as_str()?).map_err(|error| self.strange(error))
@@ -190,6 +196,8 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             max_attempts: row.next()?,
             retry: row.retry()?.backoff,
             text: row.next()?,
+            by: None,
+            audience: None,
         },
     })
 }
@@ -258,6 +266,7 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
     to.put(int(state.broadcast_after))?;
     to.put(state.paused)?;
     to.put((!state.retry.is_open()).then(|| state.retry.to_string()))?;
+    to.put((!state.labels.is_empty()).then(|| state.labels.to_string()))?;
     to.put(state.last_used.0)?;
     to.put(serde_json::json!(state.cursors).to_string())?;
     to.put(serde_json::json!(state.taken_up).to_string())?;
@@ -272,6 +281,7 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         broadcast_after: row.position()?,
         paused: row.next()?,
         retry: row.retry()?,
+        labels: row.labels()?,
         last_used: row.time()?,
         cursors: row.json()?,
         taken_up: row.json()?,

@@ -13,7 +13,7 @@ use super::rows::{priority, priority_number};
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{GroupName, NewTask, Priority, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
@@ -76,6 +76,8 @@ pub(super) struct TaskChunk {
     newest: i64,
     heads: Vec<Head>,
     texts: Vec<u8>,
+    /// From which place on who submitted them; `None`: nobody who is known. Empty where callers need not say who they are.
+    submitters: Vec<(usize, Option<Arc<Submitter>>)>,
     /// The expiries that count, and whether the key was freed.
     changes: BTreeMap<TaskId, (Option<i64>, bool)>,
 }
@@ -100,6 +102,15 @@ struct Rare {
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
+    /// Name and role of who submitted it, if that is not who submitted the one before it in the chunk. Empty: nobody who is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<(String, String)>,
+    /// Of a broadcast: the groups that it is for, if it names them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    groups: Option<Vec<String>>,
+    /// Which labels these must have.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    select: Option<String>,
 }
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -107,24 +118,53 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 }
 
 impl Rare {
-    fn of(task: &Task, newest: i64) -> Option<Box<Rare>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, .. } = &task.spec;
+    /// `before`: who submitted the one before it.
+    fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> Option<Box<Rare>> {
+        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, .. } = &task.spec;
+        let audience = audience.as_deref();
+        let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
+        let by = (by.as_ref() != before).then(said);
         let ago = newest.saturating_sub(task.accepted_at.0);
         let is_plain = ago == 0
             && key.is_none()
             && not_before.is_none()
             && expires_at.is_none()
             && max_attempts.is_none()
-            && retry.is_none();
-        let rare = || Rare {
+            && retry.is_none()
+            && by.is_none()
+            && audience.is_none();
+        let rare = move || Rare {
             ago,
             key: key.clone(),
             not_before: not_before.map(|time| time.0),
             expires_at: expires_at.map(|time| time.0),
             max_attempts: *max_attempts,
             retry: retry.map(|retry| retry.to_string()),
+            by,
+            groups: match audience {
+                Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
+                _ => None,
+            },
+            select: match audience {
+                Some(Audience::Matching(selector)) => Some(selector.to_string()),
+                _ => None,
+            },
         };
         (!is_plain).then(|| Box::new(rare()))
+    }
+}
+
+impl Rare {
+    fn audience(&self) -> rusqlite::Result<Option<Audience>> {
+        if let Some(select) = &self.select {
+            return select
+                .parse()
+                .map(|selector| Some(Audience::Matching(selector)))
+                .map_err(|error| strange(6, error));
+        }
+        let Some(names) = &self.groups else { return Ok(None) };
+        let names = names.iter().map(|name| Name::new(NameOf::Group, name)).collect::<Result<_, _>>();
+        Ok(Some(Audience::groups(names.map_err(|error| strange(6, error))?)))
     }
 }
 
@@ -136,6 +176,11 @@ impl Chunk for TaskChunk {
         let (first, last) = (position(row, 1)?, position(row, 2)?);
         chunks::check(6, first, last, heads.iter().map(|head| head.0))?;
         let changes: Vec<(TaskId, Option<i64>, u8)> = json(row, 8)?;
+        let submitters = heads.iter().enumerate().filter_map(|(at, head)| {
+            let (name, role) = head.3.as_ref()?.by.clone()?;
+            Some((at, (!name.is_empty()).then(|| Arc::new(Submitter { name, role }))))
+        });
+        let submitters = submitters.collect();
         Ok(TaskChunk {
             segment: row.get(0)?,
             first,
@@ -143,6 +188,7 @@ impl Chunk for TaskChunk {
             priority: priority(row.get(4)?).ok_or_else(|| strange(4, "an unknown priority"))?,
             newest: row.get(5)?,
             heads,
+            submitters,
             texts: row.get_ref(7)?.as_blob()?.to_vec(),
             changes: changes.into_iter().map(|(id, expires_at, keyless)| (id, (expires_at, keyless != 0))).collect(),
         })
@@ -167,6 +213,7 @@ impl Chunk for TaskChunk {
             text: text(7, &self.texts, *start, *length)?.into(),
             to: self.target.clone(),
             priority: self.priority,
+            by: self.submitter(at),
             ..NewTask::default()
         };
         let mut ago = 0;
@@ -178,6 +225,7 @@ impl Chunk for TaskChunk {
             spec.max_attempts = rare.max_attempts;
             let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
             spec.retry = retry.map_err(|error| strange(6, error))?;
+            spec.audience = rare.audience()?.map(Arc::new);
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {
             spec.expires_at = expires_at.map(Time);
@@ -188,6 +236,12 @@ impl Chunk for TaskChunk {
 }
 
 impl TaskChunk {
+    /// Who submitted the task at this place.
+    fn submitter(&self, at: usize) -> Option<Arc<Submitter>> {
+        let until = self.submitters.partition_point(|(from, _)| *from <= at);
+        self.submitters[..until].last()?.1.clone()
+    }
+
     /// The ids of its tasks, and when they expire.
     pub(super) fn expiries(&self) -> impl Iterator<Item = (TaskId, Option<Time>)> {
         (0..self.len()).map(|at| {
@@ -267,9 +321,16 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
             let mut texts = Vec::with_capacity(chunk.iter().map(|task| task.bytes()).sum());
             let mut heads = Vec::with_capacity(chunk.len());
             let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
+            let mut before = None;
             for task in &chunk {
                 let text = task.spec.text.as_bytes();
-                heads.push(Head(task.id - first.id, size(texts.len())?, size(text.len())?, Rare::of(task, newest)));
+                heads.push(Head(
+                    task.id - first.id,
+                    size(texts.len())?,
+                    size(text.len())?,
+                    Rare::of(task, newest, before),
+                ));
+                before = task.spec.by.as_ref();
                 texts.extend_from_slice(text);
             }
             let (target, priority) = first.class();

@@ -1,6 +1,7 @@
 //! The leaf types: tasks, outcomes, and the names of those who handle them.
 
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use serde::Serialize;
@@ -296,6 +297,17 @@ pub struct NewTask {
     pub priority: Priority,
     /// Who asked for it, where callers have to say who they are.
     pub by: Option<Arc<Submitter>>,
+    /// How long work on it may take; `None`: as long as it takes. Its client sees to it.
+    pub time_limit: Option<TimeLimit>,
+}
+
+/// How long work on a task may take, from when it begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// In milliseconds.
+    pub millis: NonZeroU32,
+    /// What comes of it then is [`Outcome::Failed`], and not [`Outcome::Retry`].
+    pub fails: bool,
 }
 
 /// For which groups a broadcast is. For the others it is settled when they come to it.
@@ -347,8 +359,19 @@ pub struct Submitter {
 impl Task {
     /// The same without its text.
     pub fn without_text(&self) -> Task {
-        let NewTask { text: _, to, key, not_before, expires_at, max_attempts, retry, priority, by, audience } =
-            &self.spec;
+        let NewTask {
+            text: _,
+            to,
+            key,
+            not_before,
+            expires_at,
+            max_attempts,
+            retry,
+            priority,
+            by,
+            audience,
+            time_limit,
+        } = &self.spec;
         let spec = NewTask {
             text: String::new(),
             to: to.clone(),
@@ -360,6 +383,7 @@ impl Task {
             priority: *priority,
             by: by.clone(),
             audience: audience.clone(),
+            time_limit: *time_limit,
         };
         Task { spec, ..*self }
     }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::mpsc::{self, Receiver};
@@ -240,6 +241,7 @@ for_both! {
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
+            time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -1477,6 +1479,7 @@ mod file {
                 priority: [Priority::Normal, Priority::High, Priority::Low][usize::from(row.get::<_, u8>("priority")?)],
                 by: None,
                 audience: None,
+                time_limit: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -1934,6 +1937,8 @@ mod lives {
                             by: (rare & 16 != 0)
                                 .then(|| Arc::new(Submitter { name: "ann".into(), role: "submit".into() })),
                             audience: None,
+                            time_limit: (rare & 2 != 0)
+                                .then_some(TimeLimit { millis: NonZeroU32::MIN, fails: rare & 4 != 0 }),
                         };
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });

@@ -569,6 +569,12 @@ pub(super) struct Submit {
     /// --max-attempts. Without it: as the server is set.
     #[arg(long, value_name = "POLICY", value_parser = retry)]
     pub(super) retry: Option<String>,
+    /// How long work on it may take, such as 10m: then it is ended, with the command of contact-client --exec and all that it started.
+    #[arg(long, value_name = "DURATION", value_parser = millis)]
+    pub(super) task_timeout: Option<u32>,
+    /// What comes of it then: another attempt, if one is left, or none.
+    #[arg(long, value_enum, default_value_t = OnTimeout::Retry, requires = "task_timeout")]
+    pub(super) on_timeout: OnTimeout,
     /// Which tasks of a group go first.
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     pub(super) priority: Priority,
@@ -576,6 +582,13 @@ pub(super) struct Submit {
     /// one is under way, what comes meanwhile is gathered for the next.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) batch: u32,
+}
+
+/// What comes of work that takes too long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum OnTimeout {
+    Retry,
+    Failed,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -867,6 +880,13 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
 }
 
 /// A policy, as the server will read it.
+/// A time in milliseconds, of which there must be some, and not more than 49 days.
+fn millis(text: &str) -> Result<u32, String> {
+    let millis = humantime::parse_duration(text).map_err(|e| e.to_string())?.as_millis();
+    let millis = u32::try_from(millis).ok().filter(|millis| *millis > 0);
+    millis.ok_or_else(|| "it is from 1ms to 49days".to_owned())
+}
+
 fn selector(text: &str) -> Result<String, String> {
     text.parse::<Selector>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::args::{Priority, Submit};
+use super::args::{OnTimeout, Priority, Submit};
 use super::lines::Line;
 use crate::task::Time;
 use crate::wire::control as pb;
@@ -66,6 +66,8 @@ impl Spec {
                 key: submit.key.clone().unwrap_or_default(),
                 max_attempts: submit.max_attempts.unwrap_or(0),
                 retry: submit.retry.clone().unwrap_or_default(),
+                timeout_ms: submit.task_timeout.unwrap_or(0),
+                timeout_fails: submit.on_timeout == OnTimeout::Failed,
                 priority: priority.into(),
                 ..Default::default()
             },

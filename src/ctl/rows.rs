@@ -1,5 +1,7 @@
 //! What is printed: the records of the control service, as objects and as lines of a table.
 
+use std::time::Duration;
+
 use protobuf::EnumOrUnknown;
 use serde::Serialize;
 
@@ -49,6 +51,10 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<u32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    timeout_fails: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_by: Option<String>,
@@ -71,6 +77,8 @@ impl From<pb::Task> for Task {
             cancelled_at: Moment::if_set(task.expires_at).filter(|_| task.cancelled),
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             retry: text_if_set(task.retry),
+            timeout_ms: (task.timeout_ms != 0).then_some(task.timeout_ms),
+            timeout_fails: task.timeout_fails,
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
             submitted_by: text_if_set(task.submitted_by),
             submitted_role: text_if_set(task.submitted_role),
@@ -88,6 +96,10 @@ impl Task {
     /// What is set, each with its name.
     pub(super) fn properties(&self, times: Times) -> Vec<(&'static str, String)> {
         let show = |at| times.both(at);
+        let limit = |millis: u32| {
+            let lasts = humantime::format_duration(Duration::from_millis(millis.into()));
+            format!("{lasts}, then {}", if self.timeout_fails { "failed" } else { "retry" })
+        };
         let by = |name: &String| format!("{name} ({})", self.submitted_role.as_deref().unwrap_or_default());
         let mut all = vec![
             ("task", self.id.to_string()),
@@ -102,6 +114,7 @@ impl Task {
             ("cancelled", self.cancelled_at.map(show)),
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
             ("retry", self.retry.clone()),
+            ("time limit", self.timeout_ms.map(limit)),
             ("priority", self.priority.clone()),
             ("submitted by", self.submitted_by.as_ref().map(by)),
         ];

@@ -84,6 +84,8 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
         ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: Some(task.max_attempts),
         retry: task.retry,
+        timeout_ms: task.timeout_ms,
+        timeout_fails: task.timeout_fails,
         priority: priority(task.priority)?,
     })
 }
@@ -227,6 +229,8 @@ fn task(task: Task) -> pb::Task {
         cancelled,
         max_attempts: spec.max_attempts.unwrap_or(0),
         retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
+        timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
+        timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
         submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
         submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
         priority: match spec.priority {

@@ -10,6 +10,7 @@ mod lists;
 mod never_came;
 
 use std::cell::LazyCell;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drain
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Positions, Reader};
 use crate::task::{
-    Audience, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time,
+    Audience, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time, TimeLimit,
 };
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
@@ -97,6 +98,9 @@ pub(super) struct TaskRequest {
     pub(super) max_attempts: Option<u32>,
     /// The text of a policy; empty: there is none.
     pub(super) retry: String,
+    /// 0: as long as it takes.
+    pub(super) timeout_ms: u32,
+    pub(super) timeout_fails: bool,
     pub(super) priority: Priority,
 }
 
@@ -170,6 +174,7 @@ impl TaskRequest {
             expires_at,
             max_attempts: self.max_attempts.filter(|n| *n > 0).or(policy.max_attempts),
             retry: policy.backoff,
+            time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
             priority: self.priority,
             text,
             ..NewTask::default()

@@ -171,13 +171,17 @@ fn revocation(revoked: broker::Revoked) -> Revoked {
 
 fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
     let receipt = |receipts: &OfClient| receipts.make(delivery.task.id, delivery.attempt).to_vec();
+    let spec = &delivery.task.spec;
     ServerMsg {
-        task: delivery.task.spec.text.clone(),
+        task: spec.text.clone(),
+        key: spec.key.clone().unwrap_or_default(),
+        timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
+        timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
         id: delivery.task.id,
         attempt: delivery.attempt,
         spent: delivery.spent,
         max_attempts: delivery.max_attempts.unwrap_or(0),
-        expires_at: delivery.task.spec.expires_at.map_or(0, |at| at.0),
+        expires_at: spec.expires_at.map_or(0, |at| at.0),
         receipt: receipts.map(receipt).unwrap_or_default(),
         ..ServerMsg::default()
     }

@@ -43,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/6.sql"),
     include_str!("sqlite/7.sql"),
     include_str!("sqlite/8.sql"),
+    include_str!("sqlite/9.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.

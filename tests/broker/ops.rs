@@ -412,6 +412,7 @@ impl World {
             retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
             priority: spec.priority,
             by: None,
+            time_limit: None,
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),

@@ -437,6 +437,19 @@ fn what_a_client_may_not_begin_after_is_told_with_the_task() {
 }
 
 #[test]
+fn how_long_work_on_a_task_may_take_is_told_with_it_and_its_key_and_both_are_there_after_a_start() {
+    let mut rig = Rig::start();
+    let limited = |fails| NewTask { timeout_ms: 90_000, timeout_fails: fails, ..to("a", "limited") };
+    rig.operator.submit_all(vec![limited(true), NewTask { key: "k".into(), ..limited(false) }, to("a", "plain")]);
+    rig.restart();
+    let mut tasks = rig.named("a").tasks();
+    let said = tasks.take(3).into_iter().map(|it| (it.timeout_ms, it.timeout_fails, it.key)).collect::<Vec<_>>();
+    assert_eq!(said, [(90_000, true, "".into()), (90_000, false, "k".into()), (0, false, "".into())]);
+    let task = rig.operator.ledger_until(1, |_| true).task;
+    assert_eq!((task.timeout_ms, task.timeout_fails), (90_000, true));
+}
+
+#[test]
 fn how_often_a_task_may_be_tried_is_told_with_it_if_the_task_or_its_group_says_so() {
     let rig = Rig::start();
     let request = SetGroupRetryRequest { group: "a".into(), retry: "max=5".into(), ..Default::default() };

@@ -2,7 +2,7 @@
 
 import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
-import { count, moment } from '../format.js';
+import { count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
 import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
@@ -116,6 +116,7 @@ function factsOf(task) {
     { key: 'task.not_before', at: task.not_before },
     { key: 'task.expires_at', at: task.expires_at },
     { key: 'task.max_attempts', value: task.max_attempts && count(task.max_attempts) },
+    { key: 'task.timeout', value: task.timeout_ms && t(task.timeout_fails ? 'task.timeout.failed' : 'task.timeout.retry', duration(task.timeout_ms)) },
     { key: 'task.key', value: task.key },
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
   ];

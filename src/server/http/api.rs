@@ -249,6 +249,10 @@ struct NewTask {
     max_attempts: Option<u32>,
     #[serde(default)]
     retry: String,
+    #[serde(default)]
+    timeout_ms: u32,
+    #[serde(default)]
+    timeout_fails: bool,
     priority: Option<Priority>,
 }
 
@@ -272,6 +276,8 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
         ttl: task.ttl_ms.map(Duration::from_millis),
         max_attempts: task.max_attempts,
         retry: task.retry,
+        timeout_ms: task.timeout_ms,
+        timeout_fails: task.timeout_fails,
         priority: match task.priority {
             Some(Priority::High) => task::Priority::High,
             Some(Priority::Low) => task::Priority::Low,
@@ -409,7 +415,7 @@ mod tests {
             "before=7&group=%E5%B7%A5&limit=10&state=dead",
             "q=a+b%20c&limit=18446744073709551616",
             r#"{"text":"x","to":"g","key":"k","delay_ms":5,"ttl_ms":9,"max_attempts":2,"retry":"first=1s","priority":"low"}"#,
-            r#"{"text":"x","to":["g","h"],"select":"os=linux,!canary"}"#,
+            r#"{"text":"x","to":["g","h"],"select":"os=linux,!canary","timeout_ms":9,"timeout_fails":true}"#,
             r#"{"client":"c","for_ms":1,"note":"n"}"#,
             r#"{"group":"g","retry":null}"#,
             r#"{"group":"\ud800\u0000","paused":true}"#,

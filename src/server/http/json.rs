@@ -1,5 +1,7 @@
 //! What goes over HTTP. Names in snake_case, times in milliseconds since 1970 UTC, null where something is not set.
 
+use std::num::NonZeroU32;
+
 use serde::Serialize;
 
 use super::last_reports::LastReport;
@@ -33,6 +35,10 @@ pub(super) struct Task {
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timeout_ms: Option<NonZeroU32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    timeout_fails: bool,
     priority: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_by: Option<String>,
@@ -59,6 +65,8 @@ impl Task {
             expires_at: over_at.map(|at| at.0),
             max_attempts: spec.max_attempts,
             retry: spec.retry.map(|retry| retry.to_string()),
+            timeout_ms: spec.time_limit.map(|limit| limit.millis),
+            timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
             priority: match spec.priority {
                 Priority::High => "high",
                 Priority::Normal => "normal",

@@ -198,6 +198,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             text: row.next()?,
             by: None,
             audience: None,
+            time_limit: None,
         },
     })
 }

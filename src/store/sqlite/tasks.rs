@@ -1,6 +1,7 @@
 //! Tasks in chunks.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
@@ -13,7 +14,7 @@ use super::rows::{priority, priority_number};
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
@@ -111,6 +112,9 @@ struct Rare {
     /// Which labels these must have.
     #[serde(skip_serializing_if = "Option::is_none")]
     select: Option<String>,
+    /// How many milliseconds work on it may take, and whether it has failed then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<(NonZeroU32, bool)>,
 }
 
 pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
@@ -120,7 +124,7 @@ pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> Option<Box<Rare>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, .. } = &task.spec;
+        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, .. } = &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);
@@ -132,7 +136,8 @@ impl Rare {
             && max_attempts.is_none()
             && retry.is_none()
             && by.is_none()
-            && audience.is_none();
+            && audience.is_none()
+            && time_limit.is_none();
         let rare = move || Rare {
             ago,
             key: key.clone(),
@@ -141,6 +146,7 @@ impl Rare {
             max_attempts: *max_attempts,
             retry: retry.map(|retry| retry.to_string()),
             by,
+            limit: time_limit.map(|limit| (limit.millis, limit.fails)),
             groups: match audience {
                 Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
                 _ => None,
@@ -226,6 +232,7 @@ impl Chunk for TaskChunk {
             let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
             spec.retry = retry.map_err(|error| strange(6, error))?;
             spec.audience = rare.audience()?.map(Arc::new);
+            spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {
             spec.expires_at = expires_at.map(Time);

@@ -1,5 +1,9 @@
 //! Networks that fail, and clients that do not read: through the real server.
 
+#[cfg(target_os = "linux")]
+mod machines;
+#[cfg(target_os = "linux")]
+mod nat;
 pub mod proxy;
 
 use std::collections::BTreeSet;

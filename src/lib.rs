@@ -40,6 +40,8 @@ mod front;
 mod fuzz;
 #[cfg(feature = "server")]
 pub mod latency;
+#[cfg(feature = "server")]
+mod log_limit;
 pub mod log_queue;
 #[cfg(feature = "cli")]
 pub mod logger;

@@ -33,6 +33,8 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+#[cfg(feature = "ctl")]
+pub(crate) use self::dial::speaks_tls;
 #[cfg(any(feature = "client", feature = "ctl"))]
 pub(crate) use self::dial::{Dial, DialError};
 #[cfg(feature = "server")]
@@ -50,6 +52,8 @@ pub use self::join::{Invitation, JoinError, Joined, State, renew};
 #[cfg(feature = "server")]
 pub(crate) use self::places::holder;
 
+/// How the answer of a port with TLS begins to those who speak none.
+pub(crate) const SPEAKS_TLS: &str = "this port speaks TLS";
 /// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";
 /// That of those who join: a message each way, and no gRPC.

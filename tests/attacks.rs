@@ -3,7 +3,11 @@
 #[cfg(target_os = "linux")]
 mod bounds;
 #[cfg(target_os = "linux")]
+mod bystander;
+#[cfg(target_os = "linux")]
 mod calls;
+#[cfg(target_os = "linux")]
+mod certificates;
 #[cfg(target_os = "linux")]
 mod door;
 #[cfg(target_os = "linux")]

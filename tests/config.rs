@@ -348,20 +348,7 @@ fn shows_ack_timeout(server: &Server, millis: u64) {
 #[track_caller]
 fn given_up_after(server: &Server, attempts: u64) {
     let task = server.submit(&["it never works"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    command.args([
-        "--server",
-        &server.listen,
-        "--group",
-        "workers",
-        "--from",
-        "first",
-        "--exec",
-        "exit 75",
-        "--retry-delay",
-        "10ms",
-    ]);
-    let _worker = Program::spawn("worker", &mut command).unwrap();
+    let _worker = server.client(&["--group", "workers", "--exec", "exit 75", "--retry-delay", "10ms"]);
     let deadline = Instant::now() + DEADLINE;
     loop {
         let dead = server.ctl(&["dead"]);
@@ -377,11 +364,7 @@ fn given_up_after(server: &Server, attempts: u64) {
 #[test]
 fn a_member_of_a_group_that_says_no_name_is_called_by_its_machine_and_process() {
     let server = Server::start(&[]);
-    let worker = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        command.args(["--server", &server.listen, "--from", "first", "--exec", "cat"]).args(more);
-        Program::spawn("worker", &mut command).unwrap()
-    };
+    let worker = |more: &[&str]| server.client(&[&["--exec", "cat"], more].concat());
     let member = worker(&["--group", "workers"]);
     server.submit(&["who does this?"]);
     let result = &server.at_least(1, "results")[0];

@@ -25,6 +25,7 @@ use super::frames::{Abuse, Frames};
 use super::places::Places;
 use super::relay::{self, End, relay};
 use super::{JOIN, LONGEST};
+use crate::log_limit::LogLimit;
 
 /// From when a connection is accepted until TLS has begun and the first frame has come.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -417,7 +418,10 @@ impl<I: Inside> Shared<I> {
         match end {
             End::Refused(abuse) => {
                 self.counts.refuse(Refused::Flood);
-                warn!("{peer} was cut off: {}", in_words(abuse));
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("{peer} was cut off: {}{left_out}", in_words(abuse));
+                }
             }
             End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
             End::Outer(ended) => debug!("{peer} has gone: {ended:?}"),

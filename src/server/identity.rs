@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, warn};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -26,6 +26,7 @@ use super::authority::Authority;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{self, Inside};
+use crate::log_limit::LogLimit;
 use crate::task::{Name, NameOf};
 use crate::wire::contact as pb;
 
@@ -133,7 +134,10 @@ impl ClientCertVerifier for Verifier {
         let verified = self.genuine.verify_client_cert(certificate, intermediates, now)?;
         match (Identity::of(certificate), &self.authority) {
             (Err(why), _) => {
-                warn!("a client's certificate is refused: {why}");
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("a client's certificate is refused: {why}{left_out}");
+                }
                 Err(CertificateError::ApplicationVerificationFailure.into())
             }
             (Ok(identity), Some(authority)) if authority.lets_in(&identity).is_none() => {
@@ -250,7 +254,10 @@ impl Inside for Served {
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
             if self.operators_only && shown.role == Role::Agent && !is_free {
-                warn!("{shown} at {peer} may not use this port: its certificate is not for that");
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("{shown} at {peer} may not use this port: its certificate is not for that{left_out}");
+                }
                 return None;
             }
             if let Some(authority) = &self.authority {
@@ -289,7 +296,10 @@ impl Inside for Served {
                 ..pb::JoinResponse::default()
             },
             Err(refusal) => {
-                warn!("{peer} was given no certificate: {refusal}");
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("{peer} was given no certificate: {refusal}{left_out}");
+                }
                 pb::JoinResponse { refused: refusal.to_string(), ..pb::JoinResponse::default() }
             }
         };

@@ -21,23 +21,24 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
+use super::bystander::Bystander;
 use crate::common::DEADLINE;
 use crate::common::authority::{Authority, Valid};
 use crate::common::program::Program;
 use crate::common::server::Server;
-use crate::rig::{Rig, patient};
+use crate::rig::{Operator, Rig, patient, to};
 use crate::server::memory::Memory;
 
 /// A worker, and what it learns.
-struct Watched {
+pub(super) struct Watched {
     running: Option<Running>,
-    tasks: Receiver<String>,
+    pub(super) tasks: Receiver<String>,
     /// Why there is no connection.
-    lost: Receiver<String>,
+    pub(super) lost: Receiver<String>,
 }
 
 impl Watched {
-    fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+    pub(super) fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
         let (done, tasks) = unbounded();
         let (tell, lost) = unbounded();
         let config = Config {
@@ -61,12 +62,12 @@ impl Watched {
     }
 
     #[track_caller]
-    fn task(&self) -> String {
+    pub(super) fn task(&self) -> String {
         self.tasks.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no task came: {:?}", self.lost.try_iter().last()))
     }
 
     #[track_caller]
-    fn trouble(&self) -> String {
+    pub(super) fn trouble(&self) -> String {
         self.lost.recv_timeout(DEADLINE).unwrap()
     }
 
@@ -88,7 +89,7 @@ fn server_tls(authority: &Authority) -> ServerTls {
     ServerTls { cert, key, client_ca: Some(authority.ca()) }
 }
 
-fn uri(uri: &str) -> SanType {
+pub(super) fn uri(uri: &str) -> SanType {
     SanType::URI(uri.try_into().unwrap())
 }
 
@@ -216,17 +217,21 @@ fn new_files_count_for_connections_from_then_on_and_wrong_ones_change_nothing() 
     let stays = Watched::start(&server.listen, Some("stays"), Some(old.clone()));
     assert_eq!(stays.task(), "a task");
     let other_key = authority.server("other").1;
+    let over = authority.issue("over", vec![SanType::IpAddress([127, 0, 0, 1].into())], true, Valid::Before);
     let log = |server: &mut Server, words: &str| {
         server.program().err.wait_for(words, |line| line.contains(words));
     };
     let read = |path: &PathBuf| fs::read(path).unwrap();
     let (good_cert, good_key) = (read(&tls.cert), read(&tls.key));
-    for (file, content, words) in [
-        (&tls.cert, b"garbage".to_vec(), "there is no certificate in it"),
-        (&tls.key, read(&other_key), "it is not the key of the certificate"),
-        (&tls.key, b"garbage".to_vec(), "there is no private key in it"),
+    let garbage = || b"garbage".to_vec();
+    for (cert, key, words) in [
+        (garbage(), good_key.clone(), "there is no certificate in it"),
+        (good_cert.clone(), read(&other_key), "it is not the key of the certificate"),
+        (good_cert.clone(), garbage(), "there is no private key in it"),
+        (read(&over.0), read(&over.1), "the certificate expired"),
     ] {
-        fs::write(file, content).unwrap();
+        fs::write(&tls.cert, cert).unwrap();
+        fs::write(&tls.key, key).unwrap();
         server.program().signal("HUP");
         log(&mut server, words);
         fs::write(&tls.cert, &good_cert).unwrap();
@@ -252,10 +257,10 @@ fn new_files_count_for_connections_from_then_on_and_wrong_ones_change_nothing() 
 }
 
 /// A connection that says what it likes.
-struct Raw;
+pub(super) struct Raw;
 
 impl Raw {
-    fn tls(
+    pub(super) fn tls(
         server: &str,
         authority: &Authority,
         files: Option<&(PathBuf, PathBuf)>,
@@ -316,13 +321,26 @@ fn flood(mut stream: impl std::io::Write, mut next: impl FnMut(u32) -> Vec<u8>) 
 #[test]
 fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_nothing() {
     let authority = Authority::new();
-    let args = authority.args();
-    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
     let tls = authority.client("contact://fleet/agent/other");
-    let other = Watched::start(&server.listen, Some("other"), Some(tls));
+    floods(&authority, &authority.args(), tls, Some(&files));
+}
+
+/// Where no certificates are asked for, everybody gets as far as that.
+#[test]
+fn floods_of_those_without_a_certificate_are_cut_off_too() {
+    let authority = Authority::new();
+    let args = authority.args();
+    // All but --tls-client-ca.
+    floods(&authority, &args[..4], Tls { ca: authority.ca(), identity: None }, None);
+}
+
+fn floods(authority: &Authority, args: &[String], tls: Tls, files: Option<&(PathBuf, PathBuf)>) {
+    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let other = Watched::start(&server.listen, Some("other"), Some(tls.clone()));
     server.submit(&["before"]);
     assert_eq!(other.task(), "before");
-    let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
+    let others = bystander(&server, tls);
     let before = Memory::of(server.program()).most;
     let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
     let continuation = |number: u32| match number {
@@ -342,7 +360,7 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     ];
     for (name, attack) in attacks {
         for _ in 0..3 {
-            let stream = Raw::tls(&server.listen, &authority, Some(&files));
+            let stream = Raw::tls(&server.listen, authority, files);
             let sent = flood(stream, attack);
             // What fits into buffers of sockets on the way is sent before the end is seen.
             assert!(sent < 16 << 20, "{name}: {sent} bytes");
@@ -351,14 +369,26 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
         assert_eq!(other.task(), name);
     }
     assert!(other.lost.is_empty());
-    // C-core ends some of those with pings before.
-    assert!(refused(&server, "flood") >= 12, "{}", refused(&server, "flood"));
+    others.felt_little("floods of frames");
+    // C-core ends some of those with pings, and others, before.
+    assert!(refused(&server, "flood") >= 9, "{}", refused(&server, "flood"));
     let took = Memory::of(server.program()).most - before;
     assert!(took < 48 << 20, "{} MiB", took >> 20);
 }
 
+/// One that works by TLS, over connections of its own.
+fn bystander(server: &Server, tls: Tls) -> Bystander {
+    let operator = Operator::of(&server.control);
+    let worker = Watched::start(&server.listen, Some("other/beside"), Some(tls));
+    Bystander::doing(move || {
+        operator.submit_all(vec![to("other/beside", "beside")]);
+        // What is for everyone comes to it, too.
+        while worker.task() != "beside" {}
+    })
+}
+
 /// How many connections the server says it refused, for that reason.
-fn refused(server: &Server, reason: &str) -> u64 {
+pub(super) fn refused(server: &Server, reason: &str) -> u64 {
     let mut stream = TcpStream::connect(&server.http).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
@@ -434,7 +464,7 @@ fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
 }
 
 /// A server with an authority of its own, and a port that was free.
-fn public() -> Rig {
+pub(super) fn public() -> Rig {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     Rig::with(|config| {
         config.listen = format!("127.0.0.1:{port}");
@@ -442,14 +472,14 @@ fn public() -> Rig {
     })
 }
 
-fn invite(rig: &Rig, group: &str, uses: u32, lasts_ms: u64) -> Invitation {
+pub(super) fn invite(rig: &Rig, group: &str, uses: u32, lasts_ms: u64) -> Invitation {
     let request = pb::InviteRequest { group: group.into(), uses, lasts_ms, ..Default::default() };
     let answer = block_on(rig.operator.control.invite(&request, patient()).unwrap()).unwrap();
     Invitation::parse(&answer.invitation).unwrap()
 }
 
 /// Joins, and keeps what came of it in a folder.
-fn joined(invitation: &Invitation, name: &str) -> (TempDir, Tls) {
+pub(super) fn joined(invitation: &Invitation, name: &str) -> (TempDir, Tls) {
     let folder = tempfile::tempdir().unwrap();
     let state = JoinState(folder.path());
     state.keep(&invitation.join(name).unwrap(), &invitation.server).unwrap();
@@ -581,6 +611,26 @@ fn a_fleet_is_set_up_by_an_invitation() {
     server.ctl(&["submit", "--to", "workers", "again"]);
     assert_eq!(text(server.done(2)).trim(), "AGAIN");
     assert_eq!(server.ctl(&["identity", "list"]).len(), 1);
+
+    // Where no folder is said, and with the same line again though it is used up. Another one joins anew.
+    let place = folder.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let invite = || server.ctl(&["invite"])[0]["invitation"].as_str().unwrap().to_owned();
+    let joins = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        command.args(["--join", line, "--id", "moved"]).current_dir(&place);
+        let client = Program::spawn("contact-client", &mut command).unwrap();
+        client.err.wait_for("that it is in", |line| line.contains("connected to"));
+        let identities = server.ctl(&["identity", "list"]);
+        let moved = identities.iter().filter(|one| one["name"].as_str().unwrap().starts_with("moved")).count();
+        let joined =
+            client.err.so_far().iter().any(|line| line.contains("later starts need only --state contact-state"));
+        (moved, joined)
+    };
+    let line = invite();
+    assert_eq!([joins(&line), joins(&line)], [(1, true), (1, false)]);
+    server.ctl(&["identity", "revoke", "moved"]);
+    assert_eq!(joins(&invite()), (2, true));
 
     // One for a client of another kind.
     let dir = folder.path().to_str().unwrap();

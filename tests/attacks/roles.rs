@@ -303,6 +303,63 @@ fn a_link_lets_one_browser_in_as_who_made_it_and_other_sites_use_no_session() {
     assert_eq!(get(&rig, "GET", "/api/state", &[("cookie", &read)]).status, 401);
 }
 
+/// On every route: names of other hosts, so that no page of another site becomes one of ours by its DNS; and a session that is used from
+/// elsewhere.
+#[test]
+fn no_route_answers_under_another_host_and_none_changes_anything_for_another_site() {
+    let rig = rig();
+    let token = create(&rig, new("ann", "operator"));
+    let link = rig.operator.control.create_login(&pb::CreateLoginRequest::new(), bearer(&token)).unwrap();
+    let first = get(&rig, "GET", &block_on(link).unwrap().path, &[]);
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    let ask = |method: &str, path: &str, lines: &str| {
+        let body = if method == "POST" { "content-length: 2\r\n\r\n{}" } else { "\r\n" };
+        let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\nx-contact: 1\r\n{lines}{body}");
+        exchange(rig.http(), request.as_bytes()).status
+    };
+    let who = [format!("authorization: Bearer {token}\r\n"), format!("cookie: {cookie}\r\n"), String::new()];
+    let events = [("GET", "/api/events", "read"), ("GET", "/login?code=00", "")];
+    for (method, path, _) in ROUTES.into_iter().chain(events) {
+        for hosts in [
+            "",
+            "host: \r\n",
+            "host: evil.example\r\n",
+            "host: localhost.evil.example\r\n",
+            "host: 127.0.0.1.evil.example\r\n",
+            "host: evil.example:127.0.0.1\r\n",
+            "host: localhost@evil.example\r\n",
+            "host: evil.example\r\nx-forwarded-host: localhost\r\n",
+            "host: localhost\r\nhost: evil.example\r\n",
+        ] {
+            for who in &who {
+                let status = ask(method, path, &format!("{hosts}{who}"));
+                assert!([400, 403].contains(&status), "{method} {path} {hosts:?} {who:?}: {status}");
+            }
+        }
+        if method != "POST" {
+            continue;
+        }
+        for from in [
+            "origin: http://evil.example\r\n",
+            "origin: null\r\n",
+            "origin: \r\n",
+            "origin: http://127.0.0.1.evil.example\r\n",
+            "origin: http://127.0.0.1:1\r\n",
+            "origin: http://127.0.0.1\r\nsec-fetch-site: cross-site\r\n",
+            "sec-fetch-site: same-site\r\n",
+        ] {
+            let status = ask(method, path, &format!("host: 127.0.0.1\r\ncookie: {cookie}\r\n{from}"));
+            assert_eq!(status, 401, "{method} {path} {from:?}");
+        }
+        let ours = format!("host: 127.0.0.1\r\ncookie: {cookie}\r\norigin: http://127.0.0.1\r\n");
+        let status = ask(method, path, &ours);
+        assert!(![401, 403].contains(&status), "{method} {path}: {status}");
+    }
+    let described =
+        rig.operator.control.get_server(&pb::GetServerRequest { counted: true, ..Default::default() }, bearer(&token));
+    assert_eq!(block_on(described.unwrap()).unwrap().tasks, 0);
+}
+
 fn agent(rig: &Rig, token: &str, metadata: &[(&str, &str)]) -> Client {
     metadata.iter().fold(rig.client(&[("authorization", &format!("Bearer {token}"))]), |client, (key, value)| {
         client.saying(key, value)

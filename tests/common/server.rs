@@ -10,6 +10,8 @@ use tempfile::TempDir;
 use super::program::Program;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+/// The client's program.
+pub const CLIENT: &str = env!("CARGO_BIN_EXE_contact-client");
 
 /// A server on ports and in a folder of its own.
 pub struct Server {
@@ -117,6 +119,19 @@ impl Server {
         let (subcommand, rest) = args.split_first().unwrap();
         command.args([subcommand, "--json", "--server", &self.control]).args(rest).env("CONTACT_DATA", &self.data);
         Program::spawn("contactctl", &mut command).unwrap()
+    }
+
+    /// Starts contact-client, which begins with the first task that is kept.
+    #[track_caller]
+    pub fn client(&self, args: &[&str]) -> Program {
+        self.client_by(Command::new(CLIENT), args)
+    }
+
+    /// The same, by a command that becomes the client: that, or [`CLIENT`] with an environment of its own.
+    #[track_caller]
+    pub fn client_by(&self, mut command: Command, args: &[&str]) -> Program {
+        command.args(["--server", &self.listen, "--from", "first"]).args(args);
+        Program::spawn("contact-client", &mut command).unwrap()
     }
 
     /// Submits tasks, and returns the id of the first one.

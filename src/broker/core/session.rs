@@ -8,6 +8,7 @@ use std::time::Duration;
 use super::GroupId;
 use super::contest::Contest;
 use super::drains::Draining;
+use super::quotas::Quota;
 use crate::attempts::Attempts;
 use crate::now::Steady;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
@@ -45,6 +46,8 @@ pub struct Join {
     pub max_message: Option<u64>,
     /// Its address.
     pub peer: Arc<str>,
+    /// What it may have, together with all other streams of the same identity. `None`: it need not say who it is.
+    pub quota: Option<Quota>,
 }
 
 /// What a gRPC library takes in one message unless it is told otherwise, in bytes.
@@ -106,6 +109,10 @@ pub(super) struct Session {
     pub(super) window: usize,
     /// The tasks it has a lease on.
     pub(super) held: BTreeSet<TaskId>,
+    /// Bytes of these, as they count for its quota.
+    pub(super) bytes: u64,
+    /// Its quota is full.
+    pub(super) over: bool,
     /// How many of these its client has not begun.
     pub(super) unbegun: usize,
     /// Of these, there is one that must be alone with it: the client before it fell silent.
@@ -143,7 +150,7 @@ impl Session {
 
     /// Whether it may be given a task now.
     pub(super) fn can_take(&self) -> bool {
-        self.free() > 0 && self.has_room() && !self.alone && !self.rests && self.draining.is_none()
+        self.free() > 0 && self.has_room() && !self.over && !self.alone && !self.rests && self.draining.is_none()
     }
 
     /// Whether an operator wants it to get no more tasks.

@@ -29,7 +29,7 @@ use crate::rig::{Rig, patient};
 use crate::server::memory::Memory;
 
 /// A worker, and what it learns.
-struct Watched {
+pub(super) struct Watched {
     running: Option<Running>,
     tasks: Receiver<String>,
     /// Why there is no connection.
@@ -37,17 +37,16 @@ struct Watched {
 }
 
 impl Watched {
-    fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+    pub(super) fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+        let id = id.map(str::to_owned);
+        Watched::with(Config { id, tls, from: Some(StartAt::First), ..Config::new(server) })
+    }
+
+    pub(super) fn with(config: Config) -> Watched {
         let (done, tasks) = unbounded();
         let (tell, lost) = unbounded();
-        let config = Config {
-            id: id.map(str::to_owned),
-            tls,
-            from: Some(StartAt::First),
-            first_backoff: Duration::from_millis(50),
-            most_backoff: Duration::from_millis(100),
-            ..Config::new(server)
-        };
+        let (first_backoff, most_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
+        let config = Config { first_backoff, most_backoff, ..config };
         let worker = Worker::new(config, move |task| {
             let _ = done.send(task.text.clone());
             "done"
@@ -61,29 +60,29 @@ impl Watched {
     }
 
     #[track_caller]
-    fn task(&self) -> String {
+    pub(super) fn task(&self) -> String {
         self.tasks.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no task came: {:?}", self.lost.try_iter().last()))
     }
 
     #[track_caller]
-    fn trouble(&self) -> String {
+    pub(super) fn trouble(&self) -> String {
         self.lost.recv_timeout(DEADLINE).unwrap()
     }
 
-    fn join(mut self) -> Result<(), Error> {
+    pub(super) fn join(mut self) -> Result<(), Error> {
         ended(self.running.take().unwrap())
     }
 }
 
 /// How it ended by itself.
 #[track_caller]
-fn ended(running: Running) -> Result<(), Error> {
+pub(super) fn ended(running: Running) -> Result<(), Error> {
     let (tell, told) = unbounded();
     std::thread::spawn(move || tell.send(running.join()));
     told.recv_timeout(DEADLINE).expect("it goes on")
 }
 
-fn server_tls(authority: &Authority) -> ServerTls {
+pub(super) fn server_tls(authority: &Authority) -> ServerTls {
     let (cert, key) = authority.server("server");
     ServerTls { cert, key, client_ca: Some(authority.ca()) }
 }

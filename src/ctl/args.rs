@@ -210,7 +210,7 @@ Examples:
         url: Option<String>,
     },
     Invite(Invite),
-    /// See who is let in, say what one may do and have, and let one in no more (identity list, grant, limits, revoke).
+    /// Who is let in, for what (identity list, grant, limits, revoke).
     #[command(
         subcommand,
         after_help = "\

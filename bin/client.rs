@@ -141,7 +141,8 @@ struct Args {
 
     /// Share tasks with the other clients that name this group: each task goes to one of them.
     ///
-    /// Without --id the client is then called by its machine and its process, such as berlin-4711-3f9a: results say so.
+    /// Without --id the client is then called by its machine and its process, such as berlin-4711-3f9a: results say so. With a token or a
+    /// certificate of its own it is called by its address.
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 
@@ -316,8 +317,9 @@ fn renew_if_due(folder: &Path, server: &str, tls: &Tls) {
 fn run(args: Args) -> anyhow::Result<()> {
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
     let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), args.id.as_deref())?;
-    // A client without a group would be one of its own with it.
-    let id = args.id.or_else(|| args.group.as_ref().map(|_| own_name()));
+    // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.
+    let is_known = args.token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+    let id = args.id.or_else(|| args.group.as_ref().filter(|_| !is_known).map(|_| own_name()));
     let (server, tls, id, group) = match enrolled {
         Some(Enrolled { server, tls, name, group }) => {
             // What the certificate says, or one below it: another id would be refused.

@@ -62,13 +62,18 @@ pub fn all_calls() -> Admit {
 /// To be kept until the call has ended: one that is dropped before cancels it.
 pub struct Requests<T> {
     stream: RequestStream<Decoded<T>>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl<T> Requests<T> {
     /// Of a call that was let in.
     pub fn of(stream: RequestStream<Decoded<T>>, permit: Permit) -> Requests<T> {
-        Requests { stream, _permit: permit }
+        Requests { stream, permit }
+    }
+
+    /// What the call was let in with, if it is one of these.
+    pub fn permit<P: 'static>(&self) -> Option<&P> {
+        self.permit.downcast_ref()
     }
 }
 
@@ -100,6 +105,11 @@ impl<T> First<T> {
     /// Of a call with these messages.
     pub fn of(requests: Requests<T>) -> First<T> {
         First(requests)
+    }
+
+    /// See [`Requests::permit`].
+    pub fn permit<P: 'static>(&self) -> Option<&P> {
+        self.0.permit()
     }
 
     /// Waits for the message, for [`FIRST_MESSAGE`] at most.

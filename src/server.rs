@@ -14,10 +14,12 @@ mod contact;
 mod control;
 mod convert;
 mod demo;
+mod grants;
 mod health;
 pub mod host;
 mod http;
 mod identity;
+mod limits;
 mod logins;
 mod machine;
 mod metadata;
@@ -25,6 +27,7 @@ mod operator;
 mod port;
 mod pump;
 mod query;
+mod rate;
 mod receipts;
 mod reflection;
 mod refusal;
@@ -59,9 +62,12 @@ pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerE
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
+use self::grants::Grants;
 use self::health::Health;
 use self::http::HttpThread;
 use self::identity::Connections;
+use self::limits::Accounts;
+pub use self::limits::{Limit, Limits, Most};
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
@@ -102,6 +108,7 @@ pub struct Server {
     watchdog: Watchdog,
     watchers: Watchers,
     calls: Calls,
+    accounts: Accounts,
     broker: Broker,
     pool: Pool,
     store: Store,
@@ -165,7 +172,13 @@ impl Server {
         let limit = config.max_task;
         let calls = Calls::default();
         let connections = Connections::default();
-        let access = Access::of(callers_say_who_they_are, &config.data, connections.clone());
+        let accounts = Accounts::new(config.limits);
+        let takes_certificates = tls.as_ref().is_some_and(Tls::asks_for_certificates);
+        let groups: Vec<String> = config.agent_groups.iter().map(ToString::to_string).collect();
+        let grants = Grants::open(&config.data, authority.clone(), takes_certificates, &groups, accounts.clone());
+        let grants = grants.map_err(ServerError::Tokens)?;
+        let access =
+            Access::of(callers_say_who_they_are, &config.data, connections.clone(), grants.clone(), accounts.clone());
         let access = access.map_err(ServerError::Tokens)?;
         let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
         let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&access));
@@ -175,7 +188,6 @@ impl Server {
             calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
-            access: access.clone(),
             status_rate: status_rate.clone(),
             receipts,
             anonymous_group,
@@ -190,16 +202,11 @@ impl Server {
             status_rate,
             limit,
             admissions,
-            identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
+            identities: Identities { authority, connections: connections.clone() },
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };
-        let control = ControlService {
-            operator: operator.clone(),
-            access: access.clone(),
-            watchers: watchers.clone(),
-            calls: calls.clone(),
-        };
+        let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let common = |file, calls: &Admit| {
@@ -210,7 +217,8 @@ impl Server {
             env: &env,
             tls: tls.as_ref(),
             insecure: config.insecure,
-            connections,
+            connections: connections.clone(),
+            grants,
             counts: about.front.clone(),
             streams: config.calls.per_connection,
             memory: config.grpc_memory,
@@ -252,6 +260,7 @@ impl Server {
             about,
             health,
             calls,
+            accounts,
             http,
             demo,
             retention_thread,
@@ -286,11 +295,13 @@ impl Server {
 
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
-    pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention, limits: Limits) -> Result<(), BrokerError> {
         self.about.set_retention(retention.clone());
         self.store.handle().set_min_free(retention.min_free);
         self.retention_thread.set(retention);
-        block_on(self.broker.handle().reconfigure(broker))
+        let handle = self.broker.handle();
+        block_on(handle.reconfigure(broker))?;
+        block_on(handle.set_quotas(self.accounts.set_limits(limits)))
     }
 
     /// Reads the files of TLS again, if there are any. Those that are wrong change nothing, and the log says what is wrong.

@@ -13,6 +13,8 @@ mod door;
 #[cfg(target_os = "linux")]
 mod files;
 mod http;
+#[cfg(target_os = "linux")]
+mod limits;
 mod receipts;
 #[cfg(target_os = "linux")]
 mod roles;

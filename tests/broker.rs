@@ -18,7 +18,7 @@ use std::time::Duration;
 use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
-    MOST_LATE, OutcomeReport, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
+    MOST_LATE, OutcomeReport, Quota, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::labels::Labels;
 use contact::now::{Now, Steady};
@@ -1854,6 +1854,75 @@ fn no_client_holds_more_than_the_largest_window_whatever_it_wants() {
         let info = world.core.client(session).unwrap();
         assert_eq!((info.window, info.in_flight), (Some(5), 5));
     }
+}
+
+/// With a quota that others share.
+fn sharing(bytes: u64, join: Join) -> Join {
+    Join { quota: Some(Quota { of: 7, window: 64, bytes }), ..join }
+}
+
+#[test]
+fn what_an_identity_has_under_way_is_bounded_in_bytes_over_all_its_streams() {
+    let mut world = world();
+    // Each of these tasks counts for 228 bytes: four are more than 800.
+    let text = "x".repeat(100);
+    let a = world.join(sharing(800, client("a")));
+    let w = world.join(sharing(800, worker("w")));
+    let other = world.join(worker("other"));
+    world.leave(other);
+    for _ in 0..6 {
+        world.broadcast(&text);
+    }
+    let held = |world: &World| [a, w].map(|id| world.core.client(id).unwrap().in_flight);
+    assert_eq!(held(&world).iter().sum::<usize>(), 4, "{:?}", held(&world));
+    // Another of the group goes on meanwhile, and nobody is given what it settles.
+    let free = world.join(Join { window: Some(9), ..worker("free") });
+    assert_eq!(world.core.client(free).unwrap().in_flight + held(&world)[1], 6);
+    // One that is settled makes room for another: in whichever group.
+    let first = got(&world, a)[0];
+    world.done(a, first);
+    assert_eq!(held(&world).iter().sum::<usize>(), 4);
+    // What goes back with a stream counts no more.
+    world.leave(a);
+    let b = world.join(sharing(800, client("b")));
+    for _ in 0..6 {
+        world.address("b", &text);
+    }
+    assert_eq!(world.core.client(b).unwrap().in_flight + world.core.client(w).unwrap().in_flight, 4);
+}
+
+#[test]
+fn a_task_that_is_larger_than_the_bound_goes_out_alone() {
+    let mut world = world();
+    let a = world.join(sharing(1, client("a")));
+    let (one, two) = (world.broadcast("one"), world.broadcast("two"));
+    assert_eq!(got(&world, a), [one]);
+    world.done(a, one);
+    assert_eq!(got(&world, a), [one, two]);
+}
+
+#[test]
+fn other_bounds_of_an_identity_count_for_the_streams_it_has() {
+    let mut world = world();
+    let a = world.join(Join { window: Some(9), ..sharing(u64::MAX, client("a")) });
+    let held = |world: &World| world.core.client(a).unwrap().in_flight;
+    let set = |world: &mut World, window, bytes| {
+        world.core.set_quotas(&[Quota { of: 7, window, bytes }], world.now);
+        world.step(1);
+    };
+    set(&mut world, 2, u64::MAX);
+    for _ in 0..20 {
+        world.broadcast("work");
+    }
+    assert_eq!(held(&world), 2);
+    set(&mut world, 4, u64::MAX);
+    assert_eq!(held(&world), 4);
+    set(&mut world, 100, 1);
+    let first = got(&world, a)[0];
+    world.done(a, first);
+    assert_eq!(held(&world), 3, "it has more than it may, and gets no more");
+    set(&mut world, 100, u64::MAX);
+    assert_eq!(held(&world), 9, "its client wants no more");
 }
 
 #[test]

@@ -20,6 +20,7 @@ mod outcomes;
 mod overview;
 mod packed;
 mod peer;
+mod quotas;
 mod recent;
 mod session;
 mod suspects;
@@ -35,6 +36,7 @@ pub use self::membership::JoinError;
 pub use self::open::{LONGEST_SAID, Said};
 pub use self::operators::{Cancelled, GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
+pub use self::quotas::Quota;
 pub(super) use self::session::SEND_BUFFER;
 pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
 pub use self::tally::{Meter, Tally, Undelivered};
@@ -53,6 +55,7 @@ use self::holder::Former;
 use self::late::LateResults;
 use self::open::Texts;
 use self::peer::Peer;
+use self::quotas::Quotas;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
@@ -223,6 +226,7 @@ pub struct Core {
     clients: HashMap<ClientId, SessionId>,
     /// At most [`MOST_DRAINS`].
     drains: Drains,
+    quotas: Quotas,
     /// By address.
     peers: HashMap<Arc<str>, Peer>,
     /// For each priority the groups without a backlog: they get what is committed right away.
@@ -272,6 +276,7 @@ impl Core {
             sessions: FxHashMap::default(),
             clients: HashMap::new(),
             drains: Drains::new(),
+            quotas: Quotas::default(),
             peers: HashMap::new(),
             caught_up: Default::default(),
             timers: Timers::new(),
@@ -335,6 +340,7 @@ impl Core {
 
     /// What is to be done since this was last asked.
     pub fn take_actions(&mut self, now: Now) -> Vec<Action> {
+        self.use_freed_quotas(now);
         self.flush_records();
         if self.checkpoints.is_full() {
             self.checkpoint(now);
@@ -504,6 +510,24 @@ impl Core {
                 return Err(format!(
                     "session {id} holds {unbegun:?}, and one is not alone or not counted: {session:?}"
                 ));
+            }
+        }
+        for (of, ids, bytes) in self.quotas.all() {
+            let sessions = || ids.iter().filter_map(|id| self.sessions.get(id));
+            let of_leases = |session: &Session| {
+                let group = self.groups.get(&session.group)?;
+                let leases = session.held.iter().filter_map(|task| group.open.lease_of(*task));
+                Some(leases.map(|lease| u64::from(lease.bytes)).sum::<u64>())
+            };
+            let agree = |session: &Session| {
+                let is_over = session.over == self.quotas.is_full(*of);
+                is_over && of_leases(session) == Some(session.bytes)
+            };
+            if sessions().count() != ids.len()
+                || sessions().map(|session| session.bytes).sum::<u64>() != bytes
+                || !sessions().all(agree)
+            {
+                return Err(format!("quota {of} counts {bytes} bytes, and its sessions have others: {ids:?}"));
             }
         }
         let lease = |session: &Session, task| self.groups.get(&session.group)?.open.lease_of(task)?.session;

@@ -9,7 +9,7 @@ use futures::channel::oneshot;
 use super::BrokerError;
 use super::core::{
     Cancelled, ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter,
-    OutcomeReport, Overview, Reporter, SessionId, TaskState,
+    OutcomeReport, Overview, Quota, Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
@@ -224,6 +224,11 @@ impl Handle {
     /// Removes a group that no client uses.
     pub async fn remove_group(&self, group: GroupName) -> Result<(), BrokerError> {
         Ok(self.change(move |core, _| core.remove_group(&group)).await??)
+    }
+
+    /// Other bounds for identities, also for the streams that they have.
+    pub async fn set_quotas(&self, quotas: Vec<Quota>) -> Result<(), BrokerError> {
+        self.with(move |core, now| core.set_quotas(&quotas, now)).await
     }
 
     /// Takes other settings, for what comes from now on.

@@ -1,5 +1,6 @@
 //! What can be asked for on the command line. No option reaches further than here unchecked.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -199,12 +200,14 @@ Examples:
         url: Option<String>,
     },
     Invite(Invite),
-    /// See who is let in, and let one in no more (identity list, revoke).
+    /// Who is let in, for what (identity list, grant, limits, revoke).
     #[command(
         subcommand,
         after_help = "\
 Examples:
   contactctl identity list
+  contactctl identity grant web-1 --group workers
+  contactctl identity limits web-1 streams=10
   contactctl identity revoke web-1"
     )]
     Identity(Identity),
@@ -273,7 +276,7 @@ Examples:
   contactctl invite --group workers                for one client, within an hour
   contactctl invite --group workers --uses 50 --ttl 1d")]
 pub(super) struct Invite {
-    /// The one group whose work they may take part in. Without it: any.
+    /// The group whose work they take part in. Without it: none, each is a client with an id of its own.
     #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
     /// For how long it is good.
@@ -282,6 +285,42 @@ pub(super) struct Invite {
     /// For how many.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) uses: u32,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+}
+
+/// What one identity may have.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Limits {
+    /// What each identity may have, instead of what the server is set to: `connections`, `streams` (getTask), `window` (of a stream), `bytes` (given
+    /// and not settled), `results`, `statuses` and `submits` a second. The value is a number, or `none` for no limit. May be given several times.
+    #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = limit)]
+    limits: Vec<(String, u64)>,
+}
+
+impl Limits {
+    pub(super) fn of(self) -> HashMap<String, u64> {
+        self.limits.into_iter().collect()
+    }
+}
+
+/// 0 is no limit.
+fn limit(text: &str) -> Result<(String, u64), String> {
+    match change_of_limit(text)? {
+        (key, Some(most)) => Ok((key, most)),
+        (_, None) => Err("must be a number from 1, or none".into()),
+    }
+}
+
+/// The same; `None`: as the server is set.
+fn change_of_limit(text: &str) -> Result<(String, Option<u64>), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE, such as streams=10")?;
+    let most = match value {
+        "none" => Some(0),
+        "default" => None,
+        _ => Some(value.parse().ok().filter(|most| *most > 0).ok_or("must be a number from 1, none or default")?),
+    };
+    Ok((key.to_owned(), most))
 }
 
 #[derive(Debug, Subcommand)]
@@ -291,6 +330,39 @@ pub(super) enum Identity {
 Example:
   contactctl identity list")]
     List,
+    /// Show what one may do and have, and what it has now; or change what it may have.
+    ///
+    /// For those with certificates and with tokens. What is changed counts at once, and after a restart.
+    #[command(after_help = "\
+Examples:
+  contactctl identity limits web-1
+  contactctl identity limits web-1 streams=10 bytes=100000000
+  contactctl identity limits web-1 streams=none bytes=default")]
+    Limits {
+        /// Its name.
+        name: String,
+        /// What it may have: `connections`, `streams` (getTask), `window` (of a stream), `bytes` (given and not settled), `results`, `statuses` and
+        /// `submits` a second. The value is a number, `none` for no limit, or `default` for what the server is set to.
+        #[arg(value_name = "KEY=VALUE", value_parser = change_of_limit)]
+        limits: Vec<(String, Option<u64>)>,
+    },
+    /// Let one with a certificate take part in the work of a group, or no more.
+    ///
+    /// It counts at once: its connections end, and come again. What it may name without that is its own name.
+    #[command(after_help = "\
+Examples:
+  contactctl identity grant web-1 --group workers
+  contactctl identity grant web-1 --remove workers")]
+    Grant {
+        /// Its name.
+        name: String,
+        /// A group that it may name from now on. The first is its own if it names none. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group, required_unless_present = "remove")]
+        group: Vec<String>,
+        /// A group that it may not name any more. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group)]
+        remove: Vec<String>,
+    },
     /// Let one in no more, and end its connections.
     #[command(after_help = "\
 Example:
@@ -309,6 +381,7 @@ pub(super) enum Cert {
     #[command(after_help = "\
 Examples:
   contactctl cert issue web-1
+  contactctl cert issue web-2 --group workers
   contactctl cert issue ann --operator --ttl 90d")]
     Issue {
         /// Whose it is: the id of a client, or the name of an operator.
@@ -316,6 +389,11 @@ Examples:
         /// It is for an operator, who submits tasks and sees everything.
         #[arg(long)]
         operator: bool,
+        /// A group that the client may name, beside its own name. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group, conflicts_with = "operator")]
+        group: Vec<String>,
+        #[command(flatten)]
+        limits: Limits,
         /// How long it is valid.
         #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
         ttl: Duration,
@@ -346,7 +424,7 @@ Example:
     List,
     /// Have a token count no more.
     ///
-    /// Calls with it are refused from then on. A stream that is open with it ends before anything else is sent over it.
+    /// Calls with it are refused from then on, and streams that are open with it end at once.
     #[command(after_help = "\
 Example:
   contactctl token revoke ci")]
@@ -382,6 +460,8 @@ pub(super) struct NewToken {
     /// Most tasks a second that may be submitted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
+    #[command(flatten)]
+    pub(super) limits: Limits,
     /// How long it counts; without it, until it is revoked.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) ttl: Option<Duration>,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::identity::Limits;
 use super::link::Link;
 use super::moment::{Moment, Times};
 use super::out::Out;
@@ -65,6 +66,8 @@ struct Token {
     targets: Vec<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    limits: Limits,
     created_at: Moment,
     expires_at: Option<Moment>,
 }
@@ -82,10 +85,11 @@ struct Login {
 
 impl From<pb::Token> for Token {
     fn from(token: pb::Token) -> Token {
-        let pb::Token { name, role, groups, targets, rate, created_at, expires_at, .. } = token;
+        let pb::Token { name, role, groups, targets, rate, limits, created_at, expires_at, .. } = token;
         let expires_at = Moment::if_set(expires_at);
         let rate = Some(rate).filter(|rate| *rate > 0);
-        Token { name, role, groups, targets, rate, created_at: Moment(created_at), expires_at }
+        let limits = Limits::of(limits);
+        Token { name, role, groups, targets, rate, limits, created_at: Moment(created_at), expires_at }
     }
 }
 
@@ -94,8 +98,7 @@ impl Row for Token {
         &[Column::Name("NAME"), Column::Word("ROLE"), Column::Word("MADE"), Column::Word("ENDS"), Column::Text("FOR")];
     fn cells(&self, times: Times) -> Vec<String> {
         let names = [&self.groups, &self.targets].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-        let rate = self.rate.map(|rate| format!("{rate} tasks/s"));
-        let what: Vec<String> = Some(names).filter(|names| !names.is_empty()).into_iter().chain(rate).collect();
+        let what: Vec<String> = [names, self.limits.to_string()].into_iter().filter(|what| !what.is_empty()).collect();
         let ends = self.expires_at.map_or_else(|| "-".into(), |at| Times::Exact.show(at));
         vec![self.name.clone(), self.role.clone(), times.show(self.created_at), ends, what.join("; ")]
     }
@@ -109,6 +112,7 @@ pub(super) fn create(link: &Link, new: args::NewToken, mut out: Out) -> Result<(
         groups: new.group,
         targets: new.to,
         rate: new.rate.unwrap_or(0),
+        limits: new.limits.of(),
         ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         ..Default::default()
     };

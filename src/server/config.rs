@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::access::Auth;
 use super::admission::CallLimits;
+use super::limits::Limits;
 use crate::broker;
 use crate::front::{FileError, ServerTls};
 use crate::store::StoreError;
+use crate::task::Name;
 
 /// How a server is set.
 #[derive(Debug, Clone)]
@@ -35,6 +37,10 @@ pub struct Config {
     pub max_task: usize,
     /// How many calls may be open at once.
     pub calls: CallLimits,
+    /// What each identity may have, unless its grant says otherwise.
+    pub limits: Limits,
+    /// The groups that all agents with certificates may name, beside those that are granted to each.
+    pub agent_groups: Vec<Name>,
     /// Most memory for the connections, calls and messages under way of one port, as gRPC counts it, in bytes.
     pub grpc_memory: usize,
     /// Makes ten tasks at the start, and ten more each time this has passed.

@@ -3,13 +3,14 @@
 use std::time::Duration;
 
 use futures::{SinkExt as _, StreamExt as _};
-use futures_timer::Delay;
 use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
 use super::about;
-use super::access::{Access, Caller};
+use super::access::Caller;
+use super::admission::LetIn;
 use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
+use super::limits::Limit;
 use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
 use super::refusal::Refusal;
 use super::roles::Role;
@@ -26,14 +27,10 @@ use crate::wire::control_grpc::Control;
 /// Requests of a submitting stream that are being written at once.
 const UNDER_WAY: usize = 8;
 
-/// How long one that submits too much waits before it is looked again whether it still may.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ControlService {
     pub(super) operator: Operator,
-    pub(super) access: Access,
     pub(super) watchers: Watchers,
     pub(super) calls: Calls,
 }
@@ -42,7 +39,7 @@ pub(super) struct ControlService {
 macro_rules! unary {
     ($operator:ident, $caller:ident, $request:ident: $($call:ident($Request:ident) -> $Response:ident = $work:expr;)*) => {$(
         fn $call(&mut self, ctx: RpcContext<'_>, mut request: First<pb::$Request>, sink: ClientStreamingSink<pb::$Response>) {
-            let ($operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
+            let ($operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of(&request));
             ctx.spawn(async move {
                 let _call = call;
                 let work = async {
@@ -122,18 +119,26 @@ impl Control for ControlService {
             pb::RemoveGroupResponse { owed, ..Default::default() }
         };
         invite(InviteRequest) -> InviteResponse = {
-            let group = if_set(NameOf::Group, &request.group)?;
             let lasts = Duration::from_millis(request.lasts_ms);
-            pb::InviteResponse { invitation: operator.invite(group, lasts, request.uses).await?, ..Default::default() }
+            let grant = convert::granted(&request)?;
+            pb::InviteResponse { invitation: operator.invite(grant, lasts, request.uses).await?, ..Default::default() }
         };
         issue_certificate(IssueCertificateRequest) -> IssueCertificateResponse = {
             let name = Name::new(NameOf::ClientOrGroup, &request.name)?;
             let lasts = Duration::from_millis(request.lasts_ms);
             let role = if request.operator { Role::Operator } else { Role::Agent };
-            let issued = operator.issue(role, name, request.csr, lasts).await?;
+            let more = convert::change(request.groups, Vec::new(), &request.limits, &[])?;
+            let issued = operator.issue(role, name, request.csr, lasts, more).await?;
             pb::IssueCertificateResponse { certificate: issued.certificate, ca: issued.ca, ..Default::default() }
         };
         list_identities(ListIdentitiesRequest) -> ListIdentitiesResponse = convert::identities(operator.enrolled()?);
+        describe_identity(DescribeIdentityRequest) -> DescribeIdentityResponse =
+            convert::known(&request.name, operator.known(&request.name)?);
+        change_identity(ChangeIdentityRequest) -> DescribeIdentityResponse = {
+            let pb::ChangeIdentityRequest { name, add_groups, remove_groups, limits, unset, .. } = request;
+            let change = convert::change(add_groups, remove_groups, &limits, &unset)?;
+            convert::known(&name, operator.change_identity(name.clone(), change).await?)
+        };
         revoke_identity(RevokeIdentityRequest) -> RevokeIdentityResponse = {
             let connections = operator.revoke(request.name).await? as u32;
             pb::RevokeIdentityResponse { connections, ..Default::default() }
@@ -143,7 +148,7 @@ impl Control for ControlService {
         };
         get_server(GetServerRequest) -> Server = convert::server(operator.server(request.counted).await?);
         create_token(CreateTokenRequest) -> CreateTokenResponse = {
-            let (token, secret) = operator.create_token(convert::new_token(request)).await?;
+            let (token, secret) = operator.create_token(convert::new_token(request)?).await?;
             pb::CreateTokenResponse { token: Some(convert::token(&token)).into(), secret, ..Default::default() }
         };
         list_tokens(ListTokensRequest) -> ListTokensResponse = {
@@ -167,7 +172,7 @@ impl Control for ControlService {
         mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
-        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.caller(&ctx));
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of_many(&requests));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -184,7 +189,7 @@ impl Control for ControlService {
         mut request: First<pb::BackupRequest>,
         mut sink: DuplexSink<pb::BackupProgress>,
     ) {
-        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
             match back_up(&operator, caller, &mut request, &mut sink).await {
@@ -249,14 +254,16 @@ async fn accept_stream(
     sink: &mut DuplexSink<pb::SubmitResponse>,
 ) -> Result<(), Ended> {
     let caller = caller?;
-    // One request is decoded while those before it are being written: they share syncs.
+    let (submitter, mut standing) = (caller.clone(), caller.standing());
+    // One request is decoded while those before it are being written: they share syncs. What was begun is answered.
+    let requests = requests.take_until(async move { standing.end().await });
     let answers =
         requests.then(move |item| begin_accepting(operator.clone(), caller.clone(), item)).buffered(UNDER_WAY);
     futures::pin_mut!(answers);
     while let Some(answer) = answers.next().await {
         sink.send((answer?, WriteFlags::default())).await?;
     }
-    Ok(())
+    Ok(submitter.check()?)
 }
 
 /// Takes the tasks of a request that can be, and names the others: resolves when they have their place after those of the
@@ -293,20 +300,8 @@ async fn submit_some(
     let unknown = operator.take_unknown(&mut tasks).await?;
     convert::refuse_more(&mut refused, unknown);
     let count = tasks.len();
-    in_turn(caller, count).await?;
+    caller.in_turn(Limit::Submits, count).await?;
     Ok((operator.begin_submit(tasks).await?, refused, count))
-}
-
-/// Waits until it may submit so many tasks. Whoever sends is held up meanwhile.
-async fn in_turn(caller: &Caller, tasks: usize) -> Result<(), Refusal> {
-    loop {
-        // It may have ended while it waited.
-        caller.check()?;
-        match caller.spend(tasks) {
-            Err(Refusal::TooFast { wait, .. }) => Delay::new(wait.min(LONGEST_WAIT)).await,
-            spent => return spent,
-        }
-    }
 }
 
 impl ControlService {
@@ -319,10 +314,10 @@ impl ControlService {
         mut sink: DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) {
-        let (service, call, caller) = (self.clone(), self.calls.begin(), self.access.caller(ctx));
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
-            let wanted = first(&mut request).await.and_then(wanted).and_then(|wanted| Ok((caller?, wanted)));
+            let wanted = first(&mut request).await.and_then(wanted).and_then(|wanted| Ok((caller?.0, wanted)));
             match service.send_list(wanted, &mut sink, encode).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a list", |status| sink.fail(status)).await,
@@ -338,12 +333,13 @@ impl ControlService {
     ) -> Result<(), Ended> {
         let (caller, (log, range)) = wanted?;
         let mut list = self.operator.list(log, range).await?;
+        let mut standing = caller.standing();
         while let Some(rows) = list.next().await? {
-            caller.check()?;
+            standing.check()?;
             if !rows.is_empty() {
                 sink.send((encode(rows), WriteFlags::default())).await?;
             }
-            if list.waits() && !self.watchers.wait(sink, || list.has_news()).await? {
+            if list.waits() && !self.watchers.wait(sink, || list.has_news(), &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
         }

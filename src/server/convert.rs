@@ -1,14 +1,17 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
 
 use super::about::millis as duration;
 use super::authority::Enrolled;
+use super::grants::{Change, Grant};
+use super::limits::{Limit, Most, Own};
 use super::operator::{
-    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
-    TaskRequest, Wanted, if_set,
+    BROKER_SHARE, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing,
+    TaskInGroup, TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
 use super::roles::Role;
@@ -53,18 +56,62 @@ pub(super) fn said<M: MessageFull>(request: &M) -> String {
     }
 }
 
-pub(super) fn new_token(request: pb::CreateTokenRequest) -> NewToken {
+pub(super) fn new_token(request: pb::CreateTokenRequest) -> Result<NewToken, Refusal> {
+    let limits = own_limits(&request.limits)?;
     let pb::CreateTokenRequest { name, role, groups, targets, rate, ttl_ms, .. } = request;
-    NewToken { name, role, groups, targets, rate, ttl: ttl_ms.map(Duration::from_millis) }
+    Ok(NewToken { name, role, groups, targets, rate, limits, ttl: ttl_ms.map(Duration::from_millis) })
+}
+
+fn own_limits(limits: &HashMap<String, u64>) -> Result<Own, Refusal> {
+    limits.iter().map(|(name, most)| Ok((Limit::named(name)?, Most::of(*most)))).collect()
+}
+
+fn own(limits: &Own) -> HashMap<String, u64> {
+    limits.iter().map(|(limit, most)| (limit.name().to_owned(), most.number())).collect()
+}
+
+/// What is granted to those who are invited.
+pub(super) fn granted(request: &pb::InviteRequest) -> Result<Grant, Refusal> {
+    let group = if_set(NameOf::Group, &request.group)?;
+    let groups = group.iter().map(ToString::to_string).collect();
+    Ok(Grant { groups, limits: own_limits(&request.limits)?, ..Grant::default() })
+}
+
+/// What is to change for an identity.
+pub(super) fn change(
+    add: Vec<String>,
+    remove: Vec<String>,
+    limits: &HashMap<String, u64>,
+    unset: &[String],
+) -> Result<Change, Refusal> {
+    let set = own_limits(limits)?.into_iter().map(|(limit, most)| Ok((limit, Some(most))));
+    let unset = unset.iter().map(|name| Ok((Limit::named(name)?, None)));
+    Ok(Change { add, remove, limits: set.chain(unset).collect::<Result<_, Refusal>>()? })
+}
+
+pub(super) fn known(name: &str, all: Vec<Described>) -> pb::DescribeIdentityResponse {
+    let known = |one: Described| pb::Known {
+        name: name.to_owned(),
+        by_token: one.by_token,
+        groups: one.groups,
+        own: own(&one.own),
+        limits: Limit::ALL.iter().map(|limit| (limit.name().to_owned(), one.limits.get(*limit).number())).collect(),
+        connections: one.connections as u64,
+        streams: one.streams as u64,
+        ..pb::Known::default()
+    };
+    pb::DescribeIdentityResponse { known: all.into_iter().map(known).collect(), ..Default::default() }
 }
 
 pub(super) fn token(token: &Token) -> pb::Token {
+    let limits = token.account.own();
     pb::Token {
         name: token.identity.name.as_str().to_owned(),
         role: token.identity.role.as_str().to_owned(),
-        groups: token.grant.groups.clone(),
-        targets: token.grant.targets.clone(),
-        rate: token.grant.rate.unwrap_or(0),
+        groups: token.groups.clone(),
+        targets: token.targets.clone(),
+        rate: limits.get(&Limit::Submits).map_or(0, |most| u32::try_from(most.number()).unwrap_or(u32::MAX)),
+        limits: own(&limits),
         created_at: token.created_at.0,
         expires_at: millis(token.expires_at),
         ..pb::Token::default()
@@ -504,7 +551,9 @@ pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse 
     let identity = |one: Enrolled| pb::Identity {
         name: one.name,
         operator: one.role == Role::Operator,
-        group: one.group.unwrap_or_default(),
+        group: one.grant.groups.first().cloned().unwrap_or_default(),
+        groups: one.grant.groups,
+        limits: own(&one.grant.limits),
         issued_at: one.issued_at,
         until: one.until,
         revoked: one.revoked,

@@ -23,6 +23,8 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::authority::Authority;
+use super::grants::{Grants, Known};
+use super::limits::Held;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{self, Inside};
@@ -36,7 +38,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Whose certificate it is, or whose token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     pub(super) role: Role,
     pub(super) name: Name,
@@ -176,11 +178,11 @@ pub(super) struct Connection {
     /// Where it comes from, as C-core names it of a connection that it took itself.
     pub(super) peer: Arc<str>,
     /// `None`: it showed no certificate, as none was asked for.
-    pub(super) identity: Option<Identity>,
+    pub(super) known: Option<Arc<Known>>,
     /// Until when its certificate is valid.
     until: Option<SystemTime>,
-    /// The group that it may name, if it may not name any.
-    group: Option<String>,
+    /// It counts for its identity.
+    _held: Option<Held>,
     end: Notify,
 }
 
@@ -191,24 +193,19 @@ pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
 /// Where a call comes from.
 pub(super) struct Origin {
     pub(super) peer: Arc<str>,
-    pub(super) identity: Option<Identity>,
-    /// The group that it may name, if it may not name any.
-    pub(super) group: Option<String>,
+    /// Who showed a certificate.
+    pub(super) known: Option<Arc<Known>>,
 }
 
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
         let Some(number) = peer.strip_prefix("fd:") else {
-            return Ok(Origin { peer: peer.into(), identity: None, group: None });
+            return Ok(Origin { peer: peer.into(), known: None });
         };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
-            Some(connection) => Ok(Origin {
-                peer: connection.peer.clone(),
-                identity: connection.identity.clone(),
-                group: connection.group.clone(),
-            }),
+            Some(connection) => Ok(Origin { peer: connection.peer.clone(), known: connection.known.clone() }),
             // It ended before its call was looked at: nobody reads the answer.
             None => Err(Refusal::stopping(1)),
         }
@@ -216,10 +213,11 @@ impl Connections {
 }
 
 impl Connections {
-    /// Ends those of this identity. Says how many there were.
-    pub(super) fn end(&self, identity: &Identity) -> usize {
+    /// Ends those of who has this name. Says how many there were.
+    pub(super) fn end(&self, name: &str) -> usize {
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = connections.values().filter(|connection| connection.identity.as_ref() == Some(identity));
+        let is_its = |known: &Arc<Known>| known.identity.name.as_str() == name;
+        let of = connections.values().filter(|connection| connection.known.as_ref().is_some_and(is_its));
         of.map(|connection| connection.end.notify_one()).count()
     }
 }
@@ -235,6 +233,7 @@ pub(super) struct Served {
     /// Whether those of this machine need none.
     pub(super) open_here: bool,
     pub(super) authority: Option<Authority>,
+    pub(super) grants: Grants,
 }
 
 /// A connection, and where it stands.
@@ -249,7 +248,9 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut identity, mut until, mut group) = (None, None, None);
+        let (mut known, mut until, mut held) = (None, None, None);
+        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
+        let at: Arc<str> = format!("{version}:{}", SocketAddr::new(peer.ip().to_canonical(), peer.port())).into();
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
@@ -260,20 +261,16 @@ impl Inside for Served {
                 }
                 return None;
             }
-            if let Some(authority) = &self.authority {
-                // It may have been revoked since TLS began.
-                group = authority.lets_in(&shown)?;
-            }
-            until = front::validity(certificate).map(|(_, until)| until);
             debug!("{shown} connects from {peer}");
-            identity = Some(shown);
+            // It may have been revoked since TLS began.
+            let of = self.grants.known(shown)?;
+            held = Some(of.account.connect(&at)?);
+            until = front::validity(certificate).map(|(_, until)| until);
+            known = Some(Arc::new(of));
         } else if self.asks && !is_free {
             return None;
         }
-        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let peer = format!("{version}:{peer}").into();
-        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
+        let connection = Arc::new(Connection { peer: at, known, until, _held: held, end: Notify::new() });
         Some(Guest { connection, number: None, connections: self.connections.clone() })
     }
 

@@ -8,6 +8,7 @@ use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCr
 use log::warn;
 
 use super::config::ServerError;
+use super::grants::Grants;
 use super::identity::{Connections, Served};
 use super::roles::Role;
 use super::tls::Tls;
@@ -36,6 +37,7 @@ pub(super) struct Ports<'a> {
     pub(super) tls: Option<&'a Tls>,
     pub(super) insecure: bool,
     pub(super) connections: Connections,
+    pub(super) grants: Grants,
     pub(super) counts: Arc<Counts>,
     /// Most calls of a connection at once.
     pub(super) streams: usize,
@@ -106,6 +108,7 @@ impl Ports<'_> {
             operators_only: asks && role == Role::Operator,
             open_here,
             authority: tls.authority().cloned(),
+            grants: self.grants.clone(),
         };
         let front = Front::start(listener, tls.current(), open_here, inside, bounds(role), self.counts.clone());
         let front = Some(front.map_err(|e| start(e.to_string()))?);

@@ -10,9 +10,9 @@ use std::task::Poll;
 use futures::Sink as _;
 use grpcio::{DuplexSink, WriteFlags};
 
+use super::access::Standing;
 use super::calls::Ended;
 use super::health::Health;
-use super::metadata::Standing;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
@@ -33,7 +33,7 @@ pub(super) struct Pump {
     pub(super) session: SessionId,
     /// What the log names the client by.
     pub(super) client: Arc<str>,
-    /// Asked before something is sent.
+    /// Asked before something is sent, and watched.
     pub(super) standing: Standing,
     /// Most tasks in one message.
     pub(super) batch: usize,
@@ -58,12 +58,13 @@ impl Pump {
             Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
             Ended::Refused(_) => "the server is stopping",
         };
+        // First this: a client that does not read is not to keep what it has from the others.
+        self.broker.leave(self.session, why).await;
         if let Ended::Refused(refusal) = ended
             && poll_fn(|cx| Pin::new(&mut self.sink).poll_flush(cx)).await.is_ok()
         {
             let _ = self.sink.fail(refusal.into()).await;
         }
-        self.broker.leave(self.session, why).await;
     }
 
     fn closed(&self, why: Closed) -> Ended {
@@ -107,6 +108,9 @@ impl Pump {
     /// the call: without it, an idle client's going away would go unnoticed.
     async fn next(&mut self) -> Result<Push, Ended> {
         poll_fn(|cx| {
+            if let Poll::Ready(why) = self.standing.poll_end(cx) {
+                return Poll::Ready(Err(why.into()));
+            }
             if Pin::new(&mut self.sink).poll_ready(cx)?.is_pending() {
                 return self.inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
             }

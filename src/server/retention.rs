@@ -233,6 +233,8 @@ mod tests {
             auth: Auth::Auto,
             data: "nowhere".into(),
             max_task: 1024,
+            limits: crate::server::Limits::default(),
+            agent_groups: Vec::new(),
             calls: CallLimits::default(),
             grpc_memory: GRPC_MEMORY,
             demo: None,

@@ -39,16 +39,15 @@ pub(super) struct Watched {
 
 impl Watched {
     pub(super) fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+        let id = id.map(str::to_owned);
+        Watched::with(Config { id, tls, from: Some(StartAt::First), ..Config::new(server) })
+    }
+
+    pub(super) fn with(config: Config) -> Watched {
         let (done, tasks) = unbounded();
         let (tell, lost) = unbounded();
-        let config = Config {
-            id: id.map(str::to_owned),
-            tls,
-            from: Some(StartAt::First),
-            first_backoff: Duration::from_millis(50),
-            most_backoff: Duration::from_millis(100),
-            ..Config::new(server)
-        };
+        let (first_backoff, most_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
+        let config = Config { first_backoff, most_backoff, ..config };
         let worker = Worker::new(config, move |task| {
             let _ = done.send(task.text.clone());
             "done"
@@ -71,20 +70,20 @@ impl Watched {
         self.lost.recv_timeout(DEADLINE).unwrap()
     }
 
-    fn join(mut self) -> Result<(), Error> {
+    pub(super) fn join(mut self) -> Result<(), Error> {
         ended(self.running.take().unwrap())
     }
 }
 
 /// How it ended by itself.
 #[track_caller]
-fn ended(running: Running) -> Result<(), Error> {
+pub(super) fn ended(running: Running) -> Result<(), Error> {
     let (tell, told) = unbounded();
     std::thread::spawn(move || tell.send(running.join()));
     told.recv_timeout(DEADLINE).expect("it goes on")
 }
 
-fn server_tls(authority: &Authority) -> ServerTls {
+pub(super) fn server_tls(authority: &Authority) -> ServerTls {
     let (cert, key) = authority.server("server");
     ServerTls { cert, key, client_ca: Some(authority.ca()) }
 }

@@ -35,7 +35,7 @@ fn rig() -> Rig {
 }
 
 /// The credential of operators on this machine.
-fn operator(rig: &Rig) -> String {
+pub(super) fn operator(rig: &Rig) -> String {
     let file = rig.config.data.join("operator.token");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     fs::read_to_string(file).unwrap().trim().to_owned()
@@ -50,16 +50,16 @@ fn saying(values: &[String]) -> CallOption {
     CallOption::default().timeout(DEADLINE).headers(metadata.build())
 }
 
-fn bearer(token: &str) -> CallOption {
+pub(super) fn bearer(token: &str) -> CallOption {
     saying(&[format!("Bearer {token}")])
 }
 
-fn new(name: &str, role: &str) -> pb::CreateTokenRequest {
+pub(super) fn new(name: &str, role: &str) -> pb::CreateTokenRequest {
     pb::CreateTokenRequest { name: name.into(), role: role.into(), ..Default::default() }
 }
 
 #[track_caller]
-fn create(rig: &Rig, request: pb::CreateTokenRequest) -> String {
+pub(super) fn create(rig: &Rig, request: pb::CreateTokenRequest) -> String {
     let answer = rig.operator.control.create_token(&request, bearer(&operator(rig))).unwrap();
     block_on(answer).unwrap().secret
 }
@@ -70,17 +70,17 @@ fn revoke(rig: &Rig, name: &str) {
     block_on(rig.operator.control.revoke_token(&request, bearer(&operator(rig))).unwrap()).unwrap();
 }
 
-fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
+pub(super) fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
     let details = Status::parse_from_bytes(status.details()).ok()?.details;
     details.iter().find_map(|any| any.unpack().ok().flatten())
 }
 
-fn reason(status: &RpcStatus) -> String {
+pub(super) fn reason(status: &RpcStatus) -> String {
     detail::<ErrorInfo>(status).map_or_else(|| format!("{status:?}"), |info| info.reason)
 }
 
 #[track_caller]
-fn refused<T>(answer: grpcio::Result<T>) -> RpcStatus {
+pub(super) fn refused<T>(answer: grpcio::Result<T>) -> RpcStatus {
     match answer {
         Err(Error::RpcFailure(status) | Error::RpcFinished(Some(status))) => status,
         Err(other) => panic!("{other}"),
@@ -360,14 +360,14 @@ fn no_route_answers_under_another_host_and_none_changes_anything_for_another_sit
     assert_eq!(block_on(described.unwrap()).unwrap().tasks, 0);
 }
 
-fn agent(rig: &Rig, token: &str, metadata: &[(&str, &str)]) -> Client {
+pub(super) fn agent(rig: &Rig, token: &str, metadata: &[(&str, &str)]) -> Client {
     metadata.iter().fold(rig.client(&[("authorization", &format!("Bearer {token}"))]), |client, (key, value)| {
         client.saying(key, value)
     })
 }
 
 #[track_caller]
-fn submit(rig: &Rig, text: &str, to: &str) {
+pub(super) fn submit(rig: &Rig, text: &str, to: &str) {
     let task = NewTask { task: text.into(), to: to.into(), ..Default::default() };
     let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
     block_on(rig.operator.control.submit(&request, bearer(&operator(rig))).unwrap()).unwrap();
@@ -413,6 +413,54 @@ fn a_stream_whose_token_is_revoked_gets_no_task_and_tells_nothing_any_more() {
     let mut texts = tasks.texts(2);
     texts.sort_unstable();
     assert_eq!(texts, ["after", "before"], "neither was settled");
+}
+
+/// Everything that can be open with nothing going over it, of one agent and one operator. How each ends, without a word from us.
+fn silent_ends(rig: &Rig, agent_token: &str, operator_token: &str, begun: impl FnOnce()) -> Vec<String> {
+    let client = agent(rig, agent_token, &[("contact-client", "web"), ("contact-heartbeat", "3600")]);
+    let mut tasks = client.tasks();
+    // The empty message that says who answers: the stream is open.
+    assert_eq!(tasks.next().task, "");
+    let (telling, mut statuses) = (client.telling(), client.statuses());
+    assert!(statuses.say("here") && statuses.answer().is_ok());
+    let control = &rig.operator.control;
+    let follow = pb::ListRequest { follow: true, ..Default::default() };
+    let mut list = control.list_tasks(&follow, bearer(operator_token)).unwrap();
+    let (mut requests, mut answers) = control.submit_stream(bearer(operator_token)).unwrap();
+    let task = NewTask { task: "x".into(), to: "nobody".into(), ..Default::default() };
+    let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
+    block_on(async {
+        requests.send((request, WriteFlags::default())).await.unwrap();
+        answers.next().await.unwrap().unwrap();
+        list.next().await.unwrap().unwrap();
+    });
+    begun();
+    let last = [
+        tasks.end(),
+        telling.cut_short().unwrap_err(),
+        statuses.answer().unwrap_err(),
+        refused(block_on(async {
+            // What it was to list comes first, in one part or several.
+            while !list.next().await.unwrap()?.tasks.is_empty() {}
+            Ok(())
+        })),
+        refused(block_on(answers.next()).unwrap()),
+    ];
+    last.iter().map(reason).collect()
+}
+
+#[test]
+fn a_stream_on_which_nothing_happens_ends_when_its_token_is_revoked_or_over() {
+    let rig = rig();
+    let token = |name: &str, role: &str, ttl_ms| create(&rig, pb::CreateTokenRequest { ttl_ms, ..new(name, role) });
+    let (web, ann) = (token("web", "agent", None), token("ann", "operator", None));
+    let ends = silent_ends(&rig, &web, &ann, || {
+        revoke(&rig, "web");
+        revoke(&rig, "ann");
+    });
+    assert_eq!(ends, ["TOKEN_UNKNOWN"; 5]);
+    let (web, ann) = (token("web", "agent", Some(3_000)), token("ann", "operator", Some(3_000)));
+    assert_eq!(silent_ends(&rig, &web, &ann, || {}), ["TOKEN_EXPIRED"; 5]);
 }
 
 #[test]

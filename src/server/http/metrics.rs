@@ -22,6 +22,7 @@ use super::events;
 use super::live::{Snapshot, not_ready};
 use crate::broker::Tally;
 use crate::latency::Latency;
+use crate::server::limits::Limit;
 use crate::server::machine::Process;
 use crate::server::operator::Group;
 use crate::server::refusal_counts;
@@ -128,6 +129,11 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         );
     }
 
+    for (limit, count) in app.operator.access.accounts().reached() {
+        let text = "How often an identity was refused, held up or given less because of a limit of its own.";
+        let count = if limit == Limit::Bytes { meter.quotas_filled } else { count };
+        to.counter("contact_identity_limits_total", text, &[("limit", limit.name())], count);
+    }
     let text = "Connections with TLS that are open.";
     to.gauge("contact_tls_connections", text, &[], app.operator.about.front.open() as f64);
     for (reason, count) in app.operator.about.front.refused() {

@@ -49,21 +49,22 @@ struct Args {
     /// Where operators connect. Anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
-    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Anyone who reaches it can submit
-    /// tasks and read everything
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. An address that other machines reach is one
+    /// of https. Without TLS, anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
     http: String,
     /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
-    /// The certificate by which --listen and --control speak TLS, in PEM, with those between it and its authority. To --control,
-    /// operators of this machine may do without. The files are read again when they change, and on SIGHUP
+    /// The certificate by which --listen, --control and --http speak TLS, in PEM, with those between it and its authority. To the last
+    /// two, those on this machine may do without. The files are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, in PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME
+    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME. On --http
+    /// a token, or contactctl login, does as well
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Where clients reach this server. It then has an authority of its own, in the folder --data, speaks TLS by it, lets in only those

@@ -9,6 +9,8 @@ mod door;
 #[cfg(target_os = "linux")]
 mod files;
 mod http;
+#[cfg(target_os = "linux")]
+mod https;
 mod receipts;
 #[cfg(target_os = "linux")]
 mod roles;

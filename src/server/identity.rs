@@ -180,11 +180,13 @@ pub(super) struct Connection {
     end: Notify,
 }
 
-/// The connections that came through fronts, by the number of the file that C-core has of each. Cheap to clone.
+/// The connections that came through fronts, by the number of the file that C-core has of each; and those over HTTP that showed a
+/// certificate, by the number of theirs. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
 
-/// Where a call comes from.
+/// Where a call, or a request over HTTP, comes from.
+#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) peer: Arc<str>,
     pub(super) identity: Option<Identity>,
@@ -192,11 +194,18 @@ pub(super) struct Origin {
     pub(super) group: Option<String>,
 }
 
+impl Origin {
+    /// There, and no certificate says more.
+    pub(super) fn unnamed(peer: impl Into<Arc<str>>) -> Origin {
+        Origin { peer: peer.into(), identity: None, group: None }
+    }
+}
+
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
         let Some(number) = peer.strip_prefix("fd:") else {
-            return Ok(Origin { peer: peer.into(), identity: None, group: None });
+            return Ok(Origin::unnamed(peer));
         };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
@@ -212,6 +221,31 @@ impl Connections {
 }
 
 impl Connections {
+    /// Lets in one that shows this certificate, or none. `None`: it is no good, or not any more.
+    pub(super) fn admit(
+        &self,
+        peer: SocketAddr,
+        certificate: Option<&CertificateDer<'_>>,
+        authority: Option<&Authority>,
+    ) -> Option<Guest> {
+        let (mut identity, mut until, mut group) = (None, None, None);
+        if let Some(certificate) = certificate {
+            let shown = Identity::of(certificate).ok()?;
+            if let Some(authority) = authority {
+                // It may have been revoked since TLS began.
+                group = authority.lets_in(&shown)?;
+            }
+            until = front::validity(certificate).map(|(_, until)| until);
+            debug!("{shown} connects from {peer}");
+            identity = Some(shown);
+        }
+        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
+        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let peer = format!("{version}:{peer}").into();
+        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
+        Some(Guest { connection, number: None, connections: self.clone() })
+    }
+
     /// Ends those of this identity. Says how many there were.
     pub(super) fn end(&self, identity: &Identity) -> usize {
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,29 +279,16 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut identity, mut until, mut group) = (None, None, None);
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
-        if let Some(certificate) = certificates.first() {
-            let shown = Identity::of(certificate).ok()?;
-            if self.operators_only && shown.role == Role::Agent && !is_free {
+        let guest = self.connections.admit(peer, certificates.first(), self.authority.as_ref())?;
+        match &guest.connection.identity {
+            Some(shown) if self.operators_only && shown.role == Role::Agent && !is_free => {
                 warn!("{shown} at {peer} may not use this port: its certificate is not for that");
-                return None;
+                None
             }
-            if let Some(authority) = &self.authority {
-                // It may have been revoked since TLS began.
-                group = authority.lets_in(&shown)?;
-            }
-            until = front::validity(certificate).map(|(_, until)| until);
-            debug!("{shown} connects from {peer}");
-            identity = Some(shown);
-        } else if self.asks && !is_free {
-            return None;
+            None if self.asks && !is_free => None,
+            _ => Some(guest),
         }
-        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let peer = format!("{version}:{peer}").into();
-        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
-        Some(Guest { connection, number: None, connections: self.connections.clone() })
     }
 
     fn join(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>], request: &[u8]) -> Option<Vec<u8>> {
@@ -297,27 +318,40 @@ impl Inside for Served {
     }
 
     fn serve(&self, guest: &mut Guest, socket: UnixStream) {
-        let number = front::peer_of(&socket);
-        guest.number = Some(number);
         // First this: a call may come at once.
-        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(number, guest.connection.clone());
-        drop(connections);
+        guest.has_file(front::peer_of(&socket));
         front::hand_over(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner), socket);
     }
 
     fn over(guest: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let connection = &guest.connection;
-        let ended = connection.end.notified();
-        Box::pin(async move {
-            let Some(until) = connection.until else { return ended.await };
-            let expiry = async {
-                while let Ok(left) = until.duration_since(SystemTime::now()) {
-                    tokio::time::sleep(left.min(LOOK)).await;
-                }
-            };
-            futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
-        })
+        Box::pin(guest.over())
+    }
+}
+
+impl Guest {
+    /// Its connection has the file of this number, until the guest is dropped.
+    pub(super) fn has_file(&mut self, number: i32) {
+        self.number = Some(number);
+        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.insert(number, self.connection.clone());
+    }
+
+    /// Whose it is, by its certificate.
+    pub(super) fn origin(&self) -> Origin {
+        let Connection { peer, identity, group, .. } = &*self.connection;
+        Origin { peer: peer.clone(), identity: identity.clone(), group: group.clone() }
+    }
+
+    /// Resolves when the connection is to be ended: the certificate is over, or was revoked.
+    pub(super) async fn over(&self) {
+        let ended = self.connection.end.notified();
+        let Some(until) = self.connection.until else { return ended.await };
+        let expiry = async {
+            while let Ok(left) = until.duration_since(SystemTime::now()) {
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
+        };
+        futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
     }
 }
 

@@ -1,4 +1,4 @@
-//! The ports that C-core serves: behind a front if there is TLS, else by itself.
+//! The ports that C-core serves: behind a front if there is TLS, or if others reach them; else by itself.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use super::identity::{Connections, Served};
 use super::roles::Role;
 use super::tls::Tls;
 use super::{bind, host};
-use crate::front::{Bounds, Counts, Front};
+use crate::front::{Bounds, Counts, Entrance, Front, Speaks};
 
 /// Most connections of one address, if there is room for so many.
 const FOR_ADDRESS: usize = 4096;
@@ -74,17 +74,12 @@ impl Ports<'_> {
         let start = |why: String| ServerError::Start(why);
         let (listener, bound) = bind(address, flag)?;
         let is_here = is_of_this_machine(&listener);
-        let asks = self.tls.is_some_and(Tls::asks_for_certificates);
-        // With TLS, who comes has a certificate, or a token.
-        if !is_here && self.tls.is_none() {
-            let instead = "give it a certificate with --tls-cert and --tls-key, and ask for those of clients with --tls-client-ca";
-            if !self.insecure {
-                return Err(ServerError::Exposed { address: address.to_owned(), flag, instead });
-            }
-            warn!("{address} can be used by everyone who reaches it (--insecure)");
-        }
+        // Operators of this machine need no TLS: who is on it can read the store.
+        let open_here = role == Role::Operator && is_here;
+        let entrance = entrance(self.tls, self.insecure, (is_here, address, flag), open_here, Speaks::Grpc)?;
         let mut server = self.build(services, &kind).map_err(|e| start(e.to_string()))?;
-        let Some(tls) = self.tls else {
+        // What is for this machine alone is as fast as C-core is.
+        if is_here && entrance.tls.is_none() {
             // C-core's own error says nothing, so the system was asked first. With port 0 it takes one of its own: that which was free
             // a moment ago may be another's by now.
             drop(listener);
@@ -94,20 +89,19 @@ impl Ports<'_> {
             server.start();
             let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
             return Ok(Port { server: Arc::new(Mutex::new(server)), front: None, address: format!("{host}:{port}") });
-        };
+        }
         server.start();
         let server = Arc::new(Mutex::new(server));
-        // Operators of this machine need no TLS: who is on it can read the store.
-        let open_here = role == Role::Operator && is_here;
+        let asks = self.tls.is_some_and(Tls::asks_for_certificates);
         let inside = Served {
             server: server.clone(),
             connections: self.connections.clone(),
             asks,
             operators_only: asks && role == Role::Operator,
             open_here,
-            authority: tls.authority().cloned(),
+            authority: self.tls.and_then(Tls::authority).cloned(),
         };
-        let front = Front::start(listener, tls.current(), open_here, inside, bounds(role), self.counts.clone());
+        let front = Front::start(listener, entrance, inside, bounds(role), self.counts.clone());
         let front = Some(front.map_err(|e| start(e.to_string()))?);
         Ok(Port { server, front, address: bound })
     }
@@ -176,6 +170,24 @@ impl Port {
     fn lock(&self) -> MutexGuard<'_, grpcio::Server> {
         self.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How a port takes connections: by TLS, if there is TLS; without it, if only this machine gets there, or `insecure`. `open_here`: without
+/// it in any case.
+pub(super) fn entrance(
+    tls: Option<&Tls>,
+    insecure: bool,
+    (is_here, address, flag): (bool, &str, &'static str),
+    open_here: bool,
+    speaks: Speaks,
+) -> Result<Entrance, ServerError> {
+    if tls.is_none() && !is_here {
+        if !insecure {
+            return Err(ServerError::Exposed { address: address.to_owned(), flag });
+        }
+        warn!("{address} can be used by everyone who reaches it (--insecure)");
+    }
+    Ok(Entrance { tls: tls.map(Tls::current), plain: open_here || tls.is_none(), speaks })
 }
 
 /// Whether only this machine gets there.

@@ -133,7 +133,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_connection.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_connection: u32,
     /// Most calls that one address may have open at once, over all its connections to a port. A /64 of IPv6 counts as one. Where
-    /// all come through one proxy, set it as high as there are clients, times three
+    /// all come through one proxy, set it as high as there are clients, times three: with more than the default, an address may have a
+    /// third as many connections to a port that other machines reach
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_address: u32,
     /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes. When it is used up, gRPC

@@ -212,7 +212,7 @@ impl Server {
             insecure: config.insecure,
             connections: connections.clone(),
             counts: about.front.clone(),
-            streams: config.calls.per_connection,
+            calls: config.calls,
             memory: config.grpc_memory,
         };
         let let_in = &clients_let_in;

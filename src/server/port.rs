@@ -7,6 +7,7 @@ use std::time::Duration;
 use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service, ShutdownFuture};
 use log::warn;
 
+use super::admission::CallLimits;
 use super::config::ServerError;
 use super::identity::{Connections, Served};
 use super::roles::Role;
@@ -14,7 +15,8 @@ use super::tls::Tls;
 use super::{bind, host};
 use crate::front::{Bounds, Counts, Entrance, Front, Speaks};
 
-/// Most connections of one address, if there is room for so many.
+/// Most connections of one address, if there is room for so many. Where an address may have more calls than usual, for it is that of a
+/// proxy, a third as many connections as calls: a client has up to three.
 const FOR_ADDRESS: usize = 4096;
 /// Most connections of operators.
 const OPERATORS: usize = 256;
@@ -37,8 +39,8 @@ pub(super) struct Ports<'a> {
     pub(super) insecure: bool,
     pub(super) connections: Connections,
     pub(super) counts: Arc<Counts>,
-    /// Most calls of a connection at once.
-    pub(super) streams: usize,
+    /// Most calls at once.
+    pub(super) calls: CallLimits,
     /// Most memory of each, as C-core counts it, in bytes.
     pub(super) memory: usize,
 }
@@ -101,9 +103,25 @@ impl Ports<'_> {
             open_here,
             authority: self.tls.and_then(Tls::authority).cloned(),
         };
-        let front = Front::start(listener, entrance, inside, bounds(role), self.counts.clone());
+        let front = Front::start(listener, entrance, inside, self.bounds(role), self.counts.clone());
         let front = Some(front.map_err(|e| start(e.to_string()))?);
         Ok(Port { server, front, address: bound })
+    }
+
+    /// A connection through a front has three files: two of the pair of sockets.
+    fn bounds(&self, role: Role) -> Bounds {
+        let connections = match role {
+            Role::Agent => (host::clients() / 3).max(1),
+            _ => OPERATORS,
+        };
+        let is_usual = self.calls.per_address <= CallLimits::default().per_address;
+        let for_address = if is_usual { FOR_ADDRESS } else { self.calls.per_address / 3 };
+        Bounds {
+            connections,
+            for_address: for_address.min(connections),
+            arriving: ARRIVING,
+            arriving_for_address: ARRIVING_FOR_ADDRESS,
+        }
     }
 
     fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
@@ -117,7 +135,7 @@ impl Ports<'_> {
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         ChannelBuilder::new(self.env.clone())
             .max_receive_message_len(number(kind.message))
-            .max_concurrent_stream(number(self.streams))
+            .max_concurrent_stream(number(self.calls.per_connection))
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
             // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
             // of a stream that nobody reads.
@@ -193,18 +211,4 @@ pub(super) fn entrance(
 /// Whether only this machine gets there.
 pub(super) fn is_of_this_machine(listener: &TcpListener) -> bool {
     listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
-}
-
-/// A connection through a front has three files: two of the pair of sockets.
-fn bounds(role: Role) -> Bounds {
-    let connections = match role {
-        Role::Agent => (host::clients() / 3).max(1),
-        _ => OPERATORS,
-    };
-    Bounds {
-        connections,
-        for_address: FOR_ADDRESS.min(connections),
-        arriving: ARRIVING,
-        arriving_for_address: ARRIVING_FOR_ADDRESS,
-    }
 }

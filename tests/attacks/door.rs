@@ -323,6 +323,27 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     server.submit(&["before"]);
     assert_eq!(other.task(), "before");
     let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
+    let listen = server.listen.clone();
+    are_cut_off(&mut server, &other, || Raw::tls(&listen, &authority.ca(), Some(&files)));
+}
+
+/// Where others reach a port without TLS, they do not reach C-core either.
+#[test]
+fn floods_of_frames_are_cut_off_without_tls_too_where_others_reach_a_port() {
+    let mut server = Server::start_at("0.0.0.0:0", &["--insecure"]);
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let other = Watched::start(&listen, Some("other"), None);
+    server.submit(&["before"]);
+    assert_eq!(other.task(), "before");
+    are_cut_off(&mut server, &other, || {
+        let stream = TcpStream::connect(&listen).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    });
+}
+
+/// Floods of each kind end early, and `other` gets its tasks.
+fn are_cut_off<S: std::io::Write>(server: &mut Server, other: &Watched, connect: impl Fn() -> S) {
     let before = Memory::of(server.program()).most;
     let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
     let continuation = |number: u32| match number {
@@ -342,8 +363,7 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     ];
     for (name, attack) in attacks {
         for _ in 0..3 {
-            let stream = Raw::tls(&server.listen, &authority.ca(), Some(&files));
-            let sent = flood(stream, attack);
+            let sent = flood(connect(), attack);
             // What fits into buffers of sockets on the way is sent before the end is seen.
             assert!(sent < 16 << 20, "{name}: {sent} bytes");
         }
@@ -352,19 +372,22 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     }
     assert!(other.lost.is_empty());
     // C-core ends some of those with pings before.
-    assert!(refused(&server, "flood") >= 12, "{}", refused(&server, "flood"));
+    assert!(refused(server, "flood") >= 12, "{}", refused(server, "flood"));
     let took = Memory::of(server.program()).most - before;
     assert!(took < 48 << 20, "{} MiB", took >> 20);
 }
 
 /// How many connections the server says it refused, for that reason.
 fn refused(server: &Server, reason: &str) -> u64 {
+    metric(server, &format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}}"))
+}
+
+fn metric(server: &Server, name: &str) -> u64 {
     let mut stream = TcpStream::connect(&server.http).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let line = format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}} ");
-    text.lines().find_map(|it| it.strip_prefix(&line)).unwrap().parse().unwrap()
+    text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
 }
 
 /// Connections that say nothing, from several addresses: more than may be there at once.
@@ -432,6 +455,34 @@ fn who_comes_too_often_from_one_address_cuts_its_own_and_no_others() {
     };
     assert!(is_there(&other));
     assert_eq!(silent[..44].iter().filter(|stream| is_there(stream)).count(), 0);
+}
+
+/// As with TLS; and each client keeps its own address, though C-core has it from a front.
+#[test]
+fn a_port_without_tls_that_others_reach_bounds_connections_and_one_of_this_machine_alone_has_no_front() {
+    let mut server = Server::start_at("0.0.0.0:0", &["--insecure", "--log", "info"]);
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&listen).unwrap()).collect();
+    server.submit(&["a task"]);
+    let worker = Watched::start(&listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert!(worker.lost.is_empty());
+    assert!(refused(&server, "slow") >= 44, "the oldest made room");
+    server.program().err.wait_for("its address", |line| line.contains("\"web-1\" at ipv4:127.0.0.1:"));
+    assert_eq!(metric(&server, "contact_tls_connections"), 1);
+    drop(silent);
+    // One that speaks TLS is told what is wrong.
+    let mut stream = TcpStream::connect(&listen).unwrap();
+    stream.write_all(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains("this port does not speak TLS: leave out --tls-ca"), "{said}");
+
+    let here = Server::start(&[]);
+    here.submit(&["a task"]);
+    let worker = Watched::start(&here.listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert_eq!(metric(&here, "contact_tls_connections"), 0);
 }
 
 /// A server with an authority of its own, and a port that was free.

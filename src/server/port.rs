@@ -24,8 +24,8 @@ const OPERATORS: usize = 256;
 const ARRIVING: usize = 1024;
 const ARRIVING_FOR_ADDRESS: usize = 256;
 
-/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. Over a link with a
-/// round trip of 100 ms a stream of small messages carries 1.3 MB a second with it.
+/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. All streams of a
+/// connection together have 64 KiB and what such messages need: what that is over a long link stands in docs/design.md.
 const UNREAD: i32 = 128 * 1024;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);

@@ -50,21 +50,22 @@ struct Args {
     /// Where operators connect. Anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
-    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Anyone who reaches it can submit
-    /// tasks and read everything
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. An address that other machines reach is one
+    /// of https. Without TLS, anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
     http: String,
     /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
-    /// The certificate by which --listen and --control speak TLS, in PEM, with those between it and its authority. To --control,
-    /// operators of this machine may do without. The files are read again when they change, and on SIGHUP
+    /// The certificate by which --listen, --control and --http speak TLS, in PEM, with those between it and its authority. To the last
+    /// two, those on this machine may do without. The files are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, in PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME
+    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME. On --http
+    /// a token, or contactctl login, does as well
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Where clients reach this server. It then has an authority of its own, in the folder --data, speaks TLS by it, lets in only those
@@ -133,7 +134,8 @@ struct Args {
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_connection.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_connection: u32,
     /// Most calls that one address may have open at once, over all its connections to a port. A /64 of IPv6 counts as one. Where
-    /// all come through one proxy, set it as high as there are clients, times three
+    /// all come through one proxy, set it as high as there are clients, times three: with more than the default, an address may have a
+    /// third as many connections to a port that other machines reach
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_address: u32,
     /// A group that agents with certificates may name, beside their own ids and those that are granted to each of them (contactctl identity

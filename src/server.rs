@@ -64,7 +64,7 @@ use self::control::ControlService;
 use self::demo::Demo;
 use self::grants::Grants;
 use self::health::Health;
-use self::http::HttpThread;
+use self::http::{HttpThread, Reception};
 use self::identity::Connections;
 use self::limits::Accounts;
 pub use self::limits::{Limit, Limits, Most};
@@ -83,6 +83,7 @@ use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
+use crate::front::Speaks;
 pub use crate::front::{FileError, ServerTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
@@ -126,16 +127,15 @@ impl Server {
         let tls = files.map(|files| Tls::read(files, authority.clone())).transpose()?;
         about.set_tls(tls.clone());
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
-        if let Some((listener, _)) = &http
-            && !config.insecure
-            && !port::is_of_this_machine(listener)
-        {
-            return Err(ServerError::Exposed {
-                address: config.http.unwrap_or_default(),
-                flag: "--http",
-                instead: HTTP_OPEN,
-            });
-        }
+        let http = http.map(|(listener, address)| {
+            let is_here = port::is_of_this_machine(&listener);
+            // As operators' gRPC: who is on this machine needs no TLS.
+            let port = (is_here, &*address, "--http");
+            let entrance = port::entrance(tls.as_ref(), config.insecure, port, is_here, Speaks::Http)?;
+            let _ = about.http_by_tls.set(!entrance.plain);
+            Ok::<_, ServerError>((listener, address, entrance))
+        });
+        let http = http.transpose()?;
         let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -218,9 +218,9 @@ impl Server {
             tls: tls.as_ref(),
             insecure: config.insecure,
             connections: connections.clone(),
-            grants,
+            grants: grants.clone(),
             counts: about.front.clone(),
-            streams: config.calls.per_connection,
+            calls: config.calls,
             memory: config.grpc_memory,
         };
         let let_in = &clients_let_in;
@@ -242,12 +242,16 @@ impl Server {
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        let _ = about.http.set(http.as_ref().map(|(_, address)| address.clone()).unwrap_or_default());
-        let http_address = http.as_ref().map(|(_, address)| address.clone());
+        let http_address = http.as_ref().map(|(_, address, _)| address.clone());
+        let _ = about.http.set(http_address.clone().unwrap_or_default());
         let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
         let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;
         let pulse = watchdog.pulse();
-        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone(), pulse)).transpose();
+        let http = http.map(|(listener, _, entrance)| {
+            let reception = Reception { entrance, connections, grants, counts: about.front.clone() };
+            HttpThread::start(listener, reception, operator, health.clone(), pulse)
+        });
+        let http = http.transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
         let tls = tls.map(|tls| Ok((tls.clone(), TlsThread::start(tls)?))).transpose();
         let tls = tls.map_err(|e: std::io::Error| ServerError::Start(e.to_string()))?;
@@ -355,9 +359,6 @@ impl Server {
         store.close()
     }
 }
-
-/// What is to be done about a page that everyone could reach.
-const HTTP_OPEN: &str = "let a proxy with TLS and a password stand before it (docs/running.md)";
 
 /// When something was last written down, as far as it is kept.
 fn newest_entry(recovered: &Recovered) -> Option<Time> {

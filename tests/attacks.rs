@@ -14,6 +14,7 @@ mod door;
 mod files;
 mod http;
 #[cfg(target_os = "linux")]
+mod https;
 mod limits;
 mod receipts;
 #[cfg(target_os = "linux")]

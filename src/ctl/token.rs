@@ -153,7 +153,15 @@ pub(super) fn login(link: &Link, server: &str, url: Option<String>, mut out: Out
     if url.is_none() && answer.http.is_empty() {
         return Err(Error::Refused("the server has no page (--http off)".into()));
     }
-    let base = url.unwrap_or_else(|| format!("http://{}", doctor::seen_from_here(server, &answer.http)));
+    let base = url.unwrap_or_else(|| {
+        let scheme = if answer.tls { "https" } else { "http" };
+        let (_, port) = answer.http.rsplit_once(':').unwrap_or_default();
+        match &*answer.host {
+            "" => format!("{scheme}://{}", doctor::seen_from_here(server, &answer.http)),
+            address if address.contains(':') => format!("{scheme}://[{address}]:{port}"),
+            name => format!("{scheme}://{name}:{port}"),
+        }
+    });
     let url = format!("{}{}", base.trim_end_matches('/'), answer.path);
     out.remark("open this in a browser within a minute; it works once:");
     let text = url.clone();

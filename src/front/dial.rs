@@ -69,8 +69,7 @@ impl Dial {
     pub(crate) fn start(server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
         // What is wrong with files is said at once, not with the first connection.
         tls.config()?;
-        let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = super::host(server).to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Name(host.clone()))?;
         let (listener, target) = listen()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;

@@ -12,7 +12,7 @@ use protobuf::Message as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::{FileError, JOIN, LONGEST, Tls, provider, trouble};
+use super::{FileError, JOIN, LONGEST, Tls, host, provider, trouble};
 use crate::private_file;
 use crate::wire::contact as pb;
 
@@ -113,7 +113,7 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
     let csr = params.serialize_request(&pair).and_then(|csr| csr.pem()).map_err(key)?;
     let request =
         pb::JoinRequest { secret: secret.to_owned(), name: name.to_owned(), csr, ..pb::JoinRequest::default() };
-    let host = host_of(server);
+    let host = host(server);
     let failed = |why: String| JoinError::Connection { server: server.to_owned(), why };
     let exchange = || -> io::Result<pb::JoinResponse> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
@@ -151,11 +151,6 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
         group: Some(answer.group).filter(|group| !group.is_empty()),
         invitation: None,
     })
-}
-
-fn host_of(server: &str) -> &str {
-    let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// What a client that has joined keeps in a folder of its own, for its user alone.

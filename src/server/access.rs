@@ -237,19 +237,21 @@ impl Access {
         self.0.tokens.find(secret.ok_or(Refusal::WrongToken)?.expose())
     }
 
-    /// Whose request over HTTP it is: by what its header `authorization` says, or by the cookie of a session.
+    /// Whose request over HTTP it is: by what its header `authorization` says, by the cookie of a session, or by a certificate.
     pub(super) fn browser(
         &self,
-        peer: Arc<str>,
+        origin: Origin,
         authorization: &[&[u8]],
         session: Option<&str>,
     ) -> Result<Caller, Refusal> {
+        let Origin { peer, known } = origin;
+        let by_certificate = known.map(Who::Certificate);
         match (self.0.is_on, authorization) {
-            (false, _) => Ok(Caller { peer, who: None }),
+            (false, _) => Ok(Caller { peer, who: by_certificate }),
             (true, [value]) => Ok(Caller { peer, who: Some(Who::Token(self.by_token(value)?)) }),
             (true, []) => {
                 let entered = session.and_then(|session| self.0.logins.session(session));
-                let caller = Caller { peer, who: entered.and_then(|caller| caller.who) };
+                let caller = Caller { peer, who: entered.and_then(|caller| caller.who).or(by_certificate) };
                 caller.check()?;
                 Ok(caller)
             }

@@ -21,7 +21,7 @@ use super::grants::{Change, Grant};
 use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
-use crate::front::{Secret, ServerTls, base64url};
+use crate::front::{self, Secret, ServerTls, base64url};
 use crate::private_file;
 use crate::task::{Name, NameOf, Time};
 
@@ -129,7 +129,7 @@ impl Authority {
         };
         let authority = Shared { folder, public: public.to_owned(), ca, issuer, book: Mutex::new(book) };
         let authority = Authority(Arc::new(authority));
-        authority.renew_server()?;
+        authority.keep_server()?;
         Ok(authority)
     }
 
@@ -139,24 +139,35 @@ impl Authority {
         ServerTls { cert: at("server.pem"), key: at("server.key"), client_ca: Some(at("ca.pem")) }
     }
 
+    /// Has the server a new certificate, unless the one that lies there is good for its names, and not over soon.
+    fn keep_server(&self) -> io::Result<()> {
+        let until = self.files().believed_until(&self.names());
+        let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+        if left < SERVER / 3 { self.renew_server(SERVER) } else { Ok(()) }
+    }
+
     /// Has the server a new certificate if the one it has is over soon.
     pub(super) fn look_after(&self, left: Duration) {
         if left < SERVER / 3
-            && let Err(e) = self.renew_server()
+            && let Err(e) = self.renew_server(SERVER)
         {
             warn!("the server's certificate is over soon, and there is no new one: {e}");
         }
     }
 
-    fn renew_server(&self) -> io::Result<()> {
-        let (host, _) = self.0.public.rsplit_once(':').unwrap_or((&self.0.public, ""));
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    /// By which clients call the server.
+    fn names(&self) -> Vec<String> {
+        let host = front::host(&self.0.public).to_owned();
         // By the last two those on this machine get there.
         let mut names = vec![host, "localhost".to_owned(), "127.0.0.1".to_owned()];
         names.dedup();
-        let mut params = CertificateParams::new(names).map_err(other)?;
+        names
+    }
+
+    fn renew_server(&self, lasts: Duration) -> io::Result<()> {
+        let mut params = CertificateParams::new(self.names()).map_err(other)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        lasting(&mut params, SERVER);
+        lasting(&mut params, lasts);
         let pair = KeyPair::generate().map_err(other)?;
         let made = params.signed_by(&pair, &self.0.issuer).map_err(other)?;
         private_file::write(&self.0.folder.join("server.key"), pair.serialize_pem())?;
@@ -376,5 +387,35 @@ mod tests {
         // Otherwise the name would be given to another one day, and the first certificate would count as that one's.
         authority.issue_for(Role::Agent, name(), &csr(), DAY, &Change::default()).unwrap();
         assert_eq!(authority.identities()[0].until, until);
+    }
+
+    #[test]
+    fn the_certificate_of_the_server_is_kept_for_two_thirds_of_its_time_and_as_long_as_it_is_good_for_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |public: &str| {
+            let authority = Authority::open(folder.path(), public).unwrap();
+            (fs::read(authority.files().cert).unwrap(), authority)
+        };
+        let (first, authority) = open("agents.example:50051");
+        assert_eq!(open("agents.example:50051").0, first);
+        assert_eq!(open("agents.example:1").0, first, "the port stands in no certificate");
+        let (other, _) = open("other.example:50051");
+        assert_ne!(other, first, "it has another name");
+        assert_eq!(open("other.example:50051").0, other);
+        authority.renew_server(SERVER / 3 - DAY).unwrap();
+        let late = fs::read(authority.files().cert).unwrap();
+        assert_ne!(open("agents.example:50051").0, late, "less than a third is left");
+        authority.renew_server(SERVER / 3 + DAY).unwrap();
+        let (kept, _) = open("agents.example:50051");
+        assert_eq!(kept, fs::read(authority.files().cert).unwrap());
+        // What does not belong together, and an authority that was made anew.
+        for file in ["server.key", "server.pem"] {
+            fs::write(folder.path().join("tls").join(file), "garbage").unwrap();
+            let (made, authority) = open("agents.example:50051");
+            assert!(authority.files().believed_until(&authority.names()).is_some() && made != kept);
+        }
+        let before = fs::read(authority.files().cert).unwrap();
+        fs::remove_file(folder.path().join("tls/ca.pem")).unwrap();
+        assert_ne!(open("agents.example:50051").0, before);
     }
 }

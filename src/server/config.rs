@@ -22,7 +22,8 @@ pub struct Config {
     pub http: Option<String>,
     /// Names by which browsers may call that, besides `localhost` and addresses.
     pub http_hosts: Vec<String>,
-    /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] where it is not for this machine alone.
+    /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] and [`Config::http`] where they are not for this machine
+    /// alone.
     pub tls: Option<ServerTls>,
     /// Where clients reach this server, `host:port`, if it is to have an authority of its own, which issues certificates to them. Then
     /// it speaks TLS by that, and `tls` does not matter.
@@ -91,18 +92,17 @@ pub enum ServerError {
         /// What the system said.
         why: String,
     },
-    /// Others would reach it, and it has no TLS, or asks for no certificates.
+    /// Others would reach it, and it has no TLS.
     #[error(
-        "{address} can be reached by other machines, and by whoever is between: {instead}; or choose an address of this machine with \
-         {flag}; or say --insecure if nobody else can get there"
+        "{address} can be reached by other machines, and by whoever is between: give it a certificate with --tls-cert and --tls-key, \
+         and ask for those of clients with --tls-client-ca, or have it make its own with --public; or choose an address of this \
+         machine with {flag}; or say --insecure if nobody else can get there"
     )]
     Exposed {
         /// What was asked for.
         address: String,
         /// The flag that sets it.
         flag: &'static str,
-        /// What to do about it.
-        instead: &'static str,
     },
     /// The authority cannot be made, or read.
     #[error("the authority in {} cannot be used: {why}", path.display())]

@@ -162,7 +162,9 @@ impl Control for ControlService {
         create_login(CreateLoginRequest) -> CreateLoginResponse = {
             let (path, lasts) = operator.access.login(caller.clone());
             let (http, lasts_ms) = (operator.about.http(), about::millis(lasts));
-            pb::CreateLoginResponse { path, http, lasts_ms, ..Default::default() }
+            let (tls, host) = operator.about.page();
+            let host = host.unwrap_or_default().to_owned();
+            pb::CreateLoginResponse { path, http, lasts_ms, tls, host, ..Default::default() }
         };
     }
 

@@ -186,22 +186,31 @@ pub(super) struct Connection {
     end: Notify,
 }
 
-/// The connections that came through fronts, by the number of the file that C-core has of each. Cheap to clone.
+/// The connections that came through fronts, by the number of the file that C-core has of each; and those over HTTP that showed a
+/// certificate, by the number of theirs. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
 
-/// Where a call comes from.
+/// Where a call, or a request over HTTP, comes from.
+#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) peer: Arc<str>,
     /// Who showed a certificate.
     pub(super) known: Option<Arc<Known>>,
 }
 
+impl Origin {
+    /// There, and no certificate says more.
+    pub(super) fn unnamed(peer: impl Into<Arc<str>>) -> Origin {
+        Origin { peer: peer.into(), known: None }
+    }
+}
+
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
         let Some(number) = peer.strip_prefix("fd:") else {
-            return Ok(Origin { peer: peer.into(), known: None });
+            return Ok(Origin::unnamed(peer));
         };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
@@ -213,6 +222,30 @@ impl Connections {
 }
 
 impl Connections {
+    /// Lets in one that shows this certificate, or none. `None`: it is no good, or not any more, or its identity has as many connections as
+    /// it may.
+    pub(super) fn admit(
+        &self,
+        peer: SocketAddr,
+        certificate: Option<&CertificateDer<'_>>,
+        grants: &Grants,
+    ) -> Option<Guest> {
+        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let version = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        let peer: Arc<str> = format!("{version}:{address}").into();
+        let (mut known, mut until, mut held) = (None, None, None);
+        if let Some(certificate) = certificate {
+            // It may have been revoked since TLS began.
+            let of = grants.known(Identity::of(certificate).ok()?)?;
+            debug!("{} connects from {peer}", of.identity);
+            held = Some(of.account.connect(&peer)?);
+            until = front::validity(certificate).map(|(_, until)| until);
+            known = Some(Arc::new(of));
+        }
+        let connection = Arc::new(Connection { peer, known, until, _held: held, end: Notify::new() });
+        Some(Guest { connection, number: None, connections: self.clone() })
+    }
+
     /// Ends those of who has this name. Says how many there were.
     pub(super) fn end(&self, name: &str) -> usize {
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -248,30 +281,20 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut known, mut until, mut held) = (None, None, None);
-        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
-        let at: Arc<str> = format!("{version}:{}", SocketAddr::new(peer.ip().to_canonical(), peer.port())).into();
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
-        if let Some(certificate) = certificates.first() {
-            let shown = Identity::of(certificate).ok()?;
-            if self.operators_only && shown.role == Role::Agent && !is_free {
+        let guest = self.connections.admit(peer, certificates.first(), &self.grants)?;
+        match &guest.connection.known {
+            Some(known) if self.operators_only && known.identity.role == Role::Agent && !is_free => {
                 static LIMIT: LogLimit = LogLimit::new();
                 if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    let shown = &known.identity;
                     warn!("{shown} at {peer} may not use this port: its certificate is not for that{left_out}");
                 }
-                return None;
+                None
             }
-            debug!("{shown} connects from {peer}");
-            // It may have been revoked since TLS began.
-            let of = self.grants.known(shown)?;
-            held = Some(of.account.connect(&at)?);
-            until = front::validity(certificate).map(|(_, until)| until);
-            known = Some(Arc::new(of));
-        } else if self.asks && !is_free {
-            return None;
+            None if self.asks && !is_free => None,
+            _ => Some(guest),
         }
-        let connection = Arc::new(Connection { peer: at, known, until, _held: held, end: Notify::new() });
-        Some(Guest { connection, number: None, connections: self.connections.clone() })
     }
 
     fn join(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>], request: &[u8]) -> Option<Vec<u8>> {
@@ -304,27 +327,40 @@ impl Inside for Served {
     }
 
     fn serve(&self, guest: &mut Guest, socket: UnixStream) {
-        let number = front::peer_of(&socket);
-        guest.number = Some(number);
         // First this: a call may come at once.
-        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(number, guest.connection.clone());
-        drop(connections);
+        guest.has_file(front::peer_of(&socket));
         front::hand_over(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner), socket);
     }
 
     fn over(guest: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let connection = &guest.connection;
-        let ended = connection.end.notified();
-        Box::pin(async move {
-            let Some(until) = connection.until else { return ended.await };
-            let expiry = async {
-                while let Ok(left) = until.duration_since(SystemTime::now()) {
-                    tokio::time::sleep(left.min(LOOK)).await;
-                }
-            };
-            futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
-        })
+        Box::pin(guest.over())
+    }
+}
+
+impl Guest {
+    /// Its connection has the file of this number, until the guest is dropped.
+    pub(super) fn has_file(&mut self, number: i32) {
+        self.number = Some(number);
+        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.insert(number, self.connection.clone());
+    }
+
+    /// Whose it is, by its certificate.
+    pub(super) fn origin(&self) -> Origin {
+        let Connection { peer, known, .. } = &*self.connection;
+        Origin { peer: peer.clone(), known: known.clone() }
+    }
+
+    /// Resolves when the connection is to be ended: the certificate is over, or was revoked.
+    pub(super) async fn over(&self) {
+        let ended = self.connection.end.notified();
+        let Some(until) = self.connection.until else { return ended.await };
+        let expiry = async {
+            while let Ok(left) = until.duration_since(SystemTime::now()) {
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
+        };
+        futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
     }
 }
 

@@ -171,7 +171,7 @@ fn certificates_out_of_their_time_are_refused() {
     let rig = Rig::with(|config| config.tls = Some(server_tls(&authority)));
     for valid in [Valid::Before, Valid::Later] {
         let files = authority.issue("late", vec![uri("contact://fleet/agent/web-1")], false, valid);
-        let mut stream = Raw::tls(rig.listen(), &authority, Some(&files));
+        let mut stream = Raw::tls(rig.listen(), &authority.ca(), Some(&files));
         let error = stream.read(&mut [0; 1]).unwrap_err().to_string();
         assert!(error.contains("CertificateExpired"), "{error}");
         let said = Worker::new(
@@ -261,11 +261,11 @@ pub(super) struct Raw;
 impl Raw {
     pub(super) fn tls(
         server: &str,
-        authority: &Authority,
+        ca: &Path,
         files: Option<&(PathBuf, PathBuf)>,
     ) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority.ca()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(roots);
@@ -322,7 +322,8 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     let authority = Authority::new();
     let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
     let tls = authority.client("contact://fleet/agent/other");
-    floods(&authority, &authority.args(), tls, Some(&files));
+    let server = Server::start(&authority.args().iter().map(String::as_str).collect::<Vec<_>>());
+    are_cut_off(server, Some(tls), |listen| Raw::tls(listen, &authority.ca(), Some(&files)));
 }
 
 /// Where no certificates are asked for, everybody gets as far as that.
@@ -331,15 +332,29 @@ fn floods_of_those_without_a_certificate_are_cut_off_too() {
     let authority = Authority::new();
     let args = authority.args();
     // All but --tls-client-ca.
-    floods(&authority, &args[..4], Tls { ca: authority.ca(), identity: None }, None);
+    let server = Server::start(&args[..4].iter().map(String::as_str).collect::<Vec<_>>());
+    let tls = Tls { ca: authority.ca(), identity: None };
+    are_cut_off(server, Some(tls), |listen| Raw::tls(listen, &authority.ca(), None));
 }
 
-fn floods(authority: &Authority, args: &[String], tls: Tls, files: Option<&(PathBuf, PathBuf)>) {
-    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
-    let other = Watched::start(&server.listen, Some("other"), Some(tls.clone()));
+/// Where others reach a port without TLS, they do not reach C-core either.
+#[test]
+fn floods_of_frames_are_cut_off_without_tls_too_where_others_reach_a_port() {
+    let server = Server::start_at("0.0.0.0:0", &["--insecure"]);
+    are_cut_off(server, None, |listen| {
+        let stream = TcpStream::connect(listen).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    });
+}
+
+/// Floods of each kind end early, while others work as before.
+fn are_cut_off<S: std::io::Write>(mut server: Server, tls: Option<Tls>, connect: impl Fn(&str) -> S) {
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let other = Watched::start(&listen, Some("other"), tls.clone());
     server.submit(&["before"]);
     assert_eq!(other.task(), "before");
-    let others = bystander(&server, tls);
+    let others = bystander(&server, &listen, tls);
     let before = Memory::of(server.program()).most;
     let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
     let continuation = |number: u32| match number {
@@ -359,8 +374,7 @@ fn floods(authority: &Authority, args: &[String], tls: Tls, files: Option<&(Path
     ];
     for (name, attack) in attacks {
         for _ in 0..3 {
-            let stream = Raw::tls(&server.listen, authority, files);
-            let sent = flood(stream, attack);
+            let sent = flood(connect(&listen), attack);
             // What fits into buffers of sockets on the way is sent before the end is seen.
             assert!(sent < 16 << 20, "{name}: {sent} bytes");
         }
@@ -375,10 +389,10 @@ fn floods(authority: &Authority, args: &[String], tls: Tls, files: Option<&(Path
     assert!(took < 48 << 20, "{} MiB", took >> 20);
 }
 
-/// One that works by TLS, over connections of its own.
-fn bystander(server: &Server, tls: Tls) -> Bystander {
+/// One that works, over connections of its own.
+fn bystander(server: &Server, listen: &str, tls: Option<Tls>) -> Bystander {
     let operator = Operator::of(&server.control);
-    let worker = Watched::start(&server.listen, Some("other/beside"), Some(tls));
+    let worker = Watched::start(listen, Some("other/beside"), tls);
     Bystander::doing(move || {
         operator.submit_all(vec![to("other/beside", "beside")]);
         // What is for everyone comes to it, too.
@@ -388,12 +402,15 @@ fn bystander(server: &Server, tls: Tls) -> Bystander {
 
 /// How many connections the server says it refused, for that reason.
 pub(super) fn refused(server: &Server, reason: &str) -> u64 {
+    metric(server, &format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}}"))
+}
+
+fn metric(server: &Server, name: &str) -> u64 {
     let mut stream = TcpStream::connect(&server.http).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let line = format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}} ");
-    text.lines().find_map(|it| it.strip_prefix(&line)).unwrap().parse().unwrap()
+    text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
 }
 
 /// Connections that say nothing, from several addresses: more than may be there at once.
@@ -436,14 +453,14 @@ fn who_says_nothing_keeps_nobody_out() {
     }
 }
 
-/// One address has its share, and those of others are not touched.
+/// One address has its share, in which the oldest make room for the newest, and those of others are not touched.
 #[test]
-fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
+fn who_comes_too_often_from_one_address_cuts_its_own_and_no_others() {
     let authority = Authority::new();
     let args = authority.args();
     let server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let address: SocketAddr = server.listen.parse().unwrap();
-    let mut turned_away = 0;
+    let other = TcpStream::connect(address).unwrap();
     let mut silent = Vec::new();
     for _ in 0..300 {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -454,12 +471,41 @@ fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
     server.submit(&["a task"]);
     let worker = Watched::start(&server.listen, Some("web-1"), Some(authority.client("contact://fleet/agent/web-1")));
     assert_eq!(worker.task(), "a task");
-    for stream in silent.iter().rev().take(40) {
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut stream = stream;
-        turned_away += u32::from(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
-    }
-    assert_eq!(turned_away, 40);
+    assert!(refused(&server, "slow") >= 44);
+    let is_there = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        stream.read(&mut [0; 1]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    };
+    assert!(is_there(&other));
+    assert_eq!(silent[..44].iter().filter(|stream| is_there(stream)).count(), 0);
+}
+
+/// As with TLS; and each client keeps its own address, though C-core has it from a front.
+#[test]
+fn a_port_without_tls_that_others_reach_bounds_connections_and_one_of_this_machine_alone_has_no_front() {
+    let mut server = Server::start_at("0.0.0.0:0", &["--insecure", "--log", "info"]);
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&listen).unwrap()).collect();
+    server.submit(&["a task"]);
+    let worker = Watched::start(&listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert!(worker.lost.is_empty());
+    assert!(refused(&server, "slow") >= 44, "the oldest made room");
+    server.program().err.wait_for("its address", |line| line.contains("\"web-1\" at ipv4:127.0.0.1:"));
+    assert_eq!(metric(&server, "contact_tls_connections"), 1);
+    drop(silent);
+    // One that speaks TLS is told what is wrong.
+    let mut stream = TcpStream::connect(&listen).unwrap();
+    stream.write_all(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains("this port does not speak TLS: leave out --tls-ca"), "{said}");
+
+    let here = Server::start(&[]);
+    here.submit(&["a task"]);
+    let worker = Watched::start(&here.listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert_eq!(metric(&here, "contact_tls_connections"), 0);
 }
 
 /// A server with an authority of its own, and a port that was free.

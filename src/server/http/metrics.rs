@@ -134,10 +134,10 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         let count = if limit == Limit::Bytes { meter.quotas_filled } else { count };
         to.counter("contact_identity_limits_total", text, &[("limit", limit.name())], count);
     }
-    let text = "Connections with TLS that are open.";
+    let text = "Connections that are open through a front: by TLS, or on a port that others reach.";
     to.gauge("contact_tls_connections", text, &[], app.operator.about.front.open() as f64);
     for (reason, count) in app.operator.about.front.refused() {
-        let text = "Connections that were not let in by the TLS front, or were cut.";
+        let text = "Connections that were not let in by a front, or were cut.";
         to.counter("contact_tls_connections_refused_total", text, &[("reason", reason)], count);
     }
 

@@ -40,6 +40,7 @@ fn a_command_gets_no_secret_of_its_client() {
     let passed = [
         "AWS_REGION",
         "CONTACT_ATTEMPT",
+        "CONTACT_TASK_ATTEMPT",
         "CONTACT_TASK_ID",
         "HOME",
         "LANG",

@@ -1,6 +1,7 @@
 //! `contact-client`: the article's client, for a shell.
 
 use std::env;
+use std::fs::File;
 use std::io::{self, Write};
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -65,6 +66,8 @@ struct Args {
     join: Option<String>,
 
     /// The folder for what came of --join, made for its owner alone. Without it: ./contact-state.
+    ///
+    /// One client at a time has it: two with one certificate would have one id, and each would end the streams of the other.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
@@ -257,6 +260,8 @@ struct Enrolled {
     tls: Tls,
     name: String,
     group: Option<String>,
+    /// The folder with what came of it is this client's for as long as this is here.
+    lock: File,
 }
 
 /// Where what came of --join is kept unless --state says where.
@@ -266,6 +271,10 @@ const STATE: &str = "contact-state";
 fn enrol(join: Option<&str>, folder: Option<&Path>, id: Option<&str>) -> anyhow::Result<Option<Enrolled>> {
     let Some(folder) = folder.or(join.map(|_| Path::new(STATE))) else { return Ok(None) };
     let state = JoinState(folder);
+    let lock = state.lock().map_err(|e| match e.kind() {
+        io::ErrorKind::ResourceBusy => Error::Config(in_use(folder)).into(),
+        _ => anyhow::Error::from(e).context(format!("cannot write to {}", folder.display())),
+    })?;
     let invitation = join.map(|text| match std::fs::read_to_string(text) {
         Ok(text) => Invitation::parse(&text),
         Err(_) => Invitation::parse(text),
@@ -296,7 +305,15 @@ fn enrol(join: Option<&str>, folder: Option<&Path>, id: Option<&str>) -> anyhow:
     // First here: a client that slept for long has its new one before it connects.
     renew_if_due(state.0, &server, &tls);
     thread::Builder::new().name("renewal".into()).spawn(renewing).context("cannot start a thread")?;
-    Ok(Some(Enrolled { server, tls, name, group }))
+    Ok(Some(Enrolled { server, tls, name, group, lock }))
+}
+
+fn in_use(folder: &Path) -> String {
+    format!(
+        "another client runs with --state {}. With one certificate they would have one id, and each would end the streams of the other. Stop \
+         that one, or give this one a folder of its own, with --state and --join: contactctl invite --uses 2 lets two join",
+        folder.display()
+    )
 }
 
 /// How often it is looked whether the certificate is due.
@@ -320,13 +337,13 @@ fn run(args: Args) -> anyhow::Result<()> {
     // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.
     let is_known = args.token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.identity.is_some());
     let id = args.id.or_else(|| args.group.as_ref().filter(|_| !is_known).map(|_| own_name()));
-    let (server, tls, id, group) = match enrolled {
-        Some(Enrolled { server, tls, name, group }) => {
+    let (server, tls, id, group, _lock) = match enrolled {
+        Some(Enrolled { server, tls, name, group, lock }) => {
             // What the certificate says, or one below it: another id would be refused.
             let is_below = |id: &String| id.strip_prefix(&name).is_some_and(|rest| rest.starts_with('/'));
-            (server, Some(tls), id.filter(is_below).or(Some(name.clone())), args.group.or(group))
+            (server, Some(tls), id.filter(is_below).or(Some(name.clone())), args.group.or(group), Some(lock))
         }
-        None => (args.server, tls, id, args.group),
+        None => (args.server, tls, id, args.group, None),
     };
     let mut labels = Labels::default();
     args.label.iter().try_for_each(|label| labels.add(label)).map_err(|e| Error::Config(format!("--label: {e}")))?;

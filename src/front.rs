@@ -12,6 +12,8 @@
 //! Both ends of a connection are one task of tokio. It keeps no buffer while nothing is on its way. A side that does not read
 //! holds up the other one, so that the flow control of HTTP/2 goes through.
 
+#[cfg(feature = "server")]
+mod credit;
 #[cfg(any(feature = "client", feature = "ctl"))]
 mod dial;
 #[cfg(feature = "server")]

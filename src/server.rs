@@ -132,7 +132,7 @@ impl Server {
             // As operators' gRPC: who is on this machine needs no TLS.
             let port = (is_here, &*address, "--http");
             let entrance = port::entrance(tls.as_ref(), config.insecure, port, is_here, Speaks::Http)?;
-            let _ = about.http_by_tls.set(!entrance.plain);
+            let _ = about.http_by_tls.set(!entrance.plain && !entrance.plain_here);
             Ok::<_, ServerError>((listener, address, entrance))
         });
         let http = http.transpose()?;
@@ -217,6 +217,7 @@ impl Server {
             env: &env,
             tls: tls.as_ref(),
             insecure: config.insecure,
+            callers_say_who_they_are,
             connections: connections.clone(),
             grants: grants.clone(),
             counts: about.front.clone(),

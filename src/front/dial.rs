@@ -24,7 +24,7 @@ use tokio::sync::oneshot;
 use tokio_rustls::TlsConnector;
 
 use super::files::{FileError, Tls};
-use super::relay::{self, End, relay};
+use super::relay::{self, End, Unwatched, relay};
 use super::trouble;
 use crate::target;
 
@@ -191,7 +191,7 @@ impl Way {
         let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host)))?;
         // The server looks at a certificate after the client has begun: only what it says shows that it took it.
         let mut heard = Heard { stream: &mut outer, trouble: &self.trouble, heard: false };
-        let end = relay(&mut heard, &mut inner, Vec::new(), |_: &[u8]| Ok::<_, ()>(Duration::ZERO)).await;
+        let end = relay(&mut heard, &mut inner, Vec::new(), &mut Unwatched).await;
         match end {
             End::Outer(Err(e)) => {
                 told(trouble::in_words(&e, &self.host));

@@ -19,10 +19,11 @@ use tokio::sync::watch;
 use tokio_rustls::server::TlsStream;
 
 use super::LONGEST;
+use super::credit::Credit;
 use super::frames::{Abuse, Frames};
 use super::greeting::{Begun, Entrance, LAST_WORDS};
 use super::places::{Place, Places, Stage};
-use super::relay::{self, End, relay};
+use super::relay::{self, End, Watch, relay};
 use crate::log_limit::LogLimit;
 
 /// From when a connection is accepted until TLS, if it is spoken, has begun and the first frame has come.
@@ -282,9 +283,9 @@ impl<I: Inside> Shared<I> {
         began: Instant,
         arrival: Arrival,
     ) {
-        let mut frames = Box::new(Frames::new(began));
+        let mut watched = Box::new(Watched { frames: Frames::new(began), credit: Credit::default() });
         let left = HANDSHAKE.saturating_sub(began.elapsed());
-        let first = match tokio::time::timeout(left, first_words(&mut outer, &mut frames)).await {
+        let first = match tokio::time::timeout(left, first_words(&mut outer, &mut watched)).await {
             Ok(Ok(first)) => first,
             Ok(Err(why)) => {
                 debug!("{peer} does not speak HTTP/2: {why}");
@@ -311,9 +312,8 @@ impl<I: Inside> Shared<I> {
         self.inside.serve(&mut guest, theirs);
         arrival.ended();
         let _open = Open::count(&self.counts);
-        let look = |bytes: &[u8]| frames.see(bytes, Instant::now());
         let end = {
-            let passing = pin!(relay(&mut outer, &mut inner, first, look));
+            let passing = pin!(relay(&mut outer, &mut inner, first, watched.as_mut()));
             match future::select(passing, I::over(&guest)).await {
                 Either::Left((end, _)) => end,
                 Either::Right(_) => End::Inner,
@@ -330,6 +330,24 @@ impl<I: Inside> Shared<I> {
             End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
             End::Outer(ended) => debug!("{peer} has gone: {ended:?}"),
         }
+    }
+}
+
+/// What passes through a front.
+struct Watched {
+    frames: Frames,
+    credit: Credit,
+}
+
+impl Watch for Watched {
+    type Refusal = Abuse;
+
+    fn inward(&mut self, bytes: &[u8]) -> Result<Duration, Abuse> {
+        self.frames.see(bytes, Instant::now(), |stream| self.credit.over(stream))
+    }
+
+    fn outward(&mut self, bytes: &mut [u8]) {
+        self.credit.change(bytes);
     }
 }
 
@@ -358,9 +376,9 @@ async fn read_whole(from: &mut (impl AsyncRead + Unpin), whole: &mut [u8]) -> io
 }
 
 /// Reads until a client has begun to speak.
-async fn first_words(outer: &mut (impl AsyncRead + Unpin), frames: &mut Frames) -> Result<Vec<u8>, String> {
+async fn first_words(outer: &mut (impl AsyncRead + Unpin), watched: &mut Watched) -> Result<Vec<u8>, String> {
     let mut words = Vec::new();
-    while !frames.begun() {
+    while !watched.frames.begun() {
         let mut space = [0; 256];
         let mut read = ReadBuf::new(&mut space);
         let came = future::poll_fn(|cx: &mut Context<'_>| -> Poll<io::Result<()>> {
@@ -370,7 +388,7 @@ async fn first_words(outer: &mut (impl AsyncRead + Unpin), frames: &mut Frames) 
         if read.filled().is_empty() {
             return Err("it said nothing".into());
         }
-        let _ = frames.see(read.filled(), Instant::now()).map_err(in_words)?;
+        let _ = watched.inward(read.filled()).map_err(in_words)?;
         words.extend_from_slice(read.filled());
     }
     Ok(words)

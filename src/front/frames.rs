@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
+const DATA: u8 = 0x0;
+const RESET: u8 = 0x3;
 const END_HEADERS: u8 = 0x4;
 
 /// Bytes of the headers of one call. C-core takes 16 KiB unless told otherwise.
@@ -48,15 +50,59 @@ pub(super) enum Abuse {
 pub(super) struct Frames {
     /// How much of the preface has come.
     preface: usize,
-    head: [u8; HEAD],
-    /// How much of the next head has come.
-    read: usize,
-    /// How much of the frame is still to come.
-    left: usize,
+    heads: Heads,
     begun: bool,
     block: u64,
     continuations: u32,
     rates: [Rate; RATES.len()],
+}
+
+/// Where in a frame the bytes of one way are.
+#[derive(Default)]
+pub(super) struct Heads {
+    head: [u8; HEAD],
+    /// How much of the next head has come.
+    read: usize,
+    /// How much of the frame is still to come.
+    pub(super) left: usize,
+}
+
+impl Heads {
+    /// Takes what there is of a head. How much that was, and whether the head is complete.
+    pub(super) fn take(&mut self, bytes: &[u8]) -> (usize, bool) {
+        let length = (HEAD - self.read).min(bytes.len());
+        self.head[self.read..self.read + length].copy_from_slice(&bytes[..length]);
+        self.read += length;
+        if self.read < HEAD {
+            return (length, false);
+        }
+        let [high, middle, low, ..] = self.head;
+        (self.read, self.left) = (0, u32::from_be_bytes([0, high, middle, low]) as usize);
+        (length, true)
+    }
+
+    /// How much of a head has come.
+    pub(super) fn read(&self) -> usize {
+        self.read
+    }
+
+    /// Whether more than a head belongs to the frame, as far as its head has come.
+    pub(super) fn has_payload(&self) -> bool {
+        self.head[..3] != [0; 3]
+    }
+
+    pub(super) fn kind(&self) -> u8 {
+        self.head[3]
+    }
+
+    pub(super) fn flags(&self) -> u8 {
+        self.head[4]
+    }
+
+    pub(super) fn stream(&self) -> u32 {
+        let [.., a, b, c, d] = self.head;
+        u32::from_be_bytes([a & 0x7f, b, c, d])
+    }
 }
 
 /// A bucket of tokens.
@@ -69,7 +115,7 @@ struct Rate {
 impl Frames {
     pub(super) fn new(now: Instant) -> Frames {
         let rates = RATES.map(|(_, _, at_once)| Rate { tokens: at_once as f32, at: now });
-        Frames { preface: 0, head: [0; HEAD], read: 0, left: 0, begun: false, block: 0, continuations: 0, rates }
+        Frames { preface: 0, heads: Heads::default(), begun: false, block: 0, continuations: 0, rates }
     }
 
     /// Whether the client has begun as HTTP/2 does: with the preface, and the head of a frame.
@@ -77,14 +123,14 @@ impl Frames {
         self.begun
     }
 
-    /// Looks at what came next. How long nothing more is to be read then.
-    pub(super) fn see(&mut self, bytes: &[u8], now: Instant) -> Result<Duration, Abuse> {
-        self.count(bytes, now)?;
+    /// Looks at what came next. How long nothing more is to be read then. `reset`: is told of streams that the client resets.
+    pub(super) fn see(&mut self, bytes: &[u8], now: Instant, reset: impl FnMut(u32)) -> Result<Duration, Abuse> {
+        self.count(bytes, now, reset)?;
         let (_, a_second, _) = RATES[HEADERS];
         Ok(Duration::from_secs_f64((-f64::from(self.rates[HEADERS].tokens)).max(0.0) / a_second))
     }
 
-    fn count(&mut self, mut bytes: &[u8], now: Instant) -> Result<(), Abuse> {
+    fn count(&mut self, mut bytes: &[u8], now: Instant, mut reset: impl FnMut(u32)) -> Result<(), Abuse> {
         if let Some(expected) = PREFACE.get(self.preface..).filter(|rest| !rest.is_empty()) {
             let length = expected.len().min(bytes.len());
             let (preface, rest) = bytes.split_at(length);
@@ -95,20 +141,20 @@ impl Frames {
             bytes = rest;
         }
         while !bytes.is_empty() {
-            if self.left > 0 {
-                let length = self.left.min(bytes.len());
-                self.left -= length;
+            let heads = &mut self.heads;
+            if heads.left > 0 {
+                let length = heads.left.min(bytes.len());
+                heads.left -= length;
                 bytes = &bytes[length..];
                 continue;
             }
-            let length = (HEAD - self.read).min(bytes.len());
-            let (part, rest) = bytes.split_at(length);
-            self.head[self.read..self.read + length].copy_from_slice(part);
-            self.read += length;
-            bytes = rest;
-            if self.read == HEAD {
-                self.read = 0;
+            let (length, complete) = heads.take(bytes);
+            bytes = &bytes[length..];
+            if complete {
                 self.begun = true;
+                if self.heads.kind() == RESET {
+                    reset(self.heads.stream());
+                }
                 self.frame(now)?;
             }
         }
@@ -117,12 +163,11 @@ impl Frames {
 
     /// A head is complete.
     fn frame(&mut self, now: Instant) -> Result<(), Abuse> {
-        let [high, middle, low, kind, flags, ..] = self.head;
-        self.left = u32::from_be_bytes([0, high, middle, low]) as usize;
-        let counted = match kind {
-            0x0 if self.left > 0 => return Ok(()),
+        let (left, flags) = (self.heads.left, self.heads.flags());
+        let counted = match self.heads.kind() {
+            DATA if left > 0 => return Ok(()),
             0x1 => HEADERS,
-            0x3 => RST_STREAM,
+            RESET => RST_STREAM,
             0x4 => SETTINGS,
             0x6 => PING,
             0x9 => CONTINUATION,
@@ -132,7 +177,7 @@ impl Frames {
             (self.block, self.continuations) = (0, 0);
         }
         if matches!(counted, HEADERS | CONTINUATION) {
-            self.block += self.left as u64;
+            self.block += left as u64;
             self.continuations += u32::from(counted == CONTINUATION);
             let ends = flags & END_HEADERS != 0;
             if self.block > BLOCK
@@ -163,6 +208,12 @@ mod tests {
 
     use super::*;
 
+    impl Frames {
+        fn look(&mut self, bytes: &[u8], now: Instant) -> Result<Duration, Abuse> {
+            self.see(bytes, now, |_| {})
+        }
+    }
+
     fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
         let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
         frame.extend([kind, flags, 0, 0, 0, 1]);
@@ -172,14 +223,14 @@ mod tests {
 
     fn begun_at(now: Instant) -> Frames {
         let mut frames = Frames::new(now);
-        frames.see(PREFACE, now).unwrap();
+        frames.look(PREFACE, now).unwrap();
         frames
     }
 
     fn begun(now: Instant) -> Frames {
         let mut frames = begun_at(now);
         assert!(!frames.begun());
-        frames.see(&frame(4, 0, 6), now).unwrap();
+        frames.look(&frame(4, 0, 6), now).unwrap();
         assert!(frames.begun());
         frames
     }
@@ -187,10 +238,10 @@ mod tests {
     #[test]
     fn a_client_that_does_not_begin_as_http_2_does_is_refused_at_the_first_byte_that_differs() {
         let now = Instant::now();
-        assert_eq!(Frames::new(now).see(b"GET / HTTP/1.1", now), Err(Abuse::NotHttp2));
+        assert_eq!(Frames::new(now).look(b"GET / HTTP/1.1", now), Err(Abuse::NotHttp2));
         let mut frames = Frames::new(now);
-        assert_eq!(frames.see(b"PRI * HT", now), Ok(Duration::ZERO));
-        assert_eq!(frames.see(b"X", now), Err(Abuse::NotHttp2));
+        assert_eq!(frames.look(b"PRI * HT", now), Ok(Duration::ZERO));
+        assert_eq!(frames.look(b"X", now), Err(Abuse::NotHttp2));
     }
 
     #[test]
@@ -199,14 +250,14 @@ mod tests {
         let mut frames = begun(now);
         let reset = [frame(1, END_HEADERS, 20), frame(3, 0, 4)].concat();
         for _ in 0..2_000 {
-            frames.see(&reset, now).unwrap();
+            frames.look(&reset, now).unwrap();
         }
-        assert_eq!(frames.see(&reset, now), Err(Abuse::TooMany("RST_STREAM")));
+        assert_eq!(frames.look(&reset, now), Err(Abuse::TooMany("RST_STREAM")));
         let mut frames = begun(now);
         for second in 0..100 {
             let now = now + Duration::from_secs(second);
             for _ in 0..500 {
-                frames.see(&reset, now).unwrap();
+                frames.look(&reset, now).unwrap();
             }
         }
     }
@@ -217,10 +268,10 @@ mod tests {
             let now = Instant::now();
             let mut frames = begun(now);
             let many = frame(kind, END_HEADERS, 0).repeat(40_001);
-            assert_eq!(frames.see(&many, now), Err(Abuse::TooMany(name)));
+            assert_eq!(frames.look(&many, now), Err(Abuse::TooMany(name)));
         }
         let now = Instant::now();
-        assert_eq!(begun(now).see(&frame(0, 0, 10).repeat(100_000), now), Ok(Duration::ZERO));
+        assert_eq!(begun(now).look(&frame(0, 0, 10).repeat(100_000), now), Ok(Duration::ZERO));
     }
 
     #[test]
@@ -229,11 +280,11 @@ mod tests {
         let (mut frames, calls) = (begun(began), frame(1, END_HEADERS, 20).repeat(1_000));
         let (mut now, mut made) = (began, 0);
         while now < began + Duration::from_secs(10) {
-            now += frames.see(&calls, now).unwrap();
+            now += frames.look(&calls, now).unwrap();
             made += 1_000;
         }
         assert!((109_000..112_000).contains(&made), "{made} in ten seconds");
-        assert_eq!(frames.see(&calls, now + Duration::from_secs(1)), Ok(Duration::ZERO));
+        assert_eq!(frames.look(&calls, now + Duration::from_secs(1)), Ok(Duration::ZERO));
     }
 
     #[test]
@@ -243,12 +294,12 @@ mod tests {
         let good = [start.clone(), frame(9, 0, 100).repeat(7), frame(9, END_HEADERS, 100)].concat();
         let mut frames = begun(now);
         for _ in 0..10 {
-            frames.see(&good, now).unwrap();
+            frames.look(&good, now).unwrap();
         }
         let endless = [start.clone(), frame(9, 0, 0).repeat(8)].concat();
-        assert_eq!(begun(now).see(&endless, now), Err(Abuse::EndlessHeaders));
+        assert_eq!(begun(now).look(&endless, now), Err(Abuse::EndlessHeaders));
         let large = [start, frame(9, 0, 16_384).repeat(4)].concat();
-        assert_eq!(begun(now).see(&large, now), Err(Abuse::EndlessHeaders));
+        assert_eq!(begun(now).look(&large, now), Err(Abuse::EndlessHeaders));
     }
 
     proptest! {
@@ -264,7 +315,7 @@ mod tests {
                 bytes.extend(frame(kind, flags, length));
             }
             bytes.extend(junk);
-            let whole = Frames::new(now).see(&bytes, now);
+            let whole = Frames::new(now).look(&bytes, now);
             let mut cut = Frames::new(now);
             let mut rest = bytes.as_slice();
             let mut verdict = Ok(Duration::ZERO);
@@ -273,7 +324,7 @@ mod tests {
                     break;
                 }
                 let (part, after) = rest.split_at((*length).min(rest.len()));
-                verdict = cut.see(part, now);
+                verdict = cut.look(part, now);
                 rest = after;
             }
             prop_assert_eq!(whole, verdict);
@@ -293,10 +344,10 @@ mod tests {
             |bytes| {
                 let now = Instant::now();
                 let (mut whole, mut cut) = (Frames::new(now), Frames::new(now));
-                let behind_preface = whole.see(bytes, now).is_ok();
-                assert_eq!(bytes.chunks(7).try_for_each(|part| cut.see(part, now).map(drop)).is_ok(), behind_preface);
+                let behind_preface = whole.look(bytes, now).is_ok();
+                assert_eq!(bytes.chunks(7).try_for_each(|part| cut.look(part, now).map(drop)).is_ok(), behind_preface);
                 // Whatever comes behind a good beginning.
-                let _ = begun_at(now).see(bytes, now);
+                let _ = begun_at(now).look(bytes, now);
             },
         );
     }

@@ -62,6 +62,8 @@ pub(crate) struct Entrance {
     pub(crate) tls: Option<CurrentTls>,
     /// Also, or only, without.
     pub(crate) plain: bool,
+    /// Also without, for those who come from this machine.
+    pub(crate) plain_here: bool,
     pub(crate) speaks: Speaks,
 }
 
@@ -100,7 +102,7 @@ impl Entrance {
             (true, None) => {
                 return wrong("it begins with TLS, which is not spoken here", Some(socket), Some(self.no_tls()));
             }
-            (false, _) if self.plain => return Begun::Plain(socket),
+            (false, _) if self.plain || self.plain_here && is_from_here(&socket) => return Begun::Plain(socket),
             (false, _) => return wrong("it does not begin with TLS", Some(socket), Some(self.speak_tls())),
         };
         let greeting = match LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await {
@@ -136,6 +138,10 @@ impl Entrance {
             Speaks::Http => "this port does not speak TLS: ask with http://",
         }
     }
+}
+
+fn is_from_here(socket: &TcpStream) -> bool {
+    socket.peer_addr().is_ok_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 impl Wrong {

@@ -2,14 +2,17 @@
 //!
 //! The invitation carries the authority, so that nothing is believed before it is proven.
 
+use std::fs::{File, TryLockError};
 use std::io::{self, Read, Write};
 use std::net::{TcpStream, ToSocketAddrs as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use protobuf::Message as _;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 use super::{FileError, JOIN, LONGEST, Tls, host, provider, trouble};
@@ -157,10 +160,35 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
 pub struct State<'a>(pub &'a Path);
 
 impl State<'_> {
-    /// The files for TLS.
+    /// Has the folder to itself for as long as the file is open: two clients with one certificate have one id, and each ends the streams of
+    /// the other. Makes the folder if it is not there. `ResourceBusy`: another client has it.
+    pub fn lock(&self) -> io::Result<File> {
+        self.make()?;
+        let file = File::options().create(true).truncate(false).write(true).mode(0o600).open(self.0.join("lock"))?;
+        file.try_lock().map_err(|e| match e {
+            TryLockError::WouldBlock => io::ErrorKind::ResourceBusy.into(),
+            TryLockError::Error(error) => error,
+        })?;
+        // An earlier version had the key in a file of its own.
+        let (key, identity) = (self.0.join("client.key"), self.0.join("client.pem"));
+        if let Ok(secret) = std::fs::read_to_string(&key) {
+            let certificate = std::fs::read_to_string(&identity)?;
+            if PrivateKeyDer::from_pem_slice(certificate.as_bytes()).is_err() {
+                private_file::write(&identity, certificate + &secret)?;
+            }
+            std::fs::remove_file(&key)?;
+        }
+        Ok(file)
+    }
+
+    fn make(&self) -> io::Result<()> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.0)
+    }
+
+    /// The files for TLS. Certificate and key are one file, so that a renewal changes both or none.
     pub fn tls(&self) -> Tls {
         let at = |name: &str| self.0.join(name);
-        Tls { ca: at("ca.pem"), identity: Some((at("client.pem"), at("client.key"))) }
+        Tls { ca: at("ca.pem"), identity: Some((at("client.pem"), at("client.pem"))) }
     }
 
     /// Whether there is a certificate, and whom it names: name, group, server.
@@ -182,21 +210,23 @@ impl State<'_> {
 
     /// Keeps what came of joining or renewing.
     pub fn keep(&self, joined: &Joined, server: &str) -> io::Result<()> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.0)?;
+        self.make()?;
         let group = joined.group.as_deref().unwrap_or_default();
         let mut joined_as = format!("{}\n{group}\n{server}\n", joined.name);
         if let Some(mark) = joined.invitation.clone().or_else(|| self.invitation()) {
             joined_as += &format!("{mark}\n");
         }
-        // The certificate after its key, and what says that both are there last.
-        for (name, text) in [
-            ("ca.pem", &joined.ca),
-            ("client.key", &joined.key),
-            ("client.pem", &joined.certificate),
-            ("joined", &joined_as),
-        ] {
-            private_file::write(&self.0.join(name), text)?;
+        let at = |name: &str| self.0.join(name);
+        if joined.invitation.is_some() {
+            // It may be another server's, with another authority: nothing is joined until all of it is there.
+            match std::fs::remove_file(at("joined")) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+        let identity = format!("{}{}", joined.certificate, joined.key);
+        for (name, text) in [("ca.pem", &joined.ca), ("client.pem", &identity), ("joined", &joined_as)] {
+            private_file::write(&at(name), text)?;
         }
         Ok(())
     }
@@ -205,7 +235,6 @@ impl State<'_> {
     pub fn is_due(&self) -> bool {
         let now = std::time::SystemTime::now();
         let pem = std::fs::read(self.0.join("client.pem")).unwrap_or_default();
-        use rustls::pki_types::pem::PemObject as _;
         let Ok(der) = CertificateDer::from_pem_slice(&pem) else { return true };
         super::validity(&der).is_none_or(|(from, until)| {
             let whole = until.duration_since(from).unwrap_or_default();

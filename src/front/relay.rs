@@ -48,24 +48,46 @@ enum Side<E> {
     Refused(E),
 }
 
-/// Passes all on until one side ends. `began`: what has been read from outside already. `look`: sees what comes from outside first, and
-/// says how long nothing more is to be read from there.
-pub(super) async fn relay<A, B, E>(
-    outer: &mut A,
-    inner: &mut B,
-    began: Vec<u8>,
-    mut look: impl FnMut(&[u8]) -> Result<Duration, E>,
-) -> End<E>
+/// Sees all that is passed on.
+pub(super) trait Watch {
+    type Refusal;
+
+    /// What comes from outside. How long nothing more is to be read from there.
+    fn inward(&mut self, bytes: &[u8]) -> Result<Duration, Self::Refusal>;
+
+    /// What comes from inside, and may be changed.
+    fn outward(&mut self, bytes: &mut [u8]);
+}
+
+/// All is passed on as it is.
+pub(super) struct Unwatched;
+
+impl Watch for Unwatched {
+    type Refusal = ();
+
+    fn inward(&mut self, _: &[u8]) -> Result<Duration, ()> {
+        Ok(Duration::ZERO)
+    }
+
+    fn outward(&mut self, _: &mut [u8]) {}
+}
+
+/// Passes all on until one side ends. `began`: what has been read from outside already, and was seen.
+pub(super) async fn relay<A, B, W>(outer: &mut A, inner: &mut B, began: Vec<u8>, watch: &mut W) -> End<W::Refusal>
 where
     A: AsyncRead + AsyncWrite + Unpin,
     B: AsyncRead + AsyncWrite + Unpin,
+    W: Watch,
 {
     let mut inward = Way { waiting: began, ..Way::default() };
     let mut outward = Way::default();
     poll_fn(|cx| {
         // Both ways, so that both are woken.
-        let inward = inward.poll(cx, outer, inner, &mut look);
-        let outward = outward.poll(cx, inner, outer, &mut |_| Ok(Duration::ZERO));
+        let inward = inward.poll(cx, outer, inner, &mut |bytes| watch.inward(bytes));
+        let outward = outward.poll(cx, inner, outer, &mut |bytes| {
+            watch.outward(bytes);
+            Ok(Duration::ZERO)
+        });
         match (inward, outward) {
             (_, Poll::Ready(Side::From(_))) => Poll::Ready(End::Inner),
             (_, Poll::Ready(Side::To(error))) => Poll::Ready(End::Outer(Err(error))),
@@ -87,7 +109,7 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-        look: &mut impl FnMut(&[u8]) -> Result<Duration, E>,
+        look: &mut impl FnMut(&mut [u8]) -> Result<Duration, E>,
     ) -> Poll<Side<E>> {
         CHUNK_OF_THREAD.with_borrow_mut(|chunk| {
             for _ in 0..TURNS {
@@ -122,11 +144,11 @@ impl Way {
                         return Poll::Pending;
                     }
                 }
-                let bytes = read.filled();
-                match look(bytes) {
+                match look(read.filled_mut()) {
                     Ok(pause) => self.pause = (!pause.is_zero()).then(|| Box::pin(sleep(pause))),
                     Err(why) => return Poll::Ready(Side::Refused(why)),
                 }
+                let bytes = read.filled();
                 self.is_flushed = false;
                 let written = match Pin::new(&mut *to).poll_write(cx, bytes) {
                     Poll::Ready(Ok(written)) => written,

@@ -25,9 +25,6 @@ const OPERATORS: usize = 256;
 const ARRIVING: usize = 1024;
 const ARRIVING_FOR_ADDRESS: usize = 256;
 
-/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. All streams of a
-/// connection together have 64 KiB and what such messages need: what that is over a long link stands in docs/design.md.
-const UNREAD: i32 = 128 * 1024;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
@@ -38,6 +35,8 @@ pub(super) struct Ports<'a> {
     pub(super) env: &'a Arc<Environment>,
     pub(super) tls: Option<&'a Tls>,
     pub(super) insecure: bool,
+    /// Also those who show no certificate.
+    pub(super) callers_say_who_they_are: bool,
     pub(super) connections: Connections,
     pub(super) grants: Grants,
     pub(super) counts: Arc<Counts>,
@@ -78,12 +77,14 @@ impl Ports<'_> {
         let start = |why: String| ServerError::Start(why);
         let (listener, bound) = bind(address, flag)?;
         let is_here = is_of_this_machine(&listener);
-        // Operators of this machine need no TLS: who is on it can read the store.
-        let open_here = role == Role::Operator && is_here;
+        // Operators of this machine need no TLS: who is on it can read the store. Where others reach the port, too, somebody may
+        // pass on connections here, so operators need their token.
+        let open_here = role == Role::Operator && (is_here || self.callers_say_who_they_are);
         let entrance = entrance(self.tls, self.insecure, (is_here, address, flag), open_here, Speaks::Grpc)?;
-        let mut server = self.build(services, &kind).map_err(|e| start(e.to_string()))?;
         // What is for this machine alone is as fast as C-core is.
-        if is_here && entrance.tls.is_none() {
+        let has_front = !is_here || entrance.tls.is_some();
+        let mut server = self.build(services, &kind, has_front).map_err(|e| start(e.to_string()))?;
+        if !has_front {
             // C-core's own error says nothing, so the system was asked first. With port 0 it takes one of its own: that which was free
             // a moment ago may be another's by now.
             drop(listener);
@@ -127,23 +128,28 @@ impl Ports<'_> {
         }
     }
 
-    fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
-        let args = self.channel(kind).build_args();
+    fn build(
+        &self,
+        services: impl IntoIterator<Item = Service>,
+        kind: &Kind,
+        has_front: bool,
+    ) -> grpcio::Result<grpcio::Server> {
+        let args = self.channel(kind, has_front).build_args();
         let builder = ServerBuilder::new(self.env.clone()).channel_args(args).requests_slot_per_cq(kind.slots);
         services.into_iter().fold(builder, ServerBuilder::register_service).build()
     }
 
-    fn channel(&self, kind: &Kind) -> ChannelBuilder {
+    fn channel(&self, kind: &Kind, has_front: bool) -> ChannelBuilder {
         let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         ChannelBuilder::new(self.env.clone())
             .max_receive_message_len(number(kind.message))
             .max_concurrent_stream(number(self.calls.per_connection))
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
-            // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
-            // of a stream that nobody reads.
-            .http2_bdp_probe(false)
-            .stream_initial_window_size(UNREAD)
+            // With it C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much of
+            // a stream that nobody reads: the front cuts that down. Without it a connection, and a stream, has 64 KiB, and what a message
+            // needs that is being read.
+            .http2_bdp_probe(has_front)
             // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
             // messages, and tells clients so; with the second, nothing is inflated.
             .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
@@ -193,8 +199,8 @@ impl Port {
     }
 }
 
-/// How a port takes connections: by TLS, if there is TLS; without it, if only this machine gets there, or `insecure`. `open_here`: without
-/// it in any case.
+/// How a port takes connections: by TLS, if there is TLS; without it, if only this machine gets there, or `insecure`. `open_here`: who
+/// comes from this machine may do without.
 pub(super) fn entrance(
     tls: Option<&Tls>,
     insecure: bool,
@@ -208,7 +214,7 @@ pub(super) fn entrance(
         }
         warn!("{address} can be used by everyone who reaches it (--insecure)");
     }
-    Ok(Entrance { tls: tls.map(Tls::current), plain: open_here || tls.is_none(), speaks })
+    Ok(Entrance { tls: tls.map(Tls::current), plain: tls.is_none(), plain_here: open_here, speaks })
 }
 
 /// Whether only this machine gets there.

@@ -135,10 +135,10 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         to.counter("contact_identity_limits_total", text, &[("limit", limit.name())], count);
     }
     let text = "Connections that are open through a front: by TLS, or on a port that others reach.";
-    to.gauge("contact_tls_connections", text, &[], app.operator.about.front.open() as f64);
+    to.gauge("contact_front_connections", text, &[], app.operator.about.front.open() as f64);
     for (reason, count) in app.operator.about.front.refused() {
         let text = "Connections that were not let in by a front, or were cut.";
-        to.counter("contact_tls_connections_refused_total", text, &[("reason", reason)], count);
+        to.counter("contact_front_connections_refused_total", text, &[("reason", reason)], count);
     }
 
     let text = "Lines of the log that were dropped, since nobody read standard error.";

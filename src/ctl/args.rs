@@ -529,7 +529,7 @@ pub(super) struct Task {
     pub(super) all: bool,
 }
 
-/// Take tasks back: those that are named, or all that fit a description.
+/// Take tasks back: named ones, or all that fit a description.
 ///
 /// No group that has not settled them gets them any more. Their keys are free again. Doing it twice does no harm.
 ///

@@ -42,9 +42,9 @@ pub enum LabelError {
     TooMany,
 }
 
-/// A text of any length, as an error shows it.
+/// The beginning of a text of any length, as an error shows it.
 fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(LONGEST_LABEL).collect::<String>())
+    format!("{:?}", text.chars().take(24).collect::<String>())
 }
 
 /// A character that may be one that nobody sees.

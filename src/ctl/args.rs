@@ -72,8 +72,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   contactctl clients
+  contactctl clients --offline 2d
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
-    Clients,
+    Clients(Clients),
     Tasks(Tasks),
     Task(Task),
     Results(Results),
@@ -585,6 +586,18 @@ pub(super) struct Doctor {
     /// A warning makes the exit code 1, too.
     #[arg(long)]
     pub(super) strict: bool,
+}
+
+/// Which clients.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Clients {
+    /// Everybody who has an id and is known, connected or not: with labels, version, system, and when it was last seen. Who was not
+    /// seen for the server's --group-ttl is forgotten.
+    #[arg(long)]
+    pub(super) known: bool,
+    /// Of these, those that are not connected for so long; 0s: all that are not connected.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) offline: Option<Duration>,
 }
 
 /// Show the log of tasks.

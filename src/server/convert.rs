@@ -14,7 +14,7 @@ use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining};
-use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
+use crate::store::{Accepted, BackedUp, BackupProgress, Drain, KnownClient};
 use crate::task::{Audience, Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
@@ -293,6 +293,22 @@ pub(super) fn clients(connected: Vec<ClientInfo>, drained_away: Vec<Drain>) -> p
     }
 }
 
+/// Everybody who is known.
+pub(super) fn known(known: Vec<KnownClient>) -> pb::ListClientsResponse {
+    let one = |it: KnownClient| pb::KnownClient {
+        client: it.client.as_str().to_owned(),
+        group: it.group.as_str().to_owned(),
+        labels: it.labels.to_string(),
+        version: text(it.version),
+        system: text(it.system),
+        first_seen: it.first_seen.0,
+        last_seen: it.last_seen.0,
+        connected: it.here,
+        ..pb::KnownClient::default()
+    };
+    pb::ListClientsResponse { known: known.into_iter().map(one).collect(), ..pb::ListClientsResponse::default() }
+}
+
 fn client(client: ClientInfo) -> pb::Client {
     pb::Client {
         client: text(client.client),
@@ -303,6 +319,8 @@ fn client(client: ClientInfo) -> pb::Client {
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
         labels: client.labels.to_string(),
+        version: text(client.version),
+        system: text(client.system),
         draining: client.draining.as_ref().map(draining).into(),
         ..pb::Client::default()
     }

@@ -101,6 +101,8 @@ impl Metadata {
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
+            "contact-version" => join.version = Some(name("contact-version", value)?),
+            "contact-system" => join.system = Some(name("contact-system", value)?),
             "contact-labels" => join.labels = labels("contact-labels", value)?,
             "contact-from" => {
                 let from = std::str::from_utf8(value).ok().and_then(StartAt::of);
@@ -235,7 +237,9 @@ mod tests {
 
     #[test]
     fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
-        const KEYS: [&str; 14] = [
+        const KEYS: [&str; 16] = [
+            "contact-version",
+            "contact-system",
             "contact-labels",
             "contact-client",
             "contact-instance",

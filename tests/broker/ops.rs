@@ -437,6 +437,8 @@ impl World {
             max_message: None,
             receipts: false,
             labels: who.labels.parse().unwrap(),
+            version: None,
+            system: None,
         }
     }
 

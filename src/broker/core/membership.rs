@@ -49,6 +49,8 @@ impl Core {
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
+        let of_group = self.groups[&group_id].name.clone();
+        self.client_came(&join, of_group.as_ref(), now);
         let window = join.window.unwrap_or(self.config.window).clamp(1, self.config.max_window.max(1)) as usize;
         let mut session = Session {
             group: group_id,
@@ -186,6 +188,8 @@ impl Core {
             // Only if no newer stream took over.
             if self.clients.get(client) == Some(&id) {
                 self.clients.remove(client);
+                self.known.went(client, now);
+                self.checkpoints.changed(now.steady);
             }
         }
         if let Some(peer) = self.peers.get_mut(&session.join.peer) {

@@ -334,7 +334,7 @@ fn a_task_for_several_groups_goes_to_these_and_costs_the_others_nothing() {
     let (a, b) = (world.join(client("a")), world.join(client("b")));
     assert_eq!((got(&world, a), got(&world, b)), (vec![first, some, last], vec![first, last]));
     assert_eq!(lags(&world), [3, 2, 2]);
-    assert_eq!(world.cancel(some).groups, 1, "nobody else had it");
+    assert_eq!(world.cancel(some).groups(), 1, "nobody else had it");
     world.finish();
 }
 

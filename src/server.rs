@@ -166,6 +166,9 @@ impl Server {
         let calls = Calls::default();
         let connections = Connections::default();
         let access = Access::of(callers_say_who_they_are, &config.data, connections.clone());
+        if let (Ok(access), Some(authority)) = (&access, &authority) {
+            access.set_authority(authority.clone());
+        }
         let access = access.map_err(ServerError::Tokens)?;
         let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
         let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&access));

@@ -10,7 +10,7 @@ use protobuf::Enum as _;
 use super::bench::Bench;
 use super::help;
 use super::words::quote;
-use crate::labels::Selector;
+use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
 use crate::task::{Name, NameOf, Time};
@@ -272,11 +272,15 @@ Examples:
 #[command(after_help = "\
 Examples:
   contactctl invite --group workers                for one client, within an hour
-  contactctl invite --group workers --uses 50 --ttl 1d")]
+  contactctl invite --group workers --uses 50 --ttl 1d
+  contactctl invite --label role=web --label env=production")]
 pub(super) struct Invite {
     /// The one group whose work they may take part in. Without it: any.
     #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
+    /// What who joins is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// For how long it is good.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(super) ttl: Duration,
@@ -377,6 +381,9 @@ pub(super) struct NewToken {
     /// A group that the agent may name; the first is its own if it names none. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) group: Vec<String>,
+    /// What the agent is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// A group that tasks may be for; without it, any group, and everyone. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) to: Vec<String>,
@@ -880,6 +887,10 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
 }
 
 /// A policy, as the server will read it.
+fn label(text: &str) -> Result<String, String> {
+    Labels::default().add(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
+}
+
 fn selector(text: &str) -> Result<String, String> {
     text.parse::<Selector>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }

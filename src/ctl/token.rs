@@ -63,6 +63,8 @@ struct Token {
     groups: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     targets: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    labels: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
     created_at: Moment,
@@ -82,10 +84,10 @@ struct Login {
 
 impl From<pb::Token> for Token {
     fn from(token: pb::Token) -> Token {
-        let pb::Token { name, role, groups, targets, rate, created_at, expires_at, .. } = token;
+        let pb::Token { name, role, groups, targets, labels, rate, created_at, expires_at, .. } = token;
         let expires_at = Moment::if_set(expires_at);
         let rate = Some(rate).filter(|rate| *rate > 0);
-        Token { name, role, groups, targets, rate, created_at: Moment(created_at), expires_at }
+        Token { name, role, groups, targets, labels, rate, created_at: Moment(created_at), expires_at }
     }
 }
 
@@ -95,7 +97,9 @@ impl Row for Token {
     fn cells(&self, times: Times) -> Vec<String> {
         let names = [&self.groups, &self.targets].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
         let rate = self.rate.map(|rate| format!("{rate} tasks/s"));
-        let what: Vec<String> = Some(names).filter(|names| !names.is_empty()).into_iter().chain(rate).collect();
+        let labels = Some(self.labels.clone()).filter(|labels| !labels.is_empty());
+        let what: Vec<String> =
+            Some(names).filter(|names| !names.is_empty()).into_iter().chain(labels).chain(rate).collect();
         let ends = self.expires_at.map_or_else(|| "-".into(), |at| Times::Exact.show(at));
         vec![self.name.clone(), self.role.clone(), times.show(self.created_at), ends, what.join("; ")]
     }
@@ -108,6 +112,7 @@ pub(super) fn create(link: &Link, new: args::NewToken, mut out: Out) -> Result<(
         role: new.role,
         groups: new.group,
         targets: new.to,
+        labels: new.label.join(","),
         rate: new.rate.unwrap_or(0),
         ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         ..Default::default()

@@ -4,12 +4,13 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use grpcio::RpcContext;
 use log::info;
 
+use super::authority::Authority;
 use super::config::Config;
 use super::identity::{Connections, Identity, Origin};
 use super::logins::{self, Logins};
@@ -17,6 +18,7 @@ use super::refusal::Refusal;
 use super::roles::{Role, Row, row};
 use super::tokens::{OPERATOR_FILE, Token, Tokens};
 use crate::broker::Join;
+use crate::labels::Labels;
 use crate::secret::Secret;
 use crate::task::{Name, NameOf, NewTask, Submitter};
 
@@ -74,6 +76,8 @@ struct Shared {
     connections: Connections,
     tokens: Tokens,
     logins: Logins,
+    /// Set at the start, if there is one.
+    authority: OnceLock<Authority>,
     /// Where operators on this machine find their credential.
     operator_file: PathBuf,
 }
@@ -88,15 +92,15 @@ pub(super) struct Caller {
 
 #[derive(Clone, Debug)]
 enum Who {
-    /// With the one group that it may name, if it may not name any.
-    Certificate(Arc<Identity>, Option<String>),
+    /// With the one group that it may name, if it may not name any, and with what it is, whatever it says.
+    Certificate(Arc<Identity>, Option<String>, Labels),
     Token(Arc<Token>),
 }
 
 impl Who {
     fn identity(&self) -> &Identity {
         match self {
-            Who::Certificate(identity, _) => identity,
+            Who::Certificate(identity, ..) => identity,
             Who::Token(token) => &token.identity,
         }
     }
@@ -117,15 +121,16 @@ impl Access {
     pub(super) fn of(is_on: bool, data: &Path, connections: Connections) -> Result<Access, String> {
         let tokens = if is_on { Tokens::open(data)? } else { Tokens::none(data) };
         let operator_file = std::path::absolute(data.join(OPERATOR_FILE)).unwrap_or_default();
-        Ok(Access(Arc::new(Shared { is_on, connections, tokens, logins: Logins::default(), operator_file })))
+        let (logins, authority) = (Logins::default(), OnceLock::new());
+        Ok(Access(Arc::new(Shared { is_on, connections, tokens, logins, authority, operator_file })))
     }
 
     /// Nobody has to say anything.
     #[cfg(test)]
     pub(super) fn open(connections: Connections) -> Access {
         let tokens = Tokens::none(Path::new(""));
-        let (logins, operator_file) = (Logins::default(), PathBuf::new());
-        Access(Arc::new(Shared { is_on: false, connections, tokens, logins, operator_file }))
+        let (logins, authority, operator_file) = (Logins::default(), OnceLock::new(), PathBuf::new());
+        Access(Arc::new(Shared { is_on: false, connections, tokens, logins, authority, operator_file }))
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -154,8 +159,8 @@ impl Access {
 
     /// Whose call it is.
     pub(super) fn caller(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
-        let Origin { peer, identity, group } = self.0.connections.origin(ctx.peer())?;
-        let mut who = identity.map(|identity| Who::Certificate(Arc::new(identity), group));
+        let Origin { peer, identity, group, labels } = self.0.connections.origin(ctx.peer())?;
+        let mut who = identity.map(|identity| Who::Certificate(Arc::new(identity), group, labels));
         if self.0.is_on {
             let mut said = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
             if let Some((_, value)) = said.next() {
@@ -171,6 +176,16 @@ impl Access {
     /// Whose call it is, and what it asks for.
     pub(super) fn begin(&self, ctx: &RpcContext<'_>) -> Result<(Caller, &'static Row), Refusal> {
         Ok((self.caller(ctx)?, asked(ctx)))
+    }
+
+    /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.0.tokens.binds(key) || self.0.authority.get().is_some_and(|authority| authority.binds(key))
+    }
+
+    /// Who issues certificates here.
+    pub(super) fn set_authority(&self, authority: Authority) {
+        let _ = self.0.authority.set(authority);
     }
 
     /// Makes a link to the page for somebody: its path, and how long it works.
@@ -255,8 +270,9 @@ impl Caller {
         }
     }
 
-    /// Completes what a client says of itself by what is known of it, and refuses what it must not say.
-    pub(super) fn complete(&self, join: &mut Join) -> Result<(), Refusal> {
+    /// Completes what a client says of itself by what is known of it, and refuses what it must not say. Its labels are those that its
+    /// identity has, and what it says itself of keys that no identity has (`is_bound`).
+    pub(super) fn complete(&self, join: &mut Join, is_bound: impl Fn(&str) -> bool) -> Result<(), Refusal> {
         let Some(who) = &self.who else { return Ok(()) };
         let identity = who.identity();
         if identity.role != Role::Agent {
@@ -268,9 +284,14 @@ impl Caller {
             return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
         }
         let granted = match who {
-            Who::Certificate(_, group) => group.as_ref().map(std::slice::from_ref),
+            Who::Certificate(_, group, _) => group.as_ref().map(std::slice::from_ref),
             Who::Token(token) => Some(token.grant.groups.as_slice()),
         };
+        let labels = match who {
+            Who::Certificate(.., labels) => labels,
+            Who::Token(token) => &token.grant.labels,
+        };
+        join.labels = std::mem::take(&mut join.labels).overridden(labels, is_bound);
         let may_have = |group: &str| match granted {
             None => true,
             Some(granted) => identity.covers(group) || granted.iter().any(|one| one == group),
@@ -351,7 +372,15 @@ mod tests {
     fn caller(groups: &[&str]) -> Caller {
         let folder = tempfile::tempdir().unwrap();
         let groups = groups.iter().map(ToString::to_string).collect();
-        let new = NewToken { name: "web".into(), role: "agent".into(), groups, targets: vec![], rate: 0, ttl: None };
+        let new = NewToken {
+            name: "web".into(),
+            role: "agent".into(),
+            groups,
+            targets: vec![],
+            labels: "role=web".into(),
+            rate: 0,
+            ttl: None,
+        };
         let (token, _) = Tokens::open(folder.path()).unwrap().create(new).unwrap();
         Caller { peer: "ipv4:192.0.2.1:5".into(), who: Some(Who::Token(token)) }
     }
@@ -359,9 +388,21 @@ mod tests {
     fn completed(caller: &Caller, client: Option<&str>, group: Option<&str>) -> Result<(String, String), &'static str> {
         let name = |text: &str| Name::new(NameOf::ClientOrGroup, text).unwrap();
         let mut join = Join { client: client.map(name), group: group.map(name), ..Join::default() };
-        caller.complete(&mut join).map_err(|refusal| refusal.cause())?;
+        caller.complete(&mut join, |key| key == "env").map_err(|refusal| refusal.cause())?;
         let text = |name: Option<Name>| name.map(|name| name.to_string()).unwrap_or_default();
         Ok((text(join.client), text(join.group)))
+    }
+
+    #[test]
+    fn the_labels_of_an_agent_are_those_of_its_token_and_what_it_says_of_keys_that_no_token_has() {
+        let said = |labels: &str| {
+            let mut join = Join { labels: labels.parse().unwrap(), ..Join::default() };
+            caller(&["workers"]).complete(&mut join, |key| key == "env").unwrap();
+            join.labels.to_string()
+        };
+        assert_eq!(said(""), "role=web");
+        assert_eq!(said("os=linux,role=db"), "os=linux,role=web");
+        assert_eq!(said("env=production,os=linux"), "os=linux,role=web", "others have that from their tokens");
     }
 
     #[test]

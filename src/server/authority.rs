@@ -21,6 +21,7 @@ use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{Secret, ServerTls, base64url};
+use crate::labels::Labels;
 use crate::private_file;
 use crate::task::{Name, NameOf, Time};
 
@@ -46,6 +47,9 @@ pub(super) struct Enrolled {
     /// The one group that it may name.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<String>,
+    /// What it is, whatever it says.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub(super) labels: Labels,
     /// When it was given the last one, and until when that is valid; milliseconds since 1970.
     pub(super) issued_at: i64,
     pub(super) until: i64,
@@ -58,6 +62,8 @@ struct Invite {
     /// SHA-256 of the secret, in base64.
     secret: String,
     group: Option<String>,
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    labels: Labels,
     until: i64,
     uses: u32,
 }
@@ -162,7 +168,13 @@ impl Authority {
     }
 
     /// What one needs to join: `HOST:PORT.CA.SECRET`. Good for so many, for that long.
-    pub(super) fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+    pub(super) fn invite(
+        &self,
+        group: Option<Name>,
+        labels: Labels,
+        lasts: Duration,
+        uses: u32,
+    ) -> Result<String, Refusal> {
         let secret = Secret::new();
         let now = Time::now();
         let mut book = self.lock();
@@ -175,6 +187,7 @@ impl Authority {
         book.invites.push(Invite {
             secret: secret.hash(),
             group: group.map(|group| group.to_string()),
+            labels,
             until: now.after(lasts.min(LONGEST)).0,
             uses,
         });
@@ -198,8 +211,8 @@ impl Authority {
             name = format!("{wished}-{:04x}", rand::random::<u16>());
         }
         let name = Name::new(NameOf::ClientOrGroup, &name)?;
-        let group = book.invites[at].group.clone();
-        let issued = self.issue(&mut book, Identity { role: Role::Agent, name }, group, &key, JOINED)?;
+        let grant = (book.invites[at].group.clone(), book.invites[at].labels.clone());
+        let issued = self.issue(&mut book, Identity { role: Role::Agent, name }, grant, &key, JOINED)?;
         book.invites[at].uses -= 1;
         self.store(&book)?;
         info!("{} has joined", issued.name);
@@ -211,8 +224,8 @@ impl Authority {
         let key = public_key(csr)?;
         let mut book = self.lock();
         let known = book.identities.iter().find(|it| it.is(identity) && !it.revoked);
-        let group = known.ok_or_else(|| Refusal::NoSuchIdentity(identity.to_string()))?.group.clone();
-        let issued = self.issue(&mut book, identity.clone(), group, &key, JOINED)?;
+        let grant = known.ok_or_else(|| Refusal::NoSuchIdentity(identity.to_string()))?.grant();
+        let issued = self.issue(&mut book, identity.clone(), grant, &key, JOINED)?;
         self.store(&book)?;
         Ok(issued)
     }
@@ -227,8 +240,8 @@ impl Authority {
                 "{identity} was revoked, or is of another kind: choose another name"
             )));
         }
-        let group = book.identities.iter().find(|it| it.is(&identity)).and_then(|it| it.group.clone());
-        let issued = self.issue(&mut book, identity, group, &key, lasts.clamp(Duration::from_secs(60), LONGEST))?;
+        let grant = book.identities.iter().find(|it| it.is(&identity)).map(Enrolled::grant).unwrap_or_default();
+        let issued = self.issue(&mut book, identity, grant, &key, lasts.clamp(Duration::from_secs(60), LONGEST))?;
         self.store(&book)?;
         Ok(issued)
     }
@@ -237,7 +250,7 @@ impl Authority {
         &self,
         book: &mut Book,
         identity: Identity,
-        group: Option<String>,
+        (group, labels): (Option<String>, Labels),
         key: &impl PublicKeyData,
         lasts: Duration,
     ) -> Result<Issued, Refusal> {
@@ -262,6 +275,7 @@ impl Authority {
             name: name.clone(),
             role: identity.role,
             group: group.clone(),
+            labels,
             issued_at: now.0,
             until: now.after(lasts).0.max(before),
             revoked: false,
@@ -288,10 +302,18 @@ impl Authority {
         Ok(identity)
     }
 
-    /// Whether it is one of ours, and not revoked; and the group that it may name.
-    pub(super) fn lets_in(&self, identity: &Identity) -> Option<Option<String>> {
+    /// Whether it is one of ours, and not revoked; the group that it may name, and what it is.
+    pub(super) fn lets_in(&self, identity: &Identity) -> Option<(Option<String>, Labels)> {
         let book = self.lock();
-        book.identities.iter().find(|it| it.is(identity) && !it.revoked).map(|it| it.group.clone())
+        book.identities.iter().find(|it| it.is(identity) && !it.revoked).map(Enrolled::grant)
+    }
+
+    /// Whether an identity, or an invitation that is open, says what is of this key.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        let (book, now) = (self.lock(), Time::now());
+        let by_identity = |it: &Enrolled| !it.revoked && it.labels.get(key).is_some();
+        let by_invite = |it: &Invite| it.until > now.0 && it.uses > 0 && it.labels.get(key).is_some();
+        book.identities.iter().any(by_identity) || book.invites.iter().any(by_invite)
     }
 
     fn store(&self, book: &Book) -> Result<(), Refusal> {
@@ -306,6 +328,11 @@ impl Authority {
 }
 
 impl Enrolled {
+    /// The group that it may name, and what it is.
+    fn grant(&self) -> (Option<String>, Labels) {
+        (self.group.clone(), self.labels.clone())
+    }
+
     fn is(&self, identity: &Identity) -> bool {
         self.name == identity.name.as_str() && self.role == identity.role
     }

@@ -18,6 +18,7 @@ use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::broker::Cancelled;
 use crate::codec::{Decoded, First, Requests};
+use crate::labels::LabelError;
 use crate::store::{Accepted, StoreError};
 use crate::task::{Name, NameOf, NewTask};
 use crate::wire::control as pb;
@@ -128,7 +129,9 @@ impl Control for ControlService {
         invite(InviteRequest) -> InviteResponse = {
             let group = if_set(NameOf::Group, &request.group)?;
             let lasts = Duration::from_millis(request.lasts_ms);
-            pb::InviteResponse { invitation: operator.invite(group, lasts, request.uses).await?, ..Default::default() }
+            let labels = request.labels.parse().map_err(|e: LabelError| Refusal::Authority(e.to_string()))?;
+            let invitation = operator.invite(group, labels, lasts, request.uses).await?;
+            pb::InviteResponse { invitation, ..Default::default() }
         };
         issue_certificate(IssueCertificateRequest) -> IssueCertificateResponse = {
             let name = Name::new(NameOf::ClientOrGroup, &request.name)?;

@@ -49,8 +49,8 @@ pub(super) fn said(request: &impl MessageFull) -> String {
 }
 
 pub(super) fn new_token(request: pb::CreateTokenRequest) -> NewToken {
-    let pb::CreateTokenRequest { name, role, groups, targets, rate, ttl_ms, .. } = request;
-    NewToken { name, role, groups, targets, rate, ttl: ttl_ms.map(Duration::from_millis) }
+    let pb::CreateTokenRequest { name, role, groups, targets, labels, rate, ttl_ms, .. } = request;
+    NewToken { name, role, groups, targets, labels, rate, ttl: ttl_ms.map(Duration::from_millis) }
 }
 
 pub(super) fn token(token: &Token) -> pb::Token {
@@ -59,6 +59,7 @@ pub(super) fn token(token: &Token) -> pb::Token {
         role: token.identity.role.as_str().to_owned(),
         groups: token.grant.groups.clone(),
         targets: token.grant.targets.clone(),
+        labels: token.grant.labels.to_string(),
         rate: token.grant.rate.unwrap_or(0),
         created_at: token.created_at.0,
         expires_at: millis(token.expires_at),
@@ -514,6 +515,7 @@ pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse 
         name: one.name,
         operator: one.role == Role::Operator,
         group: one.group.unwrap_or_default(),
+        labels: one.labels.to_string(),
         issued_at: one.issued_at,
         until: one.until,
         revoked: one.revoked,

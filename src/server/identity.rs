@@ -26,6 +26,7 @@ use super::authority::Authority;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{self, Inside};
+use crate::labels::Labels;
 use crate::task::{Name, NameOf};
 use crate::wire::contact as pb;
 
@@ -177,6 +178,8 @@ pub(super) struct Connection {
     until: Option<SystemTime>,
     /// The group that it may name, if it may not name any.
     group: Option<String>,
+    /// What it is, whatever it says.
+    labels: Labels,
     end: Notify,
 }
 
@@ -190,13 +193,15 @@ pub(super) struct Origin {
     pub(super) identity: Option<Identity>,
     /// The group that it may name, if it may not name any.
     pub(super) group: Option<String>,
+    /// What it is, whatever it says.
+    pub(super) labels: Labels,
 }
 
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
         let Some(number) = peer.strip_prefix("fd:") else {
-            return Ok(Origin { peer: peer.into(), identity: None, group: None });
+            return Ok(Origin { peer: peer.into(), identity: None, group: None, labels: Labels::default() });
         };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
@@ -204,6 +209,7 @@ impl Connections {
                 peer: connection.peer.clone(),
                 identity: connection.identity.clone(),
                 group: connection.group.clone(),
+                labels: connection.labels.clone(),
             }),
             // It ended before its call was looked at: nobody reads the answer.
             None => Err(Refusal::stopping(1)),
@@ -245,7 +251,7 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut identity, mut until, mut group) = (None, None, None);
+        let (mut identity, mut until, mut granted) = (None, None, Default::default());
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
         if let Some(certificate) = certificates.first() {
             let shown = Identity::of(certificate).ok()?;
@@ -255,7 +261,7 @@ impl Inside for Served {
             }
             if let Some(authority) = &self.authority {
                 // It may have been revoked since TLS began.
-                group = authority.lets_in(&shown)?;
+                granted = authority.lets_in(&shown)?;
             }
             until = front::validity(certificate).map(|(_, until)| until);
             debug!("{shown} connects from {peer}");
@@ -266,7 +272,8 @@ impl Inside for Served {
         let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
         let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
         let peer = format!("{version}:{peer}").into();
-        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
+        let (group, labels) = granted;
+        let connection = Arc::new(Connection { peer, identity, until, group, labels, end: Notify::new() });
         Some(Guest { connection, number: None, connections: self.connections.clone() })
     }
 

@@ -55,7 +55,7 @@ impl Metadata {
             metadata.set(key, value)?;
         }
         if let Some(caller) = &metadata.caller {
-            caller.complete(&mut metadata.join)?;
+            caller.complete(&mut metadata.join, |key| access.binds(key))?;
         }
         Ok(metadata)
     }

@@ -37,6 +37,7 @@ use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
+use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
@@ -327,9 +328,15 @@ impl Operator {
     }
 
     /// What one needs to join this fleet, for that long, for so many.
-    pub(super) async fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+    pub(super) async fn invite(
+        &self,
+        group: Option<Name>,
+        labels: Labels,
+        lasts: Duration,
+        uses: u32,
+    ) -> Result<String, Refusal> {
         let authority = self.identities()?.authority.clone();
-        self.queries.run(move |_| Ok(authority.invite(group, lasts, uses))).await?
+        self.queries.run(move |_| Ok(authority.invite(group, labels, lasts, uses))).await?
     }
 
     /// A certificate for the key of a request, and that of the authority.

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
+use crate::labels::{LabelError, Labels};
 use crate::private_file;
 use crate::secret::{PREFIX, Secret};
 use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Time};
@@ -60,6 +61,9 @@ pub(super) struct Grant {
     /// The groups that tasks may be for. Empty: any, and everyone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(super) targets: Vec<String>,
+    /// What an agent is, whatever it says.
+    #[serde(default, skip_serializing_if = "Labels::is_empty")]
+    pub(super) labels: Labels,
     /// Most tasks a second, over a few seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) rate: Option<u32>,
@@ -182,6 +186,7 @@ pub(super) struct NewToken {
     pub(super) role: String,
     pub(super) groups: Vec<String>,
     pub(super) targets: Vec<String>,
+    pub(super) labels: String,
     pub(super) rate: u32,
     pub(super) ttl: Option<Duration>,
 }
@@ -199,6 +204,10 @@ impl NewToken {
         if (!self.targets.is_empty() || self.rate > 0) && role != Role::Submit {
             return wrong(format!("targets and a rate are for the role submit, and this one is {role}"));
         }
+        let labels: Labels = self.labels.parse().map_err(|e: LabelError| Refusal::NoSuchKindOfToken(e.to_string()))?;
+        if !labels.is_empty() && role != Role::Agent {
+            return wrong(format!("labels are for the role agent, and this one is {role}"));
+        }
         for names in [&self.groups, &self.targets] {
             if names.len() > MOST_NAMES {
                 return wrong(format!("{} groups, and a token has at most {MOST_NAMES}", names.len()));
@@ -210,8 +219,8 @@ impl NewToken {
         if name.as_str() == LOCAL {
             return wrong(format!("{LOCAL:?} is the name of this machine's own operator"));
         }
-        let grant =
-            Grant { groups: self.groups, targets: self.targets, rate: Some(self.rate).filter(|rate| *rate > 0) };
+        let rate = Some(self.rate).filter(|rate| *rate > 0);
+        let grant = Grant { groups: self.groups, targets: self.targets, labels, rate };
         Ok(Token::new(Identity { role, name }, grant, hash, now, self.ttl.map(|ttl| now.after(ttl))))
     }
 }
@@ -285,6 +294,11 @@ impl Tokens {
         Ok((token, secret))
     }
 
+    /// Whether a token that counts says what is of this key.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.lock().values().any(|token| token.grant.labels.get(key).is_some() && token.check().is_ok())
+    }
+
     /// All that were made and not revoked, by name.
     pub(super) fn list(&self) -> Vec<Arc<Token>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
@@ -349,7 +363,15 @@ mod tests {
     use super::*;
 
     fn new(name: &str, role: &str) -> NewToken {
-        NewToken { name: name.into(), role: role.into(), groups: vec![], targets: vec![], rate: 0, ttl: None }
+        NewToken {
+            name: name.into(),
+            role: role.into(),
+            groups: vec![],
+            targets: vec![],
+            labels: String::new(),
+            rate: 0,
+            ttl: None,
+        }
     }
 
     fn reason(result: Result<impl Sized, Refusal>) -> &'static str {

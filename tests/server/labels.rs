@@ -79,7 +79,7 @@ fn everybody_who_has_an_id_is_listed_with_what_it_said_and_when_it_was_seen() {
     assert_eq!((&*away.client, &*away.group, away.connected), ("away", "g", false));
     assert_eq!((&*here.client, &*here.group, here.connected), ("here", "here", true));
     assert_eq!((&*here.labels, &*here.version, &*here.system), ("os=linux", "1.2", "linux x86_64"));
-    assert_eq!(list(&rig, Some(0)), [away.clone()]);
+    assert_eq!(list(&rig, Some(0)), std::slice::from_ref(away));
     assert_eq!(list(&rig, Some(3_600_000)), []);
     drop(at_here);
     rig.operator.connected(0);

@@ -12,6 +12,7 @@ mod drains;
 mod group;
 mod holder;
 mod kept;
+mod known;
 mod late;
 mod membership;
 mod open;
@@ -31,6 +32,7 @@ pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::counting::Counted;
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
+pub use self::known::{MISSING_AFTER, MOST_KNOWN};
 pub use self::late::MOST_LATE;
 pub use self::membership::JoinError;
 pub use self::open::{LONGEST_SAID, Said};
@@ -52,6 +54,7 @@ use self::counting::Counting;
 use self::drains::Drains;
 use self::group::Group;
 use self::holder::Former;
+use self::known::KnownClients;
 use self::late::LateResults;
 use self::open::Texts;
 use self::peer::Peer;
@@ -252,6 +255,8 @@ pub struct Core {
     meter: Meter,
     texts: Texts,
     late: LateResults,
+    /// At most [`MOST_KNOWN`].
+    known: KnownClients,
     /// The clients that disconnected last, the newest at the end.
     disconnected: VecDeque<(Steady, Disconnected)>,
     actions: Vec<Action>,
@@ -293,10 +298,12 @@ impl Core {
             meter: Meter::default(),
             texts: Texts::default(),
             late: LateResults::default(),
+            known: KnownClients::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
         core.recover_drains(recovered.drains, recovered.newest, now);
+        core.known.recover(recovered.clients, now);
         // What waits for a while is stored as the time of day at which that is over, by the clock of then. If that was set back
         // since, the newest moment that was written down is what it showed; else the wait would last as much longer.
         for state in recovered.groups {
@@ -374,7 +381,7 @@ impl Core {
     pub fn checkpoint(&mut self, now: Now) {
         self.flush_records();
         let head = self.head();
-        let mut checkpoint = Checkpoint::default();
+        let mut checkpoint = Checkpoint { clients: self.known.take_changed(), ..Checkpoint::default() };
         for (state, rows) in self.groups.values_mut().filter_map(|group| group.take_changed(head, now)) {
             if !rows.is_empty() {
                 checkpoint.open.insert(state.name.clone(), rows);

@@ -9,7 +9,7 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::access::Standing;
+use super::access::{Access, Standing};
 use super::admission::LetIn;
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
@@ -41,6 +41,7 @@ const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
+    pub(super) access: Access,
     pub(super) health: Health,
     pub(super) calls: Calls,
     /// The longest text, in bytes.
@@ -60,7 +61,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller));
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -73,7 +74,7 @@ impl Contact for ContactService {
 
     fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let service = self.clone();
-        let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller));
+        let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
             if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
@@ -89,7 +90,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller));
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {

@@ -120,6 +120,11 @@ impl Core {
         self.drains.values().map(|(drain, _)| drain).filter(|drain| !self.is_connected(&drain.client))
     }
 
+    /// Whether an operator has drained a client.
+    pub(super) fn has_drained(&self, client: &ClientId) -> bool {
+        self.drains.contains_key(client)
+    }
+
     /// Takes over what a store knows of drained clients. The end is stored as a time of day, by the clock of then: if that was set
     /// back since, the newest moment that was written down is what it showed.
     pub(super) fn recover_drains(&mut self, drains: Vec<Drain>, newest: Newest, now: Now) {

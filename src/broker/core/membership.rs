@@ -54,6 +54,8 @@ impl Core {
         let quota = join.quota.filter(|_| leased).map(|quota| self.quotas.enter(quota, id));
         let join = Join { quota, ..join };
         let window = self.window_of(&join) as usize;
+        let of_group = self.groups[&group_id].name.clone();
+        self.client_came(&join, of_group.as_ref(), now);
         let mut session = Session {
             group: group_id,
             label,
@@ -284,6 +286,8 @@ impl Core {
             // Only if no newer stream took over.
             if self.clients.get(client) == Some(&id) {
                 self.clients.remove(client);
+                self.known.went(client, now);
+                self.checkpoints.changed(now.steady);
             }
         }
         if let Some(peer) = self.peers.get_mut(&session.join.peer) {

@@ -11,7 +11,6 @@ use super::open::Lease;
 use super::operators::GroupError;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
-use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
@@ -83,7 +82,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.steady.after(heartbeat), Timer::Session(id));
+            self.first_turn(id, heartbeat, now);
         }
         self.sessions.insert(id, session);
         let mut awaiting = Vec::new();

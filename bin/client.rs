@@ -76,17 +76,19 @@ struct Args {
 
     /// Have each task handled by a shell command.
     ///
-    /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID and CONTACT_ATTEMPT in its
-    /// environment (--exec-env says what else is), in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
+    /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID, CONTACT_TASK_ATTEMPT and, where there
+    /// is one, CONTACT_TASK_KEY and CONTACT_TASK_DEADLINE (in seconds since 1970) in its environment (--exec-env says what else is), in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
     /// printed on standard output is the result. 75: RETRY, the task comes again. Anything else, or death by a signal: it failed,
     /// and is tried again, up to --exec-attempts; then FAILED. The result then has the exit code, its standard error and its
     /// standard output. If the client is killed, so is the command.
+    ///
+    /// A line `::progress 0.4 resizing` on its standard error tells operators how far it is: a number from 0 to 1, and words.
     #[arg(long, value_name = "CMD")]
     exec: Option<String>,
 
     /// Give commands these variables of the client's environment, too. May be given several times.
     ///
-    /// Without it they get CONTACT_TASK_ID, CONTACT_ATTEMPT, and of the client's environment PATH, HOME, USER, LOGNAME, SHELL, LANG,
+    /// Without it they get what says which task it is, and of the client's environment PATH, HOME, USER, LOGNAME, SHELL, LANG,
     /// LANGUAGE, LC_*, TZ and TMPDIR. So secrets of the client do not reach a command, whose output others read. What begins with
     /// CONTACT_ is never given.
     #[arg(long, value_name = "NAME[,NAME...]", value_delimiter = ',')]

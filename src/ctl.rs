@@ -8,6 +8,7 @@ mod args;
 mod backup;
 mod batch;
 mod bench;
+mod cancel;
 mod doctor;
 mod error;
 mod finding;
@@ -68,7 +69,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
         Command::Top(top) => top::run(&top, to, out),
         Command::Task(task) => manage::describe(&link()?, &task, out),
-        Command::Cancel { ids } => manage::cancel(&link()?, &ids, out),
+        Command::Cancel(cancel) => cancel::run(&link()?, &cancel, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),
         Command::Resume { group } => manage::pause(&link()?, group, false, out),

@@ -65,6 +65,29 @@ impl fmt::Display for Time {
     }
 }
 
+/// How far work is, in thousandths of all of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress(u16);
+
+impl Progress {
+    /// A part of one; what lies outside of 0 to 1 counts as the nearer end. `None`: it is no number.
+    pub fn of(part: f32) -> Option<Progress> {
+        (!part.is_nan()).then(|| Progress((part.clamp(0.0, 1.0) * 1000.0).round() as u16))
+    }
+
+    /// The part of one, with three digits.
+    pub fn part(self) -> f32 {
+        f32::from(self.0) / 1000.0
+    }
+}
+
+/// In per cent, as in `40%`.
+impl fmt::Display for Progress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", self.0 / 10)
+    }
+}
+
 /// Why a name was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{of} must {rule}")]

@@ -2357,7 +2357,7 @@ fn a_cancelled_task_stays_cancelled_after_a_restart() {
     let task = world.broadcast("work");
     world.leave(a);
     world.checkpoint();
-    assert_eq!(world.cancel(task), 1);
+    assert_eq!(world.cancel(task).groups(), 1);
     world.checkpoint();
     world.restart();
     let a = world.join(client("a"));

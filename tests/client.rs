@@ -1181,6 +1181,72 @@ fn a_command_whose_task_was_taken_back_is_ended() {
     running.stop().unwrap();
 }
 
+#[test]
+fn a_command_that_takes_longer_than_its_task_may_is_ended_and_what_comes_of_it_is_as_its_submitter_said() {
+    let limited = |fails| pb::ServerMsg { timeout_ms: 100, timeout_fails: fails, ..task(3, 3, "long") };
+    for (fails, outcome) in [(true, Outcome::Failed), (false, Outcome::Retry)] {
+        let reply = exec_message(Exec::new("echo begun; sleep 1000; echo"), limited(fails));
+        assert_eq!(reply.outcome, outcome);
+        assert!(reply.text.starts_with("timed out after 0.1 s, as its task says (killed by signal 15)"), "{reply:?}");
+        assert!(reply.text.ends_with("begun"), "{reply:?}");
+    }
+    let last = pb::ServerMsg { spent: 2, max_attempts: 3, ..limited(false) };
+    assert_eq!(exec_message(Exec::new("sleep 1000; echo"), last).outcome, Outcome::Failed, "it was its last attempt");
+}
+
+#[test]
+fn a_command_knows_its_task() {
+    let message = pb::ServerMsg { key: "k 1".into(), timeout_ms: 60_000, ..task(3, 2, "x") };
+    let command = "echo $CONTACT_TASK_ID $CONTACT_ATTEMPT $CONTACT_TASK_ATTEMPT \"$CONTACT_TASK_KEY\"; \
+                   [ $((CONTACT_TASK_DEADLINE - $(date +%s))) -gt 30 ] && echo in time";
+    assert_eq!(exec_message(Exec::new(command), message).text, "3 2 2 k 1\nin time\n");
+    let plain = exec_message(Exec::new("echo ${CONTACT_TASK_KEY-none} ${CONTACT_TASK_DEADLINE-none}"), task(3, 2, "x"));
+    assert_eq!(plain.text, "none none\n");
+}
+
+#[test]
+fn a_command_says_how_far_it_is_on_standard_error() {
+    let server = Server::start();
+    let (replies, seen) = bounded(1);
+    let exec = Exec::new("echo '::progress 0.4 resizing' >&2; echo other >&2; sleep 1000");
+    let handler = move |task: &Task| {
+        let reply = exec.run(task);
+        replies.send(reply.clone()).unwrap();
+        reply
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    let session = server.session();
+    session.send(task(1, 1, "long"));
+    let told = std::iter::repeat_with(|| server.result()).find(|it| it.progress.is_some()).unwrap();
+    let working = pb::Outcome::WORKING.into();
+    assert_eq!((told.id, told.outcome, told.progress, told.ret.as_str()), (1, working, Some(0.4), "resizing"));
+    let cancelled = pb::Revoked { id: 1, attempt: 1, ..Default::default() };
+    session.send(pb::ServerMsg { revoked: vec![cancelled], ..Default::default() });
+    let reply = seen.recv_timeout(DEADLINE).expect("the command goes on");
+    assert!(reply.text.ends_with("--- standard error:\nother"), "{}", reply.text);
+    running.stop().unwrap();
+}
+
+#[test]
+fn a_handler_says_how_far_it_is_and_the_newest_goes_out_and_again_over_another_connection() {
+    let server = Server::start();
+    let (gate, opened) = bounded::<()>(0);
+    let handler = move |task: &Task| {
+        (0..=10_000).for_each(|step| task.progress(step as f32 / 10_000.0, if step == 0 { "all of it" } else { "" }));
+        let _ = opened.recv();
+        "done"
+    };
+    let running = Worker::new(server.config(), handler).start().unwrap();
+    server.session().send(task(1, 1, "long"));
+    let is_all = |it: &pb::Result| it.progress == Some(1.0) && it.ret == "all of it";
+    let messages = std::iter::repeat_with(|| server.result()).position(|it| is_all(&it)).unwrap();
+    assert!(messages < 1_000, "{messages} messages before the newest");
+    let server = Server::start_on(server.stop());
+    std::iter::repeat_with(|| server.result()).find(is_all).unwrap();
+    drop(gate);
+    running.stop().unwrap();
+}
+
 #[cfg(target_os = "linux")]
 #[test]
 fn a_command_has_a_session_of_its_own_and_so_no_terminal() {

@@ -32,8 +32,8 @@ pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS}
 pub use self::group::GroupInfo;
 pub use self::late::MOST_LATE;
 pub use self::membership::JoinError;
-pub use self::open::LONGEST_SAID;
-pub use self::operators::{GroupError, TaskState, WaitReason};
+pub use self::open::{LONGEST_SAID, Said};
+pub use self::operators::{Cancelled, GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
 pub(super) use self::session::SEND_BUFFER;
 pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
@@ -59,7 +59,7 @@ use self::timers::{Timer, Timers};
 use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, StartAt, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Progress, StartAt, Task, TaskId, Time};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
 pub(super) type GroupId = u64;
@@ -149,6 +149,8 @@ pub struct OutcomeReport {
     pub outcome: Outcome,
     /// What it said.
     pub ret: String,
+    /// With [`Outcome::Working`]: how far it is.
+    pub progress: Option<Progress>,
     /// With [`Outcome::Retry`]: how long to wait before the next delivery; zero: as the task or the server has it.
     pub delay: Duration,
     /// Whether it came with the receipt of this delivery.

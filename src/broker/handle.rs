@@ -8,8 +8,8 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter, OutcomeReport,
-    Overview, Reporter, SessionId, TaskState,
+    Cancelled, ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter,
+    OutcomeReport, Overview, Reporter, SessionId, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
@@ -159,8 +159,8 @@ impl Handle {
 
 /// What operators change. Each verb resolves when the change is on disk.
 impl Handle {
-    /// Takes a task back from every group that has not settled it, and keeps it from those that come later; says from how many.
-    pub async fn cancel(&self, task: Task) -> Result<u32, BrokerError> {
+    /// Takes a task back from every group that has not settled it, and keeps it from those that come later.
+    pub async fn cancel(&self, task: Task) -> Result<Cancelled, BrokerError> {
         // First in the store, for groups that have not read the task yet or do not exist yet.
         let at = task.spec.cancelled_at().unwrap_or_else(Time::now);
         self.store.cancel(task.id, at).await?;

@@ -3,19 +3,21 @@
 mod children;
 mod environment;
 mod output;
+mod progress_lines;
 mod running;
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use self::children::Children;
 use self::environment::Environment;
 pub use self::environment::{NotForCommands, Variable};
 use self::running::{Ended, Limits, Told};
-use super::{LONGEST, Reply, Revoked, Task};
+use super::{LONGEST, Outcome, Reply, Revoked, Task, TimeLimit};
+use crate::task::Time;
 
 /// The exit code that asks for another try: EX_TEMPFAIL of sysexits.h.
 const EX_TEMPFAIL: i32 = 75;
@@ -166,7 +168,17 @@ impl Exec {
         let mut command = Command::new("sh");
         command.args(["-c", SHELL, "sh", &self.command]);
         self.environment.leave(&mut command);
-        command.env("CONTACT_TASK_ID", task.id.to_string()).env("CONTACT_ATTEMPT", task.attempt.to_string());
+        command.env("CONTACT_TASK_ID", task.id.to_string());
+        // The first was there before there were others.
+        for name in ["CONTACT_ATTEMPT", "CONTACT_TASK_ATTEMPT"] {
+            command.env(name, task.attempt.to_string());
+        }
+        if !task.key.is_empty() {
+            command.env("CONTACT_TASK_KEY", &task.key);
+        }
+        if let Some(left) = task.deadline().map(|at| at.saturating_duration_since(Instant::now())) {
+            command.env("CONTACT_TASK_DEADLINE", (Time::now().after(left).0 / 1000).to_string());
+        }
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let limits = Limits { timeout: self.timeout, stop_timeout: self.stop_timeout, keep: self.max_output };
         running::run(&self.children, command, input.as_bytes(), &limits, task)
@@ -199,6 +211,8 @@ impl Exec {
         let (reply, what_now) = if let Some(Told::Revoked(_)) = ended.told {
             // Whatever is said of it now changes nothing.
             (Reply::retry(text, AFTER_STOP), "nothing is left to do here".to_owned())
+        } else if let Some(Told::OverTime(TimeLimit { then: Outcome::Failed, .. })) = ended.told {
+            (Reply::failed(text), "that is the end of it, as its submitter said".to_owned())
         } else if ended.told == Some(Told::Stopped) {
             (Reply::retry(text, AFTER_STOP), "it goes back to the server".to_owned())
         } else if asks || !is_last {
@@ -220,9 +234,13 @@ impl Exec {
             Some(Told::TimedOut) => {
                 format!("timed out after {} ({how})", seconds(self.timeout.unwrap_or_default()))
             }
+            Some(Told::OverTime(limit)) => {
+                format!("timed out after {}, as its task says ({how})", seconds(limit.lasts))
+            }
             Some(Told::Stopped) => format!("ended because its client stops ({how})"),
             Some(Told::Revoked(Revoked::Expired)) => format!("ended because the task's time is over ({how})"),
             Some(Told::Revoked(Revoked::GivenToAnother)) => format!("ended because another has the task now ({how})"),
+            Some(Told::Revoked(Revoked::TimedOut)) => format!("ended because it was given up ({how})"),
             Some(Told::Revoked(Revoked::Cancelled)) => format!("ended because the task was cancelled ({how})"),
             None => how,
         }

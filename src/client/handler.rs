@@ -9,6 +9,7 @@ use crossbeam_channel::{Receiver, Sender, TryRecvError, bounded};
 use serde::Serialize;
 
 use super::ledger::CopyNumber;
+use super::progress::{Progress, Said};
 use super::revocation::{Revocation, Revoked};
 use super::stopper::{Stopped, Stopper};
 use super::{Event, Observer};
@@ -27,6 +28,10 @@ pub struct Task {
     /// How many attempts at it were spent before this one: work was begun, here or elsewhere. Deliveries of which nothing was
     /// begun do not count. 0 as well if the server does not say.
     pub spent: u32,
+    /// Its idempotency key; empty if it has none.
+    pub key: String,
+    /// How long work on it may take, as its submitter said.
+    pub time_limit: Option<TimeLimit>,
     /// How many attempts the task has, as it or its group says; 0 if that is the server's setting, or it does not say.
     pub max_attempts: u32,
     /// The connection it came over. A result without an id means something on that connection only.
@@ -37,10 +42,29 @@ pub struct Task {
     pub(super) copy: CopyNumber,
     /// When its time is over, on the clock of this machine.
     pub(super) expires: Option<Instant>,
+    /// When work on it has taken as long as it may. Set when it begins.
+    pub(super) deadline: Option<Instant>,
     pub(super) revocation: Revocation,
+    pub(super) progress: Progress,
+}
+
+/// How long work on a task may take, and what comes of it then.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// From when its handler begins.
+    pub lasts: Duration,
+    /// [`Outcome::Retry`], or [`Outcome::Failed`].
+    pub then: Outcome,
 }
 
 impl Task {
+    /// When work on it has taken as long as it may, if there is a limit. A handler should have ended by then, with the outcome that the
+    /// [limit](Task::time_limit) names. For one that has not ten seconds later, the worker says so to the server, and the task is
+    /// [revoked](Revoked::TimedOut).
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
     /// Whether the worker was asked to stop. What would take long may then end early, with [`Reply::retry`].
     pub fn is_stopping(&self) -> bool {
         self.stopper.is_stopping()
@@ -55,6 +79,15 @@ impl Task {
     /// To wait for that beside other things: nothing is ever sent on it, and it disconnects when the task is revoked.
     pub fn revocation(&self) -> &Receiver<Infallible> {
         self.revocation.over()
+    }
+
+    /// Says how far it is, from 0 to 1, and perhaps what is being done now: operators see the newest of each, of the words up to 256
+    /// bytes, for as long as the task is worked on. Cheap: it goes out with others, five times a second at most. A server that gives
+    /// no ids is not told.
+    pub fn progress(&self, part: f32, text: impl Into<String>) {
+        if self.id != 0 {
+            self.progress.say(self.id, self.copy, Said { part: Some(part), text: text.into() });
+        }
     }
 
     fn is_expired(&self) -> bool {
@@ -119,7 +152,9 @@ pub(super) type HandlerFn = Arc<dyn Fn(&Task) -> Reply + Send + Sync>;
 /// What a handler thread says of a task.
 pub(super) enum Finished {
     /// What came of it, and the connection it came over.
-    Handled(pb::Result, u64),
+    Handled(pb::Result, CopyNumber, u64),
+    /// It is begun, and should end by then, or else this comes of it.
+    Limited(TaskId, CopyNumber, Instant, TimeLimit),
     /// It was not begun: the worker stops, or the task's time is over, or it was to be given back.
     NotStarted(TaskId, CopyNumber),
     /// It is about to be begun. The answer comes when the server was told; without one, the task is not to be begun.
@@ -140,11 +175,15 @@ pub(super) struct HandlerThread {
 impl HandlerThread {
     /// Handles tasks until the channel ends. Waits while the pipe takes no results.
     pub(super) fn run(self) {
-        for task in &self.tasks {
+        for mut task in &self.tasks {
             let stopped = self.stopped.try_recv() == Err(TryRecvError::Disconnected);
             let given_up = stopped || task.is_expired() || task.revoked().is_some();
             let begun = !given_up && self.may_begin(&task);
-            let goes_on = if begun { self.handle(&task) } else { self.say(Finished::NotStarted(task.id, task.copy)) };
+            let goes_on = if begun {
+                self.begin(&mut task) && self.handle(&task)
+            } else {
+                self.say(Finished::NotStarted(task.id, task.copy))
+            };
             if !goes_on {
                 return;
             }
@@ -158,6 +197,14 @@ impl HandlerThread {
         }
         let (go, begin) = bounded(1);
         self.say(Finished::Begins(task.id, task.copy, go)) && begin.recv().is_ok()
+    }
+
+    /// Its time begins. False: the pipe has ended.
+    fn begin(&self, task: &mut Task) -> bool {
+        let Some(limit) = task.time_limit else { return true };
+        let deadline = Instant::now() + limit.lasts;
+        task.deadline = Some(deadline);
+        self.say(Finished::Limited(task.id, task.copy, deadline, limit))
     }
 
     /// False: the pipe has ended.
@@ -188,7 +235,7 @@ impl HandlerThread {
             delay_ms: u32::try_from(reply.delay.as_millis()).unwrap_or(u32::MAX),
             ..Default::default()
         };
-        let goes_on = self.say(Finished::Handled(result, task.connection));
+        let goes_on = self.say(Finished::Handled(result, task.copy, task.connection));
         let (id, attempt) = (task.id, task.attempt);
         (self.observer)(&Event::Task { id, attempt, task: &task.text, outcome, ret: &ret, ms });
         goes_on
@@ -226,11 +273,15 @@ mod tests {
             attempt: 1,
             text: String::new(),
             spent: 0,
+            key: String::new(),
+            time_limit: None,
+            deadline: None,
             max_attempts: 0,
             connection: 1,
             stopper: Stopper::new().0,
             copy: id,
             expires,
+            progress: Progress::new(futures::task::noop_waker()),
             revocation: Revocation::new(),
         };
         tasks.send(task(1, None)).unwrap();

@@ -1,10 +1,13 @@
 //! What is open between this client and the server: tasks held, results not sent yet, results sent and not confirmed.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::mem;
+use std::time::{Duration, Instant};
 
 use protobuf::EnumOrUnknown;
 
+use super::handler::{Outcome, TimeLimit};
+use super::progress::Said;
 use super::revocation::{Revocation, Revoked};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
@@ -19,6 +22,8 @@ const BATCH: usize = 256;
 const BATCH_BYTES: usize = 1 << 20;
 /// The longest text of a result that replaces one that was too long, in bytes.
 const REASON: usize = 512;
+/// How long after the end of its time a handler is given up: a command is ended and killed by then.
+const OVER_TIME: Duration = Duration::from_secs(10);
 /// What is said of tasks without settling them: it is not said again if it was lost.
 const NOT_FINAL: [EnumOrUnknown<pb::Outcome>; 2] =
     [EnumOrUnknown::from_i32(pb::Outcome::WORKING as i32), EnumOrUnknown::from_i32(pb::Outcome::RELEASED as i32)];
@@ -50,6 +55,8 @@ pub(super) struct Ledger {
     /// Tasks without an id can be neither renewed nor recognised: not here.
     held: HashMap<TaskId, Held>,
     copies: CopyNumber,
+    /// When a handler that has not ended is given up, if its task has a time limit.
+    limits: BTreeMap<(Instant, TaskId), (CopyNumber, TimeLimit)>,
     /// Tasks to say that they are begun.
     begins: VecDeque<TaskId>,
     /// That was said, and is perhaps not yet on its way.
@@ -83,6 +90,8 @@ struct Held {
     waited: bool,
     /// Shared with its handler.
     revocation: Revocation,
+    /// How far it is, as its handler said last.
+    said: Said,
 }
 
 impl Ledger {
@@ -93,6 +102,7 @@ impl Ledger {
             max_result: None,
             held: HashMap::new(),
             copies: 0,
+            limits: BTreeMap::new(),
             begins: VecDeque::new(),
             announced: Vec::new(),
             releases: VecDeque::new(),
@@ -117,7 +127,8 @@ impl Ledger {
         let revocation = Revocation::new();
         if id != 0 {
             let (copy, begun, revocation) = (self.copies, !self.announces, revocation.clone());
-            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation });
+            let said = Said::default();
+            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation, said });
         }
         Some((self.copies, revocation))
     }
@@ -180,9 +191,51 @@ impl Ledger {
         !is_begun
     }
 
-    /// Adds the result of a task.
-    pub(super) fn finish(&mut self, mut result: pb::Result) {
-        if let Some(held) = self.held.remove(&result.id) {
+    /// A handler says how far it is: the server is told, and again with each renewal, as it may be another then.
+    pub(super) fn progress(&mut self, id: TaskId, copy: CopyNumber, said: Said) {
+        let Some(held) = self.held.get_mut(&id).filter(|held| held.copy == copy) else { return };
+        held.said.and(said);
+        // What was not begun may not be spoken of, and what was revoked is nobody's business any more.
+        if held.begun && held.revocation.why().is_none() && !self.renewals.contains(&id) {
+            self.renewals.push_back(id);
+        }
+    }
+
+    /// A handler that begins a task should have ended by then.
+    pub(super) fn limit(&mut self, id: TaskId, copy: CopyNumber, deadline: Instant, limit: TimeLimit) {
+        if id != 0 {
+            self.limits.insert((deadline + OVER_TIME, id), (copy, limit));
+        }
+    }
+
+    /// When a handler is given up next, if it does not end.
+    pub(super) fn next_limit(&self) -> Option<Instant> {
+        self.limits.first_key_value().map(|((at, _), _)| *at)
+    }
+
+    /// Gives up the handlers that have not ended though their time was over long ago: the server is told, and they are. Returns which.
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<TaskId> {
+        let later = self.limits.split_off(&(now, TaskId::MAX));
+        let over = mem::replace(&mut self.limits, later);
+        let mut given_up = Vec::new();
+        for ((_, id), (copy, limit)) in over {
+            let is_at_work = |held: &&Held| held.copy == copy && held.revocation.why().is_none();
+            let Some(held) = self.held.get(&id).filter(is_at_work) else { continue };
+            held.revocation.revoke(Revoked::TimedOut);
+            let lasts = humantime::format_duration(limit.lasts);
+            let ret = format!("timed out after {lasts}, and its handler had not ended {} s later", OVER_TIME.as_secs());
+            let outcome = if limit.then == Outcome::Failed { pb::Outcome::FAILED } else { pb::Outcome::RETRY };
+            self.finish(pb::Result { id, ret, outcome: outcome.into(), ..Default::default() }, copy);
+            given_up.push(id);
+        }
+        given_up
+    }
+
+    /// Adds the result of a task. It names the newest attempt, if the task is still that copy.
+    pub(super) fn finish(&mut self, mut result: pb::Result, copy: CopyNumber) {
+        if self.held.get(&result.id).is_some_and(|held| held.copy == copy)
+            && let Some(held) = self.held.remove(&result.id)
+        {
             (result.attempt, result.receipt) = (held.attempt, held.receipt);
         }
         self.unsent.push_back(result);
@@ -302,9 +355,10 @@ impl Ledger {
 
     /// WORKING, for a task that is held.
     fn word_on(&self, id: TaskId) -> Option<pb::Result> {
-        let Held { attempt, receipt, .. } = self.held.get(&id)?;
-        let (attempt, receipt) = (*attempt, receipt.clone());
-        Some(pb::Result { id, attempt, outcome: pb::Outcome::WORKING.into(), receipt, ..Default::default() })
+        let Held { attempt, receipt, said, .. } = self.held.get(&id)?;
+        let (attempt, receipt, ret, progress) = (*attempt, receipt.clone(), said.text.clone(), said.part);
+        let outcome = pb::Outcome::WORKING.into();
+        Some(pb::Result { id, attempt, outcome, ret, progress, receipt, ..Default::default() })
     }
 
     /// Whether a confirmation is awaited.
@@ -416,6 +470,12 @@ pub(super) enum Begin {
 mod tests {
     use super::*;
 
+    /// Of the copy that is held, if one is.
+    fn finish(ledger: &mut Ledger, result: pb::Result) {
+        let copy = ledger.held.get(&result.id).map_or(0, |held| held.copy);
+        ledger.finish(result, copy);
+    }
+
     fn result(id: TaskId) -> pb::Result {
         pb::Result { id, ret: format!("r{id}"), ..Default::default() }
     }
@@ -428,7 +488,7 @@ mod tests {
     #[test]
     fn what_was_not_confirmed_is_told_again_first_and_what_was_is_not() {
         let mut ledger = Ledger::new(false);
-        (1..=4).for_each(|id| ledger.finish(result(id)));
+        (1..=4).for_each(|id| finish(&mut ledger, result(id)));
         assert_eq!(next_ids(&mut ledger, false), [1]);
         ledger.confirm();
         assert_eq!(next_ids(&mut ledger, false), [2]);
@@ -443,8 +503,8 @@ mod tests {
     #[test]
     fn results_without_an_id_are_told_once() {
         let mut ledger = Ledger::new(false);
-        ledger.finish(result(0));
-        ledger.finish(result(0));
+        finish(&mut ledger, result(0));
+        finish(&mut ledger, result(0));
         assert_eq!(next_ids(&mut ledger, false), [0]);
         assert!(!ledger.has_unconfirmed());
         ledger.disconnected();
@@ -456,7 +516,7 @@ mod tests {
         let mut ledger = Ledger::new(false);
         assert!(ledger.accept(7, 1, vec![]).is_some());
         assert!(ledger.accept(7, 2, vec![]).is_none());
-        ledger.finish(pb::Result { attempt: 1, ..result(7) });
+        finish(&mut ledger, pb::Result { attempt: 1, ..result(7) });
         assert_eq!(ledger.next(false).map(|message| message.attempt), Some(2));
         assert!(ledger.accept(7, 3, vec![]).is_some(), "it is no longer held");
     }
@@ -467,7 +527,7 @@ mod tests {
         ledger.accept(1, 1, vec![]);
         ledger.accept(2, 1, vec![]);
         ledger.renew();
-        ledger.finish(result(1));
+        finish(&mut ledger, result(1));
         assert_eq!(next_ids(&mut ledger, true), [1, 2]);
         assert!(!ledger.has_next());
         assert_eq!(ledger.unreported(), 1, "a WORKING waits for no confirmation");
@@ -476,10 +536,10 @@ mod tests {
     #[test]
     fn a_refused_stream_costs_only_the_result_that_is_refused_by_itself() {
         let mut ledger = Ledger::new(false);
-        (1..=3).for_each(|id| ledger.finish(result(id)));
+        (1..=3).for_each(|id| finish(&mut ledger, result(id)));
         assert_eq!(next_ids(&mut ledger, true), [1, 2, 3]);
         assert_eq!(ledger.refuse(false, ""), None);
-        ledger.finish(result(4));
+        finish(&mut ledger, result(4));
         for id in 1..=3 {
             assert_eq!(next_ids(&mut ledger, true), [id]);
             assert!(ledger.is_full(), "each is alone on its stream");
@@ -498,10 +558,10 @@ mod tests {
     #[test]
     fn batches_are_bounded_in_number_and_in_bytes() {
         let mut ledger = Ledger::new(false);
-        (1..=300).for_each(|id| ledger.finish(result(id)));
+        (1..=300).for_each(|id| finish(&mut ledger, result(id)));
         assert_eq!(next_ids(&mut ledger, true).len(), BATCH);
         assert_eq!(next_ids(&mut ledger, true).len(), 300 - BATCH);
-        (1..=4).for_each(|id| ledger.finish(pb::Result { ret: "x".repeat(BATCH_BYTES / 2), ..result(id) }));
+        (1..=4).for_each(|id| finish(&mut ledger, pb::Result { ret: "x".repeat(BATCH_BYTES / 2), ..result(id) }));
         assert_eq!(next_ids(&mut ledger, true).len(), 2);
     }
 
@@ -578,13 +638,13 @@ mod tests {
     #[test]
     fn what_goes_back_waits_for_the_answer_to_results_until_a_server_has_answered_one() {
         let mut ledger = announcing(1..=4);
-        ledger.finish(result(1));
+        finish(&mut ledger, result(1));
         assert_eq!(said(&mut ledger), [(1, pb::Outcome::DONE)]);
         assert!(!ledger.is_full());
         ledger.release(2, 2);
         assert!(ledger.is_full());
         ledger.confirm();
-        ledger.finish(result(3));
+        finish(&mut ledger, result(3));
         assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED)]);
         ledger.confirm();
         ledger.release(4, 4);
@@ -595,7 +655,7 @@ mod tests {
     #[test]
     fn a_server_that_does_not_take_tasks_back_costs_no_result_and_counts_what_waits_as_begun() {
         let mut ledger = announcing(1..=3);
-        ledger.finish(result(1));
+        finish(&mut ledger, result(1));
         ledger.release(2, 2);
         assert_eq!(said(&mut ledger), [(2, pb::Outcome::RELEASED)], "no result is on its stream");
         assert!(ledger.is_full());
@@ -615,7 +675,7 @@ mod tests {
         for (text, sent) in
             [("任".repeat(13), "任".repeat(13)), (long, "begins\n[cut: 3017 bytes in all]\n ends".into())]
         {
-            ledger.finish(pb::Result { ret: text, ..result(1) });
+            finish(&mut ledger, pb::Result { ret: text, ..result(1) });
             let ret = ledger.next(true).map(|message| message.ret).unwrap_or_default();
             assert!(ret.len() <= 40);
             assert_eq!(ret, sent);
@@ -627,7 +687,7 @@ mod tests {
     fn a_result_that_is_refused_as_too_long_is_told_as_failed_with_the_reason() {
         let mut ledger = Ledger::new(false);
         for (outcome, told) in [(pb::Outcome::DONE, pb::Outcome::FAILED), (pb::Outcome::RETRY, pb::Outcome::RETRY)] {
-            ledger.finish(pb::Result { ret: "x".repeat(1000), outcome: outcome.into(), attempt: 3, ..result(1) });
+            finish(&mut ledger, pb::Result { ret: "x".repeat(1000), outcome: outcome.into(), attempt: 3, ..result(1) });
             ledger.next(true);
             assert!(ledger.refuse(true, "the limit is 600").is_some());
             let again = ledger.next(true).expect("it is told");
@@ -636,5 +696,33 @@ mod tests {
             assert!(ledger.refuse(true, "the limit is 1").is_some());
             assert!(!ledger.has_next(), "that was all that could be done");
         }
+    }
+
+    #[test]
+    fn a_handler_that_has_not_ended_long_after_its_time_is_given_up_and_what_it_says_later_is_of_its_own_attempt() {
+        let mut ledger = Ledger::new(false);
+        let begun = Instant::now();
+        let limit = |then| TimeLimit { lasts: Duration::from_secs(1), then };
+        let mut begin = |id, then| {
+            let (copy, revocation) = ledger.accept(id, 1, vec![]).unwrap();
+            ledger.limit(id, copy, begun + Duration::from_secs(1), limit(then));
+            (copy, revocation)
+        };
+        let (first, told) = begin(1, Outcome::Failed);
+        begin(2, Outcome::Retry);
+        begin(3, Outcome::Failed);
+        finish(&mut ledger, result(3));
+        assert_eq!(ledger.next_limit(), Some(begun + Duration::from_secs(11)));
+        assert!(ledger.give_up(begun + Duration::from_secs(10)).is_empty());
+        assert_eq!(ledger.give_up(begun + Duration::from_secs(11)), [1, 2], "the third has ended");
+        assert_eq!((told.why(), ledger.held(), ledger.next_limit()), (Some(Revoked::TimedOut), 0, None));
+        let said: Vec<_> = std::iter::from_fn(|| ledger.next(false)).collect();
+        let outcomes: Vec<_> = said.iter().map(|it| (it.id, it.outcome.unwrap())).collect();
+        assert_eq!(outcomes, [(3, pb::Outcome::DONE), (1, pb::Outcome::FAILED), (2, pb::Outcome::RETRY)]);
+        assert_eq!(said[1].ret, "timed out after 1s, and its handler had not ended 10 s later");
+        // It comes again, while the handler of before is still there.
+        ledger.accept(1, 2, vec![]).unwrap();
+        ledger.finish(pb::Result { attempt: 1, ..result(1) }, first);
+        assert_eq!((ledger.next(false).unwrap().attempt, ledger.held()), (1, 1));
     }
 }

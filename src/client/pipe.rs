@@ -11,8 +11,9 @@ use grpcio::{CallOption, Environment};
 
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
-use super::handler::{Finished, Task};
+use super::handler::{Finished, Outcome, Task, TimeLimit};
 use super::ledger::{Begin, Ledger};
+use super::progress::Progress;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
@@ -38,6 +39,8 @@ const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
 const MOST_CONNECT: Duration = Duration::from_secs(20);
+/// How often the server is told at most how far handlers are.
+const PROGRESS: Duration = Duration::from_millis(200);
 /// When the server has said nothing for this time, the log says that it is awaited.
 const SILENT: Duration = Duration::from_secs(5);
 /// How often leases are renewed at most while the worker stops. Its streams change then, and the server keeps a lease without a
@@ -79,6 +82,10 @@ pub(super) struct Pipe {
 pub(super) struct State {
     waker: ChannelWaker,
     ledger: Ledger,
+    /// What handlers say of how far they are.
+    progress: Progress,
+    /// When the server is told of that next.
+    progress_at: Instant,
     /// Handlers that wait until the server was told that they begin.
     beginning: HashMap<TaskId, Sender<()>>,
     inbox: VecDeque<Task>,
@@ -118,8 +125,11 @@ struct Received {
 impl State {
     pub(super) fn new(config: &Config, token: Option<Secret>) -> State {
         let now = Instant::now();
+        let waker = ChannelWaker::new();
         State {
-            waker: ChannelWaker::new(),
+            progress: Progress::new(waker.waker.clone()),
+            progress_at: now,
+            waker,
             ledger: Ledger::new(config.announce_begin),
             beginning: HashMap::new(),
             inbox: VecDeque::new(),
@@ -141,6 +151,15 @@ impl State {
         }
     }
 
+    /// Has the server told how far handlers are, if some said so and it is time.
+    fn note_progress(&mut self, now: Instant) {
+        if now >= self.progress_at && !self.progress.is_empty() {
+            self.progress_at = now + PROGRESS;
+            let all = self.progress.take();
+            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said));
+        }
+    }
+
     fn inbox_has_room(&self) -> bool {
         self.inbox.len() < INBOX_TASKS && self.inbox_bytes < INBOX_BYTES
     }
@@ -150,6 +169,10 @@ impl Pipe {
     pub(super) fn run(mut self) -> Result<(), Error> {
         loop {
             let now = Instant::now();
+            self.state.note_progress(now);
+            for task in self.state.ledger.give_up(now) {
+                log::warn!("task {task} takes longer than it may, and its handler does not end: the server was told");
+            }
             self.connect(now);
             self.drive(now);
             self.hand_out();
@@ -322,11 +345,15 @@ impl Pipe {
                 attempt: message.attempt,
                 text: message.task,
                 spent: message.spent,
+                key: message.key,
+                time_limit: time_limit(message.timeout_ms, message.timeout_fails),
+                deadline: None,
                 max_attempts: message.max_attempts,
                 connection: state.connections,
                 stopper: self.stopper.clone(),
                 copy,
                 revocation,
+                progress: state.progress.clone(),
                 expires: time_left(message.expires_at).map(|left| now + left),
             });
         }
@@ -450,10 +477,11 @@ impl Pipe {
                 Begin::Now => go.send(()).unwrap_or_default(),
                 Begin::WhenWritten | Begin::Never => {}
             },
-            Finished::Handled(result, connection) if result.id == 0 && connection != state.connections => {
+            Finished::Limited(id, copy, deadline, limit) => state.ledger.limit(id, copy, deadline, limit),
+            Finished::Handled(result, _, connection) if result.id == 0 && connection != state.connections => {
                 log::debug!("dropped a result without an id for an earlier connection");
             }
-            Finished::Handled(result, _) => state.ledger.finish(result),
+            Finished::Handled(result, copy, _) => state.ledger.finish(result, copy),
         }
     }
 
@@ -497,11 +525,12 @@ impl Pipe {
             Some(connection) => {
                 let renews = (connection.is_registered() || state.stopping) && state.ledger.held() > 0;
                 let renewal = renews.then_some(state.renew_at);
-                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at];
+                let progress = (!state.progress.is_empty()).then_some(state.progress_at);
+                let due = [renewal, connection.results.deadline(), self.silence_deadline(), state.silent_at, progress];
                 due.into_iter().flatten().min()
             }
         };
-        of_connection.into_iter().chain(state.give_up_at).min()
+        of_connection.into_iter().chain(state.give_up_at).chain(state.ledger.next_limit()).min()
     }
 
     /// Gives back the tasks that no handler has begun, and lets the handlers end. getTask stays open, so that running tasks keep
@@ -542,6 +571,11 @@ impl Pipe {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+fn time_limit(millis: u32, fails: bool) -> Option<TimeLimit> {
+    let then = if fails { Outcome::Failed } else { Outcome::Retry };
+    (millis > 0).then(|| TimeLimit { lasts: Duration::from_millis(millis.into()), then })
 }
 
 /// How long a task may still be begun, if its time is bounded. The server sends none whose time is over: where this clock says so,

@@ -17,6 +17,8 @@ pub enum Revoked {
     Expired,
     /// Its lease ended, and another client was given it.
     GivenToAnother,
+    /// Work on it took longer than it may, and the server was told so.
+    TimedOut,
 }
 
 /// One for each task. Clones are of the same task.

@@ -95,18 +95,7 @@ Examples:
     Health,
     Doctor(Doctor),
     Submit(Submit),
-    /// Take tasks back.
-    ///
-    /// No group that has not settled them gets them any more. Their keys are free again. Doing it twice does no harm.
-    #[command(after_help = "\
-Examples:
-  contactctl cancel 17
-  contactctl cancel 17 18 19")]
-    Cancel {
-        /// The tasks' ids.
-        #[arg(value_name = "ID", value_parser = id(), required = true)]
-        ids: Vec<u64>,
-    },
+    Cancel(Cancel),
     /// Give settled or dead tasks to their groups again.
     ///
     /// With fresh attempts.
@@ -457,6 +446,62 @@ pub(super) struct Task {
     /// All groups, however many there are.
     #[arg(long)]
     pub(super) all: bool,
+}
+
+/// Take tasks back: those that are named, or all that fit a description.
+///
+/// No group that has not settled them gets them any more. Their keys are free again. Doing it twice does no harm.
+///
+/// A client that is at work on one is told to end it: contact-client ends its command at once, with all that it started. It says how
+/// many were told, and how many clients cannot be told: those that did not ask to hear of it (contact-revoke), and those whose
+/// connection is lost, which are told when they come back.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl cancel 17 18 19
+  contactctl cancel 17 --wait --timeout 30s
+  contactctl cancel --to workers --older-than 2d
+  contactctl cancel --text 'reindex' --state waiting --dry-run")]
+pub(super) struct Cancel {
+    /// The tasks' ids.
+    #[arg(value_name = "ID", value_parser = id(), conflicts_with_all = WHICH)]
+    pub(super) ids: Vec<u64>,
+    /// All that are addressed to this group.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) to: Option<String>,
+    /// Of these, only what is in this state; otherwise what is in either.
+    #[arg(long, value_enum)]
+    pub(super) state: Option<Open>,
+    /// Only what was accepted so long ago.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) older_than: Option<Duration>,
+    /// Only what has this in its text, letter for letter.
+    #[arg(long, value_name = "TEXT")]
+    pub(super) text: Option<String>,
+    /// Do not ask, at a terminal, before more than ten tasks that fit a description are taken back.
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// Say which these are, and take none back.
+    #[arg(long, conflicts_with = "wait")]
+    pub(super) dry_run: bool,
+    /// Wait until the clients that were at work on them have ended.
+    #[arg(long)]
+    pub(super) wait: bool,
+    /// With --wait, how long: the exit code is then 124. Without it, until all have.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "wait")]
+    pub(super) timeout: Option<Duration>,
+}
+
+/// What describes the tasks that `cancel` takes back.
+const WHICH: [&str; 4] = ["to", "state", "older_than", "text"];
+
+/// How far a task has come that is not settled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Open {
+    /// To be delivered, or delivered again.
+    Waiting,
+    /// With a client.
+    InFlight,
 }
 
 /// Submit tasks: each argument is one, or each line of a file.

@@ -81,6 +81,9 @@ pub enum Error {
     /// Some calls of many failed; each was named when it failed.
     #[error("{0}")]
     SomeFailed(String),
+    /// What was waited for did not come in the time it had.
+    #[error("{0}")]
+    TimedOut(String),
     /// Something is wrong with the server. Each check said what.
     #[error("{0}")]
     Unwell(String),
@@ -100,6 +103,7 @@ Exit codes:
   2    wrong usage
   3    no server answers, it went away, or its store takes nothing: the same may work later
   4    the server refused: there is no such task or group, or it cannot be done as things stand
+  124  what was waited for did not come in time (--timeout)
   130  interrupted by Ctrl-C";
 
 impl Error {
@@ -116,6 +120,7 @@ impl Error {
             Error::Usage(_) => 2,
             Error::NoServer(_) | Error::WentAway { .. } => 3,
             Error::Refused(_) => 4,
+            Error::TimedOut(_) => 124,
             Error::Interrupted => 130,
             Error::CutOff { cause, .. } => cause.exit_code(),
             _ => 1,

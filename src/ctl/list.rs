@@ -58,19 +58,23 @@ fn find(link: &Link, tasks: &Tasks) -> Result<Vec<rows::FoundTask>, Error> {
         Some(State::Expired) => (Some(SETTLED), Some(pb::Outcome::EXPIRED)),
         Some(State::Cancelled) => (Some(SETTLED), Some(pb::Outcome::CANCELLED)),
     };
-    let mut request = pb::FindTasksRequest {
+    let request = pb::FindTasksRequest {
         to: tasks.to.clone().unwrap_or_default(),
         state: state.map(Into::into),
         outcome: outcome.map(Into::into),
         text: tasks.text.clone().unwrap_or_default(),
         ..Default::default()
     };
-    let most = wanted(&tasks.range) as usize;
+    Ok(look(link, request, wanted(&tasks.range) as usize)?.into_iter().map(rows::FoundTask::from).collect())
+}
+
+/// The latest tasks that are asked for, so many at most; oldest first.
+pub(super) fn look(link: &Link, mut request: pb::FindTasksRequest, most: usize) -> Result<Vec<pb::FoundTask>, Error> {
     let mut found = Vec::new();
     loop {
         request.limit = u32::try_from(most - found.len()).unwrap_or(u32::MAX).min(FOUND_AT_ONCE);
         let part = link.wait(link.client.find_tasks(&request, Link::answer_soon()))?;
-        found.extend(part.tasks.into_iter().map(rows::FoundTask::from));
+        found.extend(part.tasks);
         if found.len() >= most || !part.more || part.oldest == 0 {
             break;
         }

@@ -16,10 +16,10 @@ use super::{Error, args, rows};
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
-/// How many tasks of many are retried or dropped at a time.
-const AT_A_TIME: usize = 16;
+/// How many tasks of many are cancelled, retried or dropped at a time.
+pub(super) const AT_A_TIME: usize = 16;
 
-/// How many groups a task was taken from, or given to.
+/// How many groups a task was given to.
 #[derive(Serialize)]
 struct TaskGroups {
     task_id: u64,
@@ -71,10 +71,11 @@ struct Done<'a> {
 
 /// One of them with which it could not be done.
 #[derive(Serialize)]
-struct NotDone<'a> {
-    task_id: u64,
-    group: &'a str,
-    error: &'a str,
+pub(super) struct NotDone<'a> {
+    pub(super) task_id: u64,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    pub(super) group: &'a str,
+    pub(super) error: &'a str,
 }
 
 /// Prints the clients that are connected.
@@ -172,22 +173,13 @@ pub(super) fn stands(link: &Link, id: u64) -> Result<String, Error> {
 
 /// A task, and where it stands with all groups, without what came of it.
 pub(super) fn ledger(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
-    let request = pb::DescribeTaskRequest { id, without_results: true, ..Default::default() };
-    link.wait(link.client.describe_task(&request, Link::answer_soon()))
+    block_on(ledger_of(link, id))
 }
 
-/// Takes tasks back.
-pub(super) fn cancel(link: &Link, ids: &[u64], out: Out) -> Result<(), Error> {
-    each(ids, "cancelled", out, |id| {
-        let request = pb::CancelTaskRequest { id, ..Default::default() };
-        let answer = link.wait(link.client.cancel_task(&request, Link::answer_soon()))?;
-        let text = match answer.groups {
-            0 if answer.already => format!("task {id} was cancelled before"),
-            0 => format!("task {id} is cancelled; no group was waiting for it"),
-            groups => format!("task {id} is taken back from {}", count(groups.into(), "group")),
-        };
-        Ok((answer.groups, text))
-    })
+/// The same, to wait for beside other things.
+pub(super) async fn ledger_of(link: &Link, id: u64) -> Result<pb::TaskLedger, Error> {
+    let request = pb::DescribeTaskRequest { id, without_results: true, ..Default::default() };
+    link.answer(link.client.describe_task(&request, Link::answer_soon())).await
 }
 
 /// Gives tasks again: to `group`, or, if that is empty, to each that settled it without DONE.

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::moment::{Moment, Times};
 use super::table::{Column, Row};
-use crate::task::Time;
+use crate::task::{Progress, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
@@ -228,6 +228,32 @@ pub(super) struct Client {
     delivered: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     draining: Option<Draining>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    working: Option<Working>,
+}
+
+/// How far a client is with the oldest of its tasks of which it said so.
+#[derive(Serialize)]
+struct Working {
+    task: u64,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    said: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<f32>,
+}
+
+impl From<pb::Working> for Working {
+    fn from(working: pb::Working) -> Working {
+        Working { task: working.task, said: working.said, progress: working.progress }
+    }
+}
+
+/// How far a task is, in per cent and words.
+fn how_far(progress: Option<f32>, said: &str) -> String {
+    match progress.and_then(Progress::of) {
+        Some(progress) => format!("{progress} {said}").trim_end().to_owned(),
+        None => said.to_owned(),
+    }
 }
 
 /// Why a client is given no more tasks.
@@ -260,6 +286,7 @@ impl From<pb::Client> for Client {
     fn from(client: pb::Client) -> Client {
         Client {
             draining: client.draining.into_option().map(Draining::from),
+            working: client.working.into_option().map(Working::from),
             client: client.client,
             group: client.group,
             peer: client.peer,
@@ -284,9 +311,11 @@ impl Row for Client {
     ];
     fn cells(&self, times: Times) -> Vec<String> {
         let window = if self.window == 0 { "-".into() } else { self.window.to_string() };
+        let gone = self.since.is_none().then(|| "not connected".to_owned());
         let draining = self.draining.as_ref().map(|draining| draining.text(times));
-        let draining = draining.unwrap_or_default();
-        let state = if self.since.is_none() { format!("not connected, {draining}") } else { draining };
+        let working = self.working.as_ref();
+        let working = working.map(|it| format!("task {}: {}", it.task, how_far(it.progress, &it.said)));
+        let state = [gone, draining, working].into_iter().flatten().collect::<Vec<_>>().join(", ");
         vec![
             or_dash(&self.client),
             or_dash(&self.group),
@@ -378,6 +407,10 @@ pub(super) struct TaskInGroup {
     reason: String,
     #[serde(skip_serializing_if = "String::is_empty")]
     said: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<f32>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_work: bool,
 }
 
 impl From<pb::TaskInGroup> for TaskInGroup {
@@ -388,7 +421,8 @@ impl From<pb::TaskInGroup> for TaskInGroup {
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
             None => task.outcome.map_or_else(String::new, enum_name),
         };
-        TaskInGroup { group: task.group, state, client: task.client, attempt: task.attempt, reason, said: task.said }
+        let pb::TaskInGroup { group, client, attempt, said, progress, at_work, .. } = task;
+        TaskInGroup { group, state, client, attempt, reason, said, progress, at_work }
     }
 }
 
@@ -433,7 +467,11 @@ impl Row for TaskInGroup {
             self.state.clone(),
             or_dash(&self.client),
             self.attempt.to_string(),
-            if self.said.is_empty() { self.reason.clone() } else { format!("{}; {}", self.said, self.reason) },
+            match (self.at_work, how_far(self.progress, &self.said).as_str()) {
+                (true, _) => format!("{}; its client is still at work on it", self.reason),
+                (false, "") => self.reason.clone(),
+                (false, said) => format!("{said}; {}", self.reason),
+            },
         ]
     }
 }

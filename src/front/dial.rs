@@ -172,7 +172,7 @@ impl Way {
         let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host)))?;
         // The server looks at a certificate after the client has begun: only what it says shows that it took it.
         let mut heard = Heard { stream: &mut outer, trouble: &self.trouble, heard: false };
-        let end = relay(&mut heard, &mut inner, Vec::new(), |_: &[u8]| Ok::<(), ()>(())).await;
+        let end = relay(&mut heard, &mut inner, Vec::new(), |_: &[u8]| Ok::<_, ()>(Duration::ZERO)).await;
         match end {
             End::Outer(Err(e)) => {
                 told(trouble::in_words(&e, &self.host));

@@ -483,7 +483,7 @@ async fn first_words(outer: &mut (impl AsyncRead + Unpin), frames: &mut Frames) 
         if read.filled().is_empty() {
             return Err("it said nothing".into());
         }
-        frames.see(read.filled(), Instant::now()).map_err(in_words)?;
+        let _ = frames.see(read.filled(), Instant::now()).map_err(in_words)?;
         words.extend_from_slice(read.filled());
     }
     Ok(words)

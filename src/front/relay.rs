@@ -5,8 +5,10 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::{Sleep, sleep};
 
 /// Read at once. A record of TLS is 16 KiB.
 const CHUNK: usize = 32 * 1024;
@@ -36,6 +38,8 @@ struct Way {
     waiting: Vec<u8>,
     taken: usize,
     is_flushed: bool,
+    /// Nothing more is read before it is over.
+    pause: Option<Pin<Box<Sleep>>>,
 }
 
 enum Side<E> {
@@ -44,12 +48,13 @@ enum Side<E> {
     Refused(E),
 }
 
-/// Passes all on until one side ends. `began`: what has been read from outside already. `look`: sees what comes from outside first.
+/// Passes all on until one side ends. `began`: what has been read from outside already. `look`: sees what comes from outside first, and
+/// says how long nothing more is to be read from there.
 pub(super) async fn relay<A, B, E>(
     outer: &mut A,
     inner: &mut B,
     began: Vec<u8>,
-    mut look: impl FnMut(&[u8]) -> Result<(), E>,
+    mut look: impl FnMut(&[u8]) -> Result<Duration, E>,
 ) -> End<E>
 where
     A: AsyncRead + AsyncWrite + Unpin,
@@ -60,7 +65,7 @@ where
     poll_fn(|cx| {
         // Both ways, so that both are woken.
         let inward = inward.poll(cx, outer, inner, &mut look);
-        let outward = outward.poll(cx, inner, outer, &mut |_| Ok(()));
+        let outward = outward.poll(cx, inner, outer, &mut |_| Ok(Duration::ZERO));
         match (inward, outward) {
             (_, Poll::Ready(Side::From(_))) => Poll::Ready(End::Inner),
             (_, Poll::Ready(Side::To(error))) => Poll::Ready(End::Outer(Err(error))),
@@ -82,7 +87,7 @@ impl Way {
         cx: &mut Context<'_>,
         from: &mut (impl AsyncRead + Unpin),
         to: &mut (impl AsyncWrite + Unpin),
-        look: &mut impl FnMut(&[u8]) -> Result<(), E>,
+        look: &mut impl FnMut(&[u8]) -> Result<Duration, E>,
     ) -> Poll<Side<E>> {
         CHUNK_OF_THREAD.with_borrow_mut(|chunk| {
             for _ in 0..TURNS {
@@ -96,7 +101,14 @@ impl Way {
                 // Not only emptied: it would keep its memory.
                 (self.waiting, self.taken) = (Vec::new(), 0);
                 let mut read = ReadBuf::new(chunk);
-                match Pin::new(&mut *from).poll_read(cx, &mut read) {
+                let pauses = self.pause.as_mut().is_some_and(|pause| pause.as_mut().poll(cx).is_pending());
+                let came = if pauses {
+                    Poll::Pending
+                } else {
+                    self.pause = None;
+                    Pin::new(&mut *from).poll_read(cx, &mut read)
+                };
+                match came {
                     Poll::Ready(Ok(())) if read.filled().is_empty() => return Poll::Ready(Side::From(Ok(()))),
                     Poll::Ready(Ok(())) => {}
                     Poll::Ready(Err(error)) => return Poll::Ready(Side::From(Err(error))),
@@ -111,8 +123,9 @@ impl Way {
                     }
                 }
                 let bytes = read.filled();
-                if let Err(why) = look(bytes) {
-                    return Poll::Ready(Side::Refused(why));
+                match look(bytes) {
+                    Ok(pause) => self.pause = (!pause.is_zero()).then(|| Box::pin(sleep(pause))),
+                    Err(why) => return Poll::Ready(Side::Refused(why)),
                 }
                 self.is_flushed = false;
                 let written = match Pin::new(&mut *to).poll_write(cx, bytes) {

@@ -50,6 +50,9 @@ export function bytes(n) {
   return `${format('NumberFormat', { maximumSignificantDigits: 3 }).format(n)} ${units[i]}`;
 }
 
+/** A part of one, in per cent. */
+export const percent = (part) => format('NumberFormat', { style: 'percent', maximumFractionDigits: 0 }).format(part);
+
 /** Local time of day, to the second. */
 export const clock = (at) => format('DateTimeFormat', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' }).format(at);
 

@@ -1,7 +1,7 @@
 // The small things that every view is made of: commands to copy, buttons that say what failed, times, badges, tables.
 
 import { attribute, h, keyed, show, svg, text } from './dom.js';
-import { clock, duration, iso, moment } from './format.js';
+import { clock, duration, iso, moment, percent } from './format.js';
 import { t } from './i18n.js';
 import { now } from './live.js';
 
@@ -225,6 +225,9 @@ export function options(list, names, option = (value) => h('option', { value }))
 
 /** A cell that is a text. */
 export const words = (of) => (td) => (item) => text(td, of(item));
+
+/** How far the work on a task is, as its client said: per cent, and words. Empty: it said nothing. */
+export const howFar = ({ said, progress }) => [progress == null ? '' : percent(progress), said ?? ''].join(' ').trim();
 
 /** gRPC writes `ipv4:10.0.0.1:4711` and `ipv6:%5B::1%5D:4711`. Other names stay as they are. */
 export function address(peer) {

@@ -21,7 +21,7 @@ use super::traffic::{Flow, Traffic};
 use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
 use crate::codec::{Decoded, First, Requests};
 use crate::store::StoreError;
-use crate::task::{Name, NewStatus, Outcome, StartAt, Time, weight};
+use crate::task::{Name, NewStatus, Outcome, Progress, StartAt, Time, weight};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
 
@@ -308,6 +308,7 @@ impl ContactService {
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
             ret: Text::Result.check(message.ret, self.limit)?,
+            progress: message.progress.and_then(Progress::of),
             delay: Duration::from_millis(message.delay_ms.into()),
             receipt,
         })

@@ -16,6 +16,7 @@ use super::roles::Role;
 use super::roles::Row;
 use super::traffic::Flow;
 use super::watchers::Watchers;
+use crate::broker::Cancelled;
 use crate::codec::{Decoded, First, Requests};
 use crate::task::{Name, NameOf};
 use crate::wire::control as pb;
@@ -92,8 +93,9 @@ impl Control for ControlService {
             pb::DropDeadResponse::new()
         };
         cancel_task(CancelTaskRequest) -> CancelTaskResponse = {
-            let (groups, already) = operator.cancel(request.id).await?;
-            pb::CancelTaskResponse { groups, already, ..Default::default() }
+            let (cancelled, already) = operator.cancel(request.id).await?;
+            let Cancelled { told, untold, .. } = cancelled;
+            pb::CancelTaskResponse { groups: cancelled.groups(), already, told, untold, ..Default::default() }
         };
         retry_task(RetryTaskRequest) -> RetryTaskResponse = {
             let groups = operator.retry(request.id, if_set(NameOf::Group, &request.group)?).await? as u32;

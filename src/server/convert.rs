@@ -13,9 +13,9 @@ use super::operator::{
 use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
-use crate::broker::{ClientInfo, Drained, Draining};
+use crate::broker::{ClientInfo, Drained, Draining, Said};
 use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
-use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
@@ -272,7 +272,17 @@ fn client(client: ClientInfo) -> pb::Client {
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
         draining: client.draining.as_ref().map(draining).into(),
+        working: client.working.map(working).into(),
         ..pb::Client::default()
+    }
+}
+
+fn working((task, said): (TaskId, Said)) -> pb::Working {
+    pb::Working {
+        task,
+        said: said.text.unwrap_or_default().to_string(),
+        progress: said.progress.map(Progress::part),
+        ..pb::Working::default()
     }
 }
 
@@ -347,6 +357,7 @@ pub(super) fn ledger(ledger: Ledger) -> pb::TaskLedger {
         dead: ledger.counts.dead,
         next: text(ledger.next),
         results_left_out: ledger.results_left_out as u64,
+        at_work: ledger.counts.at_work,
         ..pb::TaskLedger::default()
     }
 }
@@ -376,7 +387,9 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         wait: wait.map(EnumOrUnknown::new),
         until: millis(until),
         outcome: by.map(outcome),
-        said: task.said.to_string(),
+        said: task.said.text.unwrap_or_default().to_string(),
+        progress: task.said.progress.map(Progress::part),
+        at_work: task.at_work,
         ..pb::TaskInGroup::default()
     }
 }

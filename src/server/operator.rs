@@ -36,7 +36,7 @@ use super::roles::Role;
 use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
-use crate::broker::{self, BrokerError, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
+use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Positions, Reader};
 use crate::task::{GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time};
@@ -353,15 +353,17 @@ impl Operator {
         Ok(self.queries.run(look).await?)
     }
 
-    /// Takes a task back; says from how many groups that had not settled it, and whether it had been taken back before.
-    pub(super) async fn cancel(&self, id: TaskId) -> Result<(u32, bool), Refusal> {
+    /// Takes a task back; says from whom that had not settled it, and whether it had been taken back before.
+    pub(super) async fn cancel(&self, id: TaskId) -> Result<(Cancelled, bool), Refusal> {
         let task = self.task(id).await?;
         let (already, waited) = (task.spec.cancelled_at().is_some(), task.spec.over(Time::now()).is_none());
         let never_came = match task.spec.to.clone().filter(|_| waited) {
             Some(to) => !self.broker.task_states(task.clone()).await?.iter().any(|(group, _)| *group == to),
             None => false,
         };
-        Ok((self.broker.cancel(task).await? + u32::from(never_came), already))
+        let mut cancelled = self.broker.cancel(task).await?;
+        cancelled.waiting += u32::from(never_came);
+        Ok((cancelled, already))
     }
 
     /// Gives a task again: to this group, or to each that settled it without [`Outcome::Done`]. Says to how many.

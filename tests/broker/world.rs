@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
+    Action, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
     OutcomeReport, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
 };
 use contact::now::{Now, Steady};
@@ -614,7 +614,7 @@ impl World {
         removed
     }
 
-    pub(crate) fn cancel(&mut self, task: TaskId) -> u32 {
+    pub(crate) fn cancel(&mut self, task: TaskId) -> Cancelled {
         self.flush();
         let at = task as usize - 1;
         let before = Task::clone(&self.tasks[at]);
@@ -628,9 +628,14 @@ impl World {
         let expected = self.model.unsettled_groups(&before);
         let holders = self.model.leases().into_iter().filter(|(_, of, _, _)| *of == task);
         let told: Vec<_> = holders.filter_map(|(_, _, session, attempt)| Some((session?, attempt))).collect();
-        let count = self.core.cancel(&before, self.now);
+        let holders = self.model.leases().iter().filter(|(_, of, _, _)| *of == task).count();
+        let cancelled = self.core.cancel(&before, self.now);
         self.act();
-        assert_eq!(count as usize, expected.len(), "every group that had not settled it is rid of it: {expected:?}");
+        let groups = cancelled.groups() as usize;
+        assert_eq!(groups, expected.len(), "every group that had not settled it is rid of it: {expected:?}");
+        let can_be_told = told.iter().filter(|(session, _)| self.streams[session].join.revoke).count();
+        assert!(cancelled.told as usize <= can_be_told, "{cancelled:?}, and {can_be_told} can be told");
+        assert!((cancelled.told + cancelled.untold) as usize <= holders, "{cancelled:?}, and {holders} have it");
         for (session, attempt) in told.into_iter().filter(|(session, _)| self.streams[session].join.revoke) {
             let last = self.streams[&session].revoked.last();
             let told = Some(&Revoked { task, attempt, reason: RevokeReason::Cancelled });
@@ -639,7 +644,7 @@ impl World {
         for group in expected {
             assert!(self.model.is_settled(&group, task), "{group} is rid of task {task}");
         }
-        count
+        cancelled
     }
 
     pub(crate) fn revive(&mut self, group: &str, task: TaskId) -> bool {
@@ -1058,5 +1063,6 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    OutcomeReport { task, attempt, outcome, ret: String::new(), delay: Duration::ZERO, receipt: Receipt::Missing }
+    let (ret, progress) = (String::new(), None);
+    OutcomeReport { task, attempt, outcome, ret, progress, delay: Duration::ZERO, receipt: Receipt::Missing }
 }

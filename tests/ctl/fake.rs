@@ -381,13 +381,14 @@ impl Control for Service {
     ) {
         self.unary(&ctx, request, sink, |state, request| {
             let id = request.id;
-            // One that is not waited for, one that was cancelled before, and all others.
-            let (groups, already) = match id {
-                7 => (0, false),
-                8 => (0, true),
-                _ => (2, false),
+            // One that is not waited for, one that was cancelled before, one that clients are at work on, and all others.
+            let (groups, already, told, untold) = match id {
+                7 => (0, false, 0, 0),
+                8 => (0, true, 0, 0),
+                9 => (4, false, 1, 2),
+                _ => (2, false, 0, 0),
             };
-            let answer = pb::CancelTaskResponse { groups, already, ..Default::default() };
+            let answer = pb::CancelTaskResponse { groups, already, told, untold, ..Default::default() };
             state.about_task(format!("cancel {id}"), id, answer)
         });
     }

@@ -179,9 +179,18 @@ fn several_tasks_are_cancelled_or_retried_and_one_that_is_refused_keeps_no_other
 fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
     let fake = Fake::new();
     for (args, text, json) in [
-        (&["cancel", "5"][..], "task 5 is taken back from 2 groups", r#"{"task_id":5,"groups":2}"#),
-        (&["cancel", "7"], "task 7 is cancelled; no group was waiting for it", r#"{"task_id":7,"groups":0}"#),
-        (&["cancel", "8"], "task 8 was cancelled before", r#"{"task_id":8,"groups":0}"#),
+        (&["cancel", "5"][..], "task 5 is taken back from 2 groups", r#"{"task_id":5,"groups":2,"told":0,"untold":0}"#),
+        (
+            &["cancel", "7"],
+            "task 7 is cancelled; no group was waiting for it",
+            r#"{"task_id":7,"groups":0,"told":0,"untold":0}"#,
+        ),
+        (&["cancel", "8"], "task 8 was cancelled before", r#"{"task_id":8,"groups":0,"told":0,"untold":0}"#),
+        (
+            &["cancel", "9"],
+            "task 9 is taken back from 4 groups; 1 client at work on it told to end; 2 clients at work on it cannot be told",
+            r#"{"task_id":9,"groups":4,"told":1,"untold":2}"#,
+        ),
         (&["retry", "5"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["retry", "5", "--group", "g"], "task 5 goes to 1 group again", r#"{"task_id":5,"groups":1}"#),
         (&["pause", "g"], "group g is paused", r#"{"group":"g","paused":true}"#),
@@ -210,6 +219,7 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
             "cancel 5",
             "cancel 7",
             "cancel 8",
+            "cancel 9",
             "retry 5 for \"\"",
             "retry 5 for \"g\"",
             "pause g true",
@@ -220,6 +230,53 @@ fn tasks_are_cancelled_and_retried_and_groups_paused_resumed_and_removed() {
             "remove g"
         ]
     );
+}
+
+#[test]
+fn tasks_are_cancelled_by_what_they_are_and_waited_for_until_their_clients_have_ended() {
+    let server = Server::start(&[]);
+    let worker = Client::of(
+        &server.listen,
+        &[("contact-group", "workers"), ("contact-client", "w1"), ("contact-revoke", "1"), ("contact-window", "1")],
+    );
+    let mut tasks = worker.tasks();
+    server.ctl(&["submit", "--to", "workers", "one", "two", "two again"]);
+    server.ctl(&["submit", "--to", "others", "two for others"]);
+    let begun = tasks.next();
+    let cancel = |args: &[&str]| -> Ran {
+        contactctl(&server.control, &[&["cancel"], args, &["--json"]].concat()).output().unwrap().into()
+    };
+    let ids = |ran: &Ran| {
+        let lines = ran.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        lines.map(|line| line["task_id"].as_u64().unwrap()).collect::<Vec<_>>()
+    };
+    for (args, expected) in [
+        (&["--to", "workers"][..], &[1, 2, 3][..]),
+        (&["--to", "workers", "--state", "waiting"], &[2, 3]),
+        (&["--state", "in-flight"], &[1]),
+        (&["--text", "two"], &[2, 3, 4]),
+        (&["--text", "two", "--to", "others"], &[4]),
+        (&["--older-than", "1h"], &[]),
+        (&["--older-than", "0s"], &[1, 2, 3, 4]),
+    ] {
+        assert_eq!(ids(&cancel(&[args, &["--dry-run"]].concat())), expected, "{args:?}");
+    }
+    let nothing = cancel(&[]);
+    assert_eq!((nothing.code, nothing.err.contains("--older-than")), (Some(2), true), "{}", nothing.err);
+    assert_eq!(cancel(&["1", "--to", "workers"]).code, Some(2));
+
+    assert_eq!(ids(&cancel(&["--text", "two", "--to", "workers"])), [2, 3]);
+    let waits = cancel(&["1", "--wait", "--timeout", "1ms"]);
+    assert_eq!((waits.code, ids(&waits)), (Some(124), vec![1]), "{}", waits.err);
+    assert!(waits.err.contains("1 client had not ended: task 1"), "{}", waits.err);
+    let waiting = std::thread::scope(|scope| {
+        // It was cancelled before, and is waited for all the same.
+        let waiting = scope.spawn(|| cancel(&["1", "--wait"]));
+        worker.tell([told(&begun, Outcome::RETRY, "ended")]);
+        waiting.join().unwrap()
+    });
+    assert_eq!(waiting.code, Some(0), "{}", waiting.err);
+    assert!(waiting.out.contains(r#"{"task_id":1,"ended":true}"#), "{}", waiting.out);
 }
 
 #[test]

@@ -394,6 +394,40 @@ fn a_client_that_asked_for_it_hears_that_its_task_was_cancelled() {
 }
 
 #[test]
+fn who_is_at_work_on_what_is_cancelled_is_counted_until_it_says_what_came_of_it() {
+    let rig = Rig::start();
+    let away = rig.named("away").tasks();
+    rig.operator.clients_until(|clients| clients.len() == 1);
+    drop(away);
+    rig.operator.clients_until(<[_]>::is_empty);
+    let hears = rig.named("hears").saying("contact-revoke", "1");
+    let deaf = rig.named("deaf");
+    let unbegun = rig.named("unbegun").saying("contact-revoke", "1").saying("contact-begins", "1");
+    let (mut of_hears, mut of_deaf, mut of_unbegun) = (hears.tasks(), deaf.tasks(), unbegun.tasks());
+    rig.operator.clients_until(|clients| clients.len() == 3);
+    rig.operator.submit(&["work"]);
+    let given = of_hears.next();
+    of_deaf.next();
+    of_unbegun.next();
+
+    let request = CancelTaskRequest { id: 1, ..CancelTaskRequest::default() };
+    let answer = block_on(rig.operator.control.cancel_task(&request, patient()).unwrap()).unwrap();
+    assert_eq!((answer.groups, answer.told, answer.untold), (4, 1, 1));
+    let at_work = |wanted: &[&str]| {
+        let ledger = rig.operator.ledger_until(1, |it| it.at_work == wanted.len() as u64);
+        let of = ledger.groups.iter().filter(|it| it.at_work);
+        assert_eq!(of.map(|it| it.client.as_str()).collect::<Vec<_>>(), wanted);
+    };
+    at_work(&["deaf", "hears"]);
+    hears.tell([told(&given, WORKING, "almost")]);
+    at_work(&["deaf", "hears"]);
+    hears.tell([told(&given, RETRY, "ended")]);
+    at_work(&["deaf"]);
+    drop(of_deaf);
+    at_work(&[]);
+}
+
+#[test]
 fn what_a_client_may_not_begin_after_is_told_with_the_task() {
     let rig = Rig::start();
     let at = now() + 3_600_000;
@@ -598,6 +632,19 @@ fn what_a_client_says_of_its_work_is_shown_while_it_has_the_task() {
     working("90 %");
     working("");
     assert_eq!(said(&|said| said.len() < 10), "90 %", "who says nothing takes nothing back");
+    let is_at = |wanted: f32| {
+        let is_at = |progress: Option<f32>| progress == Some(wanted);
+        let ledger = rig.operator.ledger_until(1, |ledger| ledger.groups.first().is_some_and(|it| is_at(it.progress)));
+        assert_eq!(ledger.groups[0].said, "90 %");
+        let clients = rig.operator.clients_until(|clients| clients.iter().any(|it| is_at(it.working.progress)));
+        assert_eq!((clients[0].working.task, clients[0].working.said.as_str()), (1, "90 %"));
+    };
+    for (part, shown) in [(0.4, 0.4), (7.0, 1.0), (-7.0, 0.0), (0.25, 0.25)] {
+        member.tell([contact::wire::contact::Result { progress: Some(part), ..told(&task, WORKING, "") }]);
+        is_at(shown);
+    }
+    member.tell([contact::wire::contact::Result { progress: Some(f32::NAN), ..told(&task, WORKING, "") }]);
+    is_at(0.25);
     member.tell([told(&task, RETRY, "not now")]);
     let again = tasks.next();
     assert_eq!((again.attempt, said(&|_| true)), (2, String::new()), "another attempt has said nothing yet");

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::cursor::Page;
 use super::delayed::Due;
 use super::group::Group;
-use super::open::Lease;
+use super::open::{Lease, Said};
 use super::outcomes::outcome_of;
 use super::session::{Delivery, SessionId};
 use super::tally::micros;
@@ -277,7 +277,7 @@ impl Core {
             session.hold(task.id, attempts);
             let deadline = now.steady.after(self.config.ack_timeout);
             let (text, turn) = (Some(self.texts.sent(&task)), session.turn);
-            let (session, said, confirmed_from, left_by) = (Some(id), None, None, None);
+            let (session, said, confirmed_from, left_by) = (Some(id), Said::default(), None, None);
             let lease = Lease {
                 task: text,
                 session,

@@ -1,13 +1,13 @@
 //! Clients connect and disconnect.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::contest::NotYourTurn;
 use super::group::Group;
 use super::holder::Holder;
-use super::open::Lease;
+use super::open::{Lease, Said};
 use super::operators::GroupError;
 use super::peer::Peer;
 use super::session::{Join, Session, SessionId};
@@ -52,6 +52,7 @@ impl Core {
             since: now.wall,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
+            ending: BTreeMap::new(),
             unbegun: 0,
             alone: false,
             draining: self.draining_of(&join, now),
@@ -91,7 +92,7 @@ impl Core {
             awaiting = group.open.awaiting_stream(&address);
         }
         for task in awaiting {
-            self.renew(group_id, task, Some(id), &address, "", now);
+            self.renew(group_id, task, Some(id), &address, Said::default(), now);
         }
         self.update_rank(id);
         self.dispatch(group_id, now);
@@ -134,6 +135,7 @@ impl Core {
         }
         session.held = std::mem::take(&mut before.held);
         session.unbegun = std::mem::take(&mut before.unbegun);
+        session.ending = std::mem::take(&mut before.ending);
         (session.alone, session.heard) = (before.alone, before.heard);
         // Reports over a new connection may come before its stream does.
         let same_connection = before.join.peer == session.join.peer;

@@ -14,7 +14,7 @@ use super::suspects::Suspects;
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
 use crate::store::{OpenRows, OpenTask};
-use crate::task::{Priority, Task, TaskId, Time, cut, weight};
+use crate::task::{Priority, Progress, Task, TaskId, Time, cut, weight};
 
 /// A task that is with a client.
 #[derive(Debug)]
@@ -32,8 +32,7 @@ pub(super) struct Lease {
     pub(super) since: Steady,
     /// When it ends, unless its client says something before.
     pub(super) deadline: Steady,
-    /// What its client said last with `WORKING`, cut to [`LONGEST_SAID`].
-    pub(super) said: Option<Arc<str>>,
+    pub(super) said: Said,
     /// The address that `WORKING` last came from.
     pub(super) confirmed_from: Option<Arc<str>>,
     /// The client whose stream ended, and that has some time to say that it is still at work.
@@ -44,16 +43,37 @@ pub(super) struct Lease {
 /// 16 kB a client.
 pub const LONGEST_SAID: usize = 256;
 
-/// What is kept of it.
-pub(super) fn said(text: &str) -> Option<Arc<str>> {
-    match text.len() {
-        0 => None,
-        1..=LONGEST_SAID => Some(text.into()),
-        _ => {
-            let mut text = text.to_owned();
-            cut(&mut text, LONGEST_SAID);
-            Some(text.into())
-        }
+/// What a client said last, with `WORKING`, of a task that it has.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Said {
+    /// Its words, cut to [`LONGEST_SAID`]. `None`: none.
+    pub text: Option<Arc<str>>,
+    /// How far it is. `None`: it did not say.
+    pub progress: Option<Progress>,
+}
+
+impl Said {
+    /// What is kept of it.
+    pub(super) fn of(text: &str, progress: Option<Progress>) -> Said {
+        let text = match text.len() {
+            0 => None,
+            1..=LONGEST_SAID => Some(text.into()),
+            _ => {
+                let mut text = text.to_owned();
+                cut(&mut text, LONGEST_SAID);
+                Some(text.into())
+            }
+        };
+        Said { text, progress }
+    }
+
+    /// This, and what was said before of what this says nothing of.
+    pub(super) fn or(self, before: Said) -> Said {
+        Said { text: self.text.or(before.text), progress: self.progress.or(before.progress) }
+    }
+
+    pub(super) fn is_nothing(&self) -> bool {
+        *self == Said::default()
     }
 }
 

@@ -7,6 +7,7 @@ use super::counting::Counting;
 use super::delayed::Due;
 use super::delivery::still_to_come;
 use super::group::{Group, GroupInfo};
+use super::open::Said;
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core, GroupId};
@@ -20,11 +21,33 @@ pub use crate::task_state::WaitReason;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TaskState {
     /// With a client: its id or address, when the lease ends, which delivery that is, and what the client said last of it.
-    InFlight(Arc<str>, Time, u32, Option<Arc<str>>),
+    InFlight(Arc<str>, Time, u32, Said),
     /// Waiting to go out.
     Waiting(WaitReason),
     /// The group is done with it: the log of outcomes says how.
     Settled,
+    /// It was cancelled, and this client, which had begun that delivery of it, has not said that it ended it. Only
+    /// [`Core::task_states`] tells this from [`TaskState::Settled`].
+    Ending(Arc<str>, u32),
+}
+
+/// With how many groups, of those that had not settled it, a task was when it was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Cancelled {
+    /// It waited, or its client had not begun it.
+    pub waiting: u32,
+    /// A client was at work on it, and was told to end it.
+    pub told: u32,
+    /// A client was at work on it that cannot be told: it did not ask to hear of it, or its stream has ended. One that asked is told
+    /// when it comes back.
+    pub untold: u32,
+}
+
+impl Cancelled {
+    /// How many groups.
+    pub fn groups(self) -> u32 {
+        self.waiting + self.told + self.untold
+    }
 }
 
 /// Why an operator's wish for a group was refused.
@@ -108,7 +131,15 @@ impl Core {
             in_flight: session.held.len(),
             delivered: session.delivered,
             draining: session.draining.clone(),
+            working: self.working(session),
         }
+    }
+
+    /// The oldest of a client's tasks of which it said how far it is.
+    fn working(&self, session: &Session) -> Option<(TaskId, Said)> {
+        let open = &self.groups.get(&session.group)?.open;
+        let mut said = session.held.iter().filter_map(|task| Some((*task, &open.lease_of(*task)?.said)));
+        said.find(|(_, said)| !said.is_nothing()).map(|(task, said)| (task, said.clone()))
     }
 
     /// The groups that have a name, by name.
@@ -134,10 +165,19 @@ impl Core {
     /// Where a task stands with each group that it is for; by name.
     pub(in crate::broker) fn task_states(&self, task: &Task, now: Now) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
-        let mut task_states: Vec<_> =
-            groups.filter_map(|group| Some((group.name.clone()?, self.task_state(group, task, now)))).collect();
+        let state = |group: &Group| match self.task_state(group, task, now) {
+            TaskState::Settled if task.spec.cancelled_at().is_some() => self.ending(group, task.id),
+            state => state,
+        };
+        let mut task_states: Vec<_> = groups.filter_map(|group| Some((group.name.clone()?, state(group)))).collect();
         task_states.sort_unstable_by(|a, b| a.0.cmp(&b.0));
         task_states
+    }
+
+    fn ending(&self, group: &Group, task: TaskId) -> TaskState {
+        let mut sessions = group.sessions.iter().filter_map(|id| self.sessions.get(id));
+        let ending = sessions.find_map(|session| Some((session, session.ending.get(&task)?)));
+        ending.map_or(TaskState::Settled, |(session, attempt)| TaskState::Ending(session.label.clone(), *attempt))
     }
 
     pub(super) fn task_state(&self, group: &Group, task: &Task, now: Now) -> TaskState {
@@ -185,23 +225,29 @@ impl Core {
         }
     }
 
-    /// Takes a task from every group that has not settled it; says how many there were. Groups that come later, and anonymous
+    /// Takes a task from every group that has not settled it; says with how many it was how far. Groups that come later, and anonymous
     /// clients, are kept from it by the mark in the store.
-    pub fn cancel(&mut self, task: &Task, now: Now) -> u32 {
+    pub fn cancel(&mut self, task: &Task, now: Now) -> Cancelled {
         self.recent.cancel(task.id, now.wall);
         for passing in self.groups.values_mut().filter(|group| !group.leased) {
             passing.cursor_mut(task.spec.priority).skip(task.id);
         }
         let head = self.head();
         let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
-        let mut count = 0;
+        let mut cancelled = Cancelled::default();
         for id in ids {
+            let mut was = &mut cancelled.waiting;
             let attempt = match self.end_lease(id, task.id) {
                 Some((lease, _)) => {
-                    if let Some(session) = lease.session {
-                        self.revoke(session, task.id, lease.attempts.deliveries, RevokeReason::Cancelled);
+                    let attempt = lease.attempts.deliveries;
+                    let told = lease
+                        .session
+                        .is_some_and(|session| self.revoke(session, task.id, attempt, RevokeReason::Cancelled));
+                    if lease.attempts.begun {
+                        was = if told { &mut cancelled.told } else { &mut cancelled.untold };
+                        self.is_to_end(lease.session, task.id, attempt);
                     }
-                    Some(lease.attempts.deliveries)
+                    Some(attempt)
                 }
                 None => {
                     self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id, &mut self.texts) {
@@ -212,11 +258,18 @@ impl Core {
             };
             if let Some(attempt) = attempt {
                 self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
-                count += 1;
+                *was += 1;
             }
             self.dispatch(id, now);
         }
-        count
+        cancelled
+    }
+
+    /// A client is at work on what was cancelled.
+    pub(super) fn is_to_end(&mut self, session: Option<SessionId>, task: TaskId, attempt: u32) {
+        if let Some(session) = session.and_then(|id| self.sessions.get_mut(&id)) {
+            session.is_to_end(task, attempt);
+        }
     }
 
     /// These tasks are no longer stored: what of them is in memory is forgotten, too.

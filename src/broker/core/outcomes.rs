@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::delayed::Due;
 use super::group::Group;
 use super::holder::Holder;
-use super::open::{Lease, said};
+use super::open::{Lease, Said};
 use super::peer::Peer;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
@@ -59,6 +59,10 @@ impl Core {
         let session = session.and_then(|id| self.sessions.get_mut(&id));
         if let Some(session) = session.filter(|session| proven || !session.join.receipts) {
             session.heard = self.next_turn;
+            if !session.ending.is_empty() {
+                let ended = reports.iter().filter(|report| report.outcome != Outcome::Working);
+                ended.for_each(|report| session.ended(report.task, report.attempt));
+            }
         }
         let unmatched = reports.iter().filter(|report| report.task == 0 && report.outcome != Outcome::Working).count();
         if unmatched > 0 {
@@ -96,7 +100,8 @@ impl Core {
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));
-                    self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
+                    let said = Said::of(&report.ret, report.progress);
+                    self.renew(id, report.task, session, &reporter.peer, said, now);
                 }
                 Outcome::Working => self.revoke_stale(id, reporter, &report, now),
                 Outcome::Retry if current => {
@@ -190,7 +195,8 @@ impl Core {
                 self.revoke_stale(id, reporter, &report, now);
             } else {
                 let session = self.session_of(reporter, id);
-                self.renew(id, report.task, session, &reporter.peer, &report.ret, now);
+                let said = Said::of(&report.ret, report.progress);
+                self.renew(id, report.task, session, &reporter.peer, said, now);
             }
             return;
         }
@@ -221,13 +227,18 @@ impl Core {
             None => RevokeReason::GivenToAnother,
         };
         self.revoke(session, report.task, report.attempt, reason);
+        if reason == RevokeReason::Cancelled {
+            self.is_to_end(Some(session), report.task, report.attempt);
+        }
     }
 
-    /// Tells a client that it should not go on with a task, if it wants to hear so.
-    pub(super) fn revoke(&mut self, id: SessionId, task: TaskId, attempt: u32, reason: RevokeReason) {
-        if self.sessions.get(&id).is_some_and(|session| session.join.revoke) {
+    /// Tells a client that it should not go on with a task, if it wants to hear so; says whether it does.
+    pub(super) fn revoke(&mut self, id: SessionId, task: TaskId, attempt: u32, reason: RevokeReason) -> bool {
+        let wants_to_hear = self.sessions.get(&id).is_some_and(|session| session.join.revoke);
+        if wants_to_hear {
             self.actions.push(Action::Revoke(id, Revoked { task, attempt, reason }));
         }
+        wants_to_hear
     }
 
     /// The stream of this reporter, if it is of that group.
@@ -247,7 +258,7 @@ impl Core {
         task: TaskId,
         session: Option<SessionId>,
         peer: &Arc<str>,
-        says: &str,
+        says: Said,
         now: Now,
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -263,7 +274,7 @@ impl Core {
             group
                 .open
                 .take_waiting(task, &mut self.texts)
-                .map(|(text, attempts)| (text, attempts, turn, now.steady, None))
+                .map(|(text, attempts)| (text, attempts, turn, now.steady, Said::default()))
         };
         let Some((text, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
@@ -272,7 +283,7 @@ impl Core {
             // A checkpoint is to know of it, as of a delivery.
             self.checkpoints.delivered(now.steady);
         }
-        let (said, left_by) = (said(says).or(said_before), None);
+        let (said, left_by) = (says.or(said_before), None);
         let lease = Lease { task: text, session, attempts, turn, since, deadline, said, confirmed_from, left_by };
         group.open.lease(task, lease, &mut self.texts);
         if let Some(id) = session {

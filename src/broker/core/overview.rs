@@ -155,7 +155,7 @@ impl Core {
                 let is_known = match overall {
                     Some(TaskState::InFlight(..)) => true,
                     Some(TaskState::Waiting(_)) => group.open.lease_of(task.id).is_none(),
-                    Some(TaskState::Settled) => is_through,
+                    Some(TaskState::Settled | TaskState::Ending(..)) => is_through,
                     None => false,
                 };
                 if is_known || !group.wants(task) {
@@ -204,6 +204,6 @@ fn rank(state: &TaskState) -> u8 {
     match state {
         TaskState::InFlight(..) => 0,
         TaskState::Waiting(_) => 1,
-        TaskState::Settled => 2,
+        TaskState::Settled | TaskState::Ending(..) => 2,
     }
 }

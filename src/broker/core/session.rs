@@ -1,13 +1,14 @@
 //! One getTask stream, as the state machine sees it.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::GroupId;
 use super::contest::Contest;
 use super::drains::Draining;
+use super::open::Said;
 use crate::attempts::Attempts;
 use crate::now::Steady;
 use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
@@ -106,6 +107,8 @@ pub(super) struct Session {
     pub(super) window: usize,
     /// The tasks it has a lease on.
     pub(super) held: BTreeSet<TaskId>,
+    /// Cancelled tasks that its client began and has not said anything of since, each with its attempt.
+    pub(super) ending: BTreeMap<TaskId, u32>,
     /// How many of these its client has not begun.
     pub(super) unbegun: usize,
     /// Of these, there is one that must be alone with it: the client before it fell silent.
@@ -146,6 +149,20 @@ impl Session {
         self.free() > 0 && self.has_room() && !self.alone && !self.rests && self.draining.is_none()
     }
 
+    /// Its client is at work on this attempt of a task that was cancelled, and is to end it.
+    pub(super) fn is_to_end(&mut self, task: TaskId, attempt: u32) {
+        if self.ending.len() < MOST_ENDING {
+            self.ending.insert(task, attempt);
+        }
+    }
+
+    /// Its client says what came of an attempt. Without a number it is the last one.
+    pub(super) fn ended(&mut self, task: TaskId, attempt: u32) {
+        if self.ending.get(&task).is_some_and(|ending| attempt == 0 || attempt >= *ending) {
+            self.ending.remove(&task);
+        }
+    }
+
     /// Whether an operator wants it to get no more tasks.
     pub(super) fn is_drained(&self) -> bool {
         self.draining.as_ref().is_some_and(|draining| !draining.stopping)
@@ -179,6 +196,10 @@ impl Session {
     }
 }
 
+/// Cancelled tasks of which it is remembered that a client is still at work on them. One that never says anything of them would have
+/// more and more.
+const MOST_ENDING: usize = 1024;
+
 /// A connected client.
 #[derive(Debug, Clone)]
 pub struct ClientInfo {
@@ -198,4 +219,6 @@ pub struct ClientInfo {
     pub delivered: u64,
     /// It gets no more tasks, and finishes what it has.
     pub draining: Option<Draining>,
+    /// The oldest of its tasks of which it said how far it is.
+    pub working: Option<(TaskId, Said)>,
 }

@@ -13,7 +13,8 @@ use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process_group, wa
 
 use super::children::Children;
 use super::output::Output;
-use crate::client::{Revoked, Task};
+use super::progress_lines::ProgressLines;
+use crate::client::{Revoked, Task, TimeLimit};
 
 /// How long a command that was told to end may take, before it is killed.
 pub(super) const KILL_AFTER: Duration = Duration::from_secs(5);
@@ -47,6 +48,8 @@ pub(super) struct Ended {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Told {
     TimedOut,
+    /// It took longer than its task may.
+    OverTime(TimeLimit),
     Stopped,
     Revoked(Revoked),
 }
@@ -118,6 +121,7 @@ struct Watch<'a> {
     exit: Option<PipeReader>,
     output: Output,
     errors: Output,
+    progress: ProgressLines,
     told: Option<Told>,
     /// When a running command has to end, since this process is stopping.
     stop_at: Option<Instant>,
@@ -150,6 +154,7 @@ impl<'a> Watch<'a> {
             exit: Some(exit),
             output: Output::new(limits.keep),
             errors: Output::new(limits.keep),
+            progress: ProgressLines::default(),
             told: None,
             stop_at: None,
             kill_at: None,
@@ -168,11 +173,12 @@ impl<'a> Watch<'a> {
             if let Some(cut_at) = self.cut_at {
                 self.held_open = now >= cut_at && (self.stdout.is_some() || self.stderr.is_some());
                 if self.held_open || (self.stdout.is_none() && self.stderr.is_none()) {
+                    self.progress.end(&mut self.errors);
                     return Ok(self);
                 }
             }
-            for part in self.ready(now)? {
-                self.go_on(part, &mut buffer);
+            for part in self.ready(now, task)? {
+                self.go_on(part, &mut buffer, task);
             }
         }
     }
@@ -187,6 +193,8 @@ impl<'a> Watch<'a> {
                 self.told = Some(Told::Revoked(why));
             } else if self.stop_at.is_some_and(|at| now >= at) {
                 self.told = Some(Told::Stopped);
+            } else if task.deadline().is_some_and(|at| now >= at) {
+                self.told = task.time_limit.map(Told::OverTime);
             } else if self.times_out_at().is_some_and(|at| now >= at) {
                 self.told = Some(Told::TimedOut);
             }
@@ -208,8 +216,9 @@ impl<'a> Watch<'a> {
     }
 
     /// Waits until something can go on.
-    fn ready(&self, now: Instant) -> io::Result<Vec<Part>> {
-        let moments = [self.times_out_at().filter(|_| self.told.is_none()), self.stop_at, self.kill_at, self.cut_at];
+    fn ready(&self, now: Instant, task: &Task) -> io::Result<Vec<Part>> {
+        let limits = [self.times_out_at(), task.deadline()].into_iter().flatten().filter(|_| self.told.is_none());
+        let moments = [limits.min(), self.stop_at, self.kill_at, self.cut_at];
         let wait = moments.into_iter().flatten().map(|at| at.saturating_duration_since(now)).fold(TICK, Duration::min);
         let stdin = self.stdin.as_ref().map(|pipe| (Part::Stdin, PollFd::new(pipe, PollFlags::OUT)));
         let pipes = [
@@ -229,7 +238,7 @@ impl<'a> Watch<'a> {
         Ok(ready.map(|(part, _)| part).collect())
     }
 
-    fn go_on(&mut self, part: Part, buffer: &mut [u8]) {
+    fn go_on(&mut self, part: Part, buffer: &mut [u8], task: &Task) {
         match part {
             Part::Stdin => {
                 let next = &self.input[..self.input.len().min(WRITE)];
@@ -244,8 +253,11 @@ impl<'a> Watch<'a> {
                     self.stdin = None;
                 }
             }
-            Part::Stdout => read(&mut self.stdout, buffer, &mut self.output),
-            Part::Stderr => read(&mut self.stderr, buffer, &mut self.errors),
+            Part::Stdout => self.output.push(read(&mut self.stdout, buffer)),
+            Part::Stderr => {
+                let printed = read(&mut self.stderr, buffer);
+                self.progress.take(printed, &mut self.errors, |part, words| task.progress(part, words));
+            }
             Part::Exit => {
                 self.exit = None;
                 self.stdin = None;
@@ -262,11 +274,14 @@ impl<'a> Watch<'a> {
 }
 
 /// Reads what is there. At the end the pipe is closed.
-fn read(pipe: &mut Option<impl Read>, buffer: &mut [u8], to: &mut Output) {
-    let Some(from) = pipe else { return };
+fn read<'a>(pipe: &mut Option<impl Read>, buffer: &'a mut [u8]) -> &'a [u8] {
+    let Some(from) = pipe else { return &[] };
     match from.read(buffer) {
-        Ok(count) if count > 0 => to.push(&buffer[..count]),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-        _ => *pipe = None,
+        Ok(count) if count > 0 => &buffer[..count],
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => &[],
+        _ => {
+            *pipe = None;
+            &[]
+        }
     }
 }

@@ -266,7 +266,9 @@ export const en = {
   'task.attempt': (v) => `attempt ${v}`,
   'task.cancel': 'Cancel',
   'task.cancel.sure': 'Really cancel?',
-  'task.cancelled': (v) => `Taken back from ${some(v, 'group', 'groups')}.`,
+  'task.cancelled': (v) => `Taken back from ${some(v.groups, 'group', 'groups')}.${
+    v.told ? ` ${clients(v.told)} at work on it told to end.` : ''}${v.untold ? ` ${clients(v.untold)} at work on it cannot be told.` : ''}`,
+  'task.atWork': 'still at work on it',
   'task.retry': 'Retry',
   'task.retry.all': 'Retry where it failed',
   'task.retried': (v) => `Given again to ${some(v, 'group', 'groups')}.`,

@@ -256,7 +256,9 @@ export const zh = {
   'task.attempt': (v) => `第 ${v} 次尝试`,
   'task.cancel': '取消',
   'task.cancel.sure': '真的取消？',
-  'task.cancelled': (v) => `已从 ${n(v)} 个组收回。`,
+  'task.cancelled': (v) => `已从 ${n(v.groups)} 个组收回。${
+    v.told ? `已通知 ${n(v.told)} 个正在执行的客户端停止。` : ''}${v.untold ? `有 ${n(v.untold)} 个正在执行的客户端无法通知。` : ''}`,
+  'task.atWork': '仍在执行',
   'task.retry': '重试',
   'task.retry.all': '在失败的组重试',
   'task.retried': (v) => `已再次交给 ${n(v)} 个组。`,

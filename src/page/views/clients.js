@@ -4,7 +4,7 @@ import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { t } from '../i18n.js';
-import { address, badge, clipped, outcome, table, time, words } from '../parts.js';
+import { address, badge, clipped, howFar, outcome, table, time, words } from '../parts.js';
 import { client } from '../verdict.js';
 import { listView } from './list.js';
 
@@ -70,9 +70,12 @@ function since(td) {
 function holding(td) {
   const most = h('span', { class: 'dim' });
   const held = h('span', {});
-  td.append(held, most);
+  const far = h('span', { class: 'sub', dir: 'auto' });
+  td.append(held, most, far);
   return (it) => {
     text(held, count(it.in_flight));
+    text(far, it.working ? `${t('task.number', it.working.task)}: ${howFar(it.working)}` : '');
+    show(far, Boolean(it.working));
     text(most, it.window ? ` / ${count(it.window)}` : '');
     attribute(td, 'title', it.window ? t('client.of', it.in_flight, it.window) : t('client.no_bound'));
   };

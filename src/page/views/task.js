@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { count, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, clipped, command, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -44,7 +44,7 @@ export function ledgerPart(id) {
 
   const cancel = action({
     label: t('task.cancel'), sure: t('task.cancel.sure'), style: 'danger',
-    run: () => post(`/api/tasks/${id}/cancel`).then(({ groups: n }) => (refresh(), t('task.cancelled', n))),
+    run: () => post(`/api/tasks/${id}/cancel`).then((done) => (refresh(), t('task.cancelled', done))),
   });
   const retry = action({
     label: t('task.retry.all'),
@@ -156,9 +156,11 @@ function reason(td) {
   const why = h('span', { class: 'sub' });
   td.append(words, why);
   return (it) => {
-    const because = it.reason ? said(it.reason, moment) : '–';
-    text(words, it.said ?? because);
-    text(why, it.said ? because : '');
+    const settled = it.at_work ? t('task.atWork') : '–';
+    const because = it.reason ? said(it.reason, moment) : settled;
+    const far = howFar(it);
+    text(words, far || because);
+    text(why, far ? because : '');
   };
 }
 

@@ -17,6 +17,7 @@ use super::answer::{Answer, Refused, json};
 use super::app::AppState;
 use super::json::{Client, Dead, Group, Ledger, policy};
 use super::live::not_ready;
+use crate::broker::Cancelled;
 use crate::server::access::Caller;
 use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
@@ -275,8 +276,9 @@ struct Nothing {}
 
 async fn cancel(State(app): State<AppState>, path: Id, request: Body) -> Answer {
     let Nothing {} = body(&app, request).await?;
-    let (groups, already) = app.operator.cancel(id(path)?).await?;
-    ok(serde_json::json!({ "groups": groups, "already": already }))
+    let (cancelled, already) = app.operator.cancel(id(path)?).await?;
+    let Cancelled { told, untold, .. } = cancelled;
+    ok(serde_json::json!({ "groups": cancelled.groups(), "already": already, "told": told, "untold": untold }))
 }
 
 #[derive(Deserialize)]

@@ -6,7 +6,7 @@ use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
 use crate::retry::RetryPolicy;
 use crate::server::operator::{self, Code, Found, Severity, Standing};
-use crate::task::{self, Outcome, Priority, TaskId};
+use crate::task::{self, Outcome, Priority, Progress, TaskId};
 use crate::task_state::TaskState;
 
 /// Characters of a task's text in lists.
@@ -165,6 +165,11 @@ struct TaskInGroup {
     attempt: u32,
     reason: String,
     said: Option<String>,
+    /// From 0 to 1.
+    progress: Option<f32>,
+    /// It was cancelled, and its client is still at work on it.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    at_work: bool,
 }
 
 /// One task, and all there is to know of it.
@@ -189,7 +194,9 @@ impl From<operator::Ledger> for Ledger {
             client: task.client.to_string(),
             attempt: task.attempt,
             reason: task.reason.to_string(),
-            said: Some(task.said.to_string()).filter(|said| !said.is_empty()),
+            said: task.said.text.map(|said| said.to_string()),
+            progress: task.said.progress.map(Progress::part),
+            at_work: task.at_work,
         };
         Ledger {
             task: Task::whole(ledger.task),
@@ -199,6 +206,22 @@ impl From<operator::Ledger> for Ledger {
             results_left_out: ledger.results_left_out,
             results: ledger.results.into_iter().map(TaskResult::from).collect(),
         }
+    }
+}
+
+/// How far a client is with the oldest of its tasks of which it said so.
+#[derive(Debug, Clone, Serialize)]
+struct Working {
+    task: TaskId,
+    said: Option<String>,
+    /// From 0 to 1.
+    progress: Option<f32>,
+}
+
+impl Working {
+    fn of((task, said): &(TaskId, broker::Said)) -> Working {
+        let (text, progress) = (said.text.as_ref().map(ToString::to_string), said.progress.map(Progress::part));
+        Working { task: *task, said: text, progress }
     }
 }
 
@@ -229,6 +252,7 @@ pub(super) struct Client {
     in_flight: usize,
     delivered: u64,
     draining: Option<Draining>,
+    working: Option<Working>,
     connected: bool,
     gone_at: Option<i64>,
     last_status: Option<String>,
@@ -253,6 +277,7 @@ impl Client {
             in_flight: client.in_flight,
             delivered: client.delivered,
             draining: client.draining.as_ref().map(Draining::from),
+            working: client.working.as_ref().map(Working::of),
             connected: gone_at.is_none(),
             gone_at,
             last_status,

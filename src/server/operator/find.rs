@@ -94,8 +94,8 @@ impl Standing {
         let mut state = match state {
             Some(broker::TaskState::InFlight(..)) => TaskState::InFlight,
             Some(broker::TaskState::Waiting(_)) => TaskState::Waiting,
-            Some(broker::TaskState::Settled) if is_dead() => TaskState::Dead,
-            Some(broker::TaskState::Settled) => TaskState::Settled,
+            Some(broker::TaskState::Settled | broker::TaskState::Ending(..)) if is_dead() => TaskState::Dead,
+            Some(broker::TaskState::Settled | broker::TaskState::Ending(..)) => TaskState::Settled,
             // Only anonymous clients, or none yet.
             None if last.is_some() => TaskState::Settled,
             None => TaskState::Waiting,
@@ -176,7 +176,9 @@ impl Wanted {
             broker::TaskState::InFlight(..) => wanted == TaskState::InFlight,
             broker::TaskState::Waiting(_) if task.spec.over(now).is_some() => wanted == TaskState::Settled,
             broker::TaskState::Waiting(_) => wanted == TaskState::Waiting,
-            broker::TaskState::Settled => matches!(wanted, TaskState::Settled | TaskState::Dead),
+            broker::TaskState::Settled | broker::TaskState::Ending(..) => {
+                matches!(wanted, TaskState::Settled | TaskState::Dead)
+            }
         }
     }
 }

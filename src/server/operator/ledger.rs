@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::broker;
+use crate::broker::{self, Said};
 use crate::store::{PAGE_BYTES, Reader, StoreError};
 use crate::task::{GroupName, Outcome, Task, TaskResult, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
@@ -45,6 +45,8 @@ pub(in crate::server) struct Counts {
     pub(in crate::server) in_flight: u64,
     pub(in crate::server) settled: u64,
     pub(in crate::server) dead: u64,
+    /// With how many it was cancelled, and its client has not said that it ended it. They are among the settled ones.
+    pub(in crate::server) at_work: u64,
 }
 
 /// Where a task stands with a group.
@@ -55,8 +57,10 @@ pub(in crate::server) struct TaskInGroup {
     pub(in crate::server) client: Arc<str>,
     /// Deliveries so far.
     pub(in crate::server) attempt: u32,
-    /// What the client that has it said last of it. Empty: nothing.
-    pub(in crate::server) said: Arc<str>,
+    /// What the client that has it said last of it.
+    pub(in crate::server) said: Said,
+    /// It was cancelled, and its client has not said that it ended it.
+    pub(in crate::server) at_work: bool,
 }
 
 impl Ledger {
@@ -76,26 +80,31 @@ impl Ledger {
         let known = states.into_iter().map(|(group, state)| {
             let attempt = attempts.get(&group).copied().unwrap_or(0);
             let settlement = settlements.get(&group).map(|entry| &entry.result);
-            let mut said = None;
+            let (mut said, mut at_work) = (Said::default(), false);
             let (reason, client, attempt) = match (state, settlement) {
                 (broker::TaskState::InFlight(client, until, attempt, says), _) => {
                     said = says;
                     (StateReason::Leased(until), client, attempt)
                 }
                 (broker::TaskState::Waiting(reason), _) => (waits(reason), "".into(), attempt),
+                (broker::TaskState::Ending(client, attempt), by) => {
+                    at_work = true;
+                    (StateReason::Settled(by.map(|by| by.outcome)), client, attempt)
+                }
                 (broker::TaskState::Settled, Some(by)) => {
                     (StateReason::Settled(Some(by.outcome)), by.client.clone(), by.attempt)
                 }
                 (broker::TaskState::Settled, None) => (StateReason::Settled(None), "".into(), attempt),
             };
-            TaskInGroup { group, reason, client, attempt, said: said.unwrap_or_else(|| "".into()) }
+            TaskInGroup { group, reason, client, attempt, said, at_work }
         });
         let never_came = never_came.map(|group| TaskInGroup {
             group,
             reason: waits(WaitReason::NeverCame),
             client: "".into(),
             attempt: 0,
-            said: "".into(),
+            said: Said::default(),
+            at_work: false,
         });
         let all: Vec<TaskInGroup> = known.chain(never_came).collect();
         let mut counts = Counts::default();
@@ -106,6 +115,7 @@ impl Ledger {
                 TaskState::Settled => &mut counts.settled,
                 TaskState::Dead => &mut counts.dead,
             } += 1;
+            counts.at_work += u64::from(group.at_work);
         }
         let is_asked = |it: &TaskInGroup| {
             part.group.as_ref().is_none_or(|group| it.group == *group)

@@ -1063,14 +1063,15 @@ fn a_clock_that_steps_ends_no_lease_and_no_wait_and_makes_none_longer() {
         );
         world.wait(5 * SECOND);
         world.settle(a, held, Outcome::Working);
+        let heartbeats = world.streams[&a].heartbeats;
         world.step(step);
         assert_eq!(got(&world, a), [held, waits], "nothing goes out because of a step");
         world.wait(SECOND);
         assert_eq!(got(&world, a), [held, waits, waits], "what waits does so for as long as it was to");
         world.done(a, waits);
-        assert_eq!(world.streams[&a].heartbeats, 0);
+        assert_eq!(world.streams[&a].heartbeats, heartbeats);
         world.wait(7 * SECOND);
-        assert_eq!(world.streams[&a].heartbeats, 1);
+        assert_eq!(world.streams[&a].heartbeats, heartbeats + 1);
         assert_eq!(outcomes(&world, held), []);
         world.wait(2 * SECOND);
         assert_eq!(outcomes(&world, held), [Outcome::TimedOut], "and a lease ends after the ack timeout");
@@ -2727,6 +2728,32 @@ fn what_a_selective_broadcast_costs() {
             .collect();
         times.sort_unstable();
         println!("{what}: {:?}", times[times.len() / 2]);
+    }
+}
+
+#[test]
+fn heartbeats_of_many_come_one_after_the_other_though_all_heard_something_at_once() {
+    const CLIENTS: usize = 256;
+    let mut world = world();
+    let join = |n: usize| Join { heartbeat: Some(10 * SECOND), ..anonymous(&format!("a{n}")) };
+    let clients: Vec<_> = (0..CLIENTS).map(|n| world.join(join(n))).collect();
+    for task in ["one", "two"] {
+        world.broadcast(task);
+        let heard = |world: &World| -> Vec<usize> { clients.iter().map(|id| world.streams[id].heartbeats).collect() };
+        let before = heard(&world);
+        let mut sum: usize = before.iter().sum();
+        for _ in 0..10 {
+            world.wait(SECOND);
+            let now = heard(&world).iter().sum::<usize>();
+            assert!(now - sum <= CLIENTS / 4, "{} of {CLIENTS} in a second", now - sum);
+            sum = now;
+        }
+        let heard = heard(&world);
+        assert!(
+            before.iter().zip(&heard).all(|(before, now)| (1..=2).contains(&(now - before))),
+            "{before:?} {heard:?}"
+        );
+        world.wait(13 * SECOND);
     }
 }
 

@@ -265,6 +265,12 @@ pub struct Core {
 /// How long a client whose stream ended may keep the tasks it says it still has; or a client that is back may take to say so.
 const GRACE: Duration = Duration::from_secs(5);
 
+/// Heartbeats are looked after at multiples of so many milliseconds: the thread is not woken for each of ten thousand clients. What
+/// they ask for, and half of that, is one, too.
+const TURN: u64 = 50;
+/// Clients that come in the same moment have so many turns.
+const TURNS: u32 = 128;
+
 impl Core {
     /// The state machine as the store knows it.
     pub fn new(config: Config, mut recovered: Recovered, now: Now) -> Core {
@@ -398,7 +404,7 @@ impl Core {
         while let Some((due, timer)) = self.timers.pop(now.steady) {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
-                Timer::Session(id) => self.session_is_due(id, now),
+                Timer::Session(id) => self.session_is_due(id, due, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
                 Timer::Drains => self.drains_are_due(now),
                 Timer::Count => self.count_again(),
@@ -445,16 +451,31 @@ impl Core {
         self.dispatch(id, now);
     }
 
-    fn session_is_due(&mut self, id: SessionId, now: Now) {
+    /// A heartbeat is due at the latest when a client has heard nothing for as long as it said. It comes up to half of that earlier,
+    /// so that each client keeps its turn, whatever else it is sent: after a task for ten thousand of them, all their heartbeats
+    /// would be due in one moment.
+    fn session_is_due(&mut self, id: SessionId, due: Steady, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(heartbeat) = session.join.heartbeat else { return };
         // While the client does not read what it was sent, it gets no heartbeat either.
-        if session.last_sent.after(heartbeat) <= now.steady && session.has_room() {
+        let beats = now.steady.since(session.last_sent) >= heartbeat / 2 && session.has_room();
+        if beats {
             session.last_sent = now.steady;
             self.actions.push(Action::Heartbeat(id));
         }
-        let next = session.last_sent.after(heartbeat);
-        self.timers.set(if next > now.steady { next } else { now.steady.after(heartbeat) }, Timer::Session(id));
+        let wait = if beats { heartbeat } else { heartbeat / 2 };
+        let next = Some(due.after(wait)).filter(|next| *next > now.steady);
+        self.look_at_session(id, next.unwrap_or(now.steady.after(wait)));
+    }
+
+    /// The first turn of a client that came now.
+    fn first_turn(&mut self, id: SessionId, heartbeat: Duration, now: Now) {
+        let turn = (id % u64::from(TURNS)) as u32;
+        self.look_at_session(id, now.steady.after(heartbeat / 2 + heartbeat / 2 * turn / TURNS));
+    }
+
+    fn look_at_session(&mut self, id: SessionId, at: Steady) {
+        self.timers.set(Steady(at.0 - at.0 % TURN), Timer::Session(id));
     }
 
     fn session_has_rested(&mut self, id: SessionId, now: Now) {

@@ -72,13 +72,14 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
-        let service = self.clone();
+    fn get_task(&mut self, ctx: RpcContext<'_>, request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
         let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller, &self.access));
+        // Boxed, so that an idle client does not keep the memory that only its coming and going take: two kilobytes.
+        let coming = Box::pin(self.clone().join(request, metadata, sink));
         ctx.spawn(async move {
-            // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
-            if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
-                pump.run().await;
+            if let Some(mut pump) = coming.await {
+                let ended = pump.run().await;
+                Box::pin(pump.end(ended)).await;
             }
         });
     }
@@ -105,11 +106,11 @@ impl ContactService {
     /// Opens the session of a client that is to be given tasks. `None`: it was refused, and told so.
     async fn join(
         self,
-        request: &mut First<pb::Empty>,
+        mut request: First<pb::Empty>,
         metadata: Result<Metadata, Refusal>,
         mut sink: DuplexSink<pb::ServerMsg>,
     ) -> Option<Pump> {
-        let metadata = match first(request).await.and(metadata) {
+        let metadata = match first(&mut request).await.and(metadata) {
             Ok(metadata) => metadata,
             Err(refusal) => {
                 let _ = sink.fail(refusal.into()).await;
@@ -133,6 +134,7 @@ impl ContactService {
                 sink.set_headers(self.introduction(new_group, window));
                 let ContactService { broker, health, traffic, .. } = self;
                 return Some(Pump {
+                    _request: request,
                     broker,
                     health,
                     traffic,

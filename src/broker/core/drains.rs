@@ -160,6 +160,10 @@ impl Core {
 
     /// Since when all clients of a group are drained. `None`: there is one that is not, or none at all.
     pub(super) fn all_draining_since(&self, group: &Group) -> Option<Time> {
+        // Mostly there is one that can take a task, and nobody else need be asked.
+        if !group.available.is_empty() {
+            return None;
+        }
         let mut since = None;
         for id in &group.sessions {
             since = since.max(Some(self.sessions.get(id)?.draining.as_ref()?.since));

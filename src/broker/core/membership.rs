@@ -12,7 +12,6 @@ use super::operators::GroupError;
 use super::peer::Peer;
 use super::quotas::Quota;
 use super::session::{Join, Session, SessionId};
-use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
@@ -95,7 +94,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.steady.after(heartbeat), Timer::Session(id));
+            self.first_turn(id, heartbeat, now);
         }
         let bytes = session.bytes;
         self.sessions.insert(id, session);

@@ -17,14 +17,17 @@ use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
+use crate::codec::First;
 use crate::wire::contact::revoked::Reason;
-use crate::wire::contact::{Revoked, ServerMsg};
+use crate::wire::contact::{Empty, Revoked, ServerMsg};
 
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// One session's stream.
 pub(super) struct Pump {
+    /// Dropped before the end, it would cancel the call.
+    pub(super) _request: First<Empty>,
     pub(super) broker: broker::Handle,
     pub(super) health: Health,
     pub(super) traffic: Arc<Traffic>,
@@ -47,11 +50,16 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    /// Runs until the client goes away or the broker ends the session, and closes that.
-    pub(super) async fn run(mut self) {
+    /// Runs until the client goes away or the broker ends the session.
+    pub(super) async fn run(&mut self) -> Ended {
         // All but the last of what is sent at once may wait in C-core's buffer.
         self.sink.enhance_batch(true);
         let Err(ended) = self.carry().await;
+        ended
+    }
+
+    /// Tells the client why, if it is still there, and closes the session.
+    pub(super) async fn end(mut self, ended: Ended) {
         let why = match &ended {
             Ended::Disconnected(_) => "its stream ended",
             Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",

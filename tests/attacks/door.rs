@@ -827,16 +827,16 @@ fn streams_that_nobody_reads_take_a_bounded_memory_though_a_connection_has_a_lar
         // Messages of 60 kB, for as long as there is room for a whole frame; that there is none, it says twice.
         while full < 2 {
             full += 1;
-            for of in 0..STREAMS {
+            for (of, sent) in sent.iter_mut().enumerate() {
                 while windows.streams[of] >= 15_000 && windows.connection >= 15_000 {
                     let mut data = vec![b'x'; 15_000];
-                    if sent[of] % 4 == 0 {
+                    if *sent % 4 == 0 {
                         data[..5].copy_from_slice(&[0, 0, 0, 0xea, 0x5b]);
                     }
                     stream.write_all(&frame(0, 0, number(of), &data)).unwrap();
                     (windows.connection, windows.streams[of]) =
                         (windows.connection - 15_000, windows.streams[of] - 15_000);
-                    (sent[of], full) = (sent[of] + 1, 0);
+                    (*sent, full) = (*sent + 1, 0);
                 }
             }
             ping += 1;

@@ -160,7 +160,9 @@ fn nobody_settles_postpones_or_renews_a_task_by_its_number_and_a_name() {
             }
         }
     }
-    assert!(log(&rig, id).iter().all(|(_, late)| *late), "{:?}", log(&rig, id));
+    // On a busy machine the lease of the owner may be over meanwhile: the server says that, and no stranger.
+    let counts = |(outcome, late): &(Logged, bool)| !late && *outcome != Logged::TIMED_OUT;
+    assert!(!log(&rig, id).iter().any(counts), "{:?}", log(&rig, id));
     // A receipt is good for its delivery alone, and after a restart, too.
     rig.restart();
     let again = member(&rig, "owner");

@@ -2,7 +2,7 @@
 //!
 //! C-core 1.56 has two ways. Without probing (BDP) it gives a connection 64 KiB, and each stream as much: over a link of 100 ms that is 0.6 MB
 //! a second, whatever is set. With probing it gives a connection what the link needs, and each stream 4 MiB and more, read or not. So it
-//! probes, and here what it gives to streams is cut down: to [`NARROW`] for each, and [`WIDE`] for a few at a time that are being read.
+//! probes, and here what it gives to streams is cut down: to [`NARROW`] for each at most, and [`WIDE`] for a few at a time that are being read.
 //! C-core believes that all have what it gave, and makes room again when the call reads on, which is all that is needed of it.
 //!
 //! What it writes is changed where it stands, byte for byte. Nothing is added and nothing taken away.
@@ -89,22 +89,25 @@ impl Credit {
         }
     }
 
-    /// A byte of SETTINGS: two of what is set, four of its value.
+    /// A byte of SETTINGS: two of what is set, four of its value. The smaller value counts, C-core's or ours: where memory is short it gives
+    /// less, and more than it gave must not be said. Which one that is shows from the highest byte on.
     fn setting(&mut self, byte: &mut u8) {
         self.payload[self.came] = *byte;
         let [of @ .., a, b, c, d] = self.payload;
         let at = self.came.checked_sub(2);
         self.came = (self.came + 1) % self.payload.len();
-        let most = match u16::from_be_bytes(of) {
+        let (of, value) = (u16::from_be_bytes(of), [a, b, c, d]);
+        let most = match of {
             INITIAL_WINDOW_SIZE => NARROW,
             MAX_FRAME_SIZE => LONGEST_FRAME,
             _ => return,
         };
-        if let Some(at) = at {
-            *byte = most.to_be_bytes()[at];
-            if at == 3 && most == NARROW {
-                self.given = u32::from_be_bytes([a, b, c, d]);
-            }
+        let (Some(at), most) = (at, most.to_be_bytes()) else { return };
+        if value[..=at] > most[..=at] {
+            *byte = most[at];
+        }
+        if at == 3 && of == INITIAL_WINDOW_SIZE {
+            self.given = u32::from_be_bytes(value);
         }
     }
 
@@ -169,6 +172,17 @@ mod tests {
             let mut credit = Credit::default();
             let got: Vec<u8> = said.chunks(cut).flat_map(|part| changed(&mut credit, part.to_vec())).collect();
             assert_eq!(got, [&wanted[..], &ack, &ignored, &ack].concat(), "in parts of {cut}");
+        }
+    }
+
+    #[test]
+    fn what_is_less_than_ours_stays_as_it_is() {
+        let values =
+            [0, 1, 128, 16_383, 16_384, 16_385, 65_534, 65_535, 65_536, 65_791, 1 << 24, u32::MAX >> 1, u32::MAX];
+        for value in values {
+            let said = settings(&[(4, value), (5, value)]);
+            let wanted = settings(&[(4, value.min(NARROW)), (5, value.min(LONGEST_FRAME))]);
+            assert_eq!(changed(&mut Credit::default(), said), wanted, "{value}");
         }
     }
 

@@ -311,6 +311,19 @@ impl Caller {
         }
     }
 
+    /// Who it is, for what it begins.
+    pub(super) fn submitter(&self) -> Option<Submitter> {
+        let who = self.who.as_ref()?.identity();
+        Some(Submitter { name: who.name.as_str().to_owned(), role: who.role.as_str().to_owned() })
+    }
+
+    /// Writes down which run it began, if it is known who it is.
+    pub(super) fn began(&self, number: u64, targets: usize) {
+        if self.who.is_some() {
+            info!("record: {self}: BeginRun {number} for {targets} groups");
+        }
+    }
+
     /// Counts tasks that it submits, or says how long to wait with them.
     pub(super) fn spend(&self, tasks: usize) -> Result<(), Refusal> {
         match &self.who {

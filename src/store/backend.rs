@@ -8,6 +8,7 @@ use super::{MakeBackup, Space, StoreError};
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
+use crate::run::Run;
 use crate::task::{
     Audience, ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -158,6 +159,8 @@ pub struct Batch {
     pub open: BTreeMap<GroupName, OpenRows>,
     /// To replace, or, with `None`, to remove.
     pub drains: BTreeMap<ClientId, Option<Drain>>,
+    /// To replace, by their numbers.
+    pub runs: BTreeMap<TaskId, Run>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -178,6 +181,7 @@ impl Batch {
             && self.groups.is_empty()
             && self.open.is_empty()
             && self.drains.is_empty()
+            && self.runs.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()
@@ -447,6 +451,15 @@ pub trait Reader: Send {
     /// The chunks of tasks that may be removed, oldest first. Costs what is named, and a look for each group that tasks are
     /// addressed to.
     fn removable(&mut self, removable: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError>;
+
+    /// A run, with its targets.
+    fn run(&mut self, number: TaskId) -> Result<Option<Run>, StoreError>;
+
+    /// The runs that have not ended, by their numbers, with their targets.
+    fn open_runs(&mut self) -> Result<Vec<Run>, StoreError>;
+
+    /// Runs before `before`, newest first, without their targets.
+    fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

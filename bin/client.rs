@@ -59,11 +59,12 @@ struct Args {
     /// Join the fleet of a server, by the line that contactctl invite printed, or by the file that has it.
     ///
     /// The client makes a key, gets a certificate for it, and keeps both in --state, where it renews them before they are over. Later
-    /// starts need only --state. --server, --id and --group are what the invitation says.
+    /// starts need only --state; with the same invitation they do the same, and with another one the client joins anew. --server and
+    /// --group are what the invitation says; the client is called --id, or else as this machine, and something is added if that is taken.
     #[arg(long, value_name = "INVITATION", hide_env_values = true)]
     join: Option<String>,
 
-    /// The folder for what came of --join. Made for its owner alone.
+    /// The folder for what came of --join, made for its owner alone. Without it: ./contact-state.
     #[arg(long, value_name = "DIR")]
     state: Option<PathBuf>,
 
@@ -140,7 +141,8 @@ struct Args {
 
     /// Share tasks with the other clients that name this group: each task goes to one of them.
     ///
-    /// Without --id the client is then called by its machine and its process, such as berlin-4711-3f9a: results say so.
+    /// Without --id the client is then called by its machine and its process, such as berlin-4711-3f9a: results say so. With a token or a
+    /// certificate of its own it is called by its address.
     #[arg(long, value_name = "NAME")]
     group: Option<String>,
 
@@ -257,28 +259,27 @@ struct Enrolled {
     group: Option<String>,
 }
 
-/// Joins, if that was not done yet, and has a thread renew the certificate.
+/// Where what came of --join is kept unless --state says where.
+const STATE: &str = "contact-state";
+
+/// Joins, if that was not done yet by this invitation, and has a thread renew the certificate.
 fn enrol(join: Option<&str>, folder: Option<&Path>, id: Option<&str>) -> anyhow::Result<Option<Enrolled>> {
-    let Some(folder) = folder else {
-        return match join {
-            None => Ok(None),
-            Some(_) => {
-                Err(Error::Config("--join needs a folder for the key and the certificate: --state DIR".into()).into())
-            }
-        };
-    };
+    let Some(folder) = folder.or(join.map(|_| Path::new(STATE))) else { return Ok(None) };
     let state = JoinState(folder);
-    let (name, group, server) = match (state.read(), join) {
-        (Some(joined), _) => joined,
-        (None, Some(invitation)) => {
-            let text = match std::fs::read_to_string(invitation) {
-                Ok(text) => text,
-                Err(_) => invitation.to_owned(),
-            };
-            let invitation = Invitation::parse(&text).map_err(|e| Error::Config(e.to_string()))?;
-            let joined = invitation.join(id.map_or_else(own_name, str::to_owned).as_str())?;
+    let invitation = join.map(|text| match std::fs::read_to_string(text) {
+        Ok(text) => Invitation::parse(&text),
+        Err(_) => Invitation::parse(text),
+    });
+    let (name, group, server) = match (state.read(), invitation) {
+        // A file that had the invitation may be gone by now.
+        (Some(joined), None | Some(Err(_))) => joined,
+        (Some(joined), Some(Ok(invitation))) if state.is_by(&invitation) => joined,
+        (_, Some(invitation)) => {
+            let invitation = invitation.map_err(|e| Error::Config(e.to_string()))?;
+            let joined = invitation.join(id.map_or_else(machine, str::to_owned).as_str())?;
             state.keep(&joined, &invitation.server).with_context(|| format!("cannot write to {}", folder.display()))?;
-            log::info!("joined {} as {}; the key is in {}", invitation.server, joined.name, folder.display());
+            let (server, name, kept) = (&invitation.server, &joined.name, folder.display());
+            log::info!("joined {server} as {name}; the key is in {kept}, and later starts need only --state {kept}");
             (joined.name, joined.group, invitation.server)
         }
         (None, None) => {
@@ -314,10 +315,11 @@ fn renew_if_due(folder: &Path, server: &str, tls: &Tls) {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
-    // A client without a group would be one of its own with it.
-    let id = args.id.or_else(|| args.group.as_ref().map(|_| own_name()));
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
-    let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), id.as_deref())?;
+    let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), args.id.as_deref())?;
+    // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.
+    let is_known = args.token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+    let id = args.id.or_else(|| args.group.as_ref().filter(|_| !is_known).map(|_| own_name()));
     let (server, tls, id, group) = match enrolled {
         Some(Enrolled { server, tls, name, group }) => {
             // What the certificate says, or one below it: another id would be refused.
@@ -391,9 +393,14 @@ fn run(args: Args) -> anyhow::Result<()> {
 /// What a member of a group is called that says no name: its machine, its process, and a word by which containers differ that have
 /// both in common.
 fn own_name() -> String {
+    format!("{}-{}-{:04x}", machine(), std::process::id(), rand::random::<u16>())
+}
+
+/// What this machine is called, as far as a name of a client may be called so.
+fn machine() -> String {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let host: String = host.chars().filter(|c| contact::client::is_name(c.encode_utf8(&mut [0; 4]))).collect();
-    format!("{host}-{}-{:04x}", std::process::id(), rand::random::<u16>())
+    if host.is_empty() { "client".into() } else { host }
 }
 
 /// The answer of the article's client.

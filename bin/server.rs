@@ -12,7 +12,8 @@ use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
 use contact::server::{
-    Auth, CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Pulse, Retention, Server, ServerTls, host,
+    Auth, CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Limit, Limits, Most, Pulse, Retention, Server, ServerTls,
+    host,
 };
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
@@ -49,21 +50,22 @@ struct Args {
     /// Where operators connect. Anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50052")]
     control: String,
-    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. Anyone who reaches it can submit
-    /// tasks and read everything
+    /// Where the page for operators is, with its API, /metrics and /healthz; `off`: nowhere. An address that other machines reach is one
+    /// of https. Without TLS, anyone who reaches it can submit tasks and read everything
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:50080")]
     http: String,
     /// A name by which browsers may call the page, besides localhost and addresses. May be given several times
     #[arg(long, value_name = "NAME")]
     http_host: Vec<String>,
-    /// The certificate by which --listen and --control speak TLS, in PEM, with those between it and its authority. To --control,
-    /// operators of this machine may do without. The files are read again when they change, and on SIGHUP
+    /// The certificate by which --listen, --control and --http speak TLS, in PEM, with those between it and its authority. To the last
+    /// two, those on this machine may do without. The files are read again when they change, and on SIGHUP
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
     /// The key of --tls-cert, in PEM
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
-    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME
+    /// Let only those in who show a certificate of these authorities, in PEM. It names its client: contact://FLEET/agent/NAME. On --http
+    /// a token, or contactctl login, does as well
     #[arg(long, value_name = "FILE")]
     tls_client_ca: Option<PathBuf>,
     /// Where clients reach this server. It then has an authority of its own, in the folder --data, speaks TLS by it, lets in only those
@@ -132,9 +134,16 @@ struct Args {
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_connection.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_connection: u32,
     /// Most calls that one address may have open at once, over all its connections to a port. A /64 of IPv6 counts as one. Where
-    /// all come through one proxy, set it as high as there are clients, times three
+    /// all come through one proxy, set it as high as there are clients, times three: with more than the default, an address may have a
+    /// third as many connections to a port that other machines reach
     #[arg(long, value_name = "N", default_value = CallLimits::default().per_address.to_string(), value_parser = clap::value_parser!(u32).range(1..))]
     max_calls_per_address: u32,
+    /// A group that agents with certificates may name, beside their own ids and those that are granted to each of them (contactctl identity
+    /// grant). May be given several times
+    #[arg(long, value_name = "GROUP", value_parser = |name: &str| Name::new(NameOf::ClientOrGroup, name))]
+    agent_group: Vec<Name>,
+    #[command(flatten)]
+    limits: LimitArgs,
     /// Most memory for the connections and messages under way of each gRPC port, as gRPC counts it, in bytes. When it is used up, gRPC
     /// ends calls, whosever they are, and takes no new connections
     #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(1..))]
@@ -165,11 +174,62 @@ struct Args {
     file: FileArgs,
 }
 
+/// What each identity may have that is known by its certificate or token, unless its grant says otherwise.
+#[derive(Debug, clap::Args)]
+struct LimitArgs {
+    /// Most connections of one identity at once, unless its grant says otherwise; `none`: no limit. As all limits of identities, it is for
+    /// those who say who they are, by a certificate or a token
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Connections))]
+    limit_connections: Most,
+    /// Most streams of tasks (getTask) of one identity at once; `none`: no limit
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Streams))]
+    limit_streams: Most,
+    /// Most tasks that each stream of an identity has without having said what came of them: one that wants more has this many, and hears
+    /// so; `none`: as many as --max-window
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Window))]
+    limit_window: Most,
+    /// Most bytes of tasks that one identity has without having settled them, over all its streams. With more it is given no others until it
+    /// has settled some; one task may be longer. `none`: no limit
+    #[arg(long, value_name = "BYTES", default_value = default_of(Limit::Bytes))]
+    limit_bytes: Most,
+    /// Most results a second of one identity, WORKING included. Its streams are held up; `none`: no limit
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Results))]
+    limit_results: Most,
+    /// Most statuses a second of one identity, over all its clients. Its streams are held up; `none`: no limit
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Statuses))]
+    limit_statuses: Most,
+    /// Most tasks a second that one identity submits. Streams are held up, single calls are refused with the time to wait; `none`: no limit
+    #[arg(long, value_name = "N", default_value = default_of(Limit::Submits))]
+    limit_submits: Most,
+}
+
+fn default_of(limit: Limit) -> String {
+    Limits::default().get(limit).to_string()
+}
+
+impl LimitArgs {
+    fn limits(&self) -> Limits {
+        let mut limits = Limits::default();
+        for (limit, most) in [
+            (Limit::Connections, self.limit_connections),
+            (Limit::Streams, self.limit_streams),
+            (Limit::Window, self.limit_window),
+            (Limit::Bytes, self.limit_bytes),
+            (Limit::Results, self.limit_results),
+            (Limit::Statuses, self.limit_statuses),
+            (Limit::Submits, self.limit_submits),
+        ] {
+            limits.set(limit, most);
+        }
+        limits
+    }
+}
+
 /// Where clients connect unless it is said.
 const LISTEN: &str = "127.0.0.1:50051";
 
 /// The settings that SIGHUP can change.
-const LIVE: [&str; 15] = [
+const LIVE: [&str; 22] = [
     "ack-timeout",
     "max-attempts",
     "max-deliveries",
@@ -184,6 +244,13 @@ const LIVE: [&str; 15] = [
     "min-free",
     "group-ttl",
     "max-lag",
+    "limit-connections",
+    "limit-streams",
+    "limit-window",
+    "limit-bytes",
+    "limit-results",
+    "limit-statuses",
+    "limit-submits",
     "log",
 ];
 
@@ -309,6 +376,8 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
             per_connection: args.max_calls_per_connection as usize,
             per_address: args.max_calls_per_address as usize,
         },
+        limits: args.limits.limits(),
+        agent_groups: args.agent_group.clone(),
         grpc_memory: usize::try_from(args.grpc_memory).unwrap_or(usize::MAX),
         demo: args.demo.then_some(args.demo_every),
         broker: args.broker(),
@@ -347,7 +416,8 @@ fn reload(server: &Server, settings: &mut Settings<Args>) {
     for warning in &newer.warnings {
         warn!("{warning}");
     }
-    if let Err(e) = server.reconfigure(newer.args.broker(), newer.args.retention()) {
+    let args = &newer.args;
+    if let Err(e) = server.reconfigure(args.broker(), args.retention(), args.limits.limits()) {
         return error!("not reloaded: {e}");
     }
     logger::set(&newer.args.log.log);

@@ -62,13 +62,18 @@ pub fn all_calls() -> Admit {
 /// To be kept until the call has ended: one that is dropped before cancels it.
 pub struct Requests<T> {
     stream: RequestStream<Decoded<T>>,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl<T> Requests<T> {
     /// Of a call that was let in.
     pub fn of(stream: RequestStream<Decoded<T>>, permit: Permit) -> Requests<T> {
-        Requests { stream, _permit: permit }
+        Requests { stream, permit }
+    }
+
+    /// What the call was let in with, if it is one of these.
+    pub fn permit<P: 'static>(&self) -> Option<&P> {
+        self.permit.downcast_ref()
     }
 }
 
@@ -100,6 +105,11 @@ impl<T> First<T> {
     /// Of a call with these messages.
     pub fn of(requests: Requests<T>) -> First<T> {
         First(requests)
+    }
+
+    /// See [`Requests::permit`].
+    pub fn permit<P: 'static>(&self) -> Option<&P> {
+        self.0.permit()
     }
 
     /// Waits for the message, for [`FIRST_MESSAGE`] at most.
@@ -321,7 +331,20 @@ mod tests {
             let (kind, times) = match field.runtime_field_type() {
                 RuntimeFieldType::Singular(kind) => (kind, times % 2),
                 RuntimeFieldType::Repeated(kind) => (kind, times % 4),
-                RuntimeFieldType::Map(..) => unreachable!("there are no maps"),
+                // All of them are from names to numbers.
+                RuntimeFieldType::Map(..) => {
+                    for _ in 0..times % 4 {
+                        let value = numbers.next().unwrap_or(0);
+                        let mut entry = Vec::new();
+                        let mut row = protobuf::CodedOutputStream::vec(&mut entry);
+                        row.write_string(1, ["", "g", "streams"][(value % 3) as usize]).unwrap();
+                        row.write_uint64(2, value).unwrap();
+                        row.flush().unwrap();
+                        drop(row);
+                        stream.write_bytes(number, &entry).unwrap();
+                    }
+                    continue;
+                }
             };
             for _ in 0..times {
                 let value = numbers.next().unwrap_or(0);
@@ -334,7 +357,8 @@ mod tests {
                         stream.write_string(number, text).unwrap();
                     }
                     RuntimeType::VecU8 | RuntimeType::Message(_) => stream.write_bytes(number, &[]).unwrap(),
-                    RuntimeType::F64 | RuntimeType::F32 => stream.write_double(number, value as f64).unwrap(),
+                    RuntimeType::F64 => stream.write_double(number, value as f64).unwrap(),
+                    RuntimeType::F32 => stream.write_float(number, value as f32).unwrap(),
                     _ => stream.write_uint64(number, value >> (value % 64)).unwrap(),
                 }
             }
@@ -380,7 +404,7 @@ mod tests {
         }
         all! {
             contact: ClientMsg ServerMsg Revoked Empty Result JoinRequest JoinResponse;
-            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest;
         }
     }
 

@@ -8,6 +8,7 @@
 //!
 //! Besides:
 //!
+//! - `limit-streams` stands as `streams` in a table `[limits]`, as all that begin so.
 //! - A switch also takes a value, so that it can be switched off: `--demo=false`.
 //! - An argument that may be given several times is an array in the file, and has commas between its values in the variable.
 //! - An empty variable counts as not set.
@@ -35,8 +36,11 @@ pub use self::error::Error;
 use self::file::{Entry, Place};
 use crate::nearest::nearest;
 
-/// The tables a file may have: one for each program, so that they can share it.
-const TABLES: [&str; 2] = ["server", "client"];
+/// The tables a file may have: one for each program, so that they can share it, and one for [limits](LIMITS).
+const TABLES: [&str; 3] = ["server", "client", LIMITS.0];
+
+/// A table for the settings that begin so, which stand there without that: `limit-streams` is `streams` in it.
+const LIMITS: (&str, &str) = ("limits", "limit-");
 
 /// The arguments of a program with settings that are no settings themselves.
 #[derive(Debug, clap::Args)]

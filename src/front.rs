@@ -1,5 +1,5 @@
-//! What stands in front of C-core: TLS by rustls, and bounds that C-core does not have. C-core is given one end of a pair of
-//! sockets and speaks plain HTTP/2 on it.
+//! What stands in front of C-core on ports that others reach: TLS by rustls, and bounds that C-core does not have. C-core is given one
+//! end of a pair of sockets and speaks plain HTTP/2 on it. HTTP begins its connections by the same code, and goes on by itself.
 //!
 //! ```text
 //!             ┌───────────────── Front, on a server ────────────────┐
@@ -20,6 +20,8 @@ mod files;
 #[cfg(feature = "server")]
 mod frames;
 #[cfg(feature = "server")]
+mod greeting;
+#[cfg(feature = "server")]
 mod handover;
 #[cfg(any(feature = "client", feature = "ctl"))]
 mod join;
@@ -33,10 +35,12 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
+#[cfg(feature = "ctl")]
+pub(crate) use self::dial::speaks_tls;
 #[cfg(any(feature = "client", feature = "ctl"))]
 pub(crate) use self::dial::{Dial, DialError};
 #[cfg(feature = "server")]
-pub(crate) use self::door::{Bounds, Counts, CurrentTls, Front, Inside};
+pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
 #[cfg(feature = "server")]
 pub(crate) use self::files::Material;
 #[cfg(feature = "server")]
@@ -44,14 +48,21 @@ pub use self::files::ServerTls;
 pub(crate) use self::files::validity;
 pub use self::files::{FileError, Tls};
 #[cfg(feature = "server")]
+pub(crate) use self::greeting::{Begun, CurrentTls, Entrance, Speaks};
+#[cfg(feature = "server")]
 pub(crate) use self::handover::{hand_over, peer_of};
 #[cfg(any(feature = "client", feature = "ctl"))]
 pub use self::join::{Invitation, JoinError, Joined, State, renew};
 #[cfg(feature = "server")]
-pub(crate) use self::places::holder;
+pub(crate) use self::places::{Place, Places, Stage, holder};
 
+/// How the answer of a port with TLS begins to those who speak none.
+pub(crate) const SPEAKS_TLS: &str = "this port speaks TLS";
 /// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";
+/// That of browsers.
+#[cfg(feature = "server")]
+const HTTP_1: &[u8] = b"http/1.1";
 /// That of those who join: a message each way, and no gRPC.
 const JOIN: &[u8] = b"contact-join/1";
 /// The longest message of it, in bytes.
@@ -88,6 +99,12 @@ pub(crate) fn base64url(bytes: &[u8]) -> String {
 
 pub(crate) fn from_base64url(text: &str) -> Option<Vec<u8>> {
     data_encoding::BASE64URL_NOPAD.decode(text.as_bytes()).ok()
+}
+
+/// The host of an address, `host:port`; an IPv6 address without its brackets.
+pub(crate) fn host(address: &str) -> &str {
+    let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
+    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 fn provider() -> Arc<CryptoProvider> {

@@ -41,6 +41,8 @@ mod fuzz;
 pub mod labels;
 #[cfg(feature = "server")]
 pub mod latency;
+#[cfg(feature = "server")]
+mod log_limit;
 pub mod log_queue;
 #[cfg(feature = "cli")]
 pub mod logger;

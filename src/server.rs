@@ -14,10 +14,12 @@ mod contact;
 mod control;
 mod convert;
 mod demo;
+mod grants;
 mod health;
 pub mod host;
 mod http;
 mod identity;
+mod limits;
 mod logins;
 mod machine;
 mod metadata;
@@ -25,6 +27,7 @@ mod operator;
 mod port;
 mod pump;
 mod query;
+mod rate;
 mod receipts;
 mod reflection;
 mod refusal;
@@ -60,9 +63,12 @@ pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerE
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
+use self::grants::Grants;
 use self::health::Health;
-use self::http::HttpThread;
+use self::http::{HttpThread, Reception};
 use self::identity::Connections;
+use self::limits::Accounts;
+pub use self::limits::{Limit, Limits, Most};
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
@@ -79,6 +85,7 @@ use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
+use crate::front::Speaks;
 pub use crate::front::{FileError, ServerTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
@@ -105,6 +112,7 @@ pub struct Server {
     watchdog: Watchdog,
     watchers: Watchers,
     calls: Calls,
+    accounts: Accounts,
     broker: Broker,
     pool: Pool,
     store: Store,
@@ -122,16 +130,15 @@ impl Server {
         let tls = files.map(|files| Tls::read(files, authority.clone())).transpose()?;
         about.set_tls(tls.clone());
         let http = config.http.as_deref().map(|address| bind(address, "--http")).transpose()?;
-        if let Some((listener, _)) = &http
-            && !config.insecure
-            && !port::is_of_this_machine(listener)
-        {
-            return Err(ServerError::Exposed {
-                address: config.http.unwrap_or_default(),
-                flag: "--http",
-                instead: HTTP_OPEN,
-            });
-        }
+        let http = http.map(|(listener, address)| {
+            let is_here = port::is_of_this_machine(&listener);
+            // As operators' gRPC: who is on this machine needs no TLS.
+            let port = (is_here, &*address, "--http");
+            let entrance = port::entrance(tls.as_ref(), config.insecure, port, is_here, Speaks::Http)?;
+            let _ = about.http_by_tls.set(!entrance.plain);
+            Ok::<_, ServerError>((listener, address, entrance))
+        });
+        let http = http.transpose()?;
         let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
@@ -169,17 +176,23 @@ impl Server {
         let limit = config.max_task;
         let calls = Calls::default();
         let connections = Connections::default();
-        let access = Access::of(callers_say_who_they_are, &config.data, connections.clone());
+        let accounts = Accounts::new(config.limits);
+        let takes_certificates = tls.as_ref().is_some_and(Tls::asks_for_certificates);
+        let groups: Vec<String> = config.agent_groups.iter().map(ToString::to_string).collect();
+        let grants = Grants::open(&config.data, authority.clone(), takes_certificates, &groups, accounts.clone());
+        let grants = grants.map_err(ServerError::Tokens)?;
+        let access =
+            Access::of(callers_say_who_they_are, &config.data, connections.clone(), grants.clone(), accounts.clone());
         let access = access.map_err(ServerError::Tokens)?;
         let admissions = [Admission::of(config.calls), Admission::of(config.calls)];
         let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&access));
         let contact = ContactService {
             broker: broker.handle(),
+            access: access.clone(),
             health: health.clone(),
             calls: calls.clone(),
             limit,
             traffic: traffic.clone(),
-            access: access.clone(),
             status_rate: status_rate.clone(),
             receipts,
             anonymous_group,
@@ -195,16 +208,11 @@ impl Server {
             status_rate,
             limit,
             admissions,
-            identities: authority.map(|authority| Identities { authority, connections: connections.clone() }),
+            identities: Identities { authority, connections: connections.clone() },
             never_came: Arc::default(),
             idle_since: Arc::default(),
         };
-        let control = ControlService {
-            operator: operator.clone(),
-            access: access.clone(),
-            watchers: watchers.clone(),
-            calls: calls.clone(),
-        };
+        let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
         // A message holds one text and what describes it; a request of operators holds many.
         let message = limit + 64 * 1024;
         let common = |file, calls: &Admit| {
@@ -215,9 +223,10 @@ impl Server {
             env: &env,
             tls: tls.as_ref(),
             insecure: config.insecure,
-            connections,
+            connections: connections.clone(),
+            grants: grants.clone(),
             counts: about.front.clone(),
-            streams: config.calls.per_connection,
+            calls: config.calls,
             memory: config.grpc_memory,
         };
         let let_in = &clients_let_in;
@@ -239,12 +248,16 @@ impl Server {
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
-        let _ = about.http.set(http.as_ref().map(|(_, address)| address.clone()).unwrap_or_default());
-        let http_address = http.as_ref().map(|(_, address)| address.clone());
+        let http_address = http.as_ref().map(|(_, address, _)| address.clone());
+        let _ = about.http.set(http_address.clone().unwrap_or_default());
         let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
         let watchdog = watchdog.map_err(|e| ServerError::Start(e.to_string()))?;
         let pulse = watchdog.pulse();
-        let http = http.map(|(listener, _)| HttpThread::start(listener, operator, health.clone(), pulse)).transpose();
+        let http = http.map(|(listener, _, entrance)| {
+            let reception = Reception { entrance, connections, grants, counts: about.front.clone() };
+            HttpThread::start(listener, reception, operator, health.clone(), pulse)
+        });
+        let http = http.transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
         let tls = tls.map(|tls| Ok((tls.clone(), TlsThread::start(tls)?))).transpose();
         let tls = tls.map_err(|e: std::io::Error| ServerError::Start(e.to_string()))?;
@@ -257,6 +270,7 @@ impl Server {
             about,
             health,
             calls,
+            accounts,
             http,
             demo,
             retention_thread,
@@ -292,11 +306,13 @@ impl Server {
 
     /// Takes other settings while it runs, for what comes from now on. The group of anonymous clients stays what it is; what is
     /// kept for how long counts with the next round of removing, within [`Retention::every`].
-    pub fn reconfigure(&self, broker: broker::Config, retention: Retention) -> Result<(), BrokerError> {
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention, limits: Limits) -> Result<(), BrokerError> {
         self.about.set_retention(retention.clone());
         self.store.handle().set_min_free(retention.min_free);
         self.retention_thread.set(retention);
-        block_on(self.broker.handle().reconfigure(broker))
+        let handle = self.broker.handle();
+        block_on(handle.reconfigure(broker))?;
+        block_on(handle.set_quotas(self.accounts.set_limits(limits)))
     }
 
     /// Reads the files of TLS again, if there are any. Those that are wrong change nothing, and the log says what is wrong.
@@ -353,9 +369,6 @@ impl Server {
         store.close()
     }
 }
-
-/// What is to be done about a page that everyone could reach.
-const HTTP_OPEN: &str = "let a proxy with TLS and a password stand before it (docs/running.md)";
 
 /// When something was last written down, as far as it is kept.
 fn newest_entry(recovered: &Recovered) -> Option<Time> {

@@ -59,9 +59,14 @@ pub(crate) fn channel_builder(
         .enable_http_proxy(proxy(server).is_some())
         // GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, which is what C-core bounds one try by; 20 s unless said. grpcio has no name for it.
         .raw_cfg_int(c"grpc.min_reconnect_backoff_ms".to_owned(), milliseconds)
+        // GRPC_ARG_DNS_ARES_QUERY_TIMEOUT_MS: two minutes unless said, also for an address of IPv6 when that of IPv4 is known.
+        .raw_cfg_int(c"grpc.dns_ares_query_timeout".to_owned(), RESOLVE)
         // Each channel with a connection of its own, which does not wait because of the failures of another.
         .use_local_subchannel_pool(true)
 }
+
+/// How long names are looked up, in milliseconds. What was found by then counts: some name servers never answer for IPv6.
+const RESOLVE: i32 = 10_000;
 
 /// The channel to a server: by TLS, if there is a way for that.
 pub(crate) fn connect(builder: ChannelBuilder, server: &str, dial: Option<&Dial>) -> Channel {

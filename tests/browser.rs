@@ -6,13 +6,13 @@
 mod driver;
 
 use std::path::Path;
-use std::process::Command;
 use std::{env, fs};
 
 use serde_json::json;
 
 use crate::common::program::Program;
 use crate::common::server::Server;
+use crate::rig::{Client, ack};
 use driver::Browser;
 
 #[test]
@@ -210,6 +210,13 @@ fn what_users_write_is_shown_as_text_and_never_as_html() {
     let _worker = worker(&server, nasty, nasty, "cat; echo '<script>hit=true</script>' >&2; exit 1");
     server.submit(&[format!("{nasty}<script>document.title='hit'</script>\u{202e}turned\u{200b}")]);
     server.at_least(1, "results");
+    let client = Client::of(&server.listen, &[]);
+    let hostile =
+        format!("{nasty}\u{1b}[2Jb\u{1b}]0;owned\u{7}c\u{9b}31md\re\u{202e}f\u{200b}g\u{feff}\u{2028}\u{ad}h");
+    let mut statuses = client.statuses();
+    assert!(statuses.say(&hostile));
+    statuses.answer().unwrap();
+    client.tell([ack(&hostile)]);
     browser.plays("textIsText", &server).ends_well();
 }
 
@@ -277,20 +284,5 @@ fn a_lively_fleet() -> (Server, Vec<Program>) {
 
 #[track_caller]
 fn worker(server: &Server, id: &str, group: &str, exec: &str) -> Program {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    command.args([
-        "--server",
-        &server.listen,
-        "--id",
-        id,
-        "--group",
-        group,
-        "--from",
-        "first",
-        "--exec-attempts",
-        "1",
-        "--exec",
-        exec,
-    ]);
-    Program::spawn(id, &mut command).unwrap()
+    server.client(&["--id", id, "--group", group, "--exec-attempts", "1", "--exec", exec])
 }

@@ -8,10 +8,8 @@ use std::{fs, thread};
 use tempfile::TempDir;
 
 use crate::common::program::Program;
-use crate::common::server::Server;
+use crate::common::server::{CLIENT, Server};
 use crate::common::{DEADLINE, skipped};
-
-const CLIENT: &str = env!("CARGO_BIN_EXE_contact-client");
 
 /// A client whose command has begun: it says who it is, and goes on for ever with another process, deaf to what can be ignored.
 struct Begun {
@@ -30,11 +28,9 @@ impl Begun {
         let server = Server::start(&[]);
         server.submit(&["for ever"]);
         let mut client = Command::new(CLIENT);
-        client
-            .args(["--server", &server.listen, "--id", "a", "--from", "first", "--exec-env", "PIPE", "--exec"])
-            .env("PIPE", &pipe);
-        client.arg(r#"trap '' HUP INT TERM; sleep 1000 & echo "$$ $!" >"$PIPE"; wait"#);
-        let client = Program::spawn("contact-client", &mut client).unwrap();
+        client.env("PIPE", &pipe);
+        let work = r#"trap '' HUP INT TERM; sleep 1000 & echo "$$ $!" >"$PIPE"; wait"#;
+        let client = server.client_by(client, &["--id", "a", "--exec-env", "PIPE", "--exec", work]);
         // Waits for the one who writes.
         let said = fs::read_to_string(&pipe).unwrap();
         let pids: Vec<u32> = said.split_whitespace().map(|pid| pid.parse().unwrap()).collect();

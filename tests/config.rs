@@ -80,16 +80,21 @@ fn print_config(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// The settings of what `--print-config` printed, by key. Comments have a space behind their sign.
+/// The settings of what `--print-config` printed, by the names of their flags. Comments have a space behind their sign.
 fn settings(printed: &str) -> BTreeMap<String, Setting> {
-    let lines = printed.lines().filter(|line| !line.starts_with("# "));
-    let pairs = lines.filter_map(|line| line.trim_start_matches('#').split_once(" = ").map(|pair| (line, pair)));
-    let setting = |(line, (key, rest)): (&str, (&str, &str))| {
+    let (others, limits) = printed.split_once("\n[limits]\n").unwrap_or((printed, ""));
+    let lines = |part: &'static str, text| str::lines(text).map(move |line| (part, line));
+    let lines = lines("", others).chain(lines("limit-", limits)).filter(|(_, line)| !line.starts_with("# "));
+    let pairs = lines.filter_map(|(part, line)| {
+        let (key, rest) = line.trim_start_matches('#').split_once(" = ")?;
+        Some((line, (format!("{part}{key}"), rest)))
+    });
+    let setting = |(line, (key, rest)): (&str, (String, &str))| {
         let (value, origin) = match rest.split_once(" # ") {
             Some((value, origin)) if !line.starts_with('#') => (value, Some(origin.to_owned())),
             _ => (rest, None),
         };
-        (key.to_owned(), Setting { value: value.to_owned(), origin })
+        (key, Setting { value: value.to_owned(), origin })
     };
     pairs.map(setting).collect()
 }
@@ -122,6 +127,7 @@ fn value(wants: &str, n: usize) -> String {
         "WHEN" => "required".into(),
         "WHERE" => "new".into(),
         "POLICY" => format!("first={}s", 70 + n),
+        "KEY=VALUE[,KEY=VALUE...]" => format!("key=some-{n}"),
         "true|false" => "true".into(),
         other => panic!("a flag wants {other}: say here what that may be"),
     }
@@ -142,11 +148,18 @@ fn in_variables(flags: &[(String, String)], n: usize) -> Vec<(String, String)> {
 }
 
 fn in_a_file(table: &str, flags: &[(String, String)], n: usize) -> File {
-    let line = |(flag, wants): &(String, String)| match value(wants, n) {
+    let line = |flag: &str, wants: &str| match value(wants, n) {
         text if text == "true" || text.parse::<i64>().is_ok() => format!("{flag} = {text}\n"),
         text => format!("{flag} = \"{text}\"\n"),
     };
-    File::with(&format!("[{table}]\n{}", flags.iter().map(line).collect::<String>()))
+    let (mut others, mut limits) = (String::new(), String::new());
+    for (flag, wants) in flags {
+        match flag.strip_prefix("limit-") {
+            None => others += &line(flag, wants),
+            Some(limit) => limits += &line(limit, wants),
+        }
+    }
+    File::with(&format!("[{table}]\n{others}[limits]\n{limits}"))
 }
 
 /// The values alone, without the quotes and brackets of the file.
@@ -170,9 +183,12 @@ fn every_flag_can_be_set_in_all_three_ways_and_the_nearer_one_counts() {
         command.arg("--config").arg(file.path());
         let from_file = effective(&mut command);
         assert_eq!(values(&from_file), wanted(&flags, 0));
-        for (line, (flag, _)) in flags.iter().enumerate() {
+        let text = fs::read_to_string(file.path()).unwrap();
+        for (flag, _) in &flags {
+            let key = format!("{} = ", flag.strip_prefix("limit-").unwrap_or(flag));
+            let line = text.lines().position(|line| line.starts_with(&key)).unwrap() + 1;
             let origin = from_file[flag].origin.as_deref().unwrap();
-            assert!(origin.starts_with(&format!("{}:{}:", file.path().display(), line + 2)), "{flag}: {origin}");
+            assert!(origin.starts_with(&format!("{}:{line}:", file.path().display())), "{flag}: {origin}");
         }
 
         let mut command = printing(path);
@@ -200,10 +216,10 @@ fn what_is_printed_can_be_read_again_and_means_the_same() {
         // The defaults, too, when the sign before them is taken away. Those that are not set have the word for what is wanted.
         let defaults = print_config(&mut printing(path));
         let lines = defaults.lines().filter(|line| !line.starts_with("# ")).map(|line| line.trim_start_matches('#'));
-        let set = lines.filter(|line| line.contains('=') && line.parse::<toml::Table>().is_ok());
+        let set = lines.filter(|line| !line.is_empty() && line.parse::<toml::Table>().is_ok());
         let uncommented: String = set.map(|line| format!("{line}\n")).collect();
-        let (table, _) = defaults.split_once("\n[").unwrap().1.split_once(']').unwrap();
-        let file = File::with(&format!("[{table}]\n{uncommented}"));
+        assert!(uncommented.contains("\n[limits]\n") == (path == SERVER), "{uncommented}");
+        let file = File::with(&uncommented);
         let again = effective(printing(path).arg("--config").arg(file.path()));
         assert_eq!(values(&again), values(&settings(&defaults)));
     }
@@ -222,6 +238,27 @@ fn two_programs_share_a_file() {
     let file = File::with("[server]\nmax-attempts = 3\n[client]\nconcurrency = 4\n");
     for ((path, _), (key, value)) in PROGRAMS.into_iter().zip([("max-attempts", "3"), ("concurrency", "4")]) {
         assert_eq!(effective(printing(path).arg("--config").arg(file.path()))[key].value, value);
+    }
+}
+
+#[test]
+fn limits_stand_in_a_table_of_their_own() {
+    let file = File::with("[server]\nmax-attempts = 3\n[limits]\nstreams = 20\nconnections = \"none\"\n");
+    let settings = effective(printing(SERVER).arg("--config").arg(file.path()));
+    let values = ["limit-streams", "limit-connections", "limit-bytes"].map(|key| settings[key].value.as_str());
+    assert_eq!(values, ["20", "\"none\"", "\"none\""]);
+    assert!(settings["limit-streams"].origin.as_ref().unwrap().contains("contact.toml:4:"));
+    // The client has none, and passes them over.
+    print_config(printing(PROGRAMS[1].0).arg("--config").arg(file.path()));
+    for (text, why) in [
+        ("[limits]\nstream = 20\n", "unknown key \"stream\"; did you mean \"streams\"?"),
+        ("[limits]\nstreams = 0\n", "limit-streams cannot be \"0\": must be a whole number from 1, or none"),
+        ("[server]\nlimit-streams = 2\n", "unknown key \"limit-streams\""),
+    ] {
+        let file = File::with(text);
+        let said = output(printing(SERVER).arg("--config").arg(file.path()));
+        let said = String::from_utf8(said.stderr).unwrap();
+        assert!(said.contains(why), "{said}");
     }
 }
 
@@ -288,7 +325,7 @@ whatever = 1
         (7, "demo cannot be \"perhaps\": it must be true or false"),
         (8, "listen is one value"),
         (9, "anonymous-from cannot be \"middle\": it must be first or new"),
-        (10, "unknown key \"whatever\"; there are ack-timeout, anonymous-from,"),
+        (10, "unknown key \"whatever\"; there are ack-timeout, agent-group,"),
         (11, "unknown table \"sever\"; did you mean \"server\"?"),
     ];
     let lines: Vec<&str> = said.lines().collect();
@@ -348,20 +385,7 @@ fn shows_ack_timeout(server: &Server, millis: u64) {
 #[track_caller]
 fn given_up_after(server: &Server, attempts: u64) {
     let task = server.submit(&["it never works"]);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    command.args([
-        "--server",
-        &server.listen,
-        "--group",
-        "workers",
-        "--from",
-        "first",
-        "--exec",
-        "exit 75",
-        "--retry-delay",
-        "10ms",
-    ]);
-    let _worker = Program::spawn("worker", &mut command).unwrap();
+    let _worker = server.client(&["--group", "workers", "--exec", "exit 75", "--retry-delay", "10ms"]);
     let deadline = Instant::now() + DEADLINE;
     loop {
         let dead = server.ctl(&["dead"]);
@@ -377,11 +401,7 @@ fn given_up_after(server: &Server, attempts: u64) {
 #[test]
 fn a_member_of_a_group_that_says_no_name_is_called_by_its_machine_and_process() {
     let server = Server::start(&[]);
-    let worker = |more: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        command.args(["--server", &server.listen, "--from", "first", "--exec", "cat"]).args(more);
-        Program::spawn("worker", &mut command).unwrap()
-    };
+    let worker = |more: &[&str]| server.client(&[&["--exec", "cat"], more].concat());
     let member = worker(&["--group", "workers"]);
     server.submit(&["who does this?"]);
     let result = &server.at_least(1, "results")[0];

@@ -1,11 +1,14 @@
 //! Networks that fail, and clients that do not read: through the real server.
 
+#[cfg(target_os = "linux")]
+mod machines;
+#[cfg(target_os = "linux")]
+mod nat;
 pub mod proxy;
 
 use std::collections::BTreeSet;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +23,6 @@ use grpcio::{CallOption, ChannelBuilder, EnvBuilder, MetadataBuilder};
 use serde_json::Value;
 
 use crate::common::DEADLINE;
-use crate::common::program::Program;
 use crate::common::server::Server;
 use proxy::Proxy;
 
@@ -348,18 +350,16 @@ fn workers_that_fight_for_one_id_say_so_and_take_turns_and_no_task_is_given_up()
     let server = Server::start(&[]);
     let tasks: Vec<_> = (1..=64).map(|n| format!("task {n}")).collect();
     server.submit(&tasks);
-    let start = |name| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
-        command.args(["--server", &server.listen, "--id", "w", "--from", "first", "--exec", "cat"]);
-        let worker = Program::spawn(name, &mut command).unwrap();
+    let start = || {
+        let worker = server.client(&["--id", "w", "--exec", "cat"]);
         let says =
             worker.err.wait_for("an answer", |line| line.contains("connected to") || line.contains("turned away"));
         (worker, says)
     };
-    let mut holder = start("first").0;
+    let mut holder = start().0;
     // As two supervisors would: each starts its worker again when the other took the id.
     for _ in 0..3 {
-        let (next, says) = start("next");
+        let (next, says) = start();
         assert!(says.contains("connected to"), "{says}");
         assert_eq!(holder.ended().code(), Some(1));
         let why = holder.err.so_far().join("\n");
@@ -369,7 +369,7 @@ fn workers_that_fight_for_one_id_say_so_and_take_turns_and_no_task_is_given_up()
         );
         holder = next;
     }
-    let (waits, says) = start("waits");
+    let (waits, says) = start();
     assert!(says.contains("another process uses the client id w too"), "{says}");
     assert!(
         says.contains("Give each process an id of its own (--id), or let them share one group (--group)"),

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{Auth, CallLimits, Config, GRPC_MEMORY, Retention, Server};
+use contact::server::{Auth, CallLimits, Config, GRPC_MEMORY, Limits, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -61,6 +61,8 @@ impl Rig {
             data: folder.path().join("data"),
             max_task: 1024 * 1024,
             calls: CallLimits::default(),
+            limits: Limits::default(),
+            agent_groups: Vec::new(),
             grpc_memory: GRPC_MEMORY,
             demo: None,
             retention: Retention::default(),

@@ -7,7 +7,7 @@ use std::process::{Command, ExitStatus};
 use std::thread;
 
 use crate::common::program::Program;
-use crate::common::server::Server;
+use crate::common::server::{CLIENT, Server};
 use crate::http::client::exchange;
 use crate::rig::{Client, Operator, done, to};
 use tempfile::TempDir;
@@ -97,21 +97,8 @@ fn programs_whose_log_nobody_reads_end_when_they_are_told_to() {
     let operator = Operator::of(&server.control);
     let ids = operator.submit_all((0..50).map(|n| to("g", &n.to_string())).collect());
     assert_eq!(ids, 1);
-    let mut client = stalled.under(env!("CARGO_BIN_EXE_contact-client"));
-    client.args([
-        "--server",
-        &server.listen,
-        "--group",
-        "g",
-        "--from",
-        "first",
-        "--log",
-        "trace",
-        "--exec",
-        "exit $(( $(cat) % 2 ))",
-    ]);
-    client.args(["--retry-delay", "0s", "--exec-attempts", "2"]);
-    let mut client = Program::spawn("contact-client", &mut client).unwrap();
+    let work = ["--group", "g", "--exec", "exit $(( $(cat) % 2 ))", "--retry-delay", "0s", "--exec-attempts", "2"];
+    let mut client = server.client_by(stalled.under(CLIENT), &[&work[..], &["--log", "trace"]].concat());
     // 25 of them are tried twice.
     server.at_least(75, "results");
     assert!(end(&mut client).success());

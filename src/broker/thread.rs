@@ -130,8 +130,7 @@ impl BrokerThread {
         }
         let takes_over = join.client.as_ref().is_some_and(|client| self.core.is_connected(client));
         let fights = self.core.fights();
-        let most = self.core.config().max_window;
-        let wanted = join.window.filter(|wanted| *wanted > most);
+        let wanted = join.window;
         let new_group = match self.core.join(join, session, now) {
             Ok(new_group) => new_group,
             // Not logged: it may come again and again. The fight was, and that there are many groups is a finding.
@@ -143,15 +142,16 @@ impl BrokerThread {
         // The older stream of the same client ends without a line of its own. A new group is on its way to the store before anybody
         // hears of it, and so before what is submitted afterwards.
         self.act();
-        let window = wanted.map(|_| most);
+        let less = wanted.zip(self.core.window(session)).filter(|(wanted, window)| wanted > window);
+        let window = less.map(|(_, window)| window);
         if reply.send(Ok(Joined { session, inbox, new_group, window })).is_err() {
             return self.leave(session, "its call ended", now);
         }
         if let Some(client) = self.core.client(session) {
             let instead = if takes_over { ", and its older stream ends" } else { "" };
             let new_group = if new_group.is_some() { "; its group is new" } else { "" };
-            let less = wanted.map_or(String::new(), |wanted| {
-                format!("; it wants a window of {wanted} and has one of {most} (--max-window)")
+            let less = less.map_or(String::new(), |(wanted, window)| {
+                format!("; it wants a window of {wanted} and has one of {window} (--max-window, or the limit of its identity)")
             });
             info!("{} came{instead}; {} connected{new_group}{less}", describe(&client), self.outboxes.len());
             if self.core.fights() > fights {

@@ -468,6 +468,8 @@ pub(super) enum Begin {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     /// Of the copy that is held, if one is.

@@ -5,6 +5,8 @@ use std::net::{TcpStream, ToSocketAddrs};
 use std::thread;
 use std::time::Duration;
 
+use crate::front::SPEAKS_TLS;
+
 /// How long each step of a look may take.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// How much of an answer is read, in bytes, and shown, in characters.
@@ -24,7 +26,12 @@ const HEADERS: u8 = 1;
 pub(super) fn log_what_answers(server: &str, http2: bool) {
     let server = server.to_owned();
     let look = move || {
-        if let Some(answer) = ask(&server, http2) {
+        let Some(answer) = ask(&server, http2) else { return };
+        if answer.contains(SPEAKS_TLS) {
+            log::warn!(
+                "{server} speaks TLS: give --tls-ca, or --join with the invitation that contactctl invite prints"
+            );
+        } else {
             log::warn!("what answers at {server} is no Contact server, or a proxy without one: {answer}");
         }
     };

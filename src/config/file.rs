@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::TABLES;
+use super::{LIMITS, TABLES};
 use crate::nearest::nearest;
 
 /// A place in a file, both counted from 1; columns are characters.
@@ -57,10 +57,17 @@ struct Reading<'a> {
 
 impl Reading<'_> {
     fn root(&mut self, root: &DeTable<'_>, table: &str, keys: &[&str]) {
+        let prefix = LIMITS.1;
+        let limits: Vec<&str> = keys.iter().filter_map(|key| key.strip_prefix(prefix)).collect();
+        let keys: Vec<&str> = keys.iter().filter(|key| !key.starts_with(prefix)).copied().collect();
+        let keys = keys.as_slice();
         for (name, value) in root {
             let (at, name) = (name.span(), name.get_ref().as_ref());
             match value.get_ref() {
-                DeValue::Table(content) if name == table => self.table(content, keys),
+                DeValue::Table(content) if name == table => self.table(content, keys, ""),
+                DeValue::Table(content) if name == LIMITS.0 && !limits.is_empty() => {
+                    self.table(content, &limits, prefix);
+                }
                 DeValue::Table(_) if TABLES.contains(&name) => {}
                 DeValue::Table(_) => self.unknown(at, "table", name, &TABLES),
                 _ if keys.contains(&name) => {
@@ -71,7 +78,8 @@ impl Reading<'_> {
         }
     }
 
-    fn table(&mut self, content: &DeTable<'_>, keys: &[&str]) {
+    /// `prefix`: what the keys of this table have before them elsewhere.
+    fn table(&mut self, content: &DeTable<'_>, keys: &[&str], prefix: &str) {
         for (key, value) in content {
             let (at, key) = (key.span(), key.get_ref().as_ref());
             if !keys.contains(&key) {
@@ -81,7 +89,7 @@ impl Reading<'_> {
             match texts(value) {
                 Some(texts) => {
                     let place = self.place(value.span());
-                    self.entries.push(Entry { key: key.to_owned(), texts, place });
+                    self.entries.push(Entry { key: format!("{prefix}{key}"), texts, place });
                 }
                 None => self.problem(value.span(), format!("{key} must be a text, a number, or true or false")),
             }

@@ -1,6 +1,6 @@
 //! The settings in effect, as a file that has them.
 
-use super::{Origin, Settings, Value, variable};
+use super::{LIMITS, Origin, Settings, Value, variable};
 
 /// The longest line of a comment, in characters.
 const WIDTH: usize = 100;
@@ -15,11 +15,16 @@ impl<A> Settings<A> {
             self.program,
             variable(example),
         ));
-        file += &format!("\n[{}]\n", self.table);
-        for value in &self.values {
-            file += "\n";
-            file += &comment(&value.help);
-            file += &line(value);
+        let (limits, others): (Vec<_>, Vec<_>) = self.values.iter().partition(|value| value.key.starts_with(LIMITS.1));
+        for (table, values) in [(self.table, others), (LIMITS.0, limits)] {
+            if !values.is_empty() {
+                file += &format!("\n[{table}]\n");
+            }
+            for value in values {
+                file += "\n";
+                file += &comment(&value.help);
+                file += &line(value);
+            }
         }
         file
     }
@@ -27,6 +32,7 @@ impl<A> Settings<A> {
 
 fn line(value: &Value) -> String {
     let Value { key, origin, wanted, .. } = value;
+    let key = key.strip_prefix(LIMITS.1).unwrap_or(key);
     let text = match value.texts.as_slice() {
         [one] if !value.list => quoted(one),
         [] if value.list => return format!("#{key} = [{wanted}]\n"),

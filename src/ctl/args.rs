@@ -1,5 +1,6 @@
 //! What can be asked for on the command line. No option reaches further than here unchecked.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -10,7 +11,7 @@ use protobuf::Enum as _;
 use super::bench::Bench;
 use super::help;
 use super::words::quote;
-use crate::labels::Selector;
+use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
 use crate::run::Share;
@@ -73,8 +74,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   contactctl clients
+  contactctl clients --offline 2d
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
-    Clients,
+    Clients(Clients),
     Tasks(Tasks),
     Task(Task),
     Results(Results),
@@ -201,12 +203,14 @@ Examples:
         url: Option<String>,
     },
     Invite(Invite),
-    /// See who is let in, and let one in no more (identity list, revoke).
+    /// Who is let in, for what (identity list, grant, limits, revoke).
     #[command(
         subcommand,
         after_help = "\
 Examples:
   contactctl identity list
+  contactctl identity grant web-1 --group workers
+  contactctl identity limits web-1 streams=10
   contactctl identity revoke web-1"
     )]
     Identity(Identity),
@@ -273,17 +277,57 @@ Examples:
 #[command(after_help = "\
 Examples:
   contactctl invite --group workers                for one client, within an hour
-  contactctl invite --group workers --uses 50 --ttl 1d")]
+  contactctl invite --group workers --uses 50 --ttl 1d
+  contactctl invite --label role=web --label env=production")]
 pub(super) struct Invite {
-    /// The one group whose work they may take part in. Without it: any.
+    /// The group whose work they take part in. Without it: none, each is a client with an id of its own.
     #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
+    /// What who joins is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// For how long it is good.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(super) ttl: Duration,
     /// For how many.
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) uses: u32,
+    #[command(flatten)]
+    pub(super) limits: Limits,
+}
+
+/// What one identity may have.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Limits {
+    /// What each identity may have, instead of what the server is set to: `connections`, `streams` (getTask), `window` (of a stream), `bytes` (given
+    /// and not settled), `results`, `statuses` and `submits` a second. The value is a number, or `none` for no limit. May be given several times.
+    #[arg(long = "limit", value_name = "KEY=VALUE", value_parser = limit)]
+    limits: Vec<(String, u64)>,
+}
+
+impl Limits {
+    pub(super) fn of(self) -> HashMap<String, u64> {
+        self.limits.into_iter().collect()
+    }
+}
+
+/// 0 is no limit.
+fn limit(text: &str) -> Result<(String, u64), String> {
+    match change_of_limit(text)? {
+        (key, Some(most)) => Ok((key, most)),
+        (_, None) => Err("must be a number from 1, or none".into()),
+    }
+}
+
+/// The same; `None`: as the server is set.
+fn change_of_limit(text: &str) -> Result<(String, Option<u64>), String> {
+    let (key, value) = text.split_once('=').ok_or("must be KEY=VALUE, such as streams=10")?;
+    let most = match value {
+        "none" => Some(0),
+        "default" => None,
+        _ => Some(value.parse().ok().filter(|most| *most > 0).ok_or("must be a number from 1, none or default")?),
+    };
+    Ok((key.to_owned(), most))
 }
 
 #[derive(Debug, Subcommand)]
@@ -293,6 +337,39 @@ pub(super) enum Identity {
 Example:
   contactctl identity list")]
     List,
+    /// Show what one may do and have, and what it has now; or change what it may have.
+    ///
+    /// For those with certificates and with tokens. What is changed counts at once, and after a restart.
+    #[command(after_help = "\
+Examples:
+  contactctl identity limits web-1
+  contactctl identity limits web-1 streams=10 bytes=100000000
+  contactctl identity limits web-1 streams=none bytes=default")]
+    Limits {
+        /// Its name.
+        name: String,
+        /// What it may have: `connections`, `streams` (getTask), `window` (of a stream), `bytes` (given and not settled), `results`, `statuses` and
+        /// `submits` a second. The value is a number, `none` for no limit, or `default` for what the server is set to.
+        #[arg(value_name = "KEY=VALUE", value_parser = change_of_limit)]
+        limits: Vec<(String, Option<u64>)>,
+    },
+    /// Let one with a certificate take part in the work of a group, or no more.
+    ///
+    /// It counts at once: its connections end, and come again. What it may name without that is its own name.
+    #[command(after_help = "\
+Examples:
+  contactctl identity grant web-1 --group workers
+  contactctl identity grant web-1 --remove workers")]
+    Grant {
+        /// Its name.
+        name: String,
+        /// A group that it may name from now on. The first is its own if it names none. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group, required_unless_present = "remove")]
+        group: Vec<String>,
+        /// A group that it may not name any more. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group)]
+        remove: Vec<String>,
+    },
     /// Let one in no more, and end its connections.
     #[command(after_help = "\
 Example:
@@ -311,6 +388,7 @@ pub(super) enum Cert {
     #[command(after_help = "\
 Examples:
   contactctl cert issue web-1
+  contactctl cert issue web-2 --group workers
   contactctl cert issue ann --operator --ttl 90d")]
     Issue {
         /// Whose it is: the id of a client, or the name of an operator.
@@ -318,6 +396,11 @@ Examples:
         /// It is for an operator, who submits tasks and sees everything.
         #[arg(long)]
         operator: bool,
+        /// A group that the client may name, beside its own name. May be given several times.
+        #[arg(long, value_name = "GROUP", value_parser = group, conflicts_with = "operator")]
+        group: Vec<String>,
+        #[command(flatten)]
+        limits: Limits,
         /// How long it is valid.
         #[arg(long, value_name = "TIME", default_value = "90d", value_parser = humantime::parse_duration)]
         ttl: Duration,
@@ -348,7 +431,7 @@ Example:
     List,
     /// Have a token count no more.
     ///
-    /// Calls with it are refused from then on. A stream that is open with it ends before anything else is sent over it.
+    /// Calls with it are refused from then on, and streams that are open with it end at once.
     #[command(after_help = "\
 Example:
   contactctl token revoke ci")]
@@ -378,12 +461,17 @@ pub(super) struct NewToken {
     /// A group that the agent may name; the first is its own if it names none. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) group: Vec<String>,
+    /// What the agent is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// A group that tasks may be for; without it, any group, and everyone. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) to: Vec<String>,
     /// Most tasks a second that may be submitted.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(super) rate: Option<u32>,
+    #[command(flatten)]
+    pub(super) limits: Limits,
     /// How long it counts; without it, until it is revoked.
     #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
     pub(super) ttl: Option<Duration>,
@@ -840,6 +928,18 @@ pub(super) struct Doctor {
     pub(super) strict: bool,
 }
 
+/// Which clients.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Clients {
+    /// Everybody who has an id and is known, connected or not: with labels, version, system, and when it was last seen. Who was not
+    /// seen for the server's --group-ttl is forgotten.
+    #[arg(long)]
+    pub(super) known: bool,
+    /// Of these, those that are not connected for so long; 0s: all that are not connected.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) offline: Option<Duration>,
+}
+
 /// Show the log of tasks.
 ///
 /// The latest twenty, each with where it stands, unless told otherwise. The state is that with the group that has most to do with
@@ -1080,6 +1180,10 @@ fn millis(text: &str) -> Result<u32, String> {
     let millis = humantime::parse_duration(text).map_err(|e| e.to_string())?.as_millis();
     let millis = u32::try_from(millis).ok().filter(|millis| *millis > 0);
     millis.ok_or_else(|| "it is from 1ms to 49days".to_owned())
+}
+
+fn label(text: &str) -> Result<String, String> {
+    Labels::default().add(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn selector(text: &str) -> Result<String, String> {

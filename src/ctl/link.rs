@@ -9,7 +9,7 @@ use grpcio::{CallOption, Channel, ConnectivityState, EnvBuilder, RpcStatus, RpcS
 
 use super::Error;
 use super::token::LOOKED;
-use crate::front::{Dial, Tls};
+use crate::front::{self, Dial, SPEAKS_TLS, Tls};
 use crate::rpc_status::Meaning;
 use crate::secret::Secret;
 use crate::target;
@@ -96,7 +96,10 @@ impl Link {
         let wire = Wire::new(to, KEEPALIVE)?;
         if !connected(&wire.channel).await {
             let server = target::shown(to.address).into_owned();
-            return Err(match wire.trouble() {
+            const NEEDS: &str = "give --tls-ca, and --tls-cert and --tls-key if the server asks for certificates";
+            let needs_tls =
+                || (to.tls.is_none() && front::speaks_tls(to.address)).then(|| format!("{SPEAKS_TLS}: {NEEDS}"));
+            return Err(match wire.trouble().or_else(needs_tls) {
                 Some(reason) => Error::NoTls { server, reason: escape(&reason).into_owned() },
                 None => Error::NoServer(server),
             });

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
+use super::identity::Limits;
 use super::link::Link;
 use super::moment::{Moment, Times};
 use super::out::Out;
@@ -63,8 +64,12 @@ struct Token {
     groups: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     targets: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    labels: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
+    #[serde(skip_serializing_if = "Limits::is_empty")]
+    limits: Limits,
     created_at: Moment,
     expires_at: Option<Moment>,
 }
@@ -82,10 +87,11 @@ struct Login {
 
 impl From<pb::Token> for Token {
     fn from(token: pb::Token) -> Token {
-        let pb::Token { name, role, groups, targets, rate, created_at, expires_at, .. } = token;
+        let pb::Token { name, role, groups, targets, labels, rate, limits, created_at, expires_at, .. } = token;
         let expires_at = Moment::if_set(expires_at);
         let rate = Some(rate).filter(|rate| *rate > 0);
-        Token { name, role, groups, targets, rate, created_at: Moment(created_at), expires_at }
+        let limits = Limits::of(limits);
+        Token { name, role, groups, targets, labels, rate, limits, created_at: Moment(created_at), expires_at }
     }
 }
 
@@ -94,8 +100,8 @@ impl Row for Token {
         &[Column::Name("NAME"), Column::Word("ROLE"), Column::Word("MADE"), Column::Word("ENDS"), Column::Text("FOR")];
     fn cells(&self, times: Times) -> Vec<String> {
         let names = [&self.groups, &self.targets].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-        let rate = self.rate.map(|rate| format!("{rate} tasks/s"));
-        let what: Vec<String> = Some(names).filter(|names| !names.is_empty()).into_iter().chain(rate).collect();
+        let what = [names, self.labels.clone(), self.limits.to_string()];
+        let what: Vec<String> = what.into_iter().filter(|what| !what.is_empty()).collect();
         let ends = self.expires_at.map_or_else(|| "-".into(), |at| Times::Exact.show(at));
         vec![self.name.clone(), self.role.clone(), times.show(self.created_at), ends, what.join("; ")]
     }
@@ -108,7 +114,9 @@ pub(super) fn create(link: &Link, new: args::NewToken, mut out: Out) -> Result<(
         role: new.role,
         groups: new.group,
         targets: new.to,
+        labels: new.label.join(","),
         rate: new.rate.unwrap_or(0),
+        limits: new.limits.of(),
         ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),
         ..Default::default()
     };
@@ -149,7 +157,15 @@ pub(super) fn login(link: &Link, server: &str, url: Option<String>, mut out: Out
     if url.is_none() && answer.http.is_empty() {
         return Err(Error::Refused("the server has no page (--http off)".into()));
     }
-    let base = url.unwrap_or_else(|| format!("http://{}", doctor::seen_from_here(server, &answer.http)));
+    let base = url.unwrap_or_else(|| {
+        let scheme = if answer.tls { "https" } else { "http" };
+        let (_, port) = answer.http.rsplit_once(':').unwrap_or_default();
+        match &*answer.host {
+            "" => format!("{scheme}://{}", doctor::seen_from_here(server, &answer.http)),
+            address if address.contains(':') => format!("{scheme}://[{address}]:{port}"),
+            name => format!("{scheme}://{name}:{port}"),
+        }
+    });
     let url = format!("{}{}", base.trim_end_matches('/'), answer.path);
     out.remark("open this in a browser within a minute; it works once:");
     let text = url.clone();

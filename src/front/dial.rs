@@ -4,7 +4,11 @@
 //! connected. The socket is abstract, so no file is left when the process is killed, and takes connections of this process only.
 
 use std::io::{self, ErrorKind};
+#[cfg(feature = "ctl")]
+use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
+#[cfg(feature = "ctl")]
+use std::net::ToSocketAddrs as _;
 use std::pin::Pin;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -65,8 +69,7 @@ impl Dial {
     pub(crate) fn start(server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
         // What is wrong with files is said at once, not with the first connection.
         tls.config()?;
-        let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+        let host = super::host(server).to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Name(host.clone()))?;
         let (listener, target) = listen()?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
@@ -108,6 +111,22 @@ impl Drop for Dial {
             let _ = thread.join();
         }
     }
+}
+
+/// Whether a server with which there is no connection without TLS says that it speaks TLS. Waits for two seconds at most.
+#[cfg(feature = "ctl")]
+pub(crate) fn speaks_tls(server: &str) -> bool {
+    const PATIENCE: Duration = Duration::from_secs(1);
+    let ask = || -> io::Result<bool> {
+        let address = server.to_socket_addrs()?.next().ok_or(ErrorKind::NotFound)?;
+        let mut stream = std::net::TcpStream::connect_timeout(&address, PATIENCE)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.write_all(b"PRI * HTTP/2.0\r\n")?;
+        let mut answer = String::new();
+        stream.take(512).read_to_string(&mut answer)?;
+        Ok(answer.contains(super::SPEAKS_TLS))
+    };
+    ask().unwrap_or(false)
 }
 
 /// A socket with a name that nobody can guess, as nobody can find it taken. Who connects is asked for anyhow.

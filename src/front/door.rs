@@ -1,37 +1,32 @@
 //! The server's side: takes connections, within bounds, and gives those that may come in to C-core.
 
-use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
 use log::{debug, warn};
-use rustls::ServerConfig;
 use rustls::pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
-use tokio::task::AbortHandle;
-use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
+use super::LONGEST;
 use super::frames::{Abuse, Frames};
-use super::places::Places;
+use super::greeting::{Begun, Entrance, LAST_WORDS};
+use super::places::{Place, Places, Stage};
 use super::relay::{self, End, relay};
-use super::{JOIN, LONGEST};
+use crate::log_limit::LogLimit;
 
-/// From when a connection is accepted until TLS has begun and the first frame has come.
+/// From when a connection is accepted until TLS, if it is spoken, has begun and the first frame has come.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// The first byte of a connection with TLS: a record of the handshake.
-const TLS_BEGINS: u8 = 0x16;
-/// How long the end of a connection may take to be told.
-const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How often it is looked whether all connections have ended.
 const LOOK: Duration = Duration::from_millis(10);
 /// How long nothing is accepted when the system has no more files.
@@ -61,7 +56,7 @@ pub(crate) struct Bounds {
     /// Connections, in all and from one address (of IPv6: from one network of 64 bits).
     pub(crate) connections: usize,
     pub(crate) for_address: usize,
-    /// Connections that have not said anything yet, in all and from one address. In all: of more, the oldest are closed.
+    /// Connections that have not said anything yet, in all and from one address: of more, the oldest are closed.
     pub(crate) arriving: usize,
     pub(crate) arriving_for_address: usize,
 }
@@ -73,7 +68,7 @@ pub(crate) enum Refused {
     TooMany,
     /// It did not say what it is to say within ten seconds, or many others came after it.
     Slow,
-    /// TLS failed: no TLS, no certificate, or a wrong one.
+    /// It did not begin as it is to: no TLS, or TLS where there is none; no certificate, or a wrong one.
     Tls,
     /// It sent more frames than any client.
     Flood,
@@ -102,65 +97,34 @@ impl Counts {
         Refused::ALL.into_iter().map(|(why, name)| (name, self.refused[why as usize].load(Relaxed)))
     }
 
-    fn refuse(&self, why: Refused) {
+    /// Counts one.
+    pub(crate) fn refuse(&self, why: Refused) {
         self.refused[why as usize].fetch_add(1, Relaxed);
-    }
-}
-
-/// What connections are accepted with from now on. Cheap to clone.
-#[derive(Clone)]
-pub(crate) struct CurrentTls(Arc<RwLock<Configs>>);
-
-/// For those who call, and for those who join.
-type Configs = [Arc<ServerConfig>; 2];
-
-impl CurrentTls {
-    pub(crate) fn new(configs: Configs) -> CurrentTls {
-        CurrentTls(Arc::new(RwLock::new(configs)))
-    }
-
-    /// Those that are there stay as they are.
-    pub(crate) fn set(&self, configs: Configs) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = configs;
-    }
-
-    fn get(&self) -> Configs {
-        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
 struct Shared<I> {
     inside: I,
-    tls: CurrentTls,
-    /// Whether what does not begin with TLS is let in as it is.
-    plain: bool,
-    bounds: Bounds,
-    places: Arc<Places>,
-    arriving_places: Places,
-    arriving: Mutex<Arriving>,
+    entrance: Entrance,
+    places: Places,
+    /// For those that have not said anything yet. Who stays silent makes room for those who come after: legitimate ones need a second
+    /// at most.
+    arriving: Places,
     counts: Arc<Counts>,
-}
-
-/// Connections that have not said anything yet, oldest first.
-#[derive(Default)]
-struct Arriving {
-    last: u64,
-    tasks: VecDeque<(u64, Option<AbortHandle>)>,
 }
 
 /// A port with its connections. Owns its threads until [`Front::stop`].
 pub(crate) struct Front {
     runtime: Runtime,
-    places: Arc<Places>,
+    places: Places,
     is_open: watch::Sender<bool>,
 }
 
 impl Front {
-    /// Takes connections with TLS on a socket that is bound; `plain`: also such without.
+    /// Takes connections on a socket that is bound.
     pub(crate) fn start<I: Inside>(
         listener: std::net::TcpListener,
-        tls: CurrentTls,
-        plain: bool,
+        entrance: Entrance,
         inside: I,
         bounds: Bounds,
         counts: Arc<Counts>,
@@ -168,16 +132,13 @@ impl Front {
         listener.set_nonblocking(true)?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().thread_name("front").enable_io().enable_time().build()?;
-        let places = Arc::new(Places::new(bounds.connections, bounds.for_address));
+        let places = Places::new(bounds.connections, bounds.for_address);
         let (is_open, opened) = watch::channel(true);
         let shared = Arc::new(Shared {
             inside,
-            tls,
-            plain,
-            bounds,
+            entrance,
             places: places.clone(),
-            arriving_places: Places::new(usize::MAX, bounds.arriving_for_address),
-            arriving: Mutex::default(),
+            arriving: Places::new(bounds.arriving, bounds.arriving_for_address),
             counts,
         });
         let listener = {
@@ -199,7 +160,7 @@ impl Front {
         // C-core has closed its ends: what it said last may still be on its way.
         self.runtime.block_on(async {
             let all_gone = async {
-                while !self.places.are_free() {
+                while self.places.taken() > 0 {
                     tokio::time::sleep(LOOK).await;
                 }
             };
@@ -234,104 +195,50 @@ async fn accept<I: Inside>(listener: TcpListener, shared: Arc<Shared<I>>, mut is
 impl<I: Inside> Shared<I> {
     /// A connection came.
     fn arrive(self: &Arc<Self>, socket: TcpStream, peer: SocketAddr) {
-        let places = (self.places.take(peer.ip()), self.arriving_places.take(peer.ip()));
-        let (Ok(place), Ok(arriving_place)) = places else {
+        let place = self.places.take(peer.ip(), Stage::AtWork);
+        let arriving = place.as_ref().and_then(|_| self.arriving.take(peer.ip(), Stage::Asking));
+        let (Some(place), Some(arriving)) = (place, arriving) else {
             debug!("a connection from {peer} is one too many");
             return self.counts.refuse(Refused::TooMany);
         };
         // Without this each message waits for the answer to the one before.
         let _ = socket.set_nodelay(true);
-        let number = self.began();
+        let arriving = Arc::new(arriving);
         let shared = self.clone();
+        let arrival = Arrival { counts: self.counts.clone(), _place: arriving.clone(), is_in: false };
         let task = tokio::spawn(async move {
-            // Counted also when the task is aborted.
-            let arrival = Arrival { shared: &shared, number, is_in: false };
-            shared.clone().converse(socket, peer, arrival, arriving_place).await;
+            shared.converse(socket, peer, arrival).await;
             drop(place);
         });
-        self.may_be_aborted(number, task.abort_handle());
+        arriving.is_of(task.abort_handle());
     }
 
-    fn began(&self) -> u64 {
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        arriving.last += 1;
-        let number = arriving.last;
-        arriving.tasks.push_back((number, None));
-        number
-    }
-
-    /// Who stays silent makes room for those who come after: legitimate ones need a second at most.
-    fn may_be_aborted(&self, number: u64, task: AbortHandle) {
-        let mut arriving = self.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((_, handle)) = arriving.tasks.iter_mut().rfind(|(it, _)| *it == number) {
-            *handle = Some(task);
-        }
-        if arriving.tasks.len() > self.bounds.arriving {
-            let oldest = arriving.tasks.pop_front();
-            drop(arriving);
-            if let Some((_, Some(oldest))) = oldest {
-                oldest.abort();
-            }
-        }
-    }
-
-    async fn converse(
-        self: Arc<Self>,
-        socket: TcpStream,
-        peer: SocketAddr,
-        arrival: Arrival<'_, I>,
-        arriving_place: impl Send,
-    ) {
+    async fn converse(&self, socket: TcpStream, peer: SocketAddr, arrival: Arrival) {
         let began = Instant::now();
-        let mut first = [0];
-        let looked = tokio::time::timeout(HANDSHAKE, socket.peek(&mut first)).await;
-        match looked {
-            Err(_) => return debug!("{peer} says nothing"),
-            Ok(Err(_) | Ok(0)) => return arrival.ended(),
-            Ok(Ok(_)) if first[0] == TLS_BEGINS => {}
-            Ok(Ok(_)) if self.plain => {
-                return self.inner(socket, peer, &[], began, arrival, arriving_place).await;
-            }
-            Ok(Ok(_)) => {
-                self.counts.refuse(Refused::Tls);
-                debug!("{peer} does not begin with TLS");
-                speak_tls(socket).await;
-                return arrival.ended();
-            }
-        }
-        let left = HANDSHAKE.saturating_sub(began.elapsed());
-        let mut joins = false;
-        let accepting = async {
-            let greeting = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await;
-            let greeting = greeting.map_err(|e| (e, None))?;
-            joins = greeting.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == JOIN));
-            let [calls, joining] = self.tls.get();
-            let accepted = greeting.into_stream(if joins { joining } else { calls }).into_fallible().await;
-            accepted.map_err(|(e, socket)| (e, Some(socket)))
+        let Ok(begun) = tokio::time::timeout(HANDSHAKE, self.entrance.greet(socket)).await else {
+            return debug!("{peer} was too slow");
         };
-        match tokio::time::timeout(left, accepting).await {
-            Ok(Ok(stream)) => {
-                let certificates = stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec();
-                if joins {
-                    let left = HANDSHAKE.saturating_sub(began.elapsed());
-                    match tokio::time::timeout(left, self.join(stream, peer, &certificates)).await {
-                        Ok(()) => arrival.ended(),
-                        Err(_) => debug!("{peer} was too slow to join"),
-                    }
-                } else {
-                    self.inner(stream, peer, &certificates, began, arrival, arriving_place).await;
+        match begun {
+            Begun::Gone => arrival.ended(),
+            Begun::Plain(socket) => self.inner(socket, peer, &[], began, arrival).await,
+            Begun::Tls(stream) => {
+                let certificates = certificates(&stream);
+                self.inner(stream, peer, &certificates, began, arrival).await;
+            }
+            Begun::Joins(stream) => {
+                let certificates = certificates(&stream);
+                let left = HANDSHAKE.saturating_sub(began.elapsed());
+                match tokio::time::timeout(left, self.join(stream, peer, &certificates)).await {
+                    Ok(()) => arrival.ended(),
+                    Err(_) => debug!("{peer} was too slow to join"),
                 }
             }
-            Ok(Err((e, socket))) => {
+            Begun::Wrong(wrong) => {
                 self.counts.refuse(Refused::Tls);
-                debug!("no TLS with {peer}: {e}");
-                // The other side is told what is wrong.
-                if let Some(socket) = socket {
-                    end(socket).await;
-                }
+                debug!("no connection with {peer}: {}", wrong.why);
+                wrong.tell().await;
                 arrival.ended();
             }
-            Err(_) => debug!("{peer} was too slow"),
         }
     }
 
@@ -366,15 +273,14 @@ impl<I: Inside> Shared<I> {
         let _ = relay::shut(&mut stream).await;
     }
 
-    /// What is inside of TLS.
+    /// What is inside of TLS, or is spoken without.
     async fn inner<S: AsyncRead + AsyncWrite + Unpin>(
         &self,
         mut outer: S,
         peer: SocketAddr,
         certificates: &[CertificateDer<'static>],
         began: Instant,
-        arrival: Arrival<'_, I>,
-        arriving_place: impl Send,
+        arrival: Arrival,
     ) {
         let mut frames = Box::new(Frames::new(began));
         let left = HANDSHAKE.saturating_sub(began.elapsed());
@@ -404,7 +310,6 @@ impl<I: Inside> Shared<I> {
         };
         self.inside.serve(&mut guest, theirs);
         arrival.ended();
-        drop(arriving_place);
         let _open = Open::count(&self.counts);
         let look = |bytes: &[u8]| frames.see(bytes, Instant::now());
         let end = {
@@ -417,37 +322,15 @@ impl<I: Inside> Shared<I> {
         match end {
             End::Refused(abuse) => {
                 self.counts.refuse(Refused::Flood);
-                warn!("{peer} was cut off: {}", in_words(abuse));
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("{peer} was cut off: {}{left_out}", in_words(abuse));
+                }
             }
             End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
             End::Outer(ended) => debug!("{peer} has gone: {ended:?}"),
         }
     }
-}
-
-/// Tells one that does not. In HTTP/1, which gRPC, browsers and `contact-client` show; GOAWAY would have gRPC try again in silence.
-async fn speak_tls(socket: TcpStream) {
-    const ANSWER: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nConnection: close\r\n\r\n\
-        this port speaks TLS: give the client --tls-ca\n";
-    // It fits into the buffer of a new socket.
-    let _ = socket.try_write(ANSWER);
-    end(socket).await;
-}
-
-/// Ends a connection whose other side may still be writing. If that was not read, the system would take back what was said last.
-async fn end(mut socket: TcpStream) {
-    let _ = relay::shut(&mut socket).await;
-    let _ = tokio::time::timeout(LAST_WORDS, async {
-        let mut space = [0; 1024];
-        loop {
-            let mut read = ReadBuf::new(&mut space);
-            let came = future::poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut read)).await;
-            if came.is_err() || read.filled().is_empty() {
-                return;
-            }
-        }
-    })
-    .await;
 }
 
 fn in_words(abuse: Abuse) -> String {
@@ -456,6 +339,10 @@ fn in_words(abuse: Abuse) -> String {
         Abuse::NotHttp2 => "it does not speak HTTP/2".into(),
         Abuse::EndlessHeaders => "headers without an end".into(),
     }
+}
+
+fn certificates(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
+    stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()
 }
 
 async fn read_whole(from: &mut (impl AsyncRead + Unpin), whole: &mut [u8]) -> io::Result<()> {
@@ -490,24 +377,22 @@ async fn first_words(outer: &mut (impl AsyncRead + Unpin), frames: &mut Frames) 
 }
 
 /// A connection that has not said anything yet. One that is dropped before it has is counted as slow.
-struct Arrival<'a, I> {
-    shared: &'a Shared<I>,
-    number: u64,
+struct Arrival {
+    counts: Arc<Counts>,
+    _place: Arc<Place>,
     is_in: bool,
 }
 
-impl<I> Arrival<'_, I> {
+impl Arrival {
     fn ended(mut self) {
         self.is_in = true;
     }
 }
 
-impl<I> Drop for Arrival<'_, I> {
+impl Drop for Arrival {
     fn drop(&mut self) {
-        let mut arriving = self.shared.arriving.lock().unwrap_or_else(PoisonError::into_inner);
-        arriving.tasks.retain(|(number, _)| *number != self.number);
         if !self.is_in {
-            self.shared.counts.refuse(Refused::Slow);
+            self.counts.refuse(Refused::Slow);
         }
     }
 }

@@ -12,8 +12,6 @@ use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore};
 use x509_parser::parse_x509_certificate;
 
-#[cfg(feature = "server")]
-use super::JOIN;
 use super::{HTTP_2, provider};
 
 /// What `--tls-ca` is for the authorities that this machine trusts.
@@ -163,9 +161,14 @@ pub use self::server::ServerTls;
 #[cfg(feature = "server")]
 mod server {
     use rustls::ServerConfig;
+    use rustls::client::WebPkiServerVerifier;
+    use rustls::client::danger::ServerCertVerifier as _;
+    use rustls::pki_types::{ServerName, UnixTime};
     use rustls::server::danger::ClientCertVerifier;
     use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 
+    use super::super::greeting::Configs;
+    use super::super::{HTTP_1, JOIN};
     use super::*;
 
     /// How a server speaks TLS.
@@ -195,19 +198,17 @@ mod server {
 
         /// What connections are accepted with, and until when the certificate is valid. `check`: what else a client's
         /// certificate must pass.
-        ///
-        /// The second is for those who join: they need show no certificate, and speak nothing else.
         pub(crate) fn config(
             &self,
             material: &Material,
             check: impl Fn(Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier>,
-        ) -> Result<([Arc<ServerConfig>; 2], SystemTime), FileError> {
+        ) -> Result<(Configs, SystemTime), FileError> {
             let provider = provider();
             let pair = identity(&provider, (&self.cert, &material.cert), (&self.key, &material.key))?;
             let until = pair.cert.first().and_then(|certificate| validity(certificate));
             let until = until.map_or(SystemTime::UNIX_EPOCH, |(_, until)| until);
             let resolver = Arc::new(rustls::sign::SingleCertAndKey::from(pair));
-            let config = |joins: bool| {
+            let config = |speaks: &[u8]| {
                 let versions =
                     ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions();
                 let builder = versions.map_err(|e| FileError::of(&self.cert)(e.to_string()))?;
@@ -215,20 +216,38 @@ mod server {
                     (Some(path), Some(pem)) => {
                         let roots = Arc::new(roots(path, pem)?);
                         let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider.clone());
-                        let verifier = if joins { verifier.allow_unauthenticated() } else { verifier }.build();
+                        let must_show = speaks == HTTP_2;
+                        let verifier = if must_show { verifier } else { verifier.allow_unauthenticated() }.build();
                         let verifier = verifier.map_err(|e| FileError::of(path)(e.to_string()))?;
                         builder.with_client_cert_verifier(check(verifier))
                     }
                     _ => builder.with_no_client_auth(),
                 };
                 let mut config = builder.with_cert_resolver(resolver.clone());
-                config.alpn_protocols = vec![if joins { JOIN } else { HTTP_2 }.to_vec()];
+                config.alpn_protocols = vec![speaks.to_vec()];
                 // Each connection shows its certificate anew: it may have been revoked, or expired.
                 config.session_storage = Arc::new(NoServerSessionStorage {});
                 config.send_tls13_tickets = 0;
                 Ok(Arc::new(config))
             };
-            Ok(([config(false)?, config(true)?], until))
+            let configs = Configs { calls: config(HTTP_2)?, joining: config(JOIN)?, pages: config(HTTP_1)? };
+            Ok((configs, until))
+        }
+
+        /// Until when clients that know the authority alone believe the files to be those of a server with all these names. `None`: they
+        /// do not, now.
+        pub(crate) fn believed_until(&self, names: &[String]) -> Option<SystemTime> {
+            let (material, ca) = (self.read().ok()?, self.client_ca.as_ref()?);
+            let (_, until) = self.config(&material, |genuine| genuine).ok()?;
+            let roots = Arc::new(roots(ca, material.client_ca.as_deref()?).ok()?);
+            let client = WebPkiServerVerifier::builder_with_provider(roots, provider()).build().ok()?;
+            let chain = certificates(&self.cert, &material.cert).ok()?;
+            let (own, between) = chain.split_first()?;
+            let believes = |name: &String| {
+                let name = ServerName::try_from(name.as_str()).ok()?;
+                client.verify_server_cert(own, between, &name, &[], UnixTime::now()).ok()
+            };
+            names.iter().all(|name| believes(name).is_some()).then_some(until)
         }
     }
 }

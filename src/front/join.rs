@@ -12,7 +12,7 @@ use protobuf::Message as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::{FileError, JOIN, LONGEST, Tls, provider, trouble};
+use super::{FileError, JOIN, LONGEST, Tls, host, provider, trouble};
 use crate::private_file;
 use crate::wire::contact as pb;
 
@@ -66,6 +66,8 @@ pub struct Joined {
     pub name: String,
     /// The group it was invited to.
     pub group: Option<String>,
+    /// By which invitation it came ([`Invitation::mark`]); `None` of a renewal.
+    pub invitation: Option<String>,
 }
 
 impl Invitation {
@@ -88,7 +90,13 @@ impl Invitation {
         let builder = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let builder = builder.map_err(|e| JoinError::Key(e.to_string()))?;
         let config = builder.with_root_certificates(roots).with_no_client_auth();
-        ask(config, &self.server, &self.secret, name)
+        let joined = ask(config, &self.server, &self.secret, name)?;
+        Ok(Joined { invitation: Some(self.mark()), ..joined })
+    }
+
+    /// What tells it apart from others, and does not give its secret away.
+    pub fn mark(&self) -> String {
+        super::base64url(ring::digest::digest(&ring::digest::SHA256, self.secret.as_bytes()).as_ref())
     }
 }
 
@@ -105,7 +113,7 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
     let csr = params.serialize_request(&pair).and_then(|csr| csr.pem()).map_err(key)?;
     let request =
         pb::JoinRequest { secret: secret.to_owned(), name: name.to_owned(), csr, ..pb::JoinRequest::default() };
-    let host = host_of(server);
+    let host = host(server);
     let failed = |why: String| JoinError::Connection { server: server.to_owned(), why };
     let exchange = || -> io::Result<pb::JoinResponse> {
         let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
@@ -141,12 +149,8 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
         ca: answer.ca,
         name: answer.name,
         group: Some(answer.group).filter(|group| !group.is_empty()),
+        invitation: None,
     })
-}
-
-fn host_of(server: &str) -> &str {
-    let (host, _) = server.rsplit_once(':').unwrap_or((server, ""));
-    host.trim_start_matches('[').trim_end_matches(']')
 }
 
 /// What a client that has joined keeps in a folder of its own, for its user alone.
@@ -167,11 +171,24 @@ impl State<'_> {
         Some((name.to_owned(), Some(group.to_owned()).filter(|group| !group.is_empty()), server.to_owned()))
     }
 
+    /// Whether what is here came by this invitation. What was kept by an earlier version does not say, and is taken for it.
+    pub fn is_by(&self, invitation: &Invitation) -> bool {
+        self.invitation().is_none_or(|mark| mark == invitation.mark())
+    }
+
+    fn invitation(&self) -> Option<String> {
+        std::fs::read_to_string(self.0.join("joined")).ok()?.lines().nth(3).map(str::to_owned)
+    }
+
     /// Keeps what came of joining or renewing.
     pub fn keep(&self, joined: &Joined, server: &str) -> io::Result<()> {
         use std::os::unix::fs::DirBuilderExt as _;
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(self.0)?;
-        let joined_as = format!("{}\n{}\n{server}\n", joined.name, joined.group.as_deref().unwrap_or_default());
+        let group = joined.group.as_deref().unwrap_or_default();
+        let mut joined_as = format!("{}\n{group}\n{server}\n", joined.name);
+        if let Some(mark) = joined.invitation.clone().or_else(|| self.invitation()) {
+            joined_as += &format!("{mark}\n");
+        }
         // The certificate after its key, and what says that both are there last.
         for (name, text) in [
             ("ca.pem", &joined.ca),

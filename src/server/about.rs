@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use super::clock::Clock;
 use super::config::{Config, Retention};
 use super::tls::{Certificate, Tls};
-use crate::front::Counts;
+use crate::front::{self, Counts};
 use crate::task::Time;
 
 /// Made once, when the server starts.
@@ -21,11 +21,15 @@ pub(super) struct About {
     retention: Mutex<Retention>,
     /// Names besides `localhost` by which browsers may call the server.
     pub(super) hosts: Vec<String>,
+    /// The name by which others reach the server, if it has one.
+    public: Option<String>,
     /// Where clients and where operators connect. Set when the ports are taken; empty to a call that asks in that very moment.
     pub(super) listen: OnceLock<String>,
     pub(super) control: OnceLock<String>,
     /// Where the page is; empty: nowhere.
     pub(super) http: OnceLock<String>,
+    /// Whether it is for others, by TLS.
+    pub(super) http_by_tls: OnceLock<bool>,
     /// What comes through fronts.
     pub(super) front: Arc<Counts>,
     /// Set when the files of TLS were read; empty without TLS.
@@ -34,16 +38,19 @@ pub(super) struct About {
 
 impl About {
     pub(super) fn new(config: &Config) -> About {
+        let public = config.public.as_deref().map(|public| front::host(public).to_owned());
         About {
             clock: Clock::of_machine(),
             started_at: Time::now(),
             data: std::path::absolute(&config.data).unwrap_or_else(|_| config.data.clone()),
             max_task: config.max_task,
             retention: Mutex::new(config.retention.clone()),
-            hosts: config.http_hosts.clone(),
+            hosts: config.http_hosts.iter().chain(public.as_ref()).cloned().collect(),
+            public,
             listen: OnceLock::new(),
             control: OnceLock::new(),
             http: OnceLock::new(),
+            http_by_tls: OnceLock::new(),
             front: Arc::default(),
             tls: OnceLock::new(),
         }
@@ -70,6 +77,12 @@ impl About {
 
     pub(super) fn http(&self) -> String {
         self.http.get().cloned().unwrap_or_default()
+    }
+
+    /// Whether the page is for others, by TLS; and then by which name they reach it, if there is one.
+    pub(super) fn page(&self) -> (bool, Option<&str>) {
+        let by_tls = self.http_by_tls.get().is_some_and(|by_tls| *by_tls);
+        (by_tls, self.public.as_deref().filter(|_| by_tls))
     }
 
     pub(super) fn data(&self) -> String {

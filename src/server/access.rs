@@ -2,21 +2,28 @@
 //! [table of roles](super::roles).
 
 use std::fmt;
+use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
+use futures_timer::Delay;
 use grpcio::RpcContext;
 use log::info;
 
 use super::config::Config;
+use super::grants::{Grants, Known};
 use super::identity::{Connections, Identity, Origin};
+use super::limits::{Account, Accounts, Held, Limit, Wait};
 use super::logins::{self, Logins};
 use super::refusal::Refusal;
 use super::roles::{Role, Row, row};
-use super::tokens::{OPERATOR_FILE, Token, Tokens};
-use crate::broker::Join;
+use super::tokens::{End, OPERATOR_FILE, Token, Tokens};
+use crate::broker::{Join, Quota};
+use crate::labels::Labels;
 use crate::secret::Secret;
 use crate::task::{Name, NameOf, NewTask, Submitter};
 
@@ -64,6 +71,12 @@ pub(super) fn is_on(config: &Config) -> bool {
     config.auth == Auth::Required || is_open
 }
 
+/// How long one that is held up waits before it is looked again whether it still may.
+const LONGEST_WAIT: Duration = Duration::from_secs(1);
+
+/// The method by which tasks are taken.
+const TAKES_TASKS: &str = "/Contact/getTask";
+
 /// Says who calls. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Access(Arc<Shared>);
@@ -73,6 +86,8 @@ struct Shared {
     is_on: bool,
     connections: Connections,
     tokens: Tokens,
+    grants: Grants,
+    accounts: Accounts,
     logins: Logins,
     /// Where operators on this machine find their credential.
     operator_file: PathBuf,
@@ -88,16 +103,46 @@ pub(super) struct Caller {
 
 #[derive(Clone, Debug)]
 enum Who {
-    /// With the one group that it may name, if it may not name any.
-    Certificate(Arc<Identity>, Option<String>),
+    Certificate(Arc<Known>),
     Token(Arc<Token>),
 }
 
 impl Who {
     fn identity(&self) -> &Identity {
         match self {
-            Who::Certificate(identity, _) => identity,
+            Who::Certificate(known) => &known.identity,
             Who::Token(token) => &token.identity,
+        }
+    }
+
+    /// The groups that are granted to it.
+    fn groups(&self) -> &[String] {
+        match self {
+            Who::Certificate(known) => &known.groups,
+            Who::Token(token) => &token.groups,
+        }
+    }
+
+    /// Those that are granted to all who came so.
+    fn common_groups(&self) -> &[String] {
+        match self {
+            Who::Certificate(known) => &known.common_groups,
+            Who::Token(_) => &[],
+        }
+    }
+
+    /// What it is, whatever it says.
+    fn labels(&self) -> &Labels {
+        match self {
+            Who::Certificate(known) => &known.labels,
+            Who::Token(token) => &token.labels,
+        }
+    }
+
+    fn account(&self) -> &Arc<Account> {
+        match self {
+            Who::Certificate(known) => &known.account,
+            Who::Token(token) => &token.account,
         }
     }
 }
@@ -114,18 +159,27 @@ impl fmt::Display for Caller {
 
 impl Access {
     /// Reads the tokens, if callers have to say who they are. An error says what is wrong with which file.
-    pub(super) fn of(is_on: bool, data: &Path, connections: Connections) -> Result<Access, String> {
-        let tokens = if is_on { Tokens::open(data)? } else { Tokens::none(data) };
-        let operator_file = std::path::absolute(data.join(OPERATOR_FILE)).unwrap_or_default();
-        Ok(Access(Arc::new(Shared { is_on, connections, tokens, logins: Logins::default(), operator_file })))
+    pub(super) fn of(
+        is_on: bool,
+        data: &Path,
+        connections: Connections,
+        grants: Grants,
+        accounts: Accounts,
+    ) -> Result<Access, String> {
+        let tokens = if is_on { Tokens::open(data, accounts.clone())? } else { Tokens::none(data, accounts.clone()) };
+        let (logins, operator_file) =
+            (Logins::default(), std::path::absolute(data.join(OPERATOR_FILE)).unwrap_or_default());
+        let shared = Shared { is_on, connections, tokens, grants, accounts, logins, operator_file };
+        Ok(Access(Arc::new(shared)))
     }
 
     /// Nobody has to say anything.
     #[cfg(test)]
     pub(super) fn open(connections: Connections) -> Access {
-        let tokens = Tokens::none(Path::new(""));
-        let (logins, operator_file) = (Logins::default(), PathBuf::new());
-        Access(Arc::new(Shared { is_on: false, connections, tokens, logins, operator_file }))
+        let accounts = Accounts::new(super::limits::Limits::default());
+        let grants =
+            Grants::open(Path::new(""), None, false, &[], accounts.clone()).unwrap_or_else(|why| panic!("{why}"));
+        Access::of(false, Path::new(""), connections, grants, accounts).unwrap_or_else(|why| panic!("{why}"))
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -136,26 +190,34 @@ impl Access {
         &self.0.tokens
     }
 
+    pub(super) fn grants(&self) -> &Grants {
+        &self.0.grants
+    }
+
+    pub(super) fn accounts(&self) -> &Accounts {
+        &self.0.accounts
+    }
+
     pub(super) fn logins(&self) -> &Logins {
         &self.0.logins
     }
 
-    /// Lets a call in that may do what it asks for.
-    pub(super) fn let_in(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
+    /// Lets a call in that may do what it asks for; says who calls, and what that is.
+    pub(super) fn let_in(&self, ctx: &RpcContext<'_>) -> Result<(Caller, &'static Row), Refusal> {
         let row = asked(ctx);
         if row.needs.is_none() {
             let Origin { peer, .. } = self.0.connections.origin(ctx.peer())?;
-            return Ok(Caller { peer, who: None });
+            return Ok((Caller { peer, who: None }, row));
         }
         let caller = self.caller(ctx)?;
         self.check(&caller, row)?;
-        Ok(caller)
+        Ok((caller, row))
     }
 
     /// Whose call it is.
-    pub(super) fn caller(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
-        let Origin { peer, identity, group } = self.0.connections.origin(ctx.peer())?;
-        let mut who = identity.map(|identity| Who::Certificate(Arc::new(identity), group));
+    fn caller(&self, ctx: &RpcContext<'_>) -> Result<Caller, Refusal> {
+        let Origin { peer, known } = self.0.connections.origin(ctx.peer())?;
+        let mut who = known.map(Who::Certificate);
         if self.0.is_on {
             let mut said = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
             if let Some((_, value)) = said.next() {
@@ -168,9 +230,9 @@ impl Access {
         Ok(Caller { peer, who })
     }
 
-    /// Whose call it is, and what it asks for.
-    pub(super) fn begin(&self, ctx: &RpcContext<'_>) -> Result<(Caller, &'static Row), Refusal> {
-        Ok((self.caller(ctx)?, asked(ctx)))
+    /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.0.tokens.binds(key) || self.0.grants.binds(key)
     }
 
     /// Makes a link to the page for somebody: its path, and how long it works.
@@ -189,19 +251,21 @@ impl Access {
         self.0.tokens.find(secret.ok_or(Refusal::WrongToken)?.expose())
     }
 
-    /// Whose request over HTTP it is: by what its header `authorization` says, or by the cookie of a session.
+    /// Whose request over HTTP it is: by what its header `authorization` says, by the cookie of a session, or by a certificate.
     pub(super) fn browser(
         &self,
-        peer: Arc<str>,
+        origin: Origin,
         authorization: &[&[u8]],
         session: Option<&str>,
     ) -> Result<Caller, Refusal> {
+        let Origin { peer, known } = origin;
+        let by_certificate = known.map(Who::Certificate);
         match (self.0.is_on, authorization) {
-            (false, _) => Ok(Caller { peer, who: None }),
+            (false, _) => Ok(Caller { peer, who: by_certificate }),
             (true, [value]) => Ok(Caller { peer, who: Some(Who::Token(self.by_token(value)?)) }),
             (true, []) => {
                 let entered = session.and_then(|session| self.0.logins.session(session));
-                let caller = Caller { peer, who: entered.and_then(|caller| caller.who) };
+                let caller = Caller { peer, who: entered.and_then(|caller| caller.who).or(by_certificate) };
                 caller.check()?;
                 Ok(caller)
             }
@@ -255,9 +319,11 @@ impl Caller {
         }
     }
 
-    /// Completes what a client says of itself by what is known of it, and refuses what it must not say.
-    pub(super) fn complete(&self, join: &mut Join) -> Result<(), Refusal> {
+    /// Completes what a client says of itself by what is known of it, and refuses what it must not say. Its labels are those that its
+    /// identity has, and what it says itself of keys that no identity has (`is_bound`).
+    pub(super) fn complete(&self, join: &mut Join, is_bound: impl Fn(&str) -> bool) -> Result<(), Refusal> {
         let Some(who) = &self.who else { return Ok(()) };
+        join.quota = Some(who.account().quota());
         let identity = who.identity();
         if identity.role != Role::Agent {
             return Ok(());
@@ -267,18 +333,18 @@ impl Caller {
         {
             return Err(Refusal::NotItsId { client: client.to_string(), identity: identity.to_string() });
         }
-        let granted = match who {
-            Who::Certificate(_, group) => group.as_ref().map(std::slice::from_ref),
-            Who::Token(token) => Some(token.grant.groups.as_slice()),
-        };
-        let may_have = |group: &str| match granted {
-            None => true,
-            Some(granted) => identity.covers(group) || granted.iter().any(|one| one == group),
-        };
+        let granted = who.groups();
+        let may_have =
+            |group: &str| identity.covers(group) || granted.iter().chain(who.common_groups()).any(|one| one == group);
+        join.labels = std::mem::take(&mut join.labels).overridden(who.labels(), is_bound);
         if let Some(group) = join.group.as_ref().filter(|group| !may_have(group.as_str())) {
-            return Err(Refusal::GroupNotAllowed { group: group.to_string(), identity: identity.to_string() });
+            return Err(Refusal::GroupNotAllowed {
+                group: group.to_string(),
+                identity: identity.to_string(),
+                by_token: matches!(who, Who::Token(_)),
+            });
         }
-        match granted.and_then(<[String]>::first) {
+        match granted.first() {
             Some(first) if join.group.is_none() => join.group = Some(Name::new(NameOf::ClientOrGroup, first)?),
             None if join.group.is_none() && join.client.is_none() => join.client = Some(identity.name.clone()),
             _ => {}
@@ -291,9 +357,14 @@ impl Caller {
         self.who.as_ref().map_or("", |who| who.identity().name.as_str())
     }
 
-    /// Whether [`Caller::check`] may say something else one day.
-    pub(super) fn may_end(&self) -> bool {
-        matches!(self.who, Some(Who::Token(_)))
+    /// What is to be watched while a stream of it is open.
+    pub(super) fn standing(&self) -> Standing {
+        match &self.who {
+            Some(Who::Token(token)) => Standing { caller: Some(self.clone()), end: Some(token.end()) },
+            // The connection of a certificate ends with it.
+            Some(Who::Certificate(_)) => Standing { caller: Some(self.clone()), end: None },
+            None => Standing::of_nobody(),
+        }
     }
 
     /// What makes tasks its own that it may submit, and refuses the others.
@@ -324,12 +395,48 @@ impl Caller {
         }
     }
 
+    /// Its account is charged with a call, if it is known, for as long as what this gives is kept.
+    pub(super) fn hold(&self, row: &Row) -> Result<Option<Held>, Refusal> {
+        let hold = |who: &Who| who.account().hold(&self.peer, row.name == TAKES_TASKS);
+        self.who.as_ref().map(hold).transpose()
+    }
+
     /// Counts tasks that it submits, or says how long to wait with them.
     pub(super) fn spend(&self, tasks: usize) -> Result<(), Refusal> {
-        match &self.who {
-            Some(Who::Token(token)) => token.spend(tasks, Instant::now()),
-            _ => Ok(()),
+        let Some(who) = &self.who else { return Ok(()) };
+        who.account().spend(Limit::Submits, tasks, Instant::now()).map_err(|Wait { limit, wait }| {
+            who.account().reached(Limit::Submits);
+            Refusal::TooFast { identity: who.identity().to_string(), rate: limit, wait }
+        })
+    }
+
+    /// Waits until it may have so much more of what is limited by the second: whoever sends is held up meanwhile.
+    pub(super) async fn in_turn(&self, of: Limit, count: usize) -> Result<(), Refusal> {
+        let Some(who) = &self.who else { return Ok(()) };
+        self.check()?;
+        let mut was_held_up = false;
+        while let Err(Wait { wait, .. }) = who.account().spend(of, count, Instant::now()) {
+            if !std::mem::replace(&mut was_held_up, true) {
+                who.account().reached(of);
+            }
+            Delay::new(wait.min(LONGEST_WAIT)).await;
+            // It may have ended while it waited.
+            self.check()?;
         }
+        Ok(())
+    }
+
+    /// It was given less than it wanted because of its account.
+    pub(super) fn has_window(&self, window: u32) {
+        let of = self.who.as_ref().map(Who::account);
+        if let Some(account) = of.filter(|account| account.quota().window == window) {
+            account.reached(Limit::Window);
+        }
+    }
+
+    /// What its account makes for the broker.
+    pub(super) fn quota(&self) -> Option<Quota> {
+        self.who.as_ref().map(|who| who.account().quota())
     }
 
     /// Writes down what it did, or tried to. `said` has no secrets and no texts of tasks.
@@ -354,27 +461,86 @@ impl Caller {
     }
 }
 
+/// Whether somebody still may do what it began, for as long as a stream of it is open.
+pub(super) struct Standing {
+    caller: Option<Caller>,
+    end: Option<End>,
+}
+
+impl Standing {
+    /// Of one who need not say who it is.
+    pub(super) fn of_nobody() -> Standing {
+        Standing { caller: None, end: None }
+    }
+
+    /// Whether it still is who it was: its token may have been revoked, or be over.
+    pub(super) fn check(&self) -> Result<(), Refusal> {
+        self.caller.as_ref().map_or(Ok(()), Caller::check)
+    }
+
+    /// See [`Caller::in_turn`].
+    pub(super) async fn in_turn(&self, of: Limit, count: usize) -> Result<(), Refusal> {
+        match &self.caller {
+            Some(caller) => caller.in_turn(of, count).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Who it is, if it has to be known.
+    pub(super) fn caller(&self) -> Option<&Caller> {
+        self.caller.as_ref()
+    }
+
+    /// Ready when it is not any more, with the reason.
+    pub(super) fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Refusal> {
+        let Some(end) = &mut self.end else { return Poll::Pending };
+        std::task::ready!(end.poll_unpin(cx));
+        self.end = None;
+        self.check().map_or_else(Poll::Ready, |()| Poll::Pending)
+    }
+
+    /// Resolves then.
+    pub(super) async fn end(&mut self) -> Refusal {
+        poll_fn(|cx| self.poll_end(cx)).await
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use super::super::limits::{Limits, Own};
     use super::super::tokens::NewToken;
     use super::*;
 
     fn caller(groups: &[&str]) -> Caller {
         let folder = tempfile::tempdir().unwrap();
         let groups = groups.iter().map(ToString::to_string).collect();
-        let new = NewToken { name: "web".into(), role: "agent".into(), groups, targets: vec![], rate: 0, ttl: None };
-        let (token, _) = Tokens::open(folder.path()).unwrap().create(new).unwrap();
+        let (name, role, labels) = ("web".into(), "agent".into(), "role=web".into());
+        let new = NewToken { name, role, groups, targets: vec![], labels, rate: 0, limits: Own::new(), ttl: None };
+        let accounts = Accounts::new(Limits::default());
+        let (token, _) = Tokens::open(folder.path(), accounts).unwrap().create(new).unwrap();
         Caller { peer: "ipv4:192.0.2.1:5".into(), who: Some(Who::Token(token)) }
     }
 
     fn completed(caller: &Caller, client: Option<&str>, group: Option<&str>) -> Result<(String, String), &'static str> {
         let name = |text: &str| Name::new(NameOf::ClientOrGroup, text).unwrap();
         let mut join = Join { client: client.map(name), group: group.map(name), ..Join::default() };
-        caller.complete(&mut join).map_err(|refusal| refusal.cause())?;
+        caller.complete(&mut join, |key| key == "env").map_err(|refusal| refusal.cause())?;
         let text = |name: Option<Name>| name.map(|name| name.to_string()).unwrap_or_default();
         Ok((text(join.client), text(join.group)))
+    }
+
+    #[test]
+    fn the_labels_of_an_agent_are_those_of_its_token_and_what_it_says_of_keys_that_no_token_has() {
+        let said = |labels: &str| {
+            let mut join = Join { labels: labels.parse().unwrap(), ..Join::default() };
+            caller(&["workers"]).complete(&mut join, |key| key == "env").unwrap();
+            join.labels.to_string()
+        };
+        assert_eq!(said(""), "role=web");
+        assert_eq!(said("os=linux,role=db"), "os=linux,role=web");
+        assert_eq!(said("env=production,os=linux"), "os=linux,role=web", "others have that from their tokens");
     }
 
     #[test]

@@ -5,9 +5,11 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::access::Access;
+use super::access::{Access, Caller};
+use super::limits::Held;
 use super::refusal::Refusal;
-use crate::codec::Admit;
+use super::roles::Row;
+use crate::codec::{Admit, First, Requests};
 use crate::front::holder;
 
 /// How many calls may be open at once.
@@ -54,8 +56,10 @@ impl Admission {
     pub(super) fn asked(self: &Arc<Self>, access: &Access) -> Admit {
         let (admission, access) = (self.clone(), access.clone());
         Arc::new(move |ctx| {
-            let let_in = access.let_in(ctx).and_then(|caller| admission.admit(&caller.peer));
-            Ok(Box::new(let_in?))
+            let (caller, row) = access.let_in(ctx)?;
+            let held = caller.hold(row)?;
+            let permit = admission.admit(&caller.peer)?;
+            Ok(Box::new(LetIn { caller, row, _held: held, _permit: permit }))
         })
     }
 
@@ -82,7 +86,33 @@ impl Admission {
     }
 }
 
-/// One call that was let in.
+/// A call that was let in: whose it is, and what it asks for. Both were found out once, with the call.
+pub(super) struct LetIn {
+    caller: Caller,
+    row: &'static Row,
+    _held: Option<Held>,
+    _permit: Permit,
+}
+
+impl LetIn {
+    fn caller(let_in: Option<&LetIn>) -> Result<(Caller, &'static Row), Refusal> {
+        // All services ask. One that does not would serve nobody.
+        let let_in = let_in.ok_or(Refusal::NoCredential { file: None })?;
+        Ok((let_in.caller.clone(), let_in.row))
+    }
+
+    /// Of a call with one message.
+    pub(super) fn of<T>(request: &First<T>) -> Result<(Caller, &'static Row), Refusal> {
+        LetIn::caller(request.permit())
+    }
+
+    /// Of a call with many: whose it is.
+    pub(super) fn of_many<T>(requests: &Requests<T>) -> Result<Caller, Refusal> {
+        Ok(LetIn::caller(requests.permit())?.0)
+    }
+}
+
+/// One call that is counted.
 struct Permit {
     admission: Arc<Admission>,
     keys: Option<[(IpAddr, u16); 2]>,

@@ -17,10 +17,11 @@ use rcgen::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::grants::{Change, Grant};
 use super::identity::Identity;
 use super::refusal::Refusal;
 use super::roles::Role;
-use crate::front::{Secret, ServerTls, base64url};
+use crate::front::{self, Secret, ServerTls, base64url};
 use crate::private_file;
 use crate::task::{Name, NameOf, Time};
 
@@ -43,9 +44,8 @@ const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
 pub(super) struct Enrolled {
     pub(super) name: String,
     pub(super) role: Role,
-    /// The one group that it may name.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) group: Option<String>,
+    #[serde(flatten)]
+    pub(super) grant: Grant,
     /// When it was given the last one, and until when that is valid; milliseconds since 1970.
     pub(super) issued_at: i64,
     pub(super) until: i64,
@@ -57,7 +57,9 @@ pub(super) struct Enrolled {
 struct Invite {
     /// SHA-256 of the secret, in base64.
     secret: String,
-    group: Option<String>,
+    /// What is granted to who joins.
+    #[serde(flatten)]
+    grant: Grant,
     until: i64,
     uses: u32,
 }
@@ -127,7 +129,7 @@ impl Authority {
         };
         let authority = Shared { folder, public: public.to_owned(), ca, issuer, book: Mutex::new(book) };
         let authority = Authority(Arc::new(authority));
-        authority.renew_server()?;
+        authority.keep_server()?;
         Ok(authority)
     }
 
@@ -137,24 +139,35 @@ impl Authority {
         ServerTls { cert: at("server.pem"), key: at("server.key"), client_ca: Some(at("ca.pem")) }
     }
 
+    /// Has the server a new certificate, unless the one that lies there is good for its names, and not over soon.
+    fn keep_server(&self) -> io::Result<()> {
+        let until = self.files().believed_until(&self.names());
+        let left = until.and_then(|until| until.duration_since(SystemTime::now()).ok()).unwrap_or_default();
+        if left < SERVER / 3 { self.renew_server(SERVER) } else { Ok(()) }
+    }
+
     /// Has the server a new certificate if the one it has is over soon.
     pub(super) fn look_after(&self, left: Duration) {
         if left < SERVER / 3
-            && let Err(e) = self.renew_server()
+            && let Err(e) = self.renew_server(SERVER)
         {
             warn!("the server's certificate is over soon, and there is no new one: {e}");
         }
     }
 
-    fn renew_server(&self) -> io::Result<()> {
-        let (host, _) = self.0.public.rsplit_once(':').unwrap_or((&self.0.public, ""));
-        let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    /// By which clients call the server.
+    fn names(&self) -> Vec<String> {
+        let host = front::host(&self.0.public).to_owned();
         // By the last two those on this machine get there.
         let mut names = vec![host, "localhost".to_owned(), "127.0.0.1".to_owned()];
         names.dedup();
-        let mut params = CertificateParams::new(names).map_err(other)?;
+        names
+    }
+
+    fn renew_server(&self, lasts: Duration) -> io::Result<()> {
+        let mut params = CertificateParams::new(self.names()).map_err(other)?;
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        lasting(&mut params, SERVER);
+        lasting(&mut params, lasts);
         let pair = KeyPair::generate().map_err(other)?;
         let made = params.signed_by(&pair, &self.0.issuer).map_err(other)?;
         private_file::write(&self.0.folder.join("server.key"), pair.serialize_pem())?;
@@ -162,7 +175,7 @@ impl Authority {
     }
 
     /// What one needs to join: `HOST:PORT.CA.SECRET`. Good for so many, for that long.
-    pub(super) fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+    pub(super) fn invite(&self, grant: Grant, lasts: Duration, uses: u32) -> Result<String, Refusal> {
         let secret = Secret::new();
         let now = Time::now();
         let mut book = self.lock();
@@ -172,12 +185,7 @@ impl Authority {
                 "{MOST_INVITES} invitations are open; more wait until some are used or over"
             )));
         }
-        book.invites.push(Invite {
-            secret: secret.hash(),
-            group: group.map(|group| group.to_string()),
-            until: now.after(lasts.min(LONGEST)).0,
-            uses,
-        });
+        book.invites.push(Invite { secret: secret.hash(), grant, until: now.after(lasts.min(LONGEST)).0, uses });
         self.store(&book)?;
         let ca = pem::der_of(&self.0.ca).ok_or_else(|| Refusal::Authority("its certificate cannot be read".into()))?;
         Ok(format!("{}.{}.{}", self.0.public, base64url(&ca), secret.text()))
@@ -198,8 +206,8 @@ impl Authority {
             name = format!("{wished}-{:04x}", rand::random::<u16>());
         }
         let name = Name::new(NameOf::ClientOrGroup, &name)?;
-        let group = book.invites[at].group.clone();
-        let issued = self.issue(&mut book, Identity { role: Role::Agent, name }, group, &key, JOINED)?;
+        let grant = book.invites[at].grant.clone();
+        let issued = self.issue(&mut book, Identity { role: Role::Agent, name }, grant, &key, JOINED)?;
         book.invites[at].uses -= 1;
         self.store(&book)?;
         info!("{} has joined", issued.name);
@@ -211,14 +219,21 @@ impl Authority {
         let key = public_key(csr)?;
         let mut book = self.lock();
         let known = book.identities.iter().find(|it| it.is(identity) && !it.revoked);
-        let group = known.ok_or_else(|| Refusal::NoSuchIdentity(identity.to_string()))?.group.clone();
-        let issued = self.issue(&mut book, identity.clone(), group, &key, JOINED)?;
+        let grant = known.ok_or_else(|| Refusal::NoSuchIdentity(identity.to_string()))?.grant.clone();
+        let issued = self.issue(&mut book, identity.clone(), grant, &key, JOINED)?;
         self.store(&book)?;
         Ok(issued)
     }
 
-    /// A certificate that an operator asks for.
-    pub(super) fn issue_for(&self, role: Role, name: Name, csr: &str, lasts: Duration) -> Result<Issued, Refusal> {
+    /// A certificate that an operator asks for. `more`: what it is granted beside what it has.
+    pub(super) fn issue_for(
+        &self,
+        role: Role,
+        name: Name,
+        csr: &str,
+        lasts: Duration,
+        more: &Change,
+    ) -> Result<Issued, Refusal> {
         let key = public_key(csr)?;
         let mut book = self.lock();
         let identity = Identity { role, name };
@@ -227,8 +242,9 @@ impl Authority {
                 "{identity} was revoked, or is of another kind: choose another name"
             )));
         }
-        let group = book.identities.iter().find(|it| it.is(&identity)).and_then(|it| it.group.clone());
-        let issued = self.issue(&mut book, identity, group, &key, lasts.clamp(Duration::from_secs(60), LONGEST))?;
+        let before = book.identities.iter().find(|it| it.is(&identity)).map(|it| it.grant.clone());
+        let grant = before.unwrap_or_default().with(more)?;
+        let issued = self.issue(&mut book, identity, grant, &key, lasts.clamp(Duration::from_secs(60), LONGEST))?;
         self.store(&book)?;
         Ok(issued)
     }
@@ -237,7 +253,7 @@ impl Authority {
         &self,
         book: &mut Book,
         identity: Identity,
-        group: Option<String>,
+        grant: Grant,
         key: &impl PublicKeyData,
         lasts: Duration,
     ) -> Result<Issued, Refusal> {
@@ -254,14 +270,14 @@ impl Authority {
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         lasting(&mut params, lasts);
         let made = params.signed_by(key, &self.0.issuer).map_err(failed)?;
-        let name = identity.to_string();
+        let (name, group) = (identity.to_string(), grant.groups.first().cloned());
         // An earlier certificate of the same name may last longer. It is known for as long, so that it stays revoked if it is.
         let before = book.identities.iter().find(|it| it.is(&identity)).map_or(0, |it| it.until);
         book.identities.retain(|it| !it.is(&identity));
         book.identities.push(Enrolled {
             name: name.clone(),
             role: identity.role,
-            group: group.clone(),
+            grant,
             issued_at: now.0,
             until: now.after(lasts).0.max(before),
             revoked: false,
@@ -288,10 +304,36 @@ impl Authority {
         Ok(identity)
     }
 
-    /// Whether it is one of ours, and not revoked; and the group that it may name.
-    pub(super) fn lets_in(&self, identity: &Identity) -> Option<Option<String>> {
+    /// Whether it is one of ours, and not revoked; and what is granted to it.
+    pub(super) fn lets_in(&self, identity: &Identity) -> Option<Grant> {
         let book = self.lock();
-        book.identities.iter().find(|it| it.is(identity) && !it.revoked).map(|it| it.group.clone())
+        book.identities.iter().find(|it| it.is(identity) && !it.revoked).map(|it| it.grant.clone())
+    }
+
+    /// What is granted to who has that name.
+    pub(super) fn grant(&self, name: &str) -> Option<Grant> {
+        self.lock().identities.iter().find(|it| it.name == name).map(|it| it.grant.clone())
+    }
+
+    /// Grants something else from now on. `None`: there is nobody of that name.
+    pub(super) fn change(&self, name: &str, change: &Change) -> Result<Option<Grant>, Refusal> {
+        let mut book = self.lock();
+        let Some(at) = book.identities.iter().position(|it| it.name == name) else { return Ok(None) };
+        let grant = book.identities[at].grant.with(change)?;
+        let before = std::mem::replace(&mut book.identities[at].grant, grant.clone());
+        if let Err(e) = self.store(&book) {
+            book.identities[at].grant = before;
+            return Err(e);
+        }
+        Ok(Some(grant))
+    }
+
+    /// Whether an identity, or an invitation that is open, says what is of this key.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        let (book, now) = (self.lock(), Time::now());
+        let by_identity = |it: &Enrolled| !it.revoked && it.grant.labels.get(key).is_some();
+        let by_invite = |it: &Invite| it.until > now.0 && it.uses > 0 && it.grant.labels.get(key).is_some();
+        book.identities.iter().any(by_identity) || book.invites.iter().any(by_invite)
     }
 
     fn store(&self, book: &Book) -> Result<(), Refusal> {
@@ -348,10 +390,40 @@ mod tests {
             CertificateParams::new(Vec::new()).unwrap().serialize_request(&pair).unwrap().pem().unwrap()
         };
         let name = || Name::new(NameOf::ClientOrGroup, "python-1").unwrap();
-        authority.issue_for(Role::Agent, name(), &csr(), 90 * DAY).unwrap();
+        authority.issue_for(Role::Agent, name(), &csr(), 90 * DAY, &Change::default()).unwrap();
         let until = authority.identities()[0].until;
         // Otherwise the name would be given to another one day, and the first certificate would count as that one's.
-        authority.issue_for(Role::Agent, name(), &csr(), DAY).unwrap();
+        authority.issue_for(Role::Agent, name(), &csr(), DAY, &Change::default()).unwrap();
         assert_eq!(authority.identities()[0].until, until);
+    }
+
+    #[test]
+    fn the_certificate_of_the_server_is_kept_for_two_thirds_of_its_time_and_as_long_as_it_is_good_for_its_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let open = |public: &str| {
+            let authority = Authority::open(folder.path(), public).unwrap();
+            (fs::read(authority.files().cert).unwrap(), authority)
+        };
+        let (first, authority) = open("agents.example:50051");
+        assert_eq!(open("agents.example:50051").0, first);
+        assert_eq!(open("agents.example:1").0, first, "the port stands in no certificate");
+        let (other, _) = open("other.example:50051");
+        assert_ne!(other, first, "it has another name");
+        assert_eq!(open("other.example:50051").0, other);
+        authority.renew_server(SERVER / 3 - DAY).unwrap();
+        let late = fs::read(authority.files().cert).unwrap();
+        assert_ne!(open("agents.example:50051").0, late, "less than a third is left");
+        authority.renew_server(SERVER / 3 + DAY).unwrap();
+        let (kept, _) = open("agents.example:50051");
+        assert_eq!(kept, fs::read(authority.files().cert).unwrap());
+        // What does not belong together, and an authority that was made anew.
+        for file in ["server.key", "server.pem"] {
+            fs::write(folder.path().join("tls").join(file), "garbage").unwrap();
+            let (made, authority) = open("agents.example:50051");
+            assert!(authority.files().believed_until(&authority.names()).is_some() && made != kept);
+        }
+        let before = fs::read(authority.files().cert).unwrap();
+        fs::remove_file(folder.path().join("tls/ca.pem")).unwrap();
+        assert_ne!(open("agents.example:50051").0, before);
     }
 }

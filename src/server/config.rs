@@ -5,9 +5,11 @@ use std::time::Duration;
 
 use super::access::Auth;
 use super::admission::CallLimits;
+use super::limits::Limits;
 use crate::broker;
 use crate::front::{FileError, ServerTls};
 use crate::store::StoreError;
+use crate::task::Name;
 
 /// How a server is set.
 #[derive(Debug, Clone)]
@@ -20,7 +22,8 @@ pub struct Config {
     pub http: Option<String>,
     /// Names by which browsers may call that, besides `localhost` and addresses.
     pub http_hosts: Vec<String>,
-    /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] where it is not for this machine alone.
+    /// The files by which [`Config::listen`] speaks TLS, and [`Config::control`] and [`Config::http`] where they are not for this machine
+    /// alone.
     pub tls: Option<ServerTls>,
     /// Where clients reach this server, `host:port`, if it is to have an authority of its own, which issues certificates to them. Then
     /// it speaks TLS by that, and `tls` does not matter.
@@ -35,6 +38,10 @@ pub struct Config {
     pub max_task: usize,
     /// How many calls may be open at once.
     pub calls: CallLimits,
+    /// What each identity may have, unless its grant says otherwise.
+    pub limits: Limits,
+    /// The groups that all agents with certificates may name, beside those that are granted to each.
+    pub agent_groups: Vec<Name>,
     /// Most memory for the connections, calls and messages under way of one port, as gRPC counts it, in bytes.
     pub grpc_memory: usize,
     /// Makes ten tasks at the start, and ten more each time this has passed.
@@ -85,18 +92,17 @@ pub enum ServerError {
         /// What the system said.
         why: String,
     },
-    /// Others would reach it, and it has no TLS, or asks for no certificates.
+    /// Others would reach it, and it has no TLS.
     #[error(
-        "{address} can be reached by other machines, and by whoever is between: {instead}; or choose an address of this machine with \
-         {flag}; or say --insecure if nobody else can get there"
+        "{address} can be reached by other machines, and by whoever is between: give it a certificate with --tls-cert and --tls-key, \
+         and ask for those of clients with --tls-client-ca, or have it make its own with --public; or choose an address of this \
+         machine with {flag}; or say --insecure if nobody else can get there"
     )]
     Exposed {
         /// What was asked for.
         address: String,
         /// The flag that sets it.
         flag: &'static str,
-        /// What to do about it.
-        instead: &'static str,
     },
     /// The authority cannot be made, or read.
     #[error("the authority in {} cannot be used: {why}", path.display())]

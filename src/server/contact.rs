@@ -9,9 +9,11 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::access::Access;
+use super::access::{Access, Standing};
+use super::admission::LetIn;
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
+use super::limits::Limit;
 use super::metadata::Metadata;
 use super::pump::Pump;
 use super::receipts::{OfClient, Receipts};
@@ -39,12 +41,12 @@ const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
+    pub(super) access: Access,
     pub(super) health: Health,
     pub(super) calls: Calls,
     /// The longest text, in bytes.
     pub(super) limit: usize,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) access: Access,
     pub(super) status_rate: Arc<StatusRate>,
     pub(super) receipts: Receipts,
     /// The group of all anonymous clients, if there is one.
@@ -59,7 +61,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.access);
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -70,13 +72,14 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
-        let service = self.clone();
-        let metadata = Metadata::read(&ctx, &self.access);
+    fn get_task(&mut self, ctx: RpcContext<'_>, request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
+        let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller, &self.access));
+        // Boxed, so that an idle client does not keep the memory that only its coming and going take: two kilobytes.
+        let coming = Box::pin(self.clone().join(request, metadata, sink));
         ctx.spawn(async move {
-            // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
-            if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
-                pump.run().await;
+            if let Some(mut pump) = coming.await {
+                let ended = pump.run().await;
+                Box::pin(pump.end(ended)).await;
             }
         });
     }
@@ -88,7 +91,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = Metadata::read(&ctx, &self.access);
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {
@@ -103,11 +106,11 @@ impl ContactService {
     /// Opens the session of a client that is to be given tasks. `None`: it was refused, and told so.
     async fn join(
         self,
-        request: &mut First<pb::Empty>,
+        mut request: First<pb::Empty>,
         metadata: Result<Metadata, Refusal>,
         mut sink: DuplexSink<pb::ServerMsg>,
     ) -> Option<Pump> {
-        let metadata = match first(request).await.and(metadata) {
+        let metadata = match first(&mut request).await.and(metadata) {
             Ok(metadata) => metadata,
             Err(refusal) => {
                 let _ = sink.fail(refusal.into()).await;
@@ -118,11 +121,20 @@ impl ContactService {
         let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
         let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
+        let quota = metadata.join.quota;
         let refusal = match self.broker.join(metadata.join).await {
             Ok(Joined { session, inbox, new_group, window }) => {
+                if let Some(caller) = standing.caller() {
+                    window.into_iter().for_each(|window| caller.has_window(window));
+                    // Its limits may have been changed while it came.
+                    if let Some(now) = caller.quota().filter(|now| quota != Some(*now)) {
+                        let _ = self.broker.set_quotas(vec![now]).await;
+                    }
+                }
                 sink.set_headers(self.introduction(new_group, window));
                 let ContactService { broker, health, traffic, .. } = self;
                 return Some(Pump {
+                    _request: request,
                     broker,
                     health,
                     traffic,
@@ -173,12 +185,12 @@ impl ContactService {
         sink: &mut DuplexSink<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
-        let (client, standing) = (metadata.label(), metadata.standing());
+        let (client, mut standing) = (metadata.label(), metadata.standing());
         let peer = metadata.join.peer;
         let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
-        while let Some(chunk) = chunk(requests, |message| weight(&message.msg)).await {
-            standing.check()?;
+        while let Some(chunk) = chunk(requests, |message| weight(&message.msg), &mut standing).await? {
+            standing.in_turn(Limit::Statuses, chunk.len()).await?;
             let mut statuses = Vec::with_capacity(chunk.len());
             // All answers in their order, and the places of those to what is stored.
             let (mut answers, mut stored) = (Vec::with_capacity(chunk.len()), Vec::with_capacity(chunk.len()));
@@ -231,17 +243,21 @@ impl ContactService {
         requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
         let metadata = metadata?;
-        let standing = metadata.standing();
+        let mut standing = metadata.standing();
         let receipts = self.receipts_of(&metadata);
         let reporter = metadata.reporter();
         let reporting = self.broker.reporting(reporter).await?;
         let mut ended = None;
         let mut under_way = 0;
-        while let (None, Some(chunk)) = (&ended, chunk(requests, weight_of).await) {
-            if let Err(why) = standing.check() {
-                ended = Some(why.into());
-                continue;
-            }
+        while ended.is_none() {
+            let chunk = match chunk(requests, weight_of, &mut standing).await {
+                Ok(Some(chunk)) => chunk,
+                Ok(None) => break,
+                Err(why) => {
+                    ended = Some(why.into());
+                    break;
+                }
+            };
             let messages = chunk.len();
             let mut reports = Vec::with_capacity(messages);
             for item in chunk {
@@ -254,6 +270,11 @@ impl ContactService {
             let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
             self.traffic.count(Flow::Results, messages, bytes);
             under_way += bytes + rows * weight("");
+            // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
+            if let Err(why) = standing.in_turn(Limit::Results, rows).await {
+                ended = Some(why.into());
+                break;
+            }
             let mut taken = reporting.report(reports).await;
             if taken.is_ok() && under_way > UNDER_WAY {
                 under_way = 0;
@@ -324,10 +345,18 @@ fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
     }
 }
 
-/// The messages that are there, at least one: as many as are handled together. `None`: there will be no more.
-async fn chunk<T>(requests: &mut Requests<T>, weight: impl Fn(&T) -> usize) -> Option<Vec<grpcio::Result<Decoded<T>>>> {
+/// The messages that are there, at least one: as many as are handled together. `None`: there will be no more. An error: whoever sends
+/// them may do so no more.
+async fn chunk<T>(
+    requests: &mut Requests<T>,
+    weight: impl Fn(&T) -> usize,
+    standing: &mut Standing,
+) -> Result<Option<Vec<grpcio::Result<Decoded<T>>>>, Refusal> {
     let (mut chunk, mut bytes) = (Vec::new(), 0);
-    poll_fn(|cx| {
+    let chunk = poll_fn(|cx| {
+        if let Poll::Ready(why) = standing.poll_end(cx) {
+            return Poll::Ready(Err(why));
+        }
         while chunk.len() < CHUNK && bytes < UNDER_WAY {
             match requests.poll_next_unpin(cx) {
                 Poll::Ready(Some(Ok(item))) => {
@@ -339,15 +368,18 @@ async fn chunk<T>(requests: &mut Requests<T>, weight: impl Fn(&T) -> usize) -> O
                     chunk.push(Err(error));
                     break;
                 }
-                Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
+                Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(Ok(None)),
                 Poll::Pending if chunk.is_empty() => return Poll::Pending,
                 // A stream of requests says again that it is over.
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        Poll::Ready(Some(std::mem::take(&mut chunk)))
+        Poll::Ready(Ok(Some(std::mem::take(&mut chunk))))
     })
-    .await
+    .await?;
+    // It may have ended in this moment.
+    standing.check()?;
+    Ok(chunk)
 }
 
 /// What a message with results counts for while it waits.

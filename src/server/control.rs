@@ -7,9 +7,11 @@ use futures_timer::Delay;
 use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
 use super::about;
-use super::access::{Access, Caller};
+use super::access::Caller;
+use super::admission::LetIn;
 use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
+use super::limits::Limit;
 use super::operator::{
     BROKER_SHARE, DeadLetters, Log, MOST, Operator, Part, Range, Results, Statuses, Tasks, if_set, retry_policy,
 };
@@ -29,17 +31,14 @@ use crate::wire::control_grpc::Control;
 /// Requests of a submitting stream that are being written at once.
 const UNDER_WAY: usize = 8;
 
-/// How long one that submits too much waits before it is looked again whether it still may.
-const LONGEST_WAIT: Duration = Duration::from_secs(1);
-
 /// Between two looks at a task that is watched.
 const LEAST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ControlService {
     pub(super) operator: Operator,
-    pub(super) access: Access,
     pub(super) watchers: Watchers,
     pub(super) calls: Calls,
 }
@@ -48,7 +47,7 @@ pub(super) struct ControlService {
 macro_rules! unary {
     ($operator:ident, $caller:ident, $request:ident: $($call:ident($Request:ident) -> $Response:ident = $work:expr;)*) => {$(
         fn $call(&mut self, ctx: RpcContext<'_>, mut request: First<pb::$Request>, sink: ClientStreamingSink<pb::$Response>) {
-            let ($operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
+            let ($operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of(&request));
             ctx.spawn(async move {
                 let _call = call;
                 let work = async {
@@ -89,8 +88,12 @@ impl Control for ControlService {
             convert::found(found, looked)
         };
         list_clients(ListClientsRequest) -> ListClientsResponse = {
-            let (connected, drained_away) = operator.clients().await?;
-            convert::clients(connected, drained_away)
+            if request.known {
+                convert::known_clients(operator.known_clients(request.offline_ms.map(Duration::from_millis)).await?)
+            } else {
+                let (connected, drained_away) = operator.clients().await?;
+                convert::clients(connected, drained_away)
+            }
         };
         describe_task(DescribeTaskRequest) -> TaskLedger =
             convert::ledger(operator.describe(request.id, convert::part(&request)?).await?);
@@ -128,18 +131,26 @@ impl Control for ControlService {
             pb::RemoveGroupResponse { owed, ..Default::default() }
         };
         invite(InviteRequest) -> InviteResponse = {
-            let group = if_set(NameOf::Group, &request.group)?;
             let lasts = Duration::from_millis(request.lasts_ms);
-            pb::InviteResponse { invitation: operator.invite(group, lasts, request.uses).await?, ..Default::default() }
+            let grant = convert::granted(&request)?;
+            pb::InviteResponse { invitation: operator.invite(grant, lasts, request.uses).await?, ..Default::default() }
         };
         issue_certificate(IssueCertificateRequest) -> IssueCertificateResponse = {
             let name = Name::new(NameOf::ClientOrGroup, &request.name)?;
             let lasts = Duration::from_millis(request.lasts_ms);
             let role = if request.operator { Role::Operator } else { Role::Agent };
-            let issued = operator.issue(role, name, request.csr, lasts).await?;
+            let more = convert::change(request.groups, Vec::new(), &request.limits, &[])?;
+            let issued = operator.issue(role, name, request.csr, lasts, more).await?;
             pb::IssueCertificateResponse { certificate: issued.certificate, ca: issued.ca, ..Default::default() }
         };
         list_identities(ListIdentitiesRequest) -> ListIdentitiesResponse = convert::identities(operator.enrolled()?);
+        describe_identity(DescribeIdentityRequest) -> DescribeIdentityResponse =
+            convert::known(&request.name, operator.known(&request.name)?);
+        change_identity(ChangeIdentityRequest) -> DescribeIdentityResponse = {
+            let pb::ChangeIdentityRequest { name, add_groups, remove_groups, limits, unset, .. } = request;
+            let change = convert::change(add_groups, remove_groups, &limits, &unset)?;
+            convert::known(&name, operator.change_identity(name.clone(), change).await?)
+        };
         revoke_identity(RevokeIdentityRequest) -> RevokeIdentityResponse = {
             let connections = operator.revoke(request.name).await? as u32;
             pb::RevokeIdentityResponse { connections, ..Default::default() }
@@ -149,7 +160,7 @@ impl Control for ControlService {
         };
         get_server(GetServerRequest) -> Server = convert::server(operator.server(request.counted).await?);
         create_token(CreateTokenRequest) -> CreateTokenResponse = {
-            let (token, secret) = operator.create_token(convert::new_token(request)).await?;
+            let (token, secret) = operator.create_token(convert::new_token(request)?).await?;
             pb::CreateTokenResponse { token: Some(convert::token(&token)).into(), secret, ..Default::default() }
         };
         list_tokens(ListTokensRequest) -> ListTokensResponse = {
@@ -190,7 +201,9 @@ impl Control for ControlService {
         create_login(CreateLoginRequest) -> CreateLoginResponse = {
             let (path, lasts) = operator.access.login(caller.clone());
             let (http, lasts_ms) = (operator.about.http(), about::millis(lasts));
-            pb::CreateLoginResponse { path, http, lasts_ms, ..Default::default() }
+            let (tls, host) = operator.about.page();
+            let host = host.unwrap_or_default().to_owned();
+            pb::CreateLoginResponse { path, http, lasts_ms, tls, host, ..Default::default() }
         };
     }
 
@@ -200,7 +213,7 @@ impl Control for ControlService {
         mut requests: Requests<pb::SubmitRequest>,
         mut sink: DuplexSink<pb::SubmitResponse>,
     ) {
-        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.caller(&ctx));
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of_many(&requests));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -217,7 +230,7 @@ impl Control for ControlService {
         mut request: First<pb::BackupRequest>,
         mut sink: DuplexSink<pb::BackupProgress>,
     ) {
-        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), self.access.begin(&ctx));
+        let (operator, call, caller) = (self.operator.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
             match back_up(&operator, caller, &mut request, &mut sink).await {
@@ -233,10 +246,10 @@ impl Control for ControlService {
         mut request: First<pb::WatchTaskRequest>,
         mut sink: DuplexSink<pb::TaskNews>,
     ) {
-        let (service, call, caller) = (self.clone(), self.calls.begin(), self.access.caller(&ctx));
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
-            match service.send_task(caller, &mut request, &mut sink).await {
+            match service.send_task(caller.map(|(caller, _)| caller), &mut request, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a watched task", |status| sink.fail(status)).await,
             }
@@ -249,10 +262,10 @@ impl Control for ControlService {
         mut request: First<pb::WatchRunRequest>,
         mut sink: DuplexSink<pb::RunNews>,
     ) {
-        let (service, call, caller) = (self.clone(), self.calls.begin(), self.access.caller(&ctx));
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
-            match service.send_run(caller, &mut request, &mut sink).await {
+            match service.send_run(caller.map(|(caller, _)| caller), &mut request, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a watched run", |status| sink.fail(status)).await,
             }
@@ -314,14 +327,16 @@ async fn accept_stream(
     sink: &mut DuplexSink<pb::SubmitResponse>,
 ) -> Result<(), Ended> {
     let caller = caller?;
-    // One request is decoded while those before it are being written: they share syncs.
+    let (submitter, mut standing) = (caller.clone(), caller.standing());
+    // One request is decoded while those before it are being written: they share syncs. What was begun is answered.
+    let requests = requests.take_until(async move { standing.end().await });
     let answers =
         requests.then(move |item| begin_accepting(operator.clone(), caller.clone(), item)).buffered(UNDER_WAY);
     futures::pin_mut!(answers);
     while let Some(answer) = answers.next().await {
         sink.send((answer?, WriteFlags::default())).await?;
     }
-    Ok(())
+    Ok(submitter.check()?)
 }
 
 /// Takes the tasks of a request that can be, and names the others: resolves when they have their place after those of the
@@ -358,20 +373,8 @@ async fn submit_some(
     let unknown = operator.take_unknown(&mut tasks).await?;
     convert::refuse_more(&mut refused, unknown);
     let count = tasks.len();
-    in_turn(caller, count).await?;
+    caller.in_turn(Limit::Submits, count).await?;
     Ok((operator.begin_submit(tasks).await?, refused, count))
-}
-
-/// Waits until it may submit so many tasks. Whoever sends is held up meanwhile.
-async fn in_turn(caller: &Caller, tasks: usize) -> Result<(), Refusal> {
-    loop {
-        // It may have ended while it waited.
-        caller.check()?;
-        match caller.spend(tasks) {
-            Err(Refusal::TooFast { wait, .. }) => Delay::new(wait.min(LONGEST_WAIT)).await,
-            spent => return spent,
-        }
-    }
 }
 
 impl ControlService {
@@ -384,10 +387,10 @@ impl ControlService {
         mut sink: DuplexSink<P>,
         encode: fn(Vec<L::Row>) -> P,
     ) {
-        let (service, call, caller) = (self.clone(), self.calls.begin(), self.access.caller(ctx));
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
         ctx.spawn(async move {
             let _call = call;
-            let wanted = first(&mut request).await.and_then(wanted).and_then(|wanted| Ok((caller?, wanted)));
+            let wanted = first(&mut request).await.and_then(wanted).and_then(|wanted| Ok((caller?.0, wanted)));
             match service.send_list(wanted, &mut sink, encode).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a list", |status| sink.fail(status)).await,
@@ -403,6 +406,7 @@ impl ControlService {
         sink: &mut DuplexSink<pb::TaskNews>,
     ) -> Result<(), Ended> {
         let (caller, request) = (caller?, first(request).await?);
+        let mut standing = caller.standing();
         let (id, mut after, mut last) = (request.id, request.after, None);
         loop {
             caller.check()?;
@@ -429,9 +433,9 @@ impl ControlService {
             if counts.waiting + counts.in_flight == 0 {
                 return Ok(());
             }
-            Delay::new((took * BROKER_SHARE).clamp(LEAST_REST, LONGEST_WAIT)).await;
+            Delay::new((took * BROKER_SHARE).clamp(LEAST_REST, LONGEST_REST)).await;
             let tail = self.operator.store.tail();
-            if !self.watchers.wait(sink, || tail.positions().result != seen).await? {
+            if !self.watchers.wait(sink, || tail.positions().result != seen, &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
         }
@@ -445,6 +449,7 @@ impl ControlService {
         sink: &mut DuplexSink<pb::RunNews>,
     ) -> Result<(), Ended> {
         let (caller, request) = (caller?, first(request).await?);
+        let mut standing = caller.standing();
         let runs = &self.operator.runs;
         let (number, mut after) = (request.number, request.after);
         loop {
@@ -466,7 +471,7 @@ impl ControlService {
                 return Ok(());
             }
             let changed = || runs.version(number) != Some(view.version);
-            if !runs.watchers().wait(sink, changed).await? {
+            if !runs.watchers().wait(sink, changed, &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
         }
@@ -480,12 +485,13 @@ impl ControlService {
     ) -> Result<(), Ended> {
         let (caller, (log, range)) = wanted?;
         let mut list = self.operator.list(log, range).await?;
+        let mut standing = caller.standing();
         while let Some(rows) = list.next().await? {
-            caller.check()?;
+            standing.check()?;
             if !rows.is_empty() {
                 sink.send((encode(rows), WriteFlags::default())).await?;
             }
-            if list.waits() && !self.watchers.wait(sink, || list.has_news()).await? {
+            if list.waits() && !self.watchers.wait(sink, || list.has_news(), &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
         }

@@ -2,6 +2,7 @@
 
 mod runs;
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
@@ -9,15 +10,18 @@ use protobuf::{EnumOrUnknown, MessageFull};
 pub(super) use self::runs::{begun_run, new_run, run, run_details, run_list, run_news, task_news, wish};
 use super::about::millis as duration;
 use super::authority::Enrolled;
+use super::grants::{Change, Grant};
+use super::limits::{Limit, Most, Own};
 use super::operator::{
-    BROKER_SHARE, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing, TaskInGroup,
-    TaskRequest, Wanted, if_set,
+    BROKER_SHARE, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing,
+    TaskInGroup, TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining, Said};
-use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
+use crate::labels::LabelError;
+use crate::store::{Accepted, BackedUp, BackupProgress, Drain, KnownClient};
 use crate::task::{
     Audience, Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time,
 };
@@ -42,27 +46,78 @@ pub(super) fn new_tasks(
 }
 
 /// A request in a line, for the record. Its texts are in quotes, with escapes for what would break the line.
-pub(super) fn said(request: &impl MessageFull) -> String {
+pub(super) fn said<M: MessageFull>(request: &M) -> String {
     const MOST: usize = 300;
-    let text = protobuf::text_format::print_to_string(request);
+    let mut request = request.clone();
+    // A key in many lines, which says nothing to people.
+    if let Some(csr) = M::descriptor().field_by_name("csr") {
+        csr.clear_field(&mut request);
+    }
+    let text = protobuf::text_format::print_to_string(&request);
     match text.char_indices().nth(MOST) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
     }
 }
 
-pub(super) fn new_token(request: pb::CreateTokenRequest) -> NewToken {
-    let pb::CreateTokenRequest { name, role, groups, targets, rate, ttl_ms, .. } = request;
-    NewToken { name, role, groups, targets, rate, ttl: ttl_ms.map(Duration::from_millis) }
+pub(super) fn new_token(request: pb::CreateTokenRequest) -> Result<NewToken, Refusal> {
+    let limits = own_limits(&request.limits)?;
+    let pb::CreateTokenRequest { name, role, groups, targets, labels, rate, ttl_ms, .. } = request;
+    Ok(NewToken { name, role, groups, targets, labels, rate, limits, ttl: ttl_ms.map(Duration::from_millis) })
+}
+
+fn own_limits(limits: &HashMap<String, u64>) -> Result<Own, Refusal> {
+    limits.iter().map(|(name, most)| Ok((Limit::named(name)?, Most::of(*most)))).collect()
+}
+
+fn own(limits: &Own) -> HashMap<String, u64> {
+    limits.iter().map(|(limit, most)| (limit.name().to_owned(), most.number())).collect()
+}
+
+/// What is granted to those who are invited.
+pub(super) fn granted(request: &pb::InviteRequest) -> Result<Grant, Refusal> {
+    let group = if_set(NameOf::Group, &request.group)?;
+    let groups = group.iter().map(ToString::to_string).collect();
+    let labels = request.labels.parse().map_err(|e: LabelError| Refusal::Authority(e.to_string()))?;
+    Ok(Grant { groups, labels, limits: own_limits(&request.limits)?, ..Grant::default() })
+}
+
+/// What is to change for an identity.
+pub(super) fn change(
+    add: Vec<String>,
+    remove: Vec<String>,
+    limits: &HashMap<String, u64>,
+    unset: &[String],
+) -> Result<Change, Refusal> {
+    let set = own_limits(limits)?.into_iter().map(|(limit, most)| Ok((limit, Some(most))));
+    let unset = unset.iter().map(|name| Ok((Limit::named(name)?, None)));
+    Ok(Change { add, remove, limits: set.chain(unset).collect::<Result<_, Refusal>>()? })
+}
+
+pub(super) fn known(name: &str, all: Vec<Described>) -> pb::DescribeIdentityResponse {
+    let known = |one: Described| pb::Known {
+        name: name.to_owned(),
+        by_token: one.by_token,
+        groups: one.groups,
+        own: own(&one.own),
+        limits: Limit::ALL.iter().map(|limit| (limit.name().to_owned(), one.limits.get(*limit).number())).collect(),
+        connections: one.connections as u64,
+        streams: one.streams as u64,
+        ..pb::Known::default()
+    };
+    pb::DescribeIdentityResponse { known: all.into_iter().map(known).collect(), ..Default::default() }
 }
 
 pub(super) fn token(token: &Token) -> pb::Token {
+    let limits = token.account.own();
     pb::Token {
         name: token.identity.name.as_str().to_owned(),
         role: token.identity.role.as_str().to_owned(),
-        groups: token.grant.groups.clone(),
-        targets: token.grant.targets.clone(),
-        rate: token.grant.rate.unwrap_or(0),
+        groups: token.groups.clone(),
+        targets: token.targets.clone(),
+        labels: token.labels.to_string(),
+        rate: limits.get(&Limit::Submits).map_or(0, |most| u32::try_from(most.number()).unwrap_or(u32::MAX)),
+        limits: own(&limits),
         created_at: token.created_at.0,
         expires_at: millis(token.expires_at),
         ..pb::Token::default()
@@ -302,6 +357,22 @@ pub(super) fn clients(connected: Vec<ClientInfo>, drained_away: Vec<Drain>) -> p
     }
 }
 
+/// Everybody who is known.
+pub(super) fn known_clients(known: Vec<KnownClient>) -> pb::ListClientsResponse {
+    let one = |it: KnownClient| pb::KnownClient {
+        client: it.client.as_str().to_owned(),
+        group: it.group.as_str().to_owned(),
+        labels: it.labels.to_string(),
+        version: text(it.version),
+        system: text(it.system),
+        first_seen: it.first_seen.0,
+        last_seen: it.last_seen.0,
+        connected: it.here,
+        ..pb::KnownClient::default()
+    };
+    pb::ListClientsResponse { known: known.into_iter().map(one).collect(), ..pb::ListClientsResponse::default() }
+}
+
 fn client(client: ClientInfo) -> pb::Client {
     pb::Client {
         client: text(client.client),
@@ -312,6 +383,8 @@ fn client(client: ClientInfo) -> pb::Client {
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
         labels: client.labels.to_string(),
+        version: text(client.version),
+        system: text(client.system),
         draining: client.draining.as_ref().map(draining).into(),
         working: client.working.map(working).into(),
         ..pb::Client::default()
@@ -502,7 +575,10 @@ pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse 
     let identity = |one: Enrolled| pb::Identity {
         name: one.name,
         operator: one.role == Role::Operator,
-        group: one.group.unwrap_or_default(),
+        group: one.grant.groups.first().cloned().unwrap_or_default(),
+        groups: one.grant.groups,
+        labels: one.grant.labels.to_string(),
+        limits: own(&one.grant.limits),
         issued_at: one.issued_at,
         until: one.until,
         revoked: one.revoked,

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use futures::SinkExt as _;
 use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
+use super::access::Standing;
 use super::calls::{Ended, answer, first};
 use super::refusal::Refusal;
 use super::watchers::Watchers;
@@ -112,7 +113,7 @@ impl Health {
         loop {
             let status = self.status(service);
             sink.send((response(status), WriteFlags::default())).await?;
-            if !self.watchers.wait(sink, || self.status(service) != status).await? {
+            if !self.watchers.wait(sink, || self.status(service) != status, &mut Standing::of_nobody()).await? {
                 return Err(self.stopping().into());
             }
         }

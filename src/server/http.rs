@@ -16,11 +16,12 @@ mod live;
 mod login;
 mod metrics;
 mod page;
-mod places;
+mod received;
 mod runs;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::os::fd::AsRawFd as _;
 use std::pin::pin;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,32 +37,45 @@ use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 use log::{debug, error, warn};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, watch};
 
 use self::app::AppState;
 use self::live::Live;
-use self::places::{Place, Places, Received, Stage};
+use self::received::Received;
+use super::grants::Grants;
 use super::health::Health;
 use super::host;
+use super::identity::{Connections, Origin};
 use super::operator::Operator;
 use super::refusal_counts;
 use super::watchdog::Pulse;
+use crate::front::{Begun, Counts, Entrance, Place, Places, Refused, Stage};
 
 /// Connections at once, in all and from one address.
 const CONNECTIONS: usize = 256;
 const FOR_ADDRESS: usize = 128;
 /// Connections beyond those: they are told how the server is, and else that there are too many.
 const BESIDE: usize = 32;
-/// For the head of a request to come, and between requests.
+/// For TLS to begin, for the head of a request to come, and between requests.
 const HEAD: Duration = Duration::from_secs(10);
 /// How often the log says that connections were cut or files ran out.
 const SAY: Duration = Duration::from_secs(60);
 /// How long a stop waits for answers that are being sent.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// What is known of connections before they ask anything.
+pub(super) struct Reception {
+    /// How they begin.
+    pub(super) entrance: Entrance,
+    pub(super) connections: Connections,
+    pub(super) grants: Grants,
+    pub(super) counts: Arc<Counts>,
+}
 
 /// The thread. Owns it until [`HttpThread::stop`].
 pub(super) struct HttpThread {
@@ -73,6 +87,7 @@ impl HttpThread {
     /// Serves on a socket that is bound.
     pub(super) fn start(
         listener: TcpListener,
+        reception: Reception,
         operator: Operator,
         health: Health,
         pulse: Pulse,
@@ -83,12 +98,12 @@ impl HttpThread {
         let live = Live::new(operator.clone(), health.clone());
         let listeners = Arc::new(Semaphore::new(events::LISTENERS));
         let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let places = Places::new(CONNECTIONS, FOR_ADDRESS);
+        let places = Places::behind_proxies(CONNECTIONS, FOR_ADDRESS);
         let app = AppState { operator, health, pulse, live, stopped, listeners, bodies, places };
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => serve(listener, app).await,
+                    Ok(listener) => serve(listener, reception, app).await,
                     Err(e) => error!("the page cannot be served: {e}"),
                 }
             });
@@ -106,16 +121,17 @@ impl HttpThread {
 }
 
 /// Serves until the server stops.
-async fn serve(listener: tokio::net::TcpListener, app: AppState) {
+async fn serve(listener: tokio::net::TcpListener, reception: Reception, app: AppState) {
     let mut stopped = app.stopped.clone();
     let producer = tokio::spawn(app.live.clone().produce());
     let full = guard::too_many_connections(api::health().with_state(app.clone()), CONNECTIONS, FOR_ADDRESS);
-    let (places, beside) = (app.places.clone(), Places::new(BESIDE, BESIDE));
+    let (places, beside) = (app.places.clone(), Places::behind_proxies(BESIDE, BESIDE));
+    let reception = Arc::new(reception);
     let router = router(app);
     let mut door = Door { listener: &listener, places: &places, cut: Seldom::default(), files: Seldom::default() };
     let connections = GracefulShutdown::new();
     loop {
-        let (stream, address) = {
+        let (stream, from) = {
             let next = pin!(door.accept());
             let stop = pin!(stopped.changed());
             match future::select(next, stop).await {
@@ -123,27 +139,20 @@ async fn serve(listener: tokio::net::TcpListener, app: AppState) {
                 Either::Right(_) => break,
             }
         };
-        let (router, place) = match places.take(address) {
+        let (router, place) = match places.take(from.ip(), Stage::Asking) {
             Some(place) => (&router, place),
-            None => match beside.take(address) {
+            None => match beside.take(from.ip(), Stage::Asking) {
                 Some(place) => (&full, place),
                 None => continue,
             },
         };
         if place.was_taken {
-            door.has_cut(address);
+            door.has_cut(from.ip());
         }
         let place = Arc::new(place);
-        let mut http = http1::Builder::new();
-        let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-        let peer = guard::Peer(address.to_string().into());
-        let service = service_fn(answer(TowerToHyperService::new(router.clone()), place.clone(), peer));
-        let connection = connections.watch(http.serve_connection(TokioIo::new(stream), service));
-        let task = tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                debug!("a connection to the page ended early: {e}");
-            }
-        });
+        let conversation =
+            Conversation { router: router.clone(), place: place.clone(), watcher: connections.watcher() };
+        let task = tokio::spawn(reception.clone().receive(stream, from, conversation));
         place.is_of(task.abort_handle());
     }
     drop(listener);
@@ -153,17 +162,69 @@ async fn serve(listener: tokio::net::TcpListener, app: AppState) {
     }
 }
 
+impl Reception {
+    /// Sees how a connection begins, and whose it is; then answers what is asked over it.
+    async fn receive(self: Arc<Self>, socket: TcpStream, from: SocketAddr, conversation: Conversation) {
+        let file = socket.as_raw_fd();
+        let Ok(begun) = tokio::time::timeout(HEAD, self.entrance.greet(socket)).await else {
+            self.counts.refuse(Refused::Slow);
+            return;
+        };
+        let origin = Origin::unnamed(from.ip().to_string());
+        match begun {
+            Begun::Plain(socket) => conversation.go_on(socket, guard::Way { origin, is_tls: false }).await,
+            Begun::Tls(stream) => {
+                let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).cloned();
+                let Some(certificate) = certificate else {
+                    return conversation.go_on(stream, guard::Way { origin, is_tls: true }).await;
+                };
+                let Some(mut guest) = self.connections.admit(from, Some(&certificate), &self.grants) else {
+                    return self.counts.refuse(Refused::Tls);
+                };
+                guest.has_file(file);
+                let origin = Origin { peer: origin.peer, ..guest.origin() };
+                let going_on = pin!(conversation.go_on(stream, guard::Way { origin, is_tls: true }));
+                future::select(going_on, pin!(guest.over())).await;
+            }
+            Begun::Wrong(wrong) => {
+                self.counts.refuse(Refused::Tls);
+                debug!("no connection to the page with {from}: {}", wrong.why);
+                wrong.tell().await;
+            }
+            Begun::Gone | Begun::Joins(_) => {}
+        }
+    }
+}
+
+/// A connection that is to be served.
+struct Conversation {
+    router: Router,
+    place: Arc<Place>,
+    watcher: Watcher,
+}
+
+impl Conversation {
+    async fn go_on(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, way: guard::Way) {
+        let mut http = http1::Builder::new();
+        let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
+        let service = service_fn(answer(TowerToHyperService::new(self.router), self.place, way));
+        if let Err(e) = self.watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
+            debug!("a connection to the page ended early: {e}");
+        }
+    }
+}
+
 /// Answers the requests of a connection, and keeps its place informed.
 fn answer(
     router: TowerToHyperService<Router>,
     place: Arc<Place>,
-    peer: guard::Peer,
+    way: guard::Way,
 ) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response, Infallible>> {
     move |request| {
         let (router, place) = (router.clone(), place.clone());
         place.is_at(if request.body().is_end_stream() { Stage::AtWork } else { Stage::Asking });
         let mut request = request.map(|body| Received { body, place: place.clone() });
-        request.extensions_mut().insert(peer.clone());
+        request.extensions_mut().insert(way.clone());
         Box::pin(async move {
             let response = router.call(request).await?;
             let is_endless = response.headers().get(header::CONTENT_TYPE).is_some_and(|it| it == events::CONTENT_TYPE);
@@ -183,7 +244,7 @@ struct Door<'a> {
 
 impl Door<'_> {
     /// The next connection. When files have run out, it has one of those that are kept for it, or that of one who waits.
-    async fn accept(&mut self) -> (TcpStream, IpAddr) {
+    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
         loop {
             let error = match self.listener.accept().await {
                 Ok(accepted) => return prepared(accepted),
@@ -242,9 +303,9 @@ impl Seldom {
     }
 }
 
-fn prepared((stream, from): (TcpStream, SocketAddr)) -> (TcpStream, IpAddr) {
+fn prepared((stream, from): (TcpStream, SocketAddr)) -> (TcpStream, SocketAddr) {
     prepare(&stream);
-    (stream, from.ip())
+    (stream, from)
 }
 
 /// A page is small messages, and a reader that has gone without a word must not keep its place.

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use log::{debug, warn};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
@@ -23,9 +23,12 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::parse_x509_certificate;
 
 use super::authority::Authority;
+use super::grants::{Grants, Known};
+use super::limits::Held;
 use super::refusal::Refusal;
 use super::roles::Role;
 use crate::front::{self, Inside};
+use crate::log_limit::LogLimit;
 use crate::task::{Name, NameOf};
 use crate::wire::contact as pb;
 
@@ -35,7 +38,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'
 const LOOK: Duration = Duration::from_secs(60);
 
 /// Whose certificate it is, or whose token.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Identity {
     pub(super) role: Role,
     pub(super) name: Name,
@@ -133,7 +136,10 @@ impl ClientCertVerifier for Verifier {
         let verified = self.genuine.verify_client_cert(certificate, intermediates, now)?;
         match (Identity::of(certificate), &self.authority) {
             (Err(why), _) => {
-                warn!("a client's certificate is refused: {why}");
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("a client's certificate is refused: {why}{left_out}");
+                }
                 Err(CertificateError::ApplicationVerificationFailure.into())
             }
             (Ok(identity), Some(authority)) if authority.lets_in(&identity).is_none() => {
@@ -172,39 +178,43 @@ pub(super) struct Connection {
     /// Where it comes from, as C-core names it of a connection that it took itself.
     pub(super) peer: Arc<str>,
     /// `None`: it showed no certificate, as none was asked for.
-    pub(super) identity: Option<Identity>,
+    pub(super) known: Option<Arc<Known>>,
     /// Until when its certificate is valid.
     until: Option<SystemTime>,
-    /// The group that it may name, if it may not name any.
-    group: Option<String>,
+    /// It counts for its identity.
+    _held: Option<Held>,
     end: Notify,
 }
 
-/// The connections that came through fronts, by the number of the file that C-core has of each. Cheap to clone.
+/// The connections that came through fronts, by the number of the file that C-core has of each; and those over HTTP that showed a
+/// certificate, by the number of theirs. Cheap to clone.
 #[derive(Clone, Default)]
 pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
 
-/// Where a call comes from.
+/// Where a call, or a request over HTTP, comes from.
+#[derive(Clone)]
 pub(super) struct Origin {
     pub(super) peer: Arc<str>,
-    pub(super) identity: Option<Identity>,
-    /// The group that it may name, if it may not name any.
-    pub(super) group: Option<String>,
+    /// Who showed a certificate.
+    pub(super) known: Option<Arc<Known>>,
+}
+
+impl Origin {
+    /// There, and no certificate says more.
+    pub(super) fn unnamed(peer: impl Into<Arc<str>>) -> Origin {
+        Origin { peer: peer.into(), known: None }
+    }
 }
 
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
         let Some(number) = peer.strip_prefix("fd:") else {
-            return Ok(Origin { peer: peer.into(), identity: None, group: None });
+            return Ok(Origin::unnamed(peer));
         };
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
-            Some(connection) => Ok(Origin {
-                peer: connection.peer.clone(),
-                identity: connection.identity.clone(),
-                group: connection.group.clone(),
-            }),
+            Some(connection) => Ok(Origin { peer: connection.peer.clone(), known: connection.known.clone() }),
             // It ended before its call was looked at: nobody reads the answer.
             None => Err(Refusal::stopping(1)),
         }
@@ -212,10 +222,35 @@ impl Connections {
 }
 
 impl Connections {
-    /// Ends those of this identity. Says how many there were.
-    pub(super) fn end(&self, identity: &Identity) -> usize {
+    /// Lets in one that shows this certificate, or none. `None`: it is no good, or not any more, or its identity has as many connections as
+    /// it may.
+    pub(super) fn admit(
+        &self,
+        peer: SocketAddr,
+        certificate: Option<&CertificateDer<'_>>,
+        grants: &Grants,
+    ) -> Option<Guest> {
+        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
+        let version = if address.is_ipv4() { "ipv4" } else { "ipv6" };
+        let peer: Arc<str> = format!("{version}:{address}").into();
+        let (mut known, mut until, mut held) = (None, None, None);
+        if let Some(certificate) = certificate {
+            // It may have been revoked since TLS began.
+            let of = grants.known(Identity::of(certificate).ok()?)?;
+            debug!("{} connects from {peer}", of.identity);
+            held = Some(of.account.connect(&peer)?);
+            until = front::validity(certificate).map(|(_, until)| until);
+            known = Some(Arc::new(of));
+        }
+        let connection = Arc::new(Connection { peer, known, until, _held: held, end: Notify::new() });
+        Some(Guest { connection, number: None, connections: self.clone() })
+    }
+
+    /// Ends those of who has this name. Says how many there were.
+    pub(super) fn end(&self, name: &str) -> usize {
         let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let of = connections.values().filter(|connection| connection.identity.as_ref() == Some(identity));
+        let is_its = |known: &Arc<Known>| known.identity.name.as_str() == name;
+        let of = connections.values().filter(|connection| connection.known.as_ref().is_some_and(is_its));
         of.map(|connection| connection.end.notify_one()).count()
     }
 }
@@ -231,6 +266,7 @@ pub(super) struct Served {
     /// Whether those of this machine need none.
     pub(super) open_here: bool,
     pub(super) authority: Option<Authority>,
+    pub(super) grants: Grants,
 }
 
 /// A connection, and where it stands.
@@ -245,29 +281,20 @@ impl Inside for Served {
     type Guest = Guest;
 
     fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
-        let (mut identity, mut until, mut group) = (None, None, None);
         let is_free = self.open_here && peer.ip().to_canonical().is_loopback();
-        if let Some(certificate) = certificates.first() {
-            let shown = Identity::of(certificate).ok()?;
-            if self.operators_only && shown.role == Role::Agent && !is_free {
-                warn!("{shown} at {peer} may not use this port: its certificate is not for that");
-                return None;
+        let guest = self.connections.admit(peer, certificates.first(), &self.grants)?;
+        match &guest.connection.known {
+            Some(known) if self.operators_only && known.identity.role == Role::Agent && !is_free => {
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    let shown = &known.identity;
+                    warn!("{shown} at {peer} may not use this port: its certificate is not for that{left_out}");
+                }
+                None
             }
-            if let Some(authority) = &self.authority {
-                // It may have been revoked since TLS began.
-                group = authority.lets_in(&shown)?;
-            }
-            until = front::validity(certificate).map(|(_, until)| until);
-            debug!("{shown} connects from {peer}");
-            identity = Some(shown);
-        } else if self.asks && !is_free {
-            return None;
+            None if self.asks && !is_free => None,
+            _ => Some(guest),
         }
-        let version = if peer.ip().to_canonical().is_ipv4() { "ipv4" } else { "ipv6" };
-        let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let peer = format!("{version}:{peer}").into();
-        let connection = Arc::new(Connection { peer, identity, until, group, end: Notify::new() });
-        Some(Guest { connection, number: None, connections: self.connections.clone() })
     }
 
     fn join(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>], request: &[u8]) -> Option<Vec<u8>> {
@@ -289,7 +316,10 @@ impl Inside for Served {
                 ..pb::JoinResponse::default()
             },
             Err(refusal) => {
-                warn!("{peer} was given no certificate: {refusal}");
+                static LIMIT: LogLimit = LogLimit::new();
+                if let Some(left_out) = LIMIT.take(Instant::now()) {
+                    warn!("{peer} was given no certificate: {refusal}{left_out}");
+                }
                 pb::JoinResponse { refused: refusal.to_string(), ..pb::JoinResponse::default() }
             }
         };
@@ -297,27 +327,40 @@ impl Inside for Served {
     }
 
     fn serve(&self, guest: &mut Guest, socket: UnixStream) {
-        let number = front::peer_of(&socket);
-        guest.number = Some(number);
         // First this: a call may come at once.
-        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(number, guest.connection.clone());
-        drop(connections);
+        guest.has_file(front::peer_of(&socket));
         front::hand_over(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner), socket);
     }
 
     fn over(guest: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
-        let connection = &guest.connection;
-        let ended = connection.end.notified();
-        Box::pin(async move {
-            let Some(until) = connection.until else { return ended.await };
-            let expiry = async {
-                while let Ok(left) = until.duration_since(SystemTime::now()) {
-                    tokio::time::sleep(left.min(LOOK)).await;
-                }
-            };
-            futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
-        })
+        Box::pin(guest.over())
+    }
+}
+
+impl Guest {
+    /// Its connection has the file of this number, until the guest is dropped.
+    pub(super) fn has_file(&mut self, number: i32) {
+        self.number = Some(number);
+        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
+        connections.insert(number, self.connection.clone());
+    }
+
+    /// Whose it is, by its certificate.
+    pub(super) fn origin(&self) -> Origin {
+        let Connection { peer, known, .. } = &*self.connection;
+        Origin { peer: peer.clone(), known: known.clone() }
+    }
+
+    /// Resolves when the connection is to be ended: the certificate is over, or was revoked.
+    pub(super) async fn over(&self) {
+        let ended = self.connection.end.notified();
+        let Some(until) = self.connection.until else { return ended.await };
+        let expiry = async {
+            while let Ok(left) = until.duration_since(SystemTime::now()) {
+                tokio::time::sleep(left.min(LOOK)).await;
+            }
+        };
+        futures::future::select(std::pin::pin!(ended), std::pin::pin!(expiry)).await;
     }
 }
 

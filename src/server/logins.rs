@@ -66,13 +66,13 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::super::access::Access;
-    use super::super::identity::Connections;
+    use super::super::identity::{Connections, Origin};
     use super::*;
 
     #[test]
     fn a_link_works_once_and_for_a_minute_and_there_are_bounded_many() {
         let access = Access::open(Connections::default());
-        let caller = access.browser("somewhere".into(), &[], None).unwrap();
+        let caller = access.browser(Origin::unnamed("somewhere"), &[], None).unwrap();
         let (logins, now) = (Logins::default(), Instant::now());
         let link = logins.link(caller.clone(), now);
         let (_, session) = logins.enter(&link, now).unwrap();

@@ -7,7 +7,7 @@ use std::time::Duration;
 use grpcio::RpcContext;
 use percent_encoding::percent_decode;
 
-use super::access::{Access, Caller};
+use super::access::{Access, Caller, Standing};
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
 use crate::labels::{LabelError, Labels};
@@ -26,17 +26,6 @@ pub(super) struct Metadata {
     caller: Option<Caller>,
 }
 
-/// Whether a client still may do what it began.
-#[derive(Debug, Clone)]
-pub(super) struct Standing(Option<Caller>);
-
-impl Standing {
-    /// Its token may have been revoked, or be over.
-    pub(super) fn check(&self) -> Result<(), Refusal> {
-        self.0.as_ref().map_or(Ok(()), Caller::check)
-    }
-}
-
 impl Metadata {
     /// Whether the client knows messages without a task: one that does not would take it for a task.
     pub(super) fn knows_heartbeats(&self) -> bool {
@@ -45,24 +34,23 @@ impl Metadata {
 }
 
 impl Metadata {
-    /// Reads what a client says of itself. What it does not say is taken from its identity, or left open; what makes no sense, and
+    /// Reads what a client that is known says of itself. What it does not say is taken from its identity, or left open; what makes no sense, and
     /// what it must not say, is refused.
-    pub(super) fn read(ctx: &RpcContext<'_>, access: &Access) -> Result<Metadata, Refusal> {
-        let caller = access.caller(ctx)?;
+    pub(super) fn read(ctx: &RpcContext<'_>, caller: Caller, access: &Access) -> Result<Metadata, Refusal> {
         let join = Join { peer: caller.peer.clone(), ..Join::default() };
         let mut metadata = Metadata { join, batch: 1, caller: Some(caller) };
         for (key, value) in ctx.request_headers().iter() {
             metadata.set(key, value)?;
         }
         if let Some(caller) = &metadata.caller {
-            caller.complete(&mut metadata.join)?;
+            caller.complete(&mut metadata.join, |key| access.binds(key))?;
         }
         Ok(metadata)
     }
 
-    /// What is to be asked from time to time, whether the client still may.
+    /// What is to be watched while the call is open.
     pub(super) fn standing(&self) -> Standing {
-        Standing(self.caller.clone().filter(Caller::may_end))
+        self.caller.as_ref().map_or_else(Standing::of_nobody, Caller::standing)
     }
 
     pub(super) fn reporter(self) -> Reporter {
@@ -101,6 +89,8 @@ impl Metadata {
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
+            "contact-version" => join.version = Some(name("contact-version", value)?),
+            "contact-system" => join.system = Some(name("contact-system", value)?),
             "contact-labels" => join.labels = labels("contact-labels", value)?,
             "contact-from" => {
                 let from = std::str::from_utf8(value).ok().and_then(StartAt::of);
@@ -235,7 +225,9 @@ mod tests {
 
     #[test]
     fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
-        const KEYS: [&str; 14] = [
+        const KEYS: [&str; 16] = [
+            "contact-version",
+            "contact-system",
             "contact-labels",
             "contact-client",
             "contact-instance",

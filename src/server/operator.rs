@@ -31,7 +31,9 @@ use super::admission::Admission;
 use super::authority::{Authority, Enrolled, Issued};
 use super::backup::Backup;
 use super::config::Retention;
+use super::grants::{Change, Grant};
 use super::identity::Connections;
+use super::limits::{Limits, Own};
 use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
@@ -42,9 +44,10 @@ use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
-use crate::store::{self, Accepted, Drain, Positions, Reader};
+use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
-    Audience, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time, TimeLimit,
+    Audience, ClientId, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time,
+    TimeLimit,
 };
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
@@ -71,17 +74,47 @@ pub(super) struct Operator {
     pub(super) admissions: [Arc<Admission>; 2],
     /// The longest text of a task, in bytes.
     pub(super) limit: usize,
-    /// Who may come in, if this server decides that.
-    pub(super) identities: Option<Identities>,
+    /// Who may come in.
+    pub(super) identities: Identities,
     pub(super) never_came: Arc<NeverCame>,
     pub(super) idle_since: Arc<IdleSince>,
 }
 
-/// Those who were given certificates, and their connections.
+/// Those with certificates, and their connections.
 #[derive(Clone)]
 pub(super) struct Identities {
-    pub(super) authority: Authority,
+    /// Who issues the certificates, if that is this server.
+    pub(super) authority: Option<Authority>,
     pub(super) connections: Connections,
+}
+
+/// One that is known, by a certificate or by a token.
+pub(super) struct Described {
+    pub(super) by_token: bool,
+    /// The groups that it may name.
+    pub(super) groups: Vec<String>,
+    /// What it may have of its own.
+    pub(super) own: Own,
+    /// What counts for it.
+    pub(super) limits: Limits,
+    /// How many it has now.
+    pub(super) connections: usize,
+    pub(super) streams: usize,
+}
+
+/// Changes the grant of a name: that of its certificate, that of its token, or both. Says whether there is one.
+fn change_one(access: &Access, name: &str, change: &Change) -> Result<bool, Refusal> {
+    let by_certificate = access.grants().change(name, change)?.is_some();
+    let token = access.tokens().named(name).is_some();
+    if token && !by_certificate && change.is_of_groups() {
+        let why =
+            format!("{name} has a token, whose groups stay what they are: make another with contactctl token create");
+        return Err(Refusal::NoSuchGrant(why));
+    }
+    if token && !change.limits.is_empty() {
+        access.tokens().limit(name, &change.limits)?;
+    }
+    Ok(by_certificate || token)
 }
 
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
@@ -124,6 +157,8 @@ pub(super) struct ServerInfo {
     pub(super) unmatched: (u64, Option<Time>),
     /// The client ids that several processes fight for.
     pub(super) contested: Vec<ContestedId>,
+    /// The clients that are missing.
+    pub(super) missing: Vec<(ClientId, Duration)>,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -231,6 +266,7 @@ impl ServerInfo {
             idle_since,
             unmatched: self.unmatched,
             contested: self.contested.clone(),
+            missing: self.missing.clone(),
         }
     }
 }
@@ -320,33 +356,103 @@ impl Operator {
         Ok(self.broker.clients().await?)
     }
 
+    /// Everybody who has an id and is known, by id: those that are not connected for so long.
+    pub(super) async fn known_clients(&self, offline: Option<Duration>) -> Result<Vec<KnownClient>, Refusal> {
+        let (mut known, now) = (self.broker.known().await?, Time::now());
+        known.retain(|it| offline.is_none_or(|least| !it.here && now.since(it.last_seen) >= least));
+        Ok(known)
+    }
+
     // What changes who is let in writes a file, and so is done on the threads that may wait for a disk.
-    fn identities(&self) -> Result<&Identities, Refusal> {
-        self.identities.as_ref().ok_or(Refusal::NotPublic)
+    fn authority(&self) -> Result<Authority, Refusal> {
+        self.identities.authority.clone().ok_or(Refusal::NotPublic)
     }
 
-    /// What one needs to join this fleet, for that long, for so many.
-    pub(super) async fn invite(&self, group: Option<Name>, lasts: Duration, uses: u32) -> Result<String, Refusal> {
-        let authority = self.identities()?.authority.clone();
-        self.queries.run(move |_| Ok(authority.invite(group, lasts, uses))).await?
+    /// What one needs to join this fleet, for that long, for so many, each of whom is granted this.
+    pub(super) async fn invite(&self, grant: Grant, lasts: Duration, uses: u32) -> Result<String, Refusal> {
+        let authority = self.authority()?;
+        self.queries.run(move |_| Ok(authority.invite(grant, lasts, uses))).await?
     }
 
-    /// A certificate for the key of a request, and that of the authority.
-    pub(super) async fn issue(&self, role: Role, name: Name, csr: String, lasts: Duration) -> Result<Issued, Refusal> {
-        let authority = self.identities()?.authority.clone();
-        self.queries.run(move |_| Ok(authority.issue_for(role, name, &csr, lasts))).await?
+    /// A certificate for the key of a request, and that of the authority. `more`: what is granted beside what it has.
+    pub(super) async fn issue(
+        &self,
+        role: Role,
+        name: Name,
+        csr: String,
+        lasts: Duration,
+        more: Change,
+    ) -> Result<Issued, Refusal> {
+        let authority = self.authority()?;
+        let called = name.clone();
+        let issued = self.queries.run(move |_| Ok(authority.issue_for(role, called, &csr, lasts, &more))).await??;
+        // It may be there already, with another certificate.
+        self.put_in_force(name.as_str()).await?;
+        Ok(issued)
     }
 
-    /// Who was given certificates.
+    /// What one that is known may do and have: as who shows a certificate, as who shows a token.
+    pub(super) fn known(&self, name: &str) -> Result<Vec<Described>, Refusal> {
+        let accounts = self.access.accounts();
+        let token = self.access.tokens().named(name);
+        let certified = self.access.grants().of(name).map(|grant| {
+            let has = accounts.certified(name).into_iter().map(|account| account.open());
+            let (connections, streams) = has.fold((0, 0), |all, one| (all.0 + one.0, all.1 + one.1));
+            let limits = accounts.limits().with(&grant.limits);
+            Described { by_token: false, groups: grant.groups, own: grant.limits, limits, connections, streams }
+        });
+        let with_token = token.map(|token| {
+            let (account, (connections, streams)) = (&token.account, token.account.open());
+            let (own, limits) = (account.own(), account.limits());
+            Described { by_token: true, groups: token.groups.clone(), own, limits, connections, streams }
+        });
+        let all: Vec<_> = certified.into_iter().chain(with_token).collect();
+        if all.is_empty() { Err(Refusal::NoSuchIdentity(name.to_owned())) } else { Ok(all) }
+    }
+
+    /// Grants more or less to one that is known, from now on.
+    pub(super) async fn change_identity(&self, name: String, change: Change) -> Result<Vec<Described>, Refusal> {
+        let called = Name::new(NameOf::ClientOrGroup, &name)?.to_string();
+        let (access, of_groups) = (self.access.clone(), change.is_of_groups());
+        let changed = self.queries.run(move |_| Ok(change_one(&access, &called, &change))).await??;
+        if !changed {
+            return Err(Refusal::NoSuchIdentity(name));
+        }
+        self.put_in_force(&name).await?;
+        if of_groups {
+            // It comes again at once, and is looked at anew.
+            self.identities.connections.end(&name);
+        }
+        self.known(&name)
+    }
+
+    /// Has what is granted to a name count for the streams it has.
+    async fn put_in_force(&self, name: &str) -> Result<(), Refusal> {
+        let certified = self.access.grants().of(name);
+        let accounts = self.access.accounts().certified(name);
+        let changed = certified.iter().flat_map(|grant| accounts.iter().map(|one| one.change(grant.limits.clone())));
+        let with_token = self.access.tokens().named(name).map(|token| token.account.quota());
+        Ok(self.broker.set_quotas(changed.chain(with_token).collect()).await?)
+    }
+
+    /// Who was given certificates; or, where another authority does so, to whom something is granted.
     pub(super) fn enrolled(&self) -> Result<Vec<Enrolled>, Refusal> {
-        Ok(self.identities()?.authority.identities())
+        match (&self.identities.authority, self.access.grants().granted()) {
+            (Some(authority), _) => Ok(authority.identities()),
+            (None, Some(all)) => {
+                let one =
+                    |(name, grant)| Enrolled { name, role: Role::Agent, grant, issued_at: 0, until: 0, revoked: false };
+                Ok(all.into_iter().map(one).collect())
+            }
+            (None, None) => Err(Refusal::NotPublic),
+        }
     }
 
     /// Lets one in no more, and ends the connections it has. Says how many these were.
     pub(super) async fn revoke(&self, name: String) -> Result<usize, Refusal> {
-        let Identities { authority, connections } = self.identities()?.clone();
+        let authority = self.authority()?;
         let identity = self.queries.run(move |_| Ok(authority.revoke(&name))).await??;
-        Ok(connections.end(&identity))
+        Ok(self.identities.connections.end(identity.name.as_str()))
     }
 
     /// Gives a client no more tasks, for that long, or until it is undrained. Says which streams it has.
@@ -393,6 +499,7 @@ impl Operator {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
         let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
+        let missing = self.broker.missing().await?;
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -409,6 +516,7 @@ impl Operator {
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 unmatched,
                 contested,
+                missing,
                 fleet: None,
                 failure: store.failure(),
             };

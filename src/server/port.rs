@@ -1,4 +1,4 @@
-//! The ports that C-core serves: behind a front if there is TLS, else by itself.
+//! The ports that C-core serves: behind a front if there is TLS, or if others reach them; else by itself.
 
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -7,14 +7,17 @@ use std::time::Duration;
 use grpcio::{ChannelBuilder, Environment, ResourceQuota, ServerBuilder, ServerCredentials, Service, ShutdownFuture};
 use log::warn;
 
+use super::admission::CallLimits;
 use super::config::ServerError;
+use super::grants::Grants;
 use super::identity::{Connections, Served};
 use super::roles::Role;
 use super::tls::Tls;
 use super::{bind, host};
-use crate::front::{Bounds, Counts, Front};
+use crate::front::{Bounds, Counts, Entrance, Front, Speaks};
 
-/// Most connections of one address, if there is room for so many.
+/// Most connections of one address, if there is room for so many. Where an address may have more calls than usual, for it is that of a
+/// proxy, a third as many connections as calls: a client has up to three.
 const FOR_ADDRESS: usize = 4096;
 /// Most connections of operators.
 const OPERATORS: usize = 256;
@@ -22,8 +25,8 @@ const OPERATORS: usize = 256;
 const ARRIVING: usize = 1024;
 const ARRIVING_FOR_ADDRESS: usize = 256;
 
-/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. Over a link with a
-/// round trip of 100 ms a stream of small messages carries 1.3 MB a second with it.
+/// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. All streams of a
+/// connection together have 64 KiB and what such messages need: what that is over a long link stands in docs/design.md.
 const UNREAD: i32 = 128 * 1024;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);
@@ -36,9 +39,10 @@ pub(super) struct Ports<'a> {
     pub(super) tls: Option<&'a Tls>,
     pub(super) insecure: bool,
     pub(super) connections: Connections,
+    pub(super) grants: Grants,
     pub(super) counts: Arc<Counts>,
-    /// Most calls of a connection at once.
-    pub(super) streams: usize,
+    /// Most calls at once.
+    pub(super) calls: CallLimits,
     /// Most memory of each, as C-core counts it, in bytes.
     pub(super) memory: usize,
 }
@@ -74,17 +78,12 @@ impl Ports<'_> {
         let start = |why: String| ServerError::Start(why);
         let (listener, bound) = bind(address, flag)?;
         let is_here = is_of_this_machine(&listener);
-        let asks = self.tls.is_some_and(Tls::asks_for_certificates);
-        // With TLS, who comes has a certificate, or a token.
-        if !is_here && self.tls.is_none() {
-            let instead = "give it a certificate with --tls-cert and --tls-key, and ask for those of clients with --tls-client-ca";
-            if !self.insecure {
-                return Err(ServerError::Exposed { address: address.to_owned(), flag, instead });
-            }
-            warn!("{address} can be used by everyone who reaches it (--insecure)");
-        }
+        // Operators of this machine need no TLS: who is on it can read the store.
+        let open_here = role == Role::Operator && is_here;
+        let entrance = entrance(self.tls, self.insecure, (is_here, address, flag), open_here, Speaks::Grpc)?;
         let mut server = self.build(services, &kind).map_err(|e| start(e.to_string()))?;
-        let Some(tls) = self.tls else {
+        // What is for this machine alone is as fast as C-core is.
+        if is_here && entrance.tls.is_none() {
             // C-core's own error says nothing, so the system was asked first. With port 0 it takes one of its own: that which was free
             // a moment ago may be another's by now.
             drop(listener);
@@ -94,22 +93,38 @@ impl Ports<'_> {
             server.start();
             let (host, _) = address.rsplit_once(':').unwrap_or((address, ""));
             return Ok(Port { server: Arc::new(Mutex::new(server)), front: None, address: format!("{host}:{port}") });
-        };
+        }
         server.start();
         let server = Arc::new(Mutex::new(server));
-        // Operators of this machine need no TLS: who is on it can read the store.
-        let open_here = role == Role::Operator && is_here;
+        let asks = self.tls.is_some_and(Tls::asks_for_certificates);
         let inside = Served {
             server: server.clone(),
             connections: self.connections.clone(),
             asks,
             operators_only: asks && role == Role::Operator,
             open_here,
-            authority: tls.authority().cloned(),
+            authority: self.tls.and_then(Tls::authority).cloned(),
+            grants: self.grants.clone(),
         };
-        let front = Front::start(listener, tls.current(), open_here, inside, bounds(role), self.counts.clone());
+        let front = Front::start(listener, entrance, inside, self.bounds(role), self.counts.clone());
         let front = Some(front.map_err(|e| start(e.to_string()))?);
         Ok(Port { server, front, address: bound })
+    }
+
+    /// A connection through a front has three files: two of the pair of sockets.
+    fn bounds(&self, role: Role) -> Bounds {
+        let connections = match role {
+            Role::Agent => (host::clients() / 3).max(1),
+            _ => OPERATORS,
+        };
+        let is_usual = self.calls.per_address <= CallLimits::default().per_address;
+        let for_address = if is_usual { FOR_ADDRESS } else { self.calls.per_address / 3 };
+        Bounds {
+            connections,
+            for_address: for_address.min(connections),
+            arriving: ARRIVING,
+            arriving_for_address: ARRIVING_FOR_ADDRESS,
+        }
     }
 
     fn build(&self, services: impl IntoIterator<Item = Service>, kind: &Kind) -> grpcio::Result<grpcio::Server> {
@@ -123,7 +138,7 @@ impl Ports<'_> {
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
         ChannelBuilder::new(self.env.clone())
             .max_receive_message_len(number(kind.message))
-            .max_concurrent_stream(number(self.streams))
+            .max_concurrent_stream(number(self.calls.per_connection))
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
             // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
             // of a stream that nobody reads.
@@ -135,6 +150,10 @@ impl Ports<'_> {
             .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
             .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
             .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
+            // What C-core keeps of each connection for its own diagnosis, which nobody can ask for, and for sending without a copy,
+            // which is off: a kilobyte and a half.
+            .raw_cfg_int(c"grpc.enable_channelz".into(), 0)
+            .raw_cfg_int(c"grpc.experimental.tcp_tx_zerocopy_max_simultaneous_sends".into(), 1)
             // Two servers on one port would share its clients between them.
             .reuse_port(false)
             // A client that is gone without a word is noticed within 20 + 10 s.
@@ -178,21 +197,25 @@ impl Port {
     }
 }
 
+/// How a port takes connections: by TLS, if there is TLS; without it, if only this machine gets there, or `insecure`. `open_here`: without
+/// it in any case.
+pub(super) fn entrance(
+    tls: Option<&Tls>,
+    insecure: bool,
+    (is_here, address, flag): (bool, &str, &'static str),
+    open_here: bool,
+    speaks: Speaks,
+) -> Result<Entrance, ServerError> {
+    if tls.is_none() && !is_here {
+        if !insecure {
+            return Err(ServerError::Exposed { address: address.to_owned(), flag });
+        }
+        warn!("{address} can be used by everyone who reaches it (--insecure)");
+    }
+    Ok(Entrance { tls: tls.map(Tls::current), plain: open_here || tls.is_none(), speaks })
+}
+
 /// Whether only this machine gets there.
 pub(super) fn is_of_this_machine(listener: &TcpListener) -> bool {
     listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback())
-}
-
-/// A connection through a front has three files: two of the pair of sockets.
-fn bounds(role: Role) -> Bounds {
-    let connections = match role {
-        Role::Agent => (host::clients() / 3).max(1),
-        _ => OPERATORS,
-    };
-    Bounds {
-        connections,
-        for_address: FOR_ADDRESS.min(connections),
-        arriving: ARRIVING,
-        arriving_for_address: ARRIVING_FOR_ADDRESS,
-    }
 }

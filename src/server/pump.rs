@@ -10,21 +10,24 @@ use std::task::Poll;
 use futures::Sink as _;
 use grpcio::{DuplexSink, WriteFlags};
 
+use super::access::Standing;
 use super::calls::Ended;
 use super::health::Health;
-use super::metadata::Standing;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
+use crate::codec::First;
 use crate::wire::contact::revoked::Reason;
-use crate::wire::contact::{Revoked, ServerMsg};
+use crate::wire::contact::{Empty, Revoked, ServerMsg};
 
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// One session's stream.
 pub(super) struct Pump {
+    /// Dropped before the end, it would cancel the call.
+    pub(super) _request: First<Empty>,
     pub(super) broker: broker::Handle,
     pub(super) health: Health,
     pub(super) traffic: Arc<Traffic>,
@@ -33,7 +36,7 @@ pub(super) struct Pump {
     pub(super) session: SessionId,
     /// What the log names the client by.
     pub(super) client: Arc<str>,
-    /// Asked before something is sent.
+    /// Asked before something is sent, and watched.
     pub(super) standing: Standing,
     /// Most tasks in one message.
     pub(super) batch: usize,
@@ -47,23 +50,29 @@ pub(super) struct Pump {
 }
 
 impl Pump {
-    /// Runs until the client goes away or the broker ends the session, and closes that.
-    pub(super) async fn run(mut self) {
+    /// Runs until the client goes away or the broker ends the session.
+    pub(super) async fn run(&mut self) -> Ended {
         // All but the last of what is sent at once may wait in C-core's buffer.
         self.sink.enhance_batch(true);
         let Err(ended) = self.carry().await;
+        ended
+    }
+
+    /// Tells the client why, if it is still there, and closes the session.
+    pub(super) async fn end(mut self, ended: Ended) {
         let why = match &ended {
             Ended::Disconnected(_) => "its stream ended",
             Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
             Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
             Ended::Refused(_) => "the server is stopping",
         };
+        // First this: a client that does not read is not to keep what it has from the others.
+        self.broker.leave(self.session, why).await;
         if let Ended::Refused(refusal) = ended
             && poll_fn(|cx| Pin::new(&mut self.sink).poll_flush(cx)).await.is_ok()
         {
             let _ = self.sink.fail(refusal.into()).await;
         }
-        self.broker.leave(self.session, why).await;
     }
 
     fn closed(&self, why: Closed) -> Ended {
@@ -107,6 +116,9 @@ impl Pump {
     /// the call: without it, an idle client's going away would go unnoticed.
     async fn next(&mut self) -> Result<Push, Ended> {
         poll_fn(|cx| {
+            if let Poll::Ready(why) = self.standing.poll_end(cx) {
+                return Poll::Ready(Err(why.into()));
+            }
             if Pin::new(&mut self.sink).poll_ready(cx)?.is_pending() {
                 return self.inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
             }

@@ -11,6 +11,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
+use super::limits::Limit;
 use super::refusal_counts;
 use super::roles::Role;
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
@@ -118,14 +119,25 @@ pub(super) enum Refusal {
     TokenExpired { name: String, at: Time },
     #[error("{identity} may not do that: it is in the role {role}, and {what} needs {needed}")]
     RoleNotAllowed { identity: String, role: Role, needed: Role, what: &'static str },
-    #[error("{identity} takes no part in the group {group}, which its token, or its invitation, does not name")]
-    GroupNotAllowed { group: String, identity: String },
+    #[error(
+        "{identity} takes no part in the group {group}, which is not granted to it: {}",
+        .by_token.then_some("its token does not name it; make another with contactctl token create --group").unwrap_or(
+            "contactctl identity grant NAME --group GROUP"
+        )
+    )]
+    GroupNotAllowed { group: String, identity: String, by_token: bool },
     #[error("{identity} may not submit tasks for {}", .to.as_deref().unwrap_or("everyone"))]
     TargetNotAllowed { to: Option<String>, identity: String },
     #[error(
         "{identity} may submit {rate} tasks a second, and has: try again later, or submit by a stream, which waits"
     )]
-    TooFast { identity: String, rate: u32, wait: Duration },
+    TooFast { identity: String, rate: u64, wait: Duration },
+    #[error("{identity} has {limit} {of} open, which is all that it may have (contactctl identity limits)")]
+    LimitReached { identity: String, of: Limit, limit: u64 },
+    #[error("{0}")]
+    NoSuchLimit(String),
+    #[error("{0}")]
+    NoSuchGrant(String),
     #[error("{0}")]
     NoSuchKindOfToken(String),
     #[error("there is a token {0}: revoke it first, or choose another name")]
@@ -135,10 +147,12 @@ pub(super) enum Refusal {
     #[error("there are {0} tokens, which is all there may be: revoke those that nobody needs")]
     TooManyTokens(usize),
     #[error("{} cannot be written: {why}", .file.display())]
-    TokensNotWritten { file: PathBuf, why: String },
+    NotWritten { file: PathBuf, why: String },
     #[error("{0}")]
     Authority(String),
-    #[error("nobody is called {0} who was given a certificate here; contactctl identity list")]
+    #[error(
+        "nobody is called {0} who was given a certificate or a token here; contactctl identity list, contactctl token list"
+    )]
     NoSuchIdentity(String),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
@@ -268,11 +282,14 @@ impl Refusal {
             Refusal::GroupNotAllowed { .. } => Reason::GROUP_NOT_ALLOWED,
             Refusal::TargetNotAllowed { .. } => Reason::TARGET_NOT_ALLOWED,
             Refusal::TooFast { .. } => Reason::RATE_EXCEEDED,
+            Refusal::LimitReached { .. } => Reason::LIMIT_REACHED,
+            Refusal::NoSuchLimit(_) => Reason::LIMIT_INVALID,
+            Refusal::NoSuchGrant(_) => Reason::GRANT_INVALID,
             Refusal::NoSuchKindOfToken(_) => Reason::TOKEN_INVALID,
             Refusal::TokenExists(_) => Reason::TOKEN_EXISTS,
             Refusal::NoSuchToken(_) => Reason::TOKEN_NOT_FOUND,
             Refusal::TooManyTokens(_) => Reason::TOKENS_FULL,
-            Refusal::TokensNotWritten { .. } => Reason::STORE_FAILED,
+            Refusal::NotWritten { .. } => Reason::STORE_FAILED,
             Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
             Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
             Refusal::NotPublic => Reason::NOT_PUBLIC,
@@ -331,9 +348,10 @@ impl Refusal {
             Refusal::RoleNotAllowed { identity, role, needed, .. } => {
                 &[("identity", identity), ("role", role), ("needed", needed)]
             }
-            Refusal::GroupNotAllowed { group, identity } => &[("group", group), ("identity", identity)],
+            Refusal::GroupNotAllowed { group, identity, .. } => &[("group", group), ("identity", identity)],
             Refusal::TargetNotAllowed { identity, .. } => &[("identity", identity)],
             Refusal::TooFast { identity, rate, .. } => &[("identity", identity), ("limit", rate)],
+            Refusal::LimitReached { identity, of, limit } => &[("identity", identity), ("of", of), ("limit", limit)],
             Refusal::TokenExists(name) | Refusal::NoSuchToken(name) => &[("token", name)],
             Refusal::TooManyTokens(limit) => &[("limit", limit)],
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => &[("client", &refused.client)],
@@ -401,7 +419,9 @@ impl Refusal {
         match self {
             Refusal::Stopping { come_back } => Some(*come_back),
             Refusal::TooFast { wait, .. } => Some(*wait),
-            Refusal::TooManyCalls { .. } => Some(come_back(usize::MAX, &mut rand::rng())),
+            Refusal::TooManyCalls { .. } | Refusal::LimitReached { .. } => {
+                Some(come_back(usize::MAX, &mut rand::rng()))
+            }
             Refusal::Broker(BrokerError::NotYourTurn(refused)) => Some(refused.wait),
             // Whoever is there may be refused, and it is not known how many that are.
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {

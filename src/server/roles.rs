@@ -109,6 +109,8 @@ static ROWS: &[Row] = &[
     changes("/contact.control.v1.Control/AcceptClock"),
     changes("/contact.control.v1.Control/Backup"),
     needs("/contact.control.v1.Control/ListIdentities", Read),
+    needs("/contact.control.v1.Control/DescribeIdentity", Read),
+    changes("/contact.control.v1.Control/ChangeIdentity"),
     changes("/contact.control.v1.Control/Invite"),
     changes("/contact.control.v1.Control/IssueCertificate"),
     changes("/contact.control.v1.Control/RevokeIdentity"),

@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::rate::Rate;
+
 /// The longest status, in bytes: some pages of text. Statuses are shown in lists, and a thousand of each client are kept.
 pub(super) const LONGEST: usize = 16 * 1024;
 /// Statuses a second of one client: ten times what the article's client sends.
@@ -34,8 +36,7 @@ pub(super) struct StatusRate {
 
 #[derive(Debug, Default)]
 struct Rates {
-    /// Until when what somebody sent counts. A moment that has passed says nothing.
-    busy_until: HashMap<Arc<str>, Instant>,
+    of: HashMap<Arc<str>, Rate>,
     swept: Option<Instant>,
     said: Option<Instant>,
 }
@@ -75,26 +76,18 @@ impl Rates {
     /// Uses a part of what somebody may use, which is `at_once` when nothing was used for long.
     fn spend(&mut self, who: &Arc<str>, part: Duration, at_once: Duration, now: Instant) -> Result<(), Duration> {
         let who = if self.has_room_for(who, now) { who.clone() } else { "".into() };
-        let busy_until = self.busy_until.entry(who).or_insert(now);
-        let next = (*busy_until).max(now) + part;
-        let over = next.duration_since(now).saturating_sub(at_once);
-        if over.is_zero() {
-            *busy_until = next;
-            Ok(())
-        } else {
-            Err(over)
-        }
+        self.of.entry(who).or_default().spend(part, part, at_once, now)
     }
 
     fn has_room_for(&mut self, who: &Arc<str>, now: Instant) -> bool {
-        if self.busy_until.len() < TOLD_APART || self.busy_until.contains_key(who) {
+        if self.of.len() < TOLD_APART || self.of.contains_key(who) {
             return true;
         }
         if self.swept.is_none_or(|swept| now.duration_since(swept) >= SWEPT_EVERY) {
             self.swept = Some(now);
-            self.busy_until.retain(|_, until| *until > now);
+            self.of.retain(|_, rate| !rate.is_idle(now));
         }
-        self.busy_until.len() < TOLD_APART
+        self.of.len() < TOLD_APART
     }
 }
 
@@ -133,7 +126,7 @@ mod tests {
         let from = |n: usize| format!("ipv4:10.{}.{}.{}:1", n >> 16, (n >> 8) & 255, n & 255);
         let all = (0..3 * TOLD_APART).map(|n| taken(&rate, &n.to_string(), &from(n), 10, now, 1)).sum::<u32>();
         assert!((all as usize) < TOLD_APART, "{all}: half of the places are those of hosts");
-        let known = |rate: &StatusRate| rate.rates.lock().unwrap_or_else(PoisonError::into_inner).busy_until.len();
+        let known = |rate: &StatusRate| rate.rates.lock().unwrap_or_else(PoisonError::into_inner).of.len();
         assert_eq!(known(&rate), TOLD_APART + 1);
         // What has passed is forgotten.
         assert_eq!(taken(&rate, "new", "ipv6:[::1]:1", 10, now + Duration::from_secs(60), 500), AT_ONCE);

@@ -9,6 +9,7 @@ use futures::Sink;
 use futures::future::{self, Either};
 use tokio::sync::watch;
 
+use super::access::Standing;
 use super::calls::Ended;
 use crate::store::Tail;
 
@@ -43,12 +44,13 @@ impl Watchers {
         self.0.receiver_count()
     }
 
-    /// Waits until `changed` says so, looking at each news, for as long as the stream of `sink` lives. False: the server is
-    /// stopping. What changed before that is still seen.
+    /// Waits until `changed` says so, looking at each news, for as long as the stream of `sink` lives and who watches may do so. False:
+    /// the server is stopping. What changed before that is still seen.
     pub(super) async fn wait<T, S: Sink<T, Error = grpcio::Error> + Unpin>(
         &self,
         sink: &mut S,
         changed: impl Fn() -> bool,
+        standing: &mut Standing,
     ) -> Result<bool, Ended> {
         // News from here on wake it.
         let mut news = self.0.subscribe();
@@ -62,11 +64,11 @@ impl Watchers {
             }
             // Polling the sink also registers for the end of the call.
             let end = poll_fn(|cx| match Pin::new(&mut *sink).poll_flush(cx) {
-                Poll::Ready(Err(e)) => Poll::Ready(e),
-                _ => Poll::Pending,
+                Poll::Ready(Err(e)) => Poll::Ready(Ended::Disconnected(e)),
+                _ => standing.poll_end(cx).map(Ended::Refused),
             });
             match future::select(end, pin!(news.changed())).await {
-                Either::Left((e, _)) => return Err(Ended::Disconnected(e)),
+                Either::Left((ended, _)) => return Err(ended),
                 Either::Right(_) => {}
             }
         }

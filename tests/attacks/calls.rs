@@ -11,6 +11,7 @@ use contact::wire::control::{GetServerRequest, Server as Description};
 use grpcio::{ChannelBuilder, CompressionAlgorithms, EnvBuilder, RpcStatusCode as Code};
 use protobuf::Message as _;
 
+use super::bystander::{Bystander, GROUP};
 use crate::common::DEADLINE;
 use crate::common::server::Server;
 use crate::conventions::{reason, retry_delay};
@@ -237,7 +238,9 @@ fn others_are_served(server: &Server) {
 
 #[test]
 fn calls_without_their_message_keep_nobody_out() {
-    let server = Server::start(&[]);
+    let mut server = Server::start(&[]);
+    let others = Bystander::of(&server);
+    let before = Memory::of(server.program()).now;
     let attackers: Vec<Attacker> = [(&server.listen, GET_TASK), (&server.control, LIST_CLIENTS)]
         .into_iter()
         .flat_map(|(address, path)| {
@@ -250,6 +253,13 @@ fn calls_without_their_message_keep_nobody_out() {
         })
         .collect();
     others_are_served(&server);
+    // All their time is over.
+    let ended = raw::silent(&server.listen, GET_TASK);
+    assert_eq!(reason(&ended), "MESSAGE_MISSING");
+    others.felt_little("calls without their message");
+    let grown = Memory::of(server.program()).most - before;
+    println!("8,000 calls took {grown} bytes");
+    assert!(grown < 8_000 * 24 * 1024, "{grown} bytes");
     drop(attackers);
     others_are_served(&server);
 }
@@ -305,10 +315,15 @@ fn streams_that_take_nothing_keep_next_to_nothing_of_a_backlog_in_memory() {
         let texts: Vec<String> = (first..first + 1_000).map(|n| format!("{n}{}", " ".repeat(4_000))).collect();
         operator.submit(&texts);
     }
+    let others = Bystander::of(&server);
     let before = Memory::of(server.program()).now;
     let mut attackers: Vec<Attacker> = (0..STREAMS / 100).map(|_| Attacker::with(&server.listen, &NO_ROOM)).collect();
     attackers.iter_mut().for_each(|attacker| attacker.calls(100, GET_TASK, empty_message));
-    operator.clients_until(|clients| clients.len() == STREAMS && clients.iter().all(|client| client.delivered > 0));
+    operator.clients_until(|clients| {
+        let streams = || clients.iter().filter(|client| client.group != GROUP);
+        streams().count() == STREAMS && streams().all(|client| client.delivered > 0)
+    });
+    others.felt_little("streams that take nothing");
     let each = (Memory::of(server.program()).most - before) / STREAMS;
     println!("{each} bytes for each stream that takes nothing");
     // 64 KiB on their way, of which C-core may have a copy, and what a client costs. A page of the backlog would be 512 KiB more.
@@ -319,6 +334,7 @@ fn streams_that_take_nothing_keep_next_to_nothing_of_a_backlog_in_memory() {
 #[test]
 fn compressed_messages_are_refused_and_never_inflated() {
     let mut server = Server::start(&[]);
+    let others = Bystander::of(&server);
     let before = Memory::of(server.program()).now;
     let channel = ChannelBuilder::new(Arc::new(EnvBuilder::new().cq_count(1).build()))
         .default_compression_algorithm(CompressionAlgorithms::GRPC_COMPRESS_GZIP)
@@ -327,6 +343,7 @@ fn compressed_messages_are_refused_and_never_inflated() {
     let told = Client::over(channel, &[]).try_tell([ack(&"0".repeat(128 * 1024 * 1024))]).unwrap_err();
     assert_eq!(told.code(), Code::UNIMPLEMENTED, "{told:?}");
     assert!(told.message().contains("gzip"), "{told:?}");
+    others.felt_little("a message that inflates");
     let most = Memory::of(server.program()).most;
     assert!(most - before < 32 * 1024 * 1024, "{before} grew to {most}");
     others_are_served(&server);
@@ -353,12 +370,14 @@ fn a_connection_that_says_nothing_is_closed() {
 #[test]
 fn what_nobody_reads_is_taken_up_to_a_bound_for_each_call() {
     let mut server = Server::start(&[]);
+    let others = Bystander::of(&server);
     let before = Memory::of(server.program()).now;
     let mut attacker = Attacker::of(&server.listen);
     // A message to begin with, and then what getTask never reads.
     attacker.calls(100, GET_TASK, |frames, stream| frame(frames, DATA, 0, stream, &[0; 5]));
-    Operator::of(&server.control).connected(100);
+    Operator::of(&server.control).connected(101);
     let sent = attacker.fill(8 * 1024 * 1024);
+    others.felt_little("what nobody reads");
     let grown = Memory::of(server.program()).most - before;
     println!("{sent} bytes were taken, and took {grown}");
     assert!(sent <= 100 * 192 * 1024 && grown < 100 * 512 * 1024, "{sent} bytes were taken, and took {grown}");
@@ -368,6 +387,7 @@ fn what_nobody_reads_is_taken_up_to_a_bound_for_each_call() {
 #[test]
 fn messages_that_never_end_are_as_many_as_a_connection_may_have_calls() {
     let mut server = Server::start(&["--max-task", "262144", "--max-calls-per-connection", "100"]);
+    let others = Bystander::of(&server);
     let before = Memory::of(server.program()).now;
     let mut attacker = Attacker::of(&server.listen);
     // The message is to be as long as one may be.
@@ -375,6 +395,7 @@ fn messages_that_never_end_are_as_many_as_a_connection_may_have_calls() {
     let begin = [0, length[0], length[1], length[2], length[3]];
     attacker.calls(200, "/Contact/tellResult", |frames, stream| frame(frames, DATA, 0, stream, &begin));
     let sent = attacker.fill(262_000);
+    others.felt_little("messages that never end");
     let grown = Memory::of(server.program()).most - before;
     println!("{sent} bytes were taken, and took {grown}");
     assert!(sent > 100 * 256_000 && grown < 100 * 400 * 1024, "{sent} bytes were taken, and took {grown}");

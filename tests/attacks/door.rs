@@ -21,33 +21,33 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 use tempfile::TempDir;
 
+use super::bystander::Bystander;
 use crate::common::DEADLINE;
 use crate::common::authority::{Authority, Valid};
 use crate::common::program::Program;
 use crate::common::server::Server;
-use crate::rig::{Rig, patient};
+use crate::rig::{Operator, Rig, patient, to};
 use crate::server::memory::Memory;
 
 /// A worker, and what it learns.
-struct Watched {
+pub(super) struct Watched {
     running: Option<Running>,
-    tasks: Receiver<String>,
+    pub(super) tasks: Receiver<String>,
     /// Why there is no connection.
-    lost: Receiver<String>,
+    pub(super) lost: Receiver<String>,
 }
 
 impl Watched {
-    fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+    pub(super) fn start(server: &str, id: Option<&str>, tls: Option<Tls>) -> Watched {
+        let id = id.map(str::to_owned);
+        Watched::with(Config { id, tls, from: Some(StartAt::First), ..Config::new(server) })
+    }
+
+    pub(super) fn with(config: Config) -> Watched {
         let (done, tasks) = unbounded();
         let (tell, lost) = unbounded();
-        let config = Config {
-            id: id.map(str::to_owned),
-            tls,
-            from: Some(StartAt::First),
-            first_backoff: Duration::from_millis(50),
-            most_backoff: Duration::from_millis(100),
-            ..Config::new(server)
-        };
+        let (first_backoff, most_backoff) = (Duration::from_millis(50), Duration::from_millis(100));
+        let config = Config { first_backoff, most_backoff, ..config };
         let worker = Worker::new(config, move |task| {
             let _ = done.send(task.text.clone());
             "done"
@@ -61,34 +61,34 @@ impl Watched {
     }
 
     #[track_caller]
-    fn task(&self) -> String {
+    pub(super) fn task(&self) -> String {
         self.tasks.recv_timeout(DEADLINE).unwrap_or_else(|_| panic!("no task came: {:?}", self.lost.try_iter().last()))
     }
 
     #[track_caller]
-    fn trouble(&self) -> String {
+    pub(super) fn trouble(&self) -> String {
         self.lost.recv_timeout(DEADLINE).unwrap()
     }
 
-    fn join(mut self) -> Result<(), Error> {
+    pub(super) fn join(mut self) -> Result<(), Error> {
         ended(self.running.take().unwrap())
     }
 }
 
 /// How it ended by itself.
 #[track_caller]
-fn ended(running: Running) -> Result<(), Error> {
+pub(super) fn ended(running: Running) -> Result<(), Error> {
     let (tell, told) = unbounded();
     std::thread::spawn(move || tell.send(running.join()));
     told.recv_timeout(DEADLINE).expect("it goes on")
 }
 
-fn server_tls(authority: &Authority) -> ServerTls {
+pub(super) fn server_tls(authority: &Authority) -> ServerTls {
     let (cert, key) = authority.server("server");
     ServerTls { cert, key, client_ca: Some(authority.ca()) }
 }
 
-fn uri(uri: &str) -> SanType {
+pub(super) fn uri(uri: &str) -> SanType {
     SanType::URI(uri.try_into().unwrap())
 }
 
@@ -171,7 +171,7 @@ fn certificates_out_of_their_time_are_refused() {
     let rig = Rig::with(|config| config.tls = Some(server_tls(&authority)));
     for valid in [Valid::Before, Valid::Later] {
         let files = authority.issue("late", vec![uri("contact://fleet/agent/web-1")], false, valid);
-        let mut stream = Raw::tls(rig.listen(), &authority, Some(&files));
+        let mut stream = Raw::tls(rig.listen(), &authority.ca(), Some(&files));
         let error = stream.read(&mut [0; 1]).unwrap_err().to_string();
         assert!(error.contains("CertificateExpired"), "{error}");
         let said = Worker::new(
@@ -216,17 +216,21 @@ fn new_files_count_for_connections_from_then_on_and_wrong_ones_change_nothing() 
     let stays = Watched::start(&server.listen, Some("stays"), Some(old.clone()));
     assert_eq!(stays.task(), "a task");
     let other_key = authority.server("other").1;
+    let over = authority.issue("over", vec![SanType::IpAddress([127, 0, 0, 1].into())], true, Valid::Before);
     let log = |server: &mut Server, words: &str| {
         server.program().err.wait_for(words, |line| line.contains(words));
     };
     let read = |path: &PathBuf| fs::read(path).unwrap();
     let (good_cert, good_key) = (read(&tls.cert), read(&tls.key));
-    for (file, content, words) in [
-        (&tls.cert, b"garbage".to_vec(), "there is no certificate in it"),
-        (&tls.key, read(&other_key), "it is not the key of the certificate"),
-        (&tls.key, b"garbage".to_vec(), "there is no private key in it"),
+    let garbage = || b"garbage".to_vec();
+    for (cert, key, words) in [
+        (garbage(), good_key.clone(), "there is no certificate in it"),
+        (good_cert.clone(), read(&other_key), "it is not the key of the certificate"),
+        (good_cert.clone(), garbage(), "there is no private key in it"),
+        (read(&over.0), read(&over.1), "the certificate expired"),
     ] {
-        fs::write(file, content).unwrap();
+        fs::write(&tls.cert, cert).unwrap();
+        fs::write(&tls.key, key).unwrap();
         server.program().signal("HUP");
         log(&mut server, words);
         fs::write(&tls.cert, &good_cert).unwrap();
@@ -252,16 +256,16 @@ fn new_files_count_for_connections_from_then_on_and_wrong_ones_change_nothing() 
 }
 
 /// A connection that says what it likes.
-struct Raw;
+pub(super) struct Raw;
 
 impl Raw {
-    fn tls(
+    pub(super) fn tls(
         server: &str,
-        authority: &Authority,
+        ca: &Path,
         files: Option<&(PathBuf, PathBuf)>,
     ) -> StreamOwned<ClientConnection, TcpStream> {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(authority.ca()).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
         let config = config.with_root_certificates(roots);
@@ -316,13 +320,41 @@ fn flood(mut stream: impl std::io::Write, mut next: impl FnMut(u32) -> Vec<u8>) 
 #[test]
 fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_nothing() {
     let authority = Authority::new();
-    let args = authority.args();
-    let mut server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
     let tls = authority.client("contact://fleet/agent/other");
-    let other = Watched::start(&server.listen, Some("other"), Some(tls));
+    let server = Server::start(&authority.args().iter().map(String::as_str).collect::<Vec<_>>());
+    are_cut_off(server, Some(tls), |listen| Raw::tls(listen, &authority.ca(), Some(&files)));
+}
+
+/// Where no certificates are asked for, everybody gets as far as that.
+#[test]
+fn floods_of_those_without_a_certificate_are_cut_off_too() {
+    let authority = Authority::new();
+    let args = authority.args();
+    // All but --tls-client-ca.
+    let server = Server::start(&args[..4].iter().map(String::as_str).collect::<Vec<_>>());
+    let tls = Tls { ca: authority.ca(), identity: None };
+    are_cut_off(server, Some(tls), |listen| Raw::tls(listen, &authority.ca(), None));
+}
+
+/// Where others reach a port without TLS, they do not reach C-core either.
+#[test]
+fn floods_of_frames_are_cut_off_without_tls_too_where_others_reach_a_port() {
+    let server = Server::start_at("0.0.0.0:0", &["--insecure"]);
+    are_cut_off(server, None, |listen| {
+        let stream = TcpStream::connect(listen).unwrap();
+        stream.set_write_timeout(Some(DEADLINE)).unwrap();
+        stream
+    });
+}
+
+/// Floods of each kind end early, while others work as before.
+fn are_cut_off<S: std::io::Write>(mut server: Server, tls: Option<Tls>, connect: impl Fn(&str) -> S) {
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let other = Watched::start(&listen, Some("other"), tls.clone());
     server.submit(&["before"]);
     assert_eq!(other.task(), "before");
-    let files = authority.issue("bad", vec![uri("contact://fleet/agent/bad")], false, Valid::Now);
+    let others = bystander(&server, &listen, tls);
     let before = Memory::of(server.program()).most;
     let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
     let continuation = |number: u32| match number {
@@ -342,8 +374,7 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
     ];
     for (name, attack) in attacks {
         for _ in 0..3 {
-            let stream = Raw::tls(&server.listen, &authority, Some(&files));
-            let sent = flood(stream, attack);
+            let sent = flood(connect(&listen), attack);
             // What fits into buffers of sockets on the way is sent before the end is seen.
             assert!(sent < 16 << 20, "{name}: {sent} bytes");
         }
@@ -351,20 +382,35 @@ fn floods_of_frames_are_cut_off_before_they_cost_anything_and_others_notice_noth
         assert_eq!(other.task(), name);
     }
     assert!(other.lost.is_empty());
-    // C-core ends some of those with pings before.
-    assert!(refused(&server, "flood") >= 12, "{}", refused(&server, "flood"));
+    others.felt_little("floods of frames");
+    // C-core ends some of those with pings, and others, before.
+    assert!(refused(&server, "flood") >= 9, "{}", refused(&server, "flood"));
     let took = Memory::of(server.program()).most - before;
     assert!(took < 48 << 20, "{} MiB", took >> 20);
 }
 
+/// One that works, over connections of its own.
+fn bystander(server: &Server, listen: &str, tls: Option<Tls>) -> Bystander {
+    let operator = Operator::of(&server.control);
+    let worker = Watched::start(listen, Some("other/beside"), tls);
+    Bystander::doing(move || {
+        operator.submit_all(vec![to("other/beside", "beside")]);
+        // What is for everyone comes to it, too.
+        while worker.task() != "beside" {}
+    })
+}
+
 /// How many connections the server says it refused, for that reason.
-fn refused(server: &Server, reason: &str) -> u64 {
+pub(super) fn refused(server: &Server, reason: &str) -> u64 {
+    metric(server, &format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}}"))
+}
+
+fn metric(server: &Server, name: &str) -> u64 {
     let mut stream = TcpStream::connect(&server.http).unwrap();
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut text = String::new();
     stream.read_to_string(&mut text).unwrap();
-    let line = format!("contact_tls_connections_refused_total{{reason=\"{reason}\"}} ");
-    text.lines().find_map(|it| it.strip_prefix(&line)).unwrap().parse().unwrap()
+    text.lines().find_map(|it| it.strip_prefix(name)?.strip_prefix(' ')).unwrap().parse().unwrap()
 }
 
 /// Connections that say nothing, from several addresses: more than may be there at once.
@@ -407,14 +453,14 @@ fn who_says_nothing_keeps_nobody_out() {
     }
 }
 
-/// One address has its share, and those of others are not touched.
+/// One address has its share, in which the oldest make room for the newest, and those of others are not touched.
 #[test]
-fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
+fn who_comes_too_often_from_one_address_cuts_its_own_and_no_others() {
     let authority = Authority::new();
     let args = authority.args();
     let server = Server::start(&args.iter().map(String::as_str).collect::<Vec<_>>());
     let address: SocketAddr = server.listen.parse().unwrap();
-    let mut turned_away = 0;
+    let other = TcpStream::connect(address).unwrap();
     let mut silent = Vec::new();
     for _ in 0..300 {
         let socket = socket(AddressFamily::INET, SocketType::STREAM, None).unwrap();
@@ -425,16 +471,45 @@ fn who_comes_too_often_from_one_address_is_turned_away_and_others_are_not() {
     server.submit(&["a task"]);
     let worker = Watched::start(&server.listen, Some("web-1"), Some(authority.client("contact://fleet/agent/web-1")));
     assert_eq!(worker.task(), "a task");
-    for stream in silent.iter().rev().take(40) {
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        let mut stream = stream;
-        turned_away += u32::from(matches!(stream.read(&mut [0; 1]), Ok(0) | Err(_)));
-    }
-    assert_eq!(turned_away, 40);
+    assert!(refused(&server, "slow") >= 44);
+    let is_there = |mut stream: &TcpStream| {
+        stream.set_nonblocking(true).unwrap();
+        stream.read(&mut [0; 1]).is_err_and(|e| e.kind() == ErrorKind::WouldBlock)
+    };
+    assert!(is_there(&other));
+    assert_eq!(silent[..44].iter().filter(|stream| is_there(stream)).count(), 0);
+}
+
+/// As with TLS; and each client keeps its own address, though C-core has it from a front.
+#[test]
+fn a_port_without_tls_that_others_reach_bounds_connections_and_one_of_this_machine_alone_has_no_front() {
+    let mut server = Server::start_at("0.0.0.0:0", &["--insecure", "--log", "info"]);
+    let listen = server.listen.replace("0.0.0.0", "127.0.0.1");
+    let silent: Vec<TcpStream> = (0..300).map(|_| TcpStream::connect(&listen).unwrap()).collect();
+    server.submit(&["a task"]);
+    let worker = Watched::start(&listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert!(worker.lost.is_empty());
+    assert!(refused(&server, "slow") >= 44, "the oldest made room");
+    server.program().err.wait_for("its address", |line| line.contains("\"web-1\" at ipv4:127.0.0.1:"));
+    assert_eq!(metric(&server, "contact_tls_connections"), 1);
+    drop(silent);
+    // One that speaks TLS is told what is wrong.
+    let mut stream = TcpStream::connect(&listen).unwrap();
+    stream.write_all(&[0x16, 3, 1, 0, 200, 1, 0, 0, 196, 3, 3]).unwrap();
+    let mut said = String::new();
+    stream.read_to_string(&mut said).unwrap();
+    assert!(said.contains("this port does not speak TLS: leave out --tls-ca"), "{said}");
+
+    let here = Server::start(&[]);
+    here.submit(&["a task"]);
+    let worker = Watched::start(&here.listen, Some("web-1"), None);
+    assert_eq!(worker.task(), "a task");
+    assert_eq!(metric(&here, "contact_tls_connections"), 0);
 }
 
 /// A server with an authority of its own, and a port that was free.
-fn public() -> Rig {
+pub(super) fn public() -> Rig {
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     Rig::with(|config| {
         config.listen = format!("127.0.0.1:{port}");
@@ -442,14 +517,14 @@ fn public() -> Rig {
     })
 }
 
-fn invite(rig: &Rig, group: &str, uses: u32, lasts_ms: u64) -> Invitation {
+pub(super) fn invite(rig: &Rig, group: &str, uses: u32, lasts_ms: u64) -> Invitation {
     let request = pb::InviteRequest { group: group.into(), uses, lasts_ms, ..Default::default() };
     let answer = block_on(rig.operator.control.invite(&request, patient()).unwrap()).unwrap();
     Invitation::parse(&answer.invitation).unwrap()
 }
 
 /// Joins, and keeps what came of it in a folder.
-fn joined(invitation: &Invitation, name: &str) -> (TempDir, Tls) {
+pub(super) fn joined(invitation: &Invitation, name: &str) -> (TempDir, Tls) {
     let folder = tempfile::tempdir().unwrap();
     let state = JoinState(folder.path());
     state.keep(&invitation.join(name).unwrap(), &invitation.server).unwrap();
@@ -581,6 +656,26 @@ fn a_fleet_is_set_up_by_an_invitation() {
     server.ctl(&["submit", "--to", "workers", "again"]);
     assert_eq!(text(server.done(2)).trim(), "AGAIN");
     assert_eq!(server.ctl(&["identity", "list"]).len(), 1);
+
+    // Where no folder is said, and with the same line again though it is used up. Another one joins anew.
+    let place = folder.path().join("place");
+    fs::create_dir(&place).unwrap();
+    let invite = || server.ctl(&["invite"])[0]["invitation"].as_str().unwrap().to_owned();
+    let joins = |line: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        command.args(["--join", line, "--id", "moved"]).current_dir(&place);
+        let client = Program::spawn("contact-client", &mut command).unwrap();
+        client.err.wait_for("that it is in", |line| line.contains("connected to"));
+        let identities = server.ctl(&["identity", "list"]);
+        let moved = identities.iter().filter(|one| one["name"].as_str().unwrap().starts_with("moved")).count();
+        let joined =
+            client.err.so_far().iter().any(|line| line.contains("later starts need only --state contact-state"));
+        (moved, joined)
+    };
+    let line = invite();
+    assert_eq!([joins(&line), joins(&line)], [(1, true), (1, false)]);
+    server.ctl(&["identity", "revoke", "moved"]);
+    assert_eq!(joins(&invite()), (2, true));
 
     // One for a client of another kind.
     let dir = folder.path().to_str().unwrap();

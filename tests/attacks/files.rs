@@ -12,24 +12,23 @@ use std::time::{Duration, Instant};
 
 use crate::common::DEADLINE;
 use crate::common::program::Program;
-use crate::common::server::Server;
+use crate::common::server::{CLIENT, Server};
 use crate::http::client::{Reply, exchange};
 
 const SERVER: &str = env!("CARGO_BIN_EXE_contact-server");
-const CLIENT: &str = env!("CARGO_BIN_EXE_contact-client");
 
 #[test]
 fn a_command_gets_no_secret_of_its_client() {
     let server = Server::start(&[]);
     server.submit(&["what do you have?"]);
     let mut client = Command::new(CLIENT);
-    client.args(["--server", &server.listen, "--id", "a", "--from", "first", "--exec", "env"]);
-    client.args(["--exec-env", "AWS_REGION,LD_LIBRARY_PATH", "--exec-env", "NOT_SET"]);
     client.env_clear().envs(std::env::var_os("PATH").map(|path| ("PATH", path)));
     client.envs([("LANG", "C.UTF-8"), ("LC_TIME", "C"), ("TZ", "UTC"), ("HOME", "/"), ("AWS_REGION", "eu-central-1")]);
     client.envs([("LD_LIBRARY_PATH", "/nowhere"), ("AWS_SECRET_ACCESS_KEY", "secret-1"), ("PASSWORD", "secret-2")]);
     client.envs([("CONTACT_TOKEN", "secret-3"), ("CONTACT_WINDOW", "7"), ("http_proxy", "http://me:secret-4@nowhere")]);
-    let client = Program::spawn("contact-client", client.env("no_proxy", "127.0.0.1")).unwrap();
+    client.env("no_proxy", "127.0.0.1");
+    let named = ["--exec-env", "AWS_REGION,LD_LIBRARY_PATH", "--exec-env", "NOT_SET"];
+    let client = server.client_by(client, &[&["--id", "a", "--exec", "env"], &named[..]].concat());
     client.err.wait_for("what is not set", |line| line.contains("--exec-env names NOT_SET, which is not set here"));
 
     let results = server.done(1);
@@ -41,6 +40,7 @@ fn a_command_gets_no_secret_of_its_client() {
     let passed = [
         "AWS_REGION",
         "CONTACT_ATTEMPT",
+        "CONTACT_TASK_ATTEMPT",
         "CONTACT_TASK_ID",
         "HOME",
         "LANG",

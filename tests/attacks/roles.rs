@@ -35,7 +35,7 @@ fn rig() -> Rig {
 }
 
 /// The credential of operators on this machine.
-fn operator(rig: &Rig) -> String {
+pub(super) fn operator(rig: &Rig) -> String {
     let file = rig.config.data.join("operator.token");
     assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     fs::read_to_string(file).unwrap().trim().to_owned()
@@ -50,16 +50,16 @@ fn saying(values: &[String]) -> CallOption {
     CallOption::default().timeout(DEADLINE).headers(metadata.build())
 }
 
-fn bearer(token: &str) -> CallOption {
+pub(super) fn bearer(token: &str) -> CallOption {
     saying(&[format!("Bearer {token}")])
 }
 
-fn new(name: &str, role: &str) -> pb::CreateTokenRequest {
+pub(super) fn new(name: &str, role: &str) -> pb::CreateTokenRequest {
     pb::CreateTokenRequest { name: name.into(), role: role.into(), ..Default::default() }
 }
 
 #[track_caller]
-fn create(rig: &Rig, request: pb::CreateTokenRequest) -> String {
+pub(super) fn create(rig: &Rig, request: pb::CreateTokenRequest) -> String {
     let answer = rig.operator.control.create_token(&request, bearer(&operator(rig))).unwrap();
     block_on(answer).unwrap().secret
 }
@@ -70,17 +70,17 @@ fn revoke(rig: &Rig, name: &str) {
     block_on(rig.operator.control.revoke_token(&request, bearer(&operator(rig))).unwrap()).unwrap();
 }
 
-fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
+pub(super) fn detail<T: MessageFull>(status: &RpcStatus) -> Option<T> {
     let details = Status::parse_from_bytes(status.details()).ok()?.details;
     details.iter().find_map(|any| any.unpack().ok().flatten())
 }
 
-fn reason(status: &RpcStatus) -> String {
+pub(super) fn reason(status: &RpcStatus) -> String {
     detail::<ErrorInfo>(status).map_or_else(|| format!("{status:?}"), |info| info.reason)
 }
 
 #[track_caller]
-fn refused<T>(answer: grpcio::Result<T>) -> RpcStatus {
+pub(super) fn refused<T>(answer: grpcio::Result<T>) -> RpcStatus {
     match answer {
         Err(Error::RpcFailure(status) | Error::RpcFinished(Some(status))) => status,
         Err(other) => panic!("{other}"),
@@ -303,14 +303,71 @@ fn a_link_lets_one_browser_in_as_who_made_it_and_other_sites_use_no_session() {
     assert_eq!(get(&rig, "GET", "/api/state", &[("cookie", &read)]).status, 401);
 }
 
-fn agent(rig: &Rig, token: &str, metadata: &[(&str, &str)]) -> Client {
+/// On every route: names of other hosts, so that no page of another site becomes one of ours by its DNS; and a session that is used from
+/// elsewhere.
+#[test]
+fn no_route_answers_under_another_host_and_none_changes_anything_for_another_site() {
+    let rig = rig();
+    let token = create(&rig, new("ann", "operator"));
+    let link = rig.operator.control.create_login(&pb::CreateLoginRequest::new(), bearer(&token)).unwrap();
+    let first = get(&rig, "GET", &block_on(link).unwrap().path, &[]);
+    let cookie = first.header("set-cookie").split(';').next().unwrap().to_owned();
+    let ask = |method: &str, path: &str, lines: &str| {
+        let body = if method == "POST" { "content-length: 2\r\n\r\n{}" } else { "\r\n" };
+        let request = format!("{method} {path} HTTP/1.1\r\nconnection: close\r\nx-contact: 1\r\n{lines}{body}");
+        exchange(rig.http(), request.as_bytes()).status
+    };
+    let who = [format!("authorization: Bearer {token}\r\n"), format!("cookie: {cookie}\r\n"), String::new()];
+    let events = [("GET", "/api/events", "read"), ("GET", "/login?code=00", "")];
+    for (method, path, _) in ROUTES.into_iter().chain(events) {
+        for hosts in [
+            "",
+            "host: \r\n",
+            "host: evil.example\r\n",
+            "host: localhost.evil.example\r\n",
+            "host: 127.0.0.1.evil.example\r\n",
+            "host: evil.example:127.0.0.1\r\n",
+            "host: localhost@evil.example\r\n",
+            "host: evil.example\r\nx-forwarded-host: localhost\r\n",
+            "host: localhost\r\nhost: evil.example\r\n",
+        ] {
+            for who in &who {
+                let status = ask(method, path, &format!("{hosts}{who}"));
+                assert!([400, 403].contains(&status), "{method} {path} {hosts:?} {who:?}: {status}");
+            }
+        }
+        if method != "POST" {
+            continue;
+        }
+        for from in [
+            "origin: http://evil.example\r\n",
+            "origin: null\r\n",
+            "origin: \r\n",
+            "origin: http://127.0.0.1.evil.example\r\n",
+            "origin: http://127.0.0.1:1\r\n",
+            "origin: http://127.0.0.1\r\nsec-fetch-site: cross-site\r\n",
+            "sec-fetch-site: same-site\r\n",
+        ] {
+            let status = ask(method, path, &format!("host: 127.0.0.1\r\ncookie: {cookie}\r\n{from}"));
+            assert_eq!(status, 401, "{method} {path} {from:?}");
+        }
+        let ours = format!("host: 127.0.0.1\r\ncookie: {cookie}\r\norigin: http://127.0.0.1\r\n");
+        let status = ask(method, path, &ours);
+        assert!(![401, 403].contains(&status), "{method} {path}: {status}");
+    }
+    let described =
+        rig.operator.control.get_server(&pb::GetServerRequest { counted: true, ..Default::default() }, bearer(&token));
+    assert_eq!(block_on(described.unwrap()).unwrap().tasks, 0);
+}
+
+pub(super) fn agent(rig: &Rig, token: &str, metadata: &[(&str, &str)]) -> Client {
     metadata.iter().fold(rig.client(&[("authorization", &format!("Bearer {token}"))]), |client, (key, value)| {
         client.saying(key, value)
     })
 }
 
 #[track_caller]
-fn submit(rig: &Rig, text: &str, to: &str) {
+pub(super) fn submit(rig: &Rig, text: &str, to: &str) {
     let task = NewTask { task: text.into(), to: to.into(), ..Default::default() };
     let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
     block_on(rig.operator.control.submit(&request, bearer(&operator(rig))).unwrap()).unwrap();
@@ -356,6 +413,54 @@ fn a_stream_whose_token_is_revoked_gets_no_task_and_tells_nothing_any_more() {
     let mut texts = tasks.texts(2);
     texts.sort_unstable();
     assert_eq!(texts, ["after", "before"], "neither was settled");
+}
+
+/// Everything that can be open with nothing going over it, of one agent and one operator. How each ends, without a word from us.
+fn silent_ends(rig: &Rig, agent_token: &str, operator_token: &str, begun: impl FnOnce()) -> Vec<String> {
+    let client = agent(rig, agent_token, &[("contact-client", "web"), ("contact-heartbeat", "3600")]);
+    let mut tasks = client.tasks();
+    // The empty message that says who answers: the stream is open.
+    assert_eq!(tasks.next().task, "");
+    let (telling, mut statuses) = (client.telling(), client.statuses());
+    assert!(statuses.say("here") && statuses.answer().is_ok());
+    let control = &rig.operator.control;
+    let follow = pb::ListRequest { follow: true, ..Default::default() };
+    let mut list = control.list_tasks(&follow, bearer(operator_token)).unwrap();
+    let (mut requests, mut answers) = control.submit_stream(bearer(operator_token)).unwrap();
+    let task = NewTask { task: "x".into(), to: "nobody".into(), ..Default::default() };
+    let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
+    block_on(async {
+        requests.send((request, WriteFlags::default())).await.unwrap();
+        answers.next().await.unwrap().unwrap();
+        list.next().await.unwrap().unwrap();
+    });
+    begun();
+    let last = [
+        tasks.end(),
+        telling.cut_short().unwrap_err(),
+        statuses.answer().unwrap_err(),
+        refused(block_on(async {
+            // What it was to list comes first, in one part or several.
+            while !list.next().await.unwrap()?.tasks.is_empty() {}
+            Ok(())
+        })),
+        refused(block_on(answers.next()).unwrap()),
+    ];
+    last.iter().map(reason).collect()
+}
+
+#[test]
+fn a_stream_on_which_nothing_happens_ends_when_its_token_is_revoked_or_over() {
+    let rig = rig();
+    let token = |name: &str, role: &str, ttl_ms| create(&rig, pb::CreateTokenRequest { ttl_ms, ..new(name, role) });
+    let (web, ann) = (token("web", "agent", None), token("ann", "operator", None));
+    let ends = silent_ends(&rig, &web, &ann, || {
+        revoke(&rig, "web");
+        revoke(&rig, "ann");
+    });
+    assert_eq!(ends, ["TOKEN_UNKNOWN"; 5]);
+    let (web, ann) = (token("web", "agent", Some(3_000)), token("ann", "operator", Some(3_000)));
+    assert_eq!(silent_ends(&rig, &web, &ann, || {}), ["TOKEN_EXPIRED"; 5]);
 }
 
 #[test]
@@ -430,6 +535,39 @@ fn who_submitted_a_task_stands_in_its_ledger_wherever_one_looks() {
     ctl.args(["task", "2", "--server", &server.control]).env("CONTACT_DATA", server.data());
     let shown = String::from_utf8(ctl.output().unwrap().stdout).unwrap();
     assert!(shown.contains("submitted by") && shown.contains("ci (submit)"), "{shown}");
+}
+
+#[test]
+fn labels_that_a_token_has_are_believed_and_nobody_else_who_says_them() {
+    let rig = rig();
+    let bound = pb::CreateTokenRequest { labels: "role=db".into(), ..new("db", "agent") };
+    let (db, other) = (create(&rig, bound), create(&rig, new("other", "agent")));
+    let wrong = pb::CreateTokenRequest { labels: "role=db".into(), ..new("wrong", "submit") };
+    let status = refused(block_on(rig.operator.control.create_token(&wrong, bearer(&operator(&rig))).unwrap()));
+    assert_eq!(reason(&status), "TOKEN_INVALID");
+    let mut at_db = agent(&rig, &db, &[("contact-labels", "role=web,os=linux")]).tasks();
+    let mut at_other = agent(&rig, &other, &[("contact-labels", "role=db,os=linux")]).tasks();
+    rig.operator.passed(crate::rig::now() + 1);
+    let select = |selector: &str, text: &str| {
+        let task = NewTask { task: text.into(), select: selector.into(), ..Default::default() };
+        let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
+        block_on(rig.operator.control.submit(&request, bearer(&operator(&rig))).unwrap()).unwrap();
+    };
+    // Both are there when these are accepted, or wait for them.
+    submit(&rig, "there", "db");
+    submit(&rig, "there", "other");
+    assert_eq!((at_db.texts(1), at_other.texts(1)), (vec!["there".to_owned()], vec!["there".to_owned()]));
+    select("role=db", "the password");
+    select("os=linux", "for both");
+    assert_eq!(at_db.texts(2), ["the password", "for both"]);
+    assert_eq!(at_other.texts(1), ["for both"], "it says that it is a db, and nobody believes it");
+    // When the token is revoked, nothing is bound any more.
+    revoke(&rig, "db");
+    let mut again = agent(&rig, &other, &[("contact-labels", "role=db")]).tasks();
+    assert_eq!(reason(&at_other.end()), "CLIENT_TAKEN_OVER");
+    select("role=db", "for whoever says so");
+    // Behind what it had not settled.
+    assert_eq!(again.texts(3).last().unwrap(), "for whoever says so");
 }
 
 /// Where a token may not stand: what the programs print and log, what they hand to commands, and how they are called.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::broker::{Config, Join, OutcomeReport, Receipt, Reporter, StartAt};
+use contact::broker::{Config, Join, OutcomeReport, Quota, Receipt, Reporter, StartAt};
 use contact::retry::RetryPolicy;
 use contact::task::{Audience, NewTask, Outcome, Priority, TaskId};
 use proptest::prelude::*;
@@ -129,6 +129,9 @@ enum Attempt {
 }
 
 /// Client and group.
+/// What some of them have together: enough for three of most tasks.
+const QUOTA: Quota = Quota { of: 1, window: 4, bytes: 450 };
+
 const WHO: [(Option<&str>, Option<&str>); 10] = [
     (None, None),
     (None, None),
@@ -438,6 +441,9 @@ impl World {
             max_message: None,
             receipts: false,
             labels: who.labels.parse().unwrap(),
+            quota: [3, 5, 6].contains(&who.who).then_some(QUOTA),
+            version: None,
+            system: None,
         }
     }
 

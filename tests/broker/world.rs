@@ -16,7 +16,9 @@ use contact::retry::RetryPolicy;
 use contact::store::{
     Backend, Backlog, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removable, Removal, Skipped,
 };
-use contact::task::{ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time};
+use contact::task::{
+    ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time, weight,
+};
 
 use super::model::{Logged, Model, is_for_anonymous};
 
@@ -234,7 +236,10 @@ impl World {
         }
         let stream = Stream {
             window: match group {
-                Some(_) => join.window.unwrap_or(self.config.window).min(self.config.max_window) as usize,
+                Some(_) => {
+                    let most = self.config.max_window.min(join.quota.map_or(u32::MAX, |quota| quota.window));
+                    join.window.unwrap_or(self.config.window).min(most) as usize
+                }
                 None => usize::MAX,
             },
             group,
@@ -457,6 +462,7 @@ impl World {
                     batch.mark = Some(self.synced.result);
                     batch.groups = checkpoint.groups.into_iter().map(|group| (group.name.clone(), group)).collect();
                     batch.open = checkpoint.open;
+                    batch.clients = checkpoint.clients;
                 }
                 Write::Forget(group) => drop(batch.forgotten.insert(group)),
                 Write::Drain(client, drain) => drop(batch.drains.insert(client, drain)),
@@ -609,7 +615,7 @@ impl World {
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {
         self.flush();
         let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
-        let removed = self.core.remove_group(&name(group)).is_ok();
+        let removed = self.core.remove_group(&name(group), self.now).is_ok();
         assert_eq!(removed, self.model.groups.contains_key(&name(group)) && !used, "only unused groups are removed");
         self.act();
         removed
@@ -943,6 +949,7 @@ impl World {
                     && !self.is_drained(stream)
                     && stream.rests_until.is_none_or(|until| until <= self.now.steady)
                     && self.model.held_by(*id) == 0
+                    && self.quota_has_room(stream)
                     && stream.sent - stream.taken < SEND_BUFFER
             };
             if !self.streams.iter().any(is_free) {
@@ -957,6 +964,16 @@ impl World {
             let new = self.tasks[..self.announced].iter().find(never_went_out);
             assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);
         }
+    }
+
+    /// Whether what the streams with its quota hold is less than that by an eighth.
+    fn quota_has_room(&self, stream: &Stream) -> bool {
+        let Some(quota) = stream.join.quota else { return true };
+        let shares = |id: &SessionId| self.streams.get(id).is_some_and(|other| other.join.quota == Some(quota));
+        let leases = self.model.leases();
+        let of_it = leases.iter().filter(|(_, _, session, _)| session.is_some_and(|id| shares(&id)));
+        let bytes: usize = of_it.map(|(_, task, _, _)| weight(&self.tasks[*task as usize - 1].spec.text)).sum();
+        (bytes as u64) < quota.bytes - quota.bytes / 8
     }
 
     /// What waits for a group is what was counted as it changed.

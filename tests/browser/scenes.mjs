@@ -414,6 +414,9 @@ export async function keyboard({ open }) {
 /** What the nasty names and texts of the test would do if they were HTML. */
 const hit = () => document.title.includes('hit') || window.hit === true;
 
+/** What could hide in a text or turn it around. Line ends and tabs stand between what the page shows. */
+const HIDDEN = /[\0-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb]/;
+
 export async function textIsText({ open, go }) {
   const page = await open();
   const nasty = await page.evaluate(() => fetch('/api/groups').then((it) => it.json()).then((it) => it.groups.map((group) => group.group)));
@@ -424,6 +427,7 @@ export async function textIsText({ open, go }) {
     if (view !== 'submit') await says(page, 'main', '<img src=x');
     assert.equal(await page.locator('main img, main script:not([src]), main iframe, main b').count(), 0, view);
     assert.equal(await page.evaluate(hit), false, view);
+    assert.doesNotMatch(await page.locator('body').innerText(), HIDDEN, view);
   }
   await go(page, '#/tasks/1');
   await says(page, '.task-text', '\\u{202e}turned\\u{200b}');

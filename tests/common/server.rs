@@ -10,6 +10,10 @@ use tempfile::TempDir;
 use super::program::Program;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+/// The client's program.
+pub const CLIENT: &str = env!("CARGO_BIN_EXE_contact-client");
+/// An address of this machine alone.
+const HERE: &str = "127.0.0.1:0";
 
 /// A server on ports and in a folder of its own.
 pub struct Server {
@@ -61,18 +65,28 @@ impl Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let data = data.map_or_else(|| folder.path().join("data"), Path::to_path_buf);
-        let (program, [listen, control, http]) = launch(command, ["127.0.0.1:0"; 3], &data, &args);
+        let (program, [listen, control, http]) = launch(command, [HERE; 3], &data, &args);
         Server { program, args, listen, control, http, data, _folder: folder }
     }
 
     /// The same, where clients connect to this address.
     #[track_caller]
     pub fn start_at(listen: &str, args: &[&str]) -> Server {
+        Server::start_on([listen, HERE, HERE], args)
+    }
+
+    /// The same, with the page at this address.
+    #[track_caller]
+    pub fn start_with_page(http: &str, args: &[&str]) -> Server {
+        Server::start_on([HERE, HERE, http], args)
+    }
+
+    #[track_caller]
+    fn start_on(addresses: [&str; 3], args: &[&str]) -> Server {
         let folder = tempfile::tempdir().unwrap();
         let args: Vec<String> = args.iter().map(ToString::to_string).collect();
         let data = folder.path().join("data");
-        let here = "127.0.0.1:0";
-        let (program, [listen, control, http]) = launch(Command::new(PROGRAM), [listen, here, here], &data, &args);
+        let (program, [listen, control, http]) = launch(Command::new(PROGRAM), addresses, &data, &args);
         Server { program, args, listen, control, http, data, _folder: folder }
     }
 
@@ -117,6 +131,19 @@ impl Server {
         let (subcommand, rest) = args.split_first().unwrap();
         command.args([subcommand, "--json", "--server", &self.control]).args(rest).env("CONTACT_DATA", &self.data);
         Program::spawn("contactctl", &mut command).unwrap()
+    }
+
+    /// Starts contact-client, which begins with the first task that is kept.
+    #[track_caller]
+    pub fn client(&self, args: &[&str]) -> Program {
+        self.client_by(Command::new(CLIENT), args)
+    }
+
+    /// The same, by a command that becomes the client: that, or [`CLIENT`] with an environment of its own.
+    #[track_caller]
+    pub fn client_by(&self, mut command: Command, args: &[&str]) -> Program {
+        command.args(["--server", &self.listen, "--from", "first"]).args(args);
+        Program::spawn("contact-client", &mut command).unwrap()
     }
 
     /// Submits tasks, and returns the id of the first one.

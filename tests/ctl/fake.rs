@@ -617,6 +617,28 @@ impl Control for Service {
         });
     }
 
+    fn describe_identity(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::DescribeIdentityRequest>,
+        sink: ClientStreamingSink<pb::DescribeIdentityResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("describe {}", request.name), pb::DescribeIdentityResponse::new())
+        });
+    }
+
+    fn change_identity(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ChangeIdentityRequest>,
+        sink: ClientStreamingSink<pb::DescribeIdentityResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("change {}", request.name), pb::DescribeIdentityResponse::new())
+        });
+    }
+
     fn accept_clock(
         &mut self,
         ctx: RpcContext<'_>,

@@ -43,20 +43,7 @@ fn a_server_says_how_it_is_set_and_what_it_holds() {
         Server::start(&["--retain", "3d", "--ack-timeout", "9s", "--max-attempts", "5", "--retain-bytes", "12345678"]);
     server.submit(&["a", "b", "c"]);
     // A group that nobody serves owes its tasks.
-    let mut client = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
-    client.args([
-        "--server",
-        &server.listen,
-        "--group",
-        "g",
-        "--from",
-        "first",
-        "--exec",
-        "exit 1",
-        "--exec-attempts",
-        "1",
-    ]);
-    let client = crate::common::program::Program::spawn("contact-client", &mut client).unwrap();
+    let client = server.client(&["--group", "g", "--exec", "exit 1", "--exec-attempts", "1"]);
     server.at_least(3, "results");
     drop(client);
     server.submit(&["d", "e"]);

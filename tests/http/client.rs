@@ -1,6 +1,6 @@
 //! As little of an HTTP client as it takes: a connection for each request, to its end.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::time::Instant;
 
@@ -43,12 +43,17 @@ fn header<'a>(head: &'a str, name: &str) -> &'a str {
 /// Sends these bytes and reads all that comes back.
 #[track_caller]
 pub fn exchange(address: &str, request: &[u8]) -> Reply {
-    let mut stream = connect(address);
+    exchange_over(connect(address), request).unwrap()
+}
+
+/// The same on a connection that is there.
+#[track_caller]
+pub fn exchange_over(mut stream: impl Read + Write, request: &[u8]) -> std::io::Result<Reply> {
     // One that is refused early may not read it all.
     let _ = stream.write_all(request);
     let mut reply = Vec::new();
-    stream.read_to_end(&mut reply).unwrap();
-    parse(&String::from_utf8(reply).unwrap())
+    stream.read_to_end(&mut reply)?;
+    Ok(parse(&String::from_utf8(reply).unwrap()))
 }
 
 fn connect(address: &str) -> TcpStream {

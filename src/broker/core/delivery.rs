@@ -16,7 +16,7 @@ use super::{Action, Core, GroupId};
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
 use crate::store::{Backlog, BacklogPage, Skipped};
-use crate::task::{Audience, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time, weight};
 
 /// When what could not be read is asked for again.
 const READ_AGAIN: Duration = Duration::from_secs(1);
@@ -293,9 +293,11 @@ impl Core {
             let deadline = now.steady.after(self.config.ack_timeout);
             let (text, turn) = (Some(self.texts.sent(&task)), session.turn);
             let (session, said, confirmed_from, left_by) = (Some(id), Said::default(), None, None);
+            let bytes = bytes_of(&task);
             let lease = Lease {
                 task: text,
                 session,
+                bytes,
                 attempts,
                 turn,
                 since: now.steady,
@@ -309,6 +311,7 @@ impl Core {
         }
         let max_attempts = task.spec.max_attempts.or(group.retry.max_attempts);
         let delivery = Delivery { task, attempt: attempts.deliveries, spent: before.spent, max_attempts };
+        let bytes = if group.leased { bytes_of(&delivery.task) } else { 0 };
         session.sent += delivery.cost();
         session.delivered += 1;
         session.last_sent = now.steady;
@@ -316,6 +319,7 @@ impl Core {
             self.outgoing.push(id);
         }
         session.outgoing.push(delivery);
+        self.charge(id, bytes);
         self.update_rank(id);
     }
 
@@ -346,6 +350,11 @@ fn named(task: &Task) -> Option<&[GroupName]> {
 /// A group came to a task that is for others.
 fn not_selected(task: TaskId, group: GroupName, why: String, now: Now) -> NewResult {
     NewResult { ret: why, ..outcome_of(task, Some(group), "".into(), 0, Outcome::NotSelected, now.wall) }
+}
+
+/// What a task counts for while it is under way.
+pub(super) fn bytes_of(task: &Task) -> u32 {
+    u32::try_from(weight(&task.spec.text)).unwrap_or(u32::MAX)
 }
 
 /// The moment that its submitter named, if a task is to wait for it. Once it went out, the moment has come, whatever the clock

@@ -10,8 +10,8 @@ use super::holder::Holder;
 use super::open::{Lease, Said};
 use super::operators::GroupError;
 use super::peer::Peer;
+use super::quotas::Quota;
 use super::session::{Join, Session, SessionId};
-use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
@@ -49,13 +49,20 @@ impl Core {
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
-        let window = join.window.unwrap_or(self.config.window).clamp(1, self.config.max_window.max(1)) as usize;
+        // A passing group settles what was sent.
+        let quota = join.quota.filter(|_| leased).map(|quota| self.quotas.enter(quota, id));
+        let join = Join { quota, ..join };
+        let window = self.window_of(&join) as usize;
+        let of_group = self.groups[&group_id].name.clone();
+        self.client_came(&join, of_group.as_ref(), now);
         let mut session = Session {
             group: group_id,
             label,
             since: now.wall,
             window: if leased { window } else { usize::MAX },
             held: BTreeSet::new(),
+            bytes: 0,
+            over: quota.is_some_and(|quota| self.quotas.is_full(quota.of)),
             ending: BTreeMap::new(),
             unbegun: 0,
             alone: false,
@@ -87,9 +94,13 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.steady.after(heartbeat), Timer::Session(id));
+            self.first_turn(id, heartbeat, now);
         }
+        let bytes = session.bytes;
         self.sessions.insert(id, session);
+        if let Some(quota) = quota {
+            self.fill_quota(quota.of, bytes);
+        }
         let mut awaiting = Vec::new();
         if let Some(group) = self.groups.get_mut(&group_id) {
             group.sessions.insert(id);
@@ -101,6 +112,83 @@ impl Core {
         self.update_rank(id);
         self.dispatch(group_id, now);
         Ok(is_new.then_some(from))
+    }
+
+    /// The window of a client that says this of itself.
+    fn window_of(&self, join: &Join) -> u32 {
+        let most = self.config.max_window.min(join.quota.map_or(u32::MAX, |quota| quota.window));
+        join.window.unwrap_or(self.config.window).clamp(1, most.max(1))
+    }
+
+    /// The window of a session, if it has one.
+    pub(in crate::broker) fn window(&self, id: SessionId) -> Option<u32> {
+        u32::try_from(self.sessions.get(&id)?.window).ok()
+    }
+
+    /// Other bounds for identities, also for the streams that they have.
+    pub fn set_quotas(&mut self, quotas: &[Quota], now: Now) {
+        let mut groups = BTreeSet::new();
+        for quota in quotas {
+            for id in self.quotas.set(*quota) {
+                let Some(session) = self.sessions.get_mut(&id) else { continue };
+                session.join.quota = Some(*quota);
+                let join = session.join.clone();
+                let window = self.window_of(&join) as usize;
+                let Some(session) = self.sessions.get_mut(&id) else { continue };
+                session.window = window;
+                groups.insert(session.group);
+                self.update_rank(id);
+            }
+            self.fill_quota(quota.of, 0);
+            self.quotas.release(quota.of, 0);
+        }
+        for group in groups {
+            self.dispatch(group, now);
+        }
+    }
+
+    /// A session has so many bytes more under way.
+    pub(super) fn charge(&mut self, id: SessionId, bytes: u32) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.bytes += u64::from(bytes);
+        if let Some(quota) = session.join.quota {
+            self.fill_quota(quota.of, bytes.into());
+        }
+    }
+
+    fn fill_quota(&mut self, of: u64, bytes: u64) {
+        let full = self.quotas.charge(of, bytes);
+        self.meter.quotas_filled += u64::from(!full.is_empty());
+        for id in full {
+            self.quota_is_full(id, true);
+        }
+    }
+
+    /// It has so many less.
+    pub(super) fn release(&mut self, id: SessionId, bytes: u32) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        session.bytes -= u64::from(bytes);
+        if let Some(quota) = session.join.quota {
+            self.quotas.release(quota.of, bytes.into());
+        }
+    }
+
+    /// Gives tasks again to those whose quotas have room again.
+    pub(super) fn use_freed_quotas(&mut self, now: Now) {
+        while let Some(sessions) = self.quotas.next_freed() {
+            let groups: BTreeSet<GroupId> = sessions.iter().filter_map(|id| self.quota_is_full(*id, false)).collect();
+            for group in groups {
+                self.dispatch(group, now);
+            }
+        }
+    }
+
+    fn quota_is_full(&mut self, id: SessionId, full: bool) -> Option<GroupId> {
+        let session = self.sessions.get_mut(&id)?;
+        session.over = full;
+        let group = session.group;
+        self.update_rank(id);
+        Some(group)
     }
 
     /// Whether a group may be made.
@@ -139,6 +227,10 @@ impl Core {
         }
         session.held = std::mem::take(&mut before.held);
         session.unbegun = std::mem::take(&mut before.unbegun);
+        session.bytes = std::mem::take(&mut before.bytes);
+        if let Some(quota) = before.join.quota {
+            self.quotas.release(quota.of, session.bytes);
+        }
         session.ending = std::mem::take(&mut before.ending);
         (session.alone, session.heard) = (before.alone, before.heard);
         // Reports over a new connection may come before its stream does.
@@ -184,10 +276,17 @@ impl Core {
         }
         self.remember_disconnected(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };
+        if let Some(quota) = session.join.quota {
+            // What its client goes on with is left.
+            self.quotas.release(quota.of, session.bytes);
+            self.quotas.leave(quota.of, id);
+        }
         if let Some(client) = &session.join.client {
             // Only if no newer stream took over.
             if self.clients.get(client) == Some(&id) {
                 self.clients.remove(client);
+                self.known.went(client, now);
+                self.checkpoints.changed(now.steady);
             }
         }
         if let Some(peer) = self.peers.get_mut(&session.join.peer) {

@@ -24,6 +24,8 @@ pub(super) struct Lease {
     pub(super) task: Option<Arc<Task>>,
     /// `None`: its client has no stream, or none yet.
     pub(super) session: Option<SessionId>,
+    /// What it counts for as long as it is under way, for the quota of its session.
+    pub(super) bytes: u32,
     /// Deliveries of the task to the group, this one included.
     pub(super) attempts: Attempts,
     /// When it was delivered, in the order of all deliveries: see [`Session::turn`](super::session::Session::turn).

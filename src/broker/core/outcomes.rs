@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::delayed::Due;
+use super::delivery::bytes_of;
 use super::group::Group;
 use super::holder::Holder;
 use super::open::{Lease, Said};
@@ -269,14 +270,14 @@ impl Core {
         let had = group.open.end_lease(task, &mut self.texts);
         let holder = had.as_ref().and_then(|lease| lease.session);
         let turn = self.next_turn;
-        let had = had.map(|lease| (lease.task, lease.attempts, lease.turn, lease.since, lease.said));
+        let had = had.map(|lease| (lease.task, lease.bytes, lease.attempts, lease.turn, lease.since, lease.said));
         let waited = || {
-            group
-                .open
-                .take_waiting(task, &mut self.texts)
-                .map(|(text, attempts)| (text, attempts, turn, now.steady, Said::default()))
+            group.open.take_waiting(task, &mut self.texts).map(|(text, attempts)| {
+                let bytes = text.as_deref().map_or(0, bytes_of);
+                (text, bytes, attempts, turn, now.steady, Said::default())
+            })
         };
-        let Some((text, before, turn, since, said_before)) = had.or_else(waited) else { return };
+        let Some((text, bytes, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
         let attempts = before.begin();
         if before != attempts {
@@ -284,7 +285,8 @@ impl Core {
             self.checkpoints.delivered(now.steady);
         }
         let (said, left_by) = (says.or(said_before), None);
-        let lease = Lease { task: text, session, attempts, turn, since, deadline, said, confirmed_from, left_by };
+        let lease =
+            Lease { task: text, session, bytes, attempts, turn, since, deadline, said, confirmed_from, left_by };
         group.open.lease(task, lease, &mut self.texts);
         if let Some(id) = session {
             if let Some(session) = self.sessions.get_mut(&id) {
@@ -292,6 +294,9 @@ impl Core {
                     session.begin(before);
                 }
                 session.held.insert(task);
+            }
+            if holder.is_none() {
+                self.charge(id, bytes);
             }
             self.update_rank(id);
         }
@@ -396,6 +401,7 @@ impl Core {
                 session.held.remove(&task);
                 session.begin(lease.attempts);
             }
+            self.release(id, lease.bytes);
             self.update_rank(id);
         }
         Some((lease, client))

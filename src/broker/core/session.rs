@@ -9,6 +9,7 @@ use super::GroupId;
 use super::contest::Contest;
 use super::drains::Draining;
 use super::open::Said;
+use super::quotas::Quota;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::now::Steady;
@@ -47,8 +48,14 @@ pub struct Join {
     pub max_message: Option<u64>,
     /// What it is: its group has these labels from now on.
     pub labels: Labels,
+    /// The version of its program.
+    pub version: Option<Name>,
+    /// The system that it runs on.
+    pub system: Option<Name>,
     /// Its address.
     pub peer: Arc<str>,
+    /// What it may have, together with all other streams of the same identity. `None`: it need not say who it is.
+    pub quota: Option<Quota>,
 }
 
 /// What a gRPC library takes in one message unless it is told otherwise, in bytes.
@@ -110,6 +117,10 @@ pub(super) struct Session {
     pub(super) window: usize,
     /// The tasks it has a lease on.
     pub(super) held: BTreeSet<TaskId>,
+    /// Bytes of these, as they count for its quota.
+    pub(super) bytes: u64,
+    /// Its quota is full.
+    pub(super) over: bool,
     /// Cancelled tasks that its client began and has not said anything of since, each with its attempt.
     pub(super) ending: BTreeMap<TaskId, u32>,
     /// How many of these its client has not begun.
@@ -149,7 +160,7 @@ impl Session {
 
     /// Whether it may be given a task now.
     pub(super) fn can_take(&self) -> bool {
-        self.free() > 0 && self.has_room() && !self.alone && !self.rests && self.draining.is_none()
+        self.free() > 0 && self.has_room() && !self.over && !self.alone && !self.rests && self.draining.is_none()
     }
 
     /// Its client is at work on this attempt of a task that was cancelled, and is to end it.
@@ -212,6 +223,10 @@ pub struct ClientInfo {
     pub group: Option<GroupName>,
     /// What it says that it is.
     pub labels: Labels,
+    /// The version of its program, if it says so.
+    pub version: Option<Name>,
+    /// The system that it runs on, if it says so.
+    pub system: Option<Name>,
     /// Its address.
     pub peer: Arc<str>,
     /// Since when it is connected.

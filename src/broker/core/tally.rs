@@ -88,6 +88,8 @@ pub struct Meter {
     pub foreign: u64,
     /// Late results that were not written down, since there were [`MOST_LATE`](super::MOST_LATE) of their task and group.
     pub late_dropped: u64,
+    /// How often an identity had as much under way as it may.
+    pub quotas_filled: u64,
     /// How often processes began to fight for a client id.
     pub fights: u64,
 }

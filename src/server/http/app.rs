@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::sync::{Semaphore, watch};
 
 use super::live::Live;
-use super::places::Places;
+use crate::front::Places;
 use crate::server::health::Health;
 use crate::server::operator::Operator;
 use crate::server::watchdog::Pulse;

@@ -16,6 +16,7 @@ use super::login;
 use super::runs::LONGEST_WAIT;
 use crate::server::about::About;
 use crate::server::access::{Access, Caller};
+use crate::server::identity::Origin;
 use crate::server::refusal::Refusal;
 use crate::server::roles::{Row, row};
 
@@ -68,9 +69,21 @@ async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) ->
     Ok(next.run(request).await)
 }
 
-/// Where a request comes from.
+/// How a request came.
 #[derive(Clone)]
-pub(super) struct Peer(pub(super) Arc<str>);
+pub(super) struct Way {
+    /// Where from, and whose certificate the connection showed, if it did.
+    pub(super) origin: Origin,
+    /// By TLS of this server.
+    pub(super) is_tls: bool,
+}
+
+impl Way {
+    /// Whether the browser speaks TLS: with this server, or with a proxy before it that says so.
+    pub(super) fn is_private(&self, headers: &HeaderMap) -> bool {
+        self.is_tls || headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https")
+    }
+}
 
 /// Lets those pass who may do what they ask for, and says with the request who asks. Where nothing is, nobody has to be known.
 async fn identify(State(access): State<Access>, mut request: Request, next: Next) -> Response {
@@ -96,18 +109,23 @@ async fn identify(State(access): State<Access>, mut request: Request, next: Next
 
 fn may(access: &Access, request: &Request, row: &'static Row) -> Result<Caller, Refusal> {
     let headers = request.headers();
-    let peer = request.extensions().get::<Peer>().map_or_else(|| "".into(), |Peer(peer)| peer.clone());
+    let Some(Way { origin, is_tls }) = request.extensions().get::<Way>().cloned() else {
+        return Err(Refusal::NoCredential { file: None });
+    };
     if row.needs.is_none() {
-        return Ok(Caller::nobody(peer));
+        return Ok(Caller::nobody(origin.peer));
     }
     let authorization: Vec<&[u8]> = headers.get_all(header::AUTHORIZATION).iter().map(HeaderValue::as_bytes).collect();
-    let session = login::session(headers).filter(|_| is_of_our_page(request.method(), headers));
-    let caller = access.browser(peer, &authorization, session)?;
+    // A browser shows a cookie and a certificate by itself, whoever made it ask.
+    let is_ours = is_of_our_page(request.method(), headers);
+    let session = login::session(headers, is_tls).filter(|_| is_ours);
+    let origin = if is_ours { origin } else { Origin { known: None, ..origin } };
+    let caller = access.browser(origin, &authorization, session)?;
     access.check(&caller, row)?;
     Ok(caller)
 }
 
-/// Whether a browser may use its session for this: what changes something comes from the page itself. The cookie is not sent for others,
+/// Whether a browser may use its session, or its certificate, for this: what changes something comes from the page itself. The cookie is not sent for others,
 /// and they cannot send our mark; this holds if one of these fails.
 fn is_of_our_page(method: &Method, headers: &HeaderMap) -> bool {
     if matches!(*method, Method::GET | Method::HEAD) {

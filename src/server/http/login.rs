@@ -2,17 +2,18 @@
 
 use std::time::Instant;
 
-use axum::Router;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::header::{self, HeaderMap};
 use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
+use axum::{Extension, Router};
 use log::info;
 use serde::Deserialize;
 
 use super::app::AppState;
+use super::guard::Way;
 use crate::server::logins::SESSION;
 use crate::server::refusal_counts;
 
@@ -31,6 +32,7 @@ struct Link {
 
 async fn login(
     State(app): State<AppState>,
+    Extension(way): Extension<Way>,
     query: Result<Query<Link>, QueryRejection>,
     headers: HeaderMap,
 ) -> Response {
@@ -42,8 +44,7 @@ async fn login(
     match access.logins().enter(&code, Instant::now()) {
         Some((caller, session)) => {
             info!("record: {caller}: login");
-            let is_https = headers.get("x-forwarded-proto").is_some_and(|proto| proto == "https");
-            entered(cookie(&session, is_https))
+            entered(cookie(&session, way.is_private(&headers)))
         }
         None => {
             refusal_counts::count("HTTP_LOGIN");
@@ -77,11 +78,16 @@ pub(super) fn page(status: StatusCode, why: &str) -> Response {
     (status, [(header::CONTENT_TYPE, "text/html; charset=utf-8")], html).into_response()
 }
 
-/// The secret of the session that a browser says it has.
-pub(super) fn session(headers: &HeaderMap) -> Option<&str> {
+/// The secret of the session that a browser says it has. `is_tls`: this server speaks TLS with it. Then the name begins with `__Host-`: a
+/// cookie of another name may have been put there by another host of the domain, or by a page without TLS.
+pub(super) fn session(headers: &HeaderMap, is_tls: bool) -> Option<&str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs = cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| name.strip_prefix("__Host-").unwrap_or(name) == COOKIE).map(|(_, value)| value)
+    let is_it = |name: &str| match name.strip_prefix("__Host-") {
+        Some(rest) => rest == COOKIE,
+        None => name == COOKIE && !is_tls,
+    };
+    pairs.find(|(name, _)| is_it(name)).map(|(_, value)| value)
 }
 
 #[cfg(test)]
@@ -96,14 +102,15 @@ mod tests {
         let expected = "__Host-contact-session=5e5e; HttpOnly; SameSite=Strict; Path=/; Max-Age=43200; Secure";
         assert_eq!(set.to_str().unwrap(), expected);
         assert!(!cookie("5e5e", false).unwrap().to_str().unwrap().contains("Secure"));
-        for (sent, read) in [
-            ("contact-session=1", Some("1")),
-            ("a=b; __Host-contact-session=2; c", Some("2")),
-            ("xcontact-session=3", None),
-            ("contact-session", None),
+        for (sent, plain, tls) in [
+            ("contact-session=1", Some("1"), None),
+            ("a=b; __Host-contact-session=2; c", Some("2"), Some("2")),
+            ("contact-session=1; __Host-contact-session=2", Some("1"), Some("2")),
+            ("xcontact-session=3", None, None),
+            ("contact-session", None, None),
         ] {
             let headers = HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(sent).unwrap())]);
-            assert_eq!(session(&headers), read, "{sent}");
+            assert_eq!([session(&headers, false), session(&headers, true)], [plain, tls], "{sent}");
         }
     }
 }

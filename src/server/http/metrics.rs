@@ -22,6 +22,7 @@ use super::events;
 use super::live::{Snapshot, not_ready};
 use crate::broker::Tally;
 use crate::latency::Latency;
+use crate::server::limits::Limit;
 use crate::server::machine::Process;
 use crate::server::operator::Group;
 use crate::server::refusal_counts;
@@ -113,6 +114,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         let text = "Runs that ended since the start, by how.";
         to.counter("contact_runs_ended_total", text, &[("how", phase.as_str())], count as u64);
     }
+    let text = "Clients that are a group of their own and were away for more than three days.";
+    to.gauge("contact_clients_missing", text, &[], now.overview.missing.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
 
     for flow in Flow::ALL {
@@ -134,10 +137,15 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         );
     }
 
-    let text = "Connections with TLS that are open.";
+    for (limit, count) in app.operator.access.accounts().reached() {
+        let text = "How often an identity was refused, held up or given less because of a limit of its own.";
+        let count = if limit == Limit::Bytes { meter.quotas_filled } else { count };
+        to.counter("contact_identity_limits_total", text, &[("limit", limit.name())], count);
+    }
+    let text = "Connections that are open through a front: by TLS, or on a port that others reach.";
     to.gauge("contact_tls_connections", text, &[], app.operator.about.front.open() as f64);
     for (reason, count) in app.operator.about.front.refused() {
-        let text = "Connections that were not let in by the TLS front, or were cut.";
+        let text = "Connections that were not let in by a front, or were cut.";
         to.counter("contact_tls_connections_refused_total", text, &[("reason", reason)], count);
     }
 

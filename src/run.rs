@@ -408,10 +408,11 @@ impl Course {
             self.phase = end;
             return Step::End(end);
         }
-        if self.phase == Phase::Going && !rest.is_empty() {
-            if let Some(step) = self.next_part(rollout, states, now) {
-                return step;
-            }
+        if self.phase == Phase::Going
+            && !rest.is_empty()
+            && let Some(step) = self.next_part(rollout, states, now)
+        {
+            return step;
         }
         Step::Wait(deadline)
     }

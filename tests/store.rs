@@ -239,7 +239,7 @@ for_both! {
 
         let (store, handle) = place.start();
         let mut reader = handle.reader().unwrap();
-        assert_eq!(reader.open_runs().unwrap(), [later.clone()]);
+        assert_eq!(reader.open_runs().unwrap(), std::slice::from_ref(&later));
         let ended = run::Run {
             ended_at: Some(Time(50)),
             ended: vec![run::TargetState::Done, run::TargetState::Failed, run::TargetState::Expired],

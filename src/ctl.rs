@@ -23,6 +23,7 @@ mod manage;
 mod moment;
 mod out;
 mod rows;
+mod run;
 mod server;
 mod submit;
 mod table;
@@ -69,6 +70,7 @@ pub fn run(args: Args) -> Result<(), Error> {
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
         Command::Top(top) => top::run(&top, to, out),
         Command::Task(task) => manage::describe(&link()?, &task, out),
+        Command::Run(run) => run::run(&link()?, run, out),
         Command::Cancel(cancel) => cancel::run(&link()?, &cancel, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),

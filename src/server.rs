@@ -34,6 +34,7 @@ mod refusal;
 mod refusal_counts;
 mod retention;
 mod roles;
+mod runs;
 mod status_rate;
 mod tls;
 mod tokens;
@@ -75,6 +76,7 @@ use self::receipts::Receipts;
 use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::roles::Role;
+use self::runs::RunsThread;
 use self::status_rate::StatusRate;
 use self::tls::{Tls, TlsThread};
 use self::traffic::Traffic;
@@ -106,6 +108,7 @@ pub struct Server {
     http: Option<HttpThread>,
     demo: Option<Demo>,
     retention_thread: RetentionThread,
+    runs: RunsThread,
     watchdog: Watchdog,
     watchers: Watchers,
     calls: Calls,
@@ -154,6 +157,7 @@ impl Server {
         let receipts = Receipts::open(&config.data);
         let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
+        let (runs_thread, runs) = RunsThread::start(handle.clone(), broker.handle(), pool.queries())?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
             warn!(
@@ -197,6 +201,7 @@ impl Server {
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
+            runs,
             about: about.clone(),
             access: access.clone(),
             traffic,
@@ -270,6 +275,7 @@ impl Server {
             http,
             demo,
             retention_thread,
+            runs: runs_thread,
             watchdog,
             watchers,
             broker,
@@ -323,7 +329,9 @@ impl Server {
     /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
     /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { contact, control, tls, health, calls, http, demo, retention_thread, watchers, broker, .. } = self;
+        let Server {
+            contact, control, tls, health, calls, http, demo, retention_thread, runs, watchers, broker, ..
+        } = self;
         let mut store = self.store;
         health.begin_drain();
         // Who waits for a store that is locked or full waits no longer: the broker may be among them.
@@ -332,6 +340,7 @@ impl Server {
             demo.stop();
         }
         retention_thread.stop();
+        runs.stop();
         // A broker that is gone has no clients to send away.
         health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
         broker.drain();

@@ -27,6 +27,7 @@ use futures::channel::oneshot;
 
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
+use crate::run::Run;
 use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time, weight};
 
 mod backend;
@@ -303,6 +304,15 @@ impl Handle {
     pub async fn cancel(&self, task: TaskId, at: Time) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Cancel(task, at, answer), answered).await
+    }
+
+    /// Writes a run in the place of what was stored of it, with new tasks of it in the same transaction, each for the next so many of
+    /// its targets. Resolves when that is on disk, to the run with its number and its tasks.
+    pub async fn write_run(&self, run: Run, tasks: Vec<(NewTask, usize)>) -> Result<Run, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let names: usize = run.targets.iter().map(|name| name.as_str().len()).sum();
+        let bytes = names + run.what.text.len() + tasks.iter().map(|(task, _)| task.weight()).sum::<usize>();
+        self.ask_weighed(Command::Run(Box::new(run), tasks, answer), bytes, answered).await
     }
 
     /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::labels::Selector;
 use crate::retry::Retry;
@@ -37,7 +37,7 @@ pub fn cut(text: &mut String, most: usize) {
 ///
 /// The time of day: for moments that somebody named, that are stored, or shown. What lasts for a while is measured on
 /// another clock: see `now`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 pub struct Time(pub i64);
 
 impl Time {
@@ -258,7 +258,8 @@ impl StartAt {
 }
 
 /// Which tasks of a group go first. Within a priority, the oldest first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Priority {
     /// Before all normal ones.
     High,
@@ -348,7 +349,7 @@ impl Audience {
 }
 
 /// Who submitted a task.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Submitter {
     /// As its certificate or its token calls it.
     pub name: String,

@@ -132,6 +132,24 @@ fn of_many_groups_more_are_shown_when_they_are_asked_for() {
 }
 
 #[test]
+fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let run = |id, exec| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        command.args(["--server", &server.listen, "--id", id, "--label", "role=web", "--exec", exec]);
+        Program::spawn(id, &mut command).unwrap()
+    };
+    let _workers = [run("bad", "exit 1"), run("good", "cat")];
+    server.at_least_clients(2);
+    server.ctl(&["run", "--select", "role=web", "--canary", "1", "--detach", "upgrade"]);
+    server.at_least(1, "results");
+    let scene = browser.plays("runs", &server);
+    scene.comes_to("the run was done again");
+    scene.ends_well();
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);
@@ -231,6 +249,7 @@ fn what_the_server_refuses_is_said_in_its_words_beside_what_failed() {
 fn every_view_can_be_read_in_light_and_dark_and_on_a_phone() {
     let Some(browser) = Browser::ready() else { return };
     let (server, _workers) = a_lively_fleet();
+    server.ctl(&["run", "--to", "letters", "--detach", "send them again"]);
     browser.plays("looks", &server).ends_well();
 }
 

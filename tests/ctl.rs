@@ -6,6 +6,7 @@ mod fake;
 mod list;
 mod manage;
 mod manual;
+mod run;
 mod server;
 mod submit;
 #[cfg(target_os = "linux")]

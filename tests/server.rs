@@ -12,6 +12,7 @@ mod labels;
 mod lists;
 mod named;
 mod process;
+mod runs;
 #[cfg(target_os = "linux")]
 mod slow;
 mod tls;

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use contact::attempts::Attempts;
 use contact::labels::Labels;
 use contact::retry::RetryPolicy;
+use contact::run;
 use contact::store::*;
 use contact::task::*;
 use futures::executor::block_on;
@@ -201,7 +202,73 @@ fn seqs(results: &[TaskResult]) -> Vec<u64> {
     results.iter().map(|result| result.seq).collect()
 }
 
+fn run(number: TaskId, targets: &[&str]) -> run::Run {
+    let what = run::What { text: "uptime".into(), ..run::What::default() };
+    run::Run {
+        number,
+        what,
+        rollout: run::Rollout {
+            canary: Some(run::Share::Count(1)),
+            batch: Some(run::Share::Part(50)),
+            ..Default::default()
+        },
+        began_at: Time(1),
+        deadline: Time(2),
+        by: Some(Submitter { name: "ann".into(), role: "operator".into() }),
+        course: run::Course::default(),
+        tasks: Vec::new(),
+        ended_at: None,
+        tally: run::Tally::default(),
+        targets: targets.iter().map(|target| name(target)).collect(),
+        ended: Vec::new(),
+    }
+}
+
 for_both! {
+    fn a_run_is_kept_with_its_tasks_until_it_has_ended_and_is_old(place) {
+        let (store, handle) = place.start();
+        block_on(handle.submit(vec![task("before")])).unwrap();
+        let tasks = vec![(task("uptime"), 2), (task("uptime"), 1)];
+        let begun = block_on(handle.write_run(run(0, &["b", "a", "c"]), tasks)).unwrap();
+        assert_eq!((begun.number, &begun.tasks[..]), (2, &[(2, 2), (3, 1)][..]), "it is known by its first task");
+        let mut later = begun.clone();
+        later.course.out = 3;
+        let later = block_on(handle.write_run(later, vec![(task("uptime"), 4)])).unwrap();
+        assert_eq!((later.number, later.tasks.last()), (2, Some(&(4, 4))));
+        store.close().unwrap();
+
+        let (store, handle) = place.start();
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(reader.open_runs().unwrap(), std::slice::from_ref(&later));
+        let ended = run::Run {
+            ended_at: Some(Time(50)),
+            ended: vec![run::TargetState::Done, run::TargetState::Failed, run::TargetState::Expired],
+            ..later
+        };
+        block_on(handle.write_run(ended.clone(), Vec::new())).unwrap();
+        assert_eq!(reader.open_runs().unwrap(), []);
+        assert_eq!(reader.run(2).unwrap(), Some(ended.clone()));
+        let listed = reader.latest_runs(TaskId::MAX, 10).unwrap();
+        assert_eq!(listed, [run::Run { targets: Vec::new(), ended: Vec::new(), ..ended }]);
+        assert_eq!(reader.latest_runs(2, 10).unwrap(), []);
+        let remove = |before| {
+            let removal = Removal { chunks: Vec::new(), before: Time(before), now: Time(i64::MAX), limit: 1 };
+            block_on(handle.remove(removal)).unwrap()
+        };
+        remove(50);
+        assert!(reader.run(2).unwrap().is_some());
+        remove(51);
+        assert_eq!(reader.run(2).unwrap(), None);
+        // Of those that have ended only the newest are kept.
+        for number in 1..=run::MOST_KEPT as u64 + 20 {
+            let ended_at = (number != 5).then_some(Time(60));
+            block_on(handle.write_run(run::Run { ended_at, ..run(number, &[]) }, Vec::new())).unwrap();
+        }
+        let kept = reader.latest_runs(TaskId::MAX, usize::MAX).unwrap();
+        assert_eq!((kept.len(), kept.last().unwrap().number), (run::MOST_KEPT + 1, 5), "one that goes on stays");
+        store.close().unwrap();
+    }
+
     fn ids_follow_one_another(place) {
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![task("a"), task("b")]), Accepted { first_id: 1, count: 2, ..Accepted::default() });

@@ -9,7 +9,7 @@ use futures::channel::oneshot;
 use super::BrokerError;
 use super::core::{
     Cancelled, ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter,
-    OutcomeReport, Overview, Quota, Reporter, SessionId, TaskState,
+    OutcomeReport, Overview, Quota, Reporter, SessionId, Standing, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
@@ -176,6 +176,11 @@ impl Handle {
         self.change(move |core, now| groups.iter().filter(|name| core.revive(name, &task, now)).count()).await
     }
 
+    /// Takes a task from those of these groups whose client has not begun it; see [`Core::take_back`].
+    pub async fn take_back(&self, task: Task, groups: Vec<GroupName>) -> Result<usize, BrokerError> {
+        self.change(move |core, now| core.take_back(&task, &groups, now)).await
+    }
+
     /// Acknowledgements without an id that matched nothing, so far, and when the last came.
     pub async fn unmatched(&self) -> Result<(u64, Option<Time>), BrokerError> {
         self.with(|core, _| (core.unmatched(), core.last_unmatched())).await
@@ -327,6 +332,16 @@ impl Handle {
         self.timed(work).await
     }
 
+    /// Where each task stands with the groups beside it; see [`Core::standings`].
+    pub async fn standings(
+        &self,
+        asked: Vec<(Option<Task>, Vec<GroupName>)>,
+    ) -> Result<(Vec<Vec<Standing>>, Duration), BrokerError> {
+        let work =
+            move |core: &mut Core, _| asked.iter().map(|(task, names)| core.standings(task.as_ref(), names)).collect();
+        self.timed(work).await
+    }
+
     /// Where each task stands with this group. `None`: it is not for it, or there is no such group.
     pub async fn states_in(
         &self,
@@ -346,7 +361,7 @@ pub type TasksWithState = Vec<(Task, Option<TaskState>)>;
 
 impl Handle {
     /// Resolves when everything that was recorded so far is on disk.
-    async fn flushed(&self) -> Result<(), BrokerError> {
+    pub async fn flushed(&self) -> Result<(), BrokerError> {
         Ok(self.ask(Command::Flush).await??)
     }
 

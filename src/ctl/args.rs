@@ -14,6 +14,7 @@ use super::words::quote;
 use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
+use crate::run::Share;
 use crate::task::{Name, NameOf, Time};
 use crate::wire::control as pb;
 
@@ -98,6 +99,7 @@ Examples:
     Health,
     Doctor(Doctor),
     Submit(Submit),
+    Run(Run),
     Cancel(Cancel),
     /// Give settled or dead tasks to their groups again.
     ///
@@ -610,6 +612,7 @@ Examples:
   contactctl submit --to london --to paris 'read the meters'
   contactctl submit --select 'os=linux,role in (web,api),!canary' uptime
   contactctl submit --to workers --whole --file report.json
+  contactctl submit --to workers --wait --timeout 1m 'how far is it?'
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
@@ -666,10 +669,202 @@ pub(super) struct Submit {
     /// Which tasks of a group go first.
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     pub(super) priority: Priority,
+    /// Wait until all groups that the task is for have settled it, and print what each says, as contactctl run does. For a single task.
+    /// The exit code is 1 if one failed.
+    #[arg(long, conflicts_with_all = ["file", "whole"])]
+    pub(super) wait: bool,
+    /// With --wait, how long: the exit code is then 124, and the task goes on.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "wait")]
+    pub(super) timeout: Option<Duration>,
     /// Most tasks in one request. A request is also sent when it comes to 1 MiB, or when standard input has no more yet; but while
     /// one is under way, what comes meanwhile is gathered for the next.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) batch: u32,
+}
+
+/// Do one thing on many machines, and print what each says.
+///
+/// It is for the groups whose labels match when it begins, or for those that are named; an agent with an id of its own is a group of
+/// its own. Each result is a line, as it comes: NAME: the first line of it. Who has not answered at the end is a line, too.
+///
+/// A run has a number, and a deadline, so it always ends. Ctrl-C leaves it running, and says how to come back (run watch) or take it
+/// back (run cancel). The exit code is 0 when all are done, 1 when one failed, and 124 when the time was over before all had answered.
+///
+/// With --canary or --batch it goes out in parts: the next when the last is through. Machines that are away count as neither done nor
+/// failed, and go last. When more failed than --max-failed, no part goes out any more until run resume, or run abort.
+///
+/// With --json, one object a result, and at the end one with how the run is. A text that is the name of a verb below comes after --.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl run --select role=web uptime
+  contactctl run --to web-1 --to web-2 --full 'df -h'
+  contactctl run --select 'os=linux,!canary' --fold 'uname -r'
+  contactctl run --select role=web --canary 1 --batch 10% --soak 5m --max-failed 5% ./upgrade
+  contactctl run list
+  contactctl run watch 17
+  contactctl run retry-failed 17")]
+pub(super) struct Run {
+    /// What to do: the text of a task.
+    #[arg(value_name = "TEXT")]
+    pub(super) text: Option<String>,
+    /// On the groups whose labels match, as in os=linux,role in (web,api),!canary.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector, conflicts_with = "to")]
+    pub(super) select: Option<String>,
+    /// On this group, which must be there. May be repeated.
+    #[arg(long, value_name = "GROUP", value_parser = addressee)]
+    pub(super) to: Vec<String>,
+    /// Also on groups that match later, until the deadline: the run goes on until then.
+    #[arg(long, requires = "select")]
+    pub(super) include_new: bool,
+    /// How long the run goes on at most. What has no answer then is expired. Without it: an hour.
+    #[arg(long, value_name = "DURATION", value_parser = lasting)]
+    pub(super) deadline: Option<Duration>,
+    /// How many are the first part, as in 1 or 5%.
+    #[arg(long, value_name = "N|N%")]
+    pub(super) canary: Option<Share>,
+    /// How many are each part after that. Without it: all that are left.
+    #[arg(long, value_name = "N|N%")]
+    pub(super) batch: Option<Share>,
+    /// How long to wait after a part is through.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) soak: Option<Duration>,
+    /// In parts: when more than this have failed, no further part goes out. Without it: none may fail.
+    #[arg(long, value_name = "N|N%")]
+    pub(super) max_failed: Option<Share>,
+    /// How often it is tried on each machine: with 1, what fails or is cut short is said to have failed at once.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) max_attempts: u32,
+    /// How long it waits before it is tried again, as with submit.
+    #[arg(long, value_name = "POLICY", value_parser = retry)]
+    pub(super) retry: Option<String>,
+    /// How long work on it may take on each machine, as with submit.
+    #[arg(long, value_name = "DURATION", value_parser = millis)]
+    pub(super) task_timeout: Option<u32>,
+    /// What comes of it then: another attempt, if one is left, or none.
+    #[arg(long, value_enum, default_value_t = OnTimeout::Retry, requires = "task_timeout")]
+    pub(super) on_timeout: OnTimeout,
+    /// Which tasks of a group go first.
+    #[arg(long, value_enum, default_value_t = Priority::Normal)]
+    pub(super) priority: Priority,
+    /// Do not ask, at a terminal, before it is run on more than ten groups.
+    #[arg(long, short)]
+    pub(super) yes: bool,
+    /// Say on how many groups it would be run, and begin nothing.
+    #[arg(long, conflicts_with = "detach")]
+    pub(super) dry_run: bool,
+    /// Begin it, say its number, and do not wait.
+    #[arg(long, short)]
+    pub(super) detach: bool,
+    #[command(flatten)]
+    pub(super) shown: Shown,
+    #[command(subcommand)]
+    pub(super) verb: Option<RunVerb>,
+}
+
+/// How results are printed.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Answers {
+    /// Print all lines of each result, each behind the name.
+    #[arg(long)]
+    pub(super) full: bool,
+    /// Print results that are the same once, at the end, behind the names of all that said so.
+    #[arg(long)]
+    pub(super) fold: bool,
+}
+
+/// How a run is watched.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Shown {
+    #[command(flatten)]
+    pub(super) answers: Answers,
+    /// How long to wait: the exit code is then 124, and the run goes on. Without it: until it ends.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) timeout: Option<Duration>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum RunVerb {
+    /// Show the runs that are kept, newest first.
+    #[command(after_help = "\
+Example:
+  contactctl run list")]
+    List,
+    /// Show how a run is, and which groups are not done.
+    #[command(after_help = "\
+Example:
+  contactctl run show 17 --targets")]
+    Show {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+        /// Also those that are done.
+        #[arg(long)]
+        targets: bool,
+    },
+    /// Print all results of a run, and those to come, until it ends.
+    #[command(after_help = "\
+Example:
+  contactctl run watch 17")]
+    Watch {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+        #[command(flatten)]
+        shown: Shown,
+    },
+    /// Give no further part of a run out, until it is resumed.
+    #[command(after_help = "\
+Example:
+  contactctl run pause 17")]
+    Pause {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+    },
+    /// Have a run go on that is paused, or was stopped because too many failed.
+    ///
+    /// What failed so far counts no more; it is stopped again by what fails from now on.
+    #[command(after_help = "\
+Example:
+  contactctl run resume 17")]
+    Resume {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+    },
+    /// Take back what of a run has not begun. What has begun goes on to its end.
+    #[command(after_help = "\
+Example:
+  contactctl run abort 17")]
+    Abort {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+    },
+    /// Take a run back. Clients that are at work on it are told to end.
+    #[command(after_help = "\
+Example:
+  contactctl run cancel 17")]
+    Cancel {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+    },
+    /// Begin a new run with those groups of a run that failed, or did not answer in time.
+    #[command(after_help = "\
+Example:
+  contactctl run retry-failed 17")]
+    RetryFailed {
+        /// Its number.
+        #[arg(value_name = "RUN", value_parser = id())]
+        number: u64,
+        /// Begin it, say its number, and do not wait.
+        #[arg(long, short)]
+        detach: bool,
+        #[command(flatten)]
+        shown: Shown,
+    },
 }
 
 /// What comes of work that takes too long.

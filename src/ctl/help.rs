@@ -21,7 +21,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Look:",
         &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
     ),
-    ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
+    (
+        "Change:",
+        &["submit", "run", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"],
+    ),
     ("Let in:", &["invite", "identity", "cert"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["token", "login", "completions", "man"]),

@@ -29,6 +29,7 @@ use super::link::{Link, To};
 use super::manage::stands;
 use super::moment::{Moment, Times};
 use super::out::Out;
+use super::run as runs;
 use super::tally::Tally;
 use super::words::quote;
 use crate::task::Time;
@@ -156,6 +157,13 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
         let how = "give its text as the one argument, or --whole";
         return Err(Error::Usage(format!("--key is for a single task: {how}")));
     }
+    if submit.wait && (submit.texts.len() != 1 || submit.texts == ["-"] || (submit.to.len() > 1 && !submit.together)) {
+        return Err(Error::Usage(
+            "--wait is for a single task: give its text as the one argument, and one --to, or --together; for many machines see \
+             contactctl run"
+                .into(),
+        ));
+    }
     if submit.whole && submit.file.is_none() && submit.texts != ["-"] {
         return Err(Error::Usage("--whole is for what comes from --file, or with - from standard input".into()));
     }
@@ -208,11 +216,19 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
     let known = report.known.and_then(|id| stands(&link, id).ok());
     // For people: a program asks for what it wants to know.
     let first = report.tally.first().filter(|_| !report.out.json && report.known.is_none());
+    let to_wait_for = report.known.or_else(|| report.tally.first()).filter(|_| submit.wait);
+    let json = report.out.json;
     let done = report.finish(began, known);
     if let Some(first) = first {
         follow_up::say(&link, to.address, first, if submit.together { 1 } else { submit.to.len() });
     }
-    done
+    match to_wait_for {
+        Some(id) if done.is_ok() => {
+            let answers = args::Answers { full: true, fold: false };
+            runs::wait_for_task(&link, id, submit.timeout, &answers, Out::stdout(json))
+        }
+        _ => done,
+    }
 }
 
 /// Sends requests and takes answers, until all is answered or something breaks.

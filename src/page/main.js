@@ -10,6 +10,7 @@ import * as dead from './views/dead.js';
 import * as groups from './views/groups.js';
 import * as overview from './views/overview.js';
 import { contactSentence } from './views/overview.js';
+import * as runs from './views/runs.js';
 import * as submit from './views/submit.js';
 import * as task from './views/task.js';
 import * as tasks from './views/tasks.js';
@@ -19,9 +20,12 @@ const VIEWS = [
   { name: 'groups', hash: '#/groups', view: groups, icon: 'M3 5h14M3 10h14M3 15h9' },
   { name: 'clients', hash: '#/clients', view: clients, icon: 'M3 4h14v9h-14zM7 17h6M10 13v4' },
   { name: 'tasks', hash: '#/tasks', view: tasks, icon: 'M4 5l1.5 1.5L8 4M4 11l1.5 1.5L8 10M11 5.5h6M11 11.5h6M11 16h6' },
+  { name: 'runs', hash: '#/runs', view: runs, icon: 'M4 5h5M4 10h9M4 15h12M13 3l4 3-4 3' },
   { name: 'dead', hash: '#/dead', view: dead, icon: 'M3 5h14v10h-14zM3 6l7 5 7-5' },
   { name: 'submit', hash: '#/submit', view: submit, icon: 'M10 4v12M4 10h12' },
 ];
+/** Those whose name is too long for a phone. */
+const SHORT = ['overview', 'dead'];
 const THEMES = ['auto', 'light', 'dark'];
 
 const root = document.documentElement;
@@ -39,7 +43,7 @@ function build() {
   frame.count = h('span', { class: 'count' });
   for (const { name, hash, icon } of VIEWS) {
     const long = h('span', { class: 'long' }, t(`view.${name}`));
-    const short = name === 'dead' ? h('span', { class: 'short', 'aria-hidden': 'true' }, t('view.dead.short')) : null;
+    const short = SHORT.includes(name) ? h('span', { class: 'short', 'aria-hidden': 'true' }, t(`view.${name}.short`)) : null;
     if (short) long.classList.add('has-short');
     const link = h('a', { href: hash },
       svg('svg', { viewBox: '0 0 20 20', class: 'icon', 'aria-hidden': 'true' }, svg('path', { d: icon })),
@@ -99,7 +103,7 @@ function keysDialog() {
   const close = h('button', { type: 'button', class: 'button', onclick: () => frame.keys.close() }, t('keys.close'));
   return h('dialog', { class: 'keys', 'aria-labelledby': 'keys-title' },
     h('h2', { id: 'keys-title' }, t('keys.title')),
-    h('dl', {}, row(['1', '…', '6'], t('keys.views')), row(['/'], t('keys.search')), row(['?'], t('keys.help')), row(['Esc'], t('keys.escape'))),
+    h('dl', {}, row(['1', '…', '7'], t('keys.views')), row(['/'], t('keys.search')), row(['?'], t('keys.help')), row(['Esc'], t('keys.escape'))),
     h('label', {}, on, ' ', t('keys.on')), close);
 }
 
@@ -121,11 +125,12 @@ function route(focus = true) {
   const entry = VIEWS.find((it) => it.name === (name || 'overview'));
   shown.destroy?.();
   frame.main.replaceChildren();
-  if (!entry || (id && !(entry.name === 'tasks' && /^\d+$/.test(id)))) {
+  if (!entry || (id && !(['tasks', 'runs'].includes(entry.name) && /^\d+$/.test(id)))) {
     frame.main.append(h('h1', { tabindex: '-1' }, t('route.unknown')));
     shown = { update() {} };
   } else {
-    shown = id ? task.mount(frame.main, Number(id)) : entry.view.mount(frame.main, params, go);
+    const one = entry.name === 'runs' ? runs.mountOne : task.mount;
+    shown = id ? one(frame.main, Number(id)) : entry.view.mount(frame.main, params, go);
   }
   for (const [key, link] of frame.links) attribute(link, 'aria-current', key === entry?.name && 'page');
   attribute(root, 'data-view', entry?.name);
@@ -195,7 +200,7 @@ addEventListener('keydown', (event) => {
   if (field || event.ctrlKey || event.metaKey || event.altKey || frame.keys.open || !keysOn()) return;
   if (event.key === '/') frame.search.focus();
   else if (event.key === '?') frame.keys.showModal();
-  else if (/^[1-6]$/.test(event.key)) go(VIEWS[event.key - 1].hash);
+  else if (/^[1-7]$/.test(event.key)) go(VIEWS[event.key - 1].hash);
   else return;
   event.preventDefault();
 });

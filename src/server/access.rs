@@ -382,6 +382,19 @@ impl Caller {
         }
     }
 
+    /// Who it is, for what it begins.
+    pub(super) fn submitter(&self) -> Option<Submitter> {
+        let who = self.who.as_ref()?.identity();
+        Some(Submitter { name: who.name.as_str().to_owned(), role: who.role.as_str().to_owned() })
+    }
+
+    /// Writes down which run it began, if it is known who it is.
+    pub(super) fn began(&self, number: u64, targets: usize) {
+        if self.who.is_some() {
+            info!("record: {self}: BeginRun {number} for {targets} groups");
+        }
+    }
+
     /// Its account is charged with a call, if it is known, for as long as what this gives is kept.
     pub(super) fn hold(&self, row: &Row) -> Result<Option<Held>, Refusal> {
         let hold = |who: &Who| who.account().hold(&self.peer, row.name == TAKES_TASKS);

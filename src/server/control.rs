@@ -1,8 +1,9 @@
 //! The `Control` service: what operators call. It only decodes, makes one call to the [`Operator`], and encodes.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::{SinkExt as _, StreamExt as _};
+use futures_timer::Delay;
 use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
 use super::about;
@@ -11,7 +12,9 @@ use super::admission::LetIn;
 use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
 use super::limits::Limit;
-use super::operator::{DeadLetters, Log, Operator, Range, Results, Statuses, Tasks, if_set, retry_policy};
+use super::operator::{
+    BROKER_SHARE, DeadLetters, Log, MOST, Operator, Part, Range, Results, Statuses, Tasks, if_set, retry_policy,
+};
 use super::refusal::Refusal;
 use super::roles::Role;
 use super::roles::Row;
@@ -19,13 +22,18 @@ use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::broker::Cancelled;
 use crate::codec::{Decoded, First, Requests};
+use crate::run::Wish;
 use crate::store::{Accepted, StoreError};
-use crate::task::{Name, NameOf, NewTask};
+use crate::task::{Name, NameOf, NewTask, TaskId};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
 
 /// Requests of a submitting stream that are being written at once.
 const UNDER_WAY: usize = 8;
+
+/// Between two looks at a task that is watched.
+const LEAST_REST: Duration = Duration::from_millis(50);
+const LONGEST_REST: Duration = Duration::from_secs(1);
 
 /// One clone for each completion queue.
 #[derive(Clone)]
@@ -163,6 +171,33 @@ impl Control for ControlService {
             operator.revoke_token(request.name).await?;
             pb::RevokeTokenResponse::new()
         };
+        begin_run(BeginRunRequest) -> BegunRun = {
+            let dry = request.dry_run;
+            operator.traffic.count(Flow::Submitted, 1, request.task.len());
+            let view = operator.begin_run(convert::new_run(request)?, caller.submitter()).await?;
+            if !dry {
+                caller.began(view.run.number, view.targets.len());
+            }
+            convert::begun_run(&view)
+        };
+        get_run(GetRunRequest) -> RunDetails = {
+            convert::run_details(&*operator.runs.view(request.number).await?, &request)?
+        };
+        list_runs(ListRunsRequest) -> ListRunsResponse = {
+            let before = if request.before == 0 { TaskId::MAX } else { request.before };
+            let limit = if request.limit == 0 { MOST } else { request.limit as usize };
+            convert::run_list(operator.runs.list(before, limit.min(MOST)).await?)
+        };
+        change_run(ChangeRunRequest) -> Run = {
+            convert::run(&*operator.change_run(request.number, convert::wish(request.change)?).await?)
+        };
+        cancel_run(CancelRunRequest) -> Run = {
+            convert::run(&*operator.change_run(request.number, Wish::Cancel).await?)
+        };
+        retry_failed(RetryFailedRequest) -> BegunRun = {
+            let lasts = Duration::from_millis(request.deadline_ms);
+            convert::begun_run(&*operator.retry_run(request.number, lasts, caller.submitter()).await?)
+        };
         create_login(CreateLoginRequest) -> CreateLoginResponse = {
             let (path, lasts) = operator.access.login(caller.clone());
             let (http, lasts_ms) = (operator.about.http(), about::millis(lasts));
@@ -201,6 +236,38 @@ impl Control for ControlService {
             match back_up(&operator, caller, &mut request, &mut sink).await {
                 Ok(()) => drop(sink.close().await),
                 Err(ended) => ended.tell("a backup", |status| sink.fail(status)).await,
+            }
+        });
+    }
+
+    fn watch_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut request: First<pb::WatchTaskRequest>,
+        mut sink: DuplexSink<pb::TaskNews>,
+    ) {
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
+        ctx.spawn(async move {
+            let _call = call;
+            match service.send_task(caller.map(|(caller, _)| caller), &mut request, &mut sink).await {
+                Ok(()) => drop(sink.close().await),
+                Err(ended) => ended.tell("a watched task", |status| sink.fail(status)).await,
+            }
+        });
+    }
+
+    fn watch_run(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut request: First<pb::WatchRunRequest>,
+        mut sink: DuplexSink<pb::RunNews>,
+    ) {
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
+        ctx.spawn(async move {
+            let _call = call;
+            match service.send_run(caller.map(|(caller, _)| caller), &mut request, &mut sink).await {
+                Ok(()) => drop(sink.close().await),
+                Err(ended) => ended.tell("a watched run", |status| sink.fail(status)).await,
             }
         });
     }
@@ -329,6 +396,85 @@ impl ControlService {
                 Err(ended) => ended.tell("a list", |status| sink.fail(status)).await,
             }
         });
+    }
+
+    /// Sends what is new of a task until all groups have settled it. A step is made when the one before has gone out.
+    async fn send_task(
+        &self,
+        caller: Result<Caller, Refusal>,
+        request: &mut First<pb::WatchTaskRequest>,
+        sink: &mut DuplexSink<pb::TaskNews>,
+    ) -> Result<(), Ended> {
+        let (caller, request) = (caller?, first(request).await?);
+        let mut standing = caller.standing();
+        let (id, mut after, mut last) = (request.id, request.after, None);
+        loop {
+            caller.check()?;
+            // What comes after this look is news.
+            let seen = self.operator.store.tail().positions().result;
+            let part = Part { limit: MOST, without_results: true, ..Part::default() };
+            let began = Instant::now();
+            let ledger = self.operator.describe(id, part).await?;
+            if ledger.counts.waiting + ledger.counts.in_flight == 0 {
+                // What settled it is written down before it is read.
+                self.operator.broker.flushed().await?;
+            }
+            let seqs = self.operator.news_of_task(id, after).await?;
+            let took = began.elapsed();
+            let (counts, mut left) = (ledger.counts, &seqs[..]);
+            let ledger = convert::ledger(ledger);
+            while !left.is_empty() || last != Some(counts) {
+                let (results, taken) = self.operator.results(left).await?;
+                left = &left[taken..];
+                after = results.last().map_or(after, |entry| entry.seq);
+                last = Some(counts);
+                sink.send((convert::task_news(ledger.clone(), results), WriteFlags::default())).await?;
+            }
+            if counts.waiting + counts.in_flight == 0 {
+                return Ok(());
+            }
+            Delay::new((took * BROKER_SHARE).clamp(LEAST_REST, LONGEST_REST)).await;
+            let tail = self.operator.store.tail();
+            if !self.watchers.wait(sink, || tail.positions().result != seen, &mut standing).await? {
+                return Err(Refusal::stopping(1).into());
+            }
+        }
+    }
+
+    /// Sends what is new of a run until it ends, likewise.
+    async fn send_run(
+        &self,
+        caller: Result<Caller, Refusal>,
+        request: &mut First<pb::WatchRunRequest>,
+        sink: &mut DuplexSink<pb::RunNews>,
+    ) -> Result<(), Ended> {
+        let (caller, request) = (caller?, first(request).await?);
+        let mut standing = caller.standing();
+        let runs = &self.operator.runs;
+        let (number, mut after) = (request.number, request.after);
+        loop {
+            caller.check()?;
+            let view = runs.view(number).await?;
+            let mut seqs: Vec<u64> = view.targets.iter().map(|target| target.seq).filter(|seq| *seq > after).collect();
+            seqs.sort_unstable();
+            let mut left = &seqs[..];
+            loop {
+                let (results, taken) = self.operator.results(left).await?;
+                left = &left[taken..];
+                after = results.last().map_or(after, |entry| entry.seq);
+                sink.send((convert::run_news(&view, results), WriteFlags::default())).await?;
+                if left.is_empty() {
+                    break;
+                }
+            }
+            if view.run.ended_at.is_some() {
+                return Ok(());
+            }
+            let changed = || runs.version(number) != Some(view.version);
+            if !runs.watchers().wait(sink, changed, &mut standing).await? {
+                return Err(Refusal::stopping(1).into());
+            }
+        }
     }
 
     async fn send_list<L: Log, P: Send + 'static>(

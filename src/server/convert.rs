@@ -1,10 +1,13 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
+mod runs;
+
 use std::collections::HashMap;
 use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
 
+pub(super) use self::runs::{begun_run, new_run, run, run_details, run_list, run_news, task_news, wish};
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::grants::{Change, Grant};

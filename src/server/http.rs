@@ -17,6 +17,7 @@ mod login;
 mod metrics;
 mod page;
 mod received;
+mod runs;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -320,6 +321,7 @@ fn router(app: AppState) -> Router {
         .merge(api::health())
         .merge(metrics::router())
         .merge(login::router())
+        .merge(runs::router())
         .with_state(app.clone())
         .merge(page::router());
     guard::around(timed, events::router().with_state(app.clone()), about, app.operator.access)

@@ -8,6 +8,7 @@ mod groups;
 mod ledger;
 mod lists;
 mod never_came;
+mod runs;
 
 use std::cell::LazyCell;
 use std::num::NonZeroU32;
@@ -23,6 +24,7 @@ pub(super) use self::groups::{Group, count_groups};
 pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
+pub(super) use self::runs::{NewRun, page_of_targets, share};
 use super::about::About;
 use super::access::Access;
 use super::admission::Admission;
@@ -36,6 +38,7 @@ use super::machine::{Disk, Process};
 use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::roles::Role;
+use super::runs::Runs;
 use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
@@ -62,6 +65,7 @@ pub(super) struct Operator {
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
+    pub(super) runs: Runs,
     pub(super) about: Arc<About>,
     pub(super) access: Access,
     pub(super) traffic: Arc<Traffic>,

@@ -18,6 +18,7 @@ use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::codec::{NoMessage, Unreadable};
 use crate::labels::SelectorError;
 use crate::reason::{DOMAIN, Reason};
+use crate::run::{Phase, Wish};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Audience, Name, NameError, NameOf, TaskId, Time};
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
@@ -155,6 +156,18 @@ pub(super) enum Refusal {
     NoSuchIdentity(String),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
+    #[error("there is no run {0}: contactctl run list shows those that are kept")]
+    NoSuchRun(TaskId),
+    #[error("nobody to run it on: {0}")]
+    NoTargets(&'static str),
+    #[error("a run is for {0} groups at most: choose fewer")]
+    TooManyRunTargets(usize),
+    #[error("{0} runs go on, which is all there may be: wait for some to end, or cancel them (contactctl run list)")]
+    TooManyRuns(usize),
+    #[error("run {number} is {}: it cannot be {}", .phase.as_str(), .wish.as_str())]
+    RunNotSo { number: TaskId, phase: Phase, wish: Wish },
+    #[error("{0}")]
+    RunMakesNoSense(String),
 }
 
 /// The first few of some names.
@@ -280,6 +293,12 @@ impl Refusal {
             Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
             Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
             Refusal::NotPublic => Reason::NOT_PUBLIC,
+            Refusal::NoSuchRun(_) => Reason::RUN_UNKNOWN,
+            Refusal::NoTargets(_) => Reason::RUN_WITHOUT_TARGETS,
+            Refusal::TooManyRunTargets(_) => Reason::TARGETS_TOO_MANY,
+            Refusal::TooManyRuns(_) => Reason::RUNS_FULL,
+            Refusal::RunNotSo { .. } => Reason::RUN_STATE,
+            Refusal::RunMakesNoSense(_) => Reason::RUN_INVALID,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -318,6 +337,9 @@ impl Refusal {
             Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
             Refusal::NoSuchGroups(names) => &[("group", &names[0])],
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
+            Refusal::NoSuchRun(number) => &[("run", number)],
+            Refusal::TooManyRuns(limit) | Refusal::TooManyRunTargets(limit) => &[("limit", limit)],
+            Refusal::RunNotSo { number, phase, .. } => &[("run", number), ("phase", &phase.as_str())],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
             Refusal::NoSuchIdentity(identity) => &[("identity", identity)],
@@ -385,6 +407,7 @@ impl Refusal {
             Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
+            Refusal::NoSuchRun(number) => Some(("run", number.to_string())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
             Refusal::NoSuchToken(name) => Some(("token", name.clone())),
             _ => None,

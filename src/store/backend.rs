@@ -8,6 +8,7 @@ use super::{MakeBackup, Space, StoreError};
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
+use crate::run::Run;
 use crate::task::{
     Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -183,6 +184,8 @@ pub struct Batch {
     pub open: BTreeMap<GroupName, OpenRows>,
     /// To replace, or, with `None`, to remove.
     pub drains: BTreeMap<ClientId, Option<Drain>>,
+    /// To replace, by their numbers.
+    pub runs: BTreeMap<TaskId, Run>,
     /// To replace, or, with `None`, to remove.
     pub clients: BTreeMap<ClientId, Option<KnownClient>>,
     /// Tasks whose expiry changes. They stand in the log already.
@@ -205,6 +208,7 @@ impl Batch {
             && self.groups.is_empty()
             && self.open.is_empty()
             && self.drains.is_empty()
+            && self.runs.is_empty()
             && self.clients.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
@@ -475,6 +479,15 @@ pub trait Reader: Send {
     /// The chunks of tasks that may be removed, oldest first. Costs what is named, and a look for each group that tasks are
     /// addressed to.
     fn removable(&mut self, removable: &Removable) -> Result<Vec<ChunkOfTasks>, StoreError>;
+
+    /// A run, with its targets.
+    fn run(&mut self, number: TaskId) -> Result<Option<Run>, StoreError>;
+
+    /// The runs that have not ended, by their numbers, with their targets.
+    fn open_runs(&mut self) -> Result<Vec<Run>, StoreError>;
+
+    /// Runs before `before`, newest first, without their targets.
+    fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

@@ -10,6 +10,7 @@ use super::{
     Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, KnownClient, Newest, OpenReader,
     OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
 };
+use crate::run::{MOST_KEPT, Run};
 use crate::task::{ClientId, GroupName, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
@@ -32,6 +33,7 @@ struct Rows {
     groups: BTreeMap<GroupName, GroupState>,
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
+    runs: BTreeMap<TaskId, Run>,
     clients: BTreeMap<ClientId, KnownClient>,
     mark: u64,
     positions: Positions,
@@ -188,6 +190,12 @@ impl Backend for Memory {
                 None => drop(rows.drains.remove(client)),
             }
         }
+        for (number, run) in &batch.runs {
+            rows.runs.insert(*number, run.clone());
+            if let Some(oldest) = rows.runs.keys().rev().nth(MOST_KEPT - 1).copied() {
+                rows.runs.retain(|number, run| *number >= oldest || run.ended_at.is_none());
+            }
+        }
         for (id, expires_at) in &batch.expiries {
             if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
                 Arc::make_mut(&mut rows.tasks[at]).spec.expires_at = *expires_at;
@@ -227,6 +235,7 @@ impl Backend for Memory {
         remove_old(&mut rows.statuses, removal, |entry| (true, entry.status.at));
         removed.others = before - rows.results.len() - rows.statuses.len();
         removed.used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
+        rows.runs.retain(|_, run| run.ended_at.is_none_or(|at| at >= removal.before));
         let kept: HashSet<u64> = rows.results.iter().map(|entry| entry.seq).collect();
         rows.dead.retain(|seq, entry| kept.contains(seq) && !gone.contains(&entry.result.task));
         Ok(removed)
@@ -365,6 +374,20 @@ impl Reader for Memory {
             }
         }
         Ok(oldest.into_vec())
+    }
+
+    fn run(&mut self, number: TaskId) -> Result<Option<Run>, StoreError> {
+        Ok(self.rows().runs.get(&number).cloned())
+    }
+
+    fn open_runs(&mut self) -> Result<Vec<Run>, StoreError> {
+        Ok(self.rows().runs.values().filter(|run| run.ended_at.is_none()).cloned().collect())
+    }
+
+    fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError> {
+        let without_targets = |run: &Run| Run { targets: Vec::new(), ended: Vec::new(), ..run.clone() };
+        let rows = self.rows();
+        Ok(rows.runs.range(..before).rev().take(limit).map(|(_, run)| without_targets(run)).collect())
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

@@ -24,6 +24,7 @@ mod reader;
 mod removal;
 mod results;
 mod rows;
+mod runs;
 mod tasks;
 
 use reader::SqliteReader;
@@ -45,6 +46,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/8.sql"),
     include_str!("sqlite/9.sql"),
     include_str!("sqlite/10.sql"),
+    include_str!("sqlite/11.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -272,6 +274,7 @@ impl Backend for Sqlite {
             write_statuses(&change, batch)?;
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
+            runs::write(&change, batch.runs.values())?;
             write_clients(&change, batch)?;
             write_dead(&change, batch)?;
             write_meta(&change, batch)?;
@@ -307,6 +310,7 @@ impl Backend for Sqlite {
             let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))?;
             let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let removed = removal::remove(&change, removal)?;
+            runs::remove(&change, removal)?;
             change.commit()?;
             let pages = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
             // Gives pages back to the file system: those that were emptied, and some of earlier times. A thousand take 60 ms.

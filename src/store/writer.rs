@@ -15,6 +15,7 @@ use super::{
     Room, Shared, StoreError, Unwritten,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
+use crate::run::Run;
 use crate::task::{
     Audience, ClientId, GroupName, LONGEST_LATE, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId,
     TaskResult, Time, cut,
@@ -49,6 +50,8 @@ pub(super) enum Command {
     Expire(TaskId, Option<Time>, Answer<()>),
     /// Like `Expire`, and the task's key is free again.
     Cancel(TaskId, Time, Answer<()>),
+    /// Writes the run, with tasks of it, each for the next so many of its targets; the first of all gives the run its number.
+    Run(Box<Run>, Vec<(NewTask, usize)>, Answer<Run>),
     Remove(Removal, Answer<Removed>),
     Flush(Done),
     Close,
@@ -305,6 +308,13 @@ impl Writer {
                 round.batch.freed.insert(task);
                 round.answer(move |written| drop(answer.send(written)));
             }
+            Command::Run(run, tasks, answer) => {
+                if let Some(low) = self.no_room_for(Unwritten::Tasks, tasks.len()).filter(|_| !tasks.is_empty()) {
+                    return drop(answer.send(Err(low)));
+                }
+                let run = round.run(*run, tasks);
+                round.answer(move |written| drop(answer.send(written.map(|()| run))));
+            }
             Command::Remove(removal, answer) => {
                 // A transaction of its own, before this round's: what it removes was settled long ago.
                 let removed = self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone()));
@@ -429,6 +439,7 @@ impl Outage {
             Command::RecordStatuses(_, answer) | Command::Expire(_, _, answer) | Command::Cancel(_, _, answer) => {
                 drop(answer.send(Err(why())));
             }
+            Command::Run(_, _, answer) => drop(answer.send(Err(why()))),
             Command::Remove(_, answer) => drop(answer.send(Err(why()))),
             // A client that is refused tells its results again. What changes nothing is not kept for that.
             Command::Record(results) => self.kept.record(results.into_iter().filter(|result| !result.late).collect()),
@@ -463,6 +474,7 @@ impl Round {
         batch.statuses.clear();
         batch.expiries.clear();
         batch.freed.clear();
+        batch.runs.clear();
         batch.results.retain(|result| result.seq > on_disk.result);
         batch.positions = Positions { result: batch.positions.result, ..on_disk };
         self.keys.clear();
@@ -544,6 +556,20 @@ impl Round {
         self.count(spec.text.len());
         self.batch.tasks.push(Arc::new(Task { id, accepted_at: self.accepted_at, spec }));
         id
+    }
+
+    /// Gives the tasks their ids, and the run those, and its number if it has none.
+    fn run(&mut self, mut run: Run, tasks: Vec<(NewTask, usize)>) -> Run {
+        for (task, targets) in tasks {
+            let id = self.append(task);
+            run.tasks.push((id, targets));
+        }
+        if let (0, Some((first, _))) = (run.number, run.tasks.first()) {
+            run.number = *first;
+        }
+        self.count(run.targets.iter().map(|name| name.as_str().len()).sum());
+        self.batch.runs.insert(run.number, run.clone());
+        run
     }
 
     fn record_statuses(&mut self, statuses: Vec<NewStatus>) {

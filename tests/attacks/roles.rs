@@ -130,7 +130,7 @@ fn call(port: &Raw, method: &'static str, options: CallOption) -> String {
 /// As docs/security.md has it, and not as the table of the server does.
 fn may(role: &str, method: &str) -> bool {
     let (service, name) = method.rsplit_once('/').unwrap();
-    let looks = ["List", "Find", "Describe", "Get", "CreateLogin"].iter().any(|word| name.starts_with(word));
+    let looks = ["List", "Find", "Describe", "Get", "Watch", "CreateLogin"].iter().any(|word| name.starts_with(word));
     match service {
         "/Contact" => matches!(role, "agent" | "operator"),
         "/contact.control.v1.Control" => match role {

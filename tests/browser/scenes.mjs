@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { contrasts, sideways } from './measure.mjs';
 
-const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'dead', 'submit'];
+const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'runs', 'dead', 'submit'];
 const hashOf = (view) => (view === 'overview' ? '#/' : `#/${view}`);
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true };
 
@@ -107,6 +107,24 @@ export async function manyDead({ open, reached, shot }) {
   await page.getByRole('button', { name: 'Drop these 2' }).click();
   await page.getByRole('button', { name: 'Really drop 2?' }).click();
   await says(page, '.empty', 'No dead letters of workers');
+}
+
+export async function runs({ open, go, reached, shot }) {
+  const page = await open('#/runs');
+  await says(page, 'tbody tr', /stopped: too many failed.*1 failed.*upgrade/s);
+  await page.locator('tbody tr').first().getByRole('link').click();
+  await says(page, 'h1', /^Run \d+$/);
+  await says(page, 'tbody tr', /away|queued/);
+  await says(page, 'tbody tr', /bad.*failed/s);
+  await shot(page, 'run');
+  await page.getByRole('button', { name: 'Resume', exact: true }).click();
+  await says(page, 'tbody tr', /good.*done/s);
+  await says(page, '.view-head .badge', 'completed');
+  await page.getByRole('button', { name: 'Do again what failed', exact: true }).click();
+  await says(page, '.note', /^Begun again as run \d+\.$/);
+  await go(page, '#/runs');
+  await page.locator('tbody tr').nth(1).waitFor();
+  reached('the run was done again');
 }
 
 export async function narrowing({ open, go, shot }) {
@@ -387,7 +405,7 @@ export async function keyboard({ open }) {
   await page.locator('dialog[open]').waitFor();
   await press('Escape');
   await page.locator('dialog:not([open])').waitFor({ state: 'attached' });
-  await press('6');
+  await press('7');
   await says(page, 'h1', 'Submit');
   // From the heading, which has the focus, the text is the first thing.
   await press('Tab');

@@ -167,6 +167,16 @@ impl Server {
         self.ctl(&[log, "--all"])
     }
 
+    /// Waits until so many clients are connected.
+    #[track_caller]
+    pub fn at_least_clients(&self, count: usize) {
+        let begun = std::time::Instant::now();
+        while self.ctl(&["clients"]).len() < count {
+            assert!(begun.elapsed() < super::DEADLINE, "{count} clients");
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+    }
+
     /// Waits until there are results that say DONE, so many; gives all results.
     #[track_caller]
     pub fn done(&self, count: usize) -> Vec<Value> {

@@ -263,6 +263,75 @@ impl Control for Service {
         });
     }
 
+    // Runs are tried against the real server.
+
+    fn begin_run(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::BeginRunRequest>,
+        sink: ClientStreamingSink<pb::BegunRun>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn get_run(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::GetRunRequest>,
+        sink: ClientStreamingSink<pb::RunDetails>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn list_runs(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListRunsRequest>,
+        sink: ClientStreamingSink<pb::ListRunsResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn change_run(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ChangeRunRequest>,
+        sink: ClientStreamingSink<pb::Run>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn cancel_run(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::CancelRunRequest>,
+        sink: ClientStreamingSink<pb::Run>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn retry_failed(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RetryFailedRequest>,
+        sink: ClientStreamingSink<pb::BegunRun>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn watch_task(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::WatchTaskRequest>,
+        sink: DuplexSink<pb::TaskNews>,
+    ) {
+        self.pages(&ctx, request, sink, |_, _| Vec::new());
+    }
+
+    fn watch_run(&mut self, ctx: RpcContext<'_>, request: First<pb::WatchRunRequest>, sink: DuplexSink<pb::RunNews>) {
+        self.pages(&ctx, request, sink, |_, _| Vec::new());
+    }
+
     /// As a server answers that is older than this call.
     fn find_tasks(
         &mut self,

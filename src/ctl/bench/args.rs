@@ -292,6 +292,9 @@ pub(super) struct Broadcast {
     /// Broadcasts in a row, after one that is measured by itself.
     #[arg(long, value_name = "N", default_value_t = 20, value_parser = few())]
     pub(super) rounds: u32,
+    /// At the end, the same as a run, as of contactctl run: until all its results were told. At most 20,000 clients.
+    #[arg(long)]
+    pub(super) run: bool,
 }
 
 #[derive(Debug, ClapArgs)]

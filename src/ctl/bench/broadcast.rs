@@ -9,8 +9,11 @@ use grpcio::CallOption;
 use super::args::Broadcast;
 use super::clients::{Crowd, Names, Settle, gather};
 use super::load::failed;
+use super::progress::Progress;
+use super::raw;
 use super::{Run, millis, rate};
 use crate::ctl::Error;
+use crate::ctl::link::Link;
 use crate::wire::control as pb;
 
 pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
@@ -20,7 +23,7 @@ pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
     let clients = u64::from(args.clients);
     // The first round is not measured: in it, each client opens the stream on which it reports.
     let rounds = args.rounds + 2;
-    let crowd = Crowd::start(waiting, rounds, Settle::AtOnce);
+    let crowd = Crowd::start(waiting, rounds + u32::from(args.run), Settle::AtOnce);
     let mut progress = run.watch.progress("settled", clients * u64::from(rounds));
     let mut took = Vec::new();
     for number in 1..=u64::from(rounds) {
@@ -46,6 +49,8 @@ pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
         // For the next round, nothing is left of this one.
         crowd.all_have_it(&mut progress)?;
     }
+    let as_a_run =
+        args.run.then(|| one_run(run, args, &crowd, &link, u64::from(rounds) + 1, &mut progress)).transpose()?;
     let came = crowd.end(&mut progress)?;
     let (first, row) = (took[1], &took[2..]);
     let in_a_row: Duration = row.iter().sum();
@@ -55,9 +60,47 @@ pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
     let ratio = rate(settled, in_a_row) / rate(clients, first);
     run.report.number("in_a_row_ratio", ratio, "of the rate of that one, in those that follow");
     run.report.number("tasks_per_s", rate(settled, in_a_row), "results settled a second, in those");
+    if let Some(took) = as_a_run {
+        run.report.number("run_ms", millis(took), "ms from beginning a run until all its results were told");
+    }
     run.report.count("clients", clients, "clients, each with a name of its own");
     run.report.count("tasks", rounds.into(), "tasks, one after the other; the first one is not measured");
     run.report.count("delivered", came.delivered, "deliveries");
     run.report.count("settled", came.settled, "results settled");
     Ok(())
+}
+
+/// Does the same as a run, and reads all that comes of it.
+fn one_run(
+    run: &Run,
+    args: &Broadcast,
+    crowd: &Crowd,
+    link: &Link,
+    number: u64,
+    progress: &mut Progress,
+) -> Result<Duration, Error> {
+    let group = run.group();
+    let request = pb::BeginRunRequest {
+        task: raw::text(number, args.size),
+        to: (0..args.clients).map(|client| Names::of(&group, client)).collect(),
+        ..pb::BeginRunRequest::default()
+    };
+    let (number, began) = crowd.begin(link, &request, number)?;
+    let request = pb::WatchRunRequest { number, ..pb::WatchRunRequest::default() };
+    let news = link.client.watch_run(&request, CallOption::default());
+    let (mut news, clients) = (news.map_err(failed("watching the run"))?, args.clients as usize);
+    let told = crowd.beside(async move {
+        let mut told = 0;
+        while let Some(next) = news.next().await {
+            told += next.map_err(failed("watching the run"))?.results.len();
+        }
+        if told == clients {
+            return Ok(told);
+        }
+        Err(Error::NotMeasured(format!("the run ended with {told} results of {clients}")))
+    });
+    told.wait(progress)?;
+    let took = began.elapsed();
+    crowd.all_have_it(progress)?;
+    Ok(took)
 }

@@ -204,6 +204,19 @@ impl Crowd {
         Ok((answer.first_id, began))
     }
 
+    /// Begins a run for them. Returns its number, and when that began.
+    pub(super) fn begin(
+        &self,
+        link: &Link,
+        request: &pb::BeginRunRequest,
+        number: u64,
+    ) -> Result<(u64, Instant), Error> {
+        let (began, arrived) = (Instant::now(), Vec::with_capacity(self.size));
+        *lock(&self.round) = Round { number, began, arrived };
+        let begun = link.wait(link.client.begin_run(request, Link::answer_soon()))?;
+        Ok((begun.run.number, began))
+    }
+
     /// Waits until each of them has the task. Returns how long that took for each, in the order in which they got it.
     pub(super) fn all_have_it(&self, progress: &mut Progress) -> Result<Vec<Duration>, Error> {
         progress.wait(&self.all_have_it)?;

@@ -56,24 +56,24 @@ pub(super) fn health() -> Router<AppState> {
     Router::new().route("/healthz", get(alive)).route("/readyz", get(ready))
 }
 
-fn ok(body: impl serde::Serialize) -> Answer {
+pub(super) fn ok(body: impl serde::Serialize) -> Answer {
     Ok(json(StatusCode::OK, &body))
 }
 
-type Asked<T> = Result<Query<T>, QueryRejection>;
+pub(super) type Asked<T> = Result<Query<T>, QueryRejection>;
 
-fn asked<T>(query: Asked<T>) -> Result<T, Refused> {
+pub(super) fn asked<T>(query: Asked<T>) -> Result<T, Refused> {
     query.map(|Query(query)| query).map_err(|e| Refused::bad(e.body_text()))
 }
 
-type Id = Result<Path<TaskId>, PathRejection>;
+pub(super) type Id = Result<Path<TaskId>, PathRejection>;
 
-fn id(path: Id) -> Result<TaskId, Refused> {
+pub(super) fn id(path: Id) -> Result<TaskId, Refused> {
     path.map(|Path(id)| id).map_err(|_| Refused::bad("a task's id is a number"))
 }
 
 /// The body of a request, which must not be larger than what it can carry: a text may need an escape for each of its bytes.
-async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refused> {
+pub(super) async fn body<T: DeserializeOwned>(app: &AppState, body: Body) -> Result<T, Refused> {
     let limit = app.operator.limit * 2 + 64 * 1024;
     let is_small = body.size_hint().upper().is_some_and(|most| most <= SMALL);
     let read = async {
@@ -159,6 +159,8 @@ struct InGroups {
     after: Option<String>,
     group: Option<String>,
     limit: Option<usize>,
+    /// How long to wait until all groups have settled it.
+    wait: Option<String>,
 }
 
 async fn ledger(State(app): State<AppState>, path: Id, query: Asked<InGroups>) -> Answer {
@@ -169,7 +171,11 @@ async fn ledger(State(app): State<AppState>, path: Id, query: Asked<InGroups>) -
         group: if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?,
         without_results: false,
     };
-    ok(Ledger::from(app.operator.describe(id(path)?, part).await?))
+    let id = id(path)?;
+    if let Some(wait) = &query.wait {
+        super::runs::wait_for(&app, id, wait).await?;
+    }
+    ok(Ledger::from(app.operator.describe(id, part).await?))
 }
 
 async fn dead(State(app): State<AppState>, query: Asked<Before>) -> Answer {
@@ -294,7 +300,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
 /// Nothing, or nothing that we know: a misspelt field is not to be passed over.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct Nothing {}
+pub(super) struct Nothing {}
 
 async fn cancel(State(app): State<AppState>, path: Id, request: Body) -> Answer {
     let Nothing {} = body(&app, request).await?;
@@ -416,6 +422,8 @@ mod tests {
             "q=a+b%20c&limit=18446744073709551616",
             r#"{"text":"x","to":"g","key":"k","delay_ms":5,"ttl_ms":9,"max_attempts":2,"retry":"first=1s","priority":"low"}"#,
             r#"{"text":"x","to":["g","h"],"select":"os=linux,!canary","timeout_ms":9,"timeout_fails":true}"#,
+            r#"{"text":"x","to":["g"],"deadline_ms":9,"rollout":{"canary":"1","batch":"10%","soak_ms":1},"dry_run":true}"#,
+            "skip=3&limit=2&state=offline",
             r#"{"client":"c","for_ms":1,"note":"n"}"#,
             r#"{"group":"g","retry":null}"#,
             r#"{"group":"\ud800\u0000","paused":true}"#,
@@ -429,6 +437,9 @@ mod tests {
                 query::<Before>(bytes);
                 query::<Tasks>(bytes);
                 query::<InGroups>(bytes);
+                query::<crate::server::http::runs::Runs>(bytes);
+                query::<crate::server::http::runs::Targets>(bytes);
+                json::<crate::server::http::runs::Begin>(bytes);
                 query::<Like>(bytes);
                 json::<NewTask>(bytes);
                 json::<Nothing>(bytes);

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::answer::Refused;
 use super::login;
+use super::runs::LONGEST_WAIT;
 use crate::server::about::About;
 use crate::server::access::{Access, Caller};
 use crate::server::identity::Origin;
@@ -143,7 +144,10 @@ fn is_of_our_page(method: &Method, headers: &HeaderMap) -> bool {
 }
 
 async fn in_time(request: Request, next: Next) -> Result<Response, Refused> {
-    tokio::time::timeout(ANSWER, next.run(request)).await.map_err(|_| {
+    // One that asks to wait is given that time, too.
+    let waits = request.uri().query().is_some_and(|query| query.contains("wait="));
+    let longest = if waits { ANSWER + LONGEST_WAIT } else { ANSWER };
+    tokio::time::timeout(longest, next.run(request)).await.map_err(|_| {
         let why = "this took too long, and may still be done; look at the state, or try again";
         Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_TIMEOUT", why)
     })

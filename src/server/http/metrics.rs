@@ -108,6 +108,12 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.counter("contact_late_results_dropped_total", text, &[], meter.late_dropped);
     let text = "Client ids that several processes fight for.";
     to.gauge("contact_contested_clients", text, &[], now.overview.contested.len() as f64);
+    let runs = &app.operator.runs;
+    to.gauge("contact_runs_open", "Runs that go on. No more than 100 at once.", &[], runs.going() as f64);
+    for (phase, count) in runs.ended() {
+        let text = "Runs that ended since the start, by how.";
+        to.counter("contact_runs_ended_total", text, &[("how", phase.as_str())], count as u64);
+    }
     let text = "Clients that are a group of their own and were away for more than three days.";
     to.gauge("contact_clients_missing", text, &[], now.overview.missing.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);

@@ -10,7 +10,8 @@ use super::chunks::{self, Chunk, Ordered, entries, merge};
 use super::results::{self, ResultChunk, What};
 use super::rows::{dead_results, name, optional_name, priority_number, result, status, status_columns};
 use super::tasks::{self, TaskChunk};
-use super::{explain, int, removal};
+use super::{explain, int, removal, runs};
+use crate::run::Run;
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, ChunkOfTasks, Reader, Removable, StoreError};
 use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
@@ -216,6 +217,18 @@ impl Reader for SqliteReader {
         select().map_err(explain(&self.path))
     }
 
+    fn run(&mut self, number: TaskId) -> Result<Option<Run>, StoreError> {
+        runs::find(&self.conn, number).map_err(explain(&self.path))
+    }
+
+    fn open_runs(&mut self) -> Result<Vec<Run>, StoreError> {
+        runs::open(&self.conn).map_err(explain(&self.path))
+    }
+
+    fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError> {
+        runs::before(&self.conn, before, limit).map_err(explain(&self.path))
+    }
+
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {
         let first = self.conn.query_row("SELECT min(first) FROM task_chunks", [], |row| row.get::<_, Option<i64>>(0));
         Ok(first.map_err(explain(&self.path))?.map(|id| id as TaskId))
@@ -300,6 +313,8 @@ mod tests {
             (removal::STRAYS, vec!["result_chunks_stray"]),
             (results::OF_BLOCK, vec!["result_chunks_block (block=? AND first>? AND first<?)"]),
             (STATUSES, vec!["PRIMARY KEY (rowid>?)"]),
+            (runs::OPEN, vec!["runs_open"]),
+            (runs::BEFORE, vec!["PRIMARY KEY (rowid<?)"]),
             (ADDRESSED_GROUP, vec!["SEARCH task_chunks USING COVERING INDEX task_chunks_class (target>?)"]),
         ];
         for (sql, parts) in expected {

@@ -141,6 +141,16 @@ pub const fn server_method<Q: MessageFull, P: Message>(ty: MethodType, name: &'s
     }
 }
 
+/// A method that the server calls: what comes back is read as carefully as requests are.
+pub const fn dialled_method<Q: Message, P: MessageFull>(ty: MethodType, name: &'static str) -> Method<Q, Decoded<P>> {
+    Method {
+        ty,
+        name,
+        req_mar: Marshaller { ser: pb_ser, de: grpcio::pb_de },
+        resp_mar: Marshaller { ser: never_sent, de: decode },
+    }
+}
+
 fn decode<T: MessageFull>(mut reader: MessageReader) -> grpcio::Result<Decoded<T>> {
     let length = reader.len();
     Ok(read(&mut reader, length))

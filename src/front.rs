@@ -12,7 +12,6 @@
 //! Both ends of a connection are one task of tokio. It keeps no buffer while nothing is on its way. A side that does not read
 //! holds up the other one, so that the flow control of HTTP/2 goes through.
 
-#[cfg(any(feature = "client", feature = "ctl"))]
 mod dial;
 #[cfg(feature = "server")]
 mod door;
@@ -28,7 +27,6 @@ mod join;
 #[cfg(feature = "server")]
 mod places;
 mod relay;
-#[cfg(any(feature = "client", feature = "ctl"))]
 mod trouble;
 
 use std::sync::Arc;
@@ -37,8 +35,7 @@ use rustls::crypto::CryptoProvider;
 
 #[cfg(feature = "ctl")]
 pub(crate) use self::dial::speaks_tls;
-#[cfg(any(feature = "client", feature = "ctl"))]
-pub(crate) use self::dial::{Dial, DialError};
+pub(crate) use self::dial::{Dial, DialError, DialThread};
 #[cfg(feature = "server")]
 pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
 #[cfg(feature = "server")]

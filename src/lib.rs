@@ -21,6 +21,8 @@
 
 #[cfg(feature = "server")]
 pub mod attempts;
+#[cfg(any(feature = "client", feature = "server"))]
+mod backoff;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "client")]
@@ -64,8 +66,8 @@ mod private_file;
 )]
 mod reason;
 pub mod retry;
-#[cfg(any(feature = "client", feature = "ctl"))]
-#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
+#[cfg(any(feature = "client", feature = "ctl", feature = "server"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators and servers need a part of it"))]
 mod rpc_status;
 #[cfg_attr(
     not(any(feature = "client", feature = "ctl", feature = "server")),
@@ -76,7 +78,8 @@ mod secret;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
-#[cfg(any(feature = "client", feature = "ctl"))]
+#[cfg(any(feature = "client", feature = "ctl", feature = "server"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators and servers need a part of it"))]
 mod target;
 pub mod task;
 pub mod task_state;

@@ -14,6 +14,7 @@ mod contact;
 mod control;
 mod convert;
 mod demo;
+mod dial;
 mod grants;
 mod health;
 pub mod host;
@@ -62,6 +63,8 @@ pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerE
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
+pub use self::dial::DialConfig;
+use self::dial::Dialler;
 use self::grants::Grants;
 use self::health::Health;
 use self::http::{HttpThread, Reception};
@@ -84,7 +87,7 @@ use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
 use crate::front::Speaks;
-pub use crate::front::{FileError, ServerTls};
+pub use crate::front::{FileError, ServerTls, Tls as DialTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -108,6 +111,7 @@ pub struct Server {
     retention_thread: RetentionThread,
     watchdog: Watchdog,
     watchers: Watchers,
+    dialler: Dialler,
     calls: Calls,
     accounts: Accounts,
     broker: Broker,
@@ -153,6 +157,7 @@ impl Server {
         let anonymous_group = config.broker.anonymous_group.clone();
         let receipts = Receipts::open(&config.data);
         let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
+        let dialled = recovered.dialled.clone();
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
@@ -192,7 +197,10 @@ impl Server {
             receipts,
             anonymous_group,
         };
+        let dialler = Dialler::new(contact.clone(), handle.clone(), env.clone(), config.dial, config.insecure);
+        let dialler = dialler.map_err(ServerError::Dial)?;
         let operator = Operator {
+            dialler: dialler.clone(),
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
@@ -207,8 +215,7 @@ impl Server {
             idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
-        // A message holds one text and what describes it; a request of operators holds many.
-        let message = limit + 64 * 1024;
+        let message = limit + port::BESIDE_TEXT;
         let common = |file, calls: &Admit| {
             let [v1, v1alpha] = Reflection::of(file).services(calls);
             [create_health(health.clone(), calls), v1, v1alpha]
@@ -238,6 +245,7 @@ impl Server {
             Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
         )?;
         let _ = about.control.set(control.address().to_owned());
+        dialler.start(dialled);
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
@@ -263,6 +271,7 @@ impl Server {
             http_address,
             about,
             health,
+            dialler,
             calls,
             accounts,
             http,
@@ -321,7 +330,20 @@ impl Server {
     /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
     /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { contact, control, tls, health, calls, http, demo, retention_thread, watchers, broker, .. } = self;
+        let Server {
+            contact,
+            control,
+            tls,
+            health,
+            dialler,
+            calls,
+            http,
+            demo,
+            retention_thread,
+            watchers,
+            broker,
+            ..
+        } = self;
         let mut store = self.store;
         health.begin_drain();
         // Who waits for a store that is locked or full waits no longer: the broker may be among them.
@@ -332,6 +354,7 @@ impl Server {
         retention_thread.stop();
         // A broker that is gone has no clients to send away.
         health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
+        dialler.stop();
         broker.drain();
         watchers.stop();
         let begun = Instant::now();

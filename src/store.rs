@@ -27,7 +27,7 @@ use futures::channel::oneshot;
 
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
-use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time, weight};
+use crate::task::{ClientId, GroupName, Name, NewResult, NewStatus, NewTask, TaskId, Time, weight};
 
 mod backend;
 mod backup;
@@ -41,7 +41,7 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Drain, Floors, GroupState, Keyed, Newest,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Dialled, Drain, Floors, GroupState, Keyed, Newest,
     OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES,
     STATUSES_OF_A_CLIENT,
 };
@@ -303,6 +303,12 @@ impl Handle {
     pub async fn cancel(&self, task: TaskId, at: Time) -> Result<(), StoreError> {
         let (answer, answered) = oneshot::channel();
         self.ask(Command::Cancel(task, at, answer), answered).await
+    }
+
+    /// Keeps, or with `None` forgets, that the server dials a worker, and resolves when that is on disk.
+    pub async fn dial(&self, address: Name, dialled: Option<Dialled>) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Dial(address, dialled, answer), answered).await
     }
 
     /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.

@@ -22,7 +22,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
     ),
     ("Change:", &["submit", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"]),
-    ("Let in:", &["invite", "identity", "cert"]),
+    ("Let in:", &["invite", "identity", "cert", "dial"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["token", "login", "completions", "man"]),
 ];

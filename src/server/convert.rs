@@ -7,6 +7,7 @@ use protobuf::{EnumOrUnknown, MessageFull};
 
 use super::about::millis as duration;
 use super::authority::Enrolled;
+use super::dial;
 use super::grants::{Change, Grant};
 use super::limits::{Limit, Most, Own};
 use super::operator::{
@@ -17,7 +18,7 @@ use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining, Said};
-use crate::store::{Accepted, BackedUp, BackupProgress, Drain};
+use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain};
 use crate::task::{
     Audience, Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time,
 };
@@ -349,6 +350,25 @@ pub(super) fn clients(connected: Vec<ClientInfo>, drained_away: Vec<Drain>) -> p
         drained_away: drained_away.into_iter().map(away).collect(),
         ..pb::ListClientsResponse::default()
     }
+}
+
+pub(super) fn dialled(all: Vec<(Dialled, dial::State)>) -> pb::ListDialledResponse {
+    let one = |(dialled, state): (Dialled, dial::State)| {
+        let (connected_since, connected_as) = state.connected.map(|(since, name)| (since.0, name)).unzip();
+        let (trouble, trouble_since) = state.trouble.map(|(why, since)| (why, since.0)).unzip();
+        pb::Dialled {
+            address: dialled.address.to_string(),
+            group: text(dialled.group),
+            client: text(dialled.client),
+            since: dialled.since.0,
+            connected_since: connected_since.unwrap_or_default(),
+            connected_as: connected_as.as_deref().unwrap_or_default().to_owned(),
+            trouble: trouble.unwrap_or_default(),
+            trouble_since: trouble_since.unwrap_or_default(),
+            ..pb::Dialled::default()
+        }
+    };
+    pb::ListDialledResponse { dialled: all.into_iter().map(one).collect(), ..pb::ListDialledResponse::default() }
 }
 
 fn client(client: ClientInfo) -> pb::Client {

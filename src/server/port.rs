@@ -28,6 +28,8 @@ const ARRIVING_FOR_ADDRESS: usize = 256;
 /// What a client may send over a stream before it is read, in bytes. A message that is being read may be larger. All streams of a
 /// connection together have 64 KiB and what such messages need: what that is over a long link stands in docs/design.md.
 const UNREAD: i32 = 128 * 1024;
+/// A message holds one text and what describes it; a request of operators holds many.
+pub(super) const BESIDE_TEXT: usize = 64 * 1024;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
@@ -134,20 +136,10 @@ impl Ports<'_> {
     }
 
     fn channel(&self, kind: &Kind) -> ChannelBuilder {
-        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        ChannelBuilder::new(self.env.clone())
-            .max_receive_message_len(number(kind.message))
-            .max_concurrent_stream(number(self.calls.per_connection))
+        bounded(ChannelBuilder::new(self.env.clone()), kind.message)
+            .max_concurrent_stream(i32::try_from(self.calls.per_connection).unwrap_or(i32::MAX))
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
-            // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
-            // of a stream that nobody reads.
-            .http2_bdp_probe(false)
-            .stream_initial_window_size(UNREAD)
-            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
-            // messages, and tells clients so; with the second, nothing is inflated.
-            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
-            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
             .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
             .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
             // Two servers on one port would share its clients between them.
@@ -160,6 +152,20 @@ impl Ports<'_> {
             .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
             .http2_max_pings_without_data(0)
     }
+}
+
+/// Bounds what one connection takes, whoever opened it; `message`: the longest one, in bytes.
+pub(super) fn bounded(channel: ChannelBuilder, message: usize) -> ChannelBuilder {
+    channel
+        .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
+        // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
+        // of a stream that nobody reads.
+        .http2_bdp_probe(false)
+        .stream_initial_window_size(UNREAD)
+        // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
+        // messages, and tells clients so; with the second, nothing is inflated.
+        .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
+        .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
 }
 
 impl Port {

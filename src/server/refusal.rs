@@ -20,6 +20,7 @@ use crate::labels::SelectorError;
 use crate::reason::{DOMAIN, Reason};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Audience, Name, NameError, NameOf, TaskId, Time};
+use crate::wire::contact::Refused;
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -153,6 +154,14 @@ pub(super) enum Refusal {
         "nobody is called {0} who was given a certificate or a token here; contactctl identity list, contactctl token list"
     )]
     NoSuchIdentity(String),
+    #[error("{0} cannot be dialled: {1}")]
+    NoSuchAddress(String, String),
+    #[error("this server does not dial {0}; contactctl dial list names those that it dials")]
+    NotDialled(String),
+    #[error("this server dials {0} no more")]
+    DialledNoMore(String),
+    #[error("{0} workers are dialled, which is all there may be: others connect to this server themselves")]
+    TooManyDialled(usize),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
 }
@@ -280,6 +289,10 @@ impl Refusal {
             Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
             Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
             Refusal::NotPublic => Reason::NOT_PUBLIC,
+            Refusal::NoSuchAddress(..) => Reason::ADDRESS_INVALID,
+            Refusal::NotDialled(_) => Reason::WORKER_UNKNOWN,
+            Refusal::DialledNoMore(_) => Reason::WORKER_REMOVED,
+            Refusal::TooManyDialled(_) => Reason::WORKERS_FULL,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -372,6 +385,7 @@ impl Refusal {
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",
             Refusal::NestedBatch => "batch",
+            Refusal::NoSuchAddress(..) => "address",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
             _ => return None,
         };
@@ -386,6 +400,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
+            Refusal::NotDialled(address) => Some(("worker", address.clone())),
             Refusal::NoSuchToken(name) => Some(("token", name.clone())),
             _ => None,
         }
@@ -453,6 +468,14 @@ fn packed(message: &impl MessageFull) -> Option<Any> {
 fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
     let span = APIECE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)).clamp(SOONEST, LATEST - SOONEST);
     SOONEST + span.mul_f64(rng.random_range(0.0..=1.0))
+}
+
+/// What a status is to one that was called.
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Refused {
+        refusal_counts::count(refusal.cause());
+        Refused { reason: refusal.cause().to_owned(), message: refusal.to_string(), ..Refused::default() }
+    }
 }
 
 impl From<Refusal> for RpcStatus {

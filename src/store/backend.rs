@@ -9,7 +9,7 @@ use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::task::{
-    Audience, ClientId, GroupName, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+    Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
@@ -36,6 +36,8 @@ pub struct Recovered {
     pub replay: Vec<TaskResult>,
     /// The clients that are drained, by name.
     pub drains: Vec<Drain>,
+    /// The workers that the server dials, by address.
+    pub dialled: Vec<Dialled>,
     /// What the clock showed last.
     pub newest: Newest,
 }
@@ -78,6 +80,19 @@ pub struct Drain {
     pub until: Option<Time>,
     /// What the operator said about it.
     pub note: String,
+}
+
+/// A worker that the server dials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialled {
+    /// Where it listens, `host:port`.
+    pub address: Name,
+    /// The group whose tasks it shares. `None`: it is a group of its own.
+    pub group: Option<GroupName>,
+    /// Its id. `None`: what it says, or its address.
+    pub client: Option<ClientId>,
+    /// Since when.
+    pub since: Time,
 }
 
 /// How far a group has come.
@@ -158,6 +173,8 @@ pub struct Batch {
     pub open: BTreeMap<GroupName, OpenRows>,
     /// To replace, or, with `None`, to remove.
     pub drains: BTreeMap<ClientId, Option<Drain>>,
+    /// To replace, or, with `None`, to remove.
+    pub dialled: BTreeMap<Name, Option<Dialled>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -178,6 +195,7 @@ impl Batch {
             && self.groups.is_empty()
             && self.open.is_empty()
             && self.drains.is_empty()
+            && self.dialled.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()

@@ -7,10 +7,10 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, Newest, OpenReader, OpenTask,
-    Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, Newest, OpenReader,
+    OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
 };
-use crate::task::{ClientId, GroupName, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -32,6 +32,7 @@ struct Rows {
     groups: BTreeMap<GroupName, GroupState>,
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
+    dialled: BTreeMap<Name, Dialled>,
     mark: u64,
     positions: Positions,
 }
@@ -104,6 +105,7 @@ impl Backend for Memory {
             open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
             drains: rows.drains.values().cloned().collect(),
+            dialled: rows.dialled.values().cloned().collect(),
             newest,
         })
     }
@@ -178,6 +180,12 @@ impl Backend for Memory {
             match drain {
                 Some(drain) => drop(rows.drains.insert(client.clone(), drain.clone())),
                 None => drop(rows.drains.remove(client)),
+            }
+        }
+        for (address, dialled) in &batch.dialled {
+            match dialled {
+                Some(dialled) => drop(rows.dialled.insert(address.clone(), dialled.clone())),
+                None => drop(rows.dialled.remove(address)),
             }
         }
         for (id, expires_at) in &batch.expiries {

@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::backend::STATUSES_AT_ONCE;
 use super::{
-    Backend, Batch, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered, Removal,
-    Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
+    Backend, Batch, Dialled, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered,
+    Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 
@@ -27,7 +27,7 @@ mod rows;
 mod tasks;
 
 use reader::SqliteReader;
-use rows::{dead_columns, drain_columns, group_columns, open_columns, status_columns};
+use rows::{dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -44,6 +44,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/7.sql"),
     include_str!("sqlite/8.sql"),
     include_str!("sqlite/9.sql"),
+    include_str!("sqlite/10.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -239,8 +240,9 @@ impl Backend for Sqlite {
         let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
+        let dialled = dialled(&self.conn).map_err(explain(&self.path))?;
         let newest = Newest::read(&mut *self.reader()()?, positions)?;
-        Ok(Recovered { positions, groups, open, replay, newest, drains })
+        Ok(Recovered { positions, groups, open, replay, newest, drains, dialled })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -270,6 +272,7 @@ impl Backend for Sqlite {
             write_statuses(&change, batch)?;
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
+            write_dialled(&change, batch)?;
             write_dead(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
@@ -413,6 +416,14 @@ fn write_drains(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     rows::insert(change, "REPLACE INTO drains", drain_columns!(), &drains, |to, drain| rows::bind_drain(to, drain))
 }
 
+fn write_dialled(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for (address, _) in batch.dialled.iter().filter(|(_, dialled)| dialled.is_none()) {
+        change.prepare_cached("DELETE FROM dialled WHERE address = ?")?.execute([address.as_str()])?;
+    }
+    let dialled: Vec<&Dialled> = batch.dialled.values().flatten().collect();
+    rows::insert(change, "REPLACE INTO dialled", dialled_columns!(), &dialled, |to, one| rows::bind_dialled(to, one))
+}
+
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     // A position moves exactly when there are rows for it.
     let moved = [
@@ -443,6 +454,11 @@ fn meta(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
     select.query_map([], rows::group)?.collect()
+}
+
+fn dialled(conn: &Connection) -> rusqlite::Result<Vec<Dialled>> {
+    let mut select = conn.prepare(concat!("SELECT ", dialled_columns!(), " FROM dialled ORDER BY address"))?;
+    select.query_map([], rows::dialled)?.collect()
 }
 
 fn drains(conn: &Connection) -> rusqlite::Result<Vec<Drain>> {

@@ -36,9 +36,9 @@ use log::error;
 
 pub use self::core::{
     Action, Cancelled, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError,
-    Drained, Draining, GroupError, GroupInfo, Join, JoinError, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MOST_DRAINS,
-    MOST_LATE, Meter, NotYourTurn, OutcomeReport, Overview, Quota, Receipt, Reporter, RevokeReason, Revoked, Said,
-    SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
+    Drained, Draining, GroupError, GroupInfo, Join, JoinError, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MISSING_AFTER,
+    MOST_DRAINS, MOST_KNOWN, MOST_LATE, Meter, NotYourTurn, OutcomeReport, Overview, Quota, Receipt, Reporter,
+    RevokeReason, Revoked, Said, SessionId, Sessions, Tally, TaskState, Undelivered, WaitReason,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};

@@ -341,7 +341,20 @@ mod tests {
             let (kind, times) = match field.runtime_field_type() {
                 RuntimeFieldType::Singular(kind) => (kind, times % 2),
                 RuntimeFieldType::Repeated(kind) => (kind, times % 4),
-                RuntimeFieldType::Map(..) => unreachable!("there are no maps"),
+                // All of them are from names to numbers.
+                RuntimeFieldType::Map(..) => {
+                    for _ in 0..times % 4 {
+                        let value = numbers.next().unwrap_or(0);
+                        let mut entry = Vec::new();
+                        let mut row = protobuf::CodedOutputStream::vec(&mut entry);
+                        row.write_string(1, ["", "g", "streams"][(value % 3) as usize]).unwrap();
+                        row.write_uint64(2, value).unwrap();
+                        row.flush().unwrap();
+                        drop(row);
+                        stream.write_bytes(number, &entry).unwrap();
+                    }
+                    continue;
+                }
             };
             for _ in 0..times {
                 let value = numbers.next().unwrap_or(0);
@@ -354,7 +367,8 @@ mod tests {
                         stream.write_string(number, text).unwrap();
                     }
                     RuntimeType::VecU8 | RuntimeType::Message(_) => stream.write_bytes(number, &[]).unwrap(),
-                    RuntimeType::F64 | RuntimeType::F32 => stream.write_double(number, value as f64).unwrap(),
+                    RuntimeType::F64 => stream.write_double(number, value as f64).unwrap(),
+                    RuntimeType::F32 => stream.write_float(number, value as f32).unwrap(),
                     _ => stream.write_uint64(number, value >> (value % 64)).unwrap(),
                 }
             }
@@ -399,8 +413,8 @@ mod tests {
             ($($module:ident: $($message:ident)*;)*) => { vec![$($(one::<$module::$message>()),*),*] };
         }
         all! {
-            contact: ClientMsg ServerMsg Revoked Empty Result JoinRequest JoinResponse;
-            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse;
+            contact: ClientMsg ServerMsg Revoked Refused Empty Result JoinRequest JoinResponse;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient;
         }
     }
 

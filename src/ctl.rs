@@ -59,7 +59,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Results(results) => list::results(&link()?, &results, out),
         Command::Statuses(statuses) => list::statuses(&link()?, &statuses, out),
         Command::Dead(dead) => list::dead(&link()?, &dead, out),
-        Command::Clients => manage::clients(&link()?, out),
+        Command::Clients(clients) => manage::clients(&link()?, &clients, out),
         Command::Groups => manage::groups(&link()?, out),
         Command::Server => server::run(&link()?, out),
         Command::Health => server::health(&link()?, out),

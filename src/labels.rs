@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::task::is_unseen;
 
 /// Most labels of a client.
@@ -15,7 +17,8 @@ pub const LONGEST_SELECTOR: usize = 1024;
 pub const MOST_WORDS: usize = 128;
 
 /// What a client is, by keys: `os=linux,role=web`. By key, each once.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
 pub struct Labels(Vec<(String, String)>);
 
 /// What is wrong with labels.
@@ -42,9 +45,9 @@ pub enum LabelError {
     TooMany,
 }
 
-/// A text of any length, as an error shows it.
+/// The beginning of a text of any length, as an error shows it.
 fn shown(text: &str) -> String {
-    format!("{:?}", text.chars().take(LONGEST_LABEL).collect::<String>())
+    format!("{:?}", text.chars().take(24).collect::<String>())
 }
 
 /// A character that may be one that nobody sees.
@@ -112,14 +115,28 @@ impl Labels {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
     }
 
-    /// The same, with these in place of its own of those keys. What is too many is left out, of its own first.
+    /// The same without its own of those keys, and with these. What is too many is left out, of its own first.
     #[must_use]
-    pub fn overridden(mut self, by: &Labels) -> Labels {
-        self.0.retain(|(key, _)| by.get(key).is_none());
+    pub fn overridden(mut self, by: &Labels, is_bound: impl Fn(&str) -> bool) -> Labels {
+        self.0.retain(|(key, _)| by.get(key).is_none() && !is_bound(key));
         self.0.truncate(MOST_LABELS.saturating_sub(by.0.len()));
         self.0.extend(by.0.iter().cloned());
         self.0.sort_unstable();
         self
+    }
+}
+
+impl From<Labels> for String {
+    fn from(labels: Labels) -> String {
+        labels.to_string()
+    }
+}
+
+impl TryFrom<String> for Labels {
+    type Error = LabelError;
+
+    fn try_from(text: String) -> Result<Labels, LabelError> {
+        text.parse()
     }
 }
 
@@ -432,9 +449,12 @@ mod tests {
     #[test]
     fn labels_that_are_given_go_before_those_that_are_said() {
         let given = labels("role=web,zone=eu");
-        assert_eq!(labels("os=linux,role=db").overridden(&given), labels("os=linux,role=web,zone=eu"));
+        assert_eq!(
+            labels("os=linux,role=db,env=a").overridden(&given, |key| key == "env"),
+            labels("os=linux,role=web,zone=eu")
+        );
         let many = labels(&(0..MOST_LABELS).map(|n| format!("k{n}=v")).collect::<Vec<_>>().join(","));
-        let both = many.overridden(&given);
+        let both = many.overridden(&given, |_| false);
         assert_eq!((both.iter().count(), both.get("role")), (MOST_LABELS, Some("web")));
         assert_eq!(both.to_string().parse(), Ok(both));
     }

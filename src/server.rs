@@ -189,6 +189,7 @@ impl Server {
         let [clients_let_in, operators_let_in] = admissions.each_ref().map(|admission| admission.asked(&access));
         let contact = ContactService {
             broker: broker.handle(),
+            access: access.clone(),
             health: health.clone(),
             calls: calls.clone(),
             limit,

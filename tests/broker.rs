@@ -18,7 +18,7 @@ use std::time::Duration;
 use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
-    MOST_LATE, OutcomeReport, Quota, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
+    MOST_KNOWN, MOST_LATE, OutcomeReport, Quota, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
 };
 use contact::labels::Labels;
 use contact::now::{Now, Steady};
@@ -235,6 +235,73 @@ fn labels_are_kept_with_the_group_while_its_clients_are_away_and_across_a_restar
     assert_eq!(not_for(&world, task), [why("a", "os=linux: there is no os")]);
     assert_eq!(matching(&world, "os=linux"), ["b", "c"]);
     world.finish();
+}
+
+/// Who is known: its id, whether it is here, and how many seconds ago it was seen.
+fn known(world: &World) -> Vec<(String, bool, u64)> {
+    let known = world.core.known(world.now).into_iter();
+    known.map(|it| (it.client.to_string(), it.here, world.now.wall.since(it.last_seen).as_secs())).collect()
+}
+
+#[test]
+fn who_was_here_is_known_across_a_restart_and_missing_after_three_days() {
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+    let one = |id: &str, here, ago| (id.to_owned(), here, ago);
+    let missing = |world: &World| -> Vec<_> {
+        let mut missing = world.core.missing(world.now);
+        missing.sort();
+        missing.into_iter().map(|(client, _)| client.to_string()).collect()
+    };
+    let mut world = world();
+    let about = Join { version: Some(name("1.0")), system: Some(name("linux")), ..labelled("a", "os=linux") };
+    let (a, w, b) = (world.join(about), world.join(worker("w")), world.join(client("b")));
+    world.join(anonymous("1.2.3.4:5"));
+    let drained = world.join(client("d"));
+    for session in [a, w, drained] {
+        world.leave(session);
+    }
+    world.drain("d", None).unwrap();
+    world.wait(5 * SECOND);
+    let expected = [one("a", false, 5), one("b", true, 0), one("d", false, 5), one("w", false, 5)];
+    assert_eq!(known(&world), expected);
+    world.sync();
+    world.crash(0);
+    world.wait(3 * DAY);
+    let three_days = [("a", 5), ("b", 0), ("d", 5), ("w", 5)].map(|(id, more)| one(id, false, 3 * 86_400 + more));
+    assert_eq!(known(&world), three_days, "who was here when it was killed was seen until then");
+    let first = &world.core.known(world.now)[0];
+    assert_eq!((first.labels.to_string(), first.version.clone()), ("os=linux".into(), Some(name("1.0"))));
+    assert_eq!(missing(&world), ["a"], "not who shares a group, who is drained, or was here three days ago");
+    world.wait(SECOND);
+    assert_eq!(missing(&world), ["a", "b"]);
+    world.join(client("b"));
+    assert_eq!(missing(&world), ["a"]);
+    let _ = b;
+    // Forgotten with its group, or when it was not seen for long.
+    assert!(world.remove_group("a"));
+    assert_eq!(world.core.forget_clients(world.now.wall, world.now), 2);
+    world.wait(SECOND);
+    world.restart();
+    assert_eq!(known(&world).iter().map(|(client, ..)| client.as_str()).collect::<Vec<_>>(), ["b"]);
+}
+
+#[test]
+fn as_many_clients_are_known_as_may_be_and_who_was_seen_longest_ago_makes_room() {
+    let mut core = Core::new(Config { max_groups: usize::MAX, ..Config::default() }, Recovered::default(), START);
+    let at = |n: usize| START.after(Duration::from_millis(n as u64));
+    let come = |core: &mut Core, n: usize| {
+        core.join(worker(&format!("w{n:06}")), n as SessionId + 1, at(n)).unwrap();
+    };
+    for n in 0..=MOST_KNOWN {
+        come(&mut core, n);
+        if n != 0 && n != MOST_KNOWN {
+            core.leave(n as SessionId + 1, at(n));
+        }
+    }
+    let known = core.known(at(MOST_KNOWN));
+    assert_eq!(known.len(), MOST_KNOWN);
+    // The first is here still; of the others the oldest went.
+    assert_eq!((known[0].client.as_str(), known[1].client.as_str()), ("w000000", "w000002"));
 }
 
 #[test]
@@ -996,14 +1063,15 @@ fn a_clock_that_steps_ends_no_lease_and_no_wait_and_makes_none_longer() {
         );
         world.wait(5 * SECOND);
         world.settle(a, held, Outcome::Working);
+        let heartbeats = world.streams[&a].heartbeats;
         world.step(step);
         assert_eq!(got(&world, a), [held, waits], "nothing goes out because of a step");
         world.wait(SECOND);
         assert_eq!(got(&world, a), [held, waits, waits], "what waits does so for as long as it was to");
         world.done(a, waits);
-        assert_eq!(world.streams[&a].heartbeats, 0);
+        assert_eq!(world.streams[&a].heartbeats, heartbeats);
         world.wait(7 * SECOND);
-        assert_eq!(world.streams[&a].heartbeats, 1);
+        assert_eq!(world.streams[&a].heartbeats, heartbeats + 1);
         assert_eq!(outcomes(&world, held), []);
         world.wait(2 * SECOND);
         assert_eq!(outcomes(&world, held), [Outcome::TimedOut], "and a lease ends after the ack timeout");
@@ -1982,10 +2050,10 @@ fn no_more_groups_come_than_may_be_and_those_that_are_there_go_on() {
     core.join(client("a"), 4, START).unwrap();
     core.join(Join { peer: "somewhere".into(), ..Join::default() }, 5, START).unwrap();
     core.leave(3, START);
-    core.remove_group(&name("b")).unwrap();
-    core.remove_group(&name("b")).unwrap_err();
+    core.remove_group(&name("b"), START).unwrap();
+    core.remove_group(&name("b"), START).unwrap_err();
     core.leave(5, START);
-    core.remove_group(&name("all")).unwrap();
+    core.remove_group(&name("all"), START).unwrap();
     core.join(client("c"), 6, START).unwrap();
 }
 
@@ -2660,6 +2728,32 @@ fn what_a_selective_broadcast_costs() {
             .collect();
         times.sort_unstable();
         println!("{what}: {:?}", times[times.len() / 2]);
+    }
+}
+
+#[test]
+fn heartbeats_of_many_come_one_after_the_other_though_all_heard_something_at_once() {
+    const CLIENTS: usize = 256;
+    let mut world = world();
+    let join = |n: usize| Join { heartbeat: Some(10 * SECOND), ..anonymous(&format!("a{n}")) };
+    let clients: Vec<_> = (0..CLIENTS).map(|n| world.join(join(n))).collect();
+    for task in ["one", "two"] {
+        world.broadcast(task);
+        let heard = |world: &World| -> Vec<usize> { clients.iter().map(|id| world.streams[id].heartbeats).collect() };
+        let before = heard(&world);
+        let mut sum: usize = before.iter().sum();
+        for _ in 0..10 {
+            world.wait(SECOND);
+            let now = heard(&world).iter().sum::<usize>();
+            assert!(now - sum <= CLIENTS / 4, "{} of {CLIENTS} in a second", now - sum);
+            sum = now;
+        }
+        let heard = heard(&world);
+        assert!(
+            before.iter().zip(&heard).all(|(before, now)| (1..=2).contains(&(now - before))),
+            "{before:?} {heard:?}"
+        );
+        world.wait(13 * SECOND);
     }
 }
 

@@ -127,6 +127,7 @@ fn value(wants: &str, n: usize) -> String {
         "WHEN" => "required".into(),
         "WHERE" => "new".into(),
         "POLICY" => format!("first={}s", 70 + n),
+        "KEY=VALUE[,KEY=VALUE...]" => format!("key=some-{n}"),
         "true|false" => "true".into(),
         other => panic!("a flag wants {other}: say here what that may be"),
     }

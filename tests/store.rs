@@ -140,7 +140,7 @@ fn states(groups: Vec<GroupState>) -> Checkpoint {
 fn with_rows(group: GroupState, written: &[(TaskId, u32)], removed: &[TaskId]) -> Checkpoint {
     let written = written.iter().map(|(id, deliveries)| (*id, Some(open_task(*id, *deliveries))));
     let rows = written.chain(removed.iter().map(|id| (*id, None))).collect();
-    Checkpoint { open: BTreeMap::from([(group.name.clone(), rows)]), groups: vec![group] }
+    Checkpoint { open: BTreeMap::from([(group.name.clone(), rows)]), groups: vec![group], ..Checkpoint::default() }
 }
 
 fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
@@ -1392,12 +1392,26 @@ mod file {
             .map(|audience| NewTask { audience: audience.map(Arc::new), ..task("x") });
         block_on(store.handle().submit(tasks.to_vec())).unwrap();
         let state = GroupState { labels: "os=linux,区=一".parse().unwrap(), ..group("g") };
-        store
-            .handle()
-            .checkpoint(Checkpoint { groups: vec![state.clone(), group("without")], ..Checkpoint::default() });
+        let known = |id: &str, labels: &str| KnownClient {
+            client: name(id),
+            group: name("g"),
+            labels: labels.parse().unwrap(),
+            version: Some(name("contact 1.0")).filter(|_| !labels.is_empty()),
+            system: None,
+            first_seen: Time(1),
+            last_seen: Time(2),
+            here: labels.is_empty(),
+        };
+        let clients = [known("a", "os=linux"), known("b", ""), known("c", "")];
+        let came = clients.iter().map(|it| (it.client.clone(), Some(it.clone()))).collect();
+        let groups = vec![state.clone(), group("without")];
+        store.handle().checkpoint(Checkpoint { groups, clients: came, ..Checkpoint::default() });
+        let went = BTreeMap::from([(name("c"), None)]);
+        store.handle().checkpoint(Checkpoint { clients: went, ..Checkpoint::default() });
         store.close().unwrap();
         let (store, recovered) = Store::open(dir.path()).unwrap();
         assert_eq!(recovered.groups, [state, group("without")]);
+        assert_eq!(recovered.clients, clients[..2]);
         let kept = store.handle().reader().unwrap().tasks(0, 10).unwrap();
         assert_eq!(kept.iter().map(|task| task.spec.clone()).collect::<Vec<_>>(), tasks);
         let conn = Connection::open(dir.path().join("contact.db")).unwrap();

@@ -12,6 +12,7 @@ mod drains;
 mod group;
 mod holder;
 mod kept;
+mod known;
 mod late;
 mod membership;
 mod open;
@@ -31,6 +32,7 @@ pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::counting::Counted;
 pub use self::drains::{DrainError, Drained, Draining, LONGEST_NOTE, MOST_DRAINS};
 pub use self::group::GroupInfo;
+pub use self::known::{MISSING_AFTER, MOST_KNOWN};
 pub use self::late::MOST_LATE;
 pub use self::membership::JoinError;
 pub use self::open::{LONGEST_SAID, Said};
@@ -52,6 +54,7 @@ use self::counting::Counting;
 use self::drains::Drains;
 use self::group::Group;
 use self::holder::Former;
+use self::known::KnownClients;
 use self::late::LateResults;
 use self::open::Texts;
 use self::peer::Peer;
@@ -252,6 +255,8 @@ pub struct Core {
     meter: Meter,
     texts: Texts,
     late: LateResults,
+    /// At most [`MOST_KNOWN`].
+    known: KnownClients,
     /// The clients that disconnected last, the newest at the end.
     disconnected: VecDeque<(Steady, Disconnected)>,
     actions: Vec<Action>,
@@ -259,6 +264,12 @@ pub struct Core {
 
 /// How long a client whose stream ended may keep the tasks it says it still has; or a client that is back may take to say so.
 const GRACE: Duration = Duration::from_secs(5);
+
+/// Heartbeats are looked after at multiples of so many milliseconds: the thread is not woken for each of ten thousand clients. What
+/// they ask for, and half of that, is one, too.
+const TURN: u64 = 50;
+/// Clients that come in the same moment have so many turns.
+const TURNS: u32 = 128;
 
 impl Core {
     /// The state machine as the store knows it.
@@ -293,10 +304,12 @@ impl Core {
             meter: Meter::default(),
             texts: Texts::default(),
             late: LateResults::default(),
+            known: KnownClients::default(),
             disconnected: VecDeque::new(),
             actions: Vec::new(),
         };
         core.recover_drains(recovered.drains, recovered.newest, now);
+        core.known.recover(recovered.clients, now);
         // What waits for a while is stored as the time of day at which that is over, by the clock of then. If that was set back
         // since, the newest moment that was written down is what it showed; else the wait would last as much longer.
         for state in recovered.groups {
@@ -374,7 +387,7 @@ impl Core {
     pub fn checkpoint(&mut self, now: Now) {
         self.flush_records();
         let head = self.head();
-        let mut checkpoint = Checkpoint::default();
+        let mut checkpoint = Checkpoint { clients: self.known.take_changed(), ..Checkpoint::default() };
         for (state, rows) in self.groups.values_mut().filter_map(|group| group.take_changed(head, now)) {
             if !rows.is_empty() {
                 checkpoint.open.insert(state.name.clone(), rows);
@@ -391,7 +404,7 @@ impl Core {
         while let Some((due, timer)) = self.timers.pop(now.steady) {
             match timer {
                 Timer::Group(id) => self.group_is_due(id, due, now),
-                Timer::Session(id) => self.session_is_due(id, now),
+                Timer::Session(id) => self.session_is_due(id, due, now),
                 Timer::Rest(id) => self.session_has_rested(id, now),
                 Timer::Drains => self.drains_are_due(now),
                 Timer::Count => self.count_again(),
@@ -438,16 +451,31 @@ impl Core {
         self.dispatch(id, now);
     }
 
-    fn session_is_due(&mut self, id: SessionId, now: Now) {
+    /// A heartbeat is due at the latest when a client has heard nothing for as long as it said. It comes up to half of that earlier,
+    /// so that each client keeps its turn, whatever else it is sent: after a task for ten thousand of them, all their heartbeats
+    /// would be due in one moment.
+    fn session_is_due(&mut self, id: SessionId, due: Steady, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(heartbeat) = session.join.heartbeat else { return };
         // While the client does not read what it was sent, it gets no heartbeat either.
-        if session.last_sent.after(heartbeat) <= now.steady && session.has_room() {
+        let beats = now.steady.since(session.last_sent) >= heartbeat / 2 && session.has_room();
+        if beats {
             session.last_sent = now.steady;
             self.actions.push(Action::Heartbeat(id));
         }
-        let next = session.last_sent.after(heartbeat);
-        self.timers.set(if next > now.steady { next } else { now.steady.after(heartbeat) }, Timer::Session(id));
+        let wait = if beats { heartbeat } else { heartbeat / 2 };
+        let next = Some(due.after(wait)).filter(|next| *next > now.steady);
+        self.look_at_session(id, next.unwrap_or(now.steady.after(wait)));
+    }
+
+    /// The first turn of a client that came now.
+    fn first_turn(&mut self, id: SessionId, heartbeat: Duration, now: Now) {
+        let turn = (id % u64::from(TURNS)) as u32;
+        self.look_at_session(id, now.steady.after(heartbeat / 2 + heartbeat / 2 * turn / TURNS));
+    }
+
+    fn look_at_session(&mut self, id: SessionId, at: Steady) {
+        self.timers.set(Steady(at.0 - at.0 % TURN), Timer::Session(id));
     }
 
     fn session_has_rested(&mut self, id: SessionId, now: Now) {

@@ -18,8 +18,8 @@ use crate::labels::Selector;
 use crate::mailbox;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::store::{self, Accepted, Drain, Floors, StoreError};
-use crate::task::{GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time, weight};
+use crate::store::{self, Accepted, Drain, Floors, KnownClient, StoreError};
+use crate::task::{ClientId, GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time, weight};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
@@ -223,7 +223,7 @@ impl Handle {
 
     /// Removes a group that no client uses.
     pub async fn remove_group(&self, group: GroupName) -> Result<(), BrokerError> {
-        Ok(self.change(move |core, _| core.remove_group(&group)).await??)
+        Ok(self.change(move |core, now| core.remove_group(&group, now)).await??)
     }
 
     /// Other bounds for identities, also for the streams that they have.
@@ -247,6 +247,21 @@ impl Handle {
     /// The connected clients, oldest stream first; and those that are drained and not connected, by name.
     pub async fn clients(&self) -> Result<(Vec<ClientInfo>, Vec<Drain>), BrokerError> {
         self.with(|core, _| (core.clients(), core.drained_away().cloned().collect())).await
+    }
+
+    /// The clients that have an id and are known, by id, whether they are connected or not.
+    pub async fn known(&self) -> Result<Vec<KnownClient>, BrokerError> {
+        self.with(|core, now| core.known(now)).await
+    }
+
+    /// The clients that are missing; see [`Core::missing`].
+    pub async fn missing(&self) -> Result<Vec<(ClientId, Duration)>, BrokerError> {
+        self.with(|core, now| core.missing(now)).await
+    }
+
+    /// Forgets the clients that were last seen before that; says how many there were.
+    pub async fn forget_clients(&self, before: Time) -> Result<usize, BrokerError> {
+        self.with(move |core, now| core.forget_clients(before, now)).await
     }
 
     /// How many clients are connected.

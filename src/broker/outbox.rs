@@ -3,14 +3,13 @@
 //! The broker never waits for a stream: it counts what is on its way and stops at [`SEND_BUFFER`]. The stream never waits on
 //! its thread: it is a future that is woken.
 //!
-//! Tasks go through a crossbeam channel that is bounded by that count, not by its slots: one with as many slots as the buffer
-//! allows takes 20 kB before the first task, for each idle client. The end goes beside it, so that it can overtake tasks.
+//! What waits is bounded by that count, and by [`REVOKED`]. The end goes beside it, so that it can overtake tasks.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::mem::take;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 
-use crossbeam_channel::{Receiver, Sender, unbounded};
 use futures::task::AtomicWaker;
 
 use super::core::{Closed, Delivery, Revoked, SEND_BUFFER};
@@ -31,13 +30,20 @@ pub enum Push {
 /// Most tasks that wait to be revoked. Of one that finds no room the client hears when it next says that it is at work on it.
 const REVOKED: usize = 1024;
 
+/// What the stream has not taken yet. Locked for a moment only.
+#[derive(Default)]
+struct Waiting {
+    tasks: Vec<Delivery>,
+    /// At most [`REVOKED`].
+    revoked: Vec<Revoked>,
+    heartbeat: bool,
+}
+
 #[derive(Default)]
 struct Shared {
     waker: AtomicWaker,
-    heartbeat: AtomicBool,
     closed: OnceLock<Closed>,
-    /// At most [`REVOKED`].
-    revoked: Mutex<Vec<Revoked>>,
+    waiting: Mutex<Waiting>,
     /// Bytes of [`Delivery::cost`] that the stream has taken so far.
     taken: AtomicU64,
     /// The broker wants to hear when this many bytes were taken. 0: it does not.
@@ -45,6 +51,16 @@ struct Shared {
 }
 
 impl Shared {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts something there, and wakes the stream.
+    fn put(&self, what: impl FnOnce(&mut Waiting)) {
+        what(&mut self.waiting());
+        self.waker.wake();
+    }
+
     /// Whether the broker is to be told now; once for each time it asks.
     fn is_wanted(&self, taken: u64) -> bool {
         let wanted = self.watched.load(Ordering::SeqCst);
@@ -54,59 +70,52 @@ impl Shared {
 }
 
 /// The broker's end. Dropped, it ends the stream.
-pub(super) struct Outbox {
-    tasks: Sender<Vec<Delivery>>,
-    shared: Arc<Shared>,
-}
+pub(super) struct Outbox(Arc<Shared>);
 
 /// The stream's end.
-pub struct Inbox {
-    tasks: Receiver<Vec<Delivery>>,
-    shared: Arc<Shared>,
-}
+pub struct Inbox(Arc<Shared>);
 
 /// Both ends, for one session.
 pub(super) fn outbox() -> (Outbox, Inbox) {
-    let (sender, receiver) = unbounded();
     let shared = Arc::new(Shared::default());
-    (Outbox { tasks: sender, shared: shared.clone() }, Inbox { tasks: receiver, shared })
+    (Outbox(shared.clone()), Inbox(shared))
 }
 
 impl Outbox {
     /// Hands over tasks. When the stream has ended, the session ends soon: they are then given to others.
-    pub(super) fn deliver(&self, deliveries: Vec<Delivery>) {
-        let _ = self.tasks.send(deliveries);
-        self.shared.waker.wake();
+    pub(super) fn deliver(&self, mut deliveries: Vec<Delivery>) {
+        self.0.put(|waiting| match waiting.tasks.is_empty() {
+            true => waiting.tasks = deliveries,
+            false => waiting.tasks.append(&mut deliveries),
+        });
     }
 
     /// Says after the tasks that were handed over that the client should not go on with one.
     pub(super) fn revoke(&self, revoked: Revoked) {
-        let mut waiting = self.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-        if waiting.len() < REVOKED && !waiting.contains(&revoked) {
-            waiting.push(revoked);
-        }
-        drop(waiting);
-        self.shared.waker.wake();
+        self.0.put(|waiting| {
+            if waiting.revoked.len() < REVOKED && !waiting.revoked.contains(&revoked) {
+                waiting.revoked.push(revoked);
+            }
+        });
     }
 
     /// An empty message, unless there are tasks, which say as much.
     pub(super) fn beat(&self) {
-        self.shared.heartbeat.store(self.tasks.is_empty(), Ordering::SeqCst);
-        self.shared.waker.wake();
+        self.0.put(|waiting| waiting.heartbeat = waiting.tasks.is_empty());
     }
 
     /// Ends the stream; the first reason counts.
     pub(super) fn close(&self, why: Closed) {
-        let _ = self.shared.closed.set(why);
-        self.shared.waker.wake();
+        let _ = self.0.closed.set(why);
+        self.0.waker.wake();
     }
 
     /// Has [`Inbox::took`] report when the stream has taken most of `sent`, all the bytes it was given. `Some`: it already has.
     pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.
-        self.shared.watched.store(sent.saturating_sub(SEND_BUFFER / 2).max(1), Ordering::SeqCst);
-        let taken = self.shared.taken.load(Ordering::SeqCst);
-        self.shared.is_wanted(taken).then_some(taken)
+        self.0.watched.store(sent.saturating_sub(SEND_BUFFER / 2).max(1), Ordering::SeqCst);
+        let taken = self.0.taken.load(Ordering::SeqCst);
+        self.0.is_wanted(taken).then_some(taken)
     }
 }
 
@@ -120,42 +129,38 @@ impl Inbox {
     /// What comes next for the stream: all tasks that wait, together. After [`Push::Close`] there is nothing more.
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Push> {
         self.poll(cx, |inbox| {
-            let closed = inbox.shared.closed.get().copied();
+            let closed = inbox.0.closed.get().copied();
+            let mut waiting = inbox.0.waiting();
             // What waits for a stream that was taken over belongs to the newer one.
-            if closed != Some(Closed::TakenOver)
-                && let Ok(mut tasks) = inbox.tasks.try_recv()
-            {
-                inbox.tasks.try_iter().for_each(|mut more| tasks.append(&mut more));
-                return Some(Push::Tasks(tasks));
-            }
             if closed != Some(Closed::TakenOver) {
-                let mut waiting = inbox.shared.revoked.lock().unwrap_or_else(PoisonError::into_inner);
-                if !waiting.is_empty() {
-                    return Some(Push::Revoked(std::mem::take(&mut *waiting)));
+                if !waiting.tasks.is_empty() {
+                    return Some(Push::Tasks(take(&mut waiting.tasks)));
+                }
+                if !waiting.revoked.is_empty() {
+                    return Some(Push::Revoked(take(&mut waiting.revoked)));
                 }
             }
-            let heartbeat = || inbox.shared.heartbeat.swap(false, Ordering::SeqCst).then_some(Push::Heartbeat);
-            closed.map(Push::Close).or_else(heartbeat)
+            closed.map(Push::Close).or_else(|| take(&mut waiting.heartbeat).then_some(Push::Heartbeat))
         })
     }
 
     /// The end, whatever stands before it.
     pub fn poll_closed(&mut self, cx: &mut Context<'_>) -> Poll<Closed> {
-        self.poll(cx, |inbox| inbox.shared.closed.get().copied())
+        self.poll(cx, |inbox| inbox.0.closed.get().copied())
     }
 
     fn poll<T>(&self, cx: &mut Context<'_>, look: impl Fn(&Inbox) -> Option<T>) -> Poll<T> {
         if let Some(found) = look(self) {
             return Poll::Ready(found);
         }
-        self.shared.waker.register(cx.waker());
+        self.0.waker.register(cx.waker());
         // Once more: what came before the waker was in place would not wake it.
         look(self).map_or(Poll::Pending, Poll::Ready)
     }
 
     /// The stream took `bytes` more. `Some`: the broker wants to hear how many it took in all.
     pub fn took(&self, bytes: u64) -> Option<u64> {
-        let taken = self.shared.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
-        self.shared.is_wanted(taken).then_some(taken)
+        let taken = self.0.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.0.is_wanted(taken).then_some(taken)
     }
 }

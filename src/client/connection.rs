@@ -290,6 +290,8 @@ pub(super) fn metadata(config: &Config, instance: &str, stopping: bool) -> Resul
     }
     if config.id.is_some() || config.group.is_some() || config.serve.is_some() {
         add("contact-instance", instance)?;
+        add("contact-version", concat!("contact ", env!("CARGO_PKG_VERSION")))?;
+        add("contact-system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))?;
         add("contact-max-message", &crate::target::MAX_MESSAGE.to_string())?;
     }
     if !config.labels.is_empty() {

@@ -11,7 +11,7 @@ use protobuf::Enum as _;
 use super::bench::Bench;
 use super::help;
 use super::words::quote;
-use crate::labels::Selector;
+use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
 use crate::task::{Name, NameOf, Time};
@@ -73,8 +73,9 @@ Examples:
     #[command(after_help = "\
 Examples:
   contactctl clients
+  contactctl clients --offline 2d
   contactctl clients --json | jq -r 'select(.group == \"workers\").peer'")]
-    Clients,
+    Clients(Clients),
     Tasks(Tasks),
     Task(Task),
     Results(Results),
@@ -284,11 +285,15 @@ Examples:
 #[command(after_help = "\
 Examples:
   contactctl invite --group workers                for one client, within an hour
-  contactctl invite --group workers --uses 50 --ttl 1d")]
+  contactctl invite --group workers --uses 50 --ttl 1d
+  contactctl invite --label role=web --label env=production")]
 pub(super) struct Invite {
     /// The group whose work they take part in. Without it: none, each is a client with an id of its own.
     #[arg(long, value_name = "GROUP")]
     pub(super) group: Option<String>,
+    /// What who joins is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// For how long it is good.
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = humantime::parse_duration)]
     pub(super) ttl: Duration,
@@ -510,6 +515,9 @@ pub(super) struct NewToken {
     /// A group that the agent may name; the first is its own if it names none. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) group: Vec<String>,
+    /// What the agent is, whatever it says, as in role=web. May be given several times. Nobody else is believed who says this key of itself.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = label)]
+    pub(super) label: Vec<String>,
     /// A group that tasks may be for; without it, any group, and everyone. May be given several times.
     #[arg(long, value_name = "GROUP", value_parser = group)]
     pub(super) to: Vec<String>,
@@ -585,7 +593,7 @@ pub(super) struct Task {
     pub(super) all: bool,
 }
 
-/// Take tasks back: those that are named, or all that fit a description.
+/// Take tasks back: named ones, or all that fit a description.
 ///
 /// No group that has not settled them gets them any more. Their keys are free again. Doing it twice does no harm.
 ///
@@ -779,6 +787,18 @@ pub(super) struct Doctor {
     /// A warning makes the exit code 1, too.
     #[arg(long)]
     pub(super) strict: bool,
+}
+
+/// Which clients.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Clients {
+    /// Everybody who has an id and is known, connected or not: with labels, version, system, and when it was last seen. Who was not
+    /// seen for the server's --group-ttl is forgotten.
+    #[arg(long)]
+    pub(super) known: bool,
+    /// Of these, those that are not connected for so long; 0s: all that are not connected.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(super) offline: Option<Duration>,
 }
 
 /// Show the log of tasks.
@@ -1021,6 +1041,10 @@ fn millis(text: &str) -> Result<u32, String> {
     let millis = humantime::parse_duration(text).map_err(|e| e.to_string())?.as_millis();
     let millis = u32::try_from(millis).ok().filter(|millis| *millis > 0);
     millis.ok_or_else(|| "it is from 1ms to 49days".to_owned())
+}
+
+fn label(text: &str) -> Result<String, String> {
+    Labels::default().add(text).map(|()| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn selector(text: &str) -> Result<String, String> {

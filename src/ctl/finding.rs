@@ -65,6 +65,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("dead letters", &[Code::DEAD_LETTERS]),
     ("unmatched", &[Code::UNMATCHED]),
     ("contested", &[Code::CONTESTED]),
+    ("missing", &[Code::MISSING]),
     ("groups", &[Code::GROUPS]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
 ];
@@ -113,6 +114,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "unmatched" => "every acknowledgement has a task".into(),
         "groups" => format!("{} of them", HumanCount(server.groups.into())),
         "contested" => "no client id is used by two processes".into(),
+        "missing" => "no client has been away for more than three days".into(),
         _ => {
             let kept = span(Duration::from_millis(server.retain_ms));
             format!("settled tasks are kept {kept}, and nothing holds that up")
@@ -180,6 +182,10 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
                 "give each process an --id of its own, or let them share one --group".into(),
             )
         }
+        Code::MISSING => (
+            format!("{} {has} been away for more than three days", named(&|found| format!("{} ({})", found.group, long(found)))),
+            format!("contactctl clients --offline 3d; what is gone for good: contactctl group rm {group}"),
+        ),
         Code::NEVER_CAME => {
             let names = named(&|found| match found.text.as_str() {
                 "" => format!("{} ({})", found.group, tasks(found)),

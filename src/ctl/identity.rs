@@ -29,9 +29,10 @@ struct Invited {
 
 /// Prints the line by which others join.
 pub(super) fn invite(link: &Link, invite: Invite, mut out: Out) -> Result<(), Error> {
-    let Invite { group, ttl, uses, limits } = invite;
+    let Invite { group, label, ttl, uses, limits } = invite;
     let request = pb::InviteRequest {
         group: group.unwrap_or_default(),
+        labels: label.join(","),
         lasts_ms: millis(ttl),
         uses,
         limits: limits.of(),

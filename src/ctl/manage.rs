@@ -7,6 +7,7 @@ use futures::executor::block_on;
 use futures::{StreamExt, stream};
 use serde::Serialize;
 
+use super::args::Clients;
 use super::link::Link;
 use super::moment::span;
 use super::out::Out;
@@ -78,8 +79,21 @@ pub(super) struct NotDone<'a> {
     pub(super) error: &'a str,
 }
 
-/// Prints the clients that are connected.
-pub(super) fn clients(link: &Link, out: Out) -> Result<(), Error> {
+/// Prints the clients that are connected, or that are known.
+pub(super) fn clients(link: &Link, clients: &Clients, out: Out) -> Result<(), Error> {
+    if clients.known || clients.offline.is_some() {
+        let offline_ms = clients.offline.map(|least| u64::try_from(least.as_millis()).unwrap_or(u64::MAX));
+        let request = pb::ListClientsRequest { known: true, offline_ms, ..Default::default() };
+        let listed = link.wait(link.client.list_clients(&request, Link::answer_soon()))?;
+        // A server that knows nothing of this lists those that are connected.
+        if !listed.clients.is_empty() {
+            return Err(Error::Usage(
+                "the server is older, and knows only who is connected: leave out --known and --offline".into(),
+            ));
+        }
+        let known: Vec<_> = listed.known.into_iter().map(rows::KnownClient::from).collect();
+        return all(&known, "no client is away that long", out);
+    }
     let call = link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon());
     let listed = link.wait(call)?;
     let clients: Vec<_> = listed.clients.into_iter().chain(listed.drained_away).map(rows::Client::from).collect();

@@ -321,8 +321,8 @@ impl From<pb::Client> for Client {
     fn from(client: pb::Client) -> Client {
         Client {
             draining: client.draining.into_option().map(Draining::from),
-            working: client.working.into_option().map(Working::from),
             labels: text_if_set(client.labels),
+            working: client.working.into_option().map(Working::from),
             client: client.client,
             group: client.group,
             peer: client.peer,
@@ -363,6 +363,61 @@ impl Row for Client {
             self.delivered.to_string(),
             or_dash(self.labels.as_deref().unwrap_or_default()),
             state,
+        ]
+    }
+}
+
+/// A client that has an id, connected or not.
+#[derive(Serialize)]
+pub(super) struct KnownClient {
+    client: String,
+    group: String,
+    connected: bool,
+    last_seen: Moment,
+    first_seen: Moment,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    version: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    labels: Option<String>,
+}
+
+impl From<pb::KnownClient> for KnownClient {
+    fn from(known: pb::KnownClient) -> KnownClient {
+        KnownClient {
+            client: known.client,
+            group: known.group,
+            connected: known.connected,
+            last_seen: Moment(known.last_seen),
+            first_seen: Moment(known.first_seen),
+            version: text_if_set(known.version),
+            system: text_if_set(known.system),
+            labels: text_if_set(known.labels),
+        }
+    }
+}
+
+impl Row for KnownClient {
+    const COLUMNS: &'static [Column] = &[
+        Column::Name("CLIENT"),
+        Column::Name("GROUP"),
+        Column::Word("LAST SEEN"),
+        Column::Word("KNOWN SINCE"),
+        Column::Name("VERSION"),
+        Column::Name("SYSTEM"),
+        Column::Text("LABELS"),
+    ];
+    fn cells(&self, times: Times) -> Vec<String> {
+        let shown = |text: &Option<String>| or_dash(text.as_deref().unwrap_or_default());
+        vec![
+            self.client.clone(),
+            self.group.clone(),
+            if self.connected { "connected".into() } else { times.show(self.last_seen) },
+            times.show(self.first_seen),
+            shown(&self.version),
+            shown(&self.system),
+            shown(&self.labels),
         ]
     }
 }

@@ -64,6 +64,8 @@ struct Token {
     groups: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     targets: Vec<String>,
+    #[serde(skip_serializing_if = "String::is_empty")]
+    labels: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     rate: Option<u32>,
     #[serde(skip_serializing_if = "Limits::is_empty")]
@@ -85,11 +87,11 @@ struct Login {
 
 impl From<pb::Token> for Token {
     fn from(token: pb::Token) -> Token {
-        let pb::Token { name, role, groups, targets, rate, limits, created_at, expires_at, .. } = token;
+        let pb::Token { name, role, groups, targets, labels, rate, limits, created_at, expires_at, .. } = token;
         let expires_at = Moment::if_set(expires_at);
         let rate = Some(rate).filter(|rate| *rate > 0);
         let limits = Limits::of(limits);
-        Token { name, role, groups, targets, rate, limits, created_at: Moment(created_at), expires_at }
+        Token { name, role, groups, targets, labels, rate, limits, created_at: Moment(created_at), expires_at }
     }
 }
 
@@ -98,7 +100,8 @@ impl Row for Token {
         &[Column::Name("NAME"), Column::Word("ROLE"), Column::Word("MADE"), Column::Word("ENDS"), Column::Text("FOR")];
     fn cells(&self, times: Times) -> Vec<String> {
         let names = [&self.groups, &self.targets].into_iter().flatten().cloned().collect::<Vec<_>>().join(", ");
-        let what: Vec<String> = [names, self.limits.to_string()].into_iter().filter(|what| !what.is_empty()).collect();
+        let what = [names, self.labels.clone(), self.limits.to_string()];
+        let what: Vec<String> = what.into_iter().filter(|what| !what.is_empty()).collect();
         let ends = self.expires_at.map_or_else(|| "-".into(), |at| Times::Exact.show(at));
         vec![self.name.clone(), self.role.clone(), times.show(self.created_at), ends, what.join("; ")]
     }
@@ -111,6 +114,7 @@ pub(super) fn create(link: &Link, new: args::NewToken, mut out: Out) -> Result<(
         role: new.role,
         groups: new.group,
         targets: new.to,
+        labels: new.label.join(","),
         rate: new.rate.unwrap_or(0),
         limits: new.limits.of(),
         ttl_ms: new.ttl.map(|ttl| u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX)),

@@ -142,5 +142,8 @@ const WORDS = {
     text: t('issue.contested', id, count, duration(millis)), help: t('issue.contested.help'), command: ctl(state, 'clients'),
     link: `#/clients?q=${encodeURIComponent(id)}`,
   }),
+  missing: ({ group, millis }, state) => ({
+    text: t('issue.missing', group, duration(millis)), help: t('issue.missing.help'), command: ctl(state, 'clients', '--offline', '3d'),
+  }),
   quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
 };

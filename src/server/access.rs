@@ -23,6 +23,7 @@ use super::refusal::Refusal;
 use super::roles::{Role, Row, row};
 use super::tokens::{End, OPERATOR_FILE, Token, Tokens};
 use crate::broker::{Join, Quota};
+use crate::labels::Labels;
 use crate::secret::Secret;
 use crate::task::{Name, NameOf, NewTask, Submitter};
 
@@ -130,6 +131,14 @@ impl Who {
         }
     }
 
+    /// What it is, whatever it says.
+    fn labels(&self) -> &Labels {
+        match self {
+            Who::Certificate(known) => &known.labels,
+            Who::Token(token) => &token.labels,
+        }
+    }
+
     fn account(&self) -> &Arc<Account> {
         match self {
             Who::Certificate(known) => &known.account,
@@ -221,6 +230,11 @@ impl Access {
         Ok(Caller { peer, who })
     }
 
+    /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.0.tokens.binds(key) || self.0.grants.binds(key)
+    }
+
     /// Makes a link to the page for somebody: its path, and how long it works.
     pub(super) fn login(&self, caller: Caller) -> (String, Duration) {
         if !self.0.is_on {
@@ -305,8 +319,9 @@ impl Caller {
         }
     }
 
-    /// Completes what a client says of itself by what is known of it, and refuses what it must not say.
-    pub(super) fn complete(&self, join: &mut Join) -> Result<(), Refusal> {
+    /// Completes what a client says of itself by what is known of it, and refuses what it must not say. Its labels are those that its
+    /// identity has, and what it says itself of keys that no identity has (`is_bound`).
+    pub(super) fn complete(&self, join: &mut Join, is_bound: impl Fn(&str) -> bool) -> Result<(), Refusal> {
         let Some(who) = &self.who else { return Ok(()) };
         join.quota = Some(who.account().quota());
         let identity = who.identity();
@@ -321,6 +336,7 @@ impl Caller {
         let granted = who.groups();
         let may_have =
             |group: &str| identity.covers(group) || granted.iter().chain(who.common_groups()).any(|one| one == group);
+        join.labels = std::mem::take(&mut join.labels).overridden(who.labels(), is_bound);
         if let Some(group) = join.group.as_ref().filter(|group| !may_have(group.as_str())) {
             return Err(Refusal::GroupNotAllowed {
                 group: group.to_string(),
@@ -487,8 +503,8 @@ mod tests {
     fn caller(groups: &[&str]) -> Caller {
         let folder = tempfile::tempdir().unwrap();
         let groups = groups.iter().map(ToString::to_string).collect();
-        let (name, role) = ("web".into(), "agent".into());
-        let new = NewToken { name, role, groups, targets: vec![], rate: 0, limits: Own::new(), ttl: None };
+        let (name, role, labels) = ("web".into(), "agent".into(), "role=web".into());
+        let new = NewToken { name, role, groups, targets: vec![], labels, rate: 0, limits: Own::new(), ttl: None };
         let accounts = Accounts::new(Limits::default());
         let (token, _) = Tokens::open(folder.path(), accounts).unwrap().create(new).unwrap();
         Caller { peer: "ipv4:192.0.2.1:5".into(), who: Some(Who::Token(token)) }
@@ -497,9 +513,21 @@ mod tests {
     fn completed(caller: &Caller, client: Option<&str>, group: Option<&str>) -> Result<(String, String), &'static str> {
         let name = |text: &str| Name::new(NameOf::ClientOrGroup, text).unwrap();
         let mut join = Join { client: client.map(name), group: group.map(name), ..Join::default() };
-        caller.complete(&mut join).map_err(|refusal| refusal.cause())?;
+        caller.complete(&mut join, |key| key == "env").map_err(|refusal| refusal.cause())?;
         let text = |name: Option<Name>| name.map(|name| name.to_string()).unwrap_or_default();
         Ok((text(join.client), text(join.group)))
+    }
+
+    #[test]
+    fn the_labels_of_an_agent_are_those_of_its_token_and_what_it_says_of_keys_that_no_token_has() {
+        let said = |labels: &str| {
+            let mut join = Join { labels: labels.parse().unwrap(), ..Join::default() };
+            caller(&["workers"]).complete(&mut join, |key| key == "env").unwrap();
+            join.labels.to_string()
+        };
+        assert_eq!(said(""), "role=web");
+        assert_eq!(said("os=linux,role=db"), "os=linux,role=web");
+        assert_eq!(said("env=production,os=linux"), "os=linux,role=web", "others have that from their tokens");
     }
 
     #[test]

@@ -328,6 +328,14 @@ impl Authority {
         Ok(Some(grant))
     }
 
+    /// Whether an identity, or an invitation that is open, says what is of this key.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        let (book, now) = (self.lock(), Time::now());
+        let by_identity = |it: &Enrolled| !it.revoked && it.grant.labels.get(key).is_some();
+        let by_invite = |it: &Invite| it.until > now.0 && it.uses > 0 && it.grant.labels.get(key).is_some();
+        book.identities.iter().any(by_identity) || book.invites.iter().any(by_invite)
+    }
+
     fn store(&self, book: &Book) -> Result<(), Refusal> {
         let text = serde_json::to_string_pretty(book).map_err(other);
         let stored = text.and_then(|text| private_file::write(&self.0.folder.join("identities.json"), text));

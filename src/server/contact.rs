@@ -9,7 +9,7 @@ use futures::{SinkExt as _, Stream, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
-use super::access::Standing;
+use super::access::{Access, Standing};
 use super::admission::LetIn;
 use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
@@ -41,6 +41,7 @@ const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
 #[derive(Clone)]
 pub(super) struct ContactService {
     pub(super) broker: broker::Handle,
+    pub(super) access: Access,
     pub(super) health: Health,
     pub(super) calls: Calls,
     /// The longest text, in bytes.
@@ -60,7 +61,7 @@ impl Contact for ContactService {
         mut sink: DuplexSink<pb::Result>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller));
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             // Lent, not given: a stream of requests that is dropped before its end cancels the call, refusal and all.
@@ -71,13 +72,14 @@ impl Contact for ContactService {
         });
     }
 
-    fn get_task(&mut self, ctx: RpcContext<'_>, mut request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
-        let service = self.clone();
-        let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller));
+    fn get_task(&mut self, ctx: RpcContext<'_>, request: First<pb::Empty>, sink: DuplexSink<pb::ServerMsg>) {
+        let metadata = LetIn::of(&request).and_then(|(caller, _)| Metadata::read(&ctx, caller, &self.access));
+        // Boxed, so that an idle client does not keep the memory that only its coming and going take: two kilobytes.
+        let coming = Box::pin(self.clone().join(request, metadata, sink));
         ctx.spawn(async move {
-            // Boxed, so that an idle client does not keep the memory that only its coming takes: more than a kilobyte.
-            if let Some(pump) = Box::pin(service.join(&mut request, metadata, sink)).await {
-                pump.run().await;
+            if let Some(mut pump) = coming.await {
+                let ended = pump.run().await;
+                Box::pin(pump.end(ended)).await;
             }
         });
     }
@@ -89,7 +91,7 @@ impl Contact for ContactService {
         sink: ClientStreamingSink<pb::Empty>,
     ) {
         let (service, call) = (self.clone(), self.calls.begin());
-        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller));
+        let metadata = LetIn::of_many(&requests).and_then(|caller| Metadata::read(&ctx, caller, &self.access));
         ctx.spawn(async move {
             let _call = call;
             match service.results(metadata, &mut requests).await {
@@ -104,11 +106,11 @@ impl ContactService {
     /// Opens the session of a client that is to be given tasks. `None`: it was refused, and told so.
     async fn join(
         self,
-        request: &mut First<pb::Empty>,
+        mut request: First<pb::Empty>,
         metadata: Result<Metadata, Refusal>,
         mut sink: DuplexSink<pb::ServerMsg>,
     ) -> Option<Pump<DuplexSink<pb::ServerMsg>>> {
-        let metadata = match first(request).await.and(metadata) {
+        let metadata = match first(&mut request).await.and(metadata) {
             Ok(metadata) => metadata,
             Err(refusal) => {
                 let _ = sink.fail(refusal.into()).await;
@@ -118,7 +120,7 @@ impl ContactService {
         let refusal = match self.enter(metadata).await {
             Ok(entered) => {
                 sink.set_headers(self.introduction(entered.new_group, entered.window));
-                return Some(entered.pump(self, sink, None));
+                return Some(entered.pump(self, sink, Some(request), None));
             }
             Err(refusal) => refusal,
         };
@@ -293,10 +295,17 @@ pub(super) struct Entered {
 
 impl Entered {
     /// What carries its tasks.
-    pub(super) fn pump<S>(self, service: ContactService, sink: S, confirmed: Option<Confirmed>) -> Pump<S> {
+    pub(super) fn pump<S>(
+        self,
+        service: ContactService,
+        sink: S,
+        request: Option<First<pb::Empty>>,
+        confirmed: Option<Confirmed>,
+    ) -> Pump<S> {
         let Entered { session, inbox, client, standing, batch, max_message, greet, receipts, .. } = self;
         let ContactService { broker, health, traffic, .. } = service;
         Pump {
+            _request: request,
             broker,
             health,
             traffic,

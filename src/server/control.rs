@@ -80,8 +80,12 @@ impl Control for ControlService {
             convert::found(found, looked)
         };
         list_clients(ListClientsRequest) -> ListClientsResponse = {
-            let (connected, drained_away) = operator.clients().await?;
-            convert::clients(connected, drained_away)
+            if request.known {
+                convert::known_clients(operator.known_clients(request.offline_ms.map(Duration::from_millis)).await?)
+            } else {
+                let (connected, drained_away) = operator.clients().await?;
+                convert::clients(connected, drained_away)
+            }
         };
         describe_task(DescribeTaskRequest) -> TaskLedger =
             convert::ledger(operator.describe(request.id, convert::part(&request)?).await?);

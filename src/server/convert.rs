@@ -18,7 +18,8 @@ use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining, Said};
-use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain};
+use crate::labels::LabelError;
+use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain, KnownClient};
 use crate::task::{
     Audience, Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time,
 };
@@ -59,8 +60,8 @@ pub(super) fn said<M: MessageFull>(request: &M) -> String {
 
 pub(super) fn new_token(request: pb::CreateTokenRequest) -> Result<NewToken, Refusal> {
     let limits = own_limits(&request.limits)?;
-    let pb::CreateTokenRequest { name, role, groups, targets, rate, ttl_ms, .. } = request;
-    Ok(NewToken { name, role, groups, targets, rate, limits, ttl: ttl_ms.map(Duration::from_millis) })
+    let pb::CreateTokenRequest { name, role, groups, targets, labels, rate, ttl_ms, .. } = request;
+    Ok(NewToken { name, role, groups, targets, labels, rate, limits, ttl: ttl_ms.map(Duration::from_millis) })
 }
 
 fn own_limits(limits: &HashMap<String, u64>) -> Result<Own, Refusal> {
@@ -75,7 +76,8 @@ fn own(limits: &Own) -> HashMap<String, u64> {
 pub(super) fn granted(request: &pb::InviteRequest) -> Result<Grant, Refusal> {
     let group = if_set(NameOf::Group, &request.group)?;
     let groups = group.iter().map(ToString::to_string).collect();
-    Ok(Grant { groups, limits: own_limits(&request.limits)?, ..Grant::default() })
+    let labels = request.labels.parse().map_err(|e: LabelError| Refusal::Authority(e.to_string()))?;
+    Ok(Grant { groups, labels, limits: own_limits(&request.limits)?, ..Grant::default() })
 }
 
 /// What is to change for an identity.
@@ -111,6 +113,7 @@ pub(super) fn token(token: &Token) -> pb::Token {
         role: token.identity.role.as_str().to_owned(),
         groups: token.groups.clone(),
         targets: token.targets.clone(),
+        labels: token.labels.to_string(),
         rate: limits.get(&Limit::Submits).map_or(0, |most| u32::try_from(most.number()).unwrap_or(u32::MAX)),
         limits: own(&limits),
         created_at: token.created_at.0,
@@ -371,6 +374,22 @@ pub(super) fn dialled(all: Vec<(Dialled, dial::State)>) -> pb::ListDialledRespon
     pb::ListDialledResponse { dialled: all.into_iter().map(one).collect(), ..pb::ListDialledResponse::default() }
 }
 
+/// Everybody who is known.
+pub(super) fn known_clients(known: Vec<KnownClient>) -> pb::ListClientsResponse {
+    let one = |it: KnownClient| pb::KnownClient {
+        client: it.client.as_str().to_owned(),
+        group: it.group.as_str().to_owned(),
+        labels: it.labels.to_string(),
+        version: text(it.version),
+        system: text(it.system),
+        first_seen: it.first_seen.0,
+        last_seen: it.last_seen.0,
+        connected: it.here,
+        ..pb::KnownClient::default()
+    };
+    pb::ListClientsResponse { known: known.into_iter().map(one).collect(), ..pb::ListClientsResponse::default() }
+}
+
 fn client(client: ClientInfo) -> pb::Client {
     pb::Client {
         client: text(client.client),
@@ -381,6 +400,8 @@ fn client(client: ClientInfo) -> pb::Client {
         in_flight: client.in_flight as u64,
         delivered: client.delivered,
         labels: client.labels.to_string(),
+        version: text(client.version),
+        system: text(client.system),
         draining: client.draining.as_ref().map(draining).into(),
         working: client.working.map(working).into(),
         ..pb::Client::default()
@@ -573,6 +594,7 @@ pub(super) fn identities(enrolled: Vec<Enrolled>) -> pb::ListIdentitiesResponse 
         operator: one.role == Role::Operator,
         group: one.grant.groups.first().cloned().unwrap_or_default(),
         groups: one.grant.groups,
+        labels: one.grant.labels.to_string(),
         limits: own(&one.grant.limits),
         issued_at: one.issued_at,
         until: one.until,

@@ -28,6 +28,7 @@ use super::refusal::Refusal;
 use crate::backoff::Backoff;
 use crate::codec::{Decoded, dialled_method};
 use crate::front::{Dial, DialThread, Tls};
+use crate::labels::Labels;
 use crate::rpc_status;
 use crate::secret;
 use crate::store::{self, Dialled};
@@ -399,8 +400,11 @@ impl Inner {
     /// What a worker says of itself, completed by what it is dialled for, which it must not contradict.
     fn metadata(&self, dialled: &Dialled, said: &grpcio::Metadata) -> Result<Metadata, Refusal> {
         let peer = dialled.address.shared();
-        let mut metadata = Metadata::of(said, Caller::nobody(peer))?;
+        let access = &self.contact.access;
+        let mut metadata = Metadata::of(said, Caller::nobody(peer), access)?;
         let join = &mut metadata.join;
+        // It shows no token that labels could be bound to: of keys that are bound it is not believed.
+        join.labels = std::mem::take(&mut join.labels).overridden(&Labels::default(), |key| access.binds(key));
         for (key, wanted, says) in
             [("contact-group", &dialled.group, &mut join.group), ("contact-client", &dialled.client, &mut join.client)]
         {
@@ -450,7 +454,7 @@ impl Inner {
             (state.connected, state.trouble) = (Some((Time::now(), entered.client.clone())), None);
         }
         call.sink.enhance_batch(true);
-        let mut pump: Pump<_> = entered.pump(self.contact.clone(), &mut call.sink, Some(confirmed.clone()));
+        let mut pump: Pump<_> = entered.pump(self.contact.clone(), &mut call.sink, None, Some(confirmed.clone()));
         let told = &mut call.told;
         let taking = async {
             loop {

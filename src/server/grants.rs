@@ -13,6 +13,7 @@ use super::authority::Authority;
 use super::identity::Identity;
 use super::limits::{Account, Accounts, Changes, Holder, Limit, Most, Own, changed};
 use super::refusal::Refusal;
+use crate::labels::Labels;
 use crate::private_file;
 use crate::task::{GroupName, NameOf};
 
@@ -33,6 +34,9 @@ pub(super) struct Grant {
     /// The groups that tasks may be for. Empty: any, and everyone.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) targets: Vec<String>,
+    /// What an agent is, whatever it says.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub(super) labels: Labels,
     #[serde(skip_serializing_if = "Own::is_empty")]
     pub(super) limits: Own,
 }
@@ -45,6 +49,8 @@ struct Stored {
     groups: Vec<String>,
     #[serde(default)]
     targets: Vec<String>,
+    #[serde(default)]
+    labels: Labels,
     rate: Option<u64>,
     #[serde(default)]
     limits: Own,
@@ -52,12 +58,12 @@ struct Stored {
 
 impl From<Stored> for Grant {
     fn from(stored: Stored) -> Grant {
-        let Stored { group, mut groups, targets, rate, mut limits } = stored;
+        let Stored { group, mut groups, targets, labels, rate, mut limits } = stored;
         groups.extend(group);
         if let Some(rate) = rate {
             limits.entry(Limit::Submits).or_insert(Most::of(rate));
         }
-        Grant { groups, targets, limits }
+        Grant { groups, targets, labels, limits }
     }
 }
 
@@ -109,6 +115,8 @@ pub(super) fn check_names(names: &[String]) -> Result<(), Refusal> {
 pub(super) struct Known {
     pub(super) identity: Identity,
     pub(super) groups: Vec<String>,
+    /// What it is, whatever it says.
+    pub(super) labels: Labels,
     /// Those that are granted to all with certificates.
     pub(super) common_groups: Arc<[String]>,
     pub(super) account: Arc<Account>,
@@ -149,13 +157,18 @@ impl Grants {
 
     /// The one that a certificate names, and what is granted to it. `None`: it was revoked.
     pub(super) fn known(&self, identity: Identity) -> Option<Known> {
-        let Grant { groups, limits, .. } = match &self.0.authority {
+        let Grant { groups, labels, limits, .. } = match &self.0.authority {
             Some(authority) => authority.lets_in(&identity)?,
             None => self.others().and_then(|all| all.get(identity.name.as_str()).cloned()).unwrap_or_default(),
         };
         let account = self.0.accounts.of(Holder::Certificate(identity.clone()), limits);
         let common_groups = self.0.common_groups.clone();
-        Some(Known { identity, groups, common_groups, account })
+        Some(Known { identity, groups, labels, common_groups, account })
+    }
+
+    /// Whether a certificate that counts, or an invitation that is open, says what is of this key of a label.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.0.authority.as_ref().is_some_and(|authority| authority.binds(key))
     }
 
     /// What is granted to who has that name in a certificate. Of another authority's everybody may be one.

@@ -7,7 +7,7 @@ use std::time::Duration;
 use grpcio::RpcContext;
 use percent_encoding::percent_decode;
 
-use super::access::{Caller, Standing};
+use super::access::{Access, Caller, Standing};
 use super::refusal::Refusal;
 use crate::broker::{Join, Reporter, StartAt};
 use crate::labels::{LabelError, Labels};
@@ -36,19 +36,19 @@ impl Metadata {
 impl Metadata {
     /// Reads what a client that is known says of itself. What it does not say is taken from its identity, or left open; what makes no sense, and
     /// what it must not say, is refused.
-    pub(super) fn read(ctx: &RpcContext<'_>, caller: Caller) -> Result<Metadata, Refusal> {
-        Metadata::of(ctx.request_headers(), caller)
+    pub(super) fn read(ctx: &RpcContext<'_>, caller: Caller, access: &Access) -> Result<Metadata, Refusal> {
+        Metadata::of(ctx.request_headers(), caller, access)
     }
 
     /// The same of what came by another way.
-    pub(super) fn of(said: &grpcio::Metadata, caller: Caller) -> Result<Metadata, Refusal> {
+    pub(super) fn of(said: &grpcio::Metadata, caller: Caller, access: &Access) -> Result<Metadata, Refusal> {
         let join = Join { peer: caller.peer.clone(), ..Join::default() };
         let mut metadata = Metadata { join, batch: 1, caller: Some(caller) };
         for (key, value) in said.iter() {
             metadata.set(key, value)?;
         }
         if let Some(caller) = &metadata.caller {
-            caller.complete(&mut metadata.join)?;
+            caller.complete(&mut metadata.join, |key| access.binds(key))?;
         }
         Ok(metadata)
     }
@@ -94,6 +94,8 @@ impl Metadata {
             "contact-heartbeat" => {
                 join.heartbeat = Some(Duration::from_secs(number::<u32>("contact-heartbeat", value)?.into()));
             }
+            "contact-version" => join.version = Some(name("contact-version", value)?),
+            "contact-system" => join.system = Some(name("contact-system", value)?),
             "contact-labels" => join.labels = labels("contact-labels", value)?,
             "contact-from" => {
                 let from = std::str::from_utf8(value).ok().and_then(StartAt::of);
@@ -228,7 +230,9 @@ mod tests {
 
     #[test]
     fn any_bytes_of_metadata_are_read_or_refused_in_a_sentence() {
-        const KEYS: [&str; 14] = [
+        const KEYS: [&str; 16] = [
+            "contact-version",
+            "contact-system",
             "contact-labels",
             "contact-client",
             "contact-instance",

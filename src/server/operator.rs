@@ -42,9 +42,10 @@ use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
-use crate::store::{self, Accepted, Drain, Positions, Reader};
+use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
-    Audience, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time, TimeLimit,
+    Audience, ClientId, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time,
+    TimeLimit,
 };
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
@@ -154,6 +155,8 @@ pub(super) struct ServerInfo {
     pub(super) unmatched: (u64, Option<Time>),
     /// The client ids that several processes fight for.
     pub(super) contested: Vec<ContestedId>,
+    /// The clients that are missing.
+    pub(super) missing: Vec<(ClientId, Duration)>,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -261,6 +264,7 @@ impl ServerInfo {
             idle_since,
             unmatched: self.unmatched,
             contested: self.contested.clone(),
+            missing: self.missing.clone(),
         }
     }
 }
@@ -348,6 +352,13 @@ impl Operator {
     /// The connected clients, oldest stream first; and those that are drained and not connected, by name.
     pub(super) async fn clients(&self) -> Result<(Vec<ClientInfo>, Vec<Drain>), Refusal> {
         Ok(self.broker.clients().await?)
+    }
+
+    /// Everybody who has an id and is known, by id: those that are not connected for so long.
+    pub(super) async fn known_clients(&self, offline: Option<Duration>) -> Result<Vec<KnownClient>, Refusal> {
+        let (mut known, now) = (self.broker.known().await?, Time::now());
+        known.retain(|it| offline.is_none_or(|least| !it.here && now.since(it.last_seen) >= least));
+        Ok(known)
     }
 
     // What changes who is let in writes a file, and so is done on the threads that may wait for a disk.
@@ -486,6 +497,7 @@ impl Operator {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
         let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
+        let missing = self.broker.missing().await?;
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -502,6 +514,7 @@ impl Operator {
                 in_flight: groups.iter().map(|group| group.in_flight as u64).sum(),
                 unmatched,
                 contested,
+                missing,
                 fleet: None,
                 failure: store.failure(),
             };

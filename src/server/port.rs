@@ -142,6 +142,10 @@ impl Ports<'_> {
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
             .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
             .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
+            // What C-core keeps of each connection for its own diagnosis, which nobody can ask for, and for sending without a copy,
+            // which is off: a kilobyte and a half.
+            .raw_cfg_int(c"grpc.enable_channelz".into(), 0)
+            .raw_cfg_int(c"grpc.experimental.tcp_tx_zerocopy_max_simultaneous_sends".into(), 1)
             // Two servers on one port would share its clients between them.
             .reuse_port(false)
             // A client that is gone without a word is noticed within 20 + 10 s.

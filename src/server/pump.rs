@@ -19,14 +19,17 @@ use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
+use crate::codec::First;
 use crate::wire::contact::revoked::Reason;
-use crate::wire::contact::{Revoked, ServerMsg};
+use crate::wire::contact::{Empty, Revoked, ServerMsg};
 
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
 /// One session's stream, whoever opened the connection.
 pub(super) struct Pump<S> {
+    /// Dropped before the end, it would cancel the call. `None`: the server called.
+    pub(super) _request: Option<First<Empty>>,
     pub(super) broker: broker::Handle,
     pub(super) health: Health,
     pub(super) traffic: Arc<Traffic>,
@@ -90,11 +93,15 @@ enum Next {
 }
 
 impl Pump<DuplexSink<ServerMsg>> {
-    /// Runs until the client goes away or the broker ends the session, and closes that.
-    pub(super) async fn run(mut self) {
+    /// Runs until the client goes away or the broker ends the session.
+    pub(super) async fn run(&mut self) -> Ended {
         // All but the last of what is sent at once may wait in C-core's buffer.
         self.sink.enhance_batch(true);
-        let ended = self.carry().await;
+        self.carry().await
+    }
+
+    /// Closes the session, and tells the client why, if it is still there.
+    pub(super) async fn end(mut self, ended: Ended) {
         self.leave(&ended).await;
         if let Ended::Refused(refusal) = ended
             && poll_fn(|cx| Pin::new(&mut self.sink).poll_flush(cx)).await.is_ok()
@@ -112,7 +119,7 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
     }
 
     /// Closes the session: before anything is said of its end, since a client that does not read is not to keep what it has from the others.
-    pub(super) async fn leave(&self, ended: &Ended) {
+    pub(super) async fn leave(&mut self, ended: &Ended) {
         let why = match ended {
             Ended::Disconnected(_) => "its stream ended",
             Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",

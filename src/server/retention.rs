@@ -147,6 +147,7 @@ impl Round {
         if Instant::now() < self.groups_end_from {
             return Ok(());
         }
+        block_on(self.broker.forget_clients(limit))?;
         let groups: Vec<_> = block_on(self.broker.groups())?.into_iter().filter(|info| info.clients == 0).collect();
         let (unused, absent): (Vec<_>, Vec<_>) = groups.into_iter().partition(|info| info.last_used < limit);
         for info in unused {

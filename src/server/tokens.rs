@@ -24,6 +24,7 @@ use super::identity::Identity;
 use super::limits::{Account, Accounts, Changes, Holder, Limit, Most, Own, changed};
 use super::refusal::Refusal;
 use super::roles::Role;
+use crate::labels::{LabelError, Labels};
 use crate::private_file;
 use crate::secret::{PREFIX, Secret};
 use crate::task::{Audience, Name, NameOf, NewTask, Time};
@@ -75,6 +76,8 @@ pub(super) struct Token {
     pub(super) groups: Vec<String>,
     /// The groups that its tasks may be for.
     pub(super) targets: Vec<String>,
+    /// What its agent is, whatever that says.
+    pub(super) labels: Labels,
     pub(super) account: Arc<Account>,
     pub(super) created_at: Time,
     pub(super) expires_at: Option<Time>,
@@ -117,13 +120,13 @@ impl Token {
         [created_at, expires_at]: [Option<Time>; 2],
         accounts: &Accounts,
     ) -> Token {
-        let Grant { groups, targets, limits } = grant;
+        let Grant { groups, targets, labels, limits } = grant;
         let account = accounts.of(Holder::Token(identity.clone()), limits);
         let created_at = created_at.unwrap_or_default();
         let (counts, revoked) = oneshot::channel();
         let (counts, end) = (Mutex::new(Some(counts)), end(revoked, expires_at));
         let is_revoked = AtomicBool::new(false);
-        Token { identity, groups, targets, account, created_at, expires_at, hash, is_revoked, counts, end }
+        Token { identity, groups, targets, labels, account, created_at, expires_at, hash, is_revoked, counts, end }
     }
 
     /// Resolves when it counts no more.
@@ -171,7 +174,12 @@ impl Token {
         Entry {
             name: self.identity.name.as_str().to_owned(),
             role: self.identity.role,
-            grant: Grant { groups: self.groups.clone(), targets: self.targets.clone(), limits: self.account.own() },
+            grant: Grant {
+                groups: self.groups.clone(),
+                targets: self.targets.clone(),
+                labels: self.labels.clone(),
+                limits: self.account.own(),
+            },
             sha256: HEXLOWER.encode(&self.hash),
             created_at: self.created_at.0,
             expires_at: self.expires_at.map(|at| at.0),
@@ -194,6 +202,7 @@ pub(super) struct NewToken {
     pub(super) role: String,
     pub(super) groups: Vec<String>,
     pub(super) targets: Vec<String>,
+    pub(super) labels: String,
     /// Most tasks submitted a second; 0: it is not said here.
     pub(super) rate: u32,
     pub(super) limits: Own,
@@ -213,6 +222,10 @@ impl NewToken {
         if (!self.targets.is_empty() || self.rate > 0) && role != Role::Submit {
             return wrong(format!("targets and a rate are for the role submit, and this one is {role}"));
         }
+        let labels: Labels = self.labels.parse().map_err(|e: LabelError| Refusal::NoSuchKindOfToken(e.to_string()))?;
+        if !labels.is_empty() && role != Role::Agent {
+            return wrong(format!("labels are for the role agent, and this one is {role}"));
+        }
         for names in [&self.groups, &self.targets] {
             check_names(names)?;
         }
@@ -223,7 +236,7 @@ impl NewToken {
         if self.rate > 0 {
             limits.entry(Limit::Submits).or_insert(Most::of(self.rate.into()));
         }
-        let grant = Grant { groups: self.groups, targets: self.targets, limits };
+        let grant = Grant { groups: self.groups, targets: self.targets, labels, limits };
         Ok((Identity { role, name }, grant, self.ttl))
     }
 }
@@ -325,6 +338,11 @@ impl Tokens {
         Ok(Some(token))
     }
 
+    /// Whether a token that counts says what is of this key.
+    pub(super) fn binds(&self, key: &str) -> bool {
+        self.lock().values().any(|token| token.labels.get(key).is_some() && token.check().is_ok())
+    }
+
     /// All that were made and not revoked, by name.
     pub(super) fn list(&self) -> Vec<Arc<Token>> {
         let mut all: Vec<_> = self.lock().values().cloned().collect();
@@ -396,6 +414,7 @@ mod tests {
             role: role.into(),
             groups: vec![],
             targets: vec![],
+            labels: String::new(),
             rate: 0,
             limits: Own::new(),
             ttl: None,

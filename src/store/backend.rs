@@ -38,6 +38,8 @@ pub struct Recovered {
     pub drains: Vec<Drain>,
     /// The workers that the server dials, by address.
     pub dialled: Vec<Dialled>,
+    /// The clients that have an id and were here, by id.
+    pub clients: Vec<KnownClient>,
     /// What the clock showed last.
     pub newest: Newest,
 }
@@ -120,6 +122,27 @@ pub struct GroupState {
     pub open: Vec<OpenTask>,
 }
 
+/// A client that has an id, as it was last.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownClient {
+    /// Its id.
+    pub client: ClientId,
+    /// Its group: the one named like it, or the one that it names.
+    pub group: GroupName,
+    /// What it said that it is.
+    pub labels: Labels,
+    /// The version of its program, if it said so.
+    pub version: Option<Name>,
+    /// The system that it runs on, if it said so.
+    pub system: Option<Name>,
+    /// When it first came.
+    pub first_seen: Time,
+    /// When it was last connected. Of one that is connected, when that was written down.
+    pub last_seen: Time,
+    /// It is connected.
+    pub here: bool,
+}
+
 /// What a checkpoint writes.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Checkpoint {
@@ -127,6 +150,8 @@ pub struct Checkpoint {
     pub groups: Vec<GroupState>,
     /// Of these, the rows of open tasks that changed.
     pub open: BTreeMap<GroupName, OpenRows>,
+    /// The clients that came, went or are known no more (`None`).
+    pub clients: BTreeMap<ClientId, Option<KnownClient>>,
 }
 
 /// Rows of open tasks: to write, in the place of what was stored of a task, or, with `None`, to remove.
@@ -175,6 +200,8 @@ pub struct Batch {
     pub drains: BTreeMap<ClientId, Option<Drain>>,
     /// To replace, or, with `None`, to remove.
     pub dialled: BTreeMap<Name, Option<Dialled>>,
+    /// To replace, or, with `None`, to remove.
+    pub clients: BTreeMap<ClientId, Option<KnownClient>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
     /// Tasks that lose their keys, which tasks of this batch may have. They stand in the log already.
@@ -196,6 +223,7 @@ impl Batch {
             && self.open.is_empty()
             && self.drains.is_empty()
             && self.dialled.is_empty()
+            && self.clients.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()
             && self.mark.is_none()

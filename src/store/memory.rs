@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, Newest, OpenReader,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest, OpenReader,
     OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
 };
 use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
@@ -33,6 +33,7 @@ struct Rows {
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
     dialled: BTreeMap<Name, Dialled>,
+    clients: BTreeMap<ClientId, KnownClient>,
     mark: u64,
     positions: Positions,
 }
@@ -106,6 +107,7 @@ impl Backend for Memory {
             replay: replay.cloned().collect(),
             drains: rows.drains.values().cloned().collect(),
             dialled: rows.dialled.values().cloned().collect(),
+            clients: rows.clients.values().cloned().collect(),
             newest,
         })
     }
@@ -176,6 +178,12 @@ impl Backend for Memory {
             }
         }
         rows.open.retain(|_, open| !open.is_empty());
+        for (client, known) in &batch.clients {
+            match known {
+                Some(known) => drop(rows.clients.insert(client.clone(), known.clone())),
+                None => drop(rows.clients.remove(client)),
+            }
+        }
         for (client, drain) in &batch.drains {
             match drain {
                 Some(drain) => drop(rows.drains.insert(client.clone(), drain.clone())),

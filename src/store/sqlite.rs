@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::backend::STATUSES_AT_ONCE;
 use super::{
-    Backend, Batch, Dialled, Drain, GroupState, Keyed, MakeBackup, Newest, OpenReader, OpenTask, Positions, Recovered,
-    Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
+    Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask, Positions,
+    Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 
@@ -27,7 +27,7 @@ mod rows;
 mod tasks;
 
 use reader::SqliteReader;
-use rows::{dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
+use rows::{client_columns, dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -45,6 +45,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/8.sql"),
     include_str!("sqlite/9.sql"),
     include_str!("sqlite/10.sql"),
+    include_str!("sqlite/11.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -242,7 +243,8 @@ impl Backend for Sqlite {
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
         let dialled = dialled(&self.conn).map_err(explain(&self.path))?;
         let newest = Newest::read(&mut *self.reader()()?, positions)?;
-        Ok(Recovered { positions, groups, open, replay, newest, drains, dialled })
+        let clients = clients(&self.conn).map_err(explain(&self.path))?;
+        Ok(Recovered { positions, groups, open, replay, newest, drains, clients, dialled })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -273,6 +275,7 @@ impl Backend for Sqlite {
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
             write_dialled(&change, batch)?;
+            write_clients(&change, batch)?;
             write_dead(&change, batch)?;
             write_meta(&change, batch)?;
             change.commit()
@@ -424,6 +427,14 @@ fn write_dialled(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()
     rows::insert(change, "REPLACE INTO dialled", dialled_columns!(), &dialled, |to, one| rows::bind_dialled(to, one))
 }
 
+fn write_clients(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for (client, _) in batch.clients.iter().filter(|(_, known)| known.is_none()) {
+        change.prepare_cached("DELETE FROM clients WHERE client = ?")?.execute([client.as_str()])?;
+    }
+    let clients: Vec<&KnownClient> = batch.clients.values().flatten().collect();
+    rows::insert(change, "REPLACE INTO clients", client_columns!(), &clients, |to, known| rows::bind_client(to, known))
+}
+
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     // A position moves exactly when there are rows for it.
     let moved = [
@@ -464,6 +475,11 @@ fn dialled(conn: &Connection) -> rusqlite::Result<Vec<Dialled>> {
 fn drains(conn: &Connection) -> rusqlite::Result<Vec<Drain>> {
     let mut select = conn.prepare(concat!("SELECT ", drain_columns!(), " FROM drains ORDER BY client"))?;
     select.query_map([], rows::drain)?.collect()
+}
+
+fn clients(conn: &Connection) -> rusqlite::Result<Vec<KnownClient>> {
+    let mut select = conn.prepare(concat!("SELECT ", client_columns!(), " FROM clients ORDER BY client"))?;
+    select.query_map([], rows::client)?.collect()
 }
 
 fn open_tasks(conn: &Connection) -> rusqlite::Result<BTreeMap<GroupName, Vec<OpenTask>>> {

@@ -627,6 +627,11 @@ impl Round {
             kept.extend(rows);
             self.rows += kept.len() - before;
         }
+        for (client, known) in checkpoint.clients {
+            if self.batch.clients.insert(client, known).is_none() {
+                self.count(0);
+            }
+        }
     }
 
     fn forget_group(&mut self, name: GroupName) {

@@ -541,6 +541,39 @@ fn who_submitted_a_task_stands_in_its_ledger_wherever_one_looks() {
     assert!(shown.contains("submitted by") && shown.contains("ci (submit)"), "{shown}");
 }
 
+#[test]
+fn labels_that_a_token_has_are_believed_and_nobody_else_who_says_them() {
+    let rig = rig();
+    let bound = pb::CreateTokenRequest { labels: "role=db".into(), ..new("db", "agent") };
+    let (db, other) = (create(&rig, bound), create(&rig, new("other", "agent")));
+    let wrong = pb::CreateTokenRequest { labels: "role=db".into(), ..new("wrong", "submit") };
+    let status = refused(block_on(rig.operator.control.create_token(&wrong, bearer(&operator(&rig))).unwrap()));
+    assert_eq!(reason(&status), "TOKEN_INVALID");
+    let mut at_db = agent(&rig, &db, &[("contact-labels", "role=web,os=linux")]).tasks();
+    let mut at_other = agent(&rig, &other, &[("contact-labels", "role=db,os=linux")]).tasks();
+    rig.operator.passed(crate::rig::now() + 1);
+    let select = |selector: &str, text: &str| {
+        let task = NewTask { task: text.into(), select: selector.into(), ..Default::default() };
+        let request = pb::SubmitRequest { tasks: vec![task], ..Default::default() };
+        block_on(rig.operator.control.submit(&request, bearer(&operator(&rig))).unwrap()).unwrap();
+    };
+    // Both are there when these are accepted, or wait for them.
+    submit(&rig, "there", "db");
+    submit(&rig, "there", "other");
+    assert_eq!((at_db.texts(1), at_other.texts(1)), (vec!["there".to_owned()], vec!["there".to_owned()]));
+    select("role=db", "the password");
+    select("os=linux", "for both");
+    assert_eq!(at_db.texts(2), ["the password", "for both"]);
+    assert_eq!(at_other.texts(1), ["for both"], "it says that it is a db, and nobody believes it");
+    // When the token is revoked, nothing is bound any more.
+    revoke(&rig, "db");
+    let mut again = agent(&rig, &other, &[("contact-labels", "role=db")]).tasks();
+    assert_eq!(reason(&at_other.end()), "CLIENT_TAKEN_OVER");
+    select("role=db", "for whoever says so");
+    // Behind what it had not settled.
+    assert_eq!(again.texts(3).last().unwrap(), "for whoever says so");
+}
+
 /// Where a token may not stand: what the programs print and log, what they hand to commands, and how they are called.
 #[test]
 fn a_token_stands_in_no_log_no_settings_no_environment_and_no_command_line() {

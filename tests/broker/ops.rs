@@ -442,6 +442,8 @@ impl World {
             receipts: false,
             labels: who.labels.parse().unwrap(),
             quota: [3, 5, 6].contains(&who.who).then_some(QUOTA),
+            version: None,
+            system: None,
         }
     }
 

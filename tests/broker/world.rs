@@ -462,6 +462,7 @@ impl World {
                     batch.mark = Some(self.synced.result);
                     batch.groups = checkpoint.groups.into_iter().map(|group| (group.name.clone(), group)).collect();
                     batch.open = checkpoint.open;
+                    batch.clients = checkpoint.clients;
                 }
                 Write::Forget(group) => drop(batch.forgotten.insert(group)),
                 Write::Drain(client, drain) => drop(batch.drains.insert(client, drain)),
@@ -614,7 +615,7 @@ impl World {
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {
         self.flush();
         let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
-        let removed = self.core.remove_group(&name(group)).is_ok();
+        let removed = self.core.remove_group(&name(group), self.now).is_ok();
         assert_eq!(removed, self.model.groups.contains_key(&name(group)) && !used, "only unused groups are removed");
         self.act();
         removed

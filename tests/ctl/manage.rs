@@ -38,6 +38,7 @@ fn clients_are_listed() {
             window: 16,
             in_flight: 2,
             delivered: 400,
+            labels: "os=linux".into(),
             ..Default::default()
         },
         pb::Client {
@@ -51,14 +52,14 @@ fn clients_are_listed() {
     assert_eq!(
         ok(&fake, &["clients"]),
         "\
-CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED  STATE
-张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z      16          2        400
--       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z       -          0          7  drained: disk\\nis replaced
+CLIENT  GROUP    PEER                SINCE                     WINDOW  IN FLIGHT  DELIVERED  LABELS    STATE
+张三    workers  ipv4:10.0.0.1:5000  2026-04-30T08:00:00.123Z      16          2        400  os=linux
+-       -        ipv4:10.0.0.2:6     2026-04-30T08:00:00.123Z       -          0          7  -         drained: disk\\nis replaced
 "
     );
     assert_eq!(
         ok(&fake, &["clients", "--json"]),
-        r#"{"client":"张三","group":"workers","peer":"ipv4:10.0.0.1:5000","since":"2026-04-30T08:00:00.123Z","window":16,"in_flight":2,"delivered":400}
+        r#"{"client":"张三","group":"workers","peer":"ipv4:10.0.0.1:5000","since":"2026-04-30T08:00:00.123Z","window":16,"in_flight":2,"delivered":400,"labels":"os=linux"}
 {"client":"","group":"","peer":"ipv4:10.0.0.2:6","since":"2026-04-30T08:00:00.123Z","window":0,"in_flight":0,"delivered":7,"draining":{"since":"2026-04-30T08:00:00.123Z","until":null,"note":"disk\nis replaced","stopping":false}}
 "#
     );

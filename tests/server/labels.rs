@@ -1,6 +1,6 @@
 //! Tasks for some of those that come: by their labels, and by name.
 
-use contact::wire::control::{ListGroupsRequest, NewTask, Outcome, TaskState};
+use contact::wire::control::{FindTasksRequest, ListClientsRequest, ListGroupsRequest, NewTask, Outcome, TaskState};
 use futures::executor::block_on;
 use grpcio::RpcStatusCode;
 
@@ -27,7 +27,8 @@ fn a_task_with_a_selector_goes_to_those_who_match_and_its_ledger_says_why_not_to
     let (mut at_web, at_db) = (web.tasks(), labelled(&rig, "db", "os=linux,role=db").tasks());
     rig.operator.connected(2);
     let id = rig.operator.submit_all(vec![select("os = linux, role in (web, api), 区=一", "uptime")]);
-    assert_eq!(at_web.texts(1), ["uptime"]);
+    let given = at_web.next();
+    assert_eq!(given.task, "uptime");
     let ledger = rig.operator.ledger_until(id, |ledger| ledger.results.len() == 1 && ledger.in_flight == 1);
     let db = ledger.groups.iter().find(|it| it.group == "db").unwrap();
     assert_eq!(db.state, TaskState::SETTLED.into());
@@ -35,6 +36,13 @@ fn a_task_with_a_selector_goes_to_those_who_match_and_its_ledger_says_why_not_to
     let [result] = &ledger.results[..] else { panic!("{ledger:?}") };
     assert_eq!((result.group.as_str(), result.outcome), ("db", Outcome::NOT_SELECTED.into()));
     assert_eq!(result.ret, "role in (web,api): role is db");
+    // What came of it where it was done is what came of it last, though others came to it later.
+    web.tell([done(&given)]);
+    let late = labelled(&rig, "late", "os=mac").saying("contact-from", "first").tasks();
+    rig.operator.ledger_until(id, |ledger| ledger.results.len() == 3);
+    let found = block_on(rig.operator.control.find_tasks(&FindTasksRequest::new(), patient()).unwrap()).unwrap();
+    assert_eq!(found.tasks[0].outcome, Some(Outcome::DONE.into()));
+    drop(late);
     // Nobody is given it again for whom it was not.
     let retried = block_on(rig.operator.control.retry_task(&retry(id), patient()).unwrap()).unwrap();
     assert_eq!(retried.groups, 0);
@@ -44,12 +52,41 @@ fn a_task_with_a_selector_goes_to_those_who_match_and_its_ledger_says_why_not_to
     rig.restart();
     let groups = block_on(rig.operator.control.list_groups(&ListGroupsRequest::new(), patient()).unwrap()).unwrap();
     let labels: Vec<_> = groups.groups.iter().map(|group| (group.name.as_str(), group.labels.as_str())).collect();
-    assert_eq!(labels, [("db", "os=linux,role=db"), ("web", "os=linux,role=web,区=一")]);
+    assert_eq!(labels, [("db", "os=linux,role=db"), ("late", "os=mac"), ("web", "os=linux,role=web,区=一")]);
     assert_eq!(rig.operator.tasks_now()[0].select, ledger.task.select, "it is as it was");
 }
 
 fn retry(id: u64) -> contact::wire::control::RetryTaskRequest {
     contact::wire::control::RetryTaskRequest { id, ..Default::default() }
+}
+
+#[test]
+fn everybody_who_has_an_id_is_listed_with_what_it_said_and_when_it_was_seen() {
+    let mut rig = Rig::start();
+    let list = |rig: &Rig, offline_ms: Option<u64>| {
+        let request = ListClientsRequest { known: true, offline_ms, ..Default::default() };
+        block_on(rig.operator.control.list_clients(&request, patient()).unwrap()).unwrap().known
+    };
+    let here =
+        labelled(&rig, "here", "os=linux").saying("contact-version", "1.2").saying("contact-system", "linux x86_64");
+    let at_here = here.tasks();
+    let away = rig.member("g", "away").tasks();
+    rig.operator.connected(2);
+    drop(away);
+    rig.operator.connected(1);
+    let known = list(&rig, None);
+    let [away, here] = &known[..] else { panic!("{known:?}") };
+    assert_eq!((&*away.client, &*away.group, away.connected), ("away", "g", false));
+    assert_eq!((&*here.client, &*here.group, here.connected), ("here", "here", true));
+    assert_eq!((&*here.labels, &*here.version, &*here.system), ("os=linux", "1.2", "linux x86_64"));
+    assert_eq!(list(&rig, Some(0)), std::slice::from_ref(away));
+    assert_eq!(list(&rig, Some(3_600_000)), []);
+    drop(at_here);
+    rig.operator.connected(0);
+    rig.restart();
+    let again = list(&rig, Some(0));
+    assert_eq!(again.iter().map(|it| it.client.as_str()).collect::<Vec<_>>(), ["away", "here"]);
+    assert_eq!((again[0].last_seen, again[1].first_seen), (away.last_seen, here.first_seen));
 }
 
 #[test]

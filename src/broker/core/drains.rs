@@ -120,6 +120,11 @@ impl Core {
         self.drains.values().map(|(drain, _)| drain).filter(|drain| !self.is_connected(&drain.client))
     }
 
+    /// Whether an operator has drained a client.
+    pub(super) fn has_drained(&self, client: &ClientId) -> bool {
+        self.drains.contains_key(client)
+    }
+
     /// Takes over what a store knows of drained clients. The end is stored as a time of day, by the clock of then: if that was set
     /// back since, the newest moment that was written down is what it showed.
     pub(super) fn recover_drains(&mut self, drains: Vec<Drain>, newest: Newest, now: Now) {
@@ -155,6 +160,10 @@ impl Core {
 
     /// Since when all clients of a group are drained. `None`: there is one that is not, or none at all.
     pub(super) fn all_draining_since(&self, group: &Group) -> Option<Time> {
+        // Mostly there is one that can take a task, and nobody else need be asked.
+        if !group.available.is_empty() {
+            return None;
+        }
         let mut since = None;
         for id in &group.sessions {
             since = since.max(Some(self.sessions.get(id)?.draining.as_ref()?.since));

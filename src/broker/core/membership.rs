@@ -12,7 +12,6 @@ use super::operators::GroupError;
 use super::peer::Peer;
 use super::quotas::Quota;
 use super::session::{Join, Session, SessionId};
-use super::timers::Timer;
 use super::{Action, Closed, Core, GRACE, GroupId};
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
@@ -54,6 +53,8 @@ impl Core {
         let quota = join.quota.filter(|_| leased).map(|quota| self.quotas.enter(quota, id));
         let join = Join { quota, ..join };
         let window = self.window_of(&join) as usize;
+        let of_group = self.groups[&group_id].name.clone();
+        self.client_came(&join, of_group.as_ref(), now);
         let mut session = Session {
             group: group_id,
             label,
@@ -93,7 +94,7 @@ impl Core {
         let address = session.join.peer.clone();
 
         if let Some(heartbeat) = session.join.heartbeat {
-            self.timers.set(now.steady.after(heartbeat), Timer::Session(id));
+            self.first_turn(id, heartbeat, now);
         }
         let bytes = session.bytes;
         self.sessions.insert(id, session);
@@ -284,6 +285,8 @@ impl Core {
             // Only if no newer stream took over.
             if self.clients.get(client) == Some(&id) {
                 self.clients.remove(client);
+                self.known.went(client, now);
+                self.checkpoints.changed(now.steady);
             }
         }
         if let Some(peer) = self.peers.get_mut(&session.join.peer) {

@@ -127,6 +127,8 @@ impl Core {
             client: session.join.client.clone(),
             group: self.groups.get(&session.group).and_then(|group| group.name.clone()),
             labels: session.join.labels.clone(),
+            version: session.join.version.clone(),
+            system: session.join.system.clone(),
             peer: session.join.peer.clone(),
             since: session.since,
             window: Some(session.window).filter(|window| *window != usize::MAX),
@@ -359,7 +361,7 @@ impl Core {
     }
 
     /// Forgets a group that no client uses.
-    pub fn remove_group(&mut self, name: &GroupName) -> Result<(), GroupError> {
+    pub fn remove_group(&mut self, name: &GroupName, now: Now) -> Result<(), GroupError> {
         let id = *self.names.get(name).ok_or_else(|| GroupError::Unknown(name.clone()))?;
         match self.groups.get(&id).map_or(0, |group| group.sessions.len()) {
             0 => {}
@@ -369,6 +371,7 @@ impl Core {
         self.names.remove(name);
         self.drop_group(id);
         self.actions.push(Action::Forget(name.clone()));
+        self.forget_clients_of(name, now);
         Ok(())
     }
 

@@ -58,6 +58,8 @@ pub struct Overview {
     pub task_states: Vec<Option<TaskState>>,
     /// The ids that several processes fight for, in no order.
     pub contested: Vec<ContestedId>,
+    /// The clients that are missing, each with how long it has been away, in no order.
+    pub missing: Vec<(ClientId, Duration)>,
     /// What was counted since the start.
     pub meter: Meter,
 }
@@ -87,6 +89,7 @@ impl Core {
             disconnected: self.disconnected(now),
             task_states: self.overall_states(tasks, now),
             contested: self.contested(now),
+            missing: self.missing(now),
             meter: self.meter.clone(),
         }
     }

@@ -48,6 +48,10 @@ pub struct Join {
     pub max_message: Option<u64>,
     /// What it is: its group has these labels from now on.
     pub labels: Labels,
+    /// The version of its program.
+    pub version: Option<Name>,
+    /// The system that it runs on.
+    pub system: Option<Name>,
     /// Its address.
     pub peer: Arc<str>,
     /// What it may have, together with all other streams of the same identity. `None`: it need not say who it is.
@@ -219,6 +223,10 @@ pub struct ClientInfo {
     pub group: Option<GroupName>,
     /// What it says that it is.
     pub labels: Labels,
+    /// The version of its program, if it says so.
+    pub version: Option<Name>,
+    /// The system that it runs on, if it says so.
+    pub system: Option<Name>,
     /// Its address.
     pub peer: Arc<str>,
     /// Since when it is connected.

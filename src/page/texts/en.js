@@ -96,6 +96,8 @@ export const en = {
   'issue.store_size.help': 'What is not settled is not removed. See which groups owe it:',
   'issue.unmatched': (count, span) => `${n(count)} ${count === 1 ? 'acknowledgement names' : 'acknowledgements name'} no task and ${verb(count, 'matches', 'match')} nothing, the last ${span} ago`,
   'issue.unmatched.help': 'Their tasks come again. Behind a proxy, clients must say who they are (contact-client), or have a connection of their own each:',
+  'issue.missing': (client, span) => `${client} has been away for ${span}`,
+  'issue.missing.help': 'Nothing waits for it. One that is gone for good is forgotten with its group. Who else is away:',
   'issue.contested': (id, count, span) => `Several processes use the client id ${id}: it was taken over ${n(count)} times in ${span}`,
   'issue.contested.help': 'They take turns now. Give each an --id of its own, or let them share one --group. Who has it:',
   'issue.quiet': 'Nothing waits, but no client is connected',

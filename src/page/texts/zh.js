@@ -86,6 +86,8 @@ export const zh = {
   'issue.store_size.help': '未了结的任务不会被清除。看看是哪些组欠着：',
   'issue.unmatched': (count, span) => `${n(count)} 个确认没有任务编号，也对不上任何投递，最近一个在 ${span}前`,
   'issue.unmatched.help': '这些任务会再次投递。代理之后的客户端要说明自己是谁（contact-client），或各用一个连接：',
+  'issue.missing': (client, span) => `${client} 已离开 ${span}`,
+  'issue.missing.help': '没有任务在等它。不再回来的客户端，移除它的组就会被忘记。还有谁不在：',
   'issue.contested': (id, count, span) => `有多个进程使用同一个客户端名 ${id}：${span}内被接管 ${n(count)} 次`,
   'issue.contested.help': '它们现在轮流使用。请给每个进程各自的 --id，或让它们共用一个 --group。现在是谁：',
   'issue.quiet': '没有任务在等待，但也没有客户端连接',

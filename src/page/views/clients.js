@@ -45,8 +45,9 @@ function who(td) {
     text(note, it.connected && draining ? draining.note : '');
     show(note, it.connected && Boolean(draining?.note));
     attribute(flag.node, 'title', draining?.until ? t('client.drained.until', moment(draining.until)) : null);
-    text(labels, it.labels);
-    show(labels, Boolean(it.labels));
+    const about = [it.labels, it.version, it.system].filter(Boolean).join(' · ');
+    text(labels, about);
+    show(labels, Boolean(about));
     text(peer, address(it.peer));
     attribute(dot, 'title', t(it.connected ? 'client.connected' : 'client.gone'));
   };

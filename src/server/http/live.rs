@@ -182,7 +182,7 @@ impl Live {
         let (about, seen) = (operator.about.clone(), self.last_reports().seen());
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
-        let contested = overview.contested.clone();
+        let (contested, missing) = (overview.contested.clone(), overview.missing.clone());
         let max_groups = operator.broker.config().await?.max_groups;
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
@@ -210,6 +210,7 @@ impl Live {
                 idle_since: &idle_since,
                 unmatched,
                 contested,
+                missing,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };

@@ -114,6 +114,8 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.counter("contact_late_results_dropped_total", text, &[], meter.late_dropped);
     let text = "Client ids that several processes fight for.";
     to.gauge("contact_contested_clients", text, &[], now.overview.contested.len() as f64);
+    let text = "Clients that are a group of their own and were away for more than three days.";
+    to.gauge("contact_clients_missing", text, &[], now.overview.missing.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
 
     for flow in Flow::ALL {

@@ -88,7 +88,9 @@ impl Standing {
         now: Time,
     ) -> Standing {
         results.reverse();
-        let last = results.iter().rfind(|entry| !entry.result.late);
+        let counts = |entry: &&TaskResult| !entry.result.late && entry.result.outcome != Outcome::NotSelected;
+        // That it was not for a group says something only where it was for none.
+        let last = results.iter().rfind(counts).or_else(|| results.iter().rfind(|entry| !entry.result.late));
         let (mut outcome, last_at) = last.map(|entry| (entry.result.outcome, entry.result.at)).unzip();
         let is_dead = || settlements(&results).values().any(|entry| entry.result.outcome.is_dead());
         let mut state = match state {

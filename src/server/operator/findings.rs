@@ -2,7 +2,7 @@
 //! own words, so that all of them say the same.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::server::clock::Step;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};
 use crate::server::tls::Certificate;
-use crate::task::{GroupName, TaskId, Time};
+use crate::task::{ClientId, GroupName, TaskId, Time};
 
 /// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.
 const DISK_FULL: u64 = 100 << 20;
@@ -95,6 +95,8 @@ pub(in crate::server) enum Code {
     /// The certificate by which the server speaks TLS is over soon, or its files are wrong. `text`: why those that lie there are not
     /// used; none if they are. `millis`: how long the one that is used is valid.
     Certificate,
+    /// A client that is a group of its own has been away for more than three days, and nothing waits for it. `millis`: how long.
+    Missing,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -149,6 +151,8 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) unmatched: (u64, Option<Time>),
     /// The client ids that several processes fight for.
     pub(in crate::server) contested: Vec<ContestedId>,
+    /// The clients that are missing, each with how long it has been away.
+    pub(in crate::server) missing: Vec<(ClientId, Duration)>,
     pub(in crate::server) idle_since: &'a IdleSince,
 }
 
@@ -181,6 +185,19 @@ pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
         let idle_since = idle_since.get(&group.info.name).copied();
         facts.of_group(group, idle_since).into_iter().flatten()
     }));
+    // Those for whom something waits are unserved groups.
+    let unserved = found.iter().filter(|found| found.code == Code::Unserved);
+    let unserved: HashSet<_> = unserved.map(|found| found.group.clone()).collect();
+    let missing = facts.missing.iter().map(|(client, away)| Finding {
+        severity: Severity::Note,
+        group: Some(client.clone()),
+        millis: millis(*away),
+        ..Finding::new(Code::Missing)
+    });
+    let mut missing: Vec<_> = missing.filter(|found| !unserved.contains(&found.group)).collect();
+    // The last ones first, since they are news.
+    missing.sort_by(|a, b| (a.millis, &a.group).cmp(&(b.millis, &b.group)));
+    found.extend(missing);
     if found.is_empty() {
         let is_fresh = facts.tasks == 0 || (facts.results == 0 && facts.clients == 0);
         if is_fresh {
@@ -399,6 +416,7 @@ mod tests {
             idle_since,
             unmatched: (0, None),
             contested: Vec::new(),
+            missing: Vec::new(),
         };
         change(&mut facts);
         judge(&facts)
@@ -569,6 +587,14 @@ mod tests {
         let found = judged(&[group("g", |_| {})], |facts| facts.contested = vec![contested.clone()]);
         assert_eq!((found[0].code, found[0].count, found[0].millis), (Code::Contested, 4, 5_000));
         assert_eq!((found[0].text.as_deref(), &found[0].group), (Some("w"), &contested.group));
+        let days = |days: u64| Duration::from_secs(days * 24 * 3600);
+        let missing = vec![(name("a"), days(9)), (name("b"), days(4)), (name("c"), days(5))];
+        let alone = |g: &mut Group| (g.lag, g.info.clients, g.info.last_used) = (3, 0, ago(6_000));
+        let found = judged(&[group("g", |_| {}), group("c", alone)], |facts| facts.missing = missing);
+        let of: Vec<_> = found.iter().map(|found| (found.code, found.group.clone().unwrap().to_string())).collect();
+        let expected = [(Code::Unserved, "c"), (Code::Missing, "b"), (Code::Missing, "a")];
+        assert_eq!(of, expected.map(|(code, name)| (code, name.to_owned())), "who is waited for is named once");
+        assert_eq!((found[1].severity, found[1].millis), (Severity::Note, 4 * 24 * 3_600_000));
         let disk = Disk { db: 111, ..Disk::default() };
         let retention = Retention { retain_bytes: Some(100), ..Retention::default() };
         let found = judged(&[group("g", |_| {})], |facts| (facts.disk, facts.retention) = (disk, retention));

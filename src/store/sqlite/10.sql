@@ -1,7 +1,23 @@
--- Workers that the server dials: where each listens.
-CREATE TABLE dialled (
-    address TEXT PRIMARY KEY,
-    "group" TEXT,           -- NULL: it is a group of its own
-    client  TEXT,           -- NULL: what it says, or its address
-    since   INTEGER NOT NULL
-) STRICT, WITHOUT ROWID;
+-- The head of a chunk of tasks says how long work on one may take: `limit` is [milliseconds, whether it has failed then].
+DROP VIEW tasks;
+CREATE VIEW tasks AS SELECT
+    chunk.first + (entry.value ->> 0) AS id,
+    chunk.newest - coalesce(entry.value ->> '$[3].ago', 0) AS accepted_at,
+    chunk.priority,
+    chunk.target,
+    entry.value ->> '$[3].groups' AS groups,
+    entry.value ->> '$[3].select' AS selector,
+    iif(changes.keyless, NULL, entry.value ->> '$[3].key') AS key,
+    entry.value ->> '$[3].not_before' AS not_before,
+    iif(changes.task_id, changes.expires_at, entry.value ->> '$[3].expires_at') AS expires_at,
+    entry.value ->> '$[3].max_attempts' AS max_attempts,
+    entry.value ->> '$[3].retry' AS retry,
+    entry.value ->> '$[3].limit[0]' AS timeout_ms,
+    entry.value ->> '$[3].limit[1]' AS timeout_fails,
+    nullif((SELECT said.value ->> '$[3].by[0]' FROM json_each(chunk.head) AS said
+        WHERE said.key <= entry.key AND said.value -> '$[3].by' IS NOT NULL ORDER BY said.key DESC LIMIT 1), '') AS submitted_by,
+    CAST(substr(chunk.texts, 1 + (entry.value ->> 1), entry.value ->> 2) AS TEXT) AS text,
+    chunk.first,
+    chunk.last
+FROM task_chunks AS chunk, json_each(chunk.head) AS entry
+LEFT JOIN changes ON changes.task_id = chunk.first + (entry.value ->> 0);

@@ -8,7 +8,7 @@ use super::int;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
-use crate::store::{Dialled, Drain, GroupState, OpenTask};
+use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask};
 use crate::task::{
     GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -44,6 +44,11 @@ macro_rules! dialled_columns {
         r#"address, "group", client, since"#
     };
 }
+macro_rules! client_columns {
+    () => {
+        r#"client, "group", labels, version, system, first_seen, last_seen, here"#
+    };
+}
 macro_rules! dead_columns {
     () => {
         r#"seq, task_id, "group", client, attempt, outcome, at, ret"#
@@ -61,7 +66,7 @@ macro_rules! open_columns {
     };
 }
 pub(super) use {
-    dead_columns, dead_results, dialled_columns, drain_columns, group_columns, open_columns, result_columns,
+    client_columns, dead_columns, dead_results, dialled_columns, drain_columns, group_columns, open_columns, result_columns,
     status_columns, task_columns,
 };
 
@@ -300,6 +305,31 @@ pub(super) fn bind_drain(to: &mut Parameters<'_, '_>, drain: &Drain) -> rusqlite
     to.put(drain.since.0)?;
     to.put(drain.until.map(|time| time.0))?;
     to.put(drain.note.as_str())
+}
+
+pub(super) fn bind_client(to: &mut Parameters<'_, '_>, known: &KnownClient) -> rusqlite::Result<()> {
+    to.put(known.client.as_str())?;
+    to.put(known.group.as_str())?;
+    to.put((!known.labels.is_empty()).then(|| known.labels.to_string()))?;
+    to.put(known.version.as_ref().map(Name::as_str))?;
+    to.put(known.system.as_ref().map(Name::as_str))?;
+    to.put(known.first_seen.0)?;
+    to.put(known.last_seen.0)?;
+    to.put(known.here)
+}
+
+pub(super) fn client(row: &Row<'_>) -> rusqlite::Result<KnownClient> {
+    let mut row = Values::of(row);
+    Ok(KnownClient {
+        client: row.name()?,
+        group: row.name()?,
+        labels: row.labels()?,
+        version: row.optional_name()?,
+        system: row.optional_name()?,
+        first_seen: row.time()?,
+        last_seen: row.time()?,
+        here: row.next()?,
+    })
 }
 
 pub(super) fn drain(row: &Row<'_>) -> rusqlite::Result<Drain> {

@@ -43,11 +43,11 @@ struct Args {
     ///
     /// Whoever gets there can give it tasks, unless --token-file names the token that a server has to show. There is no TLS: an address
     /// that other machines reach needs --insecure, or a proxy with TLS before an address of this machine. Port 0 takes any that is free.
-    #[arg(long, value_name = "ADDR", conflicts_with_all = ["tls_ca", "tls_cert", "tls_key", "join", "state", "demo"])]
+    #[arg(long, value_name = "ADDR")]
     serve: Option<String>,
 
     /// Listen (--serve) where other machines get, though there is no TLS: who is between can read and change what is said.
-    #[arg(long, requires = "serve")]
+    #[arg(long)]
     insecure: bool,
 
     /// Speak TLS with it, and take it for the right one if its certificate comes from an authority in this file, in PEM. `system`:
@@ -330,6 +330,20 @@ fn renew_if_due(folder: &Path, server: &str, tls: &Tls) {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    let connects = [
+        ("--join", args.join.is_some()),
+        ("--state", args.state.is_some()),
+        ("--tls-ca", args.tls_ca.is_some()),
+        ("--tls-cert", args.tls_cert.is_some()),
+        ("--demo", args.demo),
+    ];
+    if let (true, Some((flag, _))) = (args.serve.is_some(), connects.iter().find(|(_, is_set)| *is_set)) {
+        let why = format!("{flag} is for a client that connects to a server; with --serve the server connects to it");
+        return Err(Error::Config(why).into());
+    }
+    if args.insecure && args.serve.is_none() {
+        return Err(Error::Config("--insecure is about the address of --serve, which is not set".into()).into());
+    }
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
     let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), args.id.as_deref())?;
     // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.

@@ -138,7 +138,7 @@ impl Dialler {
     /// Begins with those that the store has.
     pub(super) fn start(&self, all: Vec<Dialled>) {
         for dialled in all {
-            self.dial(dialled);
+            self.dial(dialled, |_| {});
         }
     }
 
@@ -158,9 +158,12 @@ impl Dialler {
         }
         let dialled = Dialled { address: address.clone(), group, client, since: Time::now() };
         let stored = self.0.store.dial(address, Some(dialled.clone())).await;
-        let is_new = stored.map(|()| self.dial(dialled));
-        self.lock().coming -= 1;
-        Ok(is_new?)
+        if let Err(error) = stored {
+            self.lock().coming -= 1;
+            return Err(error.into());
+        }
+        // In one step it is no more on its way, and there: it never counts twice, or not at all.
+        Ok(self.dial(dialled, |workers| workers.coming -= 1))
     }
 
     /// Dials a worker no more, and ends its connection. What it has goes to others.
@@ -200,14 +203,15 @@ impl Dialler {
         self.0.workers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Says whether it is new.
-    fn dial(&self, dialled: Dialled) -> bool {
+    /// Says whether it is new. `first`: what else changes with that.
+    fn dial(&self, dialled: Dialled, first: impl FnOnce(&mut Workers)) -> bool {
         let (goes_on, ended) = oneshot::channel::<()>();
         let ended = ended.map(drop).boxed().shared();
         let (state, goes_on) = (Mutex::default(), Mutex::new(Some(goes_on)));
         let worker = Arc::new(Worker { dialled, state, goes_on, ended });
         let before = {
             let mut workers = self.lock();
+            first(&mut workers);
             if workers.stopping {
                 return false;
             }

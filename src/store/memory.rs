@@ -7,8 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest, OpenReader,
-    OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest,
+    OpenReader, OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT,
+    StoreError,
 };
 use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 

@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::backend::STATUSES_AT_ONCE;
 use super::{
-    Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask, Positions,
-    Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
+    Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask,
+    Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 

@@ -66,8 +66,8 @@ macro_rules! open_columns {
     };
 }
 pub(super) use {
-    client_columns, dead_columns, dead_results, dialled_columns, drain_columns, group_columns, open_columns, result_columns,
-    status_columns, task_columns,
+    client_columns, dead_columns, dead_results, dialled_columns, drain_columns, group_columns, open_columns,
+    result_columns, status_columns, task_columns,
 };
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a

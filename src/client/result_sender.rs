@@ -58,8 +58,14 @@ struct Stream {
 }
 
 enum By {
-    Call { sink: Outgoing<ClientCStreamSender<pb::Result>>, answer: ClientCStreamReceiver<pb::Empty> },
+    Call(Box<Call>),
     Shared,
+}
+
+/// A tellResult call.
+struct Call {
+    sink: Outgoing<ClientCStreamSender<pb::Result>>,
+    answer: ClientCStreamReceiver<pb::Empty>,
 }
 
 impl ResultSender {
@@ -168,7 +174,7 @@ impl Stream {
             To::Calls(link) => {
                 let call = link.client.tell_result(link.options.clone());
                 let (sink, answer) = call.map_err(|error| End::lost(error.to_string()))?;
-                By::Call { sink: Outgoing::new(sink), answer }
+                By::Call(Box::new(Call { sink: Outgoing::new(sink), answer }))
             }
             To::Shared(_) => By::Shared,
         };
@@ -179,7 +185,7 @@ impl Stream {
     fn poll_send(&mut self, cx: &mut Context<'_>, now: Instant, ledger: &mut Ledger, batch: bool, to: &mut To) -> bool {
         let mut nobody_counts = 0;
         let (sink, sent): (&mut dyn Sends<pb::Result>, _) = match (&mut self.by, to) {
-            (By::Call { sink, .. }, _) => (sink, &mut nobody_counts),
+            (By::Call(call), _) => (&mut call.sink, &mut nobody_counts),
             (By::Shared, To::Shared(shared)) => (&mut shared.sink, &mut shared.sent),
             (By::Shared, To::Calls(_)) => return false,
         };
@@ -197,7 +203,7 @@ impl Stream {
     /// Asks for the confirmation. Whether all that was sent is on its way.
     fn poll_end(&mut self, cx: &mut Context<'_>, to: &mut To) -> bool {
         match (&mut self.by, to) {
-            (By::Call { sink, .. }, _) => sink.poll_end(cx),
+            (By::Call(call), _) => call.sink.poll_end(cx),
             // The server confirms by itself.
             (By::Shared, To::Shared(shared)) => shared.sink.poll_flush(cx),
             (By::Shared, To::Calls(_)) => false,
@@ -206,7 +212,7 @@ impl Stream {
 
     fn poll_answer(&mut self, cx: &mut Context<'_>, to: &To) -> Poll<grpcio::Result<()>> {
         match (&mut self.by, to) {
-            (By::Call { answer, .. }, _) => answer.poll_unpin(cx).map_ok(|_| ()),
+            (By::Call(call), _) => call.answer.poll_unpin(cx).map_ok(|_| ()),
             (By::Shared, To::Shared(Shared { sent, confirmed, .. })) if self.ending && confirmed >= sent => {
                 Poll::Ready(Ok(()))
             }

@@ -257,10 +257,9 @@ impl Inner {
         if self.tls.is_some() || self.insecure || target::is_here(address) {
             return Ok(());
         }
-        Err(format!(
-            "it is not on this machine, and would be dialled without TLS: set the server's --dial-tls-ca, or --insecure if nobody \
+        Err("it is not on this machine, and would be dialled without TLS: set the server's --dial-tls-ca, or --insecure if nobody \
              else can get between"
-        ))
+            .into())
     }
 
     /// Connects again and again, until it is stopped.
@@ -380,10 +379,7 @@ impl Inner {
 
     /// What the server says of itself, and by what the worker knows it.
     fn options(&self) -> Result<CallOption, String> {
-        let token = match self.config.token_file.as_deref().map(secret::read).transpose()? {
-            Some((token, _)) => Some(token),
-            None => None,
-        };
+        let token = self.config.token_file.as_deref().map(secret::read).transpose()?.map(|(token, _)| token);
         let options = CallOption::default().headers(self.contact.introduction(None, None));
         Ok(secret::signed(options, token.as_ref()))
     }

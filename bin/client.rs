@@ -40,6 +40,17 @@ struct Args {
     #[arg(long, value_name = "ADDR", default_value = Config::default().server)]
     server: String,
 
+    /// Listen here, HOST:PORT, and have the server dial this worker (contactctl dial add), instead of connecting to it.
+    ///
+    /// Whoever gets there can give it tasks, unless --token-file names the token that a server has to show. There is no TLS: an address
+    /// that other machines reach needs --insecure, or a proxy with TLS before an address of this machine. Port 0 takes any that is free.
+    #[arg(long, value_name = "ADDR")]
+    serve: Option<String>,
+
+    /// Listen (--serve) where other machines get, though there is no TLS: who is between can read and change what is said.
+    #[arg(long)]
+    insecure: bool,
+
     /// Speak TLS with it, and take it for the right one if its certificate comes from an authority in this file, in PEM. `system`:
     /// from one that this machine trusts.
     #[arg(long, value_name = "FILE")]
@@ -54,6 +65,8 @@ struct Args {
     tls_key: Option<PathBuf>,
 
     /// Say who the client is with the token in this file, which contactctl token create makes. Read again for each connection.
+    ///
+    /// With --serve: the token that a server has to show, ct1_ and 64 hexadecimal digits (its --dial-token-file).
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
 
@@ -219,6 +232,8 @@ Examples:
       Run each task as a shell script, on every machine that does this.
   contact-client --id \"$(hostname)\" --label os=linux --label role=web --exec 'sh'
       The same for tasks that are submitted with --select role=web.
+  contact-client --serve 127.0.0.1:50061 --group thumbnails --exec './thumbnail.sh'
+      A worker that the server dials (contactctl dial add 127.0.0.1:50061).
   contact-client --id audit --from first --json >> tasks.jsonl
       Keep a record of every task, those from before included.";
 
@@ -332,10 +347,26 @@ fn renew_if_due(folder: &Path, server: &str, tls: &Tls) {
 }
 
 fn run(args: Args) -> anyhow::Result<()> {
+    let connects = [
+        ("--join", args.join.is_some()),
+        ("--state", args.state.is_some()),
+        ("--tls-ca", args.tls_ca.is_some()),
+        ("--tls-cert", args.tls_cert.is_some()),
+        ("--demo", args.demo),
+    ];
+    if let (true, Some((flag, _))) = (args.serve.is_some(), connects.iter().find(|(_, is_set)| *is_set)) {
+        let why = format!("{flag} is for a client that connects to a server; with --serve the server connects to it");
+        return Err(Error::Config(why).into());
+    }
+    if args.insecure && args.serve.is_none() {
+        return Err(Error::Config("--insecure is about the address of --serve, which is not set".into()).into());
+    }
     let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
     let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), args.id.as_deref())?;
     // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.
     let is_known = args.token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.identity.is_some());
+    // One that is dialled has the name of its address, which stays the same.
+    let is_known = is_known || args.serve.is_some();
     let id = args.id.or_else(|| args.group.as_ref().filter(|_| !is_known).map(|_| own_name()));
     let (server, tls, id, group, _lock) = match enrolled {
         Some(Enrolled { server, tls, name, group, lock }) => {
@@ -348,6 +379,8 @@ fn run(args: Args) -> anyhow::Result<()> {
     let mut labels = Labels::default();
     args.label.iter().try_for_each(|label| labels.add(label)).map_err(|e| Error::Config(format!("--label: {e}")))?;
     let config = Config {
+        serve: args.serve,
+        insecure: args.insecure,
         tls,
         token_file: args.token_file,
         id,

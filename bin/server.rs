@@ -12,8 +12,8 @@ use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
 use contact::server::{
-    Auth, CallLimits, Config, GRPC_MEMORY, LARGEST_MAX_TASK, Limit, Limits, Most, Pulse, Retention, Server, ServerTls,
-    host,
+    Auth, CallLimits, Config, DialConfig, DialTls, GRPC_MEMORY, LARGEST_MAX_TASK, Limit, Limits, Most, Pulse,
+    Retention, Server, ServerTls, host,
 };
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
@@ -148,6 +148,20 @@ struct Args {
     /// ends calls, whosever they are, and takes no new connections
     #[arg(long, value_name = "BYTES", default_value = GRPC_MEMORY.to_string(), value_parser = clap::value_parser!(u64).range(1..))]
     grpc_memory: u64,
+    /// Dial workers (contactctl dial) by TLS, and take one for the right one if its certificate comes from an authority in this file, in PEM;
+    /// `system`: from one that this machine trusts. Without it, only workers on this machine are dialled, unless --insecure is set
+    #[arg(long, value_name = "FILE")]
+    dial_tls_ca: Option<PathBuf>,
+    /// Show workers this certificate, in PEM. Read again for each connection, as its key is
+    #[arg(long, value_name = "FILE")]
+    dial_tls_cert: Option<PathBuf>,
+    /// The key of --dial-tls-cert, in PEM
+    #[arg(long, value_name = "FILE")]
+    dial_tls_key: Option<PathBuf>,
+    /// Show workers the token in this file, which they know the server by (contact-client --serve --token-file). Read again for each
+    /// connection
+    #[arg(long, value_name = "FILE")]
+    dial_token_file: Option<PathBuf>,
     /// How long tasks that every group has settled are kept, and their results
     #[arg(long, value_name = "TIME", default_value = time(Retention::default().retain), value_parser = humantime::parse_duration)]
     retain: Duration,
@@ -306,6 +320,14 @@ impl Args {
         }
     }
 
+    fn dial(&self) -> anyhow::Result<DialConfig> {
+        let [ca, cert, key] = [&self.dial_tls_ca, &self.dial_tls_cert, &self.dial_tls_key].map(Clone::clone);
+        // As a client says it, of other settings.
+        let tls =
+            DialTls::of(ca, cert, key).map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--dial-tls-")))?;
+        Ok(DialConfig { tls, token_file: self.dial_token_file.clone() })
+    }
+
     fn retention(&self) -> Retention {
         Retention {
             retain: self.retain,
@@ -380,6 +402,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
         agent_groups: args.agent_group.clone(),
         grpc_memory: usize::try_from(args.grpc_memory).unwrap_or(usize::MAX),
         demo: args.demo.then_some(args.demo_every),
+        dial: args.dial()?,
         broker: args.broker(),
         retention: args.retention(),
         grace: args.grace,

@@ -46,13 +46,13 @@
 //! A server that stops may say when it wants this client back (`google.rpc.RetryInfo`). The client does not connect before that
 //! time, within [`Config::most_backoff`].
 
-mod backoff;
 mod channel_waker;
 mod connection;
 mod event;
 mod exec;
 mod handler;
 mod ledger;
+mod listener;
 mod outgoing;
 mod pipe;
 mod probe;
@@ -70,15 +70,15 @@ use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use crossbeam_channel::{Receiver, bounded};
-use grpcio::EnvBuilder;
+use crossbeam_channel::{Receiver, bounded, never};
+use grpcio::{CallOption, EnvBuilder};
 
-pub use self::backoff::Backoff;
 pub use self::event::Event;
 pub use self::exec::{Exec, NotForCommands, Variable};
 pub use self::handler::{Outcome, Reply, Task, TimeLimit};
 pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
+pub use crate::backoff::Backoff;
 use crate::front::{Dial, DialError};
 pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};
 pub use crate::labels::Labels;
@@ -87,6 +87,7 @@ use crate::task::{Name, NameOf};
 use crate::{secret, target};
 
 use self::handler::{HandlerFn, HandlerThread};
+use self::listener::Listener;
 use self::pipe::{Pipe, State};
 use self::status_sender::{Source, StatusSender};
 
@@ -103,9 +104,14 @@ const CONNECT_EACH: Duration = Duration::from_secs(5);
 pub struct Config {
     /// The server's address: `host:port`.
     pub server: String,
+    /// Listen here, `host:port`, and have the server dial this worker: [`Config::server`] does not matter then.
+    pub serve: Option<String>,
+    /// Whether [`Config::serve`] may be an address that other machines reach, though there is no TLS.
+    pub insecure: bool,
     /// How TLS is spoken with it. `None`: not at all.
     pub tls: Option<Tls>,
     /// A file with the token that says who the client is, `ct1_` and 64 digits. It is read for each connection. `None`: it does not say.
+    /// With [`Config::serve`]: the token that a server has to show.
     pub token_file: Option<PathBuf>,
     /// A stable name of this client: 1 to 256 bytes of characters that can be seen, without blanks at the ends. Without it and without a group, the client is anonymous: it gets
     /// every task the server still has, each time it connects.
@@ -150,6 +156,8 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             server: "127.0.0.1:50051".into(),
+            serve: None,
+            insecure: false,
             tls: None,
             token_file: None,
             id: None,
@@ -251,14 +259,27 @@ impl Worker {
     pub fn start(self) -> Result<Running, Error> {
         let Worker { config, handler, statuses, observer } = self;
         let config = Arc::new(config.checked()?);
+        if config.serve.is_some() && statuses.is_some() {
+            return Err(Error::Config("a worker that is dialled has nowhere to send statuses to".into()));
+        }
         let token = config.token_file.as_deref().map(secret::read).transpose().map_err(Error::Config)?;
         let token = token.map(|(token, warning)| {
             warning.into_iter().for_each(|warning| log::warn!("{warning}"));
             token
         });
         let instance = format!("{:016x}", rand::random::<u64>());
-        let options = connection::call_options(&config, &instance, false)?;
-        let stopping_options = connection::call_options(&config, &instance, true)?;
+        let said = connection::metadata(&config, &instance, false)?;
+        let options = CallOption::default().headers(said.clone());
+        let stopping_options = CallOption::default().headers(connection::metadata(&config, &instance, true)?);
+        let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build());
+        let (listener, accepted) = match &config.serve {
+            Some(address) => {
+                let token_file = config.token_file.clone();
+                let (listener, accepted) = Listener::start(address, config.insecure, env.clone(), token_file, said)?;
+                (Some(listener), accepted)
+            }
+            None => (None, never()),
+        };
         let dial = config.tls.as_ref().map(|tls| Dial::start(&config.server, tls, CONNECT_EACH)).transpose();
         let dial = dial.map_err(|error| match error {
             DialError::Io(error) => Error::Thread(error),
@@ -288,7 +309,9 @@ impl Worker {
             running.others.push(spawn("status".into(), move || sender.run())?);
         }
         let pipe = Pipe {
-            env: Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build()),
+            env,
+            accepted,
+            listener,
             dial,
             state: State::new(&config, token),
             tasks: Some(tasks),
@@ -334,7 +357,17 @@ impl Config {
     }
 
     fn checked(mut self) -> Result<Config, Error> {
-        target::check(&self.server).map_err(|why| Error::Config(format!("the server {:?}: {why}", self.server)))?;
+        match &self.serve {
+            None => {
+                let wrong = |why| Error::Config(format!("the server {:?}: {why}", self.server));
+                target::check(&self.server).map_err(wrong)?;
+            }
+            Some(_) if self.tls.is_some() => {
+                let why = "a worker that listens speaks no TLS itself: put a proxy that does before it";
+                return Err(Error::Config(why.into()));
+            }
+            Some(_) => {}
+        }
         if self.concurrency == 0 {
             return Err(Error::Config("concurrency 0 would handle nothing; use 1 or more".into()));
         }

@@ -141,6 +141,16 @@ pub const fn server_method<Q: MessageFull, P: Message>(ty: MethodType, name: &'s
     }
 }
 
+/// A method that the server calls: what comes back is read as carefully as requests are.
+pub const fn dialled_method<Q: Message, P: MessageFull>(ty: MethodType, name: &'static str) -> Method<Q, Decoded<P>> {
+    Method {
+        ty,
+        name,
+        req_mar: Marshaller { ser: pb_ser, de: grpcio::pb_de },
+        resp_mar: Marshaller { ser: never_sent, de: decode },
+    }
+}
+
 fn decode<T: MessageFull>(mut reader: MessageReader) -> grpcio::Result<Decoded<T>> {
     let length = reader.len();
     Ok(read(&mut reader, length))
@@ -403,8 +413,8 @@ mod tests {
             ($($module:ident: $($message:ident)*;)*) => { vec![$($(one::<$module::$message>()),*),*] };
         }
         all! {
-            contact: ClientMsg ServerMsg Revoked Empty Result JoinRequest JoinResponse;
-            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest;
+            contact: ClientMsg ServerMsg Revoked Empty Result JoinRequest JoinResponse Refused;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse;
         }
     }
 

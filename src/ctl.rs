@@ -9,6 +9,7 @@ mod backup;
 mod batch;
 mod bench;
 mod cancel;
+mod dial;
 mod doctor;
 mod error;
 mod finding;
@@ -37,7 +38,7 @@ pub use error::Error;
 
 use std::io::{self, Write as _};
 
-use args::{Clock, Command, Group, Token};
+use args::{Clock, Command, Dial, Group, Token};
 use clap::CommandFactory as _;
 use link::{Link, To};
 use out::Out;
@@ -86,6 +87,9 @@ pub fn run(args: Args) -> Result<(), Error> {
             manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)
         }
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
+        Command::Dial(Dial::Add(new)) => dial::add(&link()?, new, out),
+        Command::Dial(Dial::List) => dial::list(&link()?, out),
+        Command::Dial(Dial::Rm { address }) => dial::remove(&link()?, address, out),
         Command::Token(Token::Create(new)) => token::create(&link()?, new, out),
         Command::Token(Token::List) => token::list(&link()?, out),
         Command::Token(Token::Revoke { name }) => token::revoke(&link()?, name, out),

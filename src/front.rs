@@ -14,7 +14,6 @@
 
 #[cfg(feature = "server")]
 mod credit;
-#[cfg(any(feature = "client", feature = "ctl"))]
 mod dial;
 #[cfg(feature = "server")]
 mod door;
@@ -30,7 +29,6 @@ mod join;
 #[cfg(feature = "server")]
 mod places;
 mod relay;
-#[cfg(any(feature = "client", feature = "ctl"))]
 mod trouble;
 
 use std::sync::Arc;
@@ -39,8 +37,7 @@ use rustls::crypto::CryptoProvider;
 
 #[cfg(feature = "ctl")]
 pub(crate) use self::dial::speaks_tls;
-#[cfg(any(feature = "client", feature = "ctl"))]
-pub(crate) use self::dial::{Dial, DialError};
+pub(crate) use self::dial::{Dial, DialError, DialThread};
 #[cfg(feature = "server")]
 pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
 #[cfg(feature = "server")]

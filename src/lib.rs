@@ -21,6 +21,9 @@
 
 #[cfg(feature = "server")]
 pub mod attempts;
+#[cfg(any(feature = "client", feature = "server"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "servers need a part of it"))]
+mod backoff;
 #[cfg(feature = "server")]
 pub mod broker;
 #[cfg(feature = "client")]
@@ -64,8 +67,8 @@ mod private_file;
 )]
 mod reason;
 pub mod retry;
-#[cfg(any(feature = "client", feature = "ctl"))]
-#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators need a part of it"))]
+#[cfg(any(feature = "client", feature = "ctl", feature = "server"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators and servers need a part of it"))]
 mod rpc_status;
 pub mod run;
 #[cfg_attr(
@@ -77,7 +80,8 @@ mod secret;
 pub mod server;
 #[cfg(feature = "server")]
 pub mod store;
-#[cfg(any(feature = "client", feature = "ctl"))]
+#[cfg(any(feature = "client", feature = "ctl", feature = "server"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators and servers need a part of it"))]
 mod target;
 pub mod task;
 pub mod task_state;

@@ -66,6 +66,15 @@ pub(crate) fn is_too_long(status: &RpcStatus) -> bool {
     }
 }
 
+/// What a Contact server said in the words of a status, to one that it called: as the status would be.
+pub(crate) fn of_words(reason: &str, message: &str) -> RpcStatus {
+    let info = ErrorInfo { reason: reason.into(), domain: DOMAIN.into(), ..ErrorInfo::default() };
+    let code = Reason::named(reason).map_or(Code::UNKNOWN, Reason::code);
+    let details = protobuf::well_known_types::any::Any::pack(&info).into_iter().collect();
+    let status = Status { code: code.into(), message: message.into(), details, ..Status::default() };
+    RpcStatus::with_details(code, message.into(), status.write_to_bytes().unwrap_or_default())
+}
+
 /// Whether a Contact server said that.
 pub(crate) fn is_of_contact(status: &RpcStatus) -> bool {
     detail::<ErrorInfo>(status).is_some_and(|info| info.domain == DOMAIN)

@@ -28,6 +28,13 @@ impl Secret {
         is_one.then(|| Secret(text.to_owned()))
     }
 
+    /// Whether it is this. In the same time wherever it differs, so that no part of it can be found out by itself.
+    #[cfg(feature = "client")]
+    pub(crate) fn is(&self, other: &[u8]) -> bool {
+        let differs = self.0.bytes().zip(other).fold(0, |differs, (one, other)| differs | (one ^ other));
+        self.0.len() == other.len() && differs == 0
+    }
+
     #[cfg(feature = "server")]
     pub(crate) fn expose(&self) -> &str {
         &self.0

@@ -14,6 +14,7 @@ mod contact;
 mod control;
 mod convert;
 mod demo;
+mod dial;
 mod grants;
 mod health;
 pub mod host;
@@ -63,6 +64,8 @@ pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerE
 use self::contact::ContactService;
 use self::control::ControlService;
 use self::demo::Demo;
+pub use self::dial::DialConfig;
+use self::dial::Dialler;
 use self::grants::Grants;
 use self::health::Health;
 use self::http::{HttpThread, Reception};
@@ -86,7 +89,7 @@ use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
 use crate::front::Speaks;
-pub use crate::front::{FileError, ServerTls};
+pub use crate::front::{FileError, ServerTls, Tls as DialTls};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -111,6 +114,7 @@ pub struct Server {
     runs: RunsThread,
     watchdog: Watchdog,
     watchers: Watchers,
+    dialler: Dialler,
     calls: Calls,
     accounts: Accounts,
     broker: Broker,
@@ -156,6 +160,7 @@ impl Server {
         let anonymous_group = config.broker.anonymous_group.clone();
         let receipts = Receipts::open(&config.data);
         let receipts = receipts.map_err(|why| ServerError::Data { path: config.data.join("receipt-key"), why })?;
+        let dialled = recovered.dialled.clone();
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
         let (runs_thread, runs) = RunsThread::start(handle.clone(), broker.handle(), pool.queries())?;
 
@@ -197,7 +202,10 @@ impl Server {
             receipts,
             anonymous_group,
         };
+        let dialler = Dialler::new(contact.clone(), handle.clone(), env.clone(), config.dial, config.insecure);
+        let dialler = dialler.map_err(ServerError::Dial)?;
         let operator = Operator {
+            dialler: dialler.clone(),
             broker: broker.handle(),
             store: handle.clone(),
             queries: pool.queries(),
@@ -213,8 +221,7 @@ impl Server {
             idle_since: Arc::default(),
         };
         let control = ControlService { operator: operator.clone(), watchers: watchers.clone(), calls: calls.clone() };
-        // A message holds one text and what describes it; a request of operators holds many.
-        let message = limit + 64 * 1024;
+        let message = limit + port::BESIDE_TEXT;
         let common = |file, calls: &Admit| {
             let [v1, v1alpha] = Reflection::of(file).services(calls);
             [create_health(health.clone(), calls), v1, v1alpha]
@@ -245,6 +252,7 @@ impl Server {
             Kind { flag: "--control", role: Role::Operator, slots: 64, message: message.max(16 * 1024 * 1024) },
         )?;
         let _ = about.control.set(control.address().to_owned());
+        dialler.start(dialled);
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
         let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
@@ -270,6 +278,7 @@ impl Server {
             http_address,
             about,
             health,
+            dialler,
             calls,
             accounts,
             http,
@@ -330,7 +339,19 @@ impl Server {
     /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
         let Server {
-            contact, control, tls, health, calls, http, demo, retention_thread, runs, watchers, broker, ..
+            contact,
+            control,
+            tls,
+            health,
+            dialler,
+            calls,
+            http,
+            demo,
+            retention_thread,
+            runs,
+            watchers,
+            broker,
+            ..
         } = self;
         let mut store = self.store;
         health.begin_drain();
@@ -343,6 +364,7 @@ impl Server {
         runs.stop();
         // A broker that is gone has no clients to send away.
         health.sends_away(block_on(broker.handle().connected()).unwrap_or(0));
+        dialler.stop();
         broker.drain();
         watchers.stop();
         let begun = Instant::now();

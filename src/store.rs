@@ -28,7 +28,7 @@ use futures::channel::oneshot;
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
 use crate::run::Run;
-use crate::task::{ClientId, GroupName, NewResult, NewStatus, NewTask, TaskId, Time, weight};
+use crate::task::{ClientId, GroupName, Name, NewResult, NewStatus, NewTask, TaskId, Time, weight};
 
 mod backend;
 mod backup;
@@ -42,9 +42,9 @@ mod tail;
 mod writer;
 
 pub use backend::{
-    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Drain, Floors, GroupState, Keyed, KnownClient,
-    Newest, OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal, Removed,
-    STATUSES, STATUSES_OF_A_CLIENT,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Dialled, Drain, Floors, GroupState, Keyed,
+    KnownClient, Newest, OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered, Removable, Removal,
+    Removed, STATUSES, STATUSES_OF_A_CLIENT,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
@@ -313,6 +313,12 @@ impl Handle {
         let names: usize = run.targets.iter().map(|name| name.as_str().len()).sum();
         let bytes = names + run.what.text.len() + tasks.iter().map(|(task, _)| task.weight()).sum::<usize>();
         self.ask_weighed(Command::Run(Box::new(run), tasks, answer), bytes, answered).await
+    }
+
+    /// Keeps, or with `None` forgets, that the server dials a worker, and resolves when that is on disk.
+    pub async fn dial(&self, address: Name, dialled: Option<Dialled>) -> Result<(), StoreError> {
+        let (answer, answered) = oneshot::channel();
+        self.ask(Command::Dial(address, dialled, answer), answered).await
     }
 
     /// Removes what is no longer wanted: what [`Reader::removable`] named, and other things as far as the limit goes.

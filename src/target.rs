@@ -43,6 +43,13 @@ fn is_host(text: &str) -> bool {
     !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control() || matches!(c, '/' | '@'))
 }
 
+/// Whether what is at an address is on this machine.
+pub(crate) fn is_here(address: &str) -> bool {
+    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "unix" || host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.to_canonical().is_loopback())
+}
+
 /// The settings that all channels have. `connect_timeout`: how long a try to connect to one of the server's addresses may take
 /// before the next one is tried.
 pub(crate) fn channel_builder(
@@ -104,12 +111,11 @@ pub(crate) fn proxy(server: &str) -> Option<(&'static str, String)> {
 fn proxy_by(server: &str, get: impl Fn(&str) -> Option<String>) -> Option<(&'static str, String)> {
     let (host, _) = server.rsplit_once(':')?;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let is_here = host == "unix" || host == "localhost" || host.parse().is_ok_and(|ip: IpAddr| ip.is_loopback());
     // C-core reads networks, as 10.0.0.0/8, in there as well.
     let exempt = NO_PROXY_VARIABLES.into_iter().find_map(&get).unwrap_or_default();
     let is_exempt = exempt.split(',').map(str::trim).any(|entry| !entry.is_empty() && host.ends_with(entry));
     let set = PROXY_VARIABLES.into_iter().find_map(|variable| Some((variable, get(variable)?)));
-    set.filter(|(_, value)| !value.is_empty() && !is_here && !is_exempt)
+    set.filter(|(_, value)| !value.is_empty() && !is_here(server) && !is_exempt)
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use contact::broker;
-use contact::server::{Auth, CallLimits, Config, GRPC_MEMORY, Limits, Retention, Server};
+use contact::server::{Auth, CallLimits, Config, DialConfig, GRPC_MEMORY, Limits, Retention, Server};
 use contact::wire::contact::{ClientMsg, Empty, Result as Told, ServerMsg};
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control::{
@@ -64,6 +64,7 @@ impl Rig {
             limits: Limits::default(),
             agent_groups: Vec::new(),
             grpc_memory: GRPC_MEMORY,
+            dial: DialConfig::default(),
             demo: None,
             retention: Retention::default(),
             grace: Duration::from_secs(3),

@@ -15,6 +15,7 @@ mod config;
 mod conventions;
 mod crash;
 mod ctl;
+mod dialled;
 mod http;
 mod interop;
 mod network;

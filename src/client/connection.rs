@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 
 use futures::{FutureExt, StreamExt};
 use grpcio::{
-    CallOption, Channel, ClientSStreamReceiver, ConnectivityState, Environment, MetadataBuilder, RpcStatus,
+    CallOption, Channel, ClientSStreamReceiver, ConnectivityState, Environment, Metadata, MetadataBuilder, RpcStatus,
     RpcStatusCode,
 };
 
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
+use super::listener::{Accepted, Refuse};
 use super::result_sender::ResultSender;
 use super::{Config, Error};
+use crate::codec::Requests;
 use crate::front::Dial;
 use crate::rpc_status::{self, Meaning};
 use crate::secret::Secret;
@@ -63,10 +65,14 @@ pub(super) struct Link {
 }
 
 pub(super) struct Connection {
-    pub(super) link: Link,
+    /// `None`: the server opened it, and takes no calls over it.
+    pub(super) link: Option<Link>,
     pub(super) results: ResultSender,
-    channel: Channel,
+    /// That which this side opened.
+    channel: Option<Channel>,
     watch: Option<Pin<Box<dyn Future<Output = bool> + Send>>>,
+    /// The stream that the server opened.
+    shared: Option<Shared>,
     ready_since: Option<Instant>,
     /// A Contact server has said something: until then, it may be a proxy that answers.
     pub(super) answered: bool,
@@ -82,7 +88,32 @@ pub(super) struct Connection {
     before: Option<ClientSStreamReceiver<pb::ServerMsg>>,
 }
 
+/// A stream that the server opened, without the sink, which results go to.
+struct Shared {
+    requests: Requests<pb::ServerMsg>,
+    refuse: Refuse,
+    /// The server was told that tasks may come.
+    is_registered: bool,
+}
+
 impl Connection {
+    /// Of a stream that the server opened.
+    pub(super) fn accepted(accepted: Accepted, confirm_every: Duration) -> Connection {
+        let Accepted { requests, sink, max_result, refuse, .. } = accepted;
+        let shared = Shared { requests, refuse, is_registered: false };
+        let results = ResultSender::sharing(sink, confirm_every);
+        Connection { shared: Some(shared), max_result, ..Connection::of(None, results, None) }
+    }
+
+    /// Ends a stream that the server opened, since another one takes its place.
+    pub(super) fn give_way(self) {
+        if let (Some(shared), Some(sink)) = (self.shared, self.results.into_sink()) {
+            let why = "another server, or another stream of this one, dialled the worker: it serves the last that came";
+            let status = RpcStatus::with_message(RpcStatusCode::ABORTED, why.into());
+            let _ = shared.refuse.send((sink, shared.requests, status));
+        }
+    }
+
     /// Begins to connect. Each try has a channel of its own, not shared with others, so that the waits between tries
     /// are the worker's and not those of C-core.
     pub(super) fn open(
@@ -102,11 +133,16 @@ impl Connection {
         let link = Link { client: ContactClient::new(channel.clone()).signed(token), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);
+        Connection::of(Some(link), results, Some(channel))
+    }
+
+    fn of(link: Option<Link>, results: ResultSender, channel: Option<Channel>) -> Connection {
         Connection {
             link,
             results,
             channel,
             watch: None,
+            shared: None,
             ready_since: None,
             answered: false,
             greeted: false,
@@ -121,13 +157,16 @@ impl Connection {
     /// Whether something at the server's address speaks HTTP/2; true once, when that is new.
     pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         while self.ready_since.is_none() {
-            let state = self.channel.check_connectivity_state(false);
+            let Some(channel) = &self.channel else {
+                self.ready_since = Some(now);
+                return true;
+            };
+            let state = channel.check_connectivity_state(false);
             if state == ConnectivityState::GRPC_CHANNEL_READY {
                 self.ready_since = Some(now);
                 self.watch = None;
                 return true;
             }
-            let channel = &self.channel;
             let watch = self.watch.get_or_insert_with(|| Box::pin(channel.wait_for_state_change(state, WATCH).fuse()));
             if watch.poll_unpin(cx).is_pending() {
                 break;
@@ -143,32 +182,51 @@ impl Connection {
     }
 
     /// Asks for tasks, if that was not done yet.
-    pub(super) fn register(&mut self) -> Result<bool, End> {
-        if self.tasks.is_some() {
+    pub(super) fn register(&mut self, cx: &mut Context<'_>) -> Result<bool, End> {
+        if self.is_registered() {
             return Ok(false);
         }
-        let options = self.link.options.clone();
-        let tasks = self.link.client.get_task(&pb::Empty::new(), options);
-        self.tasks = Some(tasks.map_err(|error| End::lost(error.to_string()))?);
+        if let Some(shared) = &mut self.shared {
+            shared.is_registered = self.results.poll_say_ready(cx);
+            return Ok(shared.is_registered);
+        }
+        self.tasks = self.get_task(None)?;
         Ok(true)
+    }
+
+    /// Calls getTask: as this client, or with other options.
+    fn get_task(&self, options: Option<CallOption>) -> Result<Option<ClientSStreamReceiver<pb::ServerMsg>>, End> {
+        let Some(link) = &self.link else { return Ok(None) };
+        let options = options.unwrap_or_else(|| link.options.clone());
+        link.client.get_task(&pb::Empty::new(), options).map(Some).map_err(|error| End::lost(error.to_string()))
     }
 
     /// Asks for tasks anew, as the same process, with other options: the server ends the stream there was, and what that held is
     /// held by the new one.
     pub(super) fn narrow(&mut self, options: CallOption) -> Result<(), End> {
-        let tasks = self.link.client.get_task(&pb::Empty::new(), options);
-        // Not cancelled here: the server could see that before the new call, and give everything to others.
-        self.before = self.tasks.replace(tasks.map_err(|error| End::lost(error.to_string()))?);
+        if let Some(tasks) = self.get_task(Some(options))? {
+            // Not cancelled here: the server could see that before the new call, and give everything to others.
+            self.before = self.tasks.replace(tasks);
+        }
         Ok(())
     }
 
     /// Whether tasks were asked for.
     pub(super) fn is_registered(&self) -> bool {
-        self.tasks.is_some()
+        self.tasks.is_some() || self.shared.as_ref().is_some_and(|shared| shared.is_registered)
     }
 
     /// The next message of getTask.
     pub(super) fn poll_task(&mut self, cx: &mut Context<'_>) -> Poll<Result<pb::ServerMsg, End>> {
+        if let Some(shared) = &mut self.shared {
+            return shared.requests.poll_next_unpin(cx).map(|message| match message {
+                Some(Ok(Ok(message))) => Ok(message),
+                Some(Ok(Err(unreadable))) => Err(End::lost(unreadable.to_string())),
+                // Of a call that the other side made there is no status: the connection is gone.
+                Some(Err(_)) => Err(End::lost("the connection of the server ended")),
+                None => Err(End::lost("the server ended the stream")),
+            });
+        }
         match self.before.as_mut().map(|before| before.poll_next_unpin(cx)) {
             Some(Poll::Ready(Some(Ok(message)))) => return Poll::Ready(Ok(message)),
             Some(Poll::Ready(_)) => self.before = None,
@@ -218,7 +276,7 @@ impl Connection {
 
 /// The metadata that says who this client is; none for an anonymous one, as the article's is. One that is `stopping` wants no more
 /// tasks.
-pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> Result<CallOption, Error> {
+pub(super) fn metadata(config: &Config, instance: &str, stopping: bool) -> Result<Metadata, Error> {
     let mut metadata = MetadataBuilder::new();
     let mut add = |key: &str, value: &str| match metadata.add_str(key, value) {
         Ok(_) => Ok(()),
@@ -230,7 +288,7 @@ pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> R
     if let Some(group) = &config.group {
         add("contact-group", &utf8_percent_encode(group, ENCODED).to_string())?;
     }
-    if config.id.is_some() || config.group.is_some() {
+    if config.id.is_some() || config.group.is_some() || config.serve.is_some() {
         add("contact-instance", instance)?;
         add("contact-version", concat!("contact ", env!("CARGO_PKG_VERSION")))?;
         add("contact-system", &format!("{} {}", std::env::consts::OS, std::env::consts::ARCH))?;
@@ -259,7 +317,7 @@ pub(super) fn call_options(config: &Config, instance: &str, stopping: bool) -> R
     if let Some(heartbeat) = config.heartbeat {
         add("contact-heartbeat", &heartbeat.as_secs().to_string())?;
     }
-    Ok(CallOption::default().headers(metadata.build()))
+    Ok(metadata.build())
 }
 
 /// What the worker ends with, for a status that no other try would change.

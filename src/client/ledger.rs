@@ -251,6 +251,11 @@ impl Ledger {
         self.held.len()
     }
 
+    /// The server takes tasks back, which was not tried.
+    pub(super) fn takes_back(&mut self) {
+        self.takes_back = Some(true);
+    }
+
     /// Whether the server takes tasks back, as far as is known.
     pub(super) fn can_release(&self) -> bool {
         self.takes_back != Some(false)
@@ -425,11 +430,12 @@ impl Ledger {
     /// the next connection has another order. What is not begun goes back.
     pub(super) fn disconnected(&mut self) {
         self.renewals.clear();
-        self.to_send_alone = 0;
-        self.sent_alone = false;
+        // Also over the next connection: one of them would be refused again with all others.
+        self.to_send_alone += if mem::take(&mut self.sent_alone) { self.unconfirmed.len() } else { 0 };
         self.released = false;
         self.unsent.retain(|result| result.id != 0);
         self.take_back();
+        self.to_send_alone = self.to_send_alone.min(self.unsent.len());
         for id in self.begins.drain(..).chain(self.announced.drain(..)) {
             if let Some(held) = self.held.get_mut(&id) {
                 held.begun = false;

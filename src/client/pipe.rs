@@ -1,5 +1,6 @@
 //! The pipe thread: passes tasks from getTask to the handlers, and their results to tellResult, over one connection after another.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::mem;
 use std::sync::Arc;
@@ -13,11 +14,14 @@ use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Outcome, Task, TimeLimit};
 use super::ledger::{Begin, Ledger};
+use super::listener::{Accepted, Listener};
 use super::progress::Progress;
+use super::result_sender::refused_over_shared;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
 use crate::front::Dial;
+use crate::rpc_status;
 use crate::secret::{self, Secret};
 use crate::target;
 use crate::task::{StartAt, TaskId};
@@ -55,6 +59,9 @@ const MISSED_HEARTBEATS: u32 = 3;
 pub(super) struct Pipe {
     pub(super) config: Arc<Config>,
     pub(super) env: Arc<Environment>,
+    /// Streams that the server opens, if this listens, and what does. Else it connects itself.
+    pub(super) accepted: Receiver<Accepted>,
+    pub(super) listener: Option<Listener>,
     /// The way to a server with TLS.
     pub(super) dial: Option<Dial>,
     pub(super) options: CallOption,
@@ -91,6 +98,10 @@ pub(super) struct State {
     inbox: VecDeque<Task>,
     inbox_bytes: usize,
     connection: Option<Connection>,
+    /// A stream that the server opened, and that is to be the connection.
+    coming: Option<Accepted>,
+    /// What the log calls the server.
+    server: String,
     /// What the client says who it is with. That of the file when it could be read last.
     token: Option<Secret>,
     /// Number of connections so far.
@@ -135,6 +146,8 @@ impl State {
             inbox: VecDeque::new(),
             inbox_bytes: 0,
             connection: None,
+            coming: None,
+            server: config.server.clone(),
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
@@ -184,6 +197,9 @@ impl Pipe {
     }
 
     fn connect(&mut self, now: Instant) {
+        if self.listener.is_some() {
+            return self.take_stream(now);
+        }
         let state = &mut self.state;
         let wanted = !state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0;
         if state.connection.is_some() || !wanted || now < state.try_at {
@@ -201,6 +217,22 @@ impl Pipe {
         let token = state.token.clone();
         let connection = Connection::open(&self.config, dial, &self.env, options, token, keepalive, connect_timeout);
         state.connection = Some(connection);
+    }
+
+    /// The stream that the server opened last is the connection: one before it may be dead without a word.
+    fn take_stream(&mut self, now: Instant) {
+        let Some(coming) = self.accepted.try_iter().last().or(self.state.coming.take()) else { return };
+        if let Some(before) = self.state.connection.take() {
+            self.lost(&before, "another stream took its place", None, false, now);
+            before.give_way();
+        }
+        let state = &mut self.state;
+        state.connections += 1;
+        state.received = Received::default();
+        state.ledger.takes_back();
+        state.ledger.renew();
+        state.server = coming.peer.clone();
+        state.connection = Some(Connection::accepted(coming, self.config.confirm_every));
     }
 
     /// Does all that the streams allow, and sees when the connection ends.
@@ -234,11 +266,11 @@ impl Pipe {
         if connection.poll_ready(cx, now) {
             self.state.connect_timeout = FIRST_CONNECT;
             self.state.silent_at = Some(now + SILENT);
-            self.offer(Some(connection.link.clone()));
+            self.offer(connection.link.clone());
         }
         if self.state.silent_at.is_some_and(|at| now >= at) {
             self.state.silent_at = None;
-            log::info!("{} is reached, and has not answered yet", target::shown(&self.config.server));
+            log::info!("{} is reached, and has not answered yet", self.shown());
         }
         // First report the old tasks, finished or still worked on, and then ask for new ones: so the server does not deliver
         // the old ones again.
@@ -250,13 +282,17 @@ impl Pipe {
         if has_reports(&state.ledger, connection) {
             connection.results.poll(cx, now, &mut state.ledger, true)?;
         }
-        if !has_reports(&state.ledger, connection) && !state.stopping && connection.register()? {
+        if !has_reports(&state.ledger, connection) && !state.stopping && connection.register(cx)? {
             // Renew once more: only now does the server know the stream that holds them.
             state.renew_at = now;
         }
         // A worker that stops is to be given no more. The stream stays, so that what runs keeps its lease; only one with an id can
         // have another take its place.
-        let narrows = state.stopping && !state.narrowed && self.config.id.is_some() && state.ledger.held() > 0;
+        let narrows = connection.link.is_some()
+            && state.stopping
+            && !state.narrowed
+            && self.config.id.is_some()
+            && state.ledger.held() > 0;
         if narrows && connection.is_registered() {
             connection.narrow(self.stopping_options.clone())?;
             state.narrowed = true;
@@ -287,10 +323,27 @@ impl Pipe {
             self.state.received.anything = true;
             self.note_answer(connection);
             connection.results.batch |= !message.batch.is_empty();
+            if message.confirmed > 0 {
+                connection.results.confirmed(message.confirmed);
+                // What waits for that was asked already.
+                waker.wake_by_ref();
+            }
+            if let Some(refused) = message.refused.as_ref() {
+                let status = rpc_status::of_words(&refused.reason, &refused.message);
+                connection.results.poll(cx, now, &mut self.state.ledger, true)?;
+                refused_over_shared(&status, &mut self.state.ledger);
+                return Err(End::lost_with(&status));
+            }
             self.receive(message, now);
         }
         self.state.received.last = Some(now);
         Ok(())
+    }
+
+    /// The server as the log names it.
+    fn shown(&self) -> Cow<'_, str> {
+        let server = &self.state.server;
+        if self.listener.is_some() { Cow::Borrowed(server) } else { target::shown(server) }
     }
 
     /// The first word of the server: a message, or the answer to results.
@@ -299,8 +352,8 @@ impl Pipe {
         if !connection.answered && is_answer {
             connection.answered = true;
             self.state.silent_at = None;
-            log::info!("connected to {}", target::shown(&self.config.server));
-            (self.observer)(&Event::Connected { server: &self.config.server });
+            log::info!("connected to {}", self.shown());
+            (self.observer)(&Event::Connected { server: &self.state.server });
         }
         // Results may have been answered before tasks were asked for.
         if let Some(from) = connection.new_group.take() {
@@ -324,7 +377,8 @@ impl Pipe {
         let state = &mut self.state;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
-        state.received.heartbeats |= message.batch.is_empty() && message.revoked.is_empty() && !is_task(&message);
+        state.received.heartbeats |=
+            message.batch.is_empty() && message.revoked.is_empty() && message.confirmed == 0 && !is_task(&message);
         for revoked in mem::take(&mut message.revoked) {
             self.revoke(&revoked);
         }
@@ -418,16 +472,20 @@ impl Pipe {
         }
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
-        let server = &self.config.server;
         let what = match ready_since {
             _ if connection.answered => "lost the connection to",
             _ if refused => "turned away by",
             Some(_) => "no answer of a Contact server from",
             None => "cannot reach",
         };
-        log::warn!("{what} {}: {reason}; next try in {:.1} s", target::shown(server), wait.as_secs_f64());
+        if self.listener.is_some() {
+            log::warn!("{what} {}: {reason}; until it dials again, this waits", self.shown());
+        } else {
+            log::warn!("{what} {}: {reason}; next try in {:.1} s", self.shown(), wait.as_secs_f64());
+        }
+        let server = &self.state.server;
         let http2 = ready_since.is_some();
-        let is_plain = self.dial.is_none();
+        let is_plain = self.dial.is_none() && self.listener.is_none();
         if is_plain
             && (http2 || reason.contains(HTTP_1))
             && !connection.answered
@@ -511,6 +569,10 @@ impl Pipe {
                     self.state.give_up_at.get_or_insert(Instant::now() + self.config.stop_grace);
                 }
             },
+            recv(self.accepted) -> accepted => match accepted {
+                Ok(accepted) => self.state.coming = Some(accepted),
+                Err(_) => self.accepted = never(),
+            },
             recv(self.stopped) -> _ => self.begin_stop(),
             default(timeout) => {}
         }
@@ -519,6 +581,7 @@ impl Pipe {
     fn deadline(&self) -> Option<Instant> {
         let state = &self.state;
         let of_connection = match &state.connection {
+            None if self.listener.is_some() => None,
             None => {
                 (!state.stopping || state.ledger.unreported() > 0 || state.ledger.held() > 0).then_some(state.try_at)
             }

@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, TryRecvError, never, select};
 use futures::StreamExt;
-use grpcio::{ClientDuplexReceiver, RpcStatus};
+use grpcio::{ClientCStreamSender, ClientDuplexReceiver, RpcStatus};
 
 use super::channel_waker::ChannelWaker;
 use super::connection::Link;
-use super::outgoing::Outgoing;
+use super::outgoing::{Outgoing, Sends as _};
 use super::stopper::Stopped;
 use super::{Backoff, Event, Observer};
 use crate::rpc_status::{self, Meaning};
@@ -61,7 +61,7 @@ pub(super) struct StatusSender {
 }
 
 struct Call {
-    sink: Outgoing<pb::ClientMsg>,
+    sink: Outgoing<ClientCStreamSender<pb::ClientMsg>>,
     answers: ClientDuplexReceiver<pb::Result>,
     /// How many of the unanswered statuses were sent.
     sent: usize,

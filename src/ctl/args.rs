@@ -178,6 +178,16 @@ Examples:
   contactctl group rm workers"
     )]
     Group(Group),
+    /// Have the server dial workers that listen (contact-client --serve).
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  contactctl dial add 10.0.0.7:50061 --group thumbnails
+  contactctl dial list
+  contactctl dial rm 10.0.0.7:50061"
+    )]
+    Dial(Dial),
     /// Make and revoke tokens, by which callers say who they are.
     #[command(
         subcommand,
@@ -419,6 +429,52 @@ pub(super) enum Clock {
 Example:
   contactctl clock accept")]
     Accept,
+}
+
+#[derive(Debug, Subcommand)]
+pub(super) enum Dial {
+    Add(NewDial),
+    /// Show the workers that are dialled, and why a connection fails.
+    #[command(after_help = "\
+Examples:
+  contactctl dial list
+  contactctl dial list --json | jq -r 'select(.connected | not) | .address + \": \" + .trouble'")]
+    List,
+    /// Dial a worker no more, and end its stream.
+    ///
+    /// What it has goes to others of its group.
+    #[command(after_help = "\
+Example:
+  contactctl dial rm 10.0.0.7:50061")]
+    Rm {
+        /// Its address, as it was added.
+        #[arg(value_name = "ADDR")]
+        address: String,
+    },
+}
+
+/// Dial a worker that listens, from now on and after restarts.
+///
+/// The server opens a stream to it, gives it tasks, and hears what came of them. When the connection is lost, the server connects again:
+/// the first time within a second, later at least every 30 seconds. Adding an address again changes its group and id. At most 1,000 are
+/// dialled.
+///
+/// An address of another machine is dialled by TLS (the server's --dial-tls-ca), unless the server runs with --insecure.
+#[derive(Debug, ClapArgs)]
+#[command(after_help = "\
+Examples:
+  contactctl dial add 10.0.0.7:50061 --group thumbnails
+  contactctl dial add worker-7.workers.svc:50061 --group thumbnails --client worker-7")]
+pub(super) struct NewDial {
+    /// Where it listens, host:port.
+    #[arg(value_name = "ADDR", value_parser = address)]
+    pub(super) address: String,
+    /// The group whose tasks it shares. Without it: the one that the worker says, or else it is a group of its own.
+    #[arg(long, value_name = "GROUP", value_parser = group)]
+    pub(super) group: Option<String>,
+    /// Its id. Without it: the one that the worker says, or else its address.
+    #[arg(long, value_name = "NAME", value_parser = group)]
+    pub(super) client: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

@@ -25,7 +25,7 @@ const GROUPS: [(&str, &[&str]); 5] = [
         "Change:",
         &["submit", "run", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"],
     ),
-    ("Let in:", &["invite", "identity", "cert"]),
+    ("Let in:", &["invite", "identity", "cert", "dial"]),
     ("Measure:", &["bench"]),
     ("Set up:", &["token", "login", "completions", "man"]),
 ];

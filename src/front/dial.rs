@@ -15,12 +15,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures::future::{self};
+use futures::future;
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
+use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::files::{FileError, Tls};
@@ -34,13 +36,44 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The longest answer of a web proxy, in bytes.
 const PROXY_ANSWER: usize = 8 * 1024;
 
-/// A way to one server by TLS. Ends with all its connections when it is dropped.
+/// A way to one server by TLS. Makes no more connections when it is dropped.
 pub(crate) struct Dial {
     target: String,
     trouble: Trouble,
+    accepting: AbortHandle,
+    _thread: Arc<DialThread>,
+}
+
+/// The thread on which TLS is spoken, for any number of servers. Ends with all connections when the last that has it is dropped.
+pub(crate) struct DialThread {
+    runtime: Handle,
     /// Dropped first: that ends the thread.
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+}
+
+impl DialThread {
+    pub(crate) fn start() -> io::Result<Arc<DialThread>> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
+        let (stop, stopped) = oneshot::channel::<()>();
+        let handle = runtime.handle().clone();
+        let work = move || {
+            let _ = runtime.block_on(stopped);
+            // Names may still be looked up: nobody waits for them.
+            runtime.shutdown_background();
+        };
+        let thread = std::thread::Builder::new().name("tls".into()).spawn(work)?;
+        Ok(Arc::new(DialThread { runtime: handle, stop: Some(stop), thread: Some(thread) }))
+    }
+}
+
+impl Drop for DialThread {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
 }
 
 /// Why the last connection did not come about, or broke.
@@ -67,30 +100,25 @@ pub(crate) enum DialError {
 impl Dial {
     /// Connects to nothing yet. `each`: how long one address of the server may take.
     pub(crate) fn start(server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
-        // What is wrong with files is said at once, not with the first connection.
+        // Before a thread is started: what is wrong with files is said at once, not with the first connection.
         tls.config()?;
+        Dial::on(&DialThread::start()?, server, tls, each)
+    }
+
+    /// The same on a thread that is there.
+    pub(crate) fn on(thread: &Arc<DialThread>, server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
         let host = super::host(server).to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Name(host.clone()))?;
         let (listener, target) = listen()?;
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
-        let (stop, stopped) = oneshot::channel();
         let trouble = Trouble::default();
         let way =
             Arc::new(Way { server: server.to_owned(), host, name, tls: tls.clone(), each, trouble: trouble.clone() });
-        let work = move || {
-            runtime.block_on(async {
-                let accepting = async {
-                    if let Ok(listener) = UnixListener::from_std(listener) {
-                        way.accept(listener).await;
-                    }
-                };
-                let _ = future::select(std::pin::pin!(accepting), stopped).await;
-            });
-            // Names may still be looked up: nobody waits for them.
-            runtime.shutdown_background();
-        };
-        let thread = std::thread::Builder::new().name("tls".into()).spawn(work)?;
-        Ok(Dial { target, trouble, stop: Some(stop), thread: Some(thread) })
+        let accepting = thread.runtime.spawn(async move {
+            if let Ok(listener) = UnixListener::from_std(listener) {
+                way.accept(listener).await;
+            }
+        });
+        Ok(Dial { target, trouble, accepting: accepting.abort_handle(), _thread: thread.clone() })
     }
 
     /// What C-core connects to.
@@ -106,10 +134,7 @@ impl Dial {
 
 impl Drop for Dial {
     fn drop(&mut self) {
-        drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        self.accepting.abort();
     }
 }
 

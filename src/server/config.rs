@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::access::Auth;
 use super::admission::CallLimits;
+use super::dial::DialConfig;
 use super::limits::Limits;
 use crate::broker;
 use crate::front::{FileError, ServerTls};
@@ -46,6 +47,8 @@ pub struct Config {
     pub grpc_memory: usize,
     /// Makes ten tasks at the start, and ten more each time this has passed.
     pub demo: Option<Duration>,
+    /// How workers are dialled.
+    pub dial: DialConfig,
     /// How the delivery of tasks is set.
     pub broker: broker::Config,
     /// What is kept for how long.
@@ -119,6 +122,9 @@ pub enum ServerError {
     /// The file of tokens, or the credential of operators on this machine, cannot be used.
     #[error("{0}")]
     Tokens(String),
+    /// Workers cannot be dialled as it is set.
+    #[error("{0} (--dial-tls-ca, --dial-tls-cert, --dial-tls-key, --dial-token-file)")]
+    Dial(String),
     /// gRPC or the system refused something that should always work.
     #[error("the server could not be started: {0}")]
     Start(String),

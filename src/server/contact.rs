@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use futures::{SinkExt as _, StreamExt as _};
+use futures::{SinkExt as _, Stream, StreamExt as _};
 use grpcio::{ClientStreamingSink, DuplexSink, MetadataBuilder, RpcContext, WriteFlags};
 use protobuf::EnumOrUnknown;
 
@@ -15,12 +15,12 @@ use super::calls::{Calls, Ended, first, message};
 use super::health::Health;
 use super::limits::Limit;
 use super::metadata::Metadata;
-use super::pump::Pump;
+use super::pump::{Confirmed, Pump};
 use super::receipts::{OfClient, Receipts};
 use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, BrokerError, Joined, MAX_MESSAGE, OutcomeReport, Receipt};
+use crate::broker::{self, BrokerError, Inbox, Joined, MAX_MESSAGE, OutcomeReport, Receipt, Reporting, SessionId};
 use crate::codec::{Decoded, First, Requests};
 use crate::store::StoreError;
 use crate::task::{Name, NewStatus, Outcome, Progress, StartAt, Time, weight};
@@ -109,7 +109,7 @@ impl ContactService {
         mut request: First<pb::Empty>,
         metadata: Result<Metadata, Refusal>,
         mut sink: DuplexSink<pb::ServerMsg>,
-    ) -> Option<Pump> {
+    ) -> Option<Pump<DuplexSink<pb::ServerMsg>>> {
         let metadata = match first(&mut request).await.and(metadata) {
             Ok(metadata) => metadata,
             Err(refusal) => {
@@ -117,12 +117,25 @@ impl ContactService {
                 return None;
             }
         };
+        let refusal = match self.enter(metadata).await {
+            Ok(entered) => {
+                sink.set_headers(self.introduction(entered.new_group, entered.window));
+                return Some(entered.pump(self, sink, Some(request), None));
+            }
+            Err(refusal) => refusal,
+        };
+        let _ = sink.fail(refusal.into()).await;
+        None
+    }
+
+    /// Opens the session of a client.
+    pub(super) async fn enter(&self, metadata: Metadata) -> Result<Entered, Refusal> {
         let standing = metadata.standing();
         let (client, greet, batch) = (metadata.label(), metadata.knows_heartbeats(), metadata.batch);
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
         let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
         let quota = metadata.join.quota;
-        let refusal = match self.broker.join(metadata.join).await {
+        match self.broker.join(metadata.join).await {
             Ok(Joined { session, inbox, new_group, window }) => {
                 if let Some(caller) = standing.caller() {
                     window.into_iter().for_each(|window| caller.has_window(window));
@@ -131,34 +144,16 @@ impl ContactService {
                         let _ = self.broker.set_quotas(vec![now]).await;
                     }
                 }
-                sink.set_headers(self.introduction(new_group, window));
-                let ContactService { broker, health, traffic, .. } = self;
-                return Some(Pump {
-                    _request: request,
-                    broker,
-                    health,
-                    traffic,
-                    sink,
-                    inbox,
-                    session,
-                    client,
-                    standing,
-                    batch,
-                    max_message,
-                    greet,
-                    receipts,
-                });
+                Ok(Entered { session, inbox, new_group, window, client, standing, batch, max_message, greet, receipts })
             }
-            Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Refusal::from(error),
+            Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Err(Refusal::from(error)),
             // The broker opens no session any more.
-            Err(_) => self.health.stopping(),
-        };
-        let _ = sink.fail(refusal.into()).await;
-        None
+            Err(_) => Err(self.health.stopping()),
+        }
     }
 
     /// What a client learns of the server from the initial metadata of getTask.
-    fn introduction(&self, new_group: Option<StartAt>, window: Option<u32>) -> grpcio::Metadata {
+    pub(super) fn introduction(&self, new_group: Option<StartAt>, window: Option<u32>) -> grpcio::Metadata {
         let mut metadata = MetadataBuilder::with_capacity(4);
         let limit = self.limit.to_string();
         let always = [("contact-version", env!("CARGO_PKG_VERSION")), ("contact-max-task", &limit)];
@@ -242,74 +237,23 @@ impl ContactService {
         metadata: Result<Metadata, Refusal>,
         requests: &mut Requests<pb::Result>,
     ) -> Result<(), Ended> {
-        let metadata = metadata?;
-        let mut standing = metadata.standing();
-        let receipts = self.receipts_of(&metadata);
-        let reporter = metadata.reporter();
-        let reporting = self.broker.reporting(reporter).await?;
-        let mut ended = None;
-        let mut under_way = 0;
-        while ended.is_none() {
-            let chunk = match chunk(requests, weight_of, &mut standing).await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => break,
-                Err(why) => {
-                    ended = Some(why.into());
-                    break;
-                }
-            };
-            let messages = chunk.len();
-            let mut reports = Vec::with_capacity(messages);
-            for item in chunk {
-                if let Err(e) = message(item).and_then(|m| Ok(self.flatten(m, receipts.as_ref(), &mut reports)?)) {
-                    ended = Some(e);
-                    break;
-                }
+        let mut intake = self.intake(metadata?).await?;
+        let ended = loop {
+            if let (_, Some(ended)) = intake.take(requests).await {
+                break ended;
             }
-            // What came before a bad message counts.
-            let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
-            self.traffic.count(Flow::Results, messages, bytes);
-            under_way += bytes + rows * weight("");
-            // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
-            if let Err(why) = standing.in_turn(Limit::Results, rows).await {
-                ended = Some(why.into());
-                break;
-            }
-            let mut taken = reporting.report(reports).await;
-            if taken.is_ok() && under_way > UNDER_WAY {
-                under_way = 0;
-                taken = reporting.flushed().await;
-            }
-            if let Err(e) = taken {
-                ended = Some(e.into());
-            }
-        }
+        };
         // Answered when all of it is on disk, the end of the stream being good or bad.
-        let written = reporting.flushed().await;
-        match ended {
-            Some(ended) => Err(ended),
-            None => Ok(written?),
-        }
+        let written = intake.flushed().await;
+        ended.and(Ok(written?))
     }
 
-    /// The results of one message, checked.
-    fn flatten(
-        &self,
-        message: pb::Result,
-        receipts: Option<&OfClient>,
-        reports: &mut Vec<OutcomeReport>,
-    ) -> Result<(), Refusal> {
-        if message.batch.is_empty() {
-            reports.push(self.report(message, receipts)?);
-            return Ok(());
-        }
-        for one in message.batch {
-            if !one.batch.is_empty() {
-                return Err(Refusal::NestedBatch);
-            }
-            reports.push(self.report(one, receipts)?);
-        }
-        Ok(())
+    /// What takes the results of a client.
+    pub(super) async fn intake(&self, metadata: Metadata) -> Result<Intake, Refusal> {
+        let (standing, receipts) = (metadata.standing(), self.receipts_of(&metadata));
+        let reporting = self.broker.reporting(metadata.reporter()).await?;
+        let service = self.clone();
+        Ok(Intake { service, reporting, receipts, standing, under_way: 0, awaits_ready: false })
     }
 
     fn report(&self, message: pb::Result, receipts: Option<&OfClient>) -> Result<OutcomeReport, Refusal> {
@@ -335,6 +279,129 @@ impl ContactService {
     }
 }
 
+/// A session that was opened, and is to have its stream.
+pub(super) struct Entered {
+    session: SessionId,
+    inbox: Inbox,
+    pub(super) new_group: Option<StartAt>,
+    window: Option<u32>,
+    pub(super) client: Arc<str>,
+    standing: Standing,
+    batch: usize,
+    max_message: u64,
+    greet: bool,
+    receipts: Option<OfClient>,
+}
+
+impl Entered {
+    /// What carries its tasks.
+    pub(super) fn pump<S>(
+        self,
+        service: ContactService,
+        sink: S,
+        request: Option<First<pb::Empty>>,
+        confirmed: Option<Confirmed>,
+    ) -> Pump<S> {
+        let Entered { session, inbox, client, standing, batch, max_message, greet, receipts, .. } = self;
+        let ContactService { broker, health, traffic, .. } = service;
+        Pump {
+            _request: request,
+            broker,
+            health,
+            traffic,
+            sink,
+            inbox,
+            session,
+            client,
+            standing,
+            batch,
+            max_message,
+            greet,
+            receipts,
+            confirmed,
+        }
+    }
+}
+
+/// Takes what one client tells of its tasks, whoever opened the connection.
+pub(super) struct Intake {
+    service: ContactService,
+    reporting: Reporting,
+    receipts: Option<OfClient>,
+    standing: Standing,
+    /// What was reported since the last flush, in bytes.
+    under_way: usize,
+    /// An empty result is still to come: it is not one, but says that the client takes tasks.
+    pub(super) awaits_ready: bool,
+}
+
+impl Intake {
+    /// Takes the messages that are there, at least one. Says how many of them count, and how the stream ended, if it has. What came before
+    /// a bad message counts.
+    pub(super) async fn take(
+        &mut self,
+        requests: &mut (impl Stream<Item = grpcio::Result<Decoded<pb::Result>>> + Unpin),
+    ) -> (u64, Option<Result<(), Ended>>) {
+        let chunk = match chunk(requests, weight_of, &mut self.standing).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => return (0, Some(Ok(()))),
+            Err(why) => return (0, Some(Err(why.into()))),
+        };
+        let (mut messages, mut reports) = (0, Vec::with_capacity(chunk.len()));
+        let mut ended = None;
+        for item in chunk {
+            match message(item).and_then(|message| Ok(self.flatten(message, &mut reports)?)) {
+                Ok(()) => messages += 1,
+                Err(e) => {
+                    ended = Some(e);
+                    break;
+                }
+            }
+        }
+        let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
+        self.service.traffic.count(Flow::Results, messages as usize, bytes);
+        self.under_way += bytes + rows * weight("");
+        // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
+        if let Err(why) = self.standing.in_turn(Limit::Results, rows).await {
+            return (0, Some(Err(why.into())));
+        }
+        let mut taken = self.reporting.report(reports).await;
+        if taken.is_ok() && self.under_way > UNDER_WAY {
+            taken = self.flushed().await;
+        }
+        match taken {
+            Ok(()) => (messages, ended.map(Err)),
+            Err(e) => (0, Some(Err(e.into()))),
+        }
+    }
+
+    /// Resolves when all that was taken is on disk.
+    pub(super) async fn flushed(&mut self) -> Result<(), BrokerError> {
+        self.under_way = 0;
+        self.reporting.flushed().await
+    }
+
+    /// The results of one message, checked.
+    fn flatten(&mut self, message: pb::Result, reports: &mut Vec<OutcomeReport>) -> Result<(), Refusal> {
+        if self.awaits_ready && message == pb::Result::default() {
+            self.awaits_ready = false;
+            return Ok(());
+        }
+        let receipts = self.receipts.as_ref();
+        if message.batch.is_empty() {
+            reports.push(self.service.report(message, receipts)?);
+            return Ok(());
+        }
+        for one in message.batch {
+            if !one.batch.is_empty() {
+                return Err(Refusal::NestedBatch);
+            }
+            reports.push(self.service.report(one, receipts)?);
+        }
+        Ok(())
+    }
+}
+
 /// The answer to a status that is not stored. A client that knows only the text goes on as well.
 fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
     pb::Result {
@@ -348,7 +415,7 @@ fn not_stored(reason: &str, why: &str, wait: Duration) -> pb::Result {
 /// The messages that are there, at least one: as many as are handled together. `None`: there will be no more. An error: whoever sends
 /// them may do so no more.
 async fn chunk<T>(
-    requests: &mut Requests<T>,
+    requests: &mut (impl Stream<Item = grpcio::Result<Decoded<T>>> + Unpin),
     weight: impl Fn(&T) -> usize,
     standing: &mut Standing,
 ) -> Result<Option<Vec<grpcio::Result<Decoded<T>>>>, Refusal> {

@@ -198,6 +198,17 @@ impl Control for ControlService {
             let lasts = Duration::from_millis(request.deadline_ms);
             convert::begun_run(&*operator.retry_run(request.number, lasts, caller.submitter()).await?)
         };
+        add_dialled(AddDialledRequest) -> AddDialledResponse = {
+            let group = if_set(NameOf::ClientOrGroup, &request.group)?;
+            let client = if_set(NameOf::ClientOrGroup, &request.client)?;
+            let is_new = operator.dialler.add(&request.address, group, client).await?;
+            pb::AddDialledResponse { is_new, ..Default::default() }
+        };
+        list_dialled(ListDialledRequest) -> ListDialledResponse = convert::dialled(operator.dialler.all());
+        remove_dialled(RemoveDialledRequest) -> RemoveDialledResponse = {
+            operator.dialler.remove(&request.address).await?;
+            pb::RemoveDialledResponse::new()
+        };
         create_login(CreateLoginRequest) -> CreateLoginResponse = {
             let (path, lasts) = operator.access.login(caller.clone());
             let (http, lasts_ms) = (operator.about.http(), about::millis(lasts));

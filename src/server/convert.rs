@@ -10,6 +10,7 @@ use protobuf::{EnumOrUnknown, MessageFull};
 pub(super) use self::runs::{begun_run, new_run, run, run_details, run_list, run_news, task_news, wish};
 use super::about::millis as duration;
 use super::authority::Enrolled;
+use super::dial;
 use super::grants::{Change, Grant};
 use super::limits::{Limit, Most, Own};
 use super::operator::{
@@ -21,7 +22,7 @@ use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::broker::{ClientInfo, Drained, Draining, Said};
 use crate::labels::LabelError;
-use crate::store::{Accepted, BackedUp, BackupProgress, Drain, KnownClient};
+use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain, KnownClient};
 use crate::task::{
     Audience, Name, NameOf, NewTask, Outcome, Priority, Progress, Status, Task, TaskId, TaskResult, Time,
 };
@@ -355,6 +356,25 @@ pub(super) fn clients(connected: Vec<ClientInfo>, drained_away: Vec<Drain>) -> p
         drained_away: drained_away.into_iter().map(away).collect(),
         ..pb::ListClientsResponse::default()
     }
+}
+
+pub(super) fn dialled(all: Vec<(Dialled, dial::State)>) -> pb::ListDialledResponse {
+    let one = |(dialled, state): (Dialled, dial::State)| {
+        let (connected_since, connected_as) = state.connected.map(|(since, name)| (since.0, name)).unzip();
+        let (trouble, trouble_since) = state.trouble.map(|(why, since)| (why, since.0)).unzip();
+        pb::Dialled {
+            address: dialled.address.to_string(),
+            group: text(dialled.group),
+            client: text(dialled.client),
+            since: dialled.since.0,
+            connected_since: connected_since.unwrap_or_default(),
+            connected_as: connected_as.as_deref().unwrap_or_default().to_owned(),
+            trouble: trouble.unwrap_or_default(),
+            trouble_since: trouble_since.unwrap_or_default(),
+            ..pb::Dialled::default()
+        }
+    };
+    pb::ListDialledResponse { dialled: all.into_iter().map(one).collect(), ..pb::ListDialledResponse::default() }
 }
 
 /// Everybody who is known.

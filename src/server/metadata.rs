@@ -17,7 +17,7 @@ use crate::task::{Name, NameError, NameOf};
 const MAX_BATCH: usize = 4096;
 
 /// The metadata of one call, checked.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(super) struct Metadata {
     pub(super) join: Join,
     /// Most tasks the client wants in one message; 1: it knows no batches.
@@ -37,9 +37,14 @@ impl Metadata {
     /// Reads what a client that is known says of itself. What it does not say is taken from its identity, or left open; what makes no sense, and
     /// what it must not say, is refused.
     pub(super) fn read(ctx: &RpcContext<'_>, caller: Caller, access: &Access) -> Result<Metadata, Refusal> {
+        Metadata::of(ctx.request_headers(), caller, access)
+    }
+
+    /// The same of what came by another way.
+    pub(super) fn of(said: &grpcio::Metadata, caller: Caller, access: &Access) -> Result<Metadata, Refusal> {
         let join = Join { peer: caller.peer.clone(), ..Join::default() };
         let mut metadata = Metadata { join, batch: 1, caller: Some(caller) };
-        for (key, value) in ctx.request_headers().iter() {
+        for (key, value) in said.iter() {
             metadata.set(key, value)?;
         }
         if let Some(caller) = &metadata.caller {

@@ -31,6 +31,7 @@ use super::admission::Admission;
 use super::authority::{Authority, Enrolled, Issued};
 use super::backup::Backup;
 use super::config::Retention;
+use super::dial::Dialler;
 use super::grants::{Change, Grant};
 use super::identity::Connections;
 use super::limits::{Limits, Own};
@@ -62,6 +63,7 @@ pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
 /// Does what operators ask for. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Operator {
+    pub(super) dialler: Dialler,
     pub(super) broker: broker::Handle,
     pub(super) store: store::Handle,
     pub(super) queries: Queries,

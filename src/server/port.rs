@@ -25,6 +25,8 @@ const OPERATORS: usize = 256;
 const ARRIVING: usize = 1024;
 const ARRIVING_FOR_ADDRESS: usize = 256;
 
+/// A message holds one text and what describes it; a request of operators holds many.
+pub(super) const BESIDE_TEXT: usize = 64 * 1024;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// A connection without a call is closed after this. A client that comes back to it connects anew, by itself.
@@ -140,20 +142,12 @@ impl Ports<'_> {
     }
 
     fn channel(&self, kind: &Kind, has_front: bool) -> ChannelBuilder {
-        let number = |number: usize| i32::try_from(number).unwrap_or(i32::MAX);
         let millis = |time: Duration| i32::try_from(time.as_millis()).unwrap_or(i32::MAX);
-        ChannelBuilder::new(self.env.clone())
-            .max_receive_message_len(number(kind.message))
-            .max_concurrent_stream(number(self.calls.per_connection))
+        bounded(ChannelBuilder::new(self.env.clone()), kind.message)
+            .max_concurrent_stream(i32::try_from(self.calls.per_connection).unwrap_or(i32::MAX))
             .set_resource_quota(ResourceQuota::new(Some(kind.flag)).resize_memory(self.memory))
-            // With it C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much of
-            // a stream that nobody reads: the front cuts that down. Without it a connection, and a stream, has 64 KiB, and what a message
-            // needs that is being read.
+            // Where there is a front, it cuts down what C-core gives to streams.
             .http2_bdp_probe(has_front)
-            // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
-            // messages, and tells clients so; with the second, nothing is inflated.
-            .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
-            .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
             .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), millis(HANDSHAKE))
             .raw_cfg_int(c"grpc.max_connection_idle_ms".into(), millis(WITHOUT_CALLS))
             // What C-core keeps of each connection for its own diagnosis, which nobody can ask for, and for sending without a copy,
@@ -170,6 +164,19 @@ impl Ports<'_> {
             .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
             .http2_max_pings_without_data(0)
     }
+}
+
+/// Bounds what one connection takes, whoever opened it; `message`: the longest one, in bytes.
+pub(super) fn bounded(channel: ChannelBuilder, message: usize) -> ChannelBuilder {
+    channel
+        .max_receive_message_len(i32::try_from(message).unwrap_or(i32::MAX))
+        // Otherwise C-core makes the windows of a busy connection larger and larger, up to 32 MiB for each stream, and takes as much
+        // of a stream that nobody reads. So a connection, and a stream, has 64 KiB, and what a message needs that is being read.
+        .http2_bdp_probe(false)
+        // A compressed message may become a thousand times as large, past every limit. The first refuses calls that announce such
+        // messages, and tells clients so; with the second, nothing is inflated.
+        .raw_cfg_int(c"grpc.compression_enabled_algorithms_bitset".into(), 1)
+        .raw_cfg_int(c"grpc.per_message_decompression".into(), 0)
 }
 
 impl Port {

@@ -5,9 +5,11 @@ use std::convert::Infallible;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::task::{Context, Poll};
 
-use futures::Sink as _;
+use futures::Sink;
+use futures::task::AtomicWaker;
 use grpcio::{DuplexSink, WriteFlags};
 
 use super::access::Standing;
@@ -24,14 +26,14 @@ use crate::wire::contact::{Empty, Revoked, ServerMsg};
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
 
-/// One session's stream.
-pub(super) struct Pump {
-    /// Dropped before the end, it would cancel the call.
-    pub(super) _request: First<Empty>,
+/// One session's stream, whoever opened the connection.
+pub(super) struct Pump<S> {
+    /// Dropped before the end, it would cancel the call. `None`: the server called.
+    pub(super) _request: Option<First<Empty>>,
     pub(super) broker: broker::Handle,
     pub(super) health: Health,
     pub(super) traffic: Arc<Traffic>,
-    pub(super) sink: DuplexSink<ServerMsg>,
+    pub(super) sink: S,
     pub(super) inbox: Inbox,
     pub(super) session: SessionId,
     /// What the log names the client by.
@@ -47,32 +49,86 @@ pub(super) struct Pump {
     pub(super) greet: bool,
     /// What proves to us that it was given a task, if it wants to be able to prove that.
     pub(super) receipts: Option<OfClient>,
+    /// How many of its results are on disk, if it hears that here.
+    pub(super) confirmed: Option<Confirmed>,
 }
 
-impl Pump {
+/// How many of the messages that a worker sent are on disk: said by the one that takes them, heard by the one that sends. Cheap to clone.
+#[derive(Clone, Default)]
+pub(super) struct Confirmed(Arc<Count>);
+
+#[derive(Default)]
+struct Count {
+    all: AtomicU64,
+    /// Of these, what the worker was told.
+    told: AtomicU64,
+    news: AtomicWaker,
+}
+
+impl Confirmed {
+    pub(super) fn add(&self, messages: u64) {
+        self.0.all.fetch_add(messages, SeqCst);
+        self.0.news.wake();
+    }
+
+    /// All of them, if the worker was not told so.
+    fn poll(&self, cx: &Context<'_>) -> Poll<u64> {
+        self.0.news.register(cx.waker());
+        match self.0.all.load(SeqCst) {
+            all if all > self.0.told.swap(all, SeqCst) => Poll::Ready(all),
+            _ => Poll::Pending,
+        }
+    }
+
+    pub(super) fn all(&self) -> u64 {
+        self.0.all.load(SeqCst)
+    }
+}
+
+/// What is to be sent.
+enum Next {
+    Push(Push),
+    /// So many messages are on disk.
+    Confirmed(u64),
+}
+
+impl Pump<DuplexSink<ServerMsg>> {
     /// Runs until the client goes away or the broker ends the session.
     pub(super) async fn run(&mut self) -> Ended {
         // All but the last of what is sent at once may wait in C-core's buffer.
         self.sink.enhance_batch(true);
-        let Err(ended) = self.carry().await;
-        ended
+        self.carry().await
     }
 
-    /// Tells the client why, if it is still there, and closes the session.
+    /// Closes the session, and tells the client why, if it is still there.
     pub(super) async fn end(mut self, ended: Ended) {
-        let why = match &ended {
-            Ended::Disconnected(_) => "its stream ended",
-            Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
-            Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
-            Ended::Refused(_) => "the server is stopping",
-        };
-        // First this: a client that does not read is not to keep what it has from the others.
-        self.broker.leave(self.session, why).await;
+        self.leave(&ended).await;
         if let Ended::Refused(refusal) = ended
             && poll_fn(|cx| Pin::new(&mut self.sink).poll_flush(cx)).await.is_ok()
         {
             let _ = self.sink.fail(refusal.into()).await;
         }
+    }
+}
+
+impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
+    /// Runs until the client goes away or the broker ends the session. Then [`Pump::leave`] is next.
+    pub(super) async fn carry(&mut self) -> Ended {
+        let Err(ended) = self.send_all().await;
+        ended
+    }
+
+    /// Closes the session: before anything is said of its end, since a client that does not read is not to keep what it has from the others.
+    pub(super) async fn leave(&mut self, ended: &Ended) {
+        let why = match ended {
+            Ended::Disconnected(_) => "its stream ended",
+            Ended::Refused(Refusal::TakenOver(_)) => "another stream with its id took over",
+            Ended::Refused(Refusal::WrongToken | Refusal::TokenExpired { .. }) => "its token counts no more",
+            Ended::Refused(Refusal::DialledNoMore(_)) => "it is dialled no more",
+            Ended::Refused(refusal) if !matches!(refusal, Refusal::Stopping { .. }) => "what it told was refused",
+            Ended::Refused(_) => "the server is stopping",
+        };
+        self.broker.leave(self.session, why).await;
     }
 
     fn closed(&self, why: Closed) -> Ended {
@@ -82,12 +138,18 @@ impl Pump {
         })
     }
 
-    async fn carry(&mut self) -> Result<Infallible, Ended> {
+    async fn send_all(&mut self) -> Result<Infallible, Ended> {
         if self.greet {
             self.send(ServerMsg::new()).await?;
         }
         loop {
-            let push = self.next().await?;
+            let push = match self.next().await? {
+                Next::Push(push) => push,
+                Next::Confirmed(confirmed) => {
+                    self.send(ServerMsg { confirmed, ..ServerMsg::default() }).await?;
+                    continue;
+                }
+            };
             self.standing.check()?;
             match push {
                 Push::Close(why) => return Err(self.closed(why)),
@@ -114,16 +176,19 @@ impl Pump {
 
     /// Waits for the stream to be ready, and then for something to put on it. Polling the sink also registers for the end of
     /// the call: without it, an idle client's going away would go unnoticed.
-    async fn next(&mut self) -> Result<Push, Ended> {
+    async fn next(&mut self) -> Result<Next, Ended> {
         poll_fn(|cx| {
             if let Poll::Ready(why) = self.standing.poll_end(cx) {
                 return Poll::Ready(Err(why.into()));
             }
             if Pin::new(&mut self.sink).poll_ready(cx)?.is_pending() {
-                return self.inbox.poll_closed(cx).map(|why| Ok(Push::Close(why)));
+                return self.inbox.poll_closed(cx).map(|why| Ok(Next::Push(Push::Close(why))));
+            }
+            if let Some(Poll::Ready(all)) = self.confirmed.as_ref().map(|confirmed| confirmed.poll(cx)) {
+                return Poll::Ready(Ok(Next::Confirmed(all)));
             }
             if let Poll::Ready(push) = self.inbox.poll_next(cx) {
-                return Poll::Ready(Ok(push));
+                return Poll::Ready(Ok(Next::Push(push)));
             }
             // Nothing more for now: what is buffered goes out.
             let _ = Pin::new(&mut self.sink).poll_flush(cx)?;

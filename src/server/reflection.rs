@@ -24,6 +24,9 @@ type Response = pb::ServerReflectionResponse;
 const V1ALPHA: Method<Decoded<Request>, Response> =
     server_method(MethodType::Duplex, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo");
 
+/// Served by workers that listen, not here.
+pub(super) const OF_WORKERS: &str = "Worker";
+
 /// What one port offers. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Reflection(Arc<Catalog>);
@@ -112,7 +115,8 @@ impl Catalog {
         let mut catalog = Catalog::default();
         for file in served {
             let package = file.package();
-            catalog.services.extend(file.services().map(|service| within(package, service.proto().name())));
+            let served = file.services().filter(|service| service.proto().name() != OF_WORKERS);
+            catalog.services.extend(served.map(|service| within(package, service.proto().name())));
             catalog.add(file);
         }
         catalog.services.sort_unstable();

@@ -21,6 +21,7 @@ use crate::reason::{DOMAIN, Reason};
 use crate::run::{Phase, Wish};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Audience, Name, NameError, NameOf, TaskId, Time};
+use crate::wire::contact::Refused;
 use crate::wire::google_rpc::error_details::bad_request::FieldViolation;
 use crate::wire::google_rpc::error_details::{BadRequest, ErrorInfo, ResourceInfo, RetryInfo};
 use crate::wire::google_rpc::status::Status;
@@ -154,6 +155,14 @@ pub(super) enum Refusal {
         "nobody is called {0} who was given a certificate or a token here; contactctl identity list, contactctl token list"
     )]
     NoSuchIdentity(String),
+    #[error("{0} cannot be dialled: {1}")]
+    NoSuchAddress(String, String),
+    #[error("this server does not dial {0}; contactctl dial list names those that it dials")]
+    NotDialled(String),
+    #[error("this server dials {0} no more")]
+    DialledNoMore(String),
+    #[error("{0} workers are dialled, which is all there may be: others connect to this server themselves")]
+    TooManyDialled(usize),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
     #[error("there is no run {0}: contactctl run list shows those that are kept")]
@@ -299,6 +308,10 @@ impl Refusal {
             Refusal::TooManyRuns(_) => Reason::RUNS_FULL,
             Refusal::RunNotSo { .. } => Reason::RUN_STATE,
             Refusal::RunMakesNoSense(_) => Reason::RUN_INVALID,
+            Refusal::NoSuchAddress(..) => Reason::ADDRESS_INVALID,
+            Refusal::NotDialled(_) => Reason::WORKER_UNKNOWN,
+            Refusal::DialledNoMore(_) => Reason::WORKER_REMOVED,
+            Refusal::TooManyDialled(_) => Reason::WORKERS_FULL,
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(_))) => Reason::GROUP_UNKNOWN,
             Refusal::Broker(BrokerError::Group(GroupError::InUse(..))) => Reason::GROUP_IN_USE,
             Refusal::Broker(BrokerError::Group(GroupError::TooMany(_))) => Reason::GROUPS_FULL,
@@ -394,6 +407,7 @@ impl Refusal {
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",
             Refusal::NestedBatch => "batch",
+            Refusal::NoSuchAddress(..) => "address",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
             _ => return None,
         };
@@ -409,6 +423,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
             Refusal::NoSuchRun(number) => Some(("run", number.to_string())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
+            Refusal::NotDialled(address) => Some(("worker", address.clone())),
             Refusal::NoSuchToken(name) => Some(("token", name.clone())),
             _ => None,
         }
@@ -476,6 +491,14 @@ fn packed(message: &impl MessageFull) -> Option<Any> {
 fn come_back(clients: usize, rng: &mut impl Rng) -> Duration {
     let span = APIECE.saturating_mul(u32::try_from(clients).unwrap_or(u32::MAX)).clamp(SOONEST, LATEST - SOONEST);
     SOONEST + span.mul_f64(rng.random_range(0.0..=1.0))
+}
+
+/// What a status is to one that was called.
+impl From<&Refusal> for Refused {
+    fn from(refusal: &Refusal) -> Refused {
+        refusal_counts::count(refusal.cause());
+        Refused { reason: refusal.cause().to_owned(), message: refusal.to_string(), ..Refused::default() }
+    }
 }
 
 impl From<Refusal> for RpcStatus {

@@ -238,6 +238,7 @@ mod tests {
             agent_groups: Vec::new(),
             calls: CallLimits::default(),
             grpc_memory: GRPC_MEMORY,
+            dial: crate::server::DialConfig::default(),
             demo: None,
             broker: broker::Config::default(),
             retention: Retention::default(),

@@ -108,6 +108,9 @@ static ROWS: &[Row] = &[
     changes("/contact.control.v1.Control/RemoveGroup"),
     changes("/contact.control.v1.Control/AcceptClock"),
     changes("/contact.control.v1.Control/Backup"),
+    changes("/contact.control.v1.Control/AddDialled"),
+    needs("/contact.control.v1.Control/ListDialled", Read),
+    changes("/contact.control.v1.Control/RemoveDialled"),
     needs("/contact.control.v1.Control/ListIdentities", Read),
     needs("/contact.control.v1.Control/DescribeIdentity", Read),
     changes("/contact.control.v1.Control/ChangeIdentity"),
@@ -136,6 +139,7 @@ static ROWS: &[Row] = &[
     needs("GET /api/tasks/{id}", Read),
     needs("GET /api/dead", Read),
     needs("GET /api/clients", Read),
+    needs("GET /api/dialled", Read),
     needs("GET /api/groups", Read),
     needs("GET /api/runs", Read),
     needs("GET /api/runs/{id}", Read),
@@ -151,6 +155,8 @@ static ROWS: &[Row] = &[
     changes("POST /api/tasks/{id}/drop"),
     changes("POST /api/clients/drain"),
     changes("POST /api/clients/undrain"),
+    changes("POST /api/dialled/add"),
+    changes("POST /api/dialled/remove"),
     changes("POST /api/groups/pause"),
     changes("POST /api/groups/retry"),
     changes("POST /api/groups/remove"),
@@ -172,6 +178,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+    use crate::server::reflection::OF_WORKERS;
     use crate::wire;
 
     fn methods() -> BTreeSet<String> {
@@ -184,7 +191,8 @@ mod tests {
         ];
         let mut all = BTreeSet::new();
         for file in files {
-            for service in &file.proto().service {
+            let served = file.proto().service.iter().filter(|service| service.name() != OF_WORKERS);
+            for service in served {
                 let full = format!("{}.{}", file.package(), service.name());
                 let service_name = full.trim_start_matches('.');
                 all.extend(service.method.iter().map(|method| format!("/{service_name}/{}", method.name())));

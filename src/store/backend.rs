@@ -37,6 +37,8 @@ pub struct Recovered {
     pub replay: Vec<TaskResult>,
     /// The clients that are drained, by name.
     pub drains: Vec<Drain>,
+    /// The workers that the server dials, by address.
+    pub dialled: Vec<Dialled>,
     /// The clients that have an id and were here, by id.
     pub clients: Vec<KnownClient>,
     /// What the clock showed last.
@@ -81,6 +83,19 @@ pub struct Drain {
     pub until: Option<Time>,
     /// What the operator said about it.
     pub note: String,
+}
+
+/// A worker that the server dials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dialled {
+    /// Where it listens, `host:port`.
+    pub address: Name,
+    /// The group whose tasks it shares. `None`: it is a group of its own.
+    pub group: Option<GroupName>,
+    /// Its id. `None`: what it says, or its address.
+    pub client: Option<ClientId>,
+    /// Since when.
+    pub since: Time,
 }
 
 /// How far a group has come.
@@ -187,6 +202,8 @@ pub struct Batch {
     /// To replace, by their numbers.
     pub runs: BTreeMap<TaskId, Run>,
     /// To replace, or, with `None`, to remove.
+    pub dialled: BTreeMap<Name, Option<Dialled>>,
+    /// To replace, or, with `None`, to remove.
     pub clients: BTreeMap<ClientId, Option<KnownClient>>,
     /// Tasks whose expiry changes. They stand in the log already.
     pub expiries: Vec<(TaskId, Option<Time>)>,
@@ -209,6 +226,7 @@ impl Batch {
             && self.open.is_empty()
             && self.drains.is_empty()
             && self.runs.is_empty()
+            && self.dialled.is_empty()
             && self.clients.is_empty()
             && self.expiries.is_empty()
             && self.freed.is_empty()

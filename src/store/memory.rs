@@ -7,11 +7,12 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
-    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Drain, GroupState, Keyed, KnownClient, Newest, OpenReader,
-    OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, StoreError,
+    Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest,
+    OpenReader, OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT,
+    StoreError,
 };
 use crate::run::{MOST_KEPT, Run};
-use crate::task::{ClientId, GroupName, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +35,7 @@ struct Rows {
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
     runs: BTreeMap<TaskId, Run>,
+    dialled: BTreeMap<Name, Dialled>,
     clients: BTreeMap<ClientId, KnownClient>,
     mark: u64,
     positions: Positions,
@@ -107,6 +109,7 @@ impl Backend for Memory {
             open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
             replay: replay.cloned().collect(),
             drains: rows.drains.values().cloned().collect(),
+            dialled: rows.dialled.values().cloned().collect(),
             clients: rows.clients.values().cloned().collect(),
             newest,
         })
@@ -194,6 +197,12 @@ impl Backend for Memory {
             rows.runs.insert(*number, run.clone());
             if let Some(oldest) = rows.runs.keys().rev().nth(MOST_KEPT - 1).copied() {
                 rows.runs.retain(|number, run| *number >= oldest || run.ended_at.is_none());
+            }
+        }
+        for (address, dialled) in &batch.dialled {
+            match dialled {
+                Some(dialled) => drop(rows.dialled.insert(address.clone(), dialled.clone())),
+                None => drop(rows.dialled.remove(address)),
             }
         }
         for (id, expires_at) in &batch.expiries {

@@ -12,8 +12,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
 use super::backend::STATUSES_AT_ONCE;
 use super::{
-    Backend, Batch, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask, Positions,
-    Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
+    Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask,
+    Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 
@@ -28,7 +28,7 @@ mod runs;
 mod tasks;
 
 use reader::SqliteReader;
-use rows::{client_columns, dead_columns, drain_columns, group_columns, open_columns, status_columns};
+use rows::{client_columns, dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -47,6 +47,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/9.sql"),
     include_str!("sqlite/10.sql"),
     include_str!("sqlite/11.sql"),
+    include_str!("sqlite/12.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -242,9 +243,10 @@ impl Backend for Sqlite {
         let replay = results::replay(&self.conn, mark).map_err(explain(&self.path))?;
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
+        let dialled = dialled(&self.conn).map_err(explain(&self.path))?;
         let newest = Newest::read(&mut *self.reader()()?, positions)?;
         let clients = clients(&self.conn).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, open, replay, newest, drains, clients })
+        Ok(Recovered { positions, groups, open, replay, newest, drains, clients, dialled })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
@@ -275,6 +277,7 @@ impl Backend for Sqlite {
             write_groups(&change, batch)?;
             write_drains(&change, batch)?;
             runs::write(&change, batch.runs.values())?;
+            write_dialled(&change, batch)?;
             write_clients(&change, batch)?;
             write_dead(&change, batch)?;
             write_meta(&change, batch)?;
@@ -420,6 +423,14 @@ fn write_drains(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     rows::insert(change, "REPLACE INTO drains", drain_columns!(), &drains, |to, drain| rows::bind_drain(to, drain))
 }
 
+fn write_dialled(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    for (address, _) in batch.dialled.iter().filter(|(_, dialled)| dialled.is_none()) {
+        change.prepare_cached("DELETE FROM dialled WHERE address = ?")?.execute([address.as_str()])?;
+    }
+    let dialled: Vec<&Dialled> = batch.dialled.values().flatten().collect();
+    rows::insert(change, "REPLACE INTO dialled", dialled_columns!(), &dialled, |to, one| rows::bind_dialled(to, one))
+}
+
 fn write_clients(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
     for (client, _) in batch.clients.iter().filter(|(_, known)| known.is_none()) {
         change.prepare_cached("DELETE FROM clients WHERE client = ?")?.execute([client.as_str()])?;
@@ -458,6 +469,11 @@ fn meta(conn: &Connection, name: &str) -> rusqlite::Result<u64> {
 fn groups(conn: &Connection) -> rusqlite::Result<Vec<GroupState>> {
     let mut select = conn.prepare(concat!("SELECT ", group_columns!(), " FROM groups ORDER BY name"))?;
     select.query_map([], rows::group)?.collect()
+}
+
+fn dialled(conn: &Connection) -> rusqlite::Result<Vec<Dialled>> {
+    let mut select = conn.prepare(concat!("SELECT ", dialled_columns!(), " FROM dialled ORDER BY address"))?;
+    select.query_map([], rows::dialled)?.collect()
 }
 
 fn drains(conn: &Connection) -> rusqlite::Result<Vec<Drain>> {

@@ -11,13 +11,13 @@ use futures::channel::oneshot;
 
 use super::backend::last_outcome;
 use super::{
-    Accepted, Batch, Checkpoint, Condition, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal, Removed,
-    Room, Shared, StoreError, Unwritten,
+    Accepted, Batch, Checkpoint, Condition, Dialled, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal,
+    Removed, Room, Shared, StoreError, Unwritten,
 };
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::run::Run;
 use crate::task::{
-    Audience, ClientId, GroupName, LONGEST_LATE, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId,
+    Audience, ClientId, GroupName, LONGEST_LATE, Name, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId,
     TaskResult, Time, cut,
 };
 
@@ -47,6 +47,7 @@ pub(super) enum Command {
     Checkpoint(Checkpoint),
     ForgetGroup(GroupName),
     Drain(ClientId, Option<Drain>),
+    Dial(Name, Option<Dialled>, Answer<()>),
     Expire(TaskId, Option<Time>, Answer<()>),
     /// Like `Expire`, and the task's key is free again.
     Cancel(TaskId, Time, Answer<()>),
@@ -322,6 +323,12 @@ impl Writer {
             }
             Command::ForgetGroup(name) => round.forget_group(name),
             Command::Drain(client, drain) => round.put_drain(client, drain),
+            Command::Dial(address, dialled, answer) => {
+                if round.batch.dialled.insert(address, dialled).is_none() {
+                    round.count(0);
+                }
+                round.answer(move |written| drop(answer.send(written)));
+            }
         }
     }
 
@@ -436,7 +443,10 @@ impl Outage {
             Command::Close => return true,
             Command::Flush(done) => done.call(Err(why())),
             Command::Submit(_, _, answer) => drop(answer.send(Err(why()))),
-            Command::RecordStatuses(_, answer) | Command::Expire(_, _, answer) | Command::Cancel(_, _, answer) => {
+            Command::RecordStatuses(_, answer)
+            | Command::Expire(_, _, answer)
+            | Command::Cancel(_, _, answer)
+            | Command::Dial(_, _, answer) => {
                 drop(answer.send(Err(why())));
             }
             Command::Run(_, _, answer) => drop(answer.send(Err(why()))),

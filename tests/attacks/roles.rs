@@ -98,7 +98,8 @@ fn methods(rig: &Rig) -> BTreeMap<&'static str, Raw> {
     ];
     let mut all = BTreeMap::new();
     let mut add = |file: &FileDescriptor, port: &Raw| {
-        for service in &file.proto().service {
+        // What workers serve that listen is called on no port of a server.
+        for service in file.proto().service.iter().filter(|service| service.name() != "Worker") {
             for method in &service.method {
                 let package = file.package();
                 let dot = if package.is_empty() { "" } else { "." };
@@ -204,7 +205,7 @@ fn get(rig: &Rig, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 /// All routes but `/api/events`, which does not end.
-const ROUTES: [(&str, &str, &str); 21] = [
+const ROUTES: [(&str, &str, &str); 24] = [
     ("GET", "/", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/api/state", "read"),
@@ -212,6 +213,9 @@ const ROUTES: [(&str, &str, &str); 21] = [
     ("GET", "/api/tasks/1", "read"),
     ("GET", "/api/dead", "read"),
     ("GET", "/api/clients", "read"),
+    ("GET", "/api/dialled", "read"),
+    ("POST", "/api/dialled/add", "operator"),
+    ("POST", "/api/dialled/remove", "operator"),
     ("GET", "/api/groups", "read"),
     ("POST", "/api/tasks", "submit"),
     ("POST", "/api/tasks/1/cancel", "operator"),

@@ -563,6 +563,44 @@ impl Control for Service {
         self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
     }
 
+    fn add_dialled(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::AddDialledRequest>,
+        sink: ClientStreamingSink<pb::AddDialledResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            let asked = format!("dial {} for {:?} as {:?}", request.address, request.group, request.client);
+            state.answer(asked, pb::AddDialledResponse { is_new: request.group != "old", ..Default::default() })
+        });
+    }
+
+    fn list_dialled(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListDialledRequest>,
+        sink: ClientStreamingSink<pb::ListDialledResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, _| {
+            let one = |address: &str| pb::Dialled { address: address.into(), since: 1, ..Default::default() };
+            let up = pb::Dialled { connected_since: 2, connected_as: "w".into(), ..one("10.0.0.7:1") };
+            let down = pb::Dialled { trouble: "refused\u{1b}".into(), trouble_since: 3, ..one("10.0.0.8:1") };
+            let dialled = vec![up, down, one("10.0.0.9:1")];
+            state.answer("dialled", pb::ListDialledResponse { dialled, ..Default::default() })
+        });
+    }
+
+    fn remove_dialled(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RemoveDialledRequest>,
+        sink: ClientStreamingSink<pb::RemoveDialledResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            state.answer(format!("undial {}", request.address), pb::RemoveDialledResponse::new())
+        });
+    }
+
     fn create_login(
         &mut self,
         ctx: RpcContext<'_>,

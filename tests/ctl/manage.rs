@@ -490,6 +490,29 @@ fn a_client_is_drained_and_given_tasks_again() {
 }
 
 #[test]
+fn workers_are_dialled_listed_with_why_not_and_dialled_no_more() {
+    let fake = Fake::new();
+    let said = |args: &[&str]| ok(&fake, args);
+    let add = ["dial", "add", "10.0.0.7:1", "--group", "g", "--client", "w"];
+    assert!(said(&add).starts_with("10.0.0.7:1 is dialled from now on"));
+    assert!(said(&["dial", "add", "10.0.0.7:1", "--group", "old"]).contains("was dialled already"));
+    let listed = said(&["dial", "list"]);
+    let lines: Vec<Vec<&str>> = listed.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1][..3], ["10.0.0.7:1", "-", "w"]);
+    assert_eq!(lines[1].last(), Some(&"connected"));
+    assert!(listed.contains("refused\\u{1b}") && listed.contains("connecting"), "{listed}");
+    let json = said(&["dial", "list", "--json"]);
+    let first: serde_json::Value = serde_json::from_str(json.lines().next().unwrap()).unwrap();
+    assert_eq!((&first["connected"], &first["connected_as"]), (&true.into(), &"w".into()));
+    assert_eq!(said(&["dial", "rm", "10.0.0.7:1"]), "10.0.0.7:1 is dialled no more\n");
+    let asked = ["dial 10.0.0.7:1 for \"g\" as \"w\"", "dial 10.0.0.7:1 for \"old\" as \"\"", "dialled"];
+    assert_eq!(fake.state().asked[..3], asked);
+    for wrong in [&["dial", "add", "nowhere"][..], &["dial", "add"], &["dial", "rm"], &["dial"]] {
+        assert_eq!(run(&fake, wrong).code, Some(2), "{wrong:?}");
+    }
+}
+
+#[test]
 fn a_group_is_given_a_retry_policy_which_is_seen_and_taken_back() {
     let server = Server::start(&[]);
     let said = |args: &[&str]| -> Ran { contactctl(&server.control, args).output().unwrap().into() };

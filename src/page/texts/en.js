@@ -229,6 +229,10 @@ export const en = {
   'client.none': 'No client has connected yet. Start one, on any machine that reaches this one:',
   'client.no_bound': 'no bound',
   'client.of': (held, most) => `${n(held)} of ${n(most)}`,
+  'dialled.title': 'Dialled workers',
+  'dialled.intro': 'The server connects to these itself: contactctl dial. It tries again, at least every 30 s.',
+  'dialled.connecting': 'connecting',
+  'col.dialled': 'Address',
   'client.intro': 'Connected clients, the newest first; then, grey, those that went in the last ten minutes.',
 
   'state.waiting': 'waiting',

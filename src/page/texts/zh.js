@@ -219,6 +219,10 @@ export const zh = {
   'client.none': '还没有客户端连接过。在任何能连到这台服务器的机器上启动一个：',
   'client.no_bound': '不限',
   'client.of': (held, most) => `${n(held)} / ${n(most)}`,
+  'dialled.title': '由服务器去连的工作端',
+  'dialled.intro': '这些由服务器主动去连（contactctl dial）；连不上会再试，最多隔 30 秒。',
+  'dialled.connecting': '正在连接',
+  'col.dialled': '地址',
   'client.intro': '已连接的客户端，最新的在前；灰色的是最近十分钟内离开的。',
 
   'state.waiting': '等待中',

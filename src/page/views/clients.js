@@ -109,9 +109,49 @@ function lastResult(td) {
   };
 }
 
+/** Between two looks at the workers that are dialled. */
+const REFRESH = 5000;
+
+/** The workers that the server dials, below the clients: there are mostly none, and then nothing is shown. */
+function dialledList() {
+  const rows = table([
+    { head: t('col.dialled'), wide: true, cell: words((it) => it.address) },
+    { head: t('col.group'), cell: words((it) => it.group ?? '–') },
+    { head: t('col.client'), cell: words((it) => it.connected_as ?? it.client ?? '–') },
+    { head: t('col.since'), num: true, cell: (td) => {
+      const at = time('ago');
+      td.append(at.node);
+      return (it) => at.set(it.connected_since ?? it.trouble_since ?? it.since);
+    } },
+    { head: t('col.state'), wide: true, cell: (td) => {
+      const why = clipped();
+      td.append(why.node);
+      return (it) => why.set(it.connected_since ? t('client.connected') : it.trouble ?? t('dialled.connecting'));
+    } },
+  ], { keyOf: (it) => it.address, label: t('dialled.title'), rowClass: (it) => (it.connected_since ? '' : 'gone') });
+  const node = h('section', {}, h('h2', {}, t('dialled.title')), h('p', { class: 'intro' }, t('dialled.intro')), h('div', { class: 'table-box' }, rows.node));
+  let asked = 0;
+  show(node, false);
+  return {
+    node,
+    async refresh() {
+      if (Date.now() - asked < REFRESH) return;
+      asked = Date.now();
+      try {
+        const { dialled } = await get('/api/dialled');
+        rows.update(dialled);
+        show(node, dialled.length > 0);
+      } catch {
+        // The list of clients says that the server cannot be asked.
+      }
+    },
+  };
+}
+
 export function mount(root, query) {
   const clients = clientTable();
-  return listView(root, {
+  const dialled = dialledList();
+  const view = listView(root, {
     view: 'clients',
     query,
     rows: clients,
@@ -123,4 +163,12 @@ export function mount(root, query) {
     emptyText: t('client.none'),
     emptyCommand: client,
   });
+  root.append(dialled.node);
+  return {
+    update(live) {
+      view.update(live);
+      dialled.refresh();
+    },
+    destroy: view.destroy,
+  };
 }

@@ -15,7 +15,7 @@ use serde::de::DeserializeOwned;
 
 use super::answer::{Answer, Refused, json};
 use super::app::AppState;
-use super::json::{Client, Dead, Group, Ledger, policy};
+use super::json::{Client, Dead, Dialled, Group, Ledger, policy};
 use super::live::not_ready;
 use crate::broker::Cancelled;
 use crate::server::access::Caller;
@@ -45,6 +45,9 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/clients", get(clients))
         .route("/api/clients/drain", post(drain))
         .route("/api/clients/undrain", post(undrain))
+        .route("/api/dialled", get(dialled))
+        .route("/api/dialled/add", post(add_dialled))
+        .route("/api/dialled/remove", post(remove_dialled))
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
         .route("/api/groups/retry", post(set_retry))
@@ -214,6 +217,40 @@ async fn clients(State(app): State<AppState>, query: Asked<Like>) -> Answer {
     let found: Vec<&Client> = all.iter().filter(is_wanted).collect();
     let clients = &found[..found.len().min(like.limit())];
     ok(serde_json::json!({ "clients": clients, "total": found.len() }))
+}
+
+async fn dialled(State(app): State<AppState>) -> Answer {
+    let dialled: Vec<Dialled> = app.operator.dialler.all().into_iter().map(Dialled::of).collect();
+    ok(serde_json::json!({ "dialled": dialled }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AddDialled {
+    address: String,
+    #[serde(default)]
+    group: String,
+    #[serde(default)]
+    client: String,
+}
+
+async fn add_dialled(State(app): State<AppState>, request: Body) -> Answer {
+    let AddDialled { address, group, client } = body(&app, request).await?;
+    let group = if_set(NameOf::ClientOrGroup, &group)?;
+    let client = if_set(NameOf::ClientOrGroup, &client)?;
+    ok(serde_json::json!({ "is_new": app.operator.dialler.add(&address, group, client).await? }))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RemoveDialled {
+    address: String,
+}
+
+async fn remove_dialled(State(app): State<AppState>, request: Body) -> Answer {
+    let RemoveDialled { address } = body(&app, request).await?;
+    app.operator.dialler.remove(&address).await?;
+    ok(serde_json::json!({}))
 }
 
 async fn groups(State(app): State<AppState>, query: Asked<Like>) -> Answer {
@@ -445,6 +482,8 @@ mod tests {
                 json::<Nothing>(bytes);
                 json::<InGroup>(bytes);
                 json::<Pause>(bytes);
+                json::<AddDialled>(bytes);
+                json::<RemoveDialled>(bytes);
                 json::<Drain>(bytes);
                 json::<Undrain>(bytes);
                 json::<SetRetry>(bytes);

@@ -8,7 +8,9 @@ use super::last_reports::LastReport;
 use crate::broker::{self, ClientInfo};
 use crate::retry::RetryPolicy;
 use crate::server::convert::audience;
+use crate::server::dial;
 use crate::server::operator::{self, Code, Found, Severity, Standing};
+use crate::store;
 use crate::task::{self, Outcome, Priority, Progress, TaskId};
 use crate::task_state::TaskState;
 
@@ -314,6 +316,36 @@ impl Client {
             last_result,
             last_outcome,
             last_result_at,
+        }
+    }
+}
+
+/// A worker that the server dials.
+#[derive(Debug, Serialize)]
+pub(super) struct Dialled {
+    address: String,
+    group: Option<String>,
+    client: Option<String>,
+    since: i64,
+    connected_since: Option<i64>,
+    connected_as: Option<String>,
+    trouble: Option<String>,
+    trouble_since: Option<i64>,
+}
+
+impl Dialled {
+    pub(super) fn of((dialled, state): (store::Dialled, dial::State)) -> Dialled {
+        let (connected_since, connected_as) = state.connected.map(|(since, name)| (since.0, name.to_string())).unzip();
+        let (trouble, trouble_since) = state.trouble.map(|(why, since)| (why, since.0)).unzip();
+        Dialled {
+            address: dialled.address.to_string(),
+            group: dialled.group.as_ref().map(ToString::to_string),
+            client: dialled.client.as_ref().map(ToString::to_string),
+            since: dialled.since.0,
+            connected_since,
+            connected_as,
+            trouble,
+            trouble_since,
         }
     }
 }

@@ -88,6 +88,12 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         to.gauge("contact_sessions", text, &[("kind", kind)], count as f64);
     }
 
+    let (dialled, connected) = app.operator.dialler.count();
+    for (state, count) in [("connected", connected), ("not_connected", dialled - connected)] {
+        let text = "Workers that the server dials, by whether they are connected.";
+        to.gauge("contact_dialled_workers", text, &[("state", state)], count as f64);
+    }
+
     let listeners = events::LISTENERS - app.listeners.available_permits();
     let text = "Streams of events that are open, for pages and others. No more than 100 at once.";
     to.gauge("contact_event_listeners", text, &[], listeners as f64);

@@ -8,7 +8,7 @@ use super::int;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
-use crate::store::{Drain, GroupState, KnownClient, OpenTask};
+use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask};
 use crate::task::{
     GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -39,6 +39,11 @@ macro_rules! drain_columns {
         "client, since, until, note"
     };
 }
+macro_rules! dialled_columns {
+    () => {
+        r#"address, "group", client, since"#
+    };
+}
 macro_rules! client_columns {
     () => {
         r#"client, "group", labels, version, system, first_seen, last_seen, here"#
@@ -61,8 +66,8 @@ macro_rules! open_columns {
     };
 }
 pub(super) use {
-    client_columns, dead_columns, dead_results, drain_columns, group_columns, open_columns, result_columns,
-    status_columns, task_columns,
+    client_columns, dead_columns, dead_results, dialled_columns, drain_columns, group_columns, open_columns,
+    result_columns, status_columns, task_columns,
 };
 
 /// Rows in one statement, where there are many. Opening the table and its indexes and finding their ends costs as much as a
@@ -330,6 +335,18 @@ pub(super) fn client(row: &Row<'_>) -> rusqlite::Result<KnownClient> {
 pub(super) fn drain(row: &Row<'_>) -> rusqlite::Result<Drain> {
     let mut row = Values::of(row);
     Ok(Drain { client: row.name()?, since: row.time()?, until: row.optional_time()?, note: row.next()? })
+}
+
+pub(super) fn bind_dialled(to: &mut Parameters<'_, '_>, dialled: &Dialled) -> rusqlite::Result<()> {
+    to.put(dialled.address.as_str())?;
+    to.put(dialled.group.as_ref().map(GroupName::as_str))?;
+    to.put(dialled.client.as_ref().map(GroupName::as_str))?;
+    to.put(dialled.since.0)
+}
+
+pub(super) fn dialled(row: &Row<'_>) -> rusqlite::Result<Dialled> {
+    let mut row = Values::of(row);
+    Ok(Dialled { address: row.name()?, group: row.optional_name()?, client: row.optional_name()?, since: row.time()? })
 }
 
 pub(super) fn bind_open(to: &mut Parameters<'_, '_>, (group, task): &(&GroupName, &OpenTask)) -> rusqlite::Result<()> {

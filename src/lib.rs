@@ -22,7 +22,7 @@
 #[cfg(feature = "server")]
 pub mod attempts;
 #[cfg(any(feature = "client", feature = "server"))]
-#[cfg_attr(not(feature = "client"), allow(dead_code, reason = "servers need a part of it"))]
+#[cfg_attr(not(feature = "client"), allow(dead_code, unreachable_pub, reason = "servers need a part of it"))]
 mod backoff;
 #[cfg(feature = "server")]
 pub mod broker;

@@ -226,8 +226,11 @@ fn what_users_write_is_shown_as_text_and_never_as_html() {
     let server = Server::start(&[]);
     let nasty = "<img src=x onerror=hit=true>";
     let _worker = worker(&server, nasty, nasty, "cat; echo '<script>hit=true</script>' >&2; exit 1");
-    server.submit(&[format!("{nasty}<script>document.title='hit'</script>\u{202e}turned\u{200b}")]);
+    let text = format!("{nasty}<script>document.title='hit'</script>\u{202e}turned\u{200b}");
+    server.submit(&[&text]);
     server.at_least(1, "results");
+    // Its number is the id of its task.
+    server.ctl(&["run", "--to", nasty, "--detach", &text]);
     let client = Client::of(&server.listen, &[]);
     let hostile =
         format!("{nasty}\u{1b}[2Jb\u{1b}]0;owned\u{7}c\u{9b}31md\re\u{202e}f\u{200b}g\u{feff}\u{2028}\u{ad}h");

@@ -439,7 +439,7 @@ export async function textIsText({ open, go }) {
   const page = await open();
   const nasty = await page.evaluate(() => fetch('/api/groups').then((it) => it.json()).then((it) => it.groups.map((group) => group.group)));
   assert.ok(nasty.some((it) => it.includes('<img')), String(nasty));
-  for (const view of [...VIEWS, 'tasks/1', `clients?q=${encodeURIComponent('<img src=x onerror=hit=true>')}`, `dead?group=${encodeURIComponent('<img src=x onerror=hit=true>')}`]) {
+  for (const view of [...VIEWS, 'tasks/1', 'runs/2', `clients?q=${encodeURIComponent('<img src=x onerror=hit=true>')}`, `dead?group=${encodeURIComponent('<img src=x onerror=hit=true>')}`]) {
     await go(page, hashOf(view));
     await live(page);
     if (view !== 'submit') await says(page, 'main', '<img src=x');

@@ -28,7 +28,7 @@ pub enum TaskState {
     /// The group is done with it: the log of outcomes says how.
     Settled,
     /// It was cancelled, and this client, which had begun that delivery of it, has not said that it ended it. Only
-    /// What asks for one task tells this from [`TaskState::Settled`].
+    /// who asks for one task is told this; others [`TaskState::Settled`].
     Ending(Arc<str>, u32),
 }
 

@@ -2,6 +2,7 @@
 
 pub mod authority;
 pub mod disk;
+pub mod http2;
 pub mod program;
 pub mod server;
 

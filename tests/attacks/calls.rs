@@ -13,6 +13,10 @@ use protobuf::Message as _;
 
 use super::bystander::{Bystander, GROUP};
 use crate::common::DEADLINE;
+use crate::common::http2::{
+    ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, INITIAL_WINDOW_SIZE, PING, PREFACE, SETTINGS, WINDOW_UPDATE,
+    frame, headers, number, read_frame,
+};
 use crate::common::server::Server;
 use crate::conventions::{reason, retry_delay};
 use crate::http::client::exchange;
@@ -58,16 +62,10 @@ impl Windows {
 
     /// Reads what the server says of them until the connection ends. All else is passed over; its pings are not answered.
     fn follow(&self, mut connection: TcpStream) {
-        let mut head = [0; 9];
-        while connection.read_exact(&mut head).is_ok() {
-            let number = |bytes: &[u8]| bytes.iter().fold(0_u32, |number, byte| number << 8 | u32::from(*byte));
-            let (stream, mut payload) = (number(&head[5..]) & 0x7fff_ffff, vec![0; number(&head[..3]) as usize]);
-            if connection.read_exact(&mut payload).is_err() {
-                break;
-            }
-            match (head[3], stream) {
-                (SETTINGS, _) if head[4] & ACK == 0 => self.change(|now| {
-                    let initial = payload.chunks(6).find(|setting| setting[..2] == [0, 4]);
+        while let Ok(Frame { kind, flags, stream, payload }) = read_frame(&mut connection) {
+            match (kind, stream) {
+                (SETTINGS, _) if flags & ACK == 0 => self.change(|now| {
+                    let initial = payload.chunks(6).find(|setting| setting[..2] == INITIAL_WINDOW_SIZE);
                     now.initial = initial.map_or(now.initial, |setting| number(&setting[2..]).into());
                     now.set = true;
                 }),
@@ -95,21 +93,17 @@ impl Attacker {
         let (reading, followed) = (connection.try_clone().unwrap(), windows.clone());
         let reader = thread::spawn(move || followed.follow(reading));
         let mut attacker = Attacker { connection, reader: Some(reader), next: 1, windows };
-        let mut begin = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-        frame(&mut begin, SETTINGS, 0, 0, settings);
-        assert!(attacker.send(&begin));
+        assert!(attacker.send(&[PREFACE, &frame(SETTINGS, 0, 0, settings)].concat()));
         attacker
     }
 
-    /// Begins so many calls; each goes on with the frames that `and` adds for its stream.
-    fn calls(&mut self, count: usize, path: &str, and: impl Fn(&mut Vec<u8>, u32)) {
+    /// Begins so many calls; each goes on with the frames that `and` gives for its stream.
+    fn calls(&mut self, count: usize, path: &str, and: impl Fn(u32) -> Vec<u8>) {
         let headers = headers(path, &[]);
         for _ in 0..count {
-            let (mut frames, stream) = (Vec::new(), self.next);
+            let stream = self.next;
             self.next += 2;
-            frame(&mut frames, HEADERS, END_HEADERS, stream, &headers);
-            and(&mut frames, stream);
-            if !self.send(&frames) {
+            if !self.send(&[frame(HEADERS, END_HEADERS, stream, &headers), and(stream)].concat()) {
                 return;
             }
             // As much as the beginning of a message takes of the windows.
@@ -129,9 +123,7 @@ impl Attacker {
         assert!(now.set, "a server says how it is set");
         drop(now);
         // Otherwise the windows are those that every connection begins with.
-        let mut heard = Vec::new();
-        frame(&mut heard, SETTINGS, ACK, 0, &[]);
-        assert!(self.send(&heard));
+        assert!(self.send(&frame(SETTINGS, ACK, 0, &[])));
         let mut sent: HashMap<u32, i64> = (1..self.next).step_by(2).map(|stream| (stream, 0)).collect();
         let mut now = windows.now.lock().unwrap();
         loop {
@@ -144,8 +136,7 @@ impl Attacker {
                 let length = room(&now, *stream, *sent);
                 (*sent, now.connection) = (*sent + length, now.connection - length);
                 drop(now);
-                let mut data = Vec::new();
-                frame(&mut data, DATA, 0, *stream, &vec![0; length as usize]);
+                let data = frame(DATA, 0, *stream, &vec![0; length as usize]);
                 assert!(self.send(&data), "the server has ended the connection");
                 now = windows.now.lock().unwrap();
                 continue;
@@ -180,49 +171,12 @@ impl Drop for Attacker {
     }
 }
 
-const DATA: u8 = 0;
-const HEADERS: u8 = 1;
-const SETTINGS: u8 = 4;
-const PING: u8 = 6;
-const WINDOW_UPDATE: u8 = 8;
-const ACK: u8 = 1;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
-
 /// The setting that no stream may be sent anything, to begin with.
 const NO_ROOM: [u8; 6] = [0, 4, 0, 0, 0, 0];
 
 /// Goes on with a message of no bytes, and that this was all.
-fn empty_message(frames: &mut Vec<u8>, stream: u32) {
-    frame(frames, DATA, END_STREAM, stream, &[0; 5]);
-}
-
-fn frame(to: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    to.extend(&(payload.len() as u32).to_be_bytes()[1..]);
-    to.extend([kind, flags]);
-    to.extend(stream.to_be_bytes());
-    to.extend(payload);
-}
-
-/// The header block of a call: literals without Huffman coding or an index, all shorter than 127 bytes.
-fn headers(path: &str, more: &[(&str, &str)]) -> Vec<u8> {
-    let fixed = [
-        (":method", "POST"),
-        (":scheme", "http"),
-        (":path", path),
-        (":authority", "test"),
-        ("content-type", "application/grpc"),
-        ("te", "trailers"),
-    ];
-    let mut block = Vec::new();
-    for (key, value) in fixed.iter().chain(more) {
-        block.push(0);
-        for text in [key, value] {
-            block.push(text.len() as u8);
-            block.extend(text.as_bytes());
-        }
-    }
-    block
+fn empty_message(stream: u32) -> Vec<u8> {
+    frame(DATA, END_STREAM, stream, &[0; 5])
 }
 
 /// The server takes new calls on both ports, and a task goes through it.
@@ -247,7 +201,7 @@ fn calls_without_their_message_keep_nobody_out() {
             // Some calls on each of many connections, and many on one.
             [50; 40].into_iter().chain([2_000]).map(move |calls| {
                 let mut attacker = Attacker::of(address);
-                attacker.calls(calls, path, |_, _| ());
+                attacker.calls(calls, path, |_| Vec::new());
                 attacker
             })
         })
@@ -374,7 +328,7 @@ fn what_nobody_reads_is_taken_up_to_a_bound_for_each_call() {
     let before = Memory::of(server.program()).now;
     let mut attacker = Attacker::of(&server.listen);
     // A message to begin with, and then what getTask never reads.
-    attacker.calls(100, GET_TASK, |frames, stream| frame(frames, DATA, 0, stream, &[0; 5]));
+    attacker.calls(100, GET_TASK, |stream| frame(DATA, 0, stream, &[0; 5]));
     Operator::of(&server.control).connected(101);
     let sent = attacker.fill(8 * 1024 * 1024);
     others.felt_little("what nobody reads");
@@ -393,7 +347,7 @@ fn messages_that_never_end_are_as_many_as_a_connection_may_have_calls() {
     // The message is to be as long as one may be.
     let length = 262_144_u32.to_be_bytes();
     let begin = [0, length[0], length[1], length[2], length[3]];
-    attacker.calls(200, "/Contact/tellResult", |frames, stream| frame(frames, DATA, 0, stream, &begin));
+    attacker.calls(200, "/Contact/tellResult", |stream| frame(DATA, 0, stream, &begin));
     let sent = attacker.fill(262_000);
     others.felt_little("messages that never end");
     let grown = Memory::of(server.program()).most - before;

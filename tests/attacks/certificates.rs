@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpListener;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -17,45 +17,26 @@ use futures::executor::block_on;
 use protobuf::Message as _;
 use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, SanType};
 use rustls::client::{ClientSessionMemoryCache, Resumption};
+use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{ClientConfig, HandshakeKind};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 use super::bystander::Bystander;
-use super::door::{Watched, invite, joined, public, uri};
-use crate::common::DEADLINE;
+use super::door::{Raw, Watched, invite, joined, public, uri};
+use crate::common::http2::{PREFACE, SETTINGS, frame, read_frame};
 use crate::common::program::Program;
 use crate::common::server::Server;
 use crate::rig::{Operator, Rig, patient, to};
 use crate::server::memory::Memory;
 
-/// By whom the server is known, and what the client shows of itself.
-fn config(tls: &Tls, shows: bool, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
-    let mut roots = RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_file(&tls.ca).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
-    let builder = builder.with_root_certificates(roots);
-    let Some((cert, key)) = tls.identity.as_ref().filter(|_| shows) else { return builder.with_no_client_auth() };
-    let chain = vec![CertificateDer::from_pem_file(cert).unwrap()];
-    builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap()
-}
-
-fn connect(server: &str, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
-    let socket = TcpStream::connect(server).unwrap();
-    socket.set_read_timeout(Some(DEADLINE)).unwrap();
-    StreamOwned::new(ClientConnection::new(config.clone(), ServerName::try_from("127.0.0.1").unwrap()).unwrap(), socket)
-}
-
 /// Speaks HTTP/2 until the server has said something; an error if it would not.
 fn speaks(server: &str, config: &Arc<ClientConfig>) -> Result<Option<HandshakeKind>, String> {
-    let mut stream = connect(server, config);
-    let begin = [&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &[0, 0, 0, 4, 0, 0, 0, 0, 0]].concat();
+    let mut stream = Raw::over(server, config);
+    let begin = [PREFACE, &frame(SETTINGS, 0, 0, &[])].concat();
     stream.write_all(&begin).map_err(|e| e.to_string())?;
-    let mut head = [0; 9];
-    stream.read_exact(&mut head).map_err(|e| e.to_string())?;
-    assert_eq!(head[3], 4, "the server says how it is set");
+    let first = read_frame(&mut stream).map_err(|e| e.to_string())?;
+    assert_eq!(first.kind, SETTINGS, "the server says how it is set");
     Ok(stream.conn.handshake_kind())
 }
 
@@ -65,7 +46,7 @@ fn no_session_of_tls_is_resumed_so_that_who_is_revoked_does_not_come_back_by_one
     let rig = public();
     let (_folder, tls) = joined(&invite(&rig, "", 1, 60_000), "web-1");
     let clients = [&rustls::version::TLS12, &rustls::version::TLS13].map(|version| {
-        let mut config = config(&tls, true, &[version]);
+        let mut config = Raw::config(&tls, &[version]);
         config.alpn_protocols = vec![b"h2".to_vec()];
         config.resumption = Resumption::store(Arc::new(ClientSessionMemoryCache::new(8)));
         Arc::new(config)
@@ -85,7 +66,7 @@ fn no_session_of_tls_is_resumed_so_that_who_is_revoked_does_not_come_back_by_one
 
 /// Asks for a certificate, with the request as it is.
 fn ask(server: &str, config: &Arc<ClientConfig>, request: &JoinRequest) -> JoinResponse {
-    let mut stream = connect(server, config);
+    let mut stream = Raw::over(server, config);
     let request = request.write_to_bytes().unwrap();
     stream.write_all(&[&(request.len() as u32).to_be_bytes()[..], &request].concat()).unwrap();
     let mut length = [0; 4];
@@ -108,7 +89,7 @@ fn invitation(rig: &Rig, uses: u32) -> String {
 /// For one who joins: it knows the authority, and shows nothing.
 fn joining(rig: &Rig) -> Arc<ClientConfig> {
     let tls = Tls { ca: rig.config.data.join("tls/ca.pem"), identity: None };
-    let mut config = config(&tls, false, rustls::DEFAULT_VERSIONS);
+    let mut config = Raw::config(&Tls { identity: None, ..tls }, rustls::DEFAULT_VERSIONS);
     config.alpn_protocols = vec![b"contact-join/1".to_vec()];
     Arc::new(config)
 }
@@ -185,7 +166,7 @@ fn who_guesses_at_invitations_gets_in_nowhere_and_costs_others_little() {
     ];
     let csr = CertificateParams::new(Vec::new()).unwrap();
     let csr = csr.serialize_request(&KeyPair::generate().unwrap()).unwrap().pem().unwrap();
-    let mut config = config(&Tls { identity: None, ..tls }, false, rustls::DEFAULT_VERSIONS);
+    let mut config = Raw::config(&Tls { identity: None, ..tls }, rustls::DEFAULT_VERSIONS);
     config.alpn_protocols = vec![b"contact-join/1".to_vec()];
     let config = Arc::new(config);
     let (config, csr, close, address) = (&config, &csr, &close, &address);

@@ -18,12 +18,16 @@ use rcgen::SanType;
 use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
 use tempfile::TempDir;
 
 use super::bystander::Bystander;
 use crate::common::DEADLINE;
 use crate::common::authority::{Authority, Valid};
+use crate::common::http2::{
+    self, ACK, CONTINUATION, DATA, END_HEADERS, Frame, GOAWAY, HEADERS, INITIAL_WINDOW_SIZE, PING, PREFACE, RST_STREAM,
+    SETTINGS, WINDOW_UPDATE, frame, read_frame,
+};
 use crate::common::program::Program;
 use crate::common::server::Server;
 use crate::rig::{Operator, Rig, patient, to};
@@ -264,46 +268,39 @@ impl Raw {
         ca: &Path,
         files: Option<&(PathBuf, PathBuf)>,
     ) -> StreamOwned<ClientConnection, TcpStream> {
+        let tls = Tls { ca: ca.to_owned(), identity: files.cloned() };
+        Raw::over(server, &Arc::new(Raw::config(&tls, rustls::DEFAULT_VERSIONS)))
+    }
+
+    /// By whom the server is known, and what the client shows of itself.
+    pub(super) fn config(tls: &Tls, versions: &[&'static SupportedProtocolVersion]) -> ClientConfig {
         let mut roots = RootCertStore::empty();
-        roots.add(CertificateDer::from_pem_file(ca).unwrap()).unwrap();
+        roots.add(CertificateDer::from_pem_file(&tls.ca).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
-        let config = config.with_root_certificates(roots);
-        let config = match files {
-            None => config.with_no_client_auth(),
-            Some((cert, key)) => config
-                .with_client_auth_cert(
-                    vec![CertificateDer::from_pem_file(cert).unwrap()],
-                    PrivateKeyDer::from_pem_file(key).unwrap(),
-                )
-                .unwrap(),
-        };
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions).unwrap();
+        let builder = builder.with_root_certificates(roots);
+        let Some((cert, key)) = &tls.identity else { return builder.with_no_client_auth() };
+        let chain = vec![CertificateDer::from_pem_file(cert).unwrap()];
+        builder.with_client_auth_cert(chain, PrivateKeyDer::from_pem_file(key).unwrap()).unwrap()
+    }
+
+    pub(super) fn over(server: &str, config: &Arc<ClientConfig>) -> StreamOwned<ClientConnection, TcpStream> {
         let name = ServerName::try_from("127.0.0.1").unwrap();
         let socket = TcpStream::connect(server).unwrap();
         socket.set_read_timeout(Some(DEADLINE)).unwrap();
         socket.set_write_timeout(Some(DEADLINE)).unwrap();
-        StreamOwned::new(ClientConnection::new(Arc::new(config), name).unwrap(), socket)
+        StreamOwned::new(ClientConnection::new(config.clone(), name).unwrap(), socket)
     }
 }
 
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-    frame.extend([kind, flags]);
-    frame.extend(stream.to_be_bytes());
-    frame.extend(payload);
-    frame
-}
-
-/// POST, http, `/Contact/getTask`, `contact`, `application/grpc`, trailers.
-const HEADERS: &[u8] =
-    b"\x83\x86\x04\x10/Contact/getTask\x01\x07contact\x0f\x10\x10application/grpc\0\x02te\x08trailers";
+const GET_TASK: &str = "/Contact/getTask";
 
 /// Sends until it is cut off; how many bytes that took.
 fn flood(mut stream: impl std::io::Write, mut next: impl FnMut(u32) -> Vec<u8>) -> usize {
     let mut sent = 0;
     let began = Instant::now();
     let mut send = |bytes: &[u8]| stream.write_all(bytes).map(|()| sent += bytes.len());
-    let mut ended = send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").and_then(|()| send(&frame(4, 0, 0, &[])));
+    let mut ended = send(PREFACE).and_then(|()| send(&frame(SETTINGS, 0, 0, &[])));
     let mut number = 1;
     while ended.is_ok() {
         assert!(began.elapsed() < DEADLINE, "it was not cut off");
@@ -357,14 +354,17 @@ fn are_cut_off<S: std::io::Write>(mut server: Server, tls: Option<Tls>, connect:
     assert_eq!(other.task(), "before");
     let others = bystander(&server, &listen, tls);
     let before = Memory::of(server.program()).most;
-    let reset = |number: u32| [frame(1, 4, number, HEADERS), frame(3, 0, number, &[0, 0, 0, 8])].concat();
-    let continuation = |number: u32| match number {
-        3 => frame(1, 0, 3, HEADERS),
-        _ => frame(9, 0, 3, b"\0\x01a\x01b"),
+    let headers = http2::headers(GET_TASK, &[]);
+    let reset = |stream: u32| {
+        [frame(HEADERS, END_HEADERS, stream, &headers), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
     };
-    let ping = |_| frame(6, 0, 0, &[0; 8]);
-    let settings = |_| frame(4, 0, 0, &[]);
-    let empty = |_| frame(0, 0, 1, &[]);
+    let continuation = |stream: u32| match stream {
+        3 => frame(HEADERS, 0, 3, &headers),
+        _ => frame(CONTINUATION, 0, 3, b"\0\x01a\x01b"),
+    };
+    let ping = |_| frame(PING, 0, 0, &[0; 8]);
+    let settings = |_| frame(SETTINGS, 0, 0, &[]);
+    let empty = |_| frame(DATA, 0, 1, &[]);
     type Attack<'a> = &'a dyn Fn(u32) -> Vec<u8>;
     let attacks: [(&str, Attack<'_>); 5] = [
         ("rapid reset", &reset),
@@ -751,39 +751,29 @@ fn local_address() -> Option<std::net::IpAddr> {
 struct Windows {
     connection: u32,
     streams: Vec<u32>,
-    /// What was read and is not whole.
-    rest: Vec<u8>,
     answered: u64,
 }
 
 impl Windows {
     /// Reads until the server has answered this ping. All streams are those with odd numbers.
     fn hear(&mut self, stream: &mut (impl std::io::Read + std::io::Write), ping: u64) {
-        stream.write_all(&frame(6, 0, 0, &ping.to_be_bytes())).unwrap();
+        stream.write_all(&frame(PING, 0, 0, &ping.to_be_bytes())).unwrap();
         while self.answered < ping {
-            let mut chunk = [0; 16 << 10];
-            let read = stream.read(&mut chunk).unwrap();
-            assert!(read > 0, "the server ended the connection");
-            self.rest.extend_from_slice(&chunk[..read]);
-            while let Some((head, payload)) = self.rest.split_first_chunk::<9>() {
-                let length = u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize;
-                let Some(payload) = payload.get(..length) else { break };
-                let number = |bytes: &[u8]| u32::from_be_bytes(bytes.try_into().unwrap());
-                match (head[3], head[4], number(&head[5..])) {
-                    (3 | 7, ..) => panic!("the server refused: {head:?} {payload:?}"),
-                    (4, 0, _) => {
-                        for setting in payload.chunks(6).filter(|setting| setting[..2] == [0, 4]) {
-                            self.streams.fill(number(&setting[2..]));
-                        }
-                        stream.write_all(&frame(4, 1, 0, &[])).unwrap();
+            let Frame { kind, flags, stream: of, payload } =
+                read_frame(stream).unwrap_or_else(|e| panic!("the server ended the connection: {e}"));
+            match (kind, flags, of) {
+                (RST_STREAM | GOAWAY, ..) => panic!("the server refused: {kind} of {of}: {payload:?}"),
+                (SETTINGS, 0, _) => {
+                    for setting in payload.chunks(6).filter(|setting| setting[..2] == INITIAL_WINDOW_SIZE) {
+                        self.streams.fill(http2::number(&setting[2..]));
                     }
-                    (6, 1, _) => self.answered = u64::from_be_bytes(payload.try_into().unwrap()),
-                    (6, ..) => stream.write_all(&frame(6, 1, 0, payload)).unwrap(),
-                    (8, _, 0) => self.connection += number(payload),
-                    (8, _, of) => self.streams[of as usize / 2] += number(payload),
-                    _ => {}
+                    stream.write_all(&frame(SETTINGS, ACK, 0, &[])).unwrap();
                 }
-                self.rest.drain(..9 + length);
+                (PING, ACK, _) => self.answered = u64::from_be_bytes(payload.try_into().unwrap()),
+                (PING, ..) => stream.write_all(&frame(PING, ACK, 0, &payload)).unwrap(),
+                (WINDOW_UPDATE, _, 0) => self.connection += http2::number(&payload),
+                (WINDOW_UPDATE, ..) => self.streams[of as usize / 2] += http2::number(&payload),
+                _ => {}
             }
         }
     }
@@ -807,9 +797,8 @@ fn streams_that_nobody_reads_take_a_bounded_memory_though_a_connection_has_a_lar
     let mut open = Vec::new();
     for connection in 0..CONNECTIONS {
         let mut stream = Raw::tls(&listen, &authority.ca(), Some(&files));
-        let mut windows = Windows { connection: 65_535, streams: vec![65_535; STREAMS], rest: Vec::new(), answered: 0 };
-        stream.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        stream.write_all(&frame(4, 0, 0, &[])).unwrap();
+        let mut windows = Windows { connection: 65_535, streams: vec![65_535; STREAMS], answered: 0 };
+        stream.write_all(&[PREFACE, &frame(SETTINGS, 0, 0, &[])].concat()).unwrap();
         windows.hear(&mut stream, 1);
         // It becomes smaller when memory is taken.
         let least = if connection == 0 { 1 << 20 } else { 64 << 10 };
@@ -818,9 +807,9 @@ fn streams_that_nobody_reads_take_a_bounded_memory_though_a_connection_has_a_lar
         // A message that is read, for each: then it has its tasks, and reads nothing more.
         for of in 0..STREAMS {
             let id = format!("bad/{connection}/{of}");
-            let headers = [HEADERS, b"\0\x0econtact-client", &[id.len() as u8], id.as_bytes()].concat();
-            let call = [frame(1, 4, number(of), &headers), frame(0, 0, number(of), &[0; 5])].concat();
-            stream.write_all(&call).unwrap();
+            let headers = http2::headers(GET_TASK, &[("contact-client", id.as_bytes())]);
+            let message = frame(DATA, 0, number(of), &[0; 5]);
+            stream.write_all(&[frame(HEADERS, END_HEADERS, number(of), &headers), message].concat()).unwrap();
             (windows.connection, windows.streams[of]) = (windows.connection - 5, windows.streams[of] - 5);
         }
         let (mut sent, mut ping, mut full) = ([0; STREAMS], 1, 0);
@@ -833,7 +822,7 @@ fn streams_that_nobody_reads_take_a_bounded_memory_though_a_connection_has_a_lar
                     if *sent % 4 == 0 {
                         data[..5].copy_from_slice(&[0, 0, 0, 0xea, 0x5b]);
                     }
-                    stream.write_all(&frame(0, 0, number(of), &data)).unwrap();
+                    stream.write_all(&frame(DATA, 0, number(of), &data)).unwrap();
                     (windows.connection, windows.streams[of]) =
                         (windows.connection - 15_000, windows.streams[of] - 15_000);
                     (*sent, full) = (*sent + 1, 0);

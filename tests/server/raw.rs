@@ -7,6 +7,7 @@ use futures::executor::block_on;
 use futures::{Sink, SinkExt as _, StreamExt as _};
 use grpcio::{Client, GrpcSlice, Marshaller, MessageReader, Method, MethodType, RpcStatus, WriteFlags};
 
+use crate::common::http2;
 use crate::rig::{channel, patient, status_of};
 
 type Bytes = Vec<u8>;
@@ -103,25 +104,9 @@ impl Wire {
     /// Connects and begins one call.
     pub fn call(address: &str, path: &str, metadata: &[(&str, &[u8])]) -> Wire {
         let mut wire = Wire(TcpStream::connect(address).unwrap());
-        wire.0.write_all(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-        wire.frame(4, 0, 0, &[]);
-        let fixed: [(&str, &[u8]); 6] = [
-            (":method", b"POST"),
-            (":scheme", b"http"),
-            (":path", path.as_bytes()),
-            (":authority", b"test"),
-            ("content-type", b"application/grpc"),
-            ("te", b"trailers"),
-        ];
-        let mut headers = Vec::new();
-        for (key, value) in fixed.iter().chain(metadata) {
-            // Literal, without Huffman and without an index.
-            headers.extend([0, key.len() as u8]);
-            headers.extend(key.as_bytes());
-            headers.push(value.len() as u8);
-            headers.extend(*value);
-        }
-        wire.frame(1, 4, 1, &headers);
+        wire.0.write_all(http2::PREFACE).unwrap();
+        wire.frame(http2::SETTINGS, 0, 0, &[]);
+        wire.frame(http2::HEADERS, http2::END_HEADERS, 1, &http2::headers(path, metadata));
         wire
     }
 
@@ -130,19 +115,15 @@ impl Wire {
         let mut data = vec![0];
         data.extend(length.to_be_bytes());
         data.extend(bytes);
-        self.frame(0, 0, 1, &data);
+        self.frame(http2::DATA, 0, 1, &data);
     }
 
     /// Says that this was all of the stream.
     pub fn end_stream(&mut self) {
-        self.frame(0, 1, 1, &[]);
+        self.frame(http2::DATA, http2::END_STREAM, 1, &[]);
     }
 
     fn frame(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-        let length = (payload.len() as u32).to_be_bytes();
-        let mut frame = vec![length[1], length[2], length[3], kind, flags];
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        self.0.write_all(&frame).unwrap();
+        self.0.write_all(&http2::frame(kind, flags, stream, payload)).unwrap();
     }
 }

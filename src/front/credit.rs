@@ -8,6 +8,7 @@
 //! What it writes is changed where it stands, byte for byte. Nothing is added and nothing taken away.
 
 use super::frames::Heads;
+use super::frames::kind::{DATA, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE};
 
 /// What a client may send of most streams before it is read, in bytes: what HTTP/2 gives without a word.
 const NARROW: u32 = 65_535;
@@ -20,11 +21,6 @@ const BUSY: u32 = 32 * 1024;
 /// The longest frame, as HTTP/2 has it without a word.
 const LONGEST_FRAME: u32 = 16_384;
 
-const DATA: u8 = 0x0;
-const HEADERS: u8 = 0x1;
-const RST_STREAM: u8 = 0x3;
-const SETTINGS: u8 = 0x4;
-const WINDOW_UPDATE: u8 = 0x8;
 /// A kind of frame that there is not. Who does not know a frame leaves it alone (RFC 9113, section 4.1).
 const NONE: u8 = 0xbd;
 const END_STREAM: u8 = 0x1;
@@ -129,15 +125,8 @@ impl Credit {
 
 #[cfg(test)]
 mod tests {
+    use super::super::frames::tests::frame_of as frame;
     use super::*;
-
-    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags]);
-        frame.extend(stream.to_be_bytes());
-        frame.extend(payload);
-        frame
-    }
 
     fn settings(all: &[(u16, u32)]) -> Vec<u8> {
         let one = |(of, value): &(u16, u32)| [&of.to_be_bytes()[..], &value.to_be_bytes()].concat();

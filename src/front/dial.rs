@@ -3,22 +3,21 @@
 //! Not a pair of sockets, as on a server: a channel over such a pair never connects again, and does not say whether it is
 //! connected. The socket is abstract, so no file is left when the process is killed, and takes connections of this process only.
 
+use std::convert::Infallible;
 use std::io::{self, ErrorKind};
 #[cfg(feature = "ctl")]
 use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
 #[cfg(feature = "ctl")]
 use std::net::ToSocketAddrs as _;
-use std::pin::Pin;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use futures::future;
 use percent_encoding::percent_decode_str;
 use rustls::pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
@@ -26,7 +25,7 @@ use tokio::task::AbortHandle;
 use tokio_rustls::TlsConnector;
 
 use super::files::{FileError, Tls};
-use super::relay::{self, End, Unwatched, relay};
+use super::relay::{End, Watch, relay};
 use super::trouble;
 use crate::target;
 
@@ -215,8 +214,8 @@ impl Way {
         let connected = connected.map_err(|_| told("what is there does not begin TLS: it says nothing".into()))?;
         let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host)))?;
         // The server looks at a certificate after the client has begun: only what it says shows that it took it.
-        let mut heard = Heard { stream: &mut outer, trouble: &self.trouble, heard: false };
-        let end = relay(&mut heard, &mut inner, Vec::new(), &mut Unwatched).await;
+        let mut heard = Heard { trouble: &self.trouble, heard: false };
+        let end = relay(&mut outer, &mut inner, Vec::new(), &mut heard).await;
         match end {
             End::Outer(Err(e)) => {
                 told(trouble::in_words(&e, &self.host));
@@ -224,8 +223,8 @@ impl Way {
             End::Outer(Ok(())) if !heard.heard => {
                 told("the server ended the connection at once: perhaps it has too many".into());
             }
-            End::Outer(Ok(())) | End::Refused(()) => {}
-            End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
+            End::Outer(Ok(())) => {}
+            End::Inner => drop(tokio::time::timeout(LAST_WORDS, outer.shutdown()).await),
         }
         Ok(())
     }
@@ -267,27 +266,13 @@ impl Way {
         }
         request += "\r\n";
         let asked = tokio::time::timeout(HANDSHAKE, async {
-            let mut rest = request.as_bytes();
-            while !rest.is_empty() {
-                socket.writable().await?;
-                match socket.try_write(rest) {
-                    Ok(written) => rest = &rest[written..],
-                    Err(e) if e.kind() == ErrorKind::WouldBlock => {}
-                    Err(e) => return Err(e),
-                }
-            }
+            socket.write_all(request.as_bytes()).await?;
             // Byte by byte: what comes after the answer is the server's.
-            let mut answer = Vec::new();
-            while !answer.ends_with(b"\r\n\r\n") && answer.len() < PROXY_ANSWER {
-                let mut byte = [0];
-                let mut read = ReadBuf::new(&mut byte);
-                future::poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut read)).await?;
-                if read.filled().is_empty() {
-                    break;
-                }
-                answer.push(byte[0]);
+            let (mut answer, mut byte) = (Vec::new(), [0]);
+            while !answer.ends_with(b"\r\n\r\n") && answer.len() < PROXY_ANSWER && socket.read(&mut byte).await? > 0 {
+                answer.extend(byte);
             }
-            Ok(answer)
+            io::Result::Ok(answer)
         });
         let answer = asked.await.map_err(|_| "it says nothing".to_owned())?.map_err(|e| e.to_string())?;
         let line = String::from_utf8_lossy(answer.split(|byte| *byte == b'\r').next().unwrap_or_default()).into_owned();
@@ -299,42 +284,21 @@ impl Way {
 }
 
 /// Notes when the server has said something: then there is no trouble any more.
-struct Heard<'a, S> {
-    stream: &'a mut S,
+struct Heard<'a> {
     trouble: &'a Trouble,
     heard: bool,
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Heard<'_, S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        read: &mut ReadBuf<'_>,
-    ) -> std::task::Poll<io::Result<()>> {
-        let before = read.filled().len();
-        let polled = Pin::new(&mut *self.stream).poll_read(cx, read);
-        if !self.heard && read.filled().len() > before {
+impl Watch for Heard<'_> {
+    type Refusal = Infallible;
+
+    fn inward(&mut self, _: &[u8]) -> Result<Duration, Infallible> {
+        if !self.heard {
             self.heard = true;
             self.trouble.set(None);
         }
-        polled
-    }
-}
-
-impl<S: AsyncWrite + Unpin> AsyncWrite for Heard<'_, S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut std::task::Context<'_>,
-        bytes: &[u8],
-    ) -> std::task::Poll<io::Result<usize>> {
-        Pin::new(&mut *self.stream).poll_write(cx, bytes)
+        Ok(Duration::ZERO)
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut std::task::Context<'_>) -> std::task::Poll<io::Result<()>> {
-        Pin::new(&mut *self.stream).poll_shutdown(cx)
-    }
+    fn outward(&mut self, _: &mut [u8]) {}
 }

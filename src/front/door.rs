@@ -6,13 +6,12 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
 use log::{debug, warn};
 use rustls::pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -23,7 +22,7 @@ use super::credit::Credit;
 use super::frames::{Abuse, Frames};
 use super::greeting::{Begun, Entrance, LAST_WORDS};
 use super::places::{Place, Places, Stage};
-use super::relay::{self, End, Watch, relay};
+use super::relay::{End, Watch, relay};
 use crate::log_limit::LogLimit;
 
 /// From when a connection is accepted until TLS, if it is spoken, has begun and the first frame has come.
@@ -251,27 +250,22 @@ impl<I: Inside> Shared<I> {
         certificates: &[CertificateDer<'static>],
     ) {
         let mut length = [0; 4];
-        if read_whole(&mut stream, &mut length).await.is_err() {
+        if stream.read_exact(&mut length).await.is_err() {
             return;
         }
         let length = u32::from_be_bytes(length) as usize;
         let mut request = vec![0; length.min(LONGEST)];
-        if length > LONGEST || read_whole(&mut stream, &mut request).await.is_err() {
+        if length > LONGEST || stream.read_exact(&mut request).await.is_err() {
             return;
         }
         // It writes a file.
         if let Some(answer) = tokio::task::block_in_place(|| self.inside.join(peer, certificates, &request)) {
             let length = u32::try_from(answer.len()).unwrap_or(u32::MAX).to_be_bytes();
-            let answer = [&length[..], &answer].concat();
-            let mut rest = answer.as_slice();
-            while !rest.is_empty() {
-                match future::poll_fn(|cx| Pin::new(&mut stream).poll_write(cx, rest)).await {
-                    Ok(written @ 1..) => rest = &rest[written..],
-                    _ => return,
-                }
+            if stream.write_all(&[&length[..], &answer].concat()).await.is_err() {
+                return;
             }
         }
-        let _ = relay::shut(&mut stream).await;
+        let _ = stream.shutdown().await;
     }
 
     /// What is inside of TLS, or is spoken without.
@@ -327,7 +321,7 @@ impl<I: Inside> Shared<I> {
                     warn!("{peer} was cut off: {}{left_out}", in_words(abuse));
                 }
             }
-            End::Inner => drop(tokio::time::timeout(LAST_WORDS, relay::shut(&mut outer)).await),
+            End::Inner => drop(tokio::time::timeout(LAST_WORDS, outer.shutdown()).await),
             End::Outer(ended) => debug!("{peer} has gone: {ended:?}"),
         }
     }
@@ -363,33 +357,17 @@ fn certificates(stream: &TlsStream<TcpStream>) -> Vec<CertificateDer<'static>> {
     stream.get_ref().1.peer_certificates().unwrap_or_default().to_vec()
 }
 
-async fn read_whole(from: &mut (impl AsyncRead + Unpin), whole: &mut [u8]) -> io::Result<()> {
-    let mut read = ReadBuf::new(whole);
-    while read.remaining() > 0 {
-        let before = read.filled().len();
-        future::poll_fn(|cx| Pin::new(&mut *from).poll_read(cx, &mut read)).await?;
-        if read.filled().len() == before {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    }
-    Ok(())
-}
-
 /// Reads until a client has begun to speak.
 async fn first_words(outer: &mut (impl AsyncRead + Unpin), watched: &mut Watched) -> Result<Vec<u8>, String> {
     let mut words = Vec::new();
     while !watched.frames.begun() {
         let mut space = [0; 256];
-        let mut read = ReadBuf::new(&mut space);
-        let came = future::poll_fn(|cx: &mut Context<'_>| -> Poll<io::Result<()>> {
-            Pin::new(&mut *outer).poll_read(cx, &mut read)
-        });
-        came.await.map_err(|e| e.to_string())?;
-        if read.filled().is_empty() {
-            return Err("it said nothing".into());
-        }
-        let _ = watched.inward(read.filled()).map_err(in_words)?;
-        words.extend_from_slice(read.filled());
+        let came = match outer.read(&mut space).await.map_err(|e| e.to_string())? {
+            0 => return Err("it said nothing".into()),
+            length => &space[..length],
+        };
+        let _ = watched.inward(came).map_err(in_words)?;
+        words.extend_from_slice(came);
     }
     Ok(words)
 }

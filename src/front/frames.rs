@@ -7,9 +7,18 @@ use std::time::{Duration, Instant};
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const HEAD: usize = 9;
-const DATA: u8 = 0x0;
-const RESET: u8 = 0x3;
 const END_HEADERS: u8 = 0x4;
+
+/// The kinds of frames, as far as they are told apart here.
+pub(super) mod kind {
+    pub(in super::super) const DATA: u8 = 0x0;
+    pub(in super::super) const HEADERS: u8 = 0x1;
+    pub(in super::super) const RST_STREAM: u8 = 0x3;
+    pub(in super::super) const SETTINGS: u8 = 0x4;
+    pub(in super::super) const PING: u8 = 0x6;
+    pub(in super::super) const WINDOW_UPDATE: u8 = 0x8;
+    pub(in super::super) const CONTINUATION: u8 = 0x9;
+}
 
 /// Bytes of the headers of one call. C-core takes 16 KiB unless told otherwise.
 const BLOCK: u64 = 64 * 1024;
@@ -152,7 +161,7 @@ impl Frames {
             bytes = &bytes[length..];
             if complete {
                 self.begun = true;
-                if self.heads.kind() == RESET {
+                if self.heads.kind() == kind::RST_STREAM {
                     reset(self.heads.stream());
                 }
                 self.frame(now)?;
@@ -165,12 +174,12 @@ impl Frames {
     fn frame(&mut self, now: Instant) -> Result<(), Abuse> {
         let (left, flags) = (self.heads.left, self.heads.flags());
         let counted = match self.heads.kind() {
-            DATA if left > 0 => return Ok(()),
-            0x1 => HEADERS,
-            RESET => RST_STREAM,
-            0x4 => SETTINGS,
-            0x6 => PING,
-            0x9 => CONTINUATION,
+            kind::DATA if left > 0 => return Ok(()),
+            kind::HEADERS => HEADERS,
+            kind::RST_STREAM => RST_STREAM,
+            kind::SETTINGS => SETTINGS,
+            kind::PING => PING,
+            kind::CONTINUATION => CONTINUATION,
             _ => SMALL,
         };
         if counted == HEADERS {
@@ -201,7 +210,7 @@ impl Frames {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     #![allow(clippy::unwrap_used)]
 
     use proptest::prelude::*;
@@ -214,11 +223,16 @@ mod tests {
         }
     }
 
-    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
-        let mut frame = (payload as u32).to_be_bytes()[1..].to_vec();
-        frame.extend([kind, flags, 0, 0, 0, 1]);
-        frame.resize(HEAD + payload, b'x');
+    pub(in super::super) fn frame_of(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+        frame.extend([kind, flags]);
+        frame.extend(stream.to_be_bytes());
+        frame.extend(payload);
         frame
+    }
+
+    fn frame(kind: u8, flags: u8, payload: usize) -> Vec<u8> {
+        frame_of(kind, flags, 1, &vec![b'x'; payload])
     }
 
     fn begun_at(now: Instant) -> Frames {

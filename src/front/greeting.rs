@@ -1,17 +1,15 @@
 //! How a connection begins: by TLS or without, as its port takes it. Who begins otherwise is told so.
 
-use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use futures::future;
 use rustls::ServerConfig;
-use tokio::io::{AsyncRead as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{JOIN, relay};
+use super::{JOIN, SPEAKS_TLS};
 
 /// The first byte of a connection with TLS: a record of the handshake.
 const TLS_BEGINS: u8 = 0x16;
@@ -85,7 +83,7 @@ pub(crate) struct Wrong {
     /// For the log.
     pub(crate) why: String,
     socket: Option<TcpStream>,
-    words: Option<&'static str>,
+    words: Option<String>,
 }
 
 impl Entrance {
@@ -125,18 +123,20 @@ impl Entrance {
         }
     }
 
-    fn speak_tls(&self) -> &'static str {
-        match self.speaks {
-            Speaks::Grpc => "this port speaks TLS: give the client --tls-ca",
-            Speaks::Http => "this port speaks TLS: ask with https://",
-        }
+    fn speak_tls(&self) -> String {
+        let how = match self.speaks {
+            Speaks::Grpc => "give the client --tls-ca",
+            Speaks::Http => "ask with https://",
+        };
+        format!("{SPEAKS_TLS}: {how}")
     }
 
-    fn no_tls(&self) -> &'static str {
-        match self.speaks {
-            Speaks::Grpc => "this port does not speak TLS: leave out --tls-ca",
-            Speaks::Http => "this port does not speak TLS: ask with http://",
-        }
+    fn no_tls(&self) -> String {
+        let how = match self.speaks {
+            Speaks::Grpc => "leave out --tls-ca",
+            Speaks::Http => "ask with http://",
+        };
+        format!("this port does not speak TLS: {how}")
     }
 }
 
@@ -160,16 +160,10 @@ impl Wrong {
 
 /// Ends a connection whose other side may still be writing. If that was not read, the system would take back what was said last.
 async fn end(mut socket: TcpStream) {
-    let _ = relay::shut(&mut socket).await;
-    let _ = tokio::time::timeout(LAST_WORDS, async {
+    let _ = socket.shutdown().await;
+    let rest = async {
         let mut space = [0; 1024];
-        loop {
-            let mut read = ReadBuf::new(&mut space);
-            let came = future::poll_fn(|cx| Pin::new(&mut socket).poll_read(cx, &mut read)).await;
-            if came.is_err() || read.filled().is_empty() {
-                return;
-            }
-        }
-    })
-    .await;
+        while matches!(socket.read(&mut space).await, Ok(1..)) {}
+    };
+    let _ = tokio::time::timeout(LAST_WORDS, rest).await;
 }

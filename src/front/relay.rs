@@ -59,19 +59,6 @@ pub(super) trait Watch {
     fn outward(&mut self, bytes: &mut [u8]);
 }
 
-/// All is passed on as it is.
-pub(super) struct Unwatched;
-
-impl Watch for Unwatched {
-    type Refusal = ();
-
-    fn inward(&mut self, _: &[u8]) -> Result<Duration, ()> {
-        Ok(Duration::ZERO)
-    }
-
-    fn outward(&mut self, _: &mut [u8]) {}
-}
-
 /// Passes all on until one side ends. `began`: what has been read from outside already, and was seen.
 pub(super) async fn relay<A, B, W>(outer: &mut A, inner: &mut B, began: Vec<u8>, watch: &mut W) -> End<W::Refusal>
 where
@@ -161,9 +148,4 @@ impl Way {
             Poll::Pending
         })
     }
-}
-
-/// Says to the other side that nothing more comes.
-pub(super) async fn shut<A: AsyncWrite + Unpin>(socket: &mut A) -> io::Result<()> {
-    poll_fn(|cx| Pin::new(&mut *socket).poll_shutdown(cx)).await
 }

@@ -55,6 +55,7 @@ mod ledger;
 mod listener;
 mod outgoing;
 mod pipe;
+mod printed;
 mod probe;
 mod progress;
 mod result_sender;

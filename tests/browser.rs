@@ -6,12 +6,14 @@
 mod driver;
 
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs};
 
 use serde_json::json;
 
+use crate::common::named_pipe;
 use crate::common::program::Program;
-use crate::common::server::Server;
+use crate::common::server::{CLIENT, Server};
 use crate::rig::{Client, ack};
 use driver::Browser;
 
@@ -146,6 +148,23 @@ fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
     server.at_least(1, "results");
     let scene = browser.plays("runs", &server);
     scene.comes_to("the run was done again");
+    scene.ends_well();
+}
+
+#[test]
+fn what_a_command_prints_is_shown_while_it_runs() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let gate = named_pipe(folder.path());
+    server.submit(&["work"]);
+    let mut client = Command::new(CLIENT);
+    client.env("GATE", &gate);
+    let work = r#"printf '\033[32mgreen\033[0m <b>bold</b>\n'; cat "$GATE""#;
+    let _client = server.client_by(client, &["--id", "w1", "--exec-env", "GATE", "--exec", work]);
+    let scene = browser.plays("output", &server);
+    scene.comes_to("the first line is shown");
+    fs::write(&gate, "the last line").unwrap();
     scene.ends_well();
 }
 

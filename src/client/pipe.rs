@@ -13,7 +13,7 @@ use grpcio::{CallOption, Environment};
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Outcome, Task, TimeLimit};
-use super::ledger::{Begin, Ledger};
+use super::ledger::{Begin, Entry, Ledger};
 use super::listener::{Accepted, Listener};
 use super::progress::Progress;
 use super::result_sender::refused_over_shared;
@@ -169,7 +169,7 @@ impl State {
         if now >= self.progress_at && !self.progress.is_empty() {
             self.progress_at = now + PROGRESS;
             let all = self.progress.take();
-            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said));
+            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said, now));
         }
     }
 
@@ -377,15 +377,22 @@ impl Pipe {
         let state = &mut self.state;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
-        state.received.heartbeats |=
-            message.batch.is_empty() && message.revoked.is_empty() && message.confirmed == 0 && !is_task(&message);
+        state.received.heartbeats |= message.batch.is_empty()
+            && message.revoked.is_empty()
+            && message.watched.is_empty()
+            && message.confirmed == 0
+            && !is_task(&message);
         for revoked in mem::take(&mut message.revoked) {
             self.revoke(&revoked);
         }
         let state = &mut self.state;
+        for watched in mem::take(&mut message.watched) {
+            state.ledger.watch(watched.id, watched.attempt, watched.anew, now);
+        }
         let batch = mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            let Some((copy, revocation)) = state.ledger.accept(message.id, message.attempt, message.receipt) else {
+            let accepted = state.ledger.accept(message.id, message.attempt, message.receipt);
+            let Some(Entry { copy, revocation, printed }) = accepted else {
                 log::debug!("task {} came again while it is being worked on", message.id);
                 continue;
             };
@@ -407,7 +414,7 @@ impl Pipe {
                 stopper: self.stopper.clone(),
                 copy,
                 revocation,
-                progress: state.progress.clone(),
+                progress: state.progress.of(printed),
                 expires: time_left(message.expires_at).map(|left| now + left),
             });
         }

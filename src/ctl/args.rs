@@ -579,6 +579,7 @@ Example:
 Examples:
   contactctl task 17
   contactctl task 17 --to workers
+  contactctl task 17 --follow
   contactctl task 17 --all --json | jq -r '.groups[] | select(.state == \"dead\").group'")]
 pub(super) struct Task {
     /// The task's id.
@@ -593,6 +594,9 @@ pub(super) struct Task {
     /// All groups, however many there are.
     #[arg(long)]
     pub(super) all: bool,
+    /// Print what it prints while it runs, from the last 64 KiB on, until it is settled. With more than 16 groups one must be named.
+    #[arg(long, short, conflicts_with_all = ["all", "limit"])]
+    pub(super) follow: bool,
 }
 
 /// Take tasks back: named ones, or all that fit a description.

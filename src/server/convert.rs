@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
 
-pub(super) use self::runs::{begun_run, new_run, run, run_details, run_list, run_news, task_news, wish};
+pub(super) use self::runs::{begun_run, new_run, output, run, run_details, run_list, run_news, task_news, wish};
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::dial;

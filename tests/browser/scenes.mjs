@@ -47,6 +47,14 @@ export async function submitting({ open, go, reached }) {
   await says(page, 'tbody tr', /w1.*workers.*done.*HELLO PAGE/s);
 }
 
+export async function output({ open, reached }) {
+  const page = await open('#/tasks/1');
+  await says(page, '.output', 'green <b>bold</b>');
+  reached('the first line is shown');
+  await says(page, '.output', /bold.*the last line/s);
+  await says(page, '.history li', /done.*w1/s);
+}
+
 export async function killedClient({ open, reached }) {
   const page = await open('#/clients');
   await says(page, 'tbody tr:not(.gone)', 'w1');

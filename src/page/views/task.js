@@ -2,6 +2,7 @@
 
 import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
+import { outputPart } from './output.js';
 import { count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
 import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
@@ -36,6 +37,7 @@ export function ledgerPart(id) {
   const factRows = keyed(facts, (it) => it.key, factRow);
   const groups = standings(id, () => state, () => refresh());
   const none = h('p', { class: 'empty' }, t('task.standing.none'));
+  const output = outputPart(id);
   const counts = h('p');
   const moreGroups = h('p', { class: 'left-out' });
   const history = h('ol', { class: 'history' });
@@ -57,6 +59,7 @@ export function ledgerPart(id) {
   const body = h('div', { class: 'ledger fresh' },
     content.node, facts, h('div', { class: 'doing' }, doCancel, doRetry),
     section(t('task.standing'), counts, groups.node, none, moreGroups),
+    output.node,
     section(t('task.history'), history, moreEvents));
   const node = h('div', {}, failed, body);
   show(body, false);
@@ -92,6 +95,7 @@ export function ledgerPart(id) {
     const older = Math.max(0, task.results.length - MOST) + task.results_left_out;
     text(moreEvents, older > 0 ? t('task.more', older) : '');
     show(doCancel, open);
+    output.update(in_flight);
     show(doRetry, dead > 0 || standing.some((it) => (it.state === 'settled' && it.outcome !== 'DONE')));
   }
 
@@ -104,7 +108,10 @@ export function ledgerPart(id) {
       shellRetry.set(ctl(state, 'retry', String(id)));
       if (open || Date.now() - asked >= SETTLED_REFRESH) refresh();
     },
-    destroy: () => (gone = true),
+    destroy() {
+      gone = true;
+      output.destroy();
+    },
   };
 }
 

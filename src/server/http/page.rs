@@ -44,6 +44,7 @@ files! {
     "views/groups.js",
     "views/list.js",
     "views/overview.js",
+    "views/output.js",
     "views/runs.js",
     "views/submit.js",
     "views/task.js",

@@ -150,6 +150,18 @@ fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
 }
 
 #[test]
+fn a_run_is_begun_when_somebody_agrees_to_how_many_it_is_for() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let web = |id| server.client(&["--id", id, "--label", "role=web", "--exec", "tr a-z A-Z"]);
+    let (_good, _better, mut away) = (web("good"), web("better"), web("away"));
+    server.at_least_clients(3);
+    away.kill();
+    server.clients_until(|connected| connected == 2);
+    browser.plays("begin", &server).ends_well();
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -247,6 +247,20 @@ export function address(peer) {
   }
 }
 
+/** A field of a form with its label, and what it is for. */
+export const field = (id, label, input, hint) =>
+  h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));
+
+/** Says in `note` what is wrong with a field, and leads there. */
+export function invalid(input, note, why) {
+  attribute(input, 'aria-invalid', 'true');
+  note.className = 'note failed';
+  text(note, why);
+  input.closest('details')?.setAttribute('open', '');
+  input.focus();
+  return null;
+}
+
 /** A section with a heading, and a link beside it. */
 export function section(title, ...children) {
   return h('section', {}, h('div', { class: 'section-head' }, h('h2', {}, title)), ...children);

@@ -54,7 +54,7 @@ export function mount(root) {
   const box = h('div', { class: 'table-box' }, rows.node);
   const older = h('button', { type: 'button', class: 'button', onclick: () => load(loaded.length + PAGE) }, t('list.more'));
   root.append(
-    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.runs'))),
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.runs')), h('a', { class: 'button primary', href: '#/runs/new' }, t('run.begin'))),
     h('p', { class: 'intro' }, t('run.intro')),
     failed, h('div', { class: 'fresh' }, box), h('div', { class: 'pages' }, older), nothing,
   );
@@ -153,6 +153,7 @@ export function mountOne(root, id) {
     what.set(TONES[run.phase] ?? 'idle', t(`run.${run.phase}`));
     content.set(run.text);
     factRows([
+      { key: 'run.targets', value: count(run.targets) },
       { key: 'run.counts', value: counted(run.counts) },
       { key: 'run.select', value: run.select },
       { key: 'run.began', at: run.began_at },

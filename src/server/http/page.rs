@@ -39,6 +39,7 @@ files! {
     "uplot/uPlot.esm.js",
     "uplot/uPlot.min.css",
     "verdict.js",
+    "views/begin.js",
     "views/clients.js",
     "views/dead.js",
     "views/groups.js",

@@ -162,6 +162,19 @@ fn a_run_is_begun_when_somebody_agrees_to_how_many_it_is_for() {
 }
 
 #[test]
+fn a_worker_is_dialled_from_the_page_and_removed_there() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let address = crate::dialled::free();
+    let scene = browser.plays_with("dialled", &server, &[("CONTACT_WORKER", Path::new(&address))]);
+    scene.comes_to("it is dialled");
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
+    let _worker = Program::spawn("worker", command.args(["--serve", &address, "--exec", "cat"])).unwrap();
+    scene.ends_well();
+    assert_eq!(server.ctl(&["dial", "list"]), Vec::<serde_json::Value>::new());
+}
+
+#[test]
 fn a_group_is_paused_and_resumed() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);

@@ -29,7 +29,7 @@ use crate::interop::python::Python;
 use crate::rig::{Operator, Rig, patient};
 
 /// An address that nobody listens at.
-fn free() -> String {
+pub fn free() -> String {
     // None that the system gives to those who ask for any: it could be another's when the worker is started again.
     let address = || format!("127.0.0.1:{}", rand::random_range(21_000..32_000));
     std::iter::repeat_with(address).find(|address| TcpListener::bind(address).is_ok()).unwrap()

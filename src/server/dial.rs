@@ -102,6 +102,8 @@ pub(super) struct State {
     pub(super) connected: Option<(Time, Arc<str>)>,
     /// Why it is not, or was not the last time; and since when that is so.
     pub(super) trouble: Option<(String, Time)>,
+    /// When it is tried again, while that is waited for.
+    pub(super) again: Option<Time>,
 }
 
 /// Why a connection came to its end.
@@ -289,6 +291,7 @@ impl Inner {
             let wait = backoff.next(&mut rand::rng());
             let is_news = {
                 let mut state = worker.lock();
+                state.again = Some(Time::now().after(wait));
                 let is_news = connected || state.trouble.as_ref().is_none_or(|(before, _)| *before != why);
                 if is_news {
                     state.trouble = Some((why.clone(), Time::now()));
@@ -304,6 +307,7 @@ impl Inner {
             if worker.is_stopped() {
                 return;
             }
+            worker.lock().again = None;
         }
     }
 

@@ -184,6 +184,32 @@ export async function begin({ open, go, expect, shot }) {
   assert.equal(await begun(), 2);
 }
 
+export async function dialled({ open, reached, expect, shot }) {
+  const page = await open('#/clients');
+  await live(page);
+  await page.locator('summary').click();
+  const dial = page.getByRole('button', { name: 'Dial it' });
+  await dial.click();
+  await says(page, '.failed', 'Where does it listen?');
+  expect(/status of 400/);
+  await page.getByLabel('Address', { exact: true }).fill('worker.example:50061');
+  await dial.click();
+  await says(page, '.failed', /^That failed: .*--dial-tls-ca/);
+  const address = process.env.CONTACT_WORKER;
+  await page.getByLabel('Address', { exact: true }).fill(address);
+  await page.getByLabel('Group', { exact: true }).fill('workers');
+  await says(page, '.same code', new RegExp(`^contactctl dial add ${address} --group workers --server`));
+  await dial.click();
+  await says(page, '.note', 'is dialled from now on');
+  await says(page, 'tr', /not connected.*refused.*(again in|connecting)/s);
+  await shot(page, 'dialled');
+  reached('it is dialled');
+  await says(page, 'tr', new RegExp(`${address}.*workers.*connected`, 's'));
+  await page.getByRole('button', { name: 'Remove', exact: true }).click();
+  await page.getByRole('button', { name: 'Really dial it no more?' }).click();
+  await page.locator('tbody tr').filter({ hasText: `contactctl dial rm ${address}` }).waitFor({ state: 'detached' });
+}
+
 export async function narrowing({ open, go, shot }) {
   const page = await open('#/tasks');
   const rows = page.locator('tbody tr');

@@ -42,6 +42,7 @@ files! {
     "views/begin.js",
     "views/clients.js",
     "views/dead.js",
+    "views/dialled.js",
     "views/groups.js",
     "views/list.js",
     "views/overview.js",

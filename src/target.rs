@@ -11,6 +11,8 @@ use crate::front::Dial;
 
 /// The longest message taken from a server.
 pub(crate) const MAX_MESSAGE: i32 = 64 << 20;
+/// What C-core says of a server that does not speak HTTP/2, or not without TLS.
+pub(crate) const HTTP_1: &str = "http1.x server";
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection with TLS may take to come about, in milliseconds. The other end bounds each address and TLS itself.

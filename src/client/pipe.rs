@@ -33,8 +33,6 @@ const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
 /// How often the server is pinged, so that one which went away without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What C-core says of a server that does not speak HTTP/2.
-const HTTP_1: &str = "http1.x server";
 /// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
 /// article's, do so when nothing else happens, and pings come more often than every five minutes.
 const TOO_MANY_PINGS: &str = "Too many pings";
@@ -487,7 +485,7 @@ impl Pipe {
         let http2 = ready_since.is_some();
         let is_plain = self.dial.is_none() && self.listener.is_none();
         if is_plain
-            && (http2 || reason.contains(HTTP_1))
+            && (http2 || reason.contains(target::HTTP_1))
             && !connection.answered
             && !refused
             && target::proxy(server).is_none()

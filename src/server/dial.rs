@@ -27,7 +27,7 @@ use super::pump::{Confirmed, Pump};
 use super::refusal::Refusal;
 use crate::backoff::Backoff;
 use crate::codec::{Decoded, dialled_method};
-use crate::front::{Dial, DialThread, Tls};
+use crate::front::{Called, Dial, DialThread, Tls};
 use crate::labels::Labels;
 use crate::rpc_status;
 use crate::secret;
@@ -41,6 +41,7 @@ pub(super) const MOST: usize = 1_000;
 
 const WORK: Method<pb::ServerMsg, Decoded<pb::Result>> = dialled_method(MethodType::Duplex, "/Worker/work");
 
+const CALLED: Called = Called { other: "worker", this: "server", flags: "--dial-tls" };
 /// The waits between two tries, as those of clients.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
@@ -318,7 +319,7 @@ impl Inner {
             return End::lost(why);
         }
         let dial = match (&self.config.tls, &self.tls) {
-            (Some(tls), Some(thread)) => match Dial::on(thread, address.as_str(), tls, CONNECT_EACH) {
+            (Some(tls), Some(thread)) => match Dial::on(thread, address.as_str(), tls, CONNECT_EACH, CALLED) {
                 Ok(dial) => Some(dial),
                 Err(why) => return End::lost(why.to_string()),
             },
@@ -512,7 +513,13 @@ fn lost(error: grpcio::Error) -> End {
     let why = match status.code() {
         _ if ended => "it ended the stream".into(),
         RpcStatusCode::UNIMPLEMENTED => format!("what is there is no worker: {}", rpc_status::text(&status)),
-        _ => rpc_status::text(&status),
+        _ => match rpc_status::text(&status) {
+            text if text.contains(target::HTTP_1) => {
+                "what is there does not speak HTTP/2 without TLS; one that speaks TLS is dialled with --dial-tls-ca"
+                    .into()
+            }
+            text => text,
+        },
     };
     End::Lost { why, contested: status.code() == RpcStatusCode::ABORTED }
 }

@@ -247,6 +247,19 @@ export function address(peer) {
   }
 }
 
+/** One of the facts about a thing: `{ key, value }`, or `{ key, at }` for a time. */
+export function factRow(fact) {
+  const at = fact.at ? time('moment') : null;
+  const value = h('dd', { dir: 'auto' }, at?.node);
+  return {
+    node: h('div', {}, h('dt', {}, t(fact.key)), value),
+    update(next) {
+      if (at) at.set(next.at);
+      else text(value, next.value);
+    },
+  };
+}
+
 /** A field of a form with its label, and what it is for. */
 export const field = (id, label, input, hint) =>
   h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));

@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { h, keyed, show, text } from '../dom.js';
 import { count } from '../format.js';
 import { t } from '../i18n.js';
-import { action, badge, clipped, command, section, table, time, words } from '../parts.js';
+import { action, badge, clipped, command, factRow, section, table, time, words } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** How often a list is asked for, and a run that has ended; one that goes on, each second. */
@@ -183,17 +183,5 @@ export function mountOne(root, id) {
       if (open || Date.now() - asked >= REFRESH) refresh();
     },
     destroy: () => (gone = true),
-  };
-}
-
-function factRow(fact) {
-  const at = fact.at ? time('moment') : null;
-  const value = h('dd', { dir: 'auto' }, at?.node);
-  return {
-    node: h('div', {}, h('dt', {}, t(fact.key)), value),
-    update(next) {
-      if (at) at.set(next.at);
-      else text(value, next.value);
-    },
   };
 }

@@ -31,12 +31,6 @@ use crate::wire::contact as pb;
 /// control holds the server up.
 const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
-/// How often the server is pinged, so that one which went away without a word is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
-/// article's, do so when nothing else happens, and pings come more often than every five minutes.
-const TOO_MANY_PINGS: &str = "Too many pings";
-const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// How long a try to connect may take with each of the server's addresses, if it is the first try; twice as long with each try
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
@@ -149,7 +143,7 @@ impl State {
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
-            keepalive: KEEPALIVE,
+            keepalive: target::KEEPALIVE,
             connect_timeout: FIRST_CONNECT,
             silent_at: None,
             try_at: now,
@@ -464,9 +458,13 @@ impl Pipe {
             state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
         }
         state.silent_at = None;
-        if reason.contains(TOO_MANY_PINGS) {
-            log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
-            state.keepalive = RARE_KEEPALIVE;
+        if reason.contains(target::TOO_MANY_PINGS) {
+            log::info!(
+                "{} wants no pings: from now on one every {} s",
+                self.config.server,
+                target::RARE_KEEPALIVE.as_secs()
+            );
+            state.keepalive = target::RARE_KEEPALIVE;
         }
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;

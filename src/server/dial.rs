@@ -51,10 +51,6 @@ const CONNECT_EACH: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a worker may still tell results when the server has ended the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How often a worker is pinged; and one that wants no pings, as servers of gRPC that are not set otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
-const TOO_MANY_PINGS: &str = "Too many pings";
 
 /// How workers are dialled.
 #[derive(Debug, Clone, Default)]
@@ -269,7 +265,7 @@ impl Inner {
     async fn keep(self: Arc<Self>, worker: &Arc<Worker>) {
         let address = worker.dialled.address.clone();
         let mut backoff = Backoff::new(FIRST_BACKOFF, MOST_BACKOFF);
-        let mut keepalive = KEEPALIVE;
+        let mut keepalive = target::KEEPALIVE;
         loop {
             // Boxed, so that one that waits does not keep the memory that only its coming takes.
             let end = Box::pin(self.once(worker, keepalive)).await;
@@ -281,9 +277,9 @@ impl Inner {
                 End::Lost { why, contested } => (why, contested),
                 End::Refused(refusal) => (refusal.to_string(), matches!(refusal, Refusal::TakenOver(_))),
             };
-            if why.contains(TOO_MANY_PINGS) {
-                info!("{address} wants no pings: from now on one every {} s", RARE_KEEPALIVE.as_secs());
-                keepalive = RARE_KEEPALIVE;
+            if why.contains(target::TOO_MANY_PINGS) {
+                info!("{address} wants no pings: from now on one every {} s", target::RARE_KEEPALIVE.as_secs());
+                keepalive = target::RARE_KEEPALIVE;
             }
             // Two servers, or two processes with one id, would take it from each other as fast as they can.
             if connected && !contested {

@@ -166,7 +166,8 @@ export function mountOne(root, id) {
     text(more, run.targets > targets.length ? t('list.left_out', run.targets - targets.length) : '');
     const stands = ['paused', 'stopped'].includes(run.phase);
     const may = {
-      pause: run.in_parts && (run.phase === 'going' || run.phase === 'stopped'),
+      // What is out already is held up by nothing.
+      pause: run.in_parts && (run.out < run.targets || run.include_new) && (run.phase === 'going' || run.phase === 'stopped'),
       resume: stands,
       abort: run.phase === 'going' || stands,
       cancel: open && run.phase !== 'cancelling',

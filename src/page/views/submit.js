@@ -41,7 +41,8 @@ export function mount(root) {
     h('div', { class: 'same' }, h('span', { class: 'dim' }, t('submit.same')), shell.node));
   root.append(
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.submit'))),
-    h('p', { class: 'intro' }, t('submit.intro'), ' ', h('a', { href: '#/runs/new' }, t('submit.run'))), form, followed,
+    h('p', { class: 'intro' }, t('submit.intro')), form,
+    h('p', { class: 'dim' }, h('a', { href: '#/runs/new' }, t('submit.run'))), followed,
   );
 
   const priority = () => form.elements.priority.value;

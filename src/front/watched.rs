@@ -6,7 +6,6 @@ use std::time::{Duration, SystemTime};
 
 use crossbeam_channel::{RecvTimeoutError, Sender, bounded};
 use log::{error, info};
-
 use rustls::server::danger::ClientCertVerifier;
 
 use super::files::{FileError, Material, ServerTls};

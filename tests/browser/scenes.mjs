@@ -169,11 +169,13 @@ export async function begin({ open, go, expect, shot }) {
   await page.getByRole('link', { name: 'begin a run' }).click();
   await page.getByLabel('What is to be done').fill('by name');
   const names = page.getByLabel('Or on these groups');
-  for (const name of ['good', 'better', 'nobody']) {
+  for (const name of ['good', 'nobody']) {
     await names.fill(name);
     await names.press('Enter');
   }
-  await says(page, '.same code', /^contactctl run --to good --to better --to nobody/);
+  // The last one counts as it stands there.
+  await names.pressSequentially('better');
+  await says(page, '.same code', /^contactctl run --to good --to nobody --to better/);
   expect(/status of 40[04]/);
   await ask.click();
   await says(page, '.failed', /^That failed: .*nobody/);

@@ -142,11 +142,15 @@ function names(input, changed) {
     input.value = '';
     set(next);
   };
-  input.addEventListener('change', take);
+  // Not when the field is left: what comes after it would move away under the press that left it.
   input.addEventListener('keydown', (event) => {
-    if (event.key !== 'Enter' || event.ctrlKey || event.metaKey || !input.value.trim()) return;
+    if (event.key !== 'Enter' || event.ctrlKey || event.metaKey) return;
     event.preventDefault();
     take();
+  });
+  // One that was chosen from the list.
+  input.addEventListener('input', (event) => {
+    if (!(event instanceof InputEvent) || event.inputType === 'insertReplacementText') take();
   });
   show(chips, false);
   return { node: h('div', { class: 'names' }, chips, input), names: all };

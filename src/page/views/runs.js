@@ -1,7 +1,7 @@
 // Runs: one thing on many machines. The list, and one of them with its targets, kept in step with the server.
 
 import { get, post } from '../api.js';
-import { h, keyed, show, text } from '../dom.js';
+import { attribute, h, keyed, show, text } from '../dom.js';
 import { count } from '../format.js';
 import { t } from '../i18n.js';
 import { action, badge, clipped, command, factRow, section, table, time, words } from '../parts.js';
@@ -120,7 +120,10 @@ export function mountOne(root, id) {
     { head: t('run.answer'), wide: true, cell: (td) => {
       const it = clipped('mono');
       td.append(it.node);
-      return (target) => it.set(target.ret ?? '');
+      return (target) => {
+        attribute(td, 'data-nothing', !target.ret);
+        it.set(target.ret ?? '');
+      };
     } },
   ], { keyOf: (it) => it.group, label: t('run.targets') });
   const more = h('p', { class: 'left-out' });

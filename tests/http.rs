@@ -5,4 +5,5 @@ pub mod client;
 mod events;
 mod metrics;
 mod refusals;
+mod runs;
 mod tasks;

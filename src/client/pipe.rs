@@ -31,14 +31,6 @@ use crate::wire::contact as pb;
 /// control holds the server up.
 const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
-/// How often the server is pinged, so that one which went away without a word is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What C-core says of a server that does not speak HTTP/2.
-const HTTP_1: &str = "http1.x server";
-/// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
-/// article's, do so when nothing else happens, and pings come more often than every five minutes.
-const TOO_MANY_PINGS: &str = "Too many pings";
-const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// How long a try to connect may take with each of the server's addresses, if it is the first try; twice as long with each try
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
@@ -151,7 +143,7 @@ impl State {
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
-            keepalive: KEEPALIVE,
+            keepalive: target::KEEPALIVE,
             connect_timeout: FIRST_CONNECT,
             silent_at: None,
             try_at: now,
@@ -473,9 +465,13 @@ impl Pipe {
             state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
         }
         state.silent_at = None;
-        if reason.contains(TOO_MANY_PINGS) {
-            log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
-            state.keepalive = RARE_KEEPALIVE;
+        if reason.contains(target::TOO_MANY_PINGS) {
+            log::info!(
+                "{} wants no pings: from now on one every {} s",
+                self.config.server,
+                target::RARE_KEEPALIVE.as_secs()
+            );
+            state.keepalive = target::RARE_KEEPALIVE;
         }
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
@@ -494,7 +490,7 @@ impl Pipe {
         let http2 = ready_since.is_some();
         let is_plain = self.dial.is_none() && self.listener.is_none();
         if is_plain
-            && (http2 || reason.contains(HTTP_1))
+            && (http2 || reason.contains(target::HTTP_1))
             && !connection.answered
             && !refused
             && target::proxy(server).is_none()

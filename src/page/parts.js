@@ -247,6 +247,33 @@ export function address(peer) {
   }
 }
 
+/** One of the facts about a thing: `{ key, value }`, or `{ key, at }` for a time. */
+export function factRow(fact) {
+  const at = fact.at ? time('moment') : null;
+  const value = h('dd', { dir: 'auto' }, at?.node);
+  return {
+    node: h('div', {}, h('dt', {}, t(fact.key)), value),
+    update(next) {
+      if (at) at.set(next.at);
+      else text(value, next.value);
+    },
+  };
+}
+
+/** A field of a form with its label, and what it is for. */
+export const field = (id, label, input, hint) =>
+  h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));
+
+/** Says in `note` what is wrong with a field, and leads there. */
+export function invalid(input, note, why) {
+  attribute(input, 'aria-invalid', 'true');
+  note.className = 'note failed';
+  text(note, why);
+  input.closest('details')?.setAttribute('open', '');
+  input.focus();
+  return null;
+}
+
 /** A section with a heading, and a link beside it. */
 export function section(title, ...children) {
   return h('section', {}, h('div', { class: 'section-head' }, h('h2', {}, title)), ...children);

@@ -16,8 +16,7 @@ use super::operator::{
     BROKER_SHARE, DeadLetters, Log, MOST, Operator, Part, Range, Results, Statuses, Tasks, if_set, retry_policy,
 };
 use super::refusal::Refusal;
-use super::roles::Role;
-use super::roles::Row;
+use super::roles::{Role, Row};
 use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::broker::Cancelled;

@@ -371,6 +371,7 @@ pub(super) fn dialled(all: Vec<(Dialled, dial::State)>) -> pb::ListDialledRespon
             connected_as: connected_as.as_deref().unwrap_or_default().to_owned(),
             trouble: trouble.unwrap_or_default(),
             trouble_since: trouble_since.unwrap_or_default(),
+            again_at: state.again.map_or(0, |at| at.0),
             ..pb::Dialled::default()
         }
     };

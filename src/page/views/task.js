@@ -5,7 +5,7 @@ import { attribute, h, keyed, show, text } from '../dom.js';
 import { outputPart } from './output.js';
 import { count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, audience, clipped, command, factRow, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -128,18 +128,6 @@ function factsOf(task) {
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
   ];
   return facts.filter((it) => it.value || it.at);
-}
-
-function factRow(fact) {
-  const at = fact.at ? time('moment') : null;
-  const value = h('dd', { dir: 'auto' }, at?.node);
-  return {
-    node: h('div', {}, h('dt', {}, t(fact.key)), value),
-    update(next) {
-      if (at) at.set(next.at);
-      else text(value, next.value);
-    },
-  };
 }
 
 function standings(id, state, refresh) {

@@ -148,7 +148,7 @@ impl Ledger {
             let mut seqs = of_group.remove(&name).unwrap_or_default();
             while bytes < PAGE_BYTES && !seqs.is_empty() {
                 let read = reader.results_by_seq(&seqs.split_off(seqs.len().saturating_sub(RESULTS)))?;
-                bytes += read.iter().map(|entry| entry.result.ret.len()).sum::<usize>();
+                bytes += read.iter().map(|entry| entry.result.bytes()).sum::<usize>();
                 self.results.extend(read);
             }
             self.results_left_out += seqs.len();

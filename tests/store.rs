@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use contact::attachment::{Attachment, Headers};
 use contact::attempts::Attempts;
 use contact::labels::Labels;
 use contact::retry::RetryPolicy;
@@ -89,6 +90,10 @@ fn addressed(to: &str) -> NewTask {
     NewTask { to: Some(name(to)), ..task(to) }
 }
 
+fn attachment(value: &str, data: &[u8]) -> Attachment {
+    Attachment::new(Headers::new([("content-type", "x/y"), ("k.1", value)]).unwrap(), data.to_vec())
+}
+
 fn of_class(priority: Priority, to: Option<&str>) -> NewTask {
     NewTask { priority, to: to.map(name), ..task("classed") }
 }
@@ -101,6 +106,7 @@ fn result(task: TaskId, group: Option<&str>, outcome: Outcome) -> NewResult {
         attempt: 1,
         outcome,
         ret: format!("结果 {task}"),
+        attachment: Attachment::default(),
         at: Time(1_000),
         not_before: None,
         late: false,
@@ -299,6 +305,7 @@ for_both! {
         let mut reader = handle.reader().unwrap();
         let full = NewTask {
             text: "任务:\0\u{1F980}".into(),
+            attachment: attachment("任务", b"\0\xff{}"),
             to: Some(name("组")),
             key: Some("k".into()),
             not_before: Some(Time(-1)),
@@ -1551,6 +1558,7 @@ mod file {
             let parsed = |policy: String| policy.parse().unwrap();
             let spec = NewTask {
                 text: row.get("text")?,
+                attachment: Attachment::default(),
                 to: row.get::<_, Option<String>>("target")?.map(|to| name(&to)),
                 key: row.get("key")?,
                 not_before: time("not_before")?,
@@ -1579,6 +1587,7 @@ mod file {
                 attempt: row.get("attempt")?,
                 outcome: Outcome::from_number(row.get("outcome")?).unwrap(),
                 ret: row.get("ret")?,
+                attachment: Attachment::default(),
                 at: Time(row.get("at")?),
                 not_before: row.get::<_, Option<i64>>("not_before")?.map(Time),
                 late: row.get("late")?,
@@ -2008,6 +2017,11 @@ mod lives {
                         let id = self.positions.task;
                         let spec = NewTask {
                             text: "任".repeat(usize::from(*length)),
+                            attachment: match rare & 9 {
+                                9 => attachment("任", &vec![0xff; usize::from(*length)]),
+                                1 => Attachment::new(Headers::default(), vec![id as u8; 3]),
+                                _ => Attachment::default(),
+                            },
                             to: group_of(*to),
                             priority: Priority::ALL[usize::from(*priority)],
                             key: (rare & 1 != 0).then(|| format!("key {id}")),
@@ -2033,6 +2047,11 @@ mod lives {
                             client: format!("client {}", seq % 3).into(),
                             attempt: (seq % 2) as u32 + 1,
                             late: seq.is_multiple_of(7),
+                            attachment: match seq % 5 {
+                                0 => attachment("任", &[seq as u8; 200]),
+                                1 => attachment("", &[]),
+                                _ => Attachment::default(),
+                            },
                             at: Time(900 + (seq % 4) as i64),
                             not_before,
                             ..result(

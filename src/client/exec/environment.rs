@@ -78,6 +78,11 @@ impl Environment {
     }
 }
 
+/// The variable that has the value of a header: `content-type` is in `CONTACT_HEADER_CONTENT_TYPE`.
+pub(super) fn of_header(key: &str) -> String {
+    format!("CONTACT_HEADER_{}", key.to_ascii_uppercase().replace(['-', '.'], "_"))
+}
+
 fn is_ours(name: &str) -> bool {
     name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS))
 }

@@ -94,6 +94,12 @@ fn attachment(value: &str, data: &[u8]) -> Attachment {
     Attachment::new(Headers::new([("content-type", "x/y"), ("k.1", value)]).unwrap(), data.to_vec())
 }
 
+/// A task of so many bytes: of text, and of data.
+fn sized(bytes: usize) -> [NewTask; 2] {
+    let data = Attachment::new(Headers::default(), vec![7; bytes]);
+    [task(&"x".repeat(bytes)), NewTask { attachment: data, ..task("") }]
+}
+
 fn of_class(priority: Priority, to: Option<&str>) -> NewTask {
     NewTask { priority, to: to.map(name), ..task("classed") }
 }
@@ -355,8 +361,9 @@ for_both! {
         let (store, handle) = place.start();
         let elsewhere = NewTask { to: Some(name("g")), ..keyed("a") };
         let other = NewTask { text: "other".into(), ..keyed("a") };
+        let with_data = NewTask { attachment: attachment("", b"data"), ..keyed("a") };
         submit(&handle, vec![keyed("a")]);
-        for (place, spec) in [elsewhere, other.clone()].into_iter().enumerate() {
+        for (place, spec) in [elsewhere, with_data, other.clone()].into_iter().enumerate() {
             let tasks = vec![keyed("b"), spec, task("x"), keyed("c")];
             let refused = KeyReused { place: 1, key: "a".into(), task: 1 };
             let nothing = Accepted { reused: vec![refused.clone()], ..Accepted::default() };
@@ -415,16 +422,24 @@ for_both! {
         assert!(reader.tasks(0, 0).unwrap().is_empty());
     }
 
-    fn pages_end_early_where_texts_are_long(place) {
+    fn pages_end_early_where_texts_or_data_are_long(place) {
         let (_store, handle) = place.start();
-        let long = "x".repeat(PAGE_BYTES * 2 / 5);
-        submit(&handle, vec![task(&long); 5]);
-        submit(&handle, vec![task(&"x".repeat(3 * PAGE_BYTES)); 2]);
         let mut reader = handle.reader().unwrap();
-        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [1, 2, 3]);
-        assert_eq!(ids(&reader.tasks(5, 100).unwrap()), [6]);
-        let page = reader.backlog(&Backlog { max_bytes: long.len(), ..backlog(None, Priority::Normal) }).unwrap();
-        assert_eq!((ids(&page.tasks), page.scanned), (vec![1], 1));
+        let long = PAGE_BYTES * 2 / 5;
+        for (kind, before) in [(0, 0), (1, 7)] {
+            submit(&handle, vec![sized(long)[kind].clone(); 5]);
+            submit(&handle, vec![sized(3 * PAGE_BYTES)[kind].clone(); 2]);
+            assert_eq!(ids(&reader.tasks(before, 100).unwrap()), [before + 1, before + 2, before + 3]);
+            assert_eq!(ids(&reader.tasks(before + 5, 100).unwrap()), [before + 6]);
+            let from = Backlog { after: before, max_bytes: long, ..backlog(None, Priority::Normal) };
+            let page = reader.backlog(&from).unwrap();
+            assert_eq!((ids(&page.tasks), page.scanned), (vec![before + 1], before + 1));
+        }
+        let attachment = Attachment::new(Headers::default(), vec![7; long]);
+        handle.record((1..=5).map(|id| NewResult { attachment: attachment.clone(), ..result(id, None, Outcome::Failed) }).collect());
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.results(0, 100).unwrap()), [1, 2, 3]);
+        assert_eq!(seqs(&reader.dead(0, None, 100).unwrap()), [1, 2, 3]);
     }
 
     fn a_backlog_is_what_is_for_the_group_and_for_everyone(place) {
@@ -518,12 +533,13 @@ for_both! {
         submit(&handle, (1..4).map(|n| task(&n.to_string())).collect());
         let of = |task, group: &str, outcome| result(task, Some(group), outcome);
         handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
-        handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
+        let given_up = NewResult { attachment: attachment("why", b"\0core"), ..of(3, "a", Exhausted) };
+        handle.record(vec![given_up.clone(), of(4, "a", Expired), result(1, None, Failed)]);
         handle.record(vec![NewResult { late: true, ..of(1, "a", Failed) }]);
         flush(&handle).unwrap();
         let mut reader = handle.reader().unwrap();
         let all = reader.dead(0, None, 10).unwrap();
-        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &of(3, "a", Exhausted)));
+        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &given_up));
         assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
         assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
         assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
@@ -932,11 +948,15 @@ for_both! {
 
 #[test]
 fn the_tail_keeps_the_newest_tasks_only() {
+    sized(1 << 20).into_iter().for_each(the_tail_keeps_the_newest_of);
+}
+
+#[track_caller]
+fn the_tail_keeps_the_newest_of(long: NewTask) {
     let (store, _) = Store::in_memory();
     let handle = store.handle();
-    let long = "x".repeat(1 << 20);
     for _ in 0..20 {
-        submit(&handle, vec![task(&long)]);
+        submit(&handle, vec![long.clone()]);
     }
     let tail = handle.tail();
     assert_eq!(tail.since(0, usize::MAX), None);

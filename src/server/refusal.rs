@@ -373,6 +373,7 @@ impl Refusal {
             Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
             Refusal::NoSuchGroups(names) => &[("group", &names[0])],
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
+            Refusal::NoSuchResult(seq) => &[("result", seq)],
             Refusal::NoSuchRun(number) => &[("run", number)],
             Refusal::TooManyRuns(limit) | Refusal::TooManyRunTargets(limit) => &[("limit", limit)],
             Refusal::RunNotSo { number, phase, .. } => &[("run", number), ("phase", &phase.as_str())],
@@ -425,6 +426,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => "note",
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
+            Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
@@ -441,6 +443,7 @@ impl Refusal {
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
             Refusal::NoSuchTask(id, _) => Some(("task", id.to_string())),
+            Refusal::NoSuchResult(seq) => Some(("result", seq.to_string())),
             Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),

@@ -109,6 +109,13 @@ mod tests {
     }
 
     #[test]
+    fn a_header_is_in_a_variable_of_a_name_that_a_shell_can_read() {
+        for (key, name) in [("content-type", "CONTENT_TYPE"), ("x.trace_id-1", "X_TRACE_ID_1"), ("7", "7")] {
+            assert_eq!(of_header(key), format!("CONTACT_HEADER_{name}"));
+        }
+    }
+
+    #[test]
     fn a_command_may_have_what_is_listed_and_what_is_named_and_nothing_else() {
         let mut environment = Environment::default();
         environment.add("AWS_REGION".parse().unwrap());

@@ -1618,6 +1618,47 @@ mod file {
     }
 
     #[test]
+    fn a_store_of_before_headers_and_data_is_read_and_goes_on_with_them() {
+        let dir = folder();
+        fs::copy("tests/fixtures/schema-12.db", dir.path().join("contact.db")).unwrap();
+        let with_data = NewTask { attachment: attachment("v", b"\0data"), ..task("new") };
+        let failed =
+            NewResult { attachment: attachment("v", b"\0core"), ..result(5, Some("workers"), Outcome::Failed) };
+        for start in 0..2 {
+            let (store, _) = Store::open(dir.path()).unwrap();
+            let handle = store.handle();
+            if start == 0 {
+                assert_eq!(submit(&handle, vec![with_data.clone()]).first_id, 5);
+                handle.record(vec![failed.clone()]);
+                flush(&handle).unwrap();
+            }
+            let mut reader = handle.reader().unwrap();
+            let tasks = reader.tasks(0, 10).unwrap();
+            let texts: Vec<_> = tasks.iter().map(|task| task.spec.text.as_str()).collect();
+            assert_eq!(texts, ["with a key", "limited", "everyone", "waits", "new"]);
+            assert!(tasks[..4].iter().all(|task| task.spec.attachment.is_nothing()));
+            assert_eq!((tasks[0].spec.key.as_deref(), &tasks[4].spec), (Some("k"), &with_data));
+            assert_eq!(seqs(&reader.results(0, 10).unwrap()), [1, 2, 3, 4]);
+            let dead = reader.dead(0, None, 10).unwrap();
+            assert!(dead[0].result.ret.starts_with("exit code 1") && dead[0].result.attachment.is_nothing());
+            assert_eq!(dead[1].result, failed);
+            store.close().unwrap();
+        }
+        // People read them, too.
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        for view in ["tasks", "results"] {
+            let read =
+                |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
+            let mut select = conn.prepare(&format!("SELECT headers, data FROM {view} ORDER BY first")).unwrap();
+            let all: Vec<_> = select.query_map([], read).unwrap().map(Result::unwrap).collect();
+            let (last, before) = all.split_last().unwrap();
+            assert!(before.iter().all(|it| *it == (None, None)), "{view}");
+            assert_eq!(last.0.as_deref(), Some(r#"{"content-type":"x/y","k.1":"v"}"#));
+            assert!(last.1.as_deref().unwrap().starts_with(b"\0"), "{view}");
+        }
+    }
+
+    #[test]
     fn all_that_earlier_schemas_kept_is_read() {
         for (file, counts) in [("tests/fixtures/schema-1.db", (6, 3, 0)), ("tests/fixtures/schema-2.db", (30, 44, 15))]
         {

@@ -23,7 +23,7 @@ pub(super) fn or_dash(text: &str) -> String {
 }
 
 /// A text, and what stands beside it.
-fn beside(text: &str, headers: &BTreeMap<String, String>, data_size: u64) -> String {
+pub(super) fn beside(text: &str, headers: &BTreeMap<String, String>, data_size: u64) -> String {
     let brackets = in_brackets(headers, data_size);
     let space = if text.is_empty() || brackets.is_empty() || text.ends_with('\n') { "" } else { " " };
     format!("{text}{space}{brackets}")

@@ -18,7 +18,7 @@ use super::interrupt::Interrupt;
 use super::link::Link;
 use super::moment::{Moment, Times, span};
 use super::out::Out;
-use super::rows::{enum_name, is_zero};
+use super::rows::{beside, enum_name, is_zero};
 use super::table::{Column, Row, Table};
 use super::words::count;
 use crate::run::TargetState;
@@ -480,6 +480,10 @@ struct RunRow {
     #[serde(skip_serializing_if = "String::is_empty")]
     submitted_by: String,
     task: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    data_size: u64,
     #[serde(skip)]
     how: String,
 }
@@ -498,6 +502,8 @@ impl From<&pb::Run> for RunRow {
             select: run.select.clone(),
             submitted_by: run.submitted_by.clone(),
             task: run.task.clone(),
+            headers: run.headers.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            data_size: run.data_size,
             how: in_words(run),
         }
     }
@@ -520,7 +526,7 @@ impl Row for RunRow {
             times.show(self.began_at),
             self.targets.to_string(),
             self.how.clone(),
-            self.task.clone(),
+            beside(&self.task, &self.headers, self.data_size),
         ]
     }
 }

@@ -326,7 +326,8 @@ impl Core {
 
     fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Now) {
         // What names no task stands in no ledger, and is removed when it is old.
-        if late && report.task != 0 {
+        let in_ledger = report.task != 0;
+        if late && in_ledger {
             let id = group.as_ref().and_then(|name| self.names.get(name)).copied();
             if !self.late.take(report.task, id) {
                 self.meter.late_dropped += 1;
@@ -343,7 +344,7 @@ impl Core {
             late,
             ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now.wall)
         };
-        if late && report.task != 0 {
+        if late && in_ledger {
             result.mark_late();
         }
         self.records.push(result);

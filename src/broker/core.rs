@@ -66,6 +66,7 @@ use self::quotas::Quotas;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
+use crate::attachment::Attachment;
 use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
@@ -159,6 +160,8 @@ pub struct OutcomeReport {
     pub outcome: Outcome,
     /// What it said.
     pub ret: String,
+    /// Headers and data beside it.
+    pub attachment: Attachment,
     /// With [`Outcome::Working`]: how far it is.
     pub progress: Option<Progress>,
     /// With [`Outcome::Retry`]: how long to wait before the next delivery; zero: as the task or the server has it.
@@ -172,7 +175,16 @@ pub struct OutcomeReport {
 impl OutcomeReport {
     /// What it counts for while it waits, in bytes.
     pub fn weight(&self) -> usize {
-        weight(&self.ret) + self.printed.as_ref().map_or(0, |piece| piece.bytes.len())
+        weight(self.bytes()) + self.printed.as_ref().map_or(0, |piece| piece.bytes.len())
+    }
+
+    /// What the client said, in bytes: text, headers and data.
+    pub fn bytes(&self) -> usize {
+        self.ret.len() + self.attachment.bytes()
+    }
+
+    fn said(self) -> (String, Attachment) {
+        (self.ret, self.attachment)
     }
 }
 
@@ -457,7 +469,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
         for task in group.open.overdue(now.steady) {
-            self.give_back(id, task, Outcome::TimedOut, String::new(), Duration::ZERO, now);
+            self.give_back(id, task, Outcome::TimedOut, Default::default(), Duration::ZERO, now);
         }
         self.dispatch(id, now);
     }

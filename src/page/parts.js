@@ -247,15 +247,20 @@ export function address(peer) {
   }
 }
 
-/** One of the facts about a thing: `{ key, value }`, or `{ key, at }` for a time. */
+/**
+ * One of the facts about a thing: `{ key, value }`, or `{ key, at }` for a time; with `label` instead of what the key is called, and with `href` where
+ * it is a file to be saved.
+ */
 export function factRow(fact) {
   const at = fact.at ? time('moment') : null;
-  const value = h('dd', { dir: 'auto' }, at?.node);
+  // Data is saved, and never shown: what is in it, somebody else wrote.
+  const link = fact.href ? h('a', { href: fact.href, download: '' }) : null;
+  const value = h('dd', { dir: 'auto' }, at?.node ?? link);
   return {
-    node: h('div', {}, h('dt', {}, t(fact.key)), value),
+    node: h('div', {}, h('dt', {}, fact.label ?? t(fact.key)), value),
     update(next) {
       if (at) at.set(next.at);
-      else text(value, next.value);
+      else text(link ?? value, next.value);
     },
   };
 }

@@ -189,7 +189,7 @@ impl ContactService {
         let peer = metadata.join.peer;
         let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
-        while let Some(chunk) = chunk(requests, |message| weight(&message.msg), &mut standing).await? {
+        while let Some(chunk) = chunk(requests, |message| weight(message.msg.len()), &mut standing).await? {
             standing.in_turn(Limit::Statuses, chunk.len()).await?;
             let mut statuses = Vec::with_capacity(chunk.len());
             // All answers in their order, and the places of those to what is stored.
@@ -278,7 +278,8 @@ impl ContactService {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
-            ret: Text::Result.check(message.ret, self.limit)?,
+            attachment: Text::Result.attachment(&message.ret, message.headers, message.data, self.limit)?,
+            ret: message.ret,
             progress: message.progress.and_then(Progress::of),
             delay: Duration::from_millis(message.delay_ms.into()),
             receipt,
@@ -365,7 +366,7 @@ impl Intake {
                 }
             }
         }
-        let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
+        let (rows, bytes) = (reports.len(), reports.iter().map(OutcomeReport::bytes).sum::<usize>());
         self.service.traffic.count(Flow::Results, messages as usize, bytes);
         self.under_way += reports.iter().map(OutcomeReport::weight).sum::<usize>();
         // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
@@ -458,7 +459,9 @@ async fn chunk<T>(
 
 /// What a message with results counts for while it waits.
 fn weight_of(message: &pb::Result) -> usize {
-    let one = |one: &pb::Result| weight(&one.ret) + one.output.len();
+    let headers =
+        |one: &pb::Result| one.headers.iter().map(|(key, value)| weight(key.len() + value.len())).sum::<usize>();
+    let one = |one: &pb::Result| weight(one.ret.len() + one.data.len() + headers(one)) + one.output.len();
     message.batch.iter().map(one).sum::<usize>() + one(message)
 }
 

@@ -14,6 +14,7 @@ use grpcio::{DuplexSink, WriteFlags};
 
 use super::access::Standing;
 use super::calls::Ended;
+use super::convert;
 use super::health::Health;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
@@ -163,7 +164,7 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
                     self.send(ServerMsg { watched, ..ServerMsg::default() }).await?;
                 }
                 Push::Tasks(deliveries) => {
-                    let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
+                    let bytes = deliveries.iter().map(|delivery| delivery.task.spec.bytes()).sum();
                     let (mut count, most) = (0, BATCH_BYTES.min(self.max_message));
                     for (message, cost) in messages(&deliveries, self.receipts.clone(), self.batch, most) {
                         count += 1;
@@ -257,7 +258,7 @@ fn watch(watched: broker::Watched) -> Watched {
 fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
     let receipt = |receipts: &OfClient| receipts.make(delivery.task.id, delivery.attempt).to_vec();
     let spec = &delivery.task.spec;
-    ServerMsg {
+    let mut message = ServerMsg {
         task: spec.text.clone(),
         key: spec.key.clone().unwrap_or_default(),
         timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
@@ -269,5 +270,11 @@ fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
         expires_at: spec.expires_at.map_or(0, |at| at.0),
         receipt: receipts.map(receipt).unwrap_or_default(),
         ..ServerMsg::default()
+    };
+    // Most have neither.
+    if !spec.attachment.is_nothing() {
+        message.headers = convert::headers(&spec.attachment);
+        message.data = spec.attachment.data().to_vec();
     }
+    message
 }

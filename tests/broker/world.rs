@@ -992,7 +992,7 @@ impl World {
         let shares = |id: &SessionId| self.streams.get(id).is_some_and(|other| other.join.quota == Some(quota));
         let leases = self.model.leases();
         let of_it = leases.iter().filter(|(_, _, session, _)| session.is_some_and(|id| shares(&id)));
-        let bytes: usize = of_it.map(|(_, task, _, _)| weight(&self.tasks[*task as usize - 1].spec.text)).sum();
+        let bytes: usize = of_it.map(|(_, task, _, _)| weight(self.tasks[*task as usize - 1].spec.bytes())).sum();
         (bytes as u64) < quota.bytes - quota.bytes / 8
     }
 
@@ -1104,6 +1104,16 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    let (ret, progress, printed) = (String::new(), None, None);
-    OutcomeReport { task, attempt, outcome, ret, progress, printed, delay: Duration::ZERO, receipt: Receipt::Missing }
+    let (ret, attachment, progress, printed) = Default::default();
+    OutcomeReport {
+        task,
+        attempt,
+        outcome,
+        ret,
+        attachment,
+        progress,
+        printed,
+        delay: Duration::ZERO,
+        receipt: Receipt::Missing,
+    }
 }

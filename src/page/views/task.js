@@ -3,7 +3,7 @@
 import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { outputPart } from './output.js';
-import { count, duration, moment } from '../format.js';
+import { bytes, count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
 import { action, address, audience, clipped, command, factRow, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
@@ -80,6 +80,7 @@ export function ledgerPart(id) {
     text(failed, '');
     show(body, true);
     content.set(task.text);
+    show(content.node, Boolean(task.text));
     factRows(factsOf(task));
     const { waiting, in_flight, settled, dead } = task.counts;
     const all = waiting + in_flight + settled + dead;
@@ -126,8 +127,19 @@ function factsOf(task) {
     { key: 'task.timeout', value: task.timeout_ms && t(task.timeout_fails ? 'task.timeout.failed' : 'task.timeout.retry', duration(task.timeout_ms)) },
     { key: 'task.key', value: task.key },
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
+    ...headersOf(task).map(([key, value]) => ({ key: `header ${key}`, label: t('task.header', key), value: value || '–' })),
+    { key: 'task.data', value: task.data_size && dataOf(task), href: `/api/tasks/${task.id}/data` },
   ];
   return facts.filter((it) => it.value || it.at);
+}
+
+function headersOf(it) {
+  return Object.entries(it.headers ?? {}).sort();
+}
+
+/** How much data it has, and what its sender calls that. */
+function dataOf(it) {
+  return [bytes(it.data_size), it.headers?.['content-type']].filter(Boolean).join(' · ');
 }
 
 function standings(id, state, refresh) {
@@ -185,11 +197,12 @@ function eventRow(first) {
   const at = time('clock');
   const facts = h('span', { class: 'event-facts', dir: 'auto' });
   const ret = clipped('ret');
-  const node = h('li', {}, at.node, h('div', {}, h('span', { class: 'event-head' }, what.node, ' ', facts), ret.node));
+  const headers = h('span', { class: 'sub', dir: 'auto' });
+  const data = h('a', { href: `/api/results/${first.seq}/data`, download: '', dir: 'auto' });
+  const node = h('li', {}, at.node, h('div', {}, h('span', { class: 'event-head' }, what.node, ' ', facts), ret.node, headers, ' ', data));
   if (first.seq === 0) {
     text(facts, t('task.history.accepted'));
-    show(what.node, false);
-    show(ret.node, false);
+    [what.node, ret.node, headers, data].forEach((it) => show(it, false));
   }
   return {
     node,
@@ -201,6 +214,10 @@ function eventRow(first) {
       text(facts, [...new Set(parts)].filter(Boolean).join(' · '));
       ret.set(it.ret);
       show(ret.node, Boolean(it.ret));
+      text(headers, headersOf(it).map(([key, value]) => `${key}: ${value}`).join(' · '));
+      show(headers, Boolean(it.headers));
+      text(data, it.data_size ? t('task.data.save', bytes(it.data_size)) : '');
+      show(data, Boolean(it.data_size));
       attribute(node, 'class', it.late ? 'late' : null);
     },
   };

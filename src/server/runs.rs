@@ -542,6 +542,7 @@ mod tests {
             let (outcome, ret, delay, receipt) = (Outcome::Done, String::new(), Duration::ZERO, Receipt::Missing);
             let report = OutcomeReport { task, attempt: 1, outcome, ret, progress: None, delay, receipt };
             block_on(reporting.report(vec![report])).unwrap();
+            block_on(reporting.flushed()).unwrap();
         };
         disk.fails.store(true, Relaxed);
         assert!(block_on(runs.begin(run())).is_err());

@@ -290,9 +290,7 @@ impl OpenTasks {
     /// How often a task was delivered that is held back for the client that had it before a start.
     pub(super) fn held_back(&self, task: TaskId, now: Steady) -> Option<Attempts> {
         let (held, until) = &self.held;
-        let (due, attempts) = self.delayed.get(task).filter(|_| now < *until && held.contains(&task))?;
-        // One that came back since, and was given back, is due at another time.
-        (due == Due::After(*until)).then_some(attempts)
+        if now < *until && held.contains(&task) { self.waiting(task) } else { None }
     }
 
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
@@ -312,6 +310,8 @@ impl OpenTasks {
         };
         self.changed = true;
         self.kept.left(task);
+        // If its client gives it back, it is not held any more.
+        self.held.0.remove(&task);
         Some(taken)
     }
 

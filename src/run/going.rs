@@ -141,8 +141,12 @@ impl Going {
     /// The answer: where each stands; `None`: its task is settled. Says whether the log of outcomes is to be asked about that task.
     pub fn learns(&mut self, asked: &Asked, states: &[Option<TargetState>], now: Now) -> bool {
         for (place, state) in asked.places.iter().zip(states) {
-            if let Some(state) = state {
-                self.targets[*place].is_now(*state, now.steady);
+            let target = &mut self.targets[*place];
+            match state {
+                Some(state) => target.is_now(*state, now.steady),
+                // It came back; what came of it may not be on disk yet, and until then it is not through.
+                None if target.state == TargetState::Offline => target.is_now(TargetState::Queued, now.steady),
+                None => {}
             }
         }
         // A group that is gone may have settled it before.

@@ -138,8 +138,11 @@ impl World {
             let (number, ids) = (run.number, run.tasks.iter().map(|(id, _)| *id).collect::<Vec<_>>());
             let mut going = Going::restored(run, self.disk.tasks_by_id(&ids).unwrap(), self.now);
             ids.into_iter().for_each(|task| self.read_outcomes(&mut going, task));
-            let run = self.runs.get_mut(&number).unwrap();
+            let mut run = self.runs.remove(&number).unwrap();
             run.going = going;
+            // What an operator gave out again has not come to its end.
+            run.finals.retain(|name, _| !self.said_of(&run.going.run, name).contains(&Outcome::Revived));
+            self.runs.insert(number, run);
         }
     }
 

@@ -3,14 +3,19 @@
 //! Its work is tasks for named groups, so leases, attempts and redelivery are those of tasks. What is here decides which part of the
 //! targets comes next, and when it is over: without a clock, and without I/O.
 
+#[cfg(feature = "server")]
+mod going;
+
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+#[cfg(feature = "server")]
+pub use self::going::{Asked, COMES_BACK, Going, Target, Turn};
 use crate::attachment::Attachment;
-use crate::task::{GroupName, Priority, Submitter, TaskId, Time};
+use crate::task::{GroupName, Outcome, Priority, Submitter, TaskId, Time};
 
 /// Most targets of a run: as many as there may be groups, unless a server was told otherwise.
 pub const MOST_TARGETS: usize = 20_000;
@@ -219,6 +224,17 @@ impl TargetState {
         self as usize >= TargetState::Done as usize
     }
 
+    /// What comes of a target by an outcome of its task; `None`: it goes on.
+    pub fn of_outcome(outcome: Outcome) -> Option<TargetState> {
+        match outcome {
+            Outcome::Done => Some(TargetState::Done),
+            Outcome::Failed | Outcome::Exhausted | Outcome::Dropped => Some(TargetState::Failed),
+            Outcome::Expired => Some(TargetState::Expired),
+            Outcome::Cancelled => Some(TargetState::Cancelled),
+            _ => None,
+        }
+    }
+
     /// As it stands in the file: never change one.
     pub fn letter(self) -> char {
         ['q', 'o', 's', 'b', 'd', 'f', 'e', 'c'][self as usize]
@@ -255,6 +271,15 @@ impl Tally {
     /// How many there are.
     pub fn all(&self) -> u32 {
         self.0.iter().sum()
+    }
+}
+
+impl fmt::Display for Tally {
+    /// `3 done, 1 failed`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = TargetState::ALL.into_iter().rev().filter(|state| self.get(*state) > 0);
+        let words: Vec<_> = counts.map(|state| format!("{} {}", self.get(state), state.as_str())).collect();
+        f.write_str(&words.join(", "))
     }
 }
 
@@ -408,7 +433,9 @@ impl Course {
             Phase::Aborting if is_settled => Some(Phase::Aborted),
             Phase::Cancelling if is_settled => Some(Phase::Cancelled),
             Phase::Going | Phase::Paused | Phase::Stopped if is_settled && rest.is_empty() && !open => {
-                Some(Phase::Completed)
+                // The broker may have noticed first that its time is over.
+                let has_expired = out.contains(&TargetState::Expired);
+                Some(if has_expired { Phase::Expired } else { Phase::Completed })
             }
             Phase::Aborting if now >= deadline => Some(Phase::Aborted),
             Phase::Cancelling if now >= deadline => Some(Phase::Cancelled),
@@ -442,7 +469,10 @@ impl Course {
             if self.through_at.is_none() && !states[..self.out].iter().all(is_through) {
                 return None;
             }
-            let due = self.through_at.get_or_insert(now).after(Duration::from_millis(rollout.soak_ms));
+            // A clock that is set back makes no soak longer than it was to be.
+            let through_at = self.through_at.map_or(now, |at| at.min(now));
+            self.through_at = Some(through_at);
+            let due = through_at.after(Duration::from_millis(rollout.soak_ms));
             if now < due {
                 return Some(Step::Wait(due));
             }
@@ -513,6 +543,9 @@ mod tests {
         let mut course = Course::default();
         step(&mut course, &all, &[Queued, Offline], 0);
         assert_eq!(step(&mut course, &all, &[Done, Offline], 1_000), Step::End(Phase::Expired));
+        let mut course = Course::default();
+        step(&mut course, &all, &[Queued, Offline], 0);
+        assert_eq!(step(&mut course, &all, &[Done, Expired], 1_000), Step::End(Phase::Expired), "not all are done");
     }
 
     #[test]
@@ -535,6 +568,16 @@ mod tests {
         assert_eq!(step(&mut course, &rollout, &states, 40), Step::Send(vec![4]), "nobody else is left");
         assert_eq!(step(&mut course, &rollout, &states, 41), Step::Wait(DEADLINE));
         assert_eq!(course.parts, 4);
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_makes_no_soak_longer() {
+        let mut course = Course::default();
+        let rollout = in_parts(1, "1", 10, "0");
+        assert_eq!(step(&mut course, &rollout, &[Queued, Queued], 500), Step::Send(vec![0]));
+        assert_eq!(step(&mut course, &rollout, &[Done, Queued], 500), Step::Wait(Time(510)));
+        assert_eq!(step(&mut course, &rollout, &[Done, Queued], 5), Step::Wait(Time(15)));
+        assert_eq!(step(&mut course, &rollout, &[Done, Queued], 15), Step::Send(vec![1]));
     }
 
     #[test]
@@ -670,8 +713,11 @@ mod tests {
                     assert!(phase.has_ended());
                     let (out, rest) = states.split_at(course.out);
                     match phase {
-                        Phase::Completed => assert!(rest.is_empty() && out.iter().all(|state| state.is_final())),
-                        Phase::Expired => assert!(now >= DEADLINE.0),
+                        Phase::Completed => {
+                            let is_through = |state: &TargetState| state.is_final() && *state != Expired;
+                            assert!(rest.is_empty() && out.iter().all(is_through));
+                        }
+                        Phase::Expired => assert!(now >= DEADLINE.0 || out.contains(&Expired)),
                         Phase::Aborted => assert!(wished.contains("aborted")),
                         _ => assert!(wished.contains("cancelled")),
                     }

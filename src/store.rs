@@ -306,6 +306,12 @@ impl Handle {
         self.ask(Command::Cancel(task, at, answer), answered).await
     }
 
+    /// Whether anything is accepted now; an error says why not. After a write that failed nothing is until the database was opened again,
+    /// and it is known what of that is on disk.
+    pub fn accepts(&self) -> Result<(), StoreError> {
+        self.shared.accepts()
+    }
+
     /// Writes a run in the place of what was stored of it, with new tasks of it in the same transaction, each for the next so many of
     /// its targets. Resolves when that is on disk, to the run with its number and its tasks.
     pub async fn write_run(&self, run: Run, tasks: Vec<(NewTask, usize)>) -> Result<Run, StoreError> {

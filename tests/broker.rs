@@ -9,6 +9,7 @@
 
 mod model;
 mod ops;
+mod runs;
 mod world;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Holder, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
     MOST_KNOWN, MOST_LATE, MOST_WATCHED, OutcomeReport, Piece, Quota, Receipt, Reporter, RevokeReason, SessionId,
-    StartAt, Undelivered,
+    Standing, StartAt, Undelivered,
 };
 use contact::labels::Labels;
 use contact::now::{Now, Steady};
@@ -1881,6 +1882,47 @@ fn what_was_with_a_client_is_held_back_for_it_after_a_restart() {
 }
 
 #[test]
+fn what_was_begun_before_a_restart_is_not_taken_back_while_its_client_may_come_back() {
+    let mut world = world();
+    let one = world.join(begins(worker("one")));
+    let task = world.address("g", "work");
+    world.settle(one, task, Outcome::Working);
+    world.checkpoint();
+    for _ in 0..2 {
+        world.restart();
+        assert_eq!(stands(&world, task), Standing::Begun);
+        assert_eq!(world.core.take_back(&world.tasks[task as usize - 1].clone(), &[name("g")], world.now), 0);
+        // What is written down meanwhile does not make the next start forget it.
+        world.checkpoint();
+    }
+    world.wait(RESTART_GRACE);
+    assert_eq!(stands(&world, task), Standing::Away);
+    assert_eq!(world.core.take_back(&world.tasks[task as usize - 1].clone(), &[name("g")], world.now), 1);
+}
+
+/// Where a task stands with the group of the workers.
+fn stands(world: &World, task: TaskId) -> Standing {
+    world.core.standings(Some(&world.tasks[task as usize - 1]), &[name("g")], world.now)[0]
+}
+
+#[test]
+fn a_page_that_was_read_before_a_task_in_it_was_cancelled_gives_nobody_that() {
+    let mut world = world();
+    world.eager = false;
+    let high = |text| NewTask { priority: Priority::High, ..self::task(text) };
+    let task = world.accept(vec![high("cancelled"), high("not")]);
+    world.jump();
+    let (passing, named) = (world.join(anonymous("peer")), world.join(client("a")));
+    (0..world.reads.len()).for_each(|at| world.read_early(at));
+    world.cancel(task);
+    world.eager = true;
+    while !world.reads.is_empty() {
+        world.answer(0, true);
+    }
+    assert_eq!((got(&world, passing), got(&world, named)), (vec![task + 1], vec![task + 1]));
+}
+
+#[test]
 fn what_it_says_after_a_restart_counts_before_its_stream_is_there() {
     let mut world = world();
     let a = world.join(client("a"));
@@ -2840,6 +2882,11 @@ proptest! {
 
     #[test]
     fn any_life_ends_with_every_task_settled_once((config, eager, ops) in ops::life(80)) {
+        ops::live(config, eager, &ops);
+    }
+
+    #[test]
+    fn any_life_of_runs_ends_with_each_target_through_once((config, eager, ops) in ops::life_of_runs(80)) {
         ops::live(config, eager, &ops);
     }
 }

@@ -3,6 +3,8 @@
 //! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
 mod ledger;
+mod operators;
+mod runs;
 mod submitters;
 mod witness;
 mod workers;
@@ -36,7 +38,8 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_however_often_the
     let witness = Arc::new(Witness::new(&server.listen, &server.control, crashes));
     let python = Python::ready().map(|python| python.client(Spelling::Ret, &server.listen));
 
-    let submitting = submitters::start(&witness);
+    let mut submitting = submitters::start(&witness);
+    submitting.extend(operators::start(&witness));
     let mut working = workers::start(&witness);
     for crash in 0..crashes {
         // Any moment is as good as another; now and then one is awaited when work is under way.

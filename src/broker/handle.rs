@@ -361,8 +361,9 @@ impl Handle {
         &self,
         asked: Vec<(Option<Task>, Vec<GroupName>)>,
     ) -> Result<(Vec<Vec<Standing>>, Duration), BrokerError> {
-        let work =
-            move |core: &mut Core, _| asked.iter().map(|(task, names)| core.standings(task.as_ref(), names)).collect();
+        let work = move |core: &mut Core, now: Now| {
+            asked.iter().map(|(task, names)| core.standings(task.as_ref(), names, now)).collect()
+        };
         self.timed(work).await
     }
 

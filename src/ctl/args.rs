@@ -1268,7 +1268,6 @@ fn split_offset(text: &str) -> Option<(&str, i64)> {
     Some((local, sign * (part(hours, 23)? * 60 + part(minutes, 59)?)))
 }
 
-/// A policy, as the server will read it.
 /// A time in milliseconds, of which there must be some, and not more than 49 days.
 fn millis(text: &str) -> Result<u32, String> {
     let millis = humantime::parse_duration(text).map_err(|e| e.to_string())?.as_millis();
@@ -1284,6 +1283,7 @@ fn selector(text: &str) -> Result<String, String> {
     text.parse::<Selector>().map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+/// A policy, as the server will read it.
 fn retry(policy: &str) -> Result<String, String> {
     policy.parse::<RetryPolicy>().map(|_| policy.to_owned())
 }

@@ -21,7 +21,7 @@ use super::out::Out;
 use super::rows::{beside, enum_name, is_zero};
 use super::table::{Column, Row, Table};
 use super::words::count;
-use crate::run::TargetState;
+use crate::run::{Tally, TargetState};
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
@@ -139,7 +139,7 @@ fn begun_now(link: &Link, run: &pb::Run, detach: bool, shown: &Shown, mut out: O
 
 /// `10 groups, 2 of them away`.
 fn for_whom(run: &pb::Run) -> String {
-    let away = counted(run, TargetState::Offline);
+    let away = tally(run).get(TargetState::Offline);
     let all = count(run.counts.iter().sum::<u32>().into(), "group");
     if away > 0 { format!("{all}, {away} of them away") } else { all }
 }
@@ -152,20 +152,13 @@ fn agreed(whom: &str) -> Result<bool, Error> {
     Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
-/// How many targets are in that state.
-fn counted(run: &pb::Run, state: TargetState) -> u32 {
-    run.counts.get(state as usize).copied().unwrap_or(0)
+/// How many targets are in each state.
+fn tally(run: &pb::Run) -> Tally {
+    Tally(std::array::from_fn(|state| run.counts.get(state).copied().unwrap_or(0)))
 }
 
 fn has_ended(run: &pb::Run) -> bool {
     run.ended_at != 0
-}
-
-/// `3 done, 1 failed`.
-fn in_words(run: &pb::Run) -> String {
-    let all = TargetState::ALL.into_iter().rev().filter(|state| counted(run, *state) > 0);
-    let words: Vec<_> = all.map(|state| format!("{} {}", counted(run, state), state.as_str())).collect();
-    words.join(", ")
 }
 
 /// `going`, `completed`.
@@ -227,7 +220,7 @@ impl Printer {
     }
 
     fn progress(&self, run: &pb::Run) {
-        let of = |state| counted(run, state);
+        let of = |state| tally(run).get(state);
         let answered = of(TargetState::Done) + of(TargetState::Failed);
         let running = of(TargetState::Sent) + of(TargetState::Begun);
         let mut message = format!(
@@ -347,14 +340,14 @@ fn watch(link: &Link, number: u64, shown: &Shown, out: Out) -> Result<(), Error>
         printer.silent(&group, &state)?;
     }
     let mut out = printer.out;
-    let counts = TargetState::ALL.into_iter().map(|state| (state.as_str(), counted(&run, state)));
+    let counts = TargetState::ALL.into_iter().map(|state| (state.as_str(), tally(&run).get(state)));
     let stands =
         Stands { run: number, phase: phase(&run), counts: counts.filter(|(_, count)| *count > 0).collect(), timed_out };
     if out.json {
         out.object(&stands, "")?;
     }
-    let how = in_words(&run);
-    let failed = counted(&run, TargetState::Failed);
+    let how = tally(&run);
+    let failed = tally(&run).get(TargetState::Failed);
     if timed_out {
         let after = span(shown.timeout.unwrap_or_default());
         return Err(Error::TimedOut(format!(
@@ -372,10 +365,10 @@ fn watch(link: &Link, number: u64, shown: &Shown, out: Out) -> Result<(), Error>
         return Err(Error::SomeFailed(format!("run {number} is {}: {how}; to do those again: {again}", phase(&run))));
     }
     match run.phase.enum_value() {
-        Ok(pb::RunPhase::RUN_EXPIRED) if counted(&run, TargetState::Expired) > 0 => Err(Error::TimedOut(format!(
+        Ok(pb::RunPhase::RUN_EXPIRED) if tally(&run).get(TargetState::Expired) > 0 => Err(Error::TimedOut(format!(
             "run {number} ended at its deadline: {how}; to do those again: contactctl run retry-failed {number}"
         ))),
-        Ok(pb::RunPhase::RUN_COMPLETED | pb::RunPhase::RUN_EXPIRED) if counted(&run, TargetState::Cancelled) == 0 => {
+        Ok(pb::RunPhase::RUN_COMPLETED | pb::RunPhase::RUN_EXPIRED) if tally(&run).get(TargetState::Cancelled) == 0 => {
             out.remark(&format!("run {number} is {}: {how}", phase(&run)));
             Ok(())
         }
@@ -417,7 +410,7 @@ async fn follow(link: &Link, number: u64, timeout: Option<Duration>, printer: &m
                     }
                     last = news.run.unwrap_or_default();
                     printer.progress(&last);
-                    let nobody_runs = counted(&last, TargetState::Sent) + counted(&last, TargetState::Begun) == 0;
+                    let nobody_runs = tally(&last).get(TargetState::Sent) + tally(&last).get(TargetState::Begun) == 0;
                     if last.phase.enum_value() == Ok(pb::RunPhase::RUN_STOPPED) && nobody_runs {
                         return Ok(Followed::Stopped(last));
                     }
@@ -490,7 +483,7 @@ struct RunRow {
 
 impl From<&pb::Run> for RunRow {
     fn from(run: &pb::Run) -> RunRow {
-        let counts = TargetState::ALL.into_iter().map(|state| (state.as_str(), counted(run, state)));
+        let counts = TargetState::ALL.into_iter().map(|state| (state.as_str(), tally(run).get(state)));
         RunRow {
             run: run.number,
             phase: phase(run),
@@ -504,7 +497,7 @@ impl From<&pb::Run> for RunRow {
             task: run.task.clone(),
             headers: run.headers.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
             data_size: run.data_size,
-            how: in_words(run),
+            how: tally(run).to_string(),
         }
     }
 }
@@ -626,7 +619,7 @@ struct Changed {
 fn change(link: &Link, number: u64, what: pb::change_run_request::Change, mut out: Out) -> Result<(), Error> {
     let request = pb::ChangeRunRequest { number, change: what.into(), ..Default::default() };
     let run = link.wait(link.client.change_run(&request, Link::answer_soon()))?;
-    let text = format!("run {number} is {}: {}", phase(&run), in_words(&run));
+    let text = format!("run {number} is {}: {}", phase(&run), tally(&run));
     Ok(out.object(&Changed { run: number, phase: phase(&run) }, &text)?)
 }
 

@@ -3,7 +3,7 @@
 //! What is known of a target follows from its task: where it stands with the group, as the broker has it, and, when it is settled, what
 //! the log of outcomes says. So a restart goes on where it was.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -21,11 +21,11 @@ use super::operator::{BROKER_SHARE, settlements};
 use super::query::Queries;
 use super::refusal::Refusal;
 use super::watchers::Watchers;
-use crate::attachment::Attachment;
 use crate::broker::{self, Standing};
-use crate::run::{Course, MOST_GOING, Phase, Run, Step, Tally, TargetState, Wish, bring_forward};
+use crate::now::Now;
+use crate::run::{Going, MOST_GOING, Phase, Run, Tally, Target, TargetState, Turn, Wish};
 use crate::store::{self, Reader, StoreError};
-use crate::task::{Audience, GroupName, NewTask, Outcome, Task, TaskId, Time};
+use crate::task::TaskId;
 
 /// Between two looks at least. What a person does not notice.
 const REST: Duration = Duration::from_millis(50);
@@ -34,45 +34,8 @@ const SHARE: u32 = 10;
 const LONGEST_REST: Duration = Duration::from_secs(5);
 /// How often is looked when nothing was written down: whether clients came, went, or were given their task.
 const LOOK: Duration = Duration::from_millis(500);
-/// How often is looked whether groups came that match.
-const LOOK_FOR_NEW: Duration = Duration::from_secs(2);
-/// Until one whose connection has ended counts as away. A server that starts again has its clients back by then, and a rollout does not
-/// take all of them for away.
-const COMES_BACK: Duration = Duration::from_secs(10);
 /// How long to wait with the next try after the store took nothing.
 const AFTER_FAILURE: Duration = Duration::from_secs(1);
-
-/// A target, with the position of the result that decided; 0: none has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Target {
-    pub(super) state: TargetState,
-    pub(super) seq: u64,
-    /// Since when no client of it is connected, if one was before.
-    left: Option<Instant>,
-}
-
-impl Target {
-    const QUEUED: Target = Target { state: TargetState::Queued, seq: 0, left: None };
-
-    /// It is so by now.
-    fn is_now(&mut self, state: TargetState) {
-        let leaves = state == TargetState::Offline && self.state != TargetState::Offline;
-        match state {
-            TargetState::Offline if leaves => self.left = Some(Instant::now()),
-            TargetState::Offline => {}
-            _ => self.left = None,
-        }
-        self.state = state;
-    }
-
-    /// What counts for the next step: one that has just gone is about to come back, as a rule, and is waited for.
-    fn counts_as(&self) -> TargetState {
-        match self.left {
-            Some(left) if self.state == TargetState::Offline && left.elapsed() < COMES_BACK => TargetState::Queued,
-            _ => self.state,
-        }
-    }
-}
 
 /// A run as somebody sees it.
 #[derive(Debug)]
@@ -85,18 +48,6 @@ pub(super) struct View {
     pub(super) version: u64,
 }
 
-/// A run that goes on.
-#[derive(Debug, Clone)]
-struct Going {
-    run: Run,
-    /// Its tasks, without their texts.
-    tasks: Vec<Task>,
-    targets: Vec<Target>,
-    /// What has not begun was taken back already.
-    taken_back: bool,
-    looked_for_new: Instant,
-}
-
 /// The way to them. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Runs(Arc<Shared>);
@@ -105,8 +56,10 @@ struct Shared {
     store: store::Handle,
     broker: broker::Handle,
     queries: Queries,
-    going: AsyncMutex<BTreeMap<TaskId, Going>>,
-    views: Mutex<BTreeMap<TaskId, Arc<View>>>,
+    /// `None`: they are to be read first. After a write that failed, only the disk knows what of it is there.
+    going: AsyncMutex<Option<BTreeMap<TaskId, Going>>>,
+    /// Those that go on, as they were seen last. `None` until they were read for the first time.
+    views: Mutex<Option<BTreeMap<TaskId, Arc<View>>>>,
     /// Those who watch one. They are woken when something is new of any.
     watchers: Watchers,
     versions: AtomicU64,
@@ -131,7 +84,6 @@ impl RunsThread {
         broker: broker::Handle,
         queries: Queries,
     ) -> Result<(RunsThread, Runs), StoreError> {
-        let open = store.reader()?.open_runs()?;
         let runs = Runs(Arc::new(Shared {
             store,
             broker,
@@ -141,7 +93,7 @@ impl RunsThread {
             watchers: Watchers::default(),
             versions: AtomicU64::new(1),
             news: watch::Sender::new(false),
-            is_busy: AtomicBool::new(false),
+            is_busy: AtomicBool::new(true),
             ended: Default::default(),
         }));
         let to_wake = runs.clone();
@@ -151,7 +103,7 @@ impl RunsThread {
             }
         }));
         let work = runs.clone();
-        let thread = std::thread::Builder::new().name("runs".into()).spawn(move || block_on(work.go_on_with(open)));
+        let thread = std::thread::Builder::new().name("runs".into()).spawn(move || block_on(work.go_on()));
         let thread = thread.map_err(StoreError::no_thread)?;
         Ok((RunsThread { runs: runs.clone(), thread }, runs))
     }
@@ -176,7 +128,7 @@ impl Runs {
 
     /// How many go on.
     pub(super) fn going(&self) -> usize {
-        self.views().len()
+        self.views().as_ref().map_or(0, BTreeMap::len)
     }
 
     /// How many ended, since the start.
@@ -187,37 +139,31 @@ impl Runs {
             .map(|phase| (phase, self.0.ended[phase as usize].load(Relaxed)))
     }
 
-    fn views(&self) -> std::sync::MutexGuard<'_, BTreeMap<TaskId, Arc<View>>> {
+    fn views(&self) -> std::sync::MutexGuard<'_, Option<BTreeMap<TaskId, Arc<View>>>> {
         self.0.views.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn seen_last(&self, number: TaskId) -> Option<Arc<View>> {
+        self.views().as_ref()?.get(&number).cloned()
     }
 
     /// The version of what is to be seen of one that goes on; `None`: it does not.
     pub(super) fn version(&self, number: TaskId) -> Option<u64> {
-        self.views().get(&number).map(|view| view.version)
+        self.seen_last(number).map(|view| view.version)
     }
 
     /// A run.
     pub(super) async fn view(&self, number: TaskId) -> Result<Arc<View>, Refusal> {
-        if let Some(view) = self.views().get(&number) {
-            return Ok(view.clone());
+        let is_first = self.views().is_none();
+        if is_first {
+            self.read(&mut *self.0.going.lock().await).await?;
+        }
+        if let Some(view) = self.seen_last(number) {
+            return Ok(view);
         }
         let read = move |reader: &mut dyn Reader| {
-            let Some(run) = reader.run(number)? else { return Ok(None) };
-            let mut going = Going::of(run, reader)?;
-            let ended = std::mem::take(&mut going.run.ended);
-            for (target, state) in going.targets.iter_mut().zip(&ended) {
-                target.state = *state;
-            }
-            for at in 0..going.tasks.len() {
-                let outcomes = reader.outcomes_of(going.tasks[at].id)?;
-                let settled = settlements(&outcomes);
-                let (names, targets) = going.piece(at);
-                for (name, target) in names.iter().zip(targets) {
-                    target.seq = settled.get(name).filter(|_| target.state.is_final()).map_or(0, |entry| entry.seq);
-                }
-            }
-            going.run.ended = ended;
-            Ok(Some(going))
+            let run = reader.run(number)?;
+            run.map(|run| restored(run, u64::MAX, reader)).transpose()
         };
         let going = self.0.queries.run(read).await?.ok_or(Refusal::NoSuchRun(number))?;
         Ok(Arc::new(self.seen(&going)))
@@ -229,7 +175,7 @@ impl Runs {
         let more = runs.len() > limit;
         runs.truncate(limit);
         let views = self.views();
-        let seen = |run: Run| match views.get(&run.number) {
+        let seen = |run: Run| match views.as_ref().and_then(|views| views.get(&run.number)) {
             Some(view) => View {
                 run: Run { targets: Vec::new(), ..view.run.clone() },
                 targets: Vec::new(),
@@ -252,7 +198,7 @@ impl Runs {
 
     /// How a run would be.
     pub(super) async fn would_be(&self, run: Run) -> Result<Arc<View>, Refusal> {
-        let mut going = Going::new(run);
+        let mut going = Going::new(run, Now::read());
         self.look(&mut going).await?;
         Ok(Arc::new(self.seen(&going)))
     }
@@ -260,38 +206,45 @@ impl Runs {
     /// Begins a run whose targets are there: gives the first part its tasks.
     pub(super) async fn begin(&self, run: Run) -> Result<Arc<View>, Refusal> {
         let mut all = self.0.going.lock().await;
-        if all.len() >= MOST_GOING {
+        if self.read(&mut all).await?.len() >= MOST_GOING {
             return Err(Refusal::TooManyRuns(MOST_GOING));
         }
-        let mut going = Going::new(run);
+        let mut going = Going::new(run, Now::read());
         self.look(&mut going).await?;
-        // Who is away now did not go just now.
-        going.targets.iter_mut().for_each(|target| target.left = None);
-        self.turn(&mut going).await?;
+        let now = Now::read();
+        going.begins(now.wall);
+        let written = self.turn(&mut going, now).await;
+        self.0.is_busy.store(true, Relaxed);
+        self.wake();
+        if let Err(why) = written {
+            *all = None;
+            return Err(why);
+        }
         let number = going.run.number;
         info!("run {number} begins: it is for {} groups", going.run.targets.len());
         let view = self.show(&going);
-        all.insert(number, going);
-        self.0.is_busy.store(true, Relaxed);
-        self.wake();
+        all.get_or_insert_default().insert(number, going);
         Ok(view)
     }
 
     /// Does what an operator wants of a run, and says how it is then.
     pub(super) async fn wish(&self, number: TaskId, wish: Wish) -> Result<Arc<View>, Refusal> {
         let mut all = self.0.going.lock().await;
-        let Some(going) = all.get_mut(&number) else {
+        let Some(going) = self.read(&mut all).await?.get_mut(&number) else {
             drop(all);
             let view = self.view(number).await?;
             return Err(Refusal::RunNotSo { number, phase: view.run.course.phase, wish });
         };
-        let before = going.run.course;
-        if !going.run.course.wish(wish, going.tally().get(TargetState::Failed) as usize) {
-            return Err(Refusal::RunNotSo { number, phase: before.phase, wish });
+        let mut run = going.run.clone();
+        if !run.course.wish(wish, going.tally().get(TargetState::Failed) as usize) {
+            return Err(Refusal::RunNotSo { number, phase: run.course.phase, wish });
         }
-        if let Err(why) = self.keep(going, Vec::new()).await {
-            going.run.course = before;
-            return Err(why.into());
+        match self.0.store.write_run(run, Vec::new()).await {
+            Ok(run) => going.run = run,
+            Err(why) => {
+                *all = None;
+                return Err(why.into());
+            }
         }
         let view = self.show(going);
         self.wake();
@@ -300,86 +253,90 @@ impl Runs {
 
     fn show(&self, going: &Going) -> Arc<View> {
         let view = Arc::new(self.seen(going));
+        let number = going.run.number;
+        let mut views = self.views();
+        let views = views.get_or_insert_default();
         match going.run.ended_at {
-            None => drop(self.views().insert(going.run.number, view.clone())),
-            Some(_) => drop(self.views().remove(&going.run.number)),
+            None => drop(views.insert(number, view.clone())),
+            Some(_) => drop(views.remove(&number)),
         }
         self.0.watchers.wake();
         view
     }
 
+    /// Those that go on; as they are stored, if they were not read since the last write that failed.
+    async fn read<'a>(
+        &self,
+        all: &'a mut Option<BTreeMap<TaskId, Going>>,
+    ) -> Result<&'a mut BTreeMap<TaskId, Going>, Refusal> {
+        if all.is_none() {
+            // Before the database is open again, it is not known what is there.
+            self.0.store.accepts()?;
+            let upto = self.0.store.tail().positions().result;
+            let read = move |reader: &mut dyn Reader| {
+                let open = reader.open_runs()?;
+                open.into_iter().map(|run| restored(run, upto, reader)).collect::<Result<Vec<_>, _>>()
+            };
+            let going = self.0.queries.run(read).await?;
+            *self.views() = Some(BTreeMap::new());
+            for going in &going {
+                info!("run {} goes on", going.run.number);
+                self.show(going);
+            }
+            *all = Some(going.into_iter().map(|going| (going.run.number, going)).collect());
+        }
+        Ok(all.get_or_insert_default())
+    }
+
     /// The work of the thread.
-    async fn go_on_with(&self, open: Vec<Run>) {
+    async fn go_on(&self) {
         let mut news = self.0.news.subscribe();
-        let mut unread = open;
         loop {
             if *news.borrow_and_update() {
                 return;
             }
             let began = Instant::now();
-            if let Err(why) = self.take_up(&mut unread).await {
-                warn!("runs that go on cannot be read: {why}");
-            }
             let (next, looked) = self.round().await;
             let rest = (began.elapsed() * SHARE).max(looked * BROKER_SHARE).clamp(REST, LONGEST_REST);
-            let is_busy = next.is_some() || !unread.is_empty();
-            self.0.is_busy.store(is_busy, Relaxed);
+            self.0.is_busy.store(next.is_some(), Relaxed);
             let mut stop = self.0.news.subscribe();
             let stops = pin!(stop.wait_for(|stops| *stops));
             if let Either::Left(_) = future::select(stops, Delay::new(rest)).await {
                 return;
             }
             // What came while it rested is news.
-            let pause = next.unwrap_or(AFTER_FAILURE);
             let changed = pin!(news.changed());
-            match is_busy {
-                true => drop(future::select(changed, Delay::new(pause)).await),
-                false => drop(changed.await),
+            match next {
+                Some(pause) => drop(future::select(changed, Delay::new(pause)).await),
+                None => drop(changed.await),
             }
         }
-    }
-
-    /// Takes up those that went on when the server was stopped.
-    async fn take_up(&self, unread: &mut Vec<Run>) -> Result<(), StoreError> {
-        while let Some(run) = unread.pop() {
-            let number = run.number;
-            let again = run.clone();
-            match self.0.queries.run(move |reader| Going::of(run, reader)).await {
-                Ok(going) => {
-                    info!("run {number} goes on");
-                    self.show(&going);
-                    self.0.going.lock().await.insert(number, going);
-                }
-                Err(why) => {
-                    unread.push(again);
-                    return Err(why);
-                }
-            }
-        }
-        Ok(())
     }
 
     /// Looks at each, and does what comes next; says when to look again at the latest, and how long the broker was looked at. `None`:
     /// none goes on.
     async fn round(&self) -> (Option<Duration>, Duration) {
-        let mut looked = Duration::ZERO;
+        let (mut looked, mut pause, mut has_failed) = (Duration::ZERO, LOOK, false);
         let mut all = self.0.going.lock().await;
-        let mut pause = LOOK;
-        let numbers: Vec<_> = all.keys().copied().collect();
-        for number in numbers {
-            let Some(going) = all.get_mut(&number) else { continue };
+        let going = match self.read(&mut all).await {
+            Ok(going) => going,
+            // Its store says so itself.
+            Err(_) => return (Some(AFTER_FAILURE), looked),
+        };
+        for going in going.values_mut() {
+            let number = going.run.number;
             let before = (going.targets.clone(), going.run.course, going.run.targets.len());
             let done = match self.look(going).await {
                 Ok(look) => {
                     looked += look;
-                    self.turn(going).await
+                    self.turn(going, Now::read()).await
                 }
                 Err(why) => Err(why),
             };
             match done {
                 Ok(due) => pause = pause.min(due),
                 // The server is stopping, or its store says so itself.
-                Err(Refusal::Store(_) | Refusal::Broker(_)) => pause = pause.max(AFTER_FAILURE),
+                Err(Refusal::Store(_) | Refusal::Broker(_)) => has_failed = true,
                 Err(why) => warn!("run {number}: {why}"),
             }
             if before != (going.targets.clone(), going.run.course, going.run.targets.len()) {
@@ -388,264 +345,234 @@ impl Runs {
             if going.run.ended_at.is_some() {
                 let phase = going.run.course.phase;
                 self.0.ended[phase as usize].fetch_add(1, Relaxed);
-                info!("run {number} is {}: {}", phase.as_str(), in_words(&going.tally()));
-                all.remove(&number);
+                info!("run {number} is {}: {}", phase.as_str(), going.tally());
             }
         }
-        ((!all.is_empty()).then_some(pause), looked)
+        going.retain(|_, going| going.run.ended_at.is_none());
+        if has_failed {
+            *all = None;
+            return (Some(AFTER_FAILURE), looked);
+        }
+        ((!going.is_empty()).then_some(pause), looked)
     }
 
     /// Finds out how far the targets are; says how long the broker was looked at.
     async fn look(&self, going: &mut Going) -> Result<Duration, Refusal> {
-        self.look_for_new(going).await?;
-        // Which of the targets are asked about, for each task, and without one.
-        let mut places: Vec<Vec<usize>> = Vec::new();
-        let mut asked = Vec::new();
-        let mut first = 0;
-        let pieces = going.run.tasks.iter().map(|(_, count)| *count);
-        let unsent = going.targets.len() - pieces.clone().sum::<usize>().min(going.targets.len());
-        for (at, count) in pieces.chain([unsent]).enumerate() {
-            let open: Vec<usize> = (first..first + count).filter(|at| !going.targets[*at].state.is_final()).collect();
-            first += count;
-            if open.is_empty() {
-                continue;
-            }
-            let names: Vec<GroupName> = open.iter().map(|at| going.run.targets[*at].clone()).collect();
-            asked.push((going.tasks.get(at).cloned(), names));
-            places.push(open);
+        if let Some(select) = going.looks_for_new(Now::read().steady) {
+            let selector = select.parse().map_err(Refusal::Selector)?;
+            going.add(self.0.broker.matching(selector).await?);
         }
-        let tasks: Vec<Option<TaskId>> = asked.iter().map(|(task, _)| task.as_ref().map(|task| task.id)).collect();
-        let (standings, looked) = self.0.broker.standings(asked).await?;
-        let mut settled: Vec<(TaskId, Vec<usize>)> = Vec::new();
-        for ((task, places), standings) in tasks.into_iter().zip(places).zip(standings) {
-            let mut of_task = Vec::new();
-            for (place, standing) in places.into_iter().zip(standings) {
-                let state = match standing {
-                    Standing::Away => TargetState::Offline,
-                    Standing::Waits => TargetState::Queued,
-                    Standing::Sent => TargetState::Sent,
-                    Standing::Begun => TargetState::Begun,
-                    Standing::Settled => {
-                        of_task.push(place);
-                        continue;
-                    }
-                };
-                going.targets[place].is_now(state);
-            }
-            if let Some(task) = task.filter(|_| !of_task.is_empty()) {
-                settled.push((task, of_task));
+        let asked = going.asked();
+        let questions = asked.iter().map(|asked| (asked.task.clone(), asked.names.clone())).collect();
+        let (standings, looked) = self.0.broker.standings(questions).await?;
+        let now = Now::read();
+        let mut settled = Vec::new();
+        for (asked, standings) in asked.iter().zip(standings) {
+            let states: Vec<_> = standings.into_iter().map(Standing::target).collect();
+            if going.learns(asked, &states, now) {
+                settled.extend(asked.task.as_ref().map(|task| task.id));
             }
         }
-        if !settled.is_empty() {
-            self.read_outcomes(going, settled).await?;
+        if settled.is_empty() {
+            return Ok(looked);
         }
+        // What comes while it is read is left for the next look: else one could be shown before one that came earlier.
+        let upto = self.0.store.tail().positions().result;
+        let mut copy = going.clone();
+        let read = move |reader: &mut dyn Reader| {
+            settled.into_iter().try_for_each(|task| read_outcomes(&mut copy, task, upto, reader))?;
+            Ok(copy)
+        };
+        *going = self.0.queries.run(read).await?;
         Ok(looked)
     }
 
-    /// What came of the targets that are settled, as far as that is on disk.
-    async fn read_outcomes(&self, going: &mut Going, settled: Vec<(TaskId, Vec<usize>)>) -> Result<(), StoreError> {
-        // What comes while it is read is left for the next look: else one could be shown before one that came earlier.
-        let upto = self.0.store.tail().positions().result;
-        let names: Vec<(TaskId, HashMap<GroupName, usize>)> = settled
-            .into_iter()
-            .map(|(task, places)| (task, places.into_iter().map(|at| (going.run.targets[at].clone(), at)).collect()))
-            .collect();
-        let read = move |reader: &mut dyn Reader| {
-            let mut found = Vec::new();
-            for (task, names) in names {
-                let outcomes = reader.outcomes_of(task)?;
-                for (name, entry) in settlements(&outcomes) {
-                    if let Some(place) = names.get(name).filter(|_| entry.seq <= upto) {
-                        found.push((*place, entry.seq, entry.result.outcome));
-                    }
-                }
-            }
-            Ok(found)
-        };
-        for (place, seq, outcome) in self.0.queries.run(read).await? {
-            let state = match outcome {
-                Outcome::Done => TargetState::Done,
-                Outcome::Failed | Outcome::Exhausted | Outcome::Dropped => TargetState::Failed,
-                Outcome::Expired => TargetState::Expired,
-                Outcome::Cancelled => TargetState::Cancelled,
-                _ => continue,
-            };
-            going.targets[place] = Target { state, seq, left: None };
-        }
-        Ok(())
-    }
-
-    /// Adds the groups that match by now, if they are to get it, too.
-    async fn look_for_new(&self, going: &mut Going) -> Result<(), Refusal> {
-        let what = &going.run.what;
-        if !what.include_new || going.run.course.phase.has_ended() || going.looked_for_new.elapsed() < LOOK_FOR_NEW {
-            return Ok(());
-        }
-        going.looked_for_new = Instant::now();
-        let selector = what.select.parse().map_err(Refusal::Selector)?;
-        let matching = self.0.broker.matching(selector).await?;
-        let known: std::collections::HashSet<_> = going.run.targets.iter().cloned().collect();
-        let room = crate::run::MOST_TARGETS.saturating_sub(going.run.targets.len());
-        for name in matching.into_iter().filter(|name| !known.contains(name)).take(room) {
-            going.run.targets.push(name);
-            going.targets.push(Target::QUEUED);
-        }
-        Ok(())
-    }
-
     /// Does what comes next; says when to look again.
-    async fn turn(&self, going: &mut Going) -> Result<Duration, Refusal> {
-        let now = Time::now();
-        let before = going.run.course;
-        let states: Vec<TargetState> = going.targets.iter().map(Target::counts_as).collect();
-        let run = &mut going.run;
-        match run.course.step(&run.rollout, &states, run.deadline, run.what.include_new, now) {
-            Step::Send(places) => {
-                let kept = going.clone();
-                bring_forward(&mut going.run.targets, before.out, &places);
-                bring_forward(&mut going.targets, before.out, &places);
-                let tasks = going.next_tasks(before.out);
-                if let Err(why) = self.keep(going, tasks).await {
-                    *going = Going { run: Run { course: before, ..kept.run }, ..kept };
-                    return Err(why.into());
-                }
-                Ok(REST)
+    async fn turn(&self, going: &mut Going, now: Now) -> Result<Duration, Refusal> {
+        match going.turn(now) {
+            Turn::Write(mut next, tasks) => {
+                next.written(self.0.store.write_run(next.run.clone(), tasks).await?);
+                *going = *next;
             }
-            Step::Wait(until) => {
-                if going.run.course != before {
-                    self.keep_or_undo(going, before).await?;
+            Turn::TakeBack(tasks) => {
+                for (task, names) in tasks {
+                    self.0.broker.take_back(task, names).await?;
                 }
-                if matches!(going.run.course.phase, Phase::Aborting | Phase::Cancelling) {
-                    self.take_back(going).await?;
-                    return Ok(REST);
-                }
-                Ok(until.since(now).max(REST))
+                going.taken_back();
             }
-            Step::End(phase) => {
-                let left = if phase == Phase::Expired { TargetState::Expired } else { TargetState::Cancelled };
-                for target in going.targets.iter_mut().filter(|target| !target.state.is_final()) {
-                    target.state = left;
+            Turn::Cancel(tasks) => {
+                for task in tasks {
+                    self.0.broker.cancel(task).await?;
                 }
-                going.run.ended_at = Some(now);
-                going.run.ended = going.targets.iter().map(|target| target.state).collect();
-                going.run.tally = going.tally();
-                if let Err(why) = self.keep(going, Vec::new()).await {
-                    going.run.ended_at = None;
-                    going.run.course = before;
-                    return Err(why.into());
-                }
-                Ok(REST)
+                going.cancelled();
             }
+            Turn::Wait(until) => return Ok(until.since(now.wall).max(REST)),
         }
-    }
-
-    async fn keep_or_undo(&self, going: &mut Going, before: Course) -> Result<(), StoreError> {
-        let kept = self.keep(going, Vec::new()).await;
-        if kept.is_err() {
-            going.run.course = before;
-        }
-        kept
-    }
-
-    /// Writes a run down, with tasks for its next targets.
-    async fn keep(&self, going: &mut Going, tasks: Vec<(NewTask, usize)>) -> Result<(), StoreError> {
-        let nothing = Attachment::default;
-        let without_text = |task: &NewTask| NewTask { text: String::new(), attachment: nothing(), ..task.clone() };
-        let specs: Vec<NewTask> = tasks.iter().map(|(task, _)| without_text(task)).collect();
-        let had = going.run.tasks.len();
-        going.run = self.0.store.write_run(going.run.clone(), tasks).await?;
-        let added = going.run.tasks[had..].iter().zip(specs);
-        going.tasks.extend(added.map(|((id, _), spec)| Task { id: *id, accepted_at: Time::now(), spec }));
-        Ok(())
-    }
-
-    /// Takes back what has not begun; of a run that is cancelled, everything.
-    async fn take_back(&self, going: &mut Going) -> Result<(), Refusal> {
-        let all = going.run.course.phase == Phase::Cancelling;
-        for at in 0..going.tasks.len() {
-            let task = going.tasks[at].clone();
-            let (names, targets) = going.piece(at);
-            let open = names.iter().zip(&*targets).filter(|(_, target)| !target.state.is_final());
-            let names: Vec<GroupName> = open.map(|(name, _)| name.clone()).collect();
-            if names.is_empty() {
-                continue;
-            }
-            if all {
-                self.0.broker.cancel(task).await?;
-            } else {
-                self.0.broker.take_back(task, names).await?;
-            }
-        }
-        // What the broker has taken back is settled by now. Else there is no such group any more.
-        if std::mem::replace(&mut going.taken_back, true) {
-            let out = going.run.course.out;
-            for target in going.targets[..out].iter_mut().filter(|target| target.state == TargetState::Offline) {
-                target.state = TargetState::Cancelled;
-            }
-        }
-        Ok(())
+        Ok(REST)
     }
 }
 
-impl Going {
-    /// Without its tasks.
-    fn new(run: Run) -> Going {
-        let targets = vec![Target::QUEUED; run.targets.len()];
-        Going { run, tasks: Vec::new(), targets, taken_back: false, looked_for_new: Instant::now() }
-    }
-
-    /// As it is stored.
-    fn of(run: Run, reader: &mut dyn Reader) -> Result<Going, StoreError> {
-        let ids: Vec<TaskId> = run.tasks.iter().map(|(id, _)| *id).collect();
-        let mut kept: HashMap<TaskId, Task> =
-            reader.tasks_by_id(&ids)?.into_iter().map(|task| (task.id, task.without_text())).collect();
-        // One that was removed was settled.
-        let gone = |id| Task { id, accepted_at: run.began_at, spec: NewTask::default() };
-        let tasks = ids.iter().map(|id| kept.remove(id).unwrap_or_else(|| gone(*id))).collect();
-        Ok(Going { tasks, ..Going::new(run) })
-    }
-
-    fn tally(&self) -> Tally {
-        Tally::of(self.targets.iter().map(|target| target.state))
-    }
-
-    /// The targets of one of its tasks.
-    fn piece(&mut self, at: usize) -> (&[GroupName], &mut [Target]) {
-        let counts = self.run.tasks.iter().map(|(_, count)| *count);
-        let first: usize = counts.take(at).sum();
-        let places = first..first + self.run.tasks[at].1;
-        (&self.run.targets[places.clone()], &mut self.targets[places])
-    }
-
-    /// Tasks for the targets that are out, from `first` on.
-    fn next_tasks(&self, first: usize) -> Vec<(NewTask, usize)> {
-        let Run { what, by, deadline, course, .. } = &self.run;
-        // It was looked at when the run began.
-        let policy: crate::retry::RetryPolicy = what.retry.parse().unwrap_or_default();
-        let limit = std::num::NonZeroU32::new(what.timeout_ms);
-        let like = NewTask {
-            text: what.text.clone(),
-            attachment: what.attachment.clone(),
-            expires_at: Some(*deadline),
-            max_attempts: what.max_attempts.or(policy.max_attempts),
-            retry: policy.backoff,
-            priority: what.priority,
-            by: by.clone().map(Arc::new),
-            time_limit: limit.map(|millis| crate::task::TimeLimit { millis, fails: what.timeout_fails }),
-            ..NewTask::default()
-        };
-        let pieces = self.run.targets[first..course.out].chunks(Audience::MOST_GROUPS);
-        let task = |names: &[GroupName]| match names {
-            [one] => NewTask { to: Some(one.clone()), ..like.clone() },
-            several => NewTask { audience: Some(Arc::new(Audience::groups(several.to_vec()))), ..like.clone() },
-        };
-        pieces.map(|names| (task(names), names.len())).collect()
-    }
+/// A run as it is stored, with what the log has of its targets up to a position.
+fn restored(run: Run, upto: u64, reader: &mut dyn Reader) -> Result<Going, StoreError> {
+    let ids: Vec<TaskId> = run.tasks.iter().map(|(id, _)| *id).collect();
+    let mut going = Going::restored(run, reader.tasks_by_id(&ids)?, Now::read());
+    ids.into_iter().try_for_each(|task| read_outcomes(&mut going, task, upto, reader))?;
+    Ok(going)
 }
 
-/// `3 done, 1 failed`.
-pub(super) fn in_words(tally: &Tally) -> String {
-    let counts = TargetState::ALL.into_iter().rev().filter(|state| tally.get(*state) > 0);
-    let words: Vec<_> = counts.map(|state| format!("{} {}", tally.get(state), state.as_str())).collect();
-    words.join(", ")
+/// What came of a task, as far as it is on disk, up to a position.
+fn read_outcomes(going: &mut Going, task: TaskId, upto: u64, reader: &mut dyn Reader) -> Result<(), StoreError> {
+    let outcomes = reader.outcomes_of(task)?;
+    let settled = settlements(&outcomes);
+    let decided = |name: &_| settled.get(name).map(|entry| (entry.seq, entry.result.outcome));
+    going.came_of(task, |name| decided(name).filter(|(seq, _)| *seq <= upto));
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::super::query::Pool;
+    use super::*;
+    use crate::broker::{Broker, Join, OutcomeReport, Receipt, Reporter};
+    use crate::run::{Course, Rollout, Share, What};
+    use crate::store::{Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, Store};
+    use crate::task::{GroupName, Name, NameOf, Outcome, Time};
+
+    /// A store in memory whose next write of a run fails, on demand, though it is there.
+    #[derive(Clone, Default)]
+    struct FailsAfterWriting {
+        rows: Memory,
+        fails: Arc<AtomicBool>,
+    }
+
+    impl Backend for FailsAfterWriting {
+        fn recover(&mut self) -> Result<Recovered, StoreError> {
+            self.rows.recover()
+        }
+
+        fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+            self.rows.find_key(key)
+        }
+
+        fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+            self.rows.has_task(task)
+        }
+
+        fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+            self.rows.last_outcome(group, task)
+        }
+
+        fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+            self.rows.commit(batch)?;
+            match !batch.runs.is_empty() && self.fails.swap(false, Relaxed) {
+                true => Err(StoreError::Full { path: "/the/disk".into() }),
+                false => Ok(()),
+            }
+        }
+
+        fn reopen(&mut self) -> Result<Positions, StoreError> {
+            self.rows.reopen()
+        }
+
+        fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
+            self.rows.remove(removal)
+        }
+
+        fn reader(&self) -> OpenReader {
+            self.rows.reader()
+        }
+
+        fn close(self: Box<Self>) -> Result<(), StoreError> {
+            Ok(())
+        }
+    }
+
+    fn name(name: &str) -> GroupName {
+        Name::new(NameOf::Group, name).unwrap()
+    }
+
+    /// A run for two, one after the other.
+    fn run() -> Run {
+        Run {
+            number: 0,
+            what: What { text: "x".into(), ..What::default() },
+            rollout: Rollout { batch: Some(Share::Count(1)), ..Rollout::default() },
+            began_at: Time::now(),
+            deadline: Time::now().after(Duration::from_secs(600)),
+            by: None,
+            course: Course::default(),
+            tasks: Vec::new(),
+            ended_at: None,
+            tally: Tally::default(),
+            targets: vec![name("a"), name("b")],
+            ended: Vec::new(),
+        }
+    }
+
+    #[track_caller]
+    fn until(runs: &Runs, like: impl Fn(&View) -> bool) -> Run {
+        let began = Instant::now();
+        loop {
+            if let Ok(view) = block_on(runs.view(1))
+                && like(&view)
+            {
+                return view.run.clone();
+            }
+            assert!(began.elapsed() < Duration::from_secs(60), "{:?}", block_on(runs.view(1)));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    #[test]
+    fn a_write_that_failed_and_is_on_disk_all_the_same_gives_no_part_twice() {
+        let disk = FailsAfterWriting::default();
+        let (store, recovered) = Store::with_backend(Box::new(disk.clone())).unwrap();
+        let broker = Broker::start(broker::Config::default(), store.handle(), recovered).unwrap();
+        let pool = Pool::start(&store.handle()).unwrap();
+        let (thread, runs) = RunsThread::start(store.handle(), broker.handle(), pool.queries()).unwrap();
+        let join = |id| Join { client: Some(name(id)), peer: id.into(), ..Join::default() };
+        let _clients = ["a", "b"].map(|id| block_on(broker.handle().join(join(id))).unwrap());
+        let done = |task, id: &str| {
+            let reporter = Reporter { client: Some(name(id)), group: None, peer: id.into() };
+            let reporting = block_on(broker.handle().reporting(reporter)).unwrap();
+            let (outcome, ret, delay, receipt) = (Outcome::Done, String::new(), Duration::ZERO, Receipt::Missing);
+            let report = OutcomeReport {
+                task,
+                attempt: 1,
+                outcome,
+                ret,
+                attachment: Default::default(),
+                progress: None,
+                delay,
+                receipt,
+                printed: None,
+            };
+            block_on(reporting.report(vec![report])).unwrap();
+            // It may be written with what fails, and is then kept until the store is open again.
+            while block_on(reporting.flushed()).is_err() {
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        disk.fails.store(true, Relaxed);
+        assert!(block_on(runs.begin(run())).is_err());
+        // It has begun all the same, and goes on.
+        let is_at_work = |view: &View, at: usize| view.targets[at].state == TargetState::Begun;
+        until(&runs, |view| view.run.tasks == [(1, 1)] && is_at_work(view, 0));
+        disk.fails.store(true, Relaxed);
+        done(1, "a");
+        until(&runs, |view| view.run.tasks == [(1, 1), (2, 1)] && is_at_work(view, 1));
+        disk.fails.store(true, Relaxed);
+        done(2, "b");
+        let ended = until(&runs, |view| view.run.ended_at.is_some());
+        assert_eq!(
+            (ended.course.phase, ended.tasks.len(), ended.tally.get(TargetState::Done)),
+            (Phase::Completed, 2, 2)
+        );
+        assert_eq!(store.handle().reader().unwrap().tasks(0, 10).unwrap().len(), 2);
+        thread.stop();
+    }
 }

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId};
-use contact::labels::Labels;
+use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId, Standing};
+use contact::labels::{Labels, Selector};
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, OpenTask, Recovered};
-use contact::task::{Audience, ClientId, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{Audience, ClientId, GroupName, NewResult, Outcome, Priority, Progress, Task, TaskId, Time};
 
 use super::world::Stream;
 
@@ -45,6 +45,8 @@ struct Ledger {
     waits_until: Option<Steady>,
     latest: Option<Steady>,
     revived: bool,
+    /// It was with a client when the process ended, and is held back for that until then.
+    held_until: Option<Steady>,
     /// Where in the log its last outcome stands.
     at: usize,
 }
@@ -58,6 +60,7 @@ impl Ledger {
     /// Work on that delivery began.
     fn begin(&mut self, attempt: u32) {
         self.spent += u32::from(self.begun_at != attempt);
+        self.held_until = None;
         (self.begun_at, self.lost, self.silent) = (attempt, 0, 0);
     }
 
@@ -67,6 +70,7 @@ impl Ledger {
             self.spent -= 1;
             self.begun_at = 0;
         }
+        self.held_until = None;
     }
 }
 
@@ -76,6 +80,8 @@ struct Lease {
     session: Option<SessionId>,
     attempt: u32,
     begun: bool,
+    /// What its client said last of it: words, and how far it is.
+    said: (Option<String>, Option<Progress>),
     deadline: Steady,
     /// The stream of its client ended, and nothing was heard of that since.
     left: bool,
@@ -144,6 +150,8 @@ pub(crate) struct Model {
     pub(crate) groups: BTreeMap<GroupName, Known>,
     pub(crate) log: Vec<Logged>,
     pub(crate) cancelled: BTreeSet<TaskId>,
+    /// What a run takes back now.
+    pub(crate) taking_back: Option<TaskId>,
     /// Where the log stood when the clock stepped last.
     pub(crate) stepped: Option<usize>,
     /// Several events came at once: what was delivered by the first may have been lost by the second.
@@ -180,6 +188,7 @@ impl Model {
             groups: BTreeMap::new(),
             log: Vec::new(),
             cancelled: BTreeSet::new(),
+            taking_back: None,
             stepped: None,
             batch: false,
             before: 0,
@@ -357,6 +366,40 @@ impl Model {
         leases.map(|((group, task), lease)| (group.clone(), *task, lease.session, lease.attempt)).collect()
     }
 
+    /// What the client that has a task said last of it.
+    pub(crate) fn said(&self, group: &GroupName, task: TaskId) -> Option<(Option<String>, Option<Progress>)> {
+        self.leases.get(&(group.clone(), task)).map(|lease| lease.said.clone())
+    }
+
+    // ---- what a run asks
+
+    /// The groups whose labels match, by name.
+    pub(crate) fn matching(&self, selector: &Selector) -> Vec<GroupName> {
+        let matching = self.groups.iter().filter(|(_, known)| selector.matches(&known.labels));
+        matching.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Where a task stands with a group. `is_there`: a client of it is connected.
+    pub(crate) fn standing(&self, group: &GroupName, task: Option<&Task>, is_there: bool, now: Now) -> Standing {
+        let there = if is_there { Standing::Waits } else { Standing::Away };
+        let (Some(_), Some(task)) = (self.groups.get(group), task) else { return there };
+        let key = (group.clone(), task.id);
+        let ledger = self.ledgers.get(&key);
+        let begun = match self.leases.get(&key) {
+            Some(lease) => Some(lease.begun),
+            None => ledger
+                .filter(|ledger| !ledger.settled && ledger.held_until.is_some_and(|until| until > now.steady))
+                .map(|ledger| ledger.begun_at == ledger.last()),
+        };
+        match begun {
+            Some(true) => Standing::Begun,
+            Some(false) => Standing::Sent,
+            None if !self.wants(group, task) => Standing::Away,
+            None if ledger.is_some_and(|ledger| ledger.settled) => Standing::Settled,
+            None => there,
+        }
+    }
+
     /// Every task that was delivered and waits to go out again: group, task, attempt.
     pub(crate) fn waiting(&self) -> Vec<(GroupName, TaskId, u32)> {
         let waits = |(key, ledger): &(&(GroupName, TaskId), &Ledger)| {
@@ -456,7 +499,7 @@ impl Model {
         assert!(ledger.spent < most, "task {} is begun {most} times at most", task.id);
         assert!(ledger.silent < self.max_deliveries, "no more than so many clients fall silent over task {}", task.id);
         assert!(self.batch || ledger.silent == 0 || unbegun == 0, "task {} is to be alone with its client", task.id);
-        ledger.seen = attempt;
+        (ledger.seen, ledger.held_until) = (attempt, None);
         let begun = !stream.join.begins;
         if begun {
             ledger.begin(attempt);
@@ -480,7 +523,15 @@ impl Model {
         }
         assert!(held < stream.window, "a client holds no more than its window");
         let deadline = now.steady.after(self.ack_timeout);
-        let lease = Lease { session: Some(id), attempt, begun, deadline, left: false, renewed_from: None };
+        let lease = Lease {
+            session: Some(id),
+            attempt,
+            begun,
+            said: Default::default(),
+            deadline,
+            left: false,
+            renewed_from: None,
+        };
         let before = self.leases.insert(key, lease);
         assert!(before.is_none(), "task {} of {group} is with a client already: {before:?}", task.id);
     }
@@ -492,7 +543,8 @@ impl Model {
             checkpoint.open.iter().flat_map(|(name, rows)| rows.values().flatten().map(move |open| (name, open)));
         for (group, open) in lists.chain(rows) {
             let Some(ledger) = self.ledgers.get(&(group.clone(), open.id)) else { continue };
-            let is_known = !self.batch && ledger.waits_until == ledger.latest;
+            let is_held = ledger.held_until.is_some_and(|until| until > now.steady);
+            let is_known = !self.batch && !is_held && ledger.waits_until == ledger.latest;
             let waits =
                 ledger.waits_until.filter(|until| is_known && *until > now.steady && open.attempts.deliveries > 0);
             if let Some(until) = waits.filter(|_| !self.leases.contains_key(&(group.clone(), open.id))) {
@@ -610,7 +662,8 @@ impl Model {
                 assert!(!result.ret.is_empty(), "the ledger says why");
             }
             (None, Outcome::Cancelled) => {
-                assert!(task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
+                let is_taken_back = self.taking_back == Some(task.id);
+                assert!(is_taken_back || task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
             }
             (None, _) => {}
         }
@@ -734,7 +787,7 @@ impl Model {
                 (ledger.spent, ledger.begun_at, ledger.lost) = (spent, if begun { deliveries } else { 0 }, silent);
                 if open.not_before.is_none() {
                     // It was with its client when that was written.
-                    (ledger.waits_until, ledger.latest) = (None, None);
+                    (ledger.waits_until, ledger.latest, ledger.held_until) = (None, None, Some(held_until));
                 }
                 ledger.waits_until = ledger.waits_until.max(Some(held_until));
                 ledger.latest = ledger.latest.max(Some(held_until));
@@ -840,6 +893,7 @@ impl Model {
                         lease.session = lease.session.or(session);
                         lease.deadline = lasts(lease.session);
                         lease.renewed_from = Some(reporter.peer.clone());
+                        lease.said = (Some(report.ret.clone()), report.progress.or(lease.said.1));
                     }
                     None
                 }
@@ -863,9 +917,10 @@ impl Model {
                 let ledger = self.ledgers.get_mut(&key).unwrap();
                 ledger.begin(attempt);
                 (ledger.waits_until, ledger.latest) = (None, None);
+                let said = (Some(report.ret.clone()), report.progress);
                 self.leases.insert(
                     key,
-                    Lease { session, attempt, begun: true, deadline: lasts(session), left: false, renewed_from },
+                    Lease { session, attempt, begun: true, said, deadline: lasts(session), left: false, renewed_from },
                 );
                 None
             }

@@ -1,19 +1,21 @@
 //! What can happen to a server, at random.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attachment::{Attachment, Headers};
 use contact::broker::{Config, Join, OutcomeReport, Quota, Receipt, Reporter, StartAt};
 use contact::retry::RetryPolicy;
-use contact::task::{Audience, NewTask, Outcome, Priority, TaskId};
+use contact::run::{Rollout, Share, Wish};
+use contact::task::{Audience, NewTask, Outcome, Priority, Progress, TaskId, TimeLimit};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
 use super::world::{World, name, outcome_report};
 
 /// Groups that tasks are addressed to. Some never come.
-const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
+pub(crate) const GROUPS: [&str; 7] = ["a", "b", "c", "g", "h", "anonymous", "nobody"];
 
 /// How long tasks wait before they go out again.
 const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "first=1s,jitter=0.5"];
@@ -59,6 +61,22 @@ pub(crate) enum Op {
     DropDead(usize, Index),
     /// What retention may remove.
     Floor,
+    /// A page is read, and comes later.
+    ReadEarly(Index),
+    BeginRun(RunSpec),
+    /// What the server's thread does for a run, again and again.
+    Round(Index),
+    Wish(Index, Wish),
+}
+
+/// A run, for the groups that match, or for some of those that are there.
+#[derive(Debug, Clone)]
+pub(crate) struct RunSpec {
+    pub(crate) select: Option<&'static str>,
+    pub(crate) to: Vec<usize>,
+    pub(crate) include_new: bool,
+    pub(crate) rollout: Rollout,
+    pub(crate) lasts: u64,
 }
 
 /// How the core hears of tasks.
@@ -79,6 +97,7 @@ pub(crate) struct Spec {
     retry: Option<usize>,
     large: bool,
     audience: Option<Aim>,
+    limit: Option<TimeLimit>,
 }
 
 /// For whom a broadcast is.
@@ -110,6 +129,7 @@ pub(crate) struct ReportOp {
     attempt: Attempt,
     outcome: Outcome,
     delay: Option<u64>,
+    progress: Option<Progress>,
     /// OutcomeReport by any client rather than by who holds it.
     by: Option<Index>,
 }
@@ -164,9 +184,10 @@ fn spec() -> impl Strategy<Value = Spec> {
         rarely(1..4_u32),
         rarely(0..POLICIES.len()),
         prop::bool::weighted(0.1),
-        prop::option::weighted(0.4, aim()),
+        (prop::option::weighted(0.4, aim()), rarely(limit())),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, audience)| Spec {
+        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit))| Spec {
+            limit,
             audience: audience.filter(|_| to.is_none()),
             to,
             priority,
@@ -176,6 +197,11 @@ fn spec() -> impl Strategy<Value = Spec> {
             retry,
             large,
         })
+}
+
+fn limit() -> impl Strategy<Value = TimeLimit> {
+    (1..100_u32, any::<bool>())
+        .prop_map(|(millis, fails)| TimeLimit { millis: NonZeroU32::new(millis).unwrap(), fails })
 }
 
 fn aim() -> impl Strategy<Value = Aim> {
@@ -227,8 +253,18 @@ fn outcome() -> impl Strategy<Value = Outcome> {
 fn report() -> impl Strategy<Value = ReportOp> {
     let attempt = prop_oneof![1 => Just(Attempt::Unsaid), 3 => Just(Attempt::Right), 1 => Just(Attempt::Stale)];
     let whose = prop_oneof![6 => Just(Whose::Held), 3 => Just(Whose::Waiting), 1 => Just(Whose::Any)];
-    (whose, any::<Index>(), attempt, outcome(), rarely(1..30_u64), rarely(any::<Index>()))
-        .prop_map(|(whose, of, attempt, outcome, delay, by)| ReportOp { whose, of, attempt, outcome, delay, by })
+    let progress = prop::option::of((0..=100_u8).prop_map(|part| Progress::of(f32::from(part) / 100.0).unwrap()));
+    (whose, any::<Index>(), attempt, outcome(), rarely(1..30_u64), progress, rarely(any::<Index>())).prop_map(
+        |(whose, of, attempt, outcome, delay, progress, by)| ReportOp {
+            whose,
+            of,
+            attempt,
+            outcome,
+            delay,
+            progress,
+            by,
+        },
+    )
 }
 
 /// A correction, a leap within what tasks wait for, the hour of a wrong time zone, and a machine that knew no time.
@@ -238,9 +274,43 @@ fn step() -> impl Strategy<Value = i64> {
     (by, any::<bool>()).prop_map(|(by, back)| if back { -by } else { by })
 }
 
+fn run() -> impl Strategy<Value = RunSpec> {
+    let share =
+        || prop::option::of(prop_oneof![(1..4_u32).prop_map(Share::Count), (0..10_000_u32).prop_map(Share::Part)]);
+    let rollout = (share(), share(), 0..20_000_u64, share()).prop_map(|(canary, batch, soak_ms, max_failed)| Rollout {
+        canary,
+        batch,
+        soak_ms,
+        max_failed,
+    });
+    let whom = (
+        prop::option::of(prop::sample::select(&SELECTORS[..])),
+        prop::collection::vec(0..GROUPS.len(), 1..6),
+        prop::bool::weighted(0.2),
+    );
+    // The first is over before anything can come of it.
+    (whom, rollout, prop_oneof![1 => Just(1), 9 => 1_000..120_000_u64]).prop_map(
+        |((select, to, include_new), rollout, lasts)| RunSpec {
+            include_new: include_new && select.is_some(),
+            select,
+            to,
+            rollout,
+            lasts,
+        },
+    )
+}
+
+fn wish() -> impl Strategy<Value = Wish> {
+    prop_oneof![2 => Just(Wish::Pause), 4 => Just(Wish::Resume), 2 => Just(Wish::Abort), 1 => Just(Wish::Cancel)]
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let index = any::<Index>;
     prop_oneof![
+        1 => run().prop_map(Op::BeginRun),
+        4 => index().prop_map(Op::Round),
+        1 => (index(), wish()).prop_map(|(at, wish)| Op::Wish(at, wish)),
+        2 => index().prop_map(Op::ReadEarly),
         8 => (prop::collection::vec(spec(), 1..5), news()).prop_map(|(specs, news)| Op::Submit(specs, news)),
         1 => (250..600_usize, priority(), news()).prop_map(|(count, class, news)| Op::Flood(count, class, news)),
         1 => Just(Op::Announce),
@@ -274,8 +344,39 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Where there is little but runs, and clients that work on them.
+fn op_of_runs() -> impl Strategy<Value = Op> {
+    let index = any::<Index>;
+    prop_oneof![
+        5 => run().prop_map(Op::BeginRun),
+        20 => index().prop_map(Op::Round),
+        3 => (index(), wish()).prop_map(|(at, wish)| Op::Wish(at, wish)),
+        8 => who().prop_map(Op::Join),
+        2 => index().prop_map(Op::Leave),
+        20 => report().prop_map(Op::Report),
+        2 => (1..20_000_u64).prop_map(Op::Wait),
+        1 => Just(Op::WaitForDue),
+        4 => index().prop_map(|at| Op::Answer(at, true)),
+        1 => step().prop_map(Op::Step),
+        1 => Just(Op::Checkpoint),
+        1 => index().prop_map(Op::Crash),
+        1 => Just(Op::Restart),
+        1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
+        1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
+    ]
+}
+
 /// A whole life: how the server is set, whether reading from the store is instant, and what happens.
 pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
+    life_of(op(), most)
+}
+
+/// One of runs, above all.
+pub(crate) fn life_of_runs(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
+    life_of(op_of_runs(), most)
+}
+
+fn life_of(ops: impl Strategy<Value = Op>, most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
     let new = || any::<bool>().prop_map(|new| if new { StartAt::New } else { StartAt::First });
     let config = (prop::bool::weighted(0.3), new(), new(), 0..3_u64, 0..POLICIES.len());
     let config = config.prop_map(|(shared, groups_from, anonymous_from, grace, policy)| Config {
@@ -292,7 +393,7 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
         anonymous_from,
         anonymous_group: shared.then(|| name("anonymous")),
     });
-    (config, any::<bool>(), prop::collection::vec(op(), 1..most))
+    (config, any::<bool>(), prop::collection::vec(ops, 1..most))
 }
 
 /// Lives it, and then everybody behaves.
@@ -393,6 +494,24 @@ impl World {
                 }
             }
             Op::Floor => self.floor(),
+            Op::ReadEarly(at) => {
+                if !self.reads.is_empty() {
+                    self.read_early(at.index(self.reads.len()));
+                }
+            }
+            Op::BeginRun(spec) => self.begin_run(spec),
+            Op::Round(at) => {
+                let numbers: Vec<_> = self.runs.keys().copied().collect();
+                if !numbers.is_empty() {
+                    self.round(numbers[at.index(numbers.len())]);
+                }
+            }
+            Op::Wish(at, wish) => {
+                let numbers: Vec<_> = self.runs.keys().copied().collect();
+                if !numbers.is_empty() {
+                    self.wish(numbers[at.index(numbers.len())], *wish);
+                }
+            }
         }
     }
 
@@ -425,7 +544,7 @@ impl World {
             retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
             priority: spec.priority,
             by: None,
-            time_limit: None,
+            time_limit: spec.limit,
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),
@@ -495,6 +614,9 @@ impl World {
         };
         // As from clients with receipts; what counts without is tested by itself.
         let mut report = OutcomeReport { receipt: Receipt::Good, ..outcome_report(task, attempt, op.outcome) };
+        if op.outcome == Outcome::Working {
+            report.progress = op.progress;
+        }
         if op.outcome == Outcome::Retry {
             report.delay = Duration::from_secs(op.delay.unwrap_or(0));
         }

@@ -9,18 +9,21 @@ use std::time::Duration;
 
 use contact::broker::{
     Action, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Holders, Join, JoinError,
-    NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt, Watched,
+    NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt, TaskState,
+    Watched,
 };
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
 use contact::store::{
-    Backend, Backlog, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removable, Removal, Skipped,
+    Backend, Backlog, BacklogPage, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removable, Removal,
+    Skipped,
 };
 use contact::task::{
     ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time, weight,
 };
 
 use super::model::{Logged, Model, is_for_anonymous};
+use super::runs::LiveRun;
 
 /// What the core allows to be on its way to a client: the promise that a client who does not read costs little.
 pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
@@ -100,8 +103,8 @@ pub(crate) struct World {
     pub(crate) closed: BTreeMap<SessionId, Closed>,
     /// What those who watch were shown.
     pub(crate) printed: Vec<Printed>,
-    disk: Memory,
-    synced: Positions,
+    pub(super) disk: Memory,
+    pub(super) synced: Positions,
     /// What the store has not synced, each with how long the model's log is with it.
     unsynced: Vec<(Write, usize)>,
     next_session: SessionId,
@@ -114,6 +117,10 @@ pub(crate) struct World {
     draining: bool,
     /// When a page or a text could not be read: it is read again a second later.
     read_failed: Option<Steady>,
+    /// Pages that were read, and have not come to the core yet: what happens meanwhile is not in them.
+    early: Vec<(u64, Backlog, BacklogPage)>,
+    /// The runs that go on, by number.
+    pub(crate) runs: BTreeMap<TaskId, LiveRun>,
 }
 
 impl World {
@@ -143,6 +150,8 @@ impl World {
             checks: 0,
             draining: false,
             read_failed: None,
+            early: Vec::new(),
+            runs: BTreeMap::new(),
         }
     }
 
@@ -423,7 +432,8 @@ impl World {
         self.read_failed = if ok { self.read_failed } else { Some(now.steady) };
         match self.reads.remove(at) {
             Read::Fetch(group, query) => {
-                let page = ok.then(|| self.disk.backlog(&query).unwrap());
+                let page = self.page(group, &query);
+                let page = ok.then_some(page);
                 self.core.fetched(group, &query, page, now);
             }
             Read::Load(group, ids) => {
@@ -436,6 +446,22 @@ impl World {
             }
         }
         self.act();
+    }
+
+    /// The page is read now, and comes to the core later.
+    pub(crate) fn read_early(&mut self, at: usize) {
+        if let Read::Fetch(group, query) = self.reads[at].clone() {
+            let page = self.page(group, &query);
+            self.early.push((group, query, page));
+        }
+    }
+
+    fn page(&mut self, group: u64, query: &Backlog) -> BacklogPage {
+        let is_it = |(of, early, _): &(u64, Backlog, BacklogPage)| *of == group && early.priority == query.priority;
+        match self.early.iter().position(is_it) {
+            Some(at) => self.early.remove(at).2,
+            None => self.disk.backlog(query).unwrap(),
+        }
     }
 
     pub(crate) fn checkpoint(&mut self) {
@@ -489,6 +515,7 @@ impl World {
         self.unsynced.clear();
         self.streams.clear();
         self.reads.clear();
+        self.early.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
         self.model.restarted(lost_from, &recovered, self.now);
@@ -498,6 +525,7 @@ impl World {
         self.drains = recovered.drains.iter().map(|drain| (drain.client.clone(), ends(drain.until))).collect();
         self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
+        self.runs_go_on();
     }
 
     fn unsynced_entries(&self) -> usize {
@@ -729,7 +757,7 @@ impl World {
     }
 
     /// Does what the thread of the broker does after an event. `false`: more events come first.
-    fn act(&mut self) -> bool {
+    pub(super) fn act(&mut self) -> bool {
         let held = self.holding > 0;
         if held {
             self.holding -= 1;
@@ -769,7 +797,7 @@ impl World {
         // Without `act`: this is part of one.
         match self.reads.remove(0) {
             Read::Fetch(group, query) => {
-                let page = self.disk.backlog(&query).unwrap();
+                let page = self.page(group, &query);
                 self.core.fetched(group, &query, Some(page), self.now);
             }
             Read::Load(group, ids) => {
@@ -899,7 +927,11 @@ impl World {
         for delivery in deliveries {
             let (task, attempt) = (&delivery.task, delivery.attempt);
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
-            assert_eq!(task.spec.text, self.tasks[task.id as usize - 1].spec.text);
+            let accepted = &self.tasks[task.id as usize - 1].spec;
+            let what =
+                |spec: &NewTask| (spec.text.clone(), spec.time_limit, spec.priority, spec.max_attempts, spec.retry);
+            assert_eq!(what(&task.spec), what(accepted));
+            assert!(!self.model.cancelled.contains(&task.id), "task {} was cancelled", task.id);
             assert!(stream.sent - stream.taken < SEND_BUFFER, "a client that does not read is not sent more");
             let came = attempt > 1 || task.spec.not_before.is_none_or(|at| at <= self.now.wall);
             assert!(came, "task {} is not due", task.id);
@@ -941,6 +973,9 @@ impl World {
             if self.checks.is_multiple_of(LAG_EVERY) {
                 self.check_lag(&group);
             }
+        }
+        if self.checks.is_multiple_of(LAG_EVERY) {
+            self.check_what_was_said();
         }
         if let Some(deadline) = self.model.first_deadline() {
             assert!(deadline > self.now.steady, "a lease is over when its time is");
@@ -996,6 +1031,20 @@ impl World {
         (bytes as u64) < quota.bytes - quota.bytes / 8
     }
 
+    /// Who asks how far a task is hears what its client said last.
+    fn check_what_was_said(&self) {
+        for (of, id, _, attempt) in self.model.leases() {
+            let task = &self.tasks[id as usize - 1];
+            let states = self.core.task_states(task, self.now);
+            let state = states.into_iter().find(|(group, _)| *group == of);
+            let Some((_, TaskState::InFlight(_, _, which, said))) = state else {
+                panic!("task {id} of {of}: {state:?}")
+            };
+            let said = (said.text.map(|text| text.to_string()), said.progress);
+            assert_eq!((which, Some(said)), (attempt, self.model.said(&of, id)), "task {id} of {of}");
+        }
+    }
+
     /// What waits for a group is what was counted as it changed.
     fn check_lag(&self, group: &GroupInfo) {
         if group.counting {
@@ -1035,9 +1084,8 @@ impl World {
         let stopping: Vec<_> = self.streams.iter().filter(|(_, stream)| stops(stream)).map(|(id, _)| *id).collect();
         stopping.into_iter().for_each(|id| self.leave(id));
         // Where the clock was set back, what was named may be far off.
-        let named = self.tasks.iter().filter_map(|task| task.spec.not_before).max();
-        if let Some(far) = named.filter(|at| *at > self.now.wall.after(Duration::from_secs(60))) {
-            self.step(far.0 - self.now.wall.0);
+        if let Some(far) = self.tasks.iter().filter_map(|task| task.spec.not_before).max() {
+            self.until(far);
         }
         for _ in 0..20_000 {
             let mut idle = true;
@@ -1054,14 +1102,26 @@ impl World {
             }
             self.act();
             idle &= self.reads.is_empty();
-            if idle && self.unfinished().is_none() {
-                return self.check_end();
+            for number in self.runs.keys().copied().collect::<Vec<_>>() {
+                idle &= !self.round(number);
             }
-            if idle {
+            if idle && self.unfinished().is_none() {
+                let Some(deadline) = self.runs.values().map(LiveRun::deadline).min() else { return self.check_end() };
+                self.until(deadline);
+            } else if idle {
                 self.wait_for_due();
             }
         }
         panic!("stuck: {}", self.unfinished().unwrap());
+    }
+
+    /// It is that time of day at least, or soon will be.
+    fn until(&mut self, moment: Time) {
+        if moment > self.now.wall.after(Duration::from_secs(60)) {
+            self.step(moment.0 - self.now.wall.0);
+        } else {
+            self.wait(Duration::from_secs(1));
+        }
     }
 
     fn unfinished(&self) -> Option<String> {

@@ -10,6 +10,8 @@ use futures::StreamExt;
 use futures::executor::block_on;
 use grpcio::CallOption;
 
+use super::operators::RUN;
+use super::runs;
 use super::witness::{Confirmed, Witness};
 use super::workers::{is_poison, labels};
 use super::{BROADCAST, CAREFUL, MAX_DELIVERIES, QUEUE};
@@ -39,9 +41,10 @@ fn is_for(task: &pb::Task, group: Option<&str>) -> bool {
 }
 
 pub struct Ledger {
-    tasks: BTreeMap<u64, pb::Task>,
+    pub tasks: BTreeMap<u64, pb::Task>,
     groups: BTreeSet<String>,
-    results: Vec<pb::TaskResult>,
+    pub results: Vec<pb::TaskResult>,
+    pub runs: Vec<pb::RunDetails>,
     /// Results that were confirmed before the log was read to its end. Slow workers go on.
     confirmed: usize,
 }
@@ -52,7 +55,8 @@ impl Ledger {
         let client = ControlClient::new(witness.connect(&witness.control));
         let options = || CallOption::default().wait_for_ready(true).timeout(witness.patience);
         let request = |follow| pb::ListRequest { follow, ..Default::default() };
-        let mut ledger = Ledger { tasks: BTreeMap::new(), groups: BTreeSet::new(), results: Vec::new(), confirmed: 0 };
+        let (tasks, groups, results) = (BTreeMap::new(), BTreeSet::new(), Vec::new());
+        let mut ledger = Ledger { tasks, groups, results, runs: runs::read(witness), confirmed: 0 };
 
         let groups = client.list_groups(&pb::ListGroupsRequest::new(), options()).unwrap();
         ledger.groups = block_on(groups).unwrap().groups.into_iter().map(|group| group.name).collect();
@@ -123,6 +127,8 @@ impl Ledger {
         self.assert_deliveries(witness);
         self.assert_what_is_spent_was_begun(witness);
         self.assert_poison_alone_is_given_up(witness);
+        self.assert_runs(witness);
+        self.assert_cancelled_stays_so(witness);
     }
 
     fn assert_accepted_tasks_are_there(&self, witness: &Witness) {
@@ -135,7 +141,7 @@ impl Ledger {
         }
         let tried = witness.tried.lock().unwrap();
         let (mut texts, mut keys) = (HashSet::new(), HashSet::new());
-        for task in self.tasks.values() {
+        for task in self.tasks.values().filter(|task| !task.task.starts_with(RUN)) {
             let aim = aim_of(&task.to, &task.groups, &task.select);
             assert_eq!(tried.get(&task.task), Some(&aim), "nobody submitted {task:?}");
             assert!(texts.insert(&task.task), "submitted once, accepted twice: {task:?}");
@@ -160,17 +166,23 @@ impl Ledger {
         for (group, id) in self.wanted() {
             assert!(settled.contains_key(&(group.as_str(), id)), "{group} never settled task {id}");
         }
-        let strange = settled.iter().find(|((group, id), result)| {
-            let passed = result.outcome == pb::Outcome::NOT_SELECTED.into();
-            self.tasks.get(id).is_none_or(|task| is_for(task, Some(group)) == passed)
-        });
+        // What was cancelled before a group came to it was not held against its labels.
+        let by_cancel = |id: u64, result: &pb::TaskResult| {
+            result.outcome == pb::Outcome::CANCELLED.into()
+                && self.tasks.get(&id).is_some_and(|it| !it.select.is_empty())
+        };
+        let strange =
+            settled.iter().filter(|((_, id), result)| !by_cancel(*id, result)).find(|((group, id), result)| {
+                let passed = result.outcome == pb::Outcome::NOT_SELECTED.into();
+                self.tasks.get(id).is_none_or(|task| is_for(task, Some(group)) == passed)
+            });
         assert_eq!(strange, None, "that group had nothing to do with it, or had");
         let passed = self.results.iter().any(|result| result.outcome == pb::Outcome::NOT_SELECTED.into());
         assert!(passed, "no task was for some groups only");
     }
 
     /// All that is known of a task in a group.
-    fn story(&self, group: &str, id: u64) -> String {
+    pub fn story(&self, group: &str, id: u64) -> String {
         let mut story = format!("\n{:?}", self.tasks.get(&id));
         for result in self.results.iter().filter(|result| result.group == group && result.task_id == id) {
             let pb::TaskResult { seq, client, attempt, outcome, ret, at, late, .. } = result;
@@ -213,14 +225,15 @@ impl Ledger {
         let delivered = witness.delivered.lock().unwrap();
         for one in delivered.iter() {
             let task = self.tasks.get(&one.id).unwrap_or_else(|| panic!("there is no such task: {one:?}"));
-            assert_eq!(task.task, one.text, "the text of another: {one:?}");
+            assert_eq!((&task.task, task.timeout_ms), (&one.text, one.timeout_ms), "as of another: {one:?}");
             assert!(is_for(task, Some(&one.group)), "for somebody else: {one:?}");
             let life = confirmed.get(&(one.group.as_str(), one.id)).copied().unwrap_or(u64::MAX);
             assert!(one.life <= life, "confirmed before crash {}, and delivered again: {one:?}", life + 1);
         }
         let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
         for (group, id) in self.wanted() {
-            assert!(saw.contains(&(group.as_str(), id)), "{group} settled task {id}, which none of its workers saw");
+            let is_seen = saw.contains(&(group.as_str(), id)) || self.needs_no_client(&group, id);
+            assert!(is_seen, "{group} settled task {id}, which none of its workers saw");
         }
     }
 }
@@ -253,6 +266,7 @@ impl Ledger {
         let given_up = |result: &&pb::TaskResult| result.outcome == pb::Outcome::EXHAUSTED.into();
         let of_careful = || self.results.iter().filter(|result| result.group == CAREFUL && !result.late);
         let given_up: BTreeSet<u64> = of_careful().filter(given_up).map(|result| result.task_id).collect();
+        let is_poison = |id: u64| is_poison(id) && !self.needs_no_client(CAREFUL, id);
         let wanted = self.wanted().filter(|(group, id)| group == CAREFUL && is_poison(*id));
         assert_eq!(given_up, wanted.map(|(_, id)| id).collect(), "who is given up, and who is to be");
         for id in given_up {
@@ -267,11 +281,12 @@ impl Ledger {
 
 impl fmt::Display for Ledger {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} tasks, {} groups, {} results", self.tasks.len(), self.groups.len(), self.results.len())
+        let Ledger { tasks, groups, results, runs, .. } = self;
+        write!(f, "{} tasks, {} groups, {} runs, {} results", tasks.len(), groups.len(), runs.len(), results.len())
     }
 }
 
-fn settles(result: &pb::TaskResult) -> bool {
+pub fn settles(result: &pb::TaskResult) -> bool {
     use pb::Outcome::{CANCELLED, DONE, EXHAUSTED, EXPIRED, FAILED, NOT_SELECTED};
     let outcome = result.outcome.enum_value().unwrap();
     !result.late && matches!(outcome, DONE | FAILED | EXHAUSTED | EXPIRED | CANCELLED | NOT_SELECTED)

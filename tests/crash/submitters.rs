@@ -28,6 +28,7 @@ pub fn start(witness: &Arc<Witness>) -> Vec<JoinHandle<()>> {
 
 /// The same for some: of those that match, and of several groups.
 fn for_some(n: u64, task: pb::NewTask) -> pb::NewTask {
+    let task = pb::NewTask { timeout_ms: if n % 7 == 2 { 60_000 } else { 0 }, ..task };
     let groups = || [BROADCAST[n as usize % 3], QUEUE, CAREFUL].map(str::to_owned).to_vec();
     match n % 6 {
         1 => pb::NewTask { select: format!("name in ({}, {QUEUE})", BROADCAST[n as usize % 3]), ..task },

@@ -1,6 +1,6 @@
 //! What the parties say they saw.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
@@ -28,6 +28,7 @@ pub struct Delivered {
     /// Which delivery, and how many attempts were spent before it.
     pub attempt: u32,
     pub spent: u32,
+    pub timeout_ms: u32,
     /// The server's life in which the stream was opened, or an earlier one.
     pub life: u64,
     /// When, in the order of all that the parties saw.
@@ -57,6 +58,14 @@ pub struct Confirmed {
     pub at: u64,
 }
 
+/// A task that an operator was told is cancelled.
+#[derive(Debug)]
+pub struct Cancelled {
+    pub id: u64,
+    /// The server's life in which it was answered, or a later one.
+    pub life: u64,
+}
+
 /// Takes down what the parties see.
 pub struct Witness {
     pub listen: String,
@@ -76,6 +85,11 @@ pub struct Witness {
     pub confirmed: Mutex<Vec<Confirmed>>,
     /// All texts that anybody ever tried to submit, and how the task was addressed.
     pub tried: Mutex<HashMap<String, String>>,
+    /// The runs that an operator was told have begun: by number their texts.
+    pub runs: Mutex<HashMap<u64, String>>,
+    /// The texts of all runs that anybody ever tried to begin.
+    pub runs_tried: Mutex<HashSet<String>>,
+    pub cancelled: Mutex<Vec<Cancelled>>,
     settled: Mutex<u64>,
     progress: Condvar,
 }
@@ -100,6 +114,9 @@ impl Witness {
             order: AtomicU64::new(0),
             confirmed: Mutex::default(),
             tried: Mutex::default(),
+            runs: Mutex::default(),
+            runs_tried: Mutex::default(),
+            cancelled: Mutex::default(),
             settled: Mutex::default(),
             progress: Condvar::new(),
         }
@@ -146,7 +163,8 @@ impl Witness {
 
     pub fn deliver(&self, group: &str, task: &pb::ServerMsg, life: u64) {
         let (group, text, at) = (group.into(), task.task.clone(), self.next_place());
-        let delivered = Delivered { group, id: task.id, text, attempt: task.attempt, spent: task.spent, life, at };
+        let &pb::ServerMsg { id, attempt, spent, timeout_ms, .. } = task;
+        let delivered = Delivered { group, id, text, attempt, spent, timeout_ms, life, at };
         self.delivered.lock().unwrap().push(delivered);
     }
 

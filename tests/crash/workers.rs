@@ -119,7 +119,8 @@ fn of_the_library(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature)
     let worker = client::Worker::new(config, move |task| {
         // In which life it was sent is not known to a handler: the first is always right.
         let (id, attempt, text) = (task.id, task.attempt, task.text.clone());
-        witness.deliver(&group, &pb::ServerMsg { id, attempt, task: text, ..Default::default() }, 0);
+        let timeout_ms = task.time_limit.map_or(0, |limit| limit.lasts.as_millis() as u32);
+        witness.deliver(&group, &pb::ServerMsg { id, attempt, task: text, timeout_ms, ..Default::default() }, 0);
         if nature == Nature::Slow && task.id % 50 == 0 {
             thread::sleep(Duration::from_millis(1200));
         }

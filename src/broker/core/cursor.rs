@@ -174,11 +174,6 @@ impl LogCursor {
         Some(task)
     }
 
-    /// Takes a task out of what was read ahead.
-    pub(super) fn skip(&mut self, task: TaskId) {
-        self.ready.remove(task);
-    }
-
     /// Takes the tasks out of what was read ahead. Most cursors have read nothing ahead, and cost nothing.
     pub(super) fn forget(&mut self, tasks: &[TaskId]) {
         if !self.ready.tasks.is_empty() {

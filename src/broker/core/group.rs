@@ -184,7 +184,9 @@ impl Group {
     /// before, and so may be with a client, waits until `held_until`. Until then the clock counts that its submitter named a
     /// moment of.
     pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, stored: Now, held_until: Steady) -> Group {
-        let mut open = OpenTasks::restored(stored);
+        let was_held = |task: &&OpenTask| task.attempts.deliveries > 0 && task.not_before.is_none();
+        let held = state.open.iter().chain(&rows).filter(was_held).map(|task| task.id);
+        let mut open = OpenTasks::restored(stored, held, held_until);
         let due = |task: &OpenTask| match task.not_before {
             Some(moment) if task.attempts.deliveries == 0 => Due::At(moment),
             None if task.attempts.deliveries == 0 => Due::After(stored.steady),

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::delayed::{Delayed, Due};
 use super::holder::Holder;
@@ -160,6 +160,8 @@ pub(super) struct OpenTasks {
     suspects: Suspects,
     /// Not to go out before a time. Their text is not in memory.
     delayed: Delayed,
+    /// Of these, what was with a client when the process ended before this one, and until when it is held back for that.
+    held: (FxHashSet<TaskId>, Steady),
     /// For each priority, what is due and has no room in memory. So what is due of one priority never waits for another.
     due: [Packed<TaskId, Attempts>; 3],
     /// Due, and their text is being read.
@@ -174,9 +176,10 @@ pub(super) struct OpenTasks {
 }
 
 impl OpenTasks {
-    /// None yet; rows of them were written by a clock that showed `stored` now.
-    pub(super) fn restored(stored: Now) -> OpenTasks {
-        OpenTasks { written_by: Some(stored), ..OpenTasks::default() }
+    /// None yet; rows of them were written by a clock that showed `stored` now. These were with a client when that was written, and wait
+    /// for it until then.
+    pub(super) fn restored(stored: Now, held: impl Iterator<Item = TaskId>, until: Steady) -> OpenTasks {
+        OpenTasks { written_by: Some(stored), held: (held.collect(), until), ..OpenTasks::default() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -284,6 +287,12 @@ impl OpenTasks {
         self.delayed.get(task).map(|(due, _)| due)
     }
 
+    /// How often a task was delivered that is held back for the client that had it before a start.
+    pub(super) fn held_back(&self, task: TaskId, now: Steady) -> Option<Attempts> {
+        let (held, until) = &self.held;
+        if now < *until && held.contains(&task) { self.waiting(task) } else { None }
+    }
+
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
     pub(super) fn take_waiting(&mut self, task: TaskId, texts: &mut Texts) -> Option<(Option<Arc<Task>>, Attempts)> {
         let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
@@ -301,6 +310,8 @@ impl OpenTasks {
         };
         self.changed = true;
         self.kept.left(task);
+        // If its client gives it back, it is not held any more.
+        self.held.0.remove(&task);
         Some(taken)
     }
 
@@ -445,7 +456,9 @@ impl OpenTasks {
         // The outcome or the loss of a lease will follow the checkpoint in the log; if neither does, this delivery counts.
         let leased = self.lease_of(id).map(|lease| lease.attempts);
         let attempts = leased.or_else(|| self.waiting(id))?;
-        Some(OpenTask { id, attempts, not_before: kept(self.due(id), attempts, now) })
+        // The next start is to hold it back, too.
+        let due = self.due(id).filter(|_| self.held_back(id, now.steady).is_none());
+        Some(OpenTask { id, attempts, not_before: kept(due, attempts, now) })
     }
 
     /// What a checkpoint writes: the list of the group, and the rows that changed.

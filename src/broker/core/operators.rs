@@ -51,6 +51,14 @@ impl Cancelled {
     }
 }
 
+/// How far a task was that was taken from a group.
+pub(super) struct Withdrawn {
+    /// A client was at work on it.
+    begun: bool,
+    /// The client that had it was told.
+    told: bool,
+}
+
 /// Why an operator's wish for a group was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GroupError {
@@ -180,7 +188,7 @@ impl Core {
     }
 
     /// Where a task stands with each group that it is for; by name.
-    pub(in crate::broker) fn task_states(&self, task: &Task, now: Now) -> Vec<(GroupName, TaskState)> {
+    pub fn task_states(&self, task: &Task, now: Now) -> Vec<(GroupName, TaskState)> {
         let groups = self.groups.values().filter(|group| group.wants(task));
         let state = |group: &Group| match self.task_state(group, task, now) {
             TaskState::Settled if task.spec.cancelled_at().is_some() => self.ending(group, task.id),
@@ -246,40 +254,50 @@ impl Core {
     /// clients, are kept from it by the mark in the store.
     pub fn cancel(&mut self, task: &Task, now: Now) -> Cancelled {
         self.recent.cancel(task.id, now.wall);
-        for passing in self.groups.values_mut().filter(|group| !group.leased) {
-            passing.cursor_mut(task.spec.priority).skip(task.id);
-        }
+        // A page that was read before may have it still.
         let head = self.head();
+        for passing in self.groups.values_mut().filter(|group| !group.leased && group.wants(task)) {
+            passing.take_up(task, head);
+        }
         let ids: Vec<_> = self.groups.iter().filter(|(_, g)| g.leased && g.wants(task)).map(|(id, _)| *id).collect();
         let mut cancelled = Cancelled::default();
         for id in ids {
-            let mut was = &mut cancelled.waiting;
-            let attempt = match self.end_lease(id, task.id) {
-                Some((lease, _)) => {
-                    let attempt = lease.attempts.deliveries;
-                    let told = lease
-                        .session
-                        .is_some_and(|session| self.revoke(session, task.id, attempt, RevokeReason::Cancelled));
-                    if lease.attempts.begun {
-                        was = if told { &mut cancelled.told } else { &mut cancelled.untold };
-                        self.is_to_end(lease.session, task.id, attempt);
-                    }
-                    Some(attempt)
-                }
-                None => {
-                    self.groups.get_mut(&id).and_then(|group| match group.open.take_waiting(task.id, &mut self.texts) {
-                        Some((_, attempts)) => Some(attempts.deliveries),
-                        None => group.take_up(task, head).then_some(0),
-                    })
-                }
-            };
-            if let Some(attempt) = attempt {
-                self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
-                *was += 1;
-            }
-            self.dispatch(id, now);
+            *match self.withdraw(id, task, now) {
+                None => continue,
+                Some(Withdrawn { begun: false, .. }) => &mut cancelled.waiting,
+                Some(Withdrawn { told: true, .. }) => &mut cancelled.told,
+                Some(_) => &mut cancelled.untold,
+            } += 1;
         }
         cancelled
+    }
+
+    /// Takes a task from a group, as a cancelled one, and tells the client that has it. `None`: it is not for the group, or settled.
+    pub(super) fn withdraw(&mut self, id: GroupId, task: &Task, now: Now) -> Option<Withdrawn> {
+        let head = self.head();
+        self.groups.get(&id).filter(|group| group.leased && group.wants(task))?;
+        let mut withdrawn = Withdrawn { begun: false, told: false };
+        let attempt = match self.end_lease(id, task.id) {
+            Some((lease, _)) => {
+                let attempt = lease.attempts.deliveries;
+                let told = lease.session.is_some_and(|id| self.revoke(id, task.id, attempt, RevokeReason::Cancelled));
+                withdrawn = Withdrawn { begun: lease.attempts.begun, told };
+                if withdrawn.begun {
+                    self.is_to_end(lease.session, task.id, attempt);
+                }
+                attempt
+            }
+            None => {
+                let group = self.groups.get_mut(&id)?;
+                match group.open.take_waiting(task.id, &mut self.texts) {
+                    Some((_, attempts)) => attempts.deliveries,
+                    None => group.take_up(task, head).then_some(0)?,
+                }
+            }
+        };
+        self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
+        self.dispatch(id, now);
+        Some(withdrawn)
     }
 
     /// A client is at work on what was cancelled.

@@ -1,9 +1,9 @@
 //! What a run asks of the groups that it is for.
 
 use super::Core;
-use super::session::RevokeReason;
 use crate::now::Now;
-use crate::task::{GroupName, Outcome, Task};
+use crate::run::TargetState;
+use crate::task::{GroupName, Task};
 
 /// Where a task stands with a group, as briefly as can be: it is asked for many groups at a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,17 +20,32 @@ pub enum Standing {
     Settled,
 }
 
+impl Standing {
+    /// What a target of a run is by it. `None`: what came of its task says so.
+    pub fn target(self) -> Option<TargetState> {
+        match self {
+            Standing::Away => Some(TargetState::Offline),
+            Standing::Waits => Some(TargetState::Queued),
+            Standing::Sent => Some(TargetState::Sent),
+            Standing::Begun => Some(TargetState::Begun),
+            Standing::Settled => None,
+        }
+    }
+}
+
 impl Core {
     /// Where the task stands with these groups, each of which it is for. Without a task: whether they are there.
-    pub fn standings(&self, task: Option<&Task>, names: &[GroupName]) -> Vec<Standing> {
-        names.iter().map(|name| self.standing(task, name)).collect()
+    pub fn standings(&self, task: Option<&Task>, names: &[GroupName], now: Now) -> Vec<Standing> {
+        names.iter().map(|name| self.standing(task, name, now)).collect()
     }
 
-    fn standing(&self, task: Option<&Task>, name: &GroupName) -> Standing {
+    fn standing(&self, task: Option<&Task>, name: &GroupName, now: Now) -> Standing {
         let Some(group) = self.names.get(name).and_then(|id| self.groups.get(id)) else { return Standing::Away };
         if let Some(task) = task {
-            if let Some(lease) = group.open.lease_of(task.id) {
-                return if lease.attempts.begun { Standing::Begun } else { Standing::Sent };
+            // What was with a client when the process ended is with it still, until that has had the time to come back.
+            let leased = group.open.lease_of(task.id).map(|lease| lease.attempts);
+            if let Some(attempts) = leased.or_else(|| group.open.held_back(task.id, now.steady)) {
+                return if attempts.begun { Standing::Begun } else { Standing::Sent };
             }
             // A group that was removed and came again may not be for it any more.
             if !group.wants(task) {
@@ -46,34 +61,9 @@ impl Core {
     /// Takes the task from those of the groups whose client has not begun it, as a cancelled one; says from how many. For the others it
     /// stays what it is.
     pub fn take_back(&mut self, task: &Task, names: &[GroupName], now: Now) -> usize {
-        let head = self.head();
-        let ids: Vec<_> = names.iter().filter_map(|name| self.names.get(name).copied()).collect();
-        let mut taken = 0;
-        for id in ids {
-            let Some(group) = self.groups.get_mut(&id).filter(|group| group.leased && group.wants(task)) else {
-                continue;
-            };
-            let lease = group.open.lease_of(task.id).map(|lease| (lease.attempts, lease.session));
-            let attempt = match lease {
-                Some((attempts, _)) if attempts.begun => continue,
-                Some((attempts, session)) => {
-                    self.end_lease(id, task.id);
-                    if let Some(session) = session {
-                        self.revoke(session, task.id, attempts.deliveries, RevokeReason::Cancelled);
-                    }
-                    Some(attempts.deliveries)
-                }
-                None => match group.open.take_waiting(task.id, &mut self.texts) {
-                    Some((_, attempts)) => Some(attempts.deliveries),
-                    None => group.take_up(task, head).then_some(0),
-                },
-            };
-            if let Some(attempt) = attempt {
-                self.record_by_server(id, task.id, attempt, Outcome::Cancelled, now);
-                taken += 1;
-            }
-            self.dispatch(id, now);
-        }
-        taken
+        let standings = self.standings(Some(task), names, now);
+        let ids = names.iter().zip(standings).filter(|(_, standing)| *standing != Standing::Begun);
+        let ids: Vec<_> = ids.filter_map(|(name, _)| self.names.get(name).copied()).collect();
+        ids.into_iter().filter(|id| self.withdraw(*id, task, now).is_some()).count()
     }
 }

@@ -55,12 +55,12 @@ mod ledger;
 mod listener;
 mod outgoing;
 mod pipe;
-mod probe;
 mod progress;
 mod result_sender;
 mod revocation;
 mod status_sender;
 mod stopper;
+mod unreached;
 
 use std::fmt;
 use std::io;

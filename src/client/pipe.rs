@@ -19,7 +19,8 @@ use super::progress::Progress;
 use super::result_sender::refused_over_shared;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
-use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
+use super::unreached::{self, LISTEN};
+use super::{Backoff, Config, Error, Event, LONGEST, Observer};
 use crate::front::Dial;
 use crate::rpc_status;
 use crate::secret::{self, Secret};
@@ -33,8 +34,6 @@ const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
 /// How often the server is pinged, so that one which went away without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What C-core says of a server that does not speak HTTP/2.
-const HTTP_1: &str = "http1.x server";
 /// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
 /// article's, do so when nothing else happens, and pings come more often than every five minutes.
 const TOO_MANY_PINGS: &str = "Too many pings";
@@ -470,6 +469,8 @@ impl Pipe {
             log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
             state.keepalive = RARE_KEEPALIVE;
         }
+        let said = reason;
+        let reason = &*unreached::in_words(said);
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let what = match ready_since {
@@ -486,13 +487,10 @@ impl Pipe {
         let server = &self.state.server;
         let http2 = ready_since.is_some();
         let is_plain = self.dial.is_none() && self.listener.is_none();
-        if is_plain
-            && (http2 || reason.contains(HTTP_1))
-            && !connection.answered
-            && !refused
-            && target::proxy(server).is_none()
-        {
-            probe::log_what_answers(server, http2);
+        // One that speaks gRPC, and knows no getTask, was asked already.
+        let is_strange = http2 && !said.contains(LISTEN) || unreached::is_no_grpc(said);
+        if is_plain && is_strange && !connection.answered && !refused && target::proxy(server).is_none() {
+            unreached::log_what_answers(server, http2);
         }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });
         self.offer(None);

@@ -42,6 +42,12 @@ fn of_tls(error: &Error, name: &str) -> String {
             Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
                 "what the server shows is no certificate of a server".into()
             }
+            // The library has no word of its own for it.
+            other if other.to_string().contains("CaUsedAsEndEntity") => {
+                "the server's certificate is one of an authority, as openssl makes those that sign themselves: make it with \
+                 -addext basicConstraints=critical,CA:FALSE"
+                    .into()
+            }
             other => format!("the server's certificate is wrong: {other}"),
         },
         Error::AlertReceived(alert) => match alert {
@@ -60,9 +66,16 @@ fn of_tls(error: &Error, name: &str) -> String {
                 "the server refuses this client's certificate; its log says why".into()
             }
             Alert::UserCanceled | Alert::CloseNotify => "the server ended the connection".into(),
+            Alert::NoApplicationProtocol => {
+                "what is there speaks TLS, and no gRPC: is it the page (--http)? Clients connect to the server's --listen address, contactctl \
+                 to its --control address"
+                    .into()
+            }
             other => format!("the server refuses TLS: {other:?}"),
         },
-        Error::InvalidMessage(_) => "the server does not speak TLS on this port".into(),
+        Error::InvalidMessage(_) => {
+            "the server does not speak TLS on this port: leave out --tls-ca, or name the port that does".into()
+        },
         other => format!("TLS failed: {other}"),
     }
 }

@@ -95,18 +95,18 @@ fn files(authority: &Authority) -> ([String; 2], String) {
 #[test]
 fn where_nobody_listens_both_ask_whether_the_server_runs() {
     let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
-    client_says(&["--server", &nobody], &["nobody listens there", "is contact-server running", "--listen"]);
+    client_says(&["--server", &nobody], &["nobody listens there", "contact-server is not running", "--listen"]);
     ctl_says(&["--server", &nobody], 3, &["no server answers", "is contact-server running", "--control"]);
     let authority = Authority::new();
     let (_, ca) = files(&authority);
     let tls = ["--server", &nobody, "--tls-ca", &ca];
-    client_says(&tls, &["nobody listens at", "is contact-server running"]);
-    ctl_says(&tls, 1, &["nobody listens at", "is contact-server running"]);
+    client_says(&tls, &["nobody listens at", "contact-server is not running"]);
+    ctl_says(&tls, 1, &["nobody listens at", "contact-server is not running"]);
 }
 
 #[test]
 fn a_name_that_is_not_known_is_told_as_such() {
-    let says = ["not known here", "spelt right"];
+    let says = ["not known here", "misspelt"];
     client_says(&["--server", "contact.invalid:50051"], &says);
     ctl_says(&["--server", "contact.invalid:50052"], 3, &says);
     client_says(&["--server", "contact.invalid:50051", "--tls-ca", "system"], &says);

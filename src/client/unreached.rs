@@ -20,11 +20,11 @@ pub(super) fn in_words(said: &str) -> Cow<'_, str> {
     }
     if is_name {
         let why = said.rsplit(": ").next().unwrap_or_default();
-        return format!("its name is not known here ({why}); is it spelt right, and is there a network?").into();
+        return format!("its name is not known here ({why}): it may be misspelt, or there is no network").into();
     }
     match said {
         _ if said.contains("Connection refused") => {
-            "nobody listens there (Connection refused); is contact-server running, and is that its --listen address?"
+            "nobody listens there (Connection refused): contact-server is not running, or its --listen address is another"
                 .into()
         }
         _ if is_no_grpc(said) => "what is there speaks no gRPC".into(),

@@ -16,7 +16,7 @@ pub enum Error {
     NoServer(String),
     /// The name in the address is not known on this machine.
     #[error(
-        "no server answers at {server}: its name is not known here ({reason}); is it spelt right, and is there a network?"
+        "no server answers at {server}: its name is not known here ({reason}): it may be misspelt, or there is no network"
     )]
     NoName {
         /// Its address.

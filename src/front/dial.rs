@@ -220,14 +220,18 @@ impl Way {
     async fn reach(&self, server: &str) -> Result<TcpStream, String> {
         let addresses: Vec<SocketAddr> = match tokio::net::lookup_host(server).await {
             Ok(addresses) => addresses.collect(),
-            Err(e) => return Err(format!("{server} is not known here ({e}): is it spelt right?")),
+            Err(e) => {
+                return Err(format!("{server} is not known here ({e}): it may be misspelt, or there is no network"));
+            }
         };
         let mut trouble = format!("{server} has no address");
         for address in addresses {
             match tokio::time::timeout(self.each, TcpStream::connect(address)).await {
                 Ok(Ok(socket)) => return Ok(socket),
                 Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => {
-                    trouble = format!("nobody listens at {address} ({e}); is contact-server running there?");
+                    trouble = format!(
+                        "nobody listens at {address} ({e}): contact-server is not running, or its address is another"
+                    );
                 }
                 Ok(Err(e)) => trouble = format!("{address}: {e}"),
                 Err(_) => trouble = format!("{address} does not answer"),

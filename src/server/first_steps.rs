@@ -92,3 +92,34 @@ fn here(address: &str) -> Cow<'_, str> {
         _ => address.into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT: At<'_> = At { listen: LISTEN, control: CONTROL, http: Some("127.0.0.1:50080") };
+
+    fn steps() -> FirstSteps {
+        FirstSteps { invites: false, has_tls: false, takes_certificates: false, asks_who: false, data: DATA.into() }
+    }
+
+    #[test]
+    fn where_all_is_as_it_is_by_itself_the_commands_need_no_flags() {
+        let text = "a worker:  contact-client --group workers --exec 'tr a-z A-Z'\n\
+                    a task:    contactctl submit --to workers 'hello, world'\n\
+                    the page:  http://127.0.0.1:50080\n";
+        assert_eq!(steps().text(&AT), text);
+        assert_eq!(steps().text(&At { http: None, ..AT }).lines().count(), 2);
+    }
+
+    #[test]
+    fn with_tls_of_others_what_only_they_know_is_left_open() {
+        let by_token = FirstSteps { has_tls: true, asks_who: true, ..steps() };
+        let (worker, page) = (by_token.worker(&AT), by_token.text(&AT));
+        assert!(worker.contains("--server NAME:50051 --tls-ca FILE --token-file worker.token "), "{worker}");
+        assert!(page.ends_with("the page:  contactctl login\n"), "{page}");
+        let by_certificate = FirstSteps { takes_certificates: true, ..by_token };
+        let flags = "contact-client --server NAME:50051 --tls-ca FILE --tls-cert FILE --tls-key FILE --group";
+        assert!(by_certificate.worker(&AT).starts_with(flags), "{}", by_certificate.worker(&AT));
+    }
+}

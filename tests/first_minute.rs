@@ -61,7 +61,10 @@ fn the_first_lines_of_a_server_on_a_terminal_are_commands_that_work_as_it_was_st
         let done = printed(folder.path(), &format!("{task} --wait --timeout 60s"));
         assert!(done.contains("HELLO, WORLD"), "{args:?}: {done}");
         match page.strip_prefix("http://") {
-            Some(page) => assert_eq!(crate::http::client::exchange(page, b"GET / HTTP/1.0\r\n\r\n").status, 200),
+            Some(page) => assert_eq!(
+                crate::http::client::exchange(page, b"GET / HTTP/1.0\r\nHost: localhost\r\n\r\n").status,
+                200
+            ),
             None => assert!(printed(folder.path(), &page).starts_with("http://127.0.0.1:"), "{page}"),
         }
     }

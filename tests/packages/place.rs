@@ -99,8 +99,9 @@ impl Debian {
 
     fn command(&self, line: &str) -> Command {
         let mut command = Command::new("nsenter");
-        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", "--root", "--wd=/"]);
-        command.args(["--", "sh", "-ec", line]).env_clear();
+        command.args(["--target", &self.holder.id().to_string(), "--net", "--mount", "--root"]);
+        // The folder that it is in is none of that root.
+        command.args(["--", "sh", "-ec", &format!("cd / && {line}")]).current_dir("/").env_clear();
         command.envs([
             ("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"),
             ("ROOT", ""),

@@ -52,7 +52,7 @@ fn the_first_lines_of_a_server_on_a_terminal_are_commands_that_work_as_it_was_st
         let folder = tempfile::tempdir().unwrap();
         let (_terminal, [worker, task, page]) = on_a_terminal(folder.path(), args);
         let worker = match worker.starts_with("contactctl invite") {
-            true => format!("{} --exec 'tr a-z A-Z'", printed(folder.path(), &worker).trim()),
+            true => printed(folder.path(), &worker).trim().replace("./work.sh", "'tr a-z A-Z'"),
             false => worker,
         };
         let worker = worker.replace("contact-client ", "exec contact-client ");

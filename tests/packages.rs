@@ -95,7 +95,8 @@ fn the_debian_package_makes_its_user_runs_as_its_unit_says_and_leaves_nothing_wh
     assert_eq!(place.run("stat --format '%U %a' /var/lib/contact").trim(), "contact-server 700");
     assert_eq!(place.run("systemctl is-enabled contact-server").trim(), "enabled");
     assert_eq!(place.run("systemd-analyze verify contact-server.service 2>&1"), "");
-    assert!(place.run("systemctl cat contact-server").ends_with("DynamicUser=no\nUser=contact-server\n"));
+    let user = place.run("cat /usr/lib/systemd/system/contact-server.service.d/*.conf");
+    assert!(user.ends_with("[Service]\nDynamicUser=no\nUser=contact-server\n"), "{user}");
     // As the unit has it: as its user, with its settings.
     let user = "setpriv --reuid=contact-server --regid=contact-server --clear-groups";
     let set = "env CONTACT_CONFIG=/etc/contact/contact.toml CONTACT_DATA=/var/lib/contact";

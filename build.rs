@@ -2,11 +2,14 @@
 //!
 //! `protobuf-codegen` knows messages only, so the grpcio side is written here, from the same descriptors. The pure-Rust
 //! parser drops comments: they are read from the text of the proto and become the docs of what is generated.
+//!
+//! The programs are linked so that they bring the C++ library along, which a bare machine does not have.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::{env, fs};
+use std::process::Command;
+use std::{env, fs, os};
 
 use anyhow::Context as _;
 use protobuf::descriptor::{FileDescriptorProto, MethodDescriptorProto, ServiceDescriptorProto};
@@ -43,6 +46,28 @@ fn main() -> anyhow::Result<()> {
         }
     }
     fs::write(out.join("mod.rs"), packages)?;
+    bring_the_cxx_library()
+}
+
+/// Has the programs contain what C-core needs of libstdc++, where the compiler has that as an archive. The linker looks into this folder
+/// before its own ones, and finds no shared library there.
+fn bring_the_cxx_library() -> anyhow::Result<()> {
+    println!("cargo:rerun-if-env-changed=CXX");
+    let (host, target) = (env::var("HOST")?, env::var("TARGET")?);
+    if host != target || !target.ends_with("linux-gnu") {
+        return Ok(());
+    }
+    let compiler = env::var_os("CXX").unwrap_or_else(|| "c++".into());
+    let said = Command::new(compiler).arg("-print-file-name=libstdc++.a").output();
+    // A bare name is what it says of a file that it does not have.
+    let archive = said.ok().and_then(|said| String::from_utf8(said.stdout).ok()).map(|path| PathBuf::from(path.trim()));
+    if let Some(archive) = archive.filter(|path| path.is_absolute()) {
+        let folder = PathBuf::from(env::var("OUT_DIR")?).join("cxx");
+        let _ = fs::remove_dir_all(&folder);
+        fs::create_dir_all(&folder)?;
+        os::unix::fs::symlink(archive, folder.join("libstdc++.a"))?;
+        println!("cargo:rustc-link-arg-bins=-L{}", folder.display());
+    }
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `contact-server`: pushes tasks to the clients that connect, and keeps their results.
 
 use std::env;
-use std::io::Write as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -405,7 +405,9 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
     let addresses = format!("listening on {}, control on {}{http}", server.listen(), server.control());
     // On standard output, for scripts that chose port 0. It may have no reader.
-    let _ = writeln!(std::io::stdout(), "{addresses}");
+    let mut stdout = std::io::stdout();
+    let first_steps = if stdout.is_terminal() { server.first_steps() } else { String::new() };
+    let _ = write!(stdout, "{addresses}\n{first_steps}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);
 
     feed_watchdog(server.pulse())?;

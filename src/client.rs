@@ -56,12 +56,12 @@ mod listener;
 mod outgoing;
 mod pipe;
 mod printed;
-mod probe;
 mod progress;
 mod result_sender;
 mod revocation;
 mod status_sender;
 mod stopper;
+mod unreached;
 
 use std::fmt;
 use std::io;

@@ -37,8 +37,6 @@ use std::sync::Arc;
 
 use rustls::crypto::CryptoProvider;
 
-#[cfg(feature = "ctl")]
-pub(crate) use self::dial::speaks_tls;
 pub(crate) use self::dial::{Dial, DialError, DialThread};
 #[cfg(feature = "door")]
 pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
@@ -60,6 +58,8 @@ pub(crate) use self::watched::{Certificate, TlsThread, WatchedTls};
 
 /// How the answer of a port with TLS begins to those who speak none.
 pub(crate) const SPEAKS_TLS: &str = "this port speaks TLS";
+/// The header of those who change something over HTTP. The page names it to those who ask without.
+pub(crate) const HTTP_MARK: &str = "x-contact";
 /// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";
 /// That of browsers.

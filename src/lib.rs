@@ -62,6 +62,8 @@ pub mod now;
 pub mod print_queue;
 #[cfg(any(feature = "client", feature = "server", feature = "ctl"))]
 mod private_file;
+#[cfg(any(feature = "client", feature = "ctl"))]
+mod probe;
 #[cfg_attr(
     not(all(feature = "client", feature = "server")),
     allow(dead_code, reason = "one side gives them, the other reads them")

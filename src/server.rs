@@ -15,6 +15,7 @@ mod control;
 mod convert;
 mod demo;
 mod dial;
+mod first_steps;
 mod grants;
 mod health;
 pub mod host;
@@ -66,6 +67,7 @@ use self::control::ControlService;
 use self::demo::Demo;
 pub use self::dial::DialConfig;
 use self::dial::Dialler;
+use self::first_steps::{At, FirstSteps};
 use self::grants::Grants;
 use self::health::Health;
 use self::http::{HttpThread, Reception};
@@ -121,6 +123,7 @@ pub struct Server {
     pool: Pool,
     store: Store,
     grace: Duration,
+    first_steps: FirstSteps,
 }
 
 impl Server {
@@ -183,6 +186,13 @@ impl Server {
         let connections = Connections::default();
         let accounts = Accounts::new(config.limits);
         let takes_certificates = tls.as_ref().is_some_and(Tls::asks_for_certificates);
+        let first_steps = FirstSteps {
+            invites: authority.is_some(),
+            has_tls: tls.is_some(),
+            takes_certificates,
+            asks_who: callers_say_who_they_are,
+            data: config.data.clone(),
+        };
         let groups: Vec<String> = config.agent_groups.iter().map(ToString::to_string).collect();
         let grants = Grants::open(&config.data, authority.clone(), takes_certificates, &groups, accounts.clone());
         let grants = grants.map_err(ServerError::Tokens)?;
@@ -292,6 +302,7 @@ impl Server {
             pool,
             store,
             grace,
+            first_steps,
         })
     }
 
@@ -308,6 +319,11 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.http_address.as_deref()
+    }
+
+    /// What to do with it first, as commands for this machine: a line for a worker, for a task, and for the page.
+    pub fn first_steps(&self) -> String {
+        self.first_steps.text(&At { listen: self.listen(), control: self.control(), http: self.http() })
     }
 
     /// Whether it moves.

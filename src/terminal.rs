@@ -17,6 +17,17 @@ pub fn escape_json(line: &str) -> Cow<'_, str> {
     })
 }
 
+/// A path, or a name, as a shell takes it.
+#[cfg(any(feature = "ctl", feature = "server"))]
+pub(crate) fn quote(path: &str) -> String {
+    let plain = |c: char| c.is_alphanumeric() || "/._-+,:@%".contains(c);
+    if path.chars().all(plain) && !path.starts_with('-') {
+        return path.to_owned();
+    }
+    let path = if path.starts_with('-') { format!("./{path}") } else { path.to_owned() };
+    format!("'{}'", path.replace('\'', r"'\''"))
+}
+
 /// Prints what clap says of a command line, which repeats parts of it: if it has [hidden](is_hidden) characters, spelled out and
 /// without colours.
 #[cfg(feature = "cli")]

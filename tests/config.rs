@@ -536,7 +536,7 @@ fn systemd_finds_nothing_wrong_with_the_unit() {
     let folder = tempfile::tempdir().unwrap();
     let unit = folder.path().join("contact-server.service");
     // It looks for the programs, too.
-    fs::write(&unit, deployed("contact-server.service").replace("/usr/local/bin/contact-server", SERVER)).unwrap();
+    fs::write(&unit, deployed("contact-server.service").replace("=contact-server", &format!("={SERVER}"))).unwrap();
     let output = match Command::new("systemd-analyze").arg("verify").arg(unit).output() {
         Ok(output) => output,
         Err(e) => return crate::common::skipped(&format!("systemd-analyze cannot be run: {e}")),

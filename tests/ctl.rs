@@ -11,7 +11,7 @@ mod run;
 mod server;
 mod submit;
 #[cfg(target_os = "linux")]
-mod top;
+pub mod top;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpListener;
@@ -115,7 +115,7 @@ impl Running {
 
 /// Waits until `done` says so.
 #[track_caller]
-fn eventually(what: &str, mut done: impl FnMut() -> bool) {
+pub fn eventually(what: &str, mut done: impl FnMut() -> bool) {
     let deadline = Instant::now() + DEADLINE;
     while !done() {
         assert!(Instant::now() < deadline, "not within {DEADLINE:?}: {what}");

@@ -16,9 +16,13 @@ mod conventions;
 mod crash;
 mod ctl;
 mod dialled;
+#[cfg(target_os = "linux")]
+mod first_minute;
 mod http;
 mod interop;
 mod network;
+#[cfg(target_os = "linux")]
+mod packages;
 mod protocol;
 mod rig;
 mod server;

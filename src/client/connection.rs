@@ -15,6 +15,7 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::listener::{Accepted, Refuse};
 use super::result_sender::ResultSender;
+use super::unreached::LISTEN;
 use super::{Config, Error};
 use crate::codec::Requests;
 use crate::front::Dial;
@@ -50,7 +51,7 @@ impl End {
         let mut reason = rpc_status::text(status);
         // Who speaks gRPC but not this: another port of Contact, or another program. A proxy's 404 comes as the same code.
         if status.code() == RpcStatusCode::UNIMPLEMENTED && !status.message().contains("http2 header with status") {
-            reason += "; is it a --control address? Clients connect to the server's --listen address";
+            reason += &format!("; is it a --control address? That is for operators: {LISTEN}");
         }
         let refused = rpc_status::is_of_contact(status);
         End::Lost { reason, retry_after: rpc_status::retry_after(status), refused }

@@ -19,7 +19,8 @@ use super::progress::Progress;
 use super::result_sender::refused_over_shared;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
-use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
+use super::unreached::{self, LISTEN};
+use super::{Backoff, Config, Error, Event, LONGEST, Observer};
 use crate::attachment::{Attachment, Headers};
 use crate::front::Dial;
 use crate::rpc_status;
@@ -476,6 +477,8 @@ impl Pipe {
             );
             state.keepalive = target::RARE_KEEPALIVE;
         }
+        let said = reason;
+        let reason = &*unreached::in_words(said);
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
         let what = match ready_since {
@@ -492,13 +495,10 @@ impl Pipe {
         let server = &self.state.server;
         let http2 = ready_since.is_some();
         let is_plain = self.dial.is_none() && self.listener.is_none();
-        if is_plain
-            && (http2 || reason.contains(target::HTTP_1))
-            && !connection.answered
-            && !refused
-            && target::proxy(server).is_none()
-        {
-            probe::log_what_answers(server, http2);
+        // One that speaks gRPC, and knows no getTask, was asked already.
+        let is_strange = http2 && !said.contains(LISTEN) || unreached::is_no_grpc(said);
+        if is_plain && is_strange && !connection.answered && !refused && target::proxy(server).is_none() {
+            unreached::log_what_answers(server, http2);
         }
         (self.observer)(&Event::Disconnected { server, reason, retry_ms: wait.as_millis() as u64 });
         self.offer(None);

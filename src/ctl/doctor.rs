@@ -68,19 +68,22 @@ async fn check(doctor: &args::Doctor, to: To<'_>, told: &mut Findings) -> Result
     let link = match Link::open(to).await {
         Ok(link) => link,
         Err(error @ Error::Usage(_)) => return Err(error),
-        Err(Error::NoTls { server, reason }) => {
-            let remedy =
-                "give --tls-ca, --tls-cert and --tls-key as the server's --tls-client-ca and certificate want it";
+        Err(Error::NoConnection { server, reason }) => {
+            let remedy = match to.tls.is_some() || reason.contains("TLS") {
+                true => {
+                    "give --tls-ca, --tls-cert and --tls-key as the server's --tls-client-ca and certificate want it"
+                }
+                false => "name the server's --control address with --server",
+            };
             return told.tell(&Finding::bad("control", Status::Failed, format!("{server}: {reason}"), remedy));
         }
-        Err(_) => {
+        Err(error) => {
             let remedy = "start contact-server, or name its --control address with --server";
-            return told.tell(&Finding::bad(
-                "control",
-                Status::Failed,
-                format!("no server answers at {address}"),
-                remedy,
-            ));
+            let says = match error {
+                Error::NoName { .. } => error.to_string(),
+                _ => format!("no server answers at {address}"),
+            };
+            return told.tell(&Finding::bad("control", Status::Failed, says, remedy));
         }
     };
     let connected = began.elapsed();

@@ -14,9 +14,19 @@ pub enum Error {
     /// No program listens at the address, or it does not speak gRPC.
     #[error("no server answers at {0}; is contact-server running? its --control address goes to --server")]
     NoServer(String),
-    /// A server answers there, or not even that, and TLS does not come about.
+    /// The name in the address is not known on this machine.
+    #[error(
+        "no server answers at {server}: its name is not known here ({reason}): it may be misspelt, or there is no network"
+    )]
+    NoName {
+        /// Its address.
+        server: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// Something answers there: it wants TLS, or speaks none, or is no control address.
     #[error("no connection to {server}: {reason}")]
-    NoTls {
+    NoConnection {
         /// Its address.
         server: String,
         /// What is wrong.
@@ -34,7 +44,8 @@ pub enum Error {
     },
     /// The server does not offer this.
     #[error(
-        "the server at {server} cannot do this ({reason}); is it older than this contactctl, or not a --control address?"
+        "the server at {server} cannot do this ({reason}); is that its --listen address, for clients? contactctl connects to --control; else it \
+         is older than this contactctl"
     )]
     Unimplemented {
         /// Its address.
@@ -118,7 +129,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Usage(_) => 2,
-            Error::NoServer(_) | Error::WentAway { .. } => 3,
+            Error::NoServer(_) | Error::NoName { .. } | Error::WentAway { .. } => 3,
             Error::Refused(_) => 4,
             Error::TimedOut(_) => 124,
             Error::Interrupted => 130,

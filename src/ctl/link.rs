@@ -9,7 +9,8 @@ use grpcio::{CallOption, Channel, ConnectivityState, EnvBuilder, RpcStatus, RpcS
 
 use super::Error;
 use super::token::LOOKED;
-use crate::front::{self, Dial, SPEAKS_TLS, Tls};
+use crate::front::{Dial, SPEAKS_TLS, Tls};
+use crate::probe::{self, Found};
 use crate::rpc_status::Meaning;
 use crate::secret::Secret;
 use crate::target;
@@ -85,6 +86,26 @@ pub(super) async fn connected(channel: &Channel) -> bool {
     state == ConnectivityState::GRPC_CHANNEL_READY
 }
 
+/// Why there is no connection: what is wrong with TLS, or else what is found at the address.
+fn no_connection(to: To<'_>, trouble: Option<String>) -> Error {
+    const CONTROL: &str = "contactctl connects to the server's --control address, port 50052 unless that was set";
+    let server = target::shown(to.address).into_owned();
+    let looks = trouble.is_none() && to.tls.is_none() && target::proxy(to.address).is_none();
+    let reason = match looks.then(|| probe::look(to.address, false)).flatten() {
+        Some(Found::NoName(reason)) => return Error::NoName { server, reason },
+        Some(Found::Tls) => {
+            format!("{SPEAKS_TLS}: give --tls-ca, and --tls-cert and --tls-key if the server asks for certificates")
+        }
+        Some(Found::Page) => format!("that is the page of a Contact server (--http); {CONTROL}"),
+        Some(Found::Other(answer)) => format!("what answers there is no Contact server: {answer}; {CONTROL}"),
+        None => match trouble {
+            Some(trouble) => trouble,
+            None => return Error::NoServer(server),
+        },
+    };
+    Error::NoConnection { server, reason: escape(&reason).into_owned() }
+}
+
 impl Link {
     /// Connects, or fails: at once when it is refused, after five seconds when nothing comes back.
     pub(super) fn connect(to: To<'_>) -> Result<Link, Error> {
@@ -95,14 +116,7 @@ impl Link {
     pub(super) async fn open(to: To<'_>) -> Result<Link, Error> {
         let wire = Wire::new(to, KEEPALIVE)?;
         if !connected(&wire.channel).await {
-            let server = target::shown(to.address).into_owned();
-            const NEEDS: &str = "give --tls-ca, and --tls-cert and --tls-key if the server asks for certificates";
-            let needs_tls =
-                || (to.tls.is_none() && front::speaks_tls(to.address)).then(|| format!("{SPEAKS_TLS}: {NEEDS}"));
-            return Err(match wire.trouble().or_else(needs_tls) {
-                Some(reason) => Error::NoTls { server, reason: escape(&reason).into_owned() },
-                None => Error::NoServer(server),
-            });
+            return Err(no_connection(to, wire.trouble()));
         }
         let health = HealthClient::new(wire.channel.clone());
         let client = ControlClient::new(wire.channel.clone()).signed(to.token.cloned());

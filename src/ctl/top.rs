@@ -153,7 +153,10 @@ impl Live<'_> {
             look::look(&link, view, open).await
         };
         let look = asked.await;
-        let lost = matches!(look, Err(Error::NoServer(_) | Error::NoTls { .. } | Error::WentAway { .. }));
+        let lost = matches!(
+            look,
+            Err(Error::NoServer(_) | Error::NoName { .. } | Error::NoConnection { .. } | Error::WentAway { .. })
+        );
         ((!lost).then_some(link), look)
     }
 }

@@ -5,11 +5,7 @@
 
 use std::convert::Infallible;
 use std::io::{self, ErrorKind};
-#[cfg(feature = "ctl")]
-use std::io::{Read as _, Write as _};
 use std::net::SocketAddr;
-#[cfg(feature = "ctl")]
-use std::net::ToSocketAddrs as _;
 use std::process;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -143,22 +139,6 @@ impl Drop for Dial {
     }
 }
 
-/// Whether a server with which there is no connection without TLS says that it speaks TLS. Waits for two seconds at most.
-#[cfg(feature = "ctl")]
-pub(crate) fn speaks_tls(server: &str) -> bool {
-    const PATIENCE: Duration = Duration::from_secs(1);
-    let ask = || -> io::Result<bool> {
-        let address = server.to_socket_addrs()?.next().ok_or(ErrorKind::NotFound)?;
-        let mut stream = std::net::TcpStream::connect_timeout(&address, PATIENCE)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.write_all(b"PRI * HTTP/2.0\r\n")?;
-        let mut answer = String::new();
-        stream.take(512).read_to_string(&mut answer)?;
-        Ok(answer.contains(super::SPEAKS_TLS))
-    };
-    ask().unwrap_or(false)
-}
-
 /// A socket with a name that nobody can guess, as nobody can find it taken. Who connects is asked for anyhow.
 #[cfg(target_os = "linux")]
 fn listen() -> io::Result<(std::os::unix::net::UnixListener, String)> {
@@ -247,12 +227,19 @@ impl Way {
     async fn reach(&self, server: &str) -> Result<TcpStream, String> {
         let addresses: Vec<SocketAddr> = match tokio::net::lookup_host(server).await {
             Ok(addresses) => addresses.collect(),
-            Err(e) => return Err(format!("{server} is not known: {e}")),
+            Err(e) => {
+                return Err(format!("{server} is not known here ({e}): it may be misspelt, or there is no network"));
+            }
         };
         let mut trouble = format!("{server} has no address");
         for address in addresses {
             match tokio::time::timeout(self.each, TcpStream::connect(address)).await {
                 Ok(Ok(socket)) => return Ok(socket),
+                Ok(Err(e)) if e.kind() == ErrorKind::ConnectionRefused => {
+                    trouble = format!(
+                        "nobody listens at {address} ({e}): contact-server is not running, or its address is another"
+                    );
+                }
                 Ok(Err(e)) => trouble = format!("{address}: {e}"),
                 Err(_) => trouble = format!("{address} does not answer"),
             }

@@ -61,6 +61,11 @@ fn of_tls(error: &Error, name: &str, Called { other, this, flags }: Called) -> S
             Wrong::InvalidPurpose | Wrong::InvalidPurposeContext { .. } => {
                 format!("what the {other} shows is no certificate of a server")
             }
+            // The library has no word of its own for it.
+            wrong if wrong.to_string().contains("CaUsedAsEndEntity") => is_wrong(
+                "is one of an authority, as openssl makes those that sign themselves: make it with \
+                 -addext basicConstraints=critical,CA:FALSE",
+            ),
             wrong => is_wrong(&format!("is wrong: {wrong}")),
         },
         Error::AlertReceived(alert) => match alert {
@@ -75,9 +80,16 @@ fn of_tls(error: &Error, name: &str, Called { other, this, flags }: Called) -> S
                 refuses("; its log says why")
             }
             Alert::UserCanceled | Alert::CloseNotify => format!("the {other} ended the connection"),
+            Alert::NoApplicationProtocol => {
+                "what is there speaks TLS, and no gRPC: is it the page (--http)? Clients connect to the server's --listen address, contactctl \
+                 to its --control address"
+                    .into()
+            }
             alert => format!("the {other} refuses TLS: {alert:?}"),
         },
-        Error::InvalidMessage(_) => format!("the {other} does not speak TLS on this port"),
+        Error::InvalidMessage(_) => {
+            format!("the {other} does not speak TLS on this port: leave out {flags}-ca, or name the port that does")
+        }
         error => format!("TLS failed: {error}"),
     }
 }

@@ -115,11 +115,14 @@ pub(super) enum Refusal {
     )]
     NotItsId { client: String, identity: String },
     #[error(
-        "this server lets nobody in who does not say who they are: give a token with --token-file{}, or a certificate",
+        "this server lets nobody in who does not say who they are: give a token with --token-file{}, or a certificate; contactctl token create \
+         makes a token",
         .file.as_ref().map(|file| format!(" (operators on this machine: {})", file.display())).unwrap_or_default()
     )]
     NoCredential { file: Option<PathBuf> },
-    #[error("the token is not known here: it was revoked, or is of another server")]
+    #[error(
+        "the token is not known here: it was revoked, or is of another server; make a new one with contactctl token create"
+    )]
     WrongToken,
     #[error("the token of {name} was over at {at}: make a new one with contactctl token create")]
     TokenExpired { name: String, at: Time },

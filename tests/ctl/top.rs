@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{Read, Write};
-use std::process::Child;
+use std::process::{Child, Command};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 
@@ -19,7 +19,7 @@ use crate::common::server::Server;
 use crate::rig::{Client, told};
 
 /// A program on a terminal.
-struct Terminal {
+pub struct Terminal {
     child: Child,
     keyboard: File,
     /// Keeps the terminal open, and its modes to be looked at, when the program has ended.
@@ -30,14 +30,18 @@ struct Terminal {
 
 impl Terminal {
     fn run(address: &str, args: &[&str], size: (u16, u16), environment: &[(&str, &str)]) -> Terminal {
+        let mut command = contactctl(address, args);
+        command.env("TERM", "xterm-256color").env_remove("NO_COLOR").envs(environment.iter().copied());
+        Terminal::of(command, size)
+    }
+
+    pub fn of(mut command: Command, size: (u16, u16)) -> Terminal {
         let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
         grantpt(&keyboard).unwrap();
         unlockpt(&keyboard).unwrap();
         let path = ptsname(&keyboard, Vec::new()).unwrap();
         let line = File::options().read(true).write(true).open(path.to_str().unwrap()).unwrap();
-        let mut command = contactctl(address, args);
-        command.env("TERM", "xterm-256color").env_remove("NO_COLOR").envs(environment.iter().copied());
-        for set in [std::process::Command::stdin, std::process::Command::stdout, std::process::Command::stderr] {
+        for set in [Command::stdin, Command::stdout, Command::stderr] {
             set(&mut command, line.try_clone().unwrap());
         }
         let (columns, rows) = size;
@@ -57,7 +61,7 @@ impl Terminal {
         terminal
     }
 
-    fn text(&self) -> String {
+    pub fn text(&self) -> String {
         self.screen.lock().unwrap().screen().contents()
     }
 
@@ -111,7 +115,7 @@ fn set_size(terminal: &File, (columns, rows): (u16, u16)) {
     tcsetwinsize(terminal, size).unwrap();
 }
 
-fn command_on(terminal: &File, size: (u16, u16), mut command: std::process::Command) -> Child {
+fn command_on(terminal: &File, size: (u16, u16), mut command: Command) -> Child {
     set_size(terminal, size);
     command.spawn().unwrap()
 }

@@ -14,6 +14,7 @@ use axum::response::{IntoResponse as _, Response};
 use super::answer::Refused;
 use super::login;
 use super::runs::LONGEST_WAIT;
+use crate::front::HTTP_MARK;
 use crate::server::about::About;
 use crate::server::access::{Access, Caller};
 use crate::server::identity::Origin;
@@ -64,7 +65,7 @@ async fn admit(State(about): State<Arc<About>>, request: Request, next: Next) ->
         return forbidden("HTTP_HOST", why);
     }
     if !matches!(*request.method(), Method::GET | Method::HEAD) && !has_our_mark(request.headers()) {
-        return forbidden("HTTP_HEADER", "what changes something needs the header `x-contact: 1`".into());
+        return forbidden("HTTP_HEADER", format!("what changes something needs the header `{HTTP_MARK}: 1`"));
     }
     Ok(next.run(request).await)
 }
@@ -155,7 +156,7 @@ async fn in_time(request: Request, next: Next) -> Result<Response, Refused> {
 
 /// A page of somebody else cannot send it without asking us first, which we do not answer.
 fn has_our_mark(headers: &HeaderMap) -> bool {
-    headers.get("x-contact").is_some_and(|value| value == "1")
+    headers.get(HTTP_MARK).is_some_and(|value| value == "1")
 }
 
 /// Against DNS rebinding: a page of somebody else can make its own name point here, but not take the name away.

@@ -1,11 +1,10 @@
-//! What is at an address that speaks HTTP and is no Contact server. gRPC hides it: a proxy's page is "Stream removed" to it.
+//! What is at an address where no Contact server answers as it should. gRPC hides it: a proxy's page is "Stream removed" to it.
 
 use std::io::{Read, Write};
-use std::net::{TcpStream, ToSocketAddrs};
-use std::thread;
+use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
 use std::time::Duration;
 
-use crate::front::SPEAKS_TLS;
+use crate::front::{HTTP_MARK, SPEAKS_TLS, host};
 
 /// How long each step of a look may take.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -13,7 +12,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const READ: usize = 4096;
 const SHOWN: usize = 120;
 
-const HTTP_1_REQUEST: &[u8] = b"POST /Contact/getTask HTTP/1.1\r\nHost: contact\r\nContent-Type: application/grpc\r\n\
+const HTTP_1_REQUEST: &[u8] =
+    b"POST /Contact/getTask HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/grpc\r\n\
     Content-Length: 0\r\nConnection: close\r\n\r\n";
 /// The preface, empty SETTINGS, and HEADERS: POST, http, `/Contact/getTask`, `contact`, `application/grpc`.
 const HTTP_2_REQUEST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\
@@ -21,26 +21,37 @@ const HTTP_2_REQUEST: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 
-/// Looks, and logs the HTTP status and the first words of the page, if there are any. `http2`: what is there speaks HTTP/2, else
-/// HTTP/1. Returns at once: this is for people, and nothing waits for it.
-pub(super) fn log_what_answers(server: &str, http2: bool) {
-    let server = server.to_owned();
-    let look = move || {
-        let Some(answer) = ask(&server, http2) else { return };
-        if answer.contains(SPEAKS_TLS) {
-            log::warn!(
-                "{server} speaks TLS: give --tls-ca, or --join with the invitation that contactctl invite prints"
-            );
-        } else {
-            log::warn!("what answers at {server} is no Contact server, or a proxy without one: {answer}");
-        }
-    };
-    // Without a thread there is no look.
-    let _ = thread::Builder::new().name("probe".into()).spawn(look);
+/// What was found.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Nothing, since the name is not known here; what the system said.
+    NoName(String),
+    /// A port with TLS.
+    Tls,
+    /// The page of a Contact server.
+    Page,
+    /// Another program that speaks HTTP: the status, and the first words of its page.
+    Other(String),
 }
 
-fn ask(server: &str, http2: bool) -> Option<String> {
-    let address = server.to_socket_addrs().ok()?.next()?;
+/// Looks, for some seconds at most, beside what it takes to look the name up. `http2`: what is there speaks HTTP/2, else HTTP/1. `None`:
+/// nobody answers, or not so that it tells anything.
+pub(crate) fn look(server: &str, http2: bool) -> Option<Found> {
+    // Of the forms that only gRPC knows, such as unix:PATH, there is nothing to be found out here.
+    let is_name = !host(server).contains(':') && !server.starts_with("unix:");
+    let answer = match server.to_socket_addrs() {
+        Ok(mut addresses) => ask(addresses.next()?, http2)?,
+        Err(error) => return is_name.then(|| Found::NoName(error.to_string())),
+    };
+    let is_page = answer.contains(HTTP_MARK) || answer.contains("https://") && answer.contains(SPEAKS_TLS);
+    Some(match answer {
+        _ if is_page => Found::Page,
+        answer if answer.contains(SPEAKS_TLS) => Found::Tls,
+        answer => Found::Other(answer),
+    })
+}
+
+fn ask(address: SocketAddr, http2: bool) -> Option<String> {
     let mut stream = TcpStream::connect_timeout(&address, PATIENCE).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
     stream.set_write_timeout(Some(PATIENCE)).ok()?;

@@ -20,6 +20,7 @@ mod http;
 mod interop;
 mod network;
 mod protocol;
+mod python;
 mod rig;
 mod server;
 #[cfg(target_os = "linux")]

@@ -168,7 +168,7 @@ def result_of_error(task: Task, error: BaseException) -> Any:
         log.warning("the handler of task %d was cancelled; the task goes to others", task.id)
         return pb.Result(outcome=pb.RETRY, ret=f"the handler was cancelled {task.revoked.reason}".strip())
     log.error("task %d, attempt %d, raised; it is tried again", task.id, task.attempt, exc_info=error)
-    return pb.Result(outcome=pb.RETRY, ret=_text(f"{type(error).__name__}: {error}"))
+    return pb.Result(outcome=pb.RETRY, ret=_text(f"{type(error).__name__}: {error}".removesuffix(": ")))
 
 
 def signals_to_stop() -> list[int]:

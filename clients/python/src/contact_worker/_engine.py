@@ -95,8 +95,7 @@ class Engine:
     def take(self) -> Optional[Job]:
         """The next task to be handled, if there is one."""
         with self.lock:
-            now = time.monotonic()
-            job = self.ledger.take(now)
+            job = self.ledger.take(time.monotonic(), time.time())
             if job is not None:
                 job.task._say = functools.partial(self._note_progress, job)
                 if job.task.timeout is not None:

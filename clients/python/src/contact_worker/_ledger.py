@@ -178,7 +178,7 @@ class Ledger:
                 self.ready.append(job)
         self._announced.clear()
 
-    def take(self, now: float) -> Optional[Job]:
+    def take(self, now: float, wall: float) -> Optional[Job]:
         """The next task for a handler, and its time begins."""
         while self.ready:
             job = self.ready.popleft()
@@ -187,6 +187,7 @@ class Ledger:
             if self.held.get(job.id) is not job:
                 continue
             if job.task.timeout is not None:
+                job.task.deadline = moment(int((wall + job.task.timeout) * 1000))
                 heapq.heappush(self._limits, (now + job.task.timeout, next(self._ties), job))
             return job
         return None

@@ -14,9 +14,8 @@ import resource
 import threading
 import time
 
-import contact_worker.aio
-
 import contact_worker
+import contact_worker.aio
 
 
 def parsed() -> argparse.Namespace:

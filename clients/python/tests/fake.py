@@ -12,6 +12,7 @@ import grpc
 
 from contact_worker._wire import contact_pb2 as pb
 from contact_worker._wire import message
+
 from rig import DEADLINE, eventually
 
 _Status, _ErrorInfo, _RetryInfo = (message(f"google.rpc.{name}") for name in ("Status", "ErrorInfo", "RetryInfo"))
@@ -29,12 +30,8 @@ class Fake:
         self._heartbeat, self._max_task = heartbeat, max_task
         self._server = grpc.server(ThreadPoolExecutor(16), options=[("grpc.so_reuseport", 0)])
         handlers = {
-            "getTask": grpc.unary_stream_rpc_method_handler(
-                self._get_task, pb.Empty.FromString, pb.ServerMsg.SerializeToString
-            ),
-            "tellResult": grpc.stream_unary_rpc_method_handler(
-                self._tell_result, pb.Result.FromString, pb.Empty.SerializeToString
-            ),
+            "getTask": grpc.unary_stream_rpc_method_handler(self._get_task, pb.Empty.FromString, pb.ServerMsg.SerializeToString),
+            "tellResult": grpc.stream_unary_rpc_method_handler(self._tell_result, pb.Result.FromString, pb.Empty.SerializeToString),
         }
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("Contact", handlers),))
         self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")

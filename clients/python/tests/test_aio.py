@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 import unittest
 
-from contact_worker import Refused, Retry
-from contact_worker.aio import Worker
+from contact_worker import NotFound, Refused, Retry, TasksRefused, Unavailable
+from contact_worker.aio import Client, Worker
+
 from rig import DEADLINE, SOON, Case
 
 
@@ -154,6 +156,87 @@ class Asyncio(Case):
     def test_a_function_that_is_not_async_is_refused(self):
         with self.assertRaisesRegex(TypeError, "to_thread"):
             Worker(group="g").task(lambda task: None)
+
+
+class Operators(Case):
+    """The calls are those of `contact_worker.Client`, which test_client tests: here it is how they are awaited."""
+
+    def test_tasks_are_submitted_waited_for_and_listed(self):
+        async def main():
+            async with Client(self.server.control) as client:
+                accepted = await client.submit("a", to="g", key="k")
+                self.assertTrue((await client.submit("a", to="g", key="k")).known)
+                details = await client.wait(accepted.id, timeout=DEADLINE)
+                self.assertEqual((details.result.outcome, details.result.text), ("DONE", "A"))
+                self.assertEqual((await client.task(accepted.id)).settled, 1)
+                self.assertEqual([it.task.id async for it in client.tasks()], [accepted.id])
+                self.assertEqual([it.text async for it in client.results()], ["A"])
+                self.assertEqual([it.name for it in await client.groups()], ["g"])
+                self.assertEqual([it.group for it in await client.clients()], ["g"])
+                self.assertEqual([it async for it in client.dead()], [])
+                await client.pause("g")
+                self.assertTrue((await client.groups())[0].paused)
+                await client.resume("g")
+                self.assertEqual((await client.cancel((await client.submit("b", to="h")).id)).groups, 1)
+                self.assertEqual((await client.server()).tasks, 2)
+
+        self.worker(lambda task: task.text.upper())
+        asyncio.run(main())
+
+    def test_many_are_submitted_from_iterators_of_both_kinds(self):
+        async def texts():
+            for number in range(2500):
+                yield f"t{number}"
+
+        async def main():
+            async with Client(self.server.control) as client:
+                first = await client.submit_many(texts())
+                second = await client.submit_many(["a", "b"])
+                self.assertEqual((first.accepted, first.last_id, second.first_id), (2500, 2500, 2501))
+                with self.assertRaises(TasksRefused) as caught:
+                    await client.submit_many(["a", "", "c"])
+                self.assertEqual(caught.exception.submitted.accepted, 2)
+
+        asyncio.run(main())
+
+    def test_a_server_that_goes_away_says_what_is_on_disk(self):
+        async def texts():
+            for number in itertools.count():
+                if number == 5000:
+                    await asyncio.to_thread(self.server.kill)
+                yield f"t{number}"
+
+        async def main():
+            async with Client(self.server.control) as client:
+                with self.assertRaises(Unavailable) as caught:
+                    await client.submit_many(texts(), batch=100)
+                self.assertGreaterEqual(caught.exception.submitted.accepted, 4600)
+                with self.assertRaises(Unavailable):
+                    await client.submit("x")
+
+        asyncio.run(main())
+
+    def test_errors_have_their_reason(self):
+        async def main():
+            async with Client(self.server.control) as client:
+                with self.assertRaises(NotFound) as caught:
+                    await client.cancel(99)
+                self.assertEqual(caught.exception.reason, "TASK_UNKNOWN")
+
+        asyncio.run(main())
+
+    def test_a_run_gives_results_as_they_come(self):
+        worker = self.worker(lambda task: "up", group=None, id="w1", labels={"role": "web"})
+        worker.wait_connected(DEADLINE)
+
+        async def main():
+            async with Client(self.server.control) as client:
+                run = await client.run("uptime", select="role=web")
+                self.assertEqual([it.text async for it in run], ["up"])
+                self.assertEqual(run.state.phase, "COMPLETED")
+                self.assertEqual((await (await client.watch_run(run.number)).wait()).targets["DONE"], 1)
+
+        asyncio.run(main())
 
 
 class Blocking(Case):

@@ -15,6 +15,7 @@ from contact_worker import (
     TasksRefused,
     Unavailable,
 )
+
 from rig import DEADLINE, Case, Gate, eventually
 
 
@@ -29,9 +30,7 @@ class Submitting(Case):
         self.assertEqual((error.reason, error.code, error.metadata["key"]), ("KEY_REUSED", "ALREADY_EXISTS", "k"))
 
     def test_what_a_task_says_is_kept(self):
-        self.client.submit(
-            "a", to="g", key="k", ttl=3600, priority="high", retry="first=1s", max_attempts=3, timeout=5, timeout_fails=True
-        )
+        self.client.submit("a", to="g", key="k", ttl=3600, priority="high", retry="first=1s", max_attempts=3, timeout=5, timeout_fails=True)
         task = self.client.task(1).task
         self.assertEqual((task.text, task.to, task.key, task.priority, task.max_attempts), ("a", "g", "k", "high", 3))
         self.assertEqual((task.timeout, task.timeout_fails), (5, True))

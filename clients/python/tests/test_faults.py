@@ -10,6 +10,7 @@ import grpc
 
 from contact_worker import Refused, Unreported, Worker
 from contact_worker._wire import contact_pb2 as pb
+
 from fake import Fake, Once, refuse
 from rig import DEADLINE, SOON, Case, Gate, Program, Proxy, eventually, quietly
 
@@ -135,7 +136,7 @@ class RealServer(Case):
 class FakeServer(unittest.TestCase):
     def setUp(self):
         self.server = Fake()
-        self.addCleanup(lambda: self.server.stop())
+        self.addCleanup(self.server.stop)
 
     def worker(self, handler, **options):
         worker = Worker(self.server.address, **{"group": "g", **SOON, **options})
@@ -249,7 +250,7 @@ class FakeServer(unittest.TestCase):
         gate.wait_begun()
         self.server.send(1, attempt=2)
         self.server.send(2)
-        eventually("all came", lambda: self.server.tasks.empty())
+        eventually("all came", self.server.tasks.empty)
         gate.open.set()
         self.server.wait_results(2)
         attempts = [it.attempt for stream in self.server.told for it in stream if it.id == 1 and it.outcome == pb.DONE]

@@ -8,6 +8,7 @@ import threading
 import unittest
 
 from contact_worker import Worker
+
 from rig import DEADLINE, SOON, Case, Program, eventually
 
 WORKER = """
@@ -78,7 +79,7 @@ class Signals(Case):
                     program.signal(number)
                     self.assertEqual(program.ended(), 0, program.lines)
                     self.assertEqual(program.lines[-1], "over")
-                    done = [it for it in self.client.results(task=id)]
+                    done = list(self.client.results(task=id))
                     self.assertEqual([(it.outcome, it.text) for it in done], [("DONE", "1")])
 
     def test_what_outlasts_the_grace_is_given_up_and_the_program_ends(self):

@@ -7,6 +7,7 @@ import time
 import unittest
 
 from contact_worker import ContactError, Fail, NewTask, Refused, Retry, TakenOver, Task, Worker
+
 from rig import DEADLINE, SOON, Case, Gate, eventually, quietly
 
 
@@ -78,7 +79,7 @@ class Handling(Case):
 
     def test_batches_are_unpacked_and_each_task_is_done_once(self):
         count = 5000
-        self.client.submit_many((str(n) for n in range(count)))
+        self.client.submit_many(str(n) for n in range(count))
         handled = []
         self.worker(lambda task: handled.append(task.id), batch=500, concurrency=4, announce_begin=False)
         eventually("all are settled", lambda: [it.lag for it in self.client.groups() if it.name == "g"] == [0])

@@ -117,6 +117,10 @@ class Submission:
         """Whether an answer is to be read before the next request."""
         return len(self._places) >= AHEAD
 
+    def is_open(self) -> bool:
+        """Whether a request has no answer yet."""
+        return bool(self._places)
+
     def read(self, answer: Any) -> None:
         """The answer to the oldest request that has none."""
         so_far, place = self.submitted, self._places.popleft()

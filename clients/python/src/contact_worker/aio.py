@@ -14,13 +14,14 @@ from collections.abc import Awaitable, Iterator
 from types import TracebackType
 from typing import Any, Callable, Optional
 
+from ._aio_client import Client, Running
 from ._base import BaseWorker, Returned, result_of, result_of_error, signals_to_stop
 from ._engine import Engine
 from ._ledger import Job
 from ._trace import handling
 from .task import Task
 
-__all__ = ["Worker"]
+__all__ = ["Client", "Running", "Worker"]
 
 
 class Worker(BaseWorker[Callable[[Task], Awaitable[Returned]]]):

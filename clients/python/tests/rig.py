@@ -42,11 +42,11 @@ def eventually(what: str, find: Callable[[], Any]) -> Any:
 class Server:
     """The real server, on ports and in a folder of its own."""
 
-    def __init__(self, *arguments: str) -> None:
+    def __init__(self, *arguments: str, listen: str = "127.0.0.1:0") -> None:
         self._arguments = arguments
         self._folder = tempfile.mkdtemp(prefix="contact-python-")
         self.data = os.path.join(self._folder, "data")
-        self._start("127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0")
+        self._start(listen, "127.0.0.1:0", "127.0.0.1:0")
 
     def _start(self, *addresses: str) -> None:
         flags = [it for pair in zip(("--listen", "--control", "--http"), addresses) for it in pair]

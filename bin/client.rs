@@ -94,8 +94,10 @@ struct Args {
 
     /// Have each task handled by a shell command.
     ///
-    /// It is run by `sh -c` with the task on its standard input, and CONTACT_TASK_ID, CONTACT_TASK_ATTEMPT and, where there
-    /// is one, CONTACT_TASK_KEY and CONTACT_TASK_DEADLINE (in seconds since 1970) in its environment (--exec-env says what else is), in a session of its own, without a terminal. It is done when it has exited. Exit code 0: DONE, and what it
+    /// It is run by `sh -c` with the task's text on its standard input, or its data if there is no text, and CONTACT_TASK_ID,
+    /// CONTACT_TASK_ATTEMPT and, where there is one, CONTACT_TASK_KEY and CONTACT_TASK_DEADLINE (in seconds since 1970) in its
+    /// environment, and each header, as in CONTACT_HEADER_CONTENT_TYPE (--exec-env says what else is), in a session of its own, without
+    /// a terminal. It is done when it has exited. Exit code 0: DONE, and what it
     /// printed on standard output is the result. 75: RETRY, the task comes again. Anything else, or death by a signal: it failed,
     /// and is tried again, up to --exec-attempts; then FAILED. The result then has the exit code, its standard error and its
     /// standard output. If the client is killed, so is the command.

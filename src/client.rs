@@ -78,6 +78,7 @@ pub use self::exec::{Exec, NotForCommands, Variable};
 pub use self::handler::{Outcome, Reply, Task, TimeLimit};
 pub use self::revocation::Revoked;
 pub use self::stopper::Stopper;
+pub use crate::attachment::{Attachment, HeaderError, Headers};
 pub use crate::backoff::Backoff;
 use crate::front::{Dial, DialError};
 pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};

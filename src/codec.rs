@@ -17,6 +17,7 @@ use protobuf::rt::WireType;
 use protobuf::{CodedInputStream, Message, MessageFull};
 
 use self::known::Known;
+use crate::attachment::MOST_HEADERS;
 
 /// A request as the server reads it. Bytes that are no such message reach the service, which refuses them with a clear status;
 /// grpcio would answer INTERNAL.
@@ -27,6 +28,12 @@ pub const MOST_RESULTS: usize = 4096;
 
 /// Most tasks in one request: more than `contactctl` sends, which is 100,000 at most.
 pub const MOST_TASKS: usize = 131_072;
+
+/// Most headers in one message with results: as many as [`MOST_RESULTS`] may have.
+pub const MOST_HEADERS_OF_RESULTS: usize = MOST_RESULTS * MOST_HEADERS;
+
+/// Most headers in one request: four for each of as many tasks as there may be. In memory, that is 60 MB.
+pub const MOST_HEADERS_OF_TASKS: usize = 4 * MOST_TASKS;
 
 /// Why a message was not read.
 #[derive(Debug, thiserror::Error)]
@@ -169,14 +176,14 @@ pub(crate) fn read<T: MessageFull>(reader: &mut impl BufRead, length: usize) -> 
     }
     let mut bytes = Vec::with_capacity(length);
     reader.read_to_end(&mut bytes).map_err(protobuf::Error::from)?;
-    if let Some(rows) = Rows::of(T::NAME) {
+    for rows in Rows::of(T::NAME) {
         rows.check(&bytes)?;
     }
     let known = Known::of::<T>().part(&bytes)?;
     Ok(T::parse_from_bytes(known.as_deref().unwrap_or(&bytes))?)
 }
 
-/// Messages within a message, of which there are bounded many. A row takes two bytes on the wire, and a hundred or two when it is
+/// Messages within a message, of which there are bounded many: rows, and the entries of maps. One takes two bytes on the wire, and a hundred or two when it is
 /// decoded. So rows are counted before that, in messages that are long enough to have too many.
 ///
 /// What else a message may cost is bounded by its length: a text as much as on the wire. What is not known is left out.
@@ -184,19 +191,43 @@ struct Rows {
     what: &'static str,
     /// The tag of the field.
     tag: u32,
-    /// The rows may hold such rows in turn, which count, too.
-    nested: bool,
+    within: Within,
     limit: usize,
+}
+
+/// Which messages hold the rows.
+#[derive(Clone, Copy)]
+enum Within {
+    /// The one that is read.
+    Itself,
+    /// Those of its fields with this tag.
+    Rows(u32),
+    /// It, and those with this tag, which may hold such in turn.
+    Nested(u32),
+}
+
+const fn tag(field: u32) -> u32 {
+    (field << 3) | WireType::LengthDelimited as u32
 }
 
 impl Rows {
     /// Those of the message of that name.
-    fn of(message: &str) -> Option<Rows> {
-        let tag = |field: u32| (field << 3) | WireType::LengthDelimited as u32;
+    fn of(message: &str) -> &'static [Rows] {
+        const RESULTS: &[Rows] = &[
+            Rows { what: "results", tag: tag(5), within: Within::Nested(tag(5)), limit: MOST_RESULTS },
+            Rows { what: "headers", tag: tag(10), within: Within::Nested(tag(5)), limit: MOST_HEADERS_OF_RESULTS },
+        ];
+        const TASKS: &[Rows] = &[
+            Rows { what: "tasks", tag: tag(1), within: Within::Itself, limit: MOST_TASKS },
+            Rows { what: "headers", tag: tag(17), within: Within::Rows(tag(1)), limit: MOST_HEADERS_OF_TASKS },
+        ];
+        const RUN: &[Rows] =
+            &[Rows { what: "headers", tag: tag(13), within: Within::Itself, limit: MOST_HEADERS_OF_TASKS }];
         match message {
-            "Result" => Some(Rows { what: "results", tag: tag(5), nested: true, limit: MOST_RESULTS }),
-            "SubmitRequest" => Some(Rows { what: "tasks", tag: tag(1), nested: false, limit: MOST_TASKS }),
-            _ => None,
+            "Result" => RESULTS,
+            "SubmitRequest" => TASKS,
+            "BeginRunRequest" => RUN,
+            _ => &[],
         }
     }
 
@@ -210,19 +241,20 @@ impl Rows {
     /// Goes over the fields. It goes into rows that are nested as if their fields stood outside: a row ends where a field does, or the
     /// message cannot be decoded.
     fn count(&self, bytes: &[u8]) -> protobuf::Result<usize> {
-        let mut fields = CodedInputStream::from_bytes(bytes);
-        let mut count = 0;
+        let (mut fields, mut count) = (CodedInputStream::from_bytes(bytes), 0);
         while let Some(tag) = fields.read_raw_tag_or_eof()? {
-            if tag == self.tag {
-                count += 1;
-                let length = length(&mut fields)?;
-                if !self.nested {
+            count += usize::from(tag == self.tag && !matches!(self.within, Within::Rows(_)));
+            match self.within {
+                Within::Nested(row) if tag == row => drop(length(&mut fields)?),
+                Within::Rows(row) if tag == row => {
+                    let length = length(&mut fields)?;
+                    let inner = fields.pos() as usize;
                     fields.skip_raw_bytes(length)?;
+                    let flat = Rows { within: Within::Itself, ..*self };
+                    count += flat.count(&bytes[inner..fields.pos() as usize])?;
                 }
-            } else {
                 // The stream itself refuses a kind of field that there is not.
-                let kind = WireType::new(tag & 7).ok_or_else(no_such_field)?;
-                fields.skip_field(kind)?;
+                _ => fields.skip_field(WireType::new(tag & 7).ok_or_else(no_such_field)?)?,
             }
         }
         Ok(count)
@@ -247,6 +279,7 @@ fn never_sent<T>(_: &Decoded<T>, _: &mut GrpcSlice) -> grpcio::Result<()> {
 mod tests {
     #![allow(clippy::unwrap_used)]
 
+    use std::collections::HashMap;
     use std::io::BufReader;
 
     use proptest::prelude::*;
@@ -255,7 +288,7 @@ mod tests {
     use super::*;
     use crate::fuzz::{any_bytes, cases};
     use crate::wire::contact::Result as Told;
-    use crate::wire::control::{NewTask, SubmitRequest};
+    use crate::wire::control::{BeginRunRequest, NewTask, SubmitRequest};
 
     fn told(id: u64, batch: Vec<Told>) -> Told {
         Told { ret: "*\n".repeat(7), id, attempt: 3, batch, delay_ms: 9, ..Told::default() }
@@ -263,35 +296,50 @@ mod tests {
 
     #[test]
     fn rows_are_counted_as_they_are_decoded_however_they_are_nested() {
-        let rows = Rows::of(Told::NAME).unwrap();
+        let rows = &Rows::of(Told::NAME)[0];
         let nested =
             told(1, vec![told(2, vec![told(3, vec![]); 5]), Told::new(), told(u64::MAX, vec![Told::new(); 2])]);
         for (message, count) in [(Told::new(), 0), (told(7, vec![]), 0), (nested, 10)] {
             assert_eq!(rows.count(&message.write_to_bytes().unwrap()).unwrap(), count, "{message:?}");
         }
-        let rows = Rows::of(SubmitRequest::NAME).unwrap();
+        let rows = &Rows::of(SubmitRequest::NAME)[0];
         // The text of a task looks like a task.
         let task = NewTask { task: "\n\n\n\n".into(), to: "\n".into(), ..NewTask::default() };
         let request = SubmitRequest { tasks: vec![task; 5], ..SubmitRequest::default() };
         assert_eq!(rows.count(&request.write_to_bytes().unwrap()).unwrap(), 5);
+        let headers: HashMap<_, _> = (0..3).map(|n| (format!("k{n}"), "\n\n\n\n".into())).collect();
+        // As do its data, and the keys of headers.
+        let task = NewTask { headers: headers.clone(), data: vec![0x8a, 1, 0, 0x8a, 1, 0], ..request.tasks[0].clone() };
+        let request = SubmitRequest { tasks: vec![task; 5], ..SubmitRequest::default() };
+        assert_eq!(Rows::of(SubmitRequest::NAME)[1].count(&request.write_to_bytes().unwrap()).unwrap(), 15);
+        let one = Told { headers: headers.clone(), data: vec![0x52, 0], ..told(2, vec![]) };
+        let all = Told { headers, ..told(1, vec![one.clone(), one]) };
+        assert_eq!(Rows::of(Told::NAME)[1].count(&all.write_to_bytes().unwrap()).unwrap(), 9);
     }
 
     #[test]
     fn no_bytes_have_more_rows_decoded_than_are_counted() {
-        let rows = Rows::of(Told::NAME).unwrap();
+        let [rows, headers] = Rows::of(Told::NAME) else { unreachable!() };
         // Rows that say they are longer or shorter than they are, groups, fields of no kind.
         for noise in 0..20_000_u64 {
             let words = [noise.wrapping_mul(0x9e37_79b9_7f4a_7c15), noise.wrapping_mul(0xd134_2543_de82_ef95)];
             let bytes: Vec<u8> = words
                 .iter()
                 .flat_map(|word| word.to_le_bytes())
-                .map(|byte| b"\x2a\x2a\x2a\0\x01\x02\x08\x0b\x0c\x0a\x10\x2f\x2b\x2c\x05\xff"[usize::from(byte >> 4)])
+                .map(|byte| b"\x2a\x2a\x2a\0\x01\x02\x08\x0b\x0c\x0a\x10\x2f\x52\x2c\x05\xff"[usize::from(byte >> 4)])
                 .collect();
             fn all(told: &Told) -> usize {
                 told.batch.iter().map(|one| 1 + all(one)).sum()
             }
+            fn all_headers(told: &Told) -> usize {
+                told.headers.len() + told.batch.iter().map(all_headers).sum::<usize>()
+            }
             if let Ok(decoded) = Told::parse_from_bytes(&bytes) {
-                assert_eq!(rows.count(&bytes).unwrap(), all(&decoded), "{bytes:x?}");
+                // The library reads an entry of a map that says it is longer than what is there. Not counted is refused.
+                let (Ok(counted), Ok(headers)) = (rows.count(&bytes), headers.count(&bytes)) else { continue };
+                assert_eq!(counted, all(&decoded), "{bytes:x?}");
+                // Of those with one key, one is decoded.
+                assert!(headers >= all_headers(&decoded), "{bytes:x?}");
             }
         }
     }
@@ -299,12 +347,50 @@ mod tests {
     #[test]
     fn the_limit_is_the_last_number_that_is_taken() {
         for (name, limit) in [(Told::NAME, MOST_RESULTS), (SubmitRequest::NAME, MOST_TASKS)] {
-            let rows = Rows::of(name).unwrap();
+            let rows = &Rows::of(name)[0];
             let row = [rows.tag as u8, 0];
             assert!(rows.check(&row.repeat(limit)).is_ok());
             let error = rows.check(&row.repeat(limit + 1)).unwrap_err().to_string();
             assert!(error.contains(&limit.to_string()) && error.contains("several messages"), "{error}");
         }
+        for (name, limit) in [
+            (Told::NAME, MOST_HEADERS_OF_RESULTS),
+            (SubmitRequest::NAME, MOST_HEADERS_OF_TASKS),
+            (BeginRunRequest::NAME, MOST_HEADERS_OF_TASKS),
+        ] {
+            let Some(headers) = Rows::of(name).last() else { unreachable!() };
+            let mut many = Vec::new();
+            let mut stream = protobuf::CodedOutputStream::vec(&mut many);
+            (0..limit).for_each(|_| stream.write_bytes(headers.tag >> 3, b"").unwrap());
+            stream.flush().unwrap();
+            drop(stream);
+            let wrapped = |inner: &[u8]| {
+                let Within::Rows(tag) = headers.within else { return inner.to_vec() };
+                let mut outer = Vec::new();
+                protobuf::CodedOutputStream::vec(&mut outer).write_bytes(tag >> 3, inner).unwrap();
+                outer
+            };
+            assert!(headers.check(&wrapped(&many)).is_ok());
+            protobuf::CodedOutputStream::vec(&mut many).write_bytes(headers.tag >> 3, b"").unwrap();
+            assert!(headers.check(&wrapped(&many)).is_err(), "{name}");
+        }
+    }
+
+    #[test]
+    fn as_many_headers_as_may_be_are_read_in_a_bounded_memory() {
+        let header = |n: usize| (format!("{n:x}"), String::new());
+        // Four short ones to a task, and no more bytes than a request may have.
+        let task = |n: usize| NewTask { headers: (4 * n..4 * n + 4).map(header).collect(), ..NewTask::default() };
+        let request = SubmitRequest { tasks: (0..MOST_TASKS).map(task).collect(), ..SubmitRequest::default() };
+        let bytes = request.write_to_bytes().unwrap();
+        drop(request);
+        let mut read_all = 0;
+        let taken = allocation_counter::measure(|| {
+            let request = read::<SubmitRequest>(&mut &bytes[..], bytes.len()).unwrap();
+            read_all = request.tasks.iter().map(|task| task.headers.len()).sum();
+        });
+        assert_eq!(read_all, MOST_HEADERS_OF_TASKS);
+        assert!(taken.bytes_max < 200_000_000, "{} bytes for {}", taken.bytes_max, bytes.len());
     }
 
     #[test]
@@ -341,14 +427,16 @@ mod tests {
             let (kind, times) = match field.runtime_field_type() {
                 RuntimeFieldType::Singular(kind) => (kind, times % 2),
                 RuntimeFieldType::Repeated(kind) => (kind, times % 4),
-                // All of them are from names to numbers.
-                RuntimeFieldType::Map(..) => {
+                RuntimeFieldType::Map(_, of) => {
                     for _ in 0..times % 4 {
                         let value = numbers.next().unwrap_or(0);
                         let mut entry = Vec::new();
                         let mut row = protobuf::CodedOutputStream::vec(&mut entry);
                         row.write_string(1, ["", "g", "streams"][(value % 3) as usize]).unwrap();
-                        row.write_uint64(2, value).unwrap();
+                        match of {
+                            RuntimeType::String => row.write_string(2, "text/plain").unwrap(),
+                            _ => row.write_uint64(2, value).unwrap(),
+                        }
                         row.flush().unwrap();
                         drop(row);
                         stream.write_bytes(number, &entry).unwrap();
@@ -418,7 +506,7 @@ mod tests {
         }
         all! {
             contact: ClientMsg ServerMsg Revoked Empty Result JoinRequest JoinResponse Refused;
-            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest GetDataRequest Data TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse;
         }
     }
 
@@ -427,7 +515,7 @@ mod tests {
         let padded = [0x2a, 0x80 | 4, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0, 0x2a, 0, 0x2a, 0];
         let told = Told::parse_from_bytes(&padded).unwrap();
         assert_eq!((told.batch.len(), told.batch[0].batch.len()), (1, 2));
-        assert_eq!(Rows::of(Told::NAME).unwrap().count(&padded).unwrap(), 3);
+        assert_eq!(Rows::of(Told::NAME)[0].count(&padded).unwrap(), 3);
         assert!(Known::of::<Told>().part(&padded).unwrap().is_none());
     }
 
@@ -438,7 +526,7 @@ mod tests {
         if !is_request {
             return usize::MAX;
         }
-        let most = Rows::of(message).map_or(0, |rows| rows.limit);
+        let most: usize = Rows::of(message).iter().map(|rows| rows.limit).sum();
         (1 << 20) + 3 * length + 1024 * most.min(length / 2)
     }
 

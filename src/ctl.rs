@@ -9,6 +9,7 @@ mod backup;
 mod batch;
 mod bench;
 mod cancel;
+mod data;
 mod dial;
 mod doctor;
 mod error;

@@ -8,7 +8,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`], [`log_queue`] and [`print_queue`]: how a program is set, what it logs, and what it prints.
-//! - [`task`], [`task_state`], [`attempts`], [`retry`], [`run`], [`now`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
+//! - [`task`], [`attachment`], [`task_state`], [`attempts`], [`retry`], [`run`], [`now`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
 //!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
 //!   [`manual`]: completions and man pages of the programs.
 //!
@@ -19,6 +19,7 @@
 //! contact = { version = "0.1", default-features = false, features = ["client"] }
 //! ```
 
+pub mod attachment;
 #[cfg(feature = "server")]
 pub mod attempts;
 #[cfg(any(feature = "client", feature = "server"))]

@@ -60,6 +60,7 @@ reasons! {
     RESULT_TOO_LONG: INVALID_ARGUMENT, MessageRefused;
     STATUS_TOO_LONG: INVALID_ARGUMENT, MessageRefused;
     TASK_EMPTY: INVALID_ARGUMENT, MessageRefused;
+    HEADERS_INVALID: INVALID_ARGUMENT, MessageRefused;
     WINDOW_EMPTY: INVALID_ARGUMENT, MessageRefused;
     BATCH_NESTED: INVALID_ARGUMENT, MessageRefused;
     BATCH_TOO_LARGE: RESOURCE_EXHAUSTED, MessageRefused;
@@ -71,6 +72,7 @@ reasons! {
     SELECTOR_INVALID: INVALID_ARGUMENT, MessageRefused;
     TARGETS_TOO_MANY: INVALID_ARGUMENT, MessageRefused;
     TASK_UNKNOWN: NOT_FOUND, MessageRefused;
+    RESULT_UNKNOWN: NOT_FOUND, MessageRefused;
     DEAD_LETTER_UNKNOWN: NOT_FOUND, MessageRefused;
     GROUP_UNKNOWN: NOT_FOUND, MessageRefused;
     CLIENT_UNKNOWN: NOT_FOUND, MessageRefused;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Attachment;
 use crate::task::{GroupName, Priority, Submitter, TaskId, Time};
 
 /// Most targets of a run: as many as there may be groups, unless a server was told otherwise.
@@ -58,6 +59,9 @@ pub struct Run {
 pub struct What {
     /// The text of its tasks.
     pub text: String,
+    /// Headers and data of its tasks.
+    #[serde(default, skip_serializing_if = "Attachment::is_nothing")]
+    pub attachment: Attachment,
     /// The selector by which the targets were chosen; empty, if they were named.
     pub select: String,
     /// Groups that match later get it, too, until the deadline.
@@ -74,6 +78,13 @@ pub struct What {
     pub priority: Priority,
     /// The run of which it does again what failed; 0: of none.
     pub again: TaskId,
+}
+
+impl What {
+    /// What is to be done, in bytes: text, headers and data.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.attachment.bytes()
+    }
 }
 
 /// How many of the targets: so many, or a part of all of them.

@@ -173,7 +173,7 @@ pub struct Accepted {
 /// A task was not accepted, because its key is that of another.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the key {key} was used for task {task}, with another text or for another group; use another key, or cancel task {task}, which frees it"
+    "the key {key} was used for task {task}, with another text, other headers or data, or for another group; use another key, or cancel task {task}, which frees it"
 )]
 pub struct KeyReused {
     /// Its place among the tasks handed in.
@@ -290,7 +290,7 @@ impl Handle {
             return Ok(());
         }
         let (answer, answered) = oneshot::channel();
-        let bytes = statuses.iter().map(|status| weight(&status.msg)).sum();
+        let bytes = statuses.iter().map(|status| weight(status.msg.len())).sum();
         self.ask_weighed(Command::RecordStatuses(statuses, answer), bytes, answered).await
     }
 
@@ -311,7 +311,7 @@ impl Handle {
     pub async fn write_run(&self, run: Run, tasks: Vec<(NewTask, usize)>) -> Result<Run, StoreError> {
         let (answer, answered) = oneshot::channel();
         let names: usize = run.targets.iter().map(|name| name.as_str().len()).sum();
-        let bytes = names + run.what.text.len() + tasks.iter().map(|(task, _)| task.weight()).sum::<usize>();
+        let bytes = names + run.what.bytes() + tasks.iter().map(|(task, _)| task.weight()).sum::<usize>();
         self.ask_weighed(Command::Run(Box::new(run), tasks, answer), bytes, answered).await
     }
 
@@ -349,7 +349,7 @@ impl Handle {
     /// Appends to the log of outcomes. [`flush`](Handle::flush) tells when it is on disk.
     pub fn record(&self, results: Vec<NewResult>) {
         if !results.is_empty() {
-            let bytes = results.iter().map(|result| weight(&result.ret)).sum();
+            let bytes = results.iter().map(|result| weight(result.bytes())).sum();
             self.send(Command::Record(results), bytes);
         }
     }
@@ -357,7 +357,7 @@ impl Handle {
     /// The same for a result of which its sender does not know whether it is late: it is if the log has it that its group
     /// settled the task, or if the task was removed.
     pub fn record_unless_settled(&self, result: NewResult) {
-        let bytes = weight(&result.ret);
+        let bytes = weight(result.bytes());
         self.send(Command::RecordUnlessSettled(Box::new(result)), bytes);
     }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::attachment::Attachment;
 use crate::labels::Selector;
 use crate::retry::Retry;
 use crate::terminal::is_hidden;
@@ -13,13 +14,13 @@ use crate::terminal::is_hidden;
 /// A task's position in the log, from 1.
 pub type TaskId = u64;
 
-/// What a task, a result or a status counts for while it waits in memory, in bytes: its text, and about what there is around it. So
-/// there are not more of them for being short.
-pub const fn weight(text: &str) -> usize {
-    text.len() + 128
+/// What a task, a result or a status of so many bytes counts for while it waits in memory: these, and about what there is around them.
+/// So there are not more of them for being short.
+pub const fn weight(bytes: usize) -> usize {
+    bytes + 128
 }
 
-/// How much is kept of what a result says that came too late, in bytes: it changes nothing.
+/// How much is kept of the text of a result that came too late, in bytes: it changes nothing. Headers and data of it are not kept.
 pub const LONGEST_LATE: usize = 4096;
 
 /// Cuts a text to so many bytes, the sign that it was cut included.
@@ -280,6 +281,8 @@ impl Priority {
 pub struct NewTask {
     /// What to do.
     pub text: String,
+    /// Headers and data beside it. With data, the text may be empty.
+    pub attachment: Attachment,
     /// The group it is for; `None`: every group, unless `audience` says which.
     pub to: Option<GroupName>,
     /// Of a broadcast: which groups it is for. `None`: all.
@@ -358,10 +361,11 @@ pub struct Submitter {
 }
 
 impl Task {
-    /// The same without its text.
+    /// The same without its text, headers and data.
     pub fn without_text(&self) -> Task {
         let NewTask {
             text: _,
+            attachment: _,
             to,
             key,
             not_before,
@@ -375,6 +379,7 @@ impl Task {
         } = &self.spec;
         let spec = NewTask {
             text: String::new(),
+            attachment: Attachment::default(),
             to: to.clone(),
             key: key.clone(),
             not_before: *not_before,
@@ -391,9 +396,19 @@ impl Task {
 }
 
 impl NewTask {
+    /// What is to be done, in bytes: its text, headers and data.
+    pub fn bytes(&self) -> usize {
+        self.text.len() + self.attachment.bytes()
+    }
+
+    /// Whether there is something to do: no task is accepted without. One [without its text](Task::without_text) has neither.
+    pub fn has_content(&self) -> bool {
+        !self.text.is_empty() || !self.attachment.data().is_empty()
+    }
+
     /// What it counts for while it waits in memory, in bytes; see [`weight`].
     pub fn weight(&self) -> usize {
-        weight(&self.text)
+        weight(self.bytes())
             + self.key.as_ref().map_or(0, String::len)
             + self.audience.as_ref().map_or(0, |audience| audience.size())
     }
@@ -533,6 +548,8 @@ pub struct NewResult {
     pub outcome: Outcome,
     /// What the client said.
     pub ret: String,
+    /// Headers and data beside it.
+    pub attachment: Attachment,
     /// When.
     pub at: Time,
     /// With [`Outcome::Retry`]: not to be delivered again before.
@@ -542,6 +559,23 @@ pub struct NewResult {
 }
 
 impl NewResult {
+    /// What the client said, in bytes: text, headers and data.
+    pub fn bytes(&self) -> usize {
+        self.ret.len() + self.attachment.bytes()
+    }
+
+    /// Without what the client said.
+    pub fn say_nothing(&mut self) {
+        (self.ret, self.attachment) = Default::default();
+    }
+
+    /// It changes nothing: little is kept of it.
+    pub fn mark_late(&mut self) {
+        self.late = true;
+        self.attachment = Attachment::default();
+        cut(&mut self.ret, LONGEST_LATE);
+    }
+
     /// Whether a dead letter comes or goes with it: the task was given up, or an operator gave it out again or dropped it.
     pub fn moves_dead_letter(&self) -> bool {
         !self.late && (self.outcome.is_dead() || matches!(self.outcome, Outcome::Revived | Outcome::Dropped))

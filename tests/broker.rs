@@ -15,6 +15,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use contact::attachment::{Attachment, Headers};
 use contact::attempts::Attempts;
 use contact::broker::{
     Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
@@ -515,7 +516,8 @@ fn a_client_that_reads_bit_by_bit_gets_everything() {
     let mut world = world();
     let stream = world.join(anonymous("slow"));
     world.streams.get_mut(&stream).unwrap().slow = true;
-    world.accept(vec![task(&"x".repeat(60_000)), task(&"x".repeat(1 << 20)), task("last")]);
+    let large = NewTask { attachment: Attachment::new(Headers::default(), vec![7; 1 << 20]), ..task("") };
+    world.accept(vec![task(&"x".repeat(60_000)), large, task("last")]);
     world.announce();
     assert_eq!(got(&world, stream), [1, 2], "the large one goes out while there is any room");
     // It read the first: there is no room yet, and there is nobody else to say so later.
@@ -1994,12 +1996,16 @@ fn other_bounds_of_an_identity_count_for_the_streams_it_has() {
 }
 
 #[test]
-fn the_texts_of_what_was_sent_are_dropped_beyond_a_bound_and_read_again_when_it_comes_back() {
+fn the_texts_and_data_of_what_was_sent_are_dropped_beyond_a_bound_and_read_again_when_it_comes_back() {
     const MB: usize = 1 << 20;
     const TASKS: TaskId = 150;
     let mut core = Core::new(Config::default(), Recovered::default(), START);
     core.join(Join { window: Some(1_000), ..client("a") }, 1, START).unwrap();
-    let spec = |id| NewTask { max_attempts: Some(7), ..task(&format!("{id}{}", " ".repeat(MB))) };
+    let data = |id: TaskId| Attachment::new(Headers::default(), vec![id as u8; MB]);
+    let spec = |id: TaskId| match id % 2 {
+        0 => NewTask { max_attempts: Some(7), ..task(&format!("{id}{}", " ".repeat(MB))) },
+        _ => NewTask { max_attempts: Some(7), attachment: data(id), ..task("") },
+    };
     let mut texts = Vec::new();
     for id in 1..=TASKS {
         let task = Arc::new(Task { id, accepted_at: START.wall, spec: spec(id) });

@@ -1,6 +1,7 @@
 //! `contactctl`, the real program, against a control service that is in the test.
 
 mod backup;
+mod data;
 mod doctor;
 mod fake;
 mod list;

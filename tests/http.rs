@@ -2,6 +2,7 @@
 
 mod api;
 pub mod client;
+mod data;
 mod events;
 mod metrics;
 mod refusals;

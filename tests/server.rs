@@ -5,6 +5,7 @@ pub mod memory;
 pub mod raw;
 
 mod anonymous;
+mod beside;
 #[cfg(target_os = "linux")]
 mod idle;
 mod junk;

@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use contact::attachment::{Attachment, Headers};
 use contact::attempts::Attempts;
 use contact::labels::Labels;
 use contact::retry::RetryPolicy;
@@ -89,6 +90,16 @@ fn addressed(to: &str) -> NewTask {
     NewTask { to: Some(name(to)), ..task(to) }
 }
 
+fn attachment(value: &str, data: &[u8]) -> Attachment {
+    Attachment::new(Headers::new([("content-type", "x/y"), ("k.1", value)]).unwrap(), data.to_vec())
+}
+
+/// A task of so many bytes: of text, and of data.
+fn sized(bytes: usize) -> [NewTask; 2] {
+    let data = Attachment::new(Headers::default(), vec![7; bytes]);
+    [task(&"x".repeat(bytes)), NewTask { attachment: data, ..task("") }]
+}
+
 fn of_class(priority: Priority, to: Option<&str>) -> NewTask {
     NewTask { priority, to: to.map(name), ..task("classed") }
 }
@@ -101,6 +112,7 @@ fn result(task: TaskId, group: Option<&str>, outcome: Outcome) -> NewResult {
         attempt: 1,
         outcome,
         ret: format!("结果 {task}"),
+        attachment: Attachment::default(),
         at: Time(1_000),
         not_before: None,
         late: false,
@@ -299,6 +311,7 @@ for_both! {
         let mut reader = handle.reader().unwrap();
         let full = NewTask {
             text: "任务:\0\u{1F980}".into(),
+            attachment: attachment("任务", b"\0\xff{}"),
             to: Some(name("组")),
             key: Some("k".into()),
             not_before: Some(Time(-1)),
@@ -348,8 +361,9 @@ for_both! {
         let (store, handle) = place.start();
         let elsewhere = NewTask { to: Some(name("g")), ..keyed("a") };
         let other = NewTask { text: "other".into(), ..keyed("a") };
+        let with_data = NewTask { attachment: attachment("", b"data"), ..keyed("a") };
         submit(&handle, vec![keyed("a")]);
-        for (place, spec) in [elsewhere, other.clone()].into_iter().enumerate() {
+        for (place, spec) in [elsewhere, with_data, other.clone()].into_iter().enumerate() {
             let tasks = vec![keyed("b"), spec, task("x"), keyed("c")];
             let refused = KeyReused { place: 1, key: "a".into(), task: 1 };
             let nothing = Accepted { reused: vec![refused.clone()], ..Accepted::default() };
@@ -408,16 +422,24 @@ for_both! {
         assert!(reader.tasks(0, 0).unwrap().is_empty());
     }
 
-    fn pages_end_early_where_texts_are_long(place) {
+    fn pages_end_early_where_texts_or_data_are_long(place) {
         let (_store, handle) = place.start();
-        let long = "x".repeat(PAGE_BYTES * 2 / 5);
-        submit(&handle, vec![task(&long); 5]);
-        submit(&handle, vec![task(&"x".repeat(3 * PAGE_BYTES)); 2]);
         let mut reader = handle.reader().unwrap();
-        assert_eq!(ids(&reader.tasks(0, 100).unwrap()), [1, 2, 3]);
-        assert_eq!(ids(&reader.tasks(5, 100).unwrap()), [6]);
-        let page = reader.backlog(&Backlog { max_bytes: long.len(), ..backlog(None, Priority::Normal) }).unwrap();
-        assert_eq!((ids(&page.tasks), page.scanned), (vec![1], 1));
+        let long = PAGE_BYTES * 2 / 5;
+        for (kind, before) in [(0, 0), (1, 7)] {
+            submit(&handle, vec![sized(long)[kind].clone(); 5]);
+            submit(&handle, vec![sized(3 * PAGE_BYTES)[kind].clone(); 2]);
+            assert_eq!(ids(&reader.tasks(before, 100).unwrap()), [before + 1, before + 2, before + 3]);
+            assert_eq!(ids(&reader.tasks(before + 5, 100).unwrap()), [before + 6]);
+            let from = Backlog { after: before, max_bytes: long, ..backlog(None, Priority::Normal) };
+            let page = reader.backlog(&from).unwrap();
+            assert_eq!((ids(&page.tasks), page.scanned), (vec![before + 1], before + 1));
+        }
+        let attachment = Attachment::new(Headers::default(), vec![7; long]);
+        handle.record((1..=5).map(|id| NewResult { attachment: attachment.clone(), ..result(id, None, Outcome::Failed) }).collect());
+        flush(&handle).unwrap();
+        assert_eq!(seqs(&reader.results(0, 100).unwrap()), [1, 2, 3]);
+        assert_eq!(seqs(&reader.dead(0, None, 100).unwrap()), [1, 2, 3]);
     }
 
     fn a_backlog_is_what_is_for_the_group_and_for_everyone(place) {
@@ -511,12 +533,13 @@ for_both! {
         submit(&handle, (1..4).map(|n| task(&n.to_string())).collect());
         let of = |task, group: &str, outcome| result(task, Some(group), outcome);
         handle.record(vec![of(1, "a", Done), of(2, "a", Failed), of(2, "b", Exhausted), of(3, "b", Retry)]);
-        handle.record(vec![of(3, "a", Exhausted), of(4, "a", Expired), result(1, None, Failed)]);
+        let given_up = NewResult { attachment: attachment("why", b"\0core"), ..of(3, "a", Exhausted) };
+        handle.record(vec![given_up.clone(), of(4, "a", Expired), result(1, None, Failed)]);
         handle.record(vec![NewResult { late: true, ..of(1, "a", Failed) }]);
         flush(&handle).unwrap();
         let mut reader = handle.reader().unwrap();
         let all = reader.dead(0, None, 10).unwrap();
-        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &of(3, "a", Exhausted)));
+        assert_eq!((seqs(&all), &all[2].result), (vec![2, 3, 5, 7], &given_up));
         assert_eq!(seqs(&reader.dead(2, None, 2).unwrap()), [3, 5]);
         assert_eq!(seqs(&reader.dead(0, Some(&name("a")), 10).unwrap()), [2, 5]);
         assert_eq!(seqs(&reader.dead(2, Some(&name("a")), 10).unwrap()), [5]);
@@ -925,11 +948,15 @@ for_both! {
 
 #[test]
 fn the_tail_keeps_the_newest_tasks_only() {
+    sized(1 << 20).into_iter().for_each(the_tail_keeps_the_newest_of);
+}
+
+#[track_caller]
+fn the_tail_keeps_the_newest_of(long: NewTask) {
     let (store, _) = Store::in_memory();
     let handle = store.handle();
-    let long = "x".repeat(1 << 20);
     for _ in 0..20 {
-        submit(&handle, vec![task(&long)]);
+        submit(&handle, vec![long.clone()]);
     }
     let tail = handle.tail();
     assert_eq!(tail.since(0, usize::MAX), None);
@@ -1551,6 +1578,7 @@ mod file {
             let parsed = |policy: String| policy.parse().unwrap();
             let spec = NewTask {
                 text: row.get("text")?,
+                attachment: Attachment::default(),
                 to: row.get::<_, Option<String>>("target")?.map(|to| name(&to)),
                 key: row.get("key")?,
                 not_before: time("not_before")?,
@@ -1579,6 +1607,7 @@ mod file {
                 attempt: row.get("attempt")?,
                 outcome: Outcome::from_number(row.get("outcome")?).unwrap(),
                 ret: row.get("ret")?,
+                attachment: Attachment::default(),
                 at: Time(row.get("at")?),
                 not_before: row.get::<_, Option<i64>>("not_before")?.map(Time),
                 late: row.get("late")?,
@@ -1586,6 +1615,47 @@ mod file {
             Ok(TaskResult { seq: row.get::<_, i64>("seq")? as u64, result })
         });
         results.unwrap().map(Result::unwrap).collect()
+    }
+
+    #[test]
+    fn a_store_of_before_headers_and_data_is_read_and_goes_on_with_them() {
+        let dir = folder();
+        fs::copy("tests/fixtures/schema-12.db", dir.path().join("contact.db")).unwrap();
+        let with_data = NewTask { attachment: attachment("v", b"\0data"), ..task("new") };
+        let failed =
+            NewResult { attachment: attachment("v", b"\0core"), ..result(5, Some("workers"), Outcome::Failed) };
+        for start in 0..2 {
+            let (store, _) = Store::open(dir.path()).unwrap();
+            let handle = store.handle();
+            if start == 0 {
+                assert_eq!(submit(&handle, vec![with_data.clone()]).first_id, 5);
+                handle.record(vec![failed.clone()]);
+                flush(&handle).unwrap();
+            }
+            let mut reader = handle.reader().unwrap();
+            let tasks = reader.tasks(0, 10).unwrap();
+            let texts: Vec<_> = tasks.iter().map(|task| task.spec.text.as_str()).collect();
+            assert_eq!(texts, ["with a key", "limited", "everyone", "waits", "new"]);
+            assert!(tasks[..4].iter().all(|task| task.spec.attachment.is_nothing()));
+            assert_eq!((tasks[0].spec.key.as_deref(), &tasks[4].spec), (Some("k"), &with_data));
+            assert_eq!(seqs(&reader.results(0, 10).unwrap()), [1, 2, 3, 4]);
+            let dead = reader.dead(0, None, 10).unwrap();
+            assert!(dead[0].result.ret.starts_with("exit code 1") && dead[0].result.attachment.is_nothing());
+            assert_eq!(dead[1].result, failed);
+            store.close().unwrap();
+        }
+        // People read them, too.
+        let conn = Connection::open(dir.path().join("contact.db")).unwrap();
+        for view in ["tasks", "results"] {
+            let read =
+                |row: &rusqlite::Row<'_>| Ok((row.get::<_, Option<String>>(0)?, row.get::<_, Option<Vec<u8>>>(1)?));
+            let mut select = conn.prepare(&format!("SELECT headers, data FROM {view} ORDER BY first")).unwrap();
+            let all: Vec<_> = select.query_map([], read).unwrap().map(Result::unwrap).collect();
+            let (last, before) = all.split_last().unwrap();
+            assert!(before.iter().all(|it| *it == (None, None)), "{view}");
+            assert_eq!(last.0.as_deref(), Some(r#"{"content-type":"x/y","k.1":"v"}"#));
+            assert!(last.1.as_deref().unwrap().starts_with(b"\0"), "{view}");
+        }
     }
 
     #[test]
@@ -2008,6 +2078,11 @@ mod lives {
                         let id = self.positions.task;
                         let spec = NewTask {
                             text: "任".repeat(usize::from(*length)),
+                            attachment: match rare & 9 {
+                                9 => attachment("任", &vec![0xff; usize::from(*length)]),
+                                1 => Attachment::new(Headers::default(), vec![id as u8; 3]),
+                                _ => Attachment::default(),
+                            },
                             to: group_of(*to),
                             priority: Priority::ALL[usize::from(*priority)],
                             key: (rare & 1 != 0).then(|| format!("key {id}")),
@@ -2033,6 +2108,11 @@ mod lives {
                             client: format!("client {}", seq % 3).into(),
                             attempt: (seq % 2) as u32 + 1,
                             late: seq.is_multiple_of(7),
+                            attachment: match seq % 5 {
+                                0 => attachment("任", &[seq as u8; 200]),
+                                1 => attachment("", &[]),
+                                _ => Attachment::default(),
+                            },
                             at: Time(900 + (seq % 4) as i64),
                             not_before,
                             ..result(

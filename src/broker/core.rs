@@ -64,6 +64,7 @@ use self::quotas::Quotas;
 use self::recent::RecentTasks;
 use self::session::Session;
 use self::timers::{Timer, Timers};
+use crate::attachment::Attachment;
 use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
@@ -157,12 +158,25 @@ pub struct OutcomeReport {
     pub outcome: Outcome,
     /// What it said.
     pub ret: String,
+    /// Headers and data beside it.
+    pub attachment: Attachment,
     /// With [`Outcome::Working`]: how far it is.
     pub progress: Option<Progress>,
     /// With [`Outcome::Retry`]: how long to wait before the next delivery; zero: as the task or the server has it.
     pub delay: Duration,
     /// Whether it came with the receipt of this delivery.
     pub receipt: Receipt,
+}
+
+impl OutcomeReport {
+    /// What the client said, in bytes: text, headers and data.
+    pub fn bytes(&self) -> usize {
+        self.ret.len() + self.attachment.bytes()
+    }
+
+    fn said(self) -> (String, Attachment) {
+        (self.ret, self.attachment)
+    }
 }
 
 /// What a client shows to prove that it was given a task.
@@ -442,7 +456,7 @@ impl Core {
         let Some(group) = self.groups.get_mut(&id).filter(|group| group.wake_at == Some(due)) else { return };
         group.wake_at = None;
         for task in group.open.overdue(now.steady) {
-            self.give_back(id, task, Outcome::TimedOut, String::new(), Duration::ZERO, now);
+            self.give_back(id, task, Outcome::TimedOut, Default::default(), Duration::ZERO, now);
         }
         self.dispatch(id, now);
     }

@@ -89,7 +89,7 @@ pub struct Reporting {
 impl Reporting {
     /// A client says what came of tasks. [`Reporting::flushed`] says when that is on disk.
     pub async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), BrokerError> {
-        let bytes = reports.iter().map(|report| weight(&report.ret)).sum();
+        let bytes = reports.iter().map(|report| weight(report.bytes())).sum();
         let command = Command::Report(self.reporter.clone(), reports);
         self.broker.mailbox.send_weighed_async(command, bytes).await.map_err(|_| BrokerError::Stopped)
     }

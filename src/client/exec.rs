@@ -33,9 +33,11 @@ const BEGIN: &str = "begin\n";
 
 /// A shell command that handles tasks.
 ///
-/// It is run by `sh -c` with the task on its standard input. Its environment is `CONTACT_TASK_ID`, `CONTACT_ATTEMPT`, and of this
+/// It is run by `sh -c` with the text of the task on its standard input, or, if that is empty, with its data. Its environment is
+/// `CONTACT_TASK_ID`, `CONTACT_ATTEMPT`, for each header a variable (`content-type` is in `CONTACT_HEADER_CONTENT_TYPE`), and of this
 /// process's PATH, HOME, USER, LOGNAME, SHELL, LANG, LANGUAGE, `LC_*`, TZ, TMPDIR and what [`Exec::env`] names: what else stands
-/// there is often a secret, and a command's output is read by others. A task that does not end with a newline gets one there, as `read` wants it; [`Exec::raw_input`] leaves it as it is.
+/// there is often a secret, and a command's output is read by others. A text that does not end with a newline gets one there, as
+/// `read` wants it; [`Exec::raw_input`] leaves it as it is.
 ///
 /// It has a session of its own, so that a Ctrl-C in the terminal stops the client and not the command, and no terminal to ask
 /// somebody. If the client is killed, so is the command, with all that it has started and not put into a session of its own.
@@ -161,9 +163,11 @@ impl Exec {
     }
 
     fn ended(&self, task: &Task) -> io::Result<Ended> {
-        let mut input = format!("{BEGIN}{}", task.text);
-        if !self.raw_input && !task.text.is_empty() && !task.text.ends_with('\n') {
-            input.push('\n');
+        let mut input = format!("{BEGIN}{}", task.text).into_bytes();
+        if task.text.is_empty() {
+            input.extend_from_slice(task.data());
+        } else if !self.raw_input && !task.text.ends_with('\n') {
+            input.push(b'\n');
         }
         let mut command = Command::new("sh");
         command.args(["-c", SHELL, "sh", &self.command]);
@@ -179,9 +183,10 @@ impl Exec {
         if let Some(left) = task.deadline().map(|at| at.saturating_duration_since(Instant::now())) {
             command.env("CONTACT_TASK_DEADLINE", (Time::now().after(left).0 / 1000).to_string());
         }
+        command.envs(task.headers().iter().map(|(key, value)| (environment::of_header(key), value)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let limits = Limits { timeout: self.timeout, stop_timeout: self.stop_timeout, keep: self.max_output };
-        running::run(&self.children, command, input.as_bytes(), &limits, task)
+        running::run(&self.children, command, &input, &limits, task)
     }
 
     /// How long the server is to wait; `None`: as the retry policy says.

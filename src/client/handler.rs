@@ -13,6 +13,7 @@ use super::progress::{Progress, Said};
 use super::revocation::{Revocation, Revoked};
 use super::stopper::{Stopped, Stopper};
 use super::{Event, Observer};
+use crate::attachment::{Attachment, Headers};
 use crate::task::TaskId;
 use crate::wire::contact as pb;
 
@@ -44,6 +45,7 @@ pub struct Task {
     pub(super) expires: Option<Instant>,
     /// When work on it has taken as long as it may. Set when it begins.
     pub(super) deadline: Option<Instant>,
+    pub(super) attachment: Attachment,
     pub(super) revocation: Revocation,
     pub(super) progress: Progress,
 }
@@ -58,6 +60,16 @@ pub struct TimeLimit {
 }
 
 impl Task {
+    /// What its submitter says of it beside the text, as `content-type`.
+    pub fn headers(&self) -> &Headers {
+        self.attachment.headers()
+    }
+
+    /// The bytes that came with it. A task with such may have no text.
+    pub fn data(&self) -> &[u8] {
+        self.attachment.data()
+    }
+
     /// When work on it has taken as long as it may, if there is a limit. A handler should have ended by then, with the outcome that the
     /// [limit](Task::time_limit) names. For one that has not ten seconds later, the worker says so to the server, and the task is
     /// [revoked](Revoked::TimedOut).
@@ -90,6 +102,11 @@ impl Task {
         }
     }
 
+    /// What it takes in memory while it waits, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        self.text.len() + self.attachment.bytes()
+    }
+
     fn is_expired(&self) -> bool {
         self.expires.is_some_and(|at| Instant::now() >= at)
     }
@@ -116,22 +133,33 @@ pub struct Reply {
     pub text: String,
     /// With [`Outcome::Retry`]: how long the server is to wait before the next attempt, in whole milliseconds.
     pub delay: Duration,
+    /// Headers and data beside the text. Text and data that are longer than the server takes: the data is left out, and the text says so.
+    pub attachment: Attachment,
 }
 
 impl Reply {
     /// The task is finished.
     pub fn done(text: impl Into<String>) -> Reply {
-        Reply { outcome: Outcome::Done, text: text.into(), delay: Duration::ZERO }
+        Reply::new(Outcome::Done, text.into())
     }
 
     /// The task is to be tried again, here or elsewhere, after `delay`.
     pub fn retry(text: impl Into<String>, delay: Duration) -> Reply {
-        Reply { outcome: Outcome::Retry, text: text.into(), delay }
+        Reply { delay, ..Reply::new(Outcome::Retry, text.into()) }
     }
 
     /// The task will never work.
     pub fn failed(text: impl Into<String>) -> Reply {
-        Reply { outcome: Outcome::Failed, text: text.into(), delay: Duration::ZERO }
+        Reply::new(Outcome::Failed, text.into())
+    }
+
+    /// The same with these headers, and these bytes beside its text.
+    pub fn with(self, headers: Headers, data: Vec<u8>) -> Reply {
+        Reply { attachment: Attachment::new(headers, data), ..self }
+    }
+
+    fn new(outcome: Outcome, text: String) -> Reply {
+        Reply { outcome, text, delay: Duration::ZERO, attachment: Attachment::default() }
     }
 }
 
@@ -232,6 +260,8 @@ impl HandlerThread {
             }
             .into(),
             ret: reply.text,
+            headers: reply.attachment.headers().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
+            data: reply.attachment.data().to_vec(),
             delay_ms: u32::try_from(reply.delay.as_millis()).unwrap_or(u32::MAX),
             ..Default::default()
         };
@@ -276,6 +306,7 @@ mod tests {
             key: String::new(),
             time_limit: None,
             deadline: None,
+            attachment: Attachment::default(),
             max_attempts: 0,
             connection: 1,
             stopper: Stopper::new().0,

@@ -297,10 +297,10 @@ impl Ledger {
         let (mut results, mut bytes) = (Vec::new(), 0);
         while results.len() < most && bytes < BATCH_BYTES {
             let Some(result) = self.next_one() else { break };
-            bytes += result.ret.len();
+            bytes += bytes_of(&result);
             let is_final = !NOT_FINAL.contains(&result.outcome);
             if result.id != 0 && is_final {
-                self.unconfirmed_bytes += result.ret.len();
+                self.unconfirmed_bytes += bytes_of(&result);
                 self.unconfirmed.push_back(result.clone());
             }
             results.push(result);
@@ -342,9 +342,8 @@ impl Ledger {
 
     fn next_result(&mut self) -> Option<pb::Result> {
         let mut result = self.unsent.pop_front()?;
-        if let Some(most) = self.max_result.filter(|most| result.ret.len() > *most) {
-            log::warn!("the result of task {} is cut from {} to {most} bytes", result.id, result.ret.len());
-            result.ret = cut(&result.ret, most);
+        if let Some(most) = self.max_result {
+            shorten(&mut result, most);
         }
         Some(result)
     }
@@ -405,12 +404,13 @@ impl Ledger {
             self.unconfirmed_bytes = 0;
             let refused = self.unconfirmed.pop_front()?;
             // What is that short was not refused for its length, whatever the server says.
-            if too_long && refused.ret.len() > REASON {
+            if too_long && bytes_of(&refused) > REASON {
                 let said = refused.outcome.enum_value_or_default();
                 let outcome = if said == pb::Outcome::DONE { pb::Outcome::FAILED } else { said };
-                let ret =
-                    cut(&format!("the result ({said:?}, {} bytes) was refused: {why}", refused.ret.len()), REASON);
-                self.unsent.push_front(pb::Result { ret, outcome: outcome.into(), ..refused.clone() });
+                let bytes = refused.ret.len() + refused.data.len();
+                let ret = cut(&format!("the result ({said:?}, {bytes} bytes) was refused: {why}"), REASON);
+                let again = pb::Result { ret, outcome: outcome.into(), ..refused.clone() };
+                self.unsent.push_front(pb::Result { headers: HashMap::new(), data: Vec::new(), ..again });
             }
             return Some(refused);
         }
@@ -446,6 +446,32 @@ impl Ledger {
         idle.iter().for_each(|(id, copy)| self.release(*id, *copy));
         // The next server may be another.
         self.takes_back = None;
+    }
+}
+
+/// What a result takes while it waits, in bytes.
+fn bytes_of(result: &pb::Result) -> usize {
+    let headers = result.headers.iter().map(|(key, value)| key.len() + value.len());
+    result.ret.len() + result.data.len() + headers.sum::<usize>()
+}
+
+/// Makes text and data no longer than the server takes, together: data that finds no room beside the text is left out, and the text says
+/// so; a text that is longer by itself is cut. What came of the task is told in any case.
+fn shorten(result: &mut pb::Result, most: usize) {
+    let (id, text, data) = (result.id, result.ret.len(), result.data.len());
+    if text + data <= most {
+        return;
+    }
+    if data > 0 {
+        log::warn!(
+            "the data of the result of task {id} is left out: {text} bytes of text and {data} of data, and {most} are taken"
+        );
+        result.data = Vec::new();
+        result.ret += &format!("\n[left out: {data} bytes of data]\n");
+    }
+    if result.ret.len() > most {
+        log::warn!("the result of task {id} is cut from {} to {most} bytes", result.ret.len());
+        result.ret = cut(&result.ret, most);
     }
 }
 
@@ -689,6 +715,38 @@ mod tests {
             assert_eq!(ret, sent);
         }
         assert_eq!(cut("0123456789", 3), "");
+    }
+
+    #[test]
+    fn data_that_finds_no_room_beside_the_text_is_left_out_and_the_text_says_so() {
+        let mut ledger = Ledger { max_result: Some(40), ..Ledger::new(false) };
+        let headers = HashMap::from([("content-type".to_owned(), "image/png".to_owned())]);
+        let note = "\n[left out: 36 bytes of data]\n";
+        for (text, data, sent, sent_data) in [
+            ("text", 36, "text".to_owned(), 36),
+            ("text!", 36, format!("text!{note}"), 0),
+            ("", 41, "\n[left out: 41 bytes of data]\n".to_owned(), 0),
+        ] {
+            let result = pb::Result { ret: text.into(), data: vec![7; data], headers: headers.clone(), ..result(1) };
+            finish(&mut ledger, result);
+            let told = ledger.next(true).unwrap();
+            assert_eq!((told.ret, told.data.len(), &told.headers), (sent, sent_data, &headers));
+        }
+        finish(&mut ledger, pb::Result { ret: "x".repeat(40), data: vec![7], ..result(1) });
+        let told = ledger.next(true).unwrap();
+        assert!(told.ret.len() <= 40 && told.ret.starts_with('x') && told.data.is_empty(), "{told:?}");
+    }
+
+    #[test]
+    fn a_result_whose_data_is_refused_as_too_long_is_told_without_it() {
+        let mut ledger = Ledger::new(false);
+        let headers = HashMap::from([("k".to_owned(), "v".to_owned())]);
+        finish(&mut ledger, pb::Result { data: vec![7; 1000], headers, ..result(1) });
+        ledger.next(true);
+        assert!(ledger.refuse(true, "the limit is 600").is_some());
+        let again = ledger.next(true).expect("it is told");
+        assert_eq!(again.ret, "the result (DONE, 1002 bytes) was refused: the limit is 600");
+        assert_eq!((again.outcome.unwrap(), again.data.len(), again.headers.len()), (pb::Outcome::FAILED, 0, 0));
     }
 
     #[test]

@@ -20,6 +20,7 @@ use super::result_sender::refused_over_shared;
 use super::revocation::Revoked;
 use super::stopper::{Stopped, Stopper};
 use super::{Backoff, Config, Error, Event, LONGEST, Observer, probe};
+use crate::attachment::{Attachment, Headers};
 use crate::front::Dial;
 use crate::rpc_status;
 use crate::secret::{self, Secret};
@@ -393,8 +394,10 @@ impl Pipe {
                 state.ledger.release(message.id, copy);
                 continue;
             }
-            state.inbox_bytes += message.task.len();
+            let attachment = attachment(message.id, message.headers, message.data);
+            state.inbox_bytes += message.task.len() + attachment.bytes();
             state.inbox.push_back(Task {
+                attachment,
                 id: message.id,
                 attempt: message.attempt,
                 text: message.task,
@@ -456,7 +459,7 @@ impl Pipe {
         Self::take_back_released(state, &self.not_started);
         // The next connection's server sends them again.
         state.inbox.retain(|task| task.id != 0);
-        state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+        state.inbox_bytes = state.inbox.iter().map(Task::bytes).sum();
         state.narrowed = false;
         let ready_since = connection.ready_since();
         if ready_since.is_some_and(|since| connection.answered || refused || now >= since + WORKED) {
@@ -510,14 +513,14 @@ impl Pipe {
     fn take_back_released(state: &mut State, not_started: &Receiver<Task>) {
         let waiting: Vec<Task> = not_started.try_iter().chain(state.inbox.drain(..)).collect();
         state.inbox.extend(waiting.into_iter().filter(|task| state.ledger.holds(task.id, task.copy)));
-        state.inbox_bytes = state.inbox.iter().map(|task| task.text.len()).sum();
+        state.inbox_bytes = state.inbox.iter().map(Task::bytes).sum();
     }
 
     /// Moves tasks from the inbox to the handlers.
     fn hand_out(&mut self) {
         let Some(tasks) = &self.tasks else { return };
         while let Some(task) = self.state.inbox.pop_front() {
-            let bytes = task.text.len();
+            let bytes = task.bytes();
             if let Err(TrySendError::Full(task) | TrySendError::Disconnected(task)) = tasks.try_send(task) {
                 self.state.inbox.push_front(task);
                 return;
@@ -634,6 +637,15 @@ impl Pipe {
             (Err(error), _) => Err(error),
         }
     }
+}
+
+/// What a task has beside its text. A server checks headers before it accepts them; those of one with other bounds are left out.
+fn attachment(task: TaskId, headers: HashMap<String, String>, data: Vec<u8>) -> Attachment {
+    let headers = Headers::new(headers).unwrap_or_else(|why| {
+        log::warn!("the headers of task {task} are left out: {why}");
+        Headers::default()
+    });
+    Attachment::new(headers, data)
 }
 
 fn time_limit(millis: u32, fails: bool) -> Option<TimeLimit> {

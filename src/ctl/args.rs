@@ -11,6 +11,7 @@ use protobuf::Enum as _;
 use super::bench::Bench;
 use super::help;
 use super::words::quote;
+use crate::attachment::Headers;
 use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
@@ -573,12 +574,15 @@ Example:
 /// Where it stands with each group, why it is not running if it is not, and every outcome that was told. With many groups, how many
 /// there are of each state, and the first of them by name.
 ///
-/// With --json, one object. With --all, one for each part of the groups; "next" is in all but the last.
+/// With --json, one object, which has the task's data in base64. With --all, one for each part of the groups; "next" is in all but
+/// the last.
 #[derive(Debug, ClapArgs)]
 #[command(after_help = "\
 Examples:
   contactctl task 17
   contactctl task 17 --to workers
+  contactctl task 17 --data-out cat.png
+  contactctl task 17 --result 23 --data-out - | tar t
   contactctl task 17 --all --json | jq -r '.groups[] | select(.state == \"dead\").group'")]
 pub(super) struct Task {
     /// The task's id.
@@ -593,6 +597,12 @@ pub(super) struct Task {
     /// All groups, however many there are.
     #[arg(long)]
     pub(super) all: bool,
+    /// Write the task's data to this file, which must not be there yet, or with - to standard output, and show nothing.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "limit", "all"])]
+    pub(super) data_out: Option<PathBuf>,
+    /// With --data-out: not the task's data, but that of its result with this SEQ.
+    #[arg(long, value_name = "SEQ", value_parser = id(), requires = "data_out")]
+    pub(super) result: Option<u64>,
 }
 
 /// Take tasks back: named ones, or all that fit a description.
@@ -668,12 +678,13 @@ Examples:
   contactctl submit --to london --to paris 'read the meters'
   contactctl submit --select 'os=linux,role in (web,api),!canary' uptime
   contactctl submit --to workers --whole --file report.json
+  contactctl submit --to workers --header content-type=image/png --data-file cat.png 'make it smaller'
   contactctl submit --to workers --wait --timeout 1m 'how far is it?'
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
     /// The tasks. A single - stands for standard input, a task a line.
-    #[arg(value_name = "TEXT", required_unless_present = "file")]
+    #[arg(value_name = "TEXT", required_unless_present_any = ["file", "data_file"])]
     pub(super) texts: Vec<String>,
     /// Submit each line of this file.
     #[arg(long, value_name = "FILE", conflicts_with = "texts")]
@@ -681,6 +692,8 @@ pub(super) struct Submit {
     /// Submit all of the file, or of standard input, as one task, byte for byte.
     #[arg(long)]
     pub(super) whole: bool,
+    #[command(flatten)]
+    pub(super) beside: Beside,
     /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
     /// groups. Without it: for every group.
     #[arg(long, value_name = "GROUP", value_parser = addressee)]
@@ -738,6 +751,19 @@ pub(super) struct Submit {
     pub(super) batch: u32,
 }
 
+/// What a task has beside its text.
+#[derive(Debug, ClapArgs)]
+pub(super) struct Beside {
+    /// A header of each task, as in content-type=text/csv: keys are of a-z, 0-9, -, _ and ., values have no control characters. May be
+    /// repeated, 32 times at most. A command of contact-client --exec has it in its environment, as CONTACT_HEADER_CONTENT_TYPE.
+    #[arg(long, value_name = "KEY=VALUE", value_parser = header)]
+    pub(super) header: Vec<(String, String)>,
+    /// Send the bytes of this file, or with - of standard input, with each task, or as a task without a text. They count with the text
+    /// against the server's --max-task.
+    #[arg(long, value_name = "FILE")]
+    pub(super) data_file: Option<PathBuf>,
+}
+
 /// Do one thing on many machines, and print what each says.
 ///
 /// It is for the groups whose labels match when it begins, or for those that are named; an agent with an id of its own is a group of
@@ -764,6 +790,8 @@ pub(super) struct Run {
     /// What to do: the text of a task.
     #[arg(value_name = "TEXT")]
     pub(super) text: Option<String>,
+    #[command(flatten)]
+    pub(super) beside: Beside,
     /// On the groups whose labels match, as in os=linux,role in (web,api),!canary.
     #[arg(long, value_name = "SELECTOR", value_parser = selector, conflicts_with = "to")]
     pub(super) select: Option<String>,
@@ -1188,6 +1216,12 @@ fn addressee(text: &str) -> Result<String, String> {
             Err(format!("it is one group; for several, repeat the option: --to {} --to {}", quote(a), quote(b)))
         }
     }
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("it must be a key and a value, as in content-type=text/csv")?;
+    Headers::new([(key, value)]).map_err(|e| e.to_string())?;
+    Ok((key.to_owned(), value.to_owned()))
 }
 
 fn key(text: &str) -> Result<String, String> {

@@ -1,5 +1,6 @@
 //! Requests, made of lines.
 
+use std::collections::HashMap;
 use std::io;
 
 use super::args::{OnTimeout, Priority, Submit};
@@ -50,7 +51,8 @@ impl When {
 }
 
 impl Spec {
-    pub(super) fn new(submit: &Submit) -> Spec {
+    /// `data`: what each task has beside its text, with these headers.
+    pub(super) fn new(submit: &Submit, headers: HashMap<String, String>, data: Vec<u8>) -> Spec {
         let priority = match submit.priority {
             Priority::High => pb::Priority::HIGH,
             Priority::Normal => pb::Priority::NORMAL,
@@ -69,9 +71,17 @@ impl Spec {
                 timeout_ms: submit.task_timeout.unwrap_or(0),
                 timeout_fails: submit.on_timeout == OnTimeout::Failed,
                 priority: priority.into(),
+                headers,
+                data,
                 ..Default::default()
             },
         }
+    }
+
+    /// What each task takes in a request beside its text, in bytes.
+    fn beside(&self) -> usize {
+        let headers = self.like.headers.iter().map(|(key, value)| key.len() + value.len() + OVERHEAD);
+        self.like.data.len() + headers.sum::<usize>()
     }
 
     fn tasks(&self, text: &str) -> impl Iterator<Item = pb::NewTask> {
@@ -152,7 +162,7 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
 
     /// After an error comes nothing more worth having.
     fn next(&mut self) -> Option<Self::Item> {
-        let mut batch = Batch::default();
+        let (mut batch, beside) = (Batch::default(), self.spec.beside());
         while !batch.is_full(self.most) {
             let (line, bytes) = match self.lines.next() {
                 Some(Ok((Line::Lull, _))) if batch.last == 0 => continue,
@@ -168,8 +178,11 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
             batch.last = self.line;
             batch.bytes += bytes;
             match line {
-                Line::Task(text) if self.spec.to.len() > 1 && text.len() > LINE / self.spec.to.len() => {
-                    let reason = format!("it is too long for {} groups at once: name fewer", self.spec.to.len());
+                Line::Task(text) if text.len() + beside > LINE / self.spec.to.len() => {
+                    let reason = match self.spec.to.len() {
+                        1 => format!("text and data are longer than {} MiB", LINE >> 20),
+                        groups => format!("it is too long for {groups} groups at once: name fewer"),
+                    };
                     batch.bad.push((self.line, reason));
                 }
                 // All of a line goes together, so that how far a submission came can be told in lines.
@@ -177,7 +190,7 @@ impl<L: Iterator<Item = io::Result<(Line, u64)>>> Iterator for Batches<L> {
                     for task in self.spec.tasks(&text) {
                         let named: usize = task.groups.iter().map(|group| group.len() + 4).sum();
                         batch.size += task.task.len() + task.to.len() + task.key.len() + OVERHEAD;
-                        batch.size += named + task.select.len();
+                        batch.size += named + task.select.len() + beside;
                         batch.request.tasks.push(task);
                         batch.lines.push(self.line);
                     }

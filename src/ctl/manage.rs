@@ -13,7 +13,8 @@ use super::moment::span;
 use super::out::Out;
 use super::table::{Row, Table};
 use super::words::{count, quote};
-use super::{Error, args, rows};
+use super::{Error, args, data, rows};
+use crate::attachment::to_base64;
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
@@ -124,6 +125,9 @@ const GROUPS: u32 = 1000;
 
 /// Prints a task and where it stands, a part of the groups after another.
 pub(super) fn describe(link: &Link, task: &args::Task, mut out: Out) -> Result<(), Error> {
+    if let Some(file) = &task.data_out {
+        return data::write(link, task, file);
+    }
     let mut request =
         pb::DescribeTaskRequest { id: task.id, group: task.to.clone().unwrap_or_default(), ..Default::default() };
     let mut shown = 0;
@@ -137,8 +141,11 @@ pub(super) fn describe(link: &Link, task: &args::Task, mut out: Out) -> Result<(
         let all = answer.waiting + answer.in_flight + answer.settled + answer.dead;
         let left_out = answer.results_left_out;
         let is_first = shown == answer.groups.len() as u32;
-        let ledger = rows::Ledger { next: (!is_last).then(|| request.after.clone()), ..answer.into() };
+        let mut ledger = rows::Ledger { next: (!is_last).then(|| request.after.clone()), ..answer.into() };
         if out.json {
+            if ledger.task.data_size > 0 {
+                ledger.task.data = Some(to_base64(&data::get(link, task.id, 0)?));
+            }
             out.object(&ledger, "")?;
         } else {
             if is_first {

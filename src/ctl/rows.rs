@@ -1,10 +1,12 @@
 //! What is printed: the records of the control service, as objects and as lines of a table.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use protobuf::EnumOrUnknown;
 use serde::Serialize;
 
+use super::data::{in_brackets, size_and_type};
 use super::moment::{Moment, Times};
 use super::table::{Column, Row};
 use crate::task::{Progress, Time};
@@ -20,6 +22,13 @@ pub(super) fn or_dash(text: &str) -> String {
     if text.is_empty() { "-".into() } else { text.into() }
 }
 
+/// A text, and what stands beside it.
+pub(super) fn beside(text: &str, headers: &BTreeMap<String, String>, data_size: u64) -> String {
+    let brackets = in_brackets(headers, data_size);
+    let space = if text.is_empty() || brackets.is_empty() || text.ends_with('\n') { "" } else { " " };
+    format!("{text}{space}{brackets}")
+}
+
 /// A value that is newer than we are has its number.
 pub(super) fn enum_name<E: protobuf::EnumFull>(value: EnumOrUnknown<E>) -> String {
     match value.enum_value() {
@@ -32,6 +41,13 @@ pub(super) fn enum_name<E: protobuf::EnumFull>(value: EnumOrUnknown<E>) -> Strin
 pub(super) struct Task {
     pub(super) id: u64,
     task: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    pub(super) data_size: u64,
+    /// In base64. Only of a task that is shown alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) data: Option<String>,
     to: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     groups: Vec<String>,
@@ -67,6 +83,9 @@ impl From<pb::Task> for Task {
         Task {
             id: task.id,
             task: task.task,
+            headers: task.headers.into_iter().collect(),
+            data_size: task.data_size,
+            data: None,
             to: text_if_set(task.to),
             groups: task.groups,
             select: text_if_set(task.select),
@@ -107,7 +126,13 @@ impl Task {
             ("to", self.audience().unwrap_or_else(|| "every group".into())),
             ("accepted", show(self.accepted_at)),
         ];
+        let mut headers: Vec<_> =
+            self.headers.iter().map(|(key, value)| ("header", format!("{key}: {value}"))).collect();
+        headers.sort_unstable();
+        all.splice(2..2, headers);
+        let data = || format!("{}; --data-out FILE writes it", size_and_type(&self.headers, self.data_size));
         let optional = [
+            ("data", (self.data_size > 0).then(data)),
             ("key", self.key.clone()),
             ("not before", self.not_before.map(show)),
             ("expires", self.expires_at.map(show)),
@@ -128,7 +153,8 @@ impl Row for Task {
         &[Column::Number("ID"), Column::Word("ACCEPTED"), Column::Name("TO"), Column::Text("TASK")];
     fn cells(&self, times: Times) -> Vec<String> {
         let to = or_dash(&self.audience().unwrap_or_default());
-        vec![self.id.to_string(), times.show(self.accepted_at), to, self.task.clone()]
+        let text = beside(&self.task, &self.headers, self.data_size);
+        vec![self.id.to_string(), times.show(self.accepted_at), to, text]
     }
 }
 
@@ -181,6 +207,10 @@ pub(super) struct TaskResult {
     attempt: u32,
     outcome: String,
     ret: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    data_size: u64,
     at: Moment,
     late: bool,
 }
@@ -195,6 +225,8 @@ impl From<pb::TaskResult> for TaskResult {
             attempt: result.attempt,
             outcome: enum_name(result.outcome),
             ret: result.ret,
+            headers: result.headers.into_iter().collect(),
+            data_size: result.data_size,
             at: Moment(result.at),
             late: result.late,
         }
@@ -222,7 +254,7 @@ impl Row for TaskResult {
             or_dash(&self.client),
             self.attempt.to_string(),
             format!("{}{late}", self.outcome),
-            self.ret.clone(),
+            beside(&self.ret, &self.headers, self.data_size),
         ]
     }
 }

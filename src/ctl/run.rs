@@ -13,11 +13,12 @@ use serde::Serialize;
 
 use super::Error;
 use super::args::{Answers, OnTimeout, Priority, Run, RunVerb, Shown};
+use super::data::in_brackets;
 use super::interrupt::Interrupt;
 use super::link::Link;
 use super::moment::{Moment, Times, span};
 use super::out::Out;
-use super::rows::enum_name;
+use super::rows::{beside, enum_name, is_zero};
 use super::table::{Column, Row, Table};
 use super::words::count;
 use crate::run::TargetState;
@@ -56,11 +57,11 @@ pub(super) fn run(link: &Link, run: Run, out: Out) -> Result<(), Error> {
 }
 
 fn begin(link: &Link, run: &Run, out: Out) -> Result<(), Error> {
-    let Some(text) = &run.text else {
+    if run.text.is_none() && run.beside.data_file.is_none() {
         return Err(Error::Usage(
             "what is to be done? Give the text, as in: contactctl run --select role=web uptime".into(),
         ));
-    };
+    }
     if run.select.is_none() && run.to.is_empty() {
         let which = "on which machines? Choose them by their labels (--select), or name them (--to)";
         return Err(Error::Usage(which.into()));
@@ -76,7 +77,9 @@ fn begin(link: &Link, run: &Run, out: Out) -> Result<(), Error> {
         ..Default::default()
     };
     let mut request = pb::BeginRunRequest {
-        task: text.clone(),
+        task: run.text.clone().unwrap_or_default(),
+        headers: run.beside.headers()?,
+        data: run.beside.data()?,
         select: run.select.clone().unwrap_or_default(),
         to: run.to.clone(),
         include_new: run.include_new,
@@ -182,6 +185,10 @@ struct Answer<'a> {
     outcome: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ret: Option<&'a str>,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<&'a String, &'a String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    data_size: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     seq: Option<u64>,
 }
@@ -253,11 +260,14 @@ impl Printer {
                 client: &result.client,
                 outcome: Some(enum_name(result.outcome)),
                 ret: Some(&result.ret),
+                headers: result.headers.iter().collect(),
+                data_size: result.data_size,
                 seq: Some(result.seq),
             };
             return Ok(self.out.object(&answer, "")?);
         }
-        let text = result.ret.trim_end_matches('\n');
+        let brackets = in_brackets(&result.headers, result.data_size);
+        let text = if result.ret.is_empty() { &brackets } else { result.ret.trim_end_matches('\n') };
         let lines: Vec<&str> = if self.full { text.split('\n').collect() } else { text.split('\n').take(1).collect() };
         let shown: Vec<String> = lines
             .iter()
@@ -293,7 +303,8 @@ impl Printer {
     /// One that has not answered.
     fn silent(&mut self, group: &str, state: &str) -> Result<(), Error> {
         if self.out.json {
-            let answer = Answer { run: self.number, group, state, client: "", outcome: None, ret: None, seq: None };
+            let (client, outcome, ret, headers, data_size, seq) = ("", None, None, BTreeMap::new(), 0, None);
+            let answer = Answer { run: self.number, group, state, client, outcome, ret, headers, data_size, seq };
             return Ok(self.out.object(&answer, "")?);
         }
         self.lines(group, &[format!("no answer ({state})")])
@@ -469,6 +480,10 @@ struct RunRow {
     #[serde(skip_serializing_if = "String::is_empty")]
     submitted_by: String,
     task: String,
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    headers: BTreeMap<String, String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    data_size: u64,
     #[serde(skip)]
     how: String,
 }
@@ -487,6 +502,8 @@ impl From<&pb::Run> for RunRow {
             select: run.select.clone(),
             submitted_by: run.submitted_by.clone(),
             task: run.task.clone(),
+            headers: run.headers.iter().map(|(key, value)| (key.clone(), value.clone())).collect(),
+            data_size: run.data_size,
             how: in_words(run),
         }
     }
@@ -509,7 +526,7 @@ impl Row for RunRow {
             times.show(self.began_at),
             self.targets.to_string(),
             self.how.clone(),
-            self.task.clone(),
+            beside(&self.task, &self.headers, self.data_size),
         ]
     }
 }

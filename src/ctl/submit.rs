@@ -153,6 +153,14 @@ impl Input {
 pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), Error> {
     let mut named = BTreeSet::new();
     submit.to.retain(|to| named.insert(to.clone()));
+    if submit.texts.is_empty() && submit.file.is_none() {
+        // The data alone.
+        submit.texts.push(String::new());
+    }
+    let is_stdin = submit.texts == ["-"] || submit.file.as_deref() == Some(Path::new("-"));
+    if is_stdin && submit.beside.is_stdin() {
+        return Err(Error::Usage("standard input has the tasks, or their data, and not both: name a file".into()));
+    }
     if submit.key.is_some() && !submit.whole && (submit.texts.len() != 1 || submit.texts == ["-"]) {
         let how = "give its text as the one argument, or --whole";
         return Err(Error::Usage(format!("--key is for a single task: {how}")));
@@ -172,6 +180,7 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
             "--key is for a single task: give one --to, --together, or a key to each group's task".into(),
         ));
     }
+    let spec = Spec::new(&submit, submit.beside.headers()?, submit.beside.data()?);
     let mut input = Input::open(&submit)?;
     let link = Link::connect(to)?;
     let began = Instant::now();
@@ -181,7 +190,7 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
 
     let lines = std::mem::replace(&mut input.lines, Box::new(std::iter::empty()));
     let most = submit.batch as usize;
-    let batches = Batches::new(lines, Spec::new(&submit), most);
+    let batches = Batches::new(lines, spec, most);
     let (mut batches_in, batches_out) = mpsc::channel(AHEAD - 1);
     let reader = thread::Builder::new().name("lines".into()).spawn(move || {
         for batch in batches {

@@ -184,7 +184,7 @@ impl ContactService {
         let peer = metadata.join.peer;
         let limit = self.limit.min(status_rate::LONGEST);
         sink.enhance_batch(true);
-        while let Some(chunk) = chunk(requests, |message| weight(&message.msg), &mut standing).await? {
+        while let Some(chunk) = chunk(requests, |message| weight(message.msg.len()), &mut standing).await? {
             standing.in_turn(Limit::Statuses, chunk.len()).await?;
             let mut statuses = Vec::with_capacity(chunk.len());
             // All answers in their order, and the places of those to what is stored.
@@ -271,7 +271,8 @@ impl ContactService {
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
-            ret: Text::Result.check(message.ret, self.limit)?,
+            attachment: Text::Result.attachment(&message.ret, message.headers, message.data, self.limit)?,
+            ret: message.ret,
             progress: message.progress.and_then(Progress::of),
             delay: Duration::from_millis(message.delay_ms.into()),
             receipt,
@@ -358,9 +359,9 @@ impl Intake {
                 }
             }
         }
-        let (rows, bytes) = (reports.len(), reports.iter().map(|report| report.ret.len()).sum::<usize>());
+        let (rows, bytes) = (reports.len(), reports.iter().map(OutcomeReport::bytes).sum::<usize>());
         self.service.traffic.count(Flow::Results, messages as usize, bytes);
-        self.under_way += bytes + rows * weight("");
+        self.under_way += bytes + rows * weight(0);
         // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
         if let Err(why) = self.standing.in_turn(Limit::Results, rows).await {
             return (0, Some(Err(why.into())));
@@ -451,7 +452,10 @@ async fn chunk<T>(
 
 /// What a message with results counts for while it waits.
 fn weight_of(message: &pb::Result) -> usize {
-    message.batch.iter().map(|one| weight(&one.ret)).sum::<usize>() + weight(&message.ret)
+    let headers =
+        |one: &pb::Result| one.headers.iter().map(|(key, value)| weight(key.len() + value.len())).sum::<usize>();
+    let one = |one: &pb::Result| weight(one.ret.len() + one.data.len() + headers(one));
+    message.batch.iter().map(one).sum::<usize>() + one(message)
 }
 
 fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {

@@ -97,6 +97,10 @@ impl Control for ControlService {
         };
         describe_task(DescribeTaskRequest) -> TaskLedger =
             convert::ledger(operator.describe(request.id, convert::part(&request)?).await?);
+        get_data(GetDataRequest) -> Data = convert::data(&match request.result {
+            0 => operator.attachment_of_task(request.task).await?,
+            result => operator.attachment_of_result(result).await?,
+        });
         list_groups(ListGroupsRequest) -> ListGroupsResponse = convert::fleet(operator.fleet().await?);
         drop_dead(DropDeadRequest) -> DropDeadResponse = {
             operator.drop_dead(request.id, Name::new(NameOf::Group, &request.group)?).await?;
@@ -173,7 +177,7 @@ impl Control for ControlService {
         };
         begin_run(BeginRunRequest) -> BegunRun = {
             let dry = request.dry_run;
-            operator.traffic.count(Flow::Submitted, 1, request.task.len());
+            operator.traffic.count(Flow::Submitted, 1, request.task.len() + request.data.len());
             let view = operator.begin_run(convert::new_run(request)?, caller.submitter()).await?;
             if !dry {
                 caller.began(view.run.number, view.targets.len());

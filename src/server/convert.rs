@@ -14,12 +14,13 @@ use super::dial;
 use super::grants::{Change, Grant};
 use super::limits::{Limit, Most, Own};
 use super::operator::{
-    BROKER_SHARE, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo, Standing,
-    TaskInGroup, TaskRequest, Wanted, if_set,
+    BROKER_SHARE, Beside, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo,
+    Standing, TaskInGroup, TaskRequest, Wanted, if_set,
 };
 use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
+use crate::attachment::Attachment;
 use crate::broker::{ClientInfo, Drained, Draining, Said};
 use crate::labels::LabelError;
 use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain, KnownClient};
@@ -127,12 +128,13 @@ pub(super) fn token(token: &Token) -> pb::Token {
 
 /// Bytes of the texts in a request.
 pub(super) fn bytes(request: &pb::SubmitRequest) -> usize {
-    request.tasks.iter().map(|task| task.task.len()).sum()
+    request.tasks.iter().map(|task| task.task.len() + task.data.len()).sum()
 }
 
 fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
     Ok(TaskRequest {
         text: task.task,
+        beside: Beside { headers: task.headers, data: task.data },
         to: task.to,
         groups: task.groups,
         select: task.select,
@@ -277,6 +279,8 @@ fn task(task: Task) -> pb::Task {
     let (groups, select) = audience(spec.audience.as_deref());
     pb::Task {
         id,
+        headers: headers(&spec.attachment),
+        data_size: spec.attachment.data().len() as u64,
         task: spec.text,
         to: text(spec.to),
         groups,
@@ -302,6 +306,15 @@ fn task(task: Task) -> pb::Task {
     }
 }
 
+/// The headers, as they go over the wire.
+pub(super) fn headers(of: &Attachment) -> HashMap<String, String> {
+    of.headers().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}
+
+pub(super) fn data(of: &Attachment) -> pb::Data {
+    pb::Data { data: of.data().to_vec(), headers: headers(of), ..pb::Data::default() }
+}
+
 /// The groups that are named, or the selector.
 pub(super) fn audience(audience: Option<&Audience>) -> (Vec<String>, String) {
     match audience {
@@ -323,6 +336,8 @@ fn result(TaskResult { seq, result }: TaskResult) -> pb::TaskResult {
         client: result.client.to_string(),
         attempt: result.attempt,
         outcome: outcome(result.outcome),
+        headers: headers(&result.attachment),
+        data_size: result.attachment.data().len() as u64,
         ret: result.ret,
         at: result.at.0,
         late: result.late,

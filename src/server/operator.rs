@@ -11,6 +11,7 @@ mod never_came;
 mod runs;
 
 use std::cell::LazyCell;
+use std::collections::HashMap;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,6 +44,7 @@ use super::runs::Runs;
 use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
+use crate::attachment::Attachment;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
@@ -119,9 +121,38 @@ fn change_one(access: &Access, name: &str, change: &Change) -> Result<bool, Refu
     Ok(by_certificate || token)
 }
 
+/// What somebody wants a task to have beside its text, not checked yet.
+#[derive(Default)]
+pub(super) struct Beside {
+    pub(super) headers: HashMap<String, String>,
+    pub(super) data: Vec<u8>,
+}
+
+impl Beside {
+    /// What another one has.
+    fn of(attachment: &Attachment) -> Beside {
+        let owned = |(key, value): (&str, &str)| (key.to_owned(), value.to_owned());
+        Beside { headers: attachment.headers().iter().map(owned).collect(), data: attachment.data().to_vec() }
+    }
+
+    pub(super) fn bytes(&self) -> usize {
+        self.headers.iter().map(|(key, value)| key.len() + value.len()).sum::<usize>() + self.data.len()
+    }
+}
+
+/// What is to be done, if it is something and not too long. `limit`: most bytes of text and data.
+fn content(text: String, beside: Beside, limit: usize) -> Result<(String, Attachment), Refusal> {
+    if text.is_empty() && beside.data.is_empty() {
+        return Err(Refusal::EmptyTask);
+    }
+    let attachment = Text::Task.attachment(&text, beside.headers, beside.data, limit)?;
+    Ok((text, attachment))
+}
+
 /// A task as somebody asks for it, not checked yet. Empty texts: not set.
 pub(super) struct TaskRequest {
     pub(super) text: String,
+    pub(super) beside: Beside,
     pub(super) to: String,
     /// Several groups, instead of `to`.
     pub(super) groups: Vec<String>,
@@ -179,14 +210,11 @@ pub(super) struct Fleet {
 }
 
 impl TaskRequest {
-    /// The task, if it can be accepted. `limit`: the longest text, in bytes; `before`: the task before it, with which it shares the
+    /// The task, if it can be accepted. `limit`: most bytes of text and data; `before`: the task before it, with which it shares the
     /// name of their group.
     #[allow(clippy::needless_update, reason = "a column that operators do not set is not named here")]
     pub(super) fn check(self, limit: usize, before: Option<&NewTask>) -> Result<NewTask, Refusal> {
-        if self.text.is_empty() {
-            return Err(Refusal::EmptyTask);
-        }
-        let text = Text::Task.check(self.text, limit)?;
+        let (text, attachment) = content(self.text, self.beside, limit)?;
         // Most tasks name no time: then the clock is not read for each.
         let now = LazyCell::new(Time::now);
         let after = |duration: Duration| now.after(duration);
@@ -218,6 +246,7 @@ impl TaskRequest {
             time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
             priority: self.priority,
             text,
+            attachment,
             ..NewTask::default()
         })
     }
@@ -278,6 +307,17 @@ impl Operator {
         let found = self.queries.run(move |reader| reader.tasks_by_id(&[id])).await?;
         let newest = self.store.tail().positions().task;
         found.into_iter().next().ok_or(Refusal::NoSuchTask(id, newest))
+    }
+
+    /// What a task has beside its text.
+    pub(super) async fn attachment_of_task(&self, id: TaskId) -> Result<Attachment, Refusal> {
+        Ok(self.task(id).await?.spec.attachment)
+    }
+
+    /// What a result has beside its text.
+    pub(super) async fn attachment_of_result(&self, seq: u64) -> Result<Attachment, Refusal> {
+        let found = self.queries.run(move |reader| reader.results_by_seq(&[seq])).await?;
+        found.into_iter().next().map(|entry| entry.result.attachment).ok_or(Refusal::NoSuchResult(seq))
     }
 
     async fn outcomes_of(&self, id: TaskId) -> Result<Vec<TaskResult>, Refusal> {

@@ -14,6 +14,7 @@ use grpcio::{DuplexSink, WriteFlags};
 
 use super::access::Standing;
 use super::calls::Ended;
+use super::convert;
 use super::health::Health;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
@@ -159,7 +160,7 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
                     self.send(ServerMsg { revoked, ..ServerMsg::default() }).await?;
                 }
                 Push::Tasks(deliveries) => {
-                    let bytes = deliveries.iter().map(|delivery| delivery.task.spec.text.len()).sum();
+                    let bytes = deliveries.iter().map(|delivery| delivery.task.spec.bytes()).sum();
                     let (mut count, most) = (0, BATCH_BYTES.min(self.max_message));
                     for (message, cost) in messages(&deliveries, self.receipts.clone(), self.batch, most) {
                         count += 1;
@@ -251,6 +252,8 @@ fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
     let spec = &delivery.task.spec;
     ServerMsg {
         task: spec.text.clone(),
+        headers: convert::headers(&spec.attachment),
+        data: spec.attachment.data().to_vec(),
         key: spec.key.clone().unwrap_or_default(),
         timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),

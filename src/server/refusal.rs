@@ -14,6 +14,7 @@ use rand::{Rng, RngExt as _};
 use super::limits::Limit;
 use super::refusal_counts;
 use super::roles::Role;
+use crate::attachment::{Attachment, HeaderError, Headers};
 use crate::broker::{BrokerError, DrainError, GroupError, LONGEST_NOTE};
 use crate::codec::{NoMessage, Unreadable};
 use crate::labels::SelectorError;
@@ -45,8 +46,12 @@ pub(super) enum Refusal {
     TooManyCalls { of: &'static str, limit: usize },
     #[error("{text} is {size} bytes, the limit is {limit}{}", text.setting())]
     TooLong { text: Text, size: usize, limit: usize },
-    #[error("the task is empty: an empty message is what a heartbeat looks like")]
+    #[error("the task is empty: an empty message is what a heartbeat looks like; give it a text, or data")]
     EmptyTask,
+    #[error(transparent)]
+    Headers(#[from] HeaderError),
+    #[error("there is no result {0} any more, or not yet: contactctl results lists those that are kept")]
+    NoSuchResult(u64),
     #[error(
         "the task would expire at {expires_at}, and here it is {now}: it would never be delivered; let it expire later, or give it \
          a duration, which is added to the clock of the server"
@@ -208,10 +213,26 @@ pub(super) enum Text {
 impl Text {
     /// The text, if it is not longer than `limit` bytes.
     pub(super) fn check(self, text: String, limit: usize) -> Result<String, Refusal> {
-        match text.len() {
-            size if size > limit => Err(Refusal::TooLong { text: self, size, limit }),
-            _ => Ok(text),
-        }
+        self.check_size(text.len(), limit)?;
+        Ok(text)
+    }
+
+    /// What stands beside a text, if the headers are good, and text and data not longer than `limit` bytes together.
+    pub(super) fn attachment(
+        self,
+        text: &str,
+        headers: HashMap<String, String>,
+        data: Vec<u8>,
+        limit: usize,
+    ) -> Result<Attachment, Refusal> {
+        self.check_size(text.len() + data.len(), limit)?;
+        // Nearly all have neither.
+        let headers = if headers.is_empty() { Headers::default() } else { Headers::new(headers)? };
+        Ok(Attachment::new(headers, data))
+    }
+
+    fn check_size(self, size: usize, limit: usize) -> Result<(), Refusal> {
+        if size > limit { Err(Refusal::TooLong { text: self, size, limit }) } else { Ok(()) }
     }
 
     /// What sets the limit; the one of statuses is fixed.
@@ -267,6 +288,7 @@ impl Refusal {
             Refusal::TooLong { text: Text::Result, .. } => Reason::RESULT_TOO_LONG,
             Refusal::TooLong { text: Text::Status, .. } => Reason::STATUS_TOO_LONG,
             Refusal::EmptyTask => Reason::TASK_EMPTY,
+            Refusal::Headers(_) => Reason::HEADERS_INVALID,
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => Reason::WINDOW_EMPTY,
             Refusal::NestedBatch => Reason::BATCH_NESTED,
             Refusal::UnknownNumber { .. } => Reason::ENUM_VALUE_UNKNOWN,
@@ -279,6 +301,7 @@ impl Refusal {
             Refusal::NoSuchGroups(_) => Reason::GROUP_UNKNOWN,
             Refusal::InRequest { why, .. } => why.reason(),
             Refusal::NoSuchTask(..) => Reason::TASK_UNKNOWN,
+            Refusal::NoSuchResult(_) => Reason::RESULT_UNKNOWN,
             Refusal::NoSuchService(_) => Reason::SERVICE_UNKNOWN,
             Refusal::TakenOver(_) => Reason::CLIENT_TAKEN_OVER,
             Refusal::NotDead(..) => Reason::DEAD_LETTER_UNKNOWN,
@@ -350,6 +373,7 @@ impl Refusal {
             Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
             Refusal::NoSuchGroups(names) => &[("group", &names[0])],
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
+            Refusal::NoSuchResult(seq) => &[("result", seq)],
             Refusal::NoSuchRun(number) => &[("run", number)],
             Refusal::TooManyRuns(limit) | Refusal::TooManyRunTargets(limit) => &[("limit", limit)],
             Refusal::RunNotSo { number, phase, .. } => &[("run", number), ("phase", &phase.as_str())],
@@ -402,6 +426,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Drain(DrainError::Note(_))) => "note",
             Refusal::Expired { .. } | Refusal::NoWindow { .. } => "expires_at",
             Refusal::EmptyTask => "task",
+            Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
@@ -418,6 +443,7 @@ impl Refusal {
     fn resource(&self) -> Option<(&'static str, String)> {
         match self {
             Refusal::NoSuchTask(id, _) => Some(("task", id.to_string())),
+            Refusal::NoSuchResult(seq) => Some(("result", seq.to_string())),
             Refusal::NotDead(id, group) => Some(("dead letter", format!("{id} of {group}"))),
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),

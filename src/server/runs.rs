@@ -21,6 +21,7 @@ use super::operator::{BROKER_SHARE, settlements};
 use super::query::Queries;
 use super::refusal::Refusal;
 use super::watchers::Watchers;
+use crate::attachment::Attachment;
 use crate::broker::{self, Standing};
 use crate::run::{Course, MOST_GOING, Phase, Run, Step, Tally, TargetState, Wish, bring_forward};
 use crate::store::{self, Reader, StoreError};
@@ -548,7 +549,8 @@ impl Runs {
 
     /// Writes a run down, with tasks for its next targets.
     async fn keep(&self, going: &mut Going, tasks: Vec<(NewTask, usize)>) -> Result<(), StoreError> {
-        let without_text = |task: &NewTask| NewTask { text: String::new(), ..task.clone() };
+        let nothing = Attachment::default;
+        let without_text = |task: &NewTask| NewTask { text: String::new(), attachment: nothing(), ..task.clone() };
         let specs: Vec<NewTask> = tasks.iter().map(|(task, _)| without_text(task)).collect();
         let had = going.run.tasks.len();
         going.run = self.0.store.write_run(going.run.clone(), tasks).await?;
@@ -623,6 +625,7 @@ impl Going {
         let limit = std::num::NonZeroU32::new(what.timeout_ms);
         let like = NewTask {
             text: what.text.clone(),
+            attachment: what.attachment.clone(),
             expires_at: Some(*deadline),
             max_attempts: what.max_attempts.or(policy.max_attempts),
             retry: policy.backoff,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::{MakeBackup, Space, StoreError};
+use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
@@ -180,6 +181,8 @@ pub struct Keyed {
     pub audience: Option<Arc<Audience>>,
     /// What to do.
     pub text: String,
+    /// Headers and data beside it.
+    pub attachment: Attachment,
 }
 
 /// What one transaction writes. Everything has its place already; the order among the kinds does not matter.
@@ -545,19 +548,19 @@ pub const PAGE_BYTES: usize = 1 << 20;
 
 /// What a page counts.
 pub(super) trait Row {
-    /// Bytes of text in it.
+    /// Bytes of text, headers and data in it.
     fn bytes(&self) -> usize;
 }
 
 impl Row for Task {
     fn bytes(&self) -> usize {
-        self.spec.text.len()
+        self.spec.bytes()
     }
 }
 
 impl Row for TaskResult {
     fn bytes(&self) -> usize {
-        self.result.ret.len()
+        self.result.bytes()
     }
 }
 

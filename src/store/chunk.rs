@@ -27,7 +27,7 @@ pub(super) trait Entry {
 
     fn class(&self) -> Self::Class<'_>;
 
-    /// Bytes of text in it.
+    /// Bytes of text, headers and data in it.
     fn bytes(&self) -> usize;
 }
 
@@ -40,7 +40,7 @@ impl Entry for Arc<Task> {
     }
 
     fn bytes(&self) -> usize {
-        self.spec.text.len()
+        self.spec.bytes()
     }
 }
 
@@ -53,7 +53,7 @@ impl Entry for TaskResult {
     }
 
     fn bytes(&self) -> usize {
-        self.result.ret.len()
+        self.result.bytes()
     }
 }
 

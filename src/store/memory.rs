@@ -119,8 +119,8 @@ impl Backend for Memory {
         let rows = self.rows();
         let task = rows.keys.get(key).and_then(|id| rows.tasks.binary_search_by_key(id, |task| task.id).ok());
         let keyed = |task: &Task| {
-            let NewTask { to, audience, text, .. } = task.spec.clone();
-            Keyed { id: task.id, to, audience, text }
+            let NewTask { to, audience, text, attachment, .. } = task.spec.clone();
+            Keyed { id: task.id, to, audience, text, attachment }
         };
         Ok(task.map(|at| keyed(&rows.tasks[at])))
     }
@@ -243,7 +243,7 @@ impl Backend for Memory {
         remove_old(&mut rows.results, removal, |entry| (strays.contains(&entry.seq), entry.result.at));
         remove_old(&mut rows.statuses, removal, |entry| (true, entry.status.at));
         removed.others = before - rows.results.len() - rows.statuses.len();
-        removed.used = rows.tasks.iter().map(|task| task.spec.text.len() as u64).sum();
+        removed.used = rows.tasks.iter().map(|task| task.spec.bytes() as u64).sum();
         rows.runs.retain(|_, run| run.ended_at.is_none_or(|at| at >= removal.before));
         let kept: HashSet<u64> = rows.results.iter().map(|entry| entry.seq).collect();
         rows.dead.retain(|seq, entry| kept.contains(seq) && !gone.contains(&entry.result.task));
@@ -288,7 +288,7 @@ impl Reader for Memory {
 
     fn outcomes_of(&mut self, task: TaskId) -> Result<Vec<TaskResult>, StoreError> {
         let mut results = self.results_of(task)?;
-        results.iter_mut().for_each(|entry| entry.result.ret.clear());
+        results.iter_mut().for_each(|entry| entry.result.say_nothing());
         Ok(results)
     }
 

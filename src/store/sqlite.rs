@@ -48,6 +48,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/10.sql"),
     include_str!("sqlite/11.sql"),
     include_str!("sqlite/12.sql"),
+    include_str!("sqlite/13.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -252,8 +253,8 @@ impl Backend for Sqlite {
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         let task = tasks::keyed(&self.conn, key).map_err(explain(&self.path))?;
         let keyed = |task: Task| {
-            let NewTask { to, audience, text, .. } = task.spec;
-            Keyed { id: task.id, to, audience, text }
+            let NewTask { to, audience, text, attachment, .. } = task.spec;
+            Keyed { id: task.id, to, audience, text, attachment }
         };
         Ok(task.map(keyed))
     }

@@ -176,7 +176,7 @@ impl Kept {
 fn size(task: &Task) -> usize {
     size_of::<Task>()
         + 32
-        + task.spec.text.len()
+        + task.spec.bytes()
         + task.spec.key.as_ref().map_or(0, String::len)
         + task.spec.audience.as_ref().map_or(0, |audience| audience.size())
 }

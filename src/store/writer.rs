@@ -14,11 +14,11 @@ use super::{
     Accepted, Batch, Checkpoint, Condition, Dialled, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal,
     Removed, Room, Shared, StoreError, Unwritten,
 };
+use crate::attachment::Attachment;
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::run::Run;
 use crate::task::{
-    Audience, ClientId, GroupName, LONGEST_LATE, Name, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId,
-    TaskResult, Time, cut,
+    Audience, ClientId, GroupName, Name, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
 };
 
 /// Rows at which a transaction takes no more commands: the next ones should not wait much longer than a sync.
@@ -542,19 +542,21 @@ impl Round {
     fn find(&mut self, spec: &NewTask, backend: &mut Patient) -> Result<Option<(TaskId, bool)>, StoreError> {
         let Some(key) = &spec.key else { return Ok(None) };
         // When, how often and how urgently may have been worked out anew.
-        let same = |text: &String, to: &Option<GroupName>, audience: &Option<Arc<Audience>>| {
-            *text == spec.text && *to == spec.to && *audience == spec.audience
-        };
+        let same =
+            |text: &String, attachment: &Attachment, to: &Option<GroupName>, audience: &Option<Arc<Audience>>| {
+                *text == spec.text && *attachment == spec.attachment && *to == spec.to && *audience == spec.audience
+            };
         let in_batch = self.keys.get(key).and_then(|id| {
             let at = self.batch.tasks.binary_search_by_key(id, |task| task.id).ok()?;
             Some(&self.batch.tasks[at])
         });
         if let Some(task) = in_batch {
-            return Ok(Some((task.id, same(&task.spec.text, &task.spec.to, &task.spec.audience))));
+            let NewTask { text, attachment, to, audience, .. } = &task.spec;
+            return Ok(Some((task.id, same(text, attachment, to, audience))));
         }
         let kept = backend.find_key(key).inspect_err(|error| self.failed = Some(error.clone()))?;
         let kept = kept.filter(|kept| !self.batch.freed.contains(&kept.id));
-        Ok(kept.map(|kept| (kept.id, same(&kept.text, &kept.to, &kept.audience))))
+        Ok(kept.map(|kept| (kept.id, same(&kept.text, &kept.attachment, &kept.to, &kept.audience))))
     }
 
     fn append(&mut self, spec: NewTask) -> TaskId {
@@ -563,7 +565,7 @@ impl Round {
         if let Some(key) = &spec.key {
             self.keys.insert(key.clone(), id);
         }
-        self.count(spec.text.len());
+        self.count(spec.bytes());
         self.batch.tasks.push(Arc::new(Task { id, accepted_at: self.accepted_at, spec }));
         id
     }
@@ -617,8 +619,7 @@ impl Round {
                 };
                 match late {
                     Ok(true) => {
-                        results[at].result.late = true;
-                        cut(&mut results[at].result.ret, LONGEST_LATE);
+                        results[at].result.mark_late();
                     }
                     Ok(false) => {}
                     Err(error) => {
@@ -634,7 +635,7 @@ impl Round {
     fn record(&mut self, results: Vec<NewResult>) {
         for result in results {
             self.batch.positions.result += 1;
-            self.count(result.ret.len());
+            self.count(result.bytes());
             self.batch.results.push(TaskResult { seq: self.batch.positions.result, result });
         }
     }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use contact::attachment::{Attachment, Headers};
 use contact::broker::{Config, Join, OutcomeReport, Quota, Receipt, Reporter, StartAt};
 use contact::retry::RetryPolicy;
 use contact::task::{Audience, NewTask, Outcome, Priority, TaskId};
@@ -406,7 +407,16 @@ impl World {
     fn spec(&self, spec: &Spec) -> NewTask {
         let at = |seconds: u64| self.now.wall.after(Duration::from_secs(seconds));
         NewTask {
-            text: if spec.large { "large ".repeat(6_000) } else { "small".into() },
+            // Of the large ones that go to a group, the bytes are data, and there is no text.
+            text: match (spec.large, spec.to) {
+                (true, None) => "large ".repeat(6_000),
+                (true, Some(_)) => String::new(),
+                (false, _) => "small".into(),
+            },
+            attachment: match (spec.large, spec.to) {
+                (true, Some(_)) => Attachment::new(Headers::new([("k", "v")]).unwrap(), vec![7; 36_000]),
+                _ => Attachment::default(),
+            },
             to: spec.to.map(|to| name(GROUPS[to])),
             key: None,
             not_before: spec.not_before.map(at),

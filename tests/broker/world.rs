@@ -972,7 +972,7 @@ impl World {
         let shares = |id: &SessionId| self.streams.get(id).is_some_and(|other| other.join.quota == Some(quota));
         let leases = self.model.leases();
         let of_it = leases.iter().filter(|(_, _, session, _)| session.is_some_and(|id| shares(&id)));
-        let bytes: usize = of_it.map(|(_, task, _, _)| weight(&self.tasks[*task as usize - 1].spec.text)).sum();
+        let bytes: usize = of_it.map(|(_, task, _, _)| weight(self.tasks[*task as usize - 1].spec.bytes())).sum();
         (bytes as u64) < quota.bytes - quota.bytes / 8
     }
 
@@ -1084,6 +1084,15 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    let (ret, progress) = (String::new(), None);
-    OutcomeReport { task, attempt, outcome, ret, progress, delay: Duration::ZERO, receipt: Receipt::Missing }
+    let (ret, attachment, progress) = Default::default();
+    OutcomeReport {
+        task,
+        attempt,
+        outcome,
+        ret,
+        attachment,
+        progress,
+        delay: Duration::ZERO,
+        receipt: Receipt::Missing,
+    }
 }

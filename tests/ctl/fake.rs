@@ -263,7 +263,16 @@ impl Control for Service {
         });
     }
 
-    // Runs are tried against the real server.
+    // Data and runs are tried against the real server.
+
+    fn get_data(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::GetDataRequest>,
+        sink: ClientStreamingSink<pb::Data>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
 
     fn begin_run(
         &mut self,

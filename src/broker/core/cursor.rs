@@ -230,13 +230,13 @@ impl Page {
     }
 
     pub(super) fn push(&mut self, task: Arc<Task>) {
-        self.bytes += task.spec.text.len();
+        self.bytes += task.spec.bytes();
         self.tasks.push_back(task);
     }
 
     fn pop(&mut self) -> Option<Arc<Task>> {
         let task = self.tasks.pop_front()?;
-        self.bytes -= task.spec.text.len();
+        self.bytes -= task.spec.bytes();
         Some(task)
     }
 
@@ -246,7 +246,7 @@ impl Page {
 
     fn remove(&mut self, task: TaskId) {
         if let Ok(at) = self.find(task) {
-            self.bytes -= self.tasks.remove(at).map_or(0, |task| task.spec.text.len());
+            self.bytes -= self.tasks.remove(at).map_or(0, |task| task.spec.bytes());
         }
     }
 }

@@ -354,7 +354,7 @@ fn not_selected(task: TaskId, group: GroupName, why: String, now: Now) -> NewRes
 
 /// What a task counts for while it is under way.
 pub(super) fn bytes_of(task: &Task) -> u32 {
-    u32::try_from(weight(&task.spec.text)).unwrap_or(u32::MAX)
+    u32::try_from(weight(task.spec.bytes())).unwrap_or(u32::MAX)
 }
 
 /// The moment that its submitter named, if a task is to wait for it. Once it went out, the moment has come, whatever the clock

@@ -272,7 +272,7 @@ impl Core {
         let (group_id, held) = (session.group, std::mem::take(&mut session.held));
         self.update_rank(id);
         for task in held {
-            self.give_back(group_id, task, Outcome::Lost, String::new(), Duration::ZERO, now);
+            self.give_back(group_id, task, Outcome::Lost, Default::default(), Duration::ZERO, now);
         }
         self.remember_disconnected(id, now);
         let Some(session) = self.sessions.remove(&id) else { return };

@@ -100,11 +100,11 @@ pub(super) struct Texts(usize);
 
 impl Texts {
     fn came(&mut self, task: &Task) {
-        self.0 += weight(&task.spec.text);
+        self.0 += weight(task.spec.bytes());
     }
 
     fn left(&mut self, task: &Task) {
-        self.0 -= weight(&task.spec.text);
+        self.0 -= weight(task.spec.bytes());
     }
 
     pub(super) fn bytes(&self) -> usize {
@@ -472,7 +472,7 @@ impl OpenTasks {
     fn texts_bytes(&self) -> usize {
         let leased = self.leases.values().filter_map(|lease| lease.task.as_ref());
         let waiting = self.returned.values().map(|(text, _)| text).chain(self.suspects.texts());
-        leased.chain(waiting).map(|task| weight(&task.spec.text)).sum()
+        leased.chain(waiting).map(|task| weight(task.spec.bytes())).sum()
     }
 
     /// All of them, by id.

@@ -14,10 +14,11 @@ use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
 use super::timers::Timer;
 use super::{Action, Core, GRACE, GroupId, OutcomeReport, Receipt, Reporter};
+use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, LONGEST_LATE, Name, NewResult, Outcome, Task, TaskId, Time, cut};
+use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
 /// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
@@ -112,7 +113,7 @@ impl Core {
                         asked => asked,
                     };
                     self.finished(holder);
-                    self.give_back(id, report.task, Outcome::Retry, report.ret, delay, now);
+                    self.give_back(id, report.task, Outcome::Retry, report.said(), delay, now);
                 }
                 Outcome::Released if current => {
                     // It gives back what it was given: it is stopping, or has no use for it. Then it gets no other at once, or
@@ -121,7 +122,7 @@ impl Core {
                     if let Some(session) = lease.session.filter(|_| !over) {
                         self.rest(session, now);
                     }
-                    self.give_back(id, report.task, Outcome::Released, report.ret, Duration::ZERO, now);
+                    self.give_back(id, report.task, Outcome::Released, report.said(), Duration::ZERO, now);
                 }
                 // A late DONE settles what is not settled yet, whichever client has it now.
                 Outcome::Done | Outcome::Failed if current || report.outcome == Outcome::Done => {
@@ -323,32 +324,30 @@ impl Core {
         self.actions.extend(results.map(Action::RecordUnlessSettled));
     }
 
-    fn record(
-        &mut self,
-        group: Option<GroupName>,
-        reporter: &Reporter,
-        mut report: OutcomeReport,
-        late: bool,
-        now: Now,
-    ) {
+    fn record(&mut self, group: Option<GroupName>, reporter: &Reporter, report: OutcomeReport, late: bool, now: Now) {
         // What names no task stands in no ledger, and is removed when it is old.
-        if late && report.task != 0 {
+        let in_ledger = report.task != 0;
+        if late && in_ledger {
             let id = group.as_ref().and_then(|name| self.names.get(name)).copied();
             if !self.late.take(report.task, id) {
                 self.meter.late_dropped += 1;
                 return;
             }
-            cut(&mut report.ret, LONGEST_LATE);
         }
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
         let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
-        self.records.push(NewResult {
+        let mut result = NewResult {
             ret: report.ret,
+            attachment: report.attachment,
             not_before: delayed.then(|| now.wall.after(report.delay)),
             late,
             ..outcome_of(report.task, group, client, report.attempt.max(1), report.outcome, now.wall)
-        });
+        };
+        if late && in_ledger {
+            result.mark_late();
+        }
+        self.records.push(result);
     }
 
     /// Records an outcome that no client reported, unless the group is a passing one.
@@ -424,7 +423,7 @@ impl Core {
         id: GroupId,
         task: TaskId,
         outcome: Outcome,
-        ret: String,
+        (ret, attachment): (String, Attachment),
         wait: Duration,
         now: Now,
     ) {
@@ -454,14 +453,14 @@ impl Core {
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now.wall);
-        let result = NewResult { ret, not_before, ..result };
+        let result = NewResult { ret, attachment, not_before, ..result };
         if let Some(why) = given_up {
             let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ret, ..result.clone() };
             self.records.extend([result, last]);
             return;
         }
-        match lease.task.filter(|task| wait.is_zero() && !task.spec.text.is_empty()) {
+        match lease.task.filter(|task| wait.is_zero() && task.spec.has_content()) {
             Some(text) => group.open.give_back(text, attempts, &mut self.texts),
             // Without its text it is loaded again; if its attempts are used up, that is seen then.
             None => group.open.delay(task, Due::After(now.steady.after(wait)), attempts),
@@ -479,5 +478,6 @@ pub(super) fn outcome_of(
     outcome: Outcome,
     at: Time,
 ) -> NewResult {
-    NewResult { task, group, client, attempt, outcome, ret: String::new(), at, not_before: None, late: false }
+    let (ret, attachment) = Default::default();
+    NewResult { task, group, client, attempt, outcome, ret, attachment, at, not_before: None, late: false }
 }

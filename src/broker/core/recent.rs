@@ -87,7 +87,7 @@ impl RecentTasks {
     }
 }
 
-/// What a task takes in memory: its text, and about 200 bytes beside it.
+/// What a task takes in memory: what is to be done, and about 200 bytes beside it.
 fn cost(task: &Task) -> u64 {
-    task.spec.text.len() as u64 + 200
+    task.spec.bytes() as u64 + 200
 }

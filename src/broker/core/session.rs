@@ -97,9 +97,9 @@ pub enum RevokeReason {
 }
 
 impl Delivery {
-    /// What it counts for while it is on its way to a client, in bytes: its text and about what it takes beside that.
+    /// What it counts for while it is on its way to a client, in bytes: its text, headers and data, and about what it takes beside these.
     pub fn cost(&self) -> u64 {
-        weight(&self.task.spec.text) as u64
+        weight(self.task.spec.bytes()) as u64
     }
 }
 
@@ -201,7 +201,7 @@ impl Session {
 
     /// Whether its client takes a message with this task: one that is too long would end its stream.
     pub(super) fn takes(&self, task: &Task) -> bool {
-        weight(&task.spec.text) as u64 <= self.join.max_message.unwrap_or(MAX_MESSAGE)
+        weight(task.spec.bytes()) as u64 <= self.join.max_message.unwrap_or(MAX_MESSAGE)
     }
 
     /// Whether another task may be sent. One that is larger than the buffer goes out alone, when nothing else is on its way.

@@ -78,6 +78,11 @@ impl Environment {
     }
 }
 
+/// The variable that has the value of a header: `content-type` is in `CONTACT_HEADER_CONTENT_TYPE`.
+pub(super) fn of_header(key: &str) -> String {
+    format!("CONTACT_HEADER_{}", key.to_ascii_uppercase().replace(['-', '.'], "_"))
+}
+
 fn is_ours(name: &str) -> bool {
     name.get(..OURS.len()).is_some_and(|start| start.eq_ignore_ascii_case(OURS))
 }
@@ -100,6 +105,13 @@ mod tests {
         }
         for name in ["AWS_REGION", "CONTACTS", "工", "http_proxy"] {
             assert_eq!(name.parse::<Variable>().unwrap().to_string(), name);
+        }
+    }
+
+    #[test]
+    fn a_header_is_in_a_variable_of_a_name_that_a_shell_can_read() {
+        for (key, name) in [("content-type", "CONTENT_TYPE"), ("x.trace_id-1", "X_TRACE_ID_1"), ("7", "7")] {
+            assert_eq!(of_header(key), format!("CONTACT_HEADER_{name}"));
         }
     }
 

@@ -2,7 +2,7 @@
 
 import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
-import { count, duration, moment } from '../format.js';
+import { bytes, count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
 import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
@@ -77,6 +77,7 @@ export function ledgerPart(id) {
     text(failed, '');
     show(body, true);
     content.set(task.text);
+    show(content.node, Boolean(task.text));
     factRows(factsOf(task));
     const { waiting, in_flight, settled, dead } = task.counts;
     const all = waiting + in_flight + settled + dead;
@@ -119,18 +120,31 @@ function factsOf(task) {
     { key: 'task.timeout', value: task.timeout_ms && t(task.timeout_fails ? 'task.timeout.failed' : 'task.timeout.retry', duration(task.timeout_ms)) },
     { key: 'task.key', value: task.key },
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
+    ...headersOf(task).map(([key, value]) => ({ key: `header ${key}`, label: t('task.header', key), value: value || '–' })),
+    { key: 'task.data', value: task.data_size && dataOf(task), href: `/api/tasks/${task.id}/data` },
   ];
   return facts.filter((it) => it.value || it.at);
 }
 
+function headersOf(it) {
+  return Object.entries(it.headers ?? {}).sort();
+}
+
+/** How much data it has, and what its sender calls that. */
+function dataOf(it) {
+  return [bytes(it.data_size), it.headers?.['content-type']].filter(Boolean).join(' · ');
+}
+
 function factRow(fact) {
   const at = fact.at ? time('moment') : null;
-  const value = h('dd', { dir: 'auto' }, at?.node);
+  // Data is saved, and never shown: what is in it, somebody else wrote.
+  const link = fact.href ? h('a', { href: fact.href, download: '' }) : null;
+  const value = h('dd', { dir: 'auto' }, at?.node ?? link);
   return {
-    node: h('div', {}, h('dt', {}, t(fact.key)), value),
+    node: h('div', {}, h('dt', {}, fact.label ?? t(fact.key)), value),
     update(next) {
       if (at) at.set(next.at);
-      else text(value, next.value);
+      else text(link ?? value, next.value);
     },
   };
 }
@@ -190,11 +204,12 @@ function eventRow(first) {
   const at = time('clock');
   const facts = h('span', { class: 'event-facts', dir: 'auto' });
   const ret = clipped('ret');
-  const node = h('li', {}, at.node, h('div', {}, h('span', { class: 'event-head' }, what.node, ' ', facts), ret.node));
+  const headers = h('span', { class: 'sub', dir: 'auto' });
+  const data = h('a', { href: `/api/results/${first.seq}/data`, download: '', dir: 'auto' });
+  const node = h('li', {}, at.node, h('div', {}, h('span', { class: 'event-head' }, what.node, ' ', facts), ret.node, headers, ' ', data));
   if (first.seq === 0) {
     text(facts, t('task.history.accepted'));
-    show(what.node, false);
-    show(ret.node, false);
+    [what.node, ret.node, headers, data].forEach((it) => show(it, false));
   }
   return {
     node,
@@ -206,6 +221,10 @@ function eventRow(first) {
       text(facts, [...new Set(parts)].filter(Boolean).join(' · '));
       ret.set(it.ret);
       show(ret.node, Boolean(it.ret));
+      text(headers, headersOf(it).map(([key, value]) => `${key}: ${value}`).join(' · '));
+      show(headers, Boolean(it.headers));
+      text(data, it.data_size ? t('task.data.save', bytes(it.data_size)) : '');
+      show(data, Boolean(it.data_size));
       attribute(node, 'class', it.late ? 'late' : null);
     },
   };

@@ -2,6 +2,7 @@
 
 import { get } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
+import { bytes } from '../format.js';
 import { t } from '../i18n.js';
 import { audience, badge, command, options, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
@@ -47,7 +48,8 @@ function what(td) {
   const line = h('a', { class: 'line', dir: 'auto', tabindex: '-1' });
   td.append(line);
   return (it) => {
-    text(line, it.cut ? `${it.text}…` : it.text);
+    const data = it.data_size ? t('task.data.brief', [bytes(it.data_size), it.content_type].filter(Boolean).join(' · ')) : '';
+    text(line, it.cut ? `${it.text}…` : it.text || data);
     attribute(line, 'href', `#/tasks/${it.id}`);
     attribute(line, 'title', it.text.length > 60 ? it.text : null);
   };

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use protobuf::EnumOrUnknown;
 
-use super::{millis, priority, result};
+use super::{headers, millis, priority, result};
+use crate::attachment::Attachment;
 use crate::run::{Phase, Rollout, TargetState, What, Wish};
-use crate::server::operator::{NewRun, page_of_targets, share};
+use crate::server::operator::{Beside, NewRun, page_of_targets, share};
 use crate::server::refusal::Refusal;
 use crate::server::runs::View;
 use crate::task::TaskResult;
@@ -17,6 +18,7 @@ pub(in crate::server) fn new_run(request: pb::BeginRunRequest) -> Result<NewRun,
     Ok(NewRun {
         what: What {
             text: request.task,
+            attachment: Attachment::default(),
             select: request.select,
             include_new: request.include_new,
             max_attempts: Some(request.max_attempts).filter(|most| *most > 0),
@@ -26,6 +28,7 @@ pub(in crate::server) fn new_run(request: pb::BeginRunRequest) -> Result<NewRun,
             priority: priority(request.priority)?,
             again: 0,
         },
+        beside: Beside { headers: request.headers, data: request.data },
         to: request.to,
         rollout: Rollout {
             canary: share("canary", &rollout.canary)?,
@@ -67,6 +70,8 @@ pub(in crate::server) fn run(view: &View) -> pb::Run {
     pb::Run {
         number: run.number,
         task: run.what.text.clone(),
+        headers: headers(&run.what.attachment),
+        data_size: run.what.attachment.data().len() as u64,
         select: run.what.select.clone(),
         include_new: run.what.include_new,
         began_at: run.began_at.0,

@@ -1,12 +1,13 @@
 //! The API: what the page, and scripts, ask for and change.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::{StatusCode, header};
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper::body::Body as _;
@@ -17,9 +18,10 @@ use super::answer::{Answer, Refused, json};
 use super::app::AppState;
 use super::json::{Client, Dead, Dialled, Group, Ledger, policy};
 use super::live::not_ready;
+use crate::attachment::{Attachment, from_base64};
 use crate::broker::Cancelled;
 use crate::server::access::Caller;
-use crate::server::operator::{self, Part, TaskRequest, Wanted, if_set, retry_policy};
+use crate::server::operator::{self, Beside, Part, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{self, Name, NameOf, TaskId};
 use crate::task_state::TaskState;
@@ -38,6 +40,8 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/state", get(state))
         .route("/api/tasks", get(tasks).post(submit))
         .route("/api/tasks/{id}", get(ledger))
+        .route("/api/tasks/{id}/data", get(data_of_task))
+        .route("/api/results/{id}/data", get(data_of_result))
         .route("/api/tasks/{id}/cancel", post(cancel))
         .route("/api/tasks/{id}/retry", post(retry))
         .route("/api/tasks/{id}/drop", post(drop_dead))
@@ -181,6 +185,28 @@ async fn ledger(State(app): State<AppState>, path: Id, query: Asked<InGroups>) -
     ok(Ledger::from(app.operator.describe(id, part).await?))
 }
 
+async fn data_of_task(State(app): State<AppState>, path: Id) -> Answer {
+    let id = id(path)?;
+    Ok(download(&format!("task-{id}"), &app.operator.attachment_of_task(id).await?))
+}
+
+async fn data_of_result(State(app): State<AppState>, path: Id) -> Answer {
+    let seq = path.map(|Path(seq)| seq).map_err(|_| Refused::bad("the position of a result is a number"))?;
+    Ok(download(&format!("result-{seq}"), &app.operator.attachment_of_result(seq).await?))
+}
+
+/// Data as a file to be saved. Whatever its sender calls it, it is bytes: no browser is to render, on the page's own origin, what
+/// somebody else wrote. That it is not guessed either is said with every answer.
+fn download(name: &str, attachment: &Attachment) -> Response {
+    let disposition = format!("attachment; filename=\"{name}.bin\"");
+    let headers = [
+        (header::CONTENT_TYPE, "application/octet-stream"),
+        (header::CONTENT_DISPOSITION, disposition.as_str()),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    ];
+    (headers, attachment.data().to_vec()).into_response()
+}
+
 async fn dead(State(app): State<AppState>, query: Asked<Before>) -> Answer {
     let query = asked(query)?;
     let group = if_set(NameOf::Group, query.group.as_deref().unwrap_or_default())?;
@@ -281,7 +307,12 @@ enum To {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct NewTask {
+    #[serde(default)]
     text: String,
+    #[serde(default)]
+    headers: HashMap<String, String>,
+    #[serde(default)]
+    data: String,
     to: Option<To>,
     #[serde(default)]
     select: String,
@@ -301,7 +332,8 @@ struct NewTask {
 
 async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
     let task: NewTask = body(&app, request).await?;
-    app.operator.traffic.count(Flow::Submitted, 1, task.text.len());
+    let beside = beside(task.headers, &task.data)?;
+    app.operator.traffic.count(Flow::Submitted, 1, task.text.len() + beside.bytes());
     let (to, groups) = match task.to {
         Some(To::One(to)) => (to, Vec::new()),
         Some(To::Several(groups)) => (String::new(), groups),
@@ -309,6 +341,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
     };
     let task = TaskRequest {
         text: task.text,
+        beside,
         to,
         groups,
         select: task.select,
@@ -332,6 +365,12 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
     let (id, known) = app.operator.submit_one(task).await?;
     caller.submitted(id, 1);
     ok(serde_json::json!({ "id": id, "known": known }))
+}
+
+/// What a task is to have beside its text; `data` in base64.
+pub(super) fn beside(headers: HashMap<String, String>, data: &str) -> Result<Beside, Refused> {
+    let data = from_base64(data).ok_or_else(|| Refused::bad("`data` is not in base64, with padding, of RFC 4648"))?;
+    Ok(Beside { headers, data })
 }
 
 /// Nothing, or nothing that we know: a misspelt field is not to be passed over.
@@ -459,6 +498,7 @@ mod tests {
             "q=a+b%20c&limit=18446744073709551616",
             r#"{"text":"x","to":"g","key":"k","delay_ms":5,"ttl_ms":9,"max_attempts":2,"retry":"first=1s","priority":"low"}"#,
             r#"{"text":"x","to":["g","h"],"select":"os=linux,!canary","timeout_ms":9,"timeout_fails":true}"#,
+            r#"{"headers":{"content-type":"text/plain"},"data":"AP8="}"#,
             r#"{"text":"x","to":["g"],"deadline_ms":9,"rollout":{"canary":"1","batch":"10%","soak_ms":1},"dry_run":true}"#,
             "skip=3&limit=2&state=offline",
             r#"{"client":"c","for_ms":1,"note":"n"}"#,

@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::Serialize;
 
 use super::last_reports::LastReport;
+use crate::attachment::{Attachment, Headers};
 use crate::broker::{self, ClientInfo};
 use crate::retry::RetryPolicy;
 use crate::server::convert::audience;
@@ -24,6 +25,8 @@ pub(super) struct Task {
     text: String,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     cut: bool,
+    #[serde(flatten)]
+    beside: Beside,
     to: Option<String>,
     /// Those it is for, if these are several.
     #[serde(skip_serializing_if = "Vec::is_empty")]
@@ -48,8 +51,35 @@ pub(super) struct Task {
     submitted_role: Option<String>,
 }
 
+/// What a task or a result has beside its text. The bytes themselves have routes of their own.
+#[derive(Debug, Clone, Serialize)]
+struct Beside {
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: Headers,
+    /// In lists, instead of all headers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    data_size: usize,
+}
+
+fn is_zero(size: &usize) -> bool {
+    *size == 0
+}
+
+impl Beside {
+    fn of(attachment: &Attachment) -> Beside {
+        Beside { headers: attachment.headers().clone(), content_type: None, data_size: attachment.data().len() }
+    }
+
+    fn brief(self) -> Beside {
+        let content_type = self.headers.content_type().map(str::to_owned);
+        Beside { content_type, headers: Headers::default(), ..self }
+    }
+}
+
 impl Task {
-    /// All of it.
+    /// All of it but its data.
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
         let (over_at, by) = (spec.over_at(), spec.by);
@@ -57,6 +87,7 @@ impl Task {
         Task {
             id,
             text: spec.text,
+            beside: Beside::of(&spec.attachment),
             cut: false,
             to: spec.to.map(|to| to.to_string()),
             groups,
@@ -79,9 +110,10 @@ impl Task {
         }
     }
 
-    /// With the beginning of its text.
+    /// With the beginning of its text, and of the headers only what its data is.
     fn brief(task: task::Task) -> Task {
         let mut task = Task::whole(task);
+        task.beside = task.beside.brief();
         if let Some((end, _)) = task.text.char_indices().nth(CHARS) {
             task.text.truncate(end);
             task.cut = true;
@@ -144,6 +176,8 @@ struct TaskResult {
     attempt: u32,
     outcome: Outcome,
     ret: String,
+    #[serde(flatten)]
+    beside: Beside,
     at: i64,
     late: bool,
 }
@@ -158,6 +192,7 @@ impl From<task::TaskResult> for TaskResult {
             attempt: result.attempt,
             outcome: result.outcome,
             ret: result.ret,
+            beside: Beside::of(&result.attachment),
             at: result.at.0,
             late: result.late,
         }

@@ -1,5 +1,6 @@
 //! Runs over HTTP.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -9,8 +10,9 @@ use axum::{Extension, Router};
 use serde::{Deserialize, Serialize};
 
 use super::answer::{Answer, Refused};
-use super::api::{Asked, Id, Nothing, asked, body, id, ok};
+use super::api::{Asked, Id, Nothing, asked, beside, body, id, ok};
 use super::app::AppState;
+use crate::attachment::{Attachment, Headers};
 use crate::run::{Rollout, TargetState, What, Wish};
 use crate::server::access::Caller;
 use crate::server::operator::{MOST, NewRun, page_of_targets, share};
@@ -34,6 +36,9 @@ pub(super) fn router() -> Router<AppState> {
 struct Run<'a> {
     run: TaskId,
     text: &'a str,
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: &'a Headers,
+    data_size: usize,
     #[serde(skip_serializing_if = "str::is_empty")]
     select: &'a str,
     include_new: bool,
@@ -60,6 +65,8 @@ impl Run<'_> {
         Run {
             run: run.number,
             text: &run.what.text,
+            headers: run.what.attachment.headers(),
+            data_size: run.what.attachment.data().len(),
             select: &run.what.select,
             include_new: run.what.include_new,
             phase: run.course.phase.as_str(),
@@ -139,7 +146,12 @@ pub(super) struct NewRollout {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Begin {
+    #[serde(default)]
     text: String,
+    #[serde(default)]
+    headers: HashMap<String, String>,
+    #[serde(default)]
+    data: String,
     #[serde(default)]
     select: String,
     #[serde(default)]
@@ -165,11 +177,13 @@ pub(super) struct Begin {
 
 async fn begin(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
     let new: Begin = body(&app, request).await?;
-    app.operator.traffic.count(Flow::Submitted, 1, new.text.len());
+    let beside = beside(new.headers, &new.data)?;
+    app.operator.traffic.count(Flow::Submitted, 1, new.text.len() + beside.bytes());
     let dry = new.dry_run;
     let new = NewRun {
         what: What {
             text: new.text,
+            attachment: Attachment::default(),
             select: new.select,
             include_new: new.include_new,
             max_attempts: new.max_attempts.filter(|most| *most > 0),
@@ -179,6 +193,7 @@ async fn begin(State(app): State<AppState>, Extension(caller): Extension<Caller>
             priority: new.priority,
             again: 0,
         },
+        beside,
         to: new.to,
         rollout: Rollout {
             canary: share("canary", &new.rollout.canary)?,

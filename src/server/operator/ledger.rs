@@ -148,7 +148,7 @@ impl Ledger {
             let mut seqs = of_group.remove(&name).unwrap_or_default();
             while bytes < PAGE_BYTES && !seqs.is_empty() {
                 let read = reader.results_by_seq(&seqs.split_off(seqs.len().saturating_sub(RESULTS)))?;
-                bytes += read.iter().map(|entry| entry.result.ret.len()).sum::<usize>();
+                bytes += read.iter().map(|entry| entry.result.bytes()).sum::<usize>();
                 self.results.extend(read);
             }
             self.results_left_out += seqs.len();
@@ -193,6 +193,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+    use crate::attachment::Attachment;
     use crate::store::{Backend as _, Batch, Memory};
     use crate::task::{Name, NameOf, NewResult, NewTask};
 
@@ -203,10 +204,21 @@ mod tests {
     fn done(seq: u64, group: Option<&str>, length: usize) -> TaskResult {
         let (client, ret) = ("client".into(), "x".repeat(length));
         let (attempt, outcome, at) = (1, Outcome::Done, Time(1));
-        let group = group.map(name);
+        let (group, attachment) = (group.map(name), Attachment::default());
         TaskResult {
             seq,
-            result: NewResult { task: 1, group, client, attempt, outcome, ret, at, not_before: None, late: false },
+            result: NewResult {
+                task: 1,
+                group,
+                client,
+                attempt,
+                outcome,
+                ret,
+                attachment,
+                at,
+                not_before: None,
+                late: false,
+            },
         }
     }
 

@@ -241,6 +241,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
+    use crate::attachment::Attachment;
     use crate::server::operator::count_groups;
     use crate::store::{Backend as _, Batch, Memory, Positions};
     use crate::task::{Name, NameOf, NewResult, NewTask, Outcome, Task, TaskResult};
@@ -335,6 +336,7 @@ mod tests {
             attempt: 1,
             outcome: Outcome::Done,
             ret: String::new(),
+            attachment: Attachment::default(),
             at: Time(1),
             not_before: None,
             late: false,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Operator, retry_policy};
+use super::{Beside, Operator, content, retry_policy};
 use crate::run::{LONGEST, MOST_TARGETS, Rollout, Run, Tally, TargetState, What, Wish};
-use crate::server::refusal::{Refusal, Text};
+use crate::server::refusal::Refusal;
 use crate::server::runs::View;
 use crate::store::{PAGE_BYTES, Reader};
 use crate::task::{GroupName, Name, NameOf, Submitter, TaskId, TaskResult, Time};
@@ -19,6 +19,8 @@ const RESULTS: usize = 16;
 pub(in crate::server) struct NewRun {
     /// What is to be done; the text of the selector stands in it.
     pub(in crate::server) what: What,
+    /// What its tasks have beside their text.
+    pub(in crate::server) beside: Beside,
     /// The groups, instead of a selector.
     pub(in crate::server) to: Vec<String>,
     pub(in crate::server) rollout: Rollout,
@@ -30,10 +32,8 @@ pub(in crate::server) struct NewRun {
 
 impl NewRun {
     fn check(&mut self, limit: usize) -> Result<(), Refusal> {
-        if self.what.text.is_empty() {
-            return Err(Refusal::EmptyTask);
-        }
-        self.what.text = Text::Task.check(std::mem::take(&mut self.what.text), limit)?;
+        let text = std::mem::take(&mut self.what.text);
+        (self.what.text, self.what.attachment) = content(text, std::mem::take(&mut self.beside), limit)?;
         retry_policy(&self.what.retry)?;
         let wrong = |why: &str| Err(Refusal::RunMakesNoSense(why.into()));
         if self.what.select.is_empty() == self.to.is_empty() {
@@ -131,7 +131,8 @@ impl Operator {
         let what = What { select: String::new(), include_new: false, again: number, ..view.run.what.clone() };
         let had = view.run.deadline.since(view.run.began_at);
         let lasts = if lasts.is_zero() { had } else { lasts };
-        self.begin_run(NewRun { what, to, rollout: view.run.rollout, lasts, dry: false }, by).await
+        let beside = Beside::of(&what.attachment);
+        self.begin_run(NewRun { what, beside, to, rollout: view.run.rollout, lasts, dry: false }, by).await
     }
 
     /// Of these results, as many as a message has room for, in order; and how many that are.
@@ -141,7 +142,7 @@ impl Operator {
             let asked = some.to_vec();
             let read = self.queries.run(move |reader| reader.results_by_seq(&asked)).await?;
             for entry in read {
-                bytes += entry.result.ret.len();
+                bytes += entry.result.bytes();
                 taken = seqs.partition_point(|seq| *seq <= entry.seq);
                 page.push(entry);
                 if bytes >= PAGE_BYTES {

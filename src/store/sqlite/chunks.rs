@@ -8,6 +8,7 @@ use rusqlite::{Row, Rows, Statement};
 use serde::de::DeserializeOwned;
 
 use super::int;
+use crate::attachment::{Attachment, Headers};
 use crate::task::{GroupName, Name, NameOf};
 
 /// A chunk as it was read: entries in the order of their positions.
@@ -186,9 +187,32 @@ pub(super) fn position(row: &Row<'_>, column: usize) -> rusqlite::Result<u64> {
 
 /// A text out of those of the chunk.
 pub(super) fn text(column: usize, texts: &[u8], start: u32, length: u32) -> rusqlite::Result<&str> {
-    let text = texts.get(start as usize..(start as usize).saturating_add(length as usize));
-    let text = text.ok_or_else(|| strange(column, "a text that ends too early"))?;
-    std::str::from_utf8(text).map_err(|error| strange(column, error))
+    std::str::from_utf8(part(column, texts, start, length)?).map_err(|error| strange(column, error))
+}
+
+fn part(column: usize, texts: &[u8], start: u32, length: u32) -> rusqlite::Result<&[u8]> {
+    let part = texts.get(start as usize..(start as usize).saturating_add(length as usize));
+    part.ok_or_else(|| strange(column, "a text that ends too early"))
+}
+
+/// What an entry has beside its text, which ends at `end`: the headers in its head, and so many bytes of data behind its text.
+pub(super) fn attachment(
+    column: usize,
+    texts: &[u8],
+    end: u32,
+    headers: &Headers,
+    data: u32,
+) -> rusqlite::Result<Attachment> {
+    Ok(Attachment::new(headers.clone(), part(column, texts, end, data)?.to_vec()))
+}
+
+pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
+/// A number of bytes. No message is as long as 4 GiB.
+pub(super) fn size(bytes: usize) -> rusqlite::Result<u32> {
+    u32::try_from(bytes).map_err(|error| strange(0, error))
 }
 
 /// The JSON in a column.

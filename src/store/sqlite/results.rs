@@ -6,10 +6,10 @@ use rusqlite::{Connection, Row, Transaction, params};
 use rustc_hash::FxHashMap;
 use serde::{Deserialize, Serialize};
 
-use super::chunks::{self, Chunk, Ordered, json, position, strange, text};
+use super::chunks::{self, Chunk, Ordered, attachment, is_default, json, position, size, strange, text};
 use super::int;
 use super::removal::has_tasks;
-use super::tasks::{is_default, size};
+use crate::attachment::Headers;
 use crate::store::chunk::{Entry as _, block_of, chunks, segments};
 use crate::task::{GroupName, Name, NameOf, NewResult, Outcome, TaskId, TaskResult, Time};
 
@@ -76,11 +76,16 @@ struct Rare {
     not_before: Option<i64>,
     #[serde(skip_serializing_if = "is_default")]
     late: u8,
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: Headers,
+    /// How many bytes of data stand behind its text.
+    #[serde(skip_serializing_if = "is_default")]
+    data: u32,
 }
 
 impl Default for Rare {
     fn default() -> Rare {
-        Rare { attempt: 1, not_before: None, late: 0 }
+        Rare { attempt: 1, not_before: None, late: 0, headers: Headers::default(), data: 0 }
     }
 }
 
@@ -89,10 +94,18 @@ fn is_one(number: &u32) -> bool {
 }
 
 impl Rare {
-    fn of(result: &NewResult) -> Option<Box<Rare>> {
-        let is_plain = result.attempt == 1 && result.not_before.is_none() && !result.late;
-        let not_before = result.not_before.map(|time| time.0);
-        (!is_plain).then(|| Box::new(Rare { attempt: result.attempt, not_before, late: result.late.into() }))
+    fn of(result: &NewResult) -> rusqlite::Result<Option<Box<Rare>>> {
+        let NewResult { attempt, not_before, late, attachment, .. } = result;
+        if *attempt == 1 && not_before.is_none() && !late && attachment.is_nothing() {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(Rare {
+            attempt: *attempt,
+            not_before: not_before.map(|time| time.0),
+            late: (*late).into(),
+            headers: attachment.headers().clone(),
+            data: size(attachment.data().len())?,
+        })))
     }
 }
 
@@ -142,7 +155,10 @@ impl Chunk for ResultChunk {
 
     fn entry(&self, at: usize) -> rusqlite::Result<TaskResult> {
         let Head(_, start, length, _, group, client, outcome, ago, rare) = &self.heads[at];
+        let beside =
+            |rare: &Box<Rare>| attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data);
         let result = NewResult {
+            attachment: rare.as_ref().map(beside).transpose()?.unwrap_or_default(),
             task: self.task(at),
             group: group.and_then(|place| self.names[place as usize].1.clone()),
             client: self.names[*client as usize].0.clone(),
@@ -205,7 +221,7 @@ pub(super) fn of_task(conn: &Connection, task: TaskId, what: What) -> rusqlite::
         for at in places {
             let mut entry = chunk.entry(at)?;
             if what == What::WithoutTexts {
-                entry.result.ret = String::new();
+                entry.result.say_nothing();
             }
             found.push(entry);
         }
@@ -275,9 +291,10 @@ pub(super) fn write(
             names.place(&result.client),
             result.outcome as u8,
             newest.saturating_sub(result.at.0),
-            Rare::of(result),
+            Rare::of(result)?,
         ));
         texts.extend_from_slice(result.ret.as_bytes());
+        texts.extend_from_slice(result.attachment.data());
     }
     let (block, count) = (first.class(), chunk.len() as i64);
     let (first, last) = (int(first.seq), int(last.seq));

@@ -5,6 +5,7 @@ use rusqlite::{Row, Statement, Transaction};
 use serde::{Deserialize, Serialize};
 
 use super::int;
+use crate::attachment::{Attachment, Headers};
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
@@ -21,7 +22,7 @@ macro_rules! task_columns {
 }
 macro_rules! result_columns {
     () => {
-        r#"seq, task_id, "group", client, attempt, outcome, at, not_before, late, ret"#
+        r#"seq, task_id, "group", client, attempt, outcome, at, not_before, late, ret, NULL, NULL"#
     };
 }
 macro_rules! status_columns {
@@ -51,13 +52,13 @@ macro_rules! client_columns {
 }
 macro_rules! dead_columns {
     () => {
-        r#"seq, task_id, "group", client, attempt, outcome, at, ret"#
+        r#"seq, task_id, "group", client, attempt, outcome, at, ret, headers, data"#
     };
 }
 /// The columns of a dead letter, as those of a result: it is not late, and does not wait.
 macro_rules! dead_results {
     () => {
-        r#"seq, task_id, "group", client, attempt, outcome, at, NULL, 0, ret"#
+        r#"seq, task_id, "group", client, attempt, outcome, at, NULL, 0, ret, headers, data"#
     };
 }
 macro_rules! open_columns {
@@ -179,6 +180,14 @@ impl Values<'_, '_> {
         serde_json::from_str(self.row.get_ref(self.column - 1)?.as_str()?).map_err(|error| self.strange(error))
     }
 
+    /// The headers, as JSON, and the data; either may be missing.
+    fn attachment(&mut self) -> rusqlite::Result<Attachment> {
+        let headers = self.next::<Option<String>>()?;
+        let headers = headers.map_or(Ok(Headers::default()), |text| serde_json::from_str(&text));
+        let headers = headers.map_err(|error| self.strange(error))?;
+        Ok(Attachment::new(headers, self.next::<Option<Vec<u8>>>()?.unwrap_or_default()))
+    }
+
     /// The value that was read last is not what it should be.
     fn strange(&self, error: impl std::error::Error + Send + Sync + 'static) -> rusqlite::Error {
         rusqlite::Error::FromSqlConversionFailure(self.column - 1, Type::Text, Box::new(error))
@@ -206,6 +215,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             max_attempts: row.next()?,
             retry: row.retry()?.backoff,
             text: row.next()?,
+            attachment: Attachment::default(),
             by: None,
             audience: None,
             time_limit: None,
@@ -241,6 +251,7 @@ pub(super) fn result(row: &Row<'_>) -> rusqlite::Result<TaskResult> {
             not_before: row.optional_time()?,
             late: row.next()?,
             ret: row.next()?,
+            attachment: row.attachment()?,
         },
     })
 }
@@ -255,7 +266,10 @@ pub(super) fn bind_dead(to: &mut Parameters<'_, '_>, entry: &TaskResult) -> rusq
     to.put(result.attempt)?;
     to.put(result.outcome as u8)?;
     to.put(result.at.0)?;
-    to.put(result.ret.as_str())
+    to.put(result.ret.as_str())?;
+    let (headers, data) = (result.attachment.headers(), result.attachment.data());
+    to.put((!headers.is_empty()).then(|| serde_json::json!(headers).to_string()))?;
+    to.put((!data.is_empty()).then_some(data))
 }
 
 pub(super) fn bind_status(to: &mut Parameters<'_, '_>, entry: &Status) -> rusqlite::Result<()> {

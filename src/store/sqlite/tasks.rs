@@ -8,9 +8,10 @@ use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use rustc_hash::FxHashSet;
 use serde::{Deserialize, Serialize};
 
-use super::chunks::{self, Chunk, json, name, position, strange, text};
+use super::chunks::{self, Chunk, attachment, is_default, json, name, position, size, strange, text};
 use super::int;
 use super::rows::{priority, priority_number};
+use crate::attachment::Headers;
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
@@ -115,16 +116,18 @@ struct Rare {
     /// How many milliseconds work on it may take, and whether it has failed then.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<(NonZeroU32, bool)>,
-}
-
-pub(super) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
+    #[serde(skip_serializing_if = "Headers::is_empty")]
+    headers: Headers,
+    /// How many bytes of data stand behind its text.
+    #[serde(skip_serializing_if = "is_default")]
+    data: u32,
 }
 
 impl Rare {
     /// `before`: who submitted the one before it.
-    fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> Option<Box<Rare>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, .. } = &task.spec;
+    fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> rusqlite::Result<Option<Box<Rare>>> {
+        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, .. } =
+            &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);
@@ -137,8 +140,12 @@ impl Rare {
             && retry.is_none()
             && by.is_none()
             && audience.is_none()
-            && time_limit.is_none();
-        let rare = move || Rare {
+            && time_limit.is_none()
+            && attachment.is_nothing();
+        if is_plain {
+            return Ok(None);
+        }
+        let rare = Rare {
             ago,
             key: key.clone(),
             not_before: not_before.map(|time| time.0),
@@ -147,6 +154,8 @@ impl Rare {
             retry: retry.map(|retry| retry.to_string()),
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
+            headers: attachment.headers().clone(),
+            data: size(attachment.data().len())?,
             groups: match audience {
                 Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
                 _ => None,
@@ -156,7 +165,7 @@ impl Rare {
                 _ => None,
             },
         };
-        (!is_plain).then(|| Box::new(rare()))
+        Ok(Some(Box::new(rare)))
     }
 }
 
@@ -232,6 +241,7 @@ impl Chunk for TaskChunk {
             let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
             spec.retry = retry.map_err(|error| strange(6, error))?;
             spec.audience = rare.audience()?.map(Arc::new);
+            spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {
@@ -335,10 +345,11 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
                     task.id - first.id,
                     size(texts.len())?,
                     size(text.len())?,
-                    Rare::of(task, newest, before),
+                    Rare::of(task, newest, before)?,
                 ));
                 before = task.spec.by.as_ref();
                 texts.extend_from_slice(text);
+                texts.extend_from_slice(task.spec.attachment.data());
             }
             let (target, priority) = first.class();
             let count = chunk.len() as i64;
@@ -363,11 +374,6 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
         }
     }
     Ok(())
-}
-
-/// A number of bytes. No message is as long as 4 GiB.
-pub(super) fn size(bytes: usize) -> rusqlite::Result<u32> {
-    u32::try_from(bytes).map_err(|error| strange(0, error))
 }
 
 /// Writes what the batch changes of tasks that stand in the log already.

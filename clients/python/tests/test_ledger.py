@@ -12,7 +12,6 @@ from contact_worker._ledger import INBOX_BYTES, UNSENT_BYTES, Ledger
 from contact_worker._wire import contact_pb2 as pb
 from contact_worker._wire import control_pb2, enum
 
-
 OUTCOMES = enum("Outcome")
 
 
@@ -71,6 +70,11 @@ class Beginning(unittest.TestCase):
         ledger.finish(job, pb.Result())
         ledger.promote(6)
         self.assertEqual(said(ledger), [(3, "WORKING"), (1, "DONE"), (2, "RELEASED")])
+
+    def test_a_time_beyond_what_python_knows_is_its_last_one(self):
+        ledger = Ledger(1, False)
+        ledger.accept(task(1, expires_at=2**63 - 1), 0, 1000)
+        self.assertEqual(ledger.held[1].task.expires_at.year, 9999)
 
 
 class Renewing(unittest.TestCase):
@@ -284,6 +288,8 @@ class Others(unittest.TestCase):
     def test_a_task_can_be_made_for_the_test_of_a_handler(self):
         handled = Task("a text", attempt=2)
         handled.progress(0.5, "half")
+        with self.assertRaises(ValueError):
+            NewTask("a", ttl=float("inf")).message()
         self.assertFalse(handled.revoked.wait(0))
         self.assertEqual(control_pb2.NewTask(task="a"), NewTask("a").message())
 

@@ -116,6 +116,17 @@ class Renewing(unittest.TestCase):
         ledger.finish(job, pb.Result(ret="of the first"))
         self.assertEqual(said(ledger), [], "what came of the first delivery is not told as of the second")
 
+    def test_one_that_was_revoked_while_it_waited_is_neither_begun_nor_given_back(self):
+        for announces in (True, False):
+            ledger = Ledger(1, announces)
+            (job,) = begun(ledger, 1)
+            ledger.accept(task(2), 0, 0)
+            ledger.revoke(2, 1, "CANCELLED")
+            ledger.finish(job, pb.Result())
+            ledger.promote(0)
+            self.assertIsNone(ledger.take(0, 0))
+            self.assertEqual(said(ledger), [(1, "DONE")])
+
 
 class Telling(unittest.TestCase):
     def test_what_is_unconfirmed_is_told_again_over_another_connection_and_what_is_confirmed_is_not(self):

@@ -313,6 +313,7 @@ class Stopping(Case):
         stopping = threading.Thread(target=worker.stop)
         stopping.start()
         eventually("the other one goes back", lambda: (2, "RELEASED", "") in self.outcomes(1))
+        eventually("it is given no more", lambda: [it.draining for it in self.client.clients()] == [True])
         self.client.submit("comes later")
         gate.open.set()
         stopping.join(DEADLINE)

@@ -14,7 +14,7 @@ from . import _calls
 from ._calls import Call, Submission
 from ._channel import OPTIONS, Path, Target
 from ._wire import Stub
-from .errors import ContactError, of_rpc
+from .errors import ContactError, Unavailable, of_rpc
 from .types import (
     Accepted,
     Cancelled,
@@ -92,7 +92,7 @@ class Client:
                 await _take_answer(submission, call, on_answer)
         except (grpc.RpcError, asyncio.InvalidStateError) as failed:
             # A call that has ended takes no more, and says why when it is asked.
-            error = of_rpc(failed) if isinstance(failed, grpc.RpcError) else await _end_of(call)
+            error = _of_write(failed) if isinstance(failed, grpc.RpcError) else await _end_of(call)
             error.submitted = submission.submitted
             raise error from None
         finally:
@@ -306,6 +306,12 @@ async def _take_answer(submission: Submission, call: Any, on_answer: Optional[Ca
     submission.read(answer)
     if on_answer is not None:
         on_answer(submission.submitted)
+
+
+def _of_write(failed: grpc.RpcError) -> ContactError:
+    """A write to a connection that was lost just now fails so, before gRPC knows why."""
+    error = of_rpc(failed)
+    return Unavailable(f"the connection was lost: {error}") if error.code == "INTERNAL" and not error.reason else error
 
 
 async def _end_of(call: Any) -> ContactError:

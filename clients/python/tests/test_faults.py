@@ -20,7 +20,7 @@ from contact_worker import Worker
 worker = Worker(sys.argv[1], group="g", id="dies", start_at="first", concurrency=2)
 @worker.task
 def handle(task):
-    print("begun", task.text, flush=True)
+    print(f"begun {task.text}\\n", end="", flush=True)
     time.sleep(1000)
 worker.run()
 """

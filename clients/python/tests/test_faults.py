@@ -100,7 +100,7 @@ class RealServer(Case):
         proxy = Proxy(self.server.listen)
         self.addCleanup(proxy.close)
         with self.assertLogs("contact_worker", "WARNING") as logs:
-            worker = self.worker(lambda task: task.text, proxy.address, heartbeat=1)
+            worker = self.worker(lambda task: task.text, proxy.address, heartbeat=1, renew_every=1000)
             self.assertTrue(worker.wait_connected(DEADLINE))
             proxy.mute = True
             eventually("it is given up", lambda: any("heartbeats stopped" in line for line in logs.output))
@@ -133,7 +133,7 @@ class RealServer(Case):
         engine.stop()
         with engine.lock:
             engine._end_at = time.monotonic()  # Not the ten seconds that the last results have.
-            engine._clock.notify()
+            engine.clock.notify()
         with self.assertRaisesRegex(Unreported, "1 results could not be reported"):
             worker.stop()
 

@@ -160,7 +160,9 @@ class Connection:
             for task in message.batch:
                 ledger.accept(task, now, wall)
             if not (message.id or message.batch or message.revoked):
-                self.heartbeats = True
+                if not self.heartbeats:
+                    self.heartbeats = True
+                    engine.clock.notify()
                 if message.task or message.data:
                     engine.fail(Refused("the server gives its tasks no ids: it is no Contact server"), at_once=True)
             engine.changed()

@@ -58,7 +58,7 @@ class Engine:
         #: Something is to be sent, or the stream of results is to end.
         self.tell = threading.Condition(self.lock)
         #: Something is due earlier.
-        self._clock = threading.Condition(self.lock)
+        self.clock = threading.Condition(self.lock)
         #: The connection, or what is left to do, has changed.
         self.state = threading.Condition(self.lock)
         self.ledger = Ledger(settings.concurrency, settings.announce_begin)
@@ -101,7 +101,7 @@ class Engine:
             if job is not None:
                 job.task._say = functools.partial(self._note_progress, job)
                 if job.task.timeout is not None:
-                    self._clock.notify()
+                    self.clock.notify()
             return job
 
     def finish(self, job: Job, result: Any) -> None:
@@ -126,7 +126,7 @@ class Engine:
             until = time.monotonic() + (self.settings.grace if grace is None else grace)
             self._grace_until = until if self._grace_until is None else min(self._grace_until, until)
             self.changed()
-            self._clock.notify()
+            self.clock.notify()
 
     def wait_connected(self, timeout: Optional[float]) -> bool:
         """Waits until the server has said something, for so many seconds at most. Raises what the worker ended with."""
@@ -217,7 +217,7 @@ class Engine:
         """Whether a worker that stops is through."""
         if not self.ledger.held and self._end_at is None:
             self._end_at = time.monotonic() + LAST_WORDS
-            self._clock.notify()
+            self.clock.notify()
         idle = self.connection is None or self.connection.is_idle()
         told = not self.ledger.unreported() and not (self.ledger.has_next() and self.is_connected())
         if not self.ledger.held and (told and idle):
@@ -228,7 +228,7 @@ class Engine:
         if not self.is_over:
             self.is_over = True
             self.state.notify_all()
-            self._clock.notify_all()
+            self.clock.notify_all()
             if self.connection is not None:
                 self.connection.close()
 
@@ -287,7 +287,7 @@ class Engine:
             self.ended.set()
             self._on_ready()
             self.state.notify_all()
-            self._clock.notify_all()
+            self.clock.notify_all()
 
     def _keep_time(self) -> None:
         with self.lock:
@@ -295,7 +295,7 @@ class Engine:
                 now = time.monotonic()
                 self._do_what_is_due(now)
                 at = self._next_time()
-                self._clock.wait(None if at is None else max(0.0, at - time.monotonic()))
+                self.clock.wait(None if at is None else max(0.0, at - time.monotonic()))
 
     def _next_time(self) -> Optional[float]:
         times = [self._renew_at, self._grace_until, self._end_at, self.ledger.next_limit()]
@@ -338,5 +338,5 @@ class Engine:
     def _note_progress(self, job: Job, part: float, text: str) -> None:
         with self.lock:
             if not self._progress:
-                self._clock.notify()
+                self.clock.notify()
             self._progress[job] = (part, text)

@@ -86,8 +86,21 @@ class Engine:
         """Starts the threads. What cannot work is said at once; the server need not be there yet."""
         self.target.credentials()
         self.target.metadata()
-        for name, work in (("pipe", self._pipe), ("clock", self._keep_time)):
-            threading.Thread(target=work, name=f"contact-{name}", daemon=True).start()
+        threading.Thread(target=self._pipe, name="contact-pipe", daemon=True).start()
+        threading.Thread(target=self.guard, args=(self._keep_time,), name="contact-clock", daemon=True).start()
+
+    def guard(self, work: Callable[[], None]) -> None:
+        """Does the work of a thread. A mistake in that ends the worker, and not the thread alone."""
+        try:
+            work()
+        except Exception as mistake:
+            self.end_by(mistake)
+
+    def end_by(self, mistake: Exception) -> None:
+        """Ends the worker because of a mistake in it."""
+        log.error("the worker ends because of a mistake in it; please report it", exc_info=mistake)
+        with self.lock:
+            self.fail(ContactError(f"a mistake in contact_worker: {mistake!r}"), at_once=True)
 
     def check_process(self) -> None:
         """Refuses a process that was forked from the one that started the worker: its threads are not here."""
@@ -117,6 +130,8 @@ class Engine:
         """No task is begun any more; handlers have `grace` seconds to finish, as it is set unless it is said."""
         self.check_process()
         with self.lock:
+            if self.ended.is_set():
+                return
             if not self.ledger.stopping:
                 log.info("stopping; what runs is finished first")
                 self.ledger.stop()
@@ -161,7 +176,7 @@ class Engine:
                 if is_bad_message(error) or is_refusal(error):
                     raise error from None
             wait = backoff.next(error.retry_after) if wait is None else wait
-            if deadline is not None and time.monotonic() + wait >= deadline:
+            if self.ledger.stopping or (deadline is not None and time.monotonic() + wait >= deadline):
                 raise error
             with self.lock:
                 self.state.wait_for(lambda: self.ledger.stopping, wait)
@@ -235,33 +250,31 @@ class Engine:
     # The threads.
 
     def _pipe(self) -> None:
+        self.guard(self._keep_connected)
+        self._close()
+
+    def _keep_connected(self) -> None:
         backoff = Backoff(self.settings.first_backoff, self.settings.most_backoff)
-        try:
-            while not self.is_over:
-                begun = time.monotonic()
-                connection, error = self._connect()
-                if self.is_over:
-                    return
-                if connection is not None and (connection.answered or error.reason or begun + WORKED <= time.monotonic()):
-                    backoff.reset()
-                wait = backoff.next(error.retry_after)
-                what = "lost the connection to" if connection is not None and connection.answered else "cannot reach"
-                what = "turned away by" if error.reason else what
-                log.warning("%s %s: %s; next try in %.1f s", what, self.target.address, error, wait)
-                with self.lock:
-                    self.state.wait_for(lambda: self.is_over, wait)
-        except Exception as mistake:
-            log.exception("the worker ends because of a mistake in it; please report it")
-            self.error = ContactError(f"a mistake in contact_worker: {mistake!r}")
-        finally:
-            self._close()
+        while not self.is_over:
+            begun = time.monotonic()
+            connection, error = self._connect()
+            if self.is_over:
+                return
+            answered = connection is not None and connection.answered
+            if answered or error.reason or (connection is not None and begun + WORKED <= time.monotonic()):
+                backoff.reset()
+            wait = backoff.next(error.retry_after)
+            what = "turned away by" if error.reason else "lost the connection to" if answered else "cannot reach"
+            log.warning("%s %s: %s; next try in %.1f s", what, self.target.address, error, wait)
+            with self.lock:
+                self.state.wait_for(lambda: self.is_over, wait)
 
     def _connect(self) -> tuple[Optional[Connection], ContactError]:
         """One connection, from its beginning to its end; returns that, and why it ended."""
         try:
             connection = Connection(self, self._said)
-        except OSError as missing:  # A file of TLS, or of the token.
-            return None, ContactError(str(missing))
+        except (OSError, ValueError) as wrong:  # A file of TLS, or of the token.
+            return None, ContactError(str(wrong))
         with self.lock:
             self.connection = connection
             self.ledger.renew()
@@ -331,7 +344,7 @@ class Engine:
         self.changed()
 
     def _silence_deadline(self, connection: Connection) -> Optional[float]:
-        if not connection.heartbeats or not self.settings.heartbeat or self.ledger.stopping:
+        if not connection.heartbeats or connection.closed or not self.settings.heartbeat or self.ledger.stopping:
             return None
         return connection.received_at + self.settings.heartbeat * MISSED_HEARTBEATS
 

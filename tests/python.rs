@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::{env, io};
+use std::{env, fs, io};
 
 /// A Python that has the package, and the folder that it is in.
 struct Package {
@@ -80,6 +80,12 @@ fn traces_ride_with_tasks_of_python() {
 #[test]
 fn the_readme_of_the_python_package_works_as_it_is_printed() {
     passes("test_readme");
+}
+
+#[test]
+fn the_python_package_has_the_version_of_the_server() {
+    let settings = fs::read_to_string(here("src/contact_worker/_settings.py")).unwrap();
+    assert!(settings.contains(&format!("\nVERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))), "{settings}");
 }
 
 fn here(file: &str) -> PathBuf {

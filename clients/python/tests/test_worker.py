@@ -219,6 +219,12 @@ class Handling(Case):
             def second(task):
                 return None
 
+        # As when the cell of a notebook is run again.
+        first_again = type(first)(first.__code__, first.__globals__)
+        first_again.__qualname__ = first.__qualname__
+        worker.task(first_again)
+        self.assertIs(worker._handler, first_again)
+
         with self.assertRaisesRegex(TypeError, "contact_worker.aio"):
 
             @worker.task

@@ -28,9 +28,9 @@ fn passes(module: &str) {
     // Files and threads that are left behind are errors, too.
     command.args(["-X", "dev", "-W", "error::ResourceWarning", "-m", "unittest", module]);
     command.current_dir(here("tests")).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONIOENCODING", "utf-8");
-    command.env("CONTACT_SERVER", env!("CARGO_BIN_EXE_contact-server"));
-    command.env("CONTACTCTL", env!("CARGO_BIN_EXE_contactctl"));
-    command.env("CONTACT_DIST", package.folder.join("dist"));
+    command.env("PACKAGE_SERVER", env!("CARGO_BIN_EXE_contact-server"));
+    command.env("PACKAGE_CTL", env!("CARGO_BIN_EXE_contactctl"));
+    command.env("PACKAGE_DIST", package.folder.join("dist"));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{module}: {}\n{}{said}", output.status, String::from_utf8_lossy(&output.stdout));

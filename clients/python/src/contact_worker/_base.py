@@ -20,6 +20,10 @@ log = logging.getLogger("contact_worker")
 Handler = TypeVar("Handler", bound=Callable[[Task], Any])
 #: What a handler may return.
 Returned = Union[str, bytes, Reply, None]
+#: What a program is told to end by.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Programs that start others pass a Ctrl-C on that the terminal sent to both: one that comes so soon, in seconds, is the same.
+DOUBLED = 0.5
 #: Delays longer than a field of the wire has room for are cut to that: 49 days.
 _MOST_MS = 2**32 - 1
 
@@ -165,11 +169,6 @@ def result_of_error(task: Task, error: BaseException) -> Any:
         return pb.Result(outcome=pb.RETRY, ret=f"the handler was cancelled {task.revoked.reason}".strip())
     log.error("task %d, attempt %d, raised; it is tried again", task.id, task.attempt, exc_info=error)
     return pb.Result(outcome=pb.RETRY, ret=sendable(f"{type(error).__name__}: {error}".removesuffix(": ")))
-
-
-def signals_to_stop() -> list[int]:
-    """What a program is told to end by."""
-    return [signal.SIGINT, signal.SIGTERM]
 
 
 def _name_of(handler: Callable[..., Any]) -> str:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Any, Callable, Optional
 
 from ._aio_client import Client, Running
-from ._base import BaseWorker, Returned, result_of, result_of_error, signals_to_stop
+from ._base import DOUBLED, SIGNALS, BaseWorker, Returned, result_of, result_of_error
 from ._engine import Engine
 from ._ledger import Job
 from ._trace import handling
@@ -175,12 +175,12 @@ def _heeding_signals(dispatcher: _Dispatcher) -> Iterator[None]:
         if not told:
             told.append(loop.time())
             dispatcher.engine.stop()
-        elif loop.time() >= told[0] + 0.5:
+        elif loop.time() >= told[0] + DOUBLED:
             dispatcher.engine.abort()
 
     taken = []
     if threading.current_thread() is threading.main_thread():
-        for number in signals_to_stop():
+        for number in SIGNALS:
             before = signal.getsignal(number)
             # Not on Windows, where Ctrl-C cancels what asyncio.run() runs.
             with contextlib.suppress(NotImplementedError):

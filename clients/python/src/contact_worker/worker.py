@@ -12,15 +12,12 @@ from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import Any, Callable, Optional
 
-from ._base import BaseWorker, Returned, result_of, result_of_error, signals_to_stop
+from ._base import DOUBLED, SIGNALS, BaseWorker, Returned, result_of, result_of_error
 from ._engine import Engine
 from ._trace import handling
 from .task import Task
 
 log = logging.getLogger("contact_worker")
-
-#: Programs that start others pass a Ctrl-C on that the terminal sent to both: one that comes so soon is the same.
-DOUBLED = 0.5
 
 #: Whether a thread is one of a worker's handlers.
 _handling = threading.local()
@@ -151,7 +148,7 @@ def _heeding_signals(engine: Engine) -> Iterator[None]:
             engine.abort()
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    before = {number: signal.signal(number, heed) for number in signals_to_stop()}
+    before = {number: signal.signal(number, heed) for number in SIGNALS}
     try:
         yield
     finally:

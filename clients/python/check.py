@@ -12,11 +12,13 @@ HERE = pathlib.Path(__file__).resolve().parent
 def main():
     folder = prepare.pyenv.target_dir() / "python-client"
     python = prepare.ensure(folder)
+    mypy = [python / "mypy", "--config-file", HERE / "pyproject.toml", "--cache-dir", folder / "mypy"]
     for command in (
         [python / "ruff", "check", "--no-cache", HERE],
         [python / "ruff", "format", "--no-cache", "--check", HERE],
         # Of the installed package: what is generated is there, too.
-        [python / "mypy", "--config-file", HERE / "pyproject.toml", "--cache-dir", folder / "mypy", "-p", "contact_worker"],
+        [*mypy, "-p", "contact_worker"],
+        [*mypy, HERE / "tests" / "typed.py"],
     ):
         if subprocess.run(command, cwd=folder, check=False).returncode != 0:
             sys.exit(f"{' '.join(map(str, command))} found something")

@@ -24,6 +24,7 @@ mod network;
 #[cfg(target_os = "linux")]
 mod packages;
 mod protocol;
+mod python;
 mod rig;
 mod server;
 #[cfg(target_os = "linux")]

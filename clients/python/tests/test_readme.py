@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import re
+import shlex
 import subprocess
 import tempfile
 import unittest
+import urllib.request
 import venv
 
-from rig import DEADLINE, Case, Program
+from rig import CONTACTCTL, DEADLINE, Case, Program
 
 README = pathlib.Path(__file__).resolve().parent.parent / "README.md"
+#: That of the project, in both languages.
+FRONT = [README.parent.parent.parent / name for name in ("README.md", "README.zh.md")]
 
 
-def blocks():
-    """The programs of the README, in order."""
-    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+def blocks(readme=README, language="python"):
+    """The programs of a README, in order."""
+    return re.findall(rf"```{language}\n(.*?)```", readme.read_text(encoding="utf-8"), re.DOTALL)
 
 
 class Readme(Case):
@@ -67,6 +72,42 @@ class Readme(Case):
         (named,) = re.findall(r"^Also (`task`.*)\.$", README.read_text(encoding="utf-8"), re.MULTILINE)
         for name in re.findall("`(.*?)`", named):
             self.assertTrue(callable(getattr(self.client, name)), name)
+
+
+def curl(command):
+    """What curl would print: it need not be there."""
+    options, url = command[1:-1], command[-1]
+    given = dict(zip(options[::2], options[1::2]))
+    headers = dict([given["-H"].split(": ")]) if "-H" in given else {}
+    data = given["-d"].encode() if "-d" in given else None
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers), timeout=DEADLINE) as answer:
+        return answer.read().decode()
+
+
+class FrontPage(Case):
+    """The quick start of the project's README, but for what installs and kills."""
+
+    def test_the_worker_and_the_task_by_curl_and_by_contactctl(self):
+        for readme in FRONT:
+            (worker,) = blocks(readme)
+            program = Program(self.text(worker))
+            self.addCleanup(program.close)
+            steps = next(it for it in blocks(readme, "sh") if "curl" in it)
+            submit, ask, ctl = (shlex.split(self.text(line), comments=True) for line in steps.splitlines()[1:])
+            task = json.loads(curl(submit))["id"]
+            # In the second language it has another number.
+            said = curl([it.replace("/tasks/1?", f"/tasks/{task}?") for it in ask])
+            self.assertIn('"ret":"a thumb of a.png"', said)
+            environment = {**os.environ, "CONTACT_CONTROL": self.server.control}
+            done = subprocess.run([CONTACTCTL, *ctl[1:]], check=True, stdout=subprocess.PIPE, text=True, timeout=DEADLINE, env=environment)
+            self.assertIn("thumbs: a thumb of b.png", done.stdout)
+            program.close()
+
+    def text(self, block):
+        """With the addresses of this server."""
+        for default, own in [("127.0.0.1:50051", self.server.listen), ("127.0.0.1:50080", self.server.http)]:
+            block = block.replace(default, own)
+        return block
 
 
 class Installed(Case):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import re
 import resource
 import threading
 import time
@@ -157,6 +160,12 @@ class Handling(Case):
         self.client.submit("x")
         self.worker(lambda task: "a\ud800b")
         self.assertEqual(self.outcomes(1), [(1, "DONE", "a?b")])
+
+    def test_a_worker_that_says_no_name_is_called_by_its_machine_and_its_process(self):
+        self.client.submit("x")
+        self.worker(lambda task: "done")
+        (result,) = self.results(1)
+        self.assertRegex(result.client, rf"^{re.escape(platform.node())}-{os.getpid()}-[0-9a-f]{{4}}$")
 
     def test_a_status_is_on_disk_when_it_returns_and_one_that_is_too_long_is_refused(self):
         worker = self.worker(lambda task: None, id="w")

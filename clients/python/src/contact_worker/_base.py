@@ -62,6 +62,7 @@ class BaseWorker:
         server: where the server listens for workers, host:port.
         group: share tasks with the other workers that name this group.
         id: a stable name. Without a group, the worker gets every task for it and for all, and settles them for itself.
+            Without an id, one that has no token and no certificate is called by its machine and its process: berlin-4711-3f9a.
         labels: what it is, as in {"os": "linux"}: tasks may be for those whose labels match.
         concurrency: how many tasks are handled at the same time: threads (1), or coroutines (10 with `contact_worker.aio`).
         window: most tasks that are held; without it, one more than are handled, or a whole batch. More is faster for small tasks.
@@ -112,7 +113,7 @@ class BaseWorker:
             self._engine.check_process()
             if not self._engine.ended.is_set():
                 raise RuntimeError("the worker is running already")
-        self._engine = engine = Engine(self._target, self._settings, on_ready, on_revoked)
+        self._engine = engine = Engine(self._target, self._settings.named(self._target), on_ready, on_revoked)
         return engine
 
     def _running(self) -> Engine:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import platform
+import secrets
 import sys
 from collections.abc import Mapping
 from typing import Optional, Union
 from urllib.parse import quote
 
-from ._channel import MAX_MESSAGE
+from ._channel import MAX_MESSAGE, Target
 
 #: The version of this package.
 VERSION = "0.1.0"
@@ -56,6 +58,14 @@ class Settings:
         for name in ("grace", "confirm_every", "first_backoff", "most_backoff"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} cannot be negative")
+
+    def named(self, target: Target) -> Settings:
+        """With a name for this process, and a word by which containers differ, where it has none: with a name, what it holds it goes on
+        with when it is back after a lost connection. Who shows a token or a certificate may not call itself anything."""
+        if self.id or target.token or target.token_file or target.cert:
+            return self
+        machine = "".join(c for c in platform.node() if c.isprintable()).strip() or "worker"
+        return dataclasses.replace(self, id=f"{machine}-{os.getpid()}-{secrets.token_hex(2)}")
 
     def metadata(self, instance: str, stopping: bool) -> list[tuple[str, str]]:
         """What says who this worker is, in each call. One that is `stopping` wants no more tasks."""

@@ -17,6 +17,9 @@ pub const LONGEST_HEADERS: usize = 4096;
 /// The header that says what the data is.
 pub const CONTENT_TYPE: &str = "content-type";
 
+/// Headers that say how a task was submitted, not what is to be done: the context of a trace (W3C Trace Context, W3C Baggage).
+const OF_TRACES: [&str; 3] = ["traceparent", "tracestate", "baggage"];
+
 /// What a header takes in memory beside its key and its value: two strings in a map.
 const AROUND: usize = 64;
 
@@ -147,6 +150,18 @@ impl Attachment {
     /// The bytes, which may be none.
     pub fn data(&self) -> &[u8] {
         self.0.as_ref().map_or(&[], |parts| &parts.data)
+    }
+
+    /// Whether both ask for the same: they may be of different traces.
+    pub fn asks_for_the_same(&self, other: &Attachment) -> bool {
+        let asked = |it: &Attachment| {
+            it.headers()
+                .iter()
+                .filter(|(key, _)| !OF_TRACES.contains(key))
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .collect::<Vec<_>>()
+        };
+        self.data() == other.data() && asked(self) == asked(other)
     }
 
     /// Whether there is neither.

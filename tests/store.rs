@@ -357,6 +357,21 @@ for_both! {
         assert_eq!(handle.reader().unwrap().tasks(0, 10).unwrap().len(), 5);
     }
 
+    fn a_known_key_in_another_trace_is_known(place) {
+        let (store, handle) = place.start();
+        let traced = |trace: &str| {
+            let headers = [("traceparent", trace), ("tracestate", "a=b"), ("baggage", trace), ("tenant", "t")];
+            NewTask { attachment: Attachment::new(Headers::new(headers).unwrap(), b"data".to_vec()), ..keyed("a") }
+        };
+        submit(&handle, vec![traced("00-1-1-01")]);
+        assert_eq!(submit(&handle, vec![traced("00-2-2-01")]).known, [0]);
+        store.close().unwrap();
+        let (_store, handle) = place.start();
+        assert_eq!(submit(&handle, vec![traced("00-3-3-01")]).known, [0]);
+        let other = NewTask { attachment: Attachment::new(Headers::new([("tenant", "u")]).unwrap(), b"data".to_vec()), ..keyed("a") };
+        assert_eq!(submit(&handle, vec![other]).reused.len(), 1);
+    }
+
     fn a_key_that_another_task_has_is_refused_and_spoils_nothing_else(place) {
         let (store, handle) = place.start();
         let elsewhere = NewTask { to: Some(name("g")), ..keyed("a") };

@@ -544,7 +544,10 @@ impl Round {
         // When, how often and how urgently may have been worked out anew.
         let same =
             |text: &String, attachment: &Attachment, to: &Option<GroupName>, audience: &Option<Arc<Audience>>| {
-                *text == spec.text && *attachment == spec.attachment && *to == spec.to && *audience == spec.audience
+                *text == spec.text
+                    && attachment.asks_for_the_same(&spec.attachment)
+                    && *to == spec.to
+                    && *audience == spec.audience
             };
         let in_batch = self.keys.get(key).and_then(|id| {
             let at = self.batch.tasks.binary_search_by_key(id, |task| task.id).ok()?;

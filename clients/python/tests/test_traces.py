@@ -47,12 +47,11 @@ class Traces(Case):
         self.assertEqual(spans[0].attributes["messaging.message.id"], "1")
         self.assertEqual([it.name for it in spans[0].events], ["exception"])
 
-    def test_a_task_with_a_key_is_the_same_when_it_is_submitted_again(self):
-        for _ in range(2):
+    def test_a_task_with_a_key_is_the_same_when_it_is_submitted_again_in_another_trace(self):
+        for known in (False, True):
             with trace.get_tracer("test").start_as_current_span("submit"):
-                accepted = self.client.submit("x", to="g", key="k")
-        self.assertTrue(accepted.known)
-        self.assertEqual(self.client.task(1).task.headers, {})
+                self.assertEqual(self.client.submit("x", to="g", key="k").known, known)
+        self.assertEqual(list(self.client.task(1).task.headers), ["traceparent"])
 
     def test_without_the_package_nothing_rides(self):
         program = Program(WITHOUT, self.server.listen, self.server.control)

@@ -81,9 +81,7 @@ class NewTask:
         return made
 
     def _carried(self) -> Mapping[str, str]:
-        """With the context of the trace that is current. Not if there is a key: submitted again, the task has to be the same."""
-        if self.key:
-            return self.headers
+        """With the context of the trace that is current."""
         headers = dict(self.headers)
         inject(headers)
         return headers

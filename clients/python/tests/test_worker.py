@@ -6,13 +6,14 @@ import os
 import platform
 import re
 import resource
+import subprocess
 import threading
 import time
 import unittest
 
 from contact_worker import ContactError, Fail, NewTask, Refused, Reply, Retry, TakenOver, Task, Worker
 
-from rig import DEADLINE, SOON, Case, Gate, eventually, quietly
+from rig import CONTACTCTL, DEADLINE, SOON, Case, Gate, eventually, quietly
 
 
 def memory():
@@ -180,6 +181,28 @@ class Handling(Case):
         for number in range(15):
             worker.status(str(number), timeout=DEADLINE)
         self.assertEqual([it.text for it in self.client.statuses()], [str(number) for number in range(15)])
+
+    def test_what_a_handler_prints_is_seen_while_it_runs_and_from_its_beginning(self):
+        gate = Gate()
+
+        def handle(task):
+            task.print("one", 1)
+            try:
+                return gate(task)
+            finally:
+                task.print("two", end="")
+
+        self.client.submit("x", to="g")
+        self.worker(handle)
+        gate.wait_begun()
+        command = [CONTACTCTL, "task", "1", "--follow", "--server", self.server.control]
+        followers = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+        for follower in followers:
+            self.addCleanup(follower.communicate)
+            self.assertEqual(follower.stdout.readline(), "one 1\n")
+        gate.open.set()
+        for follower in followers:
+            self.assertEqual((follower.stdout.read(), follower.wait(DEADLINE)), ("two\n", 0))
 
     def test_how_far_a_task_is_is_shown(self):
         gate = Gate()

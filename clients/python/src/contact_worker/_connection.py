@@ -156,11 +156,13 @@ class Connection:
             now, wall = time.monotonic(), time.time()
             for revoked in message.revoked:
                 engine.revoke(revoked.id, revoked.attempt, REVOKED.get(revoked.reason, "GIVEN_TO_ANOTHER"))
+            for watched in message.watched:
+                ledger.watch(watched.id, watched.attempt, watched.anew, now)
             if message.id:
                 ledger.accept(message, now, wall)
             for task in message.batch:
                 ledger.accept(task, now, wall)
-            if not (message.id or message.batch or message.revoked):
+            if not (message.id or message.batch or message.revoked or message.watched):
                 if not self.heartbeats:
                     self.heartbeats = True
                     engine.clock.notify()

@@ -68,7 +68,8 @@ class Engine:
         self.connection: Optional[Connection] = None
         #: No task is read, because too much waits for handlers.
         self.waits_for_room = False
-        self._progress: dict[Job, tuple[float, str]] = {}
+        #: What is to be said of tasks; None: only that they printed something.
+        self._progress: dict[Job, Optional[tuple[float, str]]] = {}
         self._progress_at = 0.0
         self._renew_at = 0.0
         #: Until when handlers may go on, and until when results are still sent.
@@ -123,6 +124,8 @@ class Engine:
             # Else the two would keep each other.
             job.task._say = None
             self._progress.pop(job, None)
+            if job.task._printed is not None:
+                self.ledger.show(job, time.monotonic())
             self.ledger.finish(job, result)
             self.changed()
 
@@ -325,8 +328,10 @@ class Engine:
             self.ledger.renew()
         if self._progress and now >= self._progress_at:
             self._progress_at = now + PROGRESS
-            for job, (part, text) in self._progress.items():
-                self.ledger.progress(job, part, text)
+            for job, said in self._progress.items():
+                if said is not None:
+                    self.ledger.progress(job, *said)
+                self.ledger.show(job, now)
             self._progress.clear()
         over = self.ledger.over_time(now)
         if over:
@@ -348,8 +353,8 @@ class Engine:
             return None
         return connection.received_at + self.settings.heartbeat * MISSED_HEARTBEATS
 
-    def _note_progress(self, job: Job, part: float, text: str) -> None:
+    def _note_progress(self, job: Job, said: Optional[tuple[float, str]]) -> None:
         with self.lock:
             if not self._progress:
                 self.clock.notify()
-            self._progress[job] = (part, text)
+            self._progress[job] = said or self._progress.get(job)

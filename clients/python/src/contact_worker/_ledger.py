@@ -22,6 +22,7 @@ from collections import deque
 from itertools import count
 from typing import Any, Optional
 
+from ._printed import Piece, Printed, joined
 from ._wire import contact_pb2 as pb
 from .task import Task, moment
 
@@ -47,7 +48,7 @@ _NAMES = {pb.DONE: "DONE", pb.RETRY: "RETRY", pb.FAILED: "FAILED"}
 class Job:
     """A task that is held, and how far it is."""
 
-    __slots__ = ("attempt", "begun", "expires", "has_slot", "id", "part", "receipt", "renews", "said", "size", "task", "waited")
+    __slots__ = ("attempt", "begun", "expires", "has_slot", "id", "part", "piece", "receipt", "renews", "said", "size", "task", "waited")
 
     def __init__(self, message: Any, now: float, wall: float) -> None:
         self.id: int = message.id
@@ -62,6 +63,8 @@ class Job:
         self.renews = False
         self.said = ""
         self.part: Optional[float] = None
+        #: What was printed and goes out next, if somebody watches.
+        self.piece: Optional[Piece] = None
         text = message.task
         self.size = len(text)
         self.task = task = Task(
@@ -199,6 +202,7 @@ class Ledger:
     def _say(self, job: Job, result: Any) -> None:
         del self.held[job.id]
         result.id, result.attempt, result.receipt = job.id, job.attempt, job.receipt
+        _add_piece(result, job)
         self._unsent.append(result)
         self._unsent_bytes += _size(result)
 
@@ -207,6 +211,23 @@ class Ledger:
         job.part, job.said = part, text
         if self.held.get(job.id) is job and not job.task.revoked:
             self._renew(job)
+
+    def show(self, job: Job, now: float) -> None:
+        """What a handler printed since goes out, if somebody watches."""
+        printed = job.task._printed
+        piece = None if printed is None else printed.take(now)
+        if piece is not None and self.held.get(job.id) is job and not job.task.revoked:
+            job.piece = joined(job.piece, piece)
+            self._renew(job)
+
+    def watch(self, id: int, attempt: int, anew: bool, now: float) -> None:
+        """The server says that somebody watches what an attempt prints, for some time."""
+        job = self.held.get(id)
+        if job is not None and job.attempt == attempt:
+            if job.task._printed is None:
+                job.task._printed = Printed()
+            job.task._printed.watch(anew, now)
+            self.show(job, now)
 
     # The clock.
 
@@ -297,7 +318,7 @@ class Ledger:
             result = self._next_one()
             if result is None:
                 break
-            size += _size(result)
+            size += _size(result) + len(result.output)
             results.append(result)
         if len(results) > 1:
             return pb.Result(batch=results)
@@ -326,8 +347,14 @@ class Ledger:
         # UTF-8 has four bytes for a character at most.
         if self.max_result is not None and _size(result) * 4 > self.max_result:
             _shorten(result, self.max_result)
-        self._unconfirmed.append(result)
-        self._unconfirmed_bytes += _size(result)
+        kept = result
+        if result.output:
+            # Those who watch have seen it, or miss it.
+            kept = pb.Result()
+            kept.CopyFrom(result)
+            kept.output, kept.output_from = b"", 0
+        self._unconfirmed.append(kept)
+        self._unconfirmed_bytes += _size(kept)
         return result
 
     def confirm(self) -> None:
@@ -369,6 +396,9 @@ class Ledger:
         self._begins.clear()
         self._announced.clear()
         for job in list(self.held.values()):
+            if job.task._printed is not None:
+                job.task._printed.unwatch()
+                job.piece = None
             if not job.begun:
                 self._release(job)
         self._prune()
@@ -422,7 +452,14 @@ def _word_on(job: Job) -> Any:
     word = pb.Result(id=job.id, attempt=job.attempt, outcome=pb.WORKING, receipt=job.receipt, ret=job.said)
     if job.part is not None:
         word.progress = job.part
+    _add_piece(word, job)
     return word
+
+
+def _add_piece(result: Any, job: Job) -> None:
+    if job.piece is not None:
+        result.output_from, result.output = job.piece
+        job.piece = None
 
 
 def _size(result: Any) -> int:

@@ -79,6 +79,7 @@ class Settings:
             "contact-max-message": str(MAX_MESSAGE),
             "contact-revoke": "1",
             "contact-receipts": "1",
+            "contact-output": "1",
             "contact-drain": "1" if stopping else None,
             "contact-begins": "1" if self.announce_begin else None,
             # One that stops holds something, so one more is nothing.

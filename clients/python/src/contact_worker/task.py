@@ -6,8 +6,11 @@ import dataclasses
 import datetime
 import re
 import threading
+import time
 from collections.abc import Mapping
 from typing import Callable, Optional, Union
+
+from ._printed import Printed
 
 #: Seconds, or the same as a timedelta.
 Duration = Union[float, datetime.timedelta]
@@ -82,6 +85,7 @@ class Task:
     """A task, as a handler gets it. Made without arguments but its text, it serves tests of a handler."""
 
     __slots__ = (
+        "_printed",
         "_say",
         "attempt",
         "data",
@@ -153,7 +157,9 @@ class Task:
         self.timeout_fails = timeout_fails
         self.deadline = None
         self.revoked = Revoked()
-        self._say: Optional[Callable[[float, str], None]] = None
+        self._say: Optional[Callable[[Optional[tuple[float, str]]], None]] = None
+        #: Made when something is printed, or somebody watches: most tasks need none.
+        self._printed: Optional[Printed] = None
 
     def progress(self, part: float, text: str = "") -> None:
         """Says how far the work is, from 0 to 1, and perhaps what is being done, in up to 256 bytes.
@@ -161,7 +167,18 @@ class Task:
         Operators see the newest. Cheap: it goes out with others, five times a second at most.
         """
         if self._say is not None:
-            self._say(float(part), sendable(text))
+            self._say((float(part), sendable(text)))
+
+    def print(self, *values: object, sep: str = " ", end: str = "\n") -> None:
+        """Shows what work prints to operators who watch it (`contactctl task ID --follow`); written as `print` would.
+
+        The last 64 KiB are kept for those who come later. Nothing goes out while nobody watches.
+        """
+        text = sendable(sep.join(map(str, values)) + end)
+        if self._printed is None:
+            self._printed = Printed()
+        if self._printed.push(text.encode("utf-8"), time.monotonic()) and self._say is not None:
+            self._say(None)
 
     def __repr__(self) -> str:
         return f"Task(id={self.id}, attempt={self.attempt}, text={self.text[:80]!r})"

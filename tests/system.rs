@@ -16,6 +16,7 @@ mod conventions;
 mod crash;
 mod ctl;
 mod dialled;
+mod examples;
 mod http;
 mod interop;
 mod network;

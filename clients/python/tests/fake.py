@@ -25,6 +25,8 @@ class Fake:
         self.tasks: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.told: list[list[Any]] = []
         self.registered: list[dict[str, str]] = []
+        #: What happened, in order: `asked` for tasks, and what it was told, by the outcome and the id.
+        self.events: list[Any] = []
         #: What comes of a stream of results; it may abort the call. It is given all results of it.
         self.answer: Callable[[list[Any], grpc.ServicerContext], None] = lambda results, context: None
         self._heartbeat, self._max_task = heartbeat, max_task
@@ -39,6 +41,7 @@ class Fake:
         self._server.start()
 
     def _get_task(self, request: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        self.events.append("asked")
         self.registered.append({str(key): str(value) for key, value in context.invocation_metadata()})
         context.send_initial_metadata([("contact-max-task", str(self._max_task))])
         if self._heartbeat:
@@ -58,6 +61,7 @@ class Fake:
         self.told.append(results)
         for request in requests:
             results.extend(request.batch or [request])
+            self.events += [(it.outcome, it.id) for it in request.batch or [request]]
         self.answer(results, context)
         return pb.Empty()
 

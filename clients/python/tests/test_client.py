@@ -46,6 +46,8 @@ class Submitting(Case):
         for options, said in [({"priority": "urgent"}, "high, low|normal, high"), ({"delay": -1}, "cannot be -1")]:
             with self.assertRaisesRegex(ValueError, said):
                 self.client.submit("a", **options)
+        with self.assertRaisesRegex(TypeError, "selct"):
+            self.client.submit("a", selct="os=linux")
 
     def test_many_tasks_are_submitted_in_their_order_from_an_iterator(self):
         heard = []
@@ -228,6 +230,8 @@ class Running(Case):
         with self.assertRaises(Exception) as caught:
             self.client.run("uptime", select="role=nobody")
         self.assertEqual(caught.exception.reason, "RUN_WITHOUT_TARGETS")
+        with self.assertRaisesRegex(TypeError, "no option selct"):
+            self.client.run("uptime", selct="role=web")
 
 
 if __name__ == "__main__":

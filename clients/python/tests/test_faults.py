@@ -20,7 +20,7 @@ from contact_worker import Worker
 worker = Worker(sys.argv[1], group="g", id="dies", start_at="first", concurrency=2)
 @worker.task
 def handle(task):
-    print("begun", task.text, flush=True)
+    print(f"begun {task.text}\\n", end="", flush=True)
     time.sleep(1000)
 worker.run()
 """
@@ -72,7 +72,12 @@ class RealServer(Case):
         self.client.submit("long")
         worker = self.worker(gate, proxy.address, id="w")
         gate.wait_begun()
+        # Another one of the group would have the task at once, if it were given up.
+        other = self.worker(lambda task: "by another", id="other")
+        other.wait_connected(DEADLINE)
         proxy.cut()
+        eventually("it is back", lambda: sorted(it.id for it in self.client.clients()) == ["other", "w"])
+        other.stop()
         gate.open.set()
         self.assertEqual(self.outcomes(1), [(1, "DONE", "LONG")])
         for number in range(2, 6):
@@ -161,6 +166,11 @@ class FakeServer(unittest.TestCase):
             "contact-revoke": "1",
         }.items():
             self.assertEqual(said.get(key), value, key)
+        # By this the server knows the same process again.
+        self.server.tasks.put(lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "gone"))
+        again = eventually("it registers again", lambda: self.server.registered[1:])[0]
+        self.assertRegex(said["contact-instance"], "^[0-9a-f]{16}$")
+        self.assertEqual(again["contact-instance"], said["contact-instance"])
 
     def test_each_task_is_announced_before_it_is_begun_and_the_receipt_goes_back(self):
         gate = Gate()
@@ -189,6 +199,18 @@ class FakeServer(unittest.TestCase):
         eventually("the second one, too", lambda: confirmed == [1, 2])
         self.assertEqual([id for id, _ in self.server.results()], [1, 2, 2])
         eventually("it has asked for more", lambda: len(self.server.registered) == 2)
+        told = [it for it in self.server.events if it in ("asked", (pb.DONE, 2))]
+        self.assertEqual(told, ["asked", (pb.DONE, 2), (pb.DONE, 2), "asked"])
+
+    def test_what_is_held_over_a_reconnect_is_renewed_before_and_right_after_more_is_asked_for(self):
+        gate = Gate()
+        self.worker(gate, renew_every=1000)
+        self.server.send(1)
+        gate.wait_begun()
+        self.server.tasks.put(lambda context: context.abort(grpc.StatusCode.UNAVAILABLE, "gone"))
+        word = (pb.WORKING, 1)
+        eventually("it is renewed", lambda: self.server.events == ["asked", word, word, "asked", word])
+        gate.open.set()
 
     def test_a_result_that_the_server_refuses_is_dropped_and_takes_no_other_along(self):
         def answer(results, context):

@@ -12,7 +12,6 @@ from contact_worker._ledger import INBOX_BYTES, UNSENT_BYTES, Ledger
 from contact_worker._wire import contact_pb2 as pb
 from contact_worker._wire import control_pb2, enum
 
-
 OUTCOMES = enum("Outcome")
 
 
@@ -72,6 +71,11 @@ class Beginning(unittest.TestCase):
         ledger.promote(6)
         self.assertEqual(said(ledger), [(3, "WORKING"), (1, "DONE"), (2, "RELEASED")])
 
+    def test_a_time_beyond_what_python_knows_is_its_last_one(self):
+        ledger = Ledger(1, False)
+        ledger.accept(task(1, expires_at=2**63 - 1), 0, 1000)
+        self.assertEqual(ledger.held[1].task.expires_at.year, 9999)
+
 
 class Renewing(unittest.TestCase):
     def test_what_is_begun_is_renewed_and_what_waited_for_long_goes_back(self):
@@ -111,6 +115,17 @@ class Renewing(unittest.TestCase):
         self.assertEqual(said(ledger), [(1, "WORKING")])
         ledger.finish(job, pb.Result(ret="of the first"))
         self.assertEqual(said(ledger), [], "what came of the first delivery is not told as of the second")
+
+    def test_one_that_was_revoked_while_it_waited_is_neither_begun_nor_given_back(self):
+        for announces in (True, False):
+            ledger = Ledger(1, announces)
+            (job,) = begun(ledger, 1)
+            ledger.accept(task(2), 0, 0)
+            ledger.revoke(2, 1, "CANCELLED")
+            ledger.finish(job, pb.Result())
+            ledger.promote(0)
+            self.assertIsNone(ledger.take(0, 0))
+            self.assertEqual(said(ledger), [(1, "DONE")])
 
 
 class Telling(unittest.TestCase):
@@ -284,6 +299,8 @@ class Others(unittest.TestCase):
     def test_a_task_can_be_made_for_the_test_of_a_handler(self):
         handled = Task("a text", attempt=2)
         handled.progress(0.5, "half")
+        with self.assertRaises(ValueError):
+            NewTask("a", ttl=float("inf")).message()
         self.assertFalse(handled.revoked.wait(0))
         self.assertEqual(control_pb2.NewTask(task="a"), NewTask("a").message())
 

@@ -18,7 +18,7 @@ logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 worker = Worker(sys.argv[1], group="g", start_at="first", grace=float(sys.argv[2]))
 @worker.task
 def handle(task):
-    print("begun", task.text, flush=True)
+    print(f"begun {task.text}\\n", end="", flush=True)
     if task.text == "wait":
         sys.stdin.readline()
     time.sleep(float(task.text) if task.text[0].isdigit() else 0)
@@ -34,7 +34,7 @@ logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
 worker = Worker(sys.argv[1], group="g", start_at="first", grace=float(sys.argv[2]))
 @worker.task
 async def handle(task):
-    print("begun", task.text, flush=True)
+    print(f"begun {task.text}\\n", end="", flush=True)
     await asyncio.sleep(float(task.text))
     return task.text
 asyncio.run(worker.run())

@@ -10,6 +10,7 @@ import tempfile
 import unittest
 
 from contact_worker import Client, PermissionDenied, Refused, Unauthenticated, Worker
+
 from rig import CONTACTCTL, DEADLINE, SOON, Case, Server, eventually
 
 

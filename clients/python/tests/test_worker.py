@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import resource
 import threading
 import time
 import unittest
 
-from contact_worker import ContactError, Fail, NewTask, Refused, Retry, TakenOver, Task, Worker
+from contact_worker import ContactError, Fail, NewTask, Refused, Reply, Retry, TakenOver, Task, Worker
 
 from rig import DEADLINE, SOON, Case, Gate, eventually, quietly
+
+
+def memory():
+    """The most memory that this process has had, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 class Handling(Case):
@@ -95,6 +101,17 @@ class Handling(Case):
         self.assertEqual(len(worker._running().ledger.held), 20)
         gate.open.set()
 
+    def test_however_much_waits_its_memory_does_not_grow_with_it(self):
+        count, size = 3000, 50_000
+        before = memory()
+        self.client.submit_many(NewTask("x" * size, to="g") for _ in range(count))
+        handled = []
+        self.worker(lambda task: handled.append(len(task.text)), window=200, batch=100)
+        eventually("all are settled", lambda: [it.lag for it in self.client.groups() if it.name == "g"] == [0])
+        self.assertEqual(handled, [size] * count)
+        # All of it would be 150 MB. Its window has 10, and gRPC a few messages of 1 MiB.
+        self.assertLess(memory() - before, 80_000_000)
+
     def test_an_anonymous_worker_is_refused(self):
         with self.assertRaisesRegex(ValueError, "give a group"):
             Worker(self.server.listen)
@@ -106,6 +123,34 @@ class Handling(Case):
             (result,) = self.results(1)
         self.assertEqual((result.outcome, result.text), ("DONE", "ü" * 524_288))
         self.assertIn("cut from 1200000 to 1048576 bytes", logs.output[0])
+
+    def test_headers_and_data_arrive_byte_for_byte_and_a_result_may_carry_them(self):
+        data = bytes(range(256))
+        self.client.submit(to="g", data=data, headers={"content-type": "image/png"})
+        self.client.submit("bytes", to="g")
+
+        def handle(task):
+            if task.text == "bytes":
+                return b"\xff\x00"
+            return Reply("reversed", data=task.data[::-1], headers={"was": task.headers["content-type"]})
+
+        self.worker(handle)
+        first, second = sorted(self.results(2), key=lambda it: it.task_id)
+        self.assertEqual((first.text, dict(first.headers), first.data_size), ("reversed", {"was": "image/png"}, 256))
+        self.assertEqual(self.client.data(first), data[::-1])
+        self.assertEqual(self.client.data(self.client.task(1).task), data)
+        self.assertEqual((second.text, self.client.data(second)), ("", b"\xff\x00"))
+        for headers, said in [({"Content-Type": "x"}, "no key of a header"), ({"a": "\n"}, "cannot be seen")]:
+            with self.assertRaisesRegex(ValueError, said):
+                Reply(headers=headers)
+
+    def test_data_that_is_too_long_is_left_out_and_the_text_says_so(self):
+        self.client.submit("long")
+        with self.assertLogs("contact_worker", "WARNING"):
+            self.worker(lambda task: Reply("kept", data=b"x" * 2_000_000))
+            (result,) = self.results(1)
+        self.assertEqual((result.outcome, result.text), ("DONE", "kept\n[left out: 2000000 bytes of data]\n"))
+        self.assertEqual((result.data_size, self.client.data(result)), (0, b""))
 
     def test_text_that_is_no_unicode_is_replaced(self):
         self.client.submit("x")
@@ -268,6 +313,7 @@ class Stopping(Case):
         stopping = threading.Thread(target=worker.stop)
         stopping.start()
         eventually("the other one goes back", lambda: (2, "RELEASED", "") in self.outcomes(1))
+        eventually("it is given no more", lambda: [it.draining for it in self.client.clients()] == [True])
         self.client.submit("comes later")
         gate.open.set()
         stopping.join(DEADLINE)
@@ -282,8 +328,9 @@ class Stopping(Case):
         gate.wait_begun()
         worker.stop(grace=0)
         self.assertEqual(gate.begun[0].revoked.reason, "STOPPED")
-        self.worker(lambda task: f"attempt {task.attempt}")
-        self.assertIn((1, "DONE", "attempt 2"), eventually("another has it", lambda: [it for it in self.outcomes(2) if it[1] == "DONE"]))
+        # It may have been given to the first one once more, which gave it back unspent.
+        self.worker(lambda task: f"spent {task.spent}")
+        self.assertIn((1, "DONE", "spent 1"), eventually("another has it", lambda: [it for it in self.outcomes(2) if it[1] == "DONE"]))
         gate.open.set()
 
     def test_a_worker_can_be_started_again_and_works_in_a_with_statement(self):
@@ -295,6 +342,18 @@ class Stopping(Case):
                 with self.assertRaisesRegex(RuntimeError, "running already"):
                     worker.start()
                 self.results(number)
+
+    def test_a_handler_can_stop_its_worker(self):
+        self.client.submit("last")
+        worker = Worker(self.server.listen, group="g", start_at="first", **SOON)
+
+        @worker.task
+        def handle(task):
+            worker.stop()
+            return "stopped"
+
+        worker.run()
+        self.assertEqual(self.outcomes(1), [(1, "DONE", "stopped")])
 
     def test_a_worker_without_a_server_can_be_stopped(self):
         worker = Worker("127.0.0.1:1", group="g", **SOON)

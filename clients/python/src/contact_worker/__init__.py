@@ -23,7 +23,7 @@ from .errors import (
     Unavailable,
     Unreported,
 )
-from .task import Fail, Retry, Revoked, Task
+from .task import Fail, Reply, Retry, Revoked, Task
 from .types import NewTask
 from .worker import Worker
 
@@ -40,6 +40,7 @@ __all__ = [
     "NotFound",
     "PermissionDenied",
     "Refused",
+    "Reply",
     "ResourceExhausted",
     "Retry",
     "Revoked",

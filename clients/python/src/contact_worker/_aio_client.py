@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, AsyncIterator, Iterable
 from types import TracebackType
-from typing import Any, Callable, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import grpc
 import grpc.aio
@@ -14,7 +14,7 @@ from . import _calls
 from ._calls import Call, Submission
 from ._channel import OPTIONS, Path, Target
 from ._wire import Stub
-from .errors import ContactError, of_rpc
+from .errors import ContactError, Unavailable, of_rpc
 from .types import (
     Accepted,
     Cancelled,
@@ -23,12 +23,18 @@ from .types import (
     Group,
     NewTask,
     Run,
+    RunOptions,
     Server,
     Status,
     Submitted,
     TaskDetails,
+    TaskOptions,
+    TaskRecord,
     TaskResult,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -62,9 +68,9 @@ class Client:
         self._channel: Optional[grpc.aio.Channel] = None
         self._stub: Any = None
 
-    async def submit(self, task: Union[str, NewTask], **options: Any) -> Accepted:
+    async def submit(self, task: Union[str, NewTask] = "", **options: Unpack[TaskOptions]) -> Accepted:
         """Submits a task; see `contact_worker.Client.submit`."""
-        return (await self._ask(_calls.submit([_calls.new_task(task, options)])))[0]
+        return (await self._ask(_calls.submit([_calls.new_task(task, **options)])))[0]
 
     async def submit_many(
         self,
@@ -86,7 +92,7 @@ class Client:
                 await _take_answer(submission, call, on_answer)
         except (grpc.RpcError, asyncio.InvalidStateError) as failed:
             # A call that has ended takes no more, and says why when it is asked.
-            error = of_rpc(failed) if isinstance(failed, grpc.RpcError) else await _end_of(call)
+            error = _of_write(failed) if isinstance(failed, grpc.RpcError) else await _end_of(call)
             error.submitted = submission.submitted
             raise error from None
         finally:
@@ -96,6 +102,10 @@ class Client:
     async def task(self, id: int) -> TaskDetails:
         """A task, where it stands with each group, and what came of it."""
         return await self._ask(_calls.task(id))
+
+    async def data(self, of: Union[TaskRecord, TaskResult]) -> bytes:
+        """The bytes that a task, or a result, has beside its text."""
+        return await self._ask(_calls.data(of))
 
     async def wait(self, id: int, timeout: Optional[float] = None) -> TaskDetails:
         """Waits until all groups that a task is for have settled it, for so many seconds at most."""
@@ -181,9 +191,9 @@ class Client:
         """Gives a group tasks again."""
         await self._ask(_calls.pause(group, False))
 
-    async def run(self, text: str, **options: Any) -> Running:
+    async def run(self, text: str, **options: Unpack[RunOptions]) -> Running:
         """Does one thing on many machines; iterate over it for results. See `contact_worker.Client.run`."""
-        return Running(self, await self._ask(_calls.begin_run(text, **options)))
+        return Running(self, await self._ask(_calls.begin_run(text, options)))
 
     async def watch_run(self, number: int) -> Running:
         """A run that was begun before."""
@@ -211,6 +221,7 @@ class Client:
         return f"Client({self._target.address!r})"
 
     def _call(self, method: str) -> Any:
+        self._target.check_process()
         if self._stub is None:
             credentials = self._target.credentials()
             address = self._target.address
@@ -219,8 +230,6 @@ class Client:
             else:
                 self._channel = grpc.aio.secure_channel(address, credentials, options=OPTIONS)
             self._stub = Stub(self._channel, "contact.control.v1.Control")
-        else:
-            self._target.check_process()
         return getattr(self._stub, method)
 
     async def _ask(self, call: Call[T]) -> T:
@@ -303,6 +312,12 @@ async def _take_answer(submission: Submission, call: Any, on_answer: Optional[Ca
     submission.read(answer)
     if on_answer is not None:
         on_answer(submission.submitted)
+
+
+def _of_write(failed: grpc.RpcError) -> ContactError:
+    """A write to a connection that was lost just now fails so, before gRPC knows why."""
+    error = of_rpc(failed)
+    return Unavailable(f"the connection was lost: {error}") if error.code == "INTERNAL" and not error.reason else error
 
 
 async def _end_of(call: Any) -> ContactError:

@@ -10,16 +10,16 @@ from typing import Any, Callable, Generic, Optional, TypeVar, Union
 
 from ._channel import Path, Target
 from ._engine import Engine
-from ._ledger import HAS_DATA, Job, time_limit_outcome
+from ._ledger import Job, time_limit_outcome
 from ._settings import Settings
 from ._wire import contact_pb2 as pb
-from .task import Duration, Fail, Retry, Task, seconds
+from .task import Duration, Fail, Reply, Retry, Task, seconds, sendable
 
 log = logging.getLogger("contact_worker")
 
 Handler = TypeVar("Handler", bound=Callable[[Task], Any])
-#: What a handler may return. Bytes go to the server as they are, a text as its UTF-8.
-Returned = Union[str, bytes, None]
+#: What a handler may return.
+Returned = Union[str, bytes, Reply, None]
 #: Delays longer than a field of the wire has room for are cut to that: 49 days.
 _MOST_MS = 2**32 - 1
 
@@ -97,8 +97,8 @@ class BaseWorker(Generic[Handler]):
     def task(self, handler: Handler) -> Handler:
         """Decorates the function that handles tasks; it stays as it is, for tests to call.
 
-        What it returns, a str, bytes or None, is the result. `Retry` and `Fail` say otherwise; any other exception has the task
-        tried again, as its retry policy says.
+        What it returns, a str, bytes, a `Reply` with both, or None, is the result. `Retry` and `Fail` say otherwise; any other
+        exception has the task tried again, as its retry policy says.
         """
         self._check_handler(handler)
         known = self._handler
@@ -140,16 +140,12 @@ def result_of(value: Any) -> Any:
     if value is None:
         return pb.Result()
     if isinstance(value, str):
-        try:
-            return pb.Result(ret=value)
-        except (ValueError, UnicodeError):  # Lone surrogates: no UTF-8.
-            return pb.Result(ret=value.encode("utf-8", "replace").decode("utf-8"))
-    if isinstance(value, (bytes, bytearray, memoryview)) and HAS_DATA:
-        result: Any = pb.Result()
-        result.data = bytes(value)
-        return result
-    kinds = "str, bytes or None" if HAS_DATA else "str or None"
-    text = f"the handler returned {type(value).__name__}; return {kinds}, such as json.dumps(...)"
+        return pb.Result(ret=sendable(value))
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return pb.Result(data=bytes(value))
+    if isinstance(value, Reply):
+        return pb.Result(ret=sendable(value.text), data=value.data, headers=value.headers)
+    text = f"the handler returned {type(value).__name__}; return str, bytes, Reply or None, such as json.dumps(...)"
     log.error("%s", text)
     return pb.Result(outcome=pb.FAILED, ret=text)
 
@@ -157,9 +153,9 @@ def result_of(value: Any) -> Any:
 def result_of_error(task: Task, error: BaseException) -> Any:
     """The message for what a handler raised."""
     if isinstance(error, Retry):
-        return pb.Result(outcome=pb.RETRY, ret=_text(str(error)), delay_ms=min(round(error.delay * 1000), _MOST_MS))
+        return pb.Result(outcome=pb.RETRY, ret=sendable(str(error)), delay_ms=min(round(error.delay * 1000), _MOST_MS))
     if isinstance(error, Fail):
-        return pb.Result(outcome=pb.FAILED, ret=_text(str(error)))
+        return pb.Result(outcome=pb.FAILED, ret=sendable(str(error)))
     if task.revoked.reason == "TIMED_OUT":
         text = f"timed out after {task.timeout:g} s"
         log.warning("task %d %s", task.id, text)
@@ -168,16 +164,12 @@ def result_of_error(task: Task, error: BaseException) -> Any:
         log.warning("the handler of task %d was cancelled; the task goes to others", task.id)
         return pb.Result(outcome=pb.RETRY, ret=f"the handler was cancelled {task.revoked.reason}".strip())
     log.error("task %d, attempt %d, raised; it is tried again", task.id, task.attempt, exc_info=error)
-    return pb.Result(outcome=pb.RETRY, ret=_text(f"{type(error).__name__}: {error}".removesuffix(": ")))
+    return pb.Result(outcome=pb.RETRY, ret=sendable(f"{type(error).__name__}: {error}".removesuffix(": ")))
 
 
 def signals_to_stop() -> list[int]:
     """What a program is told to end by."""
     return [signal.SIGINT, signal.SIGTERM]
-
-
-def _text(text: str) -> str:
-    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def _name_of(handler: Callable[..., Any]) -> str:

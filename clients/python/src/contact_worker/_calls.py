@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, Generic, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, TypeVar, Union
 
 from ._wire import control_pb2 as pb
 from .errors import ContactError
@@ -18,15 +18,21 @@ from .types import (
     Group,
     NewTask,
     Run,
+    RunOptions,
     Server,
     Status,
     Submitted,
     TaskDetails,
+    TaskOptions,
+    TaskRecord,
     TaskResult,
     millis,
     outcome_number,
     state_number,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 #: Requests of `submit_many` that may be unanswered; and bytes of the texts in one.
@@ -54,13 +60,13 @@ class TasksRefused(ContactError):
         self.reason = reason
 
 
-def new_task(task: Union[str, NewTask], options: dict[str, Any]) -> NewTask:
+def new_task(task: Union[str, NewTask], **options: Unpack[TaskOptions]) -> NewTask:
     """A task of its text and options."""
-    if isinstance(task, NewTask):
-        if options:
-            raise TypeError("the options of a NewTask stand in it")
-        return task
-    return NewTask(task, **options)
+    if isinstance(task, str):
+        return NewTask(task, **options)
+    if options:
+        raise TypeError("the options of a NewTask stand in it")
+    return task
 
 
 def submit(tasks: Sequence[NewTask]) -> Call[list[Accepted]]:
@@ -87,7 +93,7 @@ class Submission:
 
     def add(self, task: Union[str, NewTask]) -> Optional[Any]:
         """Adds a task; returns a request when it is full."""
-        message = new_task(task, {}).message()
+        message = new_task(task).message()
         self._tasks.append(message)
         self._bytes += message.ByteSize()
         full = len(self._tasks) >= self._batch or self._bytes >= REQUEST_BYTES
@@ -143,6 +149,11 @@ class Submission:
 
 def task(id: int) -> Call[TaskDetails]:
     return Call("DescribeTask", pb.DescribeTaskRequest(id=id), TaskDetails.of)
+
+
+def data(of: Union[TaskRecord, TaskResult]) -> Call[bytes]:
+    request = pb.GetDataRequest(task=of.id) if isinstance(of, TaskRecord) else pb.GetDataRequest(result=of.seq)
+    return Call("GetData", request, lambda answer: bytes(answer.data))
 
 
 def watch_task(id: int) -> Call[tuple[Any, list[TaskResult]]]:
@@ -241,35 +252,35 @@ def pause(group: str, paused: bool) -> Call[None]:
     return Call("PauseGroup", pb.PauseGroupRequest(group=group, paused=paused), lambda answer: None)
 
 
-def begin_run(
-    text: str,
-    *,
-    select: Optional[str] = None,
-    to: Union[str, Sequence[str], None] = None,
-    deadline: Optional[Duration] = None,
-    canary: Union[str, int, None] = None,
-    batch: Union[str, int, None] = None,
-    soak: Optional[Duration] = None,
-    max_failed: Union[str, int, None] = None,
-    max_attempts: int = 1,
-    retry: str = "",
-    timeout: Optional[Duration] = None,
-) -> Call[Run]:
-    rollout = pb.Rollout(canary=_part(canary), batch=_part(batch), max_failed=_part(max_failed))
-    if soak is not None:
-        rollout.soak_ms = millis(soak)
+def begin_run(text: str, options: RunOptions) -> Call[Run]:
+    unknown = options.keys() - RunOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"a run has no option {', '.join(sorted(unknown))}")
+    to, timeout = options.get("to"), options.get("timeout")
+    rollout = pb.Rollout(
+        canary=_part(options.get("canary")),
+        batch=_part(options.get("batch")),
+        max_failed=_part(options.get("max_failed")),
+        soak_ms=_millis(options.get("soak")),
+    )
     request = pb.BeginRunRequest(
         task=text,
-        select=select or "",
+        select=options.get("select") or "",
         to=[to] if isinstance(to, str) else to or (),
-        deadline_ms=0 if deadline is None else millis(deadline),
+        deadline_ms=_millis(options.get("deadline")),
         rollout=rollout if rollout.ByteSize() else None,
-        max_attempts=max_attempts,
-        retry=retry,
-        timeout_ms=0 if timeout is None else millis(timeout),
+        max_attempts=options.get("max_attempts", 1),
+        retry=options.get("retry", ""),
+        timeout_ms=_millis(timeout),
         timeout_fails=timeout is not None,
+        headers=options.get("headers"),
+        data=options.get("data", b""),
     )
     return Call("BeginRun", request, lambda begun: Run.of(begun.run))
+
+
+def _millis(duration: Optional[Duration]) -> int:
+    return 0 if duration is None else millis(duration)
 
 
 def _part(of: Union[str, int, None]) -> str:

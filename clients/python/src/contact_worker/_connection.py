@@ -161,11 +161,12 @@ class Connection:
                 ledger.accept(task, now, wall)
             if not (message.id or message.batch or message.revoked):
                 self.heartbeats = True
-                if message.task:
+                if message.task or message.data:
                     engine.fail(Refused("the server gives its tasks no ids: it is no Contact server"), at_once=True)
             engine.changed()
-            while not (ledger.has_inbox_room() or self._closed):
-                engine.state.wait(1)
+            engine.waits_for_room = True
+            engine.state.wait_for(lambda: self._closed or ledger.has_inbox_room())
+            engine.waits_for_room = False
             # Silence counts from when the stream is read again.
             self.received_at = time.monotonic()
 

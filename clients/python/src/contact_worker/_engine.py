@@ -66,6 +66,8 @@ class Engine:
         self._said = settings.metadata(instance, False)
         self._said_stopping = settings.metadata(instance, True)
         self.connection: Optional[Connection] = None
+        #: No task is read, because too much waits for handlers.
+        self.waits_for_room = False
         self._progress: dict[Job, tuple[float, str]] = {}
         self._progress_at = 0.0
         self._renew_at = 0.0
@@ -184,6 +186,8 @@ class Engine:
             self._on_ready()
         if ledger.has_next():
             self.tell.notify_all()
+        if self.waits_for_room and ledger.has_inbox_room():
+            self.state.notify_all()
         if ledger.stopping:
             self._check_over()
 

@@ -40,8 +40,6 @@ REASON = 512
 #: How long after the end of its time a handler is given up, in seconds.
 OVER_TIME = 10.0
 
-HAS_HEADERS = "headers" in pb.ServerMsg.DESCRIPTOR.fields_by_name
-HAS_DATA = "data" in pb.Result.DESCRIPTOR.fields_by_name
 REVOKED = {0: "CANCELLED", 1: "EXPIRED", 2: "GIVEN_TO_ANOTHER"}
 _NAMES = {pb.DONE: "DONE", pb.RETRY: "RETRY", pb.FAILED: "FAILED"}
 
@@ -74,9 +72,9 @@ class Job:
             max_attempts=message.max_attempts,
             key=message.key,
         )
-        if HAS_HEADERS and message.headers:
+        if message.headers:
             task.headers = dict(message.headers)
-        if HAS_DATA and message.data:
+        if message.data:
             task.data = message.data
             self.size += len(task.data)
         if message.timeout_ms:
@@ -429,7 +427,7 @@ def _word_on(job: Job) -> Any:
 
 def _size(result: Any) -> int:
     """About how many bytes a result is: the characters of some scripts are more than one."""
-    return len(result.ret) + (len(result.data) if HAS_DATA else 0)
+    return len(result.ret) + len(result.data)
 
 
 def _cut(text: str, most: int) -> str:
@@ -438,15 +436,20 @@ def _cut(text: str, most: int) -> str:
 
 
 def _shorten(result: Any, most: int) -> None:
-    """Makes a result as short as the server takes: of a text the beginning is told. Bytes would be broken by that."""
-    if HAS_DATA and result.data:
-        why = f"the result ({len(result.data)} bytes of data) is longer than the server takes ({most}: --max-task)"
-        result.data, result.ret = b"", _cut(f"{why} {result.ret}", most)
-        result.outcome = pb.FAILED if result.outcome == pb.DONE else result.outcome
-        log.error("task %d: %s", result.id, why)
-    elif (size := len(result.ret.encode("utf-8", "replace"))) > most:
+    """Makes text and data no longer than the server takes, together. What came of the task is told in any case.
+
+    Data that finds no room beside the text is left out, and the text says so; a text that is longer by itself is cut.
+    """
+    size, data = len(result.ret.encode("utf-8")), len(result.data)
+    if size + data <= most:
+        return
+    if data:
+        log.warning("the data of the result of task %d is left out: with %d bytes it is longer than %d", result.id, data, most)
+        result.data = b""
+        result.ret += f"\n[left out: {data} bytes of data]\n"
+    if size > most:
         log.warning("the result of task %d is cut from %d to %d bytes, which the server takes", result.id, size, most)
-        result.ret = _cut(result.ret, most)
+    result.ret = _cut(result.ret, most)
 
 
 def _refused_for_length(refused: Any, why: str) -> Any:

@@ -70,11 +70,12 @@ class Worker(BaseWorker[Callable[[Task], Awaitable[Returned]]]):
         """Stops gracefully, and waits for it. Raises what the worker ended with, if that is no orderly end.
 
         A handler that runs has `grace` seconds to end, as the worker is set unless it is said; then it is cancelled, and its task
-        goes to others. What has not begun goes back at once.
+        goes to others. What has not begun goes back at once. A handler that calls this is not waited for.
         """
         self._running().stop(grace)
-        await self._dispatching().ended.wait()
-        self._raise_error()
+        if not self._dispatching().is_handler(asyncio.current_task()):
+            await self._dispatching().ended.wait()
+            self._raise_error()
 
     async def wait_connected(self, timeout: Optional[float] = None) -> bool:
         """Waits until the server has answered, for so many seconds at most; returns whether it has."""
@@ -134,6 +135,10 @@ class _Dispatcher:
         """Likewise: these tasks were taken from their handlers."""
         for job in jobs:
             self._in_loop(self._cancel, job)
+
+    def is_handler(self, task: Optional[asyncio.Task[Any]]) -> bool:
+        """Whether that is a coroutine which handles a task."""
+        return task in self._handlers.values()
 
     def _in_loop(self, callback: Callable[..., None], *arguments: Any) -> None:
         # A loop that was closed has nobody left who waits.

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import queue
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Callable, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar, Union
 
 import grpc
 
@@ -23,12 +24,18 @@ from .types import (
     Group,
     NewTask,
     Run,
+    RunOptions,
     Server,
     Status,
     Submitted,
     TaskDetails,
+    TaskOptions,
+    TaskRecord,
     TaskResult,
 )
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 T = TypeVar("T")
 
@@ -59,10 +66,11 @@ class Client:
         self._timeout = timeout
         self._channel: Optional[grpc.Channel] = None
         self._stub: Any = None
+        self._lock = threading.Lock()
 
-    def submit(self, task: Union[str, NewTask], **options: Any) -> Accepted:
+    def submit(self, task: Union[str, NewTask] = "", **options: Unpack[TaskOptions]) -> Accepted:
         """Submits a task, of its text and the options of `NewTask`; it is on disk when this returns."""
-        return self._ask(_calls.submit([_calls.new_task(task, options)]))[0]
+        return self._ask(_calls.submit([_calls.new_task(task, **options)]))[0]
 
     def submit_many(
         self,
@@ -100,6 +108,10 @@ class Client:
     def task(self, id: int) -> TaskDetails:
         """A task, where it stands with each group, and what came of it."""
         return self._ask(_calls.task(id))
+
+    def data(self, of: Union[TaskRecord, TaskResult]) -> bytes:
+        """The bytes that a task, or a result, has beside its text."""
+        return self._ask(_calls.data(of))
 
     def wait(self, id: int, timeout: Optional[float] = None) -> TaskDetails:
         """Waits until all groups that a task is for have settled it, for so many seconds at most."""
@@ -186,13 +198,13 @@ class Client:
         """Gives a group tasks again."""
         self._ask(_calls.pause(group, False))
 
-    def run(self, text: str, **options: Any) -> Running:
+    def run(self, text: str, **options: Unpack[RunOptions]) -> Running:
         """Does one thing on many machines: those whose labels match `select`, or the groups of `to`. Iterate over it for results.
 
-        Options: `deadline` (an hour), `timeout` of each, `canary`, `batch`, `soak` and `max_failed` for one in parts, `max_attempts` (1)
-        and `retry`. It goes on though this program ends.
+        Options: `deadline` (an hour), `timeout` of each, `max_attempts` (1) and `retry`, `headers` and `data`; and for one in parts
+        `canary`, `batch`, `soak` and `max_failed`. It goes on though this program ends.
         """
-        return Running(self, self._ask(_calls.begin_run(text, **options)))
+        return Running(self, self._ask(_calls.begin_run(text, options)))
 
     def watch_run(self, number: int) -> Running:
         """A run that was begun before."""
@@ -220,12 +232,12 @@ class Client:
         return f"Client({self._target.address!r})"
 
     def _call(self, method: str) -> Any:
-        if self._stub is None:
-            self._channel = self._target.open()
-            self._stub = Stub(self._channel, "contact.control.v1.Control")
-        else:
-            self._target.check_process()
-        return getattr(self._stub, method)
+        self._target.check_process()
+        with self._lock:
+            if self._stub is None:
+                self._channel = self._target.open()
+                self._stub = Stub(self._channel, "contact.control.v1.Control")
+            return getattr(self._stub, method)
 
     def _ask(self, call: Call[T]) -> T:
         try:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
+import re
 import threading
 from collections.abc import Mapping
 from typing import Callable, Optional, Union
@@ -21,6 +23,20 @@ class Retry(Exception):
 
 class Fail(Exception):
     """Raised by a handler: this will never work. The task becomes a dead letter, with this text."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Reply:
+    """Returned by a handler that has more to say than a text, or bytes."""
+
+    text: str = ""
+    #: Bytes; with the text at most as long as the server's --max-task. What finds no room is left out, and the text says so.
+    data: bytes = b""
+    #: As {"content-type": "image/png"}: at most 32, of which keys and values have 4,096 bytes in all.
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_headers(self.headers)
 
 
 class Revoked:
@@ -145,20 +161,41 @@ class Task:
         Operators see the newest. Cheap: it goes out with others, five times a second at most.
         """
         if self._say is not None:
-            self._say(part, text)
+            self._say(float(part), sendable(text))
 
     def __repr__(self) -> str:
         return f"Task(id={self.id}, attempt={self.attempt}, text={self.text[:80]!r})"
 
 
+def check_headers(headers: Mapping[str, str]) -> None:
+    """Refuses headers that a server would."""
+    for key, value in headers.items():
+        if not re.fullmatch(r"[a-z0-9_.-]{1,64}", key):
+            raise ValueError(f"{key!r} is no key of a header: 1 to 64 of a-z, 0-9, '-', '_' and '.'")
+        if len(value.encode("utf-8")) > 1024 or not value.isprintable():
+            raise ValueError(f"the header {key} is longer than 1024 bytes, or has characters that cannot be seen")
+    if len(headers) > 32 or sum(len(key) + len(value.encode("utf-8")) for key, value in headers.items()) > 4096:
+        raise ValueError("there may be 32 headers at most, of which keys and values have 4096 bytes in all")
+
+
 def seconds(duration: Duration) -> float:
     """A duration as seconds; refused if it is negative or no number."""
     value = duration.total_seconds() if isinstance(duration, datetime.timedelta) else float(duration)
-    if not value >= 0:
+    if not 0 <= value < float("inf"):
         raise ValueError(f"a time cannot be {value} s")
     return value
 
 
 def moment(millis: int) -> Optional[datetime.datetime]:
-    """Milliseconds since 1970 as a moment in UTC; 0 is none."""
-    return datetime.datetime.fromtimestamp(millis / 1000, datetime.timezone.utc) if millis else None
+    """Milliseconds since 1970 as a moment in UTC, at the latest the last one that Python knows; 0 is none."""
+    if not millis:
+        return None
+    try:
+        return datetime.datetime.fromtimestamp(millis / 1000, datetime.timezone.utc)
+    except (OverflowError, OSError, ValueError):
+        return datetime.datetime.max.replace(tzinfo=datetime.timezone.utc)
+
+
+def sendable(text: str) -> str:
+    """A text as it can be sent: lone surrogates are no UTF-8."""
+    return text.encode("utf-8", "replace").decode("utf-8")

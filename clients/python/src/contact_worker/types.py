@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 from collections.abc import Mapping, Sequence
-from typing import Any, Optional, Union
+from typing import Any, Optional, TypedDict, Union
 
 from ._trace import inject
 from ._wire import control_pb2 as pb
@@ -14,8 +14,6 @@ from .task import Duration, moment, seconds
 
 Moment = Optional[datetime.datetime]
 
-HAS_HEADERS = "headers" in pb.NewTask.DESCRIPTOR.fields_by_name
-HAS_DATA = "data" in pb.NewTask.DESCRIPTOR.fields_by_name
 _OUTCOMES = enum("contact.control.v1.Outcome")
 _STATES = enum("contact.control.v1.TaskState")
 _WAITS = enum("contact.control.v1.WaitReason")
@@ -50,13 +48,13 @@ class NewTask:
     #: How long work on it may take; then it is tried again, or given up if `timeout_fails`.
     timeout: Optional[Duration] = None
     timeout_fails: bool = False
-    #: What rides with it.
+    #: What rides with it, as {"content-type": "image/png"}: at most 32, of which keys and values have 4,096 bytes in all.
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: Bytes, beside or instead of the text.
     data: bytes = b""
 
     def message(self) -> Any:
-        """As it is sent; with the context of the trace that is current."""
+        """As it is sent."""
         if self.priority not in _PRIORITIES:
             raise ValueError(f"priority={self.priority!r}: use one of {', '.join(_PRIORITIES)}")
         made = pb.NewTask(
@@ -67,6 +65,8 @@ class NewTask:
             retry=self.retry,
             max_attempts=self.max_attempts,
             timeout_fails=self.timeout_fails,
+            headers=self._carried(),
+            data=self.data,
         )
         if isinstance(self.to, str):
             made.to = self.to
@@ -78,9 +78,53 @@ class NewTask:
             made.ttl_ms = millis(self.ttl)
         if self.timeout is not None:
             made.timeout_ms = millis(self.timeout)
-        _add_headers(made, self.headers)
-        _add_data(made, self.data)
         return made
+
+    def _carried(self) -> Mapping[str, str]:
+        """With the context of the trace that is current. Not if there is a key: submitted again, the task has to be the same."""
+        if self.key:
+            return self.headers
+        headers = dict(self.headers)
+        inject(headers)
+        return headers
+
+
+class TaskOptions(TypedDict, total=False):
+    """What `submit` takes beside the text: see `NewTask`."""
+
+    to: Union[str, Sequence[str], None]
+    select: Optional[str]
+    key: str
+    delay: Optional[Duration]
+    ttl: Optional[Duration]
+    priority: str
+    retry: str
+    max_attempts: int
+    timeout: Optional[Duration]
+    timeout_fails: bool
+    headers: Mapping[str, str]
+    data: bytes
+
+
+class RunOptions(TypedDict, total=False):
+    """What `run` takes beside the text."""
+
+    #: The machines: the groups whose labels match, or those that are named.
+    select: Optional[str]
+    to: Union[str, Sequence[str], None]
+    #: How long it goes on at most; without it, an hour.
+    deadline: Optional[Duration]
+    #: In parts: how many are the first one, and each, as 10 or "10%"; how long to wait between; how many may fail.
+    canary: Union[str, int, None]
+    batch: Union[str, int, None]
+    soak: Optional[Duration]
+    max_failed: Union[str, int, None]
+    #: Of each task; one attempt, unless it is said.
+    max_attempts: int
+    retry: str
+    timeout: Optional[Duration]
+    headers: Mapping[str, str]
+    data: bytes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +172,8 @@ class TaskRecord:
     cancelled: bool
     submitted_by: str
     headers: Mapping[str, str]
-    data: bytes
+    #: How many bytes it has beside its text: `data` of a client has them.
+    data_size: int
 
     @classmethod
     def of(cls, task: Any) -> TaskRecord:
@@ -149,8 +194,8 @@ class TaskRecord:
             timeout_fails=task.timeout_fails,
             cancelled=task.cancelled,
             submitted_by=task.submitted_by,
-            headers=_headers(task),
-            data=_data(task),
+            headers=dict(task.headers),
+            data_size=task.data_size,
         )
 
 
@@ -171,7 +216,8 @@ class TaskResult:
     #: It came after the task was settled, and changed nothing.
     late: bool
     headers: Mapping[str, str]
-    data: bytes
+    #: How many bytes it has beside its text: `data` of a client has them.
+    data_size: int
 
     @classmethod
     def of(cls, result: Any) -> TaskResult:
@@ -185,8 +231,8 @@ class TaskResult:
             text=result.ret,
             at=moment(result.at),
             late=result.late,
-            headers=_headers(result),
-            data=_data(result),
+            headers=dict(result.headers),
+            data_size=result.data_size,
         )
 
 
@@ -463,23 +509,3 @@ def state_number(name: str) -> int:
 def millis(duration: Duration) -> int:
     """A duration in milliseconds; not 0, which would be none."""
     return max(1, round(seconds(duration) * 1000)) if seconds(duration) else 0
-
-
-def _headers(message: Any) -> Mapping[str, str]:
-    return dict(message.headers) if "headers" in message.DESCRIPTOR.fields_by_name else {}
-
-
-def _data(message: Any) -> bytes:
-    return bytes(message.data) if "data" in message.DESCRIPTOR.fields_by_name else b""
-
-
-def _add_headers(message: Any, headers: Mapping[str, str]) -> None:
-    if HAS_HEADERS:
-        carried = dict(headers)
-        inject(carried)
-        message.headers.update(carried)
-
-
-def _add_data(message: Any, data: bytes) -> None:
-    if HAS_DATA and data:
-        message.data = data

@@ -22,6 +22,9 @@ log = logging.getLogger("contact_worker")
 #: Programs that start others pass a Ctrl-C on that the terminal sent to both: one that comes so soon is the same.
 DOUBLED = 0.5
 
+#: Whether a thread is one of a worker's handlers.
+_handling = threading.local()
+
 
 class Worker(BaseWorker[Callable[[Task], Returned]]):
     """Takes tasks from a Contact server, has a function handle them on threads, and reports what came of them.
@@ -60,12 +63,13 @@ class Worker(BaseWorker[Callable[[Task], Returned]]):
         """Stops gracefully, and waits for it. Raises what the worker ended with, if that is no orderly end.
 
         A task that runs has `grace` seconds to end, as the worker is set unless it is said; then it goes to others. What has not
-        begun goes back at once.
+        begun goes back at once. A handler that calls this is not waited for.
         """
         engine = self._running()
         engine.stop(grace)
-        engine.ended.wait()
-        self._raise_error()
+        if not getattr(_handling, "is_handler", False):
+            engine.ended.wait()
+            self._raise_error()
 
     def wait_connected(self, timeout: Optional[float] = None) -> bool:
         """Waits until the server has answered, for so many seconds at most; returns whether it has."""
@@ -116,6 +120,7 @@ class _Handlers:
             self._work.notify_all()
 
     def _run(self, engine: Engine, work: threading.Condition) -> None:
+        _handling.is_handler = True
         while True:
             with engine.lock:
                 while (job := engine.take()) is None:

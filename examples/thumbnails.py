@@ -7,9 +7,8 @@ import os
 import pathlib
 import sys
 
-from PIL import Image, UnidentifiedImageError
-
 from contact_worker import Client, Fail, Worker
+from PIL import Image, UnidentifiedImageError
 
 GROUP = "thumbnails"
 worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), group=GROUP, concurrency=os.cpu_count())

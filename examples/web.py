@@ -8,11 +8,10 @@ import os
 import sys
 
 import uvicorn
-from fastapi import FastAPI, Request
-from fastapi.responses import PlainTextResponse, Response
-
 from contact_worker import ContactError, DeadlineExceeded, InvalidArgument, NotFound, Unavailable
 from contact_worker.aio import Client, Worker
+from fastapi import FastAPI, Request
+from fastapi.responses import PlainTextResponse, Response
 
 GROUP = "web"
 STATUS = {InvalidArgument: 400, NotFound: 404, Unavailable: 503}

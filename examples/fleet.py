@@ -34,7 +34,7 @@ def run(client, selector, command):
 def broadcast(client, selector, command):
     task = client.submit(command, select=selector, ttl=3600)
     try:
-        for result in client.watch(task.id, timeout=10):
+        for result in client.watch(task.id, timeout=30):
             if result.outcome != "NOT_SELECTED":
                 print(f"{result.group}: {result.outcome}: {result.text}", flush=True)
     except DeadlineExceeded:

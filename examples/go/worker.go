@@ -3,7 +3,7 @@
 //	go generate && go build -o worker && ./worker 127.0.0.1:50051 worker-1 workers
 package main
 
-//go:generate protoc -I ../../proto --go_out=. --go-grpc_out=. --go_opt=Mcontact.proto=./;main --go-grpc_opt=Mcontact.proto=./;main contact.proto
+//go:generate protoc -I../../proto --go_out=Mcontact.proto=./;main:. --go-grpc_out=Mcontact.proto=./;main:. contact.proto
 
 import (
 	"context"
@@ -23,7 +23,11 @@ import (
 	"google.golang.org/grpc/status"
 )
 
-const atOnce, renewEvery, mostBackoff = 4, 10 * time.Second, 30 * time.Second
+const (
+	atOnce      = 4
+	renewEvery  = 10 * time.Second
+	mostBackoff = 30 * time.Second
+)
 
 var (
 	contact    ContactClient
@@ -151,7 +155,9 @@ func main() {
 		log.Fatal(err)
 	}
 	contact = NewContactClient(conn)
-	ctx = metadata.AppendToOutgoingContext(context.Background(), "contact-client", url.PathEscape(client), "contact-group", url.PathEscape(group),
+	ctx = metadata.AppendToOutgoingContext(context.Background(),
+		"contact-client", url.PathEscape(client),
+		"contact-group", url.PathEscape(group),
 		"contact-instance", fmt.Sprintf("%d-%d", os.Getpid(), time.Now().UnixNano()), // One for each process.
 		"contact-window", fmt.Sprint(atOnce), "contact-receipts", "1", "contact-heartbeat", "15")
 	go renew()

@@ -1,6 +1,6 @@
 //! The workers in other languages, which know nothing but the proto.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -12,6 +12,46 @@ use super::here;
 use crate::common::node;
 use crate::common::program::{Program, said};
 use crate::common::server::Server;
+
+/// What of a worker is replaced, with what, so that tests can hold it up.
+type Changes = [(&'static str, &'static str); 2];
+
+const NODE_HELD_UP: Changes = [
+    (
+        "  return text.toUpperCase();\n",
+        r"  console.log('begun', text);
+  while (!require('node:fs').existsSync(`${process.env.GATE}/${text}`)) await sleep(50);
+  return text.toUpperCase();
+",
+    ),
+    ("RENEW_MS = 10_000", "RENEW_MS = Number(process.env.RENEW_MS)"),
+];
+
+const GO_HELD_UP: Changes = [
+    (
+        "\treturn strings.ToUpper(text), nil\n",
+        r#"	fmt.Println("begun", text)
+	for {
+		if _, err := os.Stat(os.Getenv("GATE") + "/" + text); err == nil {
+			return strings.ToUpper(text), nil
+		}
+		time.Sleep(50 * time.Millisecond)
+	}
+"#,
+    ),
+    (
+        "\trenewEvery  = 10 * time.Second\n\tmostBackoff = 30 * time.Second\n)\n",
+        r#"	mostBackoff = 30 * time.Second
+)
+
+var renewEvery, _ = time.ParseDuration(os.Getenv("RENEW_MS") + "ms")
+"#,
+    ),
+];
+
+/// What it takes to build the worker in Go on Debian.
+const GO_PACKAGES: &str = "golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev \
+    protobuf-compiler protoc-gen-go protoc-gen-go-grpc";
 
 /// A worker as it is printed, and one that tests can hold up.
 struct Worker {
@@ -140,21 +180,11 @@ fn in_node() -> Option<&'static Worker> {
         node::ready()?;
         let folder = target("node-example");
         node::modules(&here("node"), &folder)?;
-        let held_up = [
-            (
-                "  return text.toUpperCase();\n",
-                "  console.log('begun', text);
-  while (!require('node:fs').existsSync(`${process.env.GATE}/${text}`)) await sleep(50);
-  return text.toUpperCase();
-",
-            ),
-            ("RENEW_MS = 10_000", "RENEW_MS = Number(process.env.RENEW_MS)"),
-        ];
         // The packages are found above them.
         let run = |file: PathBuf| vec!["node".into(), file.into()];
         Ok(Worker {
             printed: run(lay_out(&folder.join("printed"), "node/worker.js", &[])),
-            held_up: run(lay_out(&folder.join("held-up"), "node/worker.js", &held_up)),
+            held_up: run(lay_out(&folder.join("held-up"), "node/worker.js", &NODE_HELD_UP)),
         })
     }))
 }
@@ -164,33 +194,11 @@ fn in_node() -> Option<&'static Worker> {
 fn in_go() -> Option<&'static Worker> {
     static READY: OnceLock<Result<Worker, String>> = OnceLock::new();
     let ready = READY.get_or_init(|| {
-        let packages = "golang-go golang-google-grpc-dev golang-google-protobuf-dev golang-github-golang-protobuf-1-5-dev \
-            protobuf-compiler protoc-gen-go protoc-gen-go-grpc";
-        go_is_there().map_err(|why| format!("{why} (apt install {packages})"))?;
+        go_is_there().map_err(|why| format!("{why} (apt install {GO_PACKAGES})"))?;
         let folder = target("go-example");
-        let held_up = [
-            (
-                "\treturn strings.ToUpper(text), nil\n",
-                "\tfmt.Println(\"begun\", text)
-\tfor {
-\t\tif _, err := os.Stat(os.Getenv(\"GATE\") + \"/\" + text); err == nil {
-\t\t\treturn strings.ToUpper(text), nil
-\t\t}
-\t\ttime.Sleep(50 * time.Millisecond)
-\t}
-",
-            ),
-            (
-                "const atOnce, renewEvery, mostBackoff = 4, 10 * time.Second, 30 * time.Second\n",
-                "const atOnce, mostBackoff = 4, 30 * time.Second
-
-var renewEvery, _ = time.ParseDuration(os.Getenv(\"RENEW_MS\") + \"ms\")
-",
-            ),
-        ];
         Ok(Worker {
             printed: build(&lay_out(&folder.join("printed"), "go/worker.go", &[])),
-            held_up: build(&lay_out(&folder.join("held-up"), "go/worker.go", &held_up)),
+            held_up: build(&lay_out(&folder.join("held-up"), "go/worker.go", &GO_HELD_UP)),
         })
     });
     ready.as_ref().map_err(|why| crate::common::skipped(why)).ok()
@@ -243,13 +251,7 @@ fn target(name: &str) -> PathBuf {
 }
 
 #[track_caller]
-fn spawn(
-    command: &[OsString],
-    server: &Server,
-    client: &str,
-    group: &str,
-    more: &[(&str, &std::ffi::OsStr)],
-) -> Program {
+fn spawn(command: &[OsString], server: &Server, client: &str, group: &str, more: &[(&str, &OsStr)]) -> Program {
     let mut worker = Command::new(&command[0]);
     worker.args(&command[1..]).args([&server.listen, client, group]).envs(more.iter().copied());
     Program::spawn(client, &mut worker).unwrap()

@@ -231,6 +231,11 @@ fn what_users_write_is_shown_as_text_and_never_as_html() {
     server.at_least(1, "results");
     // Its number is the id of its task.
     server.ctl(&["run", "--to", nasty, "--detach", &text]);
+    let page = server.data().join("page");
+    fs::write(&page, "<script>hit=true</script>").unwrap();
+    let header = format!("x={nasty}");
+    let data = ["--header", "content-type=text/html", "--header", &header, "--data-file", page.to_str().unwrap()];
+    server.ctl(&[&["submit", "--to", "nobody"][..], &data].concat());
     let client = Client::of(&server.listen, &[]);
     let hostile =
         format!("{nasty}\u{1b}[2Jb\u{1b}]0;owned\u{7}c\u{9b}31md\re\u{202e}f\u{200b}g\u{feff}\u{2028}\u{ad}h");

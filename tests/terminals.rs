@@ -1,9 +1,10 @@
 //! What the programs print of others' texts: nothing that could steer a terminal, hide in it, or turn it around.
 
+use std::collections::HashMap;
 use std::process::Command;
 
 use contact::terminal::is_hidden;
-use contact::wire::contact::Outcome;
+use contact::wire::contact::{Outcome, Result as Told};
 use contact::wire::control::NewTask;
 
 use crate::common::server::Server;
@@ -62,7 +63,16 @@ fn nothing_that_others_write_steers_the_terminal_of_an_operator() {
     let member = |group: &str| Client::of(&server.listen, &[("contact-client", "w"), ("contact-group", group)]);
     // Keys may have what hides or turns, but no controls.
     let key: String = HOSTILE.chars().filter(|c| !c.is_control()).collect();
-    let task = |to: &str| NewTask { to: to.into(), task: HOSTILE.into(), key: key.clone(), ..NewTask::default() };
+    // As do the values of headers.
+    let headers: HashMap<String, String> = [("k".into(), key.clone())].into();
+    let task = |to: &str| NewTask {
+        to: to.into(),
+        task: HOSTILE.into(),
+        key: key.clone(),
+        headers: headers.clone(),
+        data: HOSTILE.into(),
+        ..NewTask::default()
+    };
     // Each outcome, and what is late; the texts of a task that is out and of one that waits.
     let groups =
         [("done", Outcome::DONE), ("failed", Outcome::FAILED), ("again", Outcome::RETRY), ("busy", Outcome::WORKING)];
@@ -73,7 +83,8 @@ fn nothing_that_others_write_steers_the_terminal_of_an_operator() {
             let mut tasks = client.tasks();
             operator.submit_all(vec![NewTask { key, ..task(group) }]);
             let given = tasks.next();
-            client.tell([told(&given, outcome, HOSTILE), told(&given, outcome, HOSTILE)]);
+            let said = Told { headers: headers.clone(), data: HOSTILE.into(), ..told(&given, outcome, HOSTILE) };
+            client.tell([said.clone(), said]);
             (client, tasks)
         })
         .collect();
@@ -94,7 +105,7 @@ fn nothing_that_others_write_steers_the_terminal_of_an_operator() {
         let output = command.args(args).args(["--server", &server.control]).output().unwrap();
         [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat()
     };
-    let mut shown = Vec::new();
+    let (mut shown, header) = (Vec::new(), format!("{HOSTILE}={HOSTILE}"));
     for (args, shows_it) in [
         (&["tasks", "--all"][..], true),
         (&["results", "--all"], true),
@@ -113,6 +124,7 @@ fn nothing_that_others_write_steers_the_terminal_of_an_operator() {
         (&["cancel", HOSTILE], false),
         (&["submit", "--key", &key, "--to", "nobody", "yet another"], true),
         (&["submit", "--to", HOSTILE, "a task"], false),
+        (&["submit", "--header", &header, "a task"], false),
         (&["group", "retry", HOSTILE, HOSTILE], false),
         (&["group", "rm", HOSTILE], false),
         (&["token", "revoke", HOSTILE], false),

@@ -47,11 +47,13 @@ def main() -> None:
         text = "x" * arguments.bytes
         client.submit_many(contact_worker.NewTask(text, to=group) for _ in range(arguments.tasks))
         print(f"submitted: {arguments.tasks / (time.monotonic() - begun):,.0f} tasks/s")
+        busy = time.process_time()
         seconds = asyncio.run(with_asyncio(arguments, options)) if arguments.aio else with_threads(arguments, options)
+        busy = time.process_time() - busy
         left = next(it.lag for it in client.groups() if it.name == group)
         assert left == 0, f"{left} tasks are not settled"
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(f"worked off: {arguments.tasks / seconds:,.0f} tasks/s; the process had {memory / 1024:.0f} MiB at most")
+    print(f"worked off: {arguments.tasks / seconds:,.0f} tasks/s, with {busy / seconds:.2f} cores and {memory / 1024:.0f} MiB at most")
 
 
 def with_threads(arguments: argparse.Namespace, options: dict) -> float:

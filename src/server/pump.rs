@@ -250,10 +250,8 @@ fn revocation(revoked: broker::Revoked) -> Revoked {
 fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
     let receipt = |receipts: &OfClient| receipts.make(delivery.task.id, delivery.attempt).to_vec();
     let spec = &delivery.task.spec;
-    ServerMsg {
+    let mut message = ServerMsg {
         task: spec.text.clone(),
-        headers: convert::headers(&spec.attachment),
-        data: spec.attachment.data().to_vec(),
         key: spec.key.clone().unwrap_or_default(),
         timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
@@ -264,5 +262,11 @@ fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {
         expires_at: spec.expires_at.map_or(0, |at| at.0),
         receipt: receipts.map(receipt).unwrap_or_default(),
         ..ServerMsg::default()
+    };
+    // Most have neither.
+    if !spec.attachment.is_nothing() {
+        message.headers = convert::headers(&spec.attachment);
+        message.data = spec.attachment.data().to_vec();
     }
+    message
 }

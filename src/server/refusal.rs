@@ -226,9 +226,11 @@ impl Text {
         limit: usize,
     ) -> Result<Attachment, Refusal> {
         self.check_size(text.len() + data.len(), limit)?;
-        // Nearly all have neither.
-        let headers = if headers.is_empty() { Headers::default() } else { Headers::new(headers)? };
-        Ok(Attachment::new(headers, data))
+        // Most have neither.
+        if headers.is_empty() && data.is_empty() {
+            return Ok(Attachment::default());
+        }
+        Ok(Attachment::new(Headers::new(headers)?, data))
     }
 
     fn check_size(self, size: usize, limit: usize) -> Result<(), Refusal> {

@@ -449,6 +449,14 @@ export async function textIsText({ open, go }) {
   }
   await go(page, '#/tasks/1');
   await says(page, '.task-text', '\\u{202e}turned\\u{200b}');
+  await go(page, '#/tasks/3');
+  await says(page, '.facts', '<img src=x onerror=hit=true>');
+  const link = page.locator('.facts a');
+  assert.match(await link.innerText(), /25 B · text\/html/);
+  const saved = page.waitForEvent('download');
+  await link.click();
+  assert.equal((await saved).suggestedFilename(), 'task-3.bin');
+  assert.equal(await page.evaluate(hit), false);
   await go(page, '#/submit');
   await submit(page, '<b>bold</b><script>hit=true</script>');
   await says(page, '.task-text', '<b>bold</b><script>hit=true</script>');

@@ -52,10 +52,10 @@ fn a_file_goes_to_a_command_and_out_of_the_server_again_byte_for_byte() {
     let exec = r#"od -An -tx1; echo "$CONTACT_HEADER_CONTENT_TYPE|$CONTACT_HEADER_X_TRACE_1""#;
     let _client = client(&server, exec);
     let said = text(&server, &[&["submit", "--to", "g", "--wait", "--timeout", "20s"][..], &header, &data].concat());
-    assert_eq!(said.lines().map(str::trim).collect::<Vec<_>>(), ["g:  00 ff 1b 5b 32 4a 0a", "g: x/y|a=b c"]);
+    assert_eq!(said.lines().skip(1).map(str::trim).collect::<Vec<_>>(), ["g:  00 ff 1b 5b 32 4a 0a", "g: x/y|a=b c"]);
     // The text wins where there is one.
     let said = text(&server, &[&["submit", "--to", "g", "--wait", "--timeout", "20s", "hello"][..], &data].concat());
-    assert_eq!(said.lines().next().unwrap(), "g:  68 65 6c 6c 6f 0a");
+    assert_eq!(said.lines().nth(1).unwrap(), "g:  68 65 6c 6c 6f 0a");
     let said = text(&server, &[&["run", "--to", "g"][..], &header, &data].concat());
     assert!(said.starts_with("g:  00 ff 1b"), "{said}");
 
@@ -108,4 +108,26 @@ fn each_line_is_a_task_with_the_headers_and_what_makes_no_sense_is_a_usage_error
     }
     let (code, said) = refused(&server, &["submit", "x", "--data-file", &path("nowhere")]);
     assert!(code == Some(1) && said.contains("nowhere"), "{said}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn data_is_not_written_to_a_terminal_which_would_take_it_for_commands() {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+    let server = Server::start(&[]);
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("in").to_str().unwrap().to_owned();
+    fs::write(&path, BYTES).unwrap();
+    ctl(&server, &["submit", "--data-file", &path]);
+    let keyboard = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&keyboard).unwrap();
+    unlockpt(&keyboard).unwrap();
+    let name = ptsname(&keyboard, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = fs::File::options().read(true).write(true).open(name).unwrap();
+    let mut command = contactctl(&server, &["task", "1", "--data-out", "-"]);
+    let child = command.stdout(terminal).stderr(Stdio::piped()).spawn().unwrap();
+    let Output { status, stderr, .. } = child.wait_with_output().unwrap();
+    let said = String::from_utf8(stderr).unwrap();
+    assert!(status.code() == Some(2) && said.contains("not written to a terminal"), "{said}");
 }

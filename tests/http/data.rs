@@ -31,7 +31,8 @@ fn data_is_sent_in_base64_and_given_as_a_download_whatever_its_sender_calls_it()
     assert_is_a_download(&reply, "task-1.bin");
 
     let w = rig.member("g", "w").saying("contact-from", "first");
-    let given = w.tasks().next();
+    let mut stream = w.tasks();
+    let given = stream.next();
     assert_eq!((&given.data[..], given.headers["content-type"].as_str()), (PAGE.as_bytes(), "text/html"));
     w.tell([Told { data: PAGE.into(), headers: given.headers.clone(), ..told(&given, Outcome::FAILED, "") }]);
     let ledger = get_json(&rig, "/api/tasks/1");

@@ -1,6 +1,7 @@
 //! What tasks and results have beside their texts: headers, and bytes.
 
 use std::collections::HashMap;
+use std::time::{Duration, Instant};
 
 use contact::client;
 use contact::codec::MOST_HEADERS_OF_TASKS;
@@ -14,6 +15,7 @@ use futures::executor::block_on;
 use grpcio::RpcStatus;
 use protobuf::Message as _;
 
+use crate::common::DEADLINE;
 use crate::conventions::reason;
 use crate::rig::{Rig, collect, done, patient, status_of, to, told};
 
@@ -50,12 +52,14 @@ fn headers_and_data_come_as_they_were_sent_there_and_back_and_again_after_a_rest
     let mut rig = Rig::start();
     rig.operator.submit_all(vec![with_picture("g", "smaller"), with_picture("g", ""), to("g", "plain")]);
     let w = rig.member("g", "w");
-    let tasks = w.tasks().take(3);
+    let mut stream = w.tasks();
+    let tasks = stream.take(3);
     assert_eq!(beside(&tasks[0]), ("smaller", &picture(), BYTES));
     assert_eq!(beside(&tasks[1]), ("", &picture(), BYTES), "data alone is a task");
     assert_eq!(beside(&tasks[2]), ("plain", &HashMap::new(), &[][..]));
     let said = Told { headers: headers(&[("k", "v")]), data: vec![9; 1000], ..told(&tasks[0], RETRY, "not now") };
     w.tell([said]);
+    drop(stream);
     for _ in 0..2 {
         let again = rig.member("g", "w").tasks().take(3);
         assert!(again.iter().any(|task| task.id == 1 && beside(task) == ("smaller", &picture(), BYTES)), "{again:?}");
@@ -132,7 +136,7 @@ fn the_same_key_with_other_data_or_headers_is_another_task() {
     let task = |headers, data: &[u8]| NewTask { key: "k".into(), headers, data: data.to_vec(), ..to("", "x") };
     let first = rig.operator.try_submit(vec![task(picture(), BYTES)]).unwrap();
     let again = rig.operator.try_submit(vec![task(picture(), BYTES)]).unwrap();
-    assert_eq!((first.first_id, again.ids, again.known), (1, vec![1], vec![0]));
+    assert_eq!((first.first_id, again.first_id, again.known), (1, 1, vec![0]));
     for other in [task(picture(), b"other"), task(HashMap::new(), BYTES), task(HashMap::new(), &[])] {
         let status = rig.operator.try_submit(vec![other]).unwrap_err();
         assert_eq!(reason(&status), "KEY_REUSED");
@@ -145,7 +149,8 @@ fn a_dead_letter_has_what_its_client_sent_and_goes_out_again_with_what_the_task_
     let mut rig = Rig::start();
     rig.operator.submit_all(vec![with_picture("g", "")]);
     let w = rig.member("g", "w");
-    let task = w.tasks().next();
+    let mut stream = w.tasks();
+    let task = stream.next();
     w.tell([Told { headers: headers(&[("kind", "core")]), data: BYTES.to_vec(), ..told(&task, FAILED, "broken") }]);
     for _ in 0..2 {
         let [letter] = dead(&rig).try_into().unwrap();
@@ -166,7 +171,8 @@ fn a_late_result_is_kept_without_its_headers_and_data() {
     let rig = Rig::start();
     rig.operator.submit_all(vec![to("g", "x")]);
     let w = rig.member("g", "w");
-    let task = w.tasks().next();
+    let mut stream = w.tasks();
+    let task = stream.next();
     let late = Told { headers: picture(), data: vec![1; 10_000], ..told(&task, DONE, "late") };
     w.tell([done(&task), late]);
     let [first, late] = rig.operator.results(2).try_into().unwrap();
@@ -179,7 +185,8 @@ fn a_result_that_is_too_long_with_its_data_or_has_bad_headers_is_refused_and_tho
     let rig = Rig::with(|config| config.max_task = 100);
     rig.operator.submit_all(vec![to("g", "a"), to("g", "b"), to("g", "c")]);
     let w = rig.member("g", "w");
-    let tasks = w.tasks().take(3);
+    let mut stream = w.tasks();
+    let tasks = stream.take(3);
     let long = Told { data: vec![1; 100], ..told(&tasks[1], DONE, "x") };
     let status = w.try_tell([done(&tasks[0]), long]).unwrap_err();
     assert_eq!(reason(&status), "RESULT_TOO_LONG");
@@ -212,26 +219,29 @@ fn a_worker_of_the_library_gets_them_and_answers_with_them_and_what_is_too_long_
 #[test]
 fn a_run_carries_them_to_each_target_and_so_does_the_run_that_does_it_again() {
     let mut rig = Rig::start();
-    for group in ["a", "b"] {
-        drop(rig.named(group).tasks().introduction());
-    }
+    let both = [rig.named("a"), rig.named("b")];
+    let mut streams = both.each_ref().map(|one| one.tasks());
+    rig.operator.connected(2);
     let groups = ["a", "b"].map(ToString::to_string).to_vec();
     let request = BeginRunRequest { headers: picture(), data: BYTES.to_vec(), to: groups, ..Default::default() };
     let begun = block_on(rig.operator.control.begin_run(&request, patient()).unwrap()).unwrap().run.unwrap();
     assert_eq!((&begun.headers, begun.data_size), (&picture(), 8));
-    for (group, outcome) in [("a", DONE), ("b", FAILED)] {
-        let one = rig.named(group);
-        let task = one.tasks().next();
+    for (at, outcome) in [(0, DONE), (1, FAILED)] {
+        let task = streams[at].next();
         assert_eq!(beside(&task), ("", &picture(), BYTES));
-        one.tell([told(&task, outcome, "")]);
+        both[at].tell([told(&task, outcome, "")]);
     }
-    let ended = |rig: &Rig| loop {
-        let request = GetRunRequest { number: begun.number, ..Default::default() };
-        let run = block_on(rig.operator.control.get_run(&request, patient()).unwrap()).unwrap().run.unwrap();
-        if run.phase == RunPhase::RUN_COMPLETED.into() {
-            break run;
+    let ended = |rig: &Rig| {
+        let waited = Instant::now();
+        loop {
+            let request = GetRunRequest { number: begun.number, ..Default::default() };
+            let run = block_on(rig.operator.control.get_run(&request, patient()).unwrap()).unwrap().run.unwrap();
+            if run.phase == RunPhase::RUN_COMPLETED.into() {
+                break run;
+            }
+            assert!(waited.elapsed() < DEADLINE, "{run:?}");
+            std::thread::sleep(Duration::from_millis(5));
         }
-        std::thread::sleep(std::time::Duration::from_millis(5));
     };
     ended(&rig);
     rig.restart();

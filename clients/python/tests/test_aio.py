@@ -194,6 +194,7 @@ class Operators(Case):
                 first = await client.submit_many(texts())
                 second = await client.submit_many(["a", "b"])
                 self.assertEqual((first.accepted, first.last_id, second.first_id), (2500, 2500, 2501))
+                self.assertEqual((await client.submit_many([])).accepted, 0)
                 with self.assertRaises(TasksRefused) as caught:
                     await client.submit_many(["a", "", "c"])
                 self.assertEqual(caught.exception.submitted.accepted, 2)

@@ -8,7 +8,7 @@ import unittest
 
 import grpc
 
-from contact_worker import Refused, Unreported, Worker
+from contact_worker import ContactError, Refused, Unreported, Worker
 from contact_worker._wire import contact_pb2 as pb
 
 from fake import Fake, Once, refuse
@@ -100,7 +100,7 @@ class RealServer(Case):
         proxy = Proxy(self.server.listen)
         self.addCleanup(proxy.close)
         with self.assertLogs("contact_worker", "WARNING") as logs:
-            worker = self.worker(lambda task: task.text, proxy.address, heartbeat=1)
+            worker = self.worker(lambda task: task.text, proxy.address, heartbeat=1, renew_every=1000)
             self.assertTrue(worker.wait_connected(DEADLINE))
             proxy.mute = True
             eventually("it is given up", lambda: any("heartbeats stopped" in line for line in logs.output))
@@ -133,7 +133,7 @@ class RealServer(Case):
         engine.stop()
         with engine.lock:
             engine._end_at = time.monotonic()  # Not the ten seconds that the last results have.
-            engine._clock.notify()
+            engine.clock.notify()
         with self.assertRaisesRegex(Unreported, "1 results could not be reported"):
             worker.stop()
 
@@ -257,6 +257,22 @@ class FakeServer(unittest.TestCase):
             self.server.tasks.put(lambda context, code=code: context.abort(grpc.StatusCode[code], "404"))
             eventually("it is back", lambda number=number: len(self.server.registered) == number + 1)
         self.assertFalse(worker._running().ended.is_set())
+
+    def test_a_mistake_in_a_thread_of_the_worker_ends_it_and_is_raised(self):
+        for broken in ("promote", "next", "over_time"):
+            with self.subTest(broken), self.assertLogs("contact_worker", "ERROR"):
+                worker = Worker(self.server.address, group="g", confirm_every=0, **SOON)
+                worker.task(lambda task: None)
+                worker.start()
+                engine = worker._running()
+                self.assertTrue(worker.wait_connected(DEADLINE))
+                with engine.lock:
+                    setattr(engine.ledger, broken, None)
+                    engine.clock.notify()
+                self.server.send(1)
+                eventually("it has ended", engine.ended.is_set)
+                with self.assertRaisesRegex(ContactError, "a mistake"):
+                    worker.stop()
 
     def test_one_that_gives_no_ids_is_refused_with_a_reason(self):
         worker = self.worker(lambda task: None)

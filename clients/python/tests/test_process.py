@@ -132,13 +132,14 @@ class Signals(Case):
             with worker:
                 self.assertTrue(worker.wait_connected(DEADLINE))
 
+        before = set(threading.enumerate())
         once()
         files = len(os.listdir("/proc/self/fd"))
         for _ in range(5):
             once()
         eventually(
             "its threads have ended",
-            lambda: not [it for it in threading.enumerate() if it.name.startswith("contact-")],
+            lambda: not [it for it in set(threading.enumerate()) - before if it.name.startswith("contact-")],
         )
         eventually("its files are closed", lambda: len(os.listdir("/proc/self/fd")) <= files)
 

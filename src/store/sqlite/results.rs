@@ -155,10 +155,9 @@ impl Chunk for ResultChunk {
 
     fn entry(&self, at: usize) -> rusqlite::Result<TaskResult> {
         let Head(_, start, length, _, group, client, outcome, ago, rare) = &self.heads[at];
-        let beside =
-            |rare: &Box<Rare>| attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data);
+        let beside = |rare: &Rare| attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data);
         let result = NewResult {
-            attachment: rare.as_ref().map(beside).transpose()?.unwrap_or_default(),
+            attachment: rare.as_deref().map(beside).transpose()?.unwrap_or_default(),
             task: self.task(at),
             group: group.and_then(|place| self.names[place as usize].1.clone()),
             client: self.names[*client as usize].0.clone(),

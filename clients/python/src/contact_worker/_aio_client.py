@@ -81,13 +81,16 @@ class Client:
     ) -> Submitted:
         """Submits tasks, as many as there are, also from an async iterator; see `contact_worker.Client.submit_many`."""
         submission = Submission(batch)
-        call = self._call("SubmitStream")(metadata=self._target.metadata())
+        call: Any = None
         try:
             async for request in _requests(submission, tasks):
+                # The server waits ten seconds for the first one, however long that took to be read.
+                call = call or self._call("SubmitStream")(metadata=self._target.metadata())
                 await call.write(request)
                 if submission.is_far_ahead():
                     await _take_answer(submission, call, on_answer)
-            await call.done_writing()
+            if call is not None:
+                await call.done_writing()
             while submission.is_open():
                 await _take_answer(submission, call, on_answer)
         except (grpc.RpcError, asyncio.InvalidStateError) as failed:
@@ -96,7 +99,8 @@ class Client:
             error.submitted = submission.submitted
             raise error from None
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
         return submission.end()
 
     async def task(self, id: int) -> TaskDetails:

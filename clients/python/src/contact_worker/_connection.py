@@ -50,7 +50,8 @@ class Connection:
         self._next_call: Any = None
         self._stream: Optional[_Stream] = None
         self._lost: Optional[ContactError] = None
-        self._closed = False
+        #: It is of no use any more.
+        self.closed = False
         #: A Contact server has said something.
         self.answered = False
         #: It sends heartbeats.
@@ -59,7 +60,7 @@ class Connection:
 
     def run(self) -> ContactError:
         """Passes tasks and results until it is over; returns why it is."""
-        tell = threading.Thread(target=self._tell, name="contact-tell", daemon=True)
+        tell = threading.Thread(target=self._engine.guard, args=(self._tell,), name="contact-tell", daemon=True)
         tell.start()
         try:
             self._read()
@@ -75,7 +76,7 @@ class Connection:
     # Under the engine's lock.
 
     def lose(self, error: ContactError) -> None:
-        """It is of no use any more."""
+        """Something is wrong with it."""
         if self._lost is None:
             self._lost = error
         self.close()
@@ -83,7 +84,7 @@ class Connection:
     def close(self) -> None:
         """Has all threads of it end."""
         with self._engine.lock:
-            self._closed = True
+            self.closed = True
             for call in (self._call, self._next_call):
                 if call is not None:
                     call.cancel()
@@ -99,7 +100,7 @@ class Connection:
 
         That is not cancelled here: the server could see that before the new call, and give everything to others.
         """
-        if self._call is not None and self._next_call is None and not self._closed:
+        if self._call is not None and self._next_call is None and not self.closed:
             self._next_call = self._stub.getTask(pb.Empty(), metadata=said + self._engine.target.metadata())
 
     def status(self, text: str, timeout: Optional[float]) -> Any:
@@ -115,7 +116,7 @@ class Connection:
         engine = self._engine
         with engine.lock:
             engine.state.wait_for(self._may_ask)
-            if self._closed:
+            if self.closed:
                 return
             self._call = self._stub.getTask(pb.Empty(), metadata=self._metadata)
         while self._call is not None:
@@ -130,12 +131,12 @@ class Connection:
                 if self._call is None:
                     self._failed(error)
                     # Results are told though there are no more tasks, if the server still takes them.
-                    engine.state.wait_for(lambda: self._closed)
+                    engine.state.wait_for(lambda: self.closed)
 
     def _may_ask(self) -> bool:
         ledger = self._engine.ledger
         reported = not (ledger.unreported() or ledger.has_next()) and self._stream is None
-        return self._closed or (reported and not ledger.stopping)
+        return self.closed or (reported and not ledger.stopping)
 
     def _failed(self, error: ContactError) -> None:
         """The stream of tasks ended."""
@@ -160,12 +161,14 @@ class Connection:
             for task in message.batch:
                 ledger.accept(task, now, wall)
             if not (message.id or message.batch or message.revoked):
-                self.heartbeats = True
+                if not self.heartbeats:
+                    self.heartbeats = True
+                    engine.clock.notify()
                 if message.task or message.data:
                     engine.fail(Refused("the server gives its tasks no ids: it is no Contact server"), at_once=True)
             engine.changed()
             engine.waits_for_room = True
-            engine.state.wait_for(lambda: self._closed or ledger.has_inbox_room())
+            engine.state.wait_for(lambda: self.closed or ledger.has_inbox_room())
             engine.waits_for_room = False
             # Silence counts from when the stream is read again.
             self.received_at = time.monotonic()
@@ -194,13 +197,13 @@ class Connection:
         engine, ledger = self._engine, self._engine.ledger
         while True:
             with engine.lock:
-                engine.tell.wait_for(lambda: self._closed or ledger.has_next())
-                if self._closed:
+                engine.tell.wait_for(lambda: self.closed or ledger.has_next())
+                if self.closed:
                     return
                 self._stream = stream = _Stream()
             error: Optional[ContactError] = None
             try:
-                self._stub.tellResult(self._messages(stream), metadata=self._metadata)
+                self._stub.tellResult(self._guarded(self._messages(stream)), metadata=self._metadata)
             except grpc.RpcError as failed:
                 error = of_rpc(failed)
             with engine.lock:
@@ -216,6 +219,13 @@ class Connection:
                 engine.tell.notify_all()
                 engine.state.notify_all()
 
+    def _guarded(self, messages: Iterator[Any]) -> Iterator[Any]:
+        # They are made on a thread of gRPC, to which a mistake would be one more failed call.
+        try:
+            yield from messages
+        except Exception as mistake:
+            self._engine.end_by(mistake)
+
     def _messages(self, stream: _Stream) -> Iterator[Any]:
         """What a stream carries. gRPC asks for the next message when the last one is on its way."""
         engine, ledger = self._engine, self._engine.ledger
@@ -228,7 +238,7 @@ class Connection:
                 engine.changed()
                 message = None
                 while message is None:
-                    if self._closed or stream.closed:
+                    if self.closed or stream.closed:
                         return
                     now = time.monotonic()
                     if ledger.is_full() or (ends_at is not None and now >= ends_at):

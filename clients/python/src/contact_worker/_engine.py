@@ -58,7 +58,7 @@ class Engine:
         #: Something is to be sent, or the stream of results is to end.
         self.tell = threading.Condition(self.lock)
         #: Something is due earlier.
-        self._clock = threading.Condition(self.lock)
+        self.clock = threading.Condition(self.lock)
         #: The connection, or what is left to do, has changed.
         self.state = threading.Condition(self.lock)
         self.ledger = Ledger(settings.concurrency, settings.announce_begin)
@@ -86,8 +86,21 @@ class Engine:
         """Starts the threads. What cannot work is said at once; the server need not be there yet."""
         self.target.credentials()
         self.target.metadata()
-        for name, work in (("pipe", self._pipe), ("clock", self._keep_time)):
-            threading.Thread(target=work, name=f"contact-{name}", daemon=True).start()
+        threading.Thread(target=self._pipe, name="contact-pipe", daemon=True).start()
+        threading.Thread(target=self.guard, args=(self._keep_time,), name="contact-clock", daemon=True).start()
+
+    def guard(self, work: Callable[[], None]) -> None:
+        """Does the work of a thread. A mistake in that ends the worker, and not the thread alone."""
+        try:
+            work()
+        except Exception as mistake:
+            self.end_by(mistake)
+
+    def end_by(self, mistake: Exception) -> None:
+        """Ends the worker because of a mistake in it."""
+        log.error("the worker ends because of a mistake in it; please report it", exc_info=mistake)
+        with self.lock:
+            self.fail(ContactError(f"a mistake in contact_worker: {mistake!r}"), at_once=True)
 
     def check_process(self) -> None:
         """Refuses a process that was forked from the one that started the worker: its threads are not here."""
@@ -101,7 +114,7 @@ class Engine:
             if job is not None:
                 job.task._say = functools.partial(self._note_progress, job)
                 if job.task.timeout is not None:
-                    self._clock.notify()
+                    self.clock.notify()
             return job
 
     def finish(self, job: Job, result: Any) -> None:
@@ -117,6 +130,8 @@ class Engine:
         """No task is begun any more; handlers have `grace` seconds to finish, as it is set unless it is said."""
         self.check_process()
         with self.lock:
+            if self.ended.is_set():
+                return
             if not self.ledger.stopping:
                 log.info("stopping; what runs is finished first")
                 self.ledger.stop()
@@ -126,7 +141,7 @@ class Engine:
             until = time.monotonic() + (self.settings.grace if grace is None else grace)
             self._grace_until = until if self._grace_until is None else min(self._grace_until, until)
             self.changed()
-            self._clock.notify()
+            self.clock.notify()
 
     def wait_connected(self, timeout: Optional[float]) -> bool:
         """Waits until the server has said something, for so many seconds at most. Raises what the worker ended with."""
@@ -161,7 +176,7 @@ class Engine:
                 if is_bad_message(error) or is_refusal(error):
                     raise error from None
             wait = backoff.next(error.retry_after) if wait is None else wait
-            if deadline is not None and time.monotonic() + wait >= deadline:
+            if self.ledger.stopping or (deadline is not None and time.monotonic() + wait >= deadline):
                 raise error
             with self.lock:
                 self.state.wait_for(lambda: self.ledger.stopping, wait)
@@ -217,7 +232,7 @@ class Engine:
         """Whether a worker that stops is through."""
         if not self.ledger.held and self._end_at is None:
             self._end_at = time.monotonic() + LAST_WORDS
-            self._clock.notify()
+            self.clock.notify()
         idle = self.connection is None or self.connection.is_idle()
         told = not self.ledger.unreported() and not (self.ledger.has_next() and self.is_connected())
         if not self.ledger.held and (told and idle):
@@ -228,40 +243,38 @@ class Engine:
         if not self.is_over:
             self.is_over = True
             self.state.notify_all()
-            self._clock.notify_all()
+            self.clock.notify_all()
             if self.connection is not None:
                 self.connection.close()
 
     # The threads.
 
     def _pipe(self) -> None:
+        self.guard(self._keep_connected)
+        self._close()
+
+    def _keep_connected(self) -> None:
         backoff = Backoff(self.settings.first_backoff, self.settings.most_backoff)
-        try:
-            while not self.is_over:
-                begun = time.monotonic()
-                connection, error = self._connect()
-                if self.is_over:
-                    return
-                if connection is not None and (connection.answered or error.reason or begun + WORKED <= time.monotonic()):
-                    backoff.reset()
-                wait = backoff.next(error.retry_after)
-                what = "lost the connection to" if connection is not None and connection.answered else "cannot reach"
-                what = "turned away by" if error.reason else what
-                log.warning("%s %s: %s; next try in %.1f s", what, self.target.address, error, wait)
-                with self.lock:
-                    self.state.wait_for(lambda: self.is_over, wait)
-        except Exception as mistake:
-            log.exception("the worker ends because of a mistake in it; please report it")
-            self.error = ContactError(f"a mistake in contact_worker: {mistake!r}")
-        finally:
-            self._close()
+        while not self.is_over:
+            begun = time.monotonic()
+            connection, error = self._connect()
+            if self.is_over:
+                return
+            answered = connection is not None and connection.answered
+            if answered or error.reason or (connection is not None and begun + WORKED <= time.monotonic()):
+                backoff.reset()
+            wait = backoff.next(error.retry_after)
+            what = "turned away by" if error.reason else "lost the connection to" if answered else "cannot reach"
+            log.warning("%s %s: %s; next try in %.1f s", what, self.target.address, error, wait)
+            with self.lock:
+                self.state.wait_for(lambda: self.is_over, wait)
 
     def _connect(self) -> tuple[Optional[Connection], ContactError]:
         """One connection, from its beginning to its end; returns that, and why it ended."""
         try:
             connection = Connection(self, self._said)
-        except OSError as missing:  # A file of TLS, or of the token.
-            return None, ContactError(str(missing))
+        except (OSError, ValueError) as wrong:  # A file of TLS, or of the token.
+            return None, ContactError(str(wrong))
         with self.lock:
             self.connection = connection
             self.ledger.renew()
@@ -287,7 +300,7 @@ class Engine:
             self.ended.set()
             self._on_ready()
             self.state.notify_all()
-            self._clock.notify_all()
+            self.clock.notify_all()
 
     def _keep_time(self) -> None:
         with self.lock:
@@ -295,7 +308,7 @@ class Engine:
                 now = time.monotonic()
                 self._do_what_is_due(now)
                 at = self._next_time()
-                self._clock.wait(None if at is None else max(0.0, at - time.monotonic()))
+                self.clock.wait(None if at is None else max(0.0, at - time.monotonic()))
 
     def _next_time(self) -> Optional[float]:
         times = [self._renew_at, self._grace_until, self._end_at, self.ledger.next_limit()]
@@ -331,12 +344,12 @@ class Engine:
         self.changed()
 
     def _silence_deadline(self, connection: Connection) -> Optional[float]:
-        if not connection.heartbeats or not self.settings.heartbeat or self.ledger.stopping:
+        if not connection.heartbeats or connection.closed or not self.settings.heartbeat or self.ledger.stopping:
             return None
         return connection.received_at + self.settings.heartbeat * MISSED_HEARTBEATS
 
     def _note_progress(self, job: Job, part: float, text: str) -> None:
         with self.lock:
             if not self._progress:
-                self._clock.notify()
+                self.clock.notify()
             self._progress[job] = (part, text)

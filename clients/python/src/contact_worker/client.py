@@ -86,14 +86,20 @@ class Client:
         the end: the others are accepted.
         """
         submission = Submission(batch)
-        requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        answers = self._call("SubmitStream")(iter(requests.get, None), metadata=self._target.metadata())
+        requests = submission.requests(tasks)
+        first = next(requests, None)
+        if first is None:
+            return submission.end()
+        # The server waits ten seconds for the first one, however long that took to be read.
+        sending: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        sending.put(first)
+        answers = self._call("SubmitStream")(iter(sending.get, None), metadata=self._target.metadata())
         try:
-            for request in submission.requests(tasks):
-                requests.put(request)
+            for request in requests:
+                sending.put(request)
                 if submission.is_far_ahead():
                     _take_answer(submission, next(answers), on_answer)
-            requests.put(None)
+            sending.put(None)
             for answer in answers:
                 _take_answer(submission, answer, on_answer)
         except (grpc.RpcError, StopIteration) as failed:
@@ -101,7 +107,7 @@ class Client:
             error.submitted = submission.submitted
             raise error from None
         finally:
-            requests.put(None)
+            sending.put(None)
             answers.cancel()
         return submission.end()
 

@@ -110,6 +110,7 @@ class _Handlers:
 
     def start(self, engine: Engine) -> None:
         with engine.lock:
+            self._ready = engine.ledger.ready
             self._work = threading.Condition(engine.lock)
         for number in range(self._count):
             threading.Thread(target=self._run, args=(engine, self._work), name=f"contact-handler-{number}", daemon=True).start()
@@ -117,7 +118,7 @@ class _Handlers:
     def on_ready(self) -> None:
         """Under the engine's lock: tasks are ready, or the worker has ended."""
         if self._work is not None:
-            self._work.notify_all()
+            self._work.notify(len(self._ready) or self._count)
 
     def _run(self, engine: Engine, work: threading.Condition) -> None:
         _handling.is_handler = True

@@ -30,6 +30,10 @@ server.serve_forever()
 /// Runs what follows it in a terminal.
 const TERMINAL: &str = "import pty, sys; sys.exit(pty.spawn(sys.argv[1:]))";
 
+/// Becomes what follows it, which heeds Ctrl-C: what is started in the background of a script does not.
+const INTERRUPTIBLE: &str =
+    "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); os.execv(sys.argv[1], sys.argv[1:])";
+
 fn here(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("examples").join(file)
 }
@@ -38,6 +42,15 @@ fn here(file: &str) -> PathBuf {
 fn command(python: &Package, server: &Server, name: &str, args: &[&str]) -> Command {
     let mut command = python.python();
     command.arg(here(name)).args(args).env("CONTACT_SERVER", &server.listen).env("CONTACT_CONTROL", &server.control);
+    command
+}
+
+/// The same by a program of Python that runs it.
+fn command_by(by: &str, python: &Package, server: &Server, name: &str, args: &[&str]) -> Command {
+    let example = command(python, server, name, args);
+    let mut command = python.python();
+    command.args(["-c", by]).arg(example.get_program()).args(example.get_args());
+    command.envs(example.get_envs().filter_map(|(key, value)| Some((key, value?))));
     command
 }
 
@@ -184,7 +197,8 @@ fn a_bar_shows_how_far_a_task_is_and_ctrl_c_takes_the_task_back() {
     // Of "abc".
     assert_eq!(said.last().unwrap(), "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
 
-    let hash = start(python, &server, "progress.py", &["hash", files]);
+    let mut hash = command_by(INTERRUPTIBLE, python, &server, "progress.py", &["hash", files]);
+    let hash = Program::spawn("progress.py", &mut hash).unwrap();
     hash.out.wait_for("a third", |line| line.contains(" 33% b"));
     hash.signal("INT");
     hash.err.wait_for("its end", |line| line == "cancelled");
@@ -195,10 +209,7 @@ fn a_bar_shows_how_far_a_task_is_and_ctrl_c_takes_the_task_back() {
     assert_eq!((&late["ret"], &late["late"]), (&Value::from("CANCELLED"), &Value::from(true)), "{late}");
 
     fs::remove_file(&pipe).unwrap();
-    let mut terminal = python.python();
-    let inner = command(python, &server, "progress.py", &["hash", files]);
-    terminal.args(["-c", TERMINAL]).arg(inner.get_program()).args(inner.get_args());
-    terminal.envs(inner.get_envs().filter_map(|(key, value)| Some((key, value?))));
+    let mut terminal = command_by(TERMINAL, python, &server, "progress.py", &["hash", files]);
     let mut terminal = Program::spawn("terminal", &mut terminal).unwrap();
     assert!(terminal.ended().success());
     let said = terminal.out.so_far();

@@ -224,7 +224,7 @@ fn go(args: &[&str]) -> Command {
 fn build(file: &Path) -> Vec<OsString> {
     let folder = file.parent().unwrap();
     for args in [&["generate"][..], &["build", "-o", "worker"]] {
-        said(&mut go(args).current_dir(folder)).unwrap();
+        said(go(args).current_dir(folder)).unwrap();
     }
     vec![folder.join("worker").into()]
 }

@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use clap::{CommandFactory as _, Parser};
-use contact::client::{Config, Error, Event, Exec, Invitation, JoinState, Reply, StartAt, Task, Tls, Variable, Worker};
+use contact::client::{
+    Config, Error, Event, Exec, Invitation, JoinState, Reply, ServerTls, StartAt, Task, Tls, Variable, Worker,
+};
 use contact::config::{FileArgs, Settings, time};
 use contact::labels::{LabelError, Labels};
 use contact::logger::{self, LogArgs};
@@ -42,8 +44,8 @@ struct Args {
 
     /// Listen here, HOST:PORT, and have the server dial this worker (contactctl dial add), instead of connecting to it.
     ///
-    /// Whoever gets there can give it tasks, unless --token-file names the token that a server has to show. There is no TLS: an address
-    /// that other machines reach needs --insecure, or a proxy with TLS before an address of this machine. Port 0 takes any that is free.
+    /// Whoever gets there can give it tasks, unless --tls-client-ca or --token-file say what a server has to show. An address that other
+    /// machines reach needs TLS (--tls-cert, --tls-key), or --insecure. Port 0 takes any that is free.
     #[arg(long, value_name = "ADDR")]
     serve: Option<String>,
 
@@ -56,13 +58,22 @@ struct Args {
     #[arg(long, value_name = "FILE")]
     tls_ca: Option<PathBuf>,
 
-    /// Show this certificate, in PEM. Read again for each connection, as its key is.
+    /// Show this certificate, in PEM, with those between it and its authority. Read again for each connection, as its key is.
+    ///
+    /// With --serve it is the one by which the worker speaks TLS, for the name or the address by which it is dialled. It is read again when
+    /// it changes.
     #[arg(long, value_name = "FILE")]
     tls_cert: Option<PathBuf>,
 
     /// The key of --tls-cert, in PEM.
     #[arg(long, value_name = "FILE")]
     tls_key: Option<PathBuf>,
+
+    /// With --serve: serve a server only if its certificate (its --dial-tls-cert) comes from an authority in this file, in PEM.
+    ///
+    /// The certificate of a client, contact://FLEET/agent/NAME, is none of a server.
+    #[arg(long, value_name = "FILE")]
+    tls_client_ca: Option<PathBuf>,
 
     /// Say who the client is with the token in this file, which contactctl token create makes. Read again for each connection.
     ///
@@ -353,7 +364,6 @@ fn run(args: Args) -> anyhow::Result<()> {
         ("--join", args.join.is_some()),
         ("--state", args.state.is_some()),
         ("--tls-ca", args.tls_ca.is_some()),
-        ("--tls-cert", args.tls_cert.is_some()),
         ("--demo", args.demo),
     ];
     if let (true, Some((flag, _))) = (args.serve.is_some(), connects.iter().find(|(_, is_set)| *is_set)) {
@@ -363,7 +373,13 @@ fn run(args: Args) -> anyhow::Result<()> {
     if args.insecure && args.serve.is_none() {
         return Err(Error::Config("--insecure is about the address of --serve, which is not set".into()).into());
     }
-    let tls = Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?;
+    if args.tls_client_ca.is_some() && args.serve.is_none() {
+        return Err(Error::Config("--tls-client-ca is about who dials --serve, which is not set".into()).into());
+    }
+    let (tls, serve_tls) = match &args.serve {
+        None => (Tls::of(args.tls_ca, args.tls_cert, args.tls_key).map_err(Error::Config)?, None),
+        Some(_) => (None, ServerTls::of(args.tls_cert, args.tls_key, args.tls_client_ca).map_err(Error::Config)?),
+    };
     let enrolled = enrol(args.join.as_deref(), args.state.as_deref(), args.id.as_deref())?;
     // A client without a group would be one of its own with it. One that shows who it is has its id from that, and may have no other.
     let is_known = args.token_file.is_some() || tls.as_ref().is_some_and(|tls| tls.identity.is_some());
@@ -382,6 +398,7 @@ fn run(args: Args) -> anyhow::Result<()> {
     args.label.iter().try_for_each(|label| labels.add(label)).map_err(|e| Error::Config(format!("--label: {e}")))?;
     let config = Config {
         serve: args.serve,
+        serve_tls,
         insecure: args.insecure,
         tls,
         token_file: args.token_file,

@@ -311,13 +311,8 @@ impl Args {
                 "a server that is --public has certificates of its own: leave out --tls-cert and --tls-client-ca, or --public"
             );
         }
-        match (&self.tls_cert, &self.tls_key) {
-            (Some(cert), Some(key)) => {
-                Ok(Some(ServerTls { cert: cert.clone(), key: key.clone(), client_ca: self.tls_client_ca.clone() }))
-            }
-            (None, None) if self.tls_client_ca.is_none() => Ok(None),
-            _ => anyhow::bail!("TLS needs a certificate and its key: give both --tls-cert and --tls-key"),
-        }
+        let [cert, key, client_ca] = [&self.tls_cert, &self.tls_key, &self.tls_client_ca].map(Clone::clone);
+        ServerTls::of(cert, key, client_ca).map_err(anyhow::Error::msg)
     }
 
     fn dial(&self) -> anyhow::Result<DialConfig> {

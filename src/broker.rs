@@ -27,6 +27,7 @@ mod outbox;
 mod reader;
 mod thread;
 mod wakeup;
+mod watches;
 
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -36,15 +37,18 @@ use log::error;
 
 pub use self::core::{
     Action, Cancelled, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError,
-    Drained, Draining, GroupError, GroupInfo, Join, JoinError, LONGEST_NOTE, LONGEST_SAID, MAX_MESSAGE, MISSING_AFTER,
-    MOST_DRAINS, MOST_KNOWN, MOST_LATE, Meter, NotYourTurn, OutcomeReport, Overview, Quota, Receipt, Reporter,
-    RevokeReason, Revoked, Said, SessionId, Sessions, Standing, Tally, TaskState, Undelivered, WaitReason,
+    Drained, Draining, GroupError, GroupInfo, Holder, Holders, Join, JoinError, LONGEST_NOTE, LONGEST_SAID,
+    MAX_MESSAGE, MISSING_AFTER, MOST_DRAINS, MOST_KNOWN, MOST_LATE, MOST_WATCHED, Meter, NotYourTurn, OutcomeReport,
+    Overview, Piece, Printed, Quota, Receipt, Reporter, RevokeReason, Revoked, Said, SessionId, Sessions, Standing,
+    Tally, TaskState, Undelivered, WaitReason, Watched,
 };
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
 pub use self::outbox::{Inbox, Push};
 pub use self::reader::count;
 use self::thread::BrokerThread;
+use self::watches::Watches;
+pub use self::watches::{MOST_WATCHES, Watch};
 use crate::mailbox;
 use crate::now::Now;
 use crate::store::{self, Recovered, StoreError};
@@ -98,14 +102,20 @@ impl Broker {
         let (mailbox, commands) = mailbox::bounded_in_bytes(MAILBOX, MAILBOX_BYTES);
         let (wake_up, wake_ups) = wakeup::wake_up();
         let disconnected = Arc::<DisconnectedReporters>::default();
-        let handle =
-            Handle { mailbox, store: store.clone(), disconnected: disconnected.clone(), wake_up: wake_up.clone() };
+        let watches = Watches::default();
+        let handle = Handle {
+            mailbox,
+            store: store.clone(),
+            disconnected: disconnected.clone(),
+            watches: watches.clone(),
+            wake_up: wake_up.clone(),
+        };
         store.tail().subscribe(Box::new(move |_| wake_up.wake()));
         let (jobs, todo) = bounded(1);
         let reader = store.reader()?;
         let answers = handle.mailbox.clone();
         let answer = move |answer, bytes| answers.send_weighed(Command::Read(answer), bytes).is_ok();
-        let broker = BrokerThread::new(Core::new(config, recovered, Now::read()), store, disconnected, jobs);
+        let broker = BrokerThread::new(Core::new(config, recovered, Now::read()), store, disconnected, watches, jobs);
         let spawn =
             |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);
         let threads = [

@@ -55,6 +55,7 @@ mod ledger;
 mod listener;
 mod outgoing;
 mod pipe;
+mod printed;
 mod probe;
 mod progress;
 mod result_sender;
@@ -81,7 +82,7 @@ pub use self::stopper::Stopper;
 pub use crate::attachment::{Attachment, HeaderError, Headers};
 pub use crate::backoff::Backoff;
 use crate::front::{Dial, DialError};
-pub use crate::front::{FileError, Invitation, JoinError, Joined, State as JoinState, Tls, renew};
+pub use crate::front::{FileError, Invitation, JoinError, Joined, ServerTls, State as JoinState, Tls, renew};
 pub use crate::labels::Labels;
 pub use crate::task::StartAt;
 use crate::task::{Name, NameOf};
@@ -107,9 +108,11 @@ pub struct Config {
     pub server: String,
     /// Listen here, `host:port`, and have the server dial this worker: [`Config::server`] does not matter then.
     pub serve: Option<String>,
+    /// How TLS is spoken at [`Config::serve`]. The files are read again when they change. `None`: not at all.
+    pub serve_tls: Option<ServerTls>,
     /// Whether [`Config::serve`] may be an address that other machines reach, though there is no TLS.
     pub insecure: bool,
-    /// How TLS is spoken with it. `None`: not at all.
+    /// How TLS is spoken with [`Config::server`]. `None`: not at all.
     pub tls: Option<Tls>,
     /// A file with the token that says who the client is, `ct1_` and 64 digits. It is read for each connection. `None`: it does not say.
     /// With [`Config::serve`]: the token that a server has to show.
@@ -158,6 +161,7 @@ impl Default for Config {
         Config {
             server: "127.0.0.1:50051".into(),
             serve: None,
+            serve_tls: None,
             insecure: false,
             tls: None,
             token_file: None,
@@ -275,8 +279,7 @@ impl Worker {
         let env = Arc::new(EnvBuilder::new().cq_count(1).name_prefix("grpc-client").build());
         let (listener, accepted) = match &config.serve {
             Some(address) => {
-                let token_file = config.token_file.clone();
-                let (listener, accepted) = Listener::start(address, config.insecure, env.clone(), token_file, said)?;
+                let (listener, accepted) = Listener::start(address, &config, env.clone(), said)?;
                 (Some(listener), accepted)
             }
             None => (None, never()),
@@ -359,12 +362,17 @@ impl Config {
 
     fn checked(mut self) -> Result<Config, Error> {
         match &self.serve {
+            None if self.serve_tls.is_some() => {
+                return Err(Error::Config(
+                    "a worker that does not listen shows a certificate by `tls`, and not by `serve_tls`".into(),
+                ));
+            }
             None => {
                 let wrong = |why| Error::Config(format!("the server {:?}: {why}", self.server));
                 target::check(&self.server).map_err(wrong)?;
             }
             Some(_) if self.tls.is_some() => {
-                let why = "a worker that listens speaks no TLS itself: put a proxy that does before it";
+                let why = "a worker that listens connects to no server: how it speaks TLS is said by `serve_tls`, and not by `tls`";
                 return Err(Error::Config(why.into()));
             }
             Some(_) => {}

@@ -14,6 +14,7 @@ mod dial;
 mod doctor;
 mod error;
 mod finding;
+mod follow;
 mod follow_up;
 mod help;
 mod identity;
@@ -71,6 +72,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Man { dir: Some(dir) } => manual::pages(Args::command(), &dir)
             .map_err(|source| Error::File { name: dir.display().to_string(), source }),
         Command::Top(top) => top::run(&top, to, out),
+        Command::Task(task) if task.follow => follow::follow(&link()?, task.id, task.to.as_deref(), out),
         Command::Task(task) => manage::describe(&link()?, &task, out),
         Command::Run(run) => run::run(&link()?, run, out),
         Command::Cancel(cancel) => cancel::run(&link()?, &cancel, out),

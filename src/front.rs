@@ -2,34 +2,36 @@
 //! end of a pair of sockets and speaks plain HTTP/2 on it. HTTP begins its connections by the same code, and goes on by itself.
 //!
 //! ```text
-//!             ┌───────────────── Front, on a server ────────────────┐
+//!             ┌───── Front, on a server, or a worker that is dialled ─────┐
 //! clients ──▶ places ──▶ TLS ──▶ is it let in? ──▶ frames, counted ──▶ one end of a pair of sockets: C-core
 //!
-//!             ┌── Dial, in a client ──┐
+//!             ┌── Dial, in a client, or a server that dials ──┐
 //! C-core ──▶ a socket of this process ──▶ TLS ──▶ the server
 //! ```
 //!
 //! Both ends of a connection are one task of tokio. It keeps no buffer while nothing is on its way. A side that does not read
 //! holds up the other one, so that the flow control of HTTP/2 goes through.
 
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod credit;
 mod dial;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod door;
 mod files;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod frames;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod greeting;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod handover;
 #[cfg(any(feature = "client", feature = "ctl"))]
 mod join;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod places;
 mod relay;
 mod trouble;
+#[cfg(feature = "door")]
+mod watched;
 
 use std::sync::Arc;
 
@@ -38,29 +40,30 @@ use rustls::crypto::CryptoProvider;
 #[cfg(feature = "ctl")]
 pub(crate) use self::dial::speaks_tls;
 pub(crate) use self::dial::{Dial, DialError, DialThread};
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 pub(crate) use self::door::{Bounds, Counts, Front, Inside, Refused};
-#[cfg(feature = "server")]
-pub(crate) use self::files::Material;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 pub use self::files::ServerTls;
 pub(crate) use self::files::validity;
 pub use self::files::{FileError, Tls};
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 pub(crate) use self::greeting::{Begun, CurrentTls, Entrance, Speaks};
-#[cfg(feature = "server")]
-pub(crate) use self::handover::{hand_over, peer_of};
+#[cfg(feature = "door")]
+pub(crate) use self::handover::{Numbered, as_peer, hand_over, number_of, peer_of};
 #[cfg(any(feature = "client", feature = "ctl"))]
 pub use self::join::{Invitation, JoinError, Joined, State, renew};
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 pub(crate) use self::places::{Place, Places, Stage, holder};
+pub(crate) use self::trouble::Called;
+#[cfg(feature = "door")]
+pub(crate) use self::watched::{Certificate, TlsThread, WatchedTls};
 
 /// How the answer of a port with TLS begins to those who speak none.
 pub(crate) const SPEAKS_TLS: &str = "this port speaks TLS";
 /// The protocol of gRPC, as TLS names it (ALPN).
 const HTTP_2: &[u8] = b"h2";
 /// That of browsers.
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 const HTTP_1: &[u8] = b"http/1.1";
 /// That of those who join: a message each way, and no gRPC.
 const JOIN: &[u8] = b"contact-join/1";

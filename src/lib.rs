@@ -45,7 +45,7 @@ mod fuzz;
 pub mod labels;
 #[cfg(feature = "server")]
 pub mod latency;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod log_limit;
 pub mod log_queue;
 #[cfg(feature = "cli")]

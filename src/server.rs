@@ -81,15 +81,15 @@ use self::retention::RetentionThread;
 use self::roles::Role;
 use self::runs::RunsThread;
 use self::status_rate::StatusRate;
-use self::tls::{Tls, TlsThread};
+use self::tls::Tls;
 use self::traffic::Traffic;
 pub use self::watchdog::Pulse;
 use self::watchdog::Watchdog;
 use self::watchers::Watchers;
 use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
-use crate::front::Speaks;
 pub use crate::front::{FileError, ServerTls, Tls as DialTls};
+use crate::front::{Speaks, TlsThread};
 use crate::store::{Newest, Recovered, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
@@ -268,7 +268,8 @@ impl Server {
         });
         let http = http.transpose();
         let http = http.map_err(|e| ServerError::Start(e.to_string()))?;
-        let tls = tls.map(|tls| Ok((tls.clone(), TlsThread::start(tls)?))).transpose();
+        let watched = |tls: Tls| Ok((tls.clone(), TlsThread::start(move || tls.look(false))?));
+        let tls = tls.map(watched).transpose();
         let tls = tls.map_err(|e: std::io::Error| ServerError::Start(e.to_string()))?;
         let grace = config.grace;
         Ok(Server {

@@ -11,6 +11,15 @@ use crate::front::Dial;
 
 /// The longest message taken from a server.
 pub(crate) const MAX_MESSAGE: i32 = 64 << 20;
+/// How often who was connected to is pinged, so that one which went away without a word is noticed.
+pub(crate) const KEEPALIVE: Duration = Duration::from_secs(20);
+/// The same with one that wants no pings: servers of gRPC that are not set otherwise, as the article's, end a connection on which pings
+/// come more often than every five minutes, and nothing else.
+pub(crate) const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
+/// What C-core says then.
+pub(crate) const TOO_MANY_PINGS: &str = "Too many pings";
+/// What C-core says of a server that does not speak HTTP/2, or not without TLS.
+pub(crate) const HTTP_1: &str = "http1.x server";
 /// How long the answer to a ping may take.
 const PING_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a connection with TLS may take to come about, in milliseconds. The other end bounds each address and TLS itself.

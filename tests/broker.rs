@@ -18,8 +18,9 @@ use std::time::Duration;
 use contact::attachment::{Attachment, Headers};
 use contact::attempts::Attempts;
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
-    MOST_KNOWN, MOST_LATE, OutcomeReport, Quota, Receipt, Reporter, RevokeReason, SessionId, StartAt, Undelivered,
+    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Holder, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
+    MOST_KNOWN, MOST_LATE, MOST_WATCHED, OutcomeReport, Piece, Quota, Receipt, Reporter, RevokeReason, SessionId,
+    StartAt, Undelivered,
 };
 use contact::labels::Labels;
 use contact::now::{Now, Steady};
@@ -1696,6 +1697,72 @@ fn a_client_that_wants_to_hears_that_a_task_it_has_was_cancelled() {
     assert_eq!(revoked(&world, not), []);
     world.report(&world.reporter(asks), outcome_report(task, 1, Outcome::Working));
     assert_eq!(revoked(&world, asks), [(task, 1, RevokeReason::Cancelled); 2], "and again when it goes on");
+}
+
+/// Like [`outcome_report`], with what was printed.
+fn printing(task: TaskId, attempt: u32, outcome: Outcome, text: &str) -> OutcomeReport {
+    let piece = Piece { from: 0, bytes: text.into() };
+    OutcomeReport { printed: Some(piece), ..outcome_report(task, attempt, outcome) }
+}
+
+#[test]
+fn clients_that_have_a_watched_task_are_told_so_and_what_they_print_is_shown_until_it_is_settled() {
+    let mut world = world();
+    let says = world.join(Join { output: true, ..client("says") });
+    let silent = world.join(client("silent"));
+    let task = world.broadcast("work");
+    let holder = |client: &str, says| Some(Holder { client: client.into(), attempt: 1, says });
+    let both = vec![(name("says"), holder("says", true)), (name("silent"), holder("silent", false))];
+    assert_eq!(world.watch(task, None, &[]), Ok(both.clone()));
+    assert_eq!(world.watch(task, None, &[("says", 1)]), Ok(both), "again and again");
+    let told: Vec<_> = world.streams[&says].watched.iter().map(|it| (it.task, it.attempt, it.anew)).collect();
+    assert_eq!(told, [(task, 1, true), (task, 1, false)]);
+    assert_eq!(world.streams[&silent].watched, []);
+    assert_eq!(world.watch(task, Some("silent"), &[]), Ok(vec![(name("silent"), holder("silent", false))]));
+
+    world.report(&world.reporter(says), printing(task, 1, Outcome::Working, "a"));
+    world.report(&world.reporter(says), printing(task, 1, Outcome::Done, "b"));
+    world.report(&world.reporter(says), printing(task, 1, Outcome::Working, "late"));
+    let shown: Vec<_> = world.printed.iter().map(|it| (it.group.as_str(), it.attempt, &it.piece.bytes[..])).collect();
+    assert_eq!(shown, [("says", 1, &b"a"[..]), ("says", 1, b"b")]);
+    assert_eq!(world.watch(task, Some("says"), &[]), Ok(vec![]), "it is settled there");
+    world.done(silent, task);
+    assert_eq!(world.watch(task, None, &[]), Ok(vec![]));
+}
+
+#[test]
+fn what_is_printed_by_one_that_does_not_have_the_task_is_shown_to_nobody() {
+    let mut world = world();
+    let one = world.join(Join { output: true, ..begins(worker("one")) });
+    let task = world.broadcast("work");
+    world.settle(one, task, Outcome::Working);
+    let two = world.join(begins(worker("two")));
+    world.report(&world.reporter(two), printing(task, 2, Outcome::Working, "not mine"));
+    world.wait(ACK_TIMEOUT);
+    assert_eq!(attempts(&world, two), [(task, 2)]);
+    world.report(&world.reporter(one), printing(task, 1, Outcome::Working, "not mine any more"));
+    assert_eq!(world.printed, []);
+    world.report(&world.reporter(two), printing(task, 2, Outcome::Working, "mine"));
+    assert_eq!(world.printed.iter().map(|it| &*it.client).collect::<Vec<_>>(), ["two"]);
+}
+
+#[test]
+fn what_waits_is_watched_until_it_goes_out_and_what_many_groups_have_only_in_one_of_them() {
+    let mut world = world();
+    let names: Vec<String> = (0..=MOST_WATCHED).map(|at| format!("g{at:02}")).collect();
+    let streams: Vec<_> = names.iter().map(|id| world.join(Join { output: true, ..client(id) })).collect();
+    let broadcast = world.broadcast("work");
+    assert_eq!(world.watch(broadcast, None, &[]), Err(MOST_WATCHED + 1));
+    assert!(streams.iter().all(|stream| world.streams[stream].watched.is_empty()));
+    assert_eq!(world.watch(broadcast, Some("g00"), &[]).map(|it| it.len()), Ok(1));
+    assert_eq!(world.watch(broadcast, Some("nobody"), &[]), Ok(vec![]));
+
+    let mut world = self::world();
+    world.join(Join { output: true, ..client("a") });
+    let delayed = world.submit(NewTask { not_before: Some(world.now.wall.after(5 * SECOND)), ..task("later") });
+    assert_eq!(world.watch(delayed, None, &[]), Ok(vec![(name("a"), None)]));
+    world.cancel(delayed);
+    assert_eq!(world.watch(delayed, None, &[]), Ok(vec![]));
 }
 
 #[test]

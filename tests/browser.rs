@@ -6,12 +6,14 @@
 mod driver;
 
 use std::path::Path;
+use std::process::Command;
 use std::{env, fs};
 
 use serde_json::json;
 
+use crate::common::named_pipe;
 use crate::common::program::Program;
-use crate::common::server::Server;
+use crate::common::server::{CLIENT, Server};
 use crate::rig::{Client, ack};
 use driver::Browser;
 
@@ -136,7 +138,7 @@ fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);
     let run = |id, exec| {
-        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_contact-client"));
+        let mut command = Command::new(CLIENT);
         command.args(["--server", &server.listen, "--id", id, "--label", "role=web", "--exec", exec]);
         Program::spawn(id, &mut command).unwrap()
     };
@@ -147,6 +149,48 @@ fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
     let scene = browser.plays("runs", &server);
     scene.comes_to("the run was done again");
     scene.ends_well();
+}
+
+#[test]
+fn what_a_command_prints_is_shown_while_it_runs() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let folder = tempfile::tempdir().unwrap();
+    let gate = named_pipe(folder.path());
+    server.submit(&["work"]);
+    let mut client = Command::new(CLIENT);
+    client.env("GATE", &gate);
+    let work = r#"printf '\033[32mgreen\033[0m <b>bold</b>\n'; cat "$GATE""#;
+    let _client = server.client_by(client, &["--id", "w1", "--exec-env", "GATE", "--exec", work]);
+    let scene = browser.plays("output", &server);
+    scene.comes_to("the first line is shown");
+    fs::write(&gate, "the last line").unwrap();
+    scene.ends_well();
+}
+
+#[test]
+fn a_run_is_begun_when_somebody_agrees_to_how_many_it_is_for() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let web = |id| server.client(&["--id", id, "--label", "role=web", "--exec", "tr a-z A-Z"]);
+    let (_good, _better, mut away) = (web("good"), web("better"), web("away"));
+    server.at_least_clients(3);
+    away.kill();
+    server.clients_until(|connected| connected == 2);
+    browser.plays("begin", &server).ends_well();
+}
+
+#[test]
+fn a_worker_is_dialled_from_the_page_and_removed_there() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let address = crate::dialled::free();
+    let scene = browser.plays_with("dialled", &server, &[("CONTACT_WORKER", Path::new(&address))]);
+    scene.comes_to("it is dialled");
+    let mut command = Command::new(CLIENT);
+    let _worker = Program::spawn("worker", command.args(["--serve", &address, "--exec", "cat"])).unwrap();
+    scene.ends_well();
+    assert_eq!(server.ctl(&["dial", "list"]), Vec::<serde_json::Value>::new());
 }
 
 #[test]

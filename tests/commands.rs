@@ -1,15 +1,16 @@
 //! The commands of the real contact-client, when the client comes to its end, and as the first process of a container.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
+use data_encoding::BASE64;
 use tempfile::TempDir;
 
 use crate::common::program::Program;
 use crate::common::server::{CLIENT, Server};
-use crate::common::{DEADLINE, skipped};
+use crate::common::{DEADLINE, named_pipe, skipped};
 
 /// A client whose command has begun: it says who it is, and goes on for ever with another process, deaf to what can be ignored.
 struct Begun {
@@ -23,8 +24,7 @@ impl Begun {
     #[track_caller]
     fn new() -> Begun {
         let folder = tempfile::tempdir().unwrap();
-        let pipe: PathBuf = folder.path().join("pipe");
-        assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let pipe = named_pipe(folder.path());
         let server = Server::start(&[]);
         server.submit(&["for ever"]);
         let mut client = Command::new(CLIENT);
@@ -108,4 +108,40 @@ fn as_the_first_process_of_a_container_a_client_leaves_no_zombies() {
     let first = children(client.id())[0];
     until("there is no zombie", || !children(first).into_iter().any(is_zombie));
     assert_eq!(children(first).len(), 1, "the guard is there");
+}
+
+/// The text that parts of an output are, one after another.
+fn printed(lines: &[String]) -> String {
+    let part = |line: &String| {
+        let part: serde_json::Value = serde_json::from_str(line).unwrap();
+        String::from_utf8(BASE64.decode(part["base64"].as_str().unwrap().as_bytes()).unwrap()).unwrap()
+    };
+    lines.iter().map(part).collect()
+}
+
+#[test]
+fn what_a_command_prints_is_seen_while_it_runs_and_from_its_beginning_by_one_who_comes_later() {
+    let folder = tempfile::tempdir().unwrap();
+    let gate = named_pipe(folder.path());
+    let server = Server::start(&[]);
+    server.submit(&["work"]);
+    let mut client = Command::new(CLIENT);
+    client.env("GATE", &gate);
+    let work = r#"echo one; echo two >&2; echo "::progress 0.5" >&2; cat "$GATE"; printf four"#;
+    let _client = server.client_by(client, &["--id", "a", "--exec-env", "GATE", "--exec", work]);
+    let follow = || server.ctl_running(&["task", "1", "--follow"]);
+    let shows = |of: &Program, text: &str| of.out.until(text, |lines| printed(lines).contains(text).then_some(()));
+    let mut first = follow();
+    shows(&first, "two\n");
+    let mut second = follow();
+    shows(&second, "two\n");
+    fs::write(&gate, "three\n").unwrap();
+    for follower in [&mut first, &mut second] {
+        assert!(follower.ended().success(), "it ends with the task");
+        let all = printed(&follower.out.so_far());
+        let (mut lines, expected): (Vec<_>, _) = (all.lines().collect(), ["four", "one", "three", "two"]);
+        lines.sort_unstable();
+        assert_eq!(lines, expected, "each line once, and no others");
+    }
+    assert_eq!(server.done(1)[0]["ret"], "one\nthree\nfour", "the result is what it was");
 }

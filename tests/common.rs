@@ -8,6 +8,8 @@ pub mod program;
 pub mod server;
 
 use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 use std::{env, thread};
 
@@ -33,4 +35,12 @@ pub fn skipped(why: &str) {
     let test = current.name().unwrap_or_default();
     // Not eprintln, which is kept back where tests pass.
     let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
+}
+
+/// A named pipe in a folder, by which a test holds up a command.
+#[track_caller]
+pub fn named_pipe(folder: &Path) -> PathBuf {
+    let pipe = folder.join("pipe");
+    assert!(Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+    pipe
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use contact::client::{Config, Event, Worker};
+use contact::client::{Config, Event, StartAt, Worker};
 use contact::codec::client_method;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
@@ -306,6 +306,8 @@ fn a_worker_that_is_told_to_come_back_later_does_and_loses_nothing() {
     // With hardly a wait of its own: what it waits is what it was told.
     let config = Config {
         id: Some("worker".into()),
+        // It may come after the tasks.
+        from: Some(StartAt::First),
         first_backoff: Duration::from_millis(1),
         confirm_every: Duration::from_millis(10),
         ..Config::new(&server.listen)

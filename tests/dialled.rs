@@ -1,6 +1,7 @@
 //! Workers that the server dials: a raw one, `contact-client --serve`, and the one of `docs/protocol.md` in Python.
 
 use std::net::TcpListener;
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
@@ -18,10 +19,11 @@ use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{
     ChannelBuilder, DuplexSink, EnvBuilder, MetadataBuilder, RpcContext, ServerBuilder, ServerCredentials, WriteFlags,
 };
-use serde_json::Value;
+use rcgen::SanType;
+use serde_json::{Value, json};
 
 use crate::common::DEADLINE;
-use crate::common::authority::Authority;
+use crate::common::authority::{Authority, Valid};
 use crate::common::program::Program;
 use crate::common::server::{CLIENT, Server};
 use crate::conventions;
@@ -29,7 +31,7 @@ use crate::interop::python::Python;
 use crate::rig::{Operator, Rig, patient};
 
 /// An address that nobody listens at.
-fn free() -> String {
+pub fn free() -> String {
     // None that the system gives to those who ask for any: it could be another's when the worker is started again.
     let address = || format!("127.0.0.1:{}", rand::random_range(21_000..32_000));
     std::iter::repeat_with(address).find(|address| TcpListener::bind(address).is_ok()).unwrap()
@@ -427,6 +429,126 @@ fn a_worker_serves_the_server_that_dialled_it_last_and_the_other_says_so() {
     until(&Operator::of(&one.control), |it| it.trouble.contains("dialled the worker"));
 }
 
+/// A certificate and its key.
+type Pair = (PathBuf, PathBuf);
+
+/// How a worker that listens speaks TLS: with this certificate, with those whom this authority vouches for.
+fn serves((cert, key): &Pair, client_ca: Option<&Authority>) -> Vec<String> {
+    let mut args = vec![("--tls-cert", cert.clone()), ("--tls-key", key.clone())];
+    args.extend(client_ca.map(|authority| ("--tls-client-ca", authority.ca())));
+    named(args)
+}
+
+/// How a server dials: whom this authority vouches for, showing this certificate.
+fn dials(ca: &Authority, shown: Option<&Pair>) -> Vec<String> {
+    let mut args = vec![("--dial-tls-ca", ca.ca())];
+    args.extend(
+        shown.into_iter().flat_map(|(cert, key)| [("--dial-tls-cert", cert.clone()), ("--dial-tls-key", key.clone())]),
+    );
+    named(args)
+}
+
+fn named(args: Vec<(&str, PathBuf)>) -> Vec<String> {
+    args.into_iter().flat_map(|(flag, file)| [flag.to_owned(), file.display().to_string()]).collect()
+}
+
+fn texts(args: &[String]) -> Vec<&str> {
+    args.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn a_dialled_client_and_the_server_speak_tls_and_each_shows_its_certificate() {
+    let authority = Authority::new();
+    let shown = authority.client("contact://fleet/operator/server-1").identity.unwrap();
+    let address = free();
+    let client = serving(&address, &texts(&serves(&authority.server("worker"), Some(&authority))));
+    let server = Server::start(&texts(&dials(&authority, Some(&shown))));
+    server.ctl(&["dial", "add", &address, "--group", "workers"]);
+    connected(&server);
+    server.ctl(&["submit", "--to", "workers", "--", &"x".repeat(100_000), "hello"]);
+    server.done(2);
+    client.err.wait_for("who it serves", |line| line.contains("127.0.0.1:"));
+    // What others see of it is the address by which it is dialled.
+    assert_eq!(server.ctl(&["clients"])[0]["peer"], json!(address));
+}
+
+#[test]
+fn with_tls_both_sides_say_why_a_dialled_client_is_not_given_tasks() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let right = authority.server("worker");
+    let name = SanType::DnsName("elsewhere".try_into().unwrap());
+    let elsewhere = authority.issue("elsewhere", vec![name], true, Valid::Now);
+    let shown = |of: &Authority, uri: &str| of.client(uri).identity.unwrap();
+    let strange = shown(&stranger, "contact://fleet/operator/server-1");
+    let agent = shown(&authority, "contact://fleet/agent/web-1");
+    let mutual = serves(&right, Some(&authority));
+    let cases = [
+        (
+            serves(&right, None),
+            dials(&stranger, None),
+            "the worker's certificate comes from an authority that is not in --dial-tls-ca",
+            "it does not know the authority that --tls-cert comes from",
+        ),
+        (
+            serves(&elsewhere, None),
+            dials(&authority, None),
+            "the worker's certificate is not for the name 127.0.0.1, but for",
+            "perhaps that is not for the name by which it connects",
+        ),
+        (
+            mutual.clone(),
+            dials(&authority, None),
+            "the worker wants a certificate of this server, which shows none (--dial-tls-cert, --dial-tls-key)",
+            "it shows no certificate, and --tls-client-ca asks for one",
+        ),
+        (
+            mutual.clone(),
+            dials(&authority, Some(&strange)),
+            "the worker refuses this server's certificate: it comes from an authority that the worker does not know",
+            "its certificate comes from an authority that is not in --tls-client-ca",
+        ),
+        (
+            mutual,
+            dials(&authority, Some(&agent)),
+            "the certificate that it shows is one of a client",
+            "the certificate that it shows is one of a client",
+        ),
+        (
+            serves(&right, None),
+            Vec::new(),
+            "one that speaks TLS is dialled with --dial-tls-ca",
+            "it does not begin with TLS",
+        ),
+        (Vec::new(), dials(&authority, None), "the worker does not speak TLS on this port", ""),
+    ];
+    for (serves, dials, server_says, client_says) in cases {
+        let address = free();
+        let client = serving(&address, &texts(&serves));
+        let server = Server::start(&texts(&dials));
+        server.ctl(&["dial", "add", &address, "--group", "workers"]);
+        let refused = until(&Operator::of(&server.control), |one| one.trouble.contains(server_says));
+        assert_eq!(refused.connected_since, 0, "{refused:?}");
+        client.err.wait_for(client_says, |line| line.contains(client_says));
+    }
+}
+
+#[test]
+fn a_dialled_client_takes_a_new_certificate_when_its_files_change() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    let (before, after) = (stranger.server("worker"), authority.server("worker"));
+    let address = free();
+    let client = serving(&address, &texts(&serves(&before, None)));
+    let server = Server::start(&texts(&dials(&authority, None)));
+    server.ctl(&["dial", "add", &address]);
+    until(&Operator::of(&server.control), |one| one.trouble.contains("--dial-tls-ca"));
+    std::fs::copy(&after.0, &before.0).unwrap();
+    std::fs::copy(&after.1, &before.1).unwrap();
+    client.err.wait_for("that it has seen it", |line| line.contains("a new certificate is used"));
+    // At once, and not after a while.
+    server.ctl(&["dial", "add", &address]);
+    connected(&server);
+}
+
 #[test]
 fn a_worker_that_others_reach_without_tls_is_not_begun() {
     for (args, why) in [
@@ -435,6 +557,10 @@ fn a_worker_that_others_reach_without_tls_is_not_begun() {
         (&["--serve", "127.0.0.1:0", "--tls-ca", "x.pem"], "--tls-ca is for a client that connects"),
         (&["--serve", "127.0.0.1:0", "--demo"], "--demo is for a client that connects"),
         (&["--insecure"], "--serve"),
+        (&["--serve", "127.0.0.1:0", "--tls-cert", "x.pem"], "give both --tls-cert and --tls-key"),
+        (&["--serve", "127.0.0.1:0", "--tls-cert", "x.pem", "--tls-key", "x.key"], "x.pem: it cannot be read"),
+        (&["--serve", "unix:/tmp/x", "--tls-cert", "x.pem", "--tls-key", "x.key"], "and not on a file"),
+        (&["--tls-client-ca", "x.pem"], "--serve"),
     ] {
         let mut client = Program::spawn("contact-client", Command::new(CLIENT).args(args)).unwrap();
         assert_eq!(client.ended().code(), Some(2), "{args:?}");

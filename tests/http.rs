@@ -6,4 +6,5 @@ mod data;
 mod events;
 mod metrics;
 mod refusals;
+mod runs;
 mod tasks;

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::{env, io};
+use std::{env, fs, io};
 
 /// A Python that has the package, and the folder that it is in.
 pub struct Package {
@@ -34,9 +34,10 @@ fn passes(module: &str) {
     let mut command = package.python();
     // Files and threads that are left behind are errors, too.
     command.args(["-X", "dev", "-W", "error::ResourceWarning", "-m", "unittest", module]);
-    command.current_dir(here("tests")).env("CONTACT_SERVER", env!("CARGO_BIN_EXE_contact-server"));
-    command.env("CONTACTCTL", env!("CARGO_BIN_EXE_contactctl"));
-    command.env("CONTACT_DIST", package.folder.join("dist"));
+    command.current_dir(here("tests"));
+    command.env("PACKAGE_SERVER", env!("CARGO_BIN_EXE_contact-server"));
+    command.env("PACKAGE_CTL", env!("CARGO_BIN_EXE_contactctl"));
+    command.env("PACKAGE_DIST", package.folder.join("dist"));
     let output = command.output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{module}: {}\n{}{said}", output.status, String::from_utf8_lossy(&output.stdout));
@@ -86,6 +87,12 @@ fn traces_ride_with_tasks_of_python() {
 #[test]
 fn the_readme_of_the_python_package_works_as_it_is_printed() {
     passes("test_readme");
+}
+
+#[test]
+fn the_python_package_has_the_version_of_the_server() {
+    let settings = fs::read_to_string(here("src/contact_worker/_settings.py")).unwrap();
+    assert!(settings.contains(&format!("\nVERSION = \"{}\"\n", env!("CARGO_PKG_VERSION"))), "{settings}");
 }
 
 fn here(file: &str) -> PathBuf {

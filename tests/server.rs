@@ -12,6 +12,7 @@ mod junk;
 mod labels;
 mod lists;
 mod named;
+mod output;
 mod process;
 mod runs;
 #[cfg(target_os = "linux")]

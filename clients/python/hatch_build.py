@@ -23,6 +23,7 @@ class ProtoHook(BuildHookInterface[Any]):
             raise FileNotFoundError("the protos are neither in proto/ nor in ../../proto: build in a checkout, or from an sdist")
         if self.target_name == "sdist":
             build_data["force_include"].update({str(protos / name): f"proto/{name}" for name in PROTOS})
+            build_data["force_include"][str(protos.parent / "LICENSE")] = "LICENSE"
         elif version == "editable":
             # Where the sources are used as they lie there.
             generate(protos, root / "src" / WIRE)

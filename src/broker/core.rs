@@ -28,6 +28,7 @@ mod session;
 mod suspects;
 mod tally;
 mod timers;
+mod watch;
 
 pub use self::contest::{ContestedId, NotYourTurn};
 pub use self::counting::Counted;
@@ -44,6 +45,7 @@ pub use self::runs::Standing;
 pub(super) use self::session::SEND_BUFFER;
 pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
 pub use self::tally::{Meter, Tally, Undelivered};
+pub use self::watch::{Holder, Holders, MOST_WATCHED, Piece, Printed, Watched};
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -68,7 +70,7 @@ use crate::attachment::Attachment;
 use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Progress, StartAt, Task, TaskId, Time};
+use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Progress, StartAt, Task, TaskId, Time, weight};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
 pub(super) type GroupId = u64;
@@ -166,9 +168,16 @@ pub struct OutcomeReport {
     pub delay: Duration,
     /// Whether it came with the receipt of this delivery.
     pub receipt: Receipt,
+    /// What the task printed, if somebody watches.
+    pub printed: Option<Piece>,
 }
 
 impl OutcomeReport {
+    /// What it counts for while it waits, in bytes.
+    pub fn weight(&self) -> usize {
+        weight(self.bytes()) + self.printed.as_ref().map_or(0, |piece| piece.bytes.len())
+    }
+
     /// What the client said, in bytes: text, headers and data.
     pub fn bytes(&self) -> usize {
         self.ret.len() + self.attachment.bytes()
@@ -206,6 +215,10 @@ pub enum Action {
     Deliver(SessionId, Vec<Delivery>),
     /// Say on the stream that its client should not go on with this.
     Revoke(SessionId, Revoked),
+    /// Say on the stream that somebody watches what this prints.
+    Watch(SessionId, Watched),
+    /// Show this to those who watch.
+    Print(Printed),
     /// Put an empty message on the stream.
     Heartbeat(SessionId),
     /// Say through [`Core::stream_took`] when the stream has taken most of this: all the bytes it was given so far.

@@ -1,5 +1,6 @@
 //! The one door to the broker: every verb that a gRPC handler, a page or a thread of the server may use.
 
+use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -8,18 +9,19 @@ use futures::channel::oneshot;
 
 use super::BrokerError;
 use super::core::{
-    Cancelled, ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Join, JoinError, Meter,
-    OutcomeReport, Overview, Quota, Reporter, SessionId, Standing, TaskState,
+    Cancelled, ClientInfo, Config, ContestedId, Core, Disconnected, Drained, GroupInfo, Holders, Join, JoinError,
+    Meter, OutcomeReport, Overview, Quota, Reporter, SessionId, Standing, TaskState,
 };
 use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
+use super::watches::{Watch, Watches};
 use crate::labels::Selector;
 use crate::mailbox;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, Floors, KnownClient, StoreError};
-use crate::task::{ClientId, GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time, weight};
+use crate::task::{ClientId, GroupName, NewStatus, NewTask, StartAt, Task, TaskId, Time};
 
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
@@ -75,6 +77,7 @@ pub struct Handle {
     pub(super) mailbox: mailbox::Sender<Command>,
     pub(super) store: store::Handle,
     pub(super) disconnected: Arc<DisconnectedReporters>,
+    pub(super) watches: Watches,
     pub(super) wake_up: WakeUp,
 }
 
@@ -89,7 +92,7 @@ pub struct Reporting {
 impl Reporting {
     /// A client says what came of tasks. [`Reporting::flushed`] says when that is on disk.
     pub async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), BrokerError> {
-        let bytes = reports.iter().map(|report| weight(report.bytes())).sum();
+        let bytes = reports.iter().map(OutcomeReport::weight).sum();
         let command = Command::Report(self.reporter.clone(), reports);
         self.broker.mailbox.send_weighed_async(command, bytes).await.map_err(|_| BrokerError::Stopped)
     }
@@ -292,6 +295,27 @@ impl Handle {
     /// Where a task stands with each group that it is for; by name.
     pub async fn task_states(&self, task: Task) -> Result<Vec<(GroupName, TaskState)>, BrokerError> {
         self.with(move |core, now| core.task_states(&task, now)).await
+    }
+
+    /// Whether somebody watches what a task prints.
+    pub fn is_watched(&self, task: TaskId) -> bool {
+        self.watches.is_watched(task)
+    }
+
+    /// What a task prints comes out of this from now on, while its clients are [told](Handle::tell_of_watch) so. `None`:
+    /// [`MOST_WATCHES`](super::MOST_WATCHES) watch already.
+    pub fn watch(&self, task: TaskId) -> Option<Watch> {
+        self.watches.watch(task)
+    }
+
+    /// Has the clients that have a task say what it prints; see [`Core::watch`]. With how long the broker was kept from other work.
+    pub async fn tell_of_watch(
+        &self,
+        task: Task,
+        group: Option<GroupName>,
+        seen: HashMap<GroupName, u32>,
+    ) -> Result<(Result<Holders, usize>, Duration), BrokerError> {
+        self.timed(move |core, now| core.watch(&task, group.as_ref(), &seen, now)).await
     }
 
     /// Whether something is owed again; see [`Core::reopened`].

@@ -3,7 +3,7 @@
 //! The broker never waits for a stream: it counts what is on its way and stops at [`SEND_BUFFER`]. The stream never waits on
 //! its thread: it is a future that is woken.
 //!
-//! What waits is bounded by that count, and by [`REVOKED`]. The end goes beside it, so that it can overtake tasks.
+//! What waits is bounded by that count, by [`REVOKED`], and by how many may watch. The end goes beside it, so that it can overtake tasks.
 
 use std::mem::take;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 
 use futures::task::AtomicWaker;
 
-use super::core::{Closed, Delivery, Revoked, SEND_BUFFER};
+use super::core::{Closed, Delivery, Revoked, SEND_BUFFER, Watched};
 
 /// Something for a stream.
 #[derive(Debug)]
@@ -21,6 +21,8 @@ pub enum Push {
     Tasks(Vec<Delivery>),
     /// Tasks that its client should not go on with.
     Revoked(Vec<Revoked>),
+    /// Tasks of which somebody watches what they print.
+    Watched(Vec<Watched>),
     /// An empty message.
     Heartbeat,
     /// The end.
@@ -36,6 +38,8 @@ struct Waiting {
     tasks: Vec<Delivery>,
     /// At most [`REVOKED`].
     revoked: Vec<Revoked>,
+    /// At most one for each task that is watched.
+    watched: Vec<Watched>,
     heartbeat: bool,
 }
 
@@ -99,6 +103,17 @@ impl Outbox {
         });
     }
 
+    /// Says that somebody watches what a task prints.
+    pub(super) fn watch(&self, watched: Watched) {
+        self.0.put(|waiting| {
+            let same = waiting.watched.iter_mut().find(|it| (it.task, it.attempt) == (watched.task, watched.attempt));
+            match same {
+                Some(same) => same.anew |= watched.anew,
+                None => waiting.watched.push(watched),
+            }
+        });
+    }
+
     /// An empty message, unless there are tasks, which say as much.
     pub(super) fn beat(&self) {
         self.0.put(|waiting| waiting.heartbeat = waiting.tasks.is_empty());
@@ -138,6 +153,9 @@ impl Inbox {
                 }
                 if !waiting.revoked.is_empty() {
                     return Some(Push::Revoked(take(&mut waiting.revoked)));
+                }
+                if !waiting.watched.is_empty() {
+                    return Some(Push::Watched(take(&mut waiting.watched)));
                 }
             }
             closed.map(Push::Close).or_else(|| take(&mut waiting.heartbeat).then_some(Push::Heartbeat))

@@ -12,6 +12,7 @@ use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, Reporter, S
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
+use super::watches::Watches;
 use crate::mailbox;
 use crate::now::Now;
 use crate::store;
@@ -31,6 +32,7 @@ pub(super) struct BrokerThread {
     core: Core,
     store: store::Handle,
     disconnected: Arc<DisconnectedReporters>,
+    watches: Watches,
     outboxes: FxHashMap<SessionId, Outbox>,
     next_session: SessionId,
     /// Where the reader thread takes its jobs. Holds one: the next is handed over when the reader has taken that.
@@ -47,11 +49,23 @@ impl BrokerThread {
         core: Core,
         store: store::Handle,
         disconnected: Arc<DisconnectedReporters>,
+        watches: Watches,
         reader: Sender<ReadJob>,
     ) -> BrokerThread {
         let (outboxes, waiting) = (FxHashMap::default(), VecDeque::new());
         let (next_session, delivered, draining) = (1, 0, false);
-        BrokerThread { core, store, disconnected, outboxes, next_session, reader, waiting, delivered, draining }
+        BrokerThread {
+            core,
+            store,
+            disconnected,
+            watches,
+            outboxes,
+            next_session,
+            reader,
+            waiting,
+            delivered,
+            draining,
+        }
     }
 
     /// Runs until it is told to stop.
@@ -222,6 +236,8 @@ impl BrokerThread {
                 self.to_stream(session, |outbox| outbox.deliver(deliveries));
             }
             Action::Revoke(session, revoked) => self.to_stream(session, |outbox| outbox.revoke(revoked)),
+            Action::Watch(session, watched) => self.to_stream(session, |outbox| outbox.watch(watched)),
+            Action::Print(printed) => self.watches.show(&printed),
             Action::Heartbeat(session) => self.to_stream(session, Outbox::beat),
             Action::Close(session, why) => {
                 self.to_stream(session, |outbox| outbox.close(why));

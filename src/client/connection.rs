@@ -299,6 +299,7 @@ pub(super) fn metadata(config: &Config, instance: &str, stopping: bool) -> Resul
     }
     add("contact-revoke", "1")?;
     add("contact-receipts", "1")?;
+    add("contact-output", "1")?;
     if stopping {
         add("contact-drain", "1")?;
     }

@@ -102,6 +102,14 @@ impl Task {
         }
     }
 
+    /// Shows what work prints to operators who watch it (`contactctl task ID --follow`). The last 64 KiB are kept for those who come later;
+    /// nothing goes out while nobody watches. A server that gives no ids is not told.
+    pub fn print(&self, bytes: &[u8]) {
+        if self.id != 0 {
+            self.progress.print(self.id, self.copy, bytes);
+        }
+    }
+
     /// What it takes in memory while it waits, in bytes.
     pub(super) fn bytes(&self) -> usize {
         self.text.len() + self.attachment.bytes()
@@ -250,6 +258,7 @@ impl HandlerThread {
         });
         let ms = started.elapsed().as_millis() as u64;
         let (outcome, ret) = (reply.outcome, reply.text.clone());
+        let printed = task.progress.printed().take(Instant::now()).unwrap_or_default();
         let result = pb::Result {
             id: task.id,
             attempt: task.attempt,
@@ -263,6 +272,8 @@ impl HandlerThread {
             headers: reply.attachment.headers().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
             data: reply.attachment.data().to_vec(),
             delay_ms: u32::try_from(reply.delay.as_millis()).unwrap_or(u32::MAX),
+            output: printed.bytes,
+            output_from: printed.from,
             ..Default::default()
         };
         let goes_on = self.say(Finished::Handled(result, task.copy, task.connection));

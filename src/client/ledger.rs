@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use protobuf::EnumOrUnknown;
 
 use super::handler::{Outcome, TimeLimit};
+use super::printed::{Piece, Printed};
 use super::progress::Said;
 use super::revocation::{Revocation, Revoked};
 use crate::task::TaskId;
@@ -92,6 +93,17 @@ struct Held {
     revocation: Revocation,
     /// How far it is, as its handler said last.
     said: Said,
+    /// Shared with its handler.
+    printed: Printed,
+    /// What was printed and goes out next, if somebody watches.
+    piece: Option<Piece>,
+}
+
+/// A task that this worker did not have.
+pub(super) struct Entry {
+    pub(super) copy: CopyNumber,
+    pub(super) revocation: Revocation,
+    pub(super) printed: Printed,
 }
 
 impl Ledger {
@@ -118,19 +130,28 @@ impl Ledger {
 
     /// Adds a task that came. None: it is held already, and must not be handled twice. Its result will name the newest
     /// attempt.
-    pub(super) fn accept(&mut self, id: TaskId, attempt: u32, receipt: Vec<u8>) -> Option<(CopyNumber, Revocation)> {
+    pub(super) fn accept(&mut self, id: TaskId, attempt: u32, receipt: Vec<u8>) -> Option<Entry> {
         if let Some(held) = self.held.get_mut(&id) {
             (held.attempt, held.receipt) = (attempt, receipt);
             return None;
         }
         self.copies += 1;
-        let revocation = Revocation::new();
+        let (copy, revocation, printed) = (self.copies, Revocation::new(), Printed::default());
         if id != 0 {
-            let (copy, begun, revocation) = (self.copies, !self.announces, revocation.clone());
-            let said = Said::default();
-            self.held.insert(id, Held { copy, attempt, receipt, begun, waited: false, revocation, said });
+            let held = Held {
+                copy,
+                attempt,
+                receipt,
+                begun: !self.announces,
+                waited: false,
+                revocation: revocation.clone(),
+                said: Said::default(),
+                printed: printed.clone(),
+                piece: None,
+            };
+            self.held.insert(id, held);
         }
-        Some((self.copies, revocation))
+        Some(Entry { copy, revocation, printed })
     }
 
     /// Whether a task is still to be handled: it was not given back meanwhile.
@@ -191,14 +212,23 @@ impl Ledger {
         !is_begun
     }
 
-    /// A handler says how far it is: the server is told, and again with each renewal, as it may be another then.
-    pub(super) fn progress(&mut self, id: TaskId, copy: CopyNumber, said: Said) {
+    /// A handler says how far it is: the server is told, and again with each renewal, as it may be another then. What was printed since
+    /// goes with it, if somebody watches.
+    pub(super) fn progress(&mut self, id: TaskId, copy: CopyNumber, said: Said, now: Instant) {
         let Some(held) = self.held.get_mut(&id).filter(|held| held.copy == copy) else { return };
         held.said.and(said);
+        held.will_show(held.printed.take(now));
         // What was not begun may not be spoken of, and what was revoked is nobody's business any more.
         if held.begun && held.revocation.why().is_none() && !self.renewals.contains(&id) {
             self.renewals.push_back(id);
         }
+    }
+
+    /// The server says that somebody watches what an attempt prints, for some time.
+    pub(super) fn watch(&mut self, id: TaskId, attempt: u32, anew: bool, now: Instant) {
+        let Some(held) = self.held.get(&id).filter(|held| held.attempt == attempt) else { return };
+        held.printed.watch(anew, now);
+        self.progress(id, held.copy, Said::default(), now);
     }
 
     /// A handler that begins a task should have ended by then.
@@ -234,8 +264,12 @@ impl Ledger {
     /// Adds the result of a task. It names the newest attempt, if the task is still that copy.
     pub(super) fn finish(&mut self, mut result: pb::Result, copy: CopyNumber) {
         if self.held.get(&result.id).is_some_and(|held| held.copy == copy)
-            && let Some(held) = self.held.remove(&result.id)
+            && let Some(mut held) = self.held.remove(&result.id)
         {
+            let last = Piece { from: result.output_from, bytes: mem::take(&mut result.output) };
+            held.will_show(Some(last).filter(|last| !last.bytes.is_empty()));
+            let shown = held.piece.unwrap_or_default();
+            (result.output_from, result.output) = (shown.from, shown.bytes);
             (result.attempt, result.receipt) = (held.attempt, held.receipt);
         }
         self.unsent.push_back(result);
@@ -297,11 +331,13 @@ impl Ledger {
         let (mut results, mut bytes) = (Vec::new(), 0);
         while results.len() < most && bytes < BATCH_BYTES {
             let Some(result) = self.next_one() else { break };
-            bytes += bytes_of(&result);
+            bytes += bytes_of(&result) + result.output.len();
             let is_final = !NOT_FINAL.contains(&result.outcome);
             if result.id != 0 && is_final {
                 self.unconfirmed_bytes += bytes_of(&result);
-                self.unconfirmed.push_back(result.clone());
+                // Those who watch have seen it, or miss it.
+                let output = Vec::new();
+                self.unconfirmed.push_back(pb::Result { output, output_from: 0, ..result.clone() });
             }
             results.push(result);
         }
@@ -358,11 +394,12 @@ impl Ledger {
     }
 
     /// WORKING, for a task that is held.
-    fn word_on(&self, id: TaskId) -> Option<pb::Result> {
-        let Held { attempt, receipt, said, .. } = self.held.get(&id)?;
+    fn word_on(&mut self, id: TaskId) -> Option<pb::Result> {
+        let Held { attempt, receipt, said, piece, .. } = self.held.get_mut(&id)?;
         let (attempt, receipt, ret, progress) = (*attempt, receipt.clone(), said.text.clone(), said.part);
+        let Piece { from: output_from, bytes: output } = piece.take().unwrap_or_default();
         let outcome = pb::Outcome::WORKING.into();
-        Some(pb::Result { id, attempt, outcome, ret, progress, receipt, ..Default::default() })
+        Some(pb::Result { id, attempt, outcome, ret, progress, receipt, output, output_from, ..Default::default() })
     }
 
     /// Whether a confirmation is awaited.
@@ -430,6 +467,10 @@ impl Ledger {
     /// the next connection has another order. What is not begun goes back.
     pub(super) fn disconnected(&mut self) {
         self.renewals.clear();
+        for held in self.held.values_mut() {
+            held.printed.unwatch();
+            held.piece = None;
+        }
         // Also over the next connection: one of them would be refused again with all others.
         self.to_send_alone += if mem::take(&mut self.sent_alone) { self.unconfirmed.len() } else { 0 };
         self.released = false;
@@ -446,6 +487,16 @@ impl Ledger {
         idle.iter().for_each(|(id, copy)| self.release(*id, *copy));
         // The next server may be another.
         self.takes_back = None;
+    }
+}
+
+impl Held {
+    fn will_show(&mut self, newer: Option<Piece>) {
+        match (&mut self.piece, newer) {
+            (Some(piece), Some(newer)) => piece.and(newer),
+            (piece @ None, newer) => *piece = newer,
+            (Some(_), None) => {}
+        }
     }
 }
 
@@ -601,7 +652,7 @@ mod tests {
 
     fn announcing(ids: std::ops::RangeInclusive<TaskId>) -> Ledger {
         let mut ledger = Ledger::new(true);
-        ids.for_each(|id| assert_eq!(ledger.accept(id, 1, vec![]).map(|(copy, _)| copy), Some(id)));
+        ids.for_each(|id| assert_eq!(ledger.accept(id, 1, vec![]).map(|it| it.copy), Some(id)));
         ledger
     }
 
@@ -628,7 +679,7 @@ mod tests {
         assert!(ledger.renew());
         assert_eq!(said(&mut ledger), [(1, pb::Outcome::RELEASED)]);
         assert!(!ledger.holds(1, 1));
-        let (again, _) = ledger.accept(1, 2, vec![]).expect("it is not held");
+        let again = ledger.accept(1, 2, vec![]).map(|it| it.copy).expect("it is not held");
         assert_eq!(ledger.begin(1, 1), Begin::Never);
         ledger.release(1, 1);
         assert!(ledger.holds(1, again), "the old copy is not the new one");
@@ -655,7 +706,7 @@ mod tests {
     #[test]
     fn what_is_revoked_is_not_begun_or_its_handler_hears_of_it_and_a_newer_attempt_stands() {
         let mut ledger = Ledger::new(true);
-        let revocations: Vec<_> = (1..=3).filter_map(|id| Some(ledger.accept(id, 1, vec![])?.1)).collect();
+        let revocations: Vec<_> = (1..=3).filter_map(|id| Some(ledger.accept(id, 1, vec![])?.revocation)).collect();
         ledger.begin(1, 1);
         said(&mut ledger);
         ledger.begin(2, 2);
@@ -770,7 +821,7 @@ mod tests {
         let begun = Instant::now();
         let limit = |then| TimeLimit { lasts: Duration::from_secs(1), then };
         let mut begin = |id, then| {
-            let (copy, revocation) = ledger.accept(id, 1, vec![]).unwrap();
+            let Entry { copy, revocation, .. } = ledger.accept(id, 1, vec![]).unwrap();
             ledger.limit(id, copy, begun + Duration::from_secs(1), limit(then));
             (copy, revocation)
         };

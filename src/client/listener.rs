@@ -1,20 +1,29 @@
 //! Where a worker listens, if servers dial it. Of what they say, nothing is done here: the pipe thread gets each stream.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use futures::channel::oneshot;
+use futures::executor::block_on;
 use grpcio::{
     ChannelBuilder, DuplexSink, Environment, Metadata, RpcContext, RpcStatus, RpcStatusCode, ServerBuilder,
     ServerCredentials,
 };
+use log::{info, warn};
+use rustls::pki_types::CertificateDer;
+use x509_parser::extensions::GeneralName;
+use x509_parser::parse_x509_certificate;
 
-use super::Error;
+use super::{Config, Error};
 use crate::codec::{Requests, all_calls};
+use crate::front::{self, Bounds, Entrance, Front, Inside, Numbered, Speaks, TlsThread, WatchedTls};
+use crate::log_limit::LogLimit;
 use crate::secret;
 use crate::target;
 use crate::wire::contact as pb;
@@ -26,6 +35,8 @@ const WAITING: usize = 4;
 const STREAMS: i32 = 8;
 /// A new connection has so long to speak HTTP/2.
 const HANDSHAKE_MS: i32 = 10_000;
+/// Connections that others have, where they get there: a server needs one, and one more while it comes back.
+const BOUNDS: Bounds = Bounds { threads: 1, connections: 64, for_address: 16, arriving: 32, arriving_for_address: 16 };
 
 /// A stream that a server opened.
 pub(super) struct Accepted {
@@ -43,7 +54,10 @@ pub(super) type Refuse = oneshot::Sender<(DuplexSink<pb::Result>, Requests<pb::S
 
 /// Serves until it is dropped.
 pub(super) struct Listener {
-    _server: grpcio::Server,
+    server: Arc<Mutex<grpcio::Server>>,
+    /// Where there is TLS, or others get there.
+    front: Option<Front>,
+    files: Option<TlsThread>,
 }
 
 /// One clone for each completion queue.
@@ -52,62 +66,216 @@ struct Service {
     token_file: Option<PathBuf>,
     /// Who the worker is.
     headers: Metadata,
+    connections: Numbered<Connection>,
     accepted: Sender<Accepted>,
 }
 
 impl Listener {
-    /// Takes the address. `insecure`: also one that other machines reach, though there is no TLS.
+    /// Takes the address. `headers`: who the worker is.
     pub(super) fn start(
         address: &str,
-        insecure: bool,
+        config: &Config,
         env: Arc<Environment>,
-        token_file: Option<PathBuf>,
         headers: Metadata,
     ) -> Result<(Listener, Receiver<Accepted>), Error> {
         let refused = |why: String| Error::Config(format!("cannot listen on {address}: {why}"));
-        if address.strip_prefix("unix:").is_none() {
-            // C-core's own error says nothing, so the system is asked first.
-            let probe = TcpListener::bind(address).and_then(|listener| listener.local_addr());
-            let bound = probe.map_err(|e: io::Error| refused(e.to_string()))?;
-            if !bound.ip().to_canonical().is_loopback() && !insecure {
-                return Err(refused(
-                    "other machines reach it, and whoever is between can read and change what is said: choose an address of this \
-                     machine, behind a proxy that speaks TLS, or say --insecure if nobody else can get there"
-                        .into(),
-                ));
+        let socket = match address.starts_with("unix:") {
+            true if config.serve_tls.is_some() => {
+                return Err(refused("TLS is spoken on a port, and not on a file".into()));
             }
+            true => None,
+            // C-core's own error says nothing, so the system is asked first.
+            false => Some(TcpListener::bind(address).map_err(|e| refused(e.to_string()))?),
+        };
+        let bound = socket.as_ref().map(TcpListener::local_addr).transpose().map_err(|e| refused(e.to_string()))?;
+        let is_for_others = bound.is_some_and(|bound| !bound.ip().to_canonical().is_loopback());
+        if is_for_others {
+            check_exposed(address, config).map_err(refused)?;
         }
-        let channel = ChannelBuilder::new(env.clone())
-            .max_receive_message_len(target::MAX_MESSAGE)
-            .max_send_message_len(-1)
-            .max_concurrent_stream(STREAMS)
-            .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), HANDSHAKE_MS)
-            // Two workers on one port would share the streams of the server.
-            .reuse_port(false)
-            // A server that is gone without a word is noticed within 20 + 10 s.
-            .keepalive_time(Duration::from_secs(20))
-            .keepalive_timeout(Duration::from_secs(10))
-            .keepalive_permit_without_calls(true)
-            .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
-            .http2_max_pings_without_data(0);
+        let tls = config.serve_tls.clone().map(|files| WatchedTls::read(files, |genuine| genuine)).transpose();
+        let tls = tls.map_err(|e| Error::Config(format!("{e} (--tls-cert, --tls-key, --tls-client-ca)")))?;
+
         let (accepted, streams) = bounded(WAITING);
-        let service = create_worker(Service { token_file, headers, accepted }, &all_calls());
-        let server = ServerBuilder::new(env).channel_args(channel.build_args()).register_service(service).build();
-        let mut server = server.map_err(|e| refused(e.to_string()))?;
-        let port = server.add_listening_port(address, ServerCredentials::insecure());
-        let port = port.map_err(|e| refused(e.to_string()))?;
-        server.start();
-        match address.rsplit_once(':') {
-            Some((host, _)) if host != "unix" => log::info!("listening on {host}:{port} for the server to dial"),
-            _ => log::info!("listening on {address} for the server to dial"),
+        let connections = Numbered::default();
+        let token_file = config.token_file.clone();
+        let service = Service { token_file, headers, connections: connections.clone(), accepted };
+        let mut server = build(env, service).map_err(|e| refused(e.to_string()))?;
+        let host = address.rsplit_once(':').map_or("", |(host, _)| host);
+        let (port, listener) = match socket.filter(|_| tls.is_some() || is_for_others) {
+            Some(socket) => {
+                server.start();
+                let listener = Listener::behind_front(socket, server, tls, connections).map_err(Error::Thread)?;
+                (bound.map_or(0, |bound| bound.port()), listener)
+            }
+            None => {
+                let port = server.add_listening_port(address, ServerCredentials::insecure());
+                let port = port.map_err(|e| refused(e.to_string()))?;
+                server.start();
+                (port, Listener { server: Arc::new(Mutex::new(server)), front: None, files: None })
+            }
+        };
+        match bound {
+            Some(_) => info!("listening on {host}:{port} for the server to dial"),
+            None => info!("listening on {address} for the server to dial"),
         }
-        Ok((Listener { _server: server }, streams))
+        Ok((listener, streams))
+    }
+
+    fn behind_front(
+        socket: TcpListener,
+        server: grpcio::Server,
+        tls: Option<WatchedTls>,
+        connections: Numbered<Connection>,
+    ) -> io::Result<Listener> {
+        let (current, plain) = (tls.as_ref().map(WatchedTls::current), tls.is_none());
+        let entrance = Entrance { tls: current, plain, plain_here: false, speaks: Speaks::Dialled };
+        let files = tls.map(|tls| TlsThread::start(move || tls.look(false))).transpose()?;
+        let server = Arc::new(Mutex::new(server));
+        let served = Served { server: server.clone(), connections };
+        let front = Front::start(socket, entrance, served, BOUNDS, Arc::default())?;
+        Ok(Listener { server, front: Some(front), files })
     }
 }
 
+impl Drop for Listener {
+    fn drop(&mut self) {
+        // C-core first: the front waits for what it says last.
+        let ended = {
+            let mut server = lock(&self.server);
+            let ended = server.shutdown();
+            server.cancel_all_calls();
+            ended
+        };
+        let _ = block_on(ended);
+        self.front.take().into_iter().for_each(Front::stop);
+        self.files.take().into_iter().for_each(TlsThread::stop);
+    }
+}
+
+/// Whether it may be listened where others get.
+fn check_exposed(address: &str, config: &Config) -> Result<(), String> {
+    match &config.serve_tls {
+        None if !config.insecure => {
+            return Err("other machines reach it, and whoever is between can read and change what is said: give it a certificate with \
+                        --tls-cert and --tls-key, and ask for that of the server with --tls-client-ca; or choose an address of this \
+                        machine; or say --insecure if nobody else can get there"
+                .into());
+        }
+        None => warn!("{address} can be used by everyone who reaches it (--insecure)"),
+        Some(tls) if tls.client_ca.is_none() && config.token_file.is_none() => warn!(
+            "everyone who reaches {address} can give this worker tasks: ask for the certificate of the server with --tls-client-ca, or \
+             for its token with --token-file"
+        ),
+        Some(_) => {}
+    }
+    Ok(())
+}
+
+fn build(env: Arc<Environment>, service: Service) -> grpcio::Result<grpcio::Server> {
+    let channel = ChannelBuilder::new(env.clone())
+        .max_receive_message_len(target::MAX_MESSAGE)
+        .max_send_message_len(-1)
+        .max_concurrent_stream(STREAMS)
+        .raw_cfg_int(c"grpc.server_handshake_timeout_ms".into(), HANDSHAKE_MS)
+        // Two workers on one port would share the streams of the server.
+        .reuse_port(false)
+        // A server that is gone without a word is noticed within 20 + 10 s.
+        .keepalive_time(Duration::from_secs(20))
+        .keepalive_timeout(Duration::from_secs(10))
+        .keepalive_permit_without_calls(true)
+        .http2_min_recv_ping_interval_without_data(Duration::from_secs(2))
+        .http2_max_pings_without_data(0);
+    let service = create_worker(service, &all_calls());
+    ServerBuilder::new(env).channel_args(channel.build_args()).register_service(service).build()
+}
+
+fn lock(server: &Mutex<grpcio::Server>) -> MutexGuard<'_, grpcio::Server> {
+    server.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The worker, as the front sees it.
+struct Served {
+    server: Arc<Mutex<grpcio::Server>>,
+    connections: Numbered<Connection>,
+}
+
+/// A connection that came through the front.
+struct Connection {
+    /// Where from, as C-core names it of a connection that it took itself.
+    peer: String,
+    /// The certificate that it showed is one of a client.
+    is_of_agent: bool,
+}
+
+/// A connection, and where it stands.
+struct Guest {
+    connection: Arc<Connection>,
+    /// Known once it is served.
+    number: Option<i32>,
+    connections: Numbered<Connection>,
+}
+
+impl Inside for Served {
+    type Guest = Guest;
+
+    fn admit(&self, peer: SocketAddr, certificates: &[CertificateDer<'static>]) -> Option<Guest> {
+        let is_of_agent = certificates.first().is_some_and(is_of_agent);
+        let connection = Arc::new(Connection { peer: front::as_peer(peer), is_of_agent });
+        Some(Guest { connection, number: None, connections: self.connections.clone() })
+    }
+
+    fn join(&self, _: SocketAddr, _: &[CertificateDer<'static>], _: &[u8]) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn serve(&self, guest: &mut Guest, socket: UnixStream) {
+        let number = front::peer_of(&socket);
+        guest.number = Some(number);
+        self.connections.set(number, guest.connection.clone());
+        front::hand_over(&mut lock(&self.server), socket);
+    }
+
+    fn refused(&self, peer: SocketAddr, why: &str) {
+        static LIMIT: LogLimit = LogLimit::new();
+        if let Some(left_out) = LIMIT.take(Instant::now()) {
+            warn!("a server at {peer} is not let in: {why}{left_out}");
+        }
+    }
+
+    fn over(_: &Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(futures::future::pending())
+    }
+}
+
+impl Drop for Guest {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.connections.forget(number, &self.connection);
+        }
+    }
+}
+
+/// Whether a certificate says that it is one of a client, `contact://FLEET/agent/NAME`: the authority that lets in clients may be that of
+/// the server, too, and no client is to give another one tasks.
+fn is_of_agent(certificate: &CertificateDer<'_>) -> bool {
+    let Ok((_, parsed)) = parse_x509_certificate(certificate) else { return false };
+    let names = parsed.subject_alternative_name().ok().flatten();
+    let role = |uri: &str| Some(uri.strip_prefix("contact://")?.split('/').nth(1)? == "agent");
+    names.into_iter().flat_map(|names| &names.value.general_names).any(|name| match name {
+        GeneralName::URI(uri) => role(uri).unwrap_or(false),
+        _ => false,
+    })
+}
+
 impl Service {
-    /// Whether the server has the token of this worker. The file is read for each stream, so that a new one counts from the next on.
-    fn check(&self, ctx: &RpcContext<'_>) -> Result<(), String> {
+    /// Whether the server shows what this worker wants. The file of the token is read for each stream, so that a new one counts from the
+    /// next on.
+    fn check(&self, ctx: &RpcContext<'_>, connection: Option<&Connection>) -> Result<(), String> {
+        if connection.is_some_and(|connection| connection.is_of_agent) {
+            return Err(
+                "the certificate that it shows is one of a client (contact://…/agent/…), and no server's".into()
+            );
+        }
         let Some(file) = &self.token_file else { return Ok(()) };
         let (token, _) = secret::read(file)?;
         let mut said = ctx.request_headers().iter().filter(|(key, _)| *key == "authorization");
@@ -126,9 +294,11 @@ impl Worker for Service {
         let max_result = ctx.request_headers().iter().find(|(key, _)| *key == "contact-max-task");
         let max_result = max_result.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
         let peer = ctx.peer();
-        let not_taken = match self.check(&ctx) {
+        let connection = front::number_of(&peer).and_then(|number| self.connections.get(number));
+        let peer = connection.as_ref().map_or(peer, |connection| connection.peer.clone());
+        let not_taken = match self.check(&ctx, connection.as_deref()) {
             Err(why) => {
-                log::warn!("a server at {peer} is not let in: {why}");
+                warn!("a server at {peer} is not let in: {why}");
                 Some((RpcStatus::with_message(RpcStatusCode::UNAUTHENTICATED, why), sink, requests))
             }
             Ok(()) => {
@@ -152,5 +322,41 @@ impl Worker for Service {
                 drop(requests);
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use rcgen::{CertificateParams, KeyPair, SanType};
+
+    use super::*;
+    use crate::front::ServerTls;
+
+    #[test]
+    fn where_others_get_there_is_tls_unless_somebody_takes_the_risk() {
+        let check = |config: &Config| check_exposed("0.0.0.0:1", config);
+        assert!(check(&Config::default()).unwrap_err().contains("--tls-cert"));
+        check(&Config { insecure: true, ..Config::default() }).unwrap();
+        let serve_tls = ServerTls { cert: "x.pem".into(), key: "x.key".into(), client_ca: None };
+        check(&Config { serve_tls: Some(serve_tls), ..Config::default() }).unwrap();
+    }
+
+    #[test]
+    fn the_certificate_of_a_client_is_none_of_a_server() {
+        let is_of_agent = |uri: &str| {
+            let mut params = CertificateParams::default();
+            params.subject_alt_names = vec![SanType::URI(uri.try_into().unwrap())];
+            is_of_agent(params.self_signed(&KeyPair::generate().unwrap()).unwrap().der())
+        };
+        for (uri, is) in [
+            ("contact://fleet/agent/web-1", true),
+            ("contact:///agent/a/b", true),
+            ("contact://fleet/operator/agent", false),
+            ("spiffe://cluster/ns/agent/sa/contact", false),
+        ] {
+            assert_eq!(is_of_agent(uri), is, "{uri}");
+        }
     }
 }

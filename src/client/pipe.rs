@@ -13,7 +13,7 @@ use grpcio::{CallOption, Environment};
 use super::channel_waker::ChannelWaker;
 use super::connection::{Connection, End, Link};
 use super::handler::{Finished, Outcome, Task, TimeLimit};
-use super::ledger::{Begin, Ledger};
+use super::ledger::{Begin, Entry, Ledger};
 use super::listener::{Accepted, Listener};
 use super::progress::Progress;
 use super::result_sender::refused_over_shared;
@@ -32,14 +32,6 @@ use crate::wire::contact as pb;
 /// control holds the server up.
 const INBOX_TASKS: usize = 1024;
 const INBOX_BYTES: usize = 8 << 20;
-/// How often the server is pinged, so that one which went away without a word is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-/// What C-core says of a server that does not speak HTTP/2.
-const HTTP_1: &str = "http1.x server";
-/// What C-core says when a server ended the connection because of the pings. Servers that are not set otherwise, as the
-/// article's, do so when nothing else happens, and pings come more often than every five minutes.
-const TOO_MANY_PINGS: &str = "Too many pings";
-const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
 /// How long a try to connect may take with each of the server's addresses, if it is the first try; twice as long with each try
 /// that follows. So an address that does not answer delays the next one by a second, and a slow network gets its time.
 const FIRST_CONNECT: Duration = Duration::from_secs(1);
@@ -152,7 +144,7 @@ impl State {
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
-            keepalive: KEEPALIVE,
+            keepalive: target::KEEPALIVE,
             connect_timeout: FIRST_CONNECT,
             silent_at: None,
             try_at: now,
@@ -170,7 +162,7 @@ impl State {
         if now >= self.progress_at && !self.progress.is_empty() {
             self.progress_at = now + PROGRESS;
             let all = self.progress.take();
-            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said));
+            all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said, now));
         }
     }
 
@@ -378,15 +370,22 @@ impl Pipe {
         let state = &mut self.state;
         state.received.last = Some(now);
         let is_task = |message: &pb::ServerMsg| message.id != 0 || !message.task.is_empty();
-        state.received.heartbeats |=
-            message.batch.is_empty() && message.revoked.is_empty() && message.confirmed == 0 && !is_task(&message);
+        state.received.heartbeats |= message.batch.is_empty()
+            && message.revoked.is_empty()
+            && message.watched.is_empty()
+            && message.confirmed == 0
+            && !is_task(&message);
         for revoked in mem::take(&mut message.revoked) {
             self.revoke(&revoked);
         }
         let state = &mut self.state;
+        for watched in mem::take(&mut message.watched) {
+            state.ledger.watch(watched.id, watched.attempt, watched.anew, now);
+        }
         let batch = mem::take(&mut message.batch);
         for message in batch.into_iter().chain([message]).filter(is_task) {
-            let Some((copy, revocation)) = state.ledger.accept(message.id, message.attempt, message.receipt) else {
+            let accepted = state.ledger.accept(message.id, message.attempt, message.receipt);
+            let Some(Entry { copy, revocation, printed }) = accepted else {
                 log::debug!("task {} came again while it is being worked on", message.id);
                 continue;
             };
@@ -410,7 +409,7 @@ impl Pipe {
                 stopper: self.stopper.clone(),
                 copy,
                 revocation,
-                progress: state.progress.clone(),
+                progress: state.progress.of(printed),
                 expires: time_left(message.expires_at).map(|left| now + left),
             });
         }
@@ -469,9 +468,13 @@ impl Pipe {
             state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
         }
         state.silent_at = None;
-        if reason.contains(TOO_MANY_PINGS) {
-            log::info!("{} wants no pings: from now on one every {} s", self.config.server, RARE_KEEPALIVE.as_secs());
-            state.keepalive = RARE_KEEPALIVE;
+        if reason.contains(target::TOO_MANY_PINGS) {
+            log::info!(
+                "{} wants no pings: from now on one every {} s",
+                self.config.server,
+                target::RARE_KEEPALIVE.as_secs()
+            );
+            state.keepalive = target::RARE_KEEPALIVE;
         }
         let wait = state.backoff.next_after(retry_after, &mut rand::rng());
         state.try_at = now + wait;
@@ -490,7 +493,7 @@ impl Pipe {
         let http2 = ready_since.is_some();
         let is_plain = self.dial.is_none() && self.listener.is_none();
         if is_plain
-            && (http2 || reason.contains(HTTP_1))
+            && (http2 || reason.contains(target::HTTP_1))
             && !connection.answered
             && !refused
             && target::proxy(server).is_none()

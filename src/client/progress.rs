@@ -1,10 +1,12 @@
-//! How far handlers say they are, on its way to the server.
+//! What handlers say while they are at work, on its way to the server: how far they are, and what they print.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
+use std::time::Instant;
 
 use super::ledger::CopyNumber;
+use super::printed::Printed;
 use crate::task::TaskId;
 
 /// How far a task is, as its handler said last.
@@ -31,11 +33,30 @@ pub(super) struct Progress {
     said: Arc<Mutex<BTreeMap<(TaskId, CopyNumber), Said>>>,
     /// Of the pipe.
     waker: Waker,
+    /// Of the one task that this is for.
+    printed: Printed,
 }
 
 impl Progress {
     pub(super) fn new(waker: Waker) -> Progress {
-        Progress { said: Arc::default(), waker }
+        Progress { said: Arc::default(), waker, printed: Printed::default() }
+    }
+
+    /// For a task that printed this.
+    pub(super) fn of(&self, printed: Printed) -> Progress {
+        Progress { printed, ..self.clone() }
+    }
+
+    /// What its task prints is kept, and goes out if somebody watches.
+    pub(super) fn print(&self, task: TaskId, copy: CopyNumber, bytes: &[u8]) {
+        if self.printed.push(bytes, Instant::now()) {
+            self.say(task, copy, Said::default());
+        }
+    }
+
+    /// What its task printed.
+    pub(super) fn printed(&self) -> &Printed {
+        &self.printed
     }
 
     pub(super) fn say(&self, task: TaskId, copy: CopyNumber, said: Said) {

@@ -581,6 +581,7 @@ Example:
 Examples:
   contactctl task 17
   contactctl task 17 --to workers
+  contactctl task 17 --follow
   contactctl task 17 --data-out cat.png
   contactctl task 17 --result 23 --data-out - | tar t
   contactctl task 17 --all --json | jq -r '.groups[] | select(.state == \"dead\").group'")]
@@ -597,6 +598,9 @@ pub(super) struct Task {
     /// All groups, however many there are.
     #[arg(long)]
     pub(super) all: bool,
+    /// Print what it prints while it runs, from the last 64 KiB on, until it is settled. With more than 16 groups one must be named.
+    #[arg(long, short, conflicts_with_all = ["all", "limit"])]
+    pub(super) follow: bool,
     /// Write the task's data to this file, which must not be there yet, or with - to standard output, and show nothing.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["to", "limit", "all"])]
     pub(super) data_out: Option<PathBuf>,

@@ -36,6 +36,8 @@ struct Dialled {
     #[serde(skip_serializing_if = "String::is_empty")]
     trouble: String,
     trouble_since: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    again_at: Option<Moment>,
 }
 
 impl From<pb::Dialled> for Dialled {
@@ -51,6 +53,7 @@ impl From<pb::Dialled> for Dialled {
             connected_as: dialled.connected_as,
             trouble: dialled.trouble,
             trouble_since: Moment::if_set(dialled.trouble_since),
+            again_at: Moment::if_set(dialled.again_at),
         }
     }
 }

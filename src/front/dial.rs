@@ -26,7 +26,7 @@ use tokio_rustls::TlsConnector;
 
 use super::files::{FileError, Tls};
 use super::relay::{End, Watch, relay};
-use super::trouble;
+use super::trouble::{self, Called};
 use crate::target;
 
 /// How long TLS may take to begin.
@@ -101,17 +101,23 @@ impl Dial {
     pub(crate) fn start(server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
         // Before a thread is started: what is wrong with files is said at once, not with the first connection.
         tls.config()?;
-        Dial::on(&DialThread::start()?, server, tls, each)
+        Dial::on(&DialThread::start()?, server, tls, each, Called::CLIENT)
     }
 
-    /// The same on a thread that is there.
-    pub(crate) fn on(thread: &Arc<DialThread>, server: &str, tls: &Tls, each: Duration) -> Result<Dial, DialError> {
+    /// The same on a thread that is there. `called`: what words call the two sides.
+    pub(crate) fn on(
+        thread: &Arc<DialThread>,
+        server: &str,
+        tls: &Tls,
+        each: Duration,
+        called: Called,
+    ) -> Result<Dial, DialError> {
         let host = super::host(server).to_owned();
         let name = ServerName::try_from(host.clone()).map_err(|_| DialError::Name(host.clone()))?;
         let (listener, target) = listen()?;
         let trouble = Trouble::default();
-        let way =
-            Arc::new(Way { server: server.to_owned(), host, name, tls: tls.clone(), each, trouble: trouble.clone() });
+        let (server, tls) = (server.to_owned(), tls.clone());
+        let way = Arc::new(Way { server, host, name, tls, each, called, trouble: trouble.clone() });
         let accepting = thread.runtime.spawn(async move {
             if let Ok(listener) = UnixListener::from_std(listener) {
                 way.accept(listener).await;
@@ -176,6 +182,7 @@ struct Way {
     name: ServerName<'static>,
     tls: Tls,
     each: Duration,
+    called: Called,
     trouble: Trouble,
 }
 
@@ -212,16 +219,16 @@ impl Way {
         let connecting = TlsConnector::from(Arc::new(config)).connect(self.name.clone(), socket);
         let connected = tokio::time::timeout(HANDSHAKE, connecting).await;
         let connected = connected.map_err(|_| told("what is there does not begin TLS: it says nothing".into()))?;
-        let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host)))?;
+        let mut outer = connected.map_err(|e| told(trouble::in_words(&e, &self.host, self.called)))?;
         // The server looks at a certificate after the client has begun: only what it says shows that it took it.
         let mut heard = Heard { trouble: &self.trouble, heard: false };
         let end = relay(&mut outer, &mut inner, Vec::new(), &mut heard).await;
         match end {
             End::Outer(Err(e)) => {
-                told(trouble::in_words(&e, &self.host));
+                told(trouble::in_words(&e, &self.host, self.called));
             }
             End::Outer(Ok(())) if !heard.heard => {
-                told("the server ended the connection at once: perhaps it has too many".into());
+                told(format!("the {} ended the connection at once: perhaps it has too many", self.called.other));
             }
             End::Outer(Ok(())) => {}
             End::Inner => drop(tokio::time::timeout(LAST_WORDS, outer.shutdown()).await),

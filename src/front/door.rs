@@ -46,13 +46,20 @@ pub(crate) trait Inside: Send + Sync + 'static {
     /// Serves HTTP/2 on this socket.
     fn serve(&self, guest: &mut Self::Guest, socket: StdUnixStream);
 
+    /// Hears why a connection did not begin as it is to.
+    fn refused(&self, peer: SocketAddr, why: &str) {
+        debug!("no connection with {peer}: {why}");
+    }
+
     /// Resolves when the connection is to be ended.
     fn over(guest: &Self::Guest) -> Pin<Box<dyn Future<Output = ()> + Send + '_>>;
 }
 
-/// How much is taken at once.
+/// How much is taken at once, and by how many.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
+    /// Threads that pass it on.
+    pub(crate) threads: usize,
     /// Connections, in all and from one address (of IPv6: from one network of 64 bits).
     pub(crate) connections: usize,
     pub(crate) for_address: usize,
@@ -130,8 +137,8 @@ impl Front {
         counts: Arc<Counts>,
     ) -> io::Result<Front> {
         listener.set_nonblocking(true)?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().thread_name("front").enable_io().enable_time().build()?;
+        let mut runtime = tokio::runtime::Builder::new_multi_thread();
+        let runtime = runtime.worker_threads(bounds.threads).thread_name("front").enable_io().enable_time().build()?;
         let places = Places::new(bounds.connections, bounds.for_address);
         let (is_open, opened) = watch::channel(true);
         let shared = Arc::new(Shared {
@@ -235,7 +242,7 @@ impl<I: Inside> Shared<I> {
             }
             Begun::Wrong(wrong) => {
                 self.counts.refuse(Refused::Tls);
-                debug!("no connection with {peer}: {}", wrong.why);
+                self.inside.refused(peer, &wrong.why);
                 wrong.tell().await;
                 arrival.ended();
             }

@@ -153,12 +153,12 @@ impl Tls {
     }
 }
 
-#[cfg(feature = "server")]
-pub(crate) use self::server::Material;
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
+pub(super) use self::server::Material;
+#[cfg(feature = "door")]
 pub use self::server::ServerTls;
 
-#[cfg(feature = "server")]
+#[cfg(feature = "door")]
 mod server {
     use rustls::ServerConfig;
     use rustls::client::WebPkiServerVerifier;
@@ -171,34 +171,47 @@ mod server {
     use super::super::{HTTP_1, JOIN};
     use super::*;
 
-    /// How a server speaks TLS.
+    /// How a server, or a worker that is dialled, speaks TLS with those who connect.
     #[derive(Debug, Clone, PartialEq, Eq)]
     pub struct ServerTls {
-        /// The server's certificate, and those between it and its authority, in PEM.
+        /// Its certificate, and those between it and its authority, in PEM.
         pub cert: PathBuf,
         /// The key of it.
         pub key: PathBuf,
-        /// The authorities that clients' certificates must come from. `None`: clients show none.
+        /// The authorities that the certificates of those who connect must come from. `None`: they show none.
         pub client_ca: Option<PathBuf>,
     }
 
     /// What the files hold.
     #[derive(PartialEq, Eq)]
-    pub(crate) struct Material {
+    pub(in super::super) struct Material {
         cert: Vec<u8>,
         key: Vec<u8>,
         client_ca: Option<Vec<u8>>,
     }
 
     impl ServerTls {
-        pub(crate) fn read(&self) -> Result<Material, FileError> {
+        /// As the three flags say it. An error says what is missing.
+        pub fn of(
+            cert: Option<PathBuf>,
+            key: Option<PathBuf>,
+            client_ca: Option<PathBuf>,
+        ) -> Result<Option<ServerTls>, String> {
+            match (cert, key) {
+                (Some(cert), Some(key)) => Ok(Some(ServerTls { cert, key, client_ca })),
+                (None, None) if client_ca.is_none() => Ok(None),
+                _ => Err("TLS needs a certificate and its key: give both --tls-cert and --tls-key".into()),
+            }
+        }
+
+        pub(in super::super) fn read(&self) -> Result<Material, FileError> {
             let client_ca = self.client_ca.as_deref().map(read).transpose()?;
             Ok(Material { cert: read(&self.cert)?, key: read(&self.key)?, client_ca })
         }
 
         /// What connections are accepted with, and until when the certificate is valid. `check`: what else a client's
         /// certificate must pass.
-        pub(crate) fn config(
+        pub(in super::super) fn config(
             &self,
             material: &Material,
             check: impl Fn(Arc<dyn ClientCertVerifier>) -> Arc<dyn ClientCertVerifier>,

@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::LazyConfigAcceptor;
 use tokio_rustls::server::TlsStream;
 
-use super::{JOIN, SPEAKS_TLS};
+use super::{JOIN, SPEAKS_TLS, trouble};
 
 /// The first byte of a connection with TLS: a record of the handshake.
 const TLS_BEGINS: u8 = 0x16;
@@ -51,6 +51,8 @@ impl CurrentTls {
 pub(crate) enum Speaks {
     Grpc,
     Http,
+    /// gRPC, with a server that dials.
+    Dialled,
 }
 
 /// How a port takes connections. One of both is there. Cheap to clone.
@@ -105,7 +107,7 @@ impl Entrance {
         };
         let greeting = match LazyConfigAcceptor::new(rustls::server::Acceptor::default(), socket).await {
             Ok(greeting) => greeting,
-            Err(e) => return wrong(&e.to_string(), None, None),
+            Err(e) => return wrong(&trouble::of_arrival(&e), None, None),
         };
         let is_grpc = self.speaks == Speaks::Grpc;
         let joins = is_grpc && greeting.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == JOIN));
@@ -113,19 +115,20 @@ impl Entrance {
         let config = match (self.speaks, joins) {
             (Speaks::Http, _) => configs.pages,
             (Speaks::Grpc, true) => configs.joining,
-            (Speaks::Grpc, false) => configs.calls,
+            (Speaks::Grpc | Speaks::Dialled, _) => configs.calls,
         };
         match greeting.into_stream(config).into_fallible().await {
             Ok(stream) if joins => Begun::Joins(Box::new(stream)),
             Ok(stream) => Begun::Tls(Box::new(stream)),
             // The alert that says it is on its way.
-            Err((e, socket)) => wrong(&e.to_string(), Some(socket), None),
+            Err((e, socket)) => wrong(&trouble::of_arrival(&e), Some(socket), None),
         }
     }
 
     fn speak_tls(&self) -> String {
         let how = match self.speaks {
             Speaks::Grpc => "give the client --tls-ca",
+            Speaks::Dialled => "give the server --dial-tls-ca",
             Speaks::Http => "ask with https://",
         };
         format!("{SPEAKS_TLS}: {how}")
@@ -134,6 +137,7 @@ impl Entrance {
     fn no_tls(&self) -> String {
         let how = match self.speaks {
             Speaks::Grpc => "leave out --tls-ca",
+            Speaks::Dialled => "leave out --dial-tls-ca, or give the worker --tls-cert",
             Speaks::Http => "ask with http://",
         };
         format!("this port does not speak TLS: {how}")

@@ -15,7 +15,7 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
-use super::{FileError, JOIN, LONGEST, Tls, host, provider, trouble};
+use super::{Called, FileError, JOIN, LONGEST, Tls, host, provider, trouble};
 use crate::private_file;
 use crate::wire::contact as pb;
 
@@ -142,7 +142,7 @@ fn ask(mut config: ClientConfig, server: &str, secret: &str, name: &str) -> Resu
         stream.read_exact(&mut answer)?;
         pb::JoinResponse::parse_from_bytes(&answer).map_err(io::Error::other)
     };
-    let answer = exchange().map_err(|e| failed(trouble::in_words(&e, host)))?;
+    let answer = exchange().map_err(|e| failed(trouble::in_words(&e, host, Called::CLIENT)))?;
     if !answer.refused.is_empty() {
         return Err(JoinError::Refused(answer.refused));
     }

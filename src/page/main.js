@@ -5,6 +5,7 @@ import { language, recall, remember, speak, t } from './i18n.js';
 import { connect, follow, live } from './live.js';
 import { command } from './parts.js';
 import { judge, serverCommand } from './verdict.js';
+import * as begin from './views/begin.js';
 import * as clients from './views/clients.js';
 import * as dead from './views/dead.js';
 import * as groups from './views/groups.js';
@@ -125,12 +126,12 @@ function route(focus = true) {
   const entry = VIEWS.find((it) => it.name === (name || 'overview'));
   shown.destroy?.();
   frame.main.replaceChildren();
-  if (!entry || (id && !(['tasks', 'runs'].includes(entry.name) && /^\d+$/.test(id)))) {
+  const one = id && about(entry?.name, id);
+  if (!entry || (id && !one)) {
     frame.main.append(h('h1', { tabindex: '-1' }, t('route.unknown')));
     shown = { update() {} };
   } else {
-    const one = entry.name === 'runs' ? runs.mountOne : task.mount;
-    shown = id ? one(frame.main, Number(id)) : entry.view.mount(frame.main, params, go);
+    shown = (one ?? entry.view.mount)(frame.main, params, go);
   }
   for (const [key, link] of frame.links) attribute(link, 'aria-current', key === entry?.name && 'page');
   attribute(root, 'data-view', entry?.name);
@@ -140,6 +141,13 @@ function route(focus = true) {
     scrollTo(0, 0);
     frame.main.querySelector('h1')?.focus({ preventScroll: true });
   }
+}
+
+/** What mounts one of a view's things: `tasks/17`, `runs/17`, `runs/new`. Undefined: there is no such thing. */
+function about(view, id) {
+  const one = { tasks: task.mount, runs: runs.mountOne }[view];
+  if (view === 'runs' && id === 'new') return begin.mount;
+  return one && /^\d+$/.test(id) ? (main) => one(main, Number(id)) : undefined;
 }
 
 /** The level and what is wrong, without the figures, which change all the time. */
@@ -197,7 +205,7 @@ function nextTheme() {
 addEventListener('keydown', (event) => {
   const field = event.target.closest?.('input, textarea, select');
   if (event.key === 'Escape' && field) field.blur();
-  if (field || event.ctrlKey || event.metaKey || event.altKey || frame.keys.open || !keysOn()) return;
+  if (field || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]') || !keysOn()) return;
   if (event.key === '/') frame.search.focus();
   else if (event.key === '?') frame.keys.showModal();
   else if (/^[1-7]$/.test(event.key)) go(VIEWS[event.key - 1].hash);

@@ -247,6 +247,38 @@ export function address(peer) {
   }
 }
 
+/**
+ * One of the facts about a thing: `{ key, value }`, or `{ key, at }` for a time; with `label` instead of what the key is called, and with `href` where
+ * it is a file to be saved.
+ */
+export function factRow(fact) {
+  const at = fact.at ? time('moment') : null;
+  // Data is saved, and never shown: what is in it, somebody else wrote.
+  const link = fact.href ? h('a', { href: fact.href, download: '' }) : null;
+  const value = h('dd', { dir: 'auto' }, at?.node ?? link);
+  return {
+    node: h('div', {}, h('dt', {}, fact.label ?? t(fact.key)), value),
+    update(next) {
+      if (at) at.set(next.at);
+      else text(link ?? value, next.value);
+    },
+  };
+}
+
+/** A field of a form with its label, and what it is for. */
+export const field = (id, label, input, hint) =>
+  h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));
+
+/** Says in `note` what is wrong with a field, and leads there. */
+export function invalid(input, note, why) {
+  attribute(input, 'aria-invalid', 'true');
+  note.className = 'note failed';
+  text(note, why);
+  input.closest('details')?.setAttribute('open', '');
+  input.focus();
+  return null;
+}
+
 /** A section with a heading, and a link beside it. */
 export function section(title, ...children) {
   return h('section', {}, h('div', { class: 'section-head' }, h('h2', {}, title)), ...children);

@@ -5,7 +5,10 @@ import { bytes, duration, quoted } from './format.js';
 
 /** `contactctl`, with the address of this server where that is not the one it tries anyway. */
 export function ctl(state, ...words) {
-  return ['contactctl', ...words.map(quoted), ...address('--server', state?.server.control, '127.0.0.1:50052')].join(' ');
+  // Behind `--` it would be a text.
+  const end = words.includes('--') ? words.indexOf('--') : words.length;
+  const server = address('--server', state?.server.control, '127.0.0.1:50052');
+  return ['contactctl', ...words.slice(0, end).map(quoted), ...server, ...words.slice(end).map(quoted)].join(' ');
 }
 
 /** A client that makes or joins a group; what it runs is an example. One of no certain group is to find what is there already. */

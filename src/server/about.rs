@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use super::clock::Clock;
 use super::config::{Config, Retention};
-use super::tls::{Certificate, Tls};
-use crate::front::{self, Counts};
+use super::tls::Tls;
+use crate::front::{self, Certificate, Counts};
 use crate::task::Time;
 
 /// Made once, when the server starts.

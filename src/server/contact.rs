@@ -20,7 +20,9 @@ use super::receipts::{OfClient, Receipts};
 use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{self, BrokerError, Inbox, Joined, MAX_MESSAGE, OutcomeReport, Receipt, Reporting, SessionId};
+use crate::broker::{
+    self, BrokerError, Inbox, Joined, MAX_MESSAGE, OutcomeReport, Piece, Receipt, Reporting, SessionId,
+};
 use crate::codec::{Decoded, First, Requests};
 use crate::store::StoreError;
 use crate::task::{Name, NewStatus, Outcome, Progress, StartAt, Time, weight};
@@ -33,6 +35,9 @@ const CHUNK: usize = 256;
 /// What one stream may have reported and is not on disk yet, in bytes of [`weight`], beside one message. A client that reports more
 /// than the disk takes waits.
 const UNDER_WAY: usize = 1024 * 1024;
+
+/// The longest part of what a task printed that is passed on, in bytes: as much as clients keep of it.
+const LONGEST_PIECE: usize = 64 * 1024;
 
 /// When a status may be stored again that the disk has no room for: somebody must make some.
 const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
@@ -267,7 +272,9 @@ impl ContactService {
             _ if receipts.is_some_and(is_good) => Receipt::Good,
             _ => Receipt::Bad,
         };
+        let is_shown = !message.output.is_empty() && self.broker.is_watched(message.id);
         Ok(OutcomeReport {
+            printed: is_shown.then(|| piece(message.output, message.output_from)),
             task: message.id,
             attempt: message.attempt,
             outcome: outcome(message.outcome)?,
@@ -361,7 +368,7 @@ impl Intake {
         }
         let (rows, bytes) = (reports.len(), reports.iter().map(OutcomeReport::bytes).sum::<usize>());
         self.service.traffic.count(Flow::Results, messages as usize, bytes);
-        self.under_way += bytes + rows * weight(0);
+        self.under_way += reports.iter().map(OutcomeReport::weight).sum::<usize>();
         // Whoever is held up here loses nothing: it has been read, and counts when its turn comes.
         if let Err(why) = self.standing.in_turn(Limit::Results, rows).await {
             return (0, Some(Err(why.into())));
@@ -454,8 +461,15 @@ async fn chunk<T>(
 fn weight_of(message: &pb::Result) -> usize {
     let headers =
         |one: &pb::Result| one.headers.iter().map(|(key, value)| weight(key.len() + value.len())).sum::<usize>();
-    let one = |one: &pb::Result| weight(one.ret.len() + one.data.len() + headers(one));
+    let one = |one: &pb::Result| weight(one.ret.len() + one.data.len() + headers(one)) + one.output.len();
     message.batch.iter().map(one).sum::<usize>() + one(message)
+}
+
+/// What was printed: the end of it, if it is longer than a client should send.
+fn piece(mut bytes: Vec<u8>, from: u64) -> Piece {
+    let cut = bytes.len().saturating_sub(LONGEST_PIECE);
+    bytes.drain(..cut);
+    Piece { from: from.saturating_add(cut as u64), bytes }
 }
 
 fn outcome(outcome: EnumOrUnknown<pb::Outcome>) -> Result<Outcome, Refusal> {

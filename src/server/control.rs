@@ -16,8 +16,7 @@ use super::operator::{
     BROKER_SHARE, DeadLetters, Log, MOST, Operator, Part, Range, Results, Statuses, Tasks, if_set, retry_policy,
 };
 use super::refusal::Refusal;
-use super::roles::Role;
-use super::roles::Row;
+use super::roles::{Role, Row};
 use super::traffic::Flow;
 use super::watchers::Watchers;
 use crate::broker::Cancelled;
@@ -287,6 +286,22 @@ impl Control for ControlService {
         });
     }
 
+    fn watch_output(
+        &mut self,
+        ctx: RpcContext<'_>,
+        mut request: First<pb::WatchOutputRequest>,
+        mut sink: DuplexSink<pb::TaskOutput>,
+    ) {
+        let (service, call, caller) = (self.clone(), self.calls.begin(), LetIn::of(&request));
+        ctx.spawn(async move {
+            let _call = call;
+            match service.send_output(caller.map(|(caller, _)| caller), &mut request, &mut sink).await {
+                Ok(()) => drop(sink.close().await),
+                Err(ended) => ended.tell("watched output", |status| sink.fail(status)).await,
+            }
+        });
+    }
+
     lists! { request:
         list_tasks(ListRequest) -> TaskPage = (Tasks, convert::range(&request)?), convert::task_page;
         list_results(ListRequest) -> ResultPage = (Results, convert::range(&request)?), convert::result_page;
@@ -453,6 +468,24 @@ impl ControlService {
             if !self.watchers.wait(sink, || tail.positions().result != seen, &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
+        }
+    }
+
+    /// Sends what a task prints until all groups have settled it.
+    async fn send_output(
+        &self,
+        caller: Result<Caller, Refusal>,
+        request: &mut First<pb::WatchOutputRequest>,
+        sink: &mut DuplexSink<pb::TaskOutput>,
+    ) -> Result<(), Ended> {
+        let (caller, request) = (caller?, first(request).await?);
+        let mut standing = caller.standing();
+        let mut following = self.operator.follow(request.id, if_set(NameOf::Group, &request.group)?).await?;
+        loop {
+            caller.check()?;
+            let next = self.watchers.unless_over(following.next(), sink, &mut standing).await?;
+            let Some(output) = next.ok_or_else(|| Refusal::stopping(1))?? else { return Ok(()) };
+            sink.send((convert::output(output), WriteFlags::default())).await?;
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
 
-pub(super) use self::runs::{begun_run, new_run, run, run_details, run_list, run_news, task_news, wish};
+pub(super) use self::runs::{begun_run, new_run, output, run, run_details, run_list, run_news, task_news, wish};
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::dial;
@@ -386,6 +386,7 @@ pub(super) fn dialled(all: Vec<(Dialled, dial::State)>) -> pb::ListDialledRespon
             connected_as: connected_as.as_deref().unwrap_or_default().to_owned(),
             trouble: trouble.unwrap_or_default(),
             trouble_since: trouble_since.unwrap_or_default(),
+            again_at: state.again.map_or(0, |at| at.0),
             ..pb::Dialled::default()
         }
     };

@@ -27,7 +27,7 @@ use super::pump::{Confirmed, Pump};
 use super::refusal::Refusal;
 use crate::backoff::Backoff;
 use crate::codec::{Decoded, dialled_method};
-use crate::front::{Dial, DialThread, Tls};
+use crate::front::{Called, Dial, DialThread, Tls};
 use crate::labels::Labels;
 use crate::rpc_status;
 use crate::secret;
@@ -41,6 +41,7 @@ pub(super) const MOST: usize = 1_000;
 
 const WORK: Method<pb::ServerMsg, Decoded<pb::Result>> = dialled_method(MethodType::Duplex, "/Worker/work");
 
+const CALLED: Called = Called { other: "worker", this: "server", flags: "--dial-tls" };
 /// The waits between two tries, as those of clients.
 const FIRST_BACKOFF: Duration = Duration::from_secs(1);
 const MOST_BACKOFF: Duration = Duration::from_secs(30);
@@ -50,10 +51,6 @@ const CONNECT_EACH: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// How long a worker may still tell results when the server has ended the stream.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-/// How often a worker is pinged; and one that wants no pings, as servers of gRPC that are not set otherwise.
-const KEEPALIVE: Duration = Duration::from_secs(20);
-const RARE_KEEPALIVE: Duration = Duration::from_secs(310);
-const TOO_MANY_PINGS: &str = "Too many pings";
 
 /// How workers are dialled.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +99,8 @@ pub(super) struct State {
     pub(super) connected: Option<(Time, Arc<str>)>,
     /// Why it is not, or was not the last time; and since when that is so.
     pub(super) trouble: Option<(String, Time)>,
+    /// When it is tried again, while that is waited for.
+    pub(super) again: Option<Time>,
 }
 
 /// Why a connection came to its end.
@@ -266,7 +265,7 @@ impl Inner {
     async fn keep(self: Arc<Self>, worker: &Arc<Worker>) {
         let address = worker.dialled.address.clone();
         let mut backoff = Backoff::new(FIRST_BACKOFF, MOST_BACKOFF);
-        let mut keepalive = KEEPALIVE;
+        let mut keepalive = target::KEEPALIVE;
         loop {
             // Boxed, so that one that waits does not keep the memory that only its coming takes.
             let end = Box::pin(self.once(worker, keepalive)).await;
@@ -278,9 +277,9 @@ impl Inner {
                 End::Lost { why, contested } => (why, contested),
                 End::Refused(refusal) => (refusal.to_string(), matches!(refusal, Refusal::TakenOver(_))),
             };
-            if why.contains(TOO_MANY_PINGS) {
-                info!("{address} wants no pings: from now on one every {} s", RARE_KEEPALIVE.as_secs());
-                keepalive = RARE_KEEPALIVE;
+            if why.contains(target::TOO_MANY_PINGS) {
+                info!("{address} wants no pings: from now on one every {} s", target::RARE_KEEPALIVE.as_secs());
+                keepalive = target::RARE_KEEPALIVE;
             }
             // Two servers, or two processes with one id, would take it from each other as fast as they can.
             if connected && !contested {
@@ -289,6 +288,7 @@ impl Inner {
             let wait = backoff.next(&mut rand::rng());
             let is_news = {
                 let mut state = worker.lock();
+                state.again = Some(Time::now().after(wait));
                 let is_news = connected || state.trouble.as_ref().is_none_or(|(before, _)| *before != why);
                 if is_news {
                     state.trouble = Some((why.clone(), Time::now()));
@@ -304,6 +304,7 @@ impl Inner {
             if worker.is_stopped() {
                 return;
             }
+            worker.lock().again = None;
         }
     }
 
@@ -314,7 +315,7 @@ impl Inner {
             return End::lost(why);
         }
         let dial = match (&self.config.tls, &self.tls) {
-            (Some(tls), Some(thread)) => match Dial::on(thread, address.as_str(), tls, CONNECT_EACH) {
+            (Some(tls), Some(thread)) => match Dial::on(thread, address.as_str(), tls, CONNECT_EACH, CALLED) {
                 Ok(dial) => Some(dial),
                 Err(why) => return End::lost(why.to_string()),
             },
@@ -508,7 +509,13 @@ fn lost(error: grpcio::Error) -> End {
     let why = match status.code() {
         _ if ended => "it ended the stream".into(),
         RpcStatusCode::UNIMPLEMENTED => format!("what is there is no worker: {}", rpc_status::text(&status)),
-        _ => rpc_status::text(&status),
+        _ => match rpc_status::text(&status) {
+            text if text.contains(target::HTTP_1) => {
+                "what is there does not speak HTTP/2 without TLS; one that speaks TLS is dialled with --dial-tls-ca"
+                    .into()
+            }
+            text => text,
+        },
     };
     End::Lost { why, contested: status.code() == RpcStatusCode::ABORTED }
 }

@@ -15,6 +15,7 @@ mod lists;
 mod live;
 mod login;
 mod metrics;
+mod output;
 mod page;
 mod received;
 mod runs;
@@ -324,5 +325,5 @@ fn router(app: AppState) -> Router {
         .merge(runs::router())
         .with_state(app.clone())
         .merge(page::router());
-    guard::around(timed, events::router().with_state(app.clone()), about, app.operator.access)
+    guard::around(timed, events::router().merge(output::router()).with_state(app.clone()), about, app.operator.access)
 }

@@ -3,7 +3,6 @@
 //! It has one URI, `contact://FLEET/ROLE/NAME`: that of an agent `contact://FLEET/agent/NAME`. What the fleet is called says nothing
 //! here: which authority issued it does.
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
@@ -27,7 +26,7 @@ use super::grants::{Grants, Known};
 use super::limits::Held;
 use super::refusal::Refusal;
 use super::roles::Role;
-use crate::front::{self, Inside};
+use crate::front::{self, Inside, Numbered};
 use crate::log_limit::LogLimit;
 use crate::task::{Name, NameOf};
 use crate::wire::contact as pb;
@@ -189,7 +188,7 @@ pub(super) struct Connection {
 /// The connections that came through fronts, by the number of the file that C-core has of each; and those over HTTP that showed a
 /// certificate, by the number of theirs. Cheap to clone.
 #[derive(Clone, Default)]
-pub(super) struct Connections(Arc<Mutex<HashMap<i32, Arc<Connection>>>>);
+pub(super) struct Connections(Numbered<Connection>);
 
 /// Where a call, or a request over HTTP, comes from.
 #[derive(Clone)]
@@ -209,11 +208,10 @@ impl Origin {
 impl Connections {
     /// Where a call comes from. `peer`: as C-core names it, `fd:` and a number if the front gave it the connection.
     pub(super) fn origin(&self, peer: String) -> Result<Origin, Refusal> {
-        let Some(number) = peer.strip_prefix("fd:") else {
+        let Some(number) = front::number_of(&peer) else {
             return Ok(Origin::unnamed(peer));
         };
-        let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match number.parse().ok().and_then(|number: i32| connections.get(&number)) {
+        match self.0.get(number) {
             Some(connection) => Ok(Origin { peer: connection.peer.clone(), known: connection.known.clone() }),
             // It ended before its call was looked at: nobody reads the answer.
             None => Err(Refusal::stopping(1)),
@@ -230,9 +228,7 @@ impl Connections {
         certificate: Option<&CertificateDer<'_>>,
         grants: &Grants,
     ) -> Option<Guest> {
-        let address = SocketAddr::new(peer.ip().to_canonical(), peer.port());
-        let version = if address.is_ipv4() { "ipv4" } else { "ipv6" };
-        let peer: Arc<str> = format!("{version}:{address}").into();
+        let peer: Arc<str> = front::as_peer(peer).into();
         let (mut known, mut until, mut held) = (None, None, None);
         if let Some(certificate) = certificate {
             // It may have been revoked since TLS began.
@@ -248,7 +244,7 @@ impl Connections {
 
     /// Ends those of who has this name. Says how many there were.
     pub(super) fn end(&self, name: &str) -> usize {
-        let connections = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let connections = self.0.lock();
         let is_its = |known: &Arc<Known>| known.identity.name.as_str() == name;
         let of = connections.values().filter(|connection| connection.known.as_ref().is_some_and(is_its));
         of.map(|connection| connection.end.notify_one()).count()
@@ -327,7 +323,6 @@ impl Inside for Served {
     }
 
     fn serve(&self, guest: &mut Guest, socket: UnixStream) {
-        // First this: a call may come at once.
         guest.has_file(front::peer_of(&socket));
         front::hand_over(&mut self.server.lock().unwrap_or_else(PoisonError::into_inner), socket);
     }
@@ -341,8 +336,7 @@ impl Guest {
     /// Its connection has the file of this number, until the guest is dropped.
     pub(super) fn has_file(&mut self, number: i32) {
         self.number = Some(number);
-        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        connections.insert(number, self.connection.clone());
+        self.connections.0.set(number, self.connection.clone());
     }
 
     /// Whose it is, by its certificate.
@@ -366,11 +360,8 @@ impl Guest {
 
 impl Drop for Guest {
     fn drop(&mut self) {
-        let Some(number) = self.number else { return };
-        let mut connections = self.connections.0.lock().unwrap_or_else(PoisonError::into_inner);
-        // C-core may have closed its file, and another connection may have it.
-        if connections.get(&number).is_some_and(|it| Arc::ptr_eq(it, &self.connection)) {
-            connections.remove(&number);
+        if let Some(number) = self.number {
+            self.connections.0.forget(number, &self.connection);
         }
     }
 }

@@ -87,6 +87,7 @@ impl Metadata {
             "contact-window" => join.window = Some(number("contact-window", value)?),
             "contact-batch" => self.batch = (number::<usize>("contact-batch", value)?).min(MAX_BATCH),
             "contact-revoke" => join.revoke = flag("contact-revoke", value)?,
+            "contact-output" => join.output = flag("contact-output", value)?,
             "contact-receipts" => join.receipts = flag("contact-receipts", value)?,
             "contact-drain" => join.stopping = flag("contact-drain", value)?,
             "contact-begins" => join.begins = flag("contact-begins", value)?,
@@ -178,6 +179,7 @@ mod tests {
         let labels = set("contact-labels", b"role=web, os=linux,%E5%8C%BA=%E4%B8%80").unwrap().join.labels;
         assert_eq!(labels.to_string(), "os=linux,role=web,区=一");
         assert!(set("contact-revoke", b"1").unwrap().join.revoke);
+        assert!(set("contact-output", b"1").unwrap().join.output);
         assert!(set("contact-receipts", b"1").unwrap().join.receipts);
         assert!(set("contact-begins", b"1").unwrap().join.begins);
         assert_eq!(set("user-agent", b"\xff").unwrap().batch, 1, "keys of others are passed over");

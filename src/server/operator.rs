@@ -8,6 +8,7 @@ mod groups;
 mod ledger;
 mod lists;
 mod never_came;
+mod output;
 mod runs;
 
 use std::cell::LazyCell;
@@ -25,6 +26,7 @@ pub(super) use self::groups::{Group, count_groups};
 pub(super) use self::ledger::{Counts, Ledger, Part, TaskInGroup, settlements};
 pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses, Tasks};
 pub(super) use self::never_came::NeverCame;
+pub(super) use self::output::{Following, Output};
 pub(super) use self::runs::{NewRun, page_of_targets, share};
 use super::about::About;
 use super::access::Access;

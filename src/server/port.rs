@@ -123,6 +123,7 @@ impl Ports<'_> {
         let is_usual = self.calls.per_address <= CallLimits::default().per_address;
         let for_address = if is_usual { FOR_ADDRESS } else { self.calls.per_address / 3 };
         Bounds {
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
             connections,
             for_address: for_address.min(connections),
             arriving: ARRIVING,

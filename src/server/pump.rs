@@ -22,7 +22,7 @@ use super::traffic::{Flow, Traffic};
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
 use crate::codec::First;
 use crate::wire::contact::revoked::Reason;
-use crate::wire::contact::{Empty, Revoked, ServerMsg};
+use crate::wire::contact::{Empty, Revoked, ServerMsg, Watched};
 
 /// Text in one batch, if the client takes that much in a message: the usual limit is 4 MiB, and one task may be 1 MiB by itself.
 const BATCH_BYTES: u64 = 1024 * 1024;
@@ -159,6 +159,10 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
                     let revoked = revoked.into_iter().map(revocation).collect();
                     self.send(ServerMsg { revoked, ..ServerMsg::default() }).await?;
                 }
+                Push::Watched(watched) => {
+                    let watched = watched.into_iter().map(watch).collect();
+                    self.send(ServerMsg { watched, ..ServerMsg::default() }).await?;
+                }
                 Push::Tasks(deliveries) => {
                     let bytes = deliveries.iter().map(|delivery| delivery.task.spec.bytes()).sum();
                     let (mut count, most) = (0, BATCH_BYTES.min(self.max_message));
@@ -245,6 +249,10 @@ fn revocation(revoked: broker::Revoked) -> Revoked {
         RevokeReason::GivenToAnother => Reason::GIVEN_TO_ANOTHER,
     };
     Revoked { id: revoked.task, attempt: revoked.attempt, reason: reason.into(), ..Revoked::default() }
+}
+
+fn watch(watched: broker::Watched) -> Watched {
+    Watched { id: watched.task, attempt: watched.attempt, anew: watched.anew, ..Watched::default() }
 }
 
 fn message(delivery: &Delivery, receipts: Option<&OfClient>) -> ServerMsg {

@@ -170,6 +170,10 @@ pub(super) enum Refusal {
     TooManyDialled(usize),
     #[error("this server issues no certificates: it was not started with --public")]
     NotPublic,
+    #[error("task {0} is with {1} groups, and can be watched with {2} at once: name one of them")]
+    TooManyToWatch(TaskId, usize, usize),
+    #[error("{0} watch what tasks print, which is all there may be: end one of these, and try again")]
+    TooManyWatches(usize),
     #[error("there is no run {0}: contactctl run list shows those that are kept")]
     NoSuchRun(TaskId),
     #[error("nobody to run it on: {0}")]
@@ -327,6 +331,8 @@ impl Refusal {
             Refusal::Authority(_) => Reason::CERTIFICATE_REFUSED,
             Refusal::NoSuchIdentity(_) => Reason::IDENTITY_UNKNOWN,
             Refusal::NotPublic => Reason::NOT_PUBLIC,
+            Refusal::TooManyToWatch(..) => Reason::GROUPS_TOO_MANY,
+            Refusal::TooManyWatches(_) => Reason::WATCHES_FULL,
             Refusal::NoSuchRun(_) => Reason::RUN_UNKNOWN,
             Refusal::NoTargets(_) => Reason::RUN_WITHOUT_TARGETS,
             Refusal::TooManyRunTargets(_) => Reason::TARGETS_TOO_MANY,
@@ -377,7 +383,10 @@ impl Refusal {
             Refusal::NoSuchTask(id, newest) => &[("task", id), ("newest", newest)],
             Refusal::NoSuchResult(seq) => &[("result", seq)],
             Refusal::NoSuchRun(number) => &[("run", number)],
-            Refusal::TooManyRuns(limit) | Refusal::TooManyRunTargets(limit) => &[("limit", limit)],
+            Refusal::TooManyToWatch(id, count, limit) => &[("task", id), ("count", count), ("limit", limit)],
+            Refusal::TooManyRuns(limit) | Refusal::TooManyRunTargets(limit) | Refusal::TooManyWatches(limit) => {
+                &[("limit", limit)]
+            }
             Refusal::RunNotSo { number, phase, .. } => &[("run", number), ("phase", &phase.as_str())],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],

@@ -62,15 +62,39 @@ impl Watchers {
             if stopping {
                 return Ok(false);
             }
-            // Polling the sink also registers for the end of the call.
-            let end = poll_fn(|cx| match Pin::new(&mut *sink).poll_flush(cx) {
-                Poll::Ready(Err(e)) => Poll::Ready(Ended::Disconnected(e)),
-                _ => standing.poll_end(cx).map(Ended::Refused),
-            });
-            match future::select(end, pin!(news.changed())).await {
+            match future::select(end(sink, standing), pin!(news.changed())).await {
                 Either::Left((ended, _)) => return Err(ended),
                 Either::Right(_) => {}
             }
         }
     }
+
+    /// Waits for something else, likewise. `None`: the server is stopping.
+    pub(super) async fn unless_over<R, T, S: Sink<T, Error = grpcio::Error> + Unpin>(
+        &self,
+        next: impl Future<Output = R>,
+        sink: &mut S,
+        standing: &mut Standing,
+    ) -> Result<Option<R>, Ended> {
+        let mut news = self.0.subscribe();
+        let stopping = pin!(news.wait_for(|stopping| *stopping));
+        let over = future::select(end(sink, standing), stopping);
+        match future::select(pin!(next), over).await {
+            Either::Left((next, _)) => Ok(Some(next)),
+            Either::Right((Either::Left((ended, _)), _)) => Err(ended),
+            Either::Right((Either::Right(_), _)) => Ok(None),
+        }
+    }
+}
+
+/// The end of the stream of `sink`, or of what its caller may do.
+fn end<T, S: Sink<T, Error = grpcio::Error> + Unpin>(
+    sink: &mut S,
+    standing: &mut Standing,
+) -> impl Future<Output = Ended> + Unpin {
+    // Polling the sink also registers for the end of the call.
+    poll_fn(|cx| match Pin::new(&mut *sink).poll_flush(cx) {
+        Poll::Ready(Err(e)) => Poll::Ready(Ended::Disconnected(e)),
+        _ => standing.poll_end(cx).map(Ended::Refused),
+    })
 }

@@ -205,7 +205,7 @@ fn get(rig: &Rig, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 /// All routes but `/api/events`, which does not end.
-const ROUTES: [(&str, &str, &str); 24] = [
+const ROUTES: [(&str, &str, &str); 32] = [
     ("GET", "/", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/api/state", "read"),
@@ -217,6 +217,14 @@ const ROUTES: [(&str, &str, &str); 24] = [
     ("POST", "/api/dialled/add", "operator"),
     ("POST", "/api/dialled/remove", "operator"),
     ("GET", "/api/groups", "read"),
+    ("GET", "/api/runs", "read"),
+    ("GET", "/api/runs/1", "read"),
+    ("POST", "/api/runs", "operator"),
+    ("POST", "/api/runs/1/pause", "operator"),
+    ("POST", "/api/runs/1/resume", "operator"),
+    ("POST", "/api/runs/1/abort", "operator"),
+    ("POST", "/api/runs/1/cancel", "operator"),
+    ("POST", "/api/runs/1/retry", "operator"),
     ("POST", "/api/tasks", "submit"),
     ("POST", "/api/tasks/1/cancel", "operator"),
     ("POST", "/api/tasks/1/retry", "operator"),

@@ -446,6 +446,7 @@ impl World {
             begins: who.begins,
             stopping: who.stopping,
             revoke: who.heartbeat,
+            output: false,
             heartbeat: who.heartbeat.then_some(Duration::from_secs(7)),
             peer: peer(if who.shared { 0 } else { who.who }),
             max_message: None,

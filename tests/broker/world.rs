@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Join, JoinError, NotYourTurn,
-    OutcomeReport, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    Action, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Holders, Join, JoinError,
+    NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt, Watched,
 };
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
@@ -54,6 +54,7 @@ pub(crate) struct Stream {
     pub(crate) seen: HashSet<TaskId>,
     pub(crate) heartbeats: usize,
     pub(crate) revoked: Vec<Revoked>,
+    pub(crate) watched: Vec<Watched>,
     /// It gave a task back, and may get none until then.
     rests_until: Option<Steady>,
     /// Drained as long as it lasts, until then: its client has no id.
@@ -97,6 +98,8 @@ pub(crate) struct World {
     pub(crate) drains: BTreeMap<ClientId, Option<Steady>>,
     /// Why streams ended.
     pub(crate) closed: BTreeMap<SessionId, Closed>,
+    /// What those who watch were shown.
+    pub(crate) printed: Vec<Printed>,
     disk: Memory,
     synced: Positions,
     /// What the store has not synced, each with how long the model's log is with it.
@@ -129,6 +132,7 @@ impl World {
             eager: true,
             drains: BTreeMap::new(),
             closed: BTreeMap::new(),
+            printed: Vec::new(),
             disk: Memory::default(),
             synced: Positions::default(),
             unsynced: Vec::new(),
@@ -253,6 +257,7 @@ impl World {
             seen: HashSet::new(),
             heartbeats: 0,
             revoked: Vec::new(),
+            watched: Vec::new(),
             rests_until: None,
             drained: None,
         };
@@ -621,6 +626,15 @@ impl World {
         removed
     }
 
+    /// Somebody watches what a task prints, and has seen what these attempts printed so far.
+    pub(crate) fn watch(&mut self, task: TaskId, group: Option<&str>, seen: &[(&str, u32)]) -> Result<Holders, usize> {
+        let task = self.tasks[task as usize - 1].clone();
+        let seen = seen.iter().map(|(group, attempt)| (name(group), *attempt)).collect();
+        let holders = self.core.watch(&task, group.map(name).as_ref(), &seen, self.now);
+        self.act();
+        holders
+    }
+
     pub(crate) fn cancel(&mut self, task: TaskId) -> Cancelled {
         self.flush();
         let at = task as usize - 1;
@@ -809,6 +823,12 @@ impl World {
                 );
                 stream.revoked.push(revoked);
             }
+            Action::Watch(session, watched) => {
+                let stream = self.streams.get_mut(&session).expect("a stream that has the task is told");
+                assert!(stream.join.output, "who cannot say what it prints is not asked to");
+                stream.watched.push(watched);
+            }
+            Action::Print(printed) => self.printed.push(printed),
             Action::Close(session, why) => {
                 assert!(!self.streams.contains_key(&session), "no stream is ended without a reason");
                 self.closed.insert(session, why);
@@ -1084,7 +1104,7 @@ impl World {
 }
 
 pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> OutcomeReport {
-    let (ret, attachment, progress) = Default::default();
+    let (ret, attachment, progress, printed) = Default::default();
     OutcomeReport {
         task,
         attempt,
@@ -1092,6 +1112,7 @@ pub(crate) fn outcome_report(task: TaskId, attempt: u32, outcome: Outcome) -> Ou
         ret,
         attachment,
         progress,
+        printed,
         delay: Duration::ZERO,
         receipt: Receipt::Missing,
     }

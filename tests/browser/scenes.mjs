@@ -7,6 +7,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import { contrasts, sideways } from './measure.mjs';
 
 const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'runs', 'dead', 'submit'];
+/** Those that are a form, and have no list. */
+const FORMS = ['submit', 'runs/new'];
 const hashOf = (view) => (view === 'overview' ? '#/' : `#/${view}`);
 const PHONE = { viewport: { width: 360, height: 740 }, isMobile: true, hasTouch: true };
 
@@ -45,6 +47,14 @@ export async function submitting({ open, go, reached }) {
   await page.locator('.charts canvas').nth(2).waitFor();
   await go(page, '#/clients');
   await says(page, 'tbody tr', /w1.*workers.*done.*HELLO PAGE/s);
+}
+
+export async function output({ open, reached }) {
+  const page = await open('#/tasks/1');
+  await says(page, '.output', 'green <b>bold</b>');
+  reached('the first line is shown');
+  await says(page, '.output', /bold.*the last line/s);
+  await says(page, '.history li', /done.*w1/s);
 }
 
 export async function killedClient({ open, reached }) {
@@ -125,6 +135,89 @@ export async function runs({ open, go, reached, shot }) {
   await go(page, '#/runs');
   await page.locator('tbody tr').nth(1).waitFor();
   reached('the run was done again');
+}
+
+export async function begin({ open, go, expect, shot }) {
+  const page = await open('#/runs');
+  await page.getByRole('link', { name: 'Begin a run', exact: true }).click();
+  await says(page, 'h1', /^Begin a run$/);
+  const ask = page.getByRole('button', { name: 'Begin…' });
+  await ask.click();
+  await says(page, '.failed', 'Write what is to be done.');
+  await page.getByLabel('What is to be done').fill('list');
+  await ask.click();
+  await says(page, '.failed', 'On which machines?');
+  await page.getByLabel('On those that match').fill('role=web');
+  await page.locator('summary').click();
+  await page.getByLabel('First part').fill('one');
+  await ask.click();
+  await says(page, '.failed', 'A number of groups');
+  await page.getByLabel('First part').fill('1');
+  await page.getByLabel('Wait between parts').fill('10ms');
+  await says(page, '.same code', /^contactctl run --select role=web --canary 1 --soak 10ms --server \S+ -- list$/);
+  await ask.click();
+  const dialog = page.getByRole('dialog', { name: 'Begin it on 3 groups?' });
+  await says(page, 'dialog[open]', '1 of them is away');
+  await shot(page, 'begin');
+  // A key that is for the views changes none while this is asked.
+  await page.keyboard.press('1');
+  await page.keyboard.press('Escape');
+  await dialog.waitFor({ state: 'hidden' });
+  const begun = () => page.evaluate(() => fetch('/api/runs').then((it) => it.json()).then((it) => it.runs.length));
+  assert.equal(await begun(), 0, 'nothing is begun before somebody has said yes');
+  await ask.click();
+  await page.getByRole('button', { name: 'Begin on 3 groups' }).click();
+  await says(page, 'h1', /^Run \d+$/);
+  await says(page, 'tbody tr', /good.*done.*LIST/s);
+  await says(page, '.facts', /In parts\s*2 parts out so far: 3 of 3/);
+  for (const name of ['Abort', 'Cancel']) await page.getByRole('button', { name, exact: true }).waitFor();
+  for (const name of ['Pause', 'Resume', 'Do again what failed']) assert.equal(await page.getByRole('button', { name, exact: true }).count(), 0, name);
+
+  await go(page, '#/submit');
+  await page.getByRole('link', { name: 'begin a run' }).click();
+  await page.getByLabel('What is to be done').fill('by name');
+  const names = page.getByLabel('Or on these groups');
+  for (const name of ['good', 'nobody']) {
+    await names.fill(name);
+    await names.press('Enter');
+  }
+  // The last one counts as it stands there.
+  await names.pressSequentially('better');
+  await says(page, '.same code', /^contactctl run --to good --to nobody --to better/);
+  expect(/status of 40[04]/);
+  await ask.click();
+  await says(page, '.failed', /^That failed: .*nobody/);
+  await page.getByRole('button', { name: 'Take nobody away' }).click();
+  await ask.click();
+  await page.getByRole('button', { name: 'Begin on 2 groups' }).click();
+  await says(page, '.view-head .badge', 'completed');
+  assert.equal(await begun(), 2);
+}
+
+export async function dialled({ open, reached, expect, shot }) {
+  const page = await open('#/clients');
+  await live(page);
+  await page.locator('summary').click();
+  const dial = page.getByRole('button', { name: 'Dial it' });
+  await dial.click();
+  await says(page, '.failed', 'Where does it listen?');
+  expect(/status of 400/);
+  await page.getByLabel('Address', { exact: true }).fill('worker.example:50061');
+  await dial.click();
+  await says(page, '.failed', /^That failed: .*--dial-tls-ca/);
+  const address = process.env.CONTACT_WORKER;
+  await page.getByLabel('Address', { exact: true }).fill(address);
+  await page.getByLabel('Group', { exact: true }).fill('workers');
+  await says(page, '.same code', new RegExp(`^contactctl dial add ${address} --group workers --server`));
+  await dial.click();
+  await says(page, '.note', 'is dialled from now on');
+  await says(page, 'tr', /not connected.*refused.*(again in|connecting)/s);
+  await shot(page, 'dialled');
+  reached('it is dialled');
+  await says(page, 'tr', new RegExp(`${address}.*workers.*connected`, 's'));
+  await page.getByRole('button', { name: 'Remove', exact: true }).click();
+  await page.getByRole('button', { name: 'Really dial it no more?' }).click();
+  await page.locator('tbody tr').filter({ hasText: `contactctl dial rm ${address}` }).waitFor({ state: 'detached' });
 }
 
 export async function narrowing({ open, go, shot }) {
@@ -341,7 +434,7 @@ export async function languages({ open, go }) {
   const key = new RegExp(`\\b(${[...new Set(Object.keys(en).map((it) => it.split('.')[0]))].join('|')})\\.[a-z_]+\\b`);
   const walk = async (at, lang) => {
     assert.equal(await at.locator('html').getAttribute('lang'), lang);
-    for (const view of [...VIEWS, 'tasks/1']) {
+    for (const view of [...VIEWS, 'tasks/1', 'runs/new']) {
       await go(at, hashOf(view));
       await live(at);
       await at.locator(view === 'tasks/1' ? '.history li' : 'h1').first().waitFor();
@@ -364,10 +457,10 @@ export async function languages({ open, go }) {
 export async function phone({ open, go }) {
   for (const width of [320, 360]) {
     const page = await open('#/', { ...PHONE, viewport: { width, height: 740 } });
-    for (const view of [...VIEWS, 'tasks/1']) {
+    for (const view of [...VIEWS, 'tasks/1', 'runs/new']) {
       await go(page, hashOf(view));
       await live(page);
-      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr:visible, .letter, .empty:visible').first().waitFor();
+      await page.locator(FORMS.includes(view) ? 'form.submit' : 'tbody tr:visible, .letter, .empty:visible').first().waitFor();
       assert.deepEqual(await page.evaluate(sideways), [], `${view} at ${width}`);
     }
   }
@@ -483,12 +576,12 @@ export async function looks({ open, go, shot }) {
   const kinds = { light: { colorScheme: 'light' }, dark: { colorScheme: 'dark' }, phone: { ...PHONE, colorScheme: 'light' }, chinese: { locale: 'zh-CN' } };
   for (const [kind, options] of Object.entries(kinds)) {
     const page = await open('#/', { viewport: { width: 1440, height: 900 }, reducedMotion: 'reduce', ...options });
-    for (const view of [...VIEWS, 'tasks/1']) {
+    for (const view of [...VIEWS, 'tasks/1', 'runs/new']) {
       await go(page, hashOf(view));
       await live(page);
-      await page.locator(view === 'submit' ? 'form.submit' : 'tbody tr, .letter').first().waitFor();
+      await page.locator(FORMS.includes(view) ? 'form.submit' : 'tbody tr, .letter').first().waitFor();
       if (view === 'overview') await page.locator('.charts canvas').nth(2).waitFor();
-      await shot(page, `${view.replace('/1', '').replace('tasks', view === 'tasks' ? 'tasks' : 'task')}-${kind}`);
+      await shot(page, `${view.replace('/1', '').replace('/', '-').replace('tasks', view === 'tasks' ? 'tasks' : 'task')}-${kind}`);
       assert.deepEqual(await page.evaluate(contrasts), [], `${view} ${kind}`);
     }
   }

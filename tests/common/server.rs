@@ -170,9 +170,15 @@ impl Server {
     /// Waits until so many clients are connected.
     #[track_caller]
     pub fn at_least_clients(&self, count: usize) {
+        self.clients_until(|connected| connected >= count);
+    }
+
+    /// Waits until it is like that with the number of clients that are connected.
+    #[track_caller]
+    pub fn clients_until(&self, like: impl Fn(usize) -> bool) {
         let begun = std::time::Instant::now();
-        while self.ctl(&["clients"]).len() < count {
-            assert!(begun.elapsed() < super::DEADLINE, "{count} clients");
+        while !like(self.ctl(&["clients"]).len()) {
+            assert!(begun.elapsed() < super::DEADLINE, "so many clients");
             std::thread::sleep(std::time::Duration::from_millis(20));
         }
     }

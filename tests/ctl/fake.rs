@@ -341,6 +341,15 @@ impl Control for Service {
         self.pages(&ctx, request, sink, |_, _| Vec::new());
     }
 
+    fn watch_output(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::WatchOutputRequest>,
+        sink: DuplexSink<pb::TaskOutput>,
+    ) {
+        self.pages(&ctx, request, sink, |_, _| Vec::new());
+    }
+
     /// As a server answers that is older than this call.
     fn find_tasks(
         &mut self,

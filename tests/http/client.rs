@@ -123,7 +123,12 @@ pub struct Events {
 impl Events {
     #[track_caller]
     pub fn of(rig: &Rig) -> Events {
-        let mut events = Events::unread(rig);
+        Events::at(rig, "/api/events")
+    }
+
+    #[track_caller]
+    pub fn at(rig: &Rig, path: &str) -> Events {
+        let mut events = Events::asked(rig, path);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(events.lines.read_line(&mut head).unwrap(), 0, "{head}");
@@ -134,8 +139,12 @@ impl Events {
 
     /// One that asked, and reads nothing.
     pub fn unread(rig: &Rig) -> Events {
+        Events::asked(rig, "/api/events")
+    }
+
+    fn asked(rig: &Rig, path: &str) -> Events {
         let mut stream = connect(rig.http());
-        stream.write_all(b"GET /api/events HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
+        write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
         Events { head: String::new(), lines: BufReader::new(stream) }
     }
 

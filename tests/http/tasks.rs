@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::thread;
 
-use contact::wire::contact::Outcome;
+use contact::wire::contact::{Outcome, Result};
 use contact::wire::control::NewTask;
 use serde_json::{Value, json};
 
@@ -162,4 +162,22 @@ fn lists_are_looked_up_once_for_each_snapshot_however_many_ask() {
         // The one that was the newest when it began, too.
         assert!(different.len() <= snapshots + 1, "{} looks in {snapshots} snapshots", different.len());
     }
+}
+
+#[test]
+fn what_a_task_prints_is_streamed_until_it_is_settled() {
+    let rig = rig();
+    let a = rig.named("a").saying("contact-output", "1");
+    let mut tasks = a.tasks();
+    let id = rig.operator.submit(&["x"]);
+    let task = tasks.next();
+    let mut events = Events::at(&rig, &format!("/api/tasks/{id}/output?group=a"));
+    let first = events.expect("output");
+    assert_eq!((&first["group"], &first["client"], &first["base64"]), (&"a".into(), &"a".into(), &"".into()));
+    let output = b"\x1b[31mred\xff".to_vec();
+    a.tell([Result { output, outcome: Outcome::DONE.into(), ..told(&task, Outcome::DONE, "") }]);
+    assert_eq!(events.expect("output")["base64"], "G1szMW1yZWT/");
+    events.expect("end");
+    assert!(events.next().is_none());
+    assert_eq!(get(&rig, "/api/tasks/99/output").status, 404);
 }

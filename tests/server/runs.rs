@@ -78,7 +78,7 @@ fn watch(rig: &Rig, number: u64, after: u64) -> Vec<pb::RunNews> {
     all
 }
 
-fn fleet(rig: &Rig, names: &[&str]) -> (Vec<Client>, Vec<Tasks>) {
+pub(super) fn fleet(rig: &Rig, names: &[&str]) -> (Vec<Client>, Vec<Tasks>) {
     let clients: Vec<_> = names
         .iter()
         .map(|name| rig.named(name).saying("contact-labels", "role=web").saying("contact-begins", "1"))

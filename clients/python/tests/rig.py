@@ -21,8 +21,8 @@ from contact_worker import Client, Worker
 
 #: How long an event may take before a test gives up. Generous: two cores run all tests at once.
 DEADLINE = 60.0
-SERVER = os.environ.get("CONTACT_SERVER", "contact-server")
-CONTACTCTL = os.environ.get("CONTACTCTL", "contactctl")
+SERVER = os.environ.get("PACKAGE_SERVER", "contact-server")
+CONTACTCTL = os.environ.get("PACKAGE_CTL", "contactctl")
 #: Of workers in tests: they come back soon.
 SOON = {"first_backoff": 0.1, "most_backoff": 0.5}
 
@@ -75,8 +75,22 @@ class Server:
         self._gone()
 
     def restart(self) -> None:
-        """Starts it again, at the same addresses and on the same folder."""
-        self._start(self.listen, self.control, self.http)
+        """Starts it again, at the same addresses and on the same folder.
+
+        Somebody who tries to connect to a port that nobody has may be given it for the other end, for a moment.
+        """
+
+        def start():
+            try:
+                self._start(self.listen, self.control, self.http)
+            except AssertionError as error:
+                if "in use" not in str(error):
+                    raise
+                self._gone()
+                return False
+            return True
+
+        eventually("its ports are free", start)
 
     def close(self) -> None:
         self.kill()

@@ -134,6 +134,8 @@ class Watching(Case):
         id = self.client.submit("a", to="g").id
         with self.assertRaises(DeadlineExceeded):
             self.client.wait(id, timeout=0.1)
+        with self.assertRaisesRegex(LookupError, "nothing came of task 1 yet"):
+            self.assertIsNone(self.client.task(id).result)
         self.worker(gate)
         gate.open.set()
         details = self.client.wait(id, timeout=DEADLINE)

@@ -73,7 +73,7 @@ class Installed(Case):
     """From nothing: an environment of its own, the wheel, and the first ten lines."""
 
     def test_the_wheel_installs_with_what_it_needs_and_runs_the_first_ten_lines(self):
-        (wheel,) = pathlib.Path(os.environ["CONTACT_DIST"]).glob("*.whl")
+        (wheel,) = pathlib.Path(os.environ["PACKAGE_DIST"]).glob("*.whl")
         with tempfile.TemporaryDirectory() as folder:
             venv.create(folder, with_pip=True)
             python = pathlib.Path(folder) / "bin" / "python"

@@ -56,7 +56,15 @@ class Certificates(unittest.TestCase):
         worker = Worker(self.server.listen, group="g", **files, **SOON)
         worker.task(lambda task: None)
         with self.assertLogs("contact_worker", "WARNING") as logs, worker:
-            eventually("it says so", lambda: any("CERTIFICATE_VERIFY_FAILED" in line for line in logs.output))
+            eventually("it says so", lambda: any("not of the authority that ca names" in line for line in logs.output))
+
+    def test_a_worker_without_tls_or_without_a_certificate_is_told_what_to_give(self):
+        ca = self.issue("w1")["ca"]
+        for options, hint in [({}, "if the server speaks TLS, give ca"), ({"ca": ca}, "the server wants a certificate")]:
+            worker = Worker(self.server.listen, group="g", **options, **SOON)
+            worker.task(lambda task: None)
+            with self.subTest(hint), self.assertLogs("contact_worker", "WARNING") as logs, worker:
+                eventually("it says so", lambda logs=logs, hint=hint: any(hint in line for line in logs.output))
 
     def test_a_file_that_is_not_there_is_said_at_once(self):
         worker = Worker(self.server.listen, group="g", ca="/no/such/file")

@@ -13,7 +13,7 @@ use super::peer::Peer;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
 use super::timers::Timer;
-use super::{Action, Core, GRACE, GroupId, OutcomeReport, Receipt, Reporter};
+use super::{Action, Core, GRACE, GroupId, OutcomeReport, Printed, Receipt, Reporter};
 use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::now::Now;
@@ -87,18 +87,29 @@ impl Core {
         }
     }
 
-    fn report_one(&mut self, id: GroupId, reporter: &Reporter, report: OutcomeReport, now: Now) {
+    fn report_one(&mut self, id: GroupId, reporter: &Reporter, mut report: OutcomeReport, now: Now) {
         if !self.believes(id, reporter, &report, now) {
             return self.report_foreign(id, reporter, report, now);
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
         let name = group.name.clone();
+        let printed = report.printed.take();
         if let Some(lease) = group.open.lease_of(report.task) {
             let delivery = lease.attempts.deliveries;
             let current = report.attempt == 0 || report.attempt == delivery;
             let report =
                 OutcomeReport { attempt: if report.attempt == 0 { delivery } else { report.attempt }, ..report };
             let holder = lease.session;
+            if let (Some(piece), Some(group)) = (printed.filter(|_| current), name.clone()) {
+                let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
+                self.actions.push(Action::Print(Printed {
+                    task: report.task,
+                    group,
+                    client,
+                    attempt: delivery,
+                    piece,
+                }));
+            }
             match report.outcome {
                 Outcome::Working if current => {
                     let session = lease.session.or_else(|| self.session_of(reporter, id));

@@ -38,6 +38,8 @@ pub struct Join {
     pub begins: bool,
     /// It wants to hear that a task which it has was taken from it.
     pub revoke: bool,
+    /// It can say what work prints, while it hears that somebody watches.
+    pub output: bool,
     /// It is given a receipt with each task, and shows it with what it tells of that.
     pub receipts: bool,
     /// It is about to stop, and wants no more tasks.

@@ -1,7 +1,5 @@
 //! How far a command says it is: lines of its standard error such as `::progress 0.4 resizing`.
 
-use super::output::Output;
-
 /// How such a line begins.
 const BEGIN: &[u8] = b"::progress ";
 /// The longest such line, in bytes: twice what a server keeps of the words. A longer one is no such line.
@@ -17,15 +15,15 @@ pub(super) struct ProgressLines {
 }
 
 impl ProgressLines {
-    /// Goes through what was printed next. `say`: with each line, the part and the words.
-    pub(super) fn take(&mut self, mut bytes: &[u8], output: &mut Output, mut say: impl FnMut(f32, &str)) {
+    /// Goes through what was printed next. `say`: with each line, the part and the words; `pass`: with the rest.
+    pub(super) fn take(&mut self, mut bytes: &[u8], mut pass: impl FnMut(&[u8]), mut say: impl FnMut(f32, &str)) {
         while !bytes.is_empty() {
             let end = bytes.iter().position(|byte| *byte == b'\n').map_or(bytes.len(), |at| at + 1);
             let (part, rest) = bytes.split_at(end);
             bytes = rest;
             let ends = part.ends_with(b"\n");
             if self.passing {
-                output.push(part);
+                pass(part);
                 self.passing = !ends;
                 continue;
             }
@@ -37,8 +35,8 @@ impl ProgressLines {
             match read(&self.begun).filter(|_| ends) {
                 Some((progress, words)) => say(progress, words),
                 None => {
-                    output.push(&self.begun);
-                    output.push(part.get(LONGEST..).unwrap_or_default());
+                    pass(&self.begun);
+                    pass(part.get(LONGEST..).unwrap_or_default());
                     self.passing = !ends;
                 }
             }
@@ -47,8 +45,8 @@ impl ProgressLines {
     }
 
     /// Nothing more is printed: what was begun was no such line.
-    pub(super) fn end(&mut self, output: &mut Output) {
-        output.push(&std::mem::take(&mut self.begun));
+    pub(super) fn end(&mut self, pass: impl FnOnce(&[u8])) {
+        pass(&std::mem::take(&mut self.begun));
     }
 }
 
@@ -66,12 +64,12 @@ mod tests {
 
     /// What is said, and what is passed on.
     fn taken(parts: &[&str]) -> (Vec<(f32, String)>, String) {
-        let (mut lines, mut output, mut said) = (ProgressLines::default(), Output::new(10_000), Vec::new());
+        let (mut lines, mut passed, mut said) = (ProgressLines::default(), Vec::new(), Vec::new());
         for part in parts {
-            lines.take(part.as_bytes(), &mut output, |part, words| said.push((part, words.to_owned())));
+            lines.take(part.as_bytes(), |rest| passed.extend(rest), |part, words| said.push((part, words.to_owned())));
         }
-        lines.end(&mut output);
-        (said, output.text(10_000))
+        lines.end(|rest| passed.extend(rest));
+        (said, String::from_utf8_lossy(&passed).into_owned())
     }
 
     #[test]

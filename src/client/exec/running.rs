@@ -173,7 +173,7 @@ impl<'a> Watch<'a> {
             if let Some(cut_at) = self.cut_at {
                 self.held_open = now >= cut_at && (self.stdout.is_some() || self.stderr.is_some());
                 if self.held_open || (self.stdout.is_none() && self.stderr.is_none()) {
-                    self.progress.end(&mut self.errors);
+                    self.progress.end(|rest| print(&mut self.errors, rest, task));
                     return Ok(self);
                 }
             }
@@ -253,10 +253,11 @@ impl<'a> Watch<'a> {
                     self.stdin = None;
                 }
             }
-            Part::Stdout => self.output.push(read(&mut self.stdout, buffer)),
+            Part::Stdout => print(&mut self.output, read(&mut self.stdout, buffer), task),
             Part::Stderr => {
                 let printed = read(&mut self.stderr, buffer);
-                self.progress.take(printed, &mut self.errors, |part, words| task.progress(part, words));
+                let pass = |rest: &[u8]| print(&mut self.errors, rest, task);
+                self.progress.take(printed, pass, |part, words| task.progress(part, words));
             }
             Part::Exit => {
                 self.exit = None;
@@ -270,6 +271,14 @@ impl<'a> Watch<'a> {
                 }
             }
         }
+    }
+}
+
+/// Keeps what was printed, and shows it to those who watch.
+fn print(output: &mut Output, bytes: &[u8], task: &Task) {
+    if !bytes.is_empty() {
+        output.push(bytes);
+        task.print(bytes);
     }
 }
 

@@ -6,6 +6,7 @@ import { count, moment } from '../format.js';
 import { t } from '../i18n.js';
 import { address, badge, clipped, howFar, outcome, table, time, words } from '../parts.js';
 import { client } from '../verdict.js';
+import { dialledPart } from './dialled.js';
 import { listView } from './list.js';
 
 /** The table of clients; `short` leaves out what only matters to those who look closer. */
@@ -91,6 +92,7 @@ function lastStatus(td) {
   at.node.classList.add('sub');
   td.append(said.node, at.node);
   return (it) => {
+    attribute(td, 'data-nothing', !it.last_status_at);
     said.set(it.last_status);
     at.set(it.last_status_at);
   };
@@ -103,54 +105,16 @@ function lastResult(td) {
   at.node.classList.add('sub');
   td.append(h('span', { class: 'result' }, what.node, said.node), at.node);
   return (it) => {
+    attribute(td, 'data-nothing', !it.last_result_at);
     what.set(it.last_outcome);
     said.set(it.last_result);
     at.set(it.last_result_at);
   };
 }
 
-/** Between two looks at the workers that are dialled. */
-const REFRESH = 5000;
-
-/** The workers that the server dials, below the clients: there are mostly none, and then nothing is shown. */
-function dialledList() {
-  const rows = table([
-    { head: t('col.dialled'), wide: true, cell: words((it) => it.address) },
-    { head: t('col.group'), cell: words((it) => it.group ?? '–') },
-    { head: t('col.client'), cell: words((it) => it.connected_as ?? it.client ?? '–') },
-    { head: t('col.since'), num: true, cell: (td) => {
-      const at = time('ago');
-      td.append(at.node);
-      return (it) => at.set(it.connected_since ?? it.trouble_since ?? it.since);
-    } },
-    { head: t('col.state'), wide: true, cell: (td) => {
-      const why = clipped();
-      td.append(why.node);
-      return (it) => why.set(it.connected_since ? t('client.connected') : it.trouble ?? t('dialled.connecting'));
-    } },
-  ], { keyOf: (it) => it.address, label: t('dialled.title'), rowClass: (it) => (it.connected_since ? '' : 'gone') });
-  const node = h('section', {}, h('h2', {}, t('dialled.title')), h('p', { class: 'intro' }, t('dialled.intro')), h('div', { class: 'table-box' }, rows.node));
-  let asked = 0;
-  show(node, false);
-  return {
-    node,
-    async refresh() {
-      if (Date.now() - asked < REFRESH) return;
-      asked = Date.now();
-      try {
-        const { dialled } = await get('/api/dialled');
-        rows.update(dialled);
-        show(node, dialled.length > 0);
-      } catch {
-        // The list of clients says that the server cannot be asked.
-      }
-    },
-  };
-}
-
 export function mount(root, query) {
   const clients = clientTable();
-  const dialled = dialledList();
+  const dialled = dialledPart();
   const view = listView(root, {
     view: 'clients',
     query,
@@ -167,7 +131,7 @@ export function mount(root, query) {
   return {
     update(live) {
       view.update(live);
-      dialled.refresh();
+      dialled.update(live);
     },
     destroy: view.destroy,
   };

@@ -155,7 +155,7 @@ function brief(ret) {
 /** Which of those that are loaded have the same error. A press narrows the list to these, another one takes that back. */
 function errorsPart(choose) {
   const scope = h('span', { class: 'hint' });
-  const list = h('span', { class: 'errors' });
+  const list = h('span', { class: 'chips' });
   const chips = keyed(list, (it) => it.ret, (first) => {
     const button = h('button', { type: 'button', class: 'chip', dir: 'auto', title: first.ret, onclick: () => choose(button.getAttribute('aria-pressed') === 'true' ? null : first.ret) });
     return {

@@ -1,10 +1,10 @@
 // Runs: one thing on many machines. The list, and one of them with its targets, kept in step with the server.
 
 import { get, post } from '../api.js';
-import { h, keyed, show, text } from '../dom.js';
+import { attribute, h, keyed, show, text } from '../dom.js';
 import { count } from '../format.js';
 import { t } from '../i18n.js';
-import { action, badge, clipped, command, section, table, time, words } from '../parts.js';
+import { action, badge, clipped, command, factRow, section, table, time, words } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** How often a list is asked for, and a run that has ended; one that goes on, each second. */
@@ -54,7 +54,7 @@ export function mount(root) {
   const box = h('div', { class: 'table-box' }, rows.node);
   const older = h('button', { type: 'button', class: 'button', onclick: () => load(loaded.length + PAGE) }, t('list.more'));
   root.append(
-    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.runs'))),
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.runs')), h('a', { class: 'button primary', href: '#/runs/new' }, t('run.begin'))),
     h('p', { class: 'intro' }, t('run.intro')),
     failed, h('div', { class: 'fresh' }, box), h('div', { class: 'pages' }, older), nothing,
   );
@@ -120,7 +120,10 @@ export function mountOne(root, id) {
     { head: t('run.answer'), wide: true, cell: (td) => {
       const it = clipped('mono');
       td.append(it.node);
-      return (target) => it.set(target.ret ?? '');
+      return (target) => {
+        attribute(td, 'data-nothing', !target.ret);
+        it.set(target.ret ?? '');
+      };
     } },
   ], { keyOf: (it) => it.group, label: t('run.targets') });
   const more = h('p', { class: 'left-out' });
@@ -153,6 +156,7 @@ export function mountOne(root, id) {
     what.set(TONES[run.phase] ?? 'idle', t(`run.${run.phase}`));
     content.set(run.text);
     factRows([
+      { key: 'run.targets', value: count(run.targets) },
       { key: 'run.counts', value: counted(run.counts) },
       { key: 'run.select', value: run.select },
       { key: 'run.began', at: run.began_at },
@@ -165,7 +169,8 @@ export function mountOne(root, id) {
     text(more, run.targets > targets.length ? t('list.left_out', run.targets - targets.length) : '');
     const stands = ['paused', 'stopped'].includes(run.phase);
     const may = {
-      pause: run.in_parts && (run.phase === 'going' || run.phase === 'stopped'),
+      // What is out already is held up by nothing.
+      pause: run.in_parts && (run.out < run.targets || run.include_new) && (run.phase === 'going' || run.phase === 'stopped'),
       resume: stands,
       abort: run.phase === 'going' || stands,
       cancel: open && run.phase !== 'cancelling',
@@ -182,17 +187,5 @@ export function mountOne(root, id) {
       if (open || Date.now() - asked >= REFRESH) refresh();
     },
     destroy: () => (gone = true),
-  };
-}
-
-function factRow(fact) {
-  const at = fact.at ? time('moment') : null;
-  const value = h('dd', { dir: 'auto' }, at?.node);
-  return {
-    node: h('div', {}, h('dt', {}, t(fact.key)), value),
-    update(next) {
-      if (at) at.set(next.at);
-      else text(value, next.value);
-    },
   };
 }

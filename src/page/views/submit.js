@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count, parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { busy, command, isBusy, options } from '../parts.js';
+import { busy, command, field, invalid, isBusy, options } from '../parts.js';
 import { ctl } from '../verdict.js';
 import { ledgerPart } from './task.js';
 
@@ -26,8 +26,6 @@ export function mount(root) {
   const shell = command();
   const attemptsHint = h('span', { class: 'hint', id: 'submit-attempts-hint' });
   const followed = h('section', { class: 'followed' });
-  const field = (id, label, input, hint) =>
-    h('div', { class: 'field' }, h('label', { for: id }, label), input, hint ?? h('span', { class: 'hint', id: `${id}-hint` }, t(`${id.replace('-', '.')}.hint`)));
   const form = h('form', { class: 'submit', novalidate: true },
     field('submit-text', t('submit.text'), texts),
     h('div', { class: 'fields' },
@@ -43,7 +41,8 @@ export function mount(root) {
     h('div', { class: 'same' }, h('span', { class: 'dim' }, t('submit.same')), shell.node));
   root.append(
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.submit'))),
-    h('p', { class: 'intro' }, t('submit.intro')), form, followed,
+    h('p', { class: 'intro' }, t('submit.intro')), form,
+    h('p', { class: 'dim' }, h('a', { href: '#/runs/new' }, t('submit.run'))), followed,
   );
 
   const priority = () => form.elements.priority.value;
@@ -66,14 +65,7 @@ export function mount(root) {
 
   /** What to send, or null after saying what is wrong beside the field. */
   function request() {
-    const wrong = (input, why) => {
-      attribute(input, 'aria-invalid', 'true');
-      note.className = 'note failed';
-      text(note, why);
-      input.closest('details')?.setAttribute('open', '');
-      input.focus();
-      return null;
-    };
+    const wrong = (input, why) => invalid(input, note, why);
     for (const input of [texts, select, delay, ttl, attempts]) attribute(input, 'aria-invalid', null);
     if (!texts.value) return wrong(texts, t('submit.empty'));
     if (to.value.trim() && select.value.trim()) return wrong(select, t('submit.select.alone'));

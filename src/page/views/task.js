@@ -2,9 +2,10 @@
 
 import { get, post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
+import { outputPart } from './output.js';
 import { bytes, count, duration, moment } from '../format.js';
 import { said, t } from '../i18n.js';
-import { action, address, audience, clipped, command, howFar, outcome, section, standing, table, time } from '../parts.js';
+import { action, address, audience, clipped, command, factRow, howFar, outcome, section, standing, table, time } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** More groups or outcomes than this are counted, not asked for or not shown. */
@@ -36,6 +37,7 @@ export function ledgerPart(id) {
   const factRows = keyed(facts, (it) => it.key, factRow);
   const groups = standings(id, () => state, () => refresh());
   const none = h('p', { class: 'empty' }, t('task.standing.none'));
+  const output = outputPart(id);
   const counts = h('p');
   const moreGroups = h('p', { class: 'left-out' });
   const history = h('ol', { class: 'history' });
@@ -57,6 +59,7 @@ export function ledgerPart(id) {
   const body = h('div', { class: 'ledger fresh' },
     content.node, facts, h('div', { class: 'doing' }, doCancel, doRetry),
     section(t('task.standing'), counts, groups.node, none, moreGroups),
+    output.node,
     section(t('task.history'), history, moreEvents));
   const node = h('div', {}, failed, body);
   show(body, false);
@@ -93,6 +96,7 @@ export function ledgerPart(id) {
     const older = Math.max(0, task.results.length - MOST) + task.results_left_out;
     text(moreEvents, older > 0 ? t('task.more', older) : '');
     show(doCancel, open);
+    output.update(in_flight);
     show(doRetry, dead > 0 || standing.some((it) => (it.state === 'settled' && it.outcome !== 'DONE')));
   }
 
@@ -105,7 +109,10 @@ export function ledgerPart(id) {
       shellRetry.set(ctl(state, 'retry', String(id)));
       if (open || Date.now() - asked >= SETTLED_REFRESH) refresh();
     },
-    destroy: () => (gone = true),
+    destroy() {
+      gone = true;
+      output.destroy();
+    },
   };
 }
 
@@ -133,20 +140,6 @@ function headersOf(it) {
 /** How much data it has, and what its sender calls that. */
 function dataOf(it) {
   return [bytes(it.data_size), it.headers?.['content-type']].filter(Boolean).join(' · ');
-}
-
-function factRow(fact) {
-  const at = fact.at ? time('moment') : null;
-  // Data is saved, and never shown: what is in it, somebody else wrote.
-  const link = fact.href ? h('a', { href: fact.href, download: '' }) : null;
-  const value = h('dd', { dir: 'auto' }, at?.node ?? link);
-  return {
-    node: h('div', {}, h('dt', {}, fact.label ?? t(fact.key)), value),
-    update(next) {
-      if (at) at.set(next.at);
-      else text(link ?? value, next.value);
-    },
-  };
 }
 
 function standings(id, state, refresh) {

@@ -7,7 +7,7 @@ use protobuf::EnumOrUnknown;
 use super::{headers, millis, priority, result};
 use crate::attachment::Attachment;
 use crate::run::{Phase, Rollout, TargetState, What, Wish};
-use crate::server::operator::{Beside, NewRun, page_of_targets, share};
+use crate::server::operator::{Beside, NewRun, Output, page_of_targets, share};
 use crate::server::refusal::Refusal;
 use crate::server::runs::View;
 use crate::task::TaskResult;
@@ -134,6 +134,12 @@ pub(in crate::server) fn run_list((views, more): (Vec<View>, bool)) -> pb::ListR
 pub(in crate::server) fn run_news(view: &View, results: Vec<TaskResult>) -> pb::RunNews {
     let results = results.into_iter().map(result).collect();
     pb::RunNews { run: Some(run(view)).into(), results, ..Default::default() }
+}
+
+pub(in crate::server) fn output(output: Output) -> pb::TaskOutput {
+    let Output { group, client, attempt, piece, silent } = output;
+    let (group, client) = (group.to_string(), client.to_string());
+    pb::TaskOutput { group, client, attempt, from: piece.from, bytes: piece.bytes, silent, ..Default::default() }
 }
 
 pub(in crate::server) fn task_news(ledger: pb::TaskLedger, results: Vec<TaskResult>) -> pb::TaskNews {

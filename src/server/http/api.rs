@@ -23,7 +23,7 @@ use crate::broker::Cancelled;
 use crate::server::access::Caller;
 use crate::server::operator::{self, Beside, Part, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
-use crate::task::{self, Name, NameOf, TaskId};
+use crate::task::{Name, NameOf, Priority, TaskId};
 use crate::task_state::TaskState;
 
 /// Most rows of a list.
@@ -288,14 +288,6 @@ async fn groups(State(app): State<AppState>, query: Asked<Like>) -> Answer {
     ok(serde_json::json!({ "groups": groups, "total": found.len() }))
 }
 
-#[derive(Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Priority {
-    High,
-    Normal,
-    Low,
-}
-
 /// One group, or several.
 #[derive(Deserialize)]
 #[serde(untagged)]
@@ -354,11 +346,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
         retry: task.retry,
         timeout_ms: task.timeout_ms,
         timeout_fails: task.timeout_fails,
-        priority: match task.priority {
-            Some(Priority::High) => task::Priority::High,
-            Some(Priority::Low) => task::Priority::Low,
-            Some(Priority::Normal) | None => task::Priority::Normal,
-        },
+        priority: task.priority.unwrap_or_default(),
     };
     let task = caller.submits()(task.check(app.operator.limit, None)?)?;
     caller.spend(1)?;

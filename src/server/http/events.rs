@@ -27,17 +27,14 @@ pub(super) const LISTENERS: usize = 100;
 /// What no other answer is.
 pub(super) const CONTENT_TYPE: &str = "text/event-stream";
 /// After this time without a state a listener is told that the server is still there.
-const PING: Duration = Duration::from_secs(10);
+pub(super) const PING: Duration = Duration::from_secs(10);
 
 pub(super) fn router() -> Router<AppState> {
     Router::new().route("/api/events", get(events))
 }
 
 async fn events(State(app): State<AppState>, Extension(caller): Extension<Caller>) -> Answer {
-    let place = app.listeners.clone().try_acquire_owned().map_err(|_| {
-        let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
-        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
-    })?;
+    let place = place(&app)?;
     let mut newest = app.live.subscribe();
     // What is fresh is sent at once: the history ends before it.
     let current = newest.borrow_and_update().clone().filter(|current| current.is_fresh());
@@ -55,6 +52,14 @@ async fn events(State(app): State<AppState>, Extension(caller): Extension<Caller
     // A proxy is to pass each event on as it comes. nginx gathers them otherwise: what is shown is then seconds old.
     let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (HeaderName::from_static("x-accel-buffering"), "no")];
     Ok((headers, Body::from_stream(events)).into_response())
+}
+
+/// A place for one more listener.
+pub(super) fn place(app: &AppState) -> Result<OwnedSemaphorePermit, Refused> {
+    app.listeners.clone().try_acquire_owned().map_err(|_| {
+        let why = format!("{LISTENERS} listeners are connected already; close some, and try again");
+        Refused::new(StatusCode::SERVICE_UNAVAILABLE, "HTTP_LISTENERS", why)
+    })
 }
 
 struct Listener {

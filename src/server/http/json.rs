@@ -366,6 +366,7 @@ pub(super) struct Dialled {
     connected_as: Option<String>,
     trouble: Option<String>,
     trouble_since: Option<i64>,
+    again_at: Option<i64>,
 }
 
 impl Dialled {
@@ -381,6 +382,7 @@ impl Dialled {
             connected_as,
             trouble,
             trouble_since,
+            again_at: state.again.map(|at| at.0),
         }
     }
 }

@@ -114,11 +114,10 @@ async fn one(State(app): State<AppState>, path: Id, query: Asked<Targets>) -> An
     let states: Vec<TargetState> = query.state.into_iter().collect();
     let limit = query.limit.unwrap_or(MOST).clamp(1, MOST);
     let (page, next) = page_of_targets(&view, query.skip.unwrap_or(0), limit, &states);
-    let seqs: Vec<u64> = page.iter().map(|(_, _, seq)| *seq).filter(|seq| *seq > 0).collect();
-    let mut sorted = seqs;
-    sorted.sort_unstable();
+    let mut seqs: Vec<u64> = page.iter().map(|(_, _, seq)| *seq).filter(|seq| *seq > 0).collect();
+    seqs.sort_unstable();
     // As many texts as a message has room for; the ledger of the task has the others.
-    let (results, _) = app.operator.results(&sorted).await?;
+    let (results, _) = app.operator.results(&seqs).await?;
     let said = |seq: u64| {
         let at = results.binary_search_by_key(&seq, |entry| entry.seq).ok()?;
         Some((&*results[at].result.client, results[at].result.ret.as_str()))

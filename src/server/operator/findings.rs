@@ -10,12 +10,12 @@ use serde::Serialize;
 
 use super::groups::Group;
 use crate::broker::ContestedId;
+use crate::front::Certificate;
 use crate::nearest::nearest;
 use crate::server::about::millis;
 use crate::server::clock::Step;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};
-use crate::server::tls::Certificate;
 use crate::task::{ClientId, GroupName, TaskId, Time};
 
 /// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Mapping
-from typing import Any, Callable, Generic, Optional, TypeVar, Union
+from typing import Any, Callable, Optional, Union
 
 from ._channel import Path, Target
 from ._engine import Engine
@@ -17,14 +17,18 @@ from .task import Duration, Fail, Reply, Retry, Task, seconds, sendable
 
 log = logging.getLogger("contact_worker")
 
-Handler = TypeVar("Handler", bound=Callable[[Task], Any])
+Handler = Callable[[Task], Any]
 #: What a handler may return.
 Returned = Union[str, bytes, Reply, None]
+#: What a program is told to end by.
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+#: Programs that start others pass a Ctrl-C on that the terminal sent to both: one that comes so soon, in seconds, is the same.
+DOUBLED = 0.5
 #: Delays longer than a field of the wire has room for are cut to that: 49 days.
 _MOST_MS = 2**32 - 1
 
 
-class BaseWorker(Generic[Handler]):
+class BaseWorker:
     """How a worker is set; see `Worker`."""
 
     _default_concurrency = 1
@@ -94,22 +98,12 @@ class BaseWorker(Generic[Handler]):
         self._handler: Optional[Handler] = None
         self._engine: Optional[Engine] = None
 
-    def task(self, handler: Handler) -> Handler:
-        """Decorates the function that handles tasks; it stays as it is, for tests to call.
-
-        What it returns, a str, bytes, a `Reply` with both, or None, is the result. `Retry` and `Fail` say otherwise; any other
-        exception has the task tried again, as its retry policy says.
-        """
-        self._check_handler(handler)
+    def _set_handler(self, handler: Handler) -> None:
         known = self._handler
         # One that is defined again, as a notebook does, takes the place of the first.
         if known is not None and _name_of(known) != _name_of(handler):
             raise ValueError(f"the worker has a handler already, {_name_of(known)}: tell tasks apart in one, or make a worker for each")
         self._handler = handler
-        return handler
-
-    def _check_handler(self, handler: Handler) -> None:
-        raise NotImplementedError
 
     def _new_engine(self, on_ready: Callable[[], None], on_revoked: Callable[[list[Job]], None]) -> Engine:
         if self._handler is None:
@@ -165,11 +159,6 @@ def result_of_error(task: Task, error: BaseException) -> Any:
         return pb.Result(outcome=pb.RETRY, ret=f"the handler was cancelled {task.revoked.reason}".strip())
     log.error("task %d, attempt %d, raised; it is tried again", task.id, task.attempt, exc_info=error)
     return pb.Result(outcome=pb.RETRY, ret=sendable(f"{type(error).__name__}: {error}".removesuffix(": ")))
-
-
-def signals_to_stop() -> list[int]:
-    """What a program is told to end by."""
-    return [signal.SIGINT, signal.SIGTERM]
 
 
 def _name_of(handler: Callable[..., Any]) -> str:

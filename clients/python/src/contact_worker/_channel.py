@@ -35,7 +35,7 @@ _process: Optional[int] = None
 class Target:
     """Where a server is, and how it is spoken with. Files are read for each connection, so that new ones need no restart."""
 
-    #: `host:port`.
+    #: `host:port`, or `unix:` and a path.
     address: str
     #: The file of the authority of the server, in PEM; "system" for those that this machine trusts. Without it: no TLS.
     ca: Optional[Path] = None
@@ -48,8 +48,9 @@ class Target:
 
     def __post_init__(self) -> None:
         host, _, port = self.address.rpartition(":")
-        if not (host and port.isdigit() and 0 < int(port) < 65536) or "://" in self.address:
-            raise ValueError(f"{self.address!r} is no address; write it as host:port")
+        is_port = port.isdigit() and 0 < int(port) < 65536
+        if not (host and is_port and "://" not in self.address) and not self.address.startswith("unix:"):
+            raise ValueError(f"{self.address!r} is no address; write it as host:port, [IPv6 address]:port, or unix:path")
         if (self.cert is None) != (self.key is None):
             raise ValueError("a certificate needs its key: give cert and key, or neither")
         if self.cert is not None and self.ca is None:

@@ -106,7 +106,7 @@ class Connection:
     def status(self, text: str, timeout: Optional[float]) -> Any:
         """Reports a status, and waits for its answer."""
         answers = self._stub.sendStatus(iter([pb.ClientMsg(msg=text)]), metadata=self._metadata, timeout=timeout)
-        return next(answers)
+        return next(answers, pb.Result(outcome=pb.RETRY, ret="the server ended the call without an answer", delay_ms=1000))
 
     # Tasks.
 

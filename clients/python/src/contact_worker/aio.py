@@ -12,10 +12,10 @@ import signal
 import threading
 from collections.abc import Awaitable, Iterator
 from types import TracebackType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
 from ._aio_client import Client, Running
-from ._base import BaseWorker, Returned, result_of, result_of_error, signals_to_stop
+from ._base import DOUBLED, SIGNALS, BaseWorker, Returned, result_of, result_of_error
 from ._engine import Engine
 from ._ledger import Job
 from ._trace import handling
@@ -24,7 +24,10 @@ from .task import Task
 __all__ = ["Client", "Running", "Worker"]
 
 
-class Worker(BaseWorker[Callable[[Task], Awaitable[Returned]]]):
+F = TypeVar("F", bound=Callable[[Task], Awaitable[Returned]])
+
+
+class Worker(BaseWorker):
     """Takes tasks from a Contact server, has an async function handle them, and reports what came of them.
 
     ```python
@@ -42,6 +45,18 @@ class Worker(BaseWorker[Callable[[Task], Awaitable[Returned]]]):
 
     _default_concurrency = 10
     _dispatcher: Optional[_Dispatcher] = None
+
+    def task(self, handler: F) -> F:
+        """Decorates the function that handles tasks; it stays as it is, for tests to call.
+
+        What it returns, a str, bytes, a `Reply` with both, or None, is the result. `Retry` and `Fail` say otherwise; any other
+        exception has the task tried again, as its retry policy says.
+        """
+        is_async = inspect.iscoroutinefunction(handler)
+        if not is_async:
+            raise TypeError("the handler is no async function: use contact_worker.Worker, or asyncio.to_thread in an async one")
+        self._set_handler(handler)
+        return handler
 
     async def run(self) -> None:
         """Works until it is told to end, by Ctrl-C, SIGTERM, `stop` or its cancellation, or the server refuses it, which is raised.
@@ -91,10 +106,6 @@ class Worker(BaseWorker[Callable[[Task], Awaitable[Returned]]]):
 
     async def __aexit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         await self.stop()
-
-    def _check_handler(self, handler: Callable[[Task], Awaitable[Returned]]) -> None:
-        if not inspect.iscoroutinefunction(handler):
-            raise TypeError("the handler is no async function: use contact_worker.Worker, or asyncio.to_thread in an async one")
 
     def _dispatching(self) -> _Dispatcher:
         self._running()
@@ -175,12 +186,12 @@ def _heeding_signals(dispatcher: _Dispatcher) -> Iterator[None]:
         if not told:
             told.append(loop.time())
             dispatcher.engine.stop()
-        elif loop.time() >= told[0] + 0.5:
+        elif loop.time() >= told[0] + DOUBLED:
             dispatcher.engine.abort()
 
     taken = []
     if threading.current_thread() is threading.main_thread():
-        for number in signals_to_stop():
+        for number in SIGNALS:
             before = signal.getsignal(number)
             # Not on Windows, where Ctrl-C cancels what asyncio.run() runs.
             with contextlib.suppress(NotImplementedError):

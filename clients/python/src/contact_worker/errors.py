@@ -19,6 +19,13 @@ _Status, _ErrorInfo = message("google.rpc.Status"), message("google.rpc.ErrorInf
 _RetryInfo, _BadRequest = message("google.rpc.RetryInfo"), message("google.rpc.BadRequest")
 #: How gRPC says that a message is longer than the receiver takes.
 _TOO_LONG = ("larger than max", "exceeds maximum size")
+#: What words of gRPC mostly mean here.
+_HINTS = {
+    "http1.x server": "if the server speaks TLS, give ca",
+    "WRONG_VERSION_NUMBER": "if the server speaks no TLS, leave ca out",
+    "CERTIFICATE_VERIFY_FAILED": "the server's certificate is not of the authority that ca names, or for another name",
+    "TSI_DATA_CORRUPTED": "the server wants a certificate, or refused this one: see cert and key",
+}
 
 
 class ContactError(Exception):
@@ -108,8 +115,10 @@ def of_rpc(failed: grpc.RpcError) -> ContactError:
     error: Any = failed
     code = error.code().name
     said = error.details() or ""
+    hints = [hint for words, hint in _HINTS.items() if words in said]
     if code == "UNIMPLEMENTED":
-        said += " (are --listen, for workers, and --control, for operators, mixed up?)"
+        hints = ["are --listen, for workers, and --control, for operators, mixed up?"]
+    said += "".join(f" ({hint})" for hint in hints)
     made = _BY_CODE.get(code, ContactError)(f"{said or 'no more is known'} [{code}]")
     made.code = code
     for key, value in error.trailing_metadata() or ():

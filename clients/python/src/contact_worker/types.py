@@ -283,9 +283,12 @@ class TaskDetails:
     dead: int
 
     @property
-    def result(self) -> Optional[TaskResult]:
-        """What came of it last, if anything did."""
-        return next((it for it in reversed(self.results) if not it.late), None)
+    def result(self) -> TaskResult:
+        """What came of it last. If nothing did yet, a LookupError: `results` is then empty."""
+        for result in reversed(self.results):
+            if not result.late:
+                return result
+        raise LookupError(f"nothing came of task {self.task.id} yet")
 
     @classmethod
     def of(cls, ledger: Any, results: Sequence[TaskResult] = ()) -> TaskDetails:

@@ -10,23 +10,23 @@ import threading
 import time
 from collections.abc import Iterator
 from types import FrameType, TracebackType
-from typing import Any, Callable, Optional
+from typing import Any, Callable, Optional, TypeVar
 
-from ._base import BaseWorker, Returned, result_of, result_of_error, signals_to_stop
+from ._base import DOUBLED, SIGNALS, BaseWorker, Returned, result_of, result_of_error
 from ._engine import Engine
 from ._trace import handling
 from .task import Task
 
 log = logging.getLogger("contact_worker")
 
-#: Programs that start others pass a Ctrl-C on that the terminal sent to both: one that comes so soon is the same.
-DOUBLED = 0.5
-
 #: Whether a thread is one of a worker's handlers.
 _handling = threading.local()
 
 
-class Worker(BaseWorker[Callable[[Task], Returned]]):
+F = TypeVar("F", bound=Callable[[Task], Returned])
+
+
+class Worker(BaseWorker):
     """Takes tasks from a Contact server, has a function handle them on threads, and reports what came of them.
 
     ```python
@@ -39,6 +39,17 @@ class Worker(BaseWorker[Callable[[Task], Returned]]):
     worker.run()
     ```
     """
+
+    def task(self, handler: F) -> F:
+        """Decorates the function that handles tasks; it stays as it is, for tests to call.
+
+        What it returns, a str, bytes, a `Reply` with both, or None, is the result. `Retry` and `Fail` say otherwise; any other
+        exception has the task tried again, as its retry policy says.
+        """
+        if inspect.iscoroutinefunction(handler):
+            raise TypeError("the handler is an async function: use the Worker of contact_worker.aio")
+        self._set_handler(handler)
+        return handler
 
     def run(self) -> None:
         """Works until it is told to end, by Ctrl-C, SIGTERM or `stop`, or the server refuses it, which is raised.
@@ -85,10 +96,6 @@ class Worker(BaseWorker[Callable[[Task], Returned]]):
 
     def __exit__(self, kind: Optional[type[BaseException]], error: Optional[BaseException], trace: Optional[TracebackType]) -> None:
         self.stop()
-
-    def _check_handler(self, handler: Callable[[Task], Returned]) -> None:
-        if inspect.iscoroutinefunction(handler):
-            raise TypeError("the handler is an async function: use the Worker of contact_worker.aio")
 
     def _work(self, task: Task) -> Any:
         handler = self._handler
@@ -151,7 +158,7 @@ def _heeding_signals(engine: Engine) -> Iterator[None]:
             engine.abort()
             raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
 
-    before = {number: signal.signal(number, heed) for number in signals_to_stop()}
+    before = {number: signal.signal(number, heed) for number in SIGNALS}
     try:
         yield
     finally:

@@ -12,12 +12,16 @@ from typing import Any, Callable
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _pool = descriptor_pool.DescriptorPool()
+#: The methods of each service.
+_methods: dict[str, list[descriptor_pb2.MethodDescriptorProto]] = {}
 
 
 def _load() -> None:
     path = pathlib.Path(__file__).with_name("protos.bin")
     for file in descriptor_pb2.FileDescriptorSet.FromString(path.read_bytes()).file:
         _pool.AddSerializedFile(file.SerializeToString())
+        for service in file.service:
+            _methods[f"{file.package}.{service.name}".lstrip(".")] = list(service.method)
 
 
 _load()
@@ -51,11 +55,12 @@ class Stub:
     """The calls of a service, by the names of its methods."""
 
     def __init__(self, channel: Any, service: str) -> None:
-        for method in _pool.FindServiceByName(service).methods:
+        # Of the pool, protobuf 4.21 does not know which of them are streams.
+        for method in _methods[service]:
             requests = "stream" if method.client_streaming else "unary"
             answers = "stream" if method.server_streaming else "unary"
             make = getattr(channel, f"{requests}_{answers}")
-            request, answer = message(method.input_type.full_name), message(method.output_type.full_name)
+            request, answer = message(method.input_type.lstrip(".")), message(method.output_type.lstrip("."))
             call = make(
                 f"/{service}/{method.name}",
                 request_serializer=request.SerializeToString,

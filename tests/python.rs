@@ -60,6 +60,11 @@ fn a_python_worker_loses_nothing_when_either_side_or_the_network_fails() {
 }
 
 #[test]
+fn each_task_of_python_workers_is_settled_once_whatever_fails() {
+    passes("test_chaos");
+}
+
+#[test]
 fn a_python_worker_heeds_signals_and_refuses_forks() {
     passes("test_process");
 }

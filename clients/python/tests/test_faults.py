@@ -12,7 +12,7 @@ from contact_worker import ContactError, Refused, Unreported, Worker
 from contact_worker._wire import contact_pb2 as pb
 
 from fake import Fake, Once, refuse
-from rig import DEADLINE, SOON, Case, Gate, Program, Proxy, eventually, quietly
+from rig import DEADLINE, SOON, Case, Gate, Program, Proxy, eventually, quietly, quietly_list
 
 WORKER = """
 import sys, time
@@ -306,13 +306,6 @@ class FakeServer(unittest.TestCase):
         self.server.send(1)
         eventually("it is told again", lambda: self.server.results(pb.WORKING).count((1, "a quarter")) >= 3)
         gate.open.set()
-
-
-def quietly_list(find):
-    try:
-        return find()
-    except Exception:
-        return []
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 pub mod authority;
 pub mod disk;
 pub mod http2;
+pub mod node;
 pub mod program;
 pub mod server;
 

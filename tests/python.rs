@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use std::{env, fs, io};
 
 /// A Python that has the package, and the folder that it is in.
-struct Package {
+pub struct Package {
     folder: PathBuf,
 }
 
@@ -14,9 +14,16 @@ impl Package {
     /// Made in the target folder on first use. `None`, said loudly, where there is no Python or no network to make it with; with
     /// `CI=true` that is a failure.
     #[track_caller]
-    fn ready() -> Option<&'static Package> {
+    pub fn ready() -> Option<&'static Package> {
         static READY: OnceLock<Result<Package, String>> = OnceLock::new();
         crate::common::or_skipped(READY.get_or_init(prepare))
+    }
+
+    /// The Python, which leaves nothing in the sources.
+    pub fn python(&self) -> Command {
+        let mut command = Command::new(self.folder.join("python/bin/python"));
+        command.env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONIOENCODING", "utf-8");
+        command
     }
 }
 
@@ -24,10 +31,10 @@ impl Package {
 #[track_caller]
 fn passes(module: &str) {
     let Some(package) = Package::ready() else { return };
-    let mut command = Command::new(package.folder.join("python/bin/python"));
+    let mut command = package.python();
     // Files and threads that are left behind are errors, too.
     command.args(["-X", "dev", "-W", "error::ResourceWarning", "-m", "unittest", module]);
-    command.current_dir(here("tests")).env("PYTHONDONTWRITEBYTECODE", "1").env("PYTHONIOENCODING", "utf-8");
+    command.current_dir(here("tests"));
     command.env("PACKAGE_SERVER", env!("CARGO_BIN_EXE_contact-server"));
     command.env("PACKAGE_CTL", env!("CARGO_BIN_EXE_contactctl"));
     command.env("PACKAGE_DIST", package.folder.join("dist"));

@@ -16,6 +16,7 @@ mod conventions;
 mod crash;
 mod ctl;
 mod dialled;
+mod examples;
 #[cfg(target_os = "linux")]
 mod first_minute;
 mod http;

@@ -1,4 +1,4 @@
-"""Checks the package's sources: ruff, its format and its lints, and mypy with all of it. Called by .ci/run."""
+"""Checks the package's sources and examples/ with ruff, its format and its lints, and the package with mypy. Called by .ci/run."""
 
 import pathlib
 import subprocess
@@ -7,6 +7,8 @@ import sys
 import prepare
 
 HERE = pathlib.Path(__file__).resolve().parent
+# As for their readers, the package is to them one of others.
+EXAMPLES = ["--config", HERE / "pyproject.toml", HERE.parent.parent / "examples"]
 
 
 def main():
@@ -16,6 +18,8 @@ def main():
     for command in (
         [python / "ruff", "check", "--no-cache", HERE],
         [python / "ruff", "format", "--no-cache", "--check", HERE],
+        [python / "ruff", "check", "--no-cache", *EXAMPLES],
+        [python / "ruff", "format", "--no-cache", "--check", *EXAMPLES],
         # Of the installed package: what is generated is there, too.
         [*mypy, "-p", "contact_worker"],
         [*mypy, HERE / "tests" / "typed.py"],

@@ -25,12 +25,14 @@ BUILD = ["hatchling", "grpcio-tools"]
 # The tools in one version each: a new one has new opinions.
 CHECKS = ["mypy==2.4.1", "ruff==0.17.6", "types-grpcio", "types-protobuf"]
 TRACES = ["opentelemetry-api", "opentelemetry-sdk"]
+# What ../../examples use.
+EXAMPLES = ["fastapi", "pillow", "uvicorn"]
 
 
 def ensure(folder):
     """Returns the `bin` folder of the Python, making it, and the package, if they are not there as they are to be."""
     folder = pathlib.Path(folder)
-    python = pyenv.ensure(folder / "python", [*DEPENDENCIES, *BUILD, *CHECKS, *TRACES])
+    python = pyenv.ensure(folder / "python", [*DEPENDENCIES, *BUILD, *CHECKS, *TRACES, *EXAMPLES])
     with open(folder / "lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         made_from = folder / "made-from"

@@ -1,15 +1,14 @@
 //! The page in a real browser: Chromium, driven by playwright-core in Node.
 
+use std::env;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
-use std::{env, fs, io};
 
-use crate::common::program::Program;
+use crate::common::node;
+use crate::common::program::{Program, said};
 use crate::common::server::Server;
 
-/// The oldest that playwright-core runs on.
-const NODE: u32 = 20;
 const CHROMIUMS: [&str; 4] = ["chromium", "chromium-browser", "google-chrome-stable", "google-chrome"];
 
 /// A browser, and what drives it.
@@ -86,22 +85,11 @@ fn here(file: &str) -> PathBuf {
 
 /// An error is what keeps a browser from being had.
 fn prepare() -> Result<Browser, String> {
-    node()?;
+    node::ready()?;
     let chromium = chromium()?;
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("browser");
-    modules(&folder)?;
+    node::modules(&here(""), &folder)?;
     Ok(Browser { folder, chromium })
-}
-
-fn node() -> Result<(), String> {
-    let version = said(Command::new("node").arg("--version")).map_err(|why| {
-        format!("the page is not tested in a browser without Node {NODE} or later (nodejs.org): {why}")
-    })?;
-    let major = version.trim_start_matches('v').split('.').next().and_then(|major| major.parse::<u32>().ok());
-    match major.is_some_and(|major| major >= NODE) {
-        true => Ok(()),
-        false => Err(format!("node is {}; testing the page takes {NODE} or later (nodejs.org)", version.trim())),
-    }
 }
 
 /// `CONTACT_CHROMIUM`, or what is on the PATH, or Debian's package where it can be installed.
@@ -126,35 +114,4 @@ fn chromium() -> Result<PathBuf, String> {
         .and_then(|_| apt(&["install", "-q", "-y", "--no-install-recommends", "chromium"]))
         .map_err(|why| format!("apt-get could not install chromium: {why}; {help}"))?;
     on_path().ok_or_else(|| format!("apt-get installed no chromium: {help}"))
-}
-
-/// What the lockfile names, in the target folder: the sources stay as they are.
-fn modules(folder: &Path) -> Result<(), String> {
-    let lock = fs::read(here("package-lock.json")).unwrap();
-    let made_from = folder.join("made-from");
-    if fs::read(&made_from).is_ok_and(|made_from| made_from == lock) {
-        return Ok(());
-    }
-    fs::create_dir_all(folder).unwrap();
-    for file in ["package.json", "package-lock.json"] {
-        fs::copy(here(file), folder.join(file)).unwrap();
-    }
-    let npm = said(Command::new("npm").args(["ci", "--ignore-scripts", "--no-audit", "--no-fund"]).current_dir(folder));
-    npm.map_err(|why| format!("npm could not get playwright-core: {why}"))?;
-    fs::write(made_from, lock).unwrap();
-    Ok(())
-}
-
-/// What a program prints; what it says when it fails is the error.
-fn said(command: &mut Command) -> Result<String, String> {
-    let program = command.get_program().to_string_lossy().into_owned();
-    match command.output() {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!("there is no {program} on the PATH")),
-        Err(error) => Err(format!("{program}: {error}")),
-        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
-        Ok(output) => {
-            let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
-            Err(format!("{program}: {}: {complaint}", output.status))
-        }
-    }
 }

@@ -54,6 +54,20 @@ impl Program {
     }
 }
 
+/// Runs a program to its end, and returns what it printed; what it says when it fails is the error.
+pub fn said(command: &mut Command) -> Result<String, String> {
+    let program = command.get_program().to_string_lossy().into_owned();
+    match command.output() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(format!("there is no {program} on the PATH")),
+        Err(error) => Err(format!("{program}: {error}")),
+        Ok(output) if output.status.success() => Ok(String::from_utf8_lossy(&output.stdout).into_owned()),
+        Ok(output) => {
+            let complaint = String::from_utf8_lossy(&output.stderr).trim().replace('\n', "; ");
+            Err(format!("{program}: {}: {complaint}", output.status))
+        }
+    }
+}
+
 /// Sends a signal by its name, such as `INT`.
 #[track_caller]
 pub fn send(signal: &str, child: &Child) {

@@ -169,6 +169,7 @@ class Operators(Case):
                 self.assertTrue((await client.submit("a", to="g", key="k")).known)
                 details = await client.wait(accepted.id, timeout=DEADLINE)
                 self.assertEqual((details.result.outcome, details.result.text), ("DONE", "A"))
+                self.assertEqual([it.text async for it in client.watch(accepted.id)], ["A"])
                 self.assertEqual((await client.task(accepted.id)).settled, 1)
                 self.assertEqual([it.task.id async for it in client.tasks()], [accepted.id])
                 self.assertEqual([it.text async for it in client.results()], ["A"])

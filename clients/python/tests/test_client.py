@@ -12,6 +12,7 @@ from contact_worker import (
     InvalidArgument,
     NewTask,
     NotFound,
+    Retry,
     TasksRefused,
     Unavailable,
 )
@@ -142,6 +143,19 @@ class Watching(Case):
         with self.assertRaises(NotFound) as caught:
             self.client.wait(99)
         self.assertEqual(caught.exception.reason, "TASK_UNKNOWN")
+
+    def test_what_comes_of_a_task_is_watched_until_all_groups_have_settled_it(self):
+        attempts = iter(["not yet", "done"])
+
+        def handle(task):
+            if next(attempts) == "not yet":
+                raise Retry("not yet")
+            return "done"
+
+        id = self.client.submit("a", to="g", retry="first=10ms").id
+        watched = self.client.watch(id, timeout=DEADLINE)
+        self.worker(handle)
+        self.assertEqual([(it.outcome, it.text) for it in watched], [("RETRY", "not yet"), ("DONE", "done")])
 
     def test_tasks_are_found_newest_first(self):
         self.client.submit_many(NewTask(f"t{number}", to="g" if number % 2 else "h") for number in range(500))

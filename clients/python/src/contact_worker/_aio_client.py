@@ -118,6 +118,12 @@ class Client:
             watch.add(ledger, results)
         return watch.end()
 
+    async def watch(self, id: int, timeout: Optional[float] = None) -> AsyncIterator[TaskResult]:
+        """What comes of a task, as it comes, until all groups that it is for have settled it, for so many seconds at most."""
+        async for _, results in self._stream(_calls.watch_task(id), timeout):
+            for result in results:
+                yield result
+
     async def tasks(
         self,
         *,

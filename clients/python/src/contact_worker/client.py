@@ -126,6 +126,11 @@ class Client:
             watch.add(ledger, results)
         return watch.end()
 
+    def watch(self, id: int, timeout: Optional[float] = None) -> Iterator[TaskResult]:
+        """What comes of a task, as it comes, until all groups that it is for have settled it, for so many seconds at most."""
+        for _, results in self._stream(_calls.watch_task(id), timeout):
+            yield from results
+
     def tasks(
         self,
         *,

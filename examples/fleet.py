@@ -3,7 +3,6 @@ Run `fleet.py agent web-1 role=web` on each machine, and `fleet.py run role=web 
 Both print a line for each machine as it answers. A run ends in a minute; a broadcast is also for those who come back within the hour.
 """
 
-import os
 import subprocess
 import sys
 
@@ -11,7 +10,7 @@ from contact_worker import Client, DeadlineExceeded, Fail, Worker
 
 
 def agent(name, labels):
-    worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), id=name, labels=labels)
+    worker = Worker(id=name, labels=labels)
 
     @worker.task
     def execute(task):
@@ -44,7 +43,7 @@ def broadcast(client, selector, command):
 if sys.argv[1:2] == ["agent"] and len(sys.argv) == 4:
     agent(*sys.argv[2:])
 elif sys.argv[1:2] in (["run"], ["broadcast"]) and len(sys.argv) == 4:
-    with Client(os.environ.get("CONTACT_CONTROL", "127.0.0.1:50052")) as operator:
+    with Client() as operator:
         {"run": run, "broadcast": broadcast}[sys.argv[1]](operator, *sys.argv[2:])
 else:
     sys.exit(__doc__)

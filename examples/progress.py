@@ -4,14 +4,13 @@ Prints a bar that grows, in place on a terminal and else in lines, and then the 
 """
 
 import hashlib
-import os
 import pathlib
 import sys
 import time
 
 from contact_worker import Client, Retry, Worker
 
-worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), group="checksums")
+worker = Worker(group="checksums")
 
 
 @worker.task
@@ -48,7 +47,7 @@ def follow(client, id):
 if sys.argv[1:] == ["work"]:
     worker.run()
 elif sys.argv[1:2] == ["hash"] and len(sys.argv) == 3:
-    with Client(os.environ.get("CONTACT_CONTROL", "127.0.0.1:50052")) as operator:
+    with Client() as operator:
         id = operator.submit(str(pathlib.Path(sys.argv[2]).resolve()), to="checksums").id
         try:
             print(f"\n{follow(operator, id).text}")

@@ -11,7 +11,7 @@ from contact_worker import Client, Fail, Worker
 from PIL import Image, UnidentifiedImageError
 
 GROUP = "thumbnails"
-worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), group=GROUP, concurrency=os.cpu_count())
+worker = Worker(group=GROUP, concurrency=os.cpu_count())
 
 
 @worker.task
@@ -29,7 +29,7 @@ def thumbnail(task):
 
 def make(paths):
     failed = 0
-    with Client(os.environ.get("CONTACT_CONTROL", "127.0.0.1:50052")) as client:
+    with Client() as client:
         tasks = [client.submit(str(path.resolve()), to=GROUP) for path in map(pathlib.Path, paths)]
         for task in tasks:
             result = client.wait(task.id).result

@@ -15,8 +15,8 @@ from fastapi.responses import PlainTextResponse, Response
 
 GROUP = "web"
 STATUS = {InvalidArgument: 400, NotFound: 404, Unavailable: 503}
-client = Client(os.environ.get("CONTACT_CONTROL", "127.0.0.1:50052"))
-worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), group=GROUP)
+client = Client()
+worker = Worker(group=GROUP)
 
 
 @worker.task

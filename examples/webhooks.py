@@ -3,7 +3,6 @@ Run `webhooks.py work`, and `webhooks.py send URL JSON`; later `webhooks.py dead
 `send` prints the number of the task, `dead` for each dead letter its number, the URL and the last error, `again` the numbers.
 """
 
-import os
 import sys
 import urllib.error
 import urllib.request
@@ -12,7 +11,7 @@ from contact_worker import Client, Fail, Retry, Worker
 
 GROUP = "webhooks"
 RETRY = "max=4,first=500ms,factor=2"  # Half a second, one, two. For the world outside rather "max=12,first=10s,factor=3,cap=6h".
-worker = Worker(os.environ.get("CONTACT_SERVER", "127.0.0.1:50051"), group=GROUP, concurrency=16)
+worker = Worker(group=GROUP, concurrency=16)
 
 
 @worker.task
@@ -50,5 +49,5 @@ def main(client, command="", url="", body=""):
 if sys.argv[1:] == ["work"]:
     worker.run()
 else:
-    with Client(os.environ.get("CONTACT_CONTROL", "127.0.0.1:50052")) as operator:
+    with Client() as operator:
         main(operator, *sys.argv[1:4])

@@ -144,6 +144,22 @@ class Signals(Case):
         eventually("its files are closed", lambda: len(os.listdir("/proc/self/fd")) <= files)
 
 
+ADDRESSES = """
+from contact_worker import Client, Worker
+worker = Worker(group="g")
+worker.task(lambda task: "done")
+with Client() as client, worker:
+    print(client.wait(client.submit("x", to="g").id).result.text)
+"""
+
+
+class Environment(Case):
+    def test_addresses_are_those_of_the_environment_where_none_are_given(self):
+        program = Program(ADDRESSES, CONTACT_SERVER=self.server.listen, CONTACT_CONTROL=self.server.control)
+        self.addCleanup(program.close)
+        self.assertEqual((program.ended(), program.lines), (0, ["done"]))
+
+
 @unittest.skipUnless(hasattr(os, "fork"), "there is no fork here")
 class Forks(Case):
     def test_a_fork_is_refused_clearly(self):

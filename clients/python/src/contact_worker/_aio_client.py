@@ -12,7 +12,7 @@ import grpc.aio
 
 from . import _calls
 from ._calls import Call, Submission
-from ._channel import OPTIONS, Path, Target
+from ._channel import OPTIONS, Path, Target, control_address
 from ._wire import Stub
 from .errors import ContactError, Unavailable, of_rpc
 from .types import (
@@ -53,7 +53,7 @@ class Client:
 
     def __init__(
         self,
-        server: str = "127.0.0.1:50052",
+        server: Optional[str] = None,
         *,
         timeout: Optional[float] = 30,
         ca: Optional[Path] = None,
@@ -62,8 +62,11 @@ class Client:
         token: Optional[str] = None,
         token_file: Optional[Path] = None,
     ) -> None:
-        """Sets a client. `timeout`: how long a call may take, in seconds, unless it waits for what is to come."""
-        self._target = Target(server, ca=ca, cert=cert, key=key, token=token, token_file=token_file)
+        """Sets a client. `timeout`: how long a call may take, in seconds, unless it waits for what is to come.
+
+        `server`: where the server listens for operators; without it `CONTACT_CONTROL` of the environment, or else this machine.
+        """
+        self._target = Target(control_address(server), ca=ca, cert=cert, key=key, token=token, token_file=token_file)
         self._timeout = timeout
         self._channel: Optional[grpc.aio.Channel] = None
         self._stub: Any = None

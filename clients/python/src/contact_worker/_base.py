@@ -8,7 +8,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any, Callable, Optional, Union
 
-from ._channel import Path, Target
+from ._channel import Path, Target, worker_address
 from ._engine import Engine
 from ._ledger import Job, time_limit_outcome
 from ._settings import Settings
@@ -35,7 +35,7 @@ class BaseWorker:
 
     def __init__(
         self,
-        server: str = "127.0.0.1:50051",
+        server: Optional[str] = None,
         *,
         group: Optional[str] = None,
         id: Optional[str] = None,
@@ -59,7 +59,7 @@ class BaseWorker:
     ) -> None:
         """Sets a worker. It connects when it is started. Times are seconds, or timedeltas.
 
-        server: where the server listens for workers, host:port.
+        server: where the server listens for workers, host:port; without it `CONTACT_SERVER` of the environment, or else this machine.
         group: share tasks with the other workers that name this group.
         id: a stable name. Without a group, the worker gets every task for it and for all, and settles them for itself.
             Without an id, one that has no token and no certificate is called by its machine and its process: berlin-4711-3f9a.
@@ -78,7 +78,7 @@ class BaseWorker:
         ca, cert, key: TLS: the file of the server's authority ("system": those of this machine), and of a certificate of one's own.
         token, token_file: what says who calls. The file is read again for each connection.
         """
-        self._target = Target(server, ca=ca, cert=cert, key=key, token=token, token_file=token_file)
+        self._target = Target(worker_address(server), ca=ca, cert=cert, key=key, token=token, token_file=token_file)
         self._settings = Settings(
             group=group,
             id=id,

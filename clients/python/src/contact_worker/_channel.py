@@ -31,6 +31,16 @@ OPTIONS: list[tuple[str, int]] = [
 _process: Optional[int] = None
 
 
+def worker_address(said: Optional[str]) -> str:
+    """Where the server listens for workers."""
+    return said or os.environ.get("CONTACT_SERVER") or "127.0.0.1:50051"
+
+
+def control_address(said: Optional[str]) -> str:
+    """Where it listens for operators."""
+    return said or os.environ.get("CONTACT_CONTROL") or "127.0.0.1:50052"
+
+
 @dataclasses.dataclass(frozen=True)
 class Target:
     """Where a server is, and how it is spoken with. Files are read for each connection, so that new ones need no restart."""

@@ -360,8 +360,13 @@ fn who_the_client_is_rides_in_the_metadata_and_an_anonymous_client_says_not_who_
     let mut said = session.metadata.clone();
     said.retain(|(key, _)| key.starts_with("contact-"));
     said.sort();
-    let expected =
-        [("contact-heartbeat", "15"), ("contact-receipts", "1"), ("contact-revoke", "1"), ("contact-window", "2")];
+    let expected = [
+        ("contact-heartbeat", "15"),
+        ("contact-output", "1"),
+        ("contact-receipts", "1"),
+        ("contact-revoke", "1"),
+        ("contact-window", "2"),
+    ];
     assert_eq!(said, expected.map(|(key, value)| (key.to_owned(), value.to_owned())));
     running.stop().unwrap();
 }
@@ -1207,7 +1212,7 @@ fn a_command_knows_its_task() {
 fn a_command_says_how_far_it_is_on_standard_error() {
     let server = Server::start();
     let (replies, seen) = bounded(1);
-    let exec = Exec::new("echo '::progress 0.4 resizing' >&2; echo other >&2; sleep 1000");
+    let exec = Exec::new("echo other >&2; echo '::progress 0.4 resizing' >&2; sleep 1000");
     let handler = move |task: &Task| {
         let reply = exec.run(task);
         replies.send(reply.clone()).unwrap();

@@ -160,7 +160,7 @@ fn certificates_that_are_wrong_let_nobody_in_and_the_client_says_why() {
     rig.operator.clients_until(|all| all.is_empty());
     let plain = Watched::start(rig.listen(), Some("web-1"), None);
     let trouble = plain.trouble();
-    assert!(trouble.contains("http1.x server"), "{trouble}: so the client asks what is there");
+    assert!(trouble.contains("speaks no gRPC"), "{trouble}: so the client asks what is there");
     let mut stream = TcpStream::connect(rig.listen()).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
     let mut said = String::new();

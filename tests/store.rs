@@ -281,6 +281,23 @@ for_both! {
         store.close().unwrap();
     }
 
+    fn what_a_run_has_done_is_kept_until_it_ends(place) {
+        let (store, handle) = place.start();
+        block_on(handle.submit(vec![task("before")])).unwrap();
+        let begun = block_on(handle.write_run(run(0, &["a"]), vec![(task("uptime"), 1)])).unwrap();
+        block_on(handle.submit(vec![task("after")])).unwrap();
+        handle.record((1..=3).map(|id| result(id, Some("g"), Outcome::Done)).collect());
+        assert_eq!(remove(&handle, &removable(3, &[])).tasks, [1, 3]);
+        store.close().unwrap();
+
+        let (_store, handle) = place.start();
+        assert!(remove(&handle, &removable(3, &[])).is_nothing());
+        assert_eq!(handle.reader().unwrap().results_of(2).unwrap().len(), 1);
+        let ended = run::Run { ended_at: Some(Time(50)), ended: vec![run::TargetState::Done], ..begun };
+        block_on(handle.write_run(ended, Vec::new())).unwrap();
+        assert_eq!(remove(&handle, &removable(3, &[])).tasks, [2]);
+    }
+
     fn ids_follow_one_another(place) {
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![task("a"), task("b")]), Accepted { first_id: 1, count: 2, ..Accepted::default() });

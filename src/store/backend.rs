@@ -268,7 +268,7 @@ impl Floors {
     }
 }
 
-/// What may be removed: tasks that those have settled for whom they are, when they are old.
+/// What may be removed: tasks that those have settled for whom they are, when they are old, and no run of them goes on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Removable {
     /// Up to where everything is settled.

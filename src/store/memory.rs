@@ -370,6 +370,8 @@ impl Reader for Memory {
         let rows = self.rows();
         let mut oldest = Oldest::new(removable.limit);
         let mut held = HashSet::new();
+        let open = rows.runs.values().filter(|run| run.ended_at.is_none());
+        let of_runs: HashSet<TaskId> = open.flat_map(|run| run.tasks.iter().map(|(id, _)| *id)).collect();
         for (first, ids) in &rows.chunks {
             let tasks: Vec<_> = ids.iter().filter_map(|id| rows.task(*id)).collect();
             let [.., last] = &tasks[..] else { continue };
@@ -377,6 +379,7 @@ impl Reader for Memory {
             let class = (last.spec.to.clone(), last.spec.priority);
             match removable.standing(class.0.as_ref(), last.id, newest) {
                 _ if held.contains(&class) => {}
+                Standing::Goes if ids.iter().any(|id| of_runs.contains(id)) => {}
                 Standing::Goes => _ = oldest.add(ChunkOfTasks { first: *first, count: tasks.len() }),
                 Standing::Stays => {}
                 Standing::HoldsTheRest => _ = held.insert(class),

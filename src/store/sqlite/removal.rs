@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::chunks::Chunk as _;
-use super::int;
 use super::results::{self, ResultChunk};
 use super::rows::priority_number;
 use super::tasks::{self, TaskChunk};
+use super::{int, runs};
 use crate::store::backend::{Oldest, Standing};
 use crate::store::chunk::block_of;
 use crate::store::{ChunkOfTasks, Removable, Removal, Removed};
@@ -28,6 +28,7 @@ pub(super) fn removable(
     mut next_group: impl FnMut(Option<&GroupName>) -> rusqlite::Result<Option<GroupName>>,
 ) -> rusqlite::Result<Vec<ChunkOfTasks>> {
     let mut select = conn.prepare_cached(CHUNKS)?;
+    let of_runs = runs::open_tasks(conn)?;
     let mut oldest = Oldest::new(removable.limit);
     let mut group: Option<GroupName> = None;
     loop {
@@ -38,6 +39,8 @@ pub(super) fn removable(
                 let id = |column| row.get::<_, i64>(column).map(|id| id as TaskId);
                 let chunk = ChunkOfTasks { first: id(0)?, count: row.get::<_, u32>(2)? as usize };
                 match removable.standing(group.as_ref(), id(1)?, Time(row.get(3)?)) {
+                    // Other chunks may stand between its tasks: then it is kept without need, until the run ends.
+                    Standing::Goes if of_runs.range(chunk.first..=id(1)?).next().is_some() => {}
                     Standing::Goes if oldest.add(chunk) => {}
                     Standing::Goes | Standing::HoldsTheRest => break,
                     Standing::Stays => {}

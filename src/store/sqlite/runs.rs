@@ -1,5 +1,7 @@
 //! Runs, each a row.
 
+use std::collections::BTreeSet;
+
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 
@@ -9,6 +11,7 @@ use crate::store::Removal;
 use crate::task::{GroupName, Name, NameOf, TaskId};
 
 pub(super) const OPEN: &str = "SELECT number, run, targets, ended FROM runs WHERE ended_at IS NULL ORDER BY number";
+const OPEN_TASKS: &str = "SELECT number, run, '[]', NULL FROM runs WHERE ended_at IS NULL";
 const ONE: &str = "SELECT number, run, targets, ended FROM runs WHERE number = ?";
 pub(super) const BEFORE: &str =
     "SELECT number, run, '[]', NULL FROM runs WHERE number < ? ORDER BY number DESC LIMIT ?";
@@ -41,6 +44,12 @@ pub(super) fn find(conn: &Connection, number: TaskId) -> rusqlite::Result<Option
 
 pub(super) fn open(conn: &Connection) -> rusqlite::Result<Vec<Run>> {
     conn.prepare_cached(OPEN)?.query_map([], read)?.collect()
+}
+
+/// The tasks of those that have not ended.
+pub(super) fn open_tasks(conn: &Connection) -> rusqlite::Result<BTreeSet<TaskId>> {
+    let runs = conn.prepare_cached(OPEN_TASKS)?.query_map([], read)?.collect::<rusqlite::Result<Vec<Run>>>()?;
+    Ok(runs.iter().flat_map(|run| run.tasks.iter().map(|(id, _)| *id)).collect())
 }
 
 pub(super) fn before(conn: &Connection, number: TaskId, limit: usize) -> rusqlite::Result<Vec<Run>> {

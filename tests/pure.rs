@@ -3,4 +3,5 @@
 
 mod broker;
 mod docs;
+mod replicated;
 mod store;

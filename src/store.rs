@@ -50,6 +50,8 @@ pub use backend::{
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
+#[cfg(feature = "cluster")]
+pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use replicated::{
     Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, MemoryLog, Messages, News, NotLeading,
     Part, Record, RecordError, Replicated, Standby, VERSION,

@@ -1,6 +1,8 @@
 //! What a store promises whose truth is a log that several servers share: whatever happens to them and to what they send, nothing that was
 //! answered is lost, nothing is there twice, and all views are the same.
 
+mod rows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -10,9 +12,9 @@ use contact::task::*;
 use futures::executor::block_on;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use rusqlite::types::Value;
-use rusqlite::{Connection, OpenFlags};
 use tempfile::TempDir;
+
+use rows::rows;
 
 /// How long a message is sent again and again by servers that are to give up soon, and by those that are not.
 const LITTLE: Duration = Duration::from_millis(8);
@@ -135,26 +137,6 @@ impl Server {
     fn rows(&self) -> Vec<String> {
         rows(self.dir.path())
     }
-}
-
-/// Every row of every table, the place in the log among them.
-fn rows(dir: &Path) -> Vec<String> {
-    let conn = Connection::open_with_flags(dir.join("contact.db"), OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
-    let names = |sql: &str| -> Vec<String> {
-        conn.prepare(sql).unwrap().query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
-    };
-    let tables =
-        names("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%' ORDER BY name");
-    let of_table = |table: &String| {
-        let mut select = conn.prepare(&format!("SELECT * FROM {table} ORDER BY 1, 2")).unwrap();
-        let columns = select.column_count();
-        let row = |row: &rusqlite::Row<'_>| {
-            let values: Vec<Value> = (0..columns).map(|at| row.get(at)).collect::<Result<_, _>>()?;
-            Ok(format!("{table}: {values:?}"))
-        };
-        select.query_map([], row).unwrap().collect::<Result<Vec<_>, _>>().unwrap()
-    };
-    tables.iter().flat_map(of_table).collect()
 }
 
 /// What is there by a view of its own that begins with the first message.
@@ -339,6 +321,24 @@ fn a_long_transaction_goes_in_parts_and_counts_whole_or_not_at_all() {
     assert_eq!(submit(&other.lead(), "next").unwrap(), 2);
     other.stop();
     assert_eq!(truth(&log).tasks.into_values().collect::<Vec<_>>(), [long, "next".to_owned()]);
+}
+
+#[test]
+fn a_standby_whose_view_is_locked_for_a_while_misses_nothing() {
+    let (_log, [mut one, mut other]) = servers();
+    let long = "x".repeat(2 * LONGEST_MESSAGE);
+    let handle = one.lead();
+    other.follow();
+    submit(&handle, long.clone()).unwrap();
+    let Role::Following(standby) = &mut other.role else { panic!("it follows") };
+    let lock = rusqlite::Connection::open(other.dir.path().join("contact.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = standby.follow(Duration::ZERO).unwrap_err();
+    assert!(refused.may_pass(), "{refused}");
+    lock.execute_batch("ROLLBACK").unwrap();
+    one.stop();
+    let tasks = other.lead().reader().unwrap().tasks(0, 9).unwrap();
+    assert_eq!(tasks.iter().map(|task| &task.spec.text).collect::<Vec<_>>(), [&long]);
 }
 
 #[test]

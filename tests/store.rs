@@ -24,6 +24,8 @@ enum Place {
     Sqlite(TempDir),
     Memory(Memory),
     Replicated(TempDir, MemoryLog),
+    #[cfg(feature = "cluster")]
+    JetStream(TempDir, JetStreamConfig),
 }
 
 impl Place {
@@ -48,6 +50,18 @@ impl Place {
                 while standby.follow(Duration::ZERO).unwrap().messages > 0 {}
                 Box::new(standby.lead("this one").unwrap())
             }
+            #[cfg(feature = "cluster")]
+            Place::JetStream(dir, config) => {
+                let mut standby = Standby::open(crate::nats::servers::open(config), dir.path()).unwrap();
+                loop {
+                    // Whoever has not read all of it does not lead.
+                    standby.follow(Duration::from_millis(50)).unwrap();
+                    match standby.lead("this one") {
+                        Ok(leading) => return Box::new(leading),
+                        Err(not) => standby = not.standby,
+                    }
+                }
+            }
         }
     }
 
@@ -55,7 +69,7 @@ impl Place {
     fn open(&self) -> (Store, Recovered) {
         match self {
             Place::Sqlite(dir) => Store::open(dir.path()).unwrap(),
-            Place::Memory(_) | Place::Replicated(..) => Store::with_backend(self.backend()).unwrap(),
+            _ => Store::with_backend(self.backend()).unwrap(),
         }
     }
 
@@ -82,6 +96,14 @@ macro_rules! for_each {
         }
         mod replicated {
             $(#[test] fn $name() { super::each::$name(super::Place::replicated()) })*
+        }
+        // On one server: each test makes a stream, which takes three of them longer.
+        #[cfg(feature = "cluster")]
+        mod jetstream {
+            $(#[test] fn $name() {
+                let Some(nats) = crate::nats::servers::Nats::one() else { return };
+                super::each::$name(super::Place::JetStream(tempfile::tempdir().unwrap(), nats.config()))
+            })*
         }
     };
 }

@@ -19,6 +19,8 @@
 //!   oldest of these. Whoever had not read as far makes its view anew from what is left.
 
 mod convert;
+#[cfg(feature = "cluster")]
+mod jetstream;
 mod log;
 mod memory_log;
 mod record;
@@ -27,6 +29,8 @@ mod term;
 
 use std::path::PathBuf;
 
+#[cfg(feature = "cluster")]
+pub use self::jetstream::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use self::log::{Log, LogError, Messages};
 pub use self::memory_log::{Fault, Faults, MemoryLog};
 pub use self::record::{Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};

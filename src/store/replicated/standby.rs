@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::log::{Log, LogError};
+use super::log::{Log, LogError, Messages};
 use super::record::{Gathering, Kind, Record, RecordError};
 use super::term::{PATIENCE, Term};
 use super::{Replicated, apply};
@@ -60,6 +60,17 @@ pub enum FollowError {
     Store(#[from] StoreError),
 }
 
+impl FollowError {
+    /// Whether it may pass by itself.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            FollowError::Log(_) => true,
+            FollowError::Store(error) => error.may_pass(),
+            FollowError::Record { .. } | FollowError::OtherLog { .. } => false,
+        }
+    }
+}
+
 /// Why a standby does not lead now.
 pub struct NotLeading<L> {
     /// It goes on following.
@@ -100,6 +111,16 @@ impl<L: Log> Standby<L> {
     /// Reads what came, waiting up to `wait` for it, and applies it.
     pub fn follow(&mut self, wait: Duration) -> Result<News, FollowError> {
         let messages = self.log.read(self.read, wait)?;
+        let applied = self.apply(messages);
+        if applied.is_err() {
+            // What was gathered of a record in parts is gone: it is read again from its first.
+            self.gathering = Gathering::default();
+            self.read = self.view.log_place()?;
+        }
+        applied
+    }
+
+    fn apply(&mut self, messages: Messages) -> Result<News, FollowError> {
         let mut news = News::default();
         for (place, message) in messages {
             if place <= self.read {

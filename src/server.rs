@@ -23,6 +23,8 @@ mod identity;
 mod limits;
 mod logins;
 mod machine;
+#[cfg(feature = "cluster")]
+mod member;
 mod metadata;
 mod operator;
 mod port;
@@ -44,6 +46,7 @@ mod watchdog;
 mod watchers;
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -72,6 +75,8 @@ use self::http::{HttpThread, Reception};
 use self::identity::Connections;
 use self::limits::Accounts;
 pub use self::limits::{Limit, Limits, Most};
+#[cfg(feature = "cluster")]
+pub use self::member::{ClusterConfig, Member, SHORTEST_TAKEOVER};
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
@@ -90,7 +95,7 @@ use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
 use crate::front::Speaks;
 pub use crate::front::{FileError, ServerTls, Tls as DialTls};
-use crate::store::{Newest, Recovered, Store, StoreError};
+use crate::store::{Backend, Newest, Recovered, Sqlite, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
@@ -126,6 +131,14 @@ pub struct Server {
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        Server::start_on(config, |data| Ok(Box::new(Sqlite::open(data)?)))
+    }
+
+    /// The same on the store that `open` gives for [`Config::data`].
+    fn start_on(
+        config: Config,
+        open: impl FnOnce(&Path) -> Result<Box<dyn Backend>, StoreError>,
+    ) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
         let callers_say_who_they_are = is_on(&config);
         let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
@@ -143,7 +156,7 @@ impl Server {
             Ok::<_, ServerError>((listener, address, entrance))
         });
         let http = http.transpose()?;
-        let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
+        let (store, recovered) = open(&config.data).and_then(Store::with_backend).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
@@ -307,6 +320,11 @@ impl Server {
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
         self.http_address.as_deref()
+    }
+
+    #[cfg(feature = "cluster")]
+    fn store(&self) -> crate::store::Handle {
+        self.store.handle()
     }
 
     /// Whether it moves.

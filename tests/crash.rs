@@ -2,10 +2,10 @@
 //!
 //! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
-mod ledger;
-mod submitters;
-mod witness;
-mod workers;
+pub mod ledger;
+pub mod submitters;
+pub mod witness;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -220,7 +220,12 @@ impl Ledger {
         }
         let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
         for (group, id) in self.wanted() {
-            assert!(saw.contains(&(group.as_str(), id)), "{group} settled task {id}, which none of its workers saw");
+            let story = || self.story(&group, id);
+            assert!(
+                saw.contains(&(group.as_str(), id)),
+                "settled, and none of the workers of {group} saw it:{}",
+                story()
+            );
         }
     }
 }

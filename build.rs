@@ -18,7 +18,7 @@ use protobuf_codegen::{Codegen, Customize, CustomizeCallback};
 
 /// The protos, by the folder of `proto/` they lie in. A folder's package becomes a module of its own: `wire::grpc_health_v1`.
 const PROTOS: [(&str, &[&str]); 5] = [
-    ("", &["contact", "control"]),
+    ("", &["contact", "control", "log"]),
     ("google/rpc", &["error_details", "status"]),
     ("grpc/health/v1", &["health"]),
     ("grpc/reflection/v1", &["reflection"]),

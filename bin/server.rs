@@ -1,5 +1,9 @@
 //! `contact-server`: pushes tasks to the clients that connect, and keeps their results.
 
+#[cfg(feature = "cluster")]
+#[path = "server/cluster.rs"]
+mod cluster;
+
 use std::env;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::PathBuf;
@@ -7,13 +11,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{CommandFactory as _, Parser};
-use contact::broker;
+use contact::broker::{self, BrokerError};
 use contact::config::{self, FileArgs, Settings, time};
 use contact::logger::{self, LogArgs};
 use contact::retry::Retry;
 use contact::server::{
-    Auth, CallLimits, Config, DialConfig, DialTls, GRPC_MEMORY, LARGEST_MAX_TASK, Limit, Limits, Most, Pulse,
-    Retention, Server, ServerTls, host,
+    Auth, CallLimits, Config, DialConfig, DialTls, GRPC_MEMORY, LARGEST_MAX_TASK, Limit, Limits, Most, Retention,
+    Server, ServerTls, host,
 };
 use contact::task::{Name, NameOf, StartAt};
 use log::{error, info, warn};
@@ -182,6 +186,9 @@ struct Args {
     /// How long clients may still report results when the server is stopped. It ends sooner when no client has more to report
     #[arg(long, value_name = "TIME", default_value = "3s", value_parser = humantime::parse_duration)]
     grace: Duration,
+    #[cfg(feature = "cluster")]
+    #[command(flatten)]
+    cluster: cluster::ClusterArgs,
     #[command(flatten)]
     log: LogArgs,
     #[command(flatten)]
@@ -378,7 +385,7 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     if args.file.config.is_some() || tls.is_some() || args.public.is_some() {
         signals.add_signal(SIGHUP)?;
     }
-    let server = Server::start(Config {
+    let config = Config {
         listen: args.listens(),
         control: args.control.clone(),
         http: Some(args.http.clone()).filter(|http| http != "off"),
@@ -401,7 +408,12 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
         broker: args.broker(),
         retention: args.retention(),
         grace: args.grace,
-    })?;
+    };
+    #[cfg(feature = "cluster")]
+    if let Some(cluster) = args.cluster.config()? {
+        return cluster::run(config, cluster, settings, signals);
+    }
+    let server = Server::start(config)?;
     let http = server.http().map_or(String::new(), |http| format!(", http on {http}"));
     let addresses = format!("listening on {}, control on {}{http}", server.listen(), server.control());
     // On standard output, for scripts that chose port 0. It may have no reader.
@@ -410,25 +422,32 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     let _ = write!(stdout, "{addresses}\n{first_steps}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&addresses)]);
 
-    feed_watchdog(server.pulse())?;
+    let pulse = server.pulse();
+    feed_watchdog(move || pulse.stands_still())?;
     while signals.forever().next() == Some(SIGHUP) {
-        reload(&server, &mut settings);
+        server.reload_tls();
+        reload(&mut settings, |args| server.reconfigure(args.broker(), args.retention(), args.limits.limits()));
     }
     info!("stopping: clients have a moment to tell their results; once more to stop at once");
     tell_systemd(&[NotifyState::Stopping]);
-    std::thread::Builder::new().name("second-signal".into()).spawn(move || {
-        signals.forever().find(|signal| *signal != SIGHUP);
-        logger::flush();
-        std::process::exit(130);
-    })?;
+    end_at_second_signal(signals)?;
     server.stop()?;
     info!("stopped");
     Ok(())
 }
 
+fn end_at_second_signal(mut signals: Signals) -> std::io::Result<()> {
+    let work = move || {
+        if signals.forever().any(|signal| signal != SIGHUP) {
+            logger::flush();
+            std::process::exit(130);
+        }
+    };
+    std::thread::Builder::new().name("second-signal".into()).spawn(work).map(drop)
+}
+
 /// Takes over settings that can change while the server runs, and names the others. If any is wrong, all stay as they are.
-fn reload(server: &Server, settings: &mut Settings<Args>) {
-    server.reload_tls();
+fn reload(settings: &mut Settings<Args>, reconfigure: impl FnOnce(&Args) -> Result<(), BrokerError>) {
     let newer = match load() {
         Ok(newer) => newer,
         Err(e) => return error!("not reloaded, all stays as it is: {e}"),
@@ -437,7 +456,7 @@ fn reload(server: &Server, settings: &mut Settings<Args>) {
         warn!("{warning}");
     }
     let args = &newer.args;
-    if let Err(e) = server.reconfigure(args.broker(), args.retention(), args.limits.limits()) {
+    if let Err(e) = reconfigure(args) {
         return error!("not reloaded: {e}");
     }
     logger::set(&newer.args.log.log);
@@ -454,11 +473,11 @@ fn reload(server: &Server, settings: &mut Settings<Args>) {
 }
 
 /// If systemd watches over this: tells it that the server moves, twice in the time it waits for that.
-fn feed_watchdog(pulse: Pulse) -> std::io::Result<()> {
+fn feed_watchdog(stands_still: impl Fn() -> Option<String> + Send + 'static) -> std::io::Result<()> {
     let Some(limit) = sd_notify::watchdog_enabled() else { return Ok(()) };
     let work = move || {
         loop {
-            match pulse.stands_still() {
+            match stands_still() {
                 None => tell_systemd(&[NotifyState::Watchdog]),
                 Some(what) => error!("systemd is not told that the server moves: {what}"),
             }

@@ -1,6 +1,6 @@
 //! What a task or a result carries beside its text: headers, and bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 
@@ -81,6 +81,11 @@ impl Headers {
     /// All of them, by their keys.
     pub fn iter(&self) -> impl ExactSizeIterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_str(), value.as_str()))
+    }
+
+    /// All of them, as messages have them.
+    pub fn to_map(&self) -> HashMap<String, String> {
+        self.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
     }
 
     /// Whether there are none.

@@ -110,12 +110,14 @@ impl Broker {
             watches: watches.clone(),
             wake_up: wake_up.clone(),
         };
-        store.tail().subscribe(Box::new(move |_| wake_up.wake()));
+        let ring = wake_up.clone();
+        store.tail().subscribe(Box::new(move |_| ring.wake()));
         let (jobs, todo) = bounded(1);
         let reader = store.reader()?;
         let answers = handle.mailbox.clone();
         let answer = move |answer, bytes| answers.send_weighed(Command::Read(answer), bytes).is_ok();
-        let broker = BrokerThread::new(Core::new(config, recovered, Now::read()), store, disconnected, watches, jobs);
+        let core = Core::new(config, recovered, Now::read());
+        let broker = BrokerThread::new(core, store, disconnected, watches, jobs, wake_up);
         let spawn =
             |name: &str, work: Box<dyn FnOnce() + Send>| std::thread::Builder::new().name(name.into()).spawn(work);
         let threads = [

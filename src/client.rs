@@ -104,7 +104,8 @@ const CONNECT_EACH: Duration = Duration::from_secs(5);
 /// How a worker is set. `None` leaves it to the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// The server's address: `host:port`.
+    /// The server's address: `host:port`. Several with commas between them, of servers of which one leads: when one does not serve this
+    /// client, it goes on to the next.
     pub server: String,
     /// Listen here, `host:port`, and have the server dial this worker: [`Config::server`] does not matter then.
     pub serve: Option<String>,
@@ -184,6 +185,11 @@ impl Default for Config {
 }
 
 impl Config {
+    /// The addresses of [`Config::server`].
+    fn servers(&self) -> impl Iterator<Item = &str> {
+        self.server.split(',').map(str::trim)
+    }
+
     /// The default, of that server.
     pub fn new(server: impl Into<String>) -> Config {
         Config { server: server.into(), ..Config::default() }
@@ -284,8 +290,9 @@ impl Worker {
             }
             None => (None, never()),
         };
-        let dial = config.tls.as_ref().map(|tls| Dial::start(&config.server, tls, CONNECT_EACH)).transpose();
-        let dial = dial.map_err(|error| match error {
+        let by_tls = |tls| config.servers().map(|server| Dial::start(server, tls, CONNECT_EACH)).collect();
+        let dials: Result<Vec<Dial>, _> = config.tls.as_ref().map_or(Ok(Vec::new()), by_tls);
+        let dials = dials.map_err(|error| match error {
             DialError::Io(error) => Error::Thread(error),
             error => Error::Config(error.to_string()),
         })?;
@@ -316,7 +323,7 @@ impl Worker {
             env,
             accepted,
             listener,
-            dial,
+            dials,
             state: State::new(&config, token),
             tasks: Some(tasks),
             config,
@@ -368,8 +375,9 @@ impl Config {
                 ));
             }
             None => {
-                let wrong = |why| Error::Config(format!("the server {:?}: {why}", self.server));
-                target::check(&self.server).map_err(wrong)?;
+                for server in self.servers() {
+                    target::check(server).map_err(|why| Error::Config(format!("the server {server:?}: {why}")))?;
+                }
             }
             Some(_) if self.tls.is_some() => {
                 let why = "a worker that listens connects to no server: how it speaks TLS is said by `serve_tls`, and not by `tls`";

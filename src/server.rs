@@ -24,6 +24,8 @@ mod identity;
 mod limits;
 mod logins;
 mod machine;
+#[cfg(feature = "cluster")]
+mod member;
 mod metadata;
 mod operator;
 mod port;
@@ -45,6 +47,7 @@ mod watchdog;
 mod watchers;
 
 use std::net::TcpListener;
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -74,6 +77,8 @@ use self::http::{HttpThread, Reception};
 use self::identity::Connections;
 use self::limits::Accounts;
 pub use self::limits::{Limit, Limits, Most};
+#[cfg(feature = "cluster")]
+pub use self::member::{ClusterConfig, Member, SHORTEST_TAKEOVER};
 use self::operator::{Identities, Operator};
 use self::port::{Kind, Port, Ports};
 use self::query::Pool;
@@ -92,7 +97,7 @@ use crate::broker::{self, Broker, BrokerError};
 use crate::codec::Admit;
 pub use crate::front::{FileError, ServerTls, Tls as DialTls};
 use crate::front::{Speaks, TlsThread};
-use crate::store::{Newest, Recovered, Store, StoreError};
+use crate::store::{Backend, Newest, Recovered, Sqlite, Store, StoreError};
 use crate::task::Time;
 use crate::wire;
 use crate::wire::contact_grpc::create_contact;
@@ -129,6 +134,14 @@ pub struct Server {
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
+        Server::start_on(config, |data| Ok(Box::new(Sqlite::open(data)?)))
+    }
+
+    /// The same on the store that `open` gives for [`Config::data`].
+    fn start_on(
+        config: Config,
+        open: impl FnOnce(&Path) -> Result<Box<dyn Backend>, StoreError>,
+    ) -> Result<Server, ServerError> {
         let about = Arc::new(About::new(&config));
         let callers_say_who_they_are = is_on(&config);
         let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
@@ -146,7 +159,7 @@ impl Server {
             Ok::<_, ServerError>((listener, address, entrance))
         });
         let http = http.transpose()?;
-        let (store, recovered) = Store::open(&config.data).map_err(ServerError::Open)?;
+        let (store, recovered) = open(&config.data).and_then(Store::with_backend).map_err(ServerError::Open)?;
         let at = &recovered.positions;
         let (tasks, results) = (at.task, at.result);
         info!("store {}: {tasks} tasks and {results} results accepted so far", config.data.display());
@@ -324,6 +337,11 @@ impl Server {
     /// What to do with it first, as commands for this machine: a line for a worker, for a task, and for the page.
     pub fn first_steps(&self) -> String {
         self.first_steps.text(&At { listen: self.listen(), control: self.control(), http: self.http() })
+    }
+
+    #[cfg(feature = "cluster")]
+    fn store(&self) -> crate::store::Handle {
+        self.store.handle()
     }
 
     /// Whether it moves.

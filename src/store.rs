@@ -36,6 +36,7 @@ mod chunk;
 mod error;
 mod memory;
 mod patient;
+mod replicated;
 mod space;
 mod sqlite;
 mod tail;
@@ -49,6 +50,12 @@ pub use backend::{
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
+#[cfg(feature = "cluster")]
+pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
+pub use replicated::{
+    Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, MemoryLog, Messages, News, NotLeading,
+    Part, Record, RecordError, Replicated, Standby, VERSION,
+};
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;
@@ -100,6 +107,7 @@ impl Store {
             closing: AtomicBool::new(false),
             commits: Mutex::default(),
             floor: Floor::default(),
+            lease: backend.lease(),
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
@@ -208,6 +216,8 @@ struct Shared {
     /// Locked once for each commit.
     commits: Mutex<Latency>,
     floor: Floor,
+    /// `None`: nobody else ever writes.
+    lease: Option<Lease>,
 }
 
 /// Whether the store can be written.
@@ -478,6 +488,17 @@ impl Handle {
         let done = Done::new(Box::new(move |flushed| drop(tell.send(flushed))));
         self.commands.send_async(Command::Flush(done)).await.map_err(|_| self.shared.ended())?;
         told.await.unwrap_or_else(|_| Err(self.shared.ended()))
+    }
+
+    /// Whether it is known that no other server can have begun to write to the same log. Where there is only this one, it is. If it is not
+    /// known any more, [`flush`](Handle::flush) finds out.
+    pub fn leads(&self) -> bool {
+        self.shared.lease.as_ref().is_none_or(Lease::is_valid)
+    }
+
+    /// Whether another server leads, so that this store takes nothing any more.
+    pub fn is_fenced(&self) -> bool {
+        self.shared.refusal().is_some_and(|error| error.is_fenced())
     }
 
     /// For how long another program has held the lock of the database that the writer waits for now.

@@ -130,6 +130,27 @@ fn before_a_stop_nothing_goes_out_any_more_and_results_are_heard() {
 }
 
 #[test]
+fn while_it_is_held_nothing_goes_out_and_all_else_goes_on() {
+    let mut core = Core::new(Config { window: 1, ..Config::default() }, Recovered::default(), START);
+    let delivered = |core: &mut Core| -> Vec<TaskId> {
+        let actions = core.take_actions(START).into_iter().filter_map(|action| match action {
+            Action::Deliver(_, deliveries) => Some(deliveries),
+            _ => None,
+        });
+        actions.flatten().map(|delivery| delivery.task.id).collect()
+    };
+    let accepted = |id| vec![Arc::new(Task { id, accepted_at: START.wall, spec: task("work") })];
+    core.hold();
+    assert!(!core.holds_something());
+    core.join(Join { from: Some(StartAt::New), ..worker("one") }, 1, START).unwrap();
+    core.committed([accepted(1), accepted(2)].concat(), START);
+    assert!(delivered(&mut core).is_empty());
+    assert!(core.holds_something());
+    core.end_hold(START);
+    assert_eq!(delivered(&mut core), [1]);
+}
+
+#[test]
 fn an_addressed_task_waits_for_a_group_that_has_not_come_yet() {
     let mut world = world();
     let other = world.join(client("other"));
@@ -1764,6 +1785,12 @@ fn what_waits_is_watched_until_it_goes_out_and_what_many_groups_have_only_in_one
     assert_eq!(world.watch(delayed, None, &[]), Ok(vec![(name("a"), None)]));
     world.cancel(delayed);
     assert_eq!(world.watch(delayed, None, &[]), Ok(vec![]));
+    // Its group has never come.
+    let early = world.submit(to("late", "work"));
+    assert_eq!(world.watch(early, None, &[]), Ok(vec![(name("late"), None)]));
+    assert_eq!(world.watch(early, Some("a"), &[]), Ok(vec![]));
+    world.cancel(early);
+    assert_eq!(world.watch(early, None, &[]), Ok(vec![]));
 }
 
 #[test]

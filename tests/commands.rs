@@ -129,6 +129,7 @@ fn what_a_command_prints_is_seen_while_it_runs_and_from_its_beginning_by_one_who
     client.env("GATE", &gate);
     let work = r#"echo one; echo two >&2; echo "::progress 0.5" >&2; cat "$GATE"; printf four"#;
     let _client = server.client_by(client, &["--id", "a", "--exec-env", "GATE", "--exec", work]);
+    server.at_least_clients(1);
     let follow = || server.ctl_running(&["task", "1", "--follow"]);
     let shows = |of: &Program, text: &str| of.out.until(text, |lines| printed(lines).contains(text).then_some(()));
     let mut first = follow();

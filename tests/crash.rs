@@ -2,12 +2,12 @@
 //!
 //! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
-mod ledger;
+pub mod ledger;
 mod operators;
 mod runs;
-mod submitters;
-mod witness;
-mod workers;
+pub mod submitters;
+pub mod witness;
+pub mod workers;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

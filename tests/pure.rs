@@ -3,4 +3,7 @@
 
 mod broker;
 mod docs;
+#[cfg(feature = "cluster")]
+mod nats;
+mod replicated;
 mod store;

@@ -1,4 +1,4 @@
-//! What the store promises, of SQLite and of its twin in memory.
+//! What the store promises: of SQLite, of its twin in memory, and of a store whose truth is a log that several servers share.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -24,6 +24,9 @@ use tempfile::TempDir;
 enum Place {
     Sqlite(TempDir),
     Memory(Memory),
+    Replicated(TempDir, MemoryLog),
+    #[cfg(feature = "cluster")]
+    JetStream(TempDir, JetStreamConfig),
 }
 
 impl Place {
@@ -35,10 +38,31 @@ impl Place {
         Place::Memory(Memory::default())
     }
 
+    fn replicated() -> Place {
+        Place::Replicated(tempfile::tempdir().unwrap(), MemoryLog::default())
+    }
+
     fn backend(&self) -> Box<dyn Backend> {
         match self {
             Place::Sqlite(dir) => Box::new(Sqlite::open(dir.path()).unwrap()),
             Place::Memory(memory) => Box::new(memory.clone()),
+            Place::Replicated(dir, log) => {
+                let mut standby = Standby::open(log.clone(), dir.path()).unwrap();
+                while standby.follow(Duration::ZERO).unwrap().messages > 0 {}
+                Box::new(standby.lead("this one").unwrap())
+            }
+            #[cfg(feature = "cluster")]
+            Place::JetStream(dir, config) => {
+                let mut standby = Standby::open(crate::nats::servers::open(config), dir.path()).unwrap();
+                loop {
+                    // Whoever has not read all of it does not lead.
+                    standby.follow(Duration::from_millis(50)).unwrap();
+                    match standby.lead("this one") {
+                        Ok(leading) => return Box::new(leading),
+                        Err(not) => standby = not.standby,
+                    }
+                }
+            }
         }
     }
 
@@ -46,7 +70,7 @@ impl Place {
     fn open(&self) -> (Store, Recovered) {
         match self {
             Place::Sqlite(dir) => Store::open(dir.path()).unwrap(),
-            Place::Memory(memory) => Store::with_backend(Box::new(memory.clone())).unwrap(),
+            _ => Store::with_backend(self.backend()).unwrap(),
         }
     }
 
@@ -58,18 +82,29 @@ impl Place {
     }
 }
 
-/// Makes two tests of each function, one for each kind of store.
-macro_rules! for_both {
+/// Makes a test of each function for each kind of store.
+macro_rules! for_each {
     ($(fn $name:ident($place:ident) $body:block)*) => {
-        mod both {
+        mod each {
             use super::*;
             $(pub(crate) fn $name($place: Place) $body)*
         }
         mod sqlite {
-            $(#[test] fn $name() { super::both::$name(super::Place::sqlite()) })*
+            $(#[test] fn $name() { super::each::$name(super::Place::sqlite()) })*
         }
         mod memory {
-            $(#[test] fn $name() { super::both::$name(super::Place::memory()) })*
+            $(#[test] fn $name() { super::each::$name(super::Place::memory()) })*
+        }
+        mod replicated {
+            $(#[test] fn $name() { super::each::$name(super::Place::replicated()) })*
+        }
+        // On one server: each test makes a stream, which takes three of them longer.
+        #[cfg(feature = "cluster")]
+        mod jetstream {
+            $(#[test] fn $name() {
+                let Some(nats) = crate::nats::servers::Nats::one() else { return };
+                super::each::$name(super::Place::JetStream(tempfile::tempdir().unwrap(), nats.config()))
+            })*
         }
     };
 }
@@ -236,7 +271,7 @@ fn run(number: TaskId, targets: &[&str]) -> run::Run {
     }
 }
 
-for_both! {
+for_each! {
     fn a_run_is_kept_with_its_tasks_until_it_has_ended_and_is_old(place) {
         let (store, handle) = place.start();
         block_on(handle.submit(vec![task("before")])).unwrap();

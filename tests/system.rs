@@ -8,6 +8,8 @@ mod behind;
 mod bench;
 mod browser;
 mod client;
+#[cfg(feature = "cluster")]
+mod cluster;
 #[cfg(target_os = "linux")]
 mod commands;
 mod common;

@@ -248,6 +248,8 @@ pub struct Core {
     config: Config,
     /// Nothing goes out any more: the server is stopping.
     stopping: bool,
+    /// Nothing goes out for now; the groups to which something would have.
+    held: Option<BTreeSet<GroupId>>,
     recent: RecentTasks,
     groups: FxHashMap<GroupId, Group>,
     /// The groups that have a name.
@@ -309,6 +311,7 @@ impl Core {
         let mut core = Core {
             config,
             stopping: false,
+            held: None,
             recent: RecentTasks::new(recovered.positions.task),
             groups: FxHashMap::default(),
             names: HashMap::new(),
@@ -362,6 +365,21 @@ impl Core {
         core.groups.values_mut().for_each(|group| group.forget_passed(head));
         core.count_all();
         core
+    }
+
+    /// Gives nothing out until [`end_hold`](Core::end_hold). All else goes on.
+    pub fn hold(&mut self) {
+        self.held.get_or_insert_default();
+    }
+
+    /// Gives out what was held.
+    pub fn end_hold(&mut self, now: Now) {
+        self.held.take().into_iter().flatten().for_each(|group| self.dispatch(group, now));
+    }
+
+    /// Whether something may have gone out since it is held.
+    pub fn holds_something(&self) -> bool {
+        self.held.as_ref().is_some_and(|waiting| !waiting.is_empty())
     }
 
     /// Gives nothing out any more. Clients keep the tasks they have, and may report what came of them.

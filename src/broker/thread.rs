@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -12,6 +13,7 @@ use super::core::{Action, ClientInfo, Closed, Core, Join, JoinError, Reporter, S
 use super::handle::{Command, DisconnectedReporters, Joined, Reply};
 use super::outbox::{self, Outbox};
 use super::reader::{ReadAnswer, ReadJob};
+use super::wakeup::WakeUp;
 use super::watches::Watches;
 use crate::mailbox;
 use crate::now::Now;
@@ -42,6 +44,9 @@ pub(super) struct BrokerThread {
     /// Tasks put on streams since the start.
     delivered: u64,
     draining: bool,
+    wake_up: WakeUp,
+    /// The store finds out whether another server leads.
+    proving: Arc<AtomicBool>,
 }
 
 impl BrokerThread {
@@ -51,8 +56,9 @@ impl BrokerThread {
         disconnected: Arc<DisconnectedReporters>,
         watches: Watches,
         reader: Sender<ReadJob>,
+        wake_up: WakeUp,
     ) -> BrokerThread {
-        let (outboxes, waiting) = (FxHashMap::default(), VecDeque::new());
+        let (outboxes, waiting, proving) = (FxHashMap::default(), VecDeque::new(), Arc::default());
         let (next_session, delivered, draining) = (1, 0, false);
         BrokerThread {
             core,
@@ -65,18 +71,22 @@ impl BrokerThread {
             waiting,
             delivered,
             draining,
+            wake_up,
+            proving,
         }
     }
 
     /// Runs until it is told to stop.
     pub(super) fn run(mut self, commands: &mailbox::Receiver<Command>, wake_ups: &Receiver<()>) {
         loop {
+            self.gate();
             let due = self.core.tick(Now::read());
             self.act();
             let wait = due.map_or(LOOK, |at| at.since(Now::read().steady).min(LOOK));
             let mut stop = false;
             select! {
                 recv(commands.raw()) -> command => {
+                    self.gate();
                     let Ok(command) = command else { return };
                     let (mut next, mut count, mut bytes) = (Some(command), 0, 0);
                     while let Some(command) = next {
@@ -86,7 +96,7 @@ impl BrokerThread {
                         next = if goes_on { commands.raw().try_recv().ok() } else { None };
                     }
                 }
-                recv(wake_ups) -> _ => {}
+                recv(wake_ups) -> _ => self.gate(),
                 default(wait) => {}
             }
             self.catch_up();
@@ -94,6 +104,24 @@ impl BrokerThread {
             if stop {
                 return self.stop();
             }
+        }
+    }
+
+    /// Gives nothing out unless it is known that no other server leads: that one may know of outcomes that this one does not.
+    fn gate(&mut self) {
+        if self.store.leads() {
+            return self.core.end_hold(Now::read());
+        }
+        self.core.hold();
+        if self.core.holds_something() && !self.proving.swap(true, SeqCst) {
+            let (proving, wake_up) = (self.proving.clone(), self.wake_up.clone());
+            self.store.flush(Box::new(move |proved| {
+                proving.store(false, SeqCst);
+                // Of a store that takes nothing it is asked again later.
+                if proved.is_ok() {
+                    wake_up.wake();
+                }
+            }));
         }
     }
 

@@ -119,18 +119,18 @@ impl Connection {
     /// are the worker's and not those of C-core.
     pub(super) fn open(
         config: &Config,
-        dial: Option<&Dial>,
+        (server, dial): (&str, Option<&Dial>),
         env: &Arc<Environment>,
         options: CallOption,
         token: Option<Secret>,
         keepalive: Duration,
         connect_timeout: Duration,
     ) -> Connection {
-        let channel = target::channel_builder(env.clone(), &config.server, keepalive, connect_timeout)
+        let channel = target::channel_builder(env.clone(), server, keepalive, connect_timeout)
             .max_send_message_len(-1)
             .keepalive_permit_without_calls(true)
             .http2_max_pings_without_data(0);
-        let channel = target::connect(channel, &config.server, dial);
+        let channel = target::connect(channel, server, dial);
         let link = Link { client: ContactClient::new(channel.clone()).signed(token), options };
         let results = ResultSender::new(link.clone(), config.confirm_every);
         channel.check_connectivity_state(true);

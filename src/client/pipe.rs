@@ -56,8 +56,8 @@ pub(super) struct Pipe {
     /// Streams that the server opens, if this listens, and what does. Else it connects itself.
     pub(super) accepted: Receiver<Accepted>,
     pub(super) listener: Option<Listener>,
-    /// The way to a server with TLS.
-    pub(super) dial: Option<Dial>,
+    /// For each address of the server the way there by TLS; none without TLS.
+    pub(super) dials: Vec<Dial>,
     pub(super) options: CallOption,
     /// The same for a worker that stops, and holds something: it is drained.
     pub(super) stopping_options: CallOption,
@@ -94,6 +94,11 @@ pub(super) struct State {
     connection: Option<Connection>,
     /// A stream that the server opened, and that is to be the connection.
     coming: Option<Accepted>,
+    /// The addresses of the server, and the place of that which is tried.
+    servers: Vec<String>,
+    at: usize,
+    /// Addresses that failed, one after another, since there was a wait.
+    failed: usize,
     /// What the log calls the server.
     server: String,
     /// What the client says who it is with. That of the file when it could be read last.
@@ -141,7 +146,10 @@ impl State {
             inbox_bytes: 0,
             connection: None,
             coming: None,
-            server: config.server.clone(),
+            servers: config.servers().map(str::to_owned).collect(),
+            at: 0,
+            failed: 0,
+            server: config.servers().next().unwrap_or_default().to_owned(),
             token,
             connections: 0,
             backoff: Backoff::new(config.first_backoff, config.most_backoff),
@@ -165,6 +173,16 @@ impl State {
             let all = self.progress.take();
             all.into_iter().for_each(|((id, copy), said)| self.ledger.progress(id, copy, said, now));
         }
+    }
+
+    /// The next address is to be tried. Says whether at once: another may be well, so a round of all counts as one try.
+    fn go_on_to_next(&mut self) -> bool {
+        if self.servers.len() < 2 {
+            return false;
+        }
+        self.at = (self.at + 1) % self.servers.len();
+        self.failed = (self.failed + 1) % self.servers.len();
+        self.failed != 0
     }
 
     fn inbox_has_room(&self) -> bool {
@@ -204,12 +222,13 @@ impl Pipe {
         state.ledger.renew();
         let options = self.options.clone();
         let (keepalive, connect_timeout) = (state.keepalive, state.connect_timeout);
-        let dial = self.dial.as_ref();
+        state.server.clone_from(&state.servers[state.at]);
         if let Some(Ok((token, _))) = self.config.token_file.as_deref().map(secret::read) {
             state.token = Some(token);
         }
         let token = state.token.clone();
-        let connection = Connection::open(&self.config, dial, &self.env, options, token, keepalive, connect_timeout);
+        let to = (&*state.server, self.dials.get(state.at));
+        let connection = Connection::open(&self.config, to, &self.env, options, token, keepalive, connect_timeout);
         state.connection = Some(connection);
     }
 
@@ -236,7 +255,7 @@ impl Pipe {
             Ok(()) => self.state.connection = Some(connection),
             Err(End::Lost { reason, retry_after, refused }) => {
                 // What C-core knows of TLS is that its socket was closed.
-                let trouble = self.dial.as_ref().and_then(Dial::trouble).filter(|_| !refused);
+                let trouble = self.dials.get(self.state.at).and_then(Dial::trouble).filter(|_| !refused);
                 let reason = trouble.unwrap_or(reason);
                 self.lost(&connection, &reason, retry_after, refused, now);
             }
@@ -464,22 +483,20 @@ impl Pipe {
         let ready_since = connection.ready_since();
         if ready_since.is_some_and(|since| connection.answered || refused || now >= since + WORKED) {
             state.backoff.reset();
+            state.failed = 0;
         }
         if ready_since.is_none() {
             state.connect_timeout = MOST_CONNECT.min(state.connect_timeout * 2);
         }
         state.silent_at = None;
         if reason.contains(target::TOO_MANY_PINGS) {
-            log::info!(
-                "{} wants no pings: from now on one every {} s",
-                self.config.server,
-                target::RARE_KEEPALIVE.as_secs()
-            );
+            log::info!("{} wants no pings: from now on one every {} s", state.server, target::RARE_KEEPALIVE.as_secs());
             state.keepalive = target::RARE_KEEPALIVE;
         }
         let said = reason;
         let reason = &*unreached::in_words(said);
-        let wait = state.backoff.next_after(retry_after, &mut rand::rng());
+        let at_once = state.go_on_to_next() && retry_after.is_none();
+        let wait = if at_once { Duration::ZERO } else { state.backoff.next_after(retry_after, &mut rand::rng()) };
         state.try_at = now + wait;
         let what = match ready_since {
             _ if connection.answered => "lost the connection to",
@@ -494,7 +511,7 @@ impl Pipe {
         }
         let server = &self.state.server;
         let http2 = ready_since.is_some();
-        let is_plain = self.dial.is_none() && self.listener.is_none();
+        let is_plain = self.dials.is_empty() && self.listener.is_none();
         // One that speaks gRPC, and knows no getTask, was asked already.
         let is_strange = http2 && !said.contains(LISTEN) || unreached::is_no_grpc(said);
         if is_plain && is_strange && !connection.answered && !refused && target::proxy(server).is_none() {

@@ -308,7 +308,7 @@ fn task(task: Task) -> pb::Task {
 
 /// The headers, as they go over the wire.
 pub(super) fn headers(of: &Attachment) -> HashMap<String, String> {
-    of.headers().iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    of.headers().to_map()
 }
 
 pub(super) fn data(of: &Attachment) -> pb::Data {

@@ -25,6 +25,14 @@ pub(super) struct Receipts(SipHasher24);
 #[derive(Clone)]
 pub(super) struct OfClient(SipHasher24);
 
+/// Has the servers of a cluster know one another's receipts: the key of this data folder becomes theirs.
+#[cfg(feature = "cluster")]
+pub(super) fn set_key(data: &Path, key: [u8; LENGTH]) -> io::Result<()> {
+    std::fs::create_dir_all(data)?;
+    let path = data.join("receipt-key");
+    if std::fs::read(&path).is_ok_and(|there| there == key) { Ok(()) } else { private_file::write(&path, key) }
+}
+
 impl Receipts {
     /// With the key of this data folder, which is made when it is missing: for its owner alone, and never changed.
     pub(super) fn open(data: &Path) -> io::Result<Receipts> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{MakeBackup, Space, StoreError};
+use super::{Lease, MakeBackup, Space, StoreError};
 use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
@@ -186,7 +186,7 @@ pub struct Keyed {
 }
 
 /// What one transaction writes. Everything has its place already; the order among the kinds does not matter.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
     /// To append, in the order of ids. Their keys are new.
     pub tasks: Vec<Arc<Task>>,
@@ -413,6 +413,16 @@ pub trait Backend: Send {
 
     /// Removes what is no longer wanted; costs what is removed. Its errors are those of [`commit`](Backend::commit).
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError>;
+
+    /// Until when nobody else can have begun to write; `None`: nobody ever does.
+    fn lease(&self) -> Option<Lease> {
+        None
+    }
+
+    /// Sees to it that nobody else has begun to write. Its errors are those of [`commit`](Backend::commit).
+    fn prove(&mut self) -> Result<(), StoreError> {
+        Ok(())
+    }
 
     /// What is left of its disk; `None`: it has none, or the system does not say. Asked before each transaction, so it must be quick.
     fn space(&self) -> Option<(PathBuf, Space)> {

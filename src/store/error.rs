@@ -109,6 +109,20 @@ pub enum StoreError {
         #[source]
         cause: Cause,
     },
+    /// The log that several servers share cannot be written: too few of those that keep it can be reached.
+    #[error(
+        "the log of the cluster cannot be written ({why}); check the NATS servers and the way to them; the server goes on by itself"
+    )]
+    NoLog {
+        /// What was said.
+        why: Arc<str>,
+    },
+    /// Another server leads.
+    #[error("{why}; this one takes nothing until it leads again")]
+    Fenced {
+        /// How that was seen.
+        why: Arc<str>,
+    },
     /// The system has no thread left.
     #[error("a thread cannot be started ({cause}); raise the limit on threads or processes")]
     NoThread {
@@ -138,12 +152,22 @@ impl StoreError {
             | StoreError::Io { .. }
             | StoreError::Unwritable { .. }
             | StoreError::InUse { .. }
+            | StoreError::NoLog { .. }
             | StoreError::NoThread { .. } => true,
             StoreError::NotContact { .. }
             | StoreError::Newer { .. }
             | StoreError::Damaged { .. }
             | StoreError::Lost { .. }
+            | StoreError::Fenced { .. }
             | StoreError::Closed => false,
+        }
+    }
+
+    /// Whether another server leads.
+    pub(super) fn is_fenced(&self) -> bool {
+        match self {
+            StoreError::Failed { reason } => reason.is_fenced(),
+            error => matches!(error, StoreError::Fenced { .. }),
         }
     }
 

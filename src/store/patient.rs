@@ -48,6 +48,10 @@ impl Patient {
         self.wait_for(|backend| backend.remove(removal))
     }
 
+    pub(super) fn prove(&mut self) -> Result<(), StoreError> {
+        self.wait_for(|backend| backend.prove())
+    }
+
     pub(super) fn space(&self) -> Option<(PathBuf, Space)> {
         self.backend.space()
     }

@@ -26,6 +26,7 @@ mod results;
 mod rows;
 mod runs;
 mod tasks;
+mod view;
 
 use reader::SqliteReader;
 use rows::{client_columns, dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
@@ -66,12 +67,18 @@ pub struct Sqlite {
     // Dropped before the lock.
     conn: Connection,
     path: Arc<Path>,
+    /// It can be made anew from a log, so that no commit waits for the disk.
+    is_view: bool,
     _lock: File,
 }
 
 impl Sqlite {
     /// Opens the database in the folder `dir`; makes both if they are missing.
     pub fn open(dir: &Path) -> Result<Sqlite, StoreError> {
+        Sqlite::open_as(dir, false)
+    }
+
+    fn open_as(dir: &Path, is_view: bool) -> Result<Sqlite, StoreError> {
         fs::create_dir_all(dir).map_err(|error| StoreError::unwritable(dir, error))?;
         let lock = lock(&dir.join("lock"))?;
         let path: Arc<Path> = dir.join("contact.db").into();
@@ -80,10 +87,12 @@ impl Sqlite {
         let mut conn = connect(&path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
         close_to_others(dir);
         moving::move_rows(&mut conn, &path)?;
-        Ok(Sqlite { conn, path, _lock: lock })
+        let sqlite = Sqlite { conn, path, is_view, _lock: lock };
+        sqlite.prepare_view()?;
+        Ok(sqlite)
     }
 
-    fn positions(&self) -> Result<Positions, StoreError> {
+    pub(super) fn positions(&self) -> Result<Positions, StoreError> {
         positions(&self.conn).map_err(explain(&self.path))
     }
 
@@ -94,18 +103,60 @@ impl Sqlite {
 
     /// See [`Backend::reopen`].
     fn open_again(&mut self) -> Result<Positions, StoreError> {
-        // A connection to nothing takes the place of the one that is closed, until there is another.
-        let nothing = Connection::open_in_memory().map_err(explain(&self.path))?;
-        drop(std::mem::replace(&mut self.conn, nothing));
+        self.disconnect()?;
         let dir = self.path.parent().unwrap_or(Path::new("."));
         // Not made if it is missing: on a disk that is not there, an empty one would stand in its place.
         self.conn = connect(&self.path, OpenFlags::empty(), BUSY)?;
+        self.prepare_view()?;
         // All that was committed goes from the log into the database, and both to the disk. So no page of the log is relied on
         // whose sync may have been the one that failed. A reader that is in the middle of something puts that off.
         // The log may be what the disk is full of, and this gives its room back: so it comes before any other writing.
         self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&self.path))?;
         try_writing(dir).map_err(|error| refused(&self.path, error))?;
         self.positions()
+    }
+
+    /// A connection to nothing takes the place of the one that is closed, until there is another.
+    fn disconnect(&mut self) -> Result<(), StoreError> {
+        let nothing = Connection::open_in_memory().map_err(explain(&self.path))?;
+        drop(std::mem::replace(&mut self.conn, nothing));
+        Ok(())
+    }
+
+    /// Writes in one transaction.
+    fn write(&mut self, work: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>) -> Result<(), StoreError> {
+        let write = || {
+            let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            work(&change)?;
+            change.commit()
+        };
+        write().map_err(explain(&self.path))
+    }
+
+    /// See [`Backend::remove`]. `also` writes in the same transaction.
+    fn remove_and(
+        &mut self,
+        removal: &Removal,
+        also: impl FnOnce(&Transaction<'_>) -> rusqlite::Result<()>,
+    ) -> Result<Removed, StoreError> {
+        let remove = || {
+            let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))?;
+            let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let removed = removal::remove(&change, removal)?;
+            runs::remove(&change, removal)?;
+            also(&change)?;
+            change.commit()?;
+            let pages = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
+            // Gives pages back to the file system: those that were emptied, and some of earlier times. A thousand take 60 ms.
+            let back = (pages("freelist_count")? - free + PAGES_BACK).clamp(PAGES_BACK, MOST_PAGES_BACK);
+            // A row for each page: whoever does not read them all gives back one.
+            let mut give_back = self.conn.prepare(&format!("PRAGMA incremental_vacuum({back})"))?;
+            let mut pages_back = give_back.query([])?;
+            while pages_back.next()?.is_some() {}
+            let used = (pages("page_count")? - pages("freelist_count")?) * pages("page_size")?;
+            Ok(Removed { used: used as u64, ..removed })
+        };
+        remove().map_err(explain(&self.path))
     }
 
     /// Keeps the database from growing beyond `bytes`, until it is opened again: what does not fit fails as on a full disk.
@@ -268,23 +319,7 @@ impl Backend for Sqlite {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        let mut write = || {
-            let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            // First, so that tasks of the batch can have the keys.
-            tasks::change(&change, batch)?;
-            tasks::append(&change, &batch.tasks)?;
-            results::append(&change, &batch.results)?;
-            write_statuses(&change, batch)?;
-            write_groups(&change, batch)?;
-            write_drains(&change, batch)?;
-            runs::write(&change, batch.runs.values())?;
-            write_dialled(&change, batch)?;
-            write_clients(&change, batch)?;
-            write_dead(&change, batch)?;
-            write_meta(&change, batch)?;
-            change.commit()
-        };
-        write().map_err(explain(&self.path))
+        self.write(|change| write_batch(change, batch))
     }
 
     fn reopen(&mut self) -> Result<Positions, StoreError> {
@@ -310,23 +345,7 @@ impl Backend for Sqlite {
     }
 
     fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
-        let mut remove = || {
-            let free = self.conn.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0))?;
-            let change = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-            let removed = removal::remove(&change, removal)?;
-            runs::remove(&change, removal)?;
-            change.commit()?;
-            let pages = |name| self.conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
-            // Gives pages back to the file system: those that were emptied, and some of earlier times. A thousand take 60 ms.
-            let back = (pages("freelist_count")? - free + PAGES_BACK).clamp(PAGES_BACK, MOST_PAGES_BACK);
-            // A row for each page: whoever does not read them all gives back one.
-            let mut give_back = self.conn.prepare(&format!("PRAGMA incremental_vacuum({back})"))?;
-            let mut pages_back = give_back.query([])?;
-            while pages_back.next()?.is_some() {}
-            let used = (pages("page_count")? - pages("freelist_count")?) * pages("page_size")?;
-            Ok(Removed { used: used as u64, ..removed })
-        };
-        remove().map_err(explain(&self.path))
+        self.remove_and(removal, |_| Ok(()))
     }
 
     fn space(&self) -> Option<(PathBuf, Space)> {
@@ -344,11 +363,26 @@ impl Backend for Sqlite {
     }
 
     fn close(self: Box<Self>) -> Result<(), StoreError> {
-        let Sqlite { conn, path, _lock } = *self;
+        let Sqlite { conn, path, is_view: _, _lock } = *self;
         // A reader that is in the middle of something leaves the rest of it to the next start.
         conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(explain(&path))?;
         conn.close().map_err(|(_, error)| explain(&path)(error))
     }
+}
+
+fn write_batch(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+    // First, so that tasks of the batch can have the keys.
+    tasks::change(change, batch)?;
+    tasks::append(change, &batch.tasks)?;
+    results::append(change, &batch.results)?;
+    write_statuses(change, batch)?;
+    write_groups(change, batch)?;
+    write_drains(change, batch)?;
+    runs::write(change, batch.runs.values())?;
+    write_dialled(change, batch)?;
+    write_clients(change, batch)?;
+    write_dead(change, batch)?;
+    write_meta(change, batch)
 }
 
 fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {

@@ -31,6 +31,8 @@ const LINGER: Duration = Duration::from_millis(2);
 /// Until a database that failed is opened again, at first and at most; doubled each time that fails.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// The same until a log that could not be written is tried again: it is not the disk that would be worn.
+const LONGEST_PAUSE_OF_LOG: Duration = Duration::from_secs(1);
 
 /// A clock that is set back by more than this was wrong before: else one task that was accepted under it would hold back the time of all
 /// later ones, and with it their removal.
@@ -339,7 +341,8 @@ impl Writer {
         }
         let written = match round.failed.take() {
             Some(error) => Err(error),
-            None if round.batch.is_empty() => Ok(()),
+            // What is answered from what is there holds only if nobody else writes.
+            None if round.batch.is_empty() => self.backend.prove(),
             None => self.commit(&round.batch),
         };
         let answers = std::mem::take(&mut round.answers);
@@ -384,8 +387,9 @@ impl Writer {
             log::debug!("the store cannot be opened again yet: {error}");
             self.shared.set_condition(Condition::Failed(error.clone().lasting()));
             self.shared.tail.announce();
+            let longest = if matches!(error, StoreError::NoLog { .. }) { LONGEST_PAUSE_OF_LOG } else { LONGEST_PAUSE };
             outage.why = error;
-            outage.pause = (outage.pause * 2).min(LONGEST_PAUSE);
+            outage.pause = (outage.pause * 2).min(longest);
         }
         log::error!("the store stays closed until the server is started again: {}", outage.why);
         Some(Outage { given_up: true, ..outage })

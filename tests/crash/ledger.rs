@@ -233,7 +233,8 @@ impl Ledger {
         let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
         for (group, id) in self.wanted() {
             let is_seen = saw.contains(&(group.as_str(), id)) || self.needs_no_client(&group, id);
-            assert!(is_seen, "{group} settled task {id}, which none of its workers saw");
+            let story = || self.story(&group, id);
+            assert!(is_seen, "settled, and none of the workers of {group} saw it:{}", story());
         }
     }
 }

@@ -110,7 +110,9 @@ fn contactctl(witness: &Witness) {
             (0..40).map(|n| task(witness, format!("from contactctl {round}.{n}"), to, String::new())).collect();
         fs::write(&file, tasks.iter().map(|task| format!("{}\n", task.task)).collect::<String>()).unwrap();
         let mut command = process::Command::new(env!("CARGO_BIN_EXE_contactctl"));
-        command.args(["submit", "--json", "--batch", "4", "--server", &witness.control, "--file"]).arg(&file);
+        // It takes one address: of a cluster it may be that of a server that follows.
+        let control = witness.control.split(',').nth(round % 2).unwrap_or(&witness.control);
+        command.args(["submit", "--json", "--batch", "4", "--server", control, "--file"]).arg(&file);
         if !to.is_empty() {
             command.args(["--to", to]);
         }

@@ -147,13 +147,14 @@ impl Witness {
         self.working.store(false, Ordering::SeqCst);
     }
 
-    /// A connection of its own.
+    /// A connection of its own. Of several addresses, with commas between them, to the first that takes it.
     pub fn connect(&self, address: &str) -> Channel {
+        let scheme = if address.contains(',') { "ipv4:" } else { "" };
         ChannelBuilder::new(self.env.clone())
             .use_local_subchannel_pool(true)
             .initial_reconnect_backoff(Duration::from_millis(100))
             .max_reconnect_backoff(Duration::from_millis(200))
-            .connect(address)
+            .connect(&format!("{scheme}{address}"))
     }
 
     /// The place of something that is seen now among all that is seen.

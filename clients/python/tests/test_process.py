@@ -49,6 +49,7 @@ worker = Worker(sys.argv[2], group="g")
 worker.task(lambda task: None)
 client.server()
 worker.start()
+worker.wait_connected(60)
 if os.fork() == 0:
     for call in (client.server, unused.server, worker.stop, worker.start, lambda: worker.status("x")):
         try:

@@ -136,6 +136,10 @@ impl Core {
 
     /// Gives the group's tasks to its sessions as long as there are both.
     pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
+        if let Some(waiting) = &mut self.held {
+            waiting.insert(id);
+            return;
+        }
         let Some(group) = self.groups.get_mut(&id) else { return };
         let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {

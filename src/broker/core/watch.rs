@@ -88,6 +88,11 @@ impl Core {
         if open.len() > MOST_WATCHED {
             return Err(open.len());
         }
+        // It waits for a group that has never come.
+        let absent = task.spec.to.as_ref().filter(|to| !over && !self.names.contains_key(*to));
+        if let Some(to) = absent.filter(|to| group.is_none_or(|group| group == *to)) {
+            return Ok(vec![(to.clone(), None)]);
+        }
         open.sort_unstable();
         let mut tell = Vec::new();
         let holder = |(name, id): (GroupName, GroupId)| {

@@ -9,7 +9,7 @@ use futures::future::{self, Either};
 use futures_timer::Delay;
 
 use super::{BROKER_SHARE, Operator};
-use crate::broker::{self, Holder, MOST_WATCHED, MOST_WATCHES, Piece, Printed, Watch};
+use crate::broker::{Holder, MOST_WATCHED, MOST_WATCHES, Piece, Printed, Watch};
 use crate::server::refusal::Refusal;
 use crate::task::{GroupName, Task, TaskId};
 
@@ -29,7 +29,7 @@ pub(in crate::server) struct Output {
 
 /// Follows a task until its groups have settled it.
 pub(in crate::server) struct Following {
-    broker: broker::Handle,
+    operator: Operator,
     task: Task,
     group: Option<GroupName>,
     watch: Watch,
@@ -56,7 +56,7 @@ impl Operator {
         let watch = self.broker.watch(id).ok_or(Refusal::TooManyWatches(MOST_WATCHES))?;
         let (seen, told, look_at) = (HashMap::new(), VecDeque::new(), Instant::now());
         let mut following =
-            Following { broker: self.broker.clone(), task, group, watch, seen, told, look_at, over: false };
+            Following { operator: self.clone(), task, group, watch, seen, told, look_at, over: false };
         // Whether it can be followed is said at once.
         following.look().await?;
         Ok(following)
@@ -90,12 +90,17 @@ impl Following {
     /// Sees who has the task, and has them told that it is watched.
     async fn look(&mut self) -> Result<(), Refusal> {
         let seen = self.seen.iter().map(|(group, seen)| (group.clone(), seen.attempt)).collect();
-        let (holders, looked) = self.broker.tell_of_watch(self.task.clone(), self.group.clone(), seen).await?;
+        let broker = &self.operator.broker;
+        let (holders, looked) = broker.tell_of_watch(self.task.clone(), self.group.clone(), seen).await?;
         let holders = holders.map_err(|count| Refusal::TooManyToWatch(self.task.id, count, MOST_WATCHED))?;
         if holders.is_empty() {
             // What was printed last is on its way.
-            self.broker.flushed().await?;
+            broker.flushed().await?;
             self.over = true;
+        }
+        if holders.iter().all(|(_, holder)| holder.is_none()) {
+            // It may have been cancelled while it waits.
+            self.task = self.operator.task(self.task.id).await?;
         }
         for (group, holder) in holders {
             let Some(Holder { client, attempt, says }) = holder else { continue };

@@ -42,6 +42,11 @@ pub(super) fn find(conn: &Connection, number: TaskId) -> rusqlite::Result<Option
     conn.prepare_cached(ONE)?.query_row([int(number)], read).optional()
 }
 
+/// All that are kept.
+pub(super) fn all(conn: &Connection) -> rusqlite::Result<Vec<Run>> {
+    conn.prepare("SELECT number, run, targets, ended FROM runs ORDER BY number")?.query_map([], read)?.collect()
+}
+
 pub(super) fn open(conn: &Connection) -> rusqlite::Result<Vec<Run>> {
     conn.prepare_cached(OPEN)?.query_map([], read)?.collect()
 }

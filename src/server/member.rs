@@ -1,0 +1,385 @@
+//! A server that is one of several: it follows the log that they share, and leads when nobody else does.
+//!
+//! ```text
+//!            follows ──▶ (nobody leads, and it has read all) ──▶ leads: a [`Server`] as any
+//!               ▲                                                  │
+//!               └───────── (another one has begun to lead) ◀───────┘
+//! ```
+//!
+//! While it follows, no port takes calls: whoever connects is refused, as by a machine that is down, and goes to another one. Over HTTP it
+//! says that it is well, and not ready.
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
+use log::{info, warn};
+
+use super::limits::Limits;
+use super::port::is_of_this_machine;
+use super::{Config, Pulse, Retention, Server, ServerError, bind, receipts};
+use crate::broker;
+use crate::store::{Backend, Beats, FollowError, JetStream, JetStreamConfig, Replicated, Standby, StoreError};
+
+/// The shortest time after which a server may take over: longer than one that leads can go on without having proved that it does, and than
+/// some beats.
+pub const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
+/// How long one reading of the log waits: so soon orders are heard.
+const LOOK: Duration = Duration::from_millis(100);
+/// Between two tries to reach NATS.
+const PAUSE: Duration = Duration::from_secs(1);
+/// A server that leads and has nothing to write proves so often that it still does.
+const PROVE: Duration = Duration::from_secs(5);
+/// A request to a server that follows: how long it may take, and be.
+const REQUEST: Duration = Duration::from_secs(1);
+const LONGEST_REQUEST: usize = 4096;
+
+/// How a server is one of several.
+#[derive(Debug, Clone)]
+pub struct ClusterConfig {
+    /// Where their log is.
+    pub log: JetStreamConfig,
+    /// By which others know this server, `host:port`.
+    pub advertise: String,
+    /// How long nothing must have been heard of the one who leads before this one tries. At least [`SHORTEST_TAKEOVER`].
+    pub takeover_after: Duration,
+}
+
+/// The thread that follows and leads. Owns it until [`Member::stop`].
+pub struct Member {
+    orders: Sender<Order>,
+    thread: JoinHandle<Result<(), ServerError>>,
+    shared: Arc<Shared>,
+}
+
+/// What the server is told while it runs.
+enum Order {
+    Stop,
+    Reconfigure(Box<(broker::Config, Retention, Limits)>),
+    ReloadTls,
+}
+
+#[derive(Default)]
+struct Shared {
+    /// In words.
+    role: Mutex<String>,
+    leads: AtomicBool,
+    /// Of the server, while it leads.
+    pulse: Mutex<Option<Pulse>>,
+}
+
+impl Shared {
+    fn set_role(&self, role: String) {
+        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
+    }
+
+    fn role(&self) -> String {
+        self.role.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_pulse(&self, pulse: Option<Pulse>) {
+        self.leads.store(pulse.is_some(), SeqCst);
+        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
+    }
+}
+
+impl Member {
+    /// Begins to follow. `ended` is called on its thread when that comes to its end, for whatever reason.
+    pub fn start(
+        config: Config,
+        cluster: ClusterConfig,
+        ended: impl FnOnce() + Send + 'static,
+    ) -> Result<Member, ServerError> {
+        let shared = Arc::new(Shared::default());
+        let (orders, taken) = bounded(16);
+        let run = Run { config, cluster, orders: taken, shared: shared.clone() };
+        let work = move || {
+            // Also if it panics.
+            let _ended = AtTheEnd(Some(ended));
+            run.run()
+        };
+        let thread = thread::Builder::new().name("member".into()).spawn(work).map_err(StoreError::no_thread)?;
+        Ok(Member { orders, thread, shared })
+    }
+
+    /// What it does, for people: `leading`, or `following (lag 3)`.
+    pub fn role(&self) -> String {
+        self.shared.role()
+    }
+
+    /// Whether it takes calls.
+    pub fn leads(&self) -> bool {
+        self.shared.leads.load(SeqCst)
+    }
+
+    /// What [`Pulse::stands_still`] says of the server that leads.
+    pub fn pulse(&self) -> impl Fn() -> Option<String> + Send + use<> {
+        let shared = self.shared.clone();
+        move || shared.pulse.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Pulse::stands_still)
+    }
+
+    /// See [`Server::reconfigure`]. Holds for all the time that it leads from now on, too.
+    pub fn reconfigure(&self, broker: broker::Config, retention: Retention, limits: Limits) {
+        let _ = self.orders.send(Order::Reconfigure(Box::new((broker, retention, limits))));
+    }
+
+    /// See [`Server::reload_tls`].
+    pub fn reload_tls(&self) {
+        let _ = self.orders.send(Order::ReloadTls);
+    }
+
+    /// Ends it. If it leads, another one may at once.
+    pub fn stop(self) -> Result<(), ServerError> {
+        let _ = self.orders.send(Order::Stop);
+        self.thread.join().unwrap_or_else(|_| Err(ServerError::Start("the thread of the cluster panicked".into())))
+    }
+}
+
+/// Calls it when it is dropped.
+struct AtTheEnd<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for AtTheEnd<F> {
+    fn drop(&mut self) {
+        self.0.take().into_iter().for_each(|ended| ended());
+    }
+}
+
+struct Run {
+    config: Config,
+    cluster: ClusterConfig,
+    orders: Receiver<Order>,
+    shared: Arc<Shared>,
+}
+
+/// What comes after following, or leading.
+enum Next<T> {
+    Goes(T),
+    Stops,
+}
+
+impl Run {
+    fn run(mut self) -> Result<(), ServerError> {
+        loop {
+            let Next::Goes((backend, beats)) = self.follow()? else { return Ok(()) };
+            let Next::Goes(()) = self.lead(backend, &beats)? else { return Ok(()) };
+        }
+    }
+
+    /// Follows until this server leads.
+    fn follow(&mut self) -> Result<Next<(Replicated<JetStream>, Beats)>, ServerError> {
+        self.shared.set_role("following (the log was not reached yet)".into());
+        let _waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
+        let Next::Goes(log) = self.reach()? else { return Ok(Next::Stops) };
+        let beats = log.beats();
+        receipts::set_key(&self.config.data, log.secret())
+            .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
+        let mut standby = Standby::open(log, &self.config.data).map_err(of_follow)?;
+        info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
+        let (mut heard, mut reads) = (Instant::now(), true);
+        loop {
+            if self.stops() {
+                return Ok(Next::Stops);
+            }
+            let mut resigned = false;
+            match standby.follow(LOOK) {
+                Ok(news) if news.messages > 0 => (heard, resigned) = (Instant::now(), news.resigned),
+                Ok(_) => reads = true,
+                Err(why) if why.may_pass() => {
+                    if std::mem::take(&mut reads) {
+                        warn!("the log of the cluster is not followed for now: {why}");
+                    }
+                    thread::sleep(LOOK);
+                }
+                Err(error) => return Err(of_follow(error)),
+            }
+            let beat = beats.heard();
+            heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
+            let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
+            self.shared.set_role(format!("following (lag {lag})"));
+            if !resigned && heard.elapsed() < self.cluster.takeover_after {
+                continue;
+            }
+            match standby.lead(&self.cluster.advertise) {
+                Ok(leading) => return Ok(Next::Goes((leading, beats))),
+                Err(not) => {
+                    info!("this server does not lead: {}", not.why);
+                    standby = not.standby;
+                    heard = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Connects to NATS, however long that takes.
+    fn reach(&mut self) -> Result<Next<JetStream>, ServerError> {
+        loop {
+            match JetStream::open(&self.cluster.log) {
+                Ok(log) => return Ok(Next::Goes(log)),
+                Err(error) if error.may_pass() => {
+                    warn!("{error}; trying again");
+                    self.shared.set_role(format!("following ({error})"));
+                }
+                Err(error) => return Err(ServerError::Start(error.to_string())),
+            }
+            let again = Instant::now() + PAUSE;
+            while Instant::now() < again {
+                if self.stops() {
+                    return Ok(Next::Stops);
+                }
+                thread::sleep(LOOK);
+            }
+        }
+    }
+
+    /// Leads until another server does.
+    fn lead(&mut self, backend: Replicated<JetStream>, beats: &Beats) -> Result<Next<()>, ServerError> {
+        info!("leading the cluster {}", self.cluster.log.cluster);
+        beats.give(true);
+        let server = Server::start_on(self.config.clone(), |_| Ok(Box::new(backend) as Box<dyn Backend>));
+        let server = server.inspect_err(|_| beats.give(false))?;
+        // The same ports the next time.
+        self.config.listen = server.listen().to_owned();
+        self.config.control = server.control().to_owned();
+        self.config.http = server.http().map(str::to_owned);
+        self.shared.set_role("leading".into());
+        self.shared.set_pulse(Some(server.pulse()));
+        let store = server.store();
+        let mut proved = Instant::now();
+        let next = loop {
+            match self.orders.recv_timeout(LOOK) {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break Next::Stops,
+                Ok(order) => self.obey(order, Some(&server)),
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            if store.is_fenced() {
+                warn!("another server leads: this one follows now");
+                break Next::Goes(());
+            }
+            if store.leads() {
+                proved = Instant::now();
+            } else if beats.others_lead() || proved.elapsed() >= PROVE {
+                // Whether it does is found out by writing.
+                proved = Instant::now();
+                store.flush(Box::new(|_| {}));
+            }
+        };
+        self.shared.set_role("stopping".into());
+        self.shared.set_pulse(None);
+        beats.give(false);
+        if let Err(error) = server.stop() {
+            match next {
+                Next::Stops => return Err(error.into()),
+                Next::Goes(()) => info!("the store of the term that is over: {error}"),
+            }
+        }
+        Ok(next)
+    }
+
+    /// Takes the orders that wait; says whether one is to stop.
+    fn stops(&mut self) -> bool {
+        while let Ok(order) = self.orders.try_recv() {
+            if let Order::Stop = order {
+                return true;
+            }
+            self.obey(order, None);
+        }
+        false
+    }
+
+    fn obey(&mut self, order: Order, server: Option<&Server>) {
+        match order {
+            Order::Stop => {}
+            Order::ReloadTls => server.into_iter().for_each(Server::reload_tls),
+            Order::Reconfigure(settings) => {
+                let (broker, retention, limits) = *settings;
+                (self.config.broker, self.config.retention) = (broker.clone(), retention.clone());
+                self.config.limits = limits;
+                if let Some(Err(error)) = server.map(|server| server.reconfigure(broker, retention, limits)) {
+                    warn!("not all of the settings are taken over: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn of_follow(error: FollowError) -> ServerError {
+    match error {
+        FollowError::Store(error) => ServerError::Open(error),
+        error => ServerError::Start(error.to_string()),
+    }
+}
+
+/// Answers /healthz and /readyz while the server follows, if that needs no TLS. One request after another.
+struct Waiting {
+    address: Option<std::net::SocketAddr>,
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Waiting {
+    fn start(http: Option<&str>, shared: Arc<Shared>) -> Result<Waiting, ServerError> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let nobody = Waiting { address: None, stop: stop.clone(), thread: None };
+        let Some(http) = http else { return Ok(nobody) };
+        let (listener, _) = bind(http, "--http")?;
+        if !is_of_this_machine(&listener) {
+            return Ok(nobody);
+        }
+        let address = listener.local_addr().ok();
+        let stopped = stop.clone();
+        let work = move || wait_on(&listener, &shared, &stopped);
+        let thread = thread::Builder::new().name("following".into()).spawn(work).map_err(StoreError::no_thread)?;
+        Ok(Waiting { address, stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.stop.store(true, SeqCst);
+        // The thread waits for a connection.
+        let _ = self.address.map(|address| TcpStream::connect_timeout(&address, REQUEST));
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn wait_on(listener: &TcpListener, shared: &Shared, stopped: &AtomicBool) {
+    for connection in listener.incoming() {
+        if stopped.load(SeqCst) {
+            return;
+        }
+        if let Ok(connection) = connection {
+            // Whoever went away has no use for the answer.
+            let _ = answer(connection, &shared.role());
+        }
+    }
+}
+
+fn answer(mut connection: TcpStream, role: &str) -> std::io::Result<()> {
+    connection.set_read_timeout(Some(REQUEST))?;
+    connection.set_write_timeout(Some(REQUEST))?;
+    let (began, mut head, mut some) = (Instant::now(), Vec::new(), [0; 1024]);
+    // What is not read of a request ends the connection before the answer is there.
+    while !head.ends_with(b"\r\n\r\n") && head.len() < LONGEST_REQUEST && began.elapsed() < REQUEST {
+        match connection.read(&mut some)? {
+            0 => break,
+            count => head.extend(&some[..count]),
+        }
+    }
+    let head = String::from_utf8_lossy(&head);
+    let (status, body) = match head.split(' ').nth(1) {
+        Some("/healthz") => ("200 OK", "ok"),
+        Some("/readyz") => ("503 Service Unavailable", role),
+        _ => ("503 Service Unavailable", "this server follows another one: ask that one"),
+    };
+    let length = body.len();
+    write!(
+        connection,
+        "HTTP/1.1 {status}\r\ncontent-type: text/plain; charset=utf-8\r\ncontent-length: {length}\r\nconnection: close\r\n\r\n{body}"
+    )
+}

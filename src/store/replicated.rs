@@ -1,0 +1,218 @@
+//! A store that several servers keep: what is true is a [`Log`] that they share, and each has a database that is a view of it.
+//!
+//! ```text
+//!            the server that leads                                  one that follows
+//!  store-writer ──▶ Replicated::commit                          Standby::follow
+//!                     │ 1. Term::append      ┌─────────────┐      │
+//!                     ├─────────────────────▶│     Log     ├─────▶│ Record::read
+//!                     │                      └─────────────┘      ▼
+//!                     └ 2. apply ──▶ view (Sqlite)              apply ──▶ view (Sqlite)
+//! ```
+//!
+//! - What one transaction writes is one record. It is applied to the view in one transaction, with its place in the log, and only after
+//!   the log has it. So all views are the same at the same place, and none is ahead of the log.
+//! - Leading is a [`Term`]: it begins with a record behind all that one has applied, and ends with a record of anybody else. Whoever is not
+//!   the last to have begun a term cannot append anything, whatever its clock says.
+//! - A message of which nobody says whether it landed is sent again, with the same expectation. What stands in its place decides.
+//! - A record that is too long for one message goes in parts. It counts with the last one, and anything between them voids it.
+//! - From time to time the one who leads writes all that is kept beside tasks, results and statuses again, and cuts the log before the
+//!   oldest of these. Whoever had not read as far makes its view anew from what is left.
+
+mod convert;
+#[cfg(feature = "cluster")]
+mod jetstream;
+mod log;
+mod memory_log;
+mod record;
+mod standby;
+mod term;
+
+use std::path::PathBuf;
+
+#[cfg(feature = "cluster")]
+pub use self::jetstream::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
+pub use self::log::{Log, LogError, Messages};
+pub use self::memory_log::{Fault, Faults, MemoryLog};
+pub use self::record::{Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};
+pub use self::standby::{FollowError, News, NotLeading, Standby};
+pub use self::term::Lease;
+use self::term::{Settled, Term, TermError};
+use super::{
+    Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Space, Sqlite, StoreError,
+};
+use crate::task::{GroupName, Outcome, TaskId};
+
+/// So many messages can be cut off the log before that is done: the state that is written for it is a record of its own.
+const PURGE_EVERY: u64 = 10_000;
+
+/// The store of the server that leads.
+pub struct Replicated<L> {
+    log: L,
+    view: Sqlite,
+    term: Term,
+    pending: Option<Pending>,
+    purge_every: u64,
+}
+
+/// A record that was sent, and is not applied.
+struct Pending {
+    kind: Kind,
+    /// Where it stands. `None`: nobody said whether it does.
+    place: Option<u64>,
+}
+
+/// Applies a record to a view.
+fn apply(view: &mut Sqlite, place: u64, kind: &Kind) -> Result<Option<Removed>, StoreError> {
+    match kind {
+        Kind::Batch(batch) => view.commit_at(batch, place)?,
+        Kind::State(state) => view.replace_state_at(state, place)?,
+        Kind::Removal(removal) => return view.remove_at(removal, place).map(Some),
+        Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) => view.pass(place)?,
+    }
+    Ok(None)
+}
+
+impl From<TermError> for StoreError {
+    fn from(error: TermError) -> StoreError {
+        let why = error.to_string().into();
+        match error {
+            TermError::Over(_) => StoreError::Fenced { why },
+            TermError::Unknown(_) | TermError::Unwritable(_) => StoreError::NoLog { why },
+        }
+    }
+}
+
+impl<L: Log> Replicated<L> {
+    /// Leads in a term whose first record is this one.
+    fn new(log: L, view: Sqlite, term: Term, first: Kind) -> Replicated<L> {
+        let pending = Some(Pending { kind: first, place: Some(term.last()) });
+        Replicated { log, view, term, pending, purge_every: PURGE_EVERY }
+    }
+
+    /// Cuts the log as soon as so many messages of it are not needed. At least 1.
+    #[must_use]
+    pub fn with_purge_every(self, messages: u64) -> Replicated<L> {
+        Replicated { purge_every: messages, ..self }
+    }
+
+    /// The place in the log up to which it was applied.
+    pub fn place(&self) -> Result<u64, StoreError> {
+        self.view.log_place()
+    }
+
+    /// Appends a record and applies it. One that stands in the log already, because the view was locked when it came, is applied.
+    fn write(&mut self, kind: Kind) -> Result<Option<Removed>, StoreError> {
+        if let Some(pending) = &self.pending {
+            let is_this = pending.kind == kind;
+            let removed = self.apply_pending()?;
+            if is_this {
+                return Ok(removed);
+            }
+        }
+        let (place, doubt) = match self.term.append(&mut self.log, &kind) {
+            Ok(place) => (Some(place), None),
+            Err(error @ TermError::Unknown(_)) => (None, Some(error)),
+            Err(error) => return Err(error.into()),
+        };
+        self.pending = Some(Pending { kind, place });
+        doubt.map_or_else(|| self.apply_pending(), |error| Err(error.into()))
+    }
+
+    fn apply_pending(&mut self) -> Result<Option<Removed>, StoreError> {
+        let Some(Pending { kind, place }) = &self.pending else { return Ok(None) };
+        let unknown = || StoreError::NoLog { why: "nobody said what became of a record".into() };
+        let removed = apply(&mut self.view, place.ok_or_else(unknown)?, kind)?;
+        self.pending = None;
+        Ok(removed)
+    }
+
+    /// Cuts off what is not needed, if that is much. What goes wrong is tried again with the next removal.
+    fn purge(&mut self) -> Result<(), StoreError> {
+        let (begin, first) = self.view.log_begin()?;
+        if begin < first.saturating_add(self.purge_every) {
+            return Ok(());
+        }
+        let state = self.view.state()?;
+        self.write(Kind::State(state))?;
+        if let Err(error) = self.log.purge(begin) {
+            ::log::warn!("the log of the cluster is not cut before message {begin}: {error}");
+        }
+        Ok(())
+    }
+}
+
+impl<L: Log> Backend for Replicated<L> {
+    fn recover(&mut self) -> Result<Recovered, StoreError> {
+        self.apply_pending()?;
+        self.view.recover()
+    }
+
+    fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
+        self.view.find_key(key)
+    }
+
+    fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
+        self.view.has_task(task)
+    }
+
+    fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
+        self.view.last_outcome(group, task)
+    }
+
+    fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        self.write(Kind::Batch(batch.clone())).map(drop)
+    }
+
+    fn reopen(&mut self) -> Result<Positions, StoreError> {
+        self.view.reopen()?;
+        self.pending = match (self.term.settle(&mut self.log)?, self.pending.take()) {
+            (Settled::NoDoubt, pending) => pending,
+            (Settled::Stands(place), pending) => pending.map(|pending| Pending { place: Some(place), ..pending }),
+            (Settled::Instead(place), _) => Some(Pending { kind: Kind::Nothing, place: Some(place) }),
+            (Settled::Void, _) => None,
+        };
+        self.apply_pending()?;
+        self.view.positions()
+    }
+
+    fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
+        let removed = self.write(Kind::Removal(removal.clone()))?.unwrap_or_default();
+        self.purge()?;
+        Ok(removed)
+    }
+
+    fn lease(&self) -> Option<Lease> {
+        Some(self.term.lease())
+    }
+
+    fn prove(&mut self) -> Result<(), StoreError> {
+        if self.term.lease().is_valid() { Ok(()) } else { self.write(Kind::Nothing).map(drop) }
+    }
+
+    fn space(&self) -> Option<(PathBuf, Space)> {
+        self.view.space()
+    }
+
+    fn set_aside(&mut self, bytes: u64) -> Result<(), StoreError> {
+        self.view.set_aside(bytes)
+    }
+
+    fn reader(&self) -> OpenReader {
+        self.view.reader()
+    }
+
+    fn backup(&self) -> Option<MakeBackup> {
+        self.view.backup()
+    }
+
+    /// Others may lead at once.
+    fn close(mut self: Box<Self>) -> Result<(), StoreError> {
+        if self.pending.as_ref().is_none_or(|pending| pending.place.is_some()) {
+            self.term.hurry();
+            if let Err(error) = self.write(Kind::Resign) {
+                ::log::info!("the term ends without a word: {error}");
+            }
+        }
+        Box::new(self.view).close()
+    }
+}

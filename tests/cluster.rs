@@ -9,6 +9,7 @@ mod nats;
 #[path = "replicated/rows.rs"]
 mod rows;
 
+use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::sync::Arc;
@@ -33,6 +34,7 @@ struct Member {
     args: Vec<String>,
     listen: String,
     control: String,
+    http: String,
     data: TempDir,
     program: Program,
 }
@@ -48,13 +50,13 @@ fn spawn(args: &[String]) -> Program {
 impl Member {
     fn start(nats: &str, cluster: &str) -> Member {
         let data = tempfile::tempdir().unwrap();
-        let [listen, control] = [free_address(), free_address()];
+        let [listen, control, http] = [(); 3].map(|()| free_address());
         let folder = data.path().to_str().unwrap();
         let args = [
             ["--listen", &listen],
             ["--control", &control],
             ["--data", folder],
-            ["--http", "off"],
+            ["--http", &http],
             ["--nats", nats],
             ["--cluster", cluster],
             ["--advertise", &listen],
@@ -65,7 +67,25 @@ impl Member {
         ];
         let args: Vec<String> = args.concat().into_iter().map(str::to_owned).collect();
         let program = spawn(&args);
-        Member { args, listen, control, data, program }
+        Member { args, listen, control, http, data, program }
+    }
+
+    /// Waits until /readyz says this.
+    #[track_caller]
+    fn until_ready_says(&self, what: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let mut answer = String::new();
+            if let Ok(mut stream) = TcpStream::connect(&self.http) {
+                let _ = write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+                let _ = stream.read_to_string(&mut answer);
+            }
+            if answer.contains(what) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "it says {answer}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     fn leads(&self) -> bool {
@@ -115,7 +135,9 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     let mut members = [Member::start(&nats.urls(), &cluster), Member::start(&nats.urls(), &cluster)];
     let all = |of: fn(&Member) -> &str| members.each_ref().map(of).join(",");
     let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), deaths));
-    leader(&members, None);
+    let leads = leader(&members, None);
+    members[leads].until_ready_says("200 OK");
+    members[1 - leads].until_ready_says("following (lag 0)");
     let submitting = submitters::start(&witness);
     let working = workers::start(&witness);
     let mut failovers = Vec::new();

@@ -512,6 +512,7 @@ fn deployed(name: &str) -> String {
 }
 
 #[test]
+#[cfg_attr(feature = "cluster", ignore = "a server with that feature has more settings")]
 fn the_file_among_the_documents_is_what_the_server_prints() {
     let printed = print_config(&mut printing(SERVER));
     assert!(deployed("contact.toml") == printed, "make it again: contact-server --print-config");

@@ -84,7 +84,8 @@ pub(crate) fn run(
 ) -> anyhow::Result<()> {
     if config.public.is_some() {
         anyhow::bail!(
-            "a server that is --public has an authority of its own, which others of a cluster do not know: use --tls-cert and --tls-client-ca"
+            "a server that is --public has an authority of its own, which others of a cluster do not know: use --tls-cert and \
+             --tls-client-ca"
         );
     }
     let (name, listen) = (cluster.log.cluster.clone(), config.listen.clone());

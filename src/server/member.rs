@@ -322,15 +322,12 @@ struct Waiting {
 
 impl Waiting {
     fn start(http: Option<&str>, shared: Arc<Shared>) -> Result<Waiting, ServerError> {
+        let listener = http.map(|http| bind(http, "--http")).transpose()?.map(|(listener, _)| listener);
         let stop = Arc::new(AtomicBool::new(false));
-        let nobody = Waiting { address: None, stop: stop.clone(), thread: None };
-        let Some(http) = http else { return Ok(nobody) };
-        let (listener, _) = bind(http, "--http")?;
-        if !is_of_this_machine(&listener) {
-            return Ok(nobody);
-        }
-        let address = listener.local_addr().ok();
-        let stopped = stop.clone();
+        let Some(listener) = listener.filter(is_of_this_machine) else {
+            return Ok(Waiting { address: None, stop, thread: None });
+        };
+        let (address, stopped) = (listener.local_addr().ok(), stop.clone());
         let work = move || wait_on(&listener, &shared, &stopped);
         let thread = thread::Builder::new().name("following".into()).spawn(work).map_err(StoreError::no_thread)?;
         Ok(Waiting { address, stop, thread: Some(thread) })

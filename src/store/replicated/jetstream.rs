@@ -112,7 +112,8 @@ pub enum JetStreamError {
     },
     /// The stream is there, and is none that could be the log.
     #[error(
-        "the stream {stream} is set so that it could lose tasks, or is another program's: {differences}; set it right, or use another --cluster"
+        "the stream {stream} is set so that it could lose tasks, or is another program's: {differences}; set it right, or \
+         use another --cluster"
     )]
     OtherSettings {
         /// Its name.

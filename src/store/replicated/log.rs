@@ -21,8 +21,8 @@ pub trait Log: Send {
     /// nothing else does.
     fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError>;
 
-    /// The message at this place. `None`: there is none as far as is known to whoever answered, who may know little. So `Some` can be relied
-    /// on, and `None` cannot.
+    /// The message at this place. `None`: there is none as far as is known to whoever answered, who may know little. So `Some` can be
+    /// relied on, and `None` cannot.
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError>;
 
     /// Messages after `after`, in their order; waits up to `wait` for the first of them. The first has a higher place than the next

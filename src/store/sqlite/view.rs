@@ -26,8 +26,8 @@ const BEGIN: &str = "SELECT max(place) FROM log_places WHERE
     status < coalesce((SELECT min(seq) FROM statuses), 1 + (SELECT value FROM meta WHERE name = 'last_status'))";
 
 impl Sqlite {
-    /// Opens the database in the folder `dir` as a view. A crash of the machine may take what was written last, with the place up to which the
-    /// log was applied; it leaves the database whole.
+    /// Opens the database in the folder `dir` as a view. A crash of the machine may take what was written last, with the place up to
+    /// which the log was applied; it leaves the database whole.
     pub(in crate::store) fn open_view(dir: &std::path::Path) -> Result<Sqlite, StoreError> {
         Sqlite::open_as(dir, true)
     }

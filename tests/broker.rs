@@ -1786,7 +1786,7 @@ fn what_waits_is_watched_until_it_goes_out_and_what_many_groups_have_only_in_one
     world.cancel(delayed);
     assert_eq!(world.watch(delayed, None, &[]), Ok(vec![]));
     // Its group has never come.
-    let early = world.submit(to("late", "work"));
+    let early = world.submit(NewTask { to: Some(name("late")), ..task("work") });
     assert_eq!(world.watch(early, None, &[]), Ok(vec![(name("late"), None)]));
     assert_eq!(world.watch(early, Some("a"), &[]), Ok(vec![]));
     world.cancel(early);

@@ -55,8 +55,7 @@ impl Operator {
         let task = self.task(id).await?;
         let watch = self.broker.watch(id).ok_or(Refusal::TooManyWatches(MOST_WATCHES))?;
         let (seen, told, look_at) = (HashMap::new(), VecDeque::new(), Instant::now());
-        let mut following =
-            Following { operator: self.clone(), task, group, watch, seen, told, look_at, over: false };
+        let mut following = Following { operator: self.clone(), task, group, watch, seen, told, look_at, over: false };
         // Whether it can be followed is said at once.
         following.look().await?;
         Ok(following)

@@ -455,7 +455,8 @@ fn of_several_addresses_the_next_is_tried_at_once_when_one_does_not_serve() {
     assert_eq!(server.result().ret, "did first");
     assert_eq!(shown("connected"), format!("127.0.0.1:{}", server.port));
     server.stop();
-    next.session().send(task(2, 1, "second"));
+    let second = next.session();
+    second.send(task(2, 1, "second"));
     // The one before it may not have confirmed the first: then it is told again.
     while next.result().ret != "did second" {}
     let _ = running.stop();

@@ -11,6 +11,8 @@ fn a_stream_that_could_lose_tasks_is_refused_with_what_is_wrong() {
     use async_nats::jetstream::{self, stream};
 
     let Some(nats) = Nats::one() else { return };
+    // It listens.
+    drop(open(&nats.config()));
     let config = nats.config();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {

@@ -67,5 +67,7 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_however_often_the
     server.kill();
     working.into_iter().for_each(workers::Worker::join);
     ledger.assert_consistent(&witness);
+    ledger.assert_runs(&witness);
+    ledger.assert_cancelled_stays_so(&witness);
     println!("{crashes} crashes, {ledger}: {:.1} s", began.elapsed().as_secs_f64());
 }

@@ -127,8 +127,6 @@ impl Ledger {
         self.assert_deliveries(witness);
         self.assert_what_is_spent_was_begun(witness);
         self.assert_poison_alone_is_given_up(witness);
-        self.assert_runs(witness);
-        self.assert_cancelled_stays_so(witness);
     }
 
     fn assert_accepted_tasks_are_there(&self, witness: &Witness) {

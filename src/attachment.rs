@@ -159,14 +159,10 @@ impl Attachment {
 
     /// Whether both ask for the same: they may be of different traces.
     pub fn asks_for_the_same(&self, other: &Attachment) -> bool {
-        let asked = |it: &Attachment| {
-            it.headers()
-                .iter()
-                .filter(|(key, _)| !OF_TRACES.contains(key))
-                .map(|(key, value)| (key.to_owned(), value.to_owned()))
-                .collect::<Vec<_>>()
-        };
-        self.data() == other.data() && asked(self) == asked(other)
+        fn asked(of: &Attachment) -> impl Iterator<Item = (&str, &str)> {
+            of.headers().iter().filter(|(key, _)| !OF_TRACES.contains(key))
+        }
+        self.data() == other.data() && asked(self).eq(asked(other))
     }
 
     /// Whether there is neither.

@@ -70,7 +70,9 @@ use crate::attachment::Attachment;
 use crate::now::{Now, Steady};
 use crate::retry::{Retry, RetryPolicy};
 use crate::store::{Backlog, Checkpoint, Drain, Recovered};
-use crate::task::{ClientId, GroupName, NewResult, Outcome, Priority, Progress, StartAt, Task, TaskId, Time, weight};
+use crate::task::{
+    ClientId, GroupName, Name, NewResult, Outcome, Priority, Progress, StartAt, Task, TaskId, Time, weight,
+};
 
 /// Names one group until the end of the process; a group that is removed and made anew has another.
 pub(super) type GroupId = u64;
@@ -147,6 +149,13 @@ pub struct Reporter {
     pub group: Option<GroupName>,
     /// Its address.
     pub peer: Arc<str>,
+}
+
+impl Reporter {
+    /// What the log calls it: its id, or its address.
+    fn label(&self) -> Arc<str> {
+        self.client.as_ref().map_or_else(|| self.peer.clone(), Name::shared)
+    }
 }
 
 /// What a client says came of a task.

@@ -18,7 +18,7 @@ use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
 /// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
@@ -101,7 +101,7 @@ impl Core {
                 OutcomeReport { attempt: if report.attempt == 0 { delivery } else { report.attempt }, ..report };
             let holder = lease.session;
             if let (Some(piece), Some(group)) = (printed.filter(|_| current), name.clone()) {
-                let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
+                let client = reporter.label();
                 self.actions.push(Action::Print(Printed {
                     task: report.task,
                     group,
@@ -347,7 +347,7 @@ impl Core {
         }
         // Without a group, nothing goes out again.
         let delayed = report.outcome == Outcome::Retry && !late && group.is_some() && !report.delay.is_zero();
-        let client = reporter.client.as_ref().map_or_else(|| reporter.peer.clone(), Name::shared);
+        let client = reporter.label();
         let mut result = NewResult {
             ret: report.ret,
             attachment: report.attachment,

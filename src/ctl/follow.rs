@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 
 use console::strip_ansi_codes;
-use data_encoding::BASE64;
 use futures::executor::block_on;
 use futures::{FutureExt as _, StreamExt as _, select};
 use grpcio::CallOption;
@@ -16,6 +15,7 @@ use super::manage::ledger_of;
 use super::out::Out;
 use super::rows::enum_name;
 use super::words::count;
+use crate::attachment::to_base64;
 use crate::wire::control as pb;
 
 /// Groups of which it is said how it ended.
@@ -97,7 +97,7 @@ impl Printer {
     fn piece(&mut self, piece: &pb::TaskOutput) -> Result<(), Error> {
         if self.out.json {
             let pb::TaskOutput { group, client, attempt, from, bytes, silent, .. } = piece;
-            let (task, base64) = (self.id, BASE64.encode(bytes));
+            let (task, base64) = (self.id, to_base64(bytes));
             let part = Part { task, group, client, attempt: *attempt, from: *from, base64, silent: *silent };
             return Ok(self.out.object(&part, "")?);
         }

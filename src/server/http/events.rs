@@ -10,11 +10,11 @@ use std::time::Duration;
 use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{HeaderName, StatusCode, header};
-use axum::response::IntoResponse as _;
+use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
 use axum::{Extension, Router};
 use futures::future::{self, Either};
-use futures::stream;
+use futures::{Stream, stream};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::answer::{Answer, Refused};
@@ -49,9 +49,14 @@ async fn events(State(app): State<AppState>, Extension(caller): Extension<Caller
         };
         Some((Ok::<Bytes, Infallible>(event), (first, listener)))
     });
+    Ok(answer(events))
+}
+
+/// A stream of events as an answer.
+pub(super) fn answer(events: impl Stream<Item = Result<Bytes, Infallible>> + Send + 'static) -> Response {
     // A proxy is to pass each event on as it comes. nginx gathers them otherwise: what is shown is then seconds old.
     let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((headers, Body::from_stream(events)).into_response())
+    (headers, Body::from_stream(events)).into_response()
 }
 
 /// A place for one more listener.

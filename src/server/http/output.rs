@@ -3,12 +3,9 @@
 use std::convert::Infallible;
 use std::pin::pin;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderName, header};
-use axum::response::IntoResponse as _;
 use axum::{Extension, Router, routing};
-use data_encoding::BASE64;
 use futures::future::{self, Either};
 use futures::stream;
 use serde::Deserialize;
@@ -17,8 +14,9 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 use super::answer::Answer;
 use super::api::{Asked, Id, asked, id};
 use super::app::AppState;
-use super::events::{CONTENT_TYPE, PING, place};
+use super::events::{PING, answer, place};
 use super::live::event;
+use crate::attachment::to_base64;
 use crate::server::access::Caller;
 use crate::server::operator::{Following, Output, if_set};
 use crate::task::NameOf;
@@ -47,8 +45,7 @@ async fn output(
     let viewer = Viewer { following, stopped: app.stopped.clone(), caller, over: false, _place: place };
     let events =
         stream::unfold(viewer, async |mut viewer| Some((Ok::<Bytes, Infallible>(viewer.next().await?), viewer)));
-    let headers = [(header::CONTENT_TYPE, CONTENT_TYPE), (HeaderName::from_static("x-accel-buffering"), "no")];
-    Ok((headers, Body::from_stream(events)).into_response())
+    Ok(answer(events))
 }
 
 struct Viewer {
@@ -88,7 +85,7 @@ impl Viewer {
 /// The bytes as they are, which JSON has no room for.
 fn json(output: &Output) -> serde_json::Value {
     let Output { group, client, attempt, piece, silent } = output;
-    let base64 = BASE64.encode(&piece.bytes);
+    let base64 = to_base64(&piece.bytes);
     serde_json::json!({
         "group": group.as_str(), "client": &**client, "attempt": attempt, "from": piece.from, "base64": base64, "silent": silent,
     })

@@ -131,6 +131,8 @@ pub enum NameOf {
     To,
     /// A task's idempotency key. Programs choose it, and nobody joins by it.
     Key,
+    /// A task's lane. Programs choose it, too.
+    Lane,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
@@ -141,7 +143,7 @@ impl NameOf {
     /// Whether everybody has to be able to read it, and to type it again.
     fn is_read(self) -> bool {
         match self {
-            NameOf::Group | NameOf::Key => false,
+            NameOf::Group | NameOf::Key | NameOf::Lane => false,
             NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
         }
     }
@@ -153,6 +155,7 @@ impl fmt::Display for NameOf {
             NameOf::Group => "the group",
             NameOf::To => "the group in `to`",
             NameOf::Key => "the key",
+            NameOf::Lane => "the lane",
             NameOf::ClientOrGroup => "an id or a group",
             NameOf::Metadata => "it",
         })
@@ -303,6 +306,8 @@ pub struct NewTask {
     pub by: Option<Arc<Submitter>>,
     /// How long work on it may take; `None`: as long as it takes. Its client sees to it.
     pub time_limit: Option<TimeLimit>,
+    /// What it has to do with, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time.
+    pub lane: Option<Name>,
 }
 
 /// How long work on a task may take, from when it begins.
@@ -376,6 +381,7 @@ impl Task {
             by,
             audience,
             time_limit,
+            lane,
         } = &self.spec;
         let spec = NewTask {
             text: String::new(),
@@ -390,6 +396,7 @@ impl Task {
             by: by.clone(),
             audience: audience.clone(),
             time_limit: *time_limit,
+            lane: lane.clone(),
         };
         Task { spec, ..*self }
     }
@@ -410,6 +417,7 @@ impl NewTask {
     pub fn weight(&self) -> usize {
         weight(self.bytes())
             + self.key.as_ref().map_or(0, String::len)
+            + self.lane.as_ref().map_or(0, |lane| lane.as_str().len())
             + self.audience.as_ref().map_or(0, |audience| audience.size())
     }
 
@@ -420,6 +428,11 @@ impl NewTask {
             (None, Some(Audience::Groups(names))) => Some(names.binary_search(group).is_ok()),
             (None, _) => None,
         }
+    }
+
+    /// The lane that it waits in.
+    pub fn waits_in(&self) -> Option<&Name> {
+        self.lane.as_ref()
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for

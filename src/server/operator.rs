@@ -48,6 +48,7 @@ use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::attachment::Attachment;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
+use crate::group_limits::{GroupLimits, LimitsChange, PerSecond};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
@@ -60,6 +61,11 @@ use crate::task::{
 pub(super) const BROKER_SHARE: u32 = 50;
 
 /// A policy as somebody writes it. Empty: nothing is said.
+/// How many in a second; 0: there is no limit.
+pub(super) fn per_second(number: f64) -> Result<Option<PerSecond>, Refusal> {
+    if number == 0.0 { Ok(None) } else { PerSecond::of(number).map(Some).ok_or(Refusal::Rate(number)) }
+}
+
 pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
     if text.is_empty() { Ok(RetryPolicy::default()) } else { text.parse().map_err(Refusal::Retry) }
 }
@@ -174,6 +180,7 @@ pub(super) struct TaskRequest {
     pub(super) timeout_ms: u32,
     pub(super) timeout_fails: bool,
     pub(super) priority: Priority,
+    pub(super) lane: String,
 }
 
 /// A server: how it is set, and how it is.
@@ -247,6 +254,7 @@ impl TaskRequest {
             retry: policy.backoff,
             time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
             priority: self.priority,
+            lane: if_set(NameOf::Lane, &self.lane)?,
             text,
             attachment,
             ..NewTask::default()
@@ -666,6 +674,21 @@ impl Operator {
             self.check_joinable(&group).await?;
         }
         Ok(self.broker.set_retry(group, retry).await?)
+    }
+
+    /// Sets limits of a group anew; says how they are, and whether the group was made for that.
+    pub(super) async fn set_limits(
+        &self,
+        group: GroupName,
+        change: LimitsChange,
+    ) -> Result<(GroupLimits, bool), Refusal> {
+        if change == LimitsChange::default() {
+            return Err(Refusal::NoLimits);
+        }
+        if !change.applied_to(GroupLimits::default()).is_default() {
+            self.check_joinable(&group).await?;
+        }
+        Ok(self.broker.set_limits(group, change).await?)
     }
 
     /// Says that the clock is right; gives the milliseconds by which it had stepped, 0 if it had not.

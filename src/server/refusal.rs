@@ -74,6 +74,10 @@ pub(super) enum Refusal {
     KeyReused(#[from] KeyReused),
     #[error("{0}")]
     Retry(String),
+    #[error("max_begun_per_second is {0}, and may be from 0.001 to 1000000, or 0 for no limit")]
+    Rate(f64),
+    #[error("no limit is named: name max_in_flight, max_begun_per_second, lane_max or lane_on_dead")]
+    NoLimits,
     #[error("the selector makes no sense {0}; it is written as in os=linux,role in (web,api),!canary")]
     Selector(#[from] SelectorError),
     #[error("a selector is for what every group comes to: leave it out, or the groups")]
@@ -305,6 +309,7 @@ impl Refusal {
             Refusal::Name(_) => Reason::NAME_INVALID,
             Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::Retry(_) => Reason::RETRY_INVALID,
+            Refusal::Rate(_) | Refusal::NoLimits => Reason::LIMITS_INVALID,
             Refusal::Selector(_) | Refusal::SelectorAndGroup => Reason::SELECTOR_INVALID,
             Refusal::TooManyTargets => Reason::TARGETS_TOO_MANY,
             Refusal::NoSuchGroups(_) => Reason::GROUP_UNKNOWN,
@@ -434,6 +439,7 @@ impl Refusal {
                 NameOf::Group => "group",
                 NameOf::To => "to",
                 NameOf::Key => "key",
+                NameOf::Lane => "lane",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
@@ -442,6 +448,7 @@ impl Refusal {
             Refusal::EmptyTask => "task",
             Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
+            Refusal::Rate(_) => "max_begun_per_second",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",

@@ -141,6 +141,7 @@ impl Core {
                     group.rate.count(now.steady);
                     self.finished(holder);
                     self.end_lease(id, report.task);
+                    self.dies_if_failed(id, &report);
                     self.record(name, reporter, report, false, now);
                 }
                 _ => self.record(name, reporter, report, true, now),
@@ -224,7 +225,10 @@ impl Core {
                     let due = Due::After(now.steady.after(report.delay));
                     group.open.delay(report.task, due, attempts.begin());
                 }
-                _ => group.rate.count(now.steady),
+                _ => {
+                    group.rate.count(now.steady);
+                    self.dies_if_failed(id, &report);
+                }
             }
         }
         self.record(name, reporter, report, !counts, now);
@@ -361,6 +365,13 @@ impl Core {
         self.records.push(result);
     }
 
+    /// What its client gave up may hold its lane.
+    fn dies_if_failed(&mut self, id: GroupId, report: &OutcomeReport) {
+        if let Some(group) = self.groups.get_mut(&id).filter(|_| report.outcome == Outcome::Failed) {
+            group.dies(report.task);
+        }
+    }
+
     /// Records an outcome that no client reported, unless the group is a passing one.
     pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Now) {
         if let Some(Group { name: Some(name), .. }) = self.groups.get(&id) {
@@ -469,6 +480,7 @@ impl Core {
             let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ret, ..result.clone() };
             self.records.extend([result, last]);
+            group.dies(task);
             return;
         }
         match lease.task.filter(|task| wait.is_zero() && task.spec.has_content()) {

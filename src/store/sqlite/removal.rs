@@ -82,6 +82,11 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
             let mut free = change.prepare_cached("DELETE FROM keys WHERE key = ? AND task_id = ?")?;
             free.execute(params![key, int(task)])?;
         }
+        let (lanes, target, priority) = chunk.lanes();
+        for lane in lanes {
+            let forget = "DELETE FROM lanes WHERE lane = ? AND target = ? AND priority = ? AND first = ?";
+            change.prepare_cached(forget)?.execute(params![lane, target, priority, int(*first)])?;
+        }
         let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
         let last = ids().next_back().unwrap_or(*first);
         let dead: Vec<i64> =

@@ -1,6 +1,6 @@
 //! Tasks in chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -53,6 +53,12 @@ macro_rules! class {
 pub(super) const OF_GROUP: &str = class!("target = ?1");
 /// The same of what is for everyone.
 pub(super) const OF_EVERYONE: &str = class!("target IS NULL");
+/// The chunks of one group and priority (?1, empty: for everyone; ?2) that have tasks of a lane (?5), likewise.
+pub(super) const OF_LANE: &str = select!(
+    "first IN (SELECT first FROM lanes WHERE lane = ?5 AND target = ?1 AND priority = ?2 AND first <= ?4
+        AND first >= coalesce((SELECT first FROM lanes WHERE lane = ?5 AND target = ?1 AND priority = ?2 AND first <= ?3
+            ORDER BY first DESC LIMIT 1), 0)) ORDER BY first"
+);
 /// How many tasks of a group and priority there are in the chunks that lie between two positions.
 pub(super) const WITHIN: &str = "SELECT coalesce(sum(count), 0) FROM task_chunks INDEXED BY task_chunks_class
     WHERE target IS ?1 AND priority = ?2 AND first > ?3 AND first <= ?4 AND last <= ?4";
@@ -116,6 +122,8 @@ struct Rare {
     /// How many milliseconds work on it may take, and whether it has failed then.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<(NonZeroU32, bool)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
     #[serde(skip_serializing_if = "Headers::is_empty")]
     headers: Headers,
     /// How many bytes of data stand behind its text.
@@ -126,8 +134,19 @@ struct Rare {
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> rusqlite::Result<Option<Box<Rare>>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, .. } =
-            &task.spec;
+        let NewTask {
+            key,
+            not_before,
+            expires_at,
+            max_attempts,
+            retry,
+            by,
+            audience,
+            time_limit,
+            lane,
+            attachment,
+            ..
+        } = &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);
@@ -141,6 +160,7 @@ impl Rare {
             && by.is_none()
             && audience.is_none()
             && time_limit.is_none()
+            && lane.is_none()
             && attachment.is_nothing();
         if is_plain {
             return Ok(None);
@@ -154,6 +174,7 @@ impl Rare {
             retry: retry.map(|retry| retry.to_string()),
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
+            lane: lane.as_ref().map(|lane| lane.as_str().to_owned()),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
             groups: match audience {
@@ -243,6 +264,8 @@ impl Chunk for TaskChunk {
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
+            let lane = rare.lane.as_deref().map(|lane| Name::new(NameOf::Lane, lane)).transpose();
+            spec.lane = lane.map_err(|error| strange(6, error))?;
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {
             spec.expires_at = expires_at.map(Time);
@@ -272,6 +295,17 @@ impl TaskChunk {
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, TaskId)> {
         let key = |at: usize| Some((self.heads[at].3.as_ref()?.key.as_deref()?, self.position(at)));
         (0..self.len()).filter_map(key)
+    }
+
+    /// The lanes of its tasks, each once, and where these are noted.
+    pub(super) fn lanes(&self) -> (BTreeSet<&str>, &str, i64) {
+        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.lane.as_deref()).collect();
+        (lanes, self.target.as_ref().map_or("", GroupName::as_str), priority_number(self.priority))
+    }
+
+    /// Whether the task at this place is in a lane.
+    pub(super) fn is_in(&self, at: usize, lane: &str) -> bool {
+        self.heads[at].3.as_ref().is_some_and(|rare| rare.lane.as_deref() == Some(lane))
     }
 
     /// Which of its tasks were changed.
@@ -352,6 +386,7 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
                 texts.extend_from_slice(task.spec.attachment.data());
             }
             let (target, priority) = first.class();
+            keep_lanes(change, &chunk)?;
             let count = chunk.len() as i64;
             let (first, last, segment) = (int(first.id), int(last.id), int(segment[0].id));
             let head = serde_json::to_string(&heads).map_err(|error| strange(7, error))?;
@@ -372,6 +407,20 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
         if let Some(key) = &task.spec.key {
             keep.execute(params![key, int(task.id)])?;
         }
+    }
+    Ok(())
+}
+
+/// Notes which lanes there are in a chunk.
+fn keep_lanes(change: &Transaction<'_>, chunk: &[&Arc<Task>]) -> rusqlite::Result<()> {
+    let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.waits_in()?.as_str())).collect();
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let (target, priority) = chunk[0].class();
+    let mut keep = change.prepare_cached("INSERT INTO lanes (lane, target, priority, first) VALUES (?, ?, ?, ?)")?;
+    for lane in lanes {
+        keep.execute(params![lane, target.unwrap_or(""), priority_number(priority), int(chunk[0].id)])?;
     }
     Ok(())
 }

@@ -65,15 +65,12 @@ impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             WaitReason::NotBefore(at) => return write!(f, "not before {at}"),
-            WaitReason::InLane(before) => return write!(f, "it waits behind task {before}, of the same lane"),
+            WaitReason::InLane(before) => return write!(f, "it waits, in its lane, behind task {before}"),
             WaitReason::LaneHeld(before) => {
-                return write!(
-                    f,
-                    "its lane is held by task {before}, a dead letter: retry or drop it (contactctl retry {before}, contactctl dead)"
-                );
+                return write!(f, "its lane is held, until that is retried or dropped, by dead letter {before}");
             }
-            WaitReason::GroupFull => "the group has as many tasks in flight as it may (group set --max-in-flight)",
-            WaitReason::RateReached => "the group begins as many a second as it may (group set --max-begun-per-second)",
+            WaitReason::GroupFull => "the group has as many tasks in flight as it may (--max-in-flight)",
+            WaitReason::RateReached => "the group begins as many tasks a second as it may (--max-begun-per-second)",
             WaitReason::Paused => "the group is paused",
             WaitReason::NoClient => "no client of the group is connected",
             WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants",

@@ -26,9 +26,9 @@ export function t(key, ...args) {
 
 /** What the server said, in the language of the page where that knows the sentence, else in the server's words. */
 export function said(sentence, time = String) {
-  const [, before, at] = /^(.+) (\d{4}-\d\d-\d\dT\S+Z)$/.exec(sentence ?? '') ?? [];
+  const [, before, at] = /^(.+) (\d{4}-\d\d-\d\dT\S+Z|\d+)$/.exec(sentence ?? '') ?? [];
   const value = LANGUAGES[current][`said.${before ?? sentence}`] ?? sentence;
-  return typeof value === 'function' ? value(time(Date.parse(at))) : value;
+  return typeof value === 'function' ? value(/^\d+$/.test(at) ? at : time(Date.parse(at))) : value;
 }
 
 /** What was chosen on an earlier visit, null if nothing was. */

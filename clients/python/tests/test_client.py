@@ -200,6 +200,18 @@ class Watching(Case):
         self.client.resume("g")
         self.assertEqual(self.outcomes(1), [(1, "DONE", "done")])
 
+    def test_a_group_has_limits_and_a_task_a_lane(self):
+        limits = self.client.set_limits("g", max_in_flight=3, max_begun_per_second=0.5, lane_on_dead="hold")
+        self.assertEqual((limits.max_in_flight, limits.max_begun_per_second, limits.lane_on_dead), (3, 0.5, "hold"))
+        limits = self.client.set_limits("g", max_begun_per_second=None)
+        self.assertEqual((limits.max_in_flight, limits.max_begun_per_second, limits.lane_max), (3, None, 1))
+        with self.assertRaises(ValueError):
+            self.client.set_limits("g", lane_on_dead="burn")
+        self.client.submit("a", to="g", lane="tenant 7")
+        self.assertEqual([task.lane for task in self.client.tasks()], ["tenant 7"])
+        (group,) = self.client.groups()
+        self.assertEqual((group.limits, group.lanes, group.held_lanes), (limits, 0, 0))
+
     def test_the_server_says_what_it_is(self):
         self.client.submit("a")
         server = self.client.server()

@@ -37,15 +37,29 @@ export function groupTable({ short = false } = {}) {
   };
 }
 
+/** What of a group may be under way, and which lanes are held. */
+function limitsOf({ limits, held_lanes }) {
+  const parts = limits ? [
+    limits.max_in_flight && t('group.limit.in_flight', limits.max_in_flight),
+    limits.max_begun_per_second && t('group.limit.begun', limits.max_begun_per_second),
+    limits.lane_max > 1 && t('group.limit.lane', limits.lane_max),
+    limits.lane_on_dead === 'hold' && t('group.limit.hold'),
+  ].filter(Boolean) : [];
+  const most = parts.length ? t('group.limits', parts.join(', ')) : '';
+  return [most, held_lanes && t('group.held_lanes', held_lanes)].filter(Boolean).join('; ');
+}
+
 function groupName(td) {
   const link = h('a', { dir: 'auto' });
   const flag = badge();
-  const retry = h('div', { class: 'hint' });
-  td.append(h('span', { class: 'name' }, link), ' ', flag.node, retry);
+  const [retry, limits] = [h('div', { class: 'hint' }), h('div', { class: 'hint' })];
+  td.append(h('span', { class: 'name' }, link), ' ', flag.node, retry, limits);
   return (it) => {
     text(link, it.group);
     show(retry, Boolean(it.retry));
     text(retry, it.retry ? t('group.retry', it.retry) : '');
+    show(limits, Boolean(it.limits || it.held_lanes));
+    text(limits, limitsOf(it));
     attribute(link, 'href', `#/clients?q=${encodeURIComponent(it.group)}`);
     if (it.never_came) flag.set('warn', t('group.never_came'));
     else if (it.paused) flag.set('warn', t('group.paused'));

@@ -16,6 +16,8 @@ from .types import (
     ConnectedClient,
     FoundTask,
     Group,
+    GroupLimits,
+    LimitsOptions,
     NewTask,
     Run,
     RunOptions,
@@ -250,6 +252,25 @@ def drop(id: int, group: str) -> Call[None]:
 
 def pause(group: str, paused: bool) -> Call[None]:
     return Call("PauseGroup", pb.PauseGroupRequest(group=group, paused=paused), lambda answer: None)
+
+
+def set_limits(group: str, limits: LimitsOptions) -> Call[GroupLimits]:
+    unknown = limits.keys() - LimitsOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"a group has no limit {', '.join(sorted(unknown))}")
+    request = pb.SetGroupLimitsRequest(group=group)
+    if "max_in_flight" in limits:
+        request.max_in_flight = limits["max_in_flight"] or 0
+    if "max_begun_per_second" in limits:
+        request.max_begun_per_second = limits["max_begun_per_second"] or 0
+    if "lane_max" in limits:
+        request.lane_max = limits["lane_max"]
+    if "lane_on_dead" in limits:
+        on_dead = {"release": pb.RELEASE, "hold": pb.HOLD}
+        if limits["lane_on_dead"] not in on_dead:
+            raise ValueError(f"lane_on_dead={limits['lane_on_dead']!r}: use one of {', '.join(on_dead)}")
+        request.lane_on_dead = on_dead[limits["lane_on_dead"]]
+    return Call("SetGroupLimits", request, lambda answer: GroupLimits.of(answer.limits))
 
 
 def begin_run(text: str, options: RunOptions) -> Call[Run]:

@@ -22,6 +22,8 @@ from .types import (
     ConnectedClient,
     FoundTask,
     Group,
+    GroupLimits,
+    LimitsOptions,
     NewTask,
     Run,
     RunOptions,
@@ -198,6 +200,10 @@ class Client:
     def drop(self, id: int, group: str) -> None:
         """Takes a dead letter off the list."""
         self._ask(_calls.drop(id, group))
+
+    def set_limits(self, group: str, **limits: Unpack[LimitsOptions]) -> GroupLimits:
+        """Limits how many tasks of a group are under way at a time; what is not named stays as it was. Returns all limits."""
+        return self._ask(_calls.set_limits(group, limits))
 
     def pause(self, group: str) -> None:
         """Gives a group no more tasks, until `resume`."""

@@ -48,6 +48,8 @@ class NewTask:
     #: How long work on it may take; then it is tried again, or given up if `timeout_fails`.
     timeout: Optional[Duration] = None
     timeout_fails: bool = False
+    #: What it has to do with, as a tenant or a file: of one lane, a group has only so many tasks under way at a time, one by default.
+    lane: str = ""
     #: What rides with it, as {"content-type": "image/png"}: at most 32, of which keys and values have 4,096 bytes in all.
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
     #: Bytes, beside or instead of the text.
@@ -65,6 +67,7 @@ class NewTask:
             retry=self.retry,
             max_attempts=self.max_attempts,
             timeout_fails=self.timeout_fails,
+            lane=self.lane,
             headers=self._carried(),
             data=self.data,
         )
@@ -100,8 +103,22 @@ class TaskOptions(TypedDict, total=False):
     max_attempts: int
     timeout: Optional[Duration]
     timeout_fails: bool
+    lane: str
     headers: Mapping[str, str]
     data: bytes
+
+
+class LimitsOptions(TypedDict, total=False):
+    """What `set_limits` takes; what is left out stays as it was."""
+
+    #: Most tasks with the clients of the group, all together; None: as many as they want.
+    max_in_flight: Optional[int]
+    #: Most deliveries in a second; None: any.
+    max_begun_per_second: Optional[float]
+    #: Most tasks of one lane.
+    lane_max: int
+    #: "release" or "hold": what becomes of a lane when a task of it is given up.
+    lane_on_dead: str
 
 
 class RunOptions(TypedDict, total=False):
@@ -167,6 +184,7 @@ class TaskRecord:
     retry: str
     timeout: Optional[float]
     timeout_fails: bool
+    lane: str
     cancelled: bool
     submitted_by: str
     headers: Mapping[str, str]
@@ -190,6 +208,7 @@ class TaskRecord:
             retry=task.retry,
             timeout=task.timeout_ms / 1000 if task.timeout_ms else None,
             timeout_fails=task.timeout_fails,
+            lane=task.lane,
             cancelled=task.cancelled,
             submitted_by=task.submitted_by,
             headers=dict(task.headers),
@@ -321,6 +340,29 @@ class FoundTask:
 
 
 @dataclasses.dataclass(frozen=True)
+class GroupLimits:
+    """How much of a group's tasks may be under way at a time."""
+
+    #: With its clients, all together. None: as many as they want.
+    max_in_flight: Optional[int]
+    #: Deliveries in a second. None: any.
+    max_begun_per_second: Optional[float]
+    #: Tasks of one lane.
+    lane_max: int
+    #: "release" or "hold": what becomes of a lane when a task of it is given up.
+    lane_on_dead: str
+
+    @classmethod
+    def of(cls, it: Any) -> GroupLimits:
+        return cls(
+            max_in_flight=it.max_in_flight or None,
+            max_begun_per_second=it.max_begun_per_second or None,
+            lane_max=it.lane_max or 1,
+            lane_on_dead="hold" if it.lane_on_dead == pb.HOLD else "release",
+        )
+
+
+@dataclasses.dataclass(frozen=True)
 class Group:
     """How far a group has come."""
 
@@ -340,6 +382,11 @@ class Group:
     #: Tasks are for it, but no client of that name ever came.
     never_came: bool
     retry: str
+    #: How much may be under way.
+    limits: GroupLimits
+    #: Lanes that have tasks under way, and how many of them are held by a dead letter.
+    lanes: int
+    held_lanes: int
     labels: str
 
     @classmethod
@@ -356,6 +403,9 @@ class Group:
             dead=it.dead,
             never_came=it.never_came,
             retry=it.retry,
+            limits=GroupLimits.of(it.limits),
+            lanes=it.lanes,
+            held_lanes=it.held_lanes,
             labels=it.labels,
         )
 

@@ -2285,6 +2285,9 @@ mod lives {
                         {
                             let asked = Backlog { after, upto, broadcast_after, limit, ..backlog(group, priority) };
                             same!(backlog(&asked));
+                            let mut of_lane = asked.clone();
+                            of_lane.lane = Some(name("lane 1"));
+                            same!(backlog(&of_lane));
                             same!(count(&asked));
                             if group.is_some() {
                                 same!(expiries(&asked));

@@ -337,6 +337,17 @@ fn a_lane_with_two_places_leaves_others_their_turn() {
 }
 
 #[test]
+fn a_lane_that_has_places_left_is_last_after_its_turn() {
+    let mut world = world();
+    set(&mut world, "lane-max=10");
+    let x = world.accept((0..9).map(|_| of("x")).collect());
+    let y = world.accept((0..3).map(|_| of("y")).collect());
+    world.announce();
+    let one = world.join(Join { window: Some(4), ..worker("one") });
+    assert_eq!(got(&world, one), [x, y, x + 1, y + 1]);
+}
+
+#[test]
 fn more_lanes_than_may_wait_at_once_all_have_their_turn_in_a_bounded_memory() {
     // Each with a second task, which waits until everything before it was passed.
     const LANES: usize = 400;

@@ -74,6 +74,12 @@ pub(super) enum Refusal {
     KeyReused(#[from] KeyReused),
     #[error("{0}")]
     Retry(String),
+    #[error("{0}")]
+    ReplaceMakesNoSense(&'static str),
+    #[error(
+        "the place of task {0} was taken by task {1}, which is newer: give that one out again, or submit what is to be done anew"
+    )]
+    Replaced(TaskId, TaskId),
     #[error("the selector makes no sense {0}; it is written as in os=linux,role in (web,api),!canary")]
     Selector(#[from] SelectorError),
     #[error("a selector is for what every group comes to: leave it out, or the groups")]
@@ -305,6 +311,8 @@ impl Refusal {
             Refusal::Name(_) => Reason::NAME_INVALID,
             Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::Retry(_) => Reason::RETRY_INVALID,
+            Refusal::ReplaceMakesNoSense(_) => Reason::REPLACE_INVALID,
+            Refusal::Replaced(..) => Reason::TASK_REPLACED,
             Refusal::Selector(_) | Refusal::SelectorAndGroup => Reason::SELECTOR_INVALID,
             Refusal::TooManyTargets => Reason::TARGETS_TOO_MANY,
             Refusal::NoSuchGroups(_) => Reason::GROUP_UNKNOWN,
@@ -380,6 +388,7 @@ impl Refusal {
                 metadata.insert("index".into(), index.to_string());
                 return metadata;
             }
+            Refusal::Replaced(id, by) => &[("task", id), ("by", by)],
             Refusal::Selector(error) => &[("at", &error.at)],
             Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
             Refusal::NoSuchGroups(names) => &[("group", &names[0])],
@@ -434,6 +443,7 @@ impl Refusal {
                 NameOf::Group => "group",
                 NameOf::To => "to",
                 NameOf::Key => "key",
+                NameOf::Replace => "replace",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
@@ -442,6 +452,7 @@ impl Refusal {
             Refusal::EmptyTask => "task",
             Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
+            Refusal::ReplaceMakesNoSense(_) => "replace",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",

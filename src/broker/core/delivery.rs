@@ -62,7 +62,9 @@ impl Core {
             let broadcasts = of_priority().filter(|task| task.spec.to.is_none()).count();
             self.counting.accepted[priority as usize] += broadcasts as i64;
         }
+        let newer: Vec<_> = tasks.iter().filter(|task| task.spec.replaces().is_some()).cloned().collect();
         self.recent.extend(tasks);
+        touched.extend(self.replace(&newer, now));
         for id in touched {
             self.dispatch(id, now);
         }
@@ -80,6 +82,7 @@ impl Core {
         }
         self.recent.skip_to(skipped.head);
         self.count_skipped(skipped);
+        self.replace_skipped(skipped, now);
         let active = self.groups.iter().filter(|(_, group)| !group.available.is_empty());
         for id in active.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.dispatch(id, now);
@@ -88,6 +91,7 @@ impl Core {
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
+        let page = page.and_then(|page| self.as_of_now(query, page));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             group.cursor_mut(query.priority).set_fetching(false);
@@ -220,7 +224,10 @@ impl Core {
                     continue;
                 }
                 if let Some(outcome) = task.spec.over(now.wall) {
-                    self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
+                    match task.spec.replaced_by() {
+                        Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
+                        None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
+                    }
                     continue;
                 }
                 // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
@@ -343,7 +350,7 @@ impl Core {
 }
 
 /// The groups that a task names; `None`: it may be for any.
-fn named(task: &Task) -> Option<&[GroupName]> {
+pub(super) fn named(task: &Task) -> Option<&[GroupName]> {
     match (&task.spec.to, task.spec.audience.as_deref()) {
         (Some(to), _) => Some(std::slice::from_ref(to)),
         (None, Some(Audience::Groups(names))) => Some(names),

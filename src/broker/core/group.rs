@@ -445,6 +445,11 @@ impl Group {
         unread
     }
 
+    /// Marks a task as one whose place was taken, if it was read ahead.
+    pub(super) fn replace_ready(&mut self, task: TaskId, by: TaskId, at: Time) {
+        self.cursors.iter_mut().for_each(|cursor| cursor.replace(task, by, at));
+    }
+
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);

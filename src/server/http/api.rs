@@ -21,7 +21,7 @@ use super::live::not_ready;
 use crate::attachment::{Attachment, from_base64};
 use crate::broker::Cancelled;
 use crate::server::access::Caller;
-use crate::server::operator::{self, Beside, Part, TaskRequest, Wanted, if_set, retry_policy};
+use crate::server::operator::{self, Beside, Part, Replacing, TaskRequest, Wanted, if_set, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{Name, NameOf, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -319,6 +319,10 @@ struct NewTask {
     timeout_ms: u32,
     #[serde(default)]
     timeout_fails: bool,
+    #[serde(default)]
+    replace: String,
+    quiet_ms: Option<u64>,
+    max_wait_ms: Option<u64>,
     priority: Option<Priority>,
 }
 
@@ -346,6 +350,11 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
         retry: task.retry,
         timeout_ms: task.timeout_ms,
         timeout_fails: task.timeout_fails,
+        replace: Replacing {
+            key: task.replace,
+            quiet: task.quiet_ms.map(Duration::from_millis),
+            max_wait: task.max_wait_ms.map(Duration::from_millis),
+        },
         priority: task.priority.unwrap_or_default(),
     };
     let task = caller.submits()(task.check(app.operator.limit, None)?)?;

@@ -19,8 +19,8 @@ use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
 use crate::store::{Batch, Dialled, Drain, GroupState, KnownClient, OpenRows, OpenTask, Positions, Removal};
 use crate::task::{
-    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task,
-    TaskId, TaskResult, Time, TimeLimit,
+    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
+    Submitter, Task, TaskId, TaskResult, Time, TimeLimit,
 };
 use crate::wire::log as pb;
 
@@ -157,6 +157,7 @@ fn task(task: &Task) -> pb::Task {
         priority,
         by,
         time_limit,
+        replace,
     } = spec;
     let (groups, select) = match audience.as_deref() {
         None => (Vec::new(), None),
@@ -186,8 +187,30 @@ fn task(task: &Task) -> pb::Task {
         select,
         timeout_ms: time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: time_limit.is_some_and(|limit| limit.fails),
+        replace: replace.as_deref().map(replacing).into(),
         ..pb::Task::new()
     }
+}
+
+/// Whose place a task took is told here. Who took its own is told by that one, which comes after it.
+fn replacing(replace: &Replace) -> pb::Replace {
+    let Replace { key, quiet, replaces, by: _ } = replace;
+    let quiet = quiet.map(|Quiet { millis, most_millis, since }| pb::Quiet {
+        millis,
+        most_millis,
+        since: since.0,
+        ..pb::Quiet::new()
+    });
+    pb::Replace { key: key.to_string(), quiet: quiet.into(), replaces: *replaces, ..pb::Replace::new() }
+}
+
+fn read_replacing(replace: pb::Replace) -> Read<Box<Replace>> {
+    let quiet = replace.quiet.0.map(|quiet| {
+        let pb::Quiet { millis, most_millis, since, .. } = *quiet;
+        Quiet { millis, most_millis, since: Time(since) }
+    });
+    let key = Name::new(NameOf::Replace, &replace.key).map_err(strange)?;
+    Ok(Box::new(Replace { key, quiet, replaces: replace.replaces, by: None }))
 }
 
 fn read_task(task: pb::Task) -> Read<Task> {
@@ -212,6 +235,7 @@ fn read_task(task: pb::Task) -> Read<Task> {
         priority: priority.ok_or_else(|| format!("the priority {}", task.priority))?,
         by: task.by.0.map(|by| Arc::new(Submitter { name: by.name, role: by.role })),
         time_limit: NonZeroU32::new(task.timeout_ms).map(limit),
+        replace: task.replace.0.map(|replace| read_replacing(*replace)).transpose()?,
     };
     Ok(Task { id: task.id, accepted_at: Time(task.accepted_at), spec })
 }

@@ -8,11 +8,12 @@ use protobuf::MessageField;
 use super::convert;
 use crate::codec::{self, Unreadable};
 use crate::store::{Batch, Removal};
+use crate::task::Outcome;
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
 /// The version of the records that are written, and the newest that are read.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
@@ -87,9 +88,10 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
+    let version = version(kind);
     let mut message = |kind| {
         *number += 1;
-        let record = pb::Record { version: VERSION, term, number: *number, kind: Some(kind), ..pb::Record::new() };
+        let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
         record.write_to_bytes().map_err(io::Error::other)
     };
     let whole = message(kind_to_pb(kind)?)?;
@@ -106,6 +108,14 @@ pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<V
         ..pb::Part::new()
     };
     parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
+}
+
+/// The earliest version that does the right thing with it: before 2, nothing took the place of another.
+fn version(kind: &Kind) -> u32 {
+    let Kind::Batch(batch) = kind else { return 1 };
+    let replaces = batch.tasks.iter().any(|task| task.spec.replace.is_some());
+    let replaced = || batch.results.iter().any(|entry| entry.result.outcome == Outcome::Replaced);
+    if replaces || replaced() { VERSION } else { 1 }
 }
 
 fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
@@ -240,6 +250,12 @@ mod tests {
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
+            replace: Some(Box::new(Replace {
+                key: name("配置"),
+                quiet: Some(Quiet { millis: 10_000, most_millis: Some(60_000), since: Time(-2) }),
+                replaces: Some(6),
+                by: None,
+            })),
         };
         let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));
         let matching = NewTask { audience, priority: Priority::High, ..NewTask::default() };

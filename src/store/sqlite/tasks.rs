@@ -13,15 +13,17 @@ use super::int;
 use super::rows::{priority, priority_number};
 use crate::attachment::Headers;
 use crate::retry::Retry;
-use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
+use crate::store::{Batch, Slot};
+use crate::task::{
+    Audience, GroupName, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time, TimeLimit,
+};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
         concat!(
             "SELECT segment, first, last, target, priority, newest, head, texts, (SELECT
-                 json_group_array(json_array(task_id, expires_at, keyless)) FROM changes WHERE task_id BETWEEN first AND last)
+                 json_group_array(json_array(task_id, expires_at, keyless, replaced_by)) FROM changes WHERE task_id BETWEEN first AND last)
              FROM task_chunks WHERE ",
             $($rest),+
         )
@@ -80,8 +82,16 @@ pub(super) struct TaskChunk {
     texts: Vec<u8>,
     /// From which place on who submitted them; `None`: nobody who is known. Empty where callers need not say who they are.
     submitters: Vec<(usize, Option<Arc<Submitter>>)>,
-    /// The expiries that count, and whether the key was freed.
-    changes: BTreeMap<TaskId, (Option<i64>, bool)>,
+    changes: BTreeMap<TaskId, Changed>,
+}
+
+/// What counts of a task that was changed.
+#[derive(Debug)]
+struct Changed {
+    expires_at: Option<i64>,
+    /// Its key was freed.
+    keyless: bool,
+    replaced_by: Option<TaskId>,
 }
 
 /// A task in the head of its chunk: its distance from the first; where its text begins, and how long it is; what only some have.
@@ -121,13 +131,45 @@ struct Rare {
     /// How many bytes of data stand behind its text.
     #[serde(skip_serializing_if = "is_default")]
     data: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<Replacing>,
+}
+
+/// The key by which a task replaces others; for how long nothing newer is to come, at most, and since when; whose place it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Replacing(String, Option<(u64, Option<u64>, i64)>, Option<TaskId>);
+
+impl Replacing {
+    fn of(replace: &Replace) -> Replacing {
+        let Replace { key, quiet, replaces, by: _ } = replace;
+        let quiet = quiet.map(|Quiet { millis, most_millis, since }| (millis, most_millis, since.0));
+        Replacing(key.as_str().to_owned(), quiet, *replaces)
+    }
+
+    fn read(&self, by: Option<TaskId>) -> rusqlite::Result<Box<Replace>> {
+        let Replacing(key, quiet, replaces) = self;
+        let key = Name::new(NameOf::Replace, key).map_err(|error| strange(6, error))?;
+        let quiet = quiet.map(|(millis, most_millis, since)| Quiet { millis, most_millis, since: Time(since) });
+        Ok(Box::new(Replace { key, quiet, replaces: *replaces, by }))
+    }
 }
 
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> rusqlite::Result<Option<Box<Rare>>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, .. } =
-            &task.spec;
+        let NewTask {
+            key,
+            not_before,
+            expires_at,
+            max_attempts,
+            retry,
+            by,
+            audience,
+            time_limit,
+            attachment,
+            replace,
+            ..
+        } = &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);
@@ -141,6 +183,7 @@ impl Rare {
             && by.is_none()
             && audience.is_none()
             && time_limit.is_none()
+            && replace.is_none()
             && attachment.is_nothing();
         if is_plain {
             return Ok(None);
@@ -154,6 +197,7 @@ impl Rare {
             retry: retry.map(|retry| retry.to_string()),
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
+            replace: replace.as_deref().map(Replacing::of),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
             groups: match audience {
@@ -190,7 +234,10 @@ impl Chunk for TaskChunk {
         let heads: Vec<Head> = json(row, 6)?;
         let (first, last) = (position(row, 1)?, position(row, 2)?);
         chunks::check(6, first, last, heads.iter().map(|head| head.0))?;
-        let changes: Vec<(TaskId, Option<i64>, u8)> = json(row, 8)?;
+        let changes: Vec<(TaskId, Option<i64>, u8, Option<TaskId>)> = json(row, 8)?;
+        let changed = |(id, expires_at, keyless, replaced_by)| {
+            (id, Changed { expires_at, keyless: keyless != 0_u8, replaced_by })
+        };
         let submitters = heads.iter().enumerate().filter_map(|(at, head)| {
             let (name, role) = head.3.as_ref()?.by.clone()?;
             Some((at, (!name.is_empty()).then(|| Arc::new(Submitter { name, role }))))
@@ -205,7 +252,7 @@ impl Chunk for TaskChunk {
             heads,
             submitters,
             texts: row.get_ref(7)?.as_blob()?.to_vec(),
-            changes: changes.into_iter().map(|(id, expires_at, keyless)| (id, (expires_at, keyless != 0))).collect(),
+            changes: changes.into_iter().map(changed).collect(),
         })
     }
 
@@ -243,10 +290,12 @@ impl Chunk for TaskChunk {
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
+            let replaced_by = self.changes.get(&id).and_then(|changed| changed.replaced_by);
+            spec.replace = rare.replace.as_ref().map(|replace| replace.read(replaced_by)).transpose()?;
         }
-        if let Some((expires_at, keyless)) = self.changes.get(&id) {
-            spec.expires_at = expires_at.map(Time);
-            spec.key = spec.key.filter(|_| !keyless);
+        if let Some(changed) = self.changes.get(&id) {
+            spec.expires_at = changed.expires_at.map(Time);
+            spec.key = spec.key.filter(|_| !changed.keyless);
         }
         Ok(Task { id, accepted_at: Time(self.newest.saturating_sub(ago)), spec })
     }
@@ -264,7 +313,7 @@ impl TaskChunk {
         (0..self.len()).map(|at| {
             let written = || self.heads[at].3.as_ref().and_then(|rare| rare.expires_at);
             let id = self.position(at);
-            (id, self.changes.get(&id).map_or_else(written, |(changed, _)| *changed).map(Time))
+            (id, self.changes.get(&id).map_or_else(written, |changed| changed.expires_at).map(Time))
         })
     }
 
@@ -272,6 +321,12 @@ impl TaskChunk {
     pub(super) fn keys(&self) -> impl Iterator<Item = (&str, TaskId)> {
         let key = |at: usize| Some((self.heads[at].3.as_ref()?.key.as_deref()?, self.position(at)));
         (0..self.len()).filter_map(key)
+    }
+
+    /// The tasks of it that replace others.
+    pub(super) fn replacing(&self) -> impl Iterator<Item = rusqlite::Result<Task>> {
+        let replaces = |at: &usize| self.heads[*at].3.as_ref().is_some_and(|rare| rare.replace.is_some());
+        (0..self.len()).filter(replaces).map(|at| self.entry(at))
     }
 
     /// Which of its tasks were changed.
@@ -301,6 +356,14 @@ pub(super) fn ids_of_block(conn: &Connection, block: i64) -> rusqlite::Result<Fx
 pub(super) fn keyed(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
     let mut select = conn.prepare_cached("SELECT task_id FROM keys WHERE key = ?")?;
     let Some(id) = select.query_row([key], |row| row.get::<_, i64>(0)).optional()? else { return Ok(None) };
+    find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
+}
+
+/// The newest task of a slot.
+pub(super) fn newest_of(conn: &Connection, slot: &Slot) -> rusqlite::Result<Option<Task>> {
+    let mut select = conn.prepare_cached("SELECT task_id FROM slots WHERE key = ? AND address = ?")?;
+    let id = select.query_row([slot.key.as_str(), &slot.address], |row| row.get::<_, i64>(0)).optional()?;
+    let Some(id) = id else { return Ok(None) };
     find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
 }
 
@@ -372,8 +435,24 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
         if let Some(key) = &task.spec.key {
             keep.execute(params![key, int(task.id)])?;
         }
+        if let Some(slot) = Slot::of(&task.spec) {
+            take_slot(change, &slot, task)?;
+        }
     }
     Ok(())
+}
+
+/// The task is the newest of its slot now, and has taken the place of the one that it says.
+fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Result<()> {
+    let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
+    take.execute(params![slot.key.as_str(), slot.address, int(task.id)])?;
+    let Some(old) = task.spec.replaces() else { return Ok(()) };
+    let Some((chunk, at)) = find(change, old)? else { return Ok(()) };
+    let keyless = chunk.entry(at)?.spec.key.is_none();
+    let mut replace = change
+        .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
+    let at = NewTask::cancelled(task.accepted_at).0;
+    replace.execute(params![int(old), at, keyless, int(task.id)]).map(drop)
 }
 
 /// Writes what the batch changes of tasks that stand in the log already.

@@ -89,6 +89,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Group(Group::Retry { group, policy, default: _ }) => {
             manage::set_retry(&link()?, group, policy.unwrap_or_default(), out)
         }
+        Command::Group(Group::Set { group, limits }) => manage::set_limits(&link()?, group, &limits, out),
         Command::Group(Group::Rm { group }) => manage::remove(&link()?, group, out),
         Command::Dial(Dial::Add(new)) => dial::add(&link()?, new, out),
         Command::Dial(Dial::List) => dial::list(&link()?, out),

@@ -42,6 +42,7 @@ pub mod ctl;
 mod front;
 #[cfg(all(test, feature = "server"))]
 mod fuzz;
+pub mod group_limits;
 pub mod labels;
 #[cfg(feature = "server")]
 pub mod latency;

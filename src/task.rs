@@ -133,6 +133,10 @@ pub enum NameOf {
     Key,
     /// What tasks have in common that take each other's place.
     Replace,
+    /// A task's lane. Programs choose it, too.
+    Lane,
+    /// A lane as it is kept, which may be that of a key: see [`Replace`].
+    KeptLane,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
@@ -143,7 +147,7 @@ impl NameOf {
     /// Whether everybody has to be able to read it, and to type it again.
     fn is_read(self) -> bool {
         match self {
-            NameOf::Group | NameOf::Key | NameOf::Replace => false,
+            NameOf::Group | NameOf::Key | NameOf::Replace | NameOf::Lane | NameOf::KeptLane => false,
             NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
         }
     }
@@ -156,6 +160,7 @@ impl fmt::Display for NameOf {
             NameOf::To => "the group in `to`",
             NameOf::Key => "the key",
             NameOf::Replace => "the key in `replace`",
+            NameOf::Lane | NameOf::KeptLane => "the lane",
             NameOf::ClientOrGroup => "an id or a group",
             NameOf::Metadata => "it",
         })
@@ -180,6 +185,9 @@ impl Name {
 
     /// Checks a name; the error says what it was to be the name of.
     pub fn new(of: NameOf, name: &str) -> Result<Name, NameError> {
+        if let (NameOf::KeptLane, Some(key)) = (of, name.strip_prefix(Replace::MARK)) {
+            return Replace::lane_of(key);
+        }
         // What nearly all are, told at a glance: one is checked for each task that is accepted.
         let plain = name.bytes().all(|byte| byte.is_ascii_graphic());
         let rule = if name.is_empty() || name.len() > Name::MAX {
@@ -308,19 +316,61 @@ pub struct NewTask {
     pub time_limit: Option<TimeLimit>,
     /// It takes the place of the one before it; `None`: of none.
     pub replace: Option<Box<Replace>>,
+    /// What it has to do with, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time.
+    pub lane: Option<Name>,
 }
 
 /// That a task takes the place of the newest one with the same key and the same address, where that has not begun.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replace {
-    /// What they have in common, beside the groups that they are for.
-    pub key: Name,
+    /// Only one task with the key is with a client of a group at a time: it is a lane of one, of this name.
+    lane: Name,
     /// It waits until nothing newer has come for a while.
     pub quiet: Option<Quiet>,
     /// The task whose place it took, known when it is accepted. `None`: there was none, or that was over.
     pub replaces: Option<TaskId>,
     /// The task that took its own place. Then [`expires_at`](NewTask::expires_at) says when, as of a cancelled one.
     pub by: Option<TaskId>,
+}
+
+impl Replace {
+    /// No lane that somebody names begins with it.
+    const MARK: char = '\u{1}';
+
+    /// By this key, and nothing taken yet.
+    pub fn new(key: &str, quiet: Option<Quiet>) -> Result<Replace, NameError> {
+        Ok(Replace { lane: Replace::lane_of(key)?, quiet, replaces: None, by: None })
+    }
+
+    /// The same, when it took the place of that task, and that task its own.
+    pub fn taken(self, replaces: Option<TaskId>, by: Option<TaskId>) -> Replace {
+        Replace { replaces, by, ..self }
+    }
+
+    fn lane_of(key: &str) -> Result<Name, NameError> {
+        let key = Name::new(NameOf::Replace, key)?;
+        Ok(Name(format!("{}{key}", Replace::MARK).into()))
+    }
+
+    /// What the tasks have in common, beside the groups that they are for.
+    pub fn key(&self) -> &str {
+        Replace::key_of(&self.lane).unwrap_or_default()
+    }
+
+    /// See [`NewTask::waits_in`].
+    pub fn lane(&self) -> &Name {
+        &self.lane
+    }
+
+    /// The key whose lane that is; `None`: somebody named it.
+    pub fn key_of(lane: &Name) -> Option<&str> {
+        lane.as_str().strip_prefix(Replace::MARK)
+    }
+
+    /// What it takes in memory, in bytes.
+    pub fn size(&self) -> usize {
+        size_of::<Replace>() + self.lane.as_str().len()
+    }
 }
 
 /// For how long nothing newer is to come before a task is given out.
@@ -415,6 +465,7 @@ impl Task {
             audience,
             time_limit,
             replace,
+            lane,
         } = &self.spec;
         let spec = NewTask {
             text: String::new(),
@@ -430,6 +481,7 @@ impl Task {
             audience: audience.clone(),
             time_limit: *time_limit,
             replace: replace.clone(),
+            lane: lane.clone(),
         };
         Task { spec, ..*self }
     }
@@ -450,8 +502,9 @@ impl NewTask {
     pub fn weight(&self) -> usize {
         weight(self.bytes())
             + self.key.as_ref().map_or(0, String::len)
+            + self.lane.as_ref().map_or(0, |lane| lane.as_str().len())
             + self.audience.as_ref().map_or(0, |audience| audience.size())
-            + self.replace.as_ref().map_or(0, |replace| replace.key.as_str().len() + size_of::<Replace>())
+            + self.replace.as_ref().map_or(0, |replace| replace.size())
     }
 
     /// Whether it names this group. `None`: it names none, and is for all, or for those whose labels match.
@@ -461,6 +514,11 @@ impl NewTask {
             (None, Some(Audience::Groups(names))) => Some(names.binary_search(group).is_ok()),
             (None, _) => None,
         }
+    }
+
+    /// The lane that it waits in.
+    pub fn waits_in(&self) -> Option<&Name> {
+        self.lane.as_ref().or_else(|| Some(&self.replace.as_ref()?.lane))
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::task::{Outcome, Time};
+use crate::task::{Outcome, TaskId, Time};
 
 /// How far a task has come with a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -51,12 +51,29 @@ pub enum WaitReason {
     OneAtATime,
     /// No client of the group that is there takes so long a message.
     TooLong,
+    /// Its lane has no place for it before this task is settled.
+    InLane(TaskId),
+    /// The same, and that task is a dead letter: an operator has to give it out again, or to drop it.
+    LaneHeld(TaskId),
+    /// As many tasks of the group are with clients as may be.
+    GroupFull,
+    /// As many deliveries of the group have begun as may begin in a second.
+    RateReached,
 }
 
 impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             WaitReason::NotBefore(at) => return write!(f, "not before {at}"),
+            WaitReason::InLane(before) => return write!(f, "it waits behind task {before}, of the same lane"),
+            WaitReason::LaneHeld(before) => {
+                return write!(
+                    f,
+                    "its lane is held by task {before}, a dead letter: retry or drop it (contactctl retry {before}, contactctl dead)"
+                );
+            }
+            WaitReason::GroupFull => "the group has as many tasks in flight as it may (group set --max-in-flight)",
+            WaitReason::RateReached => "the group begins as many a second as it may (group set --max-begun-per-second)",
             WaitReason::Paused => "the group is paused",
             WaitReason::NoClient => "no client of the group is connected",
             WaitReason::WindowsFull => "every client of the group holds as many tasks as it wants",

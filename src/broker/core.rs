@@ -2,6 +2,7 @@
 //!
 //! No I/O, no clock, no threads, no gRPC. The same events at the same times give the same actions.
 
+mod bucket;
 mod checkpoint;
 mod contest;
 mod counting;
@@ -13,6 +14,7 @@ mod group;
 mod holder;
 mod kept;
 mod known;
+mod lanes;
 mod late;
 mod membership;
 mod open;
@@ -357,7 +359,7 @@ impl Core {
         for state in recovered.groups {
             let stored = Now { wall: now.wall.max(recovered.newest.result).max(state.last_used), ..now };
             let rows = recovered.open.remove(&state.name).unwrap_or_default();
-            let mut group = Group::restore(state, rows, stored, held_until);
+            let mut group = Group::restore(state, rows, stored, held_until, now.steady);
             if stored.wall > now.wall {
                 // The next start may not know any more what that clock showed.
                 group.open.waits_changed();
@@ -368,11 +370,14 @@ impl Core {
             let id = entry.result.group.as_ref().and_then(|name| core.names.get(name));
             if let Some(group) = id.and_then(|id| core.groups.get_mut(id)) {
                 let stored = Now { wall: now.wall.max(entry.result.at), ..now };
-                group.replay(&entry.result, stored);
+                group.replay(&entry.result, recovered.lanes.get(&entry.result.task), stored);
             }
         }
         let head = core.head();
-        core.groups.values_mut().for_each(|group| group.forget_passed(head));
+        core.groups.values_mut().for_each(|group| {
+            group.settle_lanes();
+            group.forget_passed(head);
+        });
         core.count_all();
         core
     }

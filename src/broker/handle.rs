@@ -16,6 +16,7 @@ use super::outbox::Inbox;
 use super::reader::ReadAnswer;
 use super::wakeup::WakeUp;
 use super::watches::{Watch, Watches};
+use crate::group_limits::{GroupLimits, LimitsChange};
 use crate::labels::Selector;
 use crate::mailbox;
 use crate::now::Now;
@@ -196,7 +197,7 @@ impl Handle {
 
     /// These tasks were removed from the store: no client is given them any more.
     pub async fn removed(&self, tasks: Vec<TaskId>) -> Result<(), BrokerError> {
-        self.with(move |core, _| core.removed(&tasks)).await
+        self.with(move |core, now| core.removed(&tasks, now)).await
     }
 
     /// Takes a dead letter off the list.
@@ -222,6 +223,11 @@ impl Handle {
     /// Gives tasks to a client again that was drained; see [`Core::undrain`].
     pub async fn undrain_client(&self, who: String) -> Result<Drained, BrokerError> {
         Ok(self.change(move |core, now| core.undrain(&who, now)).await??)
+    }
+
+    /// Sets limits of a group anew; says how they are, and whether the group was made for that.
+    pub async fn set_limits(&self, group: GroupName, change: LimitsChange) -> Result<(GroupLimits, bool), BrokerError> {
+        Ok(self.change(move |core, now| core.set_limits(&group, change, now)).await??)
     }
 
     /// Says how the tasks of a group are tried again; says whether the group was made for that.

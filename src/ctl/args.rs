@@ -12,6 +12,7 @@ use super::bench::Bench;
 use super::help;
 use super::words::quote;
 use crate::attachment::Headers;
+use crate::group_limits::{OnDead, PerSecond};
 use crate::labels::{Labels, Selector};
 use crate::manual::Shell;
 use crate::retry::RetryPolicy;
@@ -534,6 +535,26 @@ pub(super) struct NewToken {
     pub(super) ttl: Option<Duration>,
 }
 
+/// Which limits to set. The zero that stands for none is that of the wire.
+#[derive(Debug, ClapArgs)]
+#[group(required = true, multiple = true)]
+pub(super) struct GroupLimits {
+    /// Most tasks that are with its clients, all together; none: as many as they want.
+    #[arg(long, value_name = "N", value_parser = count_or_none)]
+    pub(super) max_in_flight: Option<u32>,
+    /// Most tasks that its clients are given in a second, all together, from 0.001 on; none: any. A tenth of that may go out at once, but
+    /// at least one. What is given out again counts, too.
+    #[arg(long, value_name = "R", value_parser = rate_or_none)]
+    pub(super) max_begun_per_second: Option<f64>,
+    /// Most tasks of one lane (submit --lane) that are under way. One keeps their order.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) lane_max: Option<u32>,
+    /// What becomes of a lane when a task of it is given up: the next goes out, or the lane waits until that is given out again or
+    /// dropped (retry, dead).
+    #[arg(long, value_enum)]
+    pub(super) lane_on_dead: Option<OnDead>,
+}
+
 #[derive(Debug, Subcommand)]
 pub(super) enum Group {
     /// Say how the tasks of a group are tried again.
@@ -557,6 +578,22 @@ Examples:
         /// As the server is set again.
         #[arg(long, conflicts_with = "policy")]
         default: bool,
+    },
+    /// Limit how many tasks of a group are under way at a time.
+    ///
+    /// It counts at once, over all clients of the group; what is with a client stays there. What is not named stays as it was. It may
+    /// be said before the first client comes.
+    #[command(after_help = "\
+Examples:
+  contactctl group set workers --max-in-flight 10 --max-begun-per-second 2.5
+  contactctl group set workers --max-in-flight none
+  contactctl group set workers --lane-max 2 --lane-on-dead hold")]
+    Set {
+        /// The group's name.
+        #[arg(value_parser = group)]
+        group: String,
+        #[command(flatten)]
+        limits: GroupLimits,
     },
     /// Forget a group, and what it still owed.
     #[command(after_help = "\
@@ -742,6 +779,10 @@ pub(super) struct Submit {
     /// Which tasks of a group go first.
     #[arg(long, value_enum, default_value_t = Priority::Normal)]
     pub(super) priority: Priority,
+    /// The lane that the tasks are in, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time,
+    /// one unless it is set otherwise (group set --lane-max), and lanes take turns. Of any text, as a key is.
+    #[arg(long, value_parser = lane)]
+    pub(super) lane: Option<String>,
     /// Wait until all groups that the task is for have settled it, and print what each says, as contactctl run does. For a single task.
     /// The exit code is 1 if one failed.
     #[arg(long, conflicts_with_all = ["file", "whole"])]
@@ -1284,6 +1325,27 @@ fn selector(text: &str) -> Result<String, String> {
 }
 
 /// A policy, as the server will read it.
+fn lane(name: &str) -> Result<String, String> {
+    Name::new(NameOf::Lane, name).map(|name| name.to_string()).map_err(|error| error.to_string())
+}
+
+fn count_or_none(text: &str) -> Result<u32, String> {
+    match text {
+        "none" => Ok(0),
+        _ => text.parse().map_err(|_| "it is a number, or none".to_owned()),
+    }
+}
+
+fn rate_or_none(text: &str) -> Result<f64, String> {
+    match text {
+        "none" | "0" => Ok(0.0),
+        _ => match text.parse().ok().and_then(PerSecond::of) {
+            Some(rate) => Ok(rate.number()),
+            None => Err("it is a number from 0.001 to 1000000, or none".into()),
+        },
+    }
+}
+
 fn retry(policy: &str) -> Result<String, String> {
     policy.parse::<RetryPolicy>().map(|_| policy.to_owned())
 }

@@ -71,6 +71,7 @@ impl Spec {
                 timeout_ms: submit.task_timeout.unwrap_or(0),
                 timeout_fails: submit.on_timeout == OnTimeout::Failed,
                 priority: priority.into(),
+                lane: submit.lane.clone().unwrap_or_default(),
                 headers,
                 data,
                 ..Default::default()

@@ -11,10 +11,12 @@ use super::args::Clients;
 use super::link::Link;
 use super::moment::span;
 use super::out::Out;
+use super::rows::Limits;
 use super::table::{Row, Table};
 use super::words::{count, quote};
 use super::{Error, args, data, rows};
 use crate::attachment::to_base64;
+use crate::group_limits::OnDead;
 use crate::terminal::escape;
 use crate::wire::control as pb;
 
@@ -48,6 +50,14 @@ struct ClientDrained {
 struct GroupRetry {
     group: String,
     retry: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    is_new: bool,
+}
+
+#[derive(Serialize)]
+struct GroupSet {
+    group: String,
+    limits: Limits,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     is_new: bool,
 }
@@ -314,6 +324,30 @@ pub(super) fn set_retry(link: &Link, group: String, retry: String, mut out: Out)
         text += &before_its_first_client(&group);
     }
     Ok(out.object(&GroupRetry { group, retry, is_new: answer.is_new }, &text)?)
+}
+
+/// Limits how many tasks of a group are under way.
+pub(super) fn set_limits(link: &Link, group: String, limits: &args::GroupLimits, mut out: Out) -> Result<(), Error> {
+    let args::GroupLimits { max_in_flight, max_begun_per_second, lane_max, lane_on_dead } = *limits;
+    let on_dead = |on_dead| match on_dead {
+        OnDead::Release => pb::LaneOnDead::RELEASE,
+        OnDead::Hold => pb::LaneOnDead::HOLD,
+    };
+    let request = pb::SetGroupLimitsRequest {
+        group: group.clone(),
+        max_in_flight,
+        max_begun_per_second,
+        lane_max,
+        lane_on_dead: lane_on_dead.map(on_dead).map(Into::into),
+        ..Default::default()
+    };
+    let answer = link.wait(link.client.set_group_limits(&request, Link::answer_soon()))?;
+    let limits = Limits::from(answer.limits.unwrap_or_default());
+    let mut text = format!("group {group} has {limits}");
+    if answer.is_new {
+        text += &before_its_first_client(&group);
+    }
+    Ok(out.object(&GroupSet { group, limits, is_new: answer.is_new }, &text)?)
 }
 
 /// Forgets a group.

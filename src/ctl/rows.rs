@@ -1,6 +1,7 @@
 //! What is printed: the records of the control service, as objects and as lines of a table.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use protobuf::EnumOrUnknown;
@@ -9,6 +10,7 @@ use serde::Serialize;
 use super::data::{in_brackets, size_and_type};
 use super::moment::{Moment, Times};
 use super::table::{Column, Row};
+use super::words::count;
 use crate::task::{Progress, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
@@ -71,6 +73,8 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     timeout_fails: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_by: Option<String>,
@@ -98,6 +102,7 @@ impl From<pb::Task> for Task {
             retry: text_if_set(task.retry),
             timeout_ms: (task.timeout_ms != 0).then_some(task.timeout_ms),
             timeout_fails: task.timeout_fails,
+            lane: text_if_set(task.lane),
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
             submitted_by: text_if_set(task.submitted_by),
             submitted_role: text_if_set(task.submitted_role),
@@ -134,6 +139,7 @@ impl Task {
         let optional = [
             ("data", (self.data_size > 0).then(data)),
             ("key", self.key.clone()),
+            ("lane", self.lane.clone()),
             ("not before", self.not_before.map(show)),
             ("expires", self.expires_at.map(show)),
             ("cancelled", self.cancelled_at.map(show)),
@@ -454,6 +460,46 @@ impl Row for KnownClient {
     }
 }
 
+/// How much of a group's tasks may be under way.
+#[derive(Serialize)]
+pub(super) struct Limits {
+    max_in_flight: Option<u32>,
+    max_begun_per_second: Option<f64>,
+    lane_max: u32,
+    lane_on_dead: String,
+}
+
+impl From<pb::GroupLimits> for Limits {
+    fn from(limits: pb::GroupLimits) -> Limits {
+        Limits {
+            max_in_flight: Some(limits.max_in_flight).filter(|max| *max > 0),
+            max_begun_per_second: Some(limits.max_begun_per_second).filter(|rate| *rate > 0.0),
+            lane_max: limits.lane_max.max(1),
+            lane_on_dead: enum_name(limits.lane_on_dead).to_lowercase(),
+        }
+    }
+}
+
+impl Limits {
+    /// Those that are no limits are left out.
+    fn parts(&self) -> Vec<String> {
+        let in_flight = self.max_in_flight.map(|max| format!("{max} in flight"));
+        let begun = self.max_begun_per_second.map(|rate| format!("{rate} a second"));
+        let lanes = (self.lane_max > 1).then(|| format!("{} of a lane", self.lane_max));
+        let on_dead = (self.lane_on_dead == "hold").then(|| "dead letters hold their lane".to_owned());
+        [in_flight, begun, lanes, on_dead].into_iter().flatten().collect()
+    }
+}
+
+impl fmt::Display for Limits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.parts() {
+            parts if parts.is_empty() => f.write_str("no limits"),
+            parts => write!(f, "at most {}", parts.join(", ")),
+        }
+    }
+}
+
 #[derive(Serialize)]
 pub(super) struct Group {
     group: String,
@@ -469,6 +515,12 @@ pub(super) struct Group {
     never_came: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
+    #[serde(skip_serializing_if = "is_zero")]
+    lanes: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    held_lanes: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     labels: Option<String>,
 }
@@ -487,8 +539,21 @@ impl From<pb::Group> for Group {
             dead: group.dead,
             never_came: group.never_came,
             retry: Some(group.retry).filter(|retry| !retry.is_empty()),
+            limits: group.limits.0.map(|limits| Limits::from(*limits)).filter(|limits| !limits.parts().is_empty()),
+            lanes: group.lanes,
+            held_lanes: group.held_lanes,
             labels: text_if_set(group.labels),
         }
+    }
+}
+
+impl Group {
+    fn limits_and_lanes(&self) -> String {
+        let mut parts = self.limits.as_ref().map_or_else(Vec::new, Limits::parts);
+        if self.held_lanes > 0 {
+            parts.push(format!("{} held", count(self.held_lanes, "lane")));
+        }
+        if parts.is_empty() { "-".into() } else { parts.join(", ") }
     }
 }
 
@@ -504,6 +569,7 @@ impl Row for Group {
         Column::Number("DEAD"),
         Column::Word("STATE"),
         Column::Text("RETRY"),
+        Column::Text("LIMITS"),
     ];
     fn cells(&self, times: Times) -> Vec<String> {
         vec![
@@ -522,6 +588,7 @@ impl Row for Group {
             }
             .into(),
             self.retry.clone().unwrap_or("-".into()),
+            self.limits_and_lanes(),
         ]
     }
 }
@@ -545,7 +612,7 @@ impl From<pb::TaskInGroup> for TaskInGroup {
     fn from(task: pb::TaskInGroup) -> TaskInGroup {
         let state = state(task.state);
         let reason = match task.wait {
-            Some(wait) => wait_reason(wait, task.until),
+            Some(wait) => wait_reason(wait, task.until, task.behind),
             None if task.until != 0 => StateReason::Leased(Time(task.until)).to_string(),
             None => task.outcome.map_or_else(String::new, enum_name),
         };
@@ -564,7 +631,7 @@ fn state(state: EnumOrUnknown<pb::TaskState>) -> String {
     known.map_or_else(|_| enum_name(state), |known| known.to_string())
 }
 
-fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
+fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64, behind: u64) -> String {
     let known = match wait.enum_value() {
         Ok(pb::WaitReason::QUEUED) => WaitReason::Queued,
         Ok(pb::WaitReason::NOT_BEFORE) => WaitReason::NotBefore(Time(until)),
@@ -576,6 +643,10 @@ fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64) -> String {
         Ok(pb::WaitReason::ONE_AT_A_TIME) => WaitReason::OneAtATime,
         Ok(pb::WaitReason::TOO_LONG) => WaitReason::TooLong,
         Ok(pb::WaitReason::DRAINING) => WaitReason::Draining,
+        Ok(pb::WaitReason::IN_LANE) => WaitReason::InLane(behind),
+        Ok(pb::WaitReason::LANE_HELD) => WaitReason::LaneHeld(behind),
+        Ok(pb::WaitReason::GROUP_FULL) => WaitReason::GroupFull,
+        Ok(pb::WaitReason::RATE_REACHED) => WaitReason::RateReached,
         Err(_) => return enum_name(wait),
     };
     known.to_string()

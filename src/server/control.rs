@@ -129,6 +129,11 @@ impl Control for ControlService {
             let is_new = operator.set_retry(Name::new(NameOf::Group, &request.group)?, policy).await?;
             pb::SetGroupRetryResponse { is_new, retry: policy.to_string(), ..Default::default() }
         };
+        set_group_limits(SetGroupLimitsRequest) -> SetGroupLimitsResponse = {
+            let change = convert::limits_change(&request)?;
+            let (limits, is_new) = operator.set_limits(Name::new(NameOf::Group, &request.group)?, change).await?;
+            convert::limits_set(limits, is_new)
+        };
         remove_group(RemoveGroupRequest) -> RemoveGroupResponse = {
             let owed = operator.remove_group(Name::new(NameOf::Group, &request.group)?).await?;
             pb::RemoveGroupResponse { owed, ..Default::default() }

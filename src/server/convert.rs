@@ -3,6 +3,7 @@
 mod runs;
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use protobuf::{EnumOrUnknown, MessageFull};
@@ -15,13 +16,14 @@ use super::grants::{Change, Grant};
 use super::limits::{Limit, Most, Own};
 use super::operator::{
     BROKER_SHARE, Beside, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, Replacing,
-    ServerInfo, Standing, TaskInGroup, TaskRequest, Wanted, if_set,
+    ServerInfo, Standing, TaskInGroup, TaskRequest, Wanted, if_set, per_second,
 };
 use super::refusal::Refusal;
 use super::roles::Role;
 use super::tokens::{NewToken, Token};
 use crate::attachment::Attachment;
 use crate::broker::{ClientInfo, Drained, Draining, Said};
+use crate::group_limits::{GroupLimits, LimitsChange, OnDead, PerSecond};
 use crate::labels::LabelError;
 use crate::store::{Accepted, BackedUp, BackupProgress, Dialled, Drain, KnownClient};
 use crate::task::{
@@ -153,6 +155,7 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
             max_wait: task.max_wait_ms.map(Duration::from_millis),
         },
         priority: priority(task.priority)?,
+        lane: task.lane,
     })
 }
 
@@ -302,11 +305,12 @@ fn task(task: Task) -> pb::Task {
         retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
         timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
-        replace: replace.map_or(String::new(), |replace| replace.key.as_str().to_owned()),
+        replace: replace.map_or(String::new(), |replace| replace.key().to_owned()),
         replaced_by,
         replaces,
         quiet_ms: quiet.map_or(0, |quiet| quiet.millis),
         max_wait_ms: quiet.and_then(|quiet| quiet.most_millis).unwrap_or(0),
+        lane: text(spec.lane),
         submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
         submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
         priority: match spec.priority {
@@ -471,6 +475,39 @@ pub(super) fn undrained(drained: Drained) -> pb::UndrainClientResponse {
     }
 }
 
+fn group_limits(limits: GroupLimits) -> pb::GroupLimits {
+    let GroupLimits { max_in_flight, max_begun, lane_max, on_dead } = limits;
+    let on_dead = match on_dead {
+        OnDead::Release => pb::LaneOnDead::RELEASE,
+        OnDead::Hold => pb::LaneOnDead::HOLD,
+    };
+    pb::GroupLimits {
+        max_in_flight: max_in_flight.map_or(0, NonZeroU32::get),
+        max_begun_per_second: max_begun.map_or(0.0, PerSecond::number),
+        lane_max: lane_max.get(),
+        lane_on_dead: on_dead.into(),
+        ..pb::GroupLimits::default()
+    }
+}
+
+pub(super) fn limits_set(limits: GroupLimits, is_new: bool) -> pb::SetGroupLimitsResponse {
+    pb::SetGroupLimitsResponse { is_new, limits: Some(group_limits(limits)).into(), ..Default::default() }
+}
+
+pub(super) fn limits_change(request: &pb::SetGroupLimitsRequest) -> Result<LimitsChange, Refusal> {
+    let on_dead = |on_dead: EnumOrUnknown<pb::LaneOnDead>| match on_dead.enum_value() {
+        Ok(pb::LaneOnDead::RELEASE) => Ok(OnDead::Release),
+        Ok(pb::LaneOnDead::HOLD) => Ok(OnDead::Hold),
+        Err(number) => Err(Refusal::UnknownNumber { field: "lane_on_dead", number }),
+    };
+    Ok(LimitsChange {
+        max_in_flight: request.max_in_flight.map(NonZeroU32::new),
+        max_begun: request.max_begun_per_second.map(per_second).transpose()?,
+        lane_max: request.lane_max.map(|max| NonZeroU32::new(max).unwrap_or(NonZeroU32::MIN)),
+        on_dead: request.lane_on_dead.map(on_dead).transpose()?,
+    })
+}
+
 pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
     let group = |Group { info, lag, oldest, dead }| pb::Group {
         name: info.name.as_str().to_owned(),
@@ -485,6 +522,9 @@ pub(super) fn fleet(fleet: Fleet) -> pb::ListGroupsResponse {
         never_came: info.never_came,
         retry: info.retry.to_string(),
         labels: info.labels.to_string(),
+        limits: Some(group_limits(info.limits)).into(),
+        lanes: info.lanes as u64,
+        held_lanes: info.held_lanes as u64,
         ..pb::Group::default()
     };
     pb::ListGroupsResponse {
@@ -537,6 +577,10 @@ pub(super) fn part(request: &pb::DescribeTaskRequest) -> Result<Part, Refusal> {
 }
 
 fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
+    let behind = match task.reason {
+        StateReason::Waits(WaitReason::InLane(before) | WaitReason::LaneHeld(before)) => before,
+        _ => 0,
+    };
     let (wait, until, by) = match task.reason {
         StateReason::Waits(WaitReason::NotBefore(at)) => (Some(pb::WaitReason::NOT_BEFORE), Some(at), None),
         StateReason::Waits(reason) => (Some(wait_reason(reason)), None, None),
@@ -554,6 +598,7 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         said: task.said.text.unwrap_or_default().to_string(),
         progress: task.said.progress.map(Progress::part),
         at_work: task.at_work,
+        behind,
         ..pb::TaskInGroup::default()
     }
 }
@@ -579,6 +624,10 @@ fn wait_reason(reason: WaitReason) -> pb::WaitReason {
         WaitReason::OneAtATime => pb::WaitReason::ONE_AT_A_TIME,
         WaitReason::TooLong => pb::WaitReason::TOO_LONG,
         WaitReason::Draining => pb::WaitReason::DRAINING,
+        WaitReason::InLane(_) => pb::WaitReason::IN_LANE,
+        WaitReason::LaneHeld(_) => pb::WaitReason::LANE_HELD,
+        WaitReason::GroupFull => pb::WaitReason::GROUP_FULL,
+        WaitReason::RateReached => pb::WaitReason::RATE_REACHED,
     }
 }
 

@@ -48,6 +48,7 @@ use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
 use crate::attachment::Attachment;
 use crate::broker::{self, BrokerError, Cancelled, ClientInfo, ContestedId, Drained, GroupError, MOST_DRAINS};
+use crate::group_limits::{GroupLimits, LimitsChange, PerSecond};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
@@ -60,6 +61,11 @@ use crate::task::{
 pub(super) const BROKER_SHARE: u32 = 50;
 
 /// A policy as somebody writes it. Empty: nothing is said.
+/// How many in a second; 0: there is no limit.
+pub(super) fn per_second(number: f64) -> Result<Option<PerSecond>, Refusal> {
+    if number == 0.0 { Ok(None) } else { PerSecond::of(number).map(Some).ok_or(Refusal::Rate(number)) }
+}
+
 pub(super) fn retry_policy(text: &str) -> Result<RetryPolicy, Refusal> {
     if text.is_empty() { Ok(RetryPolicy::default()) } else { text.parse().map_err(Refusal::Retry) }
 }
@@ -175,6 +181,7 @@ pub(super) struct TaskRequest {
     pub(super) timeout_fails: bool,
     pub(super) replace: Replacing,
     pub(super) priority: Priority,
+    pub(super) lane: String,
 }
 
 /// Whose place a task is to take, not checked yet.
@@ -191,12 +198,12 @@ pub(super) struct Replacing {
 impl Replacing {
     fn check(self) -> Result<Option<Box<Replace>>, Refusal> {
         let Replacing { key, quiet, max_wait } = self;
-        let Some(key) = if_set(NameOf::Replace, &key)? else {
+        if key.is_empty() {
             return match (quiet, max_wait) {
                 (None, None) => Ok(None),
                 _ => Err(Refusal::ReplaceMakesNoSense("a task waits for quiet only if it has a key to be replaced by")),
             };
-        };
+        }
         let quiet = match (quiet.map(|quiet| quiet.as_millis()), max_wait.map(|most| most.as_millis())) {
             (None, None) => None,
             (None, Some(_)) => {
@@ -215,7 +222,7 @@ impl Replacing {
                 Some(Quiet { millis: millis(quiet), most_millis: most.map(millis), since: Time::default() })
             }
         };
-        Ok(Some(Box::new(Replace { key, quiet, replaces: None, by: None })))
+        Ok(Some(Box::new(Replace::new(&key, quiet)?)))
     }
 }
 
@@ -266,6 +273,11 @@ impl TaskRequest {
         let not_before = self.delay.map(after).or(self.not_before);
         let expires_at = self.ttl.map(after).or(self.expires_at);
         let replace = self.replace.check()?;
+        if replace.is_some() && !self.lane.is_empty() {
+            return Err(Refusal::ReplaceMakesNoSense(
+                "a key to be replaced by is a lane of one already: leave out the lane, or the key",
+            ));
+        }
         if let Some(expires_at) = expires_at {
             let quiet = replace.as_ref().and_then(|replace| replace.quiet);
             match not_before.max(quiet.map(|quiet| after(Duration::from_millis(quiet.millis)))) {
@@ -293,6 +305,7 @@ impl TaskRequest {
             time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
             replace,
             priority: self.priority,
+            lane: if_set(NameOf::Lane, &self.lane)?,
             text,
             attachment,
             ..NewTask::default()
@@ -715,6 +728,21 @@ impl Operator {
             self.check_joinable(&group).await?;
         }
         Ok(self.broker.set_retry(group, retry).await?)
+    }
+
+    /// Sets limits of a group anew; says how they are, and whether the group was made for that.
+    pub(super) async fn set_limits(
+        &self,
+        group: GroupName,
+        change: LimitsChange,
+    ) -> Result<(GroupLimits, bool), Refusal> {
+        if change == LimitsChange::default() {
+            return Err(Refusal::NoLimits);
+        }
+        if !change.applied_to(GroupLimits::default()).is_default() {
+            self.check_joinable(&group).await?;
+        }
+        Ok(self.broker.set_limits(group, change).await?)
     }
 
     /// Says that the clock is right; gives the milliseconds by which it had stepped, 0 if it had not.

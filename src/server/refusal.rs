@@ -80,6 +80,10 @@ pub(super) enum Refusal {
         "the place of task {0} was taken by task {1}, which is newer: give that one out again, or submit what is to be done anew"
     )]
     Replaced(TaskId, TaskId),
+    #[error("max_begun_per_second is {0}, and may be from 0.001 to 1000000, or 0 for no limit")]
+    Rate(f64),
+    #[error("no limit is named: name max_in_flight, max_begun_per_second, lane_max or lane_on_dead")]
+    NoLimits,
     #[error("the selector makes no sense {0}; it is written as in os=linux,role in (web,api),!canary")]
     Selector(#[from] SelectorError),
     #[error("a selector is for what every group comes to: leave it out, or the groups")]
@@ -313,6 +317,7 @@ impl Refusal {
             Refusal::Retry(_) => Reason::RETRY_INVALID,
             Refusal::ReplaceMakesNoSense(_) => Reason::REPLACE_INVALID,
             Refusal::Replaced(..) => Reason::TASK_REPLACED,
+            Refusal::Rate(_) | Refusal::NoLimits => Reason::LIMITS_INVALID,
             Refusal::Selector(_) | Refusal::SelectorAndGroup => Reason::SELECTOR_INVALID,
             Refusal::TooManyTargets => Reason::TARGETS_TOO_MANY,
             Refusal::NoSuchGroups(_) => Reason::GROUP_UNKNOWN,
@@ -444,6 +449,7 @@ impl Refusal {
                 NameOf::To => "to",
                 NameOf::Key => "key",
                 NameOf::Replace => "replace",
+                NameOf::Lane | NameOf::KeptLane => "lane",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
@@ -453,6 +459,7 @@ impl Refusal {
             Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
             Refusal::ReplaceMakesNoSense(_) => "replace",
+            Refusal::Rate(_) => "max_begun_per_second",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",

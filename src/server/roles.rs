@@ -107,6 +107,7 @@ static ROWS: &[Row] = &[
     changes("/contact.control.v1.Control/DrainClient"),
     changes("/contact.control.v1.Control/UndrainClient"),
     changes("/contact.control.v1.Control/SetGroupRetry"),
+    changes("/contact.control.v1.Control/SetGroupLimits"),
     changes("/contact.control.v1.Control/RemoveGroup"),
     changes("/contact.control.v1.Control/AcceptClock"),
     changes("/contact.control.v1.Control/Backup"),
@@ -164,6 +165,7 @@ static ROWS: &[Row] = &[
     changes("POST /api/dialled/remove"),
     changes("POST /api/groups/pause"),
     changes("POST /api/groups/retry"),
+    changes("POST /api/groups/limits"),
     changes("POST /api/groups/remove"),
 ];
 

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use super::{Lease, MakeBackup, Space, StoreError};
 use crate::attachment::Attachment;
 use crate::attempts::Attempts;
+use crate::group_limits::GroupLimits;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::Run;
@@ -42,6 +43,8 @@ pub struct Recovered {
     pub dialled: Vec<Dialled>,
     /// The clients that have an id and were here, by id.
     pub clients: Vec<KnownClient>,
+    /// The lanes of the tasks in `replay` that are in one, and are not settled by what stands there last.
+    pub lanes: BTreeMap<TaskId, Name>,
     /// What the clock showed last.
     pub newest: Newest,
 }
@@ -72,6 +75,23 @@ impl Newest {
         })
     }
 }
+
+/// See [`Recovered::lanes`].
+pub(super) fn lanes_of(reader: &mut dyn Reader, replay: &[TaskResult]) -> Result<BTreeMap<TaskId, Name>, StoreError> {
+    let leaves_it = |outcome: Outcome| !outcome.settles() || outcome.is_dead();
+    let results = replay.iter().map(|entry| &entry.result);
+    let tasks: BTreeSet<TaskId> =
+        results.filter(|result| !result.late && leaves_it(result.outcome)).map(|result| result.task).collect();
+    let mut lanes = BTreeMap::new();
+    for ids in tasks.into_iter().collect::<Vec<_>>().chunks(LANES_AT_ONCE) {
+        let tasks = reader.tasks_by_id(ids)?;
+        lanes.extend(tasks.into_iter().filter_map(|task| Some((task.id, task.spec.waits_in()?.clone()))));
+    }
+    Ok(lanes)
+}
+
+/// Tasks that are read at once for that: their texts come with them.
+const LANES_AT_ONCE: usize = 16;
 
 /// A client that is drained: it is given no more tasks, until somebody says otherwise.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -112,6 +132,8 @@ pub struct GroupState {
     pub paused: bool,
     /// What is said of retries of its tasks.
     pub retry: RetryPolicy,
+    /// How much may be under way.
+    pub limits: GroupLimits,
     /// What it is: what the client said that came last.
     pub labels: Labels,
     /// When a client of it was last connected.
@@ -122,6 +144,23 @@ pub struct GroupState {
     pub taken_up: Vec<(TaskId, TaskId)>,
     /// Tasks that were delivered, or whose time had not come, and are not settled; but for those that have rows of their own.
     pub open: Vec<OpenTask>,
+    /// Tasks up to the cursors that are not settled, and not in `open`: they wait in lanes.
+    pub lanes: Vec<WaitingLane>,
+}
+
+/// Tasks of one lane and priority that a group has passed, and that wait for those before them in the lane.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WaitingLane {
+    /// The lane.
+    pub lane: Name,
+    /// Their priority.
+    pub priority: Priority,
+    /// They come after this task.
+    pub after: TaskId,
+    /// This is the last of them.
+    pub upto: TaskId,
+    /// How many there are, with those that were taken up before their turn.
+    pub count: u64,
 }
 
 /// A client that has an id, as it was last.
@@ -160,7 +199,7 @@ pub struct Checkpoint {
 pub type OpenRows = BTreeMap<TaskId, Option<OpenTask>>;
 
 /// A task that was delivered to a group and is not settled.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OpenTask {
     /// The task.
     pub id: TaskId,
@@ -168,6 +207,29 @@ pub struct OpenTask {
     pub attempts: Attempts,
     /// Not to be delivered again before.
     pub not_before: Option<Time>,
+    /// The lane that it is in.
+    pub lane: Option<Name>,
+    /// Where it stands there.
+    pub place: LanePlace,
+}
+
+/// Where an open task stands in its lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LanePlace {
+    /// It is in none, or waits for a place.
+    #[default]
+    None = 0,
+    /// It has a place.
+    Taken = 1,
+    /// It is not open any more: it was given up, and holds its place.
+    Dead = 2,
+}
+
+impl LanePlace {
+    /// The one of that number.
+    pub(super) fn from_number(number: i64) -> Option<LanePlace> {
+        [LanePlace::None, LanePlace::Taken, LanePlace::Dead].into_iter().find(|place| *place as i64 == number)
+    }
 }
 
 /// A task that was accepted with a key.
@@ -189,7 +251,7 @@ pub struct Keyed {
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Slot {
     /// Their key.
-    pub key: Name,
+    pub key: String,
     /// Whom they are for: empty for everyone, a list of names in JSON, or a selector.
     pub address: String,
 }
@@ -197,7 +259,7 @@ pub struct Slot {
 impl Slot {
     /// Of a task that replaces others.
     pub fn of(task: &NewTask) -> Option<Slot> {
-        let key = task.replace.as_ref()?.key.clone();
+        let key = task.replace.as_ref()?.key().to_owned();
         let list = |names: &[GroupName]| {
             let names: Vec<&str> = names.iter().map(GroupName::as_str).collect();
             serde_json::Value::from(names).to_string()
@@ -568,6 +630,8 @@ pub struct Backlog {
     pub upto: TaskId,
     /// Broadcasts up to here are not wanted.
     pub broadcast_after: TaskId,
+    /// Only what is in this lane. `None`: be it in a lane or not.
+    pub lane: Option<Name>,
     /// Most tasks in the page.
     pub limit: usize,
     /// About the most bytes of text in the page; it holds at least one task if there is one.

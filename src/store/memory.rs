@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, last_outcome, page};
+use super::backend::{Oldest, PAGE_BYTES, STATUSES_AT_ONCE, Standing, lanes_of, last_outcome, page};
 use super::chunk::{block_of, chunks, segments};
 use super::{
     Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest,
@@ -46,6 +46,11 @@ struct Rows {
 impl Memory {
     fn rows(&self) -> RwLockReadGuard<'_, Rows> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn results_of_groups(&self, after: u64) -> Vec<TaskResult> {
+        let rows = self.rows();
+        rows_after(&rows.results, after, |r| r.seq).iter().filter(|r| r.result.group.is_some()).cloned().collect()
     }
 }
 
@@ -103,13 +108,16 @@ impl Backend for Memory {
     fn recover(&mut self) -> Result<Recovered, StoreError> {
         let positions = self.rows().positions;
         let newest = Newest::read(self, positions)?;
+        let mark = self.rows().mark;
+        let replay = self.results_of_groups(mark);
+        let lanes = lanes_of(self, &replay)?;
         let rows = self.rows();
-        let replay = rows_after(&rows.results, rows.mark, |r| r.seq).iter().filter(|r| r.result.group.is_some());
         Ok(Recovered {
             positions,
             groups: rows.groups.values().cloned().collect(),
-            open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().copied().collect())).collect(),
-            replay: replay.cloned().collect(),
+            open: rows.open.iter().map(|(name, open)| (name.clone(), open.values().cloned().collect())).collect(),
+            replay,
+            lanes,
             drains: rows.drains.values().cloned().collect(),
             dialled: rows.dialled.values().cloned().collect(),
             clients: rows.clients.values().cloned().collect(),
@@ -199,7 +207,7 @@ impl Backend for Memory {
             let open = rows.open.entry(name.clone()).or_default();
             for (id, task) in changed {
                 match task {
-                    Some(task) => drop(open.insert(*id, *task)),
+                    Some(task) => drop(open.insert(*id, task.clone())),
                     None => drop(open.remove(id)),
                 }
             }
@@ -363,6 +371,7 @@ impl Reader for Memory {
             .iter()
             .take_while(|t| t.id <= backlog.upto)
             .filter(|t| t.spec.priority == backlog.priority)
+            .filter(|t| backlog.lane.is_none() || t.spec.waits_in() == backlog.lane.as_ref())
             .filter(|t| match &t.spec.to {
                 None => t.id > backlog.broadcast_after,
                 to => *to == backlog.group,

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 
-use super::backend::STATUSES_AT_ONCE;
+use super::backend::{STATUSES_AT_ONCE, lanes_of};
 use super::{
     Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask,
     Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Slot, Space, StoreError,
@@ -51,6 +51,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/12.sql"),
     include_str!("sqlite/13.sql"),
     include_str!("sqlite/14.sql"),
+    include_str!("sqlite/15.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -297,9 +298,11 @@ impl Backend for Sqlite {
         let open = open_tasks(&self.conn).map_err(explain(&self.path))?;
         let drains = drains(&self.conn).map_err(explain(&self.path))?;
         let dialled = dialled(&self.conn).map_err(explain(&self.path))?;
-        let newest = Newest::read(&mut *self.reader()()?, positions)?;
+        let mut reader = self.reader()()?;
+        let newest = Newest::read(&mut *reader, positions)?;
+        let lanes = lanes_of(&mut *reader, &replay)?;
         let clients = clients(&self.conn).map_err(explain(&self.path))?;
-        Ok(Recovered { positions, groups, open, replay, newest, drains, clients, dialled })
+        Ok(Recovered { positions, groups, open, replay, lanes, newest, drains, clients, dialled })
     }
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {

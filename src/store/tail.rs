@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::*};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use super::Positions;
-use crate::task::{GroupName, Replace, Task, TaskId};
+use crate::task::{GroupName, Task, TaskId};
 
 /// Bytes of tasks that are kept: a broker that lags by less need not read the disk.
 const KEPT_BYTES: usize = 16 << 20;
@@ -194,7 +194,7 @@ fn size(task: &Task) -> usize {
         + task.spec.bytes()
         + task.spec.key.as_ref().map_or(0, String::len)
         + task.spec.audience.as_ref().map_or(0, |audience| audience.size())
-        + task.spec.replace.as_ref().map_or(0, |replace| size_of::<Replace>() + replace.key.as_str().len())
+        + task.spec.replace.as_ref().map_or(0, |replace| replace.size())
 }
 
 impl fmt::Debug for Tail {

@@ -233,6 +233,7 @@ const ROUTES: [(&str, &str, &str); 32] = [
     ("POST", "/api/clients/undrain", "operator"),
     ("POST", "/api/groups/pause", "operator"),
     ("POST", "/api/groups/retry", "operator"),
+    ("POST", "/api/groups/limits", "operator"),
     ("POST", "/api/groups/remove", "operator"),
     ("GET", "/healthz", ""),
     ("GET", "/readyz", ""),

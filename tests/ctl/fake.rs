@@ -554,6 +554,33 @@ impl Control for Service {
         });
     }
 
+    fn set_group_limits(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::SetGroupLimitsRequest>,
+        sink: ClientStreamingSink<pb::SetGroupLimitsResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, request| {
+            let pb::SetGroupLimitsRequest {
+                group,
+                max_in_flight,
+                max_begun_per_second: rate,
+                lane_max,
+                lane_on_dead,
+                ..
+            } = request;
+            let asked = format!("limits of {group} {max_in_flight:?} {rate:?} {lane_max:?} {lane_on_dead:?}");
+            let limits = pb::GroupLimits {
+                max_in_flight: max_in_flight.unwrap_or(7),
+                max_begun_per_second: rate.unwrap_or(0.0),
+                lane_max: lane_max.unwrap_or(1),
+                lane_on_dead: lane_on_dead.unwrap_or_default(),
+                ..Default::default()
+            };
+            state.answer(asked, pb::SetGroupLimitsResponse { limits: Some(limits).into(), ..Default::default() })
+        });
+    }
+
     fn create_token(
         &mut self,
         ctx: RpcContext<'_>,

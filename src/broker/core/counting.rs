@@ -86,8 +86,16 @@ impl Counting {
             while let Some(start) = starts.peek().copied().filter(|_| steps.len() < 2 * STEPS) {
                 let after = start.max(upto.saturating_sub(STEP));
                 if after < upto {
-                    let (broadcast_after, limit, max_bytes) = (0, 1, 1);
-                    steps.push(Backlog { group: None, priority, after, upto, broadcast_after, limit, max_bytes });
+                    steps.push(Backlog {
+                        group: None,
+                        priority,
+                        after,
+                        upto,
+                        broadcast_after: 0,
+                        lane: None,
+                        limit: 1,
+                        max_bytes: 1,
+                    });
                 }
                 upto = after;
                 if after == start {

@@ -168,6 +168,11 @@ impl LogCursor {
         !self.has_backlog
     }
 
+    /// The next task, of those that are read.
+    pub(super) fn next(&self) -> Option<&Arc<Task>> {
+        self.ready.tasks.front()
+    }
+
     /// Takes up the next task.
     pub(super) fn pop(&mut self) -> Option<Arc<Task>> {
         let task = self.ready.pop()?;

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use super::cursor::Page;
 use super::delayed::Due;
-use super::group::{Group, Taken};
+use super::group::Taken;
+use super::lanes::LaneRead;
 use super::open::{Lease, Said};
 use super::outcomes::outcome_of;
 use super::session::{Delivery, SessionId};
@@ -91,16 +92,26 @@ impl Core {
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
-        let page = page.and_then(|page| self.as_of_now(query, page));
+        let page = page.and_then(|page| self.as_of_now(id, query, page));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
-            group.cursor_mut(query.priority).set_fetching(false);
+            match &query.lane {
+                Some(lane) => group.lanes.read(query.priority, lane, None),
+                None => group.cursor_mut(query.priority).set_fetching(false),
+            }
             return self.wake_group_at(id, now.steady.after(READ_AGAIN));
         };
         let read = tasks.len();
-        let page: Page = tasks.into_iter().filter(|task| group.wants(task)).collect();
-        let left_out = read - page.len();
-        self.fill(id, query.priority, page, left_out, scanned);
+        let wanted = tasks.into_iter().filter(|task| group.wants(task));
+        if let Some(lane) = &query.lane {
+            let wanted = wanted.collect();
+            group.lanes.read(query.priority, lane, Some((wanted, scanned)));
+        } else {
+            let page: Page = wanted.collect();
+            let left_out = read - page.len();
+            self.fill(id, query.priority, page, left_out, scanned);
+            self.look_ahead(id, query.priority);
+        }
         self.dispatch(id, now);
     }
 
@@ -150,7 +161,7 @@ impl Core {
             self.actions.push(Action::Load(id, due));
         }
         while !self.stopping
-            && let Some(session) = self.groups.get(&id).and_then(Group::next_session)
+            && let Some(session) = self.groups.get(&id).and_then(|group| group.next_session(now.steady))
             && let Some((task, attempts)) = self.next_task(id, now)
         {
             let alone = if attempts.silent > 0 { self.idle_session(id) } else { None };
@@ -158,6 +169,14 @@ impl Core {
                 Ok(session) => self.deliver(id, session, task, attempts, now),
                 Err(again) => self.put_aside(id, &task, attempts, now.steady.after(again), now),
             }
+        }
+        if let Some(at) = self
+            .groups
+            .get(&id)
+            .filter(|group| !group.available.is_empty())
+            .and_then(|group| group.may_begin_at(now.steady))
+        {
+            self.wake_group_at(id, at);
         }
         self.wake_group(id);
     }
@@ -201,9 +220,17 @@ impl Core {
                     // If others went out meanwhile, no session would ever be idle.
                     return None;
                 }
+                self.look_ahead(id, priority);
                 let group = self.groups.get_mut(&id)?;
-                let Some(Taken { task, attempts, is_new }) = group.take_next(priority, &mut self.texts) else {
-                    if !group.cursor(priority).has_backlog() {
+                let taken = group.take_next(priority, &mut self.texts);
+                self.read_lanes(id, priority);
+                let group = self.groups.get_mut(&id)?;
+                let Some(Taken { task, attempts, is_new }) = taken else {
+                    if group.lanes.is_reading(priority) {
+                        return None;
+                    }
+                    // What is read and was not taken waits for room among the lanes.
+                    if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
                         break;
                     }
                     if self.read_ahead(id, priority) {
@@ -219,6 +246,7 @@ impl Core {
                     continue;
                 }
                 if let Some(moment) = still_to_come(&task, attempts, now) {
+                    group.gives_up_place(&task);
                     group.open.delay(task.id, Due::At(moment), attempts);
                     self.checkpoints.delayed(now.steady);
                     continue;
@@ -236,12 +264,38 @@ impl Core {
                     let result =
                         outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
                     self.records.push(NewResult { ret: why.into_owned(), ..result });
+                    self.groups.get_mut(&id)?.dies(task.id);
                     continue;
                 }
                 return Some((task, attempts));
             }
         }
         None
+    }
+
+    /// Reads on while there are lanes whose next tasks may stand further on in the log: what is read goes into their queues.
+    fn look_ahead(&mut self, id: GroupId, priority: Priority) {
+        loop {
+            let Some(group) = self.groups.get_mut(&id) else { return };
+            group.sort(priority);
+            let cursor = group.cursor(priority);
+            let goes_on = group.lanes.has_waiting(priority) && cursor.has_backlog() && cursor.next().is_none();
+            if !goes_on || !self.read_ahead(id, priority) {
+                return;
+            }
+        }
+    }
+
+    /// Asks for the next tasks of lanes whose turn it is.
+    fn read_lanes(&mut self, id: GroupId, priority: Priority) {
+        let head = self.recent.head();
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let room = group.page_room();
+        for LaneRead { lane, after, upto, limit, max_bytes } in group.lanes.take_reads(priority, room, head) {
+            let query =
+                Backlog { lane: Some(lane), limit, max_bytes, ..group.backlog(priority, after, upto.min(head)) };
+            self.actions.push(Action::Fetch(id, query));
+        }
     }
 
     /// Reads on in the backlog: from the newest tasks in memory, or by asking for a page. Says whether it has read.
@@ -288,6 +342,7 @@ impl Core {
         let Some(session) = self.sessions.get_mut(&id) else { return };
         let Some(group) = self.groups.get_mut(&group_id) else { return };
         let attempts = before.delivered(!session.join.begins);
+        group.begins(now.steady);
         self.next_turn += 1;
         session.turn = self.next_turn;
         self.meter.total.delivered += 1;

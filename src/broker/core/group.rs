@@ -4,17 +4,20 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::bucket::Bucket;
 use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
+use super::lanes::{Lanes, Next, places};
 use super::open::{OpenTasks, Texts};
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
 use crate::attempts::Attempts;
+use crate::group_limits::{GroupLimits, OnDead};
 use crate::labels::Labels;
 use crate::now::{Now, Steady};
 use crate::retry::RetryPolicy;
-use crate::store::{Backlog, GroupState, OpenRows, OpenTask};
-use crate::task::{Audience, GroupName, NewResult, Outcome, Priority, Task, TaskId, Time};
+use crate::store::{Backlog, GroupState, LanePlace, OpenRows, OpenTask};
+use crate::task::{Audience, GroupName, Name, NewResult, Outcome, Priority, Replace, Task, TaskId, Time};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -58,6 +61,12 @@ pub struct GroupInfo {
     pub draining_since: Option<Time>,
     /// What is said of retries of its tasks.
     pub retry: RetryPolicy,
+    /// How much of its tasks may be under way.
+    pub limits: GroupLimits,
+    /// How many lanes have tasks that went out and are not settled, or are held.
+    pub lanes: usize,
+    /// How many of them are held by a dead letter.
+    pub held_lanes: usize,
     /// What it is: what the client said that came last.
     pub labels: Labels,
     /// When a client of it was last connected; now, if one is.
@@ -91,6 +100,9 @@ impl GroupInfo {
             paused: false,
             draining_since: None,
             retry: RetryPolicy::default(),
+            limits: GroupLimits::default(),
+            lanes: 0,
+            held_lanes: 0,
             labels: Labels::default(),
             last_used: Time::default(),
             tally: Tally::default(),
@@ -110,7 +122,8 @@ pub(super) struct Taken {
 }
 
 /// A reader of the log. A task of the log that is for this group is in exactly one place: not taken up, open, or settled and
-/// nowhere. It is taken up when the cursor of its priority passes it, or stands in `taken_up` before that.
+/// nowhere. It is taken up when the cursor of its priority passes it, or stands in `taken_up` before that. Of what is in a lane, the
+/// cursor passes it into the queue of the lane, and it is taken up when it leaves that.
 #[derive(Debug)]
 pub(super) struct Group {
     /// `None`: the passing group of one anonymous client, removed with its stream.
@@ -128,6 +141,11 @@ pub(super) struct Group {
     pub(super) paused: bool,
     /// What is said of retries of its tasks.
     pub(super) retry: RetryPolicy,
+    limits: GroupLimits,
+    /// With a limit on what begins in a second.
+    bucket: Option<Bucket>,
+    /// What waits in lanes.
+    pub(super) lanes: Lanes,
     /// What it is: what the client said that came last.
     pub(super) labels: Labels,
     /// The tasks that were taken up and are not settled.
@@ -167,6 +185,9 @@ impl Group {
             broadcast_after,
             paused: false,
             retry: RetryPolicy::default(),
+            limits: GroupLimits::default(),
+            bucket: None,
+            lanes: Lanes::default(),
             labels: Labels::default(),
             cursors: [0; 3].map(LogCursor::new),
             open: OpenTasks::default(),
@@ -183,7 +204,13 @@ impl Group {
     /// The group as a checkpoint left it, and its open tasks that have rows, by a clock that showed `stored` now. What was delivered
     /// before, and so may be with a client, waits until `held_until`. Until then the clock counts that its submitter named a
     /// moment of.
-    pub(super) fn restore(state: GroupState, rows: Vec<OpenTask>, stored: Now, held_until: Steady) -> Group {
+    pub(super) fn restore(
+        state: GroupState,
+        rows: Vec<OpenTask>,
+        stored: Now,
+        held_until: Steady,
+        now: Steady,
+    ) -> Group {
         let was_held = |task: &&OpenTask| task.attempts.deliveries > 0 && task.not_before.is_none();
         let held = state.open.iter().chain(&rows).filter(was_held).map(|task| task.id);
         let mut open = OpenTasks::restored(stored, held, held_until);
@@ -192,13 +219,26 @@ impl Group {
             None if task.attempts.deliveries == 0 => Due::After(stored.steady),
             wait => Due::After(wait.map_or(held_until, |until| stored.steady_at(until).max(held_until))),
         };
-        rows.iter().for_each(|task| open.restore(task.id, due(task), task.attempts));
+        let mut lanes = Lanes::default();
+        for task in rows.iter().chain(&state.open) {
+            let Some(lane) = &task.lane else { continue };
+            open.enter_lane(task.id, lane.clone(), task.place);
+            if task.place != LanePlace::None {
+                lanes.enter(lane, task.id);
+            }
+        }
+        state.lanes.into_iter().for_each(|waiting| lanes.restore(waiting));
+        let is_open = |task: &&OpenTask| task.place != LanePlace::Dead;
+        rows.iter().filter(is_open).for_each(|task| open.restore(task.id, due(task), task.attempts));
         state.open.iter().for_each(|task| open.delay(task.id, due(task), task.attempts));
         // So far it is as the checkpoint has it.
         open.take_changed();
         Group {
             paused: state.paused,
             retry: state.retry,
+            limits: state.limits,
+            bucket: state.limits.max_begun.map(|rate| Bucket::new(rate, false, now)),
+            lanes,
             labels: state.labels,
             cursors: state.cursors.map(LogCursor::new),
             open,
@@ -209,10 +249,14 @@ impl Group {
         }
     }
 
-    /// Repeats an outcome that stands in the log after the checkpoint, written by a clock that showed `stored` now.
-    pub(super) fn replay(&mut self, result: &NewResult, stored: Now) {
-        if result.late || result.outcome == Outcome::Dropped {
+    /// Repeats an outcome that stands in the log after the checkpoint, written by a clock that showed `stored` now. The task is in that
+    /// lane.
+    pub(super) fn replay(&mut self, result: &NewResult, lane: Option<&Name>, stored: Now) {
+        if result.late {
             return;
+        }
+        if result.outcome == Outcome::Dropped {
+            return self.end_hold(result.task);
         }
         self.changed = true;
         // Whether the cursor has passed the task is not known. If it has, the entry changes nothing.
@@ -224,9 +268,15 @@ impl Group {
                 Attempts::default()
             }
         };
+        if let Some(lane) = lane {
+            let takes_place = result.outcome != Outcome::Revived || self.is_held_by(result.task);
+            let place = if takes_place { LanePlace::Taken } else { LanePlace::None };
+            self.enter_lane(result.task, lane, place);
+        }
         let due = Due::After(result.not_before.map_or(stored.steady, |until| stored.steady_at(until)));
         match result.outcome {
             Outcome::Revived => self.open.delay(result.task, due, Attempts::default()),
+            outcome if outcome.is_dead() => self.dies(result.task),
             outcome if outcome.settles() => {}
             outcome => self.open.delay(result.task, due, attempts.replay(result.attempt, outcome)),
         }
@@ -264,19 +314,21 @@ impl Group {
             broadcast_after: self.broadcast_after,
             paused: self.paused,
             retry: self.retry,
+            limits: self.limits,
             labels: self.labels.clone(),
             // No later than now, by a clock that is set back: what is in memory holds when it is right again.
             last_used: self.last_used.min(now.wall),
             cursors: Priority::ALL.map(|priority| self.cursor(priority).position(head)),
             taken_up,
             open,
+            lanes: self.lanes.stored(),
         };
         Some((state, rows))
     }
 
     /// Forgets what was taken up before its turn where all cursors have passed it.
     pub(super) fn forget_passed(&mut self, head: TaskId) {
-        let floor = self.position(head);
+        let floor = self.position(head).min(self.lanes.floor());
         self.taken_up.retain(|id| *id > floor);
     }
 
@@ -286,14 +338,53 @@ impl Group {
         self.sessions.remove(&id);
         if self.sessions.is_empty() {
             self.taken = 0;
+            self.lanes.forget_texts();
         }
         self.last_used = now.wall;
         self.changed = true;
     }
 
-    /// The session that gets the next task, if one can take it and the group is not paused.
-    pub(super) fn next_session(&self) -> Option<SessionId> {
-        self.available.last().filter(|_| !self.paused).map(|(_, _, id)| *id)
+    /// The session that gets the next task, if one can take it, and the group is not paused and keeps to its limits.
+    pub(super) fn next_session(&self, now: Steady) -> Option<SessionId> {
+        let may_begin = !self.paused && !self.is_full(now) && self.may_begin_at(now).is_none();
+        self.available.last().filter(|_| may_begin).map(|(_, _, id)| *id)
+    }
+
+    /// Whether as many are with clients as may be. What was with one when the process before this one ended counts until it is known
+    /// whether it still is.
+    pub(super) fn is_full(&self, now: Steady) -> bool {
+        let in_flight = || self.open.leased_len() + self.open.held_back_len(now);
+        self.limits.max_in_flight.is_some_and(|max| in_flight() >= max.get() as usize)
+    }
+
+    /// When the next may begin, if that is not now.
+    pub(super) fn may_begin_at(&self, now: Steady) -> Option<Steady> {
+        self.bucket.as_ref().filter(|bucket| !bucket.has_one(now)).map(|bucket| bucket.next(now))
+    }
+
+    /// A delivery begins.
+    pub(super) fn begins(&mut self, now: Steady) {
+        if let Some(bucket) = &mut self.bucket {
+            bucket.take(now);
+        }
+    }
+
+    pub(super) fn limits(&self) -> GroupLimits {
+        self.limits
+    }
+
+    pub(super) fn set_limits(&mut self, limits: GroupLimits, now: Steady) {
+        match (&mut self.bucket, limits.max_begun) {
+            (Some(bucket), Some(rate)) => bucket.set_rate(rate, now),
+            (bucket, rate) => *bucket = rate.map(|rate| Bucket::new(rate, true, now)),
+        }
+        self.limits = limits;
+        self.changed = true;
+        self.lanes.wake_all();
+        if limits.on_dead == OnDead::Release {
+            let dead: Vec<TaskId> = self.open.dead().collect();
+            dead.into_iter().for_each(|task| self.end_hold(task));
+        }
     }
 
     pub(super) fn set_paused(&mut self, paused: bool) {
@@ -379,6 +470,7 @@ impl Group {
             after,
             upto,
             broadcast_after: self.broadcast_after,
+            lane: None,
             limit: Page::tasks(self.page_room()),
             max_bytes: self.page_room(),
         }
@@ -395,7 +487,137 @@ impl Group {
     }
 
     fn is_taken_up(&self, task: &Task, head: TaskId) -> bool {
-        task.id <= self.cursor(task.spec.priority).position(head) || self.taken_up.contains(&task.id)
+        let is_passed = task.id <= self.cursor(task.spec.priority).position(head) && !self.lanes.is_waiting(task);
+        is_passed || self.taken_up.contains(&task.id)
+    }
+
+    // ---- lanes
+
+    fn is_lane_full(&self, lane: &Name) -> bool {
+        self.lanes.places(lane).len() >= places(lane, self.limits.lane_max.get() as usize)
+    }
+
+    /// A task that is to be put into a place is in that lane.
+    fn enter_lane(&mut self, task: TaskId, lane: &Name, place: LanePlace) {
+        self.open.enter_lane(task, lane.clone(), place);
+        if place != LanePlace::None {
+            self.lanes.enter(lane, task);
+        }
+    }
+
+    /// The lane of a task, which is open or holds it, and whether it has a place there.
+    pub(super) fn lane_of(&self, task: TaskId) -> Option<(&Name, LanePlace)> {
+        self.open.lane_of(task).map(|(lane, place)| (lane, *place))
+    }
+
+    fn is_held_by(&self, task: TaskId) -> bool {
+        self.lane_of(task).is_some_and(|(_, place)| place == LanePlace::Dead)
+    }
+
+    /// The task of its lane for which a task waits that has no place there, and whether that is a dead letter which holds it.
+    pub(super) fn waits_behind(&self, task: &Task) -> Option<(TaskId, bool)> {
+        let lane = task.spec.waits_in().filter(|_| self.leased)?;
+        let places = self.lanes.places(lane);
+        if places.contains(&task.id) {
+            return None;
+        }
+        let first = places.first().filter(|_| self.is_lane_full(lane)).copied();
+        first.or_else(|| self.lanes.before(task)).map(|first| (first, self.is_held_by(first)))
+    }
+
+    /// What is settled holds no lane any more.
+    pub(super) fn settle_lanes(&mut self) {
+        for task in self.open.take_settled() {
+            self.leave_lane(task);
+        }
+    }
+
+    fn leave_lane(&mut self, task: TaskId) {
+        if let Some(lane) = self.open.leave_lane(task) {
+            self.lanes.unpark(&lane, task);
+            self.lanes.leave(&lane, task);
+        }
+    }
+
+    /// A task that was taken up is given up: if the group wants that, it holds its lane.
+    pub(super) fn dies(&mut self, task: TaskId) {
+        // What is given up of a key is taken the place of by what comes next.
+        let is_named = |(lane, _): (&Name, LanePlace)| Replace::key_of(lane).is_none();
+        if self.limits.on_dead == OnDead::Hold && self.lane_of(task).is_some_and(is_named) {
+            self.open.hold_lane(task);
+        }
+    }
+
+    /// A dead letter holds its lane no more.
+    pub(super) fn end_hold(&mut self, task: TaskId) {
+        if self.is_held_by(task) {
+            self.changed = true;
+            self.leave_lane(task);
+        }
+    }
+
+    /// A task that had a place of its lane waits for a time that its submitter named.
+    pub(super) fn gives_up_place(&mut self, task: &Task) {
+        if let Some(lane) = task.spec.waits_in().filter(|_| self.leased) {
+            self.lanes.leave(lane, task.id);
+            self.open.enter_lane(task.id, lane.clone(), LanePlace::None);
+        }
+    }
+
+    /// Whether a task that goes out again may: it has a place of its lane, or takes one. Else it waits for that.
+    fn may_go(&mut self, task: &Task, attempts: Attempts) -> bool {
+        let Some(lane) = task.spec.waits_in().filter(|_| self.leased) else { return true };
+        let has_place = self.lanes.places(lane).binary_search(&task.id).is_ok();
+        let priority = task.spec.priority;
+        if !has_place && (self.is_lane_full(lane) || self.lanes.waits(priority, lane)) {
+            self.open.enter_lane(task.id, lane.clone(), LanePlace::None);
+            self.open.park(task.id, attempts);
+            self.lanes.park(lane, priority, task.id, self.is_lane_full(lane));
+            return false;
+        }
+        self.enter_lane(task.id, lane, LanePlace::Taken);
+        true
+    }
+
+    /// Puts into their queues what the cursor comes to and is in lanes, up to what is in none.
+    pub(super) fn sort(&mut self, priority: Priority) {
+        let room = self.page_room();
+        while self.leased
+            && let Some(lane) = self.cursor(priority).next().and_then(|task| task.spec.waits_in()).cloned()
+            && self.lanes.has_room(priority, &lane, Page::tasks(room))
+            && let Some(task) = self.cursor_mut(priority).pop()
+        {
+            self.changed = true;
+            if !self.taken_up.remove(&task.id) {
+                let is_full = self.is_lane_full(&lane);
+                self.lanes.push(&lane, task, is_full, room);
+            }
+        }
+    }
+
+    /// The next task of the lanes.
+    fn take_from_lanes(&mut self, priority: Priority) -> Option<Taken> {
+        let (most, room) = (self.limits.lane_max.get() as usize, self.page_room());
+        while let Some(next) = self.lanes.next(priority, most, room) {
+            self.changed = true;
+            match next {
+                Next::New(lane, task) if self.taken_up.remove(&task.id) => self.lanes.leave(&lane, task.id),
+                Next::New(lane, task) => {
+                    self.open.enter_lane(task.id, lane, LanePlace::Taken);
+                    return Some(Taken { task, attempts: Attempts::default(), is_new: true });
+                }
+                Next::Parked(lane, task) if self.open.unpark(task, priority) => {
+                    self.open.enter_lane(task, lane, LanePlace::Taken);
+                }
+                Next::Parked(lane, task) => self.lanes.leave(&lane, task),
+            }
+        }
+        None
+    }
+
+    /// What is in no lane, or in one that finds no room.
+    fn is_next_in_lane(&self, priority: Priority) -> bool {
+        self.leased && self.cursor(priority).next().is_some_and(|task| task.spec.waits_in().is_some())
     }
 
     // ---- tasks are taken up
@@ -403,16 +625,29 @@ impl Group {
     /// The next task of this priority: first what goes out again, then what is new. It is in no place now: lease it, delay it, or it
     /// is settled.
     pub(super) fn take_next(&mut self, priority: Priority, texts: &mut Texts) -> Option<Taken> {
-        if let Some((task, attempts)) = self.open.take_returned(priority, texts) {
-            return Some(Taken { task, attempts, is_new: false });
+        self.settle_lanes();
+        while let Some((task, attempts)) = self.open.take_returned(priority, texts) {
+            if self.may_go(&task, attempts) {
+                return Some(Taken { task, attempts, is_new: false });
+            }
         }
-        while let Some(task) = self.cursor_mut(priority).pop() {
+        self.sort(priority);
+        if self.lanes.have_turn(priority)
+            && let Some(taken) = self.take_from_lanes(priority)
+        {
+            return Some(taken);
+        }
+        while !self.is_next_in_lane(priority)
+            && let Some(task) = self.cursor_mut(priority).pop()
+        {
             self.changed = true;
+            self.sort(priority);
             if !self.taken_up.remove(&task.id) {
+                self.lanes.others_had_turn(priority);
                 return Some(Taken { task, attempts: Attempts::default(), is_new: true });
             }
         }
-        None
+        self.take_from_lanes(priority)
     }
 
     /// Takes up a task before its turn; `false`: it was taken up already. It is settled unless it is put into another place.
@@ -431,10 +666,12 @@ impl Group {
     /// whether the task was settled. It does not go out in either case.
     pub(super) fn take_up_id(&mut self, task: TaskId, recent: Option<&Task>) -> Option<bool> {
         let mut unread = self.cursors.iter().map(|cursor| cursor.is_unread(task));
+        let is_unread =
+            |recent: &Task| self.cursor(recent.spec.priority).is_unread(task) || self.lanes.is_waiting(recent);
         let unread = match recent {
-            Some(recent) => Some(self.wants(recent) && self.cursor(recent.spec.priority).is_unread(task)),
+            Some(recent) => Some(self.wants(recent) && is_unread(recent)),
             None if unread.clone().all(|unread| unread) => Some(true),
-            None if unread.any(|unread| unread) => None,
+            None if unread.any(|unread| unread) || self.lanes.may_be_waiting(task) => None,
             None => Some(false),
         };
         if unread == Some(false) || self.taken_up.contains(&task) {
@@ -445,15 +682,27 @@ impl Group {
         unread
     }
 
-    /// Marks a task as one whose place was taken, if it was read ahead.
-    pub(super) fn replace_ready(&mut self, task: TaskId, by: TaskId, at: Time) {
+    /// A task took the place of one that was not taken up, and is in this lane: it is settled if it is the next in its queue. `false`:
+    /// it is found to be over when its turn comes.
+    pub(super) fn replace_ready(&mut self, task: TaskId, lane: Option<&Name>, by: TaskId, at: Time) -> bool {
+        let waits = !self.taken_up.contains(&task);
+        if waits && lane.is_some_and(|lane| self.lanes.pass(lane, task)) {
+            self.changed = true;
+            return true;
+        }
         self.cursors.iter_mut().for_each(|cursor| cursor.replace(task, by, at));
+        self.lanes.replace(task, by, at);
+        false
     }
 
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);
         if settled {
+            if let Some(lane) = task.spec.waits_in() {
+                let place = if self.is_held_by(task.id) { LanePlace::Taken } else { LanePlace::None };
+                self.enter_lane(task.id, lane, place);
+            }
             self.open.delay(task.id, Due::After(now.steady), Attempts::default());
         }
         settled
@@ -467,13 +716,12 @@ impl Group {
     // ---- what there is to see
 
     pub(super) fn has_settled(&self, task: &Task, head: TaskId) -> bool {
-        let is_open = self.open.lease_of(task.id).is_some() || self.open.waiting(task.id).is_some();
-        !is_open && self.is_taken_up(task, head)
+        !self.open.is_open(task.id) && self.is_taken_up(task, head)
     }
 
     /// Every task up to here that is for this group is settled.
     pub(super) fn settled_floor(&self, head: TaskId) -> TaskId {
-        let position = self.position(head);
+        let position = self.position(head).min(self.lanes.floor());
         self.open.oldest().map_or(position, |open| position.min(open - 1))
     }
 
@@ -497,7 +745,8 @@ impl Group {
             Some(Backlog { limit: 1, max_bytes: 1, ..self.backlog(priority, after, head) })
         });
         let not_taken_up: u64 = Priority::ALL.into_iter().map(unread).sum::<u64>()
-            + self.cursors.iter().map(LogCursor::ready_len).sum::<usize>() as u64;
+            + self.cursors.iter().map(LogCursor::ready_len).sum::<usize>() as u64
+            + self.lanes.waiting_len();
         Some(GroupInfo {
             name: self.name.clone()?,
             clients: self.sessions.len(),
@@ -508,7 +757,7 @@ impl Group {
             counting: self.cursors.iter().any(LogCursor::is_counting),
             taken_up: self.taken_up.len(),
             oldest_open: self.open.oldest(),
-            oldest_new: self.cursors.iter().filter_map(LogCursor::first).min(),
+            oldest_new: self.cursors.iter().filter_map(LogCursor::first).chain(self.lanes.oldest()).min(),
             unseen: unseen.collect(),
             rate: self.rate.per_second(now.steady),
             last_settled: self.rate.last().map(|second| now.wall_at(second)),
@@ -516,6 +765,9 @@ impl Group {
             paused: self.paused,
             draining_since: None,
             retry: self.retry,
+            limits: self.limits,
+            lanes: self.lanes.busy(),
+            held_lanes: self.open.dead().count(),
             labels: self.labels.clone(),
             last_used: if self.sessions.is_empty() { self.last_used } else { now.wall },
             tally: self.tally.clone(),
@@ -527,6 +779,7 @@ impl Group {
     /// Whether the rules hold that the fields state; an error says which does not.
     pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
         self.open.check()?;
+        self.lanes.check(self.limits.lane_max.get() as usize)?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
         let twice = self.open.ids().into_iter().find(|id| is_unread(*id) && !self.taken_up.contains(id));

@@ -80,15 +80,16 @@ mod tests {
 
     use super::*;
     use crate::attempts::Attempts;
+    use crate::store::LanePlace;
 
     fn open(id: TaskId) -> Option<OpenTask> {
-        Some(OpenTask { id, attempts: Attempts::default(), not_before: None })
+        Some(OpenTask { id, attempts: Attempts::default(), not_before: None, lane: None, place: LanePlace::None })
     }
 
     #[test]
     fn a_row_is_written_when_its_task_changes_and_a_list_has_what_is_new() {
         let mut kept = Kept::default();
-        let rows = |rows: &[(TaskId, Option<OpenTask>)]| BTreeMap::from_iter(rows.iter().copied());
+        let rows = |rows: &[(TaskId, Option<OpenTask>)]| BTreeMap::from_iter(rows.iter().cloned());
         kept.came(1);
         kept.came_to_wait(2);
         assert_eq!(kept.take_changes(open), (vec![open(1).unwrap()], rows(&[(2, open(2))])));

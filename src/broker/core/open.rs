@@ -14,8 +14,8 @@ use super::session::SessionId;
 use super::suspects::Suspects;
 use crate::attempts::Attempts;
 use crate::now::{Now, Steady};
-use crate::store::{OpenRows, OpenTask};
-use crate::task::{Priority, Progress, Task, TaskId, Time, cut, weight};
+use crate::store::{LanePlace, OpenRows, OpenTask};
+use crate::task::{Name, Priority, Progress, Task, TaskId, Time, cut, weight};
 
 /// A task that is with a client.
 #[derive(Debug)]
@@ -143,8 +143,8 @@ const LOADED: usize = 256;
 /// anew.
 const STEP: u64 = 1_000;
 
-/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed`, `due`
-/// and `loading`.
+/// The open tasks of a group. Each is in exactly one of `leases`, `returned`, `suspects`, `delayed`, `due`,
+/// `loading` and `parked`.
 ///
 /// A task that is taken out must be put into another place at once, or it is settled.
 #[derive(Debug, Default)]
@@ -167,6 +167,13 @@ pub(super) struct OpenTasks {
     due: [Packed<TaskId, Attempts>; 3],
     /// Due, and their text is being read.
     loading: FxHashMap<TaskId, Attempts>,
+    /// Wait for a place in their lane. Their text is not in memory.
+    parked: BTreeMap<TaskId, Attempts>,
+    /// The lane of each that is in one, and where it stands there. Also of those that are dead and hold their lane: they are in no
+    /// other place.
+    lanes: FxHashMap<TaskId, (Name, LanePlace)>,
+    /// Of these, what was taken out of its place since this was last asked.
+    left: Vec<TaskId>,
     /// How many of each priority are in `returned` and `suspects`.
     texts: [usize; 3],
     kept: Kept,
@@ -194,7 +201,8 @@ impl OpenTasks {
 
     /// How many wait to go out again.
     pub(super) fn waiting_len(&self) -> usize {
-        self.returned.len() + self.suspects.len() + self.delayed.len() + self.due_len() + self.loading.len()
+        let in_memory = self.returned.len() + self.suspects.len() + self.loading.len();
+        in_memory + self.delayed.len() + self.due_len() + self.parked.len()
     }
 
     /// How many of these may not go out yet.
@@ -211,7 +219,8 @@ impl OpenTasks {
         let open = self.leases.keys().chain(self.loading.keys()).copied();
         let waiting = self.returned.keys().map(|(_, id)| *id).chain(self.suspects.iter().map(|(id, _)| id));
         let due = self.due.iter().filter_map(Packed::first).map(|(id, _)| id);
-        let waiting = waiting.chain(due).chain(self.delayed.oldest());
+        let parked = self.parked.first_key_value().map(|(id, _)| *id);
+        let waiting = waiting.chain(due).chain(self.delayed.oldest()).chain(parked);
         open.chain(waiting).min()
     }
 
@@ -251,8 +260,7 @@ impl OpenTasks {
     pub(super) fn end_lease(&mut self, task: TaskId, texts: &mut Texts) -> Option<Lease> {
         let lease = self.leases.remove(&task)?;
         lease.task.iter().for_each(|task| texts.left(task));
-        self.changed = true;
-        self.kept.left(task);
+        self.left(task);
         self.deadlines.remove(&(lease.deadline, task));
         if let Some(peer) = lease.awaited_peer() {
             self.awaiting_stream.remove(&(peer, task));
@@ -268,6 +276,15 @@ impl OpenTasks {
         texts.left(text);
         *text = marked(text, by, at);
         texts.came(text);
+    }
+
+    /// A task was taken out of its place.
+    fn left(&mut self, task: TaskId) {
+        self.changed = true;
+        self.kept.left(task);
+        if !self.lanes.is_empty() && self.lanes.contains_key(&task) {
+            self.left.push(task);
+        }
     }
 
     /// The stream of a task's client ended. If it has begun the task, it keeps it until `deadline` at most; says whether that is
@@ -290,7 +307,8 @@ impl OpenTasks {
         let loading = self.loading.get(&task).copied();
         let in_memory = loading.or_else(|| Some(returned()?.1)).or_else(|| self.suspects.get(task));
         let due = || self.due.iter().find_map(|due| due.get(task));
-        in_memory.or_else(due).or_else(|| Some(self.delayed.get(task)?.1))
+        let parked = || self.parked.get(&task).copied();
+        in_memory.or_else(due).or_else(parked).or_else(|| Some(self.delayed.get(task)?.1))
     }
 
     /// When a delayed task is due.
@@ -304,6 +322,12 @@ impl OpenTasks {
         if now < *until && held.contains(&task) { self.waiting(task) } else { None }
     }
 
+    /// How many are held back, or were until their clients said that they have them.
+    pub(super) fn held_back_len(&self, now: Steady) -> usize {
+        let (held, until) = &self.held;
+        if now < *until { held.len() } else { 0 }
+    }
+
     /// Takes a task out of the place where it waits to go out again: its text, if that is in memory, and its deliveries.
     pub(super) fn take_waiting(&mut self, task: TaskId, texts: &mut Texts) -> Option<(Option<Arc<Task>>, Attempts)> {
         let returned = Priority::ALL.into_iter().find_map(|priority| self.returned.remove(&(priority, task)));
@@ -315,12 +339,11 @@ impl OpenTasks {
             }
             None => {
                 let due = || self.due.iter_mut().find_map(|due| due.remove(task));
-                let not_loaded = self.loading.remove(&task).or_else(due);
+                let not_loaded = self.loading.remove(&task).or_else(due).or_else(|| self.parked.remove(&task));
                 (None, not_loaded.or_else(|| self.delayed.remove(task))?)
             }
         };
-        self.changed = true;
-        self.kept.left(task);
+        self.left(task);
         // If its client gives it back, it is not held any more.
         self.held.0.remove(&task);
         Some(taken)
@@ -353,8 +376,7 @@ impl OpenTasks {
             Some(suspect) => self.suspects.remove(suspect),
             None => Some(self.returned.first_entry().filter(|first| first.key().0 == priority)?.remove()),
         }?;
-        self.changed = true;
-        self.kept.left(taken.0.id);
+        self.left(taken.0.id);
         self.texts[priority as usize] -= 1;
         texts.left(&taken.0);
         Some(taken)
@@ -370,6 +392,72 @@ impl OpenTasks {
     /// Puts a task where it waits, as its row in the store has it.
     pub(super) fn restore(&mut self, task: TaskId, due: Due, attempts: Attempts) {
         self.delayed.insert(task, due, attempts);
+    }
+
+    // ---- lanes
+
+    /// The lane of an open task, or of a dead one that holds its lane, and where it stands there.
+    pub(super) fn lane_of(&self, task: TaskId) -> Option<&(Name, LanePlace)> {
+        self.lanes.get(&task)
+    }
+
+    /// A task that is in a lane is put into a place after this, or is settled.
+    pub(super) fn enter_lane(&mut self, task: TaskId, lane: Name, place: LanePlace) {
+        self.lanes.insert(task, (lane, place));
+        self.left.push(task);
+    }
+
+    /// A task that was given up holds its lane. It has a row, and nothing else.
+    pub(super) fn hold_lane(&mut self, task: TaskId) {
+        if let Some((_, place)) = self.lanes.get_mut(&task) {
+            *place = LanePlace::Dead;
+            self.changed = true;
+            self.kept.came_to_wait(task);
+        }
+    }
+
+    /// A task is in no lane any more; says in which it was.
+    pub(super) fn leave_lane(&mut self, task: TaskId) -> Option<Name> {
+        let (lane, place) = self.lanes.remove(&task)?;
+        if place == LanePlace::Dead {
+            self.changed = true;
+            self.kept.left(task);
+        }
+        Some(lane)
+    }
+
+    /// The tasks of lanes that were taken out of their places since this was last asked, and are settled.
+    pub(super) fn take_settled(&mut self) -> Vec<TaskId> {
+        let mut left = std::mem::take(&mut self.left);
+        left.retain(|task| self.lane_of(*task).is_some_and(|lane| lane.1 != LanePlace::Dead) && !self.is_open(*task));
+        left
+    }
+
+    /// The dead that hold their lanes.
+    pub(super) fn dead(&self) -> impl Iterator<Item = TaskId> {
+        self.lanes.iter().filter(|(_, (_, place))| *place == LanePlace::Dead).map(|(task, _)| *task)
+    }
+
+    fn is_dead(&self, task: TaskId) -> bool {
+        self.lane_of(task).is_some_and(|lane| lane.1 == LanePlace::Dead)
+    }
+
+    pub(super) fn is_open(&self, task: TaskId) -> bool {
+        self.leases.contains_key(&task) || self.waiting(task).is_some()
+    }
+
+    /// Has a task wait for a place in its lane.
+    pub(super) fn park(&mut self, task: TaskId, attempts: Attempts) {
+        self.changed = true;
+        self.kept.came_to_wait(task);
+        self.parked.insert(task, attempts);
+    }
+
+    /// A parked task has its place now, and goes out when its text is read. `false`: it is settled.
+    pub(super) fn unpark(&mut self, task: TaskId, priority: Priority) -> bool {
+        let Some(attempts) = self.parked.remove(&task) else { return false };
+        self.due[priority as usize].insert(task, attempts);
+        true
     }
 
     // ---- the text of delayed tasks
@@ -435,8 +523,7 @@ impl OpenTasks {
         }
         for task in asked {
             if self.loading.remove(task).is_some() {
-                self.changed = true;
-                self.kept.left(*task);
+                self.left(*task);
             }
         }
     }
@@ -466,10 +553,13 @@ impl OpenTasks {
     fn find(&self, id: TaskId, now: Now) -> Option<OpenTask> {
         // The outcome or the loss of a lease will follow the checkpoint in the log; if neither does, this delivery counts.
         let leased = self.lease_of(id).map(|lease| lease.attempts);
-        let attempts = leased.or_else(|| self.waiting(id))?;
+        let dead = || self.is_dead(id).then(Attempts::default);
+        let attempts = leased.or_else(|| self.waiting(id)).or_else(dead)?;
+        let (lane, place) =
+            self.lane_of(id).cloned().map_or_else(Default::default, |(lane, place)| (Some(lane), place));
         // The next start is to hold it back, too.
         let due = self.due(id).filter(|_| self.held_back(id, now.steady).is_none());
-        Some(OpenTask { id, attempts, not_before: kept(due, attempts, now) })
+        Some(OpenTask { id, attempts, not_before: kept(due, attempts, now), lane, place })
     }
 
     /// What a checkpoint writes: the list of the group, and the rows that changed.
@@ -506,6 +596,7 @@ impl OpenTasks {
         ids.extend(self.suspects.iter().map(|(id, _)| id));
         ids.extend(self.due.iter().flat_map(Packed::iter).map(|(id, _)| id));
         ids.extend(self.delayed.ids());
+        ids.extend(self.parked.keys());
         ids.sort_unstable();
         ids
     }
@@ -516,7 +607,12 @@ impl OpenTasks {
         if let Some(twice) = ids.windows(2).find(|pair| pair[0] == pair[1]) {
             return Err(format!("task {} is open in two places", twice[0]));
         }
-        self.kept.check(|task| ids.binary_search(&task).is_ok())?;
+        self.kept.check(|task| ids.binary_search(&task).is_ok() || self.is_dead(task))?;
+        if let Some((task, _)) =
+            self.lanes.iter().find(|(task, _)| self.is_dead(**task) == ids.binary_search(task).is_ok())
+        {
+            return Err(format!("task {task} is in a lane and settled, or dead and open"));
+        }
         let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();
         let awaited = self.leases.iter().filter_map(|(task, lease)| Some((lease.awaited_peer()?, *task)));
         let texts = self.returned.values().map(|(text, _)| text).chain(self.suspects.texts());

@@ -11,6 +11,7 @@ use super::open::Said;
 use super::outcomes::outcome_of;
 use super::session::{ClientInfo, RevokeReason, Session, SessionId};
 use super::{Action, Config, Core, GroupId};
+use crate::group_limits::{GroupLimits, LimitsChange};
 use crate::labels::Selector;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
@@ -227,20 +228,27 @@ impl Core {
         }
         TaskState::Waiting(match due {
             Some(due) => WaitReason::NotBefore(due),
-            None => self.wait_reason(group, task.spec.priority),
+            None => self.wait_reason(group, task, now),
         })
     }
 
     /// Why a task of this priority that is due does not go out: what [`Core::dispatch`] goes by.
-    fn wait_reason(&self, group: &Group, priority: Priority) -> WaitReason {
+    fn wait_reason(&self, group: &Group, task: &Task, now: Now) -> WaitReason {
+        let priority = task.spec.priority;
         let sessions = || {
             let sessions = group.sessions.iter().filter_map(|id| self.sessions.get(id));
             sessions.filter(|session| session.draining.is_none() && session.free() > 0)
         };
         let suspect = || Priority::ALL.into_iter().find(|class| group.open.has_suspect(*class));
-        match group.next_session() {
+        match group.next_session(now.steady) {
             _ if group.paused => WaitReason::Paused,
             _ if group.sessions.is_empty() => WaitReason::NoClient,
+            _ if let Some((before, is_dead)) = group.waits_behind(task) => match is_dead {
+                true => WaitReason::LaneHeld(before),
+                false => WaitReason::InLane(before),
+            },
+            _ if group.is_full(now.steady) => WaitReason::GroupFull,
+            _ if group.may_begin_at(now.steady).is_some() => WaitReason::RateReached,
             Some(_) if suspect().is_some_and(|class| class <= priority) => WaitReason::OneAtATime,
             Some(_) => WaitReason::Queued,
             None if self.all_draining_since(group).is_some() => WaitReason::Draining,
@@ -308,7 +316,7 @@ impl Core {
     }
 
     /// These tasks are no longer stored: what of them is in memory is forgotten, too.
-    pub fn removed(&mut self, tasks: &[TaskId]) {
+    pub fn removed(&mut self, tasks: &[TaskId], now: Now) {
         self.recent.remove(tasks);
         self.uncount();
         // Every named group has settled them, but for one that came meanwhile; anonymous clients may be about to get them.
@@ -316,7 +324,11 @@ impl Core {
             for priority in Priority::ALL {
                 group.cursor_mut(priority).forget(tasks);
             }
+            group.lanes.forget(tasks);
         }
+        let holds = |group: &Group| group.open.dead().next().is_some();
+        let held: Vec<_> = self.groups.iter().filter(|(_, group)| holds(group)).map(|(id, _)| *id).collect();
+        held.into_iter().for_each(|id| self.free_lanes(id, tasks, now));
     }
 
     /// Gives a task that the group has settled to it again, with fresh attempts; says whether it was so.
@@ -336,6 +348,17 @@ impl Core {
     /// Takes a dead letter off the list.
     pub fn drop_dead(&mut self, name: &GroupName, task: TaskId, now: Now) {
         self.record_by_operator(name, task, Outcome::Dropped, now);
+        if let Some(id) = self.names.get(name).copied() {
+            self.free_lanes(id, &[task], now);
+        }
+    }
+
+    /// Dead letters that are no more hold no lane.
+    fn free_lanes(&mut self, id: GroupId, tasks: &[TaskId], now: Now) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            tasks.iter().for_each(|task| group.end_hold(*task));
+            self.dispatch(id, now);
+        }
     }
 
     /// Writes down what an operator did with a settled task.
@@ -364,6 +387,24 @@ impl Core {
         }
         self.checkpoint(now);
         Ok(is_new)
+    }
+
+    /// Sets limits of a group anew, from now on: what is with clients stays there. One that no client came to yet is made, unless
+    /// nothing is limited; says how they are, and whether it was made.
+    pub fn set_limits(
+        &mut self,
+        name: &GroupName,
+        change: LimitsChange,
+        now: Now,
+    ) -> Result<(GroupLimits, bool), GroupError> {
+        let make = !change.applied_to(GroupLimits::default()).is_default();
+        let (id, is_new) = self.group_to_set(name, make, now)?;
+        let Some(group) = self.groups.get_mut(&id) else { return Err(GroupError::Unknown(name.clone())) };
+        let limits = change.applied_to(group.limits());
+        group.set_limits(limits, now.steady);
+        self.checkpoint(now);
+        self.dispatch(id, now);
+        Ok((limits, is_new))
     }
 
     /// The group of that name, and whether it was made now, if it is to be made.

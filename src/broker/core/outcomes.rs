@@ -19,7 +19,7 @@ use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, Name, NewResult, Outcome, Priority, Replace, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
 /// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
@@ -142,6 +142,7 @@ impl Core {
                     group.rate.count(now.steady);
                     self.finished(holder);
                     self.end_lease(id, report.task);
+                    self.dies_if_failed(id, &report);
                     self.record(name, reporter, report, false, now);
                 }
                 _ => self.record(name, reporter, report, true, now),
@@ -225,7 +226,10 @@ impl Core {
                     let due = Due::After(now.steady.after(report.delay));
                     group.open.delay(report.task, due, attempts.begin());
                 }
-                _ => group.rate.count(now.steady),
+                _ => {
+                    group.rate.count(now.steady);
+                    self.dies_if_failed(id, &report);
+                }
             }
         }
         self.record(name, reporter, report, !counts, now);
@@ -362,6 +366,13 @@ impl Core {
         self.records.push(result);
     }
 
+    /// What its client gave up may hold its lane.
+    fn dies_if_failed(&mut self, id: GroupId, report: &OutcomeReport) {
+        if let Some(group) = self.groups.get_mut(&id).filter(|_| report.outcome == Outcome::Failed) {
+            group.dies(report.task);
+        }
+    }
+
     /// Records an outcome that no client reported, unless the group is a passing one.
     pub(super) fn record_by_server(&mut self, id: GroupId, task: TaskId, attempt: u32, outcome: Outcome, now: Now) {
         if let Some(Group { name: Some(name), .. }) = self.groups.get(&id) {
@@ -461,6 +472,12 @@ impl Core {
             }
             _ => wait,
         };
+        // What it is only the store knows, since a restart: it may have been replaced.
+        let lane = self.groups.get(&id).and_then(|group| Some((group, group.lane_of(task)?.0)));
+        let has_next = |(group, lane): (&Group, &Name)| {
+            Replace::key_of(lane).is_some() && Priority::ALL.iter().any(|priority| group.lanes.waits(*priority, lane))
+        };
+        let wait = if lease.task.is_none() && lane.is_some_and(has_next) { Duration::ZERO } else { wait };
         let not_before = (!wait.is_zero()).then(|| now.wall.after(wait));
         let by = lease.task.as_ref().and_then(|task| task.spec.replaced_by());
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
@@ -476,6 +493,7 @@ impl Core {
             let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ret, ..result.clone() };
             self.records.extend([result, last]);
+            group.dies(task);
             return;
         }
         match lease.task.filter(|task| wait.is_zero() && task.spec.has_content()) {

@@ -11,7 +11,7 @@ use super::session::RevokeReason;
 use super::{Core, GroupId};
 use crate::now::Now;
 use crate::store::{Backlog, BacklogPage, Skipped};
-use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
+use crate::task::{GroupName, Name, NewResult, Outcome, Task, TaskId, Time};
 
 impl Core {
     /// These tasks were accepted. Those whose place they took are given to nobody any more; says with which groups one waited.
@@ -24,7 +24,8 @@ impl Core {
                 None => self.groups.keys().copied().collect(),
             };
             self.recent.replace(old, task.id, task.accepted_at);
-            touched.extend(ids.into_iter().filter(|id| self.replace_in(*id, old, task.id, now)));
+            let lane = task.spec.waits_in();
+            touched.extend(ids.into_iter().filter(|id| self.replace_in(*id, old, lane, task.id, now)));
         }
         touched
     }
@@ -35,14 +36,14 @@ impl Core {
             if skipped.replaced.is_empty() { Vec::new() } else { self.groups.keys().copied().collect() };
         for (old, by) in &skipped.replaced {
             for id in &ids {
-                self.replace_in(*id, *old, *by, now);
+                self.replace_in(*id, *old, None, *by, now);
             }
         }
     }
 
     /// Takes a task from a group that has not begun it; says whether it was with it. What is under way goes on: whatever comes of that,
     /// it does not go out again.
-    pub(super) fn replace_in(&mut self, id: GroupId, old: TaskId, by: TaskId, now: Now) -> bool {
+    fn replace_in(&mut self, id: GroupId, old: TaskId, lane: Option<&Name>, by: TaskId, now: Now) -> bool {
         let Some(group) = self.groups.get_mut(&id) else { return false };
         let attempt = if let Some(lease) = group.open.lease_of(old) {
             let (attempt, session) = (lease.attempts.deliveries, lease.session);
@@ -60,9 +61,9 @@ impl Core {
             return false;
         } else if let Some((_, attempts)) = group.open.take_waiting(old, &mut self.texts) {
             attempts.deliveries
+        } else if group.replace_ready(old, lane, by, now.wall) {
+            0
         } else {
-            // It is found to be over when its turn comes.
-            group.replace_ready(old, by, now.wall);
             return false;
         };
         self.record_replaced(id, old, attempt, by, now);
@@ -78,9 +79,11 @@ impl Core {
 
     /// Marks those tasks of a page whose place was taken since it was asked for. `None`: that is not known any more, and it is to be read
     /// again.
-    pub(super) fn as_of_now(&self, query: &Backlog, mut page: BacklogPage) -> Option<BacklogPage> {
+    pub(super) fn as_of_now(&self, id: GroupId, query: &Backlog, mut page: BacklogPage) -> Option<BacklogPage> {
         if page.tasks.iter().any(|task| task.spec.replace.is_some()) {
-            for by in self.recent.after(query.upto)? {
+            let of_lane = |lane| Some(self.groups.get(&id)?.lanes.asked_at(query.priority, lane));
+            let asked_at = query.lane.as_ref().map_or(Some(query.upto), of_lane)?;
+            for by in self.recent.after(asked_at)? {
                 if let Some(old) = by.spec.replaces()
                     && let Ok(at) = page.tasks.binary_search_by_key(&old, |task| task.id)
                 {

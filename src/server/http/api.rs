@@ -1,6 +1,7 @@
 //! The API: what the page, and scripts, ask for and change.
 
 use std::collections::HashMap;
+use std::num::NonZeroU32;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
@@ -11,17 +12,18 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Router};
 use hyper::body::Body as _;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Deserializer};
 
 use super::answer::{Answer, Refused, json};
 use super::app::AppState;
-use super::json::{Client, Dead, Dialled, Group, Ledger, policy};
+use super::json::{Client, Dead, Dialled, Group, Ledger, Limits, policy};
 use super::live::not_ready;
 use crate::attachment::{Attachment, from_base64};
 use crate::broker::Cancelled;
+use crate::group_limits::{LimitsChange, OnDead};
 use crate::server::access::Caller;
-use crate::server::operator::{self, Beside, Part, Replacing, TaskRequest, Wanted, if_set, retry_policy};
+use crate::server::operator::{self, Beside, Part, Replacing, TaskRequest, Wanted, if_set, per_second, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{Name, NameOf, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -55,6 +57,7 @@ pub(super) fn router() -> Router<AppState> {
         .route("/api/groups", get(groups))
         .route("/api/groups/pause", post(pause))
         .route("/api/groups/retry", post(set_retry))
+        .route("/api/groups/limits", post(set_limits))
         .route("/api/groups/remove", post(remove_group))
 }
 
@@ -324,6 +327,8 @@ struct NewTask {
     quiet_ms: Option<u64>,
     max_wait_ms: Option<u64>,
     priority: Option<Priority>,
+    #[serde(default)]
+    lane: String,
 }
 
 async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
@@ -356,6 +361,7 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
             max_wait: task.max_wait_ms.map(Duration::from_millis),
         },
         priority: task.priority.unwrap_or_default(),
+        lane: task.lane,
     };
     let task = caller.submits()(task.check(app.operator.limit, None)?)?;
     caller.spend(1)?;
@@ -457,6 +463,38 @@ async fn set_retry(State(app): State<AppState>, request: Body) -> Answer {
     ok(serde_json::json!({ "retry": policy(retry) }))
 }
 
+/// What is not named stays as it was.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SetLimits {
+    group: String,
+    /// `null`: there is no limit any more.
+    #[serde(default, deserialize_with = "named")]
+    max_in_flight: Option<Option<NonZeroU32>>,
+    /// The same.
+    #[serde(default, deserialize_with = "named")]
+    max_begun_per_second: Option<Option<f64>>,
+    lane_max: Option<NonZeroU32>,
+    lane_on_dead: Option<OnDead>,
+}
+
+/// What is named, be it `null`.
+fn named<'de, D: Deserializer<'de>, T: Deserialize<'de>>(value: D) -> Result<Option<Option<T>>, D::Error> {
+    Option::deserialize(value).map(Some)
+}
+
+async fn set_limits(State(app): State<AppState>, request: Body) -> Answer {
+    let request: SetLimits = body(&app, request).await?;
+    let change = LimitsChange {
+        max_in_flight: request.max_in_flight,
+        max_begun: request.max_begun_per_second.map(|rate| per_second(rate.unwrap_or(0.0))).transpose()?,
+        lane_max: request.lane_max,
+        on_dead: request.lane_on_dead,
+    };
+    let (limits, is_new) = app.operator.set_limits(Name::new(NameOf::Group, &request.group)?, change).await?;
+    ok(serde_json::json!({ "limits": Limits::from(limits), "is_new": is_new }))
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Remove {
@@ -524,6 +562,7 @@ mod tests {
                 json::<Drain>(bytes);
                 json::<Undrain>(bytes);
                 json::<SetRetry>(bytes);
+                json::<SetLimits>(bytes);
                 json::<Remove>(bytes);
             },
         );

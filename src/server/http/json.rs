@@ -7,6 +7,7 @@ use serde::Serialize;
 use super::last_reports::LastReport;
 use crate::attachment::{Attachment, Headers};
 use crate::broker::{self, ClientInfo};
+use crate::group_limits::{GroupLimits, OnDead, PerSecond};
 use crate::retry::RetryPolicy;
 use crate::server::convert::audience;
 use crate::server::dial;
@@ -56,6 +57,8 @@ pub(super) struct Task {
     quiet_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     max_wait_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
     priority: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_by: Option<String>,
@@ -114,11 +117,12 @@ impl Task {
             retry: spec.retry.map(|retry| retry.to_string()),
             timeout_ms: spec.time_limit.map(|limit| limit.millis),
             timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
-            replace: spec.replace.map(|replace| replace.key.as_str().to_owned()),
+            replace: spec.replace.map(|replace| replace.key().to_owned()),
             replaces,
             replaced_by,
             quiet_ms: quiet.map(|quiet| quiet.millis),
             max_wait_ms: quiet.and_then(|quiet| quiet.most_millis),
+            lane: spec.lane.map(|lane| lane.to_string()),
             priority: match spec.priority {
                 Priority::High => "high",
                 Priority::Normal => "normal",
@@ -411,6 +415,26 @@ pub(super) fn policy(policy: RetryPolicy) -> Option<String> {
     (!policy.is_open()).then(|| policy.to_string())
 }
 
+/// How much of a group's tasks may be under way.
+#[derive(Debug, Clone, Serialize)]
+pub(super) struct Limits {
+    max_in_flight: Option<NonZeroU32>,
+    max_begun_per_second: Option<f64>,
+    lane_max: NonZeroU32,
+    lane_on_dead: OnDead,
+}
+
+impl From<GroupLimits> for Limits {
+    fn from(limits: GroupLimits) -> Limits {
+        Limits {
+            max_in_flight: limits.max_in_flight,
+            max_begun_per_second: limits.max_begun.map(PerSecond::number),
+            lane_max: limits.lane_max,
+            lane_on_dead: limits.on_dead,
+        }
+    }
+}
+
 /// How far a group has come.
 #[derive(Debug, Clone, Serialize)]
 pub(super) struct Group {
@@ -424,6 +448,13 @@ pub(super) struct Group {
     rate: f64,
     paused: bool,
     retry: Option<String>,
+    /// Only if there are any.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    limits: Option<Limits>,
+    #[serde(skip_serializing_if = "is_zero")]
+    lanes: usize,
+    #[serde(skip_serializing_if = "is_zero")]
+    held_lanes: usize,
     dead: u64,
     last_used: Option<i64>,
     never_came: bool,
@@ -443,6 +474,9 @@ impl From<&operator::Group> for Group {
             rate: group.info.rate,
             paused: group.info.paused,
             retry: policy(group.info.retry),
+            limits: Some(group.info.limits).filter(|limits| !limits.is_default()).map(Limits::from),
+            lanes: group.info.lanes,
+            held_lanes: group.info.held_lanes,
             dead: group.dead,
             last_used: (!group.info.never_came).then_some(group.info.last_used.0),
             never_came: group.info.never_came,

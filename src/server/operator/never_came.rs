@@ -225,7 +225,8 @@ fn undelivered(begins: &[Begin], now: Time) -> Undelivered {
 }
 
 fn backlog(group: &GroupName, priority: Priority, after: TaskId, upto: TaskId) -> Backlog {
-    Backlog { group: Some(group.clone()), priority, after, upto, broadcast_after: upto, limit: 1, max_bytes: 1 }
+    let lane = None;
+    Backlog { group: Some(group.clone()), priority, after, upto, broadcast_after: upto, lane, limit: 1, max_bytes: 1 }
 }
 
 fn is_settled(reader: &mut dyn Reader, task: TaskId, group: Option<&GroupName>) -> Result<bool, StoreError> {

@@ -17,7 +17,9 @@ use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
-use crate::store::{Batch, Dialled, Drain, GroupState, KnownClient, OpenRows, OpenTask, Positions, Removal};
+use crate::store::{
+    Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, WaitingLane,
+};
 use crate::task::{
     Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
     Submitter, Task, TaskId, TaskResult, Time, TimeLimit,
@@ -33,6 +35,11 @@ fn strange(error: impl Display) -> String {
 
 fn name(text: &str) -> Read<Name> {
     Name::new(NameOf::Group, text).map_err(strange)
+}
+
+/// Of what waits, be it named by somebody or that of a key.
+fn lane_name(text: &str) -> Read<Name> {
+    Name::new(NameOf::KeptLane, text).map_err(strange)
 }
 
 fn optional_name(text: Option<String>) -> Read<Option<Name>> {
@@ -142,6 +149,11 @@ fn priority_number(priority: Priority) -> u32 {
     }
 }
 
+fn read_priority(number: u32) -> Read<Priority> {
+    let priority = Priority::ALL.into_iter().find(|priority| priority_number(*priority) == number);
+    priority.ok_or_else(|| format!("the priority {number}"))
+}
+
 fn task(task: &Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let NewTask {
@@ -158,6 +170,7 @@ fn task(task: &Task) -> pb::Task {
         by,
         time_limit,
         replace,
+        lane,
     } = spec;
     let (groups, select) = match audience.as_deref() {
         None => (Vec::new(), None),
@@ -188,20 +201,21 @@ fn task(task: &Task) -> pb::Task {
         timeout_ms: time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: time_limit.is_some_and(|limit| limit.fails),
         replace: replace.as_deref().map(replacing).into(),
+        lane: text(lane.as_ref()),
         ..pb::Task::new()
     }
 }
 
 /// Whose place a task took is told here. Who took its own is told by that one, which comes after it.
 fn replacing(replace: &Replace) -> pb::Replace {
-    let Replace { key, quiet, replaces, by: _ } = replace;
-    let quiet = quiet.map(|Quiet { millis, most_millis, since }| pb::Quiet {
+    let quiet = replace.quiet.map(|Quiet { millis, most_millis, since }| pb::Quiet {
         millis,
         most_millis,
         since: since.0,
         ..pb::Quiet::new()
     });
-    pb::Replace { key: key.to_string(), quiet: quiet.into(), replaces: *replaces, ..pb::Replace::new() }
+    let (key, replaces) = (replace.key().to_owned(), replace.replaces);
+    pb::Replace { key, quiet: quiet.into(), replaces, ..pb::Replace::new() }
 }
 
 fn read_replacing(replace: pb::Replace) -> Read<Box<Replace>> {
@@ -209,12 +223,11 @@ fn read_replacing(replace: pb::Replace) -> Read<Box<Replace>> {
         let pb::Quiet { millis, most_millis, since, .. } = *quiet;
         Quiet { millis, most_millis, since: Time(since) }
     });
-    let key = Name::new(NameOf::Replace, &replace.key).map_err(strange)?;
-    Ok(Box::new(Replace { key, quiet, replaces: replace.replaces, by: None }))
+    let read = Replace::new(&replace.key, quiet).map_err(strange)?;
+    Ok(Box::new(read.taken(replace.replaces, None)))
 }
 
 fn read_task(task: pb::Task) -> Read<Task> {
-    let priority = Priority::ALL.into_iter().find(|priority| priority_number(*priority) == task.priority);
     let audience = match (task.groups, task.select) {
         (groups, None) if groups.is_empty() => None,
         (groups, None) => Some(Audience::Groups(groups.iter().map(|one| name(one)).collect::<Read<_>>()?)),
@@ -232,10 +245,11 @@ fn read_task(task: pb::Task) -> Read<Task> {
         expires_at: task.expires_at.map(Time),
         max_attempts: task.max_attempts,
         retry: retry.and_then(|retry| retry.backoff),
-        priority: priority.ok_or_else(|| format!("the priority {}", task.priority))?,
+        priority: read_priority(task.priority)?,
         by: task.by.0.map(|by| Arc::new(Submitter { name: by.name, role: by.role })),
         time_limit: NonZeroU32::new(task.timeout_ms).map(limit),
         replace: task.replace.0.map(|replace| read_replacing(*replace)).transpose()?,
+        lane: optional_name(task.lane)?,
     };
     Ok(Task { id: task.id, accepted_at: Time(task.accepted_at), spec })
 }
@@ -296,19 +310,33 @@ fn policy(retry: &RetryPolicy) -> String {
 }
 
 fn group(group: &GroupState) -> pb::Group {
-    let GroupState { name, created_at, broadcast_after, paused, retry, labels, last_used, cursors, taken_up, open } =
-        group;
+    let GroupState {
+        name,
+        created_at,
+        broadcast_after,
+        paused,
+        retry,
+        limits,
+        labels,
+        last_used,
+        cursors,
+        taken_up,
+        open,
+        lanes,
+    } = group;
     pb::Group {
         name: name.to_string(),
         created_at: created_at.0,
         broadcast_after: *broadcast_after,
         paused: *paused,
         retry: policy(retry),
+        limits: limits.to_string(),
         labels: labels.to_string(),
         last_used: last_used.0,
         cursors: cursors.to_vec(),
         taken_up: taken_up.iter().flat_map(|(first, last)| [*first, *last]).collect(),
         open: open.iter().map(open_task).collect(),
+        lanes: lanes.iter().map(waiting_lane).collect(),
         ..pb::Group::new()
     }
 }
@@ -325,16 +353,35 @@ fn read_group(group: pb::Group) -> Read<GroupState> {
         broadcast_after: group.broadcast_after,
         paused: group.paused,
         retry: read_text(&group.retry)?,
+        limits: read_text(&group.limits)?,
         labels: read_text::<Labels>(&group.labels)?,
         last_used: Time(group.last_used),
         cursors,
         taken_up: ranges.iter().map(|[first, last]| (*first, *last)).collect(),
-        open: group.open.into_iter().map(read_open_task).collect(),
+        open: group.open.into_iter().map(read_open_task).collect::<Read<_>>()?,
+        lanes: group.lanes.into_iter().map(read_waiting_lane).collect::<Read<_>>()?,
     })
 }
 
+fn waiting_lane(waiting: &WaitingLane) -> pb::WaitingLane {
+    let WaitingLane { lane, priority, after, upto, count } = waiting;
+    pb::WaitingLane {
+        lane: lane.to_string(),
+        priority: priority_number(*priority),
+        after: *after,
+        upto: *upto,
+        count: *count,
+        ..pb::WaitingLane::new()
+    }
+}
+
+fn read_waiting_lane(waiting: pb::WaitingLane) -> Read<WaitingLane> {
+    let pb::WaitingLane { lane, after, upto, count, .. } = waiting;
+    Ok(WaitingLane { lane: lane_name(&lane)?, priority: read_priority(waiting.priority)?, after, upto, count })
+}
+
 fn open_task(task: &OpenTask) -> pb::OpenTask {
-    let OpenTask { id, attempts: Attempts { deliveries, spent, begun, silent }, not_before } = task;
+    let OpenTask { id, attempts: Attempts { deliveries, spent, begun, silent }, not_before, lane, place } = task;
     pb::OpenTask {
         id: *id,
         deliveries: *deliveries,
@@ -342,13 +389,18 @@ fn open_task(task: &OpenTask) -> pb::OpenTask {
         begun: *begun,
         silent: *silent,
         not_before: not_before.map(|at| at.0),
+        lane: text(lane.as_ref()),
+        place: *place as u32,
         ..pb::OpenTask::new()
     }
 }
 
-fn read_open_task(task: pb::OpenTask) -> OpenTask {
+fn read_open_task(task: pb::OpenTask) -> Read<OpenTask> {
     let attempts = Attempts { deliveries: task.deliveries, spent: task.spent, begun: task.begun, silent: task.silent };
-    OpenTask { id: task.id, attempts, not_before: task.not_before.map(Time) }
+    let lane = task.lane.map(|lane| lane_name(&lane)).transpose()?;
+    let not_before = task.not_before.map(Time);
+    let place = LanePlace::from_number(task.place.into()).ok_or_else(|| format!("the place {}", task.place))?;
+    Ok(OpenTask { id: task.id, attempts, not_before, lane, place })
 }
 
 fn open_rows(group: &GroupName, rows: &OpenRows) -> pb::OpenRows {
@@ -361,9 +413,9 @@ fn open_rows(group: &GroupName, rows: &OpenRows) -> pb::OpenRows {
 }
 
 fn read_open_rows(rows: pb::OpenRows) -> Read<(GroupName, OpenRows)> {
-    let written = rows.written.into_iter().map(|task| (task.id, Some(read_open_task(task))));
-    let removed = rows.removed.into_iter().map(|id| (id, None));
-    Ok((name(&rows.group)?, written.chain(removed).collect()))
+    let written = rows.written.into_iter().map(|task| Ok((task.id, Some(read_open_task(task)?))));
+    let removed = rows.removed.into_iter().map(|id| Ok((id, None)));
+    Ok((name(&rows.group)?, written.chain(removed).collect::<Read<_>>()?))
 }
 
 fn drain(client: &Name, drain: Option<&Drain>) -> pb::Drain {

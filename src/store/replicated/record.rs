@@ -7,8 +7,7 @@ use protobuf::MessageField;
 
 use super::convert;
 use crate::codec::{self, Unreadable};
-use crate::store::{Batch, Removal};
-use crate::task::Outcome;
+use crate::store::{Batch, GroupState, Removal};
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
@@ -88,7 +87,8 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
-    let version = version(kind);
+    // A server that knows no lanes would give out what waits in them, or lose it; and what was replaced.
+    let version = if has_lanes(kind) { VERSION } else { 1 };
     let mut message = |kind| {
         *number += 1;
         let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
@@ -110,12 +110,14 @@ pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<V
     parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
 }
 
-/// The earliest version that does the right thing with it: before 2, nothing took the place of another.
-fn version(kind: &Kind) -> u32 {
-    let Kind::Batch(batch) = kind else { return 1 };
-    let replaces = batch.tasks.iter().any(|task| task.spec.replace.is_some());
-    let replaced = || batch.results.iter().any(|entry| entry.result.outcome == Outcome::Replaced);
-    if replaces || replaced() { VERSION } else { 1 }
+/// Whether a task of a lane is in it, or one that replaces others, or a group that has limits, or tasks that wait in lanes.
+fn has_lanes(kind: &Kind) -> bool {
+    let (Kind::Batch(batch) | Kind::State(batch)) = kind else { return false };
+    let limits = |group: &GroupState| !group.limits.is_default() || !group.lanes.is_empty();
+    let mut open = batch.open.values().flat_map(|rows| rows.values().flatten());
+    batch.tasks.iter().any(|task| task.spec.waits_in().is_some())
+        || batch.groups.values().any(limits)
+        || open.any(|task| task.lane.is_some())
 }
 
 fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
@@ -221,7 +223,7 @@ mod tests {
     use crate::attempts::Attempts;
     use crate::fuzz::{any_bytes, cases};
     use crate::run::{self, Run, TargetState};
-    use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask, Positions};
+    use crate::store::{Dialled, Drain, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
     use crate::task::{
         Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
         Time, TimeLimit,
@@ -237,6 +239,8 @@ mod tests {
 
     /// One of everything, with everything, and one of most with nothing.
     fn full() -> Batch {
+        let quiet = Quiet { millis: 10_000, most_millis: Some(60_000), since: Time(-2) };
+        let replace = Replace::new("配置", Some(quiet)).unwrap();
         let spec = NewTask {
             text: "任务:\0\u{1F980}".into(),
             attachment: attachment(),
@@ -250,18 +254,20 @@ mod tests {
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
-            replace: Some(Box::new(Replace {
-                key: name("配置"),
-                quiet: Some(Quiet { millis: 10_000, most_millis: Some(60_000), since: Time(-2) }),
-                replaces: Some(6),
-                by: None,
-            })),
+            replace: Some(Box::new(replace.taken(Some(6), None))),
+            lane: Some(name("tenant 7")),
         };
         let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));
         let matching = NewTask { audience, priority: Priority::High, ..NewTask::default() };
         let tasks = [spec, matching, NewTask::default()].into_iter().zip(7..);
         let attempts = Attempts { deliveries: 9, spent: 4, begun: true, silent: 2 };
-        let open = OpenTask { id: 5, attempts, not_before: Some(Time(-1)) };
+        let open = OpenTask {
+            id: 5,
+            attempts,
+            not_before: Some(Time(-1)),
+            lane: Some(name("tenant 7")),
+            place: LanePlace::Dead,
+        };
         let all_outcomes = Outcome::ALL.into_iter().zip(1..).map(|(outcome, seq)| TaskResult {
             seq,
             result: NewResult {
@@ -283,11 +289,13 @@ mod tests {
             broadcast_after: u64::MAX,
             paused: true,
             retry: "max=5,first=10s".parse().unwrap(),
+            limits: "max-in-flight=3,lane-max=2,lane-on-dead=hold".parse().unwrap(),
             labels: "os=linux,a".parse().unwrap(),
             last_used: Time(7),
             cursors: [9, 5, 6],
             taken_up: vec![(7, 9), (11, 11)],
-            open: vec![open],
+            open: vec![open.clone()],
+            lanes: vec![WaitingLane { lane: name("tenant 7"), priority: Priority::Low, after: 3, upto: 9, count: 4 }],
         };
         let plain =
             GroupState { name: name("h"), retry: Default::default(), labels: Default::default(), ..group.clone() };
@@ -386,7 +394,7 @@ mod tests {
     fn a_record_of_a_later_version_is_refused_with_what_to_do() {
         let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
         let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
-        assert!(matches!(error, RecordError::Newer { found: 2, known: 1 }), "{error}");
+        assert!(matches!(error, RecordError::Newer { found: 3, known: 2 }), "{error}");
         assert!(error.to_string().contains("run the version of Contact"), "{error}");
         for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
             assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");

@@ -1,15 +1,22 @@
--- The head of a chunk of tasks says of those that replace others `replace`: [key, [quiet, at most or null, since] or null, the task whose
--- place it took or null], times in milliseconds. The newest of each key and address:
-CREATE TABLE slots (
-    key     TEXT NOT NULL,
-    address TEXT NOT NULL,     -- '': everyone; ["name", ...]; or a selector
-    task_id INTEGER NOT NULL,
-    PRIMARY KEY (key, address)
+-- Which chunks of tasks have some of a lane, so that those of one lane are found among the others.
+CREATE TABLE lanes (
+    lane     TEXT NOT NULL,
+    target   TEXT NOT NULL,     -- the group; empty: every group
+    priority INTEGER NOT NULL,
+    first    INTEGER NOT NULL,  -- of the chunk
+    PRIMARY KEY (lane, target, priority, first)
 ) STRICT, WITHOUT ROWID;
 
--- Of one whose place was taken, `expires_at` says when, as of a cancelled one.
-ALTER TABLE changes ADD COLUMN replaced_by INTEGER;
+ALTER TABLE open_tasks ADD COLUMN lane TEXT;  -- NULL: none
+-- 0: it is in no lane, or waits there; 1: it has a place; 2: it is not open any more, but a dead letter that holds its place.
+ALTER TABLE open_tasks ADD COLUMN place INTEGER NOT NULL DEFAULT 0;
+-- As in max-in-flight=10,max-begun-per-second=2.5,lane-max=2,lane-on-dead=hold; NULL: none.
+ALTER TABLE groups ADD COLUMN limits TEXT;
+-- [[lane, priority, after, upto, count], ...]: tasks of the lane after the one up to the other that the cursor has passed and that
+-- wait; NULL: none. In `groups.open`, a fifth is [lane, whether it has a place].
+ALTER TABLE groups ADD COLUMN lanes TEXT;
 
+-- The head of a chunk of tasks may say of an entry in which `lane` it is.
 DROP VIEW tasks;
 CREATE VIEW tasks AS SELECT
     chunk.first + (entry.value ->> 0) AS id,
@@ -25,8 +32,7 @@ CREATE VIEW tasks AS SELECT
     entry.value ->> '$[3].retry' AS retry,
     entry.value ->> '$[3].limit[0]' AS timeout_ms,
     entry.value ->> '$[3].limit[1]' AS timeout_fails,
-    entry.value ->> '$[3].replace[0]' AS replace_key,
-    changes.replaced_by,
+    entry.value ->> '$[3].lane' AS lane,
     nullif((SELECT said.value ->> '$[3].by[0]' FROM json_each(chunk.head) AS said
         WHERE said.key <= entry.key AND said.value -> '$[3].by' IS NOT NULL ORDER BY said.key DESC LIMIT 1), '') AS submitted_by,
     entry.value ->> '$[3].headers' AS headers,

@@ -50,11 +50,12 @@ pub(super) fn find<C: Chunk>(around: &mut Statement<'_>, position: u64) -> rusql
     Ok(None)
 }
 
-/// The entries of chunks that do not overlap, one after another.
+/// The entries of chunks that do not overlap, one after another: those that `wants`, by their places.
 pub(super) fn entries<C: Chunk>(
     chunks: impl Iterator<Item = rusqlite::Result<C>>,
     after: u64,
     upto: u64,
+    wants: impl Fn(&C, usize) -> bool + Copy,
 ) -> impl Iterator<Item = rusqlite::Result<C::Entry>> {
     chunks.flat_map(move |chunk| {
         let (chunk, error) = match chunk {
@@ -62,7 +63,8 @@ pub(super) fn entries<C: Chunk>(
             Err(error) => (None, Some(error)),
         };
         let entries = chunk.into_iter().flat_map(move |chunk| {
-            let is_wanted = |at: &usize| after < chunk.position(*at) && chunk.position(*at) <= upto;
+            let is_wanted =
+                |at: &usize| after < chunk.position(*at) && chunk.position(*at) <= upto && wants(&chunk, *at);
             let wanted: Vec<usize> = (0..chunk.len()).filter(is_wanted).collect();
             wanted.into_iter().map(move |at| chunk.entry(at))
         });

@@ -73,6 +73,23 @@ impl SqliteReader {
     }
 }
 
+impl SqliteReader {
+    /// What there is of one lane.
+    fn of_lane(&self, backlog: &Backlog, lane: &str) -> rusqlite::Result<BacklogPage> {
+        let mut of_group = self.conn.prepare_cached(tasks::OF_LANE)?;
+        let mut of_everyone = self.conn.prepare_cached(tasks::OF_LANE)?;
+        let for_everyone_after = backlog.after.max(backlog.broadcast_after);
+        let bounds = |target, after| (target, priority_number(backlog.priority), int(after), int(backlog.upto), lane);
+        let group = backlog.group.as_ref().map_or("", GroupName::as_str);
+        let of_group = of_group.query_map(bounds(group, backlog.after), TaskChunk::read)?;
+        let of_everyone = of_everyone.query_map(bounds("", for_everyone_after), TaskChunk::read)?;
+        let is_in = |chunk: &TaskChunk, at| chunk.is_in(at, lane);
+        let of_group = entries(of_group, backlog.after, backlog.upto, is_in);
+        let of_everyone = entries(of_everyone, for_everyone_after, backlog.upto, is_in);
+        BacklogPage::gather(merge(of_group, of_everyone, |task| task.id), backlog)
+    }
+}
+
 impl Reader for SqliteReader {
     fn tasks(&mut self, after: TaskId, limit: usize) -> Result<Vec<Task>, StoreError> {
         self.after::<TaskChunk>(tasks::AFTER, after, limit)
@@ -157,13 +174,16 @@ impl Reader for SqliteReader {
 
     fn backlog(&mut self, backlog: &Backlog) -> Result<BacklogPage, StoreError> {
         let select = || {
+            if let Some(lane) = &backlog.lane {
+                return self.of_lane(backlog, lane.as_str());
+            }
             let mut of_group = self.conn.prepare_cached(tasks::OF_GROUP)?;
             let mut of_everyone = self.conn.prepare_cached(tasks::OF_EVERYONE)?;
             let for_everyone_after = backlog.after.max(backlog.broadcast_after);
             let of_group = of_group.query_map(bounds(backlog, backlog.after), TaskChunk::read)?;
             let of_everyone = of_everyone.query_map(bounds(backlog, for_everyone_after), TaskChunk::read)?;
-            let of_group = entries(of_group, backlog.after, backlog.upto);
-            let of_everyone = entries(of_everyone, for_everyone_after, backlog.upto);
+            let of_group = entries(of_group, backlog.after, backlog.upto, |_, _| true);
+            let of_everyone = entries(of_everyone, for_everyone_after, backlog.upto, |_, _| true);
             BacklogPage::gather(merge(of_group, of_everyone, |task| task.id), backlog)
         };
         select().map_err(explain(&self.path))
@@ -304,6 +324,10 @@ mod tests {
             ),
             (tasks::OF_GROUP, vec![class, "AND first>? AND first<?)"]),
             (tasks::OF_EVERYONE, vec![class, "AND first>? AND first<?)"]),
+            (
+                tasks::OF_LANE,
+                vec!["lanes USING PRIMARY KEY (lane=? AND target=? AND priority=? AND first>? AND first<?)"],
+            ),
             (tasks::WITHIN, vec!["COVERING INDEX", class, "AND first>? AND first<?)"]),
             (tasks::ACROSS, vec!["PRIMARY KEY (rowid=?)", class]),
             (removal::CHUNKS, vec!["COVERING INDEX", class]),

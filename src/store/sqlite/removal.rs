@@ -86,7 +86,12 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
             let task = task?;
             let Some(slot) = Slot::of(&task.spec) else { continue };
             let mut leave = change.prepare_cached("DELETE FROM slots WHERE key = ? AND address = ? AND task_id = ?")?;
-            leave.execute(params![slot.key.as_str(), slot.address, int(task.id)])?;
+            leave.execute(params![slot.key, slot.address, int(task.id)])?;
+        }
+        let (lanes, target, priority) = chunk.lanes();
+        for lane in lanes {
+            let forget = "DELETE FROM lanes WHERE lane = ? AND target = ? AND priority = ? AND first = ?";
+            change.prepare_cached(forget)?.execute(params![lane, target, priority, int(*first)])?;
         }
         let mut dead = change.prepare_cached("SELECT DISTINCT task_id FROM dead WHERE task_id BETWEEN ? AND ?")?;
         let last = ids().next_back().unwrap_or(*first);

@@ -7,11 +7,13 @@ use serde::{Deserialize, Serialize};
 use super::int;
 use crate::attachment::{Attachment, Headers};
 use crate::attempts::Attempts;
+use crate::group_limits::GroupLimits;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
-use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask};
+use crate::store::{Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, WaitingLane};
 use crate::task::{
-    GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+    GroupName, Name, NameError, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Task, TaskId,
+    TaskResult, Time,
 };
 
 // Macros, because only a literal can be part of a constant statement.
@@ -32,7 +34,7 @@ macro_rules! status_columns {
 }
 macro_rules! group_columns {
     () => {
-        "name, created_at, broadcast_after, paused, retry, labels, last_used, cursors, settled, open"
+        "name, created_at, broadcast_after, paused, retry, limits, labels, last_used, cursors, settled, open, lanes"
     };
 }
 macro_rules! drain_columns {
@@ -63,7 +65,7 @@ macro_rules! dead_results {
 }
 macro_rules! open_columns {
     () => {
-        r#""group", task_id, deliveries, spent, begun, silent, not_before"#
+        r#""group", task_id, deliveries, spent, begun, silent, not_before, lane, place"#
     };
 }
 pub(super) use {
@@ -170,6 +172,31 @@ impl Values<'_, '_> {
         policy.map_err(|error| self.strange(std::io::Error::other(error)))
     }
 
+    fn limits(&mut self) -> rusqlite::Result<GroupLimits> {
+        let text = self.next::<Option<String>>()?;
+        let limits = text.map_or(Ok(GroupLimits::default()), |text| text.parse());
+        limits.map_err(|error| self.strange(std::io::Error::other(error)))
+    }
+
+    fn lane(&mut self) -> rusqlite::Result<Option<Name>> {
+        let lane = self.next::<Option<String>>()?;
+        lane.map(|lane| Name::new(NameOf::KeptLane, &lane)).transpose().map_err(|error| self.strange(error))
+    }
+
+    /// Lanes, as JSON.
+    fn lanes(&mut self) -> rusqlite::Result<Vec<WaitingLane>> {
+        let text = self.next::<Option<String>>()?;
+        let rows = text.map_or(Ok(Vec::new()), |text| serde_json::from_str::<Vec<LaneRow>>(&text));
+        let rows = rows.map_err(|error| self.strange(error))?;
+        rows.into_iter()
+            .map(|LaneRow(lane, number, after, upto, count)| {
+                let lane = Name::new(NameOf::KeptLane, &lane).map_err(|error| self.strange(error))?;
+                let priority = priority(number).ok_or_else(|| self.unknown(number))?;
+                Ok(WaitingLane { lane, priority, after, upto, count })
+            })
+            .collect()
+    }
+
     fn labels(&mut self) -> rusqlite::Result<Labels> {
         let text = self.next::<Option<String>>()?;
         text.map_or(Ok(Labels::default()), |text| text.parse()).map_err(|error| self.strange(error))
@@ -220,6 +247,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             audience: None,
             time_limit: None,
             replace: None,
+            lane: None,
         },
     })
 }
@@ -292,11 +320,14 @@ pub(super) fn bind_group(to: &mut Parameters<'_, '_>, state: &GroupState) -> rus
     to.put(int(state.broadcast_after))?;
     to.put(state.paused)?;
     to.put((!state.retry.is_open()).then(|| state.retry.to_string()))?;
+    to.put((!state.limits.is_default()).then(|| state.limits.to_string()))?;
     to.put((!state.labels.is_empty()).then(|| state.labels.to_string()))?;
     to.put(state.last_used.0)?;
     to.put(serde_json::json!(state.cursors).to_string())?;
     to.put(serde_json::json!(state.taken_up).to_string())?;
-    to.put(serde_json::json!(open).to_string())
+    to.put(serde_json::json!(open).to_string())?;
+    let lanes: Vec<_> = state.lanes.iter().map(LaneRow::of).collect();
+    to.put((!lanes.is_empty()).then(|| serde_json::json!(lanes).to_string()))
 }
 
 pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
@@ -307,11 +338,16 @@ pub(super) fn group(row: &Row<'_>) -> rusqlite::Result<GroupState> {
         broadcast_after: row.position()?,
         paused: row.next()?,
         retry: row.retry()?,
+        limits: row.limits()?,
         labels: row.labels()?,
         last_used: row.time()?,
         cursors: row.json()?,
         taken_up: row.json()?,
-        open: row.json::<Vec<OpenRow>>()?.into_iter().map(OpenRow::task).collect(),
+        open: {
+            let rows = row.json::<Vec<OpenRow>>()?;
+            rows.into_iter().map(OpenRow::task).collect::<Result<_, _>>().map_err(|error| row.strange(error))?
+        },
+        lanes: row.lanes()?,
     })
 }
 
@@ -371,7 +407,9 @@ pub(super) fn bind_open(to: &mut Parameters<'_, '_>, (group, task): &(&GroupName
     to.put(task.attempts.spent)?;
     to.put(task.attempts.begun)?;
     to.put(task.attempts.silent)?;
-    to.put(task.not_before.map(|time| time.0))
+    to.put(task.not_before.map(|time| time.0))?;
+    to.put(task.lane.as_ref().map(Name::as_str))?;
+    to.put(task.place as u8)
 }
 
 /// The name of the group, as it stands there: there are many rows of each, and a name is made once.
@@ -382,6 +420,11 @@ pub(super) fn open<'a>(row: &'a Row<'_>) -> rusqlite::Result<(&'a str, OpenTask)
         id: row.position()?,
         attempts: Attempts { deliveries: row.next()?, spent: row.next()?, begun: row.next()?, silent: row.next()? },
         not_before: row.optional_time()?,
+        lane: row.lane()?,
+        place: {
+            let number = row.next()?;
+            LanePlace::from_number(number).ok_or_else(|| row.unknown(number))?
+        },
     };
     Ok((group, task))
 }
@@ -392,28 +435,46 @@ pub(super) fn name(name: &str) -> rusqlite::Result<GroupName> {
 }
 
 /// An open task in the list of its group: id, deliveries, not before; and, unless every delivery is spent, what is: attempts, whether the last delivery
-/// is among them, and how many were silent. Stores before that knew only three.
+/// is among them, and how many were silent. Stores before that knew only three. With a lane, there are five.
 #[derive(Serialize, Deserialize)]
 struct OpenRow(
     TaskId,
     u32,
     Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")] Option<(u32, bool, u32)>,
+    #[serde(default, skip_serializing_if = "Option::is_none")] Option<(String, bool)>,
 );
+
+/// A lane in the list of its group: its name, the priority, after which task, up to which, how many.
+#[derive(Serialize, Deserialize)]
+struct LaneRow(String, i64, TaskId, TaskId, u64);
+
+impl LaneRow {
+    fn of(waiting: &WaitingLane) -> LaneRow {
+        let WaitingLane { lane, priority, after, upto, count } = waiting;
+        LaneRow(lane.as_str().to_owned(), priority_number(*priority), *after, *upto, *count)
+    }
+}
 
 impl OpenRow {
     fn of(task: &OpenTask) -> OpenRow {
-        let OpenTask { id, attempts, not_before } = *task;
-        let Attempts { deliveries, spent, begun, silent } = attempts;
-        let counted = (attempts != Attempts::all_spent(deliveries)).then_some((spent, begun, silent));
-        OpenRow(id, deliveries, not_before.map(|time| time.0), counted)
+        let OpenTask { id, attempts, not_before, lane, place } = task;
+        let Attempts { deliveries, spent, begun, silent } = *attempts;
+        // What is left out must be at the end.
+        let is_told = lane.is_some() || *attempts != Attempts::all_spent(deliveries);
+        let counted = is_told.then_some((spent, begun, silent));
+        // What is dead always has a row.
+        let lane = lane.as_ref().map(|lane| (lane.as_str().to_owned(), *place == LanePlace::Taken));
+        OpenRow(*id, deliveries, not_before.map(|time| time.0), counted, lane)
     }
 
-    fn task(self) -> OpenTask {
-        let OpenRow(id, deliveries, not_before, counted) = self;
+    fn task(self) -> Result<OpenTask, NameError> {
+        let OpenRow(id, deliveries, not_before, counted, lane) = self;
+        let place = if lane.as_ref().is_some_and(|lane| lane.1) { LanePlace::Taken } else { LanePlace::None };
+        let lane = lane.map(|lane| Name::new(NameOf::KeptLane, &lane.0)).transpose()?;
         let all_spent = Attempts::all_spent(deliveries);
         let attempts =
             counted.map_or(all_spent, |(spent, begun, silent)| Attempts { deliveries, spent, begun, silent });
-        OpenTask { id, attempts, not_before: not_before.map(Time) }
+        Ok(OpenTask { id, attempts, not_before: not_before.map(Time), lane, place })
     }
 }

@@ -1,6 +1,6 @@
 //! Tasks in chunks.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
@@ -55,6 +55,12 @@ macro_rules! class {
 pub(super) const OF_GROUP: &str = class!("target = ?1");
 /// The same of what is for everyone.
 pub(super) const OF_EVERYONE: &str = class!("target IS NULL");
+/// The chunks of one group and priority (?1, empty: for everyone; ?2) that have tasks of a lane (?5), likewise.
+pub(super) const OF_LANE: &str = select!(
+    "first IN (SELECT first FROM lanes WHERE lane = ?5 AND target = ?1 AND priority = ?2 AND first <= ?4
+        AND first >= coalesce((SELECT first FROM lanes WHERE lane = ?5 AND target = ?1 AND priority = ?2 AND first <= ?3
+            ORDER BY first DESC LIMIT 1), 0)) ORDER BY first"
+);
 /// How many tasks of a group and priority there are in the chunks that lie between two positions.
 pub(super) const WITHIN: &str = "SELECT coalesce(sum(count), 0) FROM task_chunks INDEXED BY task_chunks_class
     WHERE target IS ?1 AND priority = ?2 AND first > ?3 AND first <= ?4 AND last <= ?4";
@@ -126,6 +132,8 @@ struct Rare {
     /// How many milliseconds work on it may take, and whether it has failed then.
     #[serde(skip_serializing_if = "Option::is_none")]
     limit: Option<(NonZeroU32, bool)>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
     #[serde(skip_serializing_if = "Headers::is_empty")]
     headers: Headers,
     /// How many bytes of data stand behind its text.
@@ -141,16 +149,15 @@ struct Replacing(String, Option<(u64, Option<u64>, i64)>, Option<TaskId>);
 
 impl Replacing {
     fn of(replace: &Replace) -> Replacing {
-        let Replace { key, quiet, replaces, by: _ } = replace;
-        let quiet = quiet.map(|Quiet { millis, most_millis, since }| (millis, most_millis, since.0));
-        Replacing(key.as_str().to_owned(), quiet, *replaces)
+        let quiet = replace.quiet.map(|Quiet { millis, most_millis, since }| (millis, most_millis, since.0));
+        Replacing(replace.key().to_owned(), quiet, replace.replaces)
     }
 
     fn read(&self, by: Option<TaskId>) -> rusqlite::Result<Box<Replace>> {
         let Replacing(key, quiet, replaces) = self;
-        let key = Name::new(NameOf::Replace, key).map_err(|error| strange(6, error))?;
         let quiet = quiet.map(|(millis, most_millis, since)| Quiet { millis, most_millis, since: Time(since) });
-        Ok(Box::new(Replace { key, quiet, replaces: *replaces, by }))
+        let read = Replace::new(key, quiet).map_err(|error| strange(6, error))?;
+        Ok(Box::new(read.taken(*replaces, by)))
     }
 }
 
@@ -166,8 +173,9 @@ impl Rare {
             by,
             audience,
             time_limit,
-            attachment,
+            lane,
             replace,
+            attachment,
             ..
         } = &task.spec;
         let audience = audience.as_deref();
@@ -184,6 +192,7 @@ impl Rare {
             && audience.is_none()
             && time_limit.is_none()
             && replace.is_none()
+            && lane.is_none()
             && attachment.is_nothing();
         if is_plain {
             return Ok(None);
@@ -198,6 +207,7 @@ impl Rare {
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
             replace: replace.as_deref().map(Replacing::of),
+            lane: lane.as_ref().map(|lane| lane.as_str().to_owned()),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
             groups: match audience {
@@ -214,6 +224,12 @@ impl Rare {
 }
 
 impl Rare {
+    /// See [`NewTask::waits_in`].
+    fn waits_in(&self) -> Option<String> {
+        let replace = || Some(Replace::new(&self.replace.as_ref()?.0, None).ok()?.lane().to_string());
+        self.lane.clone().or_else(replace)
+    }
+
     fn audience(&self) -> rusqlite::Result<Option<Audience>> {
         if let Some(select) = &self.select {
             return select
@@ -292,6 +308,8 @@ impl Chunk for TaskChunk {
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
             let replaced_by = self.changes.get(&id).and_then(|changed| changed.replaced_by);
             spec.replace = rare.replace.as_ref().map(|replace| replace.read(replaced_by)).transpose()?;
+            let lane = rare.lane.as_deref().map(|lane| Name::new(NameOf::Lane, lane)).transpose();
+            spec.lane = lane.map_err(|error| strange(6, error))?;
         }
         if let Some(changed) = self.changes.get(&id) {
             spec.expires_at = changed.expires_at.map(Time);
@@ -329,6 +347,17 @@ impl TaskChunk {
         (0..self.len()).filter(replaces).map(|at| self.entry(at))
     }
 
+    /// The lanes of its tasks, each once, and where these are noted.
+    pub(super) fn lanes(&self) -> (BTreeSet<String>, &str, i64) {
+        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.waits_in()).collect();
+        (lanes, self.target.as_ref().map_or("", GroupName::as_str), priority_number(self.priority))
+    }
+
+    /// Whether the task at this place is in a lane.
+    pub(super) fn is_in(&self, at: usize, lane: &str) -> bool {
+        self.heads[at].3.as_ref().is_some_and(|rare| rare.waits_in().as_deref() == Some(lane))
+    }
+
     /// Which of its tasks were changed.
     pub(super) fn changed(&self) -> impl Iterator<Item = TaskId> {
         self.changes.keys().copied().filter(|id| self.find(*id).is_some())
@@ -362,7 +391,7 @@ pub(super) fn keyed(conn: &Connection, key: &str) -> rusqlite::Result<Option<Tas
 /// The newest task of a slot.
 pub(super) fn newest_of(conn: &Connection, slot: &Slot) -> rusqlite::Result<Option<Task>> {
     let mut select = conn.prepare_cached("SELECT task_id FROM slots WHERE key = ? AND address = ?")?;
-    let id = select.query_row([slot.key.as_str(), &slot.address], |row| row.get::<_, i64>(0)).optional()?;
+    let id = select.query_row([&slot.key, &slot.address], |row| row.get::<_, i64>(0)).optional()?;
     let Some(id) = id else { return Ok(None) };
     find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
 }
@@ -415,6 +444,7 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
                 texts.extend_from_slice(task.spec.attachment.data());
             }
             let (target, priority) = first.class();
+            keep_lanes(change, &chunk)?;
             let count = chunk.len() as i64;
             let (first, last, segment) = (int(first.id), int(last.id), int(segment[0].id));
             let head = serde_json::to_string(&heads).map_err(|error| strange(7, error))?;
@@ -445,7 +475,7 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
 /// The task is the newest of its slot now, and has taken the place of the one that it says.
 fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Result<()> {
     let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
-    take.execute(params![slot.key.as_str(), slot.address, int(task.id)])?;
+    take.execute(params![slot.key, slot.address, int(task.id)])?;
     let Some(old) = task.spec.replaces() else { return Ok(()) };
     let Some((chunk, at)) = find(change, old)? else { return Ok(()) };
     let keyless = chunk.entry(at)?.spec.key.is_none();
@@ -453,6 +483,20 @@ fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Re
         .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
     let at = NewTask::cancelled(task.accepted_at).0;
     replace.execute(params![int(old), at, keyless, int(task.id)]).map(drop)
+}
+
+/// Notes which lanes there are in a chunk.
+fn keep_lanes(change: &Transaction<'_>, chunk: &[&Arc<Task>]) -> rusqlite::Result<()> {
+    let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.waits_in()?.as_str())).collect();
+    if lanes.is_empty() {
+        return Ok(());
+    }
+    let (target, priority) = chunk[0].class();
+    let mut keep = change.prepare_cached("INSERT INTO lanes (lane, target, priority, first) VALUES (?, ?, ?, ?)")?;
+    for lane in lanes {
+        keep.execute(params![lane, target.unwrap_or(""), priority_number(priority), int(chunk[0].id)])?;
+    }
+    Ok(())
 }
 
 /// Writes what the batch changes of tasks that stand in the log already.

@@ -108,7 +108,8 @@ impl Sqlite {
 
     /// All that is kept beside tasks, results and statuses, and how far these go.
     pub(in crate::store) fn state(&mut self) -> Result<Batch, StoreError> {
-        let Recovered { positions, groups, open, drains, dialled, clients, replay: _, newest: _ } = self.recover()?;
+        let Recovered { positions, groups, open, drains, dialled, clients, replay: _, lanes: _, newest: _ } =
+            self.recover()?;
         let runs = runs::all(&self.conn).map_err(explain(&self.path))?;
         let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
         let rows = |tasks: Vec<crate::store::OpenTask>| tasks.into_iter().map(|task| (task.id, Some(task))).collect();

@@ -582,7 +582,9 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         _ => 0,
     };
     let (wait, until, by) = match task.reason {
-        StateReason::Waits(WaitReason::NotBefore(at)) => (Some(pb::WaitReason::NOT_BEFORE), Some(at), None),
+        StateReason::Waits(reason @ (WaitReason::NotBefore(at) | WaitReason::Quiet(at))) => {
+            (Some(wait_reason(reason)), Some(at), None)
+        }
         StateReason::Waits(reason) => (Some(wait_reason(reason)), None, None),
         StateReason::Leased(until) => (None, Some(until), None),
         StateReason::Settled(by) => (None, None, by),
@@ -615,6 +617,7 @@ fn state(state: TaskState) -> pb::TaskState {
 fn wait_reason(reason: WaitReason) -> pb::WaitReason {
     match reason {
         WaitReason::NotBefore(_) => pb::WaitReason::NOT_BEFORE,
+        WaitReason::Quiet(_) => pb::WaitReason::QUIET,
         WaitReason::Paused => pb::WaitReason::PAUSED,
         WaitReason::NoClient => pb::WaitReason::NO_CLIENT,
         WaitReason::WindowsFull => pb::WaitReason::WINDOWS_FULL,

@@ -662,7 +662,7 @@ impl Operator {
                 let results = self.outcomes_of(id).await?;
                 let undone = settlements(&results)
                     .into_iter()
-                    .filter(|(_, r)| !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected));
+                    .filter(|(_, r)| !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected | Outcome::Replaced));
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
                 names

@@ -7,6 +7,7 @@
 //! PROPTEST_CASES=200000 cargo test --test pure any_life
 //! ```
 
+mod lanes;
 mod model;
 mod ops;
 mod runs;
@@ -23,10 +24,11 @@ use contact::broker::{
     MOST_KNOWN, MOST_LATE, MOST_WATCHED, OutcomeReport, Piece, Quota, Receipt, Reporter, RevokeReason, SessionId,
     Standing, StartAt, Undelivered,
 };
+use contact::group_limits::GroupLimits;
 use contact::labels::Labels;
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
-use contact::store::{Checkpoint, GroupState, OpenTask, Positions, Recovered};
+use contact::store::{Checkpoint, GroupState, LanePlace, OpenTask, Positions, Recovered};
 use contact::task::{Audience, NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -529,7 +531,7 @@ fn what_was_removed_does_not_go_to_one_that_has_yet_to_read_what_is_before_it() 
     world.accept(vec![task(&"x".repeat(40_000)); 4]);
     world.announce();
     assert_eq!(got(&world, slow), [1, 2]);
-    world.core.removed(&[3]);
+    world.core.removed(&[3], world.now);
     world.read(slow, 100);
     assert_eq!(got(&world, slow), [1, 2, 4]);
 }
@@ -2239,7 +2241,13 @@ fn texts_that_are_read_to_go_out_again_are_bounded_for_all_groups_together_and_e
     const GROUPS: usize = 5;
     let spec = |group: usize| NewTask { to: Some(name(&format!("g{group}"))), ..task(&" ".repeat(MB)) };
     let stored = |id: TaskId| Task { id, accepted_at: START.wall, spec: spec(id as usize % GROUPS) };
-    let open = |id| OpenTask { id, attempts: Attempts::default().delivered(true), not_before: None };
+    let open = |id| OpenTask {
+        id,
+        attempts: Attempts::default().delivered(true),
+        not_before: None,
+        lane: None,
+        place: LanePlace::None,
+    };
     let head = EACH * GROUPS as TaskId;
     let group = |n: usize| GroupState {
         name: name(&format!("g{n}")),
@@ -2247,6 +2255,8 @@ fn texts_that_are_read_to_go_out_again_are_bounded_for_all_groups_together_and_e
         broadcast_after: 0,
         paused: false,
         retry: RetryPolicy::default(),
+        limits: GroupLimits::default(),
+        lanes: vec![],
         labels: Labels::default(),
         last_used: START.wall,
         cursors: [head; 3],
@@ -2345,13 +2355,21 @@ fn what_is_owed_again_is_noticed_by_who_removes() {
 fn a_checkpoint_has_of_the_delayed_tasks_those_that_changed() {
     const OPEN: TaskId = 50_000;
     let now = START.wall;
-    let open = |id| OpenTask { id, attempts: Attempts::default(), not_before: Some(now.after(1000 * SECOND)) };
+    let open = |id| OpenTask {
+        id,
+        attempts: Attempts::default(),
+        not_before: Some(now.after(1000 * SECOND)),
+        lane: None,
+        place: LanePlace::None,
+    };
     let group = GroupState {
         name: name("a"),
         created_at: now,
         broadcast_after: 0,
         paused: false,
         retry: RetryPolicy::default(),
+        limits: GroupLimits::default(),
+        lanes: vec![],
         labels: Labels::default(),
         last_used: now,
         cursors: [OPEN; 3],

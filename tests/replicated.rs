@@ -411,6 +411,8 @@ fn state(settled: TaskId) -> GroupState {
         broadcast_after: 0,
         paused: false,
         retry: Default::default(),
+        limits: Default::default(),
+        lanes: Vec::new(),
         labels: Default::default(),
         last_used: Time(2),
         cursors: [settled; 3],

@@ -165,18 +165,30 @@ fn group(group: &str) -> GroupState {
         broadcast_after: 3,
         paused: true,
         retry: "max=5,first=10s".parse().unwrap(),
+        limits: "max-in-flight=3,max-begun-per-second=0.5,lane-on-dead=hold".parse().unwrap(),
         labels: "os=linux".parse().unwrap(),
         last_used: Time(7),
         cursors: [9, 5, 6],
         taken_up: vec![(7, 9), (11, 11)],
         open: vec![
-            OpenTask { id: 6, attempts: Attempts::all_spent(2), not_before: Some(Time(99)) },
+            OpenTask {
+                id: 6,
+                attempts: Attempts::all_spent(2),
+                not_before: Some(Time(99)),
+                lane: Some(name("x")),
+                place: LanePlace::Taken,
+            },
             OpenTask {
                 id: 10,
                 attempts: Attempts { deliveries: 3, spent: 1, begun: false, silent: 2 },
                 not_before: None,
+                lane: None,
+                place: LanePlace::None,
             },
         ],
+        lanes: [Priority::Low, Priority::Normal]
+            .map(|priority| WaitingLane { lane: name("租户 7"), priority, after: 3, upto: 9, count: 4 })
+            .to_vec(),
     }
 }
 
@@ -193,7 +205,12 @@ fn with_rows(group: GroupState, written: &[(TaskId, u32)], removed: &[TaskId]) -
 
 fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
     let attempts = Attempts { deliveries, spent: 1, begun: deliveries > 2, silent: 4 };
-    OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)) }
+    let (lane, place) = match id % 3 {
+        0 => (Some(name("x")), LanePlace::Dead),
+        1 => (Some(name("y")), LanePlace::None),
+        _ => (None, LanePlace::None),
+    };
+    OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)), lane, place }
 }
 
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
@@ -203,6 +220,7 @@ fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
         after: 0,
         upto: u64::MAX,
         broadcast_after: 0,
+        lane: None,
         limit: 1_000,
         max_bytes: usize::MAX,
     }
@@ -374,6 +392,7 @@ for_each! {
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
+            lane: Some(name("租户 7")),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -1627,6 +1646,8 @@ mod file {
             id,
             attempts: Attempts::all_spent(deliveries),
             not_before: not_before.map(Time),
+            lane: None,
+            place: LanePlace::None,
         };
         let [workers] = &recovered.groups[..] else { panic!("{recovered:?}") };
         assert!(workers.retry.is_open());
@@ -1656,6 +1677,7 @@ mod file {
                 by: None,
                 audience: None,
                 time_limit: None,
+                lane: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -2162,6 +2184,7 @@ mod lives {
                             audience: None,
                             time_limit: (rare & 2 != 0)
                                 .then_some(TimeLimit { millis: NonZeroU32::MIN, fails: rare & 4 != 0 }),
+                            lane: (rare & 4 != 0).then(|| name(&format!("lane {}", id % 3))),
                         };
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });

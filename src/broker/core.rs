@@ -575,6 +575,11 @@ impl Core {
         self.texts.bytes()
     }
 
+    /// Bytes of the texts that are in memory because their lanes wait, for tests.
+    pub fn lane_texts(&self) -> usize {
+        self.groups.values().map(|group| group.lanes.bytes()).sum()
+    }
+
     /// Whether the rules hold that the fields state, for tests; an error says which does not.
     pub fn check(&self) -> Result<(), String> {
         self.texts.check(self.groups.values().map(|group| &group.open))?;

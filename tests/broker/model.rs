@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use contact::attempts::Attempts;
 use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId, Standing};
+use contact::group_limits::{GroupLimits, OnDead, PerSecond};
 use contact::labels::{Labels, Selector};
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
-use contact::store::{Checkpoint, OpenTask, Recovered};
+use contact::store::{Checkpoint, LanePlace, OpenTask, Recovered};
 use contact::task::{Audience, ClientId, GroupName, NewResult, Outcome, Priority, Progress, Task, TaskId, Time};
 
 use super::world::Stream;
@@ -20,6 +21,9 @@ pub(crate) struct Known {
     pub(crate) broadcast_after: TaskId,
     pub(crate) paused: bool,
     pub(crate) retry: RetryPolicy,
+    pub(crate) limits: GroupLimits,
+    /// When it was given tasks, since there is a limit on that.
+    begun: Vec<Steady>,
     /// What the client said that came last.
     pub(crate) labels: Labels,
     /// Which one it is, if there was one of its name before.
@@ -160,6 +164,8 @@ pub(crate) struct Model {
     pub(crate) before: usize,
     ledgers: HashMap<(GroupName, TaskId), Ledger>,
     leases: BTreeMap<(GroupName, TaskId), Lease>,
+    /// The dead that hold their lanes.
+    held: BTreeSet<(GroupName, TaskId)>,
     /// The newest task that each group, or passing stream, was given for the first time, by class; since the start.
     first: HashMap<(Result<GroupName, SessionId>, Priority), TaskId>,
     /// The lowest class that each group was given tasks of in this step.
@@ -194,6 +200,7 @@ impl Model {
             before: 0,
             ledgers: HashMap::new(),
             leases: BTreeMap::new(),
+            held: BTreeSet::new(),
             first: HashMap::new(),
             given: BTreeMap::new(),
             firsts: Vec::new(),
@@ -258,6 +265,8 @@ impl Model {
             broadcast_after,
             paused: false,
             retry,
+            limits: GroupLimits::default(),
+            begun: Vec::new(),
             labels: Labels::default(),
             generation,
         });
@@ -271,6 +280,7 @@ impl Model {
     fn forget(&mut self, group: &GroupName) {
         self.groups.remove(group);
         self.ledgers.retain(|(name, _), _| name != group);
+        self.held.retain(|(name, _)| name != group);
         self.leases.retain(|(name, _), _| name != group);
         self.first.retain(|(owner, _), _| owner.as_ref() != Ok(group));
     }
@@ -465,9 +475,120 @@ impl Model {
         self.heard.insert(old);
     }
 
+    // ---- limits and lanes
+
+    pub(crate) fn limits_are(&mut self, group: &GroupName, limits: GroupLimits) {
+        let known = self.groups.get_mut(group).unwrap();
+        if known.limits.max_begun != limits.max_begun {
+            known.begun.clear();
+        }
+        known.limits = limits;
+        if limits.on_dead == OnDead::Release {
+            self.held.retain(|(name, _)| name != group);
+        }
+    }
+
+    pub(crate) fn held(&self) -> Vec<(GroupName, TaskId)> {
+        self.held.iter().cloned().collect()
+    }
+
+    pub(crate) fn held_lanes(&self, group: &GroupName) -> usize {
+        self.held.iter().filter(|(name, _)| name == group).count()
+    }
+
+    pub(crate) fn holds_no_more(&mut self, group: &GroupName, task: TaskId) {
+        self.held.remove(&(group.clone(), task));
+    }
+
+    pub(crate) fn is_removed(&mut self, task: TaskId) {
+        self.held.retain(|(_, held)| *held != task);
+    }
+
+    /// What a start finds of them: as the checkpoint has it, and what came after.
+    fn held_after(&mut self, recovered: &Recovered, tasks: &[Arc<Task>]) {
+        let dead = open_tasks(recovered).filter(|(_, open)| open.place == LanePlace::Dead);
+        self.held = dead.map(|(group, open)| (group.clone(), open.id)).collect();
+        for result in recovered.replay.iter().map(|entry| &entry.result).filter(|result| !result.late) {
+            let Some(group) = &result.group else { continue };
+            let key = (group.clone(), result.task);
+            let holds = self.groups.get(group).is_some_and(|known| known.limits.on_dead == OnDead::Hold);
+            let in_lane = || tasks[result.task as usize - 1].spec.lane.is_some();
+            match result.outcome {
+                Outcome::Revived | Outcome::Dropped => drop(self.held.remove(&key)),
+                outcome if outcome.is_dead() && holds && in_lane() => drop(self.held.insert(key)),
+                _ => {}
+            }
+        }
+    }
+
+    /// Whether a limit may be why tasks of the group do not go out.
+    pub(crate) fn is_limited(&self, group: &GroupName) -> bool {
+        let GroupLimits { max_in_flight, max_begun, .. } = self.groups[group].limits;
+        let in_flight = self.leases.keys().filter(|(name, _)| name == group).count();
+        max_begun.is_some() || max_in_flight.is_some_and(|max| in_flight >= max.get() as usize)
+    }
+
+    /// The others of its lane that went out and are not settled, or hold it.
+    fn others_of_lane<'a>(&'a self, group: &'a GroupName, task: &'a Task, tasks: &'a [Arc<Task>]) -> Vec<TaskId> {
+        let of_lane = tasks.iter().filter(|other| other.id != task.id && other.spec.lane == task.spec.lane);
+        let has_place = |other: &&Arc<Task>| {
+            let key = (group.clone(), other.id);
+            let is_out = |ledger: &Ledger| !ledger.settled && ledger.last() > 0;
+            self.held.contains(&key) || self.ledgers.get(&key).is_some_and(is_out)
+        };
+        of_lane.filter(has_place).map(|other| other.id).collect()
+    }
+
+    pub(crate) fn is_lane_full(&self, group: &GroupName, task: &Task, tasks: &[Arc<Task>]) -> bool {
+        let most = self.groups[group].limits.lane_max.get() as usize;
+        task.spec.lane.is_some() && self.others_of_lane(group, task, tasks).len() >= most
+    }
+
+    /// A group is given a task, the first time or again.
+    fn keeps_to_limits(&mut self, group: &GroupName, task: &Task, now: Steady, tasks: &[Arc<Task>]) {
+        let key = (group.clone(), task.id);
+        let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
+        let is_first = self.ledgers.get(&key).is_none_or(untouched);
+        let has_place = self.held.contains(&key) || self.ledgers.get(&key).is_some_and(|ledger| ledger.last() > 0);
+        if !has_place {
+            let full = self.is_lane_full(group, task, tasks);
+            assert!(!full, "{:?} of {group} goes beside {:?}", task, self.others_of_lane(group, task, tasks));
+        }
+        if is_first && task.spec.lane.is_some() && task.spec.not_before.is_none() {
+            let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
+                let of_lane = (&other.spec.lane, other.spec.priority) == (&task.spec.lane, task.spec.priority);
+                let ledger = || self.ledgers.get(&(group.clone(), other.id));
+                let could_go = other.spec.not_before.is_none() && other.spec.cancelled_at().is_none();
+                of_lane && could_go && self.wants(group, other) && ledger().is_none_or(untouched)
+            });
+            assert_eq!(passed, None, "a lane is in order, and {group} is given task {}", task.id);
+        }
+        let in_flight = self.leases.keys().filter(|(name, _)| name == group).count();
+        let known = self.groups.get_mut(group).unwrap();
+        if let Some(max) = known.limits.max_in_flight {
+            assert!(in_flight < max.get() as usize, "{group} has {in_flight} in flight, and is given more");
+        }
+        if let Some(rate) = known.limits.max_begun.map(PerSecond::number) {
+            known.begun.push(now);
+            let burst = (rate / 10.0).max(1.0);
+            for (since, count) in known.begun.iter().rev().zip(1..) {
+                let most = burst + rate * now.since(*since).as_secs_f64() + 1e-6;
+                assert!(f64::from(count) <= most, "{group} was given {count} since {since:?}; it is {now:?}");
+            }
+        }
+    }
+
     // ---- what comes out of the core
 
-    pub(crate) fn delivered(&mut self, id: SessionId, stream: &Stream, task: &Task, attempt: u32, now: Now) {
+    pub(crate) fn delivered(
+        &mut self,
+        id: SessionId,
+        stream: &Stream,
+        task: &Task,
+        attempt: u32,
+        now: Now,
+        tasks: &[Arc<Task>],
+    ) {
         self.peers.get_mut(&stream.join.peer).unwrap().unmatched.push_back((task.id, attempt));
         let Some(group) = &stream.group else {
             assert!(is_for_anonymous(task, &stream.join.labels), "an anonymous client gets what is for everyone");
@@ -492,6 +613,10 @@ impl Model {
             // Given, and taken back or settled by another event of the burst.
             return;
         }
+        if !self.batch {
+            self.keeps_to_limits(group, task, now.steady, tasks);
+        }
+        let ledger = self.ledgers.entry(key.clone()).or_default();
         assert!(!self.groups[group].paused, "{group} is paused");
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.waits_until.is_none_or(|at| at <= now.steady), "task {} is delayed for {group}", task.id);
@@ -506,7 +631,7 @@ impl Model {
         }
         let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
         *lowest = task.spec.priority.max(*lowest);
-        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived {
+        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.lane.is_none() {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         if attempt == 1
@@ -575,7 +700,12 @@ impl Model {
                 let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
                 let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
                 let ledger = || self.ledgers.get(&(group.clone(), task.id));
-                spec.priority < *lowest && in_time && self.wants(group, task) && ledger().is_none_or(untouched)
+                let in_lane = spec.lane.is_some();
+                spec.priority < *lowest
+                    && in_time
+                    && !in_lane
+                    && self.wants(group, task)
+                    && ledger().is_none_or(untouched)
             };
             let passed = tasks.iter().find(could_go);
             assert!(passed.is_none(), "{group} was given {lowest:?} tasks before {passed:?}");
@@ -673,6 +803,17 @@ impl Model {
             let used_up = ledger.spent >= most || ledger.lost >= self.max_deliveries;
             assert!(self.batch || used_up, "{result:?}: it has attempts left, {ledger:?}");
         }
+        let went_out = lease.is_some() || self.went_out(group, task.id);
+        if result.outcome.is_dead()
+            && went_out
+            && task.spec.lane.is_some()
+            && self.groups[group].limits.on_dead == OnDead::Hold
+        {
+            self.held.insert((group.clone(), task.id));
+        }
+        if result.outcome == Outcome::Revived {
+            self.holds_no_more(group, task.id);
+        }
         self.fold(result, task.id, now);
         if let Outcome::Lost | Outcome::TimedOut = result.outcome {
             let spent = self.ledgers[&(group.clone(), task.id)].spent;
@@ -724,7 +865,7 @@ impl Model {
     }
 
     /// The process was started again: what is known is what the log says, up to there, and the checkpoint.
-    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered, now: Now) {
+    pub(crate) fn restarted(&mut self, log: usize, recovered: &Recovered, tasks: &[Arc<Task>], now: Now) {
         let log: Vec<Logged> = self.log.drain(..).take(log).collect();
         self.ledgers.clear();
         self.leases.clear();
@@ -751,7 +892,9 @@ impl Model {
             self.group_is_there(&state.name, state.broadcast_after);
             let known = self.groups.get_mut(&state.name).unwrap();
             (known.paused, known.retry, known.labels) = (state.paused, state.retry, state.labels.clone());
+            known.limits = state.limits;
         }
+        self.held_after(recovered, tasks);
         let groups = &self.groups;
         self.ledgers.retain(|(group, _), _| groups.contains_key(group));
         // A crash forgets deliveries, and that they were begun: what is spent is what the checkpoint has, and what came after.

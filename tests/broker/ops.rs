@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use contact::attachment::{Attachment, Headers};
 use contact::broker::{Config, Join, OutcomeReport, Quota, Receipt, Reporter, StartAt};
+use contact::group_limits::{LimitsChange, OnDead, PerSecond};
 use contact::retry::RetryPolicy;
 use contact::run::{Rollout, Share, Wish};
 use contact::task::{Audience, NewTask, Outcome, Priority, Progress, TaskId, TimeLimit};
@@ -22,6 +23,9 @@ const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "f
 /// The same of groups.
 const OF_GROUPS: [&str; 4] = ["", "max=2", "max=6,first=3s", "first=4s,factor=1,jitter=0"];
 
+/// What some tasks have to do with.
+const LANES: [&str; 3] = ["x", "y", "z"];
+
 /// What clients say that they are, and for whom tasks are.
 const LABELS: [&str; 4] = ["", "os=linux", "os=linux,role=web", "role=db,canary"];
 const SELECTORS: [&str; 4] = ["os=linux", "role in (web,db),!canary", "canary", "role notin (db)"];
@@ -29,7 +33,8 @@ const SELECTORS: [&str; 4] = ["os=linux", "role in (web,db),!canary", "canary", 
 #[derive(Debug, Clone)]
 pub(crate) enum Op {
     Submit(Vec<Spec>, News),
-    Flood(usize, Priority, News),
+    /// With so many lanes; 0: in none.
+    Flood(usize, Priority, usize, News),
     Announce,
     Join(Who),
     Leave(Index),
@@ -55,6 +60,7 @@ pub(crate) enum Op {
     Drain(u8, Option<u64>),
     Undrain(u8),
     SetRetry(usize, &'static str),
+    SetLimits(usize, LimitsChange),
     RemoveGroup(usize),
     Cancel(Index),
     Revive(usize, Index),
@@ -98,6 +104,7 @@ pub(crate) struct Spec {
     large: bool,
     audience: Option<Aim>,
     limit: Option<TimeLimit>,
+    lane: Option<&'static str>,
 }
 
 /// For whom a broadcast is.
@@ -184,18 +191,44 @@ fn spec() -> impl Strategy<Value = Spec> {
         rarely(1..4_u32),
         rarely(0..POLICIES.len()),
         prop::bool::weighted(0.1),
-        (prop::option::weighted(0.4, aim()), rarely(limit())),
+        (
+            prop::option::weighted(0.4, aim()),
+            rarely(limit()),
+            prop::option::weighted(0.4, prop::sample::select(&LANES[..])),
+        ),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit))| Spec {
-            limit,
-            audience: audience.filter(|_| to.is_none()),
-            to,
-            priority,
-            not_before,
-            expires,
-            max_attempts,
-            retry,
-            large,
+        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit, lane))| {
+            Spec {
+                limit,
+                lane,
+                audience: audience.filter(|_| to.is_none()),
+                to,
+                priority,
+                not_before,
+                expires,
+                max_attempts,
+                retry,
+                large,
+            }
+        })
+}
+
+fn limits() -> impl Strategy<Value = LimitsChange> {
+    let per_second = |thousandths| PerSecond::of_thousandths(thousandths).unwrap();
+    let max_begun =
+        prop_oneof![2 => Just(None), 1 => Just(Some(per_second(2_500))), 1 => Just(Some(per_second(90_000)))];
+    let on_dead = prop_oneof![Just(OnDead::Hold), Just(OnDead::Release)];
+    (
+        prop::option::of(prop::option::of((1..4_u32).prop_map(|max| NonZeroU32::new(max).unwrap()))),
+        rarely(max_begun),
+        prop::option::of((1..3_u32).prop_map(|max| NonZeroU32::new(max).unwrap())),
+        prop::option::of(on_dead),
+    )
+        .prop_map(|(max_in_flight, max_begun, lane_max, on_dead)| LimitsChange {
+            max_in_flight,
+            max_begun,
+            lane_max,
+            on_dead,
         })
 }
 
@@ -312,7 +345,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (index(), wish()).prop_map(|(at, wish)| Op::Wish(at, wish)),
         2 => index().prop_map(Op::ReadEarly),
         8 => (prop::collection::vec(spec(), 1..5), news()).prop_map(|(specs, news)| Op::Submit(specs, news)),
-        1 => (250..600_usize, priority(), news()).prop_map(|(count, class, news)| Op::Flood(count, class, news)),
+        1 => (250..600_usize, priority(), prop::sample::select(&[0_usize, 0, 1, 3, 1_000][..]), news())
+            .prop_map(|(count, class, lanes, news)| Op::Flood(count, class, lanes, news)),
         1 => Just(Op::Announce),
         8 => who().prop_map(Op::Join),
         4 => index().prop_map(Op::Leave),
@@ -334,6 +368,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
         1 => (0..GROUPS.len(), prop::sample::select(&OF_GROUPS[..])).prop_map(|(group, text)| Op::SetRetry(group, text)),
+        2 => (0..GROUPS.len(), limits()).prop_map(|(group, change)| Op::SetLimits(group, change)),
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
         2 => (0..WHO.len() as u8, prop::option::of(1..60_u64)).prop_map(|(who, lasts)| Op::Drain(who, lasts)),
         2 => (0..WHO.len() as u8).prop_map(Op::Undrain),
@@ -428,8 +463,11 @@ impl World {
                 self.accept(specs);
                 self.hears(*news);
             }
-            Op::Flood(count, priority, news) => {
-                self.accept(vec![NewTask { text: "flood".into(), priority: *priority, ..NewTask::default() }; *count]);
+            Op::Flood(count, priority, lanes, news) => {
+                let lane = |n: usize| (*lanes > 0).then(|| name(&format!("lane {}", n % lanes)));
+                let flood =
+                    |n| NewTask { text: "flood".into(), priority: *priority, lane: lane(n), ..NewTask::default() };
+                self.accept((0..*count).map(flood).collect());
                 self.hears(*news);
             }
             Op::Announce => self.announce(),
@@ -475,6 +513,7 @@ impl World {
             Op::Undrain(who) => drop(self.undrain(&called(*who))),
             Op::SetRetry(at, "") => self.set_retry(GROUPS[*at], RetryPolicy::default()),
             Op::SetRetry(at, text) => self.set_retry(GROUPS[*at], text.parse().unwrap()),
+            Op::SetLimits(at, change) => self.set_limits(GROUPS[*at], *change),
             Op::RemoveGroup(at) => drop(self.remove_group(GROUPS[*at])),
             Op::Cancel(at) => {
                 self.announce();
@@ -545,6 +584,7 @@ impl World {
             priority: spec.priority,
             by: None,
             time_limit: spec.limit,
+            lane: spec.lane.map(name),
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),

@@ -12,6 +12,7 @@ use contact::broker::{
     NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt, TaskState,
     Watched,
 };
+use contact::group_limits::LimitsChange;
 use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
 use contact::store::{
@@ -457,7 +458,9 @@ impl World {
     }
 
     fn page(&mut self, group: u64, query: &Backlog) -> BacklogPage {
-        let is_it = |(of, early, _): &(u64, Backlog, BacklogPage)| *of == group && early.priority == query.priority;
+        let is_it = |(of, early, _): &(u64, Backlog, BacklogPage)| {
+            *of == group && (early.priority, &early.lane) == (query.priority, &query.lane)
+        };
         match self.early.iter().position(is_it) {
             Some(at) => self.early.remove(at).2,
             None => self.disk.backlog(query).unwrap(),
@@ -518,7 +521,7 @@ impl World {
         self.early.clear();
         self.announced = self.tasks.len();
         let recovered = self.disk.recover().unwrap();
-        self.model.restarted(lost_from, &recovered, self.now);
+        self.model.restarted(lost_from, &recovered, &self.tasks, self.now);
         let shown = self.now.wall.max(recovered.newest.task).max(recovered.newest.result);
         let stored = Now { wall: shown, ..self.now };
         let ends = |until: Option<Time>| until.map(|until| stored.steady_at(until));
@@ -645,6 +648,24 @@ impl World {
         self.act();
     }
 
+    pub(crate) fn set_limits(&mut self, group: &str, change: LimitsChange) {
+        self.flush();
+        let known = self.model.groups.get(&name(group)).map(|known| known.limits);
+        let limits = change.applied_to(known.unwrap_or_default());
+        match self.core.set_limits(&name(group), change, self.now) {
+            Ok(set) => {
+                assert_eq!(set, (limits, known.is_none()));
+                if known.is_none() {
+                    let start = self.start(self.config.groups_from);
+                    self.model.group_is_there(&name(group), start);
+                }
+                self.model.limits_are(&name(group), limits);
+            }
+            Err(_) => assert!(known.is_none() && limits.is_default(), "only where there is nothing to be reset"),
+        }
+        self.act();
+    }
+
     pub(crate) fn remove_group(&mut self, group: &str) -> bool {
         self.flush();
         let used = self.streams.values().any(|stream| stream.group == Some(name(group)));
@@ -711,6 +732,7 @@ impl World {
     pub(crate) fn drop_dead(&mut self, group: &str, task: TaskId) {
         self.flush();
         if self.model.is_settled(&name(group), task) {
+            self.model.holds_no_more(&name(group), task);
             self.core.drop_dead(&name(group), task, self.now);
             self.act();
         }
@@ -736,7 +758,8 @@ impl World {
         let removal = Removal { chunks, before: now, now, limit: usize::MAX };
         let removed = self.disk.remove(&removal).unwrap().tasks;
         self.removed.extend(&removed);
-        self.core.removed(&removed);
+        removed.iter().for_each(|task| self.model.is_removed(*task));
+        self.core.removed(&removed, self.now);
         self.act();
         removed.len()
     }
@@ -892,9 +915,8 @@ impl World {
                 self.unsynced.push((Write::Drain(client, drain), self.model.log.len()));
             }
             Action::Fetch(group, query) => {
-                let same =
-                    |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.priority == query.priority);
-                assert!(!self.reads.iter().any(same), "one page of a priority is asked for at a time");
+                let same = |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.priority == query.priority && q.lane == query.lane);
+                assert!(!self.reads.iter().any(same), "one page of a priority and lane is asked for at a time");
                 self.reads_for(query.group.as_ref());
                 self.reads.push(Read::Fetch(group, query));
             }
@@ -937,7 +959,7 @@ impl World {
             assert!(came, "task {} is not due", task.id);
             assert!(task.spec.expires_at.is_none_or(|at| at > self.now.wall), "task {} is over", task.id);
             stream.sent += delivery.cost();
-            self.model.delivered(session, stream, task, attempt, self.now);
+            self.model.delivered(session, stream, task, attempt, self.now, &self.tasks[..self.announced]);
             stream.got.push((task.id, attempt));
             stream.seen.insert(task.id);
         }
@@ -969,6 +991,8 @@ impl World {
             assert_eq!(group.in_flight, held + early, "leases of {}", group.name);
             let known = &self.model.groups[&group.name];
             assert_eq!((group.paused, group.retry, &group.labels), (known.paused, known.retry, &known.labels));
+            let held = self.model.held_lanes(&group.name);
+            assert_eq!((group.limits, group.held_lanes), (known.limits, held), "limits of {}", group.name);
             // Counted plainly, that takes as long as all else.
             if self.checks.is_multiple_of(LAG_EVERY) {
                 self.check_lag(&group);
@@ -991,7 +1015,8 @@ impl World {
         if !self.reads.is_empty() || self.draining || !a_second_ago(self.read_failed) {
             return;
         }
-        for info in self.core.groups(self.now).iter().filter(|info| !info.paused) {
+        for info in self.core.groups(self.now).iter().filter(|info| !info.paused && !self.model.is_limited(&info.name))
+        {
             let (waits_until, due) = self.model.waiting_of(&info.name, self.now);
             // Of each priority so many texts are read ahead.
             if let Some(until) = waits_until.filter(|_| info.clients > 0 && info.waiting - info.delayed < 256) {
@@ -1014,7 +1039,10 @@ impl World {
             let never_went_out = |task: &&Arc<Task>| {
                 let moment = task.spec.not_before.is_none_or(|at| at <= self.now.wall);
                 let open = self.model.wants(&info.name, task) && !self.model.is_settled(&info.name, task.id);
-                moment && open && !self.model.went_out(&info.name, task.id)
+                moment
+                    && open
+                    && !self.model.went_out(&info.name, task.id)
+                    && !self.model.is_lane_full(&info.name, task, &self.tasks)
             };
             let new = self.tasks[..self.announced].iter().find(never_went_out);
             assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);
@@ -1079,6 +1107,9 @@ impl World {
         for client in self.drains.keys().cloned().collect::<Vec<_>>() {
             self.undrain(client.as_str());
         }
+        for (group, task) in self.model.held() {
+            self.drop_dead(group.as_str(), task);
+        }
         // Who is about to stop does, or would hold up what waits.
         let stops = |stream: &Stream| stream.join.stopping || stream.drained.is_some();
         let stopping: Vec<_> = self.streams.iter().filter(|(_, stream)| stops(stream)).map(|(id, _)| *id).collect();
@@ -1099,6 +1130,10 @@ impl World {
                 for task in held {
                     self.done(id, task);
                 }
+            }
+            for (group, task) in self.model.held() {
+                self.drop_dead(group.as_str(), task);
+                idle = false;
             }
             self.act();
             idle &= self.reads.is_empty();

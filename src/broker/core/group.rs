@@ -268,7 +268,8 @@ impl Group {
                 Attempts::default()
             }
         };
-        if let Some(lane) = lane {
+        let lane = lane.cloned().or_else(|| self.lane_of(result.task).map(|(lane, _)| lane.clone()));
+        if let Some(lane) = &lane {
             let takes_place = result.outcome != Outcome::Revived || self.is_held_by(result.task);
             let place = if takes_place { LanePlace::Taken } else { LanePlace::None };
             self.enter_lane(result.task, lane, place);

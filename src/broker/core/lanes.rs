@@ -146,6 +146,11 @@ impl Lanes {
         self.places.get(lane).map_or(&[], Vec::as_slice)
     }
 
+    /// Bytes of the texts in memory.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes
+    }
+
     /// How many lanes have a task that has a place.
     pub(super) fn busy(&self) -> usize {
         self.places.len()

@@ -357,7 +357,7 @@ impl Replace {
         Replace::key_of(&self.lane).unwrap_or_default()
     }
 
-    /// See [`NewTask::waits_in`].
+    /// See [`NewTask::in_lane`].
     pub fn lane(&self) -> &Name {
         &self.lane
     }
@@ -516,9 +516,14 @@ impl NewTask {
         }
     }
 
-    /// The lane that it waits in.
-    pub fn waits_in(&self) -> Option<&Name> {
+    /// The lane that it is in: that which it names, or that of the key by which it replaces others.
+    pub fn in_lane(&self) -> Option<&Name> {
         self.lane.as_ref().or_else(|| Some(&self.replace.as_ref()?.lane))
+    }
+
+    /// The lane that it waits in. What was replaced waits for nothing: nobody is given it.
+    pub fn waits_in(&self) -> Option<&Name> {
+        self.in_lane().filter(|_| self.replaced_by().is_none())
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for

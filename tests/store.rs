@@ -1,6 +1,6 @@
 //! What the store promises: of SQLite, of its twin in memory, and of a store whose truth is a log that several servers share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -213,6 +213,10 @@ fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
     OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)), lane, place }
 }
 
+fn replacing(key: &str) -> Replace {
+    Replace::new(key, None).unwrap()
+}
+
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
     Backlog {
         group: group.map(name),
@@ -393,6 +397,7 @@ for_each! {
             audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
             lane: Some(name("租户 7")),
+            replace: Some(Box::new(replacing("k"))),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -1145,6 +1150,10 @@ impl Backend for Failing {
         self.rows.find_key(key)
     }
 
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        self.rows.newest_of(slot)
+    }
+
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
         self.rows.has_task(task)
     }
@@ -1678,6 +1687,7 @@ mod file {
                 audience: None,
                 time_limit: None,
                 lane: None,
+                replace: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -2146,6 +2156,8 @@ mod lives {
         sqlite: Option<Sqlite>,
         memory: Memory,
         positions: Positions,
+        /// The newest task of each, be it kept or not.
+        slots: HashMap<Slot, TaskId>,
     }
 
     fn group_of(number: u8) -> Option<GroupName> {
@@ -2185,7 +2197,12 @@ mod lives {
                             time_limit: (rare & 2 != 0)
                                 .then_some(TimeLimit { millis: NonZeroU32::MIN, fails: rare & 4 != 0 }),
                             lane: (rare & 4 != 0).then(|| name(&format!("lane {}", id % 3))),
+                            replace: (rare & 6 == 2).then(|| Box::new(replacing(&format!("key {}", id % 2)))),
                         };
+                        let mut spec = spec;
+                        if let Some(slot) = Slot::of(&spec) {
+                            spec.replace.as_mut().unwrap().replaces = self.slots.insert(slot, id);
+                        }
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });
                     let tasks: Vec<_> = tasks.collect();
@@ -2259,6 +2276,10 @@ mod lives {
 
         /// Both give the same answers to everything.
         fn compare(&mut self) {
+            for slot in self.slots.keys() {
+                let newest = self.memory.newest_of(slot).unwrap();
+                assert_eq!(self.sqlite.as_mut().unwrap().newest_of(slot).unwrap(), newest, "{slot:?}");
+            }
             let (mut sqlite, memory) = (self.reader(), &mut self.memory);
             macro_rules! same {
                 ($($call:tt)+) => {
@@ -2325,7 +2346,8 @@ mod lives {
             let dir = tempfile::tempdir().unwrap();
             let mut sqlite = Sqlite::open(dir.path()).unwrap();
             sqlite.recover().unwrap();
-            let mut life = Life { dir, sqlite: Some(sqlite), memory: Memory::default(), positions: Positions::default() };
+            let (memory, positions, slots) = Default::default();
+            let mut life = Life { dir, sqlite: Some(sqlite), memory, positions, slots };
             for op in &ops {
                 life.apply(op);
                 if matches!(op, Op::Remove(..) | Op::Reopen) {

@@ -530,7 +530,7 @@ impl Model {
 
     /// The others of its lane that went out and are not settled, or hold it.
     fn others_of_lane<'a>(&'a self, group: &'a GroupName, task: &'a Task, tasks: &'a [Arc<Task>]) -> Vec<TaskId> {
-        let of_lane = tasks.iter().filter(|other| other.id != task.id && other.spec.lane == task.spec.lane);
+        let of_lane = tasks.iter().filter(|other| other.id != task.id && other.spec.in_lane() == task.spec.in_lane());
         let has_place = |other: &&Arc<Task>| {
             let key = (group.clone(), other.id);
             let is_out = |ledger: &Ledger| !ledger.settled && ledger.last() > 0;
@@ -540,8 +540,8 @@ impl Model {
     }
 
     pub(crate) fn is_lane_full(&self, group: &GroupName, task: &Task, tasks: &[Arc<Task>]) -> bool {
-        let most = self.groups[group].limits.lane_max.get() as usize;
-        task.spec.lane.is_some() && self.others_of_lane(group, task, tasks).len() >= most
+        let most = if task.spec.replace.is_some() { 1 } else { self.groups[group].limits.lane_max.get() as usize };
+        task.spec.in_lane().is_some() && self.others_of_lane(group, task, tasks).len() >= most
     }
 
     /// A group is given a task, the first time or again.
@@ -554,11 +554,11 @@ impl Model {
             let full = self.is_lane_full(group, task, tasks);
             assert!(!full, "{:?} of {group} goes beside {:?}", task, self.others_of_lane(group, task, tasks));
         }
-        if is_first && task.spec.lane.is_some() && task.spec.not_before.is_none() {
+        if is_first && task.spec.in_lane().is_some() && task.spec.not_before.is_none() {
             let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
-                let of_lane = (&other.spec.lane, other.spec.priority) == (&task.spec.lane, task.spec.priority);
+                let of_lane = (other.spec.in_lane(), other.spec.priority) == (task.spec.in_lane(), task.spec.priority);
                 let ledger = || self.ledgers.get(&(group.clone(), other.id));
-                let could_go = other.spec.not_before.is_none() && other.spec.cancelled_at().is_none();
+                let could_go = other.spec.not_before.is_none() && other.spec.expires_at.is_none();
                 of_lane && could_go && self.wants(group, other) && ledger().is_none_or(untouched)
             });
             assert_eq!(passed, None, "a lane is in order, and {group} is given task {}", task.id);
@@ -631,7 +631,7 @@ impl Model {
         }
         let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
         *lowest = task.spec.priority.max(*lowest);
-        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.lane.is_none() {
+        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.in_lane().is_none() {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         if attempt == 1
@@ -700,7 +700,7 @@ impl Model {
                 let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
                 let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
                 let ledger = || self.ledgers.get(&(group.clone(), task.id));
-                let in_lane = spec.lane.is_some();
+                let in_lane = spec.in_lane().is_some();
                 spec.priority < *lowest
                     && in_time
                     && !in_lane
@@ -766,6 +766,7 @@ impl Model {
                 }
             }
             (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
+            (Some(lease), Outcome::Replaced) => assert!(!lease.begun, "what has begun goes on: {result:?}"),
             (Some(_), Outcome::Done | Outcome::Cancelled) => {}
             (Some(_), other) => panic!("{other:?} for a task that is with a client"),
             (None, Outcome::Lost | Outcome::TimedOut | Outcome::Released) => {
@@ -780,6 +781,7 @@ impl Model {
             (None, Outcome::Expired) => {
                 assert!(task.spec.expires_at.is_some_and(|at| at <= now.wall), "{result:?}: its time is not over");
                 assert!(task.spec.cancelled_at().is_none(), "{result:?}: it was cancelled");
+                assert_eq!(task.spec.replaced_by(), None, "{result:?}");
             }
             (None, Outcome::NotSelected) => {
                 let Some(Audience::Matching(selector)) = task.spec.audience.as_deref() else {
@@ -791,11 +793,25 @@ impl Model {
                 assert!(ledger.is_none_or(|ledger| !ledger.revived && ledger.last() == 0), "{result:?}: {ledger:?}");
                 assert!(!result.ret.is_empty(), "the ledger says why");
             }
+            (None, Outcome::Replaced) if !self.batch => {
+                let ledger = self.ledgers.get(&(group.clone(), task.id));
+                let held = ledger.is_some_and(|ledger| {
+                    ledger.held_until.is_some_and(|until| until > now.steady) && ledger.begun_at == ledger.last()
+                });
+                assert!(!held, "{result:?}: its client may come back and be at work on it");
+            }
             (None, Outcome::Cancelled) => {
                 let is_taken_back = self.taking_back == Some(task.id);
                 assert!(is_taken_back || task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
             }
             (None, _) => {}
+        }
+        if result.outcome == Outcome::Replaced {
+            // It may be cancelled since.
+            let by = task.spec.replaced_by().map(|by| format!("replaced by task {by}"));
+            assert!(by.is_none_or(|by| by == result.ret), "{result:?}");
+            let cancelled = task.spec.cancelled_at().is_some();
+            assert!(cancelled || task.spec.replaced_by().is_some(), "{result:?}: nothing took its place");
         }
         if result.outcome == Outcome::Exhausted {
             let most = self.max_attempts(group, task);

@@ -156,6 +156,7 @@ impl Core {
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
+        group.settle_lanes();
         let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));

@@ -19,7 +19,7 @@ use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::retry::RetryPolicy;
-use crate::task::{GroupName, Name, NewResult, Outcome, Priority, Replace, Task, TaskId, Time};
+use crate::task::{GroupName, NewResult, Outcome, Task, TaskId, Time};
 
 /// For how long a client that gives tasks back unbegun gets no others. If it is at work on others, and does so again without having
 /// finished one, it is twice as long each time: else what waits behind a long task would go back and forth.
@@ -472,12 +472,6 @@ impl Core {
             }
             _ => wait,
         };
-        // What it is only the store knows, since a restart: it may have been replaced.
-        let lane = self.groups.get(&id).and_then(|group| Some((group, group.lane_of(task)?.0)));
-        let has_next = |(group, lane): (&Group, &Name)| {
-            Replace::key_of(lane).is_some() && Priority::ALL.iter().any(|priority| group.lanes.waits(*priority, lane))
-        };
-        let wait = if lease.task.is_none() && lane.is_some_and(has_next) { Duration::ZERO } else { wait };
         let not_before = (!wait.is_zero()).then(|| now.wall.after(wait));
         let by = lease.task.as_ref().and_then(|task| task.spec.replaced_by());
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
@@ -486,7 +480,7 @@ impl Core {
         let result = NewResult { ret, attachment, not_before, ..result };
         if let Some(by) = by {
             let last = group.name.clone().map(|name| replaced(task, name, attempts.deliveries, by, now));
-            self.records.extend([NewResult { not_before: None, ..result }].into_iter().chain(last));
+            self.records.extend([result].into_iter().chain(last));
             return;
         }
         if let Some(why) = given_up {

@@ -66,6 +66,9 @@ impl Core {
         } else {
             return false;
         };
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.settle_lanes();
+        }
         self.record_replaced(id, old, attempt, by, now);
         true
     }

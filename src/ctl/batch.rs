@@ -42,9 +42,7 @@ impl When {
     fn on_the_wire(&self, now: Time) -> (i64, Option<u64>) {
         match *self {
             When::At(time) => (time.0, None),
-            When::After(duration) => {
-                (now.after(duration).0, Some(millis(duration)))
-            }
+            When::After(duration) => (now.after(duration).0, Some(millis(duration))),
             When::Unset => (0, None),
         }
     }

@@ -657,12 +657,7 @@ struct Waited {
     done: u64,
 }
 
-async fn follow_task(
-    link: &Link,
-    id: u64,
-    timeout: Option<Duration>,
-    printer: &mut Printer,
-) -> Result<Waited, Error> {
+async fn follow_task(link: &Link, id: u64, timeout: Option<Duration>, printer: &mut Printer) -> Result<Waited, Error> {
     let mut interrupt = Interrupt::watch()?.fuse();
     let mut over = match timeout {
         Some(timeout) => Delay::new(timeout).boxed().fuse(),

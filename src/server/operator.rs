@@ -660,9 +660,9 @@ impl Operator {
             Some(group) => return Err(BrokerError::from(GroupError::Unknown(group)).into()),
             None => {
                 let results = self.outcomes_of(id).await?;
-                let undone = settlements(&results)
-                    .into_iter()
-                    .filter(|(_, r)| !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected | Outcome::Replaced));
+                let undone = settlements(&results).into_iter().filter(|(_, r)| {
+                    !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected | Outcome::Replaced)
+                });
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
                 names

@@ -11,7 +11,9 @@ use contact::labels::{Labels, Selector};
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, LanePlace, OpenTask, Recovered};
-use contact::task::{Audience, ClientId, GroupName, NewResult, Outcome, Priority, Progress, Task, TaskId, Time};
+use contact::task::{
+    Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Progress, Replace, Task, TaskId, Time,
+};
 
 use super::world::Stream;
 
@@ -524,24 +526,33 @@ impl Model {
     /// Whether a limit may be why tasks of the group do not go out.
     pub(crate) fn is_limited(&self, group: &GroupName) -> bool {
         let GroupLimits { max_in_flight, max_begun, .. } = self.groups[group].limits;
-        let in_flight = self.leases.keys().filter(|(name, _)| name == group).count();
+        let leased = self.leases.keys().filter(|(name, _)| name == group).count();
+        let held_back = self.ledgers.iter().filter(|(key, ledger)| key.0 == *group && ledger.held_until.is_some());
+        let in_flight = leased + held_back.count();
         max_begun.is_some() || max_in_flight.is_some_and(|max| in_flight >= max.get() as usize)
     }
 
-    /// The others of its lane that went out and are not settled, or hold it.
-    fn others_of_lane<'a>(&'a self, group: &'a GroupName, task: &'a Task, tasks: &'a [Arc<Task>]) -> Vec<TaskId> {
-        let of_lane = tasks.iter().filter(|other| other.id != task.id && other.spec.in_lane() == task.spec.in_lane());
-        let has_place = |other: &&Arc<Task>| {
-            let key = (group.clone(), other.id);
-            let is_out = |ledger: &Ledger| !ledger.settled && ledger.last() > 0;
-            self.held.contains(&key) || self.ledgers.get(&key).is_some_and(is_out)
-        };
-        of_lane.filter(has_place).map(|other| other.id).collect()
+    /// Of each lane of a group, what went out and is not settled, or is dead and holds it.
+    fn places(&self, group: &GroupName, tasks: &[Arc<Task>]) -> HashMap<Name, Vec<TaskId>> {
+        let is_out = |ledger: &Ledger| !ledger.settled && ledger.last() > 0;
+        let out = self.ledgers.iter().filter(|(key, ledger)| key.0 == *group && is_out(ledger)).map(|(key, _)| key.1);
+        let held = self.held.iter().filter(|(name, _)| name == group).map(|(_, task)| *task);
+        let mut places: HashMap<Name, Vec<TaskId>> = HashMap::new();
+        for task in out.chain(held) {
+            if let Some(lane) = tasks[task as usize - 1].spec.in_lane() {
+                places.entry(lane.clone()).or_default().push(task);
+            }
+        }
+        places
     }
 
-    pub(crate) fn is_lane_full(&self, group: &GroupName, task: &Task, tasks: &[Arc<Task>]) -> bool {
-        let most = if task.spec.replace.is_some() { 1 } else { self.groups[group].limits.lane_max.get() as usize };
-        task.spec.in_lane().is_some() && self.others_of_lane(group, task, tasks).len() >= most
+    /// The lanes of a group in which there is no place.
+    pub(crate) fn full_lanes(&self, group: &GroupName, tasks: &[Arc<Task>]) -> BTreeSet<Name> {
+        let most = self.groups[group].limits.lane_max.get() as usize;
+        // That of a key has one place, however many others have.
+        let room = |lane: &Name| if Replace::key_of(lane).is_some() { 1 } else { most };
+        let full = self.places(group, tasks).into_iter().filter(|(lane, places)| places.len() >= room(lane));
+        full.map(|(lane, _)| lane).collect()
     }
 
     /// A group is given a task, the first time or again.
@@ -551,8 +562,8 @@ impl Model {
         let is_first = self.ledgers.get(&key).is_none_or(untouched);
         let has_place = self.held.contains(&key) || self.ledgers.get(&key).is_some_and(|ledger| ledger.last() > 0);
         if !has_place {
-            let full = self.is_lane_full(group, task, tasks);
-            assert!(!full, "{:?} of {group} goes beside {:?}", task, self.others_of_lane(group, task, tasks));
+            let full = task.spec.in_lane().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
+            assert!(!full, "{task:?} of {group} goes beside others: {:?}", self.places(group, tasks));
         }
         if is_first && task.spec.in_lane().is_some() && task.spec.not_before.is_none() {
             let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
@@ -668,6 +679,10 @@ impl Model {
             checkpoint.open.iter().flat_map(|(name, rows)| rows.values().flatten().map(move |open| (name, open)));
         for (group, open) in lists.chain(rows) {
             let Some(ledger) = self.ledgers.get(&(group.clone(), open.id)) else { continue };
+            if open.place == LanePlace::Dead {
+                assert!(self.batch || ledger.settled, "{open:?} of {group} holds its lane, and is not dead");
+                continue;
+            }
             let is_held = ledger.held_until.is_some_and(|until| until > now.steady);
             let is_known = !self.batch && !is_held && ledger.waits_until == ledger.latest;
             let waits =

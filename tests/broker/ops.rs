@@ -207,8 +207,8 @@ fn spec_of(lanes: f64, replaces: f64) -> impl Strategy<Value = Spec> {
             prop::option::weighted(replaces, prop::sample::select(&KEYS[..])),
         ),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit, lane, replace))| {
-            Spec {
+        .prop_map(
+            |(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit, lane, replace))| Spec {
                 limit,
                 lane,
                 replace,
@@ -220,8 +220,8 @@ fn spec_of(lanes: f64, replaces: f64) -> impl Strategy<Value = Spec> {
                 max_attempts,
                 retry,
                 large,
-            }
-        })
+            },
+        )
 }
 
 fn limits() -> impl Strategy<Value = LimitsChange> {

@@ -73,7 +73,8 @@ fn another_key_or_another_address_is_another_matter() {
     let one = world.join(wide("one"));
     world.leave(one);
     let rate = NewTask { replace: Some(Box::new(Replace::new("rate", None).unwrap())), ..config() };
-    let all = [config(), of_all(), rate, NewTask { to: Some(name("other")), ..config() }].map(|spec| world.submit(spec));
+    let all =
+        [config(), of_all(), rate, NewTask { to: Some(name("other")), ..config() }].map(|spec| world.submit(spec));
     let newest = world.submit(config());
     let one = world.join(wide("one"));
     // The others of the key wait for each other, whoever they are for.
@@ -218,7 +219,11 @@ fn a_hundred_thousand_that_are_replaced_while_one_runs_take_no_memory_and_no_tim
     let first = world.submit(config());
     let of = |id: TaskId| {
         let replace = Replace::new("config", None).unwrap().taken(Some(id - 1), None);
-        Arc::new(Task { id, accepted_at: world.now.wall, spec: NewTask { replace: Some(Box::new(replace)), ..config() } })
+        Arc::new(Task {
+            id,
+            accepted_at: world.now.wall,
+            spec: NewTask { replace: Some(Box::new(replace)), ..config() },
+        })
     };
     let last = first + MANY as TaskId;
     for from in (first + 1..=last).step_by(100) {

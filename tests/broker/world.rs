@@ -1060,13 +1060,14 @@ impl World {
                 continue;
             }
             assert_eq!(due, Vec::<TaskId>::new(), "tasks of {} are due, and a client has nothing to do", info.name);
+            let full = self.model.full_lanes(&info.name, &self.tasks);
             let never_went_out = |task: &&Arc<Task>| {
                 let moment = task.spec.not_before.is_none_or(|at| at <= self.now.wall);
                 let open = self.model.wants(&info.name, task) && !self.model.is_settled(&info.name, task.id);
                 moment
                     && open
                     && !self.model.went_out(&info.name, task.id)
-                    && !self.model.is_lane_full(&info.name, task, &self.tasks)
+                    && task.spec.in_lane().is_none_or(|lane| !full.contains(lane))
             };
             let new = self.tasks[..self.announced].iter().find(never_went_out);
             assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);

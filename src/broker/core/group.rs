@@ -745,6 +745,12 @@ impl Group {
             let after = cursor.unread_after().filter(|_| unread(priority) > 0 && cursor.first().is_none())?;
             Some(Backlog { limit: 1, max_bytes: 1, ..self.backlog(priority, after, head) })
         });
+        let of_lane = self.lanes.unseen().map(|(after, priority, lane)| Backlog {
+            lane: Some(lane.clone()),
+            limit: 1,
+            max_bytes: 1,
+            ..self.backlog(priority, after, head)
+        });
         let not_taken_up: u64 = Priority::ALL.into_iter().map(unread).sum::<u64>()
             + self.cursors.iter().map(LogCursor::ready_len).sum::<usize>() as u64
             + self.lanes.waiting_len();
@@ -759,7 +765,7 @@ impl Group {
             taken_up: self.taken_up.len(),
             oldest_open: self.open.oldest(),
             oldest_new: self.cursors.iter().filter_map(LogCursor::first).chain(self.lanes.oldest()).min(),
-            unseen: unseen.collect(),
+            unseen: unseen.chain(of_lane).collect(),
             rate: self.rate.per_second(now.steady),
             last_settled: self.rate.last().map(|second| now.wall_at(second)),
             held_since: self.open.held_since().map(|since| now.wall_at(since)),

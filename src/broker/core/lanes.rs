@@ -56,6 +56,8 @@ struct Queue {
     read: TaskId,
     /// This is the last of them.
     upto: TaskId,
+    /// The first of the log, and when it was accepted, if that is known.
+    oldest: Option<(TaskId, Time)>,
     /// How many of the log there are. Those among them that were taken up before their turn count until it comes.
     count: u64,
     /// The first of them.
@@ -105,6 +107,7 @@ impl Queue {
             after,
             read: after,
             upto: after,
+            oldest: None,
             count: 0,
             ready: VecDeque::new(),
             parked: BTreeSet::new(),
@@ -129,6 +132,10 @@ impl Queue {
             Some(ready) => Some(parked.map_or(ready.id, |parked| parked.min(ready.id))),
             None => parked.filter(|parked| self.count == 0 || *parked <= self.after),
         }
+    }
+
+    fn find_oldest(&mut self) {
+        self.oldest = self.ready.front().map(|task| (task.id, task.accepted_at));
     }
 
     /// Keeps no texts.
@@ -226,10 +233,20 @@ impl Lanes {
         queues.filter(|queue| queue.count > 0).map(|queue| queue.after).min().unwrap_or(TaskId::MAX)
     }
 
-    /// The oldest task of the log that is in a queue, of those in memory.
+    /// The oldest task of the log that is in a queue, of those that are known.
     pub(super) fn oldest(&self) -> Option<(TaskId, Time)> {
         let queues = self.turns.iter().flat_map(|turns| turns.queues.values());
-        queues.filter_map(|queue| queue.ready.front()).map(|task| (task.id, task.accepted_at)).min()
+        queues.filter(|queue| queue.count > 0).filter_map(|queue| queue.oldest).min()
+    }
+
+    /// The lane and priority of which it is not known which is the oldest, and that begins before all others of these: after which
+    /// task.
+    pub(super) fn unseen(&self) -> Option<(TaskId, Priority, &Name)> {
+        let queues = Priority::ALL.into_iter().zip(&self.turns).flat_map(|(priority, turns)| {
+            let unknown = turns.queues.iter().filter(|(_, queue)| queue.count > 0 && queue.oldest.is_none());
+            unknown.map(move |(lane, queue)| (queue.after, priority, lane))
+        });
+        queues.min()
     }
 
     /// The task behind which this one stands in its queue, if that is known.
@@ -249,7 +266,7 @@ impl Lanes {
         let turns = &mut self.turns[task.spec.priority as usize];
         let queue = turns.queues.entry(lane.clone()).or_insert_with(|| Queue::new(task.id - 1));
         if queue.count == 0 {
-            (queue.after, queue.read) = (task.id - 1, task.id - 1);
+            (queue.after, queue.read, queue.oldest) = (task.id - 1, task.id - 1, Some((task.id, task.accepted_at)));
         }
         let fits = self.bytes < if is_full { room / 2 } else { room };
         if !queue.has_more() && queue.standing != Standing::Reading && queue.ready.len() < AHEAD && fits {
@@ -355,6 +372,7 @@ impl Lanes {
                 let task = queue.ready.pop_front()?;
                 self.bytes -= task.spec.bytes();
                 (queue.after, queue.count) = (first, queue.count - 1);
+                queue.find_oldest();
                 Next::New(lane.clone(), task)
             };
             self.enter(&lane, first);
@@ -420,6 +438,7 @@ impl Lanes {
             queue.ready.push_back(Arc::new(task));
         }
         queue.read = queue.read.max(scanned);
+        queue.find_oldest();
         if scanned >= queue.upto {
             // Others were removed from the store.
             queue.count = queue.ready.len() as u64;
@@ -442,6 +461,7 @@ impl Lanes {
                 !goes
             });
             queue.count -= (before - queue.ready.len()) as u64;
+            queue.find_oldest();
         }
     }
 

@@ -403,6 +403,9 @@ impl OpenTasks {
 
     /// A task that is in a lane is put into a place after this, or is settled.
     pub(super) fn enter_lane(&mut self, task: TaskId, lane: Name, place: LanePlace) {
+        if self.is_dead(task) {
+            self.kept.left(task);
+        }
         self.lanes.insert(task, (lane, place));
         self.left.push(task);
     }

@@ -357,7 +357,7 @@ impl Replace {
         Replace::key_of(&self.lane).unwrap_or_default()
     }
 
-    /// See [`NewTask::in_lane`].
+    /// See [`NewTask::waits_in`].
     pub fn lane(&self) -> &Name {
         &self.lane
     }
@@ -516,14 +516,9 @@ impl NewTask {
         }
     }
 
-    /// The lane that it is in: that which it names, or that of the key by which it replaces others.
-    pub fn in_lane(&self) -> Option<&Name> {
-        self.lane.as_ref().or_else(|| Some(&self.replace.as_ref()?.lane))
-    }
-
-    /// The lane that it waits in. What was replaced waits for nothing: nobody is given it.
+    /// The lane that it waits in: that which it names, or that of the key by which it replaces others.
     pub fn waits_in(&self) -> Option<&Name> {
-        self.in_lane().filter(|_| self.replaced_by().is_none())
+        self.lane.as_ref().or_else(|| Some(&self.replace.as_ref()?.lane))
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for

@@ -85,7 +85,7 @@ pub(super) fn lanes_of(reader: &mut dyn Reader, replay: &[TaskResult]) -> Result
     let mut lanes = BTreeMap::new();
     for ids in tasks.into_iter().collect::<Vec<_>>().chunks(LANES_AT_ONCE) {
         let tasks = reader.tasks_by_id(ids)?;
-        lanes.extend(tasks.into_iter().filter_map(|task| Some((task.id, task.spec.in_lane()?.clone()))));
+        lanes.extend(tasks.into_iter().filter_map(|task| Some((task.id, task.spec.waits_in()?.clone()))));
     }
     Ok(lanes)
 }

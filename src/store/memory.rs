@@ -371,7 +371,7 @@ impl Reader for Memory {
             .iter()
             .take_while(|t| t.id <= backlog.upto)
             .filter(|t| t.spec.priority == backlog.priority)
-            .filter(|t| backlog.lane.is_none() || t.spec.in_lane() == backlog.lane.as_ref())
+            .filter(|t| backlog.lane.is_none() || t.spec.waits_in() == backlog.lane.as_ref())
             .filter(|t| match &t.spec.to {
                 None => t.id > backlog.broadcast_after,
                 to => *to == backlog.group,

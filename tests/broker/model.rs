@@ -539,7 +539,7 @@ impl Model {
         let held = self.held.iter().filter(|(name, _)| name == group).map(|(_, task)| *task);
         let mut places: HashMap<Name, Vec<TaskId>> = HashMap::new();
         for task in out.chain(held) {
-            if let Some(lane) = tasks[task as usize - 1].spec.in_lane() {
+            if let Some(lane) = tasks[task as usize - 1].spec.waits_in() {
                 places.entry(lane.clone()).or_default().push(task);
             }
         }
@@ -562,12 +562,13 @@ impl Model {
         let is_first = self.ledgers.get(&key).is_none_or(untouched);
         let has_place = self.held.contains(&key) || self.ledgers.get(&key).is_some_and(|ledger| ledger.last() > 0);
         if !has_place {
-            let full = task.spec.in_lane().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
+            let full = task.spec.waits_in().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
             assert!(!full, "{task:?} of {group} goes beside others: {:?}", self.places(group, tasks));
         }
-        if is_first && task.spec.in_lane().is_some() && task.spec.not_before.is_none() {
+        if is_first && task.spec.waits_in().is_some() && task.spec.not_before.is_none() {
             let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
-                let of_lane = (other.spec.in_lane(), other.spec.priority) == (task.spec.in_lane(), task.spec.priority);
+                let of_lane =
+                    (other.spec.waits_in(), other.spec.priority) == (task.spec.waits_in(), task.spec.priority);
                 let ledger = || self.ledgers.get(&(group.clone(), other.id));
                 let could_go = other.spec.not_before.is_none() && other.spec.expires_at.is_none();
                 of_lane && could_go && self.wants(group, other) && ledger().is_none_or(untouched)
@@ -642,7 +643,7 @@ impl Model {
         }
         let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
         *lowest = task.spec.priority.max(*lowest);
-        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.in_lane().is_none() {
+        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.waits_in().is_none() {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         if attempt == 1
@@ -715,7 +716,7 @@ impl Model {
                 let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
                 let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
                 let ledger = || self.ledgers.get(&(group.clone(), task.id));
-                let in_lane = spec.in_lane().is_some();
+                let in_lane = spec.waits_in().is_some();
                 spec.priority < *lowest
                     && in_time
                     && !in_lane

@@ -1067,7 +1067,7 @@ impl World {
                 moment
                     && open
                     && !self.model.went_out(&info.name, task.id)
-                    && task.spec.in_lane().is_none_or(|lane| !full.contains(lane))
+                    && task.spec.waits_in().is_none_or(|lane| !full.contains(lane))
             };
             let new = self.tasks[..self.announced].iter().find(never_went_out);
             assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);

@@ -92,12 +92,16 @@ impl Core {
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
+        let was_read = page.is_some();
         let page = page.and_then(|page| self.as_of_now(id, query, page));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             match &query.lane {
                 Some(lane) => group.lanes.read(query.priority, lane, None),
                 None => group.cursor_mut(query.priority).set_fetching(false),
+            }
+            if was_read {
+                return self.dispatch(id, now);
             }
             return self.wake_group_at(id, now.steady.after(READ_AGAIN));
         };

@@ -580,11 +580,18 @@ impl Group {
         true
     }
 
+    /// The lane in whose queue a task is to wait to which the cursor comes. One whose place was taken waits only behind others.
+    fn queue_of<'a>(&self, task: &'a Task) -> Option<&'a Name> {
+        let lane = task.spec.waits_in()?;
+        let waits = task.spec.replaced_by().is_none() || self.lanes.has_queued(task.spec.priority, lane);
+        waits.then_some(lane)
+    }
+
     /// Puts into their queues what the cursor comes to and is in lanes, up to what is in none.
     pub(super) fn sort(&mut self, priority: Priority) {
         let room = self.page_room();
         while self.leased
-            && let Some(lane) = self.cursor(priority).next().and_then(|task| task.spec.waits_in()).cloned()
+            && let Some(lane) = self.cursor(priority).next().and_then(|task| self.queue_of(task)).cloned()
             && self.lanes.has_room(priority, &lane, Page::tasks(room))
             && let Some(task) = self.cursor_mut(priority).pop()
         {
@@ -618,7 +625,7 @@ impl Group {
 
     /// What is in no lane, or in one that finds no room.
     fn is_next_in_lane(&self, priority: Priority) -> bool {
-        self.leased && self.cursor(priority).next().is_some_and(|task| task.spec.waits_in().is_some())
+        self.leased && self.cursor(priority).next().is_some_and(|task| self.queue_of(task).is_some())
     }
 
     // ---- tasks are taken up

@@ -210,6 +210,11 @@ impl Lanes {
         self.turns[priority as usize].queues.contains_key(lane)
     }
 
+    /// Whether any task of the log waits in that queue.
+    pub(super) fn has_queued(&self, priority: Priority, lane: &Name) -> bool {
+        self.turns[priority as usize].queues.get(lane).is_some_and(|queue| queue.count > 0)
+    }
+
     /// Whether the task of the log is in a queue.
     pub(super) fn is_waiting(&self, task: &Task) -> bool {
         let queue = task.spec.waits_in().and_then(|lane| self.turns[task.spec.priority as usize].queues.get(lane));

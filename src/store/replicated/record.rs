@@ -115,7 +115,7 @@ fn has_lanes(kind: &Kind) -> bool {
     let (Kind::Batch(batch) | Kind::State(batch)) = kind else { return false };
     let limits = |group: &GroupState| !group.limits.is_default() || !group.lanes.is_empty();
     let mut open = batch.open.values().flat_map(|rows| rows.values().flatten());
-    batch.tasks.iter().any(|task| task.spec.in_lane().is_some())
+    batch.tasks.iter().any(|task| task.spec.waits_in().is_some())
         || batch.groups.values().any(limits)
         || open.any(|task| task.lane.is_some())
 }

@@ -224,8 +224,8 @@ impl Rare {
 }
 
 impl Rare {
-    /// See [`NewTask::in_lane`].
-    fn in_lane(&self) -> Option<String> {
+    /// See [`NewTask::waits_in`].
+    fn waits_in(&self) -> Option<String> {
         let replace = || Some(Replace::new(&self.replace.as_ref()?.0, None).ok()?.lane().to_string());
         self.lane.clone().or_else(replace)
     }
@@ -349,13 +349,13 @@ impl TaskChunk {
 
     /// The lanes of its tasks, each once, and where these are noted.
     pub(super) fn lanes(&self) -> (BTreeSet<String>, &str, i64) {
-        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.in_lane()).collect();
+        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.waits_in()).collect();
         (lanes, self.target.as_ref().map_or("", GroupName::as_str), priority_number(self.priority))
     }
 
     /// Whether the task at this place is in a lane.
     pub(super) fn is_in(&self, at: usize, lane: &str) -> bool {
-        self.heads[at].3.as_ref().is_some_and(|rare| rare.in_lane().as_deref() == Some(lane))
+        self.heads[at].3.as_ref().is_some_and(|rare| rare.waits_in().as_deref() == Some(lane))
     }
 
     /// Which of its tasks were changed.
@@ -487,7 +487,7 @@ fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Re
 
 /// Notes which lanes there are in a chunk.
 fn keep_lanes(change: &Transaction<'_>, chunk: &[&Arc<Task>]) -> rusqlite::Result<()> {
-    let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.in_lane()?.as_str())).collect();
+    let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.waits_in()?.as_str())).collect();
     if lanes.is_empty() {
         return Ok(());
     }

@@ -219,63 +219,79 @@ impl Core {
 
     /// Takes up the next task that is to go out, with its deliveries so far.
     fn next_task(&mut self, id: GroupId, now: Now) -> Option<(Arc<Task>, Attempts)> {
-        for priority in Priority::ALL {
-            loop {
-                if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
-                    // If others went out meanwhile, no session would ever be idle.
-                    return None;
-                }
-                self.look_ahead(id, priority);
-                let group = self.groups.get_mut(&id)?;
-                let taken = group.take_next(priority, &mut self.texts);
-                self.read_lanes(id, priority);
-                let group = self.groups.get_mut(&id)?;
-                let Some(Taken { task, attempts, is_new }) = taken else {
-                    if group.lanes.is_reading(priority) {
+        // What is settled here leaves its place in its lane to one of any priority.
+        'again: loop {
+            for priority in Priority::ALL {
+                loop {
+                    if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
+                        // If others went out meanwhile, no session would ever be idle.
                         return None;
                     }
-                    // What is read and was not taken waits for room among the lanes.
-                    if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
-                        break;
-                    }
-                    if self.read_ahead(id, priority) {
+                    self.look_ahead(id, priority);
+                    let group = self.groups.get_mut(&id)?;
+                    let taken = group.take_next(priority, &mut self.texts);
+                    self.read_lanes(id, priority);
+                    let group = self.groups.get_mut(&id)?;
+                    let Some(Taken { task, attempts, is_new }) = taken else {
+                        if group.lanes.is_reading(priority) {
+                            return None;
+                        }
+                        // What is read and was not taken waits for room among the lanes.
+                        if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
+                            break;
+                        }
+                        if self.read_ahead(id, priority) {
+                            continue;
+                        }
+                        // The tasks of its backlog go before those of the next priority: wait for them.
+                        return None;
+                    };
+                    let in_lane = task.spec.waits_in().is_some();
+                    // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
+                    if is_new && let Some(why) = group.why_not(&task) {
+                        let name = group.name.clone();
+                        self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
+                        if in_lane {
+                            continue 'again;
+                        }
                         continue;
                     }
-                    // The tasks of its backlog go before those of the next priority: wait for them.
-                    return None;
-                };
-                // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
-                if is_new && let Some(why) = group.why_not(&task) {
-                    let name = group.name.clone();
-                    self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
-                    continue;
-                }
-                if let Some(moment) = still_to_come(&task, attempts, now) {
-                    group.gives_up_place(&task);
-                    group.open.delay(task.id, Due::At(moment), attempts);
-                    self.checkpoints.delayed(now.steady);
-                    continue;
-                }
-                if let Some(outcome) = task.spec.over(now.wall) {
-                    match task.spec.replaced_by() {
-                        Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
-                        None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
+                    if let Some(moment) = still_to_come(&task, attempts, now) {
+                        group.gives_up_place(&task);
+                        group.open.delay(task.id, Due::At(moment), attempts);
+                        self.checkpoints.delayed(now.steady);
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
                     }
-                    continue;
+                    if let Some(outcome) = task.spec.over(now.wall) {
+                        match task.spec.replaced_by() {
+                            Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
+                            None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
+                        }
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
+                    }
+                    // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
+                    if let Some(why) = self.given_up(id, &task, attempts) {
+                        let group = self.groups.get(&id)?.name.clone();
+                        let result =
+                            outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
+                        self.records.push(NewResult { ret: why.into_owned(), ..result });
+                        self.groups.get_mut(&id)?.dies(task.id);
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
+                    }
+                    return Some((task, attempts));
                 }
-                // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
-                if let Some(why) = self.given_up(id, &task, attempts) {
-                    let group = self.groups.get(&id)?.name.clone();
-                    let result =
-                        outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
-                    self.records.push(NewResult { ret: why.into_owned(), ..result });
-                    self.groups.get_mut(&id)?.dies(task.id);
-                    continue;
-                }
-                return Some((task, attempts));
             }
+            return None;
         }
-        None
     }
 
     /// Reads on while there are lanes whose next tasks may stand further on in the log: what is read goes into their queues.

@@ -596,7 +596,8 @@ impl Group {
             && let Some(task) = self.cursor_mut(priority).pop()
         {
             self.changed = true;
-            if !self.taken_up.remove(&task.id) {
+            // What was taken up before its turn counts in a queue that reaches beyond it: it is read again with that.
+            if self.lanes.has_queued(priority, &lane) || !self.taken_up.remove(&task.id) {
                 let is_full = self.is_lane_full(&lane);
                 self.lanes.push(&lane, task, is_full, room);
             }

@@ -155,6 +155,9 @@ impl Core {
 
     /// Gives the group's tasks to its sessions as long as there are both.
     pub(super) fn dispatch(&mut self, id: GroupId, now: Now) {
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.settle_lanes();
+        }
         if let Some(waiting) = &mut self.held {
             waiting.insert(id);
             return;

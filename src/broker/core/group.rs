@@ -596,11 +596,9 @@ impl Group {
             && let Some(task) = self.cursor_mut(priority).pop()
         {
             self.changed = true;
-            // What was taken up before its turn counts in a queue that reaches beyond it: it is read again with that.
-            if self.lanes.has_queued(priority, &lane) || !self.taken_up.remove(&task.id) {
-                let is_full = self.is_lane_full(&lane);
-                self.lanes.push(&lane, task, is_full, room);
-            }
+            // What was taken up already goes into its queue, too: it is read again from there.
+            let is_full = self.is_lane_full(&lane);
+            self.lanes.push(&lane, task, is_full, room);
         }
     }
 
@@ -610,7 +608,11 @@ impl Group {
         while let Some(next) = self.lanes.next(priority, most, room) {
             self.changed = true;
             match next {
-                Next::New(lane, task) if self.taken_up.remove(&task.id) => self.lanes.leave(&lane, task.id),
+                Next::New(lane, task) if self.taken_up.remove(&task.id) => {
+                    if self.open.lane_of(task.id).is_none() {
+                        self.lanes.leave(&lane, task.id);
+                    }
+                }
                 Next::New(lane, task) => {
                     self.open.enter_lane(task.id, lane, LanePlace::Taken);
                     return Some(Taken { task, attempts: Attempts::default(), is_new: true });

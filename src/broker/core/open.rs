@@ -611,9 +611,9 @@ impl OpenTasks {
             return Err(format!("task {} is open in two places", twice[0]));
         }
         self.kept.check(|task| ids.binary_search(&task).is_ok() || self.is_dead(task))?;
-        if let Some((task, _)) =
-            self.lanes.iter().find(|(task, _)| self.is_dead(**task) == ids.binary_search(task).is_ok())
-        {
+        let is_wrong =
+            |task: &&TaskId| self.is_dead(**task) == ids.binary_search(*task).is_ok() && !self.left.contains(*task);
+        if let Some(task) = self.lanes.keys().find(is_wrong) {
             return Err(format!("task {task} is in a lane and settled, or dead and open"));
         }
         let deadlines = self.leases.iter().map(|(task, lease)| (lease.deadline, *task)).collect::<BTreeSet<_>>();

@@ -205,7 +205,7 @@ fn get(rig: &Rig, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 /// All routes but `/api/events`, which does not end.
-const ROUTES: [(&str, &str, &str); 32] = [
+const ROUTES: [(&str, &str, &str); 33] = [
     ("GET", "/", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/api/state", "read"),

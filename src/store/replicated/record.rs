@@ -225,8 +225,8 @@ mod tests {
     use crate::run::{self, Run, TargetState};
     use crate::store::{Dialled, Drain, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
     use crate::task::{
-        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
-        Time, TimeLimit,
+        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status, Submitter,
+        Task, TaskResult, Time, TimeLimit,
     };
 
     fn name(name: &str) -> Name {

@@ -230,7 +230,7 @@ impl TargetState {
             Outcome::Done => Some(TargetState::Done),
             Outcome::Failed | Outcome::Exhausted | Outcome::Dropped => Some(TargetState::Failed),
             Outcome::Expired => Some(TargetState::Expired),
-            Outcome::Cancelled => Some(TargetState::Cancelled),
+            Outcome::Cancelled | Outcome::Replaced => Some(TargetState::Cancelled),
             _ => None,
         }
     }

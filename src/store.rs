@@ -45,7 +45,7 @@ mod writer;
 pub use backend::{
     Backend, Backlog, BacklogPage, Batch, Checkpoint, ChunkOfTasks, Dialled, Drain, Floors, GroupState, Keyed,
     KnownClient, LanePlace, Newest, OpenReader, OpenRows, OpenTask, PAGE_BYTES, Positions, Reader, Recovered,
-    Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, WaitingLane,
+    Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Slot, WaitingLane,
 };
 pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;

@@ -131,8 +131,12 @@ pub enum NameOf {
     To,
     /// A task's idempotency key. Programs choose it, and nobody joins by it.
     Key,
+    /// What tasks have in common that take each other's place.
+    Replace,
     /// A task's lane. Programs choose it, too.
     Lane,
+    /// A lane as it is kept, which may be that of a key: see [`Replace`].
+    KeptLane,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
@@ -143,7 +147,7 @@ impl NameOf {
     /// Whether everybody has to be able to read it, and to type it again.
     fn is_read(self) -> bool {
         match self {
-            NameOf::Group | NameOf::Key | NameOf::Lane => false,
+            NameOf::Group | NameOf::Key | NameOf::Replace | NameOf::Lane | NameOf::KeptLane => false,
             NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
         }
     }
@@ -155,7 +159,8 @@ impl fmt::Display for NameOf {
             NameOf::Group => "the group",
             NameOf::To => "the group in `to`",
             NameOf::Key => "the key",
-            NameOf::Lane => "the lane",
+            NameOf::Replace => "the key in `replace`",
+            NameOf::Lane | NameOf::KeptLane => "the lane",
             NameOf::ClientOrGroup => "an id or a group",
             NameOf::Metadata => "it",
         })
@@ -180,6 +185,9 @@ impl Name {
 
     /// Checks a name; the error says what it was to be the name of.
     pub fn new(of: NameOf, name: &str) -> Result<Name, NameError> {
+        if let (NameOf::KeptLane, Some(key)) = (of, name.strip_prefix(Replace::MARK)) {
+            return Replace::lane_of(key);
+        }
         // What nearly all are, told at a glance: one is checked for each task that is accepted.
         let plain = name.bytes().all(|byte| byte.is_ascii_graphic());
         let rule = if name.is_empty() || name.len() > Name::MAX {
@@ -306,8 +314,83 @@ pub struct NewTask {
     pub by: Option<Arc<Submitter>>,
     /// How long work on it may take; `None`: as long as it takes. Its client sees to it.
     pub time_limit: Option<TimeLimit>,
+    /// It takes the place of the one before it; `None`: of none.
+    pub replace: Option<Box<Replace>>,
     /// What it has to do with, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time.
     pub lane: Option<Name>,
+}
+
+/// That a task takes the place of the newest one with the same key and the same address, where that has not begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replace {
+    /// Only one task with the key is with a client of a group at a time: it is a lane of one, of this name.
+    lane: Name,
+    /// It waits until nothing newer has come for a while.
+    pub quiet: Option<Quiet>,
+    /// The task whose place it took, known when it is accepted. `None`: there was none, or that was over.
+    pub replaces: Option<TaskId>,
+    /// The task that took its own place. Then [`expires_at`](NewTask::expires_at) says when, as of a cancelled one.
+    pub by: Option<TaskId>,
+}
+
+impl Replace {
+    /// No lane that somebody names begins with it.
+    const MARK: char = '\u{1}';
+
+    /// By this key, and nothing taken yet.
+    pub fn new(key: &str, quiet: Option<Quiet>) -> Result<Replace, NameError> {
+        Ok(Replace { lane: Replace::lane_of(key)?, quiet, replaces: None, by: None })
+    }
+
+    /// The same, when it took the place of that task, and that task its own.
+    pub fn taken(self, replaces: Option<TaskId>, by: Option<TaskId>) -> Replace {
+        Replace { replaces, by, ..self }
+    }
+
+    fn lane_of(key: &str) -> Result<Name, NameError> {
+        let key = Name::new(NameOf::Replace, key)?;
+        Ok(Name(format!("{}{key}", Replace::MARK).into()))
+    }
+
+    /// What the tasks have in common, beside the groups that they are for.
+    pub fn key(&self) -> &str {
+        Replace::key_of(&self.lane).unwrap_or_default()
+    }
+
+    /// See [`NewTask::waits_in`].
+    pub fn lane(&self) -> &Name {
+        &self.lane
+    }
+
+    /// The key whose lane that is; `None`: somebody named it.
+    pub fn key_of(lane: &Name) -> Option<&str> {
+        lane.as_str().strip_prefix(Replace::MARK)
+    }
+
+    /// What it takes in memory, in bytes.
+    pub fn size(&self) -> usize {
+        size_of::<Replace>() + self.lane.as_str().len()
+    }
+}
+
+/// For how long nothing newer is to come before a task is given out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quiet {
+    /// For so many milliseconds.
+    pub millis: u64,
+    /// But so many after the first of those that came one after another; `None`: however long they come.
+    pub most_millis: Option<u64>,
+    /// When that first one was accepted, known when this is.
+    pub since: Time,
+}
+
+impl Quiet {
+    /// When a task may be given out that was accepted at that time.
+    pub fn until(self, accepted_at: Time) -> Time {
+        let after = |time: Time, millis| time.after(std::time::Duration::from_millis(millis));
+        let until = after(accepted_at, self.millis);
+        self.most_millis.map_or(until, |most| until.min(after(self.since, most)))
+    }
 }
 
 /// How long work on a task may take, from when it begins.
@@ -381,6 +464,7 @@ impl Task {
             by,
             audience,
             time_limit,
+            replace,
             lane,
         } = &self.spec;
         let spec = NewTask {
@@ -396,6 +480,7 @@ impl Task {
             by: by.clone(),
             audience: audience.clone(),
             time_limit: *time_limit,
+            replace: replace.clone(),
             lane: lane.clone(),
         };
         Task { spec, ..*self }
@@ -419,6 +504,7 @@ impl NewTask {
             + self.key.as_ref().map_or(0, String::len)
             + self.lane.as_ref().map_or(0, |lane| lane.as_str().len())
             + self.audience.as_ref().map_or(0, |audience| audience.size())
+            + self.replace.as_ref().map_or(0, |replace| replace.size())
     }
 
     /// Whether it names this group. `None`: it names none, and is for all, or for those whose labels match.
@@ -430,9 +516,9 @@ impl NewTask {
         }
     }
 
-    /// The lane that it waits in.
+    /// The lane that it waits in: that which it names, or that of the key by which it replaces others.
     pub fn waits_in(&self) -> Option<&Name> {
-        self.lane.as_ref()
+        self.lane.as_ref().or_else(|| Some(&self.replace.as_ref()?.lane))
     }
 
     /// What stands in [`expires_at`](NewTask::expires_at) of a task that was cancelled at that time. So it is over for
@@ -443,18 +529,45 @@ impl NewTask {
 
     /// When it was cancelled, if it was.
     pub fn cancelled_at(&self) -> Option<Time> {
+        self.ended_at().filter(|_| self.replaced_by().is_none())
+    }
+
+    /// When it was cancelled, or replaced.
+    fn ended_at(&self) -> Option<Time> {
         self.expires_at.filter(|at| at.0 < 0).map(|at| Time(at.0.saturating_neg()))
     }
 
-    /// When it is over, or was: it expires then, or was cancelled.
+    /// When it is over, or was: it expires then, or was cancelled or replaced.
     pub fn over_at(&self) -> Option<Time> {
-        self.cancelled_at().or(self.expires_at)
+        self.ended_at().or(self.expires_at)
+    }
+
+    /// The task that took its place, wherever it had not begun.
+    pub fn replaced_by(&self) -> Option<TaskId> {
+        self.replace.as_ref()?.by
+    }
+
+    /// The task whose place it took.
+    pub fn replaces(&self) -> Option<TaskId> {
+        self.replace.as_ref()?.replaces
+    }
+
+    /// That task took its place then. It has a key to be replaced by, or nothing could have.
+    pub fn set_replaced(&mut self, by: TaskId, at: Time) {
+        if let Some(replace) = &mut self.replace {
+            replace.by = Some(by);
+            self.expires_at = Some(NewTask::cancelled(at));
+        }
     }
 
     /// What came of it, if it is over for groups that have not settled it.
     pub fn over(&self, now: Time) -> Option<Outcome> {
         let over = self.expires_at.is_some_and(|at| at <= now);
-        let outcome = if self.cancelled_at().is_some() { Outcome::Cancelled } else { Outcome::Expired };
+        let outcome = match (self.replaced_by(), self.cancelled_at()) {
+            (Some(_), _) => Outcome::Replaced,
+            (None, Some(_)) => Outcome::Cancelled,
+            (None, None) => Outcome::Expired,
+        };
         over.then_some(outcome)
     }
 }
@@ -502,6 +615,8 @@ pub enum Outcome {
     Released = 11,
     /// Not for this group: its labels did not match when it came to the task.
     NotSelected = 12,
+    /// Another task took its place before it began.
+    Replaced = 13,
 }
 
 /// The name of the value in `proto/control.proto`, which is its name in JSON, too.
@@ -513,7 +628,7 @@ impl fmt::Display for Outcome {
 
 impl Outcome {
     /// All of them, each at its number.
-    pub const ALL: [Outcome; 13] = [
+    pub const ALL: [Outcome; 14] = [
         Outcome::Done,
         Outcome::Retry,
         Outcome::Failed,
@@ -527,6 +642,7 @@ impl Outcome {
         Outcome::Dropped,
         Outcome::Released,
         Outcome::NotSelected,
+        Outcome::Replaced,
     ];
 
     /// The outcome with that number.
@@ -537,7 +653,7 @@ impl Outcome {
     /// Whether the group is through with the task.
     pub fn settles(self) -> bool {
         use Outcome::*;
-        matches!(self, Done | Failed | Exhausted | Expired | Cancelled | NotSelected)
+        matches!(self, Done | Failed | Exhausted | Expired | Cancelled | NotSelected | Replaced)
     }
 
     /// Whether the task was given up.
@@ -688,7 +804,7 @@ mod tests {
     #[test]
     fn any_bytes_are_a_name_or_are_refused_in_a_sentence() {
         crate::fuzz::any_text(&["workers", "工人", "web-1/worker 3", "e\u{301}"], 4096, |text| {
-            for of in READ.into_iter().chain([NameOf::Group, NameOf::Key]) {
+            for of in READ.into_iter().chain([NameOf::Group, NameOf::Key, NameOf::Replace]) {
                 match Name::new(of, text) {
                     Err(why) => assert!(why.to_string().len() <= 256, "{why}"),
                     Ok(name) => {

@@ -10,6 +10,7 @@
 mod lanes;
 mod model;
 mod ops;
+mod replacing;
 mod runs;
 mod world;
 
@@ -2927,6 +2928,11 @@ proptest! {
 
     #[test]
     fn any_life_ends_with_every_task_settled_once((config, eager, ops) in ops::life(80)) {
+        ops::live(config, eager, &ops);
+    }
+
+    #[test]
+    fn any_life_of_replacement_gives_the_newest_out_and_nothing_beside_it((config, eager, ops) in ops::life_of_replacement(80)) {
         ops::live(config, eager, &ops);
     }
 

@@ -14,6 +14,7 @@ mod lists;
 mod named;
 mod output;
 mod process;
+mod replacing;
 mod runs;
 #[cfg(target_os = "linux")]
 mod slow;

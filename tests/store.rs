@@ -1,6 +1,6 @@
 //! What the store promises: of SQLite, of its twin in memory, and of a store whose truth is a log that several servers share.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
@@ -213,6 +213,17 @@ fn open_task(id: TaskId, deliveries: u32) -> OpenTask {
     OpenTask { id, attempts, not_before: (id > 100).then_some(Time(99)), lane, place }
 }
 
+/// Until the clock shows more than that.
+fn wait_until(at: Time) {
+    while Time::now() <= at {
+        thread::yield_now();
+    }
+}
+
+fn replacing(key: &str) -> Replace {
+    Replace::new(key, None).unwrap()
+}
+
 fn backlog(group: Option<&str>, priority: Priority) -> Backlog {
     Backlog {
         group: group.map(name),
@@ -393,6 +404,7 @@ for_each! {
             audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
             lane: Some(name("租户 7")),
+            replace: Some(Box::new(replacing("k"))),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -426,6 +438,66 @@ for_each! {
         let (_store, handle) = place.start();
         assert_eq!(submit(&handle, vec![keyed("a"), keyed("d")]).ids, [1, 5]);
         assert_eq!(handle.reader().unwrap().tasks(0, 10).unwrap().len(), 5);
+    }
+
+    fn a_task_takes_the_place_of_the_newest_with_its_key_and_address(place) {
+        let (store, handle) = place.start();
+        let of = |key: &str, to: Option<&str>| NewTask { to: to.map(name), replace: Some(Box::new(replacing(key))), ..task("x") };
+        let keyed_of = |to| NewTask { key: Some("once".into()), ..of("k", to) };
+        submit(&handle, vec![of("k", Some("g")), of("k", None), of("other", Some("g")), task("x"), of("k", Some("g"))]);
+        submit(&handle, vec![keyed_of(Some("g"))]);
+        let stands = |handle: &Handle, id: TaskId| {
+            let task = handle.reader().unwrap().tasks_by_id(&[id]).unwrap().remove(0);
+            let at = task.spec.over_at().is_some_and(|at| at >= task.accepted_at);
+            (task.spec.replaces(), task.spec.replaced_by(), at)
+        };
+        assert_eq!([1, 5, 6].map(|id| stands(&handle, id)), [(None, Some(5), true), (Some(1), Some(6), true), (Some(5), None, false)]);
+        assert_eq!([2, 3, 4].map(|id| stands(&handle, id)), [(None, None, false); 3], "nothing else changes");
+        store.close().unwrap();
+        let (_store, handle) = place.start();
+        submit(&handle, vec![of("k", Some("g"))]);
+        assert_eq!((stands(&handle, 6), stands(&handle, 7)), ((Some(5), Some(7), true), (Some(6), None, false)));
+        assert_eq!(submit(&handle, vec![keyed_of(Some("g"))]).known, [0], "the same task again is that task");
+        assert_eq!(stands(&handle, 7).1, None, "and replaces nothing twice");
+    }
+
+    fn what_is_over_or_settled_is_not_replaced_and_what_is_not_accepted_replaces_nothing(place) {
+        let (_store, handle) = place.start();
+        let of = |to: &str| NewTask { to: Some(name(to)), replace: Some(Box::new(replacing("k"))), ..task("x") };
+        let replaces = |id: TaskId| handle.reader().unwrap().tasks_by_id(&[id]).unwrap()[0].spec.replaces();
+        submit(&handle, vec![of("a"), of("b"), NewTask { expires_at: Some(Time::now()), ..of("c") }, of("d"), keyed("taken")]);
+        block_on(handle.cancel(1, Time::now())).unwrap();
+        handle.record(vec![result(2, Some("b"), Outcome::Done)]);
+        submit(&handle, vec![of("a"), of("b"), of("c")]);
+        assert_eq!([6, 7, 8].map(replaces), [None; 3]);
+        let refused = vec![of("d"), of("d"), NewTask { text: "other".into(), ..keyed("taken") }];
+        assert_eq!(submit(&handle, refused).reused.len(), 1);
+        assert_eq!(handle.reader().unwrap().tasks_by_id(&[4]).unwrap()[0].spec.replaced_by(), None);
+        submit(&handle, vec![of("d")]);
+        assert_eq!(replaces(9), Some(4));
+    }
+
+    fn what_waits_for_quiet_waits_on_for_each_newer_one_and_at_most_so_long_after_the_first(place) {
+        let (_store, handle) = place.start();
+        let of = |millis, most_millis| {
+            let quiet = Quiet { millis, most_millis, since: Time::default() };
+            NewTask { replace: Some(Box::new(Replace::new("k", Some(quiet)).unwrap())), ..task("x") }
+        };
+        let read = |id: TaskId| handle.reader().unwrap().tasks_by_id(&[id]).unwrap().remove(0);
+        let wait = |task: &Task| task.spec.not_before.unwrap().since(task.accepted_at);
+        let since = |task: &Task| task.spec.replace.as_ref().unwrap().quiet.unwrap().since;
+        submit(&handle, vec![of(60_000, None)]);
+        submit(&handle, vec![of(60_000, Some(60_000))]);
+        let (first, second) = (read(1), read(2));
+        assert_eq!((wait(&first), since(&first)), (Duration::from_secs(60), first.accepted_at));
+        assert_eq!((second.spec.replaces(), since(&second)), (Some(1), first.accepted_at), "of one burst");
+        assert_eq!(second.spec.not_before, Some(first.accepted_at.after(Duration::from_secs(60))));
+        // What was quiet for long enough begins anew.
+        submit(&handle, vec![of(1, None)]);
+        wait_until(read(3).spec.not_before.unwrap());
+        submit(&handle, vec![of(60_000, Some(90_000))]);
+        let last = read(4);
+        assert_eq!((last.spec.replaces(), since(&last)), (Some(3), last.accepted_at));
     }
 
     fn a_known_key_in_another_trace_is_known(place) {
@@ -1145,6 +1217,10 @@ impl Backend for Failing {
         self.rows.find_key(key)
     }
 
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        self.rows.newest_of(slot)
+    }
+
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
         self.rows.has_task(task)
     }
@@ -1678,6 +1754,7 @@ mod file {
                 audience: None,
                 time_limit: None,
                 lane: None,
+                replace: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -2146,6 +2223,8 @@ mod lives {
         sqlite: Option<Sqlite>,
         memory: Memory,
         positions: Positions,
+        /// The newest task of each, be it kept or not.
+        slots: HashMap<Slot, TaskId>,
     }
 
     fn group_of(number: u8) -> Option<GroupName> {
@@ -2185,7 +2264,12 @@ mod lives {
                             time_limit: (rare & 2 != 0)
                                 .then_some(TimeLimit { millis: NonZeroU32::MIN, fails: rare & 4 != 0 }),
                             lane: (rare & 4 != 0).then(|| name(&format!("lane {}", id % 3))),
+                            replace: (rare & 6 == 2).then(|| Box::new(replacing(&format!("key {}", id % 2)))),
                         };
+                        let mut spec = spec;
+                        if let Some(slot) = Slot::of(&spec) {
+                            spec.replace.as_mut().unwrap().replaces = self.slots.insert(slot, id);
+                        }
                         Arc::new(Task { id, accepted_at: Time(1_000 + (id % 3) as i64), spec })
                     });
                     let tasks: Vec<_> = tasks.collect();
@@ -2259,6 +2343,10 @@ mod lives {
 
         /// Both give the same answers to everything.
         fn compare(&mut self) {
+            for slot in self.slots.keys() {
+                let newest = self.memory.newest_of(slot).unwrap();
+                assert_eq!(self.sqlite.as_mut().unwrap().newest_of(slot).unwrap(), newest, "{slot:?}");
+            }
             let (mut sqlite, memory) = (self.reader(), &mut self.memory);
             macro_rules! same {
                 ($($call:tt)+) => {
@@ -2328,7 +2416,8 @@ mod lives {
             let dir = tempfile::tempdir().unwrap();
             let mut sqlite = Sqlite::open(dir.path()).unwrap();
             sqlite.recover().unwrap();
-            let mut life = Life { dir, sqlite: Some(sqlite), memory: Memory::default(), positions: Positions::default() };
+            let (memory, positions, slots) = Default::default();
+            let mut life = Life { dir, sqlite: Some(sqlite), memory, positions, slots };
             for op in &ops {
                 life.apply(op);
                 if matches!(op, Op::Remove(..) | Op::Reopen) {

@@ -25,6 +25,7 @@ mod packed;
 mod peer;
 mod quotas;
 mod recent;
+mod replacing;
 mod runs;
 mod session;
 mod suspects;

@@ -721,6 +721,7 @@ Examples:
   contactctl submit --to workers --whole --file report.json
   contactctl submit --to workers --header content-type=image/png --data-file cat.png 'make it smaller'
   contactctl submit --to workers --wait --timeout 1m 'how far is it?'
+  contactctl submit --to db --replace config --quiet 10s --max-wait 1m --whole --file config.json
   tail -f commands.log | contactctl submit -
   contactctl submit --key invoice-2026-04 'print the invoices of April'")]
 pub(super) struct Submit {
@@ -783,8 +784,18 @@ pub(super) struct Submit {
     /// one unless it is set otherwise (group set --lane-max), and lanes take turns. Of any text, as a key is.
     #[arg(long, value_parser = lane)]
     pub(super) lane: Option<String>,
+    /// The newest counts: it takes the place of the newest task with this key for the same groups, where that has not begun. That one is
+    /// given to nobody any more. While one of the key is under way in a group, the next waits. Of any text, as a key is.
+    #[arg(long, value_name = "KEY", value_parser = replace, conflicts_with = "lane")]
+    pub(super) replace: Option<String>,
+    /// With --replace: not to be given out before nothing newer with the key came for so long, such as 10s.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "replace")]
+    pub(super) quiet: Option<Duration>,
+    /// With --quiet: but so long after the first of those that came one after another. Without it, however long they come.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "quiet")]
+    pub(super) max_wait: Option<Duration>,
     /// Wait until all groups that the task is for have settled it, and print what each says, as contactctl run does. For a single task.
-    /// The exit code is 1 if one failed.
+    /// The exit code is 1 if one failed, and 5 if none did but another task took its place first (--replace).
     #[arg(long, conflicts_with_all = ["file", "whole"])]
     pub(super) wait: bool,
     /// With --wait, how long: the exit code is then 124, and the task goes on.
@@ -1111,6 +1122,8 @@ pub(super) enum State {
     Expired,
     /// Taken back.
     Cancelled,
+    /// Another task took its place before it began.
+    Replaced,
 }
 
 /// Show what came of tasks.
@@ -1327,6 +1340,10 @@ fn selector(text: &str) -> Result<String, String> {
 /// A policy, as the server will read it.
 fn lane(name: &str) -> Result<String, String> {
     Name::new(NameOf::Lane, name).map(|name| name.to_string()).map_err(|error| error.to_string())
+}
+
+fn replace(key: &str) -> Result<String, String> {
+    Name::new(NameOf::Replace, key).map(|name| name.to_string()).map_err(|error| error.to_string())
 }
 
 fn count_or_none(text: &str) -> Result<u32, String> {

@@ -42,12 +42,14 @@ impl When {
     fn on_the_wire(&self, now: Time) -> (i64, Option<u64>) {
         match *self {
             When::At(time) => (time.0, None),
-            When::After(duration) => {
-                (now.after(duration).0, Some(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)))
-            }
+            When::After(duration) => (now.after(duration).0, Some(millis(duration))),
             When::Unset => (0, None),
         }
     }
+}
+
+fn millis(duration: std::time::Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Spec {
@@ -72,6 +74,9 @@ impl Spec {
                 timeout_fails: submit.on_timeout == OnTimeout::Failed,
                 priority: priority.into(),
                 lane: submit.lane.clone().unwrap_or_default(),
+                replace: submit.replace.clone().unwrap_or_default(),
+                quiet_ms: submit.quiet.map(millis),
+                max_wait_ms: submit.max_wait.map(millis),
                 headers,
                 data,
                 ..Default::default()

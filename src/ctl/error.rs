@@ -92,6 +92,9 @@ pub enum Error {
     /// Some calls of many failed; each was named when it failed.
     #[error("{0}")]
     SomeFailed(String),
+    /// Another task took the place of the one that was waited for.
+    #[error("{0}")]
+    Replaced(String),
     /// What was waited for did not come in the time it had.
     #[error("{0}")]
     TimedOut(String),
@@ -114,6 +117,7 @@ Exit codes:
   2    wrong usage
   3    no server answers, it went away, or its store takes nothing: the same may work later
   4    the server refused: there is no such task or group, or it cannot be done as things stand
+  5    another task took the place of the one that was waited for (submit --replace --wait)
   124  what was waited for did not come in time (--timeout)
   130  interrupted by Ctrl-C";
 
@@ -131,6 +135,7 @@ impl Error {
             Error::Usage(_) => 2,
             Error::NoServer(_) | Error::NoName { .. } | Error::WentAway { .. } => 3,
             Error::Refused(_) => 4,
+            Error::Replaced(_) => 5,
             Error::TimedOut(_) => 124,
             Error::Interrupted => 130,
             Error::CutOff { cause, .. } => cause.exit_code(),

@@ -57,6 +57,7 @@ fn find(link: &Link, tasks: &Tasks) -> Result<Vec<rows::FoundTask>, Error> {
         Some(State::Done) => (Some(SETTLED), Some(pb::Outcome::DONE)),
         Some(State::Expired) => (Some(SETTLED), Some(pb::Outcome::EXPIRED)),
         Some(State::Cancelled) => (Some(SETTLED), Some(pb::Outcome::CANCELLED)),
+        Some(State::Replaced) => (Some(SETTLED), Some(pb::Outcome::REPLACED)),
     };
     let request = pb::FindTasksRequest {
         to: tasks.to.clone().unwrap_or_default(),

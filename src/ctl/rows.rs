@@ -65,6 +65,18 @@ pub(super) struct Task {
     #[serde(skip_serializing_if = "Option::is_none")]
     cancelled_at: Option<Moment>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<String>,
+    #[serde(skip_serializing_if = "is_zero")]
+    quiet_ms: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    max_wait_ms: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    replaces: u64,
+    #[serde(skip_serializing_if = "is_zero")]
+    replaced_by: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_at: Option<Moment>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     max_attempts: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry: Option<String>,
@@ -96,8 +108,14 @@ impl From<pb::Task> for Task {
             accepted_at: Moment(task.accepted_at),
             key: text_if_set(task.key),
             not_before: Moment::if_set(task.not_before),
-            expires_at: Moment::if_set(task.expires_at).filter(|_| !task.cancelled),
+            expires_at: Moment::if_set(task.expires_at).filter(|_| !task.cancelled && task.replaced_by == 0),
             cancelled_at: Moment::if_set(task.expires_at).filter(|_| task.cancelled),
+            replace: text_if_set(task.replace),
+            quiet_ms: task.quiet_ms,
+            max_wait_ms: task.max_wait_ms,
+            replaces: task.replaces,
+            replaced_by: task.replaced_by,
+            replaced_at: Moment::if_set(task.expires_at).filter(|_| task.replaced_by != 0),
             max_attempts: (task.max_attempts != 0).then_some(task.max_attempts),
             retry: text_if_set(task.retry),
             timeout_ms: (task.timeout_ms != 0).then_some(task.timeout_ms),
@@ -124,6 +142,12 @@ impl Task {
             let lasts = humantime::format_duration(Duration::from_millis(millis.into()));
             format!("{lasts}, then {}", if self.timeout_fails { "failed" } else { "retry" })
         };
+        let span = |millis| humantime::format_duration(Duration::from_millis(millis));
+        let quiet = || match self.max_wait_ms {
+            0 => format!("for {} nothing newer", span(self.quiet_ms)),
+            most => format!("for {} nothing newer, {} at most", span(self.quiet_ms), span(most)),
+        };
+        let replaced = |at| format!("by task {}, {}, where it had not begun", self.replaced_by, show(at));
         let by = |name: &String| format!("{name} ({})", self.submitted_role.as_deref().unwrap_or_default());
         let mut all = vec![
             ("task", self.id.to_string()),
@@ -143,6 +167,10 @@ impl Task {
             ("not before", self.not_before.map(show)),
             ("expires", self.expires_at.map(show)),
             ("cancelled", self.cancelled_at.map(show)),
+            ("replace", self.replace.clone()),
+            ("quiet", (self.quiet_ms > 0).then(quiet)),
+            ("took the place of", (self.replaces > 0).then(|| format!("task {}", self.replaces))),
+            ("replaced", self.replaced_at.map(replaced)),
             ("max attempts", self.max_attempts.map(|n| n.to_string())),
             ("retry", self.retry.clone()),
             ("time limit", self.timeout_ms.map(limit)),
@@ -163,6 +191,9 @@ impl Row for Task {
         vec![self.id.to_string(), times.show(self.accepted_at), to, text]
     }
 }
+
+/// The outcome of a task whose place another took.
+const REPLACED: &str = "REPLACED";
 
 /// A task, where it stands, and what came of it last.
 #[derive(Serialize)]
@@ -195,6 +226,9 @@ impl Row for FoundTask {
         let [id, accepted, to, text] = self.task.cells(times).try_into().unwrap_or_default();
         // How it was settled says more than that it was.
         let state = match &self.outcome {
+            Some(outcome) if outcome == REPLACED && self.task.replaced_by > 0 => {
+                format!("replaced by task {}", self.task.replaced_by)
+            }
             Some(outcome) if self.state == TaskState::Settled.to_string() => {
                 outcome.to_ascii_lowercase().replace('_', " ")
             }
@@ -635,6 +669,7 @@ fn wait_reason(wait: EnumOrUnknown<pb::WaitReason>, until: i64, behind: u64) -> 
     let known = match wait.enum_value() {
         Ok(pb::WaitReason::QUEUED) => WaitReason::Queued,
         Ok(pb::WaitReason::NOT_BEFORE) => WaitReason::NotBefore(Time(until)),
+        Ok(pb::WaitReason::QUIET) => WaitReason::Quiet(Time(until)),
         Ok(pb::WaitReason::PAUSED) => WaitReason::Paused,
         Ok(pb::WaitReason::NO_CLIENT) => WaitReason::NoClient,
         Ok(pb::WaitReason::WINDOWS_FULL) => WaitReason::WindowsFull,
@@ -721,11 +756,18 @@ impl From<pb::TaskLedger> for Ledger {
     fn from(ledger: pb::TaskLedger) -> Ledger {
         let pb::TaskLedger { waiting, in_flight, settled, dead, .. } = ledger;
         let is_counted = waiting + in_flight + settled + dead > 0;
+        let by = ledger.task.replaced_by;
+        let in_group = |group: pb::TaskInGroup| match TaskInGroup::from(group) {
+            group if group.reason == REPLACED && by > 0 => {
+                TaskInGroup { reason: format!("replaced by task {by}"), ..group }
+            }
+            group => group,
+        };
         Ledger {
             counts: is_counted.then_some(StateCounts { waiting, in_flight, settled, dead }),
             next: None,
             task: ledger.task.into_option().unwrap_or_default().into(),
-            groups: ledger.groups.into_iter().map(TaskInGroup::from).collect(),
+            groups: ledger.groups.into_iter().map(in_group).collect(),
             results: ledger.results.into_iter().map(TaskResult::from).collect(),
             results_left_out: ledger.results_left_out,
         }

@@ -243,6 +243,7 @@ impl Printer {
             Ok(pb::Outcome::FAILED | pb::Outcome::EXHAUSTED) => ("failed", "failed: "),
             Ok(pb::Outcome::EXPIRED) => ("expired", "expired: "),
             Ok(pb::Outcome::CANCELLED) => ("cancelled", "cancelled"),
+            Ok(pb::Outcome::REPLACED) => ("replaced", ""),
             _ => ("", ""),
         };
         if self.out.json {
@@ -635,20 +636,28 @@ pub(super) fn wait_for_task(
     let waited = block_on(follow_task(link, id, timeout, &mut printer));
     printer.bar.finish_and_clear();
     printer.unfold()?;
-    let (ledger, failed) = waited?;
+    let Waited { ledger, failed, done } = waited?;
     if failed > 0 || ledger.dead > 0 {
         let dead = count(ledger.dead.max(failed), "group");
         return Err(Error::SomeFailed(format!("task {id} failed with {dead}; contactctl task {id}")));
     }
+    let (replaced_by, others) = (ledger.task.replaced_by, ledger.settled.saturating_sub(done));
+    if replaced_by != 0 && (others > 0 || ledger.settled == 0) {
+        let with = if done > 0 { format!(" with {}", count(others, "group")) } else { String::new() };
+        return Err(Error::Replaced(format!("task {id} was replaced by task {replaced_by} before it began{with}")));
+    }
     Ok(())
 }
 
-async fn follow_task(
-    link: &Link,
-    id: u64,
-    timeout: Option<Duration>,
-    printer: &mut Printer,
-) -> Result<(pb::TaskLedger, u64), Error> {
+/// A task that its groups have settled.
+struct Waited {
+    ledger: pb::TaskLedger,
+    /// With how many groups it failed, and with how many it was done, of those of which that came while it was waited for.
+    failed: u64,
+    done: u64,
+}
+
+async fn follow_task(link: &Link, id: u64, timeout: Option<Duration>, printer: &mut Printer) -> Result<Waited, Error> {
     let mut interrupt = Interrupt::watch()?.fuse();
     let mut over = match timeout {
         Some(timeout) => Delay::new(timeout).boxed().fuse(),
@@ -656,7 +665,7 @@ async fn follow_task(
     };
     let request = pb::WatchTaskRequest { id, ..Default::default() };
     let mut news = link.client.watch_task(&request, CallOption::default()).map_err(|e| link.error(e))?;
-    let (mut last, mut undone) = (pb::TaskLedger::default(), 0);
+    let (mut last, mut failed, mut done) = (pb::TaskLedger::default(), 0, 0);
     loop {
         let next = select! {
             next = news.next().fuse() => next,
@@ -670,14 +679,17 @@ async fn follow_task(
                 return Err(Error::TimedOut(format!("after {after}, {open} had not settled task {id}, which goes on")));
             }
         };
-        let Some(next) = next else { return Ok((last, undone)) };
+        let Some(next) = next else { return Ok(Waited { ledger: last, failed, done }) };
         let next = next.map_err(|e| link.error(e))?;
         for result in next.results.iter().filter(|result| !result.late) {
             use pb::Outcome::{CANCELLED, DONE, EXHAUSTED, EXPIRED, FAILED};
             match result.outcome.enum_value() {
-                Ok(DONE) => printer.result(result)?,
+                Ok(DONE) => {
+                    done += 1;
+                    printer.result(result)?;
+                }
                 Ok(FAILED | EXHAUSTED | EXPIRED | CANCELLED) => {
-                    undone += 1;
+                    failed += 1;
                     printer.result(result)?;
                 }
                 _ => {}

@@ -140,7 +140,7 @@ export function badge() {
 const TONES = {
   waiting: 'idle', 'in flight': 'busy', settled: 'good', dead: 'bad',
   DONE: 'good', RETRY: 'warn', FAILED: 'bad', LOST: 'warn', TIMED_OUT: 'warn', EXHAUSTED: 'bad', EXPIRED: 'warn',
-  CANCELLED: 'idle', REVIVED: 'busy', DROPPED: 'idle', RELEASED: 'idle', NOT_SELECTED: 'idle',
+  CANCELLED: 'idle', REVIVED: 'busy', DROPPED: 'idle', RELEASED: 'idle', NOT_SELECTED: 'idle', REPLACED: 'idle',
 };
 
 /** For whom a task is. */

@@ -446,7 +446,7 @@ impl ControlService {
         loop {
             caller.check()?;
             // What comes after this look is news.
-            let seen = self.operator.store.tail().positions().result;
+            let seen = self.operator.store.tail().positions();
             let part = Part { limit: MOST, without_results: true, ..Part::default() };
             let began = Instant::now();
             let ledger = self.operator.describe(id, part).await?;
@@ -457,6 +457,7 @@ impl ControlService {
             let seqs = self.operator.news_of_task(id, after).await?;
             let took = began.elapsed();
             let (counts, mut left) = (ledger.counts, &seqs[..]);
+            let may_be_replaced = ledger.task.spec.replace.is_some();
             let ledger = convert::ledger(ledger);
             while !left.is_empty() || last != Some(counts) {
                 let (results, taken) = self.operator.results(left).await?;
@@ -470,7 +471,12 @@ impl ControlService {
             }
             Delay::new((took * BROKER_SHARE).clamp(LEAST_REST, LONGEST_REST)).await;
             let tail = self.operator.store.tail();
-            if !self.watchers.wait(sink, || tail.positions().result != seen, &mut standing).await? {
+            // A task that takes its place leaves no result with a group that is away.
+            let changed = || {
+                let now = tail.positions();
+                now.result != seen.result || (may_be_replaced && now.task != seen.task)
+            };
+            if !self.watchers.wait(sink, changed, &mut standing).await? {
                 return Err(Refusal::stopping(1).into());
             }
         }

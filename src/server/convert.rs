@@ -15,8 +15,8 @@ use super::dial;
 use super::grants::{Change, Grant};
 use super::limits::{Limit, Most, Own};
 use super::operator::{
-    BROKER_SHARE, Beside, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, ServerInfo,
-    Standing, TaskInGroup, TaskRequest, Wanted, if_set, per_second,
+    BROKER_SHARE, Beside, Described, Filter, Finding, Fleet, Found, Group, Ledger, MOST, Part, Range, Replacing,
+    ServerInfo, Standing, TaskInGroup, TaskRequest, Wanted, if_set, per_second,
 };
 use super::refusal::Refusal;
 use super::roles::Role;
@@ -149,6 +149,11 @@ fn task_request(task: pb::NewTask) -> Result<TaskRequest, Refusal> {
         retry: task.retry,
         timeout_ms: task.timeout_ms,
         timeout_fails: task.timeout_fails,
+        replace: Replacing {
+            key: task.replace,
+            quiet: task.quiet_ms.map(Duration::from_millis),
+            max_wait: task.max_wait_ms.map(Duration::from_millis),
+        },
         priority: priority(task.priority)?,
         lane: task.lane,
     })
@@ -280,6 +285,9 @@ fn task(task: Task) -> pb::Task {
     let (over_at, cancelled) = (spec.over_at(), spec.cancelled_at().is_some());
     let by = spec.by.as_ref();
     let (groups, select) = audience(spec.audience.as_deref());
+    let (replaced_by, replaces) = (spec.replaced_by().unwrap_or(0), spec.replaces().unwrap_or(0));
+    let replace = spec.replace.map(|replace| *replace);
+    let quiet = replace.as_ref().and_then(|replace| replace.quiet);
     pb::Task {
         id,
         headers: headers(&spec.attachment),
@@ -297,6 +305,11 @@ fn task(task: Task) -> pb::Task {
         retry: spec.retry.map_or(String::new(), |retry| retry.to_string()),
         timeout_ms: spec.time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
+        replace: replace.map_or(String::new(), |replace| replace.key().to_owned()),
+        replaced_by,
+        replaces,
+        quiet_ms: quiet.map_or(0, |quiet| quiet.millis),
+        max_wait_ms: quiet.and_then(|quiet| quiet.most_millis).unwrap_or(0),
         lane: text(spec.lane),
         submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
         submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
@@ -569,7 +582,9 @@ fn task_in_group(task: TaskInGroup) -> pb::TaskInGroup {
         _ => 0,
     };
     let (wait, until, by) = match task.reason {
-        StateReason::Waits(WaitReason::NotBefore(at)) => (Some(pb::WaitReason::NOT_BEFORE), Some(at), None),
+        StateReason::Waits(reason @ (WaitReason::NotBefore(at) | WaitReason::Quiet(at))) => {
+            (Some(wait_reason(reason)), Some(at), None)
+        }
         StateReason::Waits(reason) => (Some(wait_reason(reason)), None, None),
         StateReason::Leased(until) => (None, Some(until), None),
         StateReason::Settled(by) => (None, None, by),
@@ -602,6 +617,7 @@ fn state(state: TaskState) -> pb::TaskState {
 fn wait_reason(reason: WaitReason) -> pb::WaitReason {
     match reason {
         WaitReason::NotBefore(_) => pb::WaitReason::NOT_BEFORE,
+        WaitReason::Quiet(_) => pb::WaitReason::QUIET,
         WaitReason::Paused => pb::WaitReason::PAUSED,
         WaitReason::NoClient => pb::WaitReason::NO_CLIENT,
         WaitReason::WindowsFull => pb::WaitReason::WINDOWS_FULL,

@@ -52,8 +52,8 @@ use crate::group_limits::{GroupLimits, LimitsChange, PerSecond};
 use crate::retry::RetryPolicy;
 use crate::store::{self, Accepted, Drain, KnownClient, Positions, Reader};
 use crate::task::{
-    Audience, ClientId, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Task, TaskId, TaskResult, Time,
-    TimeLimit,
+    Audience, ClientId, GroupName, Name, NameError, NameOf, NewTask, Outcome, Priority, Quiet, Replace, Task, TaskId,
+    TaskResult, Time, TimeLimit,
 };
 
 /// The broker is looked at for at most a fiftieth of the time: when a look takes longer than 20 ms, with many clients and groups,
@@ -179,8 +179,51 @@ pub(super) struct TaskRequest {
     /// 0: as long as it takes.
     pub(super) timeout_ms: u32,
     pub(super) timeout_fails: bool,
+    pub(super) replace: Replacing,
     pub(super) priority: Priority,
     pub(super) lane: String,
+}
+
+/// Whose place a task is to take, not checked yet.
+#[derive(Default)]
+pub(super) struct Replacing {
+    /// Empty: of none.
+    pub(super) key: String,
+    /// It waits until nothing newer came for so long.
+    pub(super) quiet: Option<Duration>,
+    /// But so long after the first.
+    pub(super) max_wait: Option<Duration>,
+}
+
+impl Replacing {
+    fn check(self) -> Result<Option<Box<Replace>>, Refusal> {
+        let Replacing { key, quiet, max_wait } = self;
+        if key.is_empty() {
+            return match (quiet, max_wait) {
+                (None, None) => Ok(None),
+                _ => Err(Refusal::ReplaceMakesNoSense("a task waits for quiet only if it has a key to be replaced by")),
+            };
+        }
+        let quiet = match (quiet.map(|quiet| quiet.as_millis()), max_wait.map(|most| most.as_millis())) {
+            (None, None) => None,
+            (None, Some(_)) => {
+                return Err(Refusal::ReplaceMakesNoSense(
+                    "it waits for nothing at most: say how long it is to be quiet",
+                ));
+            }
+            (Some(0), _) => return Err(Refusal::ReplaceMakesNoSense("it is to be quiet for at least a millisecond")),
+            (Some(quiet), Some(most)) if most < quiet => {
+                return Err(Refusal::ReplaceMakesNoSense(
+                    "what it waits at most is less than how long it is to be quiet: it would never be quiet for so long",
+                ));
+            }
+            (Some(quiet), most) => {
+                let millis = |time| u64::try_from(time).unwrap_or(u64::MAX);
+                Some(Quiet { millis: millis(quiet), most_millis: most.map(millis), since: Time::default() })
+            }
+        };
+        Ok(Some(Box::new(Replace::new(&key, quiet)?)))
+    }
 }
 
 /// A server: how it is set, and how it is.
@@ -229,8 +272,15 @@ impl TaskRequest {
         let after = |duration: Duration| now.after(duration);
         let not_before = self.delay.map(after).or(self.not_before);
         let expires_at = self.ttl.map(after).or(self.expires_at);
+        let replace = self.replace.check()?;
+        if replace.is_some() && !self.lane.is_empty() {
+            return Err(Refusal::ReplaceMakesNoSense(
+                "a key to be replaced by is a lane of one already: leave out the lane, or the key",
+            ));
+        }
         if let Some(expires_at) = expires_at {
-            match not_before {
+            let quiet = replace.as_ref().and_then(|replace| replace.quiet);
+            match not_before.max(quiet.map(|quiet| after(Duration::from_millis(quiet.millis)))) {
                 Some(not_before) if expires_at <= not_before => {
                     return Err(Refusal::NoWindow { expires_at, not_before });
                 }
@@ -253,6 +303,7 @@ impl TaskRequest {
             max_attempts: self.max_attempts.filter(|n| *n > 0).or(policy.max_attempts),
             retry: policy.backoff,
             time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
+            replace,
             priority: self.priority,
             lane: if_set(NameOf::Lane, &self.lane)?,
             text,
@@ -601,14 +652,17 @@ impl Operator {
     /// Gives a task again: to this group, or to each that it was for and that settled it without [`Outcome::Done`]. Says to how many.
     pub(super) async fn retry(&self, id: TaskId, group: Option<GroupName>) -> Result<usize, Refusal> {
         let task = self.task(id).await?;
+        if let Some(by) = task.spec.replaced_by() {
+            return Err(Refusal::Replaced(id, by));
+        }
         let names = match group {
             Some(group) if self.broker.groups().await?.iter().any(|info| info.name == group) => vec![group],
             Some(group) => return Err(BrokerError::from(GroupError::Unknown(group)).into()),
             None => {
                 let results = self.outcomes_of(id).await?;
-                let undone = settlements(&results)
-                    .into_iter()
-                    .filter(|(_, r)| !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected));
+                let undone = settlements(&results).into_iter().filter(|(_, r)| {
+                    !matches!(r.result.outcome, Outcome::Done | Outcome::NotSelected | Outcome::Replaced)
+                });
                 let mut names: Vec<GroupName> = undone.map(|(group, _)| group.clone()).collect();
                 names.sort_unstable();
                 names

@@ -74,6 +74,12 @@ pub(super) enum Refusal {
     KeyReused(#[from] KeyReused),
     #[error("{0}")]
     Retry(String),
+    #[error("{0}")]
+    ReplaceMakesNoSense(&'static str),
+    #[error(
+        "the place of task {0} was taken by task {1}, which is newer: give that one out again, or submit what is to be done anew"
+    )]
+    Replaced(TaskId, TaskId),
     #[error("max_begun_per_second is {0}, and may be from 0.001 to 1000000, or 0 for no limit")]
     Rate(f64),
     #[error("no limit is named: name max_in_flight, max_begun_per_second, lane_max or lane_on_dead")]
@@ -309,6 +315,8 @@ impl Refusal {
             Refusal::Name(_) => Reason::NAME_INVALID,
             Refusal::KeyReused(_) => Reason::KEY_REUSED,
             Refusal::Retry(_) => Reason::RETRY_INVALID,
+            Refusal::ReplaceMakesNoSense(_) => Reason::REPLACE_INVALID,
+            Refusal::Replaced(..) => Reason::TASK_REPLACED,
             Refusal::Rate(_) | Refusal::NoLimits => Reason::LIMITS_INVALID,
             Refusal::Selector(_) | Refusal::SelectorAndGroup => Reason::SELECTOR_INVALID,
             Refusal::TooManyTargets => Reason::TARGETS_TOO_MANY,
@@ -385,6 +393,7 @@ impl Refusal {
                 metadata.insert("index".into(), index.to_string());
                 return metadata;
             }
+            Refusal::Replaced(id, by) => &[("task", id), ("by", by)],
             Refusal::Selector(error) => &[("at", &error.at)],
             Refusal::TooManyTargets => &[("limit", &Audience::MOST_GROUPS)],
             Refusal::NoSuchGroups(names) => &[("group", &names[0])],
@@ -439,7 +448,8 @@ impl Refusal {
                 NameOf::Group => "group",
                 NameOf::To => "to",
                 NameOf::Key => "key",
-                NameOf::Lane => "lane",
+                NameOf::Replace => "replace",
+                NameOf::Lane | NameOf::KeptLane => "lane",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
@@ -448,6 +458,7 @@ impl Refusal {
             Refusal::EmptyTask => "task",
             Refusal::Headers(_) => "headers",
             Refusal::Retry(_) => "retry",
+            Refusal::ReplaceMakesNoSense(_) => "replace",
             Refusal::Rate(_) => "max_begun_per_second",
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",

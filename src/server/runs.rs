@@ -439,8 +439,10 @@ mod tests {
     use super::*;
     use crate::broker::{Broker, Join, OutcomeReport, Receipt, Reporter};
     use crate::run::{Course, Rollout, Share, What};
-    use crate::store::{Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, Store};
-    use crate::task::{GroupName, Name, NameOf, Outcome, Time};
+    use crate::store::{
+        Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, Slot, Store,
+    };
+    use crate::task::{GroupName, Name, NameOf, Outcome, Task, Time};
 
     /// A store in memory whose next write of a run fails, on demand, though it is there.
     #[derive(Clone, Default)]
@@ -456,6 +458,10 @@ mod tests {
 
         fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
             self.rows.find_key(key)
+        }
+
+        fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+            self.rows.newest_of(slot)
         }
 
         fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -12,7 +12,7 @@ use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::Run;
 use crate::task::{
-    Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
+    Audience, ClientId, GroupName, Name, NewResult, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
 
 /// How far the three logs go: the last position of each, 0 where there is nothing.
@@ -247,10 +247,37 @@ pub struct Keyed {
     pub attachment: Attachment,
 }
 
+/// What tasks have in common that take each other's place: the newest is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Slot {
+    /// Their key.
+    pub key: String,
+    /// Whom they are for: empty for everyone, a list of names in JSON, or a selector.
+    pub address: String,
+}
+
+impl Slot {
+    /// Of a task that replaces others.
+    pub fn of(task: &NewTask) -> Option<Slot> {
+        let key = task.replace.as_ref()?.key().to_owned();
+        let list = |names: &[GroupName]| {
+            let names: Vec<&str> = names.iter().map(GroupName::as_str).collect();
+            serde_json::Value::from(names).to_string()
+        };
+        let address = match (&task.to, task.audience.as_deref()) {
+            (Some(to), _) => list(std::slice::from_ref(to)),
+            (None, Some(Audience::Groups(names))) => list(names),
+            (None, Some(Audience::Matching(selector))) => selector.to_string(),
+            (None, None) => String::new(),
+        };
+        Some(Slot { key, address })
+    }
+}
+
 /// What one transaction writes. Everything has its place already; the order among the kinds does not matter.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Batch {
-    /// To append, in the order of ids. Their keys are new.
+    /// To append, in the order of ids. Their keys are new. Of what one [replaces](NewTask::replaces), it is written that it does.
     pub tasks: Vec<Arc<Task>>,
     /// To append, in order.
     pub results: Vec<TaskResult>,
@@ -458,6 +485,9 @@ pub trait Backend: Send {
 
     /// The task that was accepted with this key, if it is still kept.
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError>;
+
+    /// The newest task of this slot, if it is still kept.
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError>;
 
     /// Whether the task is still kept.
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError>;

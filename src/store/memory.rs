@@ -9,7 +9,7 @@ use super::chunk::{block_of, chunks, segments};
 use super::{
     Backend, Backlog, BacklogPage, Batch, ChunkOfTasks, Dialled, Drain, GroupState, Keyed, KnownClient, Newest,
     OpenReader, OpenTask, Positions, Reader, Recovered, Removable, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT,
-    StoreError,
+    Slot, StoreError,
 };
 use crate::run::{MOST_KEPT, Run};
 use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
@@ -31,6 +31,8 @@ struct Rows {
     /// By the position of the result.
     dead: BTreeMap<u64, TaskResult>,
     keys: HashMap<String, TaskId>,
+    /// The newest task of each slot.
+    slots: HashMap<Slot, TaskId>,
     groups: BTreeMap<GroupName, GroupState>,
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
@@ -133,6 +135,11 @@ impl Backend for Memory {
         Ok(task.map(|at| keyed(&rows.tasks[at])))
     }
 
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        let rows = self.rows();
+        Ok(rows.slots.get(slot).and_then(|id| rows.task(*id)).map(|task| Task::clone(task)))
+    }
+
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
         Ok(self.rows().tasks.binary_search_by_key(&task, |kept| kept.id).is_ok())
     }
@@ -150,11 +157,28 @@ impl Backend for Memory {
                 rows.keys.remove(&key);
             }
         }
+        for (id, expires_at) in &batch.expiries {
+            if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
+                let spec = &mut Arc::make_mut(&mut rows.tasks[at]).spec;
+                spec.expires_at = *expires_at;
+                if let Some(replace) = &mut spec.replace {
+                    replace.by = None;
+                }
+            }
+        }
         for task in &batch.tasks {
             if let Some(key) = &task.spec.key {
                 rows.keys.insert(key.clone(), task.id);
             }
+            if let Some(slot) = Slot::of(&task.spec) {
+                rows.slots.insert(slot, task.id);
+            }
             rows.tasks.push(task.clone());
+            if let Some(old) = task.spec.replaces()
+                && let Ok(at) = rows.tasks.binary_search_by_key(&old, |task| task.id)
+            {
+                Arc::make_mut(&mut rows.tasks[at]).spec.set_replaced(task.id, task.accepted_at);
+            }
         }
         for chunk in segments(&batch.tasks).flat_map(chunks) {
             rows.chunks.insert(chunk[0].id, chunk.iter().map(|task| task.id).collect());
@@ -213,11 +237,6 @@ impl Backend for Memory {
                 None => drop(rows.dialled.remove(address)),
             }
         }
-        for (id, expires_at) in &batch.expiries {
-            if let Ok(at) = rows.tasks.binary_search_by_key(id, |t| t.id) {
-                Arc::make_mut(&mut rows.tasks[at]).spec.expires_at = *expires_at;
-            }
-        }
         rows.mark = batch.mark.unwrap_or(rows.mark);
         rows.positions = batch.positions;
         Ok(())
@@ -239,6 +258,7 @@ impl Backend for Memory {
         let gone: HashSet<TaskId> = removed.tasks.iter().copied().collect();
         rows.tasks.retain(|task| !gone.contains(&task.id));
         rows.keys.retain(|_, id| !gone.contains(id));
+        rows.slots.retain(|_, id| !gone.contains(id));
         let before = rows.results.len();
         let (tasks, strays) = (&rows.tasks, &rows.strays);
         let is_kept = |id: TaskId| tasks.binary_search_by_key(&id, |task| task.id).is_ok();

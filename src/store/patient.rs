@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, TryRecvError};
 use log::{info, warn};
 
-use super::{Backend, Batch, Condition, Keyed, LONG_WAIT, Positions, Removal, Removed, Shared, Space, StoreError};
-use crate::task::{GroupName, Outcome, TaskId};
+use super::{
+    Backend, Batch, Condition, Keyed, LONG_WAIT, Positions, Removal, Removed, Shared, Slot, Space, StoreError,
+};
+use crate::task::{GroupName, Outcome, Task, TaskId};
 
 /// How long a lock is still waited for when the store is about to be closed.
 const CLOSING: Duration = Duration::from_secs(5);
@@ -30,6 +32,10 @@ impl Patient {
 
     pub(super) fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.wait_for(|backend| backend.find_key(key))
+    }
+
+    pub(super) fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        self.wait_for(|backend| backend.newest_of(slot))
     }
 
     pub(super) fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -38,9 +38,10 @@ pub use self::standby::{FollowError, News, NotLeading, Standby};
 pub use self::term::Lease;
 use self::term::{Settled, Term, TermError};
 use super::{
-    Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Space, Sqlite, StoreError,
+    Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Slot, Space, Sqlite,
+    StoreError,
 };
-use crate::task::{GroupName, Outcome, TaskId};
+use crate::task::{GroupName, Outcome, Task, TaskId};
 
 /// So many messages can be cut off the log before that is done: the state that is written for it is a record of its own.
 const PURGE_EVERY: u64 = 10_000;
@@ -149,6 +150,10 @@ impl<L: Log> Backend for Replicated<L> {
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.view.find_key(key)
+    }
+
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        self.view.newest_of(slot)
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -13,7 +13,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, params};
 use super::backend::{STATUSES_AT_ONCE, lanes_of};
 use super::{
     Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask,
-    Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Space, StoreError,
+    Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Slot, Space, StoreError,
 };
 use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
 
@@ -51,6 +51,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/12.sql"),
     include_str!("sqlite/13.sql"),
     include_str!("sqlite/14.sql"),
+    include_str!("sqlite/15.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -311,6 +312,10 @@ impl Backend for Sqlite {
             Keyed { id: task.id, to, audience, text, attachment }
         };
         Ok(task.map(keyed))
+    }
+
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        tasks::newest_of(&self.conn, slot).map_err(explain(&self.path))
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -14,6 +14,9 @@ const KEPT_BYTES: usize = 16 << 20;
 /// Groups of which what was skipped is counted: 3 MB at most.
 const COUNTED: usize = 10_000;
 
+/// Of so many it is remembered who took their place: 16 MB.
+const MOST_REPLACED: usize = 1_000_000;
+
 type Subscriber = Box<dyn Fn(&Positions) + Send + Sync>;
 
 /// The newest tasks that are on disk, kept in memory for readers that do not lag far; 16 MiB of them, the oldest dropped.
@@ -45,12 +48,18 @@ pub struct Skipped {
     pub broadcasts: [u64; 3],
     /// Those for each group. `None`: for more than ten thousand groups, so that they are not counted.
     pub addressed: Option<HashMap<GroupName, [u64; 3]>>,
+    /// Tasks that were handed over before, each with the one of these that took its place. Of more than a million some may be given
+    /// out all the same, before that one.
+    pub replaced: Vec<(TaskId, TaskId)>,
+    /// The first of them.
+    first: Option<TaskId>,
 }
 
 /// Nothing was skipped.
 impl Default for Skipped {
     fn default() -> Skipped {
-        Skipped { head: 0, broadcasts: [0; 3], addressed: Some(HashMap::new()) }
+        let (head, broadcasts, addressed) = (0, [0; 3], Some(HashMap::new()));
+        Skipped { head, broadcasts, addressed, replaced: Vec::new(), first: None }
     }
 }
 
@@ -58,6 +67,12 @@ impl Skipped {
     /// Counts the next task.
     pub fn add(&mut self, task: &Task) {
         self.head = task.id;
+        let first = *self.first.get_or_insert(task.id);
+        if let Some(old) = task.spec.replaces().filter(|old| *old < first)
+            && self.replaced.len() < MOST_REPLACED
+        {
+            self.replaced.push((old, task.id));
+        }
         let priority = task.spec.priority as usize;
         let (Some(to), Some(addressed)) = (&task.spec.to, &mut self.addressed) else {
             self.broadcasts[priority] += u64::from(task.spec.to.is_none());
@@ -179,6 +194,7 @@ fn size(task: &Task) -> usize {
         + task.spec.bytes()
         + task.spec.key.as_ref().map_or(0, String::len)
         + task.spec.audience.as_ref().map_or(0, |audience| audience.size())
+        + task.spec.replace.as_ref().map_or(0, |replace| replace.size())
 }
 
 impl fmt::Debug for Tail {

@@ -12,7 +12,7 @@ use futures::channel::oneshot;
 use super::backend::last_outcome;
 use super::{
     Accepted, Batch, Checkpoint, Condition, Dialled, Drain, KeyReused, MAILBOX, Patient, Positions, Recovered, Removal,
-    Removed, Room, Shared, StoreError, Unwritten,
+    Removed, Room, Shared, Slot, StoreError, Unwritten,
 };
 use crate::attachment::Attachment;
 use crate::mailbox::{Receiver, RecvTimeoutError};
@@ -132,6 +132,8 @@ struct Round {
     batch: Batch,
     /// The keys of the batch.
     keys: HashMap<String, TaskId>,
+    /// The newest task of the batch in each slot.
+    slots: HashMap<Slot, TaskId>,
     answers: Vec<Done>,
     /// Results, by their position, of which it is not known yet whether they are late.
     unchecked: VecDeque<u64>,
@@ -471,6 +473,7 @@ impl Round {
         Round {
             batch: Batch { positions, ..Batch::default() },
             keys: HashMap::new(),
+            slots: HashMap::new(),
             answers: Vec::new(),
             unchecked: VecDeque::new(),
             accepted_at,
@@ -492,6 +495,7 @@ impl Round {
         batch.results.retain(|result| result.seq > on_disk.result);
         batch.positions = Positions { result: batch.positions.result, ..on_disk };
         self.keys.clear();
+        self.slots.clear();
     }
 
     fn is_full(&self) -> bool {
@@ -507,9 +511,12 @@ impl Round {
         let before = self.batch.tasks.len();
         let mut ids = Vec::with_capacity(tasks.len());
         let (mut known, mut reused) = (Vec::new(), Vec::new());
-        for (place, spec) in tasks.into_iter().enumerate() {
+        for (place, mut spec) in tasks.into_iter().enumerate() {
             match self.find(&spec, backend)? {
-                None => ids.push(self.append(spec)),
+                None => {
+                    self.replace(&mut spec, backend)?;
+                    ids.push(self.append(spec));
+                }
                 Some((id, true)) => {
                     ids.push(id);
                     known.push(place);
@@ -534,12 +541,63 @@ impl Round {
 
     /// The tasks of the batch from `len` on are not accepted after all.
     fn take_back(&mut self, len: usize) {
-        for task in self.batch.tasks.drain(len..) {
+        let first = self.batch.tasks.first().map_or(0, |task| task.id);
+        for task in self.batch.tasks.drain(len..).rev() {
             self.batch.positions.task -= 1;
             if let Some(key) = &task.spec.key {
                 self.keys.remove(key);
             }
+            if let Some(slot) = Slot::of(&task.spec) {
+                // One that came in this batch cannot be over yet: so it was replaced.
+                match task.spec.replaces().filter(|before| *before >= first) {
+                    Some(before) => drop(self.slots.insert(slot, before)),
+                    None => drop(self.slots.remove(&slot)),
+                }
+            }
         }
+    }
+
+    /// Whose place the next task takes: that of the newest in its slot, if that is not over. So it is decided with the acceptance, and
+    /// written with it. If it cannot be found out, the round has failed.
+    fn replace(&mut self, spec: &mut NewTask, backend: &mut Patient) -> Result<(), StoreError> {
+        let Some(slot) = Slot::of(spec) else { return Ok(()) };
+        let before = self.newest_of(&slot, backend).inspect_err(|error| self.failed = Some(error.clone()))?;
+        let now = self.accepted_at;
+        if let Some(replace) = &mut spec.replace {
+            replace.replaces = before.as_ref().map(|task| task.id);
+            if let Some(quiet) = &mut replace.quiet {
+                let goes_on = before.and_then(|task| Some((task.accepted_at, task.spec.replace.as_ref()?.quiet?)));
+                let goes_on = goes_on.filter(|(accepted_at, quiet)| quiet.until(*accepted_at) > now);
+                quiet.since = goes_on.map_or(now, |(_, quiet)| quiet.since);
+                spec.not_before = spec.not_before.max(Some(quiet.until(now)));
+            }
+        }
+        self.slots.insert(slot, self.batch.positions.task + 1);
+        Ok(())
+    }
+
+    /// The newest task of a slot, if it is not over: expired, cancelled, or settled by the one group that it is for.
+    fn newest_of(&self, slot: &Slot, backend: &mut Patient) -> Result<Option<Arc<Task>>, StoreError> {
+        if let Some(id) = self.slots.get(slot) {
+            let at = self.batch.tasks.binary_search_by_key(id, |task| task.id);
+            return Ok(at.ok().map(|at| self.batch.tasks[at].clone()));
+        }
+        let Some(task) = backend.newest_of(slot)? else { return Ok(None) };
+        let ended = self.batch.expiries.iter().rev().find(|(id, _)| *id == task.id);
+        let expires_at = ended.map_or(task.spec.expires_at, |(_, at)| *at);
+        if expires_at.is_some_and(|at| at <= self.accepted_at) {
+            return Ok(None);
+        }
+        if let Some(group) = &task.spec.to {
+            let outcome = match last_outcome(&self.batch.results, group, task.id) {
+                None => backend.last_outcome(group, task.id)?,
+                outcome => outcome,
+            };
+            if outcome.is_some_and(Outcome::settles) {
+                return Ok(None);
+            }
+        }
+        Ok(Some(Arc::new(task)))
     }
 
     /// The task that has the key of this one already; and whether it is the same.

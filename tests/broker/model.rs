@@ -11,7 +11,9 @@ use contact::labels::{Labels, Selector};
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, LanePlace, OpenTask, Recovered};
-use contact::task::{Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Progress, Task, TaskId, Time};
+use contact::task::{
+    Audience, ClientId, GroupName, Name, NewResult, Outcome, Priority, Progress, Replace, Task, TaskId, Time,
+};
 
 use super::world::Stream;
 
@@ -537,7 +539,7 @@ impl Model {
         let held = self.held.iter().filter(|(name, _)| name == group).map(|(_, task)| *task);
         let mut places: HashMap<Name, Vec<TaskId>> = HashMap::new();
         for task in out.chain(held) {
-            if let Some(lane) = &tasks[task as usize - 1].spec.lane {
+            if let Some(lane) = tasks[task as usize - 1].spec.waits_in() {
                 places.entry(lane.clone()).or_default().push(task);
             }
         }
@@ -547,7 +549,9 @@ impl Model {
     /// The lanes of a group in which there is no place.
     pub(crate) fn full_lanes(&self, group: &GroupName, tasks: &[Arc<Task>]) -> BTreeSet<Name> {
         let most = self.groups[group].limits.lane_max.get() as usize;
-        let full = self.places(group, tasks).into_iter().filter(|(_, places)| places.len() >= most);
+        // That of a key has one place, however many others have.
+        let room = |lane: &Name| if Replace::key_of(lane).is_some() { 1 } else { most };
+        let full = self.places(group, tasks).into_iter().filter(|(lane, places)| places.len() >= room(lane));
         full.map(|(lane, _)| lane).collect()
     }
 
@@ -558,14 +562,15 @@ impl Model {
         let is_first = self.ledgers.get(&key).is_none_or(untouched);
         let has_place = self.held.contains(&key) || self.ledgers.get(&key).is_some_and(|ledger| ledger.last() > 0);
         if !has_place {
-            let full = task.spec.lane.as_ref().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
+            let full = task.spec.waits_in().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
             assert!(!full, "{task:?} of {group} goes beside others: {:?}", self.places(group, tasks));
         }
-        if is_first && task.spec.lane.is_some() && task.spec.not_before.is_none() {
+        if is_first && task.spec.waits_in().is_some() && task.spec.not_before.is_none() {
             let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
-                let of_lane = (&other.spec.lane, other.spec.priority) == (&task.spec.lane, task.spec.priority);
+                let of_lane =
+                    (other.spec.waits_in(), other.spec.priority) == (task.spec.waits_in(), task.spec.priority);
                 let ledger = || self.ledgers.get(&(group.clone(), other.id));
-                let could_go = other.spec.not_before.is_none() && other.spec.cancelled_at().is_none();
+                let could_go = other.spec.not_before.is_none() && other.spec.expires_at.is_none();
                 of_lane && could_go && self.wants(group, other) && ledger().is_none_or(untouched)
             });
             assert_eq!(passed, None, "a lane is in order, and {group} is given task {}", task.id);
@@ -638,7 +643,7 @@ impl Model {
         }
         let lowest = self.given.entry(group.clone()).or_insert(task.spec.priority);
         *lowest = task.spec.priority.max(*lowest);
-        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.lane.is_none() {
+        if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.waits_in().is_none() {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
         }
         if attempt == 1
@@ -711,7 +716,7 @@ impl Model {
                 let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
                 let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
                 let ledger = || self.ledgers.get(&(group.clone(), task.id));
-                let in_lane = spec.lane.is_some();
+                let in_lane = spec.waits_in().is_some();
                 spec.priority < *lowest
                     && in_time
                     && !in_lane
@@ -777,6 +782,7 @@ impl Model {
                 }
             }
             (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
+            (Some(lease), Outcome::Replaced) => assert!(!lease.begun, "what has begun goes on: {result:?}"),
             (Some(_), Outcome::Done | Outcome::Cancelled) => {}
             (Some(_), other) => panic!("{other:?} for a task that is with a client"),
             (None, Outcome::Lost | Outcome::TimedOut | Outcome::Released) => {
@@ -791,6 +797,7 @@ impl Model {
             (None, Outcome::Expired) => {
                 assert!(task.spec.expires_at.is_some_and(|at| at <= now.wall), "{result:?}: its time is not over");
                 assert!(task.spec.cancelled_at().is_none(), "{result:?}: it was cancelled");
+                assert_eq!(task.spec.replaced_by(), None, "{result:?}");
             }
             (None, Outcome::NotSelected) => {
                 let Some(Audience::Matching(selector)) = task.spec.audience.as_deref() else {
@@ -802,11 +809,25 @@ impl Model {
                 assert!(ledger.is_none_or(|ledger| !ledger.revived && ledger.last() == 0), "{result:?}: {ledger:?}");
                 assert!(!result.ret.is_empty(), "the ledger says why");
             }
+            (None, Outcome::Replaced) if !self.batch => {
+                let ledger = self.ledgers.get(&(group.clone(), task.id));
+                let held = ledger.is_some_and(|ledger| {
+                    ledger.held_until.is_some_and(|until| until > now.steady) && ledger.begun_at == ledger.last()
+                });
+                assert!(!held, "{result:?}: its client may come back and be at work on it");
+            }
             (None, Outcome::Cancelled) => {
                 let is_taken_back = self.taking_back == Some(task.id);
                 assert!(is_taken_back || task.spec.cancelled_at().is_some(), "{result:?}: nobody cancelled it")
             }
             (None, _) => {}
+        }
+        if result.outcome == Outcome::Replaced {
+            // It may be cancelled since.
+            let by = task.spec.replaced_by().map(|by| format!("replaced by task {by}"));
+            assert!(by.is_none_or(|by| by == result.ret), "{result:?}");
+            let cancelled = task.spec.cancelled_at().is_some();
+            assert!(cancelled || task.spec.replaced_by().is_some(), "{result:?}: nothing took its place");
         }
         if result.outcome == Outcome::Exhausted {
             let most = self.max_attempts(group, task);

@@ -9,7 +9,7 @@ use contact::broker::{Config, Join, OutcomeReport, Quota, Receipt, Reporter, Sta
 use contact::group_limits::{LimitsChange, OnDead, PerSecond};
 use contact::retry::RetryPolicy;
 use contact::run::{Rollout, Share, Wish};
-use contact::task::{Audience, NewTask, Outcome, Priority, Progress, TaskId, TimeLimit};
+use contact::task::{Audience, NewTask, Outcome, Priority, Progress, Replace, TaskId, TimeLimit};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -24,6 +24,9 @@ const POLICIES: [&str; 3] = ["first=0s", "first=2s,factor=3,cap=5s,jitter=0", "f
 const OF_GROUPS: [&str; 4] = ["", "max=2", "max=6,first=3s", "first=4s,factor=1,jitter=0"];
 
 /// What some tasks have to do with.
+/// By which tasks take each other's place.
+const KEYS: [&str; 2] = ["config", "rate"];
+
 const LANES: [&str; 3] = ["x", "y", "z"];
 
 /// What clients say that they are, and for whom tasks are.
@@ -105,6 +108,7 @@ pub(crate) struct Spec {
     audience: Option<Aim>,
     limit: Option<TimeLimit>,
     lane: Option<&'static str>,
+    replace: Option<&'static str>,
 }
 
 /// For whom a broadcast is.
@@ -182,6 +186,11 @@ fn rarely<T: Clone + std::fmt::Debug>(some: impl Strategy<Value = T>) -> impl St
 }
 
 fn spec() -> impl Strategy<Value = Spec> {
+    spec_of(0.4, 0.25)
+}
+
+/// Of which so many are in lanes, and so many replace others.
+fn spec_of(lanes: f64, replaces: f64) -> impl Strategy<Value = Spec> {
     let seconds = || rarely(1..60_u64);
     (
         prop::option::weighted(0.4, 0..GROUPS.len()),
@@ -194,13 +203,15 @@ fn spec() -> impl Strategy<Value = Spec> {
         (
             prop::option::weighted(0.4, aim()),
             rarely(limit()),
-            prop::option::weighted(0.4, prop::sample::select(&LANES[..])),
+            prop::option::weighted(lanes, prop::sample::select(&LANES[..])),
+            prop::option::weighted(replaces, prop::sample::select(&KEYS[..])),
         ),
     )
-        .prop_map(|(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit, lane))| {
-            Spec {
+        .prop_map(
+            |(to, priority, not_before, expires, max_attempts, retry, large, (audience, limit, lane, replace))| Spec {
                 limit,
                 lane,
+                replace,
                 audience: audience.filter(|_| to.is_none()),
                 to,
                 priority,
@@ -209,8 +220,8 @@ fn spec() -> impl Strategy<Value = Spec> {
                 max_attempts,
                 retry,
                 large,
-            }
-        })
+            },
+        )
 }
 
 fn limits() -> impl Strategy<Value = LimitsChange> {
@@ -401,6 +412,35 @@ fn op_of_runs() -> impl Strategy<Value = Op> {
     ]
 }
 
+/// Where most tasks take the place of others.
+fn op_of_replacement() -> impl Strategy<Value = Op> {
+    let index = any::<Index>;
+    prop_oneof![
+        20 => (prop::collection::vec(spec_of(0.001, 0.8), 1..4), news()).prop_map(|(specs, news)| Op::Submit(specs, news)),
+        1 => Just(Op::Announce),
+        6 => who().prop_map(Op::Join),
+        3 => index().prop_map(Op::Leave),
+        1 => index().prop_map(Op::Slow),
+        2 => (index(), 0..=100_u64).prop_map(|(at, percent)| Op::Read(at, percent)),
+        20 => report().prop_map(Op::Report),
+        2 => (1..20_000_u64).prop_map(Op::Wait),
+        2 => Just(Op::WaitForDue),
+        1 => step().prop_map(Op::Step),
+        8 => (index(), prop::bool::weighted(0.8)).prop_map(|(at, ok)| Op::Answer(at, ok)),
+        4 => index().prop_map(Op::ReadEarly),
+        2 => Just(Op::Checkpoint),
+        2 => Just(Op::Sync),
+        2 => index().prop_map(Op::Crash),
+        2 => Just(Op::Restart),
+        1 => (1..6_usize).prop_map(Op::Hold),
+        1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
+        1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
+        1 => index().prop_map(Op::Cancel),
+        1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
+        1 => Just(Op::Floor),
+    ]
+}
+
 /// A whole life: how the server is set, whether reading from the store is instant, and what happens.
 pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
     life_of(op(), most)
@@ -409,6 +449,11 @@ pub(crate) fn life(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)
 /// One of runs, above all.
 pub(crate) fn life_of_runs(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
     life_of(op_of_runs(), most)
+}
+
+/// One of tasks that replace others, above all.
+pub(crate) fn life_of_replacement(most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
+    life_of(op_of_replacement(), most)
 }
 
 fn life_of(ops: impl Strategy<Value = Op>, most: usize) -> impl Strategy<Value = (Config, bool, Vec<Op>)> {
@@ -523,7 +568,8 @@ impl World {
             }
             Op::Revive(group, at) => {
                 self.announce();
-                if !self.tasks.is_empty() {
+                // One whose place was taken is refused.
+                if !self.tasks.is_empty() && self.tasks[at.index(self.tasks.len())].spec.replaced_by().is_none() {
                     self.revive(GROUPS[*group], at.index(self.tasks.len()) as TaskId + 1);
                 }
             }
@@ -584,7 +630,8 @@ impl World {
             priority: spec.priority,
             by: None,
             time_limit: spec.limit,
-            lane: spec.lane.map(name),
+            lane: spec.lane.map(name).filter(|_| spec.replace.is_none()),
+            replace: spec.replace.map(|key| Box::new(Replace::new(key, None).unwrap())),
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),

@@ -17,7 +17,7 @@ use contact::now::{Now, Steady};
 use contact::retry::RetryPolicy;
 use contact::store::{
     Backend, Backlog, BacklogPage, Batch, Checkpoint, Drain, Memory, Positions, Reader, Recovered, Removable, Removal,
-    Skipped,
+    Skipped, Slot,
 };
 use contact::task::{
     ClientId, GroupName, Name, NameOf, NewResult, NewTask, Outcome, Task, TaskId, TaskResult, Time, weight,
@@ -161,12 +161,31 @@ impl World {
     /// Accepts tasks. The core does not know of them before [`World::announce`]. Returns the first id.
     pub(crate) fn accept(&mut self, specs: Vec<NewTask>) -> TaskId {
         let first = self.tasks.len() as TaskId + 1;
-        let new = (first..).zip(specs).map(|(id, spec)| Arc::new(Task { id, accepted_at: self.now.wall, spec }));
-        let new: Vec<_> = new.collect();
-        self.tasks.extend(new.iter().cloned());
+        let mut new = Vec::new();
+        for (id, mut spec) in (first..).zip(specs) {
+            self.replace(&mut spec, id);
+            let task = Arc::new(Task { id, accepted_at: self.now.wall, spec });
+            self.tasks.push(task.clone());
+            new.push(task);
+        }
         self.synced.task = self.tasks.len() as TaskId;
         self.disk.commit(&Batch { tasks: new, positions: self.synced, ..Batch::default() }).unwrap();
         first
+    }
+
+    /// What the store does with a task that replaces others: it takes the place of the newest with its key and address, if that is not
+    /// over.
+    fn replace(&mut self, spec: &mut NewTask, id: TaskId) {
+        let Some(slot) = Slot::of(spec) else { return };
+        let now = self.now.wall;
+        let Some(at) = self.tasks.iter().rposition(|task| Slot::of(&task.spec).as_ref() == Some(&slot)) else { return };
+        let old = &mut self.tasks[at];
+        let settled = |to: &GroupName| self.model.is_settled(to, old.id);
+        if old.spec.expires_at.is_some_and(|at| at <= now) || old.spec.to.as_ref().is_some_and(settled) {
+            return;
+        }
+        Arc::make_mut(old).spec.set_replaced(id, now);
+        spec.replace.as_mut().unwrap().replaces = Some(old.id);
     }
 
     pub(crate) fn announce(&mut self) {
@@ -691,6 +710,9 @@ impl World {
         let mut cancelled = before.clone();
         let over = Some(NewTask::cancelled(self.now.wall));
         cancelled.spec.expires_at = over;
+        if let Some(replace) = &mut cancelled.spec.replace {
+            replace.by = None;
+        }
         self.tasks[at] = Arc::new(cancelled);
         let batch = Batch { expiries: vec![(task, over)], positions: self.synced, ..Batch::default() };
         self.disk.commit(&batch).unwrap();
@@ -954,6 +976,8 @@ impl World {
                 |spec: &NewTask| (spec.text.clone(), spec.time_limit, spec.priority, spec.max_attempts, spec.retry);
             assert_eq!(what(&task.spec), what(accepted));
             assert!(!self.model.cancelled.contains(&task.id), "task {} was cancelled", task.id);
+            let by = accepted.replaced_by().filter(|by| *by as usize <= self.announced && !self.model.batch);
+            assert_eq!(by, None, "task {} was replaced, and goes out", task.id);
             assert!(stream.sent - stream.taken < SEND_BUFFER, "a client that does not read is not sent more");
             let came = attempt > 1 || task.spec.not_before.is_none_or(|at| at <= self.now.wall);
             assert!(came, "task {} is not due", task.id);
@@ -1043,7 +1067,7 @@ impl World {
                 moment
                     && open
                     && !self.model.went_out(&info.name, task.id)
-                    && task.spec.lane.as_ref().is_none_or(|lane| !full.contains(lane))
+                    && task.spec.waits_in().is_none_or(|lane| !full.contains(lane))
             };
             let new = self.tasks[..self.announced].iter().find(never_went_out);
             assert_eq!(new, None, "{} was never given that, and a client has nothing to do", info.name);

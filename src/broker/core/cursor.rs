@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::replacing::marked;
 use super::session::SEND_BUFFER;
 use crate::task::{Task, TaskId, Time};
 
@@ -186,6 +187,13 @@ impl LogCursor {
         }
     }
 
+    /// Marks a task as one whose place was taken, if it was read ahead.
+    pub(super) fn replace(&mut self, task: TaskId, by: TaskId, at: Time) {
+        if let Ok(place) = self.ready.find(task) {
+            self.ready.replace(place, marked(&self.ready.tasks[place], by, at));
+        }
+    }
+
     /// Whether the fields agree; an error says what does not.
     pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
         let ids: Vec<TaskId> = self.ready.tasks.iter().map(|task| task.id).collect();
@@ -242,6 +250,11 @@ impl Page {
 
     fn find(&self, task: TaskId) -> Result<usize, usize> {
         self.tasks.binary_search_by_key(&task, |ready| ready.id)
+    }
+
+    fn replace(&mut self, at: usize, task: Arc<Task>) {
+        self.bytes = self.bytes - self.tasks[at].spec.bytes() + task.spec.bytes();
+        self.tasks[at] = task;
     }
 
     fn remove(&mut self, task: TaskId) {

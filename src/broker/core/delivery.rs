@@ -63,7 +63,9 @@ impl Core {
             let broadcasts = of_priority().filter(|task| task.spec.to.is_none()).count();
             self.counting.accepted[priority as usize] += broadcasts as i64;
         }
+        let newer: Vec<_> = tasks.iter().filter(|task| task.spec.replaces().is_some()).cloned().collect();
         self.recent.extend(tasks);
+        touched.extend(self.replace(&newer, now));
         for id in touched {
             self.dispatch(id, now);
         }
@@ -81,6 +83,7 @@ impl Core {
         }
         self.recent.skip_to(skipped.head);
         self.count_skipped(skipped);
+        self.replace_skipped(skipped, now);
         let active = self.groups.iter().filter(|(_, group)| !group.available.is_empty());
         for id in active.map(|(id, _)| *id).collect::<Vec<_>>() {
             self.dispatch(id, now);
@@ -89,11 +92,16 @@ impl Core {
 
     /// A page of the backlog that [`Action::Fetch`] asked for; `None`: it could not be read, ask again later.
     pub fn fetched(&mut self, id: GroupId, query: &Backlog, page: Option<BacklogPage>, now: Now) {
+        let was_read = page.is_some();
+        let page = page.and_then(|page| self.as_of_now(id, query, page));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let Some(BacklogPage { tasks, scanned }) = page else {
             match &query.lane {
                 Some(lane) => group.lanes.read(query.priority, lane, None),
                 None => group.cursor_mut(query.priority).set_fetching(false),
+            }
+            if was_read {
+                return self.dispatch(id, now);
             }
             return self.wake_group_at(id, now.steady.after(READ_AGAIN));
         };
@@ -155,6 +163,7 @@ impl Core {
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
+        group.settle_lanes();
         let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));
@@ -213,60 +222,79 @@ impl Core {
 
     /// Takes up the next task that is to go out, with its deliveries so far.
     fn next_task(&mut self, id: GroupId, now: Now) -> Option<(Arc<Task>, Attempts)> {
-        for priority in Priority::ALL {
-            loop {
-                if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
-                    // If others went out meanwhile, no session would ever be idle.
-                    return None;
-                }
-                self.look_ahead(id, priority);
-                let group = self.groups.get_mut(&id)?;
-                let taken = group.take_next(priority, &mut self.texts);
-                self.read_lanes(id, priority);
-                let group = self.groups.get_mut(&id)?;
-                let Some(Taken { task, attempts, is_new }) = taken else {
-                    if group.lanes.is_reading(priority) {
+        // What is settled here leaves its place in its lane to one of any priority.
+        'again: loop {
+            for priority in Priority::ALL {
+                loop {
+                    if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
+                        // If others went out meanwhile, no session would ever be idle.
                         return None;
                     }
-                    // What is read and was not taken waits for room among the lanes.
-                    if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
-                        break;
-                    }
-                    if self.read_ahead(id, priority) {
+                    self.look_ahead(id, priority);
+                    let group = self.groups.get_mut(&id)?;
+                    let taken = group.take_next(priority, &mut self.texts);
+                    self.read_lanes(id, priority);
+                    let group = self.groups.get_mut(&id)?;
+                    let Some(Taken { task, attempts, is_new }) = taken else {
+                        if group.lanes.is_reading(priority) {
+                            return None;
+                        }
+                        // What is read and was not taken waits for room among the lanes.
+                        if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
+                            break;
+                        }
+                        if self.read_ahead(id, priority) {
+                            continue;
+                        }
+                        // The tasks of its backlog go before those of the next priority: wait for them.
+                        return None;
+                    };
+                    let in_lane = task.spec.waits_in().is_some();
+                    // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
+                    if is_new && let Some(why) = group.why_not(&task) {
+                        let name = group.name.clone();
+                        self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
+                        if in_lane {
+                            continue 'again;
+                        }
                         continue;
                     }
-                    // The tasks of its backlog go before those of the next priority: wait for them.
-                    return None;
-                };
-                // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
-                if is_new && let Some(why) = group.why_not(&task) {
-                    let name = group.name.clone();
-                    self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
-                    continue;
+                    if let Some(moment) = still_to_come(&task, attempts, now) {
+                        group.gives_up_place(&task);
+                        group.open.delay(task.id, Due::At(moment), attempts);
+                        self.checkpoints.delayed(now.steady);
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
+                    }
+                    if let Some(outcome) = task.spec.over(now.wall) {
+                        match task.spec.replaced_by() {
+                            Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
+                            None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
+                        }
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
+                    }
+                    // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
+                    if let Some(why) = self.given_up(id, &task, attempts) {
+                        let group = self.groups.get(&id)?.name.clone();
+                        let result =
+                            outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
+                        self.records.push(NewResult { ret: why.into_owned(), ..result });
+                        self.groups.get_mut(&id)?.dies(task.id);
+                        if in_lane {
+                            continue 'again;
+                        }
+                        continue;
+                    }
+                    return Some((task, attempts));
                 }
-                if let Some(moment) = still_to_come(&task, attempts, now) {
-                    group.gives_up_place(&task);
-                    group.open.delay(task.id, Due::At(moment), attempts);
-                    self.checkpoints.delayed(now.steady);
-                    continue;
-                }
-                if let Some(outcome) = task.spec.over(now.wall) {
-                    self.record_by_server(id, task.id, attempts.deliveries, outcome, now);
-                    continue;
-                }
-                // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
-                if let Some(why) = self.given_up(id, &task, attempts) {
-                    let group = self.groups.get(&id)?.name.clone();
-                    let result =
-                        outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
-                    self.records.push(NewResult { ret: why.into_owned(), ..result });
-                    self.groups.get_mut(&id)?.dies(task.id);
-                    continue;
-                }
-                return Some((task, attempts));
             }
+            return None;
         }
-        None
     }
 
     /// Reads on while there are lanes whose next tasks may stand further on in the log: what is read goes into their queues.
@@ -287,7 +315,7 @@ impl Core {
         let head = self.recent.head();
         let Some(group) = self.groups.get_mut(&id) else { return };
         let room = group.page_room();
-        for LaneRead { lane, after, upto, limit, max_bytes } in group.lanes.take_reads(priority, room) {
+        for LaneRead { lane, after, upto, limit, max_bytes } in group.lanes.take_reads(priority, room, head) {
             let query =
                 Backlog { lane: Some(lane), limit, max_bytes, ..group.backlog(priority, after, upto.min(head)) };
             self.actions.push(Action::Fetch(id, query));
@@ -401,7 +429,7 @@ impl Core {
 }
 
 /// The groups that a task names; `None`: it may be for any.
-fn named(task: &Task) -> Option<&[GroupName]> {
+pub(super) fn named(task: &Task) -> Option<&[GroupName]> {
     match (&task.spec.to, task.spec.audience.as_deref()) {
         (Some(to), _) => Some(std::slice::from_ref(to)),
         (None, Some(Audience::Groups(names))) => Some(names),

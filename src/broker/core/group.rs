@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::bucket::Bucket;
 use super::cursor::{LogCursor, Page};
 use super::delayed::Due;
-use super::lanes::{Lanes, Next};
+use super::lanes::{Lanes, Next, places};
 use super::open::{OpenTasks, Texts};
 use super::session::{Rank, SessionId};
 use super::tally::{Rate, Tally, Undelivered};
@@ -17,7 +17,7 @@ use crate::labels::Labels;
 use crate::now::{Now, Steady};
 use crate::retry::RetryPolicy;
 use crate::store::{Backlog, GroupState, LanePlace, OpenRows, OpenTask};
-use crate::task::{Audience, GroupName, Name, NewResult, Outcome, Priority, Task, TaskId, Time};
+use crate::task::{Audience, GroupName, Name, NewResult, Outcome, Priority, Replace, Task, TaskId, Time};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
@@ -494,13 +494,8 @@ impl Group {
 
     // ---- lanes
 
-    /// How many tasks of a lane may be under way.
-    fn lane_max(&self) -> usize {
-        self.limits.lane_max.get() as usize
-    }
-
     fn is_lane_full(&self, lane: &Name) -> bool {
-        self.lanes.places(lane).len() >= self.lane_max()
+        self.lanes.places(lane).len() >= places(lane, self.limits.lane_max.get() as usize)
     }
 
     /// A task that is to be put into a place is in that lane.
@@ -547,7 +542,9 @@ impl Group {
 
     /// A task that was taken up is given up: if the group wants that, it holds its lane.
     pub(super) fn dies(&mut self, task: TaskId) {
-        if self.limits.on_dead == OnDead::Hold {
+        // What is given up of a key is taken the place of by what comes next.
+        let is_named = |(lane, _): (&Name, LanePlace)| Replace::key_of(lane).is_none();
+        if self.limits.on_dead == OnDead::Hold && self.lane_of(task).is_some_and(is_named) {
             self.open.hold_lane(task);
         }
     }
@@ -583,11 +580,18 @@ impl Group {
         true
     }
 
+    /// The lane in whose queue a task is to wait to which the cursor comes. One whose place was taken waits only behind others.
+    fn queue_of<'a>(&self, task: &'a Task) -> Option<&'a Name> {
+        let lane = task.spec.waits_in()?;
+        let waits = task.spec.replaced_by().is_none() || self.lanes.has_queued(task.spec.priority, lane);
+        waits.then_some(lane)
+    }
+
     /// Puts into their queues what the cursor comes to and is in lanes, up to what is in none.
     pub(super) fn sort(&mut self, priority: Priority) {
         let room = self.page_room();
         while self.leased
-            && let Some(lane) = self.cursor(priority).next().and_then(|task| task.spec.waits_in()).cloned()
+            && let Some(lane) = self.cursor(priority).next().and_then(|task| self.queue_of(task)).cloned()
             && self.lanes.has_room(priority, &lane, Page::tasks(room))
             && let Some(task) = self.cursor_mut(priority).pop()
         {
@@ -600,7 +604,7 @@ impl Group {
 
     /// The next task of the lanes.
     fn take_from_lanes(&mut self, priority: Priority) -> Option<Taken> {
-        let (most, room) = (self.lane_max(), self.page_room());
+        let (most, room) = (self.limits.lane_max.get() as usize, self.page_room());
         while let Some(next) = self.lanes.next(priority, most, room) {
             self.changed = true;
             match next {
@@ -624,7 +628,7 @@ impl Group {
 
     /// What is in no lane, or in one that finds no room.
     fn is_next_in_lane(&self, priority: Priority) -> bool {
-        self.leased && self.cursor(priority).next().is_some_and(|task| task.spec.waits_in().is_some())
+        self.leased && self.cursor(priority).next().is_some_and(|task| self.queue_of(task).is_some())
     }
 
     // ---- tasks are taken up
@@ -687,6 +691,19 @@ impl Group {
         self.changed = true;
         self.taken_up.insert(task);
         unread
+    }
+
+    /// A task took the place of one that was not taken up, and is in this lane: it is settled if it is the next in its queue. `false`:
+    /// it is found to be over when its turn comes.
+    pub(super) fn replace_ready(&mut self, task: TaskId, lane: Option<&Name>, by: TaskId, at: Time) -> bool {
+        let waits = !self.taken_up.contains(&task);
+        if waits && lane.is_some_and(|lane| self.lanes.pass(lane, task)) {
+            self.changed = true;
+            return true;
+        }
+        self.cursors.iter_mut().for_each(|cursor| cursor.replace(task, by, at));
+        self.lanes.replace(task, by, at);
+        false
     }
 
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
@@ -779,7 +796,7 @@ impl Group {
     /// Whether the rules hold that the fields state; an error says which does not.
     pub(super) fn check(&self, head: TaskId) -> Result<(), String> {
         self.open.check()?;
-        self.lanes.check(self.lane_max())?;
+        self.lanes.check(self.limits.lane_max.get() as usize)?;
         self.cursors.iter().try_for_each(|cursor| cursor.check(head))?;
         let is_unread = |task: TaskId| self.cursors.iter().any(|cursor| cursor.is_ready(task));
         let twice = self.open.ids().into_iter().find(|id| is_unread(*id) && !self.taken_up.contains(id));

@@ -11,8 +11,9 @@ use std::sync::Arc;
 
 use rustc_hash::FxHashMap;
 
+use super::replacing::marked;
 use crate::store::WaitingLane;
-use crate::task::{Name, Priority, Task, TaskId, Time};
+use crate::task::{Name, Priority, Replace, Task, TaskId, Time};
 
 /// Most tasks of one lane and priority that are in memory because their turn is next.
 const AHEAD: usize = 16;
@@ -64,6 +65,8 @@ struct Queue {
     /// Those that the group has taken up: their time came, or they were given out again.
     parked: BTreeSet<TaskId>,
     standing: Standing,
+    /// While it is read: the newest task when that was asked for.
+    asked_at: TaskId,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +96,11 @@ pub(super) struct LaneRead {
     pub(super) max_bytes: usize,
 }
 
+/// How many places a lane has, where those that somebody named have so many: that of a key has one.
+pub(super) fn places(lane: &Name, most: usize) -> usize {
+    if Replace::key_of(lane).is_some() { 1 } else { most }
+}
+
 impl Queue {
     fn new(after: TaskId) -> Queue {
         Queue {
@@ -104,6 +112,7 @@ impl Queue {
             ready: VecDeque::new(),
             parked: BTreeSet::new(),
             standing: Standing::Blocked,
+            asked_at: 0,
         }
     }
 
@@ -201,6 +210,11 @@ impl Lanes {
         self.turns[priority as usize].queues.contains_key(lane)
     }
 
+    /// Whether any task of the log waits in that queue.
+    pub(super) fn has_queued(&self, priority: Priority, lane: &Name) -> bool {
+        self.turns[priority as usize].queues.get(lane).is_some_and(|queue| queue.count > 0)
+    }
+
     /// Whether the task of the log is in a queue.
     pub(super) fn is_waiting(&self, task: &Task) -> bool {
         let queue = task.spec.waits_in().and_then(|lane| self.turns[task.spec.priority as usize].queues.get(lane));
@@ -291,6 +305,33 @@ impl Lanes {
         self.wake(lane);
     }
 
+    /// Takes a task out of its queue, if it is the first there of those of the log, or the only one.
+    pub(super) fn pass(&mut self, lane: &Name, task: TaskId) -> bool {
+        for turns in &mut self.turns {
+            let queue =
+                turns.queues.get_mut(lane).filter(|queue| queue.standing != Standing::Reading && queue.count > 0);
+            let Some(queue) = queue else { continue };
+            let is_only = queue.count == 1 && queue.upto == task;
+            if queue.ready.front().map_or(is_only, |first| first.id == task) {
+                self.bytes -= queue.ready.pop_front().map_or(0, |first| first.spec.bytes());
+                (queue.after, queue.read, queue.count) = (task, queue.read.max(task), queue.count - 1);
+                return true;
+            }
+        }
+        false
+    }
+
+    /// Marks a task as one whose place was taken, if it is in memory.
+    pub(super) fn replace(&mut self, task: TaskId, by: TaskId, at: Time) {
+        for queue in self.turns.iter_mut().flat_map(|turns| turns.queues.values_mut()) {
+            if let Ok(place) = queue.ready.binary_search_by_key(&task, |ready| ready.id) {
+                self.bytes -= queue.ready[place].spec.bytes();
+                queue.ready[place] = marked(&queue.ready[place], by, at);
+                self.bytes += queue.ready[place].spec.bytes();
+            }
+        }
+    }
+
     // ---- whose turn it is
 
     /// Whether the lanes go before what is in none: they take turns.
@@ -315,7 +356,7 @@ impl Lanes {
                 turns.queues.remove(&lane);
                 continue;
             }
-            if self.places.get(&lane).map_or(0, Vec::len) >= most {
+            if self.places.get(&lane).map_or(0, Vec::len) >= places(&lane, most) {
                 queue.standing = Standing::Blocked;
                 continue;
             }
@@ -352,7 +393,7 @@ impl Lanes {
         let Some(queue) = turns.queues.get_mut(&lane) else { return };
         if queue.is_empty() {
             turns.queues.remove(&lane);
-        } else if self.places.get(&lane).map_or(0, Vec::len) < most {
+        } else if self.places.get(&lane).map_or(0, Vec::len) < places(&lane, most) {
             turns.order.push_back(lane);
         } else {
             queue.standing = Standing::Blocked;
@@ -371,14 +412,22 @@ impl Lanes {
     }
 
     /// What is to be read since this was last asked; up to `room` bytes of text are kept.
-    pub(super) fn take_reads(&mut self, priority: Priority, room: usize) -> Vec<LaneRead> {
+    /// `head` is the newest task.
+    pub(super) fn take_reads(&mut self, priority: Priority, room: usize, head: TaskId) -> Vec<LaneRead> {
         let Turns { queues, to_read, .. } = &mut self.turns[priority as usize];
         let (limit, max_bytes) = if self.bytes < room / 2 { (AHEAD, AHEAD_BYTES) } else { (1, 1) };
         let reads = to_read.drain(..).filter_map(|lane| {
-            let Queue { read, upto, .. } = *queues.get(&lane)?;
+            let queue = queues.get_mut(&lane)?;
+            queue.asked_at = head;
+            let Queue { read, upto, .. } = *queue;
             Some(LaneRead { lane, after: read, upto, limit, max_bytes })
         });
         reads.collect()
+    }
+
+    /// The newest task when what is read of a lane was asked for.
+    pub(super) fn asked_at(&self, priority: Priority, lane: &Name) -> TaskId {
+        self.turns[priority as usize].queues.get(lane).map_or(0, |queue| queue.asked_at)
     }
 
     /// What was read of a lane: everything up to `scanned`. `None`: it could not be read.
@@ -466,7 +515,7 @@ impl Lanes {
                 let in_turn = turns.order.iter().filter(|in_turn| *in_turn == lane).count();
                 let has_turn = in_turn == usize::from(queue.standing == Standing::InTurn);
                 let is_blocked = queue.standing == Standing::Blocked;
-                let is_passed_over = is_blocked && !queue.is_empty() && self.places(lane).len() < most;
+                let is_passed_over = is_blocked && !queue.is_empty() && self.places(lane).len() < places(lane, most);
                 if !in_order || !has_turn || is_passed_over {
                     return Err(format!("the lane {lane} is not consistent, or passed over: {queue:?}"));
                 }

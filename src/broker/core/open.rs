@@ -9,6 +9,7 @@ use super::delayed::{Delayed, Due};
 use super::holder::Holder;
 use super::kept::Kept;
 use super::packed::Packed;
+use super::replacing::marked;
 use super::session::SessionId;
 use super::suspects::Suspects;
 use crate::attempts::Attempts;
@@ -265,6 +266,16 @@ impl OpenTasks {
             self.awaiting_stream.remove(&(peer, task));
         }
         Some(lease)
+    }
+
+    /// Marks a task that is with a client as one whose place was taken.
+    pub(super) fn replace_leased(&mut self, task: TaskId, by: TaskId, at: Time, texts: &mut Texts) {
+        let lease = self.leases.get_mut(&task);
+        // Of one that came back with its client only the store knows what it is: it is read if it comes back again.
+        let Some(text) = lease.and_then(|lease| lease.task.as_mut()) else { return };
+        texts.left(text);
+        *text = marked(text, by, at);
+        texts.came(text);
     }
 
     /// A task was taken out of its place.

@@ -52,6 +52,12 @@ impl Cancelled {
     }
 }
 
+/// Whether it is that long because something newer may take its place.
+fn waits_for_quiet(task: &Task, due: Time) -> bool {
+    let quiet = task.spec.replace.as_ref().and_then(|replace| replace.quiet);
+    quiet.is_some_and(|quiet| quiet.until(task.accepted_at) == due)
+}
+
 /// How far a task was that was taken from a group.
 pub(super) struct Withdrawn {
     /// A client was at work on it.
@@ -227,6 +233,7 @@ impl Core {
             return TaskState::Waiting(WaitReason::TooLong);
         }
         TaskState::Waiting(match due {
+            Some(due) if waits_for_quiet(task, due) => WaitReason::Quiet(due),
             Some(due) => WaitReason::NotBefore(due),
             None => self.wait_reason(group, task, now),
         })

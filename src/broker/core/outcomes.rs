@@ -10,6 +10,7 @@ use super::group::Group;
 use super::holder::Holder;
 use super::open::{Lease, Said};
 use super::peer::Peer;
+use super::replacing::replaced;
 use super::session::{RevokeReason, Revoked, SessionId};
 use super::tally::micros;
 use super::timers::Timer;
@@ -239,7 +240,7 @@ impl Core {
     fn revoke_stale(&mut self, group: GroupId, reporter: &Reporter, report: &OutcomeReport, now: Now) {
         let Some(session) = self.session_of(reporter, group).filter(|_| report.attempt != 0) else { return };
         let reason = match self.recent.get(report.task).and_then(|task| task.spec.over(now.wall)) {
-            Some(Outcome::Cancelled) => RevokeReason::Cancelled,
+            Some(Outcome::Cancelled | Outcome::Replaced) => RevokeReason::Cancelled,
             Some(_) => RevokeReason::Expired,
             None => RevokeReason::GivenToAnother,
         };
@@ -472,10 +473,16 @@ impl Core {
             _ => wait,
         };
         let not_before = (!wait.is_zero()).then(|| now.wall.after(wait));
+        let by = lease.task.as_ref().and_then(|task| task.spec.replaced_by());
         let given_up = lease.task.as_ref().and_then(|task| self.given_up(id, task, attempts));
         let Some(group) = self.groups.get_mut(&id) else { return };
         let result = outcome_of(task, group.name.clone(), client, attempts.deliveries, outcome, now.wall);
         let result = NewResult { ret, attachment, not_before, ..result };
+        if let Some(by) = by {
+            let last = group.name.clone().map(|name| replaced(task, name, attempts.deliveries, by, now));
+            self.records.extend([result].into_iter().chain(last));
+            return;
+        }
         if let Some(why) = given_up {
             let ret = if why.is_empty() { result.ret.clone() } else { why.into_owned() };
             let last = NewResult { outcome: Outcome::Exhausted, not_before: None, ret, ..result.clone() };

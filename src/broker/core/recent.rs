@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
+use super::replacing::marked;
 use crate::task::{NewTask, Task, TaskId, Time};
 
 /// Text and overhead of the newest tasks that are kept, for all groups together.
@@ -77,6 +78,15 @@ impl RecentTasks {
     pub(super) fn after(&self, after: TaskId) -> Option<impl Iterator<Item = &Arc<Task>>> {
         let from = if after >= self.head { self.tasks.len() } else { self.index(after + 1)? };
         Some(self.tasks.range(from..).flatten())
+    }
+
+    /// Marks a task as one whose place was taken, likewise.
+    pub(super) fn replace(&mut self, id: TaskId, by: TaskId, at: Time) {
+        if let Some(Some(task)) = self.index(id).and_then(|place| self.tasks.get_mut(place)) {
+            self.bytes -= cost(task);
+            *task = marked(task, by, at);
+            self.bytes += cost(task);
+        }
     }
 
     /// Marks a task as cancelled, so that groups that read it from here do not give it out.

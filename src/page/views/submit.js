@@ -18,6 +18,9 @@ export function mount(root) {
   const delay = h('input', { id: 'submit-delay', autocomplete: 'off', 'aria-describedby': 'submit-delay-hint' });
   const ttl = h('input', { id: 'submit-ttl', autocomplete: 'off', 'aria-describedby': 'submit-ttl-hint' });
   const key = h('input', { id: 'submit-key', autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-key-hint' });
+  const replace = h('input', { id: 'submit-replace', maxlength: 256, autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-replace-hint' });
+  const quiet = h('input', { id: 'submit-quiet', autocomplete: 'off', 'aria-describedby': 'submit-quiet-hint' });
+  const maxWait = h('input', { id: 'submit-max_wait', autocomplete: 'off', 'aria-describedby': 'submit-max_wait-hint' });
   const attempts = h('input', { id: 'submit-attempts', type: 'number', min: 1, step: 1, 'aria-describedby': 'submit-attempts-hint' });
   const priorities = ['high', 'normal', 'low'].map((it) =>
     h('label', {}, h('input', { type: 'radio', name: 'priority', value: it, checked: it === 'normal' }), h('span', {}, t(`task.priority.${it}`))));
@@ -36,7 +39,9 @@ export function mount(root) {
     h('details', {}, h('summary', {}, t('submit.more')),
       h('div', { class: 'fields' },
         field('submit-delay', t('submit.delay'), delay), field('submit-ttl', t('submit.ttl'), ttl),
-        field('submit-key', t('submit.key'), key), field('submit-attempts', t('submit.attempts'), attempts, attemptsHint))),
+        field('submit-key', t('submit.key'), key), field('submit-attempts', t('submit.attempts'), attempts, attemptsHint),
+        field('submit-replace', t('submit.replace'), replace), field('submit-quiet', t('submit.quiet'), quiet),
+        field('submit-max_wait', t('submit.max_wait'), maxWait))),
     h('div', { class: 'doing' }, go, note),
     h('div', { class: 'same' }, h('span', { class: 'dim' }, t('submit.same')), shell.node));
   root.append(
@@ -56,6 +61,9 @@ export function mount(root) {
       ...(ttl.value.trim() ? ['--ttl', ttl.value.trim()] : []),
       ...(key.value ? ['--key', key.value] : []),
       ...(attempts.value ? ['--max-attempts', attempts.value] : []),
+      ...(replace.value ? ['--replace', replace.value] : []),
+      ...(quiet.value.trim() ? ['--quiet', quiet.value.trim()] : []),
+      ...(maxWait.value.trim() ? ['--max-wait', maxWait.value.trim()] : []),
     ];
     // The text stands last: behind `--`, if it looks like an option.
     const said = texts.value || '…';
@@ -66,15 +74,19 @@ export function mount(root) {
   /** What to send, or null after saying what is wrong beside the field. */
   function request() {
     const wrong = (input, why) => invalid(input, note, why);
-    for (const input of [texts, select, delay, ttl, attempts]) attribute(input, 'aria-invalid', null);
+    for (const input of [texts, select, delay, ttl, attempts, quiet, maxWait]) attribute(input, 'aria-invalid', null);
     if (!texts.value) return wrong(texts, t('submit.empty'));
     if (to.value.trim() && select.value.trim()) return wrong(select, t('submit.select.alone'));
-    const [delayMs, ttlMs] = [delay, ttl].map((it) => parseDuration(it.value));
-    if (Number.isNaN(delayMs)) return wrong(delay, t('submit.bad_duration'));
-    if (Number.isNaN(ttlMs)) return wrong(ttl, t('submit.bad_duration'));
+    const times = [delay, ttl, quiet, maxWait];
+    const [delayMs, ttlMs, quietMs, maxWaitMs] = times.map((it) => parseDuration(it.value));
+    const noTime = times.find((it) => Number.isNaN(parseDuration(it.value)));
+    if (noTime) return wrong(noTime, t('submit.bad_duration'));
+    if (quiet.value.trim() && !replace.value) return wrong(quiet, t('submit.quiet.alone'));
+    if (maxWait.value.trim() && !quiet.value.trim()) return wrong(maxWait, t('submit.max_wait.alone'));
     return {
       text: texts.value, to: to.value.trim() || null, select: select.value.trim(), key: key.value || null, priority: priority(),
       delay_ms: delayMs ?? 0, ttl_ms: ttlMs, max_attempts: attempts.value ? Number(attempts.value) : null,
+      replace: replace.value, quiet_ms: quietMs, max_wait_ms: maxWaitMs,
     };
   }
 

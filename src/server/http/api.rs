@@ -23,7 +23,7 @@ use crate::attachment::{Attachment, from_base64};
 use crate::broker::Cancelled;
 use crate::group_limits::{LimitsChange, OnDead};
 use crate::server::access::Caller;
-use crate::server::operator::{self, Beside, Part, TaskRequest, Wanted, if_set, per_second, retry_policy};
+use crate::server::operator::{self, Beside, Part, Replacing, TaskRequest, Wanted, if_set, per_second, retry_policy};
 use crate::server::traffic::Flow;
 use crate::task::{Name, NameOf, Priority, TaskId};
 use crate::task_state::TaskState;
@@ -322,6 +322,10 @@ struct NewTask {
     timeout_ms: u32,
     #[serde(default)]
     timeout_fails: bool,
+    #[serde(default)]
+    replace: String,
+    quiet_ms: Option<u64>,
+    max_wait_ms: Option<u64>,
     priority: Option<Priority>,
     #[serde(default)]
     lane: String,
@@ -351,6 +355,11 @@ async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller
         retry: task.retry,
         timeout_ms: task.timeout_ms,
         timeout_fails: task.timeout_fails,
+        replace: Replacing {
+            key: task.replace,
+            quiet: task.quiet_ms.map(Duration::from_millis),
+            max_wait: task.max_wait_ms.map(Duration::from_millis),
+        },
         priority: task.priority.unwrap_or_default(),
         lane: task.lane,
     };

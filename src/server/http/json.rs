@@ -45,6 +45,18 @@ pub(super) struct Task {
     timeout_ms: Option<NonZeroU32>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     timeout_fails: bool,
+    /// The key by which others take its place, and it theirs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaces: Option<u64>,
+    /// At `expires_at`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replaced_by: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quiet_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_wait_ms: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     lane: Option<String>,
     priority: &'static str,
@@ -85,8 +97,10 @@ impl Task {
     /// All of it but its data.
     fn whole(task: task::Task) -> Task {
         let task::Task { id, accepted_at, spec } = task;
+        let (replaces, replaced_by) = (spec.replaces(), spec.replaced_by());
         let (over_at, by) = (spec.over_at(), spec.by);
         let (groups, select) = audience(spec.audience.as_deref());
+        let quiet = spec.replace.as_ref().and_then(|replace| replace.quiet);
         Task {
             id,
             text: spec.text,
@@ -103,6 +117,11 @@ impl Task {
             retry: spec.retry.map(|retry| retry.to_string()),
             timeout_ms: spec.time_limit.map(|limit| limit.millis),
             timeout_fails: spec.time_limit.is_some_and(|limit| limit.fails),
+            replace: spec.replace.map(|replace| replace.key().to_owned()),
+            replaces,
+            replaced_by,
+            quiet_ms: quiet.map(|quiet| quiet.millis),
+            max_wait_ms: quiet.and_then(|quiet| quiet.most_millis),
             lane: spec.lane.map(|lane| lane.to_string()),
             priority: match spec.priority {
                 Priority::High => "high",

@@ -249,7 +249,9 @@ pub(super) async fn wait_for(app: &AppState, task: TaskId, text: &str) -> Result
     let mut stopped = app.stopped.clone();
     let mut seen = None;
     loop {
-        let newest = app.operator.store.tail().positions().result;
+        // One that takes its place leaves no result with a group that is away.
+        let newest = app.operator.store.tail().positions();
+        let newest = (newest.task, newest.result);
         if seen != Some(newest) {
             seen = Some(newest);
             let part = crate::server::operator::Part { limit: 1, without_results: true, ..Default::default() };

@@ -21,8 +21,8 @@ use crate::store::{
     Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, WaitingLane,
 };
 use crate::task::{
-    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task,
-    TaskId, TaskResult, Time, TimeLimit,
+    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
+    Submitter, Task, TaskId, TaskResult, Time, TimeLimit,
 };
 use crate::wire::log as pb;
 
@@ -35,6 +35,11 @@ fn strange(error: impl Display) -> String {
 
 fn name(text: &str) -> Read<Name> {
     Name::new(NameOf::Group, text).map_err(strange)
+}
+
+/// Of what waits, be it named by somebody or that of a key.
+fn lane_name(text: &str) -> Read<Name> {
+    Name::new(NameOf::KeptLane, text).map_err(strange)
 }
 
 fn optional_name(text: Option<String>) -> Read<Option<Name>> {
@@ -164,6 +169,7 @@ fn task(task: &Task) -> pb::Task {
         priority,
         by,
         time_limit,
+        replace,
         lane,
     } = spec;
     let (groups, select) = match audience.as_deref() {
@@ -194,9 +200,31 @@ fn task(task: &Task) -> pb::Task {
         select,
         timeout_ms: time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: time_limit.is_some_and(|limit| limit.fails),
+        replace: replace.as_deref().map(replacing).into(),
         lane: text(lane.as_ref()),
         ..pb::Task::new()
     }
+}
+
+/// Whose place a task took is told here. Who took its own is told by that one, which comes after it.
+fn replacing(replace: &Replace) -> pb::Replace {
+    let quiet = replace.quiet.map(|Quiet { millis, most_millis, since }| pb::Quiet {
+        millis,
+        most_millis,
+        since: since.0,
+        ..pb::Quiet::new()
+    });
+    let (key, replaces) = (replace.key().to_owned(), replace.replaces);
+    pb::Replace { key, quiet: quiet.into(), replaces, ..pb::Replace::new() }
+}
+
+fn read_replacing(replace: pb::Replace) -> Read<Box<Replace>> {
+    let quiet = replace.quiet.0.map(|quiet| {
+        let pb::Quiet { millis, most_millis, since, .. } = *quiet;
+        Quiet { millis, most_millis, since: Time(since) }
+    });
+    let read = Replace::new(&replace.key, quiet).map_err(strange)?;
+    Ok(Box::new(read.taken(replace.replaces, None)))
 }
 
 fn read_task(task: pb::Task) -> Read<Task> {
@@ -220,6 +248,7 @@ fn read_task(task: pb::Task) -> Read<Task> {
         priority: read_priority(task.priority)?,
         by: task.by.0.map(|by| Arc::new(Submitter { name: by.name, role: by.role })),
         time_limit: NonZeroU32::new(task.timeout_ms).map(limit),
+        replace: task.replace.0.map(|replace| read_replacing(*replace)).transpose()?,
         lane: optional_name(task.lane)?,
     };
     Ok(Task { id: task.id, accepted_at: Time(task.accepted_at), spec })
@@ -348,7 +377,7 @@ fn waiting_lane(waiting: &WaitingLane) -> pb::WaitingLane {
 
 fn read_waiting_lane(waiting: pb::WaitingLane) -> Read<WaitingLane> {
     let pb::WaitingLane { lane, after, upto, count, .. } = waiting;
-    Ok(WaitingLane { lane: name(&lane)?, priority: read_priority(waiting.priority)?, after, upto, count })
+    Ok(WaitingLane { lane: lane_name(&lane)?, priority: read_priority(waiting.priority)?, after, upto, count })
 }
 
 fn open_task(task: &OpenTask) -> pb::OpenTask {
@@ -368,7 +397,8 @@ fn open_task(task: &OpenTask) -> pb::OpenTask {
 
 fn read_open_task(task: pb::OpenTask) -> Read<OpenTask> {
     let attempts = Attempts { deliveries: task.deliveries, spent: task.spent, begun: task.begun, silent: task.silent };
-    let (not_before, lane) = (task.not_before.map(Time), optional_name(task.lane)?);
+    let lane = task.lane.map(|lane| lane_name(&lane)).transpose()?;
+    let not_before = task.not_before.map(Time);
     let place = LanePlace::from_number(task.place.into()).ok_or_else(|| format!("the place {}", task.place))?;
     Ok(OpenTask { id: task.id, attempts, not_before, lane, place })
 }

@@ -87,7 +87,7 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
-    // A server that knows no lanes would give out what waits in them, or lose it.
+    // A server that knows no lanes would give out what waits in them, or lose it; and what was replaced.
     let version = if has_lanes(kind) { VERSION } else { 1 };
     let mut message = |kind| {
         *number += 1;
@@ -110,7 +110,7 @@ pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<V
     parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
 }
 
-/// Whether a task of a lane is in it, or a group that has limits, or tasks that wait in lanes.
+/// Whether a task of a lane is in it, or one that replaces others, or a group that has limits, or tasks that wait in lanes.
 fn has_lanes(kind: &Kind) -> bool {
     let (Kind::Batch(batch) | Kind::State(batch)) = kind else { return false };
     let limits = |group: &GroupState| !group.limits.is_default() || !group.lanes.is_empty();
@@ -225,8 +225,8 @@ mod tests {
     use crate::run::{self, Run, TargetState};
     use crate::store::{Dialled, Drain, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
     use crate::task::{
-        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
-        Time, TimeLimit,
+        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status, Submitter,
+        Task, TaskResult, Time, TimeLimit,
     };
 
     fn name(name: &str) -> Name {
@@ -239,6 +239,8 @@ mod tests {
 
     /// One of everything, with everything, and one of most with nothing.
     fn full() -> Batch {
+        let quiet = Quiet { millis: 10_000, most_millis: Some(60_000), since: Time(-2) };
+        let replace = Replace::new("配置", Some(quiet)).unwrap();
         let spec = NewTask {
             text: "任务:\0\u{1F980}".into(),
             attachment: attachment(),
@@ -252,6 +254,7 @@ mod tests {
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
+            replace: Some(Box::new(replace.taken(Some(6), None))),
             lane: Some(name("tenant 7")),
         };
         let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));

@@ -11,7 +11,7 @@ use super::tasks::{self, TaskChunk};
 use super::{int, runs};
 use crate::store::backend::{Oldest, Standing};
 use crate::store::chunk::block_of;
-use crate::store::{ChunkOfTasks, Removable, Removal, Removed};
+use crate::store::{ChunkOfTasks, Removable, Removal, Removed, Slot};
 use crate::task::{GroupName, Priority, TaskId, Time};
 
 /// The chunks of a group and priority in their order, without reading them.
@@ -81,6 +81,12 @@ pub(super) fn remove(change: &Transaction<'_>, removal: &Removal) -> rusqlite::R
         for (key, task) in chunk.keys() {
             let mut free = change.prepare_cached("DELETE FROM keys WHERE key = ? AND task_id = ?")?;
             free.execute(params![key, int(task)])?;
+        }
+        for task in chunk.replacing() {
+            let task = task?;
+            let Some(slot) = Slot::of(&task.spec) else { continue };
+            let mut leave = change.prepare_cached("DELETE FROM slots WHERE key = ? AND address = ? AND task_id = ?")?;
+            leave.execute(params![slot.key, slot.address, int(task.id)])?;
         }
         let (lanes, target, priority) = chunk.lanes();
         for lane in lanes {

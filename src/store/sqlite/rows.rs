@@ -178,6 +178,11 @@ impl Values<'_, '_> {
         limits.map_err(|error| self.strange(std::io::Error::other(error)))
     }
 
+    fn lane(&mut self) -> rusqlite::Result<Option<Name>> {
+        let lane = self.next::<Option<String>>()?;
+        lane.map(|lane| Name::new(NameOf::KeptLane, &lane)).transpose().map_err(|error| self.strange(error))
+    }
+
     /// Lanes, as JSON.
     fn lanes(&mut self) -> rusqlite::Result<Vec<WaitingLane>> {
         let text = self.next::<Option<String>>()?;
@@ -185,7 +190,7 @@ impl Values<'_, '_> {
         let rows = rows.map_err(|error| self.strange(error))?;
         rows.into_iter()
             .map(|LaneRow(lane, number, after, upto, count)| {
-                let lane = Name::new(NameOf::Lane, &lane).map_err(|error| self.strange(error))?;
+                let lane = Name::new(NameOf::KeptLane, &lane).map_err(|error| self.strange(error))?;
                 let priority = priority(number).ok_or_else(|| self.unknown(number))?;
                 Ok(WaitingLane { lane, priority, after, upto, count })
             })
@@ -241,6 +246,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             by: None,
             audience: None,
             time_limit: None,
+            replace: None,
             lane: None,
         },
     })
@@ -414,7 +420,7 @@ pub(super) fn open<'a>(row: &'a Row<'_>) -> rusqlite::Result<(&'a str, OpenTask)
         id: row.position()?,
         attempts: Attempts { deliveries: row.next()?, spent: row.next()?, begun: row.next()?, silent: row.next()? },
         not_before: row.optional_time()?,
-        lane: row.optional_name()?,
+        lane: row.lane()?,
         place: {
             let number = row.next()?;
             LanePlace::from_number(number).ok_or_else(|| row.unknown(number))?
@@ -465,7 +471,7 @@ impl OpenRow {
     fn task(self) -> Result<OpenTask, NameError> {
         let OpenRow(id, deliveries, not_before, counted, lane) = self;
         let place = if lane.as_ref().is_some_and(|lane| lane.1) { LanePlace::Taken } else { LanePlace::None };
-        let lane = lane.map(|lane| Name::new(NameOf::Lane, &lane.0)).transpose()?;
+        let lane = lane.map(|lane| Name::new(NameOf::KeptLane, &lane.0)).transpose()?;
         let all_spent = Attempts::all_spent(deliveries);
         let attempts =
             counted.map_or(all_spent, |(spent, begun, silent)| Attempts { deliveries, spent, begun, silent });

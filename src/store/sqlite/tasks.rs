@@ -13,15 +13,17 @@ use super::int;
 use super::rows::{priority, priority_number};
 use crate::attachment::Headers;
 use crate::retry::Retry;
-use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
+use crate::store::{Batch, Slot};
+use crate::task::{
+    Audience, GroupName, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time, TimeLimit,
+};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
         concat!(
             "SELECT segment, first, last, target, priority, newest, head, texts, (SELECT
-                 json_group_array(json_array(task_id, expires_at, keyless)) FROM changes WHERE task_id BETWEEN first AND last)
+                 json_group_array(json_array(task_id, expires_at, keyless, replaced_by)) FROM changes WHERE task_id BETWEEN first AND last)
              FROM task_chunks WHERE ",
             $($rest),+
         )
@@ -86,8 +88,16 @@ pub(super) struct TaskChunk {
     texts: Vec<u8>,
     /// From which place on who submitted them; `None`: nobody who is known. Empty where callers need not say who they are.
     submitters: Vec<(usize, Option<Arc<Submitter>>)>,
-    /// The expiries that count, and whether the key was freed.
-    changes: BTreeMap<TaskId, (Option<i64>, bool)>,
+    changes: BTreeMap<TaskId, Changed>,
+}
+
+/// What counts of a task that was changed.
+#[derive(Debug)]
+struct Changed {
+    expires_at: Option<i64>,
+    /// Its key was freed.
+    keyless: bool,
+    replaced_by: Option<TaskId>,
 }
 
 /// A task in the head of its chunk: its distance from the first; where its text begins, and how long it is; what only some have.
@@ -129,6 +139,26 @@ struct Rare {
     /// How many bytes of data stand behind its text.
     #[serde(skip_serializing_if = "is_default")]
     data: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<Replacing>,
+}
+
+/// The key by which a task replaces others; for how long nothing newer is to come, at most, and since when; whose place it took.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+struct Replacing(String, Option<(u64, Option<u64>, i64)>, Option<TaskId>);
+
+impl Replacing {
+    fn of(replace: &Replace) -> Replacing {
+        let quiet = replace.quiet.map(|Quiet { millis, most_millis, since }| (millis, most_millis, since.0));
+        Replacing(replace.key().to_owned(), quiet, replace.replaces)
+    }
+
+    fn read(&self, by: Option<TaskId>) -> rusqlite::Result<Box<Replace>> {
+        let Replacing(key, quiet, replaces) = self;
+        let quiet = quiet.map(|(millis, most_millis, since)| Quiet { millis, most_millis, since: Time(since) });
+        let read = Replace::new(key, quiet).map_err(|error| strange(6, error))?;
+        Ok(Box::new(read.taken(*replaces, by)))
+    }
 }
 
 impl Rare {
@@ -144,6 +174,7 @@ impl Rare {
             audience,
             time_limit,
             lane,
+            replace,
             attachment,
             ..
         } = &task.spec;
@@ -160,6 +191,7 @@ impl Rare {
             && by.is_none()
             && audience.is_none()
             && time_limit.is_none()
+            && replace.is_none()
             && lane.is_none()
             && attachment.is_nothing();
         if is_plain {
@@ -174,6 +206,7 @@ impl Rare {
             retry: retry.map(|retry| retry.to_string()),
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
+            replace: replace.as_deref().map(Replacing::of),
             lane: lane.as_ref().map(|lane| lane.as_str().to_owned()),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
@@ -191,6 +224,12 @@ impl Rare {
 }
 
 impl Rare {
+    /// See [`NewTask::waits_in`].
+    fn waits_in(&self) -> Option<String> {
+        let replace = || Some(Replace::new(&self.replace.as_ref()?.0, None).ok()?.lane().to_string());
+        self.lane.clone().or_else(replace)
+    }
+
     fn audience(&self) -> rusqlite::Result<Option<Audience>> {
         if let Some(select) = &self.select {
             return select
@@ -211,7 +250,10 @@ impl Chunk for TaskChunk {
         let heads: Vec<Head> = json(row, 6)?;
         let (first, last) = (position(row, 1)?, position(row, 2)?);
         chunks::check(6, first, last, heads.iter().map(|head| head.0))?;
-        let changes: Vec<(TaskId, Option<i64>, u8)> = json(row, 8)?;
+        let changes: Vec<(TaskId, Option<i64>, u8, Option<TaskId>)> = json(row, 8)?;
+        let changed = |(id, expires_at, keyless, replaced_by)| {
+            (id, Changed { expires_at, keyless: keyless != 0_u8, replaced_by })
+        };
         let submitters = heads.iter().enumerate().filter_map(|(at, head)| {
             let (name, role) = head.3.as_ref()?.by.clone()?;
             Some((at, (!name.is_empty()).then(|| Arc::new(Submitter { name, role }))))
@@ -226,7 +268,7 @@ impl Chunk for TaskChunk {
             heads,
             submitters,
             texts: row.get_ref(7)?.as_blob()?.to_vec(),
-            changes: changes.into_iter().map(|(id, expires_at, keyless)| (id, (expires_at, keyless != 0))).collect(),
+            changes: changes.into_iter().map(changed).collect(),
         })
     }
 
@@ -264,12 +306,14 @@ impl Chunk for TaskChunk {
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
+            let replaced_by = self.changes.get(&id).and_then(|changed| changed.replaced_by);
+            spec.replace = rare.replace.as_ref().map(|replace| replace.read(replaced_by)).transpose()?;
             let lane = rare.lane.as_deref().map(|lane| Name::new(NameOf::Lane, lane)).transpose();
             spec.lane = lane.map_err(|error| strange(6, error))?;
         }
-        if let Some((expires_at, keyless)) = self.changes.get(&id) {
-            spec.expires_at = expires_at.map(Time);
-            spec.key = spec.key.filter(|_| !keyless);
+        if let Some(changed) = self.changes.get(&id) {
+            spec.expires_at = changed.expires_at.map(Time);
+            spec.key = spec.key.filter(|_| !changed.keyless);
         }
         Ok(Task { id, accepted_at: Time(self.newest.saturating_sub(ago)), spec })
     }
@@ -287,7 +331,7 @@ impl TaskChunk {
         (0..self.len()).map(|at| {
             let written = || self.heads[at].3.as_ref().and_then(|rare| rare.expires_at);
             let id = self.position(at);
-            (id, self.changes.get(&id).map_or_else(written, |(changed, _)| *changed).map(Time))
+            (id, self.changes.get(&id).map_or_else(written, |changed| changed.expires_at).map(Time))
         })
     }
 
@@ -297,15 +341,21 @@ impl TaskChunk {
         (0..self.len()).filter_map(key)
     }
 
+    /// The tasks of it that replace others.
+    pub(super) fn replacing(&self) -> impl Iterator<Item = rusqlite::Result<Task>> {
+        let replaces = |at: &usize| self.heads[*at].3.as_ref().is_some_and(|rare| rare.replace.is_some());
+        (0..self.len()).filter(replaces).map(|at| self.entry(at))
+    }
+
     /// The lanes of its tasks, each once, and where these are noted.
-    pub(super) fn lanes(&self) -> (BTreeSet<&str>, &str, i64) {
-        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.lane.as_deref()).collect();
+    pub(super) fn lanes(&self) -> (BTreeSet<String>, &str, i64) {
+        let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.waits_in()).collect();
         (lanes, self.target.as_ref().map_or("", GroupName::as_str), priority_number(self.priority))
     }
 
     /// Whether the task at this place is in a lane.
     pub(super) fn is_in(&self, at: usize, lane: &str) -> bool {
-        self.heads[at].3.as_ref().is_some_and(|rare| rare.lane.as_deref() == Some(lane))
+        self.heads[at].3.as_ref().is_some_and(|rare| rare.waits_in().as_deref() == Some(lane))
     }
 
     /// Which of its tasks were changed.
@@ -335,6 +385,14 @@ pub(super) fn ids_of_block(conn: &Connection, block: i64) -> rusqlite::Result<Fx
 pub(super) fn keyed(conn: &Connection, key: &str) -> rusqlite::Result<Option<Task>> {
     let mut select = conn.prepare_cached("SELECT task_id FROM keys WHERE key = ?")?;
     let Some(id) = select.query_row([key], |row| row.get::<_, i64>(0)).optional()? else { return Ok(None) };
+    find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
+}
+
+/// The newest task of a slot.
+pub(super) fn newest_of(conn: &Connection, slot: &Slot) -> rusqlite::Result<Option<Task>> {
+    let mut select = conn.prepare_cached("SELECT task_id FROM slots WHERE key = ? AND address = ?")?;
+    let id = select.query_row([&slot.key, &slot.address], |row| row.get::<_, i64>(0)).optional()?;
+    let Some(id) = id else { return Ok(None) };
     find(conn, id as TaskId)?.map(|(chunk, at)| chunk.entry(at)).transpose()
 }
 
@@ -407,8 +465,24 @@ pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite:
         if let Some(key) = &task.spec.key {
             keep.execute(params![key, int(task.id)])?;
         }
+        if let Some(slot) = Slot::of(&task.spec) {
+            take_slot(change, &slot, task)?;
+        }
     }
     Ok(())
+}
+
+/// The task is the newest of its slot now, and has taken the place of the one that it says.
+fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Result<()> {
+    let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
+    take.execute(params![slot.key, slot.address, int(task.id)])?;
+    let Some(old) = task.spec.replaces() else { return Ok(()) };
+    let Some((chunk, at)) = find(change, old)? else { return Ok(()) };
+    let keyless = chunk.entry(at)?.spec.key.is_none();
+    let mut replace = change
+        .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
+    let at = NewTask::cancelled(task.accepted_at).0;
+    replace.execute(params![int(old), at, keyless, int(task.id)]).map(drop)
 }
 
 /// Notes which lanes there are in a chunk.

@@ -52,6 +52,12 @@ class NewTask:
     lane: str = ""
     #: What rides with it, as {"content-type": "image/png"}: at most 32, of which keys and values have 4,096 bytes in all.
     headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    #: It takes the place of the newest task with this key for the same groups, where that has not begun.
+    replace: str = ""
+    #: With `replace`: it is not given out before nothing newer with that key came for so long.
+    quiet: Optional[Duration] = None
+    #: With `quiet`: but so long after the first of those that came one after another.
+    max_wait: Optional[Duration] = None
     #: Bytes, beside or instead of the text.
     data: bytes = b""
 
@@ -70,7 +76,12 @@ class NewTask:
             lane=self.lane,
             headers=self._carried(),
             data=self.data,
+            replace=self.replace,
         )
+        if self.quiet is not None:
+            made.quiet_ms = millis(self.quiet)
+        if self.max_wait is not None:
+            made.max_wait_ms = millis(self.max_wait)
         if isinstance(self.to, str):
             made.to = self.to
         elif self.to is not None:
@@ -105,6 +116,9 @@ class TaskOptions(TypedDict, total=False):
     timeout_fails: bool
     lane: str
     headers: Mapping[str, str]
+    replace: str
+    quiet: Optional[Duration]
+    max_wait: Optional[Duration]
     data: bytes
 
 
@@ -190,6 +204,12 @@ class TaskRecord:
     headers: Mapping[str, str]
     #: How many bytes it has beside its text: `data` of a client has them.
     data_size: int
+    #: As `NewTask` has it.
+    replace: str = ""
+    #: The task that took its place, at `expires_at`, where it had not begun; 0: none did.
+    replaced_by: int = 0
+    #: The task whose place it took; 0: of none.
+    replaces: int = 0
 
     @classmethod
     def of(cls, task: Any) -> TaskRecord:
@@ -213,6 +233,9 @@ class TaskRecord:
             submitted_by=task.submitted_by,
             headers=dict(task.headers),
             data_size=task.data_size,
+            replace=task.replace,
+            replaced_by=task.replaced_by,
+            replaces=task.replaces,
         )
 
 
@@ -226,7 +249,7 @@ class TaskResult:
     group: str
     client: str
     attempt: int
-    #: `DONE`, `RETRY`, `FAILED`, `LOST`, `TIMED_OUT`, `EXHAUSTED`, `EXPIRED`, `CANCELLED` and so on.
+    #: `DONE`, `RETRY`, `FAILED`, `LOST`, `TIMED_OUT`, `EXHAUSTED`, `EXPIRED`, `CANCELLED`, `REPLACED` and so on.
     outcome: str
     text: str
     at: Moment

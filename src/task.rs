@@ -131,6 +131,8 @@ pub enum NameOf {
     To,
     /// A task's idempotency key. Programs choose it, and nobody joins by it.
     Key,
+    /// A schedule.
+    Schedule,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
@@ -142,7 +144,7 @@ impl NameOf {
     fn is_read(self) -> bool {
         match self {
             NameOf::Group | NameOf::Key => false,
-            NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
+            NameOf::To | NameOf::Schedule | NameOf::ClientOrGroup | NameOf::Metadata => true,
         }
     }
 }
@@ -153,6 +155,7 @@ impl fmt::Display for NameOf {
             NameOf::Group => "the group",
             NameOf::To => "the group in `to`",
             NameOf::Key => "the key",
+            NameOf::Schedule => "the name of a schedule",
             NameOf::ClientOrGroup => "an id or a group",
             NameOf::Metadata => "it",
         })
@@ -303,6 +306,17 @@ pub struct NewTask {
     pub by: Option<Arc<Submitter>>,
     /// How long work on it may take; `None`: as long as it takes. Its client sees to it.
     pub time_limit: Option<TimeLimit>,
+    /// Which schedule made it, if one did.
+    pub made: Option<Arc<Made>>,
+}
+
+/// Which schedule made a task, and for which moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Made {
+    /// Its name.
+    pub schedule: Name,
+    /// The moment. `None`: somebody had it made between the moments.
+    pub moment: Option<Time>,
 }
 
 /// How long work on a task may take, from when it begins.
@@ -376,6 +390,7 @@ impl Task {
             by,
             audience,
             time_limit,
+            made,
         } = &self.spec;
         let spec = NewTask {
             text: String::new(),
@@ -390,6 +405,7 @@ impl Task {
             by: by.clone(),
             audience: audience.clone(),
             time_limit: *time_limit,
+            made: made.clone(),
         };
         Task { spec, ..*self }
     }

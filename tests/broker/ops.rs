@@ -545,6 +545,7 @@ impl World {
             priority: spec.priority,
             by: None,
             time_limit: spec.limit,
+            made: None,
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),

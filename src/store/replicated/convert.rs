@@ -17,9 +17,10 @@ use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
+use crate::schedule::Schedule;
 use crate::store::{Batch, Dialled, Drain, GroupState, KnownClient, OpenRows, OpenTask, Positions, Removal};
 use crate::task::{
-    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task,
+    Audience, GroupName, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task,
     TaskId, TaskResult, Time, TimeLimit,
 };
 use crate::wire::log as pb;
@@ -75,6 +76,7 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
         open,
         drains,
         runs,
+        schedules,
         dialled,
         clients,
         expiries,
@@ -100,6 +102,7 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
         open: open.iter().map(|(group, rows)| open_rows(group, rows)).collect(),
         drains: drains.iter().map(|(client, one)| drain(client, one.as_ref())).collect(),
         runs: runs.values().map(run).collect::<io::Result<_>>()?,
+        schedules: schedules.iter().map(|(name, one)| schedule(name, one.as_ref())).collect::<io::Result<_>>()?,
         dialled: dialled.iter().map(|(address, one)| dialled_one(address, one.as_ref())).collect(),
         clients: clients.iter().map(|(client, known)| known_client(client, known.as_ref())).collect(),
         expiries: expiries.iter().map(expiry).collect(),
@@ -120,6 +123,7 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<Batch> {
         open: batch.open.into_iter().map(read_open_rows).collect::<Read<_>>()?,
         drains: batch.drains.into_iter().map(read_drain).collect::<Read<_>>()?,
         runs: by(batch.runs, read_run, |run| &run.number)?,
+        schedules: batch.schedules.into_iter().map(read_schedule).collect::<Read<_>>()?,
         dialled: batch.dialled.into_iter().map(read_dialled).collect::<Read<_>>()?,
         clients: batch.clients.into_iter().map(read_client).collect::<Read<_>>()?,
         expiries: batch.expiries.into_iter().map(|expiry| (expiry.task, expiry.at.map(Time))).collect(),
@@ -157,6 +161,7 @@ fn task(task: &Task) -> pb::Task {
         priority,
         by,
         time_limit,
+        made,
     } = spec;
     let (groups, select) = match audience.as_deref() {
         None => (Vec::new(), None),
@@ -167,6 +172,10 @@ fn task(task: &Task) -> pb::Task {
     let submitter = |by: &Arc<Submitter>| {
         let Submitter { name, role } = &**by;
         pb::Submitter { name: name.clone(), role: role.clone(), ..pb::Submitter::new() }
+    };
+    let of_schedule = |made: &Arc<Made>| {
+        let Made { schedule, moment } = &**made;
+        pb::Made { schedule: schedule.to_string(), moment: moment.map(|at| at.0), ..pb::Made::new() }
     };
     pb::Task {
         id: *id,
@@ -186,6 +195,7 @@ fn task(task: &Task) -> pb::Task {
         select,
         timeout_ms: time_limit.map_or(0, |limit| limit.millis.get()),
         timeout_fails: time_limit.is_some_and(|limit| limit.fails),
+        made: made.as_ref().map(of_schedule).into(),
         ..pb::Task::new()
     }
 }
@@ -212,8 +222,14 @@ fn read_task(task: pb::Task) -> Read<Task> {
         priority: priority.ok_or_else(|| format!("the priority {}", task.priority))?,
         by: task.by.0.map(|by| Arc::new(Submitter { name: by.name, role: by.role })),
         time_limit: NonZeroU32::new(task.timeout_ms).map(limit),
+        made: task.made.0.map(|made| read_made(*made).map(Arc::new)).transpose()?,
     };
     Ok(Task { id: task.id, accepted_at: Time(task.accepted_at), spec })
+}
+
+fn read_made(made: pb::Made) -> Read<Made> {
+    let schedule = Name::new(NameOf::Schedule, &made.schedule).map_err(strange)?;
+    Ok(Made { schedule, moment: made.moment.map(Time) })
 }
 
 fn result(entry: &TaskResult) -> pb::Result {
@@ -381,6 +397,16 @@ fn read_run(run: pb::Run) -> Read<Run> {
         ended: run.ended.chars().map(state).collect::<Read<_>>()?,
         ..read
     })
+}
+
+fn schedule(name: &Name, schedule: Option<&Schedule>) -> io::Result<pb::Schedule> {
+    let json = schedule.map(serde_json::to_string).transpose()?;
+    Ok(pb::Schedule { name: name.to_string(), json, ..pb::Schedule::new() })
+}
+
+fn read_schedule(schedule: pb::Schedule) -> Read<(Name, Option<Schedule>)> {
+    let read = |json: String| serde_json::from_str(&json).map_err(strange);
+    Ok((name(&schedule.name)?, schedule.json.map(read).transpose()?))
 }
 
 fn dialled_one(address: &Name, dialled: Option<&Dialled>) -> pb::Dialled {

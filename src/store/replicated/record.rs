@@ -211,9 +211,10 @@ mod tests {
     use crate::attempts::Attempts;
     use crate::fuzz::{any_bytes, cases};
     use crate::run::{self, Run, TargetState};
+    use crate::schedule::{self, Schedule};
     use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask, Positions};
     use crate::task::{
-        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
+        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
         Time, TimeLimit,
     };
 
@@ -240,6 +241,7 @@ mod tests {
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
+            made: Some(Arc::new(Made { schedule: name("nightly"), moment: Some(Time(-9)) })),
         };
         let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));
         let matching = NewTask { audience, priority: Priority::High, ..NewTask::default() };
@@ -301,6 +303,9 @@ mod tests {
             targets: vec![name("g"), name("h")],
             ended: vec![TargetState::Done, TargetState::Expired],
         };
+        let every = schedule::When::Every { millis: 1, since: Time(-2) };
+        let what = schedule::What { text: "任务".into(), attachment: attachment(), ..Default::default() };
+        let schedule = Schedule::new(every, schedule::Missed::All, what, None, Time(3));
         Batch {
             tasks: tasks.map(|(spec, id)| Arc::new(Task { id, accepted_at: Time(id as i64), spec })).collect(),
             results: all_outcomes.collect(),
@@ -316,6 +321,7 @@ mod tests {
             ]),
             drains: BTreeMap::from([(name("c"), Some(drain)), (name("d"), None)]),
             runs: BTreeMap::from([(7, run)]),
+            schedules: BTreeMap::from([(name("nightly"), Some(schedule)), (name("gone"), None)]),
             dialled: BTreeMap::from([(name("h:1"), Some(dialled)), (name("h:2"), None)]),
             clients: BTreeMap::from([(name("c"), Some(known)), (name("d"), None)]),
             expiries: vec![(1, Some(Time(-3))), (2, None)],

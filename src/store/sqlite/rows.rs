@@ -219,6 +219,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             by: None,
             audience: None,
             time_limit: None,
+            made: None,
         },
     })
 }

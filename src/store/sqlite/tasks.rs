@@ -15,7 +15,7 @@ use crate::attachment::Headers;
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{Audience, GroupName, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
+use crate::task::{Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
@@ -121,12 +121,15 @@ struct Rare {
     /// How many bytes of data stand behind its text.
     #[serde(skip_serializing_if = "is_default")]
     data: u32,
+    /// Which schedule made it, and for which moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<(String, Option<i64>)>,
 }
 
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> rusqlite::Result<Option<Box<Rare>>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, .. } =
+        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, made, .. } =
             &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
@@ -141,7 +144,8 @@ impl Rare {
             && by.is_none()
             && audience.is_none()
             && time_limit.is_none()
-            && attachment.is_nothing();
+            && attachment.is_nothing()
+            && made.is_none();
         if is_plain {
             return Ok(None);
         }
@@ -156,6 +160,7 @@ impl Rare {
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
+            made: made.as_ref().map(|made| (made.schedule.to_string(), made.moment.map(|at| at.0))),
             groups: match audience {
                 Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
                 _ => None,
@@ -180,6 +185,12 @@ impl Rare {
         let Some(names) = &self.groups else { return Ok(None) };
         let names = names.iter().map(|name| Name::new(NameOf::Group, name)).collect::<Result<_, _>>();
         Ok(Some(Audience::groups(names.map_err(|error| strange(6, error))?)))
+    }
+
+    fn made(&self) -> rusqlite::Result<Option<Made>> {
+        let Some((schedule, moment)) = &self.made else { return Ok(None) };
+        let schedule = Name::new(NameOf::Schedule, schedule).map_err(|error| strange(6, error))?;
+        Ok(Some(Made { schedule, moment: moment.map(Time) }))
     }
 }
 
@@ -242,6 +253,7 @@ impl Chunk for TaskChunk {
             spec.retry = retry.map_err(|error| strange(6, error))?;
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
+            spec.made = rare.made()?.map(Arc::new);
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
         }
         if let Some((expires_at, keyless)) = self.changes.get(&id) {

@@ -1,0 +1,465 @@
+//! The schedules: a thread that makes the tasks that are due.
+//!
+//! A task and the word that its moment has one are written in one transaction, so a restart goes on where it was.
+
+use std::collections::BTreeMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use futures::executor::block_on;
+use futures::future::{self, Either};
+use futures::lock::Mutex as AsyncMutex;
+use futures_timer::Delay;
+use log::{debug, info, warn};
+use tokio::sync::watch;
+
+use super::operator::task_of_schedule;
+use super::query::Queries;
+use super::refusal::Refusal;
+use crate::nearest::nearest;
+use crate::schedule::{Change, MOST, MOST_BYTES, Moments, Schedule, Scheduled, Turn, key};
+use crate::store::{self, StoreError};
+use crate::task::{Made, Name, NewTask, TaskId, Time};
+
+/// How often is looked what the clock shows, so that a step of it is seen.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the moments are worked out anew: the rules of a zone may have changed in the tz database.
+const RULES: Duration = Duration::from_secs(5 * 60);
+/// How long to wait with the next try after the store took nothing.
+const AFTER_FAILURE: Duration = Duration::from_secs(1);
+/// Most tasks in one transaction, and about the most bytes of them.
+const TASKS: usize = 1_000;
+const BYTES: usize = 4 << 20;
+
+/// A schedule as somebody sees it.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) name: Name,
+    pub(super) schedule: Schedule,
+    /// Its next moments, as many as were asked for.
+    pub(super) next: Vec<Time>,
+    /// Why it makes no tasks.
+    pub(super) trouble: Option<String>,
+}
+
+/// The way to them. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Schedules(Arc<Shared>);
+
+struct Shared {
+    store: store::Handle,
+    queries: Queries,
+    /// The longest text of a task, in bytes.
+    limit: usize,
+    /// `None`: they are to be read first. After a write that failed, only the disk knows what of it is there.
+    all: AsyncMutex<Option<BTreeMap<Name, Going>>>,
+    /// Wakes the thread. True: it ends.
+    news: watch::Sender<bool>,
+    /// How many there are.
+    count: AtomicUsize,
+    /// How many tasks they made since the start, and how many moments they passed over.
+    made: AtomicU64,
+    passed: AtomicU64,
+}
+
+/// The thread. Owns it until [`SchedulesThread::stop`].
+pub(super) struct SchedulesThread {
+    schedules: Schedules,
+    thread: JoinHandle<()>,
+}
+
+impl SchedulesThread {
+    /// Goes on with those that are stored.
+    pub(super) fn start(
+        store: store::Handle,
+        queries: Queries,
+        limit: usize,
+    ) -> Result<(SchedulesThread, Schedules), StoreError> {
+        let schedules = Schedules(Arc::new(Shared {
+            store,
+            queries,
+            limit,
+            all: AsyncMutex::default(),
+            news: watch::Sender::new(false),
+            count: AtomicUsize::default(),
+            made: AtomicU64::default(),
+            passed: AtomicU64::default(),
+        }));
+        let work = schedules.clone();
+        let thread = std::thread::Builder::new().name("schedules".into()).spawn(move || block_on(work.go_on()));
+        let thread = thread.map_err(StoreError::no_thread)?;
+        Ok((SchedulesThread { schedules: schedules.clone(), thread }, schedules))
+    }
+
+    pub(super) fn stop(self) {
+        self.schedules.0.news.send_replace(true);
+        if self.thread.join().is_err() {
+            warn!("the thread of the schedules panicked");
+        }
+    }
+}
+
+/// One of them, with what follows from it.
+struct Going {
+    schedule: Schedule,
+    moments: Result<Moments, String>,
+    /// When it is to be looked at. `None`: not before it changes.
+    next: Option<Time>,
+    /// Why its task cannot be made.
+    trouble: Option<String>,
+}
+
+impl Going {
+    fn of(schedule: Schedule) -> Going {
+        let moments = Moments::of(&schedule.when).map_err(|why| why.to_string());
+        let mut going = Going { schedule, moments, next: None, trouble: None };
+        going.looks_again();
+        going
+    }
+
+    /// Its moments are those of the tz database as it is now.
+    fn renew(&mut self, now: Time) {
+        if self.next.is_some_and(|next| next <= now) {
+            // By the rules of before, there is something to be made first.
+            return;
+        }
+        if self.moments.is_ok() {
+            self.schedule.looked(now);
+        }
+        *self = Going::of(self.schedule.clone());
+    }
+
+    /// It is looked at as soon as may be: what is due is found out then.
+    fn looks_again(&mut self) {
+        self.next = (!self.schedule.paused && self.moments.is_ok()).then_some(Time(i64::MIN));
+    }
+
+    /// What is due, if it is time to look.
+    fn turn(&mut self, now: Time) -> Option<Turn> {
+        let moments = self.moments.as_ref().ok()?;
+        // A clock that was set back by very much shows times long before the next moment.
+        let is_ahead = self.schedule.through > now.after(crate::schedule::STEPS_BACK);
+        self.next.filter(|next| *next <= now || is_ahead)?;
+        let turn = self.schedule.turn(moments, now);
+        self.next = turn.next;
+        (turn.through != self.schedule.through).then_some(turn)
+    }
+
+    fn view(&self, name: &Name, moments: usize, now: Time) -> View {
+        let first = self.schedule.through.max(now);
+        let next = match &self.moments {
+            Ok(of) if !self.schedule.paused => {
+                std::iter::successors(of.after(first), |last| of.after(*last)).take(moments).collect()
+            }
+            _ => Vec::new(),
+        };
+        let trouble = self.moments.as_ref().err().or(self.trouble.as_ref()).cloned();
+        View { name: name.clone(), schedule: self.schedule.clone(), next, trouble }
+    }
+}
+
+impl Schedules {
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.0.count.load(Relaxed)
+    }
+
+    /// How many tasks they made since the start, and how many moments were passed over.
+    pub(super) fn made(&self) -> (u64, u64) {
+        (self.0.made.load(Relaxed), self.0.passed.load(Relaxed))
+    }
+
+    /// Sets a schedule, a new one; says how it is then, and what changed.
+    pub(super) async fn set(&self, name: Name, wanted: Schedule) -> Result<(View, Change), Refusal> {
+        let mut all = self.0.all.lock().await;
+        let going = self.read(&mut all).await?;
+        let now = wanted.set_at;
+        let (schedule, change) = match going.get(&name) {
+            Some(known) => known.schedule.set(wanted),
+            None if going.len() >= MOST => return Err(Refusal::TooManySchedules),
+            None => (wanted, Change { is_new: true, ..Change::default() }),
+        };
+        let others = going.iter().filter(|(other, _)| **other != name).map(|(_, going)| going.schedule.what.bytes());
+        let size = others.sum::<usize>() + schedule.what.bytes();
+        if size > MOST_BYTES {
+            return Err(Refusal::SchedulesTooLarge { size });
+        }
+        if !change.is_nothing() {
+            self.write(&mut all, vec![Scheduled { name: name.clone(), schedule: Some(schedule), tasks: vec![] }]).await?;
+        }
+        let view = self.known(&mut all, &name).await?.view(&name, 1, now);
+        Ok((view, change))
+    }
+
+    /// Has one make no tasks, or make them again.
+    pub(super) async fn pause(&self, name: Name, paused: bool) -> Result<View, Refusal> {
+        let (mut all, now) = (self.0.all.lock().await, Time::now());
+        let schedule = &self.known(&mut all, &name).await?.schedule;
+        if schedule.paused != paused {
+            let schedule = Some(schedule.paused(paused, now));
+            self.write(&mut all, vec![Scheduled { name: name.clone(), schedule, tasks: vec![] }]).await?;
+        }
+        Ok(self.known(&mut all, &name).await?.view(&name, 1, now))
+    }
+
+    /// Makes a task of one now.
+    pub(super) async fn run(&self, name: Name) -> Result<TaskId, Refusal> {
+        let mut all = self.0.all.lock().await;
+        let schedule = self.known(&mut all, &name).await?.schedule.clone();
+        let tasks = vec![self.task(&name, &schedule, None)?];
+        let last = self.write(&mut all, vec![Scheduled { name, schedule: Some(schedule), tasks }]).await?;
+        Ok(last.into_iter().next().unwrap_or_default())
+    }
+
+    /// Removes one.
+    pub(super) async fn remove(&self, name: Name) -> Result<(), Refusal> {
+        let mut all = self.0.all.lock().await;
+        self.known(&mut all, &name).await?;
+        self.write(&mut all, vec![Scheduled { name, schedule: None, tasks: vec![] }]).await.map(drop)
+    }
+
+    /// Has the schedules of `--demo` be these, which begin now.
+    pub(super) async fn demo(&self, wanted: Vec<(Name, Schedule)>) -> Result<(), Refusal> {
+        let mut all = self.0.all.lock().await;
+        let going = self.read(&mut all).await?;
+        let of_demo = going.iter().filter(|(_, one)| one.schedule.demo).map(|(name, _)| (name.clone(), None));
+        let mut changed: BTreeMap<Name, Option<Schedule>> = of_demo.collect();
+        // One of that name that somebody else set stays.
+        let is_free = |name: &Name| going.get(name).is_none_or(|one| one.schedule.demo);
+        let wanted = wanted.into_iter().filter(|(name, _)| is_free(name)).map(|(name, one)| (name, Some(one)));
+        changed.extend(wanted);
+        if changed.is_empty() {
+            return Ok(());
+        }
+        let changed = changed.into_iter().map(|(name, schedule)| Scheduled { name, schedule, tasks: vec![] });
+        self.write(&mut all, changed.collect()).await.map(drop)
+    }
+
+    /// One of them, with so many of its next moments.
+    pub(super) async fn view(&self, name: Name, moments: usize) -> Result<View, Refusal> {
+        let mut all = self.0.all.lock().await;
+        Ok(self.known(&mut all, &name).await?.view(&name, moments, Time::now()))
+    }
+
+    /// Those after a name, as far as there is room for `bytes` of what they do; and whether there are more.
+    pub(super) async fn list(
+        &self,
+        after: Option<&Name>,
+        moments: usize,
+        bytes: usize,
+    ) -> Result<(Vec<View>, bool), Refusal> {
+        let mut all = self.0.all.lock().await;
+        let going = self.read(&mut all).await?;
+        let (now, mut taken) = (Time::now(), 0);
+        let mut left = going.iter().filter(|(name, _)| after.is_none_or(|after| *name > after)).peekable();
+        let mut views = Vec::new();
+        while let Some((name, going)) = left.next_if(|_| taken < bytes) {
+            taken += going.schedule.what.bytes() + name.as_str().len() + 128;
+            views.push(going.view(name, moments, now));
+        }
+        Ok((views, left.peek().is_some()))
+    }
+
+    async fn known<'a>(
+        &self,
+        all: &'a mut Option<BTreeMap<Name, Going>>,
+        name: &Name,
+    ) -> Result<&'a Going, Refusal> {
+        let all = self.read(all).await?;
+        let near = || nearest(name.as_str(), all.keys().map(Name::as_str)).map(str::to_owned);
+        all.get(name).ok_or_else(|| Refusal::NoSuchSchedule { name: name.clone(), near: near() })
+    }
+
+    /// As they are stored, if they were not read since the last write that failed.
+    async fn read<'a>(
+        &self,
+        all: &'a mut Option<BTreeMap<Name, Going>>,
+    ) -> Result<&'a mut BTreeMap<Name, Going>, Refusal> {
+        if all.is_none() {
+            // Before the database is open again, it is not known what is there.
+            self.0.store.accepts()?;
+            let stored = self.0.queries.run(|reader| reader.schedules()).await?;
+            let going: BTreeMap<_, _> = stored.into_iter().map(|(name, one)| (name, Going::of(one))).collect();
+            for (name, going) in &going {
+                if let Err(why) = &going.moments {
+                    warn!("the schedule {name} makes no tasks: {why}");
+                }
+            }
+            self.0.count.store(going.len(), Relaxed);
+            *all = Some(going);
+        }
+        Ok(all.get_or_insert_default())
+    }
+
+    /// Writes these, and has them be so; says which task each made last.
+    async fn write(
+        &self,
+        all: &mut Option<BTreeMap<Name, Going>>,
+        written: Vec<Scheduled>,
+    ) -> Result<Vec<TaskId>, Refusal> {
+        let last = match self.0.store.write_schedules(written.clone()).await {
+            Ok(last) => last,
+            Err(why) => {
+                *all = None;
+                return Err(why.into());
+            }
+        };
+        let going = all.get_or_insert_default();
+        for (Scheduled { name, schedule, tasks }, task) in written.into_iter().zip(&last) {
+            self.0.made.fetch_add(tasks.len() as u64, Relaxed);
+            let Some(mut schedule) = schedule else {
+                going.remove(&name);
+                continue;
+            };
+            if let Some(made) = tasks.last().and_then(|task| task.made.as_ref()) {
+                debug!("the schedule {name} made task {task}");
+                schedule.last = Some(crate::schedule::Last { task: *task, moment: made.moment });
+            }
+            match going.get_mut(&name) {
+                Some(known) if known.schedule.when == schedule.when => {
+                    known.schedule = schedule;
+                    known.looks_again();
+                }
+                _ => drop(going.insert(name, Going::of(schedule))),
+            }
+        }
+        self.0.count.store(going.len(), Relaxed);
+        self.0.news.send_modify(|_| {});
+        Ok(last)
+    }
+
+    fn task(&self, name: &Name, schedule: &Schedule, moment: Option<Time>) -> Result<NewTask, Refusal> {
+        let task = task_of_schedule(&schedule.what, self.0.limit)?;
+        let key = moment.map(|moment| key(name, moment));
+        let made = Some(Arc::new(Made { schedule: name.clone(), moment }));
+        Ok(NewTask { key, made, by: schedule.by.clone().map(Arc::new), ..task })
+    }
+
+    /// The work of the thread.
+    async fn go_on(&self) {
+        let mut news = self.0.news.subscribe();
+        let mut by_rules_of = Instant::now();
+        loop {
+            if *news.borrow_and_update() {
+                return;
+            }
+            let is_old = by_rules_of.elapsed() >= RULES;
+            let pause = self.round(is_old).await;
+            if is_old {
+                by_rules_of = Instant::now();
+            }
+            let changed = pin!(news.changed());
+            match pause {
+                Some(pause) => match future::select(changed, Delay::new(pause)).await {
+                    Either::Left((Err(_), _)) => return,
+                    _ => {}
+                },
+                None if changed.await.is_err() => return,
+                None => {}
+            }
+        }
+    }
+
+    /// Makes what is due; says how long to wait. `None`: until something changes.
+    async fn round(&self, is_old: bool) -> Option<Duration> {
+        let mut all = self.0.all.lock().await;
+        // Its store says so itself.
+        let Ok(going) = self.read(&mut all).await else { return Some(AFTER_FAILURE) };
+        let now = Time::now();
+        if is_old {
+            going.values_mut().for_each(|one| one.renew(now));
+        }
+        let turns: Vec<_> =
+            going.iter_mut().filter_map(|(name, one)| Some((name.clone(), one.turn(now)?))).collect();
+        let next = going.values().filter_map(|one| one.next).min();
+        let made = self.make(&mut all, turns, now).await;
+        if made.is_err() {
+            return Some(AFTER_FAILURE);
+        }
+        Some(next?.since(Time::now()).min(LOOK))
+    }
+
+    /// Writes what is due, with as much in a transaction as there is room for.
+    async fn make(
+        &self,
+        all: &mut Option<BTreeMap<Name, Going>>,
+        turns: Vec<(Name, Turn)>,
+        now: Time,
+    ) -> Result<(), Refusal> {
+        let mut portion = Portion::default();
+        for (name, turn) in turns {
+            let Some(going) = all.get_or_insert_default().get_mut(&name) else { continue };
+            self.say(&name, &going.schedule, &turn, now);
+            let schedule = going.schedule.clone();
+            let like = self.task(&name, &schedule, None).map_err(|why| why.to_string());
+            if let (Err(why), None) = (&like, &going.trouble) {
+                warn!("the schedule {name} makes no tasks: {why}");
+            }
+            going.trouble = like.as_ref().err().cloned();
+            // When it can be made again, these moments were missed.
+            let Ok(like) = like else { continue };
+            for piece in pieces(&name, &schedule, &like, &turn) {
+                if !portion.takes(&piece) {
+                    self.write(all, std::mem::take(&mut portion).all).await?;
+                }
+                portion.add(piece);
+            }
+        }
+        if portion.all.is_empty() { Ok(()) } else { self.write(all, portion.all).await.map(drop) }
+    }
+
+    fn say(&self, name: &Name, schedule: &Schedule, turn: &Turn, now: Time) {
+        if turn.passed > 0 {
+            let (passed, made) = (turn.passed, turn.moments.len());
+            warn!("the schedule {name} missed {passed} moments or more, which have no task; it makes {made} now");
+            self.0.passed.fetch_add(passed as u64, Relaxed);
+        }
+        if turn.through < schedule.through {
+            info!("the clock was set back from {} to {now}: the schedule {name} goes on from there", schedule.through);
+        }
+    }
+}
+
+/// What is to be written of a schedule, each for a transaction.
+fn pieces<'a>(
+    name: &'a Name,
+    schedule: &'a Schedule,
+    like: &'a NewTask,
+    turn: &'a Turn,
+) -> impl Iterator<Item = Scheduled> + 'a {
+    let task = |moment: &Time| NewTask {
+        key: Some(key(name, *moment)),
+        made: Some(Arc::new(Made { schedule: name.clone(), moment: Some(*moment) })),
+        ..like.clone()
+    };
+    let upto = |through| Some(Schedule { through, ..schedule.clone() });
+    let with_tasks = turn.moments.chunks((BYTES / like.weight().max(1)).clamp(1, TASKS)).map(move |moments| {
+        let last = moments.last().copied().unwrap_or(turn.through);
+        Scheduled { name: name.clone(), schedule: upto(last), tasks: moments.iter().map(task).collect() }
+    });
+    let without = Scheduled { name: name.clone(), schedule: upto(turn.through), tasks: Vec::new() };
+    with_tasks.chain(turn.moments.is_empty().then_some(without))
+}
+
+/// What goes into one transaction.
+#[derive(Default)]
+struct Portion {
+    all: Vec<Scheduled>,
+    tasks: usize,
+    bytes: usize,
+}
+
+impl Portion {
+    fn takes(&self, one: &Scheduled) -> bool {
+        self.all.is_empty() || (self.tasks + one.tasks.len() <= TASKS && self.bytes + one.weight() <= BYTES)
+    }
+
+    fn add(&mut self, one: Scheduled) {
+        self.tasks += one.tasks.len();
+        self.bytes += one.weight();
+        self.all.push(one);
+    }
+}

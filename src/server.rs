@@ -15,6 +15,8 @@ mod control;
 mod convert;
 mod demo;
 mod dial;
+#[cfg(test)]
+mod failing;
 mod first_steps;
 mod grants;
 mod health;

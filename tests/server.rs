@@ -15,6 +15,7 @@ mod named;
 mod output;
 mod process;
 mod runs;
+mod schedules;
 #[cfg(target_os = "linux")]
 mod slow;
 mod tls;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use croner::Cron;
+use croner::errors::CronError;
 use croner::parser::{CronParser, Seconds, Year};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -79,8 +80,12 @@ impl Moments {
         if expression.len() > LONGEST_EXPRESSION {
             return Err(WhenError::Expression(format!("it has more than {LONGEST_EXPRESSION} bytes")));
         }
+        let fields = expression.split_ascii_whitespace().count();
+        if fields != 5 && !expression.starts_with('@') {
+            return Err(WhenError::Expression(format!("it has {fields} fields")));
+        }
         let parser = CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build();
-        let cron = parser.parse(expression).map_err(|error| WhenError::Expression(error.to_string()))?;
+        let cron = parser.parse(expression).map_err(|error| WhenError::Expression(plain(&error)))?;
         let hours = cron.pattern.hours.values();
         let calendar = Calendar { is_hourly: hours.len() == 24, cron, zone };
         Ok(Moments(Kind::Cron(Box::new(calendar))))
@@ -118,6 +123,16 @@ impl Moments {
 
     fn between(&self, after: Time, upto: Time) -> Vec<Time> {
         std::iter::successors(self.after(after), |last| self.after(*last)).take_while(|moment| *moment <= upto).collect()
+    }
+}
+
+/// What is wrong, without the word for the kind of error, and the full stop.
+fn plain(error: &CronError) -> String {
+    match error {
+        CronError::InvalidPattern(why) | CronError::IllegalCharacters(why) | CronError::ComponentError(why) => {
+            why.trim_end_matches('.').to_owned()
+        }
+        other => other.to_string(),
     }
 }
 

@@ -463,3 +463,89 @@ impl Portion {
         self.all.push(one);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::thread;
+
+    use super::super::failing::FailsAfterWriting;
+    use super::super::query::Pool;
+    use super::*;
+    use crate::schedule::{Missed, What, When};
+    use crate::store::Store;
+    use crate::task::NameOf;
+
+    fn name(name: &str) -> Name {
+        Name::new(NameOf::Schedule, name).unwrap()
+    }
+
+    fn every(millis: u64, text: &str) -> Schedule {
+        let what = What { text: text.into(), ..What::default() };
+        Schedule::new(When::Every { millis, since: Time(0) }, Missed::All, what, None, Time::now())
+    }
+
+    #[test]
+    fn a_write_that_failed_and_is_on_disk_all_the_same_makes_no_second_task() {
+        let disk = FailsAfterWriting::default();
+        let (store, _) = Store::with_backend(Box::new(disk.clone())).unwrap();
+        let pool = Pool::start(&store.handle()).unwrap();
+        let (thread, schedules) = SchedulesThread::start(store.handle(), pool.queries(), 1024).unwrap();
+        block_on(schedules.set(name("often"), every(20, "x"))).unwrap();
+        let tasks = || store.handle().reader().unwrap().tasks(0, usize::MAX).unwrap();
+        for round in 1..=3 {
+            disk.fails.store(true, Relaxed);
+            let until = Instant::now() + Duration::from_secs(60);
+            while disk.fails.load(Relaxed) || tasks().len() < 20 * round {
+                assert!(Instant::now() < until, "{} tasks", tasks().len());
+                thread::sleep(Duration::from_millis(5));
+            }
+        }
+        thread.stop();
+        let moments: Vec<Time> = tasks().iter().map(|task| task.spec.made.as_ref().unwrap().moment.unwrap()).collect();
+        assert!(moments.windows(2).all(|two| two[1].0 - two[0].0 == 20), "{moments:?}");
+    }
+
+    #[test]
+    fn there_are_as_many_schedules_as_may_be_and_they_take_as_much_room_as_they_may() {
+        let (store, _) = Store::in_memory();
+        let pool = Pool::start(&store.handle()).unwrap();
+        let (thread, schedules) = SchedulesThread::start(store.handle(), pool.queries(), 1 << 20).unwrap();
+        let set = |number: usize, text: &str| block_on(schedules.set(name(&number.to_string()), every(3_600_000, text)));
+        let large = "x".repeat(1 << 20);
+        for number in 0..64 {
+            set(number, &large).unwrap();
+        }
+        assert!(matches!(set(64, "x"), Err(Refusal::SchedulesTooLarge { size }) if size == MOST_BYTES + 1));
+        for number in 0..MOST {
+            set(number, "").unwrap();
+        }
+        assert!(matches!(set(MOST, ""), Err(Refusal::TooManySchedules)));
+        set(0, "x").unwrap();
+        block_on(schedules.remove(name("7"))).unwrap();
+        set(MOST, "").unwrap();
+        assert_eq!(schedules.count(), MOST);
+        thread.stop();
+    }
+
+    #[test]
+    fn what_is_due_together_is_written_in_portions() {
+        let nightly = name("nightly");
+        let schedule = every(1_000, "x");
+        let like = NewTask { text: "x".repeat(1 << 20), ..NewTask::default() };
+        let moments: Vec<Time> = (1..=100).map(Time).collect();
+        let turn = Turn { through: Time(100), moments: moments.clone(), passed: 0, next: None };
+        let all: Vec<Scheduled> = pieces(&nightly, &schedule, &like, &turn).collect();
+        assert!(all.iter().all(|one| one.tasks.len() == 3 || one.tasks.len() == 1), "of 4 MiB");
+        let made = all.iter().flat_map(|one| &one.tasks).map(|task| task.made.as_ref().unwrap().moment.unwrap());
+        assert_eq!(made.collect::<Vec<_>>(), moments);
+        for one in &all {
+            let last = one.tasks.last().unwrap().made.as_ref().unwrap().moment;
+            assert_eq!(Some(one.schedule.as_ref().unwrap().through), last, "with each it is through with what it makes");
+        }
+        let mut portion = Portion::default();
+        portion.add(all[0].clone());
+        assert!(!portion.takes(&all[1]));
+    }
+}

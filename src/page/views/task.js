@@ -126,6 +126,7 @@ function factsOf(task) {
     { key: 'task.max_attempts', value: task.max_attempts && count(task.max_attempts) },
     { key: 'task.timeout', value: task.timeout_ms && t(task.timeout_fails ? 'task.timeout.failed' : 'task.timeout.retry', duration(task.timeout_ms)) },
     { key: 'task.key', value: task.key },
+    { key: 'task.schedule', value: task.schedule && (task.schedule_moment ? t('task.schedule.for', task.schedule, moment(task.schedule_moment)) : t('task.schedule.hand', task.schedule)) },
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
     ...headersOf(task).map(([key, value]) => ({ key: `header ${key}`, label: t('task.header', key), value: value || '–' })),
     { key: 'task.data', value: task.data_size && dataOf(task), href: `/api/tasks/${task.id}/data` },

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::due::{Change, MOST_MISSED, ON_TIME, STEPS_BACK, Turn};
+pub use self::due::{BELIEVED, Change, MOST_MISSED, ON_TIME, STEPS_BACK, Turn};
 pub use self::moments::{LONGEST_EXPRESSION, Moments, WhenError};
 use crate::attachment::Attachment;
 use crate::task::{Name, NewTask, Priority, Submitter, TaskId, Time};

@@ -182,8 +182,7 @@ impl Server {
         let dialled = recovered.dialled.clone();
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
         let (runs_thread, runs) = RunsThread::start(handle.clone(), broker.handle(), pool.queries())?;
-        let (schedules_thread, schedules) =
-            SchedulesThread::start(handle.clone(), pool.queries(), config.max_task)?;
+        let (schedules_thread, schedules) = SchedulesThread::start(handle.clone(), pool.queries(), config.max_task)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
             warn!(

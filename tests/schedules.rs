@@ -68,7 +68,8 @@ fn what_comes_every_hour_comes_whenever_the_clocks_show_it() {
     let (spring, autumn) = ("2027-03-28T00:10:00Z", "2027-10-30T23:40:00Z");
     let skipped = ["03-28 01:30 +01:00", "03-28 03:00 +02:00", "03-28 03:30 +02:00"];
     come("*/30 * * * *", "Europe/Berlin", spring, &skipped);
-    let twice = ["10-31 02:00 +02:00", "10-31 02:30 +02:00", "10-31 02:00 +01:00", "10-31 02:30 +01:00", "10-31 03:00 +01:00"];
+    let twice =
+        ["10-31 02:00 +02:00", "10-31 02:30 +02:00", "10-31 02:00 +01:00", "10-31 02:30 +01:00", "10-31 03:00 +01:00"];
     come("*/30 * * * *", "Europe/Berlin", autumn, &twice);
     come("5 0-23 * * *", "America/New_York", "2027-11-07T05:00:00Z", &["11-07 01:05 -04:00", "11-07 01:05 -05:00"]);
 }
@@ -80,7 +81,12 @@ fn a_leap_day_comes_when_there_is_one() {
         let from = time(&format!("{from}T00:00:00Z"));
         assert_eq!(moments.after(from), Some(time(&format!("{next}T00:00:00Z"))));
     }
-    come("0 0 L * *", "UTC", "2027-11-30T00:00:00Z", &["12-31 00:00 +00:00", "01-31 00:00 +00:00", "02-29 00:00 +00:00"]);
+    come(
+        "0 0 L * *",
+        "UTC",
+        "2027-11-30T00:00:00Z",
+        &["12-31 00:00 +00:00", "01-31 00:00 +00:00", "02-29 00:00 +00:00"],
+    );
 }
 
 #[test]
@@ -120,7 +126,17 @@ fn rules_that_change_while_a_schedule_is_there_count_from_then_on_and_repeat_not
 #[test]
 fn what_makes_no_sense_is_refused_with_what_is_wrong() {
     let refused = |expression: &str| Moments::of_cron(expression, TimeZone::UTC).err();
-    for expression in ["", "0 3 * *", "0 0 3 * * *", "60 * * * *", "0 24 * * *", "a b c d e", "0 3 * * 8", "* * * * * 2030", "@reboot"] {
+    for expression in [
+        "",
+        "0 3 * *",
+        "0 0 3 * * *",
+        "60 * * * *",
+        "0 24 * * *",
+        "a b c d e",
+        "0 3 * * 8",
+        "* * * * * 2030",
+        "@reboot",
+    ] {
         assert!(matches!(refused(expression), Some(WhenError::Expression(_))), "{expression}");
     }
     assert!(matches!(refused(&"1,".repeat(200)), Some(WhenError::Expression(why)) if why.contains("256 bytes")));
@@ -147,7 +163,10 @@ fn an_interval_counts_from_when_it_was_set() {
     assert_eq!(schedule.turn(&moments, now).next, Some(now.after(Duration::from_secs(600))));
     let late = now.after(Duration::from_secs(605));
     let turn = goes_on(&mut schedule, &moments, late);
-    assert_eq!((turn.moments, turn.next), (vec![now.after(Duration::from_secs(600))], Some(now.after(Duration::from_secs(1200)))));
+    assert_eq!(
+        (turn.moments, turn.next),
+        (vec![now.after(Duration::from_secs(600))], Some(now.after(Duration::from_secs(1200))))
+    );
     // Set again as it is, nothing changes; set otherwise, it begins anew, with what it has made known.
     let (same, change) = schedule.set(every(600_000, late, Missed::Skip).0);
     assert!(change.is_nothing() && same == schedule);
@@ -200,10 +219,18 @@ fn a_clock_that_is_set_back_makes_no_second_task_and_by_more_than_a_day_was_wron
     let back = Time(now.0 - STEPS_BACK.as_millis() as i64 + 60_000);
     let turn = goes_on(&mut schedule, &moments, back);
     assert_eq!((turn.moments, turn.next), (vec![], Some(now.after(Duration::from_secs(120)))));
+    assert!(!schedule.is_ahead(back));
+    // A machine may start with such a clock, which is then set right: nothing is lost, and nothing comes twice.
     let far_back = Time(now.0 - 366 * 86_400_000);
-    let turn = goes_on(&mut schedule, &moments, far_back);
-    assert_eq!((turn.moments, turn.next), (vec![], Some(far_back.after(Duration::from_secs(60)))));
-    assert_eq!(schedule.through, far_back);
+    assert!(schedule.is_ahead(far_back) && !schedule.paused(true, now).is_ahead(far_back));
+    assert_eq!(goes_on(&mut schedule, &moments, far_back).moments, []);
+    assert_eq!(goes_on(&mut schedule, &moments, now.after(Duration::from_secs(120))).moments.len(), 1);
+    // If it stays so, the clock was wrong before.
+    let turn = schedule.anew(&moments, far_back);
+    assert_eq!(
+        (turn.moments, turn.through, turn.next),
+        (vec![], far_back, Some(far_back.after(Duration::from_secs(60))))
+    );
 }
 
 #[test]

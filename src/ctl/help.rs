@@ -24,8 +24,8 @@ const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Change:",
         &[
-            "submit", "run", "schedule", "apply", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock",
-            "backup",
+            "submit", "run", "schedule", "apply", "cancel", "retry", "pause", "resume", "drain", "undrain", "group",
+            "clock", "backup",
         ],
     ),
     ("Let in:", &["invite", "identity", "cert", "dial"]),

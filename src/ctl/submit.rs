@@ -165,7 +165,9 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
         let how = "give its text as the one argument, or --whole";
         return Err(Error::Usage(format!("--key is for a single task: {how}")));
     }
-    if submit.wait && (submit.texts.len() != 1 || submit.texts == ["-"] || (submit.task.to.len() > 1 && !submit.task.together)) {
+    if submit.wait
+        && (submit.texts.len() != 1 || submit.texts == ["-"] || (submit.task.to.len() > 1 && !submit.task.together))
+    {
         return Err(Error::Usage(
             "--wait is for a single task: give its text as the one argument, and one --to, or --together; for many machines see \
              contactctl run"

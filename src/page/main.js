@@ -28,7 +28,7 @@ const VIEWS = [
   { name: 'submit', hash: '#/submit', view: submit, icon: 'M10 4v12M4 10h12' },
 ];
 /** Those whose name is too long for a phone. */
-const SHORT = ['overview', 'schedules', 'dead'];
+const SHORT = ['overview', 'schedules', 'dead', 'submit'];
 const THEMES = ['auto', 'light', 'dark'];
 
 const root = document.documentElement;

@@ -9,8 +9,10 @@ use crate::task::{Submitter, Time};
 pub const ON_TIME: Duration = Duration::from_secs(60);
 /// Most missed moments that have tasks, with [`Missed::All`]: the last.
 pub const MOST_MISSED: usize = 100;
-/// A clock that was set back by more than this was wrong before. By less, and it goes over moments again that have their tasks.
+/// A clock that is set back by no more than this goes over moments again that have their tasks. By more, and it was wrong before, or is now.
 pub const STEPS_BACK: Duration = Duration::from_secs(24 * 60 * 60);
+/// It was wrong before when it shows such a time for so long: one that is wrong when a machine starts has been set right by then.
+pub const BELIEVED: Duration = Duration::from_secs(60 * 60);
 
 /// What is to be done for a schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,14 +88,21 @@ impl Schedule {
         }
     }
 
+    /// Whether the clock shows a time so long before what it is through with that one of the two is wrong.
+    pub fn is_ahead(&self, now: Time) -> bool {
+        !self.paused && self.through > now.after(STEPS_BACK)
+    }
+
+    /// It goes on from what the clock shows, which is [believed](BELIEVED).
+    pub fn anew(&self, moments: &Moments, now: Time) -> Turn {
+        Turn { moments: Vec::new(), through: now, passed: 0, next: moments.after(now) }
+    }
+
     /// What is due now.
     pub fn turn(&self, moments: &Moments, now: Time) -> Turn {
         let nothing = |through| Turn { moments: Vec::new(), through, passed: 0, next: None };
         if self.paused {
             return nothing(self.through);
-        }
-        if self.through > now.after(STEPS_BACK) {
-            return Turn { next: moments.after(now), ..nothing(now) };
         }
         let next = moments.after(self.through.max(now));
         let (mut due, more) = moments.last(self.through, now, MOST_MISSED);

@@ -122,7 +122,9 @@ impl Moments {
     }
 
     fn between(&self, after: Time, upto: Time) -> Vec<Time> {
-        std::iter::successors(self.after(after), |last| self.after(*last)).take_while(|moment| *moment <= upto).collect()
+        std::iter::successors(self.after(after), |last| self.after(*last))
+            .take_while(|moment| *moment <= upto)
+            .collect()
     }
 }
 

@@ -3,9 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::store::{
-    Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, StoreError,
-};
+use crate::store::{Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
 use crate::task::{GroupName, Outcome, TaskId};
 
 /// A store in memory whose next write of a run, or of a schedule, fails, on demand, though it is there.

@@ -201,7 +201,9 @@ pub(super) enum Refusal {
     ScheduleMakesNoSense(&'static str),
     #[error("there are {MOST} schedules, which is all there may be: remove those that nobody needs")]
     TooManySchedules,
-    #[error("what the schedules are to do takes {size} bytes in all, and may take {MOST_BYTES}: put the data elsewhere")]
+    #[error(
+        "what the schedules are to do takes {size} bytes in all, and may take {MOST_BYTES}: put the data elsewhere"
+    )]
     SchedulesTooLarge { size: usize },
 }
 

@@ -20,7 +20,8 @@ use super::operator::task_of_schedule;
 use super::query::Queries;
 use super::refusal::Refusal;
 use crate::nearest::nearest;
-use crate::schedule::{Change, MOST, MOST_BYTES, Moments, Schedule, Scheduled, Turn, key};
+use crate::now::{Now, Steady};
+use crate::schedule::{BELIEVED, Change, Last, MOST, MOST_BYTES, Moments, Schedule, Scheduled, Turn, key};
 use crate::store::{self, StoreError};
 use crate::task::{Made, Name, NewTask, TaskId, Time};
 
@@ -110,12 +111,14 @@ struct Going {
     next: Option<Time>,
     /// Why its task cannot be made.
     trouble: Option<String>,
+    /// Since when the clock shows a time long before what it is through with.
+    ahead_since: Option<Steady>,
 }
 
 impl Going {
     fn of(schedule: Schedule) -> Going {
         let moments = Moments::of(&schedule.when).map_err(|why| why.to_string());
-        let mut going = Going { schedule, moments, next: None, trouble: None };
+        let mut going = Going { schedule, moments, next: None, trouble: None, ahead_since: None };
         going.looks_again();
         going
     }
@@ -129,7 +132,7 @@ impl Going {
         if self.moments.is_ok() {
             self.schedule.looked(now);
         }
-        *self = Going::of(self.schedule.clone());
+        *self = Going { ahead_since: self.ahead_since, ..Going::of(self.schedule.clone()) };
     }
 
     /// It is looked at as soon as may be: what is due is found out then.
@@ -138,13 +141,18 @@ impl Going {
     }
 
     /// What is due, if it is time to look.
-    fn turn(&mut self, now: Time) -> Option<Turn> {
+    fn turn(&mut self, now: Now) -> Option<Turn> {
         let moments = self.moments.as_ref().ok()?;
-        // A clock that was set back by very much shows times long before the next moment.
-        let is_ahead = self.schedule.through > now.after(crate::schedule::STEPS_BACK);
-        self.next.filter(|next| *next <= now || is_ahead)?;
-        let turn = self.schedule.turn(moments, now);
-        self.next = turn.next;
+        let is_ahead = self.schedule.is_ahead(now.wall);
+        self.next.filter(|next| *next <= now.wall || is_ahead)?;
+        let turn = if is_ahead {
+            let since = *self.ahead_since.get_or_insert(now.steady);
+            self.next = Some(now.wall.after(LOOK));
+            (now.steady.since(since) >= BELIEVED).then(|| self.schedule.anew(moments, now.wall))?
+        } else {
+            self.schedule.turn(moments, now.wall)
+        };
+        (self.ahead_since, self.next) = (None, turn.next);
         (turn.through != self.schedule.through).then_some(turn)
     }
 
@@ -156,7 +164,11 @@ impl Going {
             }
             _ => Vec::new(),
         };
-        let trouble = self.moments.as_ref().err().or(self.trouble.as_ref()).cloned();
+        let ahead = self.schedule.is_ahead(now).then(|| {
+            let through = self.schedule.through;
+            format!("it came as far as {through}, and the clock shows {now}: if it still does in an hour, it was wrong before, and this goes on from it")
+        });
+        let trouble = self.moments.as_ref().err().cloned().or(ahead).or_else(|| self.trouble.clone());
         View { name: name.clone(), schedule: self.schedule.clone(), next, trouble }
     }
 }
@@ -188,7 +200,8 @@ impl Schedules {
             return Err(Refusal::SchedulesTooLarge { size });
         }
         if !change.is_nothing() {
-            self.write(&mut all, vec![Scheduled { name: name.clone(), schedule: Some(schedule), tasks: vec![] }]).await?;
+            self.write(&mut all, vec![Scheduled { name: name.clone(), schedule: Some(schedule), tasks: vec![] }])
+                .await?;
         }
         let view = self.known(&mut all, &name).await?.view(&name, 1, now);
         Ok((view, change))
@@ -263,11 +276,7 @@ impl Schedules {
         Ok((views, left.peek().is_some()))
     }
 
-    async fn known<'a>(
-        &self,
-        all: &'a mut Option<BTreeMap<Name, Going>>,
-        name: &Name,
-    ) -> Result<&'a Going, Refusal> {
+    async fn known<'a>(&self, all: &'a mut Option<BTreeMap<Name, Going>>, name: &Name) -> Result<&'a Going, Refusal> {
         let all = self.read(all).await?;
         let near = || nearest(name.as_str(), all.keys().map(Name::as_str)).map(str::to_owned);
         all.get(name).ok_or_else(|| Refusal::NoSuchSchedule { name: name.clone(), near: near() })
@@ -316,7 +325,7 @@ impl Schedules {
             };
             if let Some(made) = tasks.last().and_then(|task| task.made.as_ref()) {
                 debug!("the schedule {name} made task {task}");
-                schedule.last = Some(crate::schedule::Last { task: *task, moment: made.moment });
+                schedule.last = Some(Last { task: *task, moment: made.moment });
             }
             match going.get_mut(&name) {
                 Some(known) if known.schedule.when == schedule.when => {
@@ -368,14 +377,13 @@ impl Schedules {
         let mut all = self.0.all.lock().await;
         // Its store says so itself.
         let Ok(going) = self.read(&mut all).await else { return Some(AFTER_FAILURE) };
-        let now = Time::now();
+        let now = Now::read();
         if is_old {
-            going.values_mut().for_each(|one| one.renew(now));
+            going.values_mut().for_each(|one| one.renew(now.wall));
         }
-        let turns: Vec<_> =
-            going.iter_mut().filter_map(|(name, one)| Some((name.clone(), one.turn(now)?))).collect();
+        let turns: Vec<_> = going.iter_mut().filter_map(|(name, one)| Some((name.clone(), one.turn(now)?))).collect();
         let next = going.values().filter_map(|one| one.next).min();
-        let made = self.make(&mut all, turns, now).await;
+        let made = self.make(&mut all, turns, now.wall).await;
         if made.is_err() {
             return Some(AFTER_FAILURE);
         }
@@ -512,7 +520,8 @@ mod tests {
         let (store, _) = Store::in_memory();
         let pool = Pool::start(&store.handle()).unwrap();
         let (thread, schedules) = SchedulesThread::start(store.handle(), pool.queries(), 1 << 20).unwrap();
-        let set = |number: usize, text: &str| block_on(schedules.set(name(&number.to_string()), every(3_600_000, text)));
+        let set =
+            |number: usize, text: &str| block_on(schedules.set(name(&number.to_string()), every(3_600_000, text)));
         let large = "x".repeat(1 << 20);
         for number in 0..64 {
             set(number, &large).unwrap();
@@ -530,6 +539,25 @@ mod tests {
     }
 
     #[test]
+    fn a_clock_that_shows_a_time_long_ago_is_believed_after_an_hour() {
+        let long_ago = |minutes: u64| Now { wall: Time(0), steady: Steady(1) }.after(Duration::from_secs(60 * minutes));
+        let mut going = Going::of(every(60_000, "x"));
+        let through = going.schedule.through;
+        for minutes in [0, 1, 59] {
+            assert_eq!(going.turn(long_ago(minutes)), None, "after {minutes} minutes");
+            let trouble = going.view(&name("n"), 1, long_ago(minutes).wall).trouble.unwrap();
+            assert!(trouble.starts_with(&format!("it came as far as {through}")), "{trouble}");
+        }
+        // It was set right before that, and then is wrong again: the hour begins anew.
+        let right = Now { wall: through, steady: long_ago(59).steady };
+        assert_eq!(going.turn(right), None);
+        going.looks_again();
+        assert_eq!(going.turn(long_ago(60)), None);
+        let turn = going.turn(long_ago(120)).unwrap();
+        assert_eq!((turn.moments, turn.through), (vec![], long_ago(120).wall));
+    }
+
+    #[test]
     fn what_is_due_together_is_written_in_portions() {
         let nightly = name("nightly");
         let schedule = every(1_000, "x");
@@ -542,7 +570,11 @@ mod tests {
         assert_eq!(made.collect::<Vec<_>>(), moments);
         for one in &all {
             let last = one.tasks.last().unwrap().made.as_ref().unwrap().moment;
-            assert_eq!(Some(one.schedule.as_ref().unwrap().through), last, "with each it is through with what it makes");
+            assert_eq!(
+                Some(one.schedule.as_ref().unwrap().through),
+                last,
+                "with each it is through with what it makes"
+            );
         }
         let mut portion = Portion::default();
         portion.add(all[0].clone());

@@ -38,8 +38,14 @@ fn a_schedule_is_set_once_however_often_it_is_set_and_says_what_changed() {
     assert!(listed.contains("nightly") && listed.contains("0 3 * * * Europe/Berlin"), "{listed}");
     let shown = json(&server, &["schedule", "show", "nightly", "--moments", "3"]);
     let next: Vec<&str> = shown["next"].as_array().unwrap().iter().map(|at| at.as_str().unwrap()).collect();
-    assert!(next.len() == 3 && next.iter().all(|at| at.ends_with("T01:00:00.000Z") || at.ends_with("T02:00:00.000Z")), "{next:?}");
-    assert_eq!((&shown["cron"], &shown["missed"], &shown["to"]), (&"0 3 * * *".into(), &"skip".into(), &"workers".into()));
+    assert!(
+        next.len() == 3 && next.iter().all(|at| at.ends_with("T01:00:00.000Z") || at.ends_with("T02:00:00.000Z")),
+        "{next:?}"
+    );
+    assert_eq!(
+        (&shown["cron"], &shown["missed"], &shown["to"]),
+        (&"0 3 * * *".into(), &"skip".into(), &"workers".into())
+    );
 
     assert_eq!(ok(&server, &["schedule", "pause", "nightly"]), "schedule nightly is paused\n");
     assert_eq!(json(&server, &["schedule", "list"])["paused"], true);
@@ -77,7 +83,10 @@ fn a_file_of_schedules_is_applied_and_applied_again_without_a_second_one() {
     assert!(again.iter().all(|one| one["is_new"] == false && one["changed"] == serde_json::json!([])), "{again:?}");
     assert_eq!(again[1]["next"], first[1]["next"], "an interval goes on as it was");
     let changed = answers(apply(&both.replace("10m", "20m")));
-    assert_eq!((&changed[0]["changed"], &changed[1]["changed"]), (&serde_json::json!([]), &serde_json::json!(["when"])));
+    assert_eq!(
+        (&changed[0]["changed"], &changed[1]["changed"]),
+        (&serde_json::json!([]), &serde_json::json!(["when"]))
+    );
     assert_eq!(ok(&server, &["schedule", "list"]).lines().count(), 3);
 
     // What makes no sense here sets nothing; what the server refuses is named.

@@ -23,10 +23,18 @@ fn every(name: &str, millis: u64, missed: pb::Missed) -> pb::SetScheduleRequest 
 }
 
 fn cron(name: &str, expression: &str, zone: &str) -> pb::SetScheduleRequest {
-    pb::SetScheduleRequest { cron: expression.into(), zone: zone.into(), every_ms: 0, ..every(name, 0, pb::Missed::SKIP) }
+    pb::SetScheduleRequest {
+        cron: expression.into(),
+        zone: zone.into(),
+        every_ms: 0,
+        ..every(name, 0, pb::Missed::SKIP)
+    }
 }
 
-fn try_set(operator: &Operator, request: &pb::SetScheduleRequest) -> Result<pb::SetScheduleResponse, grpcio::RpcStatus> {
+fn try_set(
+    operator: &Operator,
+    request: &pb::SetScheduleRequest,
+) -> Result<pb::SetScheduleResponse, grpcio::RpcStatus> {
     status_of(operator.control.set_schedule(request, patient()).and_then(block_on))
 }
 
@@ -85,7 +93,10 @@ fn what_a_schedule_is_to_do_goes_out_as_it_was_said() {
     let set = try_set(&rig.operator, &request).unwrap();
     assert!(set.is_new && set.changed.is_empty(), "{set}");
     let came = worker.next();
-    assert_eq!((came.task.as_str(), came.data.as_slice(), &came.headers["a"]), ("says", &[0, 255][..], &"b".to_owned()));
+    assert_eq!(
+        (came.task.as_str(), came.data.as_slice(), &came.headers["a"]),
+        ("says", &[0, 255][..], &"b".to_owned())
+    );
     let kept = rig.operator.tasks_now().remove(0);
     assert_eq!((kept.schedule.as_str(), kept.schedule_moment), ("says", set.schedule.next[0]));
     assert_eq!((kept.max_attempts, kept.priority), (2, pb::Priority::HIGH.into()));

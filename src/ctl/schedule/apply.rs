@@ -143,7 +143,10 @@ mod tests {
         "#;
         let [hourly, nightly] = requests(text).unwrap_or_else(|why| panic!("{why}")).try_into().unwrap_or_default();
         let task = &nightly.task;
-        assert_eq!((nightly.name.as_str(), nightly.cron.as_str(), nightly.zone.as_str()), ("nightly", "0 3 * * *", "Europe/Berlin"));
+        assert_eq!(
+            (nightly.name.as_str(), nightly.cron.as_str(), nightly.zone.as_str()),
+            ("nightly", "0 3 * * *", "Europe/Berlin")
+        );
         assert_eq!(nightly.missed, pb::Missed::ONCE.into());
         assert_eq!((task.task.as_str(), task.to.as_str(), task.max_attempts), ("--reindex", "workers", 3));
         assert_eq!((task.timeout_ms, task.timeout_fails, task.headers.len()), (600_000, true, 2));

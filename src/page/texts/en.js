@@ -26,6 +26,7 @@ export const en = {
   'view.dead': 'Dead letters',
   'view.dead.short': 'Dead',
   'view.submit': 'Submit',
+  'view.submit.short': 'New',
 
   'unit.none': '< 1 s',
   'unit.s': (v) => `${v} s`,

@@ -22,6 +22,7 @@ export const zh = {
   'view.dead': '死信',
   'view.dead.short': '死信',
   'view.submit': '提交',
+  'view.submit.short': '提交',
 
   'unit.none': '不到 1 秒',
   'unit.s': (v) => `${v} 秒`,

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::{Beside, Operator, TaskRequest};
-use crate::schedule::{LONGEST, LONGEST_NAME, SHORTEST, Missed, Moments, Schedule, What, When, WhenError};
+use crate::schedule::{LONGEST, LONGEST_NAME, Missed, Moments, SHORTEST, Schedule, What, When, WhenError};
 use crate::server::refusal::Refusal;
 use crate::server::schedules::View;
 use crate::task::{Name, NameOf, NewTask, Submitter, Time};
@@ -61,7 +61,9 @@ fn what(task: TaskRequest, limit: usize) -> Result<What, Refusal> {
         return wrong("a schedule gives each of its tasks a key of its own: leave the key out");
     }
     if task.not_before.is_some() || task.expires_at.is_some() {
-        return wrong("a schedule makes tasks again and again: give a duration, which counts from when each is made, and no time");
+        return wrong(
+            "a schedule makes tasks again and again: give a duration, which counts from when each is made, and no time",
+        );
     }
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let (text, attachment) = super::content(task.text, task.beside, limit)?;
@@ -94,7 +96,9 @@ fn when(cron: String, zone: String, every_ms: u64, now: Time) -> Result<When, Re
             return Err(WhenError::Interval.into());
         }
         (true, 1..) if zone.is_empty() => When::Every { millis: every_ms, since: now },
-        (true, 1..) => return Err(Refusal::ScheduleMakesNoSense("a zone is for a cron expression: an interval has none")),
+        (true, 1..) => {
+            return Err(Refusal::ScheduleMakesNoSense("a zone is for a cron expression: an interval has none"));
+        }
         _ => {
             return Err(Refusal::ScheduleMakesNoSense(
                 "a schedule has either a cron expression, or an interval: give one of the two",

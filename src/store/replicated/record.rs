@@ -214,8 +214,8 @@ mod tests {
     use crate::schedule::{self, Schedule};
     use crate::store::{Dialled, Drain, GroupState, KnownClient, OpenTask, Positions};
     use crate::task::{
-        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task, TaskResult,
-        Time, TimeLimit,
+        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Status, Submitter, Task,
+        TaskResult, Time, TimeLimit,
     };
 
     fn name(name: &str) -> Name {

@@ -15,7 +15,9 @@ use crate::attachment::Headers;
 use crate::retry::Retry;
 use crate::store::Batch;
 use crate::store::chunk::{Entry as _, chunks, segments};
-use crate::task::{Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit};
+use crate::task::{
+    Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Submitter, Task, TaskId, Time, TimeLimit,
+};
 
 macro_rules! select {
     ($($rest:literal),+ $(,)?) => {
@@ -129,8 +131,19 @@ struct Rare {
 impl Rare {
     /// `before`: who submitted the one before it.
     fn of(task: &Task, newest: i64, before: Option<&Arc<Submitter>>) -> rusqlite::Result<Option<Box<Rare>>> {
-        let NewTask { key, not_before, expires_at, max_attempts, retry, by, audience, time_limit, attachment, made, .. } =
-            &task.spec;
+        let NewTask {
+            key,
+            not_before,
+            expires_at,
+            max_attempts,
+            retry,
+            by,
+            audience,
+            time_limit,
+            attachment,
+            made,
+            ..
+        } = &task.spec;
         let audience = audience.as_deref();
         let said = || by.as_ref().map(|by| (by.name.clone(), by.role.clone())).unwrap_or_default();
         let by = (by.as_ref() != before).then(said);

@@ -24,8 +24,8 @@ use crate::wire::control as pb;
 pub(super) fn run(link: impl FnOnce() -> Result<Link, Error>, verb: Schedule, out: Out) -> Result<(), Error> {
     match verb {
         Schedule::Set(new) => {
-            let request = request(&new)?;
-            set(&link()?, &request, out)
+            let (request, mut out) = (request(&new)?, out);
+            set(&link()?, &request, &mut out)
         }
         Schedule::List => list(&link()?, out),
         Schedule::Show { name, moments } => show(&link()?, name, moments, out),
@@ -78,11 +78,7 @@ struct Set {
 }
 
 /// Sets one, and says what changed.
-fn set(link: &Link, request: &pb::SetScheduleRequest, mut out: Out) -> Result<(), Error> {
-    set_one(link, request, &mut out)
-}
-
-fn set_one(link: &Link, request: &pb::SetScheduleRequest, out: &mut Out) -> Result<(), Error> {
+fn set(link: &Link, request: &pb::SetScheduleRequest, out: &mut Out) -> Result<(), Error> {
     let answer = link.wait(link.client.set_schedule(request, Link::answer_soon()))?;
     let (is_new, changed) = (answer.is_new, answer.changed);
     let schedule = Scheduled::from(answer.schedule.into_option().unwrap_or_default());

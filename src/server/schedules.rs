@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use futures::executor::block_on;
-use futures::future::{self, Either};
+use futures::future;
 use futures::lock::Mutex as AsyncMutex;
 use futures_timer::Delay;
 use log::{debug, info, warn};
@@ -312,7 +312,11 @@ impl Schedules {
         let last = match self.0.store.write_schedules(written.clone()).await {
             Ok(last) => last,
             Err(why) => {
-                *all = None;
+                match (&why, &mut *all) {
+                    // Nothing was written: what is due is still due.
+                    (StoreError::Low { .. }, Some(going)) => going.values_mut().for_each(Going::looks_again),
+                    _ => *all = None,
+                }
                 return Err(why.into());
             }
         };
@@ -362,12 +366,8 @@ impl Schedules {
             }
             let changed = pin!(news.changed());
             match pause {
-                Some(pause) => match future::select(changed, Delay::new(pause)).await {
-                    Either::Left((Err(_), _)) => return,
-                    _ => {}
-                },
-                None if changed.await.is_err() => return,
-                None => {}
+                Some(pause) => drop(future::select(changed, Delay::new(pause)).await),
+                None => drop(changed.await),
             }
         }
     }

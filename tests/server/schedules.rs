@@ -100,7 +100,7 @@ fn what_a_schedule_is_to_do_goes_out_as_it_was_said() {
     let kept = rig.operator.tasks_now().remove(0);
     assert_eq!((kept.schedule.as_str(), kept.schedule_moment), ("says", set.schedule.next[0]));
     assert_eq!((kept.max_attempts, kept.priority), (2, pb::Priority::HIGH.into()));
-    assert!((60_000..61_000).contains(&(kept.expires_at - kept.accepted_at)), "{kept}");
+    assert!((60_000..61_000).contains(&(kept.expires_at - kept.schedule_moment)), "{kept}");
     let shown = pb::GetScheduleRequest { name: "says".into(), moments: 3, ..Default::default() };
     let shown = block_on(rig.operator.control.get_schedule(&shown, patient()).unwrap()).unwrap();
     assert!(shown.next.windows(2).all(|two| two[1] - two[0] == 1_000) && shown.next.len() == 3, "{shown}");

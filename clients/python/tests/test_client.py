@@ -221,7 +221,7 @@ class Schedules(Case):
         self.assertEqual((task.text, task.schedule, task.schedule_moment), ("all", "nightly", None))
         self.assertFalse(self.client.resume_schedule("nightly").paused)
         self.client.set_schedule("often", "x", every=1, to="g")
-        made = eventually(lambda: [it.task for it in self.client.tasks(to="g") if it.task.schedule == "often"])[0]
+        made = eventually("a task of the schedule", lambda: [it.task for it in self.client.tasks(to="g") if it.task.schedule == "often"])[0]
         self.assertIsNotNone(made.schedule_moment)
         self.assertEqual([it.name for it in self.client.schedules()], ["nightly", "often"])
         self.client.remove_schedule("often")

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Parser;
 use toml::{Table, Value};
 
-use super::{Apply, SetSchedule, request, set_one};
+use super::{Apply, SetSchedule, request, set};
 use crate::ctl::Error;
 use crate::ctl::link::Link;
 use crate::ctl::out::Out;
@@ -27,7 +27,7 @@ pub(in crate::ctl) fn apply(
     let requests = requests(&text).map_err(|why| Error::Usage(format!("{name}: {why}")))?;
     let link = link()?;
     for request in &requests {
-        set_one(&link, request, &mut out).map_err(|error| match error {
+        set(&link, request, &mut out).map_err(|error| match error {
             Error::Refused(why) => Error::Refused(format!("{name}: schedule {}: {why}", quote(&request.name))),
             other => other,
         })?;
@@ -119,6 +119,8 @@ fn plain(error: &clap::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -27,6 +27,7 @@ mod moment;
 mod out;
 mod rows;
 mod run;
+mod schedule;
 mod server;
 mod submit;
 mod table;
@@ -75,6 +76,8 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Task(task) if task.follow => follow::follow(&link()?, task.id, task.to.as_deref(), out),
         Command::Task(task) => manage::describe(&link()?, &task, out),
         Command::Run(run) => run::run(&link()?, run, out),
+        Command::Schedule(verb) => schedule::run(link, verb, out),
+        Command::Apply(apply) => schedule::apply(link, &apply, out),
         Command::Cancel(cancel) => cancel::run(&link()?, &cancel, out),
         Command::Retry { ids, group } => manage::retry(&link()?, &ids, &group.unwrap_or_default(), out),
         Command::Pause { group } => manage::pause(&link()?, group, true, out),

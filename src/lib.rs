@@ -8,7 +8,7 @@
 //! - [`broker`]: who gets which task. Its core is a plain state machine.
 //! - [`store`]: the log of tasks and the log of outcomes, on disk.
 //! - [`config`], [`logger`], [`log_queue`] and [`print_queue`]: how a program is set, what it logs, and what it prints.
-//! - [`task`], [`attachment`], [`task_state`], [`attempts`], [`retry`], [`run`], [`now`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
+//! - [`task`], [`attachment`], [`task_state`], [`attempts`], [`retry`], [`run`], [`schedule`], [`now`]: the leaf types. [`mailbox`]: how threads and futures hand each other things.
 //!   [`latency`]: how long things took. [`wire`], [`codec`]: messages. [`terminal`]: text of others on a terminal.
 //!   [`manual`]: completions and man pages of the programs.
 //!
@@ -75,6 +75,8 @@ pub mod retry;
 #[cfg_attr(not(feature = "client"), allow(dead_code, reason = "operators and servers need a part of it"))]
 mod rpc_status;
 pub mod run;
+#[cfg(feature = "server")]
+pub mod schedule;
 #[cfg_attr(
     not(any(feature = "client", feature = "ctl", feature = "server")),
     allow(dead_code, reason = "each of these reads tokens")

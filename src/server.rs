@@ -15,6 +15,8 @@ mod control;
 mod convert;
 mod demo;
 mod dial;
+#[cfg(test)]
+mod failing;
 mod first_steps;
 mod grants;
 mod health;
@@ -39,6 +41,7 @@ mod refusal_counts;
 mod retention;
 mod roles;
 mod runs;
+mod schedules;
 mod status_rate;
 mod tls;
 mod tokens;
@@ -67,7 +70,6 @@ use self::calls::Calls;
 pub use self::config::{Config, GRPC_MEMORY, LARGEST_MAX_TASK, Retention, ServerError};
 use self::contact::ContactService;
 use self::control::ControlService;
-use self::demo::Demo;
 pub use self::dial::DialConfig;
 use self::dial::Dialler;
 use self::first_steps::{At, FirstSteps};
@@ -87,6 +89,7 @@ use self::reflection::Reflection;
 use self::retention::RetentionThread;
 use self::roles::Role;
 use self::runs::RunsThread;
+use self::schedules::SchedulesThread;
 use self::status_rate::StatusRate;
 use self::tls::Tls;
 use self::traffic::Traffic;
@@ -116,9 +119,9 @@ pub struct Server {
     about: Arc<About>,
     health: Health,
     http: Option<HttpThread>,
-    demo: Option<Demo>,
     retention_thread: RetentionThread,
     runs: RunsThread,
+    schedules: SchedulesThread,
     watchdog: Watchdog,
     watchers: Watchers,
     dialler: Dialler,
@@ -179,6 +182,7 @@ impl Server {
         let dialled = recovered.dialled.clone();
         let broker = Broker::start(config.broker, handle.clone(), recovered)?;
         let (runs_thread, runs) = RunsThread::start(handle.clone(), broker.handle(), pool.queries())?;
+        let (schedules_thread, schedules) = SchedulesThread::start(handle.clone(), pool.queries(), config.max_task)?;
 
         if config.max_task as u64 > broker::MAX_MESSAGE {
             warn!(
@@ -233,6 +237,7 @@ impl Server {
             store: handle.clone(),
             queries: pool.queries(),
             runs,
+            schedules,
             about: about.clone(),
             access: access.clone(),
             traffic,
@@ -278,8 +283,11 @@ impl Server {
         dialler.start(dialled);
         let retention_thread =
             RetentionThread::start(config.retention, handle.clone(), broker.handle(), about.clone())?;
-        let demo = config.demo.map(|every| Demo::start(broker.handle(), every)).transpose();
+        let demo = config.demo.map_or(Ok(Vec::new()), |every| demo::schedules(every, Time::now()));
         let demo = demo.map_err(|e| ServerError::Start(e.to_string()))?;
+        if let Err(why) = block_on(operator.schedules.demo(demo)) {
+            warn!("the schedules of --demo are not as they should be: {why}");
+        }
         let http_address = http.as_ref().map(|(_, address, _)| address.clone());
         let _ = about.http.set(http_address.clone().unwrap_or_default());
         let watchdog = Watchdog::start(broker.handle(), handle.clone(), &env);
@@ -306,7 +314,7 @@ impl Server {
             calls,
             accounts,
             http,
-            demo,
+            schedules: schedules_thread,
             retention_thread,
             runs: runs_thread,
             watchdog,
@@ -381,7 +389,7 @@ impl Server {
             dialler,
             calls,
             http,
-            demo,
+            schedules,
             retention_thread,
             runs,
             watchers,
@@ -392,9 +400,7 @@ impl Server {
         health.begin_drain();
         // Who waits for a store that is locked or full waits no longer: the broker may be among them.
         store.begin_close();
-        if let Some(demo) = demo {
-            demo.stop();
-        }
+        schedules.stop();
         retention_thread.stop();
         runs.stop();
         // A broker that is gone has no clients to send away.

@@ -28,6 +28,7 @@ use futures::channel::oneshot;
 use crate::latency::Latency;
 use crate::mailbox::{self, Sender};
 use crate::run::Run;
+use crate::schedule::Scheduled;
 use crate::task::{ClientId, GroupName, Name, NewResult, NewStatus, NewTask, TaskId, Time, weight};
 
 mod backend;
@@ -329,6 +330,14 @@ impl Handle {
         let names: usize = run.targets.iter().map(|name| name.as_str().len()).sum();
         let bytes = names + run.what.bytes() + tasks.iter().map(|(task, _)| task.weight()).sum::<usize>();
         self.ask_weighed(Command::Run(Box::new(run), tasks, answer), bytes, answered).await
+    }
+
+    /// Writes schedules in the place of what was stored of them, each with the tasks that it makes, in one transaction. Resolves when that is
+    /// on disk, to the last task of each; 0 where there is none.
+    pub async fn write_schedules(&self, all: Vec<Scheduled>) -> Result<Vec<TaskId>, StoreError> {
+        let (answer, answered) = oneshot::channel();
+        let bytes = all.iter().map(Scheduled::weight).sum();
+        self.ask_weighed(Command::Schedules(all, answer), bytes, answered).await
     }
 
     /// Keeps, or with `None` forgets, that the server dials a worker, and resolves when that is on disk.

@@ -137,6 +137,8 @@ pub enum NameOf {
     Lane,
     /// A lane as it is kept, which may be that of a key: see [`Replace`].
     KeptLane,
+    /// A schedule.
+    Schedule,
     /// A client, or the group it is in.
     ClientOrGroup,
     /// What a key of a call's metadata says, where the key is named beside the error.
@@ -148,7 +150,7 @@ impl NameOf {
     fn is_read(self) -> bool {
         match self {
             NameOf::Group | NameOf::Key | NameOf::Replace | NameOf::Lane | NameOf::KeptLane => false,
-            NameOf::To | NameOf::ClientOrGroup | NameOf::Metadata => true,
+            NameOf::To | NameOf::Schedule | NameOf::ClientOrGroup | NameOf::Metadata => true,
         }
     }
 }
@@ -161,6 +163,7 @@ impl fmt::Display for NameOf {
             NameOf::Key => "the key",
             NameOf::Replace => "the key in `replace`",
             NameOf::Lane | NameOf::KeptLane => "the lane",
+            NameOf::Schedule => "the name of a schedule",
             NameOf::ClientOrGroup => "an id or a group",
             NameOf::Metadata => "it",
         })
@@ -318,6 +321,17 @@ pub struct NewTask {
     pub replace: Option<Box<Replace>>,
     /// What it has to do with, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time.
     pub lane: Option<Name>,
+    /// Which schedule made it, if one did.
+    pub made: Option<Arc<Made>>,
+}
+
+/// Which schedule made a task, and for which moment.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Made {
+    /// Its name.
+    pub schedule: Name,
+    /// The moment. `None`: somebody had it made between the moments.
+    pub moment: Option<Time>,
 }
 
 /// That a task takes the place of the newest one with the same key and the same address, where that has not begun.
@@ -466,6 +480,7 @@ impl Task {
             time_limit,
             replace,
             lane,
+            made,
         } = &self.spec;
         let spec = NewTask {
             text: String::new(),
@@ -482,6 +497,7 @@ impl Task {
             time_limit: *time_limit,
             replace: replace.clone(),
             lane: lane.clone(),
+            made: made.clone(),
         };
         Task { spec, ..*self }
     }

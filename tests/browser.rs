@@ -152,6 +152,17 @@ fn a_run_that_was_stopped_is_seen_resumed_and_done_again() {
 }
 
 #[test]
+fn a_schedule_is_run_paused_and_removed_on_the_page() {
+    let Some(browser) = Browser::ready() else { return };
+    let server = Server::start(&[]);
+    let nightly = ["--cron", "0 3 * * *", "--zone", "Europe/Berlin", "--to", "workers", "reindex"];
+    server.ctl(&[&["schedule", "set", "nightly"], &nightly[..]].concat());
+    server.ctl(&["schedule", "set", "often", "--every", "90m", "x"]);
+    browser.plays("schedules", &server).ends_well();
+    assert_eq!(server.ctl(&["schedule", "list"]).len(), 1);
+}
+
+#[test]
 fn what_a_command_prints_is_shown_while_it_runs() {
     let Some(browser) = Browser::ready() else { return };
     let server = Server::start(&[]);
@@ -273,6 +284,7 @@ fn what_users_write_is_shown_as_text_and_never_as_html() {
     let text = format!("{nasty}<script>document.title='hit'</script>\u{202e}turned\u{200b}");
     server.submit(&[&text]);
     server.at_least(1, "results");
+    server.ctl(&["schedule", "set", nasty, "--every", "90m", "--to", "nobody", &text]);
     // Its number is the id of its task.
     server.ctl(&["run", "--to", nasty, "--detach", &text]);
     let page = server.data().join("page");
@@ -348,6 +360,10 @@ fn a_lively_fleet() -> (Server, Vec<Program>) {
     server.at_least(9, "results");
     workers.pop();
     server.ctl(&["pause", "thumbnails"]);
+    let nightly = ["--cron", "0 3 * * *", "--zone", "America/Argentina/Buenos_Aires", "--to", &long, &text];
+    server.ctl(&[&["schedule", "set", &long], &nightly[..]].concat());
+    server.ctl(&["schedule", "set", "letters", "--every", "36h", "send the letters"]);
+    server.ctl(&["schedule", "pause", "letters"]);
     server.submit(&["resize IMG_4712.CR2"]);
     server.at_least(10, "results");
     (server, workers)

@@ -8,6 +8,7 @@ mod list;
 mod manage;
 mod manual;
 mod run;
+mod schedule;
 mod server;
 mod submit;
 #[cfg(target_os = "linux")]

@@ -6,4 +6,5 @@ mod docs;
 #[cfg(feature = "cluster")]
 mod nats;
 mod replicated;
+mod schedules;
 mod store;

@@ -16,6 +16,7 @@ mod output;
 mod process;
 mod replacing;
 mod runs;
+mod schedules;
 #[cfg(target_os = "linux")]
 mod slow;
 mod tls;

@@ -15,6 +15,7 @@ use contact::attempts::Attempts;
 use contact::labels::Labels;
 use contact::retry::RetryPolicy;
 use contact::run;
+use contact::schedule::{self, Schedule, Scheduled};
 use contact::store::*;
 use contact::task::*;
 use futures::executor::block_on;
@@ -300,6 +301,13 @@ fn run(number: TaskId, targets: &[&str]) -> run::Run {
     }
 }
 
+/// A schedule that is through with what comes up to then.
+fn at(through: Time) -> Schedule {
+    let when = schedule::When::Every { millis: 60_000, since: Time(0) };
+    let what = schedule::What { text: "x".into(), attachment: attachment("x", b"\0\xff"), ..Default::default() };
+    Schedule { through, paused: true, ..Schedule::new(when, schedule::Missed::Once, what, None, Time(0)) }
+}
+
 for_each! {
     fn a_run_is_kept_with_its_tasks_until_it_has_ended_and_is_old(place) {
         let (store, handle) = place.start();
@@ -343,6 +351,42 @@ for_each! {
         let kept = reader.latest_runs(TaskId::MAX, usize::MAX).unwrap();
         assert_eq!((kept.len(), kept.last().unwrap().number), (run::MOST_KEPT + 1, 5), "one that goes on stays");
         store.close().unwrap();
+    }
+
+    fn a_schedule_is_kept_with_the_tasks_that_it_makes_and_gives_none_a_second_id(place) {
+        let (store, handle) = place.start();
+        let (nightly, moment) = (name("nightly"), Time(1_000));
+        let of_moment = |moment: Time, text: &str| NewTask {
+            key: Some(schedule::key(&nightly, moment)),
+            made: Some(Arc::new(Made { schedule: nightly.clone(), moment: Some(moment) })),
+            ..task(text)
+        };
+        let write = |through: Time, tasks: Vec<NewTask>| {
+            let scheduled = Scheduled { name: nightly.clone(), schedule: Some(at(through)), tasks };
+            block_on(handle.write_schedules(vec![scheduled])).unwrap()
+        };
+        let mut reader = handle.reader().unwrap();
+        assert_eq!(reader.schedules().unwrap(), BTreeMap::new());
+        assert_eq!(write(Time(0), vec![]), [0]);
+        assert_eq!(write(moment, vec![of_moment(Time(500), "x"), of_moment(moment, "x")]), [2]);
+        let last = Some(schedule::Last { task: 2, moment: Some(moment) });
+        let kept = Schedule { last, ..at(moment) };
+        assert_eq!(reader.schedules().unwrap(), BTreeMap::from([(nightly.clone(), kept.clone())]));
+        assert_eq!(reader.tasks(1, 10).unwrap()[0].spec, of_moment(moment, "x"));
+        // Its moment has a task: one that is forgotten otherwise is known by the key. One that is another goes without it.
+        assert_eq!(write(moment, vec![of_moment(moment, "x")]), [2]);
+        assert_eq!(write(moment, vec![of_moment(moment, "y")]), [3]);
+        assert_eq!(reader.tasks(2, 10).unwrap()[0].spec, NewTask { key: None, ..of_moment(moment, "y") });
+        let other = Scheduled { name: name("other"), schedule: Some(at(moment)), tasks: vec![] };
+        block_on(handle.write_schedules(vec![other])).unwrap();
+        store.close().unwrap();
+
+        let (_store, handle) = place.start();
+        let names: Vec<_> = handle.reader().unwrap().schedules().unwrap().into_keys().collect();
+        assert_eq!(names, [nightly.clone(), name("other")]);
+        let gone = Scheduled { name: nightly, schedule: None, tasks: vec![] };
+        block_on(handle.write_schedules(vec![gone])).unwrap();
+        assert_eq!(handle.reader().unwrap().schedules().unwrap(), BTreeMap::from([(name("other"), at(moment))]));
     }
 
     fn what_a_run_has_done_is_kept_until_it_ends(place) {
@@ -405,6 +449,7 @@ for_each! {
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
             lane: Some(name("租户 7")),
             replace: Some(Box::new(replacing("k"))),
+            made: Some(Arc::new(Made { schedule: name("夜"), moment: Some(Time(-1)) })),
         };
         submit(&handle, vec![full.clone(), task("")]);
         let read = reader.tasks(0, 10).unwrap();
@@ -1755,6 +1800,7 @@ mod file {
                 time_limit: None,
                 lane: None,
                 replace: None,
+                made: None,
             };
             Ok(Task { id: row.get::<_, i64>("id")? as u64, accepted_at: Time(row.get("accepted_at")?), spec })
         });
@@ -2265,6 +2311,10 @@ mod lives {
                                 .then_some(TimeLimit { millis: NonZeroU32::MIN, fails: rare & 4 != 0 }),
                             lane: (rare & 4 != 0).then(|| name(&format!("lane {}", id % 3))),
                             replace: (rare & 6 == 2).then(|| Box::new(replacing(&format!("key {}", id % 2)))),
+                            made: (rare & 8 != 0).then(|| {
+                                let moment = (rare & 1 != 0).then_some(Time(id as i64));
+                                Arc::new(Made { schedule: name("nightly"), moment })
+                            }),
                         };
                         let mut spec = spec;
                         if let Some(slot) = Slot::of(&spec) {

@@ -10,6 +10,7 @@ use protobuf::Enum as _;
 
 use super::bench::Bench;
 use super::help;
+use super::schedule::{Apply, Schedule};
 use super::words::quote;
 use crate::attachment::Headers;
 use crate::group_limits::{OnDead, PerSecond};
@@ -102,6 +103,18 @@ Examples:
     Doctor(Doctor),
     Submit(Submit),
     Run(Run),
+    /// Have tasks made at certain times, again and again (schedule set, list, show, pause, resume, run, rm).
+    #[command(
+        subcommand,
+        after_help = "\
+Examples:
+  contactctl schedule set nightly --cron '0 3 * * *' --zone Europe/Berlin --to workers 'reindex the catalogue'
+  contactctl schedule set ping --every 10m --ttl 5m ping
+  contactctl schedule list
+  contactctl schedule run nightly"
+    )]
+    Schedule(Schedule),
+    Apply(Apply),
     Cancel(Cancel),
     /// Give settled or dead tasks to their groups again.
     ///
@@ -735,65 +748,17 @@ pub(super) struct Submit {
     #[arg(long)]
     pub(super) whole: bool,
     #[command(flatten)]
-    pub(super) beside: Beside,
-    /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
-    /// groups. Without it: for every group.
-    #[arg(long, value_name = "GROUP", value_parser = addressee)]
-    pub(super) to: Vec<String>,
-    /// With several --to: one task for all of them, and not one for each. They must be there.
-    #[arg(long, requires = "to")]
-    pub(super) together: bool,
-    /// For the groups whose labels match, as in os=linux,role in (web,api),!canary: =, ==, !=, in, notin, KEY (it is there) and !KEY (it
-    /// is not); a comma stands for and. Each group is asked once, when it comes to the task; the ledger says for which it was not.
-    #[arg(long, value_name = "SELECTOR", value_parser = selector, conflicts_with = "to")]
-    pub(super) select: Option<String>,
+    pub(super) task: TaskOptions,
     /// Idempotency key, for a single task: if it was accepted before with this key, that is said, and it is not submitted again.
     /// Another task with this key is refused, until the first one is cancelled.
     #[arg(long, value_name = "KEY", value_parser = key)]
     pub(super) key: Option<String>,
     /// Not to be delivered before this time, such as 2026-04-30T08:00:00Z or 2026-04-30T16:00:00+08:00.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "delay")]
     pub(super) not_before: Option<Time>,
-    /// Not to be delivered before this time has passed, such as 10s.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "not_before")]
-    pub(super) delay: Option<Duration>,
     /// Not to be delivered after this time.
-    #[arg(long, value_name = "TIME", value_parser = time)]
+    #[arg(long, value_name = "TIME", value_parser = time, conflicts_with = "ttl")]
     pub(super) expires_at: Option<Time>,
-    /// To be given up when this time has passed, such as 1h.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, conflicts_with = "expires_at")]
-    pub(super) ttl: Option<Duration>,
-    /// How often it is delivered to a group before it goes to the dead letters. Without it: as the server is set.
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(super) max_attempts: Option<u32>,
-    /// How long it waits before it is tried again, as in max=5,first=10s,factor=2,cap=10m,jitter=0.1: the first wait, what each
-    /// further one is multiplied with, the longest, and by which part they vary. A first loss costs no wait. `max` is
-    /// --max-attempts. Without it: as the server is set.
-    #[arg(long, value_name = "POLICY", value_parser = retry)]
-    pub(super) retry: Option<String>,
-    /// How long work on it may take, such as 10m: then it is ended, with the command of contact-client --exec and all that it started.
-    #[arg(long, value_name = "DURATION", value_parser = millis)]
-    pub(super) task_timeout: Option<u32>,
-    /// What comes of it then: another attempt, if one is left, or none.
-    #[arg(long, value_enum, default_value_t = OnTimeout::Retry, requires = "task_timeout")]
-    pub(super) on_timeout: OnTimeout,
-    /// Which tasks of a group go first.
-    #[arg(long, value_enum, default_value_t = Priority::Normal)]
-    pub(super) priority: Priority,
-    /// The lane that the tasks are in, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time,
-    /// one unless it is set otherwise (group set --lane-max), and lanes take turns. Of any text, as a key is.
-    #[arg(long, value_parser = lane)]
-    pub(super) lane: Option<String>,
-    /// The newest counts: it takes the place of the newest task with this key for the same groups, where that has not begun. That one is
-    /// given to nobody any more. While one of the key is under way in a group, the next waits. Of any text, as a key is.
-    #[arg(long, value_name = "KEY", value_parser = replace, conflicts_with = "lane")]
-    pub(super) replace: Option<String>,
-    /// With --replace: not to be given out before nothing newer with the key came for so long, such as 10s.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "replace")]
-    pub(super) quiet: Option<Duration>,
-    /// With --quiet: but so long after the first of those that came one after another. Without it, however long they come.
-    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "quiet")]
-    pub(super) max_wait: Option<Duration>,
     /// Wait until all groups that the task is for have settled it, and print what each says, as contactctl run does. For a single task.
     /// The exit code is 1 if one failed, and 5 if none did but another task took its place first (--replace).
     #[arg(long, conflicts_with_all = ["file", "whole"])]
@@ -805,6 +770,61 @@ pub(super) struct Submit {
     /// one is under way, what comes meanwhile is gathered for the next.
     #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub(super) batch: u32,
+}
+
+/// What can be said of a task beside its text: of one that is submitted, and of those that a schedule makes.
+#[derive(Debug, ClapArgs)]
+pub(super) struct TaskOptions {
+    #[command(flatten)]
+    pub(in crate::ctl) beside: Beside,
+    /// For this group alone, whether it is there or not yet. May be repeated: then each task is submitted once for each of the
+    /// groups. Without it: for every group.
+    #[arg(long, value_name = "GROUP", value_parser = addressee)]
+    pub(in crate::ctl) to: Vec<String>,
+    /// With several --to: one task for all of them, and not one for each. They must be there.
+    #[arg(long, requires = "to")]
+    pub(in crate::ctl) together: bool,
+    /// For the groups whose labels match, as in os=linux,role in (web,api),!canary: =, ==, !=, in, notin, KEY (it is there) and !KEY (it
+    /// is not); a comma stands for and. Each group is asked once, when it comes to the task; the ledger says for which it was not.
+    #[arg(long, value_name = "SELECTOR", value_parser = selector, conflicts_with = "to")]
+    pub(in crate::ctl) select: Option<String>,
+    /// Not to be delivered before this time has passed, such as 10s.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(in crate::ctl) delay: Option<Duration>,
+    /// To be given up when this time has passed, such as 1h.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    pub(in crate::ctl) ttl: Option<Duration>,
+    /// How often it is delivered to a group before it goes to the dead letters. Without it: as the server is set.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(in crate::ctl) max_attempts: Option<u32>,
+    /// How long it waits before it is tried again, as in max=5,first=10s,factor=2,cap=10m,jitter=0.1: the first wait, what each
+    /// further one is multiplied with, the longest, and by which part they vary. A first loss costs no wait. `max` is
+    /// --max-attempts. Without it: as the server is set.
+    #[arg(long, value_name = "POLICY", value_parser = retry)]
+    pub(in crate::ctl) retry: Option<String>,
+    /// How long work on it may take, such as 10m: then it is ended, with the command of contact-client --exec and all that it started.
+    #[arg(long, value_name = "DURATION", value_parser = millis)]
+    pub(in crate::ctl) task_timeout: Option<u32>,
+    /// What comes of it then: another attempt, if one is left, or none.
+    #[arg(long, value_enum, default_value_t = OnTimeout::Retry, requires = "task_timeout")]
+    pub(in crate::ctl) on_timeout: OnTimeout,
+    /// Which tasks of a group go first.
+    #[arg(long, value_enum, default_value_t = Priority::Normal)]
+    pub(in crate::ctl) priority: Priority,
+    /// The lane that the tasks are in, as a tenant or a file: of the tasks of one lane, a group has only so many under way at a time,
+    /// one unless it is set otherwise (group set --lane-max), and lanes take turns. Of any text, as a key is.
+    #[arg(long, value_parser = lane)]
+    pub(in crate::ctl) lane: Option<String>,
+    /// The newest counts: it takes the place of the newest task with this key for the same groups, where that has not begun. That one is
+    /// given to nobody any more. While one of the key is under way in a group, the next waits. Of any text, as a key is.
+    #[arg(long, value_name = "KEY", value_parser = replace, conflicts_with = "lane")]
+    pub(in crate::ctl) replace: Option<String>,
+    /// With --replace: not to be given out before nothing newer with the key came for so long, such as 10s.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "replace")]
+    pub(in crate::ctl) quiet: Option<Duration>,
+    /// With --quiet: but so long after the first of those that came one after another. Without it, however long they come.
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration, requires = "quiet")]
+    pub(in crate::ctl) max_wait: Option<Duration>,
 }
 
 /// What a task has beside its text.
@@ -1250,7 +1270,7 @@ pub(super) fn address(text: &str) -> Result<String, String> {
     crate::target::check(text).map(|()| text.to_owned())
 }
 
-fn lasting(text: &str) -> Result<Duration, String> {
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
     let lasting = humantime::parse_duration(text).map_err(|e| e.to_string())?;
     if lasting < Duration::from_secs(1) { Err("it must be 1s or more".into()) } else { Ok(lasting) }
 }
@@ -1392,6 +1412,12 @@ mod tests {
             &["submit", "x", "--ttl", "1s", "--expires-at", "2026-01-01T00:00:00Z"],
             &["submit", "x", "--to", ""],
             &["submit", "x", "--not-before", "tomorrow"],
+            &["schedule", "set", "n", "x"],
+            &["schedule", "set", "n", "--every", "10m"],
+            &["schedule", "set", "n", "x", "--every", "10m", "--cron", "* * * * *"],
+            &["schedule", "set", "n", "x", "--every", "10m", "--zone", "UTC"],
+            &["schedule", "set", "n", "x", "--every", "10m", "--key", "k"],
+            &["schedule", "set", "n", "x", "--every", "1ms"],
             &["tasks", "--all", "--latest", "3"],
             &["tasks", "--all", "--after", "3"],
             &["tasks", "--all", "--state", "waiting"],

@@ -1,9 +1,9 @@
 //! Requests, made of lines.
 
-use std::collections::HashMap;
 use std::io;
 
-use super::args::{OnTimeout, Priority, Submit};
+use super::Error;
+use super::args::{OnTimeout, Priority, Submit, TaskOptions};
 use super::lines::Line;
 use crate::task::Time;
 use crate::wire::control as pb;
@@ -52,36 +52,42 @@ fn millis(duration: std::time::Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
-impl Spec {
-    /// `data`: what each task has beside its text, with these headers.
-    pub(super) fn new(submit: &Submit, headers: HashMap<String, String>, data: Vec<u8>) -> Spec {
-        let priority = match submit.priority {
+impl TaskOptions {
+    /// A task without its text, and without the group and the times that may differ from one to the next.
+    pub(super) fn like(&self) -> Result<pb::NewTask, Error> {
+        let priority = match self.priority {
             Priority::High => pb::Priority::HIGH,
             Priority::Normal => pb::Priority::NORMAL,
             Priority::Low => pb::Priority::LOW,
         };
-        Spec {
-            not_before: When::new(submit.not_before, submit.delay),
-            expires_at: When::new(submit.expires_at, submit.ttl),
-            to: if submit.to.is_empty() || submit.together { vec![String::new()] } else { submit.to.clone() },
-            like: pb::NewTask {
-                groups: if submit.together { submit.to.clone() } else { Vec::new() },
-                select: submit.select.clone().unwrap_or_default(),
-                key: submit.key.clone().unwrap_or_default(),
-                max_attempts: submit.max_attempts.unwrap_or(0),
-                retry: submit.retry.clone().unwrap_or_default(),
-                timeout_ms: submit.task_timeout.unwrap_or(0),
-                timeout_fails: submit.on_timeout == OnTimeout::Failed,
-                priority: priority.into(),
-                lane: submit.lane.clone().unwrap_or_default(),
-                replace: submit.replace.clone().unwrap_or_default(),
-                quiet_ms: submit.quiet.map(millis),
-                max_wait_ms: submit.max_wait.map(millis),
-                headers,
-                data,
-                ..Default::default()
-            },
-        }
+        Ok(pb::NewTask {
+            groups: if self.together { self.to.clone() } else { Vec::new() },
+            select: self.select.clone().unwrap_or_default(),
+            max_attempts: self.max_attempts.unwrap_or(0),
+            retry: self.retry.clone().unwrap_or_default(),
+            timeout_ms: self.task_timeout.unwrap_or(0),
+            timeout_fails: self.on_timeout == OnTimeout::Failed,
+            priority: priority.into(),
+            lane: self.lane.clone().unwrap_or_default(),
+            replace: self.replace.clone().unwrap_or_default(),
+            quiet_ms: self.quiet.map(millis),
+            max_wait_ms: self.max_wait.map(millis),
+            headers: self.beside.headers()?,
+            data: self.beside.data()?,
+            ..Default::default()
+        })
+    }
+}
+
+impl Spec {
+    pub(super) fn new(submit: &Submit) -> Result<Spec, Error> {
+        let TaskOptions { to, together, delay, ttl, .. } = &submit.task;
+        Ok(Spec {
+            not_before: When::new(submit.not_before, *delay),
+            expires_at: When::new(submit.expires_at, *ttl),
+            to: if to.is_empty() || *together { vec![String::new()] } else { to.clone() },
+            like: pb::NewTask { key: submit.key.clone().unwrap_or_default(), ..submit.task.like()? },
+        })
     }
 
     /// What each task takes in a request beside its text, in bytes.

@@ -23,7 +23,10 @@ const GROUPS: [(&str, &[&str]); 5] = [
     ),
     (
         "Change:",
-        &["submit", "run", "cancel", "retry", "pause", "resume", "drain", "undrain", "group", "clock", "backup"],
+        &[
+            "submit", "run", "schedule", "apply", "cancel", "retry", "pause", "resume", "drain", "undrain", "group",
+            "clock", "backup",
+        ],
     ),
     ("Let in:", &["invite", "identity", "cert", "dial"]),
     ("Measure:", &["bench"]),

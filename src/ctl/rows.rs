@@ -15,7 +15,7 @@ use crate::task::{Progress, Time};
 use crate::task_state::{StateReason, TaskState, WaitReason};
 use crate::wire::control as pb;
 
-fn text_if_set(text: String) -> Option<String> {
+pub(super) fn text_if_set(text: String) -> Option<String> {
     (!text.is_empty()).then_some(text)
 }
 
@@ -92,6 +92,10 @@ pub(super) struct Task {
     submitted_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule_moment: Option<Moment>,
 }
 
 impl From<pb::Task> for Task {
@@ -124,6 +128,8 @@ impl From<pb::Task> for Task {
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
             submitted_by: text_if_set(task.submitted_by),
             submitted_role: text_if_set(task.submitted_role),
+            schedule: text_if_set(task.schedule),
+            schedule_moment: Moment::if_set(task.schedule_moment),
         }
     }
 }
@@ -149,6 +155,10 @@ impl Task {
         };
         let replaced = |at| format!("by task {}, {}, where it had not begun", self.replaced_by, show(at));
         let by = |name: &String| format!("{name} ({})", self.submitted_role.as_deref().unwrap_or_default());
+        let made = |schedule: &String| match self.schedule_moment {
+            Some(moment) => format!("{schedule}, for {}", show(moment)),
+            None => format!("{schedule}, run by hand"),
+        };
         let mut all = vec![
             ("task", self.id.to_string()),
             ("text", self.task.clone()),
@@ -176,6 +186,7 @@ impl Task {
             ("time limit", self.timeout_ms.map(limit)),
             ("priority", self.priority.clone()),
             ("submitted by", self.submitted_by.as_ref().map(by)),
+            ("schedule", self.schedule.as_ref().map(made)),
         ];
         all.extend(optional.into_iter().filter_map(|(name, value)| Some((name, value?))));
         all

@@ -152,20 +152,22 @@ impl Input {
 /// Submits all of the input.
 pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), Error> {
     let mut named = BTreeSet::new();
-    submit.to.retain(|to| named.insert(to.clone()));
+    submit.task.to.retain(|to| named.insert(to.clone()));
     if submit.texts.is_empty() && submit.file.is_none() {
         // The data alone.
         submit.texts.push(String::new());
     }
     let is_stdin = submit.texts == ["-"] || submit.file.as_deref() == Some(Path::new("-"));
-    if is_stdin && submit.beside.is_stdin() {
+    if is_stdin && submit.task.beside.is_stdin() {
         return Err(Error::Usage("standard input has the tasks, or their data, and not both: name a file".into()));
     }
     if submit.key.is_some() && !submit.whole && (submit.texts.len() != 1 || submit.texts == ["-"]) {
         let how = "give its text as the one argument, or --whole";
         return Err(Error::Usage(format!("--key is for a single task: {how}")));
     }
-    if submit.wait && (submit.texts.len() != 1 || submit.texts == ["-"] || (submit.to.len() > 1 && !submit.together)) {
+    if submit.wait
+        && (submit.texts.len() != 1 || submit.texts == ["-"] || (submit.task.to.len() > 1 && !submit.task.together))
+    {
         return Err(Error::Usage(
             "--wait is for a single task: give its text as the one argument, and one --to, or --together; for many machines see \
              contactctl run"
@@ -175,12 +177,12 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
     if submit.whole && submit.file.is_none() && submit.texts != ["-"] {
         return Err(Error::Usage("--whole is for what comes from --file, or with - from standard input".into()));
     }
-    if submit.key.is_some() && submit.to.len() > 1 && !submit.together {
+    if submit.key.is_some() && submit.task.to.len() > 1 && !submit.task.together {
         return Err(Error::Usage(
             "--key is for a single task: give one --to, --together, or a key to each group's task".into(),
         ));
     }
-    let spec = Spec::new(&submit, submit.beside.headers()?, submit.beside.data()?);
+    let spec = Spec::new(&submit)?;
     let mut input = Input::open(&submit)?;
     let link = Link::connect(to)?;
     let began = Instant::now();
@@ -229,7 +231,7 @@ pub(super) fn run(mut submit: args::Submit, to: To<'_>, out: Out) -> Result<(), 
     let json = report.out.json;
     let done = report.finish(began, known);
     if let Some(first) = first {
-        follow_up::say(&link, to.address, first, if submit.together { 1 } else { submit.to.len() });
+        follow_up::say(&link, to.address, first, if submit.task.together { 1 } else { submit.task.to.len() });
     }
     match to_wait_for {
         Some(id) if done.is_ok() => {

@@ -12,6 +12,7 @@ import * as groups from './views/groups.js';
 import * as overview from './views/overview.js';
 import { contactSentence } from './views/overview.js';
 import * as runs from './views/runs.js';
+import * as schedules from './views/schedules.js';
 import * as submit from './views/submit.js';
 import * as task from './views/task.js';
 import * as tasks from './views/tasks.js';
@@ -22,11 +23,12 @@ const VIEWS = [
   { name: 'clients', hash: '#/clients', view: clients, icon: 'M3 4h14v9h-14zM7 17h6M10 13v4' },
   { name: 'tasks', hash: '#/tasks', view: tasks, icon: 'M4 5l1.5 1.5L8 4M4 11l1.5 1.5L8 10M11 5.5h6M11 11.5h6M11 16h6' },
   { name: 'runs', hash: '#/runs', view: runs, icon: 'M4 5h5M4 10h9M4 15h12M13 3l4 3-4 3' },
+  { name: 'schedules', hash: '#/schedules', view: schedules, icon: 'M10 3a7 7 0 1 0 .01 0M10 6v4l3 2' },
   { name: 'dead', hash: '#/dead', view: dead, icon: 'M3 5h14v10h-14zM3 6l7 5 7-5' },
   { name: 'submit', hash: '#/submit', view: submit, icon: 'M10 4v12M4 10h12' },
 ];
 /** Those whose name is too long for a phone. */
-const SHORT = ['overview', 'dead'];
+const SHORT = ['overview', 'schedules', 'dead', 'submit'];
 const THEMES = ['auto', 'light', 'dark'];
 
 const root = document.documentElement;
@@ -104,7 +106,7 @@ function keysDialog() {
   const close = h('button', { type: 'button', class: 'button', onclick: () => frame.keys.close() }, t('keys.close'));
   return h('dialog', { class: 'keys', 'aria-labelledby': 'keys-title' },
     h('h2', { id: 'keys-title' }, t('keys.title')),
-    h('dl', {}, row(['1', '…', '7'], t('keys.views')), row(['/'], t('keys.search')), row(['?'], t('keys.help')), row(['Esc'], t('keys.escape'))),
+    h('dl', {}, row(['1', '…', String(VIEWS.length)], t('keys.views')), row(['/'], t('keys.search')), row(['?'], t('keys.help')), row(['Esc'], t('keys.escape'))),
     h('label', {}, on, ' ', t('keys.on')), close);
 }
 
@@ -208,7 +210,7 @@ addEventListener('keydown', (event) => {
   if (field || event.ctrlKey || event.metaKey || event.altKey || document.querySelector('dialog[open]') || !keysOn()) return;
   if (event.key === '/') frame.search.focus();
   else if (event.key === '?') frame.keys.showModal();
-  else if (/^[1-7]$/.test(event.key)) go(VIEWS[event.key - 1].hash);
+  else if (VIEWS[event.key - 1]) go(VIEWS[event.key - 1].hash);
   else return;
   event.preventDefault();
 });

@@ -395,6 +395,13 @@ impl Caller {
         }
     }
 
+    /// Writes down which schedule it set, likewise.
+    pub(super) fn set_schedule(&self, name: &Name) {
+        if self.who.is_some() {
+            info!("record: {self}: SetSchedule {:?}", name.as_str());
+        }
+    }
+
     /// Its account is charged with a call, if it is known, for as long as what this gives is kept.
     pub(super) fn hold(&self, row: &Row) -> Result<Option<Held>, Refusal> {
         let hold = |who: &Who| who.account().hold(&self.peer, row.name == TAKES_TASKS);

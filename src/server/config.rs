@@ -45,7 +45,7 @@ pub struct Config {
     pub agent_groups: Vec<Name>,
     /// Most memory for the connections, calls and messages under way of one port, as gRPC counts it, in bytes.
     pub grpc_memory: usize,
-    /// Makes ten tasks at the start, and ten more each time this has passed.
+    /// Has ten schedules, each of which makes a task at the start, and one more each time this has passed.
     pub demo: Option<Duration>,
     /// How workers are dialled.
     pub dial: DialConfig,

@@ -13,7 +13,8 @@ use super::calls::{Calls, Ended, answer, first, message};
 use super::convert;
 use super::limits::Limit;
 use super::operator::{
-    BROKER_SHARE, DeadLetters, Log, MOST, Operator, Part, Range, Results, Statuses, Tasks, if_set, retry_policy,
+    BROKER_SHARE, DeadLetters, Log, MOST, MOST_MOMENTS, MOST_MOMENTS_IN_LIST, Operator, Part, Range, Results, Statuses,
+    Tasks, if_set, retry_policy, schedule_name,
 };
 use super::refusal::Refusal;
 use super::roles::{Role, Row};
@@ -22,7 +23,7 @@ use super::watchers::Watchers;
 use crate::broker::Cancelled;
 use crate::codec::{Decoded, First, Requests};
 use crate::run::Wish;
-use crate::store::{Accepted, StoreError};
+use crate::store::{Accepted, PAGE_BYTES, StoreError};
 use crate::task::{Name, NameOf, NewTask, TaskId};
 use crate::wire::control as pb;
 use crate::wire::control_grpc::Control;
@@ -216,6 +217,30 @@ impl Control for ControlService {
         remove_dialled(RemoveDialledRequest) -> RemoveDialledResponse = {
             operator.dialler.remove(&request.address).await?;
             pb::RemoveDialledResponse::new()
+        };
+        set_schedule(SetScheduleRequest) -> SetScheduleResponse = {
+            let set = operator.set_schedule(convert::new_schedule(request)?, caller.submitter()).await?;
+            caller.set_schedule(&set.0.name);
+            convert::schedule_set(set)
+        };
+        list_schedules(ListSchedulesRequest) -> ListSchedulesResponse = {
+            let after = if_set(NameOf::Schedule, &request.after)?;
+            let moments = (request.moments as usize).clamp(1, MOST_MOMENTS_IN_LIST);
+            convert::schedule_list(operator.schedules.list(after.as_ref(), moments, PAGE_BYTES).await?)
+        };
+        get_schedule(GetScheduleRequest) -> Schedule = {
+            let moments = (request.moments as usize).clamp(1, MOST_MOMENTS);
+            convert::schedule(operator.schedules.view(schedule_name(&request.name)?, moments).await?)
+        };
+        change_schedule(ChangeScheduleRequest) -> Schedule =
+            convert::schedule(operator.schedules.pause(schedule_name(&request.name)?, request.paused).await?);
+        run_schedule(RunScheduleRequest) -> RunScheduleResponse = {
+            let id = operator.schedules.run(schedule_name(&request.name)?).await?;
+            pb::RunScheduleResponse { id, ..Default::default() }
+        };
+        remove_schedule(RemoveScheduleRequest) -> RemoveScheduleResponse = {
+            operator.schedules.remove(schedule_name(&request.name)?).await?;
+            pb::RemoveScheduleResponse::new()
         };
         create_login(CreateLoginRequest) -> CreateLoginResponse = {
             let (path, lasts) = operator.access.login(caller.clone());

@@ -1,6 +1,7 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
 mod runs;
+mod schedules;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use protobuf::{EnumOrUnknown, MessageFull};
 
 pub(super) use self::runs::{begun_run, new_run, output, run, run_details, run_list, run_news, task_news, wish};
+pub(super) use self::schedules::{new_schedule, schedule, schedule_list, schedule_set};
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::dial;
@@ -313,13 +315,18 @@ fn task(task: Task) -> pb::Task {
         lane: text(spec.lane),
         submitted_by: by.map(|by| by.name.clone()).unwrap_or_default(),
         submitted_role: by.map(|by| by.role.clone()).unwrap_or_default(),
-        priority: match spec.priority {
-            Priority::Normal => pb::Priority::NORMAL,
-            Priority::High => pb::Priority::HIGH,
-            Priority::Low => pb::Priority::LOW,
-        }
-        .into(),
+        schedule: spec.made.as_ref().map(|made| made.schedule.to_string()).unwrap_or_default(),
+        schedule_moment: millis(spec.made.and_then(|made| made.moment)),
+        priority: priority_of(spec.priority).into(),
         ..pb::Task::default()
+    }
+}
+
+fn priority_of(priority: Priority) -> pb::Priority {
+    match priority {
+        Priority::Normal => pb::Priority::NORMAL,
+        Priority::High => pb::Priority::HIGH,
+        Priority::Low => pb::Priority::LOW,
     }
 }
 

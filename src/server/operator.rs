@@ -10,6 +10,7 @@ mod lists;
 mod never_came;
 mod output;
 mod runs;
+mod schedules;
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -28,6 +29,7 @@ pub(super) use self::lists::{DeadLetters, Filter, Log, Range, Results, Statuses,
 pub(super) use self::never_came::NeverCame;
 pub(super) use self::output::{Following, Output};
 pub(super) use self::runs::{NewRun, page_of_targets, share};
+pub(super) use self::schedules::{MOST_MOMENTS, MOST_MOMENTS_IN_LIST, NewSchedule, schedule_name, task_of_schedule};
 use super::about::About;
 use super::access::Access;
 use super::admission::Admission;
@@ -43,6 +45,7 @@ use super::query::Queries;
 use super::refusal::{Refusal, Text};
 use super::roles::Role;
 use super::runs::Runs;
+use super::schedules::Schedules;
 use super::status_rate::StatusRate;
 use super::tokens::{NewToken, Token};
 use super::traffic::Traffic;
@@ -78,6 +81,7 @@ pub(super) struct Operator {
     pub(super) store: store::Handle,
     pub(super) queries: Queries,
     pub(super) runs: Runs,
+    pub(super) schedules: Schedules,
     pub(super) about: Arc<About>,
     pub(super) access: Access,
     pub(super) traffic: Arc<Traffic>,

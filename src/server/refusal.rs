@@ -20,6 +20,7 @@ use crate::codec::{NoMessage, Unreadable};
 use crate::labels::SelectorError;
 use crate::reason::{DOMAIN, Reason};
 use crate::run::{Phase, Wish};
+use crate::schedule::{MOST, MOST_BYTES, WhenError};
 use crate::store::{BackupError, KeyReused, StoreError};
 use crate::task::{Audience, Name, NameError, NameOf, TaskId, Time};
 use crate::wire::contact::Refused;
@@ -199,6 +200,21 @@ pub(super) enum Refusal {
     RunNotSo { number: TaskId, phase: Phase, wish: Wish },
     #[error("{0}")]
     RunMakesNoSense(String),
+    #[error(
+        "there is no schedule {name}{}; contactctl schedule list shows those there are",
+        .near.as_ref().map(|near| format!(": perhaps {near} is meant")).unwrap_or_default()
+    )]
+    NoSuchSchedule { name: Name, near: Option<String> },
+    #[error(transparent)]
+    When(#[from] WhenError),
+    #[error("{0}")]
+    ScheduleMakesNoSense(&'static str),
+    #[error("there are {MOST} schedules, which is all there may be: remove those that nobody needs")]
+    TooManySchedules,
+    #[error(
+        "what the schedules are to do takes {size} bytes in all, and may take {MOST_BYTES}: put the data elsewhere"
+    )]
+    SchedulesTooLarge { size: usize },
 }
 
 /// The first few of some names.
@@ -355,6 +371,9 @@ impl Refusal {
             Refusal::TooManyRuns(_) => Reason::RUNS_FULL,
             Refusal::RunNotSo { .. } => Reason::RUN_STATE,
             Refusal::RunMakesNoSense(_) => Reason::RUN_INVALID,
+            Refusal::NoSuchSchedule { .. } => Reason::SCHEDULE_UNKNOWN,
+            Refusal::When(_) | Refusal::ScheduleMakesNoSense(_) => Reason::SCHEDULE_INVALID,
+            Refusal::TooManySchedules | Refusal::SchedulesTooLarge { .. } => Reason::SCHEDULES_FULL,
             Refusal::NoSuchAddress(..) => Reason::ADDRESS_INVALID,
             Refusal::NotDialled(_) => Reason::WORKER_UNKNOWN,
             Refusal::DialledNoMore(_) => Reason::WORKER_REMOVED,
@@ -405,6 +424,9 @@ impl Refusal {
                 &[("limit", limit)]
             }
             Refusal::RunNotSo { number, phase, .. } => &[("run", number), ("phase", &phase.as_str())],
+            Refusal::NoSuchSchedule { name, .. } => &[("schedule", name)],
+            Refusal::TooManySchedules => &[("limit", &MOST)],
+            Refusal::SchedulesTooLarge { size } => &[("size_bytes", size), ("limit_bytes", &MOST_BYTES)],
             Refusal::NoSuchService(service) => &[("service", service)],
             Refusal::TakenOver(client) => &[("client", client)],
             Refusal::NoSuchIdentity(identity) => &[("identity", identity)],
@@ -450,6 +472,7 @@ impl Refusal {
                 NameOf::Key => "key",
                 NameOf::Replace => "replace",
                 NameOf::Lane | NameOf::KeptLane => "lane",
+                NameOf::Schedule => "name",
                 NameOf::ClientOrGroup | NameOf::Metadata => return None,
             },
             Refusal::KeyReused(_) => "key",
@@ -463,6 +486,9 @@ impl Refusal {
             Refusal::Selector(_) | Refusal::SelectorAndGroup => "select",
             Refusal::TooManyTargets | Refusal::NoSuchGroups(_) => "groups",
             Refusal::TargetNotAllowed { .. } => "to",
+            Refusal::When(WhenError::Zone(_)) => "zone",
+            Refusal::When(WhenError::Interval) => "every_ms",
+            Refusal::When(_) => "cron",
             Refusal::NestedBatch => "batch",
             Refusal::NoSuchAddress(..) => "address",
             Refusal::InRequest { index, why } => return Some(format!("tasks[{index}].{}", why.field()?)),
@@ -480,6 +506,7 @@ impl Refusal {
             Refusal::Broker(BrokerError::Group(GroupError::Unknown(group))) => Some(("group", group.to_string())),
             Refusal::Broker(BrokerError::Drain(DrainError::Unknown(client))) => Some(("client", client.clone())),
             Refusal::NoSuchRun(number) => Some(("run", number.to_string())),
+            Refusal::NoSuchSchedule { name, .. } => Some(("schedule", name.to_string())),
             Refusal::NoSuchService(service) => Some(("service", service.clone())),
             Refusal::NotDialled(address) => Some(("worker", address.clone())),
             Refusal::NoSuchToken(name) => Some(("token", name.clone())),

@@ -435,67 +435,13 @@ mod tests {
 
     use std::thread;
 
+    use super::super::failing::FailsAfterWriting;
     use super::super::query::Pool;
     use super::*;
     use crate::broker::{Broker, Join, OutcomeReport, Receipt, Reporter};
     use crate::run::{Course, Rollout, Share, What};
-    use crate::store::{
-        Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, Slot, Store,
-    };
-    use crate::task::{GroupName, Name, NameOf, Outcome, Task, Time};
-
-    /// A store in memory whose next write of a run fails, on demand, though it is there.
-    #[derive(Clone, Default)]
-    struct FailsAfterWriting {
-        rows: Memory,
-        fails: Arc<AtomicBool>,
-    }
-
-    impl Backend for FailsAfterWriting {
-        fn recover(&mut self) -> Result<Recovered, StoreError> {
-            self.rows.recover()
-        }
-
-        fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
-            self.rows.find_key(key)
-        }
-
-        fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
-            self.rows.newest_of(slot)
-        }
-
-        fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {
-            self.rows.has_task(task)
-        }
-
-        fn last_outcome(&mut self, group: &GroupName, task: TaskId) -> Result<Option<Outcome>, StoreError> {
-            self.rows.last_outcome(group, task)
-        }
-
-        fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-            self.rows.commit(batch)?;
-            match !batch.runs.is_empty() && self.fails.swap(false, Relaxed) {
-                true => Err(StoreError::Full { path: "/the/disk".into() }),
-                false => Ok(()),
-            }
-        }
-
-        fn reopen(&mut self) -> Result<Positions, StoreError> {
-            self.rows.reopen()
-        }
-
-        fn remove(&mut self, removal: &Removal) -> Result<Removed, StoreError> {
-            self.rows.remove(removal)
-        }
-
-        fn reader(&self) -> OpenReader {
-            self.rows.reader()
-        }
-
-        fn close(self: Box<Self>) -> Result<(), StoreError> {
-            Ok(())
-        }
-    }
+    use crate::store::Store;
+    use crate::task::{GroupName, Name, NameOf, Outcome, Time};
 
     fn name(name: &str) -> GroupName {
         Name::new(NameOf::Group, name).unwrap()

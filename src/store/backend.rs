@@ -11,6 +11,7 @@ use crate::group_limits::GroupLimits;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::Run;
+use crate::schedule::Schedule;
 use crate::task::{
     Audience, ClientId, GroupName, Name, NewResult, NewTask, Outcome, Priority, Status, Task, TaskId, TaskResult, Time,
 };
@@ -294,6 +295,8 @@ pub struct Batch {
     /// To replace, by their numbers.
     pub runs: BTreeMap<TaskId, Run>,
     /// To replace, or, with `None`, to remove.
+    pub schedules: BTreeMap<Name, Option<Schedule>>,
+    /// To replace, or, with `None`, to remove.
     pub dialled: BTreeMap<Name, Option<Dialled>>,
     /// To replace, or, with `None`, to remove.
     pub clients: BTreeMap<ClientId, Option<KnownClient>>,
@@ -318,6 +321,7 @@ impl Batch {
             && self.open.is_empty()
             && self.drains.is_empty()
             && self.runs.is_empty()
+            && self.schedules.is_empty()
             && self.dialled.is_empty()
             && self.clients.is_empty()
             && self.expiries.is_empty()
@@ -611,6 +615,9 @@ pub trait Reader: Send {
 
     /// Runs before `before`, newest first, without their targets.
     fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError>;
+
+    /// The schedules, by name.
+    fn schedules(&mut self) -> Result<BTreeMap<Name, Schedule>, StoreError>;
 
     /// The oldest task that is kept.
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError>;

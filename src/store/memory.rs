@@ -12,6 +12,7 @@ use super::{
     Slot, StoreError,
 };
 use crate::run::{MOST_KEPT, Run};
+use crate::schedule::Schedule;
 use crate::task::{ClientId, GroupName, Name, NewResult, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time};
 
 /// Keeps the rows in memory. Clones share them, so that a second store can be opened on what a first one left behind.
@@ -37,6 +38,7 @@ struct Rows {
     open: BTreeMap<GroupName, BTreeMap<TaskId, OpenTask>>,
     drains: BTreeMap<ClientId, Drain>,
     runs: BTreeMap<TaskId, Run>,
+    schedules: BTreeMap<Name, Schedule>,
     dialled: BTreeMap<Name, Dialled>,
     clients: BTreeMap<ClientId, KnownClient>,
     mark: u64,
@@ -229,6 +231,12 @@ impl Backend for Memory {
             rows.runs.insert(*number, run.clone());
             if let Some(oldest) = rows.runs.keys().rev().nth(MOST_KEPT - 1).copied() {
                 rows.runs.retain(|number, run| *number >= oldest || run.ended_at.is_none());
+            }
+        }
+        for (name, schedule) in &batch.schedules {
+            match schedule {
+                Some(schedule) => drop(rows.schedules.insert(name.clone(), schedule.clone())),
+                None => drop(rows.schedules.remove(name)),
             }
         }
         for (address, dialled) in &batch.dialled {
@@ -429,6 +437,10 @@ impl Reader for Memory {
         let without_targets = |run: &Run| Run { targets: Vec::new(), ended: Vec::new(), ..run.clone() };
         let rows = self.rows();
         Ok(rows.runs.range(..before).rev().take(limit).map(|(_, run)| without_targets(run)).collect())
+    }
+
+    fn schedules(&mut self) -> Result<BTreeMap<Name, Schedule>, StoreError> {
+        Ok(self.rows().schedules.clone())
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

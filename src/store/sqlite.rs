@@ -25,6 +25,7 @@ mod removal;
 mod results;
 mod rows;
 mod runs;
+mod schedules;
 mod tasks;
 mod view;
 
@@ -52,6 +53,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("sqlite/13.sql"),
     include_str!("sqlite/14.sql"),
     include_str!("sqlite/15.sql"),
+    include_str!("sqlite/16.sql"),
 ];
 
 /// Pages that are given back to the file system by each removal, beside those that it emptied; and the most in all.
@@ -387,6 +389,7 @@ fn write_batch(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> 
     write_groups(change, batch)?;
     write_drains(change, batch)?;
     runs::write(change, batch.runs.values())?;
+    schedules::write(change, &batch.schedules)?;
     write_dialled(change, batch)?;
     write_clients(change, batch)?;
     write_dead(change, batch)?;

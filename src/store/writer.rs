@@ -17,6 +17,7 @@ use super::{
 use crate::attachment::Attachment;
 use crate::mailbox::{Receiver, RecvTimeoutError};
 use crate::run::Run;
+use crate::schedule::{Last, Scheduled};
 use crate::task::{
     Audience, ClientId, GroupName, Name, NewResult, NewStatus, NewTask, Outcome, Status, Task, TaskId, TaskResult, Time,
 };
@@ -55,6 +56,8 @@ pub(super) enum Command {
     Cancel(TaskId, Time, Answer<()>),
     /// Writes the run, with tasks of it, each for the next so many of its targets; the first of all gives the run its number.
     Run(Box<Run>, Vec<(NewTask, usize)>, Answer<Run>),
+    /// Writes schedules, each with tasks that it makes. Answers with the last task of each, 0 if it makes none.
+    Schedules(Vec<Scheduled>, Answer<Vec<TaskId>>),
     Remove(Removal, Answer<Removed>),
     Flush(Done),
     Close,
@@ -320,6 +323,15 @@ impl Writer {
                 let run = round.run(*run, tasks);
                 round.answer(move |written| drop(answer.send(written.map(|()| run))));
             }
+            Command::Schedules(all, answer) => {
+                let tasks = all.iter().map(|one| one.tasks.len()).sum();
+                if let Some(low) = self.no_room_for(Unwritten::Tasks, tasks).filter(|_| tasks > 0) {
+                    return drop(answer.send(Err(low)));
+                }
+                let last: Result<Vec<_>, _> =
+                    all.into_iter().map(|one| round.schedule(one, &mut self.backend)).collect();
+                round.answer(move |written| drop(answer.send(written.and(last))));
+            }
             Command::Remove(removal, answer) => {
                 // A transaction of its own, before this round's: what it removes was settled long ago.
                 let removed = self.backend.remove(&removal).inspect_err(|error| round.failed = Some(error.clone()));
@@ -456,6 +468,7 @@ impl Outage {
                 drop(answer.send(Err(why())));
             }
             Command::Run(_, _, answer) => drop(answer.send(Err(why()))),
+            Command::Schedules(_, answer) => drop(answer.send(Err(why()))),
             Command::Remove(_, answer) => drop(answer.send(Err(why()))),
             // A client that is refused tells its results again. What changes nothing is not kept for that.
             Command::Record(results) => self.kept.record(results.into_iter().filter(|result| !result.late).collect()),
@@ -492,6 +505,7 @@ impl Round {
         batch.expiries.clear();
         batch.freed.clear();
         batch.runs.clear();
+        batch.schedules.clear();
         batch.results.retain(|result| result.seq > on_disk.result);
         batch.positions = Positions { result: batch.positions.result, ..on_disk };
         self.keys.clear();
@@ -647,6 +661,27 @@ impl Round {
         self.count(run.targets.iter().map(|name| name.as_str().len()).sum());
         self.batch.runs.insert(run.number, run.clone());
         run
+    }
+
+    /// Gives the tasks their ids, and the schedule that of the last. A task whose moment had one before, by its key, is that one; if somebody
+    /// used the key for something else, the task goes without it: the schedule itself says which moments have theirs.
+    fn schedule(&mut self, one: Scheduled, backend: &mut Patient) -> Result<TaskId, StoreError> {
+        let Scheduled { name, mut schedule, tasks } = one;
+        let mut last = 0;
+        for task in tasks {
+            let moment = task.made.as_ref().and_then(|made| made.moment);
+            last = match self.find(&task, backend)? {
+                Some((id, true)) => id,
+                Some((_, false)) => self.append(NewTask { key: None, ..task }),
+                None => self.append(task),
+            };
+            if let Some(schedule) = &mut schedule {
+                schedule.last = Some(Last { task: last, moment });
+            }
+        }
+        self.count(schedule.as_ref().map_or(0, |schedule| schedule.what.bytes()));
+        self.batch.schedules.insert(name, schedule);
+        Ok(last)
     }
 
     fn record_statuses(&mut self, statuses: Vec<NewStatus>) {

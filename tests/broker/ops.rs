@@ -632,6 +632,7 @@ impl World {
             time_limit: spec.limit,
             lane: spec.lane.map(name).filter(|_| spec.replace.is_none()),
             replace: spec.replace.map(|key| Box::new(Replace::new(key, None).unwrap())),
+            made: None,
             audience: spec.audience.as_ref().map(|aim| {
                 Arc::new(match aim {
                     Aim::Groups(groups) => Audience::groups(groups.iter().map(|at| name(GROUPS[*at])).collect()),

@@ -6,7 +6,7 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { contrasts, sideways } from './measure.mjs';
 
-const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'runs', 'dead', 'submit'];
+const VIEWS = ['overview', 'groups', 'clients', 'tasks', 'runs', 'schedules', 'dead', 'submit'];
 /** Those that are a form, and have no list. */
 const FORMS = ['submit', 'runs/new'];
 const hashOf = (view) => (view === 'overview' ? '#/' : `#/${view}`);
@@ -135,6 +135,27 @@ export async function runs({ open, go, reached, shot }) {
   await go(page, '#/runs');
   await page.locator('tbody tr').nth(1).waitFor();
   reached('the run was done again');
+}
+
+export async function schedules({ open, shot }) {
+  const page = await open('#/schedules');
+  await says(page, 'tbody tr', /nightly.*0 3 \* \* \* Europe\/Berlin.*reindex/s);
+  await says(page, 'tbody tr', /often.*every 1 h 30 min/s);
+  const nightly = page.locator('tbody tr').filter({ hasText: 'nightly' });
+  const button = (name) => nightly.getByRole('button', { name, exact: true });
+  await button('Run now').click();
+  await says(page, '.note', 'Task 1 was made.');
+  await button('Pause').click();
+  await says(page, '.badge', 'paused');
+  await shot(page, 'schedules');
+  await button('Resume').click();
+  await nightly.locator('time:visible').waitFor();
+  await nightly.getByRole('link', { name: '1', exact: true }).click();
+  await says(page, '.facts', 'nightly, run by hand');
+  await page.getByRole('link', { name: 'Schedules' }).click();
+  await button('Remove').click();
+  await button('Really remove it?').click();
+  await nightly.waitFor({ state: 'detached' });
 }
 
 export async function begin({ open, go, expect, shot }) {
@@ -498,7 +519,7 @@ export async function keyboard({ open }) {
   await page.locator('dialog[open]').waitFor();
   await press('Escape');
   await page.locator('dialog:not([open])').waitFor({ state: 'attached' });
-  await press('7');
+  await press('8');
   await says(page, 'h1', 'Submit');
   // From the heading, which has the focus, the text is the first thing.
   await press('Tab');

@@ -646,6 +646,60 @@ impl Control for Service {
         });
     }
 
+    fn set_schedule(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::SetScheduleRequest>,
+        sink: ClientStreamingSink<pb::SetScheduleResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn list_schedules(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListSchedulesRequest>,
+        sink: ClientStreamingSink<pb::ListSchedulesResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn get_schedule(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::GetScheduleRequest>,
+        sink: ClientStreamingSink<pb::Schedule>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn change_schedule(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ChangeScheduleRequest>,
+        sink: ClientStreamingSink<pb::Schedule>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn run_schedule(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RunScheduleRequest>,
+        sink: ClientStreamingSink<pb::RunScheduleResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
+    fn remove_schedule(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::RemoveScheduleRequest>,
+        sink: ClientStreamingSink<pb::RemoveScheduleResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |_, _| Err(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)));
+    }
+
     fn create_login(
         &mut self,
         ctx: RpcContext<'_>,

@@ -181,6 +181,13 @@ class Operators(Case):
                 await client.resume("g")
                 self.assertEqual((await client.cancel((await client.submit("b", to="h")).id)).groups, 1)
                 self.assertEqual((await client.server()).tasks, 2)
+                self.assertTrue((await client.set_schedule("n", "c", cron="0 3 * * *", to="h")).is_new)
+                self.assertEqual([it.name async for it in client.schedules()], ["n"])
+                self.assertEqual((await client.pause_schedule("n")).paused, True)
+                self.assertEqual((await client.resume_schedule("n")).next, (await client.schedule("n", moments=1)).next)
+                self.assertEqual(await client.run_schedule("n"), 3)
+                await client.remove_schedule("n")
+                self.assertEqual([it async for it in client.schedules()], [])
 
         self.worker(lambda task: task.text.upper())
         asyncio.run(main())

@@ -218,6 +218,38 @@ class Watching(Case):
         self.assertEqual((server.tasks, server.max_task, server.refuses), (1, 1 << 20, ""))
 
 
+class Schedules(Case):
+    def test_a_schedule_is_set_once_shown_paused_run_and_removed(self):
+        first = self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"})
+        self.assertEqual((first.is_new, first.changed), (True, ()))
+        again = self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"})
+        self.assertEqual((again.is_new, again.changed), (False, ()))
+        self.assertEqual(self.client.set_schedule("nightly", NewTask("all", to="g"), cron="0 3 * * *", missed="once").changed, ("when", "task"))
+        shown = self.client.schedule("nightly", moments=3)
+        self.assertEqual((shown.cron, shown.zone, shown.every, shown.missed, shown.text, shown.to), ("0 3 * * *", "UTC", None, "once", "all", "g"))
+        self.assertEqual([it.hour for it in shown.next], [3, 3, 3])
+        self.assertTrue(self.client.pause_schedule("nightly").paused)
+        task = self.client.task(self.client.run_schedule("nightly")).task
+        self.assertEqual((task.text, task.schedule, task.schedule_moment), ("all", "nightly", None))
+        self.assertFalse(self.client.resume_schedule("nightly").paused)
+        self.client.set_schedule("often", "x", every=1, to="g")
+        made = eventually("a task of the schedule", lambda: [it.task for it in self.client.tasks(to="g") if it.task.schedule == "often"])[0]
+        self.assertIsNotNone(made.schedule_moment)
+        self.assertEqual([it.name for it in self.client.schedules()], ["nightly", "often"])
+        self.client.remove_schedule("often")
+        with self.assertRaises(NotFound) as caught:
+            self.client.schedule("often")
+        self.assertEqual(caught.exception.reason, "SCHEDULE_UNKNOWN")
+
+    def test_what_makes_no_sense_is_refused(self):
+        with self.assertRaises(InvalidArgument) as caught:
+            self.client.set_schedule("n", "x", cron="0 3 * * *", zone="Mars/Olympus")
+        self.assertEqual(caught.exception.reason, "SCHEDULE_INVALID")
+        self.assertIn("zone", caught.exception.fields)
+        with self.assertRaisesRegex(ValueError, "skip, once, all"):
+            self.client.set_schedule("n", "x", every=60, missed="never")
+
+
 class Running(Case):
     def test_a_run_gives_a_result_for_each_machine_as_it_comes(self):
         for name in ("w1", "w2"):

@@ -131,6 +131,7 @@ function factsOf(task) {
     { key: 'task.quiet', value: task.quiet_ms && [task.quiet_ms, task.max_wait_ms].filter(Boolean).map(duration).join(' / ') },
     { key: 'task.replaces', value: task.replaces && t('task.number', task.replaces) },
     { key: 'task.replaced_by', value: task.replaced_by && t('task.number', task.replaced_by) },
+    { key: 'task.schedule', value: task.schedule && (task.schedule_moment ? t('task.schedule.for', task.schedule, moment(task.schedule_moment)) : t('task.schedule.hand', task.schedule)) },
     { key: 'task.by', value: task.submitted_by && t('task.by.role', task.submitted_by, task.submitted_role) },
     ...headersOf(task).map(([key, value]) => ({ key: `header ${key}`, label: t('task.header', key), value: value || '–' })),
     { key: 'task.data', value: task.data_size && dataOf(task), href: `/api/tasks/${task.id}/data` },

@@ -299,9 +299,10 @@ enum To {
     Several(Vec<String>),
 }
 
+/// A task as a body has it. Its data is in base64.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-struct NewTask {
+pub(super) struct NewTask {
     #[serde(default)]
     text: String,
     #[serde(default)]
@@ -331,38 +332,42 @@ struct NewTask {
     lane: String,
 }
 
+impl NewTask {
+    pub(super) fn request(self) -> Result<TaskRequest, Refused> {
+        let (to, groups) = match self.to {
+            Some(To::One(to)) => (to, Vec::new()),
+            Some(To::Several(groups)) => (String::new(), groups),
+            None => Default::default(),
+        };
+        Ok(TaskRequest {
+            text: self.text,
+            beside: beside(self.headers, &self.data)?,
+            to,
+            groups,
+            select: self.select,
+            key: self.key.unwrap_or_default(),
+            not_before: None,
+            expires_at: None,
+            delay: (self.delay_ms > 0).then(|| Duration::from_millis(self.delay_ms)),
+            ttl: self.ttl_ms.map(Duration::from_millis),
+            max_attempts: self.max_attempts,
+            retry: self.retry,
+            timeout_ms: self.timeout_ms,
+            timeout_fails: self.timeout_fails,
+            replace: Replacing {
+                key: self.replace,
+                quiet: self.quiet_ms.map(Duration::from_millis),
+                max_wait: self.max_wait_ms.map(Duration::from_millis),
+            },
+            priority: self.priority.unwrap_or_default(),
+            lane: self.lane,
+        })
+    }
+}
+
 async fn submit(State(app): State<AppState>, Extension(caller): Extension<Caller>, request: Body) -> Answer {
-    let task: NewTask = body(&app, request).await?;
-    let beside = beside(task.headers, &task.data)?;
-    app.operator.traffic.count(Flow::Submitted, 1, task.text.len() + beside.bytes());
-    let (to, groups) = match task.to {
-        Some(To::One(to)) => (to, Vec::new()),
-        Some(To::Several(groups)) => (String::new(), groups),
-        None => Default::default(),
-    };
-    let task = TaskRequest {
-        text: task.text,
-        beside,
-        to,
-        groups,
-        select: task.select,
-        key: task.key.unwrap_or_default(),
-        not_before: None,
-        expires_at: None,
-        delay: (task.delay_ms > 0).then(|| Duration::from_millis(task.delay_ms)),
-        ttl: task.ttl_ms.map(Duration::from_millis),
-        max_attempts: task.max_attempts,
-        retry: task.retry,
-        timeout_ms: task.timeout_ms,
-        timeout_fails: task.timeout_fails,
-        replace: Replacing {
-            key: task.replace,
-            quiet: task.quiet_ms.map(Duration::from_millis),
-            max_wait: task.max_wait_ms.map(Duration::from_millis),
-        },
-        priority: task.priority.unwrap_or_default(),
-        lane: task.lane,
-    };
+    let task = body::<NewTask>(&app, request).await?.request()?;
+    app.operator.traffic.count(Flow::Submitted, 1, task.text.len() + task.beside.bytes());
     let task = caller.submits()(task.check(app.operator.limit, None)?)?;
     caller.spend(1)?;
     let (id, known) = app.operator.submit_one(task).await?;
@@ -536,6 +541,8 @@ mod tests {
             r#"{"headers":{"content-type":"text/plain"},"data":"AP8="}"#,
             r#"{"text":"x","to":["g"],"deadline_ms":9,"rollout":{"canary":"1","batch":"10%","soak_ms":1},"dry_run":true}"#,
             "skip=3&limit=2&state=offline",
+            "name=a&moments=3&after=%E5%B7%A5",
+            r#"{"name":"n","cron":"0 3 * * 1-5","zone":"Europe/Berlin","every_ms":9,"missed":"once","task":{"text":"x"}}"#,
             r#"{"client":"c","for_ms":1,"note":"n"}"#,
             r#"{"group":"g","retry":null}"#,
             r#"{"group":"\ud800\u0000","paused":true}"#,
@@ -552,6 +559,8 @@ mod tests {
                 query::<crate::server::http::runs::Runs>(bytes);
                 query::<crate::server::http::runs::Targets>(bytes);
                 json::<crate::server::http::runs::Begin>(bytes);
+                query::<crate::server::http::schedules::Which>(bytes);
+                json::<crate::server::http::schedules::Set>(bytes);
                 query::<Like>(bytes);
                 json::<NewTask>(bytes);
                 json::<Nothing>(bytes);

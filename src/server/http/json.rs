@@ -64,6 +64,10 @@ pub(super) struct Task {
     submitted_by: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     submitted_role: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schedule_moment: Option<i64>,
 }
 
 /// What a task or a result has beside its text. The bytes themselves have routes of their own.
@@ -130,6 +134,8 @@ impl Task {
             },
             submitted_by: by.as_ref().map(|by| by.name.clone()),
             submitted_role: by.as_ref().map(|by| by.role.clone()),
+            schedule: spec.made.as_ref().map(|made| made.schedule.to_string()),
+            schedule_moment: spec.made.and_then(|made| made.moment).map(|at| at.0),
         }
     }
 

@@ -120,6 +120,12 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         let text = "Runs that ended since the start, by how.";
         to.counter("contact_runs_ended_total", text, &[("how", phase.as_str())], count as u64);
     }
+    let schedules = &app.operator.schedules;
+    to.gauge("contact_schedules", "Schedules. No more than 1,000.", &[], schedules.count() as f64);
+    let (made, passed) = schedules.made();
+    to.counter("contact_schedule_tasks_total", "Tasks that schedules made, since the start.", &[], made);
+    let text = "Moments of schedules that were missed and have no task, since the start.";
+    to.counter("contact_schedule_missed_total", text, &[], passed);
     let text = "Clients that are a group of their own and were away for more than three days.";
     to.gauge("contact_clients_missing", text, &[], now.overview.missing.len() as f64);
     to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);

@@ -48,6 +48,7 @@ files! {
     "views/overview.js",
     "views/output.js",
     "views/runs.js",
+    "views/schedules.js",
     "views/submit.js",
     "views/task.js",
     "views/tasks.js",

@@ -17,11 +17,12 @@ use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
+use crate::schedule::Schedule;
 use crate::store::{
     Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, WaitingLane,
 };
 use crate::task::{
-    Audience, GroupName, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
+    Audience, GroupName, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
     Submitter, Task, TaskId, TaskResult, Time, TimeLimit,
 };
 use crate::wire::log as pb;
@@ -82,6 +83,7 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
         open,
         drains,
         runs,
+        schedules,
         dialled,
         clients,
         expiries,
@@ -107,6 +109,7 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
         open: open.iter().map(|(group, rows)| open_rows(group, rows)).collect(),
         drains: drains.iter().map(|(client, one)| drain(client, one.as_ref())).collect(),
         runs: runs.values().map(run).collect::<io::Result<_>>()?,
+        schedules: schedules.iter().map(|(name, one)| schedule(name, one.as_ref())).collect::<io::Result<_>>()?,
         dialled: dialled.iter().map(|(address, one)| dialled_one(address, one.as_ref())).collect(),
         clients: clients.iter().map(|(client, known)| known_client(client, known.as_ref())).collect(),
         expiries: expiries.iter().map(expiry).collect(),
@@ -127,6 +130,7 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<Batch> {
         open: batch.open.into_iter().map(read_open_rows).collect::<Read<_>>()?,
         drains: batch.drains.into_iter().map(read_drain).collect::<Read<_>>()?,
         runs: by(batch.runs, read_run, |run| &run.number)?,
+        schedules: batch.schedules.into_iter().map(read_schedule).collect::<Read<_>>()?,
         dialled: batch.dialled.into_iter().map(read_dialled).collect::<Read<_>>()?,
         clients: batch.clients.into_iter().map(read_client).collect::<Read<_>>()?,
         expiries: batch.expiries.into_iter().map(|expiry| (expiry.task, expiry.at.map(Time))).collect(),
@@ -171,6 +175,7 @@ fn task(task: &Task) -> pb::Task {
         time_limit,
         replace,
         lane,
+        made,
     } = spec;
     let (groups, select) = match audience.as_deref() {
         None => (Vec::new(), None),
@@ -181,6 +186,10 @@ fn task(task: &Task) -> pb::Task {
     let submitter = |by: &Arc<Submitter>| {
         let Submitter { name, role } = &**by;
         pb::Submitter { name: name.clone(), role: role.clone(), ..pb::Submitter::new() }
+    };
+    let of_schedule = |made: &Arc<Made>| {
+        let Made { schedule, moment } = &**made;
+        pb::Made { schedule: schedule.to_string(), moment: moment.map(|at| at.0), ..pb::Made::new() }
     };
     pb::Task {
         id: *id,
@@ -202,6 +211,7 @@ fn task(task: &Task) -> pb::Task {
         timeout_fails: time_limit.is_some_and(|limit| limit.fails),
         replace: replace.as_deref().map(replacing).into(),
         lane: text(lane.as_ref()),
+        made: made.as_ref().map(of_schedule).into(),
         ..pb::Task::new()
     }
 }
@@ -250,8 +260,14 @@ fn read_task(task: pb::Task) -> Read<Task> {
         time_limit: NonZeroU32::new(task.timeout_ms).map(limit),
         replace: task.replace.0.map(|replace| read_replacing(*replace)).transpose()?,
         lane: optional_name(task.lane)?,
+        made: task.made.0.map(|made| read_made(*made).map(Arc::new)).transpose()?,
     };
     Ok(Task { id: task.id, accepted_at: Time(task.accepted_at), spec })
+}
+
+fn read_made(made: pb::Made) -> Read<Made> {
+    let schedule = Name::new(NameOf::Schedule, &made.schedule).map_err(strange)?;
+    Ok(Made { schedule, moment: made.moment.map(Time) })
 }
 
 fn result(entry: &TaskResult) -> pb::Result {
@@ -457,6 +473,16 @@ fn read_run(run: pb::Run) -> Read<Run> {
         ended: run.ended.chars().map(state).collect::<Read<_>>()?,
         ..read
     })
+}
+
+fn schedule(name: &Name, schedule: Option<&Schedule>) -> io::Result<pb::Schedule> {
+    let json = schedule.map(serde_json::to_string).transpose()?;
+    Ok(pb::Schedule { name: name.to_string(), json, ..pb::Schedule::new() })
+}
+
+fn read_schedule(schedule: pb::Schedule) -> Read<(Name, Option<Schedule>)> {
+    let read = |json: String| serde_json::from_str(&json).map_err(strange);
+    Ok((name(&schedule.name)?, schedule.json.map(read).transpose()?))
 }
 
 fn dialled_one(address: &Name, dialled: Option<&Dialled>) -> pb::Dialled {

@@ -223,9 +223,10 @@ mod tests {
     use crate::attempts::Attempts;
     use crate::fuzz::{any_bytes, cases};
     use crate::run::{self, Run, TargetState};
-    use crate::store::{Dialled, Drain, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
+    use crate::schedule::{self, Schedule};
+    use crate::store::{Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
     use crate::task::{
-        Audience, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status, Submitter,
+        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status, Submitter,
         Task, TaskResult, Time, TimeLimit,
     };
 
@@ -256,6 +257,7 @@ mod tests {
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),
             replace: Some(Box::new(replace.taken(Some(6), None))),
             lane: Some(name("tenant 7")),
+            made: Some(Arc::new(Made { schedule: name("nightly"), moment: Some(Time(-9)) })),
         };
         let audience = Some(Arc::new(Audience::Matching("os in (linux,bsd),!canary".parse().unwrap())));
         let matching = NewTask { audience, priority: Priority::High, ..NewTask::default() };
@@ -325,6 +327,9 @@ mod tests {
             targets: vec![name("g"), name("h")],
             ended: vec![TargetState::Done, TargetState::Expired],
         };
+        let every = schedule::When::Every { millis: 1, since: Time(-2) };
+        let what = schedule::What { text: "任务".into(), attachment: attachment(), ..Default::default() };
+        let schedule = Schedule::new(every, schedule::Missed::All, what, None, Time(3));
         Batch {
             tasks: tasks.map(|(spec, id)| Arc::new(Task { id, accepted_at: Time(id as i64), spec })).collect(),
             results: all_outcomes.collect(),
@@ -340,6 +345,7 @@ mod tests {
             ]),
             drains: BTreeMap::from([(name("c"), Some(drain)), (name("d"), None)]),
             runs: BTreeMap::from([(7, run)]),
+            schedules: BTreeMap::from([(name("nightly"), Some(schedule)), (name("gone"), None)]),
             dialled: BTreeMap::from([(name("h:1"), Some(dialled)), (name("h:2"), None)]),
             clients: BTreeMap::from([(name("c"), Some(known)), (name("d"), None)]),
             expiries: vec![(1, Some(Time(-3))), (2, None)],

@@ -1,6 +1,6 @@
 //! Reading rows, on a connection of one's own that cannot write.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,11 +10,12 @@ use super::chunks::{self, Chunk, Ordered, entries, merge};
 use super::results::{self, ResultChunk, What};
 use super::rows::{dead_results, name, optional_name, priority_number, result, status, status_columns};
 use super::tasks::{self, TaskChunk};
-use super::{explain, int, removal, runs};
+use super::{explain, int, removal, runs, schedules};
 use crate::run::Run;
+use crate::schedule::Schedule;
 use crate::store::backend::{self, PAGE_BYTES, page};
 use crate::store::{Backlog, BacklogPage, ChunkOfTasks, Reader, Removable, StoreError};
-use crate::task::{GroupName, Status, Task, TaskId, TaskResult, Time};
+use crate::task::{GroupName, Name, Status, Task, TaskId, TaskResult, Time};
 
 /// The next name after one. The index is asked once for each name: going over all tasks would take as long as there are tasks.
 const ADDRESSED_GROUP: &str = "SELECT min(target) FROM task_chunks WHERE target > ?";
@@ -247,6 +248,10 @@ impl Reader for SqliteReader {
 
     fn latest_runs(&mut self, before: TaskId, limit: usize) -> Result<Vec<Run>, StoreError> {
         runs::before(&self.conn, before, limit).map_err(explain(&self.path))
+    }
+
+    fn schedules(&mut self) -> Result<BTreeMap<Name, Schedule>, StoreError> {
+        schedules::all(&self.conn).map_err(explain(&self.path))
     }
 
     fn first_task(&mut self) -> Result<Option<TaskId>, StoreError> {

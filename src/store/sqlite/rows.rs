@@ -248,6 +248,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             time_limit: None,
             replace: None,
             lane: None,
+            made: None,
         },
     })
 }

@@ -16,7 +16,7 @@ use crate::retry::Retry;
 use crate::store::chunk::{Entry as _, chunks, segments};
 use crate::store::{Batch, Slot};
 use crate::task::{
-    Audience, GroupName, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time, TimeLimit,
+    Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time, TimeLimit,
 };
 
 macro_rules! select {
@@ -141,6 +141,9 @@ struct Rare {
     data: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     replace: Option<Replacing>,
+    /// Which schedule made it, and for which moment.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    made: Option<(String, Option<i64>)>,
 }
 
 /// The key by which a task replaces others; for how long nothing newer is to come, at most, and since when; whose place it took.
@@ -176,6 +179,7 @@ impl Rare {
             lane,
             replace,
             attachment,
+            made,
             ..
         } = &task.spec;
         let audience = audience.as_deref();
@@ -193,7 +197,8 @@ impl Rare {
             && time_limit.is_none()
             && replace.is_none()
             && lane.is_none()
-            && attachment.is_nothing();
+            && attachment.is_nothing()
+            && made.is_none();
         if is_plain {
             return Ok(None);
         }
@@ -210,6 +215,7 @@ impl Rare {
             lane: lane.as_ref().map(|lane| lane.as_str().to_owned()),
             headers: attachment.headers().clone(),
             data: size(attachment.data().len())?,
+            made: made.as_ref().map(|made| (made.schedule.to_string(), made.moment.map(|at| at.0))),
             groups: match audience {
                 Some(Audience::Groups(names)) => Some(names.iter().map(|name| name.as_str().to_owned()).collect()),
                 _ => None,
@@ -240,6 +246,12 @@ impl Rare {
         let Some(names) = &self.groups else { return Ok(None) };
         let names = names.iter().map(|name| Name::new(NameOf::Group, name)).collect::<Result<_, _>>();
         Ok(Some(Audience::groups(names.map_err(|error| strange(6, error))?)))
+    }
+
+    fn made(&self) -> rusqlite::Result<Option<Made>> {
+        let Some((schedule, moment)) = &self.made else { return Ok(None) };
+        let schedule = Name::new(NameOf::Schedule, schedule).map_err(|error| strange(6, error))?;
+        Ok(Some(Made { schedule, moment: moment.map(Time) }))
     }
 }
 
@@ -305,6 +317,7 @@ impl Chunk for TaskChunk {
             spec.retry = retry.map_err(|error| strange(6, error))?;
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
+            spec.made = rare.made()?.map(Arc::new);
             spec.time_limit = rare.limit.map(|(millis, fails)| TimeLimit { millis, fails });
             let replaced_by = self.changes.get(&id).and_then(|changed| changed.replaced_by);
             spec.replace = rare.replace.as_ref().map(|replace| replace.read(replaced_by)).transpose()?;

@@ -4,7 +4,7 @@ use std::fs;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
 
-use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, private, runs, write_batch};
+use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, private, runs, schedules, write_batch};
 use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
@@ -111,6 +111,7 @@ impl Sqlite {
         let Recovered { positions, groups, open, drains, dialled, clients, replay: _, lanes: _, newest: _ } =
             self.recover()?;
         let runs = runs::all(&self.conn).map_err(explain(&self.path))?;
+        let schedules = schedules::all(&self.conn).map_err(explain(&self.path))?;
         let mark = meta(&self.conn, "mark").map_err(explain(&self.path))?;
         let rows = |tasks: Vec<crate::store::OpenTask>| tasks.into_iter().map(|task| (task.id, Some(task))).collect();
         Ok(Batch {
@@ -122,6 +123,7 @@ impl Sqlite {
             dialled: dialled.into_iter().map(|one| (one.address.clone(), Some(one))).collect(),
             clients: clients.into_iter().map(|known| (known.client.clone(), Some(known))).collect(),
             runs: runs.into_iter().map(|run| (run.number, run)).collect(),
+            schedules: schedules.into_iter().map(|(name, schedule)| (name, Some(schedule))).collect(),
             ..Batch::default()
         })
     }
@@ -129,7 +131,7 @@ impl Sqlite {
     /// Puts what [`state`](Sqlite::state) said in the place of what there is.
     pub(in crate::store) fn replace_state_at(&mut self, state: &Batch, place: u64) -> Result<(), StoreError> {
         self.write(|change| {
-            for table in ["groups", "open_tasks", "drains", "dialled", "clients", "runs"] {
+            for table in ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules"] {
                 change.execute(&format!("DELETE FROM {table}"), [])?;
             }
             write_batch(change, state)?;

@@ -15,6 +15,7 @@ from ._calls import Call, Submission
 from ._channel import OPTIONS, Path, Target, control_address
 from ._wire import Stub
 from .errors import ContactError, Unavailable, of_rpc
+from .task import Duration
 from .types import (
     Accepted,
     Cancelled,
@@ -26,6 +27,8 @@ from .types import (
     NewTask,
     Run,
     RunOptions,
+    Schedule,
+    ScheduleSet,
     Server,
     Status,
     Submitted,
@@ -217,6 +220,49 @@ class Client:
     async def runs(self) -> list[Run]:
         """The newest runs, newest first."""
         return await self._ask(_calls.runs())
+
+    async def set_schedule(
+        self,
+        name: str,
+        task: Union[str, NewTask] = "",
+        *,
+        cron: Optional[str] = None,
+        zone: Optional[str] = None,
+        every: Optional[Duration] = None,
+        missed: str = "skip",
+        **options: Unpack[TaskOptions],
+    ) -> ScheduleSet:
+        """Has a task made at each moment; see `contact_worker.Client.set_schedule`."""
+        return await self._ask(_calls.set_schedule(name, _calls.new_task(task, **options), cron, zone, every, missed))
+
+    async def schedules(self) -> AsyncIterator[Schedule]:
+        """The schedules, by name, each with its next moment. Read as they are taken."""
+        after: Optional[str] = ""
+        while after is not None:
+            found, following = await self._ask(_calls.schedules(after))
+            for schedule in found:
+                yield schedule
+            after = following or None
+
+    async def schedule(self, name: str, moments: int = 5) -> Schedule:
+        """A schedule, with so many of its next moments."""
+        return await self._ask(_calls.schedule(name, moments))
+
+    async def pause_schedule(self, name: str) -> Schedule:
+        """Has a schedule make no tasks, until `resume_schedule`."""
+        return await self._ask(_calls.pause_schedule(name, True))
+
+    async def resume_schedule(self, name: str) -> Schedule:
+        """Has a schedule make tasks again, from its next moment on."""
+        return await self._ask(_calls.pause_schedule(name, False))
+
+    async def run_schedule(self, name: str) -> int:
+        """Makes a task of a schedule now; returns its id."""
+        return await self._ask(_calls.run_schedule(name))
+
+    async def remove_schedule(self, name: str) -> None:
+        """Removes a schedule. The tasks that it made stay."""
+        await self._ask(_calls.remove_schedule(name))
 
     async def close(self) -> None:
         """Ends the connection, and what goes on over it."""

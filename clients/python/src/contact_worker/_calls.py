@@ -21,6 +21,8 @@ from .types import (
     NewTask,
     Run,
     RunOptions,
+    Schedule,
+    ScheduleSet,
     Server,
     Status,
     Submitted,
@@ -29,6 +31,7 @@ from .types import (
     TaskRecord,
     TaskResult,
     millis,
+    missed_number,
     outcome_number,
     state_number,
 )
@@ -321,3 +324,41 @@ def cancel_run(number: int) -> Call[Run]:
 
 def runs() -> Call[list[Run]]:
     return Call("ListRuns", pb.ListRunsRequest(), lambda answer: [Run.of(it) for it in answer.runs])
+
+
+def set_schedule(
+    name: str, task: NewTask, cron: Optional[str], zone: Optional[str], every: Optional[Duration], missed: str
+) -> Call[ScheduleSet]:
+    request = pb.SetScheduleRequest(
+        name=name,
+        cron=cron or "",
+        zone=zone or "",
+        every_ms=_millis(every),
+        missed=missed_number(missed),  # type: ignore[arg-type]
+        # The trace of who sets it is none of its tasks.
+        task=task.message(traced=False),
+    )
+    return Call("SetSchedule", request, ScheduleSet.of)
+
+
+def schedules(after: str) -> Call[tuple[list[Schedule], str]]:
+    def read(answer: Any) -> tuple[list[Schedule], str]:
+        return [Schedule.of(it) for it in answer.schedules], answer.next
+
+    return Call("ListSchedules", pb.ListSchedulesRequest(after=after), read)
+
+
+def schedule(name: str, moments: int) -> Call[Schedule]:
+    return Call("GetSchedule", pb.GetScheduleRequest(name=name, moments=moments), Schedule.of)
+
+
+def pause_schedule(name: str, paused: bool) -> Call[Schedule]:
+    return Call("ChangeSchedule", pb.ChangeScheduleRequest(name=name, paused=paused), Schedule.of)
+
+
+def run_schedule(name: str) -> Call[int]:
+    return Call("RunSchedule", pb.RunScheduleRequest(name=name), lambda answer: int(answer.id))
+
+
+def remove_schedule(name: str) -> Call[None]:
+    return Call("RemoveSchedule", pb.RemoveScheduleRequest(name=name), lambda answer: None)

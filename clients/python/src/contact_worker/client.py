@@ -16,6 +16,7 @@ from ._calls import Call, Submission
 from ._channel import Path, Target, control_address
 from ._wire import Stub
 from .errors import ContactError, of_rpc
+from .task import Duration
 from .types import (
     Accepted,
     Cancelled,
@@ -27,6 +28,8 @@ from .types import (
     NewTask,
     Run,
     RunOptions,
+    Schedule,
+    ScheduleSet,
     Server,
     Status,
     Submitted,
@@ -230,6 +233,53 @@ class Client:
     def runs(self) -> list[Run]:
         """The newest runs, newest first."""
         return self._ask(_calls.runs())
+
+    def set_schedule(
+        self,
+        name: str,
+        task: Union[str, NewTask] = "",
+        *,
+        cron: Optional[str] = None,
+        zone: Optional[str] = None,
+        every: Optional[Duration] = None,
+        missed: str = "skip",
+        **options: Unpack[TaskOptions],
+    ) -> ScheduleSet:
+        """Has a task made at each moment: of `cron`, as in "0 3 * * *", in a zone, as in "Europe/Berlin" (else UTC); or each so long (`every`).
+
+        `missed`: what becomes of moments that came more than a minute ago and have no task: none ("skip"), one task for all of them
+        ("once"), or one for each of the last hundred ("all"). The task is of its text and the options of `NewTask`, without `key`. Setting it
+        again as it is changes nothing.
+        """
+        return self._ask(_calls.set_schedule(name, _calls.new_task(task, **options), cron, zone, every, missed))
+
+    def schedules(self) -> Iterator[Schedule]:
+        """The schedules, by name, each with its next moment. Read as they are taken."""
+        after: Optional[str] = ""
+        while after is not None:
+            found, following = self._ask(_calls.schedules(after))
+            yield from found
+            after = following or None
+
+    def schedule(self, name: str, moments: int = 5) -> Schedule:
+        """A schedule, with so many of its next moments."""
+        return self._ask(_calls.schedule(name, moments))
+
+    def pause_schedule(self, name: str) -> Schedule:
+        """Has a schedule make no tasks, until `resume_schedule`."""
+        return self._ask(_calls.pause_schedule(name, True))
+
+    def resume_schedule(self, name: str) -> Schedule:
+        """Has a schedule make tasks again, from its next moment on."""
+        return self._ask(_calls.pause_schedule(name, False))
+
+    def run_schedule(self, name: str) -> int:
+        """Makes a task of a schedule now; returns its id."""
+        return self._ask(_calls.run_schedule(name))
+
+    def remove_schedule(self, name: str) -> None:
+        """Removes a schedule. The tasks that it made stay."""
+        self._ask(_calls.remove_schedule(name))
 
     def close(self) -> None:
         """Ends the connection, and what goes on over it."""

@@ -20,6 +20,8 @@ _WAITS = enum("contact.control.v1.WaitReason")
 _PHASES = enum("contact.control.v1.RunPhase")
 _TARGETS = enum("contact.control.v1.TargetState")
 _PRIORITIES = {"normal": pb.NORMAL, "high": pb.HIGH, "low": pb.LOW}
+_MISSED = {"skip": pb.SKIP, "once": pb.ONCE, "all": pb.ALL}
+_MISSED_NAMES = {number: name for name, number in _MISSED.items()}
 _PRIORITY_NAMES = {number: name for name, number in _PRIORITIES.items()}
 
 
@@ -61,8 +63,8 @@ class NewTask:
     #: Bytes, beside or instead of the text.
     data: bytes = b""
 
-    def message(self) -> Any:
-        """As it is sent."""
+    def message(self, *, traced: bool = True) -> Any:
+        """As it is sent; `traced`: with the context of the trace that is current."""
         if self.priority not in _PRIORITIES:
             raise ValueError(f"priority={self.priority!r}: use one of {', '.join(_PRIORITIES)}")
         made = pb.NewTask(
@@ -74,7 +76,7 @@ class NewTask:
             max_attempts=self.max_attempts,
             timeout_fails=self.timeout_fails,
             lane=self.lane,
-            headers=self._carried(),
+            headers=self._carried() if traced else self.headers,
             data=self.data,
             replace=self.replace,
         )
@@ -95,7 +97,7 @@ class NewTask:
         return made
 
     def _carried(self) -> Mapping[str, str]:
-        """With the context of the trace that is current."""
+        """With that of the trace."""
         headers = dict(self.headers)
         inject(headers)
         return headers
@@ -204,6 +206,9 @@ class TaskRecord:
     headers: Mapping[str, str]
     #: How many bytes it has beside its text: `data` of a client has them.
     data_size: int
+    #: Which schedule made it, and for which moment; None: it was run by hand. Empty: none did.
+    schedule: str
+    schedule_moment: Moment
     #: As `NewTask` has it.
     replace: str = ""
     #: The task that took its place, at `expires_at`, where it had not begun; 0: none did.
@@ -236,6 +241,8 @@ class TaskRecord:
             replace=task.replace,
             replaced_by=task.replaced_by,
             replaces=task.replaces,
+            schedule=task.schedule,
+            schedule_moment=moment(task.schedule_moment),
         )
 
 
@@ -514,6 +521,74 @@ class Run:
 
 
 @dataclasses.dataclass(frozen=True)
+class Schedule:
+    """A task that is made again and again."""
+
+    name: str
+    #: At times of the calendar, in this zone; or each so many seconds.
+    cron: str
+    zone: str
+    every: Optional[float]
+    #: What becomes of moments that were missed: "skip", "once" or "all".
+    missed: str
+    #: What its tasks say, and for whom they are.
+    text: str
+    to: str
+    groups: tuple[str, ...]
+    select: str
+    headers: Mapping[str, str]
+    data_size: int
+    paused: bool
+    #: Its next moments, as many as were asked for.
+    next: tuple[datetime.datetime, ...]
+    #: The last task that it made, if it did, and for which moment; None: it was run by hand.
+    last_task: Optional[int]
+    last_moment: Moment
+    set_at: Moment
+    set_by: str
+    #: Why it makes no tasks though it is not paused; empty: it does.
+    trouble: str
+
+    @classmethod
+    def of(cls, it: Any) -> Schedule:
+        return cls(
+            name=it.name,
+            cron=it.cron,
+            zone=it.zone,
+            every=it.every_ms / 1000 if it.every_ms else None,
+            missed=_MISSED_NAMES.get(it.missed, str(it.missed)),
+            text=it.task.task,
+            to=it.task.to,
+            groups=tuple(it.task.groups),
+            select=it.task.select,
+            headers=dict(it.task.headers),
+            data_size=it.data_size,
+            paused=it.paused,
+            next=tuple(at for at in map(moment, it.next) if at is not None),
+            last_task=it.last_task or None,
+            last_moment=moment(it.last_moment),
+            set_at=moment(it.set_at),
+            set_by=it.set_by,
+            trouble=it.trouble,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class ScheduleSet:
+    """What setting a schedule did."""
+
+    schedule: Schedule
+    #: It was not there.
+    is_new: bool
+    #: What is not as it was: "when", "missed", "task"; none, if it was set so already.
+    changed: tuple[str, ...]
+
+    @classmethod
+    def of(cls, it: Any) -> ScheduleSet:
+        return cls(schedule=Schedule.of(it.schedule), is_new=it.is_new, changed=tuple(it.changed))
+
+
+@dataclasses.dataclass(frozen=True)
 class Cancelled:
     """What cancelling a task did."""
 
@@ -578,6 +653,13 @@ def state_number(name: str) -> int:
     if found is None:
         raise ValueError(f"state={name!r}: use one of {', '.join(_STATES.values())}")
     return found
+
+
+def missed_number(name: str) -> int:
+    """The number of what becomes of missed moments."""
+    if name not in _MISSED:
+        raise ValueError(f"missed={name!r}: use one of {', '.join(_MISSED)}")
+    return int(_MISSED[name])
 
 
 def millis(duration: Duration) -> int:

@@ -1,0 +1,138 @@
+// Schedules: what is made at which moments, what comes next, and whether that is wanted now.
+
+import { get, post } from '../api.js';
+import { attribute, h, show, text } from '../dom.js';
+import { t } from '../i18n.js';
+import { action, audience, badge, clipped, command, table, time, words } from '../parts.js';
+import { ctl } from '../verdict.js';
+
+const REFRESH = 3000;
+
+const UNITS = [['d', 86_400_000], ['h', 3_600_000], ['min', 60_000], ['s', 1000]];
+
+/** An interval, to the second. */
+function exact(ms) {
+  const parts = [];
+  for (const [unit, length] of UNITS) {
+    if (ms >= length) parts.push(t(`unit.${unit}`, Math.floor(ms / length)));
+    ms %= length;
+  }
+  return parts.join(' ') || t('unit.none');
+}
+
+/** `0 3 * * * Europe/Berlin`, or `every 10 min`. */
+const when = (it) => (it.cron ? `${it.cron} ${it.zone}` : t('schedule.every', exact(it.every_ms)));
+
+export function mount(root) {
+  let asked = 0;
+  let state = null;
+  let gone = false;
+  const failed = h('p', { class: 'failed', role: 'alert' });
+  const shell = command();
+  const nothing = h('div', { class: 'empty' }, h('p', {}, t('schedule.none')), shell.node);
+  const rows = table([
+    { head: t('col.schedule'), wide: true, cell: name },
+    { head: t('schedule.when'), wide: true, cell: words(when) },
+    { head: t('schedule.next'), cell: next },
+    { head: t('schedule.last'), num: true, cell: last },
+    { head: t('col.to'), cell: words((it) => audience(it.task)) },
+    { head: t('col.task'), wide: true, cell: (td) => {
+      const it = clipped('mono');
+      td.append(it.node);
+      return (schedule) => it.set(schedule.task.text);
+    } },
+    { head: t('col.actions'), wide: true, bare: true, cell: (td) => actions(td, () => state, () => load()) },
+  ], { keyOf: (it) => it.name, label: t('view.schedules') });
+  const box = h('div', { class: 'table-box' }, rows.node);
+  root.append(
+    h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.schedules'))),
+    h('p', { class: 'intro' }, t('schedule.intro')),
+    failed, h('div', { class: 'fresh' }, box), nothing,
+  );
+  for (const node of [box, nothing]) show(node, false);
+
+  async function load() {
+    asked = Date.now();
+    try {
+      const all = [];
+      for (let after = ''; after !== null;) {
+        const page = await get('/api/schedules', { after });
+        all.push(...page.schedules);
+        after = page.next;
+      }
+      if (gone) return;
+      text(failed, '');
+      rows.update(all);
+      show(box, all.length > 0);
+      show(nothing, all.length === 0);
+    } catch (error) {
+      if (!gone) text(failed, t('load.failed', error.message));
+    }
+  }
+
+  return {
+    update(live) {
+      if (live.contact !== 'live') return;
+      state = live.state;
+      shell.set(ctl(state, 'schedule', 'set', 'nightly', '--cron', '0 3 * * *', '--to', 'workers', 'reindex'));
+      if (Date.now() - asked >= REFRESH) load();
+    },
+    destroy: () => (gone = true),
+  };
+}
+
+function name(td) {
+  const words = h('span', { dir: 'auto' });
+  const trouble = h('span', { class: 'sub failed', dir: 'auto' });
+  td.append(words, trouble);
+  return (it) => {
+    text(words, it.name);
+    text(trouble, it.trouble ?? '');
+    show(trouble, Boolean(it.trouble));
+  };
+}
+
+/** When it comes next, or why it does not. */
+function next(td) {
+  const it = badge();
+  const at = time('moment');
+  td.append(at.node, it.node);
+  return (schedule) => {
+    const why = (schedule.trouble && 'trouble') || (schedule.paused && 'paused') || (schedule.next.length ? '' : 'never');
+    at.set(why ? null : schedule.next[0]);
+    it.set(schedule.trouble ? 'bad' : 'warn', why && t(`schedule.${why}`));
+  };
+}
+
+function last(td) {
+  const link = h('a', {});
+  td.append(link);
+  return (it) => {
+    text(link, it.last_task ?? '–');
+    attribute(link, 'href', it.last_task && `#/tasks/${it.last_task}`);
+  };
+}
+
+function actions(td, state, refresh) {
+  let schedule = null;
+  const named = (more) => ({ name: schedule.name, ...more });
+  const run = action({
+    label: t('schedule.run'),
+    run: () => post('/api/schedules/run', named()).then(({ id }) => (refresh(), t('schedule.made', id))),
+  });
+  const pause = action({
+    label: t('schedule.pause'),
+    run: () => post('/api/schedules/pause', named({ paused: !schedule.paused })).then(() => (refresh(), '')),
+  });
+  const remove = action({
+    label: t('schedule.remove'), sure: t('schedule.remove.sure'), style: 'danger',
+    run: () => post('/api/schedules/remove', named()).then(() => (refresh(), '')),
+  });
+  const shell = command('', { quiet: true });
+  td.append(h('span', { class: 'do' }, run.node, pause.node, remove.node, shell.node));
+  return (it) => {
+    schedule = it;
+    pause.set(t(it.paused ? 'schedule.resume' : 'schedule.pause'));
+    shell.set(ctl(state(), 'schedule', 'show', it.name));
+  };
+}

@@ -81,9 +81,10 @@ impl SqliteReader {
         let mut of_everyone = self.conn.prepare_cached(tasks::OF_LANE)?;
         let for_everyone_after = backlog.after.max(backlog.broadcast_after);
         let bounds = |target, after| (target, priority_number(backlog.priority), int(after), int(backlog.upto), lane);
-        let group = backlog.group.as_ref().map_or("", GroupName::as_str);
+        // What is for everyone is noted as the group of no name.
+        let group = backlog.group.as_ref().map(GroupName::as_str);
         let of_group = of_group.query_map(bounds(group, backlog.after), TaskChunk::read)?;
-        let of_everyone = of_everyone.query_map(bounds("", for_everyone_after), TaskChunk::read)?;
+        let of_everyone = of_everyone.query_map(bounds(Some(""), for_everyone_after), TaskChunk::read)?;
         let is_in = |chunk: &TaskChunk, at| chunk.is_in(at, lane);
         let of_group = entries(of_group, backlog.after, backlog.upto, is_in);
         let of_everyone = entries(of_everyone, for_everyone_after, backlog.upto, is_in);

@@ -175,7 +175,14 @@ impl What {
     /// What it takes, in bytes.
     pub fn bytes(&self) -> usize {
         let names: usize = self.groups.iter().map(String::len).sum();
-        self.text.len() + self.attachment.bytes() + names + self.to.len() + self.select.len() + self.retry.len() + self.lane.len() + self.replace.len()
+        self.text.len()
+            + self.attachment.bytes()
+            + names
+            + self.to.len()
+            + self.select.len()
+            + self.retry.len()
+            + self.lane.len()
+            + self.replace.len()
     }
 }
 

@@ -67,7 +67,9 @@ impl fmt::Display for WaitReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             WaitReason::NotBefore(at) => return write!(f, "not before {at}"),
-            WaitReason::Quiet(at) => return write!(f, "waits for quiet until {at}: something newer may take its place"),
+            WaitReason::Quiet(at) => {
+                return write!(f, "waits for quiet until {at}: something newer may take its place");
+            }
             WaitReason::InLane(before) => return write!(f, "it waits, in its lane, behind task {before}"),
             WaitReason::LaneHeld(before) => {
                 return write!(f, "its lane is held, until that is retried or dropped, by dead letter {before}");

@@ -137,6 +137,14 @@ struct Scheduled {
     timeout_fails: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     priority: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    replace: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quiet_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_wait_ms: Option<u64>,
 }
 
 impl From<pb::Schedule> for Scheduled {
@@ -168,6 +176,10 @@ impl From<pb::Schedule> for Scheduled {
             timeout_ms: (task.timeout_ms != 0).then_some(task.timeout_ms),
             timeout_fails: task.timeout_fails,
             priority: (task.priority.value() != 0).then(|| enum_name(task.priority)),
+            lane: text_if_set(task.lane),
+            replace: text_if_set(task.replace),
+            quiet_ms: task.quiet_ms,
+            max_wait_ms: task.max_wait_ms,
         }
     }
 }
@@ -225,6 +237,10 @@ impl Scheduled {
             ("retry", self.retry.clone()),
             ("time limit", self.timeout_ms.map(limit)),
             ("priority", self.priority.clone()),
+            ("lane", self.lane.clone()),
+            ("replace", self.replace.clone()),
+            ("quiet", self.quiet_ms.map(lasts)),
+            ("max wait", self.max_wait_ms.map(lasts)),
             ("set", Some(show(self.set_at))),
             ("set by", self.set_by.clone()),
             ("last", self.last_task.map(last)),

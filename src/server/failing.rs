@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
-use crate::store::{Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, StoreError};
-use crate::task::{GroupName, Outcome, TaskId};
+use crate::store::{
+    Backend, Batch, Keyed, Memory, OpenReader, Positions, Recovered, Removal, Removed, Slot, StoreError,
+};
+use crate::task::{GroupName, Outcome, Task, TaskId};
 
 /// A store in memory whose next write of a run, or of a schedule, fails, on demand, though it is there.
 #[derive(Clone, Default)]
@@ -20,6 +22,10 @@ impl Backend for FailsAfterWriting {
 
     fn find_key(&mut self, key: &str) -> Result<Option<Keyed>, StoreError> {
         self.rows.find_key(key)
+    }
+
+    fn newest_of(&mut self, slot: &Slot) -> Result<Option<Task>, StoreError> {
+        self.rows.newest_of(slot)
     }
 
     fn has_task(&mut self, task: TaskId) -> Result<bool, StoreError> {

@@ -87,6 +87,10 @@ fn task(what: What) -> pb::NewTask {
         timeout_ms: what.timeout_ms,
         timeout_fails: what.timeout_fails,
         priority: priority_of(what.priority).into(),
+        lane: what.lane,
+        replace: what.replace,
+        quiet_ms: what.quiet_ms,
+        max_wait_ms: what.max_wait_ms,
         ..Default::default()
     }
 }

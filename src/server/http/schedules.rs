@@ -67,6 +67,14 @@ struct Task<'a> {
     timeout_ms: u32,
     timeout_fails: bool,
     priority: Priority,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    lane: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    replace: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quiet_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    max_wait_ms: Option<u64>,
 }
 
 impl Schedule<'_> {
@@ -98,6 +106,10 @@ impl Schedule<'_> {
                 timeout_ms: what.timeout_ms,
                 timeout_fails: what.timeout_fails,
                 priority: what.priority,
+                lane: &what.lane,
+                replace: &what.replace,
+                quiet_ms: what.quiet_ms,
+                max_wait_ms: what.max_wait_ms,
             },
             next: &view.next,
             last_task: schedule.last.map(|last| last.task),

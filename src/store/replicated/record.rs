@@ -226,8 +226,8 @@ mod tests {
     use crate::schedule::{self, Schedule};
     use crate::store::{Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
     use crate::task::{
-        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status, Submitter,
-        Task, TaskResult, Time, TimeLimit,
+        Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
+        Submitter, Task, TaskResult, Time, TimeLimit,
     };
 
     fn name(name: &str) -> Name {

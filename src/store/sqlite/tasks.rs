@@ -16,7 +16,8 @@ use crate::retry::Retry;
 use crate::store::chunk::{Entry as _, chunks, segments};
 use crate::store::{Batch, Slot};
 use crate::task::{
-    Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time, TimeLimit,
+    Audience, GroupName, Made, Name, NameOf, NewTask, Priority, Quiet, Replace, Submitter, Task, TaskId, Time,
+    TimeLimit,
 };
 
 macro_rules! select {

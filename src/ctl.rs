@@ -28,6 +28,7 @@ mod out;
 mod rows;
 mod run;
 mod server;
+mod servers;
 mod submit;
 mod table;
 mod tally;
@@ -64,6 +65,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Dead(dead) => list::dead(&link()?, &dead, out),
         Command::Clients(clients) => manage::clients(&link()?, &clients, out),
         Command::Groups => manage::groups(&link()?, out),
+        Command::Servers => servers::list(&link()?, out),
         Command::Server => server::run(&link()?, out),
         Command::Health => server::health(&link()?, out),
         Command::Doctor(doctor) => doctor::run(&doctor, to, out),

@@ -344,6 +344,12 @@ impl Server {
         self.store.handle()
     }
 
+    /// Clients that are connected. A broker that is gone has none.
+    #[cfg(feature = "cluster")]
+    fn clients(&self) -> u32 {
+        block_on(self.broker.handle().connected()).map_or(0, |clients| clients as u32)
+    }
+
     /// Whether it moves.
     pub fn pulse(&self) -> Pulse {
         self.watchdog.pulse()

@@ -53,8 +53,9 @@ pub use memory::Memory;
 #[cfg(feature = "cluster")]
 pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use replicated::{
-    Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, MemoryLog, Messages, News, NotLeading,
-    Part, Record, RecordError, Replicated, Standby, VERSION,
+    ClusterView, Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, LogSeen, Look, MemoryLog,
+    Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated, Saying, ServerSeen, Standby,
+    VERSION,
 };
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
@@ -108,6 +109,7 @@ impl Store {
             commits: Mutex::default(),
             floor: Floor::default(),
             lease: backend.lease(),
+            look: backend.look(),
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
@@ -218,6 +220,8 @@ struct Shared {
     floor: Floor,
     /// `None`: nobody else ever writes.
     lease: Option<Lease>,
+    /// `None`: nobody else has this store.
+    look: Option<Look>,
 }
 
 /// Whether the store can be written.
@@ -494,6 +498,11 @@ impl Handle {
     /// known any more, [`flush`](Handle::flush) finds out.
     pub fn leads(&self) -> bool {
         self.shared.lease.as_ref().is_none_or(Lease::is_valid)
+    }
+
+    /// The servers that share this store, and their log; `None`: it is that of one server.
+    pub fn cluster(&self) -> Option<ClusterView> {
+        self.shared.look.as_ref().map(|look| look())
     }
 
     /// Whether another server leads, so that this store takes nothing any more.

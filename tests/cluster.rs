@@ -9,6 +9,7 @@ mod nats;
 #[path = "replicated/rows.rs"]
 mod rows;
 
+use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
@@ -28,6 +29,7 @@ use nats::Nats;
 use rows::rows;
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
+const CONTACTCTL: &str = env!("CARGO_BIN_EXE_contactctl");
 
 /// One of the servers.
 struct Member {
@@ -49,6 +51,10 @@ fn spawn(args: &[String]) -> Program {
 
 impl Member {
     fn start(nats: &str, cluster: &str) -> Member {
+        Member::start_with(nats, cluster, &[])
+    }
+
+    fn start_with(nats: &str, cluster: &str, more: &[&str]) -> Member {
         let data = tempfile::tempdir().unwrap();
         let [listen, control, http] = [(); 3].map(|()| free_address());
         let folder = data.path().to_str().unwrap();
@@ -65,7 +71,7 @@ impl Member {
             ["--max-attempts", "1000"],
             ["--max-deliveries", "12"],
         ];
-        let args: Vec<String> = args.concat().into_iter().map(str::to_owned).collect();
+        let args: Vec<String> = args.concat().into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
         let program = spawn(&args);
         Member { args, listen, control, http, data, program }
     }
@@ -73,18 +79,44 @@ impl Member {
     /// Waits until /readyz says this.
     #[track_caller]
     fn until_ready_says(&self, what: &str) {
+        self.until("/readyz", |answer| answer.contains(what));
+    }
+
+    /// Waits until it answers so to a request over HTTP.
+    #[track_caller]
+    fn until(&self, path: &str, is_so: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         loop {
             let mut answer = String::new();
             if let Ok(mut stream) = TcpStream::connect(&self.http) {
-                let _ = write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+                let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
                 let _ = stream.read_to_string(&mut answer);
             }
-            if answer.contains(what) {
+            if is_so(&answer) {
                 return;
             }
             assert!(Instant::now() < deadline, "it says {answer}");
             thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// What contactctl prints, with and without an error.
+    fn ctl(&self, args: &[&str]) -> String {
+        let output = Command::new(CONTACTCTL).args(["--server", &self.control]).args(args).output().unwrap();
+        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+    }
+
+    /// Waits until `contactctl doctor` says this.
+    #[track_caller]
+    fn until_doctor_says(&self, what: &str) {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let said = self.ctl(&["doctor"]);
+            if said.contains(what) {
+                return;
+            }
+            assert!(Instant::now() < deadline, "{what}: it says {said}");
+            thread::sleep(Duration::from_millis(100));
         }
     }
 
@@ -203,4 +235,58 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     });
     assert_eq!(views[0].0, views[1].0);
     assert!(views[0].1 == views[1].1, "the views are the same row for row");
+}
+
+#[test]
+fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() {
+    let Some(nats) = Nats::three() else { return };
+    let config = nats.config();
+    drop(nats::open(&config));
+    let cluster = config.cluster.to_string();
+    let monitors = ["--nats-monitor", nats.monitors()];
+    let mut members = [(); 2].map(|()| Member::start_with(&nats.urls(), &cluster, &monitors));
+    let leads = leader(&members, None);
+    let (first, other) = (&members[leads], &members[1 - leads]);
+    first.until("/api/servers", |answer| {
+        let says =
+            |name: &str, role: &str| answer.contains(&format!(r#"{{"name":"{name}","role":"{role}","silent":false"#));
+        says(&first.listen, "leading") && says(&other.listen, "following") && answer.contains(r#""log":{"#)
+    });
+    // They have found each other, and all of them have the log.
+    first.until_doctor_says("three NATS servers have all of it");
+    let doctor = first.ctl(&["doctor"]);
+    for said in ["another server is ready to lead", "they are of one version, and their clocks agree"] {
+        assert!(doctor.contains(said), "{said}: {doctor}");
+    }
+    let listed = first.ctl(&["servers"]);
+    let line = |name: &str| listed.lines().find(|line| line.starts_with(name)).unwrap_or_else(|| panic!("{listed}"));
+    assert!(line(&first.listen).contains("leading") && line(&other.listen).contains("following"), "{listed}");
+    assert_eq!(listed.matches("has all of it").count(), 2, "{listed}");
+    let metric = |name: &str, value: &str| format!("\ncontact_cluster_{name}{{cluster=\"{cluster}\"{value}\n");
+    let metrics = [
+        metric("is_leader", "} 1"),
+        metric("takeovers_total", "} 1"),
+        metric("log_replicas", "} 3"),
+        metric("log_troubles", "} 0"),
+        metric("servers", ",role=\"following\"} 1"),
+        metric("log_lag", &format!(",server=\"{}\"}} 0", other.listen)),
+    ];
+    first.until("/metrics", |answer| metrics.iter().all(|one| answer.contains(one)));
+    let explained =
+        include_str!("../docs/monitoring.md").split(['`', '{']).filter(|word| word.starts_with("contact_cluster_"));
+    first.until("/metrics", |answer| {
+        let exposed = answer.lines().filter_map(|line| line.strip_prefix("# TYPE contact_cluster_"));
+        exposed.count() == explained.clone().collect::<BTreeSet<_>>().len()
+            && explained.clone().all(|name| answer.contains(&format!("# TYPE {name} ")))
+    });
+
+    members[1 - leads].program.kill();
+    members[leads].until_doctor_says("1 server of the cluster fell silent, and no other is there");
+    assert!(members[leads].ctl(&["servers"]).contains("silent, was following"));
+    members[1 - leads].program = spawn(&members[1 - leads].args);
+    nats.order("kill", 2);
+    members[leads].until_doctor_says("2 NATS servers of 3 that are to keep the log");
+    members[leads].until_doctor_says("the monitoring port");
+    nats.order("start", 2);
+    members[leads].until_doctor_says("three NATS servers have all of it");
 }

@@ -36,6 +36,10 @@ pub(crate) struct ClusterArgs {
     /// Take NATS servers for the right ones if their certificates come from an authority in this file, in PEM, too
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
+    /// Look whether NATS writes each record to the disk before it acknowledges it: at these monitoring ports (NATS's `http:`), URLs with
+    /// commas between them, as http://10.0.0.1:8222. `contactctl doctor` says what they say
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', value_parser = monitor)]
+    nats_monitor: Vec<String>,
     /// How many NATS servers keep each record, when the stream is made. An existing stream is changed with NATS's own tools
     #[arg(long, value_name = "N", default_value = "3", value_parser = replicas)]
     nats_replicas: usize,
@@ -49,6 +53,13 @@ fn takeover(text: &str) -> Result<Duration, String> {
                 .into())
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn monitor(text: &str) -> Result<String, String> {
+    match text.trim().strip_prefix("http://") {
+        Some(address) if address.contains(':') => Ok(text.trim().to_owned()),
+        _ => Err("must be http://HOST:PORT".into()),
     }
 }
 
@@ -70,6 +81,7 @@ impl ClusterArgs {
             credentials: self.nats_credentials.clone(),
             ca: self.nats_ca.clone(),
             replicas: self.nats_replicas,
+            monitors: self.nats_monitor.clone(),
         };
         Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after }))
     }

@@ -1,6 +1,7 @@
 //! From what is kept to what goes over the operators' wire, and back.
 
 mod runs;
+mod servers;
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use protobuf::{EnumOrUnknown, MessageFull};
 
 pub(super) use self::runs::{begun_run, new_run, output, run, run_details, run_list, run_news, task_news, wish};
+pub(super) use self::servers::servers;
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::dial;
@@ -577,6 +579,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         started_at: server.about.started_at.0,
         listen: server.about.listen(),
         tls: server.about.certificate().is_some(),
+        cluster: !server.servers.alone,
         control: server.about.control(),
         data: server.about.data(),
         ack_timeout_ms: duration(server.config.ack_timeout),

@@ -19,6 +19,7 @@ mod output;
 mod page;
 mod received;
 mod runs;
+mod servers;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -323,6 +324,7 @@ fn router(app: AppState) -> Router {
         .merge(metrics::router())
         .merge(login::router())
         .merge(runs::router())
+        .merge(servers::router())
         .with_state(app.clone())
         .merge(page::router());
     guard::around(timed, events::router().merge(output::router()).with_state(app.clone()), about, app.operator.access)

@@ -23,7 +23,8 @@ use super::limits::Limits;
 use super::port::is_of_this_machine;
 use super::{Config, Pulse, Retention, Server, ServerError, bind, receipts};
 use crate::broker;
-use crate::store::{Backend, Beats, FollowError, JetStream, JetStreamConfig, Replicated, Standby, StoreError};
+use crate::store::{Backend, Beats, FollowError, JetStream, JetStreamConfig, Replicated, Saying, Standby, StoreError};
+use crate::task::Time;
 
 /// The shortest time after which a server may take over: longer than one that leads can go on without having proved that it does, and than
 /// some beats.
@@ -34,6 +35,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 /// A server that leads and has nothing to write proves so often that it still does.
 const PROVE: Duration = Duration::from_secs(5);
+/// How often a server that leads counts its clients for the others.
+const COUNT: Duration = Duration::from_secs(1);
 /// A request to a server that follows: how long it may take, and be.
 const REQUEST: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 4096;
@@ -96,7 +99,7 @@ impl Member {
     ) -> Result<Member, ServerError> {
         let shared = Arc::new(Shared::default());
         let (orders, taken) = bounded(16);
-        let run = Run { config, cluster, orders: taken, shared: shared.clone() };
+        let run = Run { config, cluster, orders: taken, shared: shared.clone(), started_at: Time::now() };
         let work = move || {
             // Also if it panics.
             let _ended = AtTheEnd(Some(ended));
@@ -153,6 +156,7 @@ struct Run {
     cluster: ClusterConfig,
     orders: Receiver<Order>,
     shared: Arc<Shared>,
+    started_at: Time,
 }
 
 /// What comes after following, or leading.
@@ -200,6 +204,7 @@ impl Run {
             heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(format!("following (lag {lag})"));
+            beats.say(Saying { epoch: standby.epoch(), lag, ..self.says() });
             if !resigned && heard.elapsed() < self.cluster.takeover_after {
                 continue;
             }
@@ -239,6 +244,8 @@ impl Run {
     fn lead(&mut self, backend: Replicated<JetStream>, beats: &Beats) -> Result<Next<()>, ServerError> {
         info!("leading the cluster {}", self.cluster.log.cluster);
         beats.give(true);
+        let says = Saying { leads: true, epoch: backend.epoch(), ..self.says() };
+        beats.say(says.clone());
         let server = Server::start_on(self.config.clone(), |_| Ok(Box::new(backend) as Box<dyn Backend>));
         let server = server.inspect_err(|_| beats.give(false))?;
         // The same ports the next time.
@@ -248,8 +255,12 @@ impl Run {
         self.shared.set_role("leading".into());
         self.shared.set_pulse(Some(server.pulse()));
         let store = server.store();
-        let mut proved = Instant::now();
+        let (mut proved, mut counted) = (Instant::now(), Instant::now());
         let next = loop {
+            if counted.elapsed() >= COUNT {
+                counted = Instant::now();
+                beats.say(Saying { clients: server.clients(), ..says.clone() });
+            }
             match self.orders.recv_timeout(LOOK) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break Next::Stops,
                 Ok(order) => self.obey(order, Some(&server)),
@@ -277,6 +288,12 @@ impl Run {
             }
         }
         Ok(next)
+    }
+
+    /// What it says of itself to others, but for what changes.
+    fn says(&self) -> Saying {
+        let (server, version) = (self.cluster.advertise.clone(), env!("CARGO_PKG_VERSION").to_owned());
+        Saying { server, version, started_at: self.started_at, ..Saying::default() }
     }
 
     /// Takes the orders that wait; says whether one is to stop.

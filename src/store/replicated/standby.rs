@@ -17,6 +17,8 @@ pub struct Standby<L> {
     gathering: Gathering,
     /// The last message that was read.
     read: u64,
+    /// Where the term began that is followed; 0: that was not read since this was opened.
+    epoch: u64,
     patience: Duration,
 }
 
@@ -94,12 +96,17 @@ impl<L: Log> Standby<L> {
             return Err(FollowError::OtherLog { path: dir.into() });
         }
         let read = view.log_place()?;
-        Ok(Standby { log, view, gathering: Gathering::default(), read, patience: PATIENCE })
+        Ok(Standby { log, view, gathering: Gathering::default(), read, epoch: 0, patience: PATIENCE })
     }
 
     /// The last message that was read. When it leads, its first record stands behind that.
     pub fn place(&self) -> u64 {
         self.read
+    }
+
+    /// Where the term began that it follows; 0: it has not read that since it was opened.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How long a record is sent again and again while it leads, until the store says that it takes nothing.
@@ -132,6 +139,9 @@ impl<L: Log> Standby<L> {
             let why = |why| FollowError::Record { place, why };
             let record = Record::read(&message).map_err(why)?;
             news.resigned = record.kind == Kind::Resign;
+            if let Kind::Lead(_) = record.kind {
+                self.epoch = place;
+            }
             // Nothing is passed over of a record that has begun: whoever opens the view again must read its first part.
             match self.gathering.take(record).map_err(why)? {
                 Some(kind) => drop(apply(&mut self.view, place, &kind)?),

@@ -510,6 +510,13 @@ impl Handle {
         self.shared.refusal().is_some_and(|error| error.is_fenced())
     }
 
+    /// Why this server's own disk cannot be written, if it cannot: a write failed, or another program has locked the database for long.
+    /// What several servers share can be written all the same.
+    pub fn disk_failure(&self) -> Option<String> {
+        let of_log = self.shared.refusal().is_some_and(|error| !error.is_of_disk());
+        self.failure().filter(|_| !of_log)
+    }
+
     /// For how long another program has held the lock of the database that the writer waits for now.
     pub fn locked_for(&self) -> Option<Duration> {
         match self.shared.condition() {

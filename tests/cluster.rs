@@ -12,6 +12,7 @@ mod rows;
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,9 @@ use std::{env, thread};
 use contact::store::Standby;
 use tempfile::TempDir;
 
+use crate::browser::driver::{Browser, Scene};
 use crate::common::DEADLINE;
+use crate::common::disk::SmallDisk;
 use crate::common::program::Program;
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
@@ -37,7 +40,9 @@ struct Member {
     listen: String,
     control: String,
     http: String,
-    data: TempDir,
+    data: PathBuf,
+    /// What it lies in.
+    _folder: Option<TempDir>,
     program: Program,
 }
 
@@ -55,9 +60,14 @@ impl Member {
     }
 
     fn start_with(nats: &str, cluster: &str, more: &[&str]) -> Member {
-        let data = tempfile::tempdir().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        Member { _folder: Some(folder), ..Member::start_in(&data, nats, cluster, more) }
+    }
+
+    fn start_in(data: &Path, nats: &str, cluster: &str, more: &[&str]) -> Member {
         let [listen, control, http] = [(); 3].map(|()| free_address());
-        let folder = data.path().to_str().unwrap();
+        let folder = data.to_str().unwrap();
         let args = [
             ["--listen", &listen],
             ["--control", &control],
@@ -73,7 +83,7 @@ impl Member {
         ];
         let args: Vec<String> = args.concat().into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
         let program = spawn(&args);
-        Member { args, listen, control, http, data, program }
+        Member { args, listen, control, http, data: data.to_owned(), _folder: None, program }
     }
 
     /// Waits until /readyz says this.
@@ -226,12 +236,12 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     println!("{deaths} deaths, {ledger}; after kill -9 of the leader: {failovers:.2?}");
 
     let views = members.each_ref().map(|member| {
-        let mut standby = Standby::open(nats::open(&config), member.data.path()).unwrap();
+        let mut standby = Standby::open(nats::open(&config), &member.data).unwrap();
         // Nobody writes any more, and three servers say what there is within this.
         while standby.follow(Duration::from_secs(3)).unwrap().messages > 0 {}
         let place = standby.place();
         drop(standby);
-        (place, rows(member.data.path()))
+        (place, rows(&member.data))
     });
     assert_eq!(views[0].0, views[1].0);
     assert!(views[0].1 == views[1].1, "the views are the same row for row");
@@ -280,7 +290,10 @@ fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() 
             && explained.clone().all(|name| answer.contains(&format!("# TYPE {name} ")))
     });
 
+    let scene = Browser::ready().map(|browser| browser.plays_at("servers", &first.http, &[]));
+    scene.iter().for_each(|scene| scene.comes_to("both are shown"));
     members[1 - leads].program.kill();
+    scene.into_iter().for_each(Scene::ends_well);
     members[leads].until_doctor_says("1 server of the cluster fell silent, and no other is there");
     assert!(members[leads].ctl(&["servers"]).contains("silent, was following"));
     members[1 - leads].program = spawn(&members[1 - leads].args);
@@ -289,4 +302,29 @@ fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() 
     members[leads].until_doctor_says("the monitoring port");
     nats.order("start", 2);
     members[leads].until_doctor_says("three NATS servers have all of it");
+}
+
+#[test]
+fn a_server_that_leads_and_cannot_write_its_own_disk_leaves_that_to_another_one() {
+    let Some(nats) = Nats::three() else { return };
+    let Some(disk) = SmallDisk::mount(64) else { return };
+    let config = nats.config();
+    drop(nats::open(&config));
+    let cluster = config.cluster.to_string();
+    let first = Member::start_in(disk.path(), &nats.urls(), &cluster, &[]);
+    first.until_ready_says("200 OK");
+    let other = Member::start(&nats.urls(), &cluster);
+    other.until_ready_says("following (lag 0)");
+    assert!(first.ctl(&["submit", "one"]).contains('1'));
+    let filler = disk.fill(0);
+    other.until_ready_says("200 OK");
+    assert!(other.ctl(&["submit", "two"]).contains('2'), "what the first one accepted is there");
+    other.until("/api/servers", |answer| answer.contains("bytes are left for"));
+    other.until_doctor_says("no other server of the cluster could go on, since it cannot write its own disk");
+    // With room again it follows, and leads when it has to.
+    std::fs::remove_file(filler).unwrap();
+    other.until_doctor_says("another server is ready to lead");
+    drop(other);
+    first.until_ready_says("200 OK");
+    assert!(first.ctl(&["submit", "three"]).contains('3'));
 }

@@ -573,3 +573,27 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_whose_own_view_cannot_be_written_leaves_the_lead_to_another_one_which_has_all_that_stands_in_the_log() {
+    let log = MemoryLog::default();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let standby = |at: usize| Standby::open(log.clone(), dirs[at].path()).unwrap();
+    let mut leads = standby(0).lead("one").unwrap();
+    leads.recover().unwrap();
+    let mut other = standby(1);
+    let lock = rusqlite::Connection::open(dirs[0].path().join("contact.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let one = Task { id: 1, accepted_at: Time(0), spec: task("one") };
+    let positions = Positions { task: 1, ..Positions::default() };
+    let batch = Batch { tasks: vec![one.into()], positions, ..Batch::default() };
+    assert!(matches!(leads.commit(&batch), Err(StoreError::InUse { .. })));
+    let _ = Box::new(leads).close();
+    assert!(other.follow(Duration::ZERO).unwrap().resigned);
+    let mut leads = other.lead("other").unwrap();
+    assert_eq!(leads.recover().unwrap().positions, positions);
+    drop(lock);
+    let mut back = standby(0);
+    while back.follow(Duration::ZERO).unwrap().messages > 0 {}
+    assert_eq!(rows(dirs[0].path()), rows(dirs[1].path()), "and so has the first one, when it can be written again");
+}

@@ -277,6 +277,10 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             format!("there are {} groups, and may be {}: then no new one comes", HumanCount(first.count), HumanCount(first.limit)),
             "contactctl groups, then contactctl group rm those that nobody needs; or start the server with a larger --max-groups".into(),
         ),
+        Code::STANDBY if !first.text.is_empty() => (
+            format!("no other server of the cluster could go on, since it cannot write its own disk: {}", first.text),
+            "see to that disk, or start another server".into(),
+        ),
         Code::STANDBY if first.count == 0 => (
             "no other server of the cluster is there: if this one is lost, none goes on".into(),
             "start another one with the same --nats and --cluster: docs/cluster.md".into(),

@@ -26,6 +26,7 @@ struct Server {
     started_at: Moment,
     clock_ahead_ms: i64,
     answers: bool,
+    trouble: String,
 }
 
 impl From<pb::ClusterServer> for Server {
@@ -43,6 +44,7 @@ impl From<pb::ClusterServer> for Server {
             started_at: Moment(server.started_at),
             clock_ahead_ms: server.clock_ahead_ms,
             answers: server.answers,
+            trouble: server.trouble,
         }
     }
 }
@@ -160,6 +162,10 @@ pub(super) fn list(link: &Link, mut out: Out) -> Result<(), Error> {
     if cluster.is_none() {
         out.remark("this server is alone: docs/cluster.md says how several stand by");
     }
+    for server in servers.iter().filter(|server| !server.trouble.is_empty()) {
+        out.text(&format!("not well: {} cannot write its own disk: {}", server.name, server.trouble))?;
+    }
+    out.flush()?;
     let Some(log) = log else { return Ok(()) };
     out.section(&log.title(), &log.replicas)?;
     log.trouble.iter().try_for_each(|trouble| out.text(&format!("not well: {trouble}")))?;

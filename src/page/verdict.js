@@ -148,8 +148,8 @@ const WORDS = {
   missing: ({ group, millis }, state) => ({
     text: t('issue.missing', group, duration(millis)), help: t('issue.missing.help'), command: ctl(state, 'clients', '--offline', '3d'),
   }),
-  standby: ({ count }, state) => ({
-    text: t('issue.standby', count), help: t('issue.standby.help'), command: ctl(state, 'servers'),
+  standby: ({ count, text }, state) => ({
+    text: t('issue.standby', count, text), help: t('issue.standby.help'), command: ctl(state, 'servers'),
   }),
   replicas: ({ count, limit, text }, state) => ({
     text: t('issue.replicas', count, limit, text), help: t('issue.replicas.help'), command: ctl(state, 'servers'),

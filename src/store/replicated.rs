@@ -238,12 +238,14 @@ impl<L: Log> Backend for Replicated<L> {
         self.view.backup()
     }
 
-    /// Others may lead at once.
+    /// Others may lead at once, also when this view cannot be written: what stands in the log is theirs, too.
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
         if self.pending.as_ref().is_none_or(|pending| pending.place.is_some()) {
             self.term.hurry();
-            if let Err(error) = self.write(Kind::Resign) {
-                ::log::info!("the term ends without a word: {error}");
+            let applied = self.apply_pending();
+            match self.term.append(&mut self.log, &Kind::Resign) {
+                Ok(place) => drop(applied.and_then(|_| self.view.pass(place))),
+                Err(error) => ::log::info!("the term ends without a word: {error}"),
             }
         }
         Box::new(self.view).close()

@@ -102,7 +102,9 @@ export const en = {
   'issue.missing.help': 'Nothing waits for it. One that is gone for good is forgotten with its group. Who else is away:',
   'issue.contested': (id, count, span) => `Several processes use the client id ${id}: it was taken over ${n(count)} times in ${span}`,
   'issue.contested.help': 'They take turns now. Give each an --id of its own, or let them share one --group. Who has it:',
-  'issue.standby': (v) => (v
+  'issue.standby': (v, why) => (why
+    ? `No other server of the cluster could go on, since it cannot write its own disk: ${why}`
+    : v
     ? `${some(v, 'server of the cluster is', 'servers of the cluster are')} silent, and no other is there: if this one is lost, none goes on`
     : 'No other server of the cluster is there: if this one is lost, none goes on'),
   'issue.standby.help': 'Start another one with the same --nats and --cluster. Which are known:',

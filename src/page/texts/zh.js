@@ -92,7 +92,9 @@ export const zh = {
   'issue.missing.help': '没有任务在等它。不再回来的客户端，移除它的组就会被忘记。还有谁不在：',
   'issue.contested': (id, count, span) => `有多个进程使用同一个客户端名 ${id}：${span}内被接管 ${n(count)} 次`,
   'issue.contested.help': '它们现在轮流使用。请给每个进程各自的 --id，或让它们共用一个 --group。现在是谁：',
-  'issue.standby': (v) => (v
+  'issue.standby': (v, why) => (why
+    ? `集群中别的服务器不能接替，因为它写不了自己的磁盘：${why}`
+    : v
     ? `集群中有 ${n(v)} 台服务器没有音讯，也没有别的在场：这一台一旦失去，就没有服务器接替`
     : '集群中没有别的服务器在场：这一台一旦失去，就没有服务器接替'),
   'issue.standby.help': '用相同的 --nats 和 --cluster 再启动一台。已知的服务器：',

@@ -32,6 +32,7 @@ fn one(servers: &Servers, seen: &ServerSeen) -> pb::ClusterServer {
         started_at: says.started_at.0,
         clock_ahead_ms: seen.ahead,
         answers: seen.is_this,
+        trouble: says.trouble.clone(),
         ..pb::ClusterServer::default()
     }
 }

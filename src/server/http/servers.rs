@@ -40,6 +40,7 @@ struct Server {
     started_at: i64,
     clock_ahead_ms: i64,
     answers: bool,
+    trouble: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -93,6 +94,7 @@ impl Server {
             started_at: says.started_at.0,
             clock_ahead_ms: seen.ahead,
             answers: seen.is_this,
+            trouble: says.trouble.clone(),
         }
     }
 }

@@ -98,7 +98,8 @@ pub(in crate::server) enum Code {
     Certificate,
     /// A client that is a group of its own has been away for more than three days, and nothing waits for it. `millis`: how long.
     Missing,
-    /// The server is one of several, and no other one would lead in its place. `count`: servers that are silent.
+    /// The server is one of several, and no other one would lead in its place. `count`: servers that are silent, `text`: those that are
+    /// there and cannot write their own disk, and why.
     Standby,
     /// The log of the cluster has fewer than three replicas that are there and have all of it. `count`: so many, `limit`: those that it is
     /// to have, `text`: the names of those that are not.

@@ -77,8 +77,10 @@ pub(super) fn judge_servers(servers: &Servers) -> Vec<Finding> {
     let (here, silent): (Vec<_>, Vec<_>) = view.servers.iter().partition(|seen| seen.is_here(now));
     let others = || here.iter().filter(|seen| !seen.is_this);
     let mut found = Vec::new();
-    if others().next().is_none() {
-        found.push(Finding { count: silent.len() as u64, ..warning(Code::Standby) });
+    if !here.iter().any(|seen| seen.stands_by(now)) {
+        let unfit: Vec<_> = others().map(|seen| format!("{}: {}", seen.says.server, seen.says.trouble)).collect();
+        let text = Some(unfit.join("; ")).filter(|text| !text.is_empty());
+        found.push(Finding { count: silent.len() as u64, text, ..warning(Code::Standby) });
     }
     found.extend(view.log.as_ref().and_then(replicas));
     let trouble = view.log.as_ref().map(|log| log.trouble.join("; ")).filter(|trouble| !trouble.is_empty());
@@ -165,6 +167,14 @@ mod tests {
         });
         let found = one(judged(vec![seen("a", |_| {}), silent], log(|_| {})));
         assert_eq!((found.code, found.count), (Code::Standby, 1), "nothing else is said of one that is silent");
+    }
+
+    #[test]
+    fn a_server_that_cannot_write_its_own_disk_is_no_standby() {
+        let full = seen("b", |seen| seen.says.trouble = "it is full".into());
+        let found = one(judged(vec![seen("a", |_| {}), full.clone()], None));
+        assert_eq!((found.code, found.count, found.text.as_deref()), (Code::Standby, 0, Some("b: it is full")));
+        assert_eq!(judged(vec![seen("a", |_| {}), full, seen("c", |_| {})], None), [], "another one does");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use protobuf::Message as _;
 
 use super::sight::{Saying, ServerSeen};
 use crate::codec;
-use crate::task::Time;
+use crate::task::{Time, cut};
 use crate::wire::log as pb;
 
 /// Most servers that are known, and the longest word of one, in bytes: whoever may write to the subject can say what they like.
@@ -16,12 +16,19 @@ const LONGEST: usize = 1_024;
 /// A server that was silent for so long is not shown any more.
 const FORGOTTEN: Duration = Duration::from_secs(60 * 60);
 
+/// The others do not hear a word that is too long.
+fn short(text: &str) -> String {
+    let mut text = text.to_owned();
+    cut(&mut text, LONGEST / 4);
+    text
+}
+
 impl Saying {
     /// As bytes, said at `now`.
     pub(super) fn to_bytes(&self, now: Time) -> Vec<u8> {
-        let Saying { server, leads, epoch, lag, clients, version, started_at } = self;
+        let Saying { server, leads, epoch, lag, clients, version, started_at, trouble } = self;
         let saying = pb::Saying {
-            server: server.clone(),
+            server: short(server),
             leads: *leads,
             epoch: *epoch,
             lag: *lag,
@@ -29,6 +36,7 @@ impl Saying {
             version: version.clone(),
             now: now.0,
             started_at: started_at.0,
+            trouble: short(trouble),
             ..pb::Saying::new()
         };
         saying.write_to_bytes().unwrap_or_default()
@@ -40,9 +48,10 @@ impl Saying {
             return None;
         }
         let saying: pb::Saying = codec::read(&mut &*bytes, bytes.len()).ok()?;
-        let pb::Saying { server, leads, epoch, lag, clients, version, now, started_at, .. } = saying;
+        let pb::Saying { server, leads, epoch, lag, clients, version, now, started_at, trouble, .. } = saying;
         let started_at = Time(started_at);
-        (!server.is_empty()).then_some((Saying { server, leads, epoch, lag, clients, version, started_at }, Time(now)))
+        (!server.is_empty())
+            .then_some((Saying { server, leads, epoch, lag, clients, version, started_at, trouble }, Time(now)))
     }
 }
 
@@ -88,7 +97,8 @@ mod tests {
 
     fn saying(server: &str) -> Saying {
         let (version, started_at) = ("1.2.3".into(), Time(-5));
-        Saying { server: server.into(), leads: true, epoch: 7, lag: 3, clients: 9, version, started_at }
+        let trouble = "a disk".into();
+        Saying { server: server.into(), leads: true, epoch: 7, lag: 3, clients: 9, version, started_at, trouble }
     }
 
     fn names(peers: &Peers, now: Time) -> Vec<String> {
@@ -114,9 +124,12 @@ mod tests {
     #[test]
     fn what_is_said_takes_no_more_room_however_much_it_is() {
         let mut peers = Peers::default();
-        for strange in
-            [&b""[..], b"hello", &saying(&"x".repeat(LONGEST)).to_bytes(Time(0)), &saying("").to_bytes(Time(0))]
-        {
+        for strange in [
+            &b""[..],
+            b"hello",
+            &pb::Saying { server: "x".repeat(LONGEST), ..pb::Saying::new() }.write_to_bytes().unwrap(),
+            &saying("").to_bytes(Time(0)),
+        ] {
             peers.hear(strange, Time(0));
         }
         assert_eq!(names(&peers, Time(0)), ["me"]);

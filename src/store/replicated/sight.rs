@@ -41,6 +41,11 @@ pub struct ServerSeen {
 }
 
 impl ServerSeen {
+    /// Whether it would lead in the place of the one that looks, and do so well.
+    pub fn stands_by(&self, now: Time) -> bool {
+        !self.is_this && self.is_here(now) && !self.says.leads && self.says.trouble.is_empty()
+    }
+
     /// Whether it was heard of lately.
     pub fn is_here(&self, now: Time) -> bool {
         now.since(self.heard_at) < SILENT
@@ -64,6 +69,8 @@ pub struct Saying {
     pub version: String,
     /// When it was started, by its clock.
     pub started_at: Time,
+    /// Why it cannot write its own disk, so that nobody should leave the lead to it. Empty: it can.
+    pub trouble: String,
 }
 
 /// The stream, as NATS described it last.

@@ -21,6 +21,8 @@ mod health;
 pub mod host;
 mod http;
 mod identity;
+#[cfg(feature = "cluster")]
+mod import;
 mod limits;
 mod logins;
 mod machine;
@@ -75,6 +77,8 @@ use self::grants::Grants;
 use self::health::Health;
 use self::http::{HttpThread, Reception};
 use self::identity::Connections;
+#[cfg(feature = "cluster")]
+pub use self::import::{Imported, import};
 use self::limits::Accounts;
 pub use self::limits::{Limit, Limits, Most};
 #[cfg(feature = "cluster")]

@@ -53,9 +53,9 @@ pub use memory::Memory;
 #[cfg(feature = "cluster")]
 pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use replicated::{
-    ClusterView, Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, LogSeen, Look, MemoryLog,
-    Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated, Saying, ServerSeen, Standby,
-    VERSION,
+    ClusterView, Fault, Faults, FilePart, FollowError, ImportError, Imported, Kind, LONGEST_MESSAGE, Lease, Log,
+    LogError, LogSeen, Look, MemoryLog, Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated,
+    Saying, ServerSeen, Standby, VERSION, import,
 };
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;

@@ -19,6 +19,8 @@
 //!   oldest of these. Whoever had not read as far makes its view anew from what is left.
 
 mod convert;
+mod import;
+mod incoming;
 #[cfg(feature = "cluster")]
 mod jetstream;
 mod log;
@@ -39,13 +41,14 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+pub use self::import::{ImportError, Imported, import};
 #[cfg(feature = "cluster")]
 pub use self::jetstream::{ClusterName, JetStream, JetStreamConfig, JetStreamError};
 pub use self::log::{Log, LogError, Messages};
 pub use self::memory_log::{Fault, Faults, MemoryLog};
 #[cfg(feature = "cluster")]
 pub use self::nats::{Beats, Heard};
-pub use self::record::{Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};
+pub use self::record::{FilePart, Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};
 pub use self::sight::{ClusterView, LogSeen, Look, ReplicaSeen, Saying, ServerSeen};
 pub use self::standby::{FollowError, News, NotLeading, Standby};
 pub use self::term::Lease;
@@ -89,7 +92,7 @@ fn apply(view: &mut Sqlite, place: u64, kind: &Kind) -> Result<Option<Removed>, 
         Kind::Batch(batch) => view.commit_at(batch, place)?,
         Kind::State(state) => view.replace_state_at(state, place)?,
         Kind::Removal(removal) => return view.remove_at(removal, place).map(Some),
-        Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) => view.pass(place)?,
+        Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) | Kind::File(_) => view.pass(place)?,
     }
     Ok(None)
 }

@@ -81,6 +81,7 @@ impl Nats {
             credentials: None,
             ca: None,
             replicas: self.replicas,
+            secret: None,
             monitors: Vec::new(),
         }
     }

@@ -21,7 +21,7 @@ export function serversPart() {
     { head: t('col.heard'), num: true, cell: moment((it) => it.heard_at) },
   ], { keyOf: (it) => it.name, label: t('servers.title'), rowClass: (it) => (it.silent ? 'gone' : '') });
   const log = h('p', { class: 'intro', dir: 'auto' });
-  const node = section(t('servers.title'), h('div', { class: 'table-box' }, rows.node), log);
+  const node = section(t('servers.title'), log, h('div', { class: 'table-box' }, rows.node));
   return {
     node,
     update({ cluster }) {

@@ -47,6 +47,8 @@ pub struct JetStreamConfig {
     pub ca: Option<PathBuf>,
     /// How many NATS servers keep each message, if the stream is yet to be made: 1, 3 or 5.
     pub replicas: usize,
+    /// The secret that the servers share, if the stream is yet to be made; `None`: any.
+    pub secret: Option<[u8; 16]>,
     /// Where NATS servers say over HTTP how they are set (`http_port`), as URLs. None: that is not looked at.
     pub monitors: Vec<String>,
 }

@@ -11,13 +11,15 @@ use crate::store::{Batch, Removal};
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
-/// The version of the records that are written, and the newest that are read.
-pub const VERSION: u32 = 1;
+/// The newest version of records that is read.
+pub const VERSION: u32 = 2;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
 /// What a message takes beside the bytes of a part.
 const BESIDE_PART: usize = 64;
+/// Bytes of a file in one message.
+pub(super) const FILE_PART: usize = LONGEST_MESSAGE - BESIDE_PART;
 /// Most parts of one record: what a transaction holds at most, several times.
 const MOST_PARTS: u32 = 1_024;
 
@@ -49,6 +51,33 @@ pub enum Kind {
     Nothing,
     /// A part of a record that is too long for one message.
     Part(Part),
+    /// A part of a database, which with the last one is all that there is.
+    File(FilePart),
+}
+
+impl Kind {
+    /// The version that whoever reads it must know: they would go wrong without it.
+    fn version(&self) -> u32 {
+        if let Kind::File(_) = self { 2 } else { 1 }
+    }
+}
+
+/// Some bytes of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePart {
+    /// Bytes before these.
+    pub offset: u64,
+    /// Bytes of all of it.
+    pub size: u64,
+    /// These.
+    pub bytes: Vec<u8>,
+}
+
+impl FilePart {
+    /// Whether all of it is there with these.
+    pub fn is_last(&self) -> bool {
+        self.offset + self.bytes.len() as u64 == self.size
+    }
 }
 
 /// Some bytes of a record.
@@ -87,9 +116,10 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
+    let version = kind.version();
     let mut message = |kind| {
         *number += 1;
-        let record = pb::Record { version: VERSION, term, number: *number, kind: Some(kind), ..pb::Record::new() };
+        let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
         record.write_to_bytes().map_err(io::Error::other)
     };
     let whole = message(kind_to_pb(kind)?)?;
@@ -116,6 +146,9 @@ fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
         Kind::Lead(server) => PbKind::Lead(pb::Lead { server: server.clone(), ..pb::Lead::new() }),
         Kind::Resign => PbKind::Resign(pb::Resign::new()),
         Kind::Nothing => PbKind::Nothing(pb::Nothing::new()),
+        Kind::File(FilePart { offset, size, bytes }) => {
+            PbKind::File(pb::File { offset: *offset, size: *size, bytes: bytes.clone(), ..pb::File::new() })
+        }
         Kind::Part(Part { place, count, bytes }) => {
             PbKind::Part(pb::Part { place: *place, count: *count, bytes: bytes.clone(), ..pb::Part::new() })
         }
@@ -145,6 +178,12 @@ impl Record {
                     return Err(strange(format!("part {place} of {count}")));
                 }
                 Kind::Part(Part { place, count, bytes })
+            }
+            Some(PbKind::File(pb::File { offset, size, bytes, .. })) => {
+                if bytes.is_empty() || offset.checked_add(bytes.len() as u64).is_none_or(|end| end > size) {
+                    return Err(strange(format!("{} bytes behind {offset} of {size}", bytes.len())));
+                }
+                Kind::File(FilePart { offset, size, bytes })
             }
             None => return Err(strange("it says nothing".into())),
         };
@@ -341,6 +380,7 @@ mod tests {
             Kind::Resign,
             Kind::Nothing,
             Kind::Part(Part { place: 1, count: 2, bytes: vec![0, 255] }),
+            Kind::File(FilePart { offset: 3, size: 5, bytes: vec![0, 255] }),
         ]
     }
 
@@ -370,7 +410,7 @@ mod tests {
     fn a_record_of_a_later_version_is_refused_with_what_to_do() {
         let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
         let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
-        assert!(matches!(error, RecordError::Newer { found: 2, known: 1 }), "{error}");
+        assert!(matches!(error, RecordError::Newer { found: 3, known: 2 }), "{error}");
         assert!(error.to_string().contains("run the version of Contact"), "{error}");
         for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
             assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");

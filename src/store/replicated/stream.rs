@@ -39,7 +39,7 @@ pub(super) fn wanted(config: &JetStreamConfig) -> Config {
         max_message_size: -1,
         metadata: HashMap::from([
             (ID.to_owned(), (rand::random::<u64>() | 1).to_string()),
-            (SECRET.to_owned(), HEXLOWER.encode(&rand::random::<[u8; 16]>())),
+            (SECRET.to_owned(), HEXLOWER.encode(&config.secret.unwrap_or_else(rand::random))),
         ]),
         ..Config::default()
     }

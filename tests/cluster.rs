@@ -25,6 +25,7 @@ use crate::browser::driver::{Browser, Scene};
 use crate::common::DEADLINE;
 use crate::common::disk::SmallDisk;
 use crate::common::program::Program;
+use crate::common::server::Server;
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
 use crate::crash::{submitters, workers};
@@ -327,4 +328,43 @@ fn a_server_that_leads_and_cannot_write_its_own_disk_leaves_that_to_another_one(
     drop(other);
     first.until_ready_says("200 OK");
     assert!(first.ctl(&["submit", "three"]).contains('3'));
+}
+
+#[test]
+fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a_cluster_had() {
+    let Some(nats) = Nats::three() else { return };
+    let config = nats.config();
+    let cluster = config.cluster.to_string();
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    let mut alone = Server::start_in(&data, &[]);
+    alone.submit(&["one", "two"]);
+    let import = || {
+        let folder = data.to_str().unwrap();
+        let of = ["--nats", &nats.urls(), "--cluster", &cluster, "--advertise", "importer:1", "--import", folder];
+        let output = Command::new(PROGRAM).args(of).output().unwrap();
+        (output.status.success(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
+    };
+    let (done, said) = import();
+    assert!(!done && said.contains("in use by another process"), "{said}");
+    alone.program().signal("TERM");
+    assert!(alone.program().ended().success());
+    let (done, said) = import();
+    assert!(done && said.contains("tasks up to 2") && !said.contains("receipts"), "{said}");
+    let (done, said) = import();
+    assert!(!done && said.contains("imported whole"), "{said}");
+    let member = Member::start(&nats.urls(), &cluster);
+    member.until_ready_says("200 OK");
+    assert!(member.ctl(&["submit", "three"]).contains('3'));
+    let listed = member.ctl(&["tasks", "--all"]);
+    assert!(["one", "two", "three"].iter().all(|text| listed.contains(text)), "{listed}");
+    assert_eq!(
+        std::fs::read(data.join("receipt-key")).unwrap(),
+        std::fs::read(member.data.join("receipt-key")).unwrap()
+    );
+    member.program.signal("TERM");
+    let Member { mut program, data, _folder, .. } = member;
+    assert!(program.ended().success());
+    let back = Server::start_in(&data, &[]);
+    assert_eq!(back.submit(&["four"]), 4);
 }

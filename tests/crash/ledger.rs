@@ -282,7 +282,9 @@ impl Ledger {
         let given_up: BTreeSet<u64> = of_careful().filter(given_up).map(|result| result.task_id).collect();
         let is_poison = |id: u64| is_poison(id) && !self.needs_no_client(CAREFUL, id);
         let wanted = self.wanted().filter(|(group, id)| group == CAREFUL && is_poison(*id));
-        assert_eq!(given_up, wanted.map(|(_, id)| id).collect(), "who is given up, and who is to be");
+        let wanted: BTreeSet<u64> = wanted.map(|(_, id)| id).collect();
+        let stories = given_up.symmetric_difference(&wanted).map(|id| self.story(CAREFUL, *id)).collect::<String>();
+        assert_eq!(given_up, wanted, "who is given up, and who is to be:{stories}");
         for id in given_up {
             let released =
                 |result: &&pb::TaskResult| result.task_id == id && result.outcome == pb::Outcome::RELEASED.into();

@@ -30,7 +30,7 @@ enum Import {
     /// There is none, or all of it is there.
     None,
     /// So many of its parts came.
-    Comes(Incoming),
+    Comes(Box<Incoming>),
     /// It began, and is to begin again.
     Void,
 }
@@ -206,7 +206,7 @@ impl<L: Log> Standby<L> {
     fn take_part(&mut self, term: u64, place: u64, part: &FilePart) -> Result<(), FollowError> {
         let incoming = match std::mem::replace(&mut self.import, Import::Void) {
             _ if part.offset == 0 => Incoming::begin(term, place, self.view.incoming())?,
-            Import::Comes(incoming) => incoming,
+            Import::Comes(incoming) => *incoming,
             Import::Void | Import::None => return Ok(()),
         };
         match incoming.take(term, part)? {
@@ -214,7 +214,7 @@ impl<L: Log> Standby<L> {
                 self.view.become_file(all.path(), self.log.id()?, all.first()..=place)?;
                 self.import = Import::None;
             }
-            Some(some) => self.import = Import::Comes(some),
+            Some(some) => self.import = Import::Comes(some.into()),
             None => {}
         }
         Ok(())

@@ -411,6 +411,9 @@ fn run(mut settings: Settings<Args>) -> anyhow::Result<()> {
     };
     #[cfg(feature = "cluster")]
     if let Some(cluster) = args.cluster.config()? {
+        if let Some(from) = &args.cluster.import {
+            return cluster::import(from, &cluster);
+        }
         return cluster::run(config, cluster, settings, signals);
     }
     let server = Server::start(config)?;

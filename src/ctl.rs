@@ -29,6 +29,7 @@ mod rows;
 mod run;
 mod schedule;
 mod server;
+mod servers;
 mod submit;
 mod table;
 mod tally;
@@ -65,6 +66,7 @@ pub fn run(args: Args) -> Result<(), Error> {
         Command::Dead(dead) => list::dead(&link()?, &dead, out),
         Command::Clients(clients) => manage::clients(&link()?, &clients, out),
         Command::Groups => manage::groups(&link()?, out),
+        Command::Servers => servers::list(&link()?, out),
         Command::Server => server::run(&link()?, out),
         Command::Health => server::health(&link()?, out),
         Command::Doctor(doctor) => doctor::run(&doctor, to, out),

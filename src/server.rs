@@ -23,6 +23,8 @@ mod health;
 pub mod host;
 mod http;
 mod identity;
+#[cfg(feature = "cluster")]
+mod import;
 mod limits;
 mod logins;
 mod machine;
@@ -77,6 +79,8 @@ use self::grants::Grants;
 use self::health::Health;
 use self::http::{HttpThread, Reception};
 use self::identity::Connections;
+#[cfg(feature = "cluster")]
+pub use self::import::{Imported, import};
 use self::limits::Accounts;
 pub use self::limits::{Limit, Limits, Most};
 #[cfg(feature = "cluster")]
@@ -350,6 +354,12 @@ impl Server {
     #[cfg(feature = "cluster")]
     fn store(&self) -> crate::store::Handle {
         self.store.handle()
+    }
+
+    /// Clients that are connected. A broker that is gone has none.
+    #[cfg(feature = "cluster")]
+    fn clients(&self) -> u32 {
+        block_on(self.broker.handle().connected()).map_or(0, |clients| clients as u32)
     }
 
     /// Whether it moves.

@@ -54,8 +54,9 @@ pub use memory::Memory;
 #[cfg(feature = "cluster")]
 pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use replicated::{
-    Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, MemoryLog, Messages, News, NotLeading,
-    Part, Record, RecordError, Replicated, Standby, VERSION,
+    ClusterView, Fault, Faults, FilePart, FollowError, ImportError, Imported, Kind, LONGEST_MESSAGE, Lease, Log,
+    LogError, LogSeen, Look, MemoryLog, Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated,
+    Saying, ServerSeen, Standby, VERSION, import,
 };
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
@@ -109,6 +110,7 @@ impl Store {
             commits: Mutex::default(),
             floor: Floor::default(),
             lease: backend.lease(),
+            look: backend.look(),
         });
         let (stays_open, closes) = crossbeam_channel::bounded(0);
         let backend = Patient::new(backend, shared.clone(), closes);
@@ -219,6 +221,8 @@ struct Shared {
     floor: Floor,
     /// `None`: nobody else ever writes.
     lease: Option<Lease>,
+    /// `None`: nobody else has this store.
+    look: Option<Look>,
 }
 
 /// Whether the store can be written.
@@ -505,9 +509,21 @@ impl Handle {
         self.shared.lease.as_ref().is_none_or(Lease::is_valid)
     }
 
+    /// The servers that share this store, and their log; `None`: it is that of one server.
+    pub fn cluster(&self) -> Option<ClusterView> {
+        self.shared.look.as_ref().map(|look| look())
+    }
+
     /// Whether another server leads, so that this store takes nothing any more.
     pub fn is_fenced(&self) -> bool {
         self.shared.refusal().is_some_and(|error| error.is_fenced())
+    }
+
+    /// Why this server's own disk cannot be written, if it cannot: a write failed, or another program has locked the database for long.
+    /// What several servers share can be written all the same.
+    pub fn disk_failure(&self) -> Option<String> {
+        let of_log = self.shared.refusal().is_some_and(|error| !error.is_of_disk());
+        self.failure().filter(|_| !of_log)
     }
 
     /// For how long another program has held the lock of the database that the writer waits for now.

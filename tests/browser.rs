@@ -3,7 +3,7 @@
 //! What is done and seen in the browser stands in `tests/browser/scenes.mjs`; here stands what happens meanwhile. How each
 //! view looks is kept as pictures, in `browser/` of the target folder.
 
-mod driver;
+pub mod driver;
 
 use std::path::Path;
 use std::process::Command;

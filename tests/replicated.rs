@@ -575,3 +575,168 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_server_whose_own_view_cannot_be_written_leaves_the_lead_to_another_one_which_has_all_that_stands_in_the_log() {
+    let log = MemoryLog::default();
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let standby = |at: usize| Standby::open(log.clone(), dirs[at].path()).unwrap();
+    let mut leads = standby(0).lead("one").unwrap();
+    leads.recover().unwrap();
+    let mut other = standby(1);
+    let lock = rusqlite::Connection::open(dirs[0].path().join("contact.db")).unwrap();
+    lock.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let one = Task { id: 1, accepted_at: Time(0), spec: task("one") };
+    let positions = Positions { task: 1, ..Positions::default() };
+    let batch = Batch { tasks: vec![one.into()], positions, ..Batch::default() };
+    assert!(matches!(leads.commit(&batch), Err(StoreError::InUse { .. })));
+    let _ = Box::new(leads).close();
+    assert!(other.follow(Duration::ZERO).unwrap().resigned);
+    let mut leads = other.lead("other").unwrap();
+    assert_eq!(leads.recover().unwrap().positions, positions);
+    drop(lock);
+    let mut back = standby(0);
+    while back.follow(Duration::ZERO).unwrap().messages > 0 {}
+    assert_eq!(rows(dirs[0].path()), rows(dirs[1].path()), "and so has the first one, when it can be written again");
+}
+
+/// A store that a server wrote alone: of everything something, and longer than two messages.
+fn written_alone() -> (TempDir, String) {
+    let dir = tempfile::tempdir().unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let handle = store.handle();
+    let keyed = NewTask { key: Some("k".into()), ..task("keyed") };
+    let long = task("x".repeat(2 * LONGEST_MESSAGE));
+    block_on(handle.submit(vec![task("one"), keyed, long])).unwrap();
+    handle.record(vec![done(1, "settled")]);
+    let state = GroupState {
+        name: group(),
+        created_at: Time(4),
+        broadcast_after: 0,
+        paused: true,
+        retry: Default::default(),
+        labels: Default::default(),
+        last_used: Time(5),
+        cursors: [1; 3],
+        taken_up: vec![(3, 3)],
+        open: Vec::new(),
+        limits: Default::default(),
+        lanes: Default::default(),
+    };
+    handle.checkpoint(Checkpoint { groups: vec![state], ..Checkpoint::default() });
+    let client: ClientId = Name::new(NameOf::ClientOrGroup, "c").unwrap();
+    let drain = Drain { client: client.clone(), since: Time(1), until: None, note: "disk".into() };
+    handle.drain(client, Some(drain));
+    let address = Name::new(NameOf::Metadata, "h:1").unwrap();
+    let dialled = Dialled { address: address.clone(), group: None, client: None, since: Time(2) };
+    block_on(handle.dial(address, Some(dialled))).unwrap();
+    block_on(handle.record_statuses(vec![NewStatus { client: "c".into(), msg: "fine".into(), at: Time(3) }])).unwrap();
+    flush(&handle).unwrap();
+    store.close().unwrap();
+    let held = format!("{:?}", Sqlite::open(dir.path()).unwrap().recover().unwrap());
+    (dir, held)
+}
+
+fn imported(log: &MemoryLog, dir: &Path) -> Result<Imported, ImportError> {
+    import(log.clone(), dir, "importer", LITTLE, |_, _| {})
+}
+
+#[test]
+fn a_cluster_begins_with_all_that_a_server_had_alone_and_goes_on_from_there() {
+    let (alone, held) = written_alone();
+    let log = MemoryLog::default();
+    let said = imported(&log, alone.path()).unwrap();
+    assert_eq!((said.positions.task, said.positions.result), (3, 1));
+    assert!(said.place > 3, "it takes several messages");
+    let mut servers = [Server::new(&log), Server::new(&log)];
+    let handle = servers[0].lead();
+    servers[1].follow();
+    let first_id =
+        block_on(handle.submit(vec![NewTask { key: Some("k".into()), ..task("keyed") }, task("new")])).unwrap();
+    assert_eq!(first_id.ids, [2, 4], "keys are known, and ids go on");
+    servers[0].stop();
+    servers[1].follow();
+    servers[0].follow();
+    assert_eq!(servers[0].rows(), servers[1].rows());
+    // As it was before anything else was written.
+    let fresh = Server::new(&log);
+    let mut standby = Standby::open(log.clone(), fresh.dir.path()).unwrap();
+    while standby.place() < said.place + 1 {
+        standby.follow(Duration::ZERO).unwrap();
+    }
+    let mut lone = Sqlite::open(alone.path()).unwrap();
+    assert_eq!(format!("{:?}", lone.recover().unwrap()), held, "the folder stays as it was");
+    assert!(matches!(imported(&log, alone.path()), Err(ImportError::Store(StoreError::InUse { .. }))));
+    drop(lone);
+    assert!(matches!(imported(&log, alone.path()), Err(ImportError::AlreadyThere { .. })));
+    // And back: a view is a store of a server that is alone.
+    drop(standby);
+    let back = servers[1].dir.path();
+    servers[1].role = Role::Down;
+    let mut back = Sqlite::open(back).unwrap();
+    assert_eq!(back.recover().unwrap().positions.task, 4);
+}
+
+#[test]
+fn an_import_that_is_interrupted_is_done_again_and_nobody_leads_before_its_end() {
+    let (alone, held) = written_alone();
+    // Sent are who imports, three parts or more, and that it is over.
+    for sent in 0..4 {
+        let log = MemoryLog::default();
+        let faults = Faults::default();
+        faults.push([Fault::None].repeat(sent).into_iter().chain([Fault::Lost; 500]));
+        assert!(matches!(imported(&log.with(&faults), alone.path()), Err(ImportError::Interrupted { .. })), "{sent}");
+        let mut server = Server::new(&log);
+        server.try_to_lead(NEVER);
+        match (sent, server.leading()) {
+            // No part of it is there.
+            (0 | 1, Some(_)) => {}
+            (2.., None) => {}
+            (_, leading) => panic!("{sent} messages of it are there, and one leads: {}", leading.is_some()),
+        }
+        let leads = server.leading().is_some();
+        server.die();
+        let again = imported(&log, alone.path());
+        assert!(again.is_ok(), "{sent}, {leads}: {again:?}");
+        server.follow();
+        let mut lone = Server::new(&log);
+        lone.lead();
+        lone.stop();
+        let held_now = format!("{:?}", Sqlite::open(lone.dir.path()).unwrap().recover().unwrap());
+        assert_eq!(held_now, held, "{sent}");
+    }
+}
+
+#[test]
+fn a_log_that_has_something_takes_no_store() {
+    let (alone, _) = written_alone();
+    let log = MemoryLog::default();
+    let mut server = Server::new(&log);
+    block_on(server.lead().submit(vec![task("one")])).unwrap();
+    server.stop();
+    let before = log.ends();
+    assert!(matches!(imported(&log, alone.path()), Err(ImportError::NotEmpty { place: 2 })));
+    assert_eq!(log.ends(), before);
+    assert!(matches!(imported(&log, server.dir.path().parent().unwrap()), Err(ImportError::NoStore { .. })));
+}
+
+#[test]
+fn an_imported_store_stays_in_the_log_as_long_as_something_of_it_is_kept() {
+    let (alone, _) = written_alone();
+    let log = MemoryLog::default();
+    imported(&log, alone.path()).unwrap();
+    let mut server = Server::new(&log);
+    server.try_to_lead(1);
+    let handle = server.leading().unwrap();
+    for n in 0..150 {
+        block_on(handle.submit(vec![task(format!("{n}"))])).unwrap();
+    }
+    remove(&handle, 2);
+    assert!(log.ends().0.unwrap() <= 2, "task 3 is in it: {:?}", log.ends());
+    let mut newcomer = Server::new(&log);
+    newcomer.follow();
+    server.stop();
+    server.follow();
+    newcomer.follow();
+    assert_eq!(server.rows(), newcomer.rows());
+}

@@ -1,13 +1,13 @@
 //! `contact-server` as one of several.
 
 use std::io::Write as _;
-use std::path::PathBuf;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use contact::config::{Settings, time};
-use contact::server::{ClusterConfig, Config, Member, SHORTEST_TAKEOVER};
+use contact::server::{ClusterConfig, Config, Imported, Member, SHORTEST_TAKEOVER};
 use contact::store::{ClusterName, JetStreamConfig};
-use log::info;
+use log::{info, warn};
 use sd_notify::NotifyState;
 use signal_hook::consts::SIGHUP;
 use signal_hook::iterator::Signals;
@@ -36,6 +36,14 @@ pub(crate) struct ClusterArgs {
     /// Take NATS servers for the right ones if their certificates come from an authority in this file, in PEM, too
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
+    /// Look whether NATS writes each record to the disk before it acknowledges it: at these monitoring ports (NATS's `http:`), URLs with
+    /// commas between them, as http://10.0.0.1:8222. `contactctl doctor` says what they say
+    #[arg(long, value_name = "URL,…", value_delimiter = ',', value_parser = monitor)]
+    nats_monitor: Vec<String>,
+    /// Begin the cluster with the store in this folder, which a server wrote alone, and end: its database goes into the log, which must be
+    /// empty. No server may use the folder, and it stays as it is. Then start the servers without this, each with an empty --data
+    #[arg(long, value_name = "DIR", requires = "nats")]
+    pub(crate) import: Option<PathBuf>,
     /// How many NATS servers keep each record, when the stream is made. An existing stream is changed with NATS's own tools
     #[arg(long, value_name = "N", default_value = "3", value_parser = replicas)]
     nats_replicas: usize,
@@ -49,6 +57,13 @@ fn takeover(text: &str) -> Result<Duration, String> {
                 .into())
         }
         Err(error) => Err(error.to_string()),
+    }
+}
+
+fn monitor(text: &str) -> Result<String, String> {
+    match text.trim().strip_prefix("http://") {
+        Some(address) if address.contains(':') => Ok(text.trim().to_owned()),
+        _ => Err("must be http://HOST:PORT".into()),
     }
 }
 
@@ -70,9 +85,39 @@ impl ClusterArgs {
             credentials: self.nats_credentials.clone(),
             ca: self.nats_ca.clone(),
             replicas: self.nats_replicas,
+            secret: None,
+            monitors: self.nats_monitor.clone(),
         };
         Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after }))
     }
+}
+
+/// Begins the cluster with the store in a folder.
+pub(crate) fn import(from: &Path, cluster: &ClusterConfig) -> anyhow::Result<()> {
+    let name = &cluster.log.cluster;
+    info!("importing the store in {} into the cluster {name}", from.display());
+    let (mut said, began) = (Instant::now(), Instant::now());
+    let imported = contact::server::import(from, cluster, |there, of| {
+        if said.elapsed() >= Duration::from_secs(5) {
+            said = Instant::now();
+            info!("{there} of {of} bytes are in the log");
+        }
+    })?;
+    let Imported { positions, bytes, place, keeps_receipts } = imported;
+    let (tasks, results, seconds) = (positions.task, positions.result, began.elapsed().as_secs_f64());
+    if !keeps_receipts {
+        warn!(
+            "the stream was there before: what clients are at work on now they do again, since the cluster does not know the receipts of \
+             the old server"
+        );
+    }
+    let _ = writeln!(
+        std::io::stdout(),
+        "the cluster {name} begins with the store in {}: tasks up to {tasks} and results up to {results}, {bytes} bytes (message {place} of \
+         its log) in {seconds:.1} s\nstart its servers now, without --import and each with an empty --data; keep that folder until they run",
+        from.display()
+    );
+    Ok(())
 }
 
 /// Runs until a signal comes.

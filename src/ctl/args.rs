@@ -91,6 +91,14 @@ Examples:
   contactctl server
   contactctl server --json | jq .store_bytes")]
     Server,
+    /// Show the servers of a cluster, which of them leads, and the log that they share.
+    ///
+    /// A server that is alone is shown alone. As JSON it is one object.
+    #[command(after_help = "\
+Examples:
+  contactctl servers
+  contactctl servers --json | jq -r '.servers[] | select(.role == \"leading\").name'")]
+    Servers,
     /// Ask whether the server takes tasks and gives them out.
     ///
     /// Asks its health service and nothing else, for the health checks of containers and scripts: cheap, however much there is

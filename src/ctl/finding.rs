@@ -68,6 +68,9 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("missing", &[Code::MISSING]),
     ("groups", &[Code::GROUPS]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
+    ("standby", &[Code::STANDBY, Code::BEHIND]),
+    ("log", &[Code::LOG, Code::REPLICAS]),
+    ("servers", &[Code::VERSIONS, Code::CLOCKS]),
 ];
 
 /// What each check came to, also those that found nothing.
@@ -115,6 +118,11 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "groups" => format!("{} of them", HumanCount(server.groups.into())),
         "contested" => "no client id is used by two processes".into(),
         "missing" => "no client has been away for more than three days".into(),
+        "standby" if server.cluster => "another server is ready to lead".into(),
+        "log" if server.cluster => "three NATS servers have all of it".into(),
+        "servers" if server.cluster => "they are of one version, and their clocks agree".into(),
+        // It is alone.
+        "standby" | "log" | "servers" => return None,
         _ => {
             let kept = span(Duration::from_millis(server.retain_ms));
             format!("settled tasks are kept {kept}, and nothing holds that up")
@@ -269,6 +277,52 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             format!("there are {} groups, and may be {}: then no new one comes", HumanCount(first.count), HumanCount(first.limit)),
             "contactctl groups, then contactctl group rm those that nobody needs; or start the server with a larger --max-groups".into(),
         ),
+        Code::STANDBY if !first.text.is_empty() => (
+            format!("no other server of the cluster could go on, since it cannot write its own disk: {}", first.text),
+            "see to that disk, or start another server".into(),
+        ),
+        Code::STANDBY if first.count == 0 => (
+            "no other server of the cluster is there: if this one is lost, none goes on".into(),
+            "start another one with the same --nats and --cluster: docs/cluster.md".into(),
+        ),
+        Code::STANDBY => (
+            format!("{} of the cluster fell silent, and no other is there", count(first.count, "server")),
+            "contactctl servers says which; see to it, or start another one".into(),
+        ),
+        Code::REPLICAS => {
+            let absent = if first.text.is_empty() { String::new() } else { format!("; not {}", first.text) };
+            let (have, of) = (count(first.count, "NATS server"), first.limit);
+            let (how, stream) = ("see to the others, or give it more: nats stream edit --replicas 3", "CONTACT_ and the name");
+            (
+                format!("{have} of {of} that are to keep the log of the cluster are there and have all of it{absent}"),
+                format!("{how} (the stream is {stream} of the cluster)"),
+            )
+        }
+        Code::LOG => (
+            first.text.clone(),
+            "put that right in the settings of NATS, or of the stream: docs/cluster.md says what they must be".into(),
+        ),
+        Code::VERSIONS => (
+            format!("the servers of the cluster are of different versions: {}", first.text),
+            "end the upgrade: start them one after another with the same version, the one that leads last".into(),
+        ),
+        Code::CLOCKS => {
+            let clocks = named(&|found| {
+                let side = if found.limit > 0 { "ahead of" } else { "behind" };
+                format!("{}'s is {}.{:03} s {side} this one", found.text, found.millis / 1000, found.millis % 1000)
+            });
+            (
+                format!("clocks of the cluster differ: {clocks}"),
+                "keep all right: timedatectl set-ntp true; delays and expiries go by that of the server that leads".into(),
+            )
+        }
+        Code::BEHIND => {
+            let who = named(&|found| format!("{} by {}", found.text, count(found.count, "message")));
+            (
+                format!("a server is far behind the log of the cluster: {who}; until it has read that it cannot lead"),
+                "contactctl servers shows whether it catches up; look at its disk, its processors and its way to NATS".into(),
+            )
+        }
         Code::CODE_UNSPECIFIED => return None,
         Code::QUIET => ("nothing waits, but no client is connected".into(), "contact-client --group workers".into()),
         Code::FIRST => ("nothing has happened yet".into(), String::new()),

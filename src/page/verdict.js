@@ -148,5 +148,21 @@ const WORDS = {
   missing: ({ group, millis }, state) => ({
     text: t('issue.missing', group, duration(millis)), help: t('issue.missing.help'), command: ctl(state, 'clients', '--offline', '3d'),
   }),
+  standby: ({ count, text }, state) => ({
+    text: t('issue.standby', count, text), help: t('issue.standby.help'), command: ctl(state, 'servers'),
+  }),
+  replicas: ({ count, limit, text }, state) => ({
+    text: t('issue.replicas', count, limit, text), help: t('issue.replicas.help'), command: ctl(state, 'servers'),
+  }),
+  log: ({ text }, state) => ({ text: t('issue.log', text), help: t('issue.log.help'), command: ctl(state, 'servers') }),
+  versions: ({ text }, state) => ({
+    text: t('issue.versions', text), help: t('issue.versions.help'), command: ctl(state, 'servers'),
+  }),
+  clocks: ({ text, millis, limit }, state) => ({
+    text: t('issue.clocks', text, duration(millis), limit > 0), help: t('issue.clocks.help'), command: ctl(state, 'servers'),
+  }),
+  behind: ({ text, count }, state) => ({
+    text: t('issue.behind', text, count), help: t('issue.behind.help'), command: ctl(state, 'servers'),
+  }),
   quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
 };

@@ -213,6 +213,7 @@ impl Control for ControlService {
             let is_new = operator.dialler.add(&request.address, group, client).await?;
             pb::AddDialledResponse { is_new, ..Default::default() }
         };
+        list_servers(ListServersRequest) -> ListServersResponse = convert::servers(operator.list_servers().await?);
         list_dialled(ListDialledRequest) -> ListDialledResponse = convert::dialled(operator.dialler.all());
         remove_dialled(RemoveDialledRequest) -> RemoveDialledResponse = {
             operator.dialler.remove(&request.address).await?;

@@ -2,6 +2,7 @@
 
 mod runs;
 mod schedules;
+mod servers;
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
@@ -11,6 +12,7 @@ use protobuf::{EnumOrUnknown, MessageFull};
 
 pub(super) use self::runs::{begun_run, new_run, output, run, run_details, run_list, run_news, task_news, wish};
 pub(super) use self::schedules::{new_schedule, schedule, schedule_list, schedule_set};
+pub(super) use self::servers::servers;
 use super::about::millis as duration;
 use super::authority::Enrolled;
 use super::dial;
@@ -649,6 +651,7 @@ pub(super) fn server(server: ServerInfo) -> pb::Server {
         started_at: server.about.started_at.0,
         listen: server.about.listen(),
         tls: server.about.certificate().is_some(),
+        cluster: !server.servers.alone,
         control: server.about.control(),
         data: server.about.data(),
         ack_timeout_ms: duration(server.config.ack_timeout),

@@ -20,6 +20,7 @@ mod page;
 mod received;
 mod runs;
 mod schedules;
+mod servers;
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
@@ -325,6 +326,7 @@ fn router(app: AppState) -> Router {
         .merge(login::router())
         .merge(runs::router())
         .merge(schedules::router())
+        .merge(servers::router())
         .with_state(app.clone())
         .merge(page::router());
     guard::around(timed, events::router().merge(output::router()).with_state(app.clone()), about, app.operator.access)

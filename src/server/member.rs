@@ -23,7 +23,11 @@ use super::limits::Limits;
 use super::port::is_of_this_machine;
 use super::{Config, Pulse, Retention, Server, ServerError, bind, receipts};
 use crate::broker;
-use crate::store::{Backend, Beats, FollowError, JetStream, JetStreamConfig, Replicated, Standby, StoreError};
+use crate::store::{
+    Backend, Beats, FollowError, Handle, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby,
+    StoreError,
+};
+use crate::task::Time;
 
 /// The shortest time after which a server may take over: longer than one that leads can go on without having proved that it does, and than
 /// some beats.
@@ -34,6 +38,10 @@ const LOOK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_secs(1);
 /// A server that leads and has nothing to write proves so often that it still does.
 const PROVE: Duration = Duration::from_secs(5);
+/// How often a server that leads counts its clients for the others.
+const COUNT: Duration = Duration::from_secs(1);
+/// A server that leads and cannot write its own disk for so long leaves that to another one.
+const UNFIT: Duration = Duration::from_secs(2);
 /// A request to a server that follows: how long it may take, and be.
 const REQUEST: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 4096;
@@ -96,7 +104,8 @@ impl Member {
     ) -> Result<Member, ServerError> {
         let shared = Arc::new(Shared::default());
         let (orders, taken) = bounded(16);
-        let run = Run { config, cluster, orders: taken, shared: shared.clone() };
+        let run =
+            Run { config, cluster, orders: taken, shared: shared.clone(), started_at: Time::now(), has_led: false };
         let work = move || {
             // Also if it panics.
             let _ended = AtTheEnd(Some(ended));
@@ -153,6 +162,9 @@ struct Run {
     cluster: ClusterConfig,
     orders: Receiver<Order>,
     shared: Arc<Shared>,
+    started_at: Time,
+    /// It led before.
+    has_led: bool,
 }
 
 /// What comes after following, or leading.
@@ -173,11 +185,7 @@ impl Run {
     fn follow(&mut self) -> Result<Next<(Replicated<JetStream>, Beats)>, ServerError> {
         self.shared.set_role("following (the log was not reached yet)".into());
         let _waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
-        let Next::Goes(log) = self.reach()? else { return Ok(Next::Stops) };
-        let beats = log.beats();
-        receipts::set_key(&self.config.data, log.secret())
-            .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
-        let mut standby = Standby::open(log, &self.config.data).map_err(of_follow)?;
+        let Next::Goes((mut standby, beats)) = self.standby()? else { return Ok(Next::Stops) };
         info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
         let (mut heard, mut reads) = (Instant::now(), true);
         loop {
@@ -192,7 +200,12 @@ impl Run {
                     if std::mem::take(&mut reads) {
                         warn!("the log of the cluster is not followed for now: {why}");
                     }
+                    if let FollowError::Store(why) = why {
+                        beats.say(Saying { trouble: why.to_string(), ..self.says() });
+                    }
+                    // Nor could it lead.
                     thread::sleep(LOOK);
+                    continue;
                 }
                 Err(error) => return Err(of_follow(error)),
             }
@@ -200,6 +213,12 @@ impl Run {
             heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(format!("following (lag {lag})"));
+            beats.say(Saying {
+                epoch: standby.epoch(),
+                lag,
+                trouble: self.no_room().unwrap_or_default(),
+                ..self.says()
+            });
             if !resigned && heard.elapsed() < self.cluster.takeover_after {
                 continue;
             }
@@ -210,6 +229,27 @@ impl Run {
                     standby = not.standby;
                     heard = Instant::now();
                 }
+            }
+        }
+    }
+
+    /// Opens the log and the view of it.
+    fn standby(&mut self) -> Result<Next<(Standby<JetStream>, Beats)>, ServerError> {
+        loop {
+            let Next::Goes(log) = self.reach()? else { return Ok(Next::Stops) };
+            let beats = log.beats();
+            receipts::set_key(&self.config.data, log.secret())
+                .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
+            match Standby::open(log, &self.config.data) {
+                Ok(standby) => return Ok(Next::Goes((standby, beats))),
+                // It may be its disk that ended its term.
+                Err(error) if self.has_led && error.may_pass() => {
+                    warn!("this server cannot follow: {error}; trying again")
+                }
+                Err(error) => return Err(of_follow(error)),
+            }
+            if self.pause() {
+                return Ok(Next::Stops);
             }
         }
     }
@@ -225,20 +265,31 @@ impl Run {
                 }
                 Err(error) => return Err(ServerError::Start(error.to_string())),
             }
-            let again = Instant::now() + PAUSE;
-            while Instant::now() < again {
-                if self.stops() {
-                    return Ok(Next::Stops);
-                }
-                thread::sleep(LOOK);
+            if self.pause() {
+                return Ok(Next::Stops);
             }
         }
+    }
+
+    /// Waits before something is tried again; says whether the server is to stop.
+    fn pause(&mut self) -> bool {
+        let again = Instant::now() + PAUSE;
+        while Instant::now() < again {
+            if self.stops() {
+                return true;
+            }
+            thread::sleep(LOOK);
+        }
+        false
     }
 
     /// Leads until another server does.
     fn lead(&mut self, backend: Replicated<JetStream>, beats: &Beats) -> Result<Next<()>, ServerError> {
         info!("leading the cluster {}", self.cluster.log.cluster);
+        self.has_led = true;
         beats.give(true);
+        let says = Saying { leads: true, epoch: backend.epoch(), ..self.says() };
+        beats.say(says.clone());
         let server = Server::start_on(self.config.clone(), |_| Ok(Box::new(backend) as Box<dyn Backend>));
         let server = server.inspect_err(|_| beats.give(false))?;
         // The same ports the next time.
@@ -248,8 +299,19 @@ impl Run {
         self.shared.set_role("leading".into());
         self.shared.set_pulse(Some(server.pulse()));
         let store = server.store();
-        let mut proved = Instant::now();
+        let (mut proved, mut counted, mut fit) = (Instant::now(), Instant::now(), Instant::now());
         let next = loop {
+            let trouble = self.trouble(&store);
+            if counted.elapsed() >= COUNT {
+                counted = Instant::now();
+                let trouble = trouble.clone().unwrap_or_default();
+                beats.say(Saying { clients: server.clients(), trouble, ..says.clone() });
+            }
+            fit = if trouble.is_none() { Instant::now() } else { fit };
+            if let Some(why) = trouble.filter(|_| fit.elapsed() >= UNFIT && stands_by(beats)) {
+                warn!("this server leads no more, since another one can write its disk: {why}");
+                break Next::Goes(());
+            }
             match self.orders.recv_timeout(LOOK) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break Next::Stops,
                 Ok(order) => self.obey(order, Some(&server)),
@@ -279,6 +341,24 @@ impl Run {
         Ok(next)
     }
 
+    /// Why this server's own disk takes nothing, if it does not.
+    fn trouble(&self, store: &Handle) -> Option<String> {
+        store.disk_failure().or_else(|| self.no_room())
+    }
+
+    /// The same of what it has room for: no tasks would be accepted.
+    fn no_room(&self) -> Option<String> {
+        let space = Space::of(&self.config.data)?;
+        let is_full = space.room(self.config.retention.min_free) == Room::Least;
+        is_full.then(|| format!("{} bytes are left for {}", space.free, self.config.data.display()))
+    }
+
+    /// What it says of itself to others, but for what changes.
+    fn says(&self) -> Saying {
+        let (server, version) = (self.cluster.advertise.clone(), env!("CARGO_PKG_VERSION").to_owned());
+        Saying { server, version, started_at: self.started_at, ..Saying::default() }
+    }
+
     /// Takes the orders that wait; says whether one is to stop.
     fn stops(&mut self) -> bool {
         while let Ok(order) = self.orders.try_recv() {
@@ -304,6 +384,12 @@ impl Run {
             }
         }
     }
+}
+
+/// Whether another server would lead at once.
+fn stands_by(beats: &Beats) -> bool {
+    let now = Time::now();
+    beats.view().servers.iter().any(|seen| seen.stands_by(now))
 }
 
 fn of_follow(error: FollowError) -> ServerError {

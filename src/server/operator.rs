@@ -11,6 +11,7 @@ mod never_came;
 mod output;
 mod runs;
 mod schedules;
+mod servers;
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -30,6 +31,7 @@ pub(super) use self::never_came::NeverCame;
 pub(super) use self::output::{Following, Output};
 pub(super) use self::runs::{NewRun, page_of_targets, share};
 pub(super) use self::schedules::{MOST_MOMENTS, MOST_MOMENTS_IN_LIST, NewSchedule, schedule_name, task_of_schedule};
+pub(super) use self::servers::{Duty, Servers};
 use super::about::About;
 use super::access::Access;
 use super::admission::Admission;
@@ -248,6 +250,7 @@ pub(super) struct ServerInfo {
     pub(super) contested: Vec<ContestedId>,
     /// The clients that are missing.
     pub(super) missing: Vec<(ClientId, Duration)>,
+    pub(super) servers: Servers,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
     /// Why the store takes no more, if it does not.
@@ -363,6 +366,7 @@ impl ServerInfo {
             unmatched: self.unmatched,
             contested: self.contested.clone(),
             missing: self.missing.clone(),
+            servers: &self.servers,
         }
     }
 }
@@ -607,6 +611,7 @@ impl Operator {
         let clients = self.broker.connected().await?;
         let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
         let missing = self.broker.missing().await?;
+        let servers = self.servers(clients);
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
         let look = move |reader: &mut dyn Reader| {
@@ -624,6 +629,7 @@ impl Operator {
                 unmatched,
                 contested,
                 missing,
+                servers,
                 fleet: None,
                 failure: store.failure(),
             };

@@ -33,6 +33,12 @@ pub(super) fn set_key(data: &Path, key: [u8; LENGTH]) -> io::Result<()> {
     if std::fs::read(&path).is_ok_and(|there| there == key) { Ok(()) } else { private_file::write(&path, key) }
 }
 
+/// The key of a data folder, if it has one.
+#[cfg(feature = "cluster")]
+pub(super) fn key(data: &Path) -> Option<[u8; LENGTH]> {
+    std::fs::read(data.join("receipt-key")).ok()?.try_into().ok()
+}
+
 impl Receipts {
     /// With the key of this data folder, which is made when it is missing: for its owner alone, and never changed.
     pub(super) fn open(data: &Path) -> io::Result<Receipts> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::{Lease, MakeBackup, Space, StoreError};
+use super::{Lease, Look, MakeBackup, Space, StoreError};
 use crate::attachment::Attachment;
 use crate::attempts::Attempts;
 use crate::group_limits::GroupLimits;
@@ -518,6 +518,11 @@ pub trait Backend: Send {
     /// Sees to it that nobody else has begun to write. Its errors are those of [`commit`](Backend::commit).
     fn prove(&mut self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    /// How to see the other servers that share it, and their log; `None`: there are none.
+    fn look(&self) -> Option<Look> {
+        None
     }
 
     /// What is left of its disk; `None`: it has none, or the system does not say. Asked before each transaction, so it must be quick.

@@ -171,6 +171,15 @@ impl StoreError {
         }
     }
 
+    /// Whether it is of this server's own disk.
+    pub(super) fn is_of_disk(&self) -> bool {
+        match self {
+            StoreError::Failed { reason } => reason.is_of_disk(),
+            StoreError::NoLog { .. } | StoreError::Fenced { .. } | StoreError::Closed => false,
+            _ => true,
+        }
+    }
+
     /// What later calls get after this error.
     pub(super) fn lasting(self) -> StoreError {
         match self {

@@ -19,21 +19,37 @@
 //!   oldest of these. Whoever had not read as far makes its view anew from what is left.
 
 mod convert;
+mod import;
+mod incoming;
 #[cfg(feature = "cluster")]
 mod jetstream;
 mod log;
 mod memory_log;
+#[cfg(feature = "cluster")]
+mod nats;
+#[cfg(feature = "cluster")]
+mod peers;
 mod record;
+mod sight;
 mod standby;
+#[cfg(feature = "cluster")]
+mod stream;
 mod term;
+#[cfg(feature = "cluster")]
+mod watch;
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+pub use self::import::{ImportError, Imported, import};
 #[cfg(feature = "cluster")]
-pub use self::jetstream::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
+pub use self::jetstream::{ClusterName, JetStream, JetStreamConfig, JetStreamError};
 pub use self::log::{Log, LogError, Messages};
 pub use self::memory_log::{Fault, Faults, MemoryLog};
-pub use self::record::{Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};
+#[cfg(feature = "cluster")]
+pub use self::nats::{Beats, Heard};
+pub use self::record::{FilePart, Kind, LONGEST_MESSAGE, Part, Record, RecordError, VERSION};
+pub use self::sight::{ClusterView, LogSeen, Look, ReplicaSeen, Saying, ServerSeen};
 pub use self::standby::{FollowError, News, NotLeading, Standby};
 pub use self::term::Lease;
 use self::term::{Settled, Term, TermError};
@@ -46,11 +62,20 @@ use crate::task::{GroupName, Outcome, Task, TaskId};
 /// So many messages can be cut off the log before that is done: the state that is written for it is a record of its own.
 const PURGE_EVERY: u64 = 10_000;
 
+/// How often this process began to lead.
+static TAKEOVERS: AtomicU64 = AtomicU64::new(0);
+
+#[cfg(feature = "cluster")]
+fn takeovers() -> u64 {
+    TAKEOVERS.load(SeqCst)
+}
+
 /// The store of the server that leads.
 pub struct Replicated<L> {
     log: L,
     view: Sqlite,
     term: Term,
+    epoch: u64,
     pending: Option<Pending>,
     purge_every: u64,
 }
@@ -68,7 +93,7 @@ fn apply(view: &mut Sqlite, place: u64, kind: &Kind) -> Result<Option<Removed>, 
         Kind::Batch(batch) => view.commit_at(batch, place)?,
         Kind::State(state) => view.replace_state_at(state, place)?,
         Kind::Removal(removal) => return view.remove_at(removal, place).map(Some),
-        Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) => view.pass(place)?,
+        Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) | Kind::File(_) => view.pass(place)?,
     }
     Ok(None)
 }
@@ -86,14 +111,21 @@ impl From<TermError> for StoreError {
 impl<L: Log> Replicated<L> {
     /// Leads in a term whose first record is this one.
     fn new(log: L, view: Sqlite, term: Term, first: Kind) -> Replicated<L> {
-        let pending = Some(Pending { kind: first, place: Some(term.last()) });
-        Replicated { log, view, term, pending, purge_every: PURGE_EVERY }
+        TAKEOVERS.fetch_add(1, SeqCst);
+        let epoch = term.last();
+        let pending = Some(Pending { kind: first, place: Some(epoch) });
+        Replicated { log, view, term, epoch, pending, purge_every: PURGE_EVERY }
     }
 
     /// Cuts the log as soon as so many messages of it are not needed. At least 1.
     #[must_use]
     pub fn with_purge_every(self, messages: u64) -> Replicated<L> {
         Replicated { purge_every: messages, ..self }
+    }
+
+    /// The place of the record with which the term began.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// The place in the log up to which it was applied.
@@ -190,6 +222,10 @@ impl<L: Log> Backend for Replicated<L> {
         Some(self.term.lease())
     }
 
+    fn look(&self) -> Option<Look> {
+        self.log.look()
+    }
+
     fn prove(&mut self) -> Result<(), StoreError> {
         if self.term.lease().is_valid() { Ok(()) } else { self.write(Kind::Nothing).map(drop) }
     }
@@ -210,12 +246,14 @@ impl<L: Log> Backend for Replicated<L> {
         self.view.backup()
     }
 
-    /// Others may lead at once.
+    /// Others may lead at once, also when this view cannot be written: what stands in the log is theirs, too.
     fn close(mut self: Box<Self>) -> Result<(), StoreError> {
         if self.pending.as_ref().is_none_or(|pending| pending.place.is_some()) {
             self.term.hurry();
-            if let Err(error) = self.write(Kind::Resign) {
-                ::log::info!("the term ends without a word: {error}");
+            let applied = self.apply_pending();
+            match self.term.append(&mut self.log, &Kind::Resign) {
+                Ok(place) => drop(applied.and_then(|_| self.view.pass(place))),
+                Err(error) => ::log::info!("the term ends without a word: {error}"),
             }
         }
         Box::new(self.view).close()

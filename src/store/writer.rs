@@ -184,7 +184,9 @@ impl Writer {
         }
         let ended = self.outage.take().map_or(Ok(()), |mut outage| self.last_try(&mut outage));
         self.shared.tail.close();
-        ended.and_then(|()| self.backend.close())
+        // Also after a failure: where several servers share a log, the others are told.
+        let closed = self.backend.close();
+        ended.and(closed)
     }
 
     /// What the broker recorded may still find its place.

@@ -205,7 +205,7 @@ fn get(rig: &Rig, method: &str, path: &str, headers: &[(&str, &str)]) -> Reply {
 }
 
 /// All routes but `/api/events`, which does not end.
-const ROUTES: [(&str, &str, &str); 33] = [
+const ROUTES: [(&str, &str, &str); 34] = [
     ("GET", "/", "read"),
     ("GET", "/metrics", "read"),
     ("GET", "/api/state", "read"),
@@ -216,6 +216,7 @@ const ROUTES: [(&str, &str, &str); 33] = [
     ("GET", "/api/dialled", "read"),
     ("POST", "/api/dialled/add", "operator"),
     ("POST", "/api/dialled/remove", "operator"),
+    ("GET", "/api/servers", "read"),
     ("GET", "/api/groups", "read"),
     ("GET", "/api/runs", "read"),
     ("GET", "/api/runs/1", "read"),

@@ -41,11 +41,17 @@ impl Browser {
     /// The same with more in the environment.
     #[track_caller]
     pub fn plays_with(&self, scene: &str, server: &Server, more: &[(&str, &Path)]) -> Scene {
+        self.plays_at(scene, &server.http, more)
+    }
+
+    /// The same of a server whose page is at this address.
+    #[track_caller]
+    pub fn plays_at(&self, scene: &str, http: &str, more: &[(&str, &Path)]) -> Scene {
         static STAGE: Mutex<()> = Mutex::new(());
         let turn = STAGE.lock().unwrap_or_else(PoisonError::into_inner);
         let mut command = Command::new("node");
         command.arg(here("play.mjs")).arg(scene).envs(more.iter().copied());
-        command.env("CONTACT_PAGE", format!("http://{}", server.http)).env("CONTACT_CHROMIUM", &self.chromium);
+        command.env("CONTACT_PAGE", format!("http://{http}")).env("CONTACT_CHROMIUM", &self.chromium);
         command.env("CONTACT_MODULES", self.folder.join("node_modules")).env("CONTACT_SHOTS", &self.folder);
         Scene { program: Program::spawn(scene, &mut command).unwrap(), _turn: turn }
     }

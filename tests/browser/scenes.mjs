@@ -68,6 +68,18 @@ export async function killedClient({ open, reached }) {
   );
 }
 
+export async function servers({ open, reached, shot }) {
+  const page = await open();
+  const row = (role) => `table[aria-label="Servers"] tr:has(.badge:text-is("${role}"))`;
+  await says(page, row('leads'), '127.0.0.1');
+  await says(page, row('follows'), '127.0.0.1');
+  await says(page, 'section', /The log CONTACT_\w+ has \d+ messages?, .* 3 of 3 have all of it/);
+  await shot(page, 'servers');
+  reached('both are shown');
+  await says(page, row('silent'), '127.0.0.1');
+  await says(page, 'h1, .issue', '1 server of the cluster is silent, and no other is there');
+}
+
 export async function deadLetters({ open, go }) {
   const page = await open();
   await says(page, 'h1, .issue', '2 dead letters of workers');

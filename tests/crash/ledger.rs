@@ -229,15 +229,26 @@ impl Ledger {
             assert!(one.life <= life, "confirmed before crash {}, and delivered again: {one:?}", life + 1);
         }
         let saw: HashSet<_> = delivered.iter().map(|one| (one.group.as_str(), one.id)).collect();
-        // One whose attempts were used up on the way to clients that were gone may have reached nobody.
-        let exhausted = |result: &&pb::TaskResult| result.outcome == pb::Outcome::EXHAUSTED.into();
-        let exhausted = self.results.iter().filter(exhausted).map(|result| (result.group.as_str(), result.task_id));
-        let exhausted: HashSet<_> = exhausted.collect();
-        for (group, id) in self.wanted().filter(|(group, id)| !exhausted.contains(&(group.as_str(), *id))) {
+        for (group, id) in self.wanted() {
             let is_seen = saw.contains(&(group.as_str(), id)) || self.needs_no_client(&group, id);
             let story = || self.story(&group, id);
-            assert!(is_seen, "settled, and none of the workers of {group} saw it:{}", story());
+            assert!(
+                is_seen || self.is_used_up(&group, id),
+                "settled, and none of the workers of {group} saw it:{}",
+                story()
+            );
         }
+    }
+
+    /// Whether a task was given up after as many deliveries as it may have, each of which ended on the way to a client or at one that was
+    /// gone: such a task may have reached nobody.
+    fn is_used_up(&self, group: &str, id: u64) -> bool {
+        use pb::Outcome::{EXHAUSTED, LOST, RELEASED, TIMED_OUT};
+        let of_task = || self.results.iter().filter(|it| it.group == group && it.task_id == id && !it.late);
+        let count = |outcome: pb::Outcome| of_task().filter(|it| it.outcome == outcome.into()).count();
+        let most = self.tasks.get(&id).map_or(0, |task| task.max_attempts as usize);
+        let ended = count(LOST) + count(TIMED_OUT);
+        count(EXHAUSTED) == 1 && (count(RELEASED) >= MAX_DELIVERIES || (most > 0 && ended >= most))
     }
 }
 
@@ -271,7 +282,9 @@ impl Ledger {
         let given_up: BTreeSet<u64> = of_careful().filter(given_up).map(|result| result.task_id).collect();
         let is_poison = |id: u64| is_poison(id) && !self.needs_no_client(CAREFUL, id);
         let wanted = self.wanted().filter(|(group, id)| group == CAREFUL && is_poison(*id));
-        assert_eq!(given_up, wanted.map(|(_, id)| id).collect(), "who is given up, and who is to be");
+        let wanted: BTreeSet<u64> = wanted.map(|(_, id)| id).collect();
+        let stories = given_up.symmetric_difference(&wanted).map(|id| self.story(CAREFUL, *id)).collect::<String>();
+        assert_eq!(given_up, wanted, "who is given up, and who is to be:{stories}");
         for id in given_up {
             let released =
                 |result: &&pb::TaskResult| result.task_id == id && result.outcome == pb::Outcome::RELEASED.into();

@@ -635,6 +635,45 @@ impl Control for Service {
         });
     }
 
+    fn list_servers(
+        &mut self,
+        ctx: RpcContext<'_>,
+        request: First<pb::ListServersRequest>,
+        sink: ClientStreamingSink<pb::ListServersResponse>,
+    ) {
+        self.unary(&ctx, request, sink, |state, _| {
+            use pb::cluster_server::Role;
+
+            let one = |name: &str, role: Role| pb::ClusterServer {
+                name: name.into(),
+                role: role.into(),
+                version: "1.2.3".into(),
+                heard_at: 1,
+                ..Default::default()
+            };
+            let leads = pb::ClusterServer { epoch: 7, clients: 3, answers: true, ..one("a:1", Role::LEADING) };
+            let away =
+                pb::ClusterServer { silent: true, lag: 9, clock_ahead_ms: -5, ..one("b\u{1b}:1", Role::FOLLOWING) };
+            let replica = |name: &str| pb::LogReplica { name: name.into(), current: true, ..Default::default() };
+            let log = pb::ClusterLog {
+                stream: "CONTACT_main".into(),
+                replicas: vec![
+                    pb::LogReplica { leads: true, ..replica("n0") },
+                    pb::LogReplica { current: false, offline: true, lag: 4, ..replica("n1") },
+                ],
+                messages: 8,
+                bytes: 2048,
+                first: 3,
+                last: 10,
+                trouble: vec!["discard is Old".into()],
+                ..Default::default()
+            };
+            let (servers, log) = (vec![leads, away], Some(log).into());
+            let answer = pb::ListServersResponse { cluster: "main".into(), servers, log, ..Default::default() };
+            state.answer("servers", answer)
+        });
+    }
+
     fn remove_dialled(
         &mut self,
         ctx: RpcContext<'_>,

@@ -513,6 +513,30 @@ fn workers_are_dialled_listed_with_why_not_and_dialled_no_more() {
 }
 
 #[test]
+fn the_servers_of_a_cluster_are_listed_with_who_leads_and_how_their_log_is_kept() {
+    let fake = Fake::new();
+    let said = ok(&fake, &["servers"]);
+    let lines: Vec<Vec<&str>> = said.lines().map(|line| line.split_whitespace().collect()).collect();
+    assert_eq!(lines[1][..6], ["a:1", "leading", "7", "0", "3", "1.2.3"]);
+    assert_eq!(lines[2][..6], ["b\\u{1b}:1", "silent,", "was", "following", "-", "9"]);
+    assert!(said.contains("The log CONTACT_main: 8 messages (3 to 10), 2.00 KiB"), "{said}");
+    assert!(said.contains("leads the stream") && said.contains("is not there"), "{said}");
+    assert!(said.ends_with("not well: discard is Old\n"), "{said}");
+    let json: serde_json::Value = serde_json::from_str(&ok(&fake, &["servers", "--json"])).unwrap();
+    assert_eq!((&json["cluster"], &json["servers"][1]["clock_ahead_ms"]), (&"main".into(), &(-5).into()));
+    assert_eq!((&json["log"]["replicas"][1]["lag"], &json["servers"][0]["role"]), (&4.into(), &"leading".into()));
+}
+
+#[test]
+fn a_server_that_is_alone_is_listed_alone() {
+    let server = Server::start(&[]);
+    let ran: Ran = contactctl(&server.control, &["servers"]).output().unwrap().into();
+    let lines: Vec<&str> = ran.out.lines().collect();
+    assert!(lines.len() == 2 && lines[1].contains("alone"), "{ran:?}");
+    assert!(ran.err.contains("this server is alone"), "{ran:?}");
+}
+
+#[test]
 fn a_group_is_given_a_retry_policy_which_is_seen_and_taken_back() {
     let server = Server::start(&[]);
     let said = |args: &[&str]| -> Ran { contactctl(&server.control, args).output().unwrap().into() };

@@ -1,4 +1,5 @@
-"""NATS servers for tests: `serve.py FOLDER COUNT` starts so many, with JetStream, and prints their URLs in a line.
+"""NATS servers for tests: `serve.py FOLDER COUNT` starts so many, with JetStream, and prints their URLs in a line, and in another one
+those of their monitoring ports.
 
 They end when standard input does. Until then each line there is an order: `kill 0`, `start 0`, `stop 0` (SIGSTOP), `continue 0`. Each is
 answered with a line when it is done.
@@ -31,8 +32,8 @@ def free_ports(count):
     return ports
 
 
-def config(folder, place, ports, routes):
-    text = f'server_name: n{place}\nlisten: "127.0.0.1:{ports[place]}"\n'
+def config(folder, place, ports, routes, monitors):
+    text = f'server_name: n{place}\nlisten: "127.0.0.1:{ports[place]}"\nhttp: "127.0.0.1:{monitors[place]}"\n'
     text += f'jetstream {{ store_dir: "{folder}/{place}", sync_interval: always }}\n'
     if len(ports) > 1:
         others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
@@ -50,9 +51,9 @@ def main():
         print(error, file=sys.stderr)
         sys.exit(UNAVAILABLE)
     with tempfile.TemporaryDirectory(prefix="contact-nats") as folder:
-        ports = free_ports(2 * count)
-        ports, routes = ports[:count], ports[count:]
-        configs = [config(folder, place, ports, routes) for place in range(count)]
+        ports = free_ports(3 * count)
+        ports, routes, monitors = ports[:count], ports[count : 2 * count], ports[2 * count :]
+        configs = [config(folder, place, ports, routes, monitors) for place in range(count)]
 
         def start(place):
             log = open(f"{folder}/{place}.log", "ab")
@@ -60,7 +61,8 @@ def main():
 
         servers = [start(place) for place in range(count)]
         try:
-            print(",".join(f"nats://127.0.0.1:{port}" for port in ports), flush=True)
+            print(",".join(f"nats://127.0.0.1:{port}" for port in ports))
+            print(",".join(f"http://127.0.0.1:{port}" for port in monitors), flush=True)
             for line in sys.stdin:
                 order, place = line.split()
                 server = servers[int(place)]

@@ -11,6 +11,7 @@ use contact::store::{JetStream, JetStreamConfig, JetStreamError};
 /// Some servers, that end with this process: they see that its end of a pipe is closed.
 pub(crate) struct Nats {
     urls: Vec<String>,
+    monitors: String,
     /// As many as there are servers: 1 or 3.
     replicas: usize,
     process: Mutex<(Child, BufReader<ChildStdout>)>,
@@ -37,14 +38,17 @@ impl Nats {
         let mut command = Command::new("python3");
         command.arg(program).arg(folder).arg(count.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn().map_err(|error| format!("python3: {error}"))?;
-        let mut urls = String::new();
+        let (mut urls, mut monitors) = (String::new(), String::new());
         let mut out = BufReader::new(process.stdout.take().expect("it is piped"));
-        out.read_line(&mut urls).map_err(|error| error.to_string())?;
+        for line in [&mut urls, &mut monitors] {
+            out.read_line(line).map_err(|error| error.to_string())?;
+        }
         if urls.is_empty() {
             return Err("serve.py started no NATS server".into());
         }
         let urls = urls.trim().split(',').map(str::to_owned).collect();
-        Ok(Nats { urls, replicas: count, process: Mutex::new((process, out)) })
+        let monitors = monitors.trim().to_owned();
+        Ok(Nats { urls, monitors, replicas: count, process: Mutex::new((process, out)) })
     }
 
     /// Has one of them killed, or started again.
@@ -62,6 +66,12 @@ impl Nats {
         self.urls.join(",")
     }
 
+    /// Where they say how they are set.
+    #[allow(dead_code, reason = "one program of tests does")]
+    pub(crate) fn monitors(&self) -> &str {
+        &self.monitors
+    }
+
     /// A log that nobody else has.
     pub(crate) fn config(&self) -> JetStreamConfig {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
@@ -71,6 +81,8 @@ impl Nats {
             credentials: None,
             ca: None,
             replicas: self.replicas,
+            secret: None,
+            monitors: Vec::new(),
         }
     }
 }

@@ -105,6 +105,23 @@ export const en = {
   'issue.missing.help': 'Nothing waits for it. One that is gone for good is forgotten with its group. Who else is away:',
   'issue.contested': (id, count, span) => `Several processes use the client id ${id}: it was taken over ${n(count)} times in ${span}`,
   'issue.contested.help': 'They take turns now. Give each an --id of its own, or let them share one --group. Who has it:',
+  'issue.standby': (v, why) => (why
+    ? `No other server of the cluster could go on, since it cannot write its own disk: ${why}`
+    : v
+    ? `${some(v, 'server of the cluster is', 'servers of the cluster are')} silent, and no other is there: if this one is lost, none goes on`
+    : 'No other server of the cluster is there: if this one is lost, none goes on'),
+  'issue.standby.help': 'Start another one with the same --nats and --cluster. Which are known:',
+  'issue.replicas': (v, of, names) =>
+    `${n(v)} of ${n(of)} NATS servers have all of the log of the cluster${names ? `; not ${names}` : ''}`,
+  'issue.replicas.help': 'See to the others, or set the stream to three replicas. Which are known:',
+  'issue.log': (why) => `The log of the cluster may lose tasks, or stop the servers: ${why}`,
+  'issue.log.help': 'Put that right in the settings of NATS, or of the stream. How it is:',
+  'issue.versions': (each) => `The servers of the cluster are of different versions: ${each}`,
+  'issue.versions.help': 'End the upgrade: start them one after another, the one that leads last:',
+  'issue.clocks': (name, by, ahead) => `The clock of ${name} is ${by} ${ahead ? 'ahead of' : 'behind'} the one of this server`,
+  'issue.clocks.help': 'Delays and expiries go by the clock of the server that leads. Keep all of them right:',
+  'issue.behind': (name, v) => `${name} is ${some(v, 'message', 'messages')} behind the log, and cannot lead until it has read them`,
+  'issue.behind.help': 'Look at its disk, its processors and its way to NATS. Whether it catches up:',
   'issue.quiet': 'Nothing waits, but no client is connected',
   'issue.quiet.help': 'Start one:',
 
@@ -158,6 +175,13 @@ export const en = {
   'chart.empty': 'Nothing to show yet',
   'chart.failed.load': 'The charts could not be loaded. Load the page again.',
 
+  'servers.title': 'Servers',
+  'servers.log': (stream, messages, size, leader, current, all) =>
+    `The log ${stream} has ${some(messages, 'message', 'messages')}, ${size}. ${leader ? `The NATS server ${leader} leads it` : 'No NATS server leads it now'}; ${n(current)} of ${n(all)} have all of it.`,
+  'servers.log.unknown': 'NATS has not said yet how the log is.',
+  'role.leading': 'leads',
+  'role.following': 'follows',
+  'role.silent': 'silent',
   'server.title': 'This server',
   'server.version': 'Version',
   'server.up': 'Up since',
@@ -172,6 +196,12 @@ export const en = {
   'server.statuses': 'Statuses heard',
   'server.commit': 'Commit, 99 %',
 
+  'col.server': 'Server',
+  'col.role': 'Role',
+  'col.epoch': 'Epoch',
+  'col.behind': 'Behind',
+  'col.version': 'Version',
+  'col.heard': 'Heard',
   'col.group': 'Group',
   'col.clients': 'Clients',
   'col.lag': 'Not settled',

@@ -95,6 +95,22 @@ export const zh = {
   'issue.missing.help': '没有任务在等它。不再回来的客户端，移除它的组就会被忘记。还有谁不在：',
   'issue.contested': (id, count, span) => `有多个进程使用同一个客户端名 ${id}：${span}内被接管 ${n(count)} 次`,
   'issue.contested.help': '它们现在轮流使用。请给每个进程各自的 --id，或让它们共用一个 --group。现在是谁：',
+  'issue.standby': (v, why) => (why
+    ? `集群中别的服务器不能接替，因为它写不了自己的磁盘：${why}`
+    : v
+    ? `集群中有 ${n(v)} 台服务器没有音讯，也没有别的在场：这一台一旦失去，就没有服务器接替`
+    : '集群中没有别的服务器在场：这一台一旦失去，就没有服务器接替'),
+  'issue.standby.help': '用相同的 --nats 和 --cluster 再启动一台。已知的服务器：',
+  'issue.replicas': (v, of, names) => `${n(of)} 台 NATS 服务器中只有 ${n(v)} 台有集群的全部日志${names ? `；没有的是 ${names}` : ''}`,
+  'issue.replicas.help': '检查其余几台，或把流设为三个副本。已知的情况：',
+  'issue.log': (why) => `集群的日志可能丢失任务，或使服务器停下：${why}`,
+  'issue.log.help': '请改正 NATS 或该流的设置。现在的情况：',
+  'issue.versions': (each) => `集群中的服务器版本不同：${each}`,
+  'issue.versions.help': '请完成升级：逐台重新启动，领导者最后：',
+  'issue.clocks': (name, by, ahead) => `${name} 的时钟比这台服务器${ahead ? '快' : '慢'} ${by}`,
+  'issue.clocks.help': '延迟和过期以领导者的时钟为准。请校准所有时钟：',
+  'issue.behind': (name, v) => `${name} 落后日志 ${n(v)} 条，读完之前不能接替`,
+  'issue.behind.help': '检查它的磁盘、处理器和到 NATS 的网络。是否在追上：',
   'issue.quiet': '没有任务在等待，但也没有客户端连接',
   'issue.quiet.help': '启动一个：',
 
@@ -148,6 +164,13 @@ export const zh = {
   'chart.empty': '暂无数据',
   'chart.failed.load': '图表未能加载，请刷新页面。',
 
+  'servers.title': '服务器',
+  'servers.log': (stream, messages, size, leader, current, all) =>
+    `日志 ${stream} 有 ${n(messages)} 条，${size}。${leader ? `由 NATS 服务器 ${leader} 领导` : '现在没有 NATS 服务器领导它'}；${n(all)} 台中有 ${n(current)} 台有全部内容。`,
+  'servers.log.unknown': 'NATS 还没有说明日志的情况。',
+  'role.leading': '领导',
+  'role.following': '跟随',
+  'role.silent': '没有音讯',
   'server.title': '本服务器',
   'server.version': '版本',
   'server.up': '启动于',
@@ -162,6 +185,12 @@ export const zh = {
   'server.statuses': '收到的状态',
   'server.commit': '提交用时，99 %',
 
+  'col.server': '服务器',
+  'col.role': '角色',
+  'col.epoch': '任期',
+  'col.behind': '落后',
+  'col.version': '版本',
+  'col.heard': '上次音讯',
   'col.group': '组',
   'col.clients': '客户端',
   'col.lag': '未了结',

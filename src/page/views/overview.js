@@ -8,6 +8,7 @@ import { post } from '../api.js';
 import { action, command, section } from '../parts.js';
 import { client, ctl, judge, serverCommand } from '../verdict.js';
 import { clientTable } from './clients.js';
+import { serversPart } from './servers.js';
 import { groupTable } from './groups.js';
 import { taskTable } from './tasks.js';
 
@@ -21,6 +22,7 @@ export function mount(root) {
   const groups = groupTable({ short: true });
   const clients = clientTable({ short: true });
   const tasks = taskTable();
+  const servers = serversPart();
   const server = serverPart();
   const groupsSection = more(section(t('view.groups'), groups.node), '#/groups', t('list.all.groups'));
   const clientsSection = more(section(t('view.clients'), clients.node), '#/clients', t('list.all.clients'));
@@ -33,6 +35,7 @@ export function mount(root) {
     verdict.node, first.node, figures.node, chartsNode,
     h('div', { class: 'pair fresh' }, groupsSection, clientsSection),
     h('div', { class: 'fresh' }, tasksSection),
+    h('div', { class: 'fresh' }, servers.node),
     h('div', { class: 'fresh' }, server.node),
   );
   return {
@@ -42,6 +45,7 @@ export function mount(root) {
       show(figures.node, Boolean(state));
       show(chartsNode, Boolean(state));
       show(server.node, Boolean(state));
+      show(servers.node, false);
       show(first.node, false);
       show(groupsSection, Boolean(state?.groups.length));
       show(clientsSection, Boolean(state?.clients.length));
@@ -55,6 +59,7 @@ export function mount(root) {
       groups.update(state.groups.slice(0, SHORT), state);
       clients.update(state.clients.slice(0, SHORT), state);
       tasks.update(state.recent.slice(0, SHORT + 2), state);
+      servers.update(state);
       server.update(state);
     },
     recolour: () => charts.forEach((it) => it.recolour()),

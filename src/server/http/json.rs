@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 use serde::Serialize;
 
 use super::last_reports::LastReport;
+use super::servers::Servers;
 use crate::attachment::{Attachment, Headers};
 use crate::broker::{self, ClientInfo};
 use crate::group_limits::{GroupLimits, OnDead, PerSecond};
@@ -580,4 +581,7 @@ pub(super) struct State<'a> {
     pub(super) clients_left_out: usize,
     pub(super) recent: &'a [TaskRow],
     pub(super) findings: Vec<Finding>,
+    /// If there are several servers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) cluster: Option<Servers>,
 }

@@ -15,13 +15,14 @@ use super::history::{History, STEP, Sample};
 use super::json::{self, Point, State, Totals};
 use super::last_reports::{LastReports, News};
 use super::lists::Lists;
+use super::servers;
 use crate::broker::{BrokerError, ClientInfo, Disconnected, Meter, Overview};
 use crate::latency::Latency;
 use crate::server::about::millis;
 use crate::server::health::{self, Health};
 use crate::server::machine::{Disk, Process};
 use crate::server::operator::{
-    BROKER_SHARE, Facts, Finding, Group, Operator, Standing, Wanted, count_groups, judge, latest_results,
+    BROKER_SHARE, Facts, Finding, Group, Operator, Servers, Standing, Wanted, count_groups, judge, latest_results,
 };
 use crate::server::refusal::Refusal;
 use crate::store::Positions;
@@ -67,6 +68,7 @@ pub(super) struct Snapshot {
     clients: Vec<json::Client>,
     recent: Vec<json::TaskRow>,
     findings: Vec<Finding>,
+    pub(super) servers: Servers,
     totals: Totals,
     point: Point,
     /// The newest step of the history.
@@ -183,6 +185,8 @@ impl Live {
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
         let (contested, missing) = (overview.contested.clone(), overview.missing.clone());
+        let servers = operator.servers(overview.sessions.total());
+        let seen_servers = servers.clone();
         let max_groups = operator.broker.config().await?.max_groups;
         let unmatched = (overview.meter.unmatched, overview.meter.last_unmatched);
         let (why, clients) = (not_ready(&self.0.health), overview.sessions.total());
@@ -211,6 +215,7 @@ impl Live {
                 unmatched,
                 contested,
                 missing,
+                servers: &seen_servers,
             });
             Ok((groups, news, outcomes, recent, disk, findings))
         };
@@ -240,6 +245,7 @@ impl Live {
             findings,
             totals,
             disk,
+            servers,
             event: OnceLock::new(),
         };
         *last = Some(now);
@@ -377,6 +383,7 @@ impl Snapshot {
             clients: self.clients.clone(),
             recent: &self.recent,
             findings: self.findings.iter().map(json::Finding::from).collect(),
+            cluster: (!self.servers.alone).then(|| servers::Servers::from(&self.servers)),
         }
     }
 }

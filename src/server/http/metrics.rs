@@ -24,7 +24,7 @@ use crate::broker::Tally;
 use crate::latency::Latency;
 use crate::server::limits::Limit;
 use crate::server::machine::Process;
-use crate::server::operator::Group;
+use crate::server::operator::{Group, Servers};
 use crate::server::refusal_counts;
 use crate::server::traffic::Flow;
 use crate::store::Unwritten;
@@ -49,6 +49,7 @@ async fn scrape(State(app): State<AppState>, labelled: &Mutex<Labelled>) -> Answ
     let process = app.operator.queries.run(|_| Ok(Process::now())).await?;
     let mut families = Families::default();
     server(&mut families, &app, &snapshot);
+    cluster(&mut families, &snapshot.servers);
     machine(&mut families, &process);
     groups(&mut families, &labelled.sort(&snapshot), &snapshot);
     match families.text() {
@@ -103,9 +104,9 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
 
     let meter = &now.overview.meter;
     let text = "From when a task could first go to a group to its first delivery there.";
-    to.histogram("contact_wait_seconds", text, &meter.wait);
+    to.histogram("contact_wait_seconds", text, &[], &meter.wait);
     let text = "From a delivery to the client's word that settled the task.";
-    to.histogram("contact_work_seconds", text, &meter.work);
+    to.histogram("contact_work_seconds", text, &[], &meter.work);
     let text = "Acknowledgements without an id that no delivery to their address was waiting for.";
     to.counter("contact_unmatched_acknowledgements_total", text, &[], meter.unmatched);
     let text = "Outcomes that did not count: who told them did not hold the task, or showed no receipt.";
@@ -128,7 +129,7 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     to.counter("contact_schedule_missed_total", text, &[], passed);
     let text = "Clients that are a group of their own and were away for more than three days.";
     to.gauge("contact_clients_missing", text, &[], now.overview.missing.len() as f64);
-    to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &now.commits);
+    to.histogram("contact_commit_seconds", "A transaction of the store, with its sync to the disk.", &[], &now.commits);
 
     for flow in Flow::ALL {
         let ((rpc, direction), (messages, bytes)) = (flow.names(), app.operator.traffic.of(flow));
@@ -185,6 +186,47 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
     }
     let started = now.server.started_at as f64 / 1000.0;
     to.gauge("process_start_time_seconds", "When the server was started, in seconds since 1970.", &[], started);
+}
+
+/// Of a server that is alone there is nothing.
+fn cluster(to: &mut Families, servers: &Servers) {
+    if servers.alone {
+        return;
+    }
+    let (now, view) = (servers.now, &servers.view);
+    let cluster = ("cluster", view.cluster.as_str());
+    let this = view.servers.iter().find(|seen| seen.is_this).map(|seen| &seen.says);
+    let leads = this.is_some_and(|says| says.leads);
+    to.gauge(
+        "contact_cluster_is_leader",
+        "1 if this server leads the cluster.",
+        &[cluster],
+        f64::from(u8::from(leads)),
+    );
+    let epoch = this.map_or(0, |says| says.epoch);
+    let text = "The place in the log at which the present term began.";
+    to.gauge("contact_cluster_epoch", text, &[cluster], epoch as f64);
+    let here = || view.servers.iter().filter(|seen| seen.is_here(now));
+    for role in ["leading", "following"] {
+        let count = here().filter(|seen| seen.says.leads == (role == "leading")).count();
+        let text = "Servers that were heard of within 5 s.";
+        to.gauge("contact_cluster_servers", text, &[cluster, ("role", role)], count as f64);
+    }
+    for seen in here().filter(|seen| !seen.says.leads) {
+        let text = "How many messages of the log a server that follows has yet to apply.";
+        to.gauge("contact_cluster_log_lag", text, &[cluster, ("server", &seen.says.server)], seen.says.lag as f64);
+    }
+    let text = "From when a record was sent to the log until NATS had acknowledged it.";
+    to.histogram("contact_cluster_append_seconds", text, &[cluster], &view.appends);
+    let text = "How often this server began to lead since its start.";
+    to.counter("contact_cluster_takeovers_total", text, &[cluster], view.takeovers);
+    let Some(log) = &view.log else { return };
+    let text = "NATS servers that keep the log, are there and have all of it.";
+    to.gauge("contact_cluster_log_replicas", text, &[cluster], log.current() as f64);
+    to.gauge("contact_cluster_log_messages", "Messages that the log has.", &[cluster], log.messages as f64);
+    to.gauge("contact_cluster_log_bytes", "Bytes that the log takes on each of them.", &[cluster], log.bytes as f64);
+    let text = "What NATS is set to that may lose tasks, or stop the servers.";
+    to.gauge("contact_cluster_log_troubles", text, &[cluster], log.trouble.len() as f64);
 }
 
 /// Under the names that all programs have them by.
@@ -369,7 +411,7 @@ impl Families {
         self.put(name, help, MetricType::COUNTER, labels, metric);
     }
 
-    fn histogram(&mut self, name: &'static str, help: &'static str, latency: &Latency) {
+    fn histogram(&mut self, name: &'static str, help: &'static str, labels: &[(&str, &str)], latency: &Latency) {
         let seconds = |micros: u64| micros as f64 / 1e6;
         let bucket = |micros: u64| {
             let mut bucket = Bucket::default();
@@ -383,7 +425,7 @@ impl Families {
         histogram.set_sample_sum(seconds(latency.sum()));
         let mut metric = Metric::default();
         metric.set_histogram(histogram);
-        self.put(name, help, MetricType::HISTOGRAM, &[], metric);
+        self.put(name, help, MetricType::HISTOGRAM, labels, metric);
     }
 
     fn put(

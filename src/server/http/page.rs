@@ -43,6 +43,7 @@ files! {
     "views/clients.js",
     "views/dead.js",
     "views/dialled.js",
+    "views/servers.js",
     "views/groups.js",
     "views/list.js",
     "views/overview.js",

@@ -9,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::groups::Group;
+use super::servers::{Servers, judge_servers};
 use crate::broker::ContestedId;
 use crate::front::Certificate;
 use crate::nearest::nearest;
@@ -97,6 +98,21 @@ pub(in crate::server) enum Code {
     Certificate,
     /// A client that is a group of its own has been away for more than three days, and nothing waits for it. `millis`: how long.
     Missing,
+    /// The server is one of several, and no other one would lead in its place. `count`: servers that are silent, `text`: those that are
+    /// there and cannot write their own disk, and why.
+    Standby,
+    /// The log of the cluster has fewer than three replicas that are there and have all of it. `count`: so many, `limit`: those that it is
+    /// to have, `text`: the names of those that are not.
+    Replicas,
+    /// The log of the cluster is kept so that it may lose tasks, or stop the servers. `text`: what is wrong.
+    Log,
+    /// The servers of the cluster are of different versions. `text`: which is of which.
+    Versions,
+    /// The clock of another server of the cluster differs from this one's. `text`: its name, `millis`: by how much, `limit`: not 0 if it is
+    /// ahead.
+    Clocks,
+    /// Another server of the cluster is far behind. `text`: its name, `count`: messages of the log.
+    Behind,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -153,6 +169,7 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) contested: Vec<ContestedId>,
     /// The clients that are missing, each with how long it has been away.
     pub(in crate::server) missing: Vec<(ClientId, Duration)>,
+    pub(in crate::server) servers: &'a Servers,
     pub(in crate::server) idle_since: &'a IdleSince,
 }
 
@@ -173,6 +190,7 @@ impl IdleSince {
 /// What there is to say, the gravest first.
 pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
     let mut found: Vec<Finding> = facts.of_server().into_iter().flatten().collect();
+    found.extend(judge_servers(facts.servers));
     found.extend(facts.contested.iter().map(|contested| Finding {
         group: contested.group.clone(),
         count: contested.changes.into(),
@@ -221,7 +239,7 @@ pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
 }
 
 impl Finding {
-    fn new(code: Code) -> Finding {
+    pub(super) fn new(code: Code) -> Finding {
         let severity = Severity::Warning;
         Finding { code, severity, group: None, count: 0, limit: 0, task: None, millis: 0, text: None, more: 0 }
     }
@@ -370,6 +388,7 @@ mod tests {
 
     use super::*;
     use crate::broker::{GroupInfo, Undelivered};
+    use crate::store::ClusterView;
     use crate::task::{Name, NameOf};
 
     const NOW: Time = Time(1_777_536_000_000);
@@ -400,6 +419,7 @@ mod tests {
     }
 
     fn judged_again(idle_since: &IdleSince, groups: &[Group], change: impl FnOnce(&mut Facts<'_>)) -> Vec<Finding> {
+        let servers = Servers { now: NOW, alone: true, view: ClusterView::default() };
         let mut facts = Facts {
             now: NOW,
             not_ready: None,
@@ -417,6 +437,7 @@ mod tests {
             unmatched: (0, None),
             contested: Vec::new(),
             missing: Vec::new(),
+            servers: &servers,
         };
         change(&mut facts);
         judge(&facts)

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::sight::Look;
+
 /// The messages of a log, each with its place: after another one, the next number.
 pub type Messages = Vec<(u64, Vec<u8>)>;
 
@@ -31,6 +33,11 @@ pub trait Log: Send {
 
     /// Cuts off the messages before `before`.
     fn purge(&mut self, before: u64) -> Result<(), LogError>;
+
+    /// How to see who else has this log, and how it is kept; `None`: nobody can say.
+    fn look(&self) -> Option<Look> {
+        None
+    }
 }
 
 /// Why a log did not do something. It may be tried again.
@@ -64,5 +71,9 @@ impl<L: Log + ?Sized> Log for Box<L> {
 
     fn purge(&mut self, before: u64) -> Result<(), LogError> {
         (**self).purge(before)
+    }
+
+    fn look(&self) -> Option<Look> {
+        (**self).look()
     }
 }

@@ -11,13 +11,15 @@ use crate::store::{Batch, GroupState, Removal};
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
-/// The version of the records that are written, and the newest that are read.
+/// The newest version of records that is read.
 pub const VERSION: u32 = 2;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
 /// What a message takes beside the bytes of a part.
 const BESIDE_PART: usize = 64;
+/// Bytes of a file in one message.
+pub(super) const FILE_PART: usize = LONGEST_MESSAGE - BESIDE_PART;
 /// Most parts of one record: what a transaction holds at most, several times.
 const MOST_PARTS: u32 = 1_024;
 
@@ -49,6 +51,38 @@ pub enum Kind {
     Nothing,
     /// A part of a record that is too long for one message.
     Part(Part),
+    /// A part of a database, which with the last one is all that there is.
+    File(FilePart),
+}
+
+impl Kind {
+    /// The version that whoever reads it must know. Without the second one a server would give out what waits in a lane, or was replaced, and
+    /// forget what was scheduled.
+    fn version(&self) -> u32 {
+        match self {
+            Kind::File(_) => 2,
+            Kind::Batch(batch) | Kind::State(batch) if has_policies(batch) => 2,
+            _ => 1,
+        }
+    }
+}
+
+/// Some bytes of a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilePart {
+    /// Bytes before these.
+    pub offset: u64,
+    /// Bytes of all of it.
+    pub size: u64,
+    /// These.
+    pub bytes: Vec<u8>,
+}
+
+impl FilePart {
+    /// Whether all of it is there with these.
+    pub fn is_last(&self) -> bool {
+        self.offset + self.bytes.len() as u64 == self.size
+    }
 }
 
 /// Some bytes of a record.
@@ -87,8 +121,7 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
-    // A server that knows no lanes would give out what waits in them, or lose it; and what was replaced.
-    let version = if has_lanes(kind) { VERSION } else { 1 };
+    let version = kind.version();
     let mut message = |kind| {
         *number += 1;
         let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
@@ -110,12 +143,13 @@ pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<V
     parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
 }
 
-/// Whether a task of a lane is in it, or one that replaces others, or a group that has limits, or tasks that wait in lanes.
-fn has_lanes(kind: &Kind) -> bool {
-    let (Kind::Batch(batch) | Kind::State(batch)) = kind else { return false };
+/// Whether a task of a lane is in it, one that replaces others, one of a schedule, or a schedule; or a group that has limits, or tasks that wait
+/// in lanes.
+fn has_policies(batch: &Batch) -> bool {
     let limits = |group: &GroupState| !group.limits.is_default() || !group.lanes.is_empty();
     let mut open = batch.open.values().flat_map(|rows| rows.values().flatten());
-    batch.tasks.iter().any(|task| task.spec.waits_in().is_some())
+    batch.tasks.iter().any(|task| task.spec.waits_in().is_some() || task.spec.made.is_some())
+        || !batch.schedules.is_empty()
         || batch.groups.values().any(limits)
         || open.any(|task| task.lane.is_some())
 }
@@ -128,6 +162,9 @@ fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
         Kind::Lead(server) => PbKind::Lead(pb::Lead { server: server.clone(), ..pb::Lead::new() }),
         Kind::Resign => PbKind::Resign(pb::Resign::new()),
         Kind::Nothing => PbKind::Nothing(pb::Nothing::new()),
+        Kind::File(FilePart { offset, size, bytes }) => {
+            PbKind::File(pb::File { offset: *offset, size: *size, bytes: bytes.clone(), ..pb::File::new() })
+        }
         Kind::Part(Part { place, count, bytes }) => {
             PbKind::Part(pb::Part { place: *place, count: *count, bytes: bytes.clone(), ..pb::Part::new() })
         }
@@ -157,6 +194,12 @@ impl Record {
                     return Err(strange(format!("part {place} of {count}")));
                 }
                 Kind::Part(Part { place, count, bytes })
+            }
+            Some(PbKind::File(pb::File { offset, size, bytes, .. })) => {
+                if bytes.is_empty() || offset.checked_add(bytes.len() as u64).is_none_or(|end| end > size) {
+                    return Err(strange(format!("{} bytes behind {offset} of {size}", bytes.len())));
+                }
+                Kind::File(FilePart { offset, size, bytes })
             }
             None => return Err(strange("it says nothing".into())),
         };
@@ -371,6 +414,7 @@ mod tests {
             Kind::Resign,
             Kind::Nothing,
             Kind::Part(Part { place: 1, count: 2, bytes: vec![0, 255] }),
+            Kind::File(FilePart { offset: 3, size: 5, bytes: vec![0, 255] }),
         ]
     }
 

@@ -4,8 +4,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use super::incoming::Incoming;
 use super::log::{Log, LogError, Messages};
-use super::record::{Gathering, Kind, Record, RecordError};
+use super::record::{FilePart, Gathering, Kind, Record, RecordError};
 use super::term::{PATIENCE, Term};
 use super::{Replicated, apply};
 use crate::store::{Sqlite, StoreError};
@@ -15,9 +16,29 @@ pub struct Standby<L> {
     log: L,
     view: Sqlite,
     gathering: Gathering,
+    /// A database that the log begins with.
+    import: Import,
     /// The last message that was read.
     read: u64,
+    /// Where the term began that is followed; 0: that was not read since this was opened.
+    epoch: u64,
     patience: Duration,
+}
+
+/// How far a database is that the log begins with. Nobody leads before all of it is there.
+enum Import {
+    /// There is none, or all of it is there.
+    None,
+    /// So many of its parts came.
+    Comes(Box<Incoming>),
+    /// It began, and is to begin again.
+    Void,
+}
+
+impl Import {
+    fn has_begun(&self) -> bool {
+        !matches!(self, Import::None)
+    }
 }
 
 /// What was in the log.
@@ -94,12 +115,25 @@ impl<L: Log> Standby<L> {
             return Err(FollowError::OtherLog { path: dir.into() });
         }
         let read = view.log_place()?;
-        Ok(Standby { log, view, gathering: Gathering::default(), read, patience: PATIENCE })
+        Ok(Standby {
+            log,
+            view,
+            gathering: Gathering::default(),
+            import: Import::None,
+            read,
+            epoch: 0,
+            patience: PATIENCE,
+        })
     }
 
     /// The last message that was read. When it leads, its first record stands behind that.
     pub fn place(&self) -> u64 {
         self.read
+    }
+
+    /// Where the term began that it follows; 0: it has not read that since it was opened.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
     }
 
     /// How long a record is sent again and again while it leads, until the store says that it takes nothing.
@@ -114,7 +148,7 @@ impl<L: Log> Standby<L> {
         let applied = self.apply(messages);
         if applied.is_err() {
             // What was gathered of a record in parts is gone: it is read again from its first.
-            self.gathering = Gathering::default();
+            (self.gathering, self.import) = (Gathering::default(), Import::None);
             self.read = self.view.log_place()?;
         }
         applied
@@ -132,8 +166,17 @@ impl<L: Log> Standby<L> {
             let why = |why| FollowError::Record { place, why };
             let record = Record::read(&message).map_err(why)?;
             news.resigned = record.kind == Kind::Resign;
+            if let Kind::Lead(_) = record.kind {
+                self.epoch = place;
+            }
             // Nothing is passed over of a record that has begun: whoever opens the view again must read its first part.
+            let term = record.term;
             match self.gathering.take(record).map_err(why)? {
+                Some(Kind::File(part)) => self.take_part(term, place, &part)?,
+                // What came of the import is void. That it began is not.
+                Some(Kind::Lead(_) | Kind::Resign | Kind::Nothing) if self.import.has_begun() => {
+                    self.import = Import::Void
+                }
                 Some(kind) => drop(apply(&mut self.view, place, &kind)?),
                 None if self.gathering.has_begun() => {}
                 None => self.view.pass(place)?,
@@ -154,12 +197,36 @@ impl<L: Log> Standby<L> {
             self.view.clear()?;
             self.view.is_of_log(self.log.id()?)?;
         }
-        self.gathering = Gathering::default();
+        (self.gathering, self.import) = (Gathering::default(), Import::None);
+        Ok(())
+    }
+
+    /// Takes a part of a database. The view stays where it was until all parts are there, so that whoever opens it again begins with the
+    /// first of them.
+    fn take_part(&mut self, term: u64, place: u64, part: &FilePart) -> Result<(), FollowError> {
+        let incoming = match std::mem::replace(&mut self.import, Import::Void) {
+            _ if part.offset == 0 => Incoming::begin(term, place, self.view.incoming())?,
+            Import::Comes(incoming) => *incoming,
+            Import::Void | Import::None => return Ok(()),
+        };
+        match incoming.take(term, part)? {
+            Some(all) if part.is_last() => {
+                self.view.become_file(all.path(), self.log.id()?, all.first()..=place)?;
+                self.import = Import::None;
+            }
+            Some(some) => self.import = Import::Comes(some.into()),
+            None => {}
+        }
         Ok(())
     }
 
     /// Leads, if nobody wrote behind what was read. `server` says to people who it is.
     pub fn lead(mut self, server: &str) -> Result<Replicated<L>, Box<NotLeading<L>>> {
+        if self.import.has_begun() {
+            let why = "a store is being imported into this cluster, and not all of it is there: if that was interrupted, run \
+                       contact-server --import again";
+            return Err(Box::new(NotLeading { standby: self, why: why.into() }));
+        }
         let mut term = Term::behind(self.read, self.patience);
         let first = Kind::Lead(server.into());
         match term.append(&mut self.log, &first) {

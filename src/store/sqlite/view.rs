@@ -1,10 +1,13 @@
 //! The database as a view of a log: it knows up to where it has applied that, and from where on the log must be kept.
 
-use std::fs;
+use std::fs::{self, File};
+use std::ops::RangeInclusive;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
 
-use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, private, runs, schedules, write_batch};
+use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, moving, private, runs, schedules, write_batch};
 use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
@@ -49,10 +52,9 @@ impl Sqlite {
         prepare().map_err(explain(&self.path))
     }
 
-    /// Removes all that is there.
-    pub(in crate::store) fn clear(&mut self) -> Result<(), StoreError> {
-        self.disconnect()?;
-        for suffix in ["", "-wal", "-shm"] {
+    /// Removes files of the database, by what stands behind its name.
+    fn remove_files(&self, suffixes: &[&str]) -> Result<(), StoreError> {
+        for suffix in suffixes {
             let path = self.path.with_file_name(format!("contact.db{suffix}"));
             match fs::remove_file(&path) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
@@ -61,8 +63,53 @@ impl Sqlite {
                 _ => {}
             }
         }
+        Ok(())
+    }
+
+    /// Removes all that is there.
+    pub(in crate::store) fn clear(&mut self) -> Result<(), StoreError> {
+        self.disconnect()?;
+        self.remove_files(&["", "-wal", "-shm"])?;
         let _ = private().create_new(true).open(&self.path);
         self.conn = connect(&self.path, OpenFlags::SQLITE_OPEN_CREATE, BUSY_AT_START)?;
+        self.prepare_view()
+    }
+
+    /// The file in which a database is gathered that is to take the place of this one.
+    pub(in crate::store) fn incoming(&self) -> PathBuf {
+        self.path.with_file_name("contact.db.incoming")
+    }
+
+    /// Puts the database in that file in the place of this one. It stands at these places of the log of that number.
+    pub(in crate::store) fn become_file(
+        &mut self,
+        file: &Path,
+        id: u64,
+        at: RangeInclusive<u64>,
+    ) -> Result<(), StoreError> {
+        let path: Arc<Path> = file.into();
+        let mut conn = connect(&path, OpenFlags::empty(), BUSY_AT_START)?;
+        moving::move_rows(&mut conn, &path)?;
+        let mut mark = || {
+            conn.execute_batch(PLACES)?;
+            let change = conn.transaction()?;
+            change.execute("DELETE FROM log_places", [])?;
+            // Before it nothing is needed, and it is needed as long as something of it is kept.
+            change.execute("INSERT INTO log_places VALUES (?, 0, 0, 0)", [int(*at.start())])?;
+            change.execute("REPLACE INTO meta (name, value) VALUES ('log_id', ?)", [id as i64])?;
+            write_place(&change, *at.end())?;
+            change.commit()?;
+            conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        };
+        mark().map_err(explain(&path))?;
+        // Nothing lies beside the file then, and all of it is on the disk before it has its name.
+        drop(conn);
+        let synced = File::open(file).and_then(|file| file.sync_all());
+        synced.map_err(|error| StoreError::unwritable(file, error))?;
+        self.disconnect()?;
+        self.remove_files(&["-wal", "-shm"])?;
+        fs::rename(file, &self.path).map_err(|error| StoreError::unwritable(&self.path, error))?;
+        self.conn = connect(&self.path, OpenFlags::empty(), BUSY_AT_START)?;
         self.prepare_view()
     }
 

@@ -1,0 +1,192 @@
+//! The connection to NATS, and what servers say to one another over it beside the log.
+//!
+//! The server that leads says so four times a second, with the last message of the log. Nothing depends on these beats but how soon another
+//! one tries to lead. Once a second each says what it is, for people: nothing depends on that at all.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectOptions, ServerInfo};
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::time::{interval, timeout};
+
+use super::jetstream::{JetStreamConfig, JetStreamError, SETUP};
+use super::peers::Peers;
+use super::sight::{ClusterView, LogSeen, Saying};
+use super::takeovers;
+use crate::latency::Latency;
+use crate::task::Time;
+
+/// How often the server that leads says so.
+const BEAT: Duration = Duration::from_millis(250);
+/// How often each server says what it is.
+const SAY: Duration = Duration::from_secs(1);
+/// The oldest NATS with which this was tried, by its major and minor version.
+pub(super) const OLDEST: (u32, u32) = (2, 14);
+
+pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStreamError> {
+    let mut options = ConnectOptions::new()
+        .name("contact-server")
+        .connection_timeout(Duration::from_secs(1))
+        .ping_interval(Duration::from_secs(1))
+        .max_reconnects(None)
+        .reconnect_delay_callback(|tries| Duration::from_millis((20 * tries as u64).min(200)));
+    if let Some(path) = &config.credentials {
+        let file = |why: std::io::Error| JetStreamError::File { path: path.clone(), why: why.to_string() };
+        let text = std::fs::read_to_string(path).map_err(file)?;
+        options = options.credentials(&text).map_err(file)?;
+    }
+    if let Some(path) = &config.ca {
+        options = options.add_root_certificates(path.clone());
+    }
+    let connected = timeout(SETUP, options.connect(&config.urls[..])).await;
+    let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.join(", "), why };
+    connected.map_err(|_| cannot("no connection".into()))?.map_err(|error| cannot(error.to_string()))
+}
+
+/// Refuses one that is too old.
+pub(super) fn check_version(info: &ServerInfo) -> Result<(), JetStreamError> {
+    let mut numbers = info.version.split(['.', '-']).map(|number| number.parse::<u32>().unwrap_or(0));
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version >= OLDEST {
+        return Ok(());
+    }
+    Err(JetStreamError::TooOld { server: info.server_name.clone(), found: info.version.clone() })
+}
+
+/// What is said and heard. The tasks that do so end with the runtime that they are spawned on.
+pub(super) struct Nats {
+    pub(super) client: Client,
+    cluster: String,
+    /// The last message of the log that is known of here.
+    pub(super) last: AtomicU64,
+    /// This server says that it leads.
+    beats: AtomicBool,
+    heard: Mutex<Option<Heard>>,
+    /// What this server says of itself.
+    says: Mutex<Saying>,
+    peers: Mutex<Peers>,
+    pub(super) log: Mutex<Option<LogSeen>>,
+    pub(super) appends: Mutex<Latency>,
+}
+
+/// What the server that leads said last.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    /// The last message of the log.
+    pub place: u64,
+    /// When it was heard here.
+    pub at: Instant,
+}
+
+pub(super) fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Nats {
+    pub(super) fn new(client: Client, config: &JetStreamConfig) -> Nats {
+        Nats {
+            client,
+            cluster: config.cluster.to_string(),
+            last: AtomicU64::new(0),
+            beats: AtomicBool::new(false),
+            heard: Mutex::default(),
+            says: Mutex::default(),
+            peers: Mutex::default(),
+            log: Mutex::default(),
+            appends: Mutex::default(),
+        }
+    }
+
+    /// Listens to others, and speaks to them.
+    pub(super) async fn start(self: Arc<Nats>) -> Result<(), async_nats::SubscribeError> {
+        let (beats, says) = (format!("contact.{}.beat", self.cluster), format!("contact.{}.servers", self.cluster));
+        let mut others_beat = self.client.subscribe(beats.clone()).await?;
+        let mut others_say = self.client.subscribe(says.clone()).await?;
+        let nats = self.clone();
+        tokio::spawn(async move {
+            while let Some(beat) = others_beat.next().await {
+                if let Ok(place) = <[u8; 8]>::try_from(&*beat.payload) {
+                    let (place, at) = (u64::from_be_bytes(place), Instant::now());
+                    *locked(&nats.heard) = Some(Heard { place, at });
+                }
+            }
+        });
+        let nats = self.clone();
+        tokio::spawn(async move {
+            while let Some(word) = others_say.next().await {
+                locked(&nats.peers).hear(&word.payload, Time::now());
+            }
+        });
+        let nats = self.clone();
+        tokio::spawn(async move {
+            let mut every = interval(BEAT);
+            loop {
+                every.tick().await;
+                if nats.beats.load(SeqCst) {
+                    let place = nats.last.load(SeqCst).to_be_bytes();
+                    let _ = nats.client.publish(beats.clone(), Bytes::copy_from_slice(&place)).await;
+                }
+            }
+        });
+        tokio::spawn(async move {
+            let mut every = interval(SAY);
+            loop {
+                every.tick().await;
+                let word = locked(&self.says).clone();
+                if !word.server.is_empty() {
+                    let _ = self.client.publish(says.clone(), word.to_bytes(Time::now()).into()).await;
+                }
+            }
+        });
+        Ok(())
+    }
+
+    pub(super) fn heard(&self) -> Option<Heard> {
+        locked(&self.heard).clone()
+    }
+
+    pub(super) fn view(&self) -> ClusterView {
+        ClusterView {
+            cluster: self.cluster.clone(),
+            servers: locked(&self.peers).all(locked(&self.says).clone(), Time::now()),
+            log: locked(&self.log).clone(),
+            appends: locked(&self.appends).clone(),
+            takeovers: takeovers(),
+        }
+    }
+}
+
+/// What servers say beside the log.
+#[derive(Clone)]
+pub struct Beats(pub(super) Arc<Nats>);
+
+impl Beats {
+    /// Says that this server leads, or no more.
+    pub fn give(&self, leads: bool) {
+        self.0.beats.store(leads, SeqCst);
+    }
+
+    /// Has this server say so of itself from now on. An epoch of 0 becomes what the server that leads says.
+    pub fn say(&self, saying: Saying) {
+        let epoch = if saying.epoch > 0 { saying.epoch } else { locked(&self.0.peers).epoch() };
+        *locked(&self.0.says) = Saying { epoch, ..saying };
+    }
+
+    /// Whether somebody says that they lead who knows a message that this server does not.
+    pub fn others_lead(&self) -> bool {
+        self.heard().is_some_and(|heard| heard.place > self.0.last.load(SeqCst))
+    }
+
+    /// What was heard last of the one who leads, this server included.
+    pub fn heard(&self) -> Option<Heard> {
+        self.0.heard()
+    }
+
+    /// What this server sees of the cluster.
+    pub fn view(&self) -> ClusterView {
+        self.0.view()
+    }
+}

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use contact::config::{Settings, time};
-use contact::server::{ClusterConfig, Config, Member, SHORTEST_TAKEOVER};
+use contact::server::{ClusterConfig, Config, DialTls, Member, SHORTEST_TAKEOVER};
 use contact::store::{ClusterName, JetStreamConfig};
 use log::info;
 use sd_notify::NotifyState;
@@ -36,6 +36,10 @@ pub(crate) struct ClusterArgs {
     /// Take NATS servers for the right ones if their certificates come from an authority in this file, in PEM, too
     #[arg(long, value_name = "FILE")]
     nats_ca: Option<PathBuf>,
+    /// Speak TLS with the other servers of the cluster, and take them for the right ones if their certificates come from an authority in this file,
+    /// in PEM, or, with "system", from one that this machine trusts. Without it they are spoken to in the clear
+    #[arg(long, value_name = "FILE")]
+    cluster_ca: Option<PathBuf>,
     /// How many NATS servers keep each record, when the stream is made. An existing stream is changed with NATS's own tools
     #[arg(long, value_name = "N", default_value = "3", value_parser = replicas)]
     nats_replicas: usize,
@@ -64,6 +68,8 @@ impl ClusterArgs {
             (None, None, None) => return Ok(None),
             _ => anyhow::bail!("a server that is one of several needs all of --nats, --cluster and --advertise"),
         };
+        let tls = DialTls::of(self.cluster_ca.clone(), None, None)
+            .map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--cluster-")))?;
         let log = JetStreamConfig {
             urls: urls.split(',').map(|url| url.trim().to_owned()).collect(),
             cluster: cluster.clone(),
@@ -71,7 +77,7 @@ impl ClusterArgs {
             ca: self.nats_ca.clone(),
             replicas: self.nats_replicas,
         };
-        Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after }))
+        Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after, tls }))
     }
 }
 

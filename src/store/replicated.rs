@@ -30,6 +30,8 @@ mod term;
 use std::path::PathBuf;
 
 #[cfg(feature = "cluster")]
+pub(crate) use self::convert::{read_task as read_record_task, task as record_task};
+#[cfg(feature = "cluster")]
 pub use self::jetstream::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use self::log::{Log, LogError, Messages};
 pub use self::memory_log::{Fault, Faults, MemoryLog};

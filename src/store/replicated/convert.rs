@@ -142,7 +142,8 @@ fn priority_number(priority: Priority) -> u32 {
     }
 }
 
-fn task(task: &Task) -> pb::Task {
+/// A task as a message.
+pub(crate) fn task(task: &Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let NewTask {
         text: what,
@@ -190,7 +191,8 @@ fn task(task: &Task) -> pb::Task {
     }
 }
 
-fn read_task(task: pb::Task) -> Read<Task> {
+/// The same back.
+pub(crate) fn read_task(task: pb::Task) -> Read<Task> {
     let priority = Priority::ALL.into_iter().find(|priority| priority_number(*priority) == task.priority);
     let audience = match (task.groups, task.select) {
         (groups, None) if groups.is_empty() => None,

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -155,8 +155,8 @@ struct Nats {
     beat_subject: String,
     /// The last message of the log that is known of here.
     last: AtomicU64,
-    /// This server says that it leads.
-    beats: AtomicBool,
+    /// This server says that it leads, and is reached there.
+    beats: Mutex<Option<Arc<str>>>,
     heard: Mutex<Option<Heard>>,
 }
 
@@ -165,6 +165,8 @@ struct Nats {
 pub struct Heard {
     /// The last message of the log.
     pub place: u64,
+    /// Where it is reached.
+    pub server: Arc<str>,
     /// When it was heard here.
     pub at: Instant,
 }
@@ -192,7 +194,7 @@ impl JetStream {
             context,
             beat_subject: format!("contact.{}.beat", config.cluster),
             last: AtomicU64::new(0),
-            beats: AtomicBool::new(false),
+            beats: Mutex::default(),
             heard: Mutex::default(),
         });
         nats.start().map_err(|why| cannot(&why))?;
@@ -368,10 +370,11 @@ impl Nats {
         self.runtime.spawn(async move {
             while let Some(beat) = beats.next().await {
                 let Some(nats) = nats.upgrade() else { return };
-                let place = <[u8; 8]>::try_from(&*beat.payload).map(u64::from_be_bytes);
-                if let Ok(place) = place {
+                if let Some((place, server)) = beat.payload.split_first_chunk() {
+                    let place = u64::from_be_bytes(*place);
+                    let server = String::from_utf8_lossy(server).into();
                     *nats.heard.lock().unwrap_or_else(PoisonError::into_inner) =
-                        Some(Heard { place, at: Instant::now() });
+                        Some(Heard { place, server, at: Instant::now() });
                 }
             }
         });
@@ -381,9 +384,10 @@ impl Nats {
             loop {
                 every.tick().await;
                 let Some(nats) = nats.upgrade() else { return };
-                if nats.beats.load(SeqCst) {
-                    let place = nats.last.load(SeqCst).to_be_bytes();
-                    let _ = nats.client.publish(nats.beat_subject.clone(), Bytes::copy_from_slice(&place)).await;
+                let server = nats.beats.lock().unwrap_or_else(PoisonError::into_inner).clone();
+                if let Some(server) = server {
+                    let beat = [&nats.last.load(SeqCst).to_be_bytes()[..], server.as_bytes()].concat();
+                    let _ = nats.client.publish(nats.beat_subject.clone(), Bytes::from(beat)).await;
                 }
             }
         });
@@ -400,9 +404,9 @@ impl Nats {
 pub struct Beats(Arc<Nats>);
 
 impl Beats {
-    /// Says that this server leads, or no more.
-    pub fn give(&self, leads: bool) {
-        self.0.beats.store(leads, SeqCst);
+    /// Says that this server leads, and where it is reached; or no more.
+    pub fn give(&self, server: Option<&str>) {
+        *self.0.beats.lock().unwrap_or_else(PoisonError::into_inner) = server.map(Arc::from);
     }
 
     /// Whether somebody says that they lead who knows a message that this server does not.

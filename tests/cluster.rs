@@ -75,11 +75,7 @@ impl Member {
     fn until_ready_says(&self, what: &str) {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let mut answer = String::new();
-            if let Ok(mut stream) = TcpStream::connect(&self.http) {
-                let _ = write!(stream, "GET /readyz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-                let _ = stream.read_to_string(&mut answer);
-            }
+            let answer = self.asked("/readyz");
             if answer.contains(what) {
                 return;
             }
@@ -89,8 +85,19 @@ impl Member {
     }
 
     fn leads(&self) -> bool {
-        let address = self.listen.parse().unwrap();
-        TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+        self.asked("/readyz").contains("200 OK")
+    }
+
+    /// What it answers over HTTP, as far as it does at once.
+    fn asked(&self, path: &str) -> String {
+        let mut answer = String::new();
+        let patience = Duration::from_millis(200);
+        if let Ok(mut stream) = TcpStream::connect_timeout(&self.http.parse().unwrap(), patience) {
+            let _ = stream.set_read_timeout(Some(patience));
+            let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
     }
 }
 

@@ -2,15 +2,18 @@
 
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use futures::future::{self, Either};
 use futures::{Sink, SinkExt as _, StreamExt as _};
+use futures_timer::Delay;
 use grpcio::{
-    CallOption, Client, ClientDuplexReceiver, ClientDuplexSender, ClientStreamingSink, DuplexSink, MetadataBuilder,
+    CallOption, Channel, Client, ClientDuplexReceiver, ClientDuplexSender, ClientStreamingSink, DuplexSink, MetadataBuilder,
     Method, MethodType, RpcContext, WriteFlags,
 };
 use protobuf::Message;
 
+use super::PATIENCE;
 use super::frame::Failed;
 use super::link::Way;
 use crate::codec::{Elsewhere, Requests, client_method};
@@ -19,6 +22,9 @@ use crate::server::admission::LetIn;
 use crate::server::calls::{Ended, message};
 use crate::server::refusal::Refusal;
 
+/// How often it is looked whether another server leads.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// Knows where the server is that leads. Cheap to clone.
 #[derive(Clone)]
 pub(in crate::server) struct PassOn(Arc<Inner>);
@@ -26,7 +32,14 @@ pub(in crate::server) struct PassOn(Arc<Inner>);
 struct Inner {
     way: Arc<Way>,
     /// Where, and the way there.
-    to: Mutex<Option<(Arc<str>, Arc<(Client, Option<Dial>)>)>>,
+    to: Mutex<Option<(Arc<str>, Arc<There>)>>,
+}
+
+/// The way to a server.
+struct There {
+    channel: Channel,
+    client: Client,
+    _dial: Option<Dial>,
 }
 
 impl PassOn {
@@ -41,14 +54,28 @@ impl PassOn {
         if to.as_ref().map(|(address, _)| address) != address {
             *to = address.and_then(|address| {
                 let (channel, dial) = self.0.way.connect(address).ok()?;
-                Some((address.clone(), Arc::new((Client::new(channel), dial))))
+                let there = There { client: Client::new(channel.clone()), channel, _dial: dial };
+                Some((address.clone(), Arc::new(there)))
             });
         }
     }
 
-    fn to(&self) -> Result<Arc<(Client, Option<Dial>)>, Refusal> {
+    fn to(&self) -> Option<Arc<There>> {
         let to = self.0.to.lock().unwrap_or_else(PoisonError::into_inner);
-        to.as_ref().map(|(_, way)| way.clone()).ok_or(Refusal::NoLeader)
+        to.as_ref().map(|(_, there)| there.clone())
+    }
+
+    /// Waits until there is a connection to the server that leads, whichever that is then: for [`PATIENCE`] at most.
+    async fn connected(&self) -> Result<Arc<There>, Refusal> {
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            match self.to() {
+                Some(there) if there.channel.wait_for_connected(LOOK).await => return Ok(there),
+                Some(_) => {}
+                None => Delay::new(LOOK).await,
+            }
+        }
+        Err(Refusal::NoLeader)
     }
 
     /// What goes along with a call: who calls, and that a server says so.
@@ -71,11 +98,14 @@ impl PassOn {
         method: &Method<Q, P>,
         ctx: &RpcContext<'_>,
         requests: &Requests<Q>,
-    ) -> Result<Call<Q, P>, Refusal> {
-        let (way, options) = (self.to()?, self.options(ctx, requests)?);
-        let method = client_method(MethodType::Duplex, method.name);
-        let (sink, answers) = way.0.duplex_streaming(&method, options).map_err(|_| Refusal::NoLeader)?;
-        Ok(Call { sink, answers, _way: way })
+    ) -> impl Future<Output = Result<Call<Q, P>, Refusal>> + Send + use<Q, P> {
+        let (this, name, options) = (self.clone(), method.name, self.options(ctx, requests));
+        async move {
+            let (options, there) = (options?, this.connected().await?);
+            let method = client_method(MethodType::Duplex, name);
+            let (sink, answers) = there.client.duplex_streaming(&method, options).map_err(|_| Refusal::NoLeader)?;
+            Ok(Call { sink, answers, _there: there })
+        }
     }
 }
 
@@ -83,7 +113,7 @@ impl PassOn {
 struct Call<Q, P> {
     sink: ClientDuplexSender<Q>,
     answers: ClientDuplexReceiver<P>,
-    _way: Arc<(Client, Option<Dial>)>,
+    _there: Arc<There>,
 }
 
 impl<Q: Message, P: Message> Call<Q, P> {
@@ -140,7 +170,7 @@ impl Elsewhere for PassOn {
         let call = self.call(method, &ctx, &requests);
         ctx.spawn(async move {
             let mut last = None;
-            let passed = match call {
+            let passed = match call.await {
                 Ok(call) => {
                     let keep = futures::sink::unfold(&mut last, async |last, answer| {
                         *last = Some(answer);
@@ -168,7 +198,7 @@ impl Elsewhere for PassOn {
         let call = self.call(method, &ctx, &requests);
         ctx.spawn(async move {
             sink.enhance_batch(true);
-            let passed = match call {
+            let passed = match call.await {
                 Ok(call) => {
                     let with = (&mut sink).with(async |answer| Ok::<_, grpcio::Error>((answer, WriteFlags::default())));
                     call.run(&mut requests, &mut pin!(with)).await

@@ -339,7 +339,13 @@ fn write_server(
             "match here() {{\n                Some(mut instance) => {here},\n                \
              None => elsewhere.{pass}(&{constant}, ctx, Requests::of(requests, permit), sink),\n            }}"
         );
-        write_adder(&mut adders, "let (mut instance, admit) = (service.clone(), calls.clone())", kind, &constant, &here)?;
+        write_adder(
+            &mut adders,
+            "let (mut instance, admit) = (service.clone(), calls.clone())",
+            kind,
+            &constant,
+            &here,
+        )?;
         let captured = "let (here, elsewhere, admit) = (each.clone(), all.clone(), calls.clone())";
         write_adder(&mut passers, captured, kind, &constant, &passed)?;
     }
@@ -356,7 +362,10 @@ fn write_server(
     )?;
     writeln!(out, "    let builder = grpcio::ServiceBuilder::new();\n{adders}    builder.build()\n}}\n")?;
     if name == PASSED_ON {
-        writeln!(out, "/// The same of an implementation that is there at times. Else calls are passed on to where it is.")?;
+        writeln!(
+            out,
+            "/// The same of an implementation that is there at times. Else calls are passed on to where it is."
+        )?;
         writeln!(
             out,
             "pub fn create_{}_or_pass<S: {name}, E: crate::codec::Elsewhere>(\n    \

@@ -13,8 +13,8 @@ use futures::future::{self, Either};
 use futures::{Stream, StreamExt as _};
 use futures_timer::Delay;
 use grpcio::{
-    ClientStreamingSink, DuplexSink, GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream, RpcContext,
-    RpcStatus, pb_ser,
+    ClientStreamingSink, DuplexSink, GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream,
+    RpcContext, RpcStatus, pb_ser,
 };
 use protobuf::rt::WireType;
 use protobuf::{CodedInputStream, Message, MessageFull};

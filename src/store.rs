@@ -51,13 +51,13 @@ pub use backup::{BackedUp, BackupError, BackupProgress, GoesOn, MakeBackup};
 pub use error::StoreError;
 pub use memory::Memory;
 #[cfg(feature = "cluster")]
-pub(crate) use replicated::{read_record_task, record_task};
-#[cfg(feature = "cluster")]
 pub use replicated::{Beats, ClusterName, Heard, JetStream, JetStreamConfig, JetStreamError};
 pub use replicated::{
     Fault, Faults, FollowError, Kind, LONGEST_MESSAGE, Lease, Log, LogError, MemoryLog, Messages, News, NotLeading,
     Part, Record, RecordError, Replicated, Standby, VERSION,
 };
+#[cfg(feature = "cluster")]
+pub(crate) use replicated::{read_record_task, record_task};
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;

@@ -45,9 +45,7 @@ pub(crate) use self::peer::Unmatched;
 pub use self::quotas::Quota;
 pub use self::runs::Standing;
 pub(crate) use self::session::SEND_BUFFER;
-pub use self::session::{
-    ClientInfo, Delivery, Held, Join, MAX_MESSAGE, Resume, RevokeReason, Revoked, SessionId,
-};
+pub use self::session::{ClientInfo, Delivery, Held, Join, MAX_MESSAGE, Resume, RevokeReason, Revoked, SessionId};
 pub use self::tally::{Meter, Tally, Undelivered};
 pub use self::watch::{Holder, Holders, MOST_WATCHED, Piece, Printed, Watched};
 

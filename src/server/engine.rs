@@ -97,13 +97,8 @@ impl Engine {
         let broker = Broker::start(config.broker.clone(), handle.clone(), recovered)?;
         let (runs, runs_handle) = RunsThread::start(handle.clone(), broker.handle(), pool.queries())?;
         let contact = contact(broker.handle());
-        let dialler = Dialler::new(
-            contact.clone(),
-            handle.clone(),
-            doors.env.clone(),
-            config.dial.clone(),
-            config.insecure,
-        );
+        let dialler =
+            Dialler::new(contact.clone(), handle.clone(), doors.env.clone(), config.dial.clone(), config.insecure);
         let dialler = dialler.map_err(ServerError::Dial)?;
         let operator = Operator {
             dialler: dialler.clone(),

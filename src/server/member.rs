@@ -19,21 +19,19 @@ use std::time::{Duration, Instant};
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
 
+use super::control::ControlService;
 use super::doors::{Doors, OpenDoors};
 use super::engine::{Engine, Page};
 use super::health::Health;
 use super::limits::Limits;
 use super::port::is_of_this_machine;
-use super::control::ControlService;
 use super::proxy::{Leader, Leads, LinkService, PassOn, ProxyThread, Way, is_server};
 use super::roles::Role;
 use super::upstream::Upstream;
 use super::{Config, Pulse, Retention, ServerError, bind, receipts};
 use crate::broker;
 use crate::front::Tls;
-use crate::store::{
-    Beats, FollowError, Heard, JetStream, JetStreamConfig, Replicated, Standby, Store, StoreError,
-};
+use crate::store::{Beats, FollowError, Heard, JetStream, JetStreamConfig, Replicated, Standby, Store, StoreError};
 use crate::wire::control_grpc::create_control_or_pass;
 use crate::wire::link_grpc::create_link;
 
@@ -253,7 +251,17 @@ impl Run {
         // The same ports the next time.
         self.config.listen = open.listen().to_owned();
         self.config.control = open.control().to_owned();
-        Ok(Station { doors, open, health, proxy, link, control, elsewhere, beats: log.beats(), newest: AtomicU64::new(0) })
+        Ok(Station {
+            doors,
+            open,
+            health,
+            proxy,
+            link,
+            control,
+            elsewhere,
+            beats: log.beats(),
+            newest: AtomicU64::new(0),
+        })
     }
 
     /// Follows until this server leads.

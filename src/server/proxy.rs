@@ -18,8 +18,8 @@ mod pass;
 mod serve;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -35,7 +35,7 @@ pub(super) use self::pass::PassOn;
 pub(super) use self::serve::Leads;
 use super::refusal::Refusal;
 use crate::broker::{
-    Closed, Inbox, Join, Joined, OutcomeReport, Outbox, Push, Quota, Reporter, SEND_BUFFER, SessionId, outbox,
+    Closed, Inbox, Join, Joined, Outbox, OutcomeReport, Push, Quota, Reporter, SEND_BUFFER, SessionId, outbox,
 };
 use crate::mailbox::{self, RecvTimeoutError};
 use crate::store::StoreError;
@@ -211,10 +211,7 @@ impl Proxy {
         let _ = self.mailbox.send(Command::Drain);
     }
 
-    async fn ask<T>(
-        &self,
-        command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command,
-    ) -> Result<T, Refusal> {
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command) -> Result<T, Refusal> {
         let (reply, answer) = oneshot::channel();
         self.mailbox.send_async(command(reply)).await.map_err(|_| over())?;
         answer.await.map_err(|_| over())?

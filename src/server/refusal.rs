@@ -504,19 +504,16 @@ impl Refusal {
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {
                 Some(come_back(usize::MAX, &mut rand::rng()))
             }
-            _ if matches!(self.reason(), Reason::SERVER_STOPPING | Reason::NO_LEADER) => Some(come_back(1, &mut rand::rng())),
+            _ if matches!(self.reason(), Reason::SERVER_STOPPING | Reason::NO_LEADER) => {
+                Some(come_back(1, &mut rand::rng()))
+            }
             _ => None,
         }
     }
 
     /// Its code, its text and its details.
     pub(super) fn status(&self) -> Status {
-        Status {
-            code: self.code().into(),
-            message: self.to_string(),
-            details: self.details(),
-            ..Status::default()
-        }
+        Status { code: self.code().into(), message: self.to_string(), details: self.details(), ..Status::default() }
     }
 
     fn details(&self) -> Vec<Any> {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::contest::NotYourTurn;
+use super::delayed::Due;
 use super::group::Group;
 use super::holder::Holder;
 use super::open::{Lease, Said};
@@ -13,6 +14,7 @@ use super::peer::Peer;
 use super::quotas::Quota;
 use super::session::{Held, Join, Session, SessionId};
 use super::{Action, Closed, Core, GRACE, GroupId};
+use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
@@ -121,12 +123,22 @@ impl Core {
         Ok(is_new.then_some(from))
     }
 
-    /// A client has a task that it was given before another server led: it keeps it, if nobody was given it since.
-    fn resume(&mut self, group: GroupId, held: Held, session: SessionId, peer: &Arc<str>, now: Now) {
+    /// A client has a task that it was given before another server led: it keeps it, if nobody was given it since. The delivery may have been
+    /// forgotten, as by a crash.
+    fn resume(&mut self, id: GroupId, held: Held, session: SessionId, peer: &Arc<str>, now: Now) {
         let Held { task, attempt, begun } = held;
+        let Some(group) = self.groups.get(&id) else { return };
+        let is_forgotten = group.open.waiting(task).is_none() && group.open.lease_of(task).is_none();
+        if is_forgotten && task <= self.head() && self.take_up_id(id, task) == Some(true) {
+            let attempts = Attempts::all_spent(attempt.saturating_sub(1)).delivered(false);
+            self.groups
+                .get_mut(&id)
+                .iter_mut()
+                .for_each(|group| group.open.delay(task, Due::After(now.steady), attempts));
+        }
         let last = |group: &Group| group.open.waiting(task).is_some_and(|attempts| attempts.deliveries == attempt);
-        if self.groups.get(&group).is_some_and(last) {
-            self.lease_again(group, task, Some(session), peer, Said::default(), begun, now);
+        if self.groups.get(&id).is_some_and(last) {
+            self.lease_again(id, task, Some(session), peer, Said::default(), begun, now);
         }
     }
 

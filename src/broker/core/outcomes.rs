@@ -316,7 +316,7 @@ impl Core {
     }
 
     /// See [`Group::take_up_id`](super::group::Group::take_up_id).
-    fn take_up_id(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
+    pub(super) fn take_up_id(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
         let recent = self.recent.get(task).map(|recent| &**recent);
         self.groups.get_mut(&id).map_or(Some(false), |group| group.take_up_id(task, recent))
     }

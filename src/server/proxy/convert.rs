@@ -53,11 +53,9 @@ fn up(up: Up) -> UpWhat {
             ..pb::Teller::new()
         }),
         Up::TellerGone(number) => UpWhat::TellerGone(number),
-        Up::Told(teller, reports) => UpWhat::Told(pb::Told {
-            teller,
-            reports: reports.into_iter().map(report).collect(),
-            ..pb::Told::new()
-        }),
+        Up::Told(teller, reports) => {
+            UpWhat::Told(pb::Told { teller, reports: reports.into_iter().map(report).collect(), ..pb::Told::new() })
+        }
         Up::Flush(ask) => UpWhat::Flush(ask),
         Up::Statuses(ask, statuses) => {
             let statuses = statuses.into_iter().map(|NewStatus { client, msg, at }| log_pb::Status {

@@ -34,11 +34,8 @@ impl Holds {
     }
 
     pub(super) fn resume(&self) -> Resume {
-        let held = |(task, (attempt, begun)): (&TaskId, &(u32, bool))| Held {
-            task: *task,
-            attempt: *attempt,
-            begun: *begun,
-        };
+        let held =
+            |(task, (attempt, begun)): (&TaskId, &(u32, bool))| Held { task: *task, attempt: *attempt, begun: *begun };
         Resume { holds: self.held.iter().map(held).collect(), read: self.read }
     }
 

@@ -52,11 +52,7 @@ pub(in crate::server) struct Way {
 }
 
 impl Way {
-    pub(in crate::server) fn new(
-        env: Arc<Environment>,
-        secret: &[u8; 16],
-        tls: Option<Tls>,
-    ) -> std::io::Result<Way> {
+    pub(in crate::server) fn new(env: Arc<Environment>, secret: &[u8; 16], tls: Option<Tls>) -> std::io::Result<Way> {
         let tls = tls.map(|tls| Ok::<_, std::io::Error>((tls, DialThread::start()?))).transpose()?;
         Ok(Way { env, token: token(secret), tls })
     }
@@ -230,7 +226,8 @@ pub(in crate::server) fn is_server(secret: &[u8; 16]) -> impl Fn(&RpcContext<'_>
     move |ctx| {
         let said = ctx.request_headers().iter().find(|(key, _)| *key == KEY).map(|(_, value)| value);
         // In the same time wherever it differs.
-        let is_good = |said: &[u8]| said.iter().zip(token.bytes()).fold(0, |all, (one, other)| all | (one ^ other)) == 0;
+        let is_good =
+            |said: &[u8]| said.iter().zip(token.bytes()).fold(0, |all, (one, other)| all | (one ^ other)) == 0;
         match said {
             Some(said) if said.len() == token.len() && is_good(said) => Ok(()),
             _ => Err(Refusal::NotOfTheCluster),
@@ -258,9 +255,8 @@ impl LinkCalls for LinkService {
             });
             let mut sink = sink;
             sink.enhance_batch(true);
-            let downs = (&mut sink).with(async |downs| {
-                Ok::<_, grpcio::Error>((convert::from_leader(downs), WriteFlags::default()))
-            });
+            let downs = (&mut sink)
+                .with(async |downs| Ok::<_, grpcio::Error>((convert::from_leader(downs), WriteFlags::default())));
             leads.serve(pin!(ups), pin!(downs)).await;
             let _ = sink.fail(RpcStatus::new(RpcStatusCode::UNAVAILABLE)).await;
         });

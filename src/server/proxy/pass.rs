@@ -8,8 +8,8 @@ use futures::future::{self, Either};
 use futures::{Sink, SinkExt as _, StreamExt as _};
 use futures_timer::Delay;
 use grpcio::{
-    CallOption, Channel, Client, ClientDuplexReceiver, ClientDuplexSender, ClientStreamingSink, DuplexSink, MetadataBuilder,
-    Method, MethodType, RpcContext, WriteFlags,
+    CallOption, Channel, Client, ClientDuplexReceiver, ClientDuplexSender, ClientStreamingSink, DuplexSink,
+    MetadataBuilder, Method, MethodType, RpcContext, WriteFlags,
 };
 use protobuf::Message;
 

@@ -18,12 +18,14 @@ use protobuf_codegen::{Codegen, Customize, CustomizeCallback};
 
 /// The protos, by the folder of `proto/` they lie in. A folder's package becomes a module of its own: `wire::grpc_health_v1`.
 const PROTOS: [(&str, &[&str]); 5] = [
-    ("", &["contact", "control", "log"]),
+    ("", &["contact", "control", "link", "log"]),
     ("google/rpc", &["error_details", "status"]),
     ("grpc/health/v1", &["health"]),
     ("grpc/reflection/v1", &["reflection"]),
     ("grpc/reflection/v1alpha", &["reflection"]),
 ];
+/// The service that a server may pass on to another one.
+const PASSED_ON: &str = "Control";
 /// Those that clients need. The others come with the features `server` and `ctl`.
 const OF_CLIENTS: [&str; 3] = ["contact", "error_details", "status"];
 
@@ -310,7 +312,7 @@ fn write_server(
     docs: &Docs,
 ) -> anyhow::Result<()> {
     let (name, full_name) = (service.name(), full_name(file, service));
-    let mut adders = String::new();
+    let (mut adders, mut passers) = (String::new(), String::new());
     out.push_str(&docs.attributes(&full_name, ""));
     writeln!(out, "pub trait {name} {{")?;
     for method in &service.method {
@@ -331,20 +333,21 @@ fn write_server(
             out,
             "    fn {rust}(&mut self, ctx: grpcio::RpcContext<'_>, request: {request}, sink: grpcio::{sink});\n"
         )?;
-        writeln!(adders, "    let (mut instance, admit) = (service.clone(), calls.clone());")?;
-        writeln!(
-            adders,
-            "    let builder = builder.add_{kind}_handler(&{constant}_SERVER, move |ctx, requests, sink| {{"
+        let here = format!("instance.{rust}(ctx, {argument}, sink)");
+        let pass = if streams_answers { "pass_many" } else { "pass_one" };
+        let passed = format!(
+            "match here() {{\n                Some(mut instance) => {here},\n                \
+             None => elsewhere.{pass}(&{constant}, ctx, Requests::of(requests, permit), sink),\n            }}"
+        );
+        write_adder(
+            &mut adders,
+            "let (mut instance, admit) = (service.clone(), calls.clone())",
+            kind,
+            &constant,
+            &here,
         )?;
-        writeln!(adders, "        match admit(&ctx) {{")?;
-        writeln!(adders, "            Ok(permit) => instance.{rust}(ctx, {argument}, sink),")?;
-        // What is dropped before the status is out cancels the call.
-        writeln!(adders, "            Err(status) => ctx.spawn(async move {{")?;
-        writeln!(
-            adders,
-            "                let (_requests, _) = (requests, sink.fail(status).await);\n            }}),"
-        )?;
-        writeln!(adders, "        }}\n    }});")?;
+        let captured = "let (here, elsewhere, admit) = (each.clone(), all.clone(), calls.clone())";
+        write_adder(&mut passers, captured, kind, &constant, &passed)?;
     }
     writeln!(out, "}}\n")?;
     writeln!(
@@ -358,5 +361,32 @@ fn write_server(
         snake(name)
     )?;
     writeln!(out, "    let builder = grpcio::ServiceBuilder::new();\n{adders}    builder.build()\n}}\n")?;
+    if name == PASSED_ON {
+        writeln!(
+            out,
+            "/// The same of an implementation that is there at times. Else calls are passed on to where it is."
+        )?;
+        writeln!(
+            out,
+            "pub fn create_{}_or_pass<S: {name}, E: crate::codec::Elsewhere>(\n    \
+             each: impl Fn() -> Option<S> + Send + Clone + 'static,\n    all: &E,\n    calls: &Admit,\n\
+             ) -> grpcio::Service {{",
+            snake(name)
+        )?;
+        writeln!(out, "    let builder = grpcio::ServiceBuilder::new();\n{passers}    builder.build()\n}}\n")?;
+    }
+    Ok(())
+}
+
+/// What adds one method to a service: `answer` does the work of a call that was let in.
+fn write_adder(out: &mut String, captured: &str, kind: &str, constant: &str, answer: &str) -> anyhow::Result<()> {
+    writeln!(out, "    {captured};")?;
+    writeln!(out, "    let builder = builder.add_{kind}_handler(&{constant}_SERVER, move |ctx, requests, sink| {{")?;
+    writeln!(out, "        match admit(&ctx) {{")?;
+    writeln!(out, "            Ok(permit) => {answer},")?;
+    // What is dropped before the status is out cancels the call.
+    writeln!(out, "            Err(status) => ctx.spawn(async move {{")?;
+    writeln!(out, "                let (_requests, _) = (requests, sink.fail(status).await);\n            }}),")?;
+    writeln!(out, "        }}\n    }});")?;
     Ok(())
 }

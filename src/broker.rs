@@ -37,13 +37,17 @@ use log::error;
 
 pub use self::core::{
     Action, Cancelled, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError,
-    Drained, Draining, GroupError, GroupInfo, Holder, Holders, Join, JoinError, LONGEST_NOTE, LONGEST_SAID,
+    Drained, Draining, GroupError, GroupInfo, Held, Holder, Holders, Join, JoinError, LONGEST_NOTE, LONGEST_SAID,
     MAX_MESSAGE, MISSING_AFTER, MOST_DRAINS, MOST_KNOWN, MOST_LATE, MOST_WATCHED, Meter, NotYourTurn, OutcomeReport,
-    Overview, Piece, Printed, Quota, Receipt, Reporter, RevokeReason, Revoked, Said, SessionId, Sessions, Standing,
-    Tally, TaskState, Undelivered, WaitReason, Watched,
+    Overview, Piece, Printed, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked, Said, SessionId, Sessions,
+    Standing, Tally, TaskState, Undelivered, WaitReason, Watched,
 };
+#[cfg(feature = "cluster")]
+pub(crate) use self::core::{SEND_BUFFER, Unmatched};
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
+#[cfg(feature = "cluster")]
+pub(crate) use self::outbox::{Gauge, Outbox, outbox};
 pub use self::outbox::{Inbox, Push};
 pub use self::reader::count;
 use self::thread::BrokerThread;

@@ -12,7 +12,10 @@ use std::time::Duration;
 use futures::future::{self, Either};
 use futures::{Stream, StreamExt as _};
 use futures_timer::Delay;
-use grpcio::{GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream, RpcContext, RpcStatus, pb_ser};
+use grpcio::{
+    ClientStreamingSink, DuplexSink, GrpcSlice, Marshaller, MessageReader, Method, MethodType, RequestStream,
+    RpcContext, RpcStatus, pb_ser,
+};
 use protobuf::rt::WireType;
 use protobuf::{CodedInputStream, Message, MessageFull};
 
@@ -126,6 +129,27 @@ impl<T> First<T> {
             Either::Left((Some(Err(_)) | None, _)) | Either::Right(_) => Err(NoMessage),
         }
     }
+}
+
+/// Where calls are passed on to that are not served here.
+pub trait Elsewhere: Clone + Send + 'static {
+    /// A call with one answer.
+    fn pass_one<Q: Message, P: Message>(
+        &self,
+        method: &Method<Q, P>,
+        ctx: RpcContext<'_>,
+        requests: Requests<Q>,
+        sink: ClientStreamingSink<P>,
+    );
+
+    /// A call with many.
+    fn pass_many<Q: Message, P: Message>(
+        &self,
+        method: &Method<Q, P>,
+        ctx: RpcContext<'_>,
+        requests: Requests<Q>,
+        sink: DuplexSink<P>,
+    );
 }
 
 /// A method as a client calls it.

@@ -120,6 +120,7 @@ reasons! {
     CLIENT_TAKEN_OVER: ABORTED, TakenOver;
     CLIENT_ID_CONTESTED: UNAVAILABLE, Unavailable;
     SERVER_STOPPING: UNAVAILABLE, Unavailable;
+    NO_LEADER: UNAVAILABLE, Unavailable;
     STORE_FAILED: UNAVAILABLE, Unavailable;
     DISK_LOW: UNAVAILABLE, Unavailable;
 }

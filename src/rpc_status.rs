@@ -18,6 +18,12 @@ use crate::wire::google_rpc::status::Status;
 const TOO_LONG: [&str; 3] =
     ["eceived message larger than max", "trying to send message larger", "exceeds maximum size"];
 
+/// The reason that a Contact server gave.
+#[cfg(feature = "cluster")]
+pub(crate) fn reason(status: &RpcStatus) -> Option<Reason> {
+    detail::<ErrorInfo>(status).filter(|info| info.domain == DOMAIN).and_then(|info| Reason::named(&info.reason))
+}
+
 impl Meaning {
     /// By the reason that a Contact server gave; by its code, if the reason is newer than this program. Else it is no answer of
     /// a Contact server.

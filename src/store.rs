@@ -58,6 +58,8 @@ pub use replicated::{
     LogError, LogSeen, Look, MemoryLog, Messages, News, NotLeading, Part, Record, RecordError, ReplicaSeen, Replicated,
     Saying, ServerSeen, Standby, VERSION, import,
 };
+#[cfg(feature = "cluster")]
+pub(crate) use replicated::{read_record_task, record_task};
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;

@@ -19,6 +19,14 @@ use std::time::{Duration, Instant};
 use std::{env, thread};
 
 use contact::store::Standby;
+use contact::wire::contact as pb;
+use contact::wire::contact_grpc::ContactClient;
+use contact::wire::control;
+use contact::wire::control_grpc::ControlClient;
+use contact::wire::link_grpc::LinkClient;
+use futures::executor::block_on;
+use futures::{SinkExt as _, StreamExt as _};
+use grpcio::{CallOption, Channel, ChannelBuilder, EnvBuilder, MetadataBuilder, RpcStatusCode, WriteFlags};
 use tempfile::TempDir;
 
 use crate::browser::driver::{Browser, Scene};
@@ -99,11 +107,7 @@ impl Member {
     fn until(&self, path: &str, is_so: impl Fn(&str) -> bool) {
         let deadline = Instant::now() + DEADLINE;
         loop {
-            let mut answer = String::new();
-            if let Ok(mut stream) = TcpStream::connect(&self.http) {
-                let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-                let _ = stream.read_to_string(&mut answer);
-            }
+            let answer = self.asked(path);
             if is_so(&answer) {
                 return;
             }
@@ -133,8 +137,19 @@ impl Member {
     }
 
     fn leads(&self) -> bool {
-        let address = self.listen.parse().unwrap();
-        TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_ok()
+        self.asked("/readyz").contains("200 OK")
+    }
+
+    /// What it answers over HTTP, as far as it does at once.
+    fn asked(&self, path: &str) -> String {
+        let mut answer = String::new();
+        let patience = Duration::from_millis(200);
+        if let Ok(mut stream) = TcpStream::connect_timeout(&self.http.parse().unwrap(), patience) {
+            let _ = stream.set_read_timeout(Some(patience));
+            let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
+            let _ = stream.read_to_string(&mut answer);
+        }
+        answer
     }
 }
 
@@ -211,8 +226,6 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
             Death::Stop => {
                 members[leads].program.signal("TERM");
                 leader(&members, Some(leads));
-                members[leads].program.ended();
-                members[leads].program = spawn(&members[leads].args);
             }
         }
         if matches!(death, Death::Leader | Death::Zombie | Death::Stop) {
@@ -223,6 +236,10 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
         println!("{death:?}: {:.2} s until a worker is through with a task", took.as_secs_f64());
         if let Death::Leader = death {
             failovers.push(took);
+        }
+        if let Death::Stop = death {
+            members[leads].program.ended();
+            members[leads].program = spawn(&members[leads].args);
         }
     }
     witness.until_settled(witness.settled() + 100);
@@ -368,4 +385,96 @@ fn a_cluster_goes_on_with_what_a_server_had_alone_and_a_server_alone_with_what_a
     assert!(program.ended().success());
     let back = Server::start_in(&data, &[]);
     assert_eq!(back.submit(&["four"]), 4);
+}
+
+/// Two servers, of which the second follows.
+fn two(nats: &Nats) -> [Member; 2] {
+    let config = nats.config();
+    drop(nats::open(&config));
+    let cluster = config.cluster.to_string();
+    let mut members = [Member::start(&nats.urls(), &cluster), Member::start(&nats.urls(), &cluster)];
+    if leader(&members, None) == 1 {
+        members.reverse();
+    }
+    members[1].until_ready_says("following (lag 0)");
+    members
+}
+
+fn channel(address: &str) -> Channel {
+    let env = Arc::new(EnvBuilder::new().cq_count(1).build());
+    ChannelBuilder::new(env).use_local_subchannel_pool(true).connect(address)
+}
+
+fn options(metadata: &[(&str, &str)]) -> CallOption {
+    let mut builder = MetadataBuilder::new();
+    for (key, value) in metadata {
+        builder.add_str(key, value).unwrap();
+    }
+    CallOption::default().headers(builder.build())
+}
+
+#[track_caller]
+fn submit(member: &Member, text: &str, to: &str) -> u64 {
+    let tasks = vec![control::NewTask { task: text.into(), to: to.into(), ..Default::default() }];
+    let request = control::SubmitRequest { tasks, ..Default::default() };
+    let client = ControlClient::new(channel(&member.control));
+    block_on(client.submit(&request, options(&[])).unwrap()).unwrap().first_id
+}
+
+#[test]
+fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
+    let Some(nats) = Nats::three() else { return };
+    let mut members = two(nats);
+    let [worker, article] = [(); 2].map(|()| ContactClient::new(channel(&members[1].listen)));
+    let id = options(&[("contact-client", "w"), ("contact-window", "4")]);
+    let mut tasks = worker.get_task(&pb::Empty::new(), id.clone()).unwrap();
+    // It says nothing of itself, and is given what is broadcast.
+    let mut broadcasts = article.get_task(&pb::Empty::new(), options(&[])).unwrap();
+    let before = submit(&members[1], "before", "");
+    assert_eq!(block_on(broadcasts.next()).unwrap().unwrap().id, before);
+    assert_eq!(block_on(tasks.next()).unwrap().unwrap().id, before);
+    let held = submit(&members[0], "held", "w");
+    let given = block_on(tasks.next()).unwrap().unwrap();
+    assert_eq!((given.id, given.attempt), (held, 1));
+
+    members[0].program.kill();
+    members[1].until_ready_says("200 OK");
+    let after = submit(&members[1], "after", "");
+    assert_eq!(block_on(broadcasts.next()).unwrap().unwrap().id, after, "and nothing of what it was given before");
+    let given = block_on(tasks.next()).unwrap().unwrap();
+    assert_eq!((given.id, given.attempt), (after, 1), "and not again what it has");
+
+    let (mut told, answer) = worker.tell_result(id).unwrap();
+    block_on(async {
+        for task in [before, held, after] {
+            let result = pb::Result { id: task, attempt: 1, ret: "done".into(), ..Default::default() };
+            told.send((result, WriteFlags::default())).await.unwrap();
+        }
+        told.close().await.unwrap();
+        answer.await.unwrap();
+    });
+    let client = ControlClient::new(channel(&members[1].control));
+    let asked = control::DescribeTaskRequest { id: held, ..Default::default() };
+    let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
+    let results: Vec<_> = ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect();
+    assert_eq!(results, [(1, control::Outcome::DONE.into(), false)]);
+}
+
+#[test]
+fn what_servers_say_to_one_another_is_taken_from_no_one_else() {
+    let Some(nats) = Nats::three() else { return };
+    let members = two(nats);
+    for key in [None, Some(("contact-link", "00112233445566778899aabbccddeeff")), Some(("contact-link", ""))] {
+        let options = options(key.as_slice());
+        let link = LinkClient::new(channel(&members[0].listen));
+        let (_up, mut down) = link.attach(options.clone()).unwrap();
+        let refused = |error: grpcio::Error| match error {
+            grpcio::Error::RpcFailure(status) => status.code(),
+            other => panic!("{other}"),
+        };
+        assert_eq!(refused(block_on(down.next()).unwrap().unwrap_err()), RpcStatusCode::UNAUTHENTICATED);
+        let operator = ControlClient::new(channel(&members[0].listen));
+        let asked = operator.get_server(&control::GetServerRequest::new(), options).unwrap();
+        assert_eq!(refused(block_on(asked).unwrap_err()), RpcStatusCode::UNAUTHENTICATED);
+    }
 }

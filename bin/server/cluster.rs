@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use contact::config::{Settings, time};
-use contact::server::{ClusterConfig, Config, Imported, Member, SHORTEST_TAKEOVER};
+use contact::server::{ClusterConfig, Config, DialTls, Imported, Member, SHORTEST_TAKEOVER};
 use contact::store::{ClusterName, JetStreamConfig};
 use log::{info, warn};
 use sd_notify::NotifyState;
@@ -44,6 +44,10 @@ pub(crate) struct ClusterArgs {
     /// empty. No server may use the folder, and it stays as it is. Then start the servers without this, each with an empty --data
     #[arg(long, value_name = "DIR", requires = "nats")]
     pub(crate) import: Option<PathBuf>,
+    /// Speak TLS with the other servers of the cluster, and take them for the right ones if their certificates come from an authority in this file,
+    /// in PEM, or, with "system", from one that this machine trusts. Without it they are spoken to in the clear
+    #[arg(long, value_name = "FILE")]
+    cluster_ca: Option<PathBuf>,
     /// How many NATS servers keep each record, when the stream is made. An existing stream is changed with NATS's own tools
     #[arg(long, value_name = "N", default_value = "3", value_parser = replicas)]
     nats_replicas: usize,
@@ -79,6 +83,8 @@ impl ClusterArgs {
             (None, None, None) => return Ok(None),
             _ => anyhow::bail!("a server that is one of several needs all of --nats, --cluster and --advertise"),
         };
+        let tls = DialTls::of(self.cluster_ca.clone(), None, None)
+            .map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--cluster-")))?;
         let log = JetStreamConfig {
             urls: urls.split(',').map(|url| url.trim().to_owned()).collect(),
             cluster: cluster.clone(),
@@ -88,7 +94,7 @@ impl ClusterArgs {
             secret: None,
             monitors: self.nats_monitor.clone(),
         };
-        Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after }))
+        Ok(Some(ClusterConfig { log, advertise: advertise.clone(), takeover_after: self.takeover_after, tls }))
     }
 }
 

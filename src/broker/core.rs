@@ -43,10 +43,12 @@ pub use self::membership::JoinError;
 pub use self::open::{LONGEST_SAID, Said};
 pub use self::operators::{Cancelled, GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
+#[cfg(feature = "cluster")]
+pub(crate) use self::peer::Unmatched;
 pub use self::quotas::Quota;
 pub use self::runs::Standing;
-pub(super) use self::session::SEND_BUFFER;
-pub use self::session::{ClientInfo, Delivery, Join, MAX_MESSAGE, RevokeReason, Revoked, SessionId};
+pub(crate) use self::session::SEND_BUFFER;
+pub use self::session::{ClientInfo, Delivery, Held, Join, MAX_MESSAGE, Resume, RevokeReason, Revoked, SessionId};
 pub use self::tally::{Meter, Tally, Undelivered};
 pub use self::watch::{Holder, Holders, MOST_WATCHED, Piece, Printed, Watched};
 

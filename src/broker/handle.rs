@@ -1,5 +1,6 @@
 //! The one door to the broker: every verb that a gRPC handler, a page or a thread of the server may use.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::mem;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,7 +33,7 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 /// What the broker's thread is asked.
 pub(super) enum Command {
     Join(Box<Join>, Reply<Result<Joined, JoinError>>),
-    Leave(SessionId, &'static str),
+    Leave(SessionId, Cow<'static, str>),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
@@ -120,8 +121,8 @@ impl Handle {
     }
 
     /// The stream of this session ended; `why` goes into the log.
-    pub async fn leave(&self, session: SessionId, why: &'static str) {
-        let _ = self.send(Command::Leave(session, why)).await;
+    pub async fn leave(&self, session: SessionId, why: impl Into<Cow<'static, str>>) {
+        let _ = self.send(Command::Leave(session, why.into())).await;
     }
 
     /// The stream of this session has taken `taken` bytes in all.

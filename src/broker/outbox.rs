@@ -74,20 +74,20 @@ impl Shared {
 }
 
 /// The broker's end. Dropped, it ends the stream.
-pub(super) struct Outbox(Arc<Shared>);
+pub(crate) struct Outbox(Arc<Shared>);
 
 /// The stream's end.
 pub struct Inbox(Arc<Shared>);
 
 /// Both ends, for one session.
-pub(super) fn outbox() -> (Outbox, Inbox) {
+pub(crate) fn outbox() -> (Outbox, Inbox) {
     let shared = Arc::new(Shared::default());
     (Outbox(shared.clone()), Inbox(shared))
 }
 
 impl Outbox {
     /// Hands over tasks. When the stream has ended, the session ends soon: they are then given to others.
-    pub(super) fn deliver(&self, mut deliveries: Vec<Delivery>) {
+    pub(crate) fn deliver(&self, mut deliveries: Vec<Delivery>) {
         self.0.put(|waiting| match waiting.tasks.is_empty() {
             true => waiting.tasks = deliveries,
             false => waiting.tasks.append(&mut deliveries),
@@ -95,7 +95,7 @@ impl Outbox {
     }
 
     /// Says after the tasks that were handed over that the client should not go on with one.
-    pub(super) fn revoke(&self, revoked: Revoked) {
+    pub(crate) fn revoke(&self, revoked: Revoked) {
         self.0.put(|waiting| {
             if waiting.revoked.len() < REVOKED && !waiting.revoked.contains(&revoked) {
                 waiting.revoked.push(revoked);
@@ -104,7 +104,7 @@ impl Outbox {
     }
 
     /// Says that somebody watches what a task prints.
-    pub(super) fn watch(&self, watched: Watched) {
+    pub(crate) fn watch(&self, watched: Watched) {
         self.0.put(|waiting| {
             let same = waiting.watched.iter_mut().find(|it| (it.task, it.attempt) == (watched.task, watched.attempt));
             match same {
@@ -115,18 +115,18 @@ impl Outbox {
     }
 
     /// An empty message, unless there are tasks, which say as much.
-    pub(super) fn beat(&self) {
+    pub(crate) fn beat(&self) {
         self.0.put(|waiting| waiting.heartbeat = waiting.tasks.is_empty());
     }
 
     /// Ends the stream; the first reason counts.
-    pub(super) fn close(&self, why: Closed) {
+    pub(crate) fn close(&self, why: Closed) {
         let _ = self.0.closed.set(why);
         self.0.waker.wake();
     }
 
     /// Has [`Inbox::took`] report when the stream has taken most of `sent`, all the bytes it was given. `Some`: it already has.
-    pub(super) fn watch_room(&self, sent: u64) -> Option<u64> {
+    pub(crate) fn watch_room(&self, sent: u64) -> Option<u64> {
         // Store, then load; the stream adds, then looks: one of the two sees the other's.
         self.0.watched.store(sent.saturating_sub(SEND_BUFFER / 2).max(1), Ordering::SeqCst);
         let taken = self.0.taken.load(Ordering::SeqCst);
@@ -176,9 +176,28 @@ impl Inbox {
         look(self).map_or(Poll::Pending, Poll::Ready)
     }
 
+    /// Counts what the stream takes, wherever this is.
+    #[cfg(feature = "cluster")]
+    pub(crate) fn gauge(&self) -> Gauge {
+        Gauge(self.0.clone())
+    }
+
     /// The stream took `bytes` more. `Some`: the broker wants to hear how many it took in all.
     pub fn took(&self, bytes: u64) -> Option<u64> {
         let taken = self.0.taken.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        self.0.is_wanted(taken).then_some(taken)
+    }
+}
+
+/// Counts what a stream takes, which another server has.
+#[cfg(feature = "cluster")]
+pub(crate) struct Gauge(Arc<Shared>);
+
+#[cfg(feature = "cluster")]
+impl Gauge {
+    /// The stream has taken so many bytes in all. See [`Inbox::took`].
+    pub(crate) fn took_in_all(&self, taken: u64) -> Option<u64> {
+        self.0.taken.store(taken, Ordering::SeqCst);
         self.0.is_wanted(taken).then_some(taken)
     }
 }

@@ -135,7 +135,7 @@ impl BrokerThread {
         let now = Now::read();
         match command {
             Command::Join(join, reply) => self.join(*join, reply, now),
-            Command::Leave(session, why) => self.leave(session, why, now),
+            Command::Leave(session, why) => self.leave(session, &why, now),
             Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
             Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
             Command::Report(reporter, reports) => {

@@ -77,6 +77,12 @@ const LONGEST_WAIT: Duration = Duration::from_secs(1);
 /// The method by which tasks are taken.
 const TAKES_TASKS: &str = "/Contact/getTask";
 
+/// Metadata of a call that another server of the cluster passed on: who called it, by a certificate, and from where.
+#[cfg(feature = "cluster")]
+const PASSED_FOR: &str = "contact-passed-for";
+#[cfg(feature = "cluster")]
+const PASSED_FROM: &str = "contact-passed-from";
+
 /// Says who calls. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Access(Arc<Shared>);
@@ -230,6 +236,31 @@ impl Access {
         Ok(Caller { peer, who })
     }
 
+    /// Whose call it is that another server of the cluster passed on: it saw who called. A token comes along, and is known here, too.
+    #[cfg(feature = "cluster")]
+    pub(super) fn passed_on(&self, ctx: &RpcContext<'_>) -> Result<(Caller, &'static Row), Refusal> {
+        let said = |wanted: &str| {
+            let mut all = ctx.request_headers().iter().filter(|(key, _)| *key == wanted);
+            all.next().and_then(|(_, value)| std::str::from_utf8(value).ok())
+        };
+        let row = asked(ctx);
+        let Caller { peer, who } = self.caller(ctx)?;
+        let who = match said(PASSED_FOR) {
+            Some(uri) => Some(self.certified(Identity::from_uri(uri).ok_or(Refusal::WrongToken)?)),
+            None => who.filter(|who| matches!(who, Who::Token(_))),
+        };
+        let caller = Caller { peer: said(PASSED_FROM).map_or(peer, Arc::from), who };
+        self.check(&caller, row)?;
+        Ok((caller, row))
+    }
+
+    #[cfg(feature = "cluster")]
+    fn certified(&self, identity: Identity) -> Who {
+        let account = self.0.accounts.of(super::limits::Holder::Certificate(identity.clone()), Default::default());
+        let (groups, labels, common_groups) = (Vec::new(), Labels::default(), Arc::from([]));
+        Who::Certificate(Arc::new(Known { identity, groups, labels, common_groups, account }))
+    }
+
     /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.
     pub(super) fn binds(&self, key: &str) -> bool {
         self.0.tokens.binds(key) || self.0.grants.binds(key)
@@ -306,6 +337,15 @@ fn is_of_this_machine(peer: &str) -> bool {
 }
 
 impl Caller {
+    /// How another server of the cluster is told whose call it is. What a token is good for it finds out itself.
+    #[cfg(feature = "cluster")]
+    pub(super) fn pass_on(&self, add: &mut dyn FnMut(&str, &str)) {
+        add(PASSED_FROM, &self.peer);
+        if let Some(Who::Certificate(known)) = &self.who {
+            add(PASSED_FOR, &known.identity.uri());
+        }
+    }
+
     /// One who does not have to say who it is.
     pub(super) fn nobody(peer: Arc<str>) -> Caller {
         Caller { peer, who: None }

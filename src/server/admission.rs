@@ -5,6 +5,9 @@ use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+#[cfg(feature = "cluster")]
+use grpcio::RpcContext;
+
 use super::access::{Access, Caller};
 use super::limits::Held;
 use super::refusal::Refusal;
@@ -57,6 +60,23 @@ impl Admission {
         let (admission, access) = (self.clone(), access.clone());
         Arc::new(move |ctx| {
             let (caller, row) = access.let_in(ctx)?;
+            let held = caller.hold(row)?;
+            let permit = admission.admit(&caller.peer)?;
+            Ok(Box::new(LetIn { caller, row, _held: held, _permit: permit }))
+        })
+    }
+
+    /// The same of calls that other servers of the cluster pass on. `is_server`: whether such a one calls.
+    #[cfg(feature = "cluster")]
+    pub(super) fn asked_by_servers(
+        self: &Arc<Self>,
+        access: &Access,
+        is_server: impl Fn(&RpcContext<'_>) -> Result<(), Refusal> + Send + Sync + 'static,
+    ) -> Admit {
+        let (admission, access) = (self.clone(), access.clone());
+        Arc::new(move |ctx| {
+            is_server(ctx)?;
+            let (caller, row) = access.passed_on(ctx)?;
             let held = caller.hold(row)?;
             let permit = admission.admit(&caller.peer)?;
             Ok(Box::new(LetIn { caller, row, _held: held, _permit: permit }))

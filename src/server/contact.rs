@@ -20,11 +20,9 @@ use super::receipts::{OfClient, Receipts};
 use super::refusal::{Refusal, Text};
 use super::status_rate::{self, StatusRate};
 use super::traffic::{Flow, Traffic};
-use crate::broker::{
-    self, BrokerError, Inbox, Joined, MAX_MESSAGE, OutcomeReport, Piece, Receipt, Reporting, SessionId,
-};
+use super::upstream::{Telling, Upstream};
+use crate::broker::{Inbox, Joined, MAX_MESSAGE, OutcomeReport, Piece, Receipt, SessionId};
 use crate::codec::{Decoded, First, Requests};
-use crate::store::StoreError;
 use crate::task::{Name, NewStatus, Outcome, Progress, StartAt, Time, weight};
 use crate::wire::contact as pb;
 use crate::wire::contact_grpc::Contact;
@@ -45,7 +43,7 @@ const LOW_DISK_WAIT: Duration = Duration::from_secs(60);
 /// One clone for each completion queue.
 #[derive(Clone)]
 pub(super) struct ContactService {
-    pub(super) broker: broker::Handle,
+    pub(super) upstream: Upstream,
     pub(super) access: Access,
     pub(super) health: Health,
     pub(super) calls: Calls,
@@ -140,20 +138,19 @@ impl ContactService {
         let max_message = metadata.join.max_message.unwrap_or(MAX_MESSAGE);
         let receipts = self.receipts_of(&metadata).filter(|_| metadata.join.receipts);
         let quota = metadata.join.quota;
-        match self.broker.join(metadata.join).await {
-            Ok(Joined { session, inbox, new_group, window }) => {
+        match self.upstream.join(metadata.join).await {
+            Some(Ok(Joined { session, inbox, new_group, window })) => {
                 if let Some(caller) = standing.caller() {
                     window.into_iter().for_each(|window| caller.has_window(window));
                     // Its limits may have been changed while it came.
                     if let Some(now) = caller.quota().filter(|now| quota != Some(*now)) {
-                        let _ = self.broker.set_quotas(vec![now]).await;
+                        self.upstream.set_quota(now).await;
                     }
                 }
                 Ok(Entered { session, inbox, new_group, window, client, standing, batch, max_message, greet, receipts })
             }
-            Err(error @ (BrokerError::NotYourTurn(_) | BrokerError::Group(_))) => Err(Refusal::from(error)),
-            // The broker opens no session any more.
-            Err(_) => Err(self.health.stopping()),
+            Some(Err(refusal)) => Err(refusal),
+            None => Err(self.health.stopping()),
         }
     }
 
@@ -218,8 +215,8 @@ impl ContactService {
             if !answers.is_empty() {
                 let bytes = statuses.iter().map(|status| status.msg.len()).sum();
                 self.traffic.count(Flow::Statuses, answers.len(), bytes);
-                match self.broker.record_statuses(statuses).await {
-                    Err(BrokerError::Store(low @ StoreError::Low { .. })) => {
+                match self.upstream.record_statuses(statuses).await {
+                    Err(low) if low.is_low() => {
                         // A client that only reports how it is goes on: its statuses can be done without, its stream cannot.
                         let (refusal, wait) = (low.to_string(), LOW_DISK_WAIT);
                         stored.iter().for_each(|at| answers[*at] = not_stored("DISK_LOW", &refusal, wait));
@@ -256,14 +253,13 @@ impl ContactService {
     /// What takes the results of a client.
     pub(super) async fn intake(&self, metadata: Metadata) -> Result<Intake, Refusal> {
         let (standing, receipts) = (metadata.standing(), self.receipts_of(&metadata));
-        let reporting = self.broker.reporting(metadata.reporter()).await?;
+        let telling = self.upstream.reporting(metadata.reporter()).await?;
         let service = self.clone();
-        Ok(Intake { service, reporting, receipts, standing, under_way: 0, awaits_ready: false })
+        Ok(Intake { service, telling, receipts, standing, under_way: 0, awaits_ready: false })
     }
 
     fn report(&self, message: pb::Result, receipts: Option<&OfClient>) -> Result<OutcomeReport, Refusal> {
-        let newest = self.broker.newest_task();
-        if message.id > newest {
+        if let Some(newest) = self.upstream.newest_task().filter(|newest| message.id > *newest) {
             return Err(Refusal::NoSuchTask(message.id, newest));
         }
         let is_good = |receipts: &OfClient| receipts.is_good(&message.receipt, message.id, message.attempt);
@@ -272,7 +268,7 @@ impl ContactService {
             _ if receipts.is_some_and(is_good) => Receipt::Good,
             _ => Receipt::Bad,
         };
-        let is_shown = !message.output.is_empty() && self.broker.is_watched(message.id);
+        let is_shown = !message.output.is_empty() && self.upstream.is_watched(message.id);
         Ok(OutcomeReport {
             printed: is_shown.then(|| piece(message.output, message.output_from)),
             task: message.id,
@@ -311,10 +307,10 @@ impl Entered {
         confirmed: Option<Confirmed>,
     ) -> Pump<S> {
         let Entered { session, inbox, client, standing, batch, max_message, greet, receipts, .. } = self;
-        let ContactService { broker, health, traffic, .. } = service;
+        let ContactService { upstream, health, traffic, .. } = service;
         Pump {
             _request: request,
-            broker,
+            upstream,
             health,
             traffic,
             sink,
@@ -334,7 +330,7 @@ impl Entered {
 /// Takes what one client tells of its tasks, whoever opened the connection.
 pub(super) struct Intake {
     service: ContactService,
-    reporting: Reporting,
+    telling: Telling,
     receipts: Option<OfClient>,
     standing: Standing,
     /// What was reported since the last flush, in bytes.
@@ -373,7 +369,7 @@ impl Intake {
         if let Err(why) = self.standing.in_turn(Limit::Results, rows).await {
             return (0, Some(Err(why.into())));
         }
-        let mut taken = self.reporting.report(reports).await;
+        let mut taken = self.telling.report(reports).await;
         if taken.is_ok() && self.under_way > UNDER_WAY {
             taken = self.flushed().await;
         }
@@ -384,9 +380,9 @@ impl Intake {
     }
 
     /// Resolves when all that was taken is on disk.
-    pub(super) async fn flushed(&mut self) -> Result<(), BrokerError> {
+    pub(super) async fn flushed(&mut self) -> Result<(), Refusal> {
         self.under_way = 0;
-        self.reporting.flushed().await
+        self.telling.flushed().await
     }
 
     /// The results of one message, checked.

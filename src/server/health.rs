@@ -9,6 +9,8 @@ use grpcio::{ClientStreamingSink, DuplexSink, RpcContext, WriteFlags};
 
 use super::access::Standing;
 use super::calls::{Ended, answer, first};
+#[cfg(feature = "cluster")]
+use super::proxy::Trouble;
 use super::refusal::Refusal;
 use super::watchers::Watchers;
 use crate::codec::First;
@@ -37,7 +39,8 @@ pub(super) enum State {
 /// Knows what the server is up to. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Health {
-    store: store::Handle,
+    /// Why nothing is taken now.
+    trouble: Arc<dyn Fn() -> Option<String> + Send + Sync>,
     drain: Arc<Drain>,
     watchers: Watchers,
 }
@@ -61,14 +64,24 @@ impl Health {
                 to_wake.wake();
             }
         }));
-        Health { store, drain: Arc::default(), watchers }
+        Health { trouble: Arc::new(move || store.failure()), drain: Arc::default(), watchers }
+    }
+
+    /// In a cluster: of whoever leads.
+    #[cfg(feature = "cluster")]
+    pub(super) fn of_cluster() -> (Health, Trouble) {
+        let watchers = Watchers::default();
+        let to_wake = watchers.clone();
+        let trouble = Trouble::new(move || to_wake.wake());
+        let known = trouble.clone();
+        (Health { trouble: Arc::new(move || known.get()), drain: Arc::default(), watchers }, trouble)
     }
 
     pub(super) fn state(&self) -> State {
         if self.drain.begun.load(SeqCst) {
             return State::Draining;
         }
-        self.store.failure().map_or(State::Serving, State::StoreFailed)
+        (self.trouble)().map_or(State::Serving, State::StoreFailed)
     }
 
     /// From now on the server is stopping. Watchers are told.

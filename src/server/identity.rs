@@ -74,7 +74,7 @@ impl Identity {
         }
     }
 
-    fn from_uri(uri: &str) -> Option<Identity> {
+    pub(super) fn from_uri(uri: &str) -> Option<Identity> {
         let (fleet, path) = uri.strip_prefix("contact://")?.split_once('/')?;
         let is_host = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.' | ':' | '[' | ']');
         if !fleet.chars().all(is_host) {

@@ -31,9 +31,9 @@ pub fn import(from: &Path, cluster: &ClusterConfig, tell: impl FnMut(u64, u64)) 
     let keeps_receipts = secret == Some(log.secret());
     let beats = log.beats();
     // Servers that are there already wait for the end.
-    beats.give(true);
+    beats.give(Some(""));
     let imported = store::import(log, from, &cluster.advertise, PATIENCE, tell);
-    beats.give(false);
+    beats.give(None);
     let store::Imported { positions, bytes, place } = imported.map_err(|why| refused(&why))?;
     Ok(Imported { positions, bytes, place, keeps_receipts })
 }

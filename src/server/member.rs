@@ -1,33 +1,43 @@
 //! A server that is one of several: it follows the log that they share, and leads when nobody else does.
 //!
 //! ```text
-//!            follows ──▶ (nobody leads, and it has read all) ──▶ leads: a [`Server`] as any
+//!            follows ──▶ (nobody leads, and it has read all) ──▶ leads: has an [`Engine`]
 //!               ▲                                                  │
 //!               └───────── (another one has begun to lead) ◀───────┘
 //! ```
 //!
-//! While it follows, no port takes calls: whoever connects is refused, as by a machine that is down, and goes to another one. Over HTTP it
-//! says that it is well, and not ready.
+//! The ports for clients and operators are open in both cases, and what is called there goes to the server that leads: see
+//! [`proxy`](super::proxy). Over HTTP one that follows says that it is well, and not ready.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use log::{info, warn};
 
+use super::control::ControlService;
+use super::doors::{Doors, OpenDoors};
+use super::engine::{Engine, Page};
+use super::health::Health;
 use super::limits::Limits;
 use super::port::is_of_this_machine;
-use super::{Config, Pulse, Retention, Server, ServerError, bind, receipts};
+use super::proxy::{Leader, Leads, LinkService, PassOn, ProxyThread, Way, is_server};
+use super::roles::Role;
+use super::upstream::Upstream;
+use super::{Config, Pulse, Retention, ServerError, bind, receipts};
 use crate::broker;
+use crate::front::Tls;
 use crate::store::{
-    Backend, Beats, FollowError, Handle, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby,
+    Beats, FollowError, Handle, Heard, JetStream, JetStreamConfig, Replicated, Room, Saying, Space, Standby, Store,
     StoreError,
 };
 use crate::task::Time;
+use crate::wire::control_grpc::create_control_or_pass;
+use crate::wire::link_grpc::create_link;
 
 /// The shortest time after which a server may take over: longer than one that leads can go on without having proved that it does, and than
 /// some beats.
@@ -55,6 +65,8 @@ pub struct ClusterConfig {
     pub advertise: String,
     /// How long nothing must have been heard of the one who leads before this one tries. At least [`SHORTEST_TAKEOVER`].
     pub takeover_after: Duration,
+    /// How TLS is spoken with other servers. `None`: not at all.
+    pub tls: Option<Tls>,
 }
 
 /// The thread that follows and leads. Owns it until [`Member::stop`].
@@ -82,16 +94,16 @@ struct Shared {
 
 impl Shared {
     fn set_role(&self, role: String) {
-        *self.role.lock().unwrap_or_else(PoisonError::into_inner) = role;
+        *locked(&self.role) = role;
     }
 
     fn role(&self) -> String {
-        self.role.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        locked(&self.role).clone()
     }
 
     fn set_pulse(&self, pulse: Option<Pulse>) {
         self.leads.store(pulse.is_some(), SeqCst);
-        *self.pulse.lock().unwrap_or_else(PoisonError::into_inner) = pulse;
+        *locked(&self.pulse) = pulse;
     }
 }
 
@@ -104,8 +116,7 @@ impl Member {
     ) -> Result<Member, ServerError> {
         let shared = Arc::new(Shared::default());
         let (orders, taken) = bounded(16);
-        let run =
-            Run { config, cluster, orders: taken, shared: shared.clone(), started_at: Time::now(), has_led: false };
+        let run = Run { config, cluster, orders: taken, shared: shared.clone(), started_at: Time::now() };
         let work = move || {
             // Also if it panics.
             let _ended = AtTheEnd(Some(ended));
@@ -128,7 +139,7 @@ impl Member {
     /// What [`Pulse::stands_still`] says of the server that leads.
     pub fn pulse(&self) -> impl Fn() -> Option<String> + Send + use<> {
         let shared = self.shared.clone();
-        move || shared.pulse.lock().unwrap_or_else(PoisonError::into_inner).as_ref().and_then(Pulse::stands_still)
+        move || locked(&shared.pulse).as_ref().and_then(Pulse::stands_still)
     }
 
     /// See [`Server::reconfigure`]. Holds for all the time that it leads from now on, too.
@@ -163,8 +174,6 @@ struct Run {
     orders: Receiver<Order>,
     shared: Arc<Shared>,
     started_at: Time,
-    /// It led before.
-    has_led: bool,
 }
 
 /// What comes after following, or leading.
@@ -173,25 +182,133 @@ enum Next<T> {
     Stops,
 }
 
+/// What is there whoever leads.
+struct Station {
+    doors: Doors,
+    open: OpenDoors,
+    health: Health,
+    proxy: ProxyThread,
+    link: LinkService,
+    /// What operators call, while this server leads; and else.
+    control: Arc<Mutex<Option<ControlService>>>,
+    elsewhere: PassOn,
+    beats: Beats,
+    /// The newest message that one who said that it leads knew.
+    newest: AtomicU64,
+}
+
 impl Run {
     fn run(mut self) -> Result<(), ServerError> {
+        self.shared.set_role("following (the log was not reached yet)".into());
+        let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
+        let Next::Goes(log) = self.reach()? else { return Ok(()) };
+        let station = self.open(&log)?;
+        let followed = self.work(log, &station, waiting);
+        let stopped = self.close(station);
+        followed.and(stopped)
+    }
+
+    /// Follows and leads until it is to stop.
+    fn work(&mut self, log: JetStream, station: &Station, waiting: Waiting) -> Result<(), ServerError> {
+        let (mut log, mut waiting, mut has_led) = (Some(log), Some(waiting), false);
         loop {
-            let Next::Goes((backend, beats)) = self.follow()? else { return Ok(()) };
-            let Next::Goes(()) = self.lead(backend, &beats)? else { return Ok(()) };
+            let waits = match waiting.take() {
+                Some(waiting) => waiting,
+                None => Waiting::start(self.config.http.as_deref(), self.shared.clone())?,
+            };
+            let Next::Goes(standby) = self.standby(log.take(), has_led)? else { return Ok(()) };
+            let Next::Goes((backend, beats)) = self.follow(standby, station)? else { return Ok(()) };
+            drop(waits);
+            has_led = true;
+            let Next::Goes(()) = self.lead(backend, &beats, station)? else { return Ok(()) };
         }
     }
 
+    /// Opens the log and the view of it.
+    fn standby(
+        &mut self,
+        mut reached: Option<JetStream>,
+        has_led: bool,
+    ) -> Result<Next<(Standby<JetStream>, Beats)>, ServerError> {
+        loop {
+            // The connection to NATS goes with the backend that led.
+            let log = match reached.take() {
+                Some(log) => log,
+                None => match self.reach()? {
+                    Next::Goes(log) => log,
+                    Next::Stops => return Ok(Next::Stops),
+                },
+            };
+            let beats = log.beats();
+            match Standby::open(log, &self.config.data) {
+                Ok(standby) => return Ok(Next::Goes((standby, beats))),
+                // It may be its disk that ended its term.
+                Err(error) if has_led && error.may_pass() => {
+                    warn!("this server cannot follow: {error}; trying again");
+                }
+                Err(error) => return Err(of_follow(error)),
+            }
+            if self.pause() {
+                return Ok(Next::Stops);
+            }
+        }
+    }
+
+    /// Takes the ports.
+    fn open(&mut self, log: &JetStream) -> Result<Station, ServerError> {
+        let secret = log.secret();
+        receipts::set_key(&self.config.data, secret)
+            .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
+        let doors = Doors::new(&self.config)?;
+        let (health, trouble) = Health::of_cluster();
+        let start = |error: std::io::Error| ServerError::Start(error.to_string());
+        let way = Arc::new(Way::new(doors.env.clone(), &secret, self.cluster.tls.clone()).map_err(start)?);
+        let elsewhere = PassOn::by(way.clone());
+        let anonymous_group = self.config.broker.anonymous_group.is_some();
+        let proxy = ProxyThread::start(way.clone(), trouble, anonymous_group).map_err(start)?;
+        let contact = doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
+        let (link, control) = (LinkService::new(), Arc::<Mutex<Option<ControlService>>>::default());
+        let here = {
+            let control = control.clone();
+            move || locked(&control).clone()
+        };
+        // What others pass on is for this server, or for nobody: it does not go round.
+        let from_servers = doors.admissions[1].asked_by_servers(&doors.access, is_server(&secret));
+        let beside = [
+            create_link(link.clone(), &LinkService::asked(&secret)),
+            create_control_or_pass(here.clone(), &PassOn::by(way.clone()), &from_servers),
+        ];
+        let operators = create_control_or_pass(here, &elsewhere, &doors.let_in(Role::Operator));
+        let open = doors.open(&self.config, &health, contact, beside, operators)?;
+        // The same ports the next time.
+        self.config.listen = open.listen().to_owned();
+        self.config.control = open.control().to_owned();
+        Ok(Station {
+            doors,
+            open,
+            health,
+            proxy,
+            link,
+            control,
+            elsewhere,
+            beats: log.beats(),
+            newest: AtomicU64::new(0),
+        })
+    }
+
     /// Follows until this server leads.
-    fn follow(&mut self) -> Result<Next<(Replicated<JetStream>, Beats)>, ServerError> {
-        self.shared.set_role("following (the log was not reached yet)".into());
-        let _waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
-        let Next::Goes((mut standby, beats)) = self.standby()? else { return Ok(Next::Stops) };
+    fn follow(
+        &mut self,
+        (mut standby, beats): (Standby<JetStream>, Beats),
+        station: &Station,
+    ) -> Result<Next<(Replicated<JetStream>, Beats)>, ServerError> {
         info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
         let (mut heard, mut reads) = (Instant::now(), true);
         loop {
-            if self.stops() {
+            if self.stops(station) {
                 return Ok(Next::Stops);
             }
+            let clients = station.proxy.handle().clients() as u32;
             let mut resigned = false;
             match standby.follow(LOOK) {
                 Ok(news) if news.messages > 0 => (heard, resigned) = (Instant::now(), news.resigned),
@@ -201,7 +318,7 @@ impl Run {
                         warn!("the log of the cluster is not followed for now: {why}");
                     }
                     if let FollowError::Store(why) = why {
-                        beats.say(Saying { trouble: why.to_string(), ..self.says() });
+                        beats.say(Saying { trouble: why.to_string(), clients, ..self.says() });
                     }
                     // Nor could it lead.
                     thread::sleep(LOOK);
@@ -211,14 +328,13 @@ impl Run {
             }
             let beat = beats.heard();
             heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
+            if let Some(beat) = &beat {
+                self.note_leader(station, beat);
+            }
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(format!("following (lag {lag})"));
-            beats.say(Saying {
-                epoch: standby.epoch(),
-                lag,
-                trouble: self.no_room().unwrap_or_default(),
-                ..self.says()
-            });
+            let trouble = self.no_room().unwrap_or_default();
+            beats.say(Saying { epoch: standby.epoch(), lag, trouble, clients, ..self.says() });
             if !resigned && heard.elapsed() < self.cluster.takeover_after {
                 continue;
             }
@@ -233,24 +349,13 @@ impl Run {
         }
     }
 
-    /// Opens the log and the view of it.
-    fn standby(&mut self) -> Result<Next<(Standby<JetStream>, Beats)>, ServerError> {
-        loop {
-            let Next::Goes(log) = self.reach()? else { return Ok(Next::Stops) };
-            let beats = log.beats();
-            receipts::set_key(&self.config.data, log.secret())
-                .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
-            match Standby::open(log, &self.config.data) {
-                Ok(standby) => return Ok(Next::Goes((standby, beats))),
-                // It may be its disk that ended its term.
-                Err(error) if self.has_led && error.may_pass() => {
-                    warn!("this server cannot follow: {error}; trying again")
-                }
-                Err(error) => return Err(of_follow(error)),
-            }
-            if self.pause() {
-                return Ok(Next::Stops);
-            }
+    /// Has clients go on with the one that says that it leads. What it said itself while it did is over.
+    fn note_leader(&self, station: &Station, beat: &Heard) {
+        // One that was stopped for a while may still say so, and knows less.
+        let is_newest = beat.place >= station.newest.fetch_max(beat.place, SeqCst) && !beat.server.is_empty();
+        if is_newest && *beat.server != *self.cluster.advertise && beat.at.elapsed() < self.cluster.takeover_after {
+            station.elsewhere.set(Some(&beat.server));
+            station.proxy.handle().set_leader(Leader::There(beat.server.clone()));
         }
     }
 
@@ -275,37 +380,45 @@ impl Run {
     fn pause(&mut self) -> bool {
         let again = Instant::now() + PAUSE;
         while Instant::now() < again {
-            if self.stops() {
-                return true;
+            match self.orders.recv_timeout(LOOK) {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return true,
+                Ok(Order::Reconfigure(settings)) => self.take_settings(*settings),
+                Ok(Order::ReloadTls) | Err(RecvTimeoutError::Timeout) => {}
             }
-            thread::sleep(LOOK);
         }
         false
     }
 
     /// Leads until another server does.
-    fn lead(&mut self, backend: Replicated<JetStream>, beats: &Beats) -> Result<Next<()>, ServerError> {
+    fn lead(
+        &mut self,
+        backend: Replicated<JetStream>,
+        beats: &Beats,
+        station: &Station,
+    ) -> Result<Next<()>, ServerError> {
         info!("leading the cluster {}", self.cluster.log.cluster);
-        self.has_led = true;
-        beats.give(true);
+        beats.give(Some(&self.cluster.advertise));
         let says = Saying { leads: true, epoch: backend.epoch(), ..self.says() };
         beats.say(says.clone());
-        let server = Server::start_on(self.config.clone(), |_| Ok(Box::new(backend) as Box<dyn Backend>));
-        let server = server.inspect_err(|_| beats.give(false))?;
-        // The same ports the next time.
-        self.config.listen = server.listen().to_owned();
-        self.config.control = server.control().to_owned();
-        self.config.http = server.http().map(str::to_owned);
+        let engine = self.engine(backend, station).inspect_err(|_| beats.give(None))?;
+        self.config.http = engine.http().map(str::to_owned);
+        let store = engine.store();
+        let (leads, over) = {
+            let failing = store.clone();
+            Leads::new(engine.broker(), self.config.broker.anonymous_from, move || failing.failure())
+        };
+        station.link.set(Some(leads.clone()));
+        *locked(&station.control) = Some(engine.control(&station.doors));
+        station.proxy.handle().set_leader(Leader::Here(leads));
         self.shared.set_role("leading".into());
-        self.shared.set_pulse(Some(server.pulse()));
-        let store = server.store();
+        self.shared.set_pulse(Some(engine.pulse()));
         let (mut proved, mut counted, mut fit) = (Instant::now(), Instant::now(), Instant::now());
         let next = loop {
             let trouble = self.trouble(&store);
             if counted.elapsed() >= COUNT {
                 counted = Instant::now();
-                let trouble = trouble.clone().unwrap_or_default();
-                beats.say(Saying { clients: server.clients(), trouble, ..says.clone() });
+                let (trouble, clients) = (trouble.clone().unwrap_or_default(), station.proxy.handle().clients() as u32);
+                beats.say(Saying { clients, trouble, ..says.clone() });
             }
             fit = if trouble.is_none() { Instant::now() } else { fit };
             if let Some(why) = trouble.filter(|_| fit.elapsed() >= UNFIT && stands_by(beats)) {
@@ -314,7 +427,7 @@ impl Run {
             }
             match self.orders.recv_timeout(LOOK) {
                 Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => break Next::Stops,
-                Ok(order) => self.obey(order, Some(&server)),
+                Ok(order) => self.obey(order, station, Some(&engine)),
                 Err(RecvTimeoutError::Timeout) => {}
             }
             if store.is_fenced() {
@@ -329,10 +442,21 @@ impl Run {
                 store.flush(Box::new(|_| {}));
             }
         };
-        self.shared.set_role("stopping".into());
+        self.shared.set_role(if matches!(next, Next::Stops) { "stopping" } else { "following" }.into());
         self.shared.set_pulse(None);
-        beats.give(false);
-        if let Err(error) = server.stop() {
+        beats.give(None);
+        *locked(&station.control) = None;
+        station.elsewhere.set(None);
+        station.link.set(None);
+        if let Next::Stops = next {
+            // Clients are told to go elsewhere before another server leads: what they still tell goes to that one.
+            self.begin_stop(station);
+        }
+        // Before this nobody else may lead.
+        let drained = engine.drain(|_| {});
+        drop(over);
+        station.proxy.handle().set_leader(Leader::Nobody);
+        if let Err(error) = drained.end().close() {
             match next {
                 Next::Stops => return Err(error.into()),
                 Next::Goes(()) => info!("the store of the term that is over: {error}"),
@@ -359,31 +483,76 @@ impl Run {
         Saying { server, version, started_at: self.started_at, ..Saying::default() }
     }
 
+    fn engine(&self, backend: Replicated<JetStream>, station: &Station) -> Result<Engine, ServerError> {
+        let Station { doors, health, proxy, .. } = station;
+        let page = Page::bind(&self.config, doors)?;
+        let opened = Store::with_backend(Box::new(backend)).map_err(ServerError::Open)?;
+        let contact = |_| doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
+        Engine::start(&self.config, opened, doors, contact)?.begin(&self.config, doors, page, health)
+    }
+
+    fn begin_stop(&self, station: &Station) {
+        station.health.begin_drain();
+        station.health.sends_away(station.doors.admissions[0].open());
+        station.proxy.handle().drain();
+    }
+
+    /// Ends what clients are connected to. What they still tell goes to the server that leads now.
+    fn close(&self, station: Station) -> Result<(), ServerError> {
+        self.begin_stop(&station);
+        let Station { doors, open, health, proxy, beats, .. } = station;
+        let (handle, advertise) = (proxy.handle(), &*self.cluster.advertise);
+        let closed = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !closed.load(SeqCst) {
+                    if let Some(beat) = beats.heard().filter(|beat| *beat.server != *advertise) {
+                        handle.set_leader(Leader::There(beat.server));
+                    }
+                    thread::sleep(LOOK / 4);
+                }
+            });
+            open.wait(&doors.calls, &health, self.config.grace);
+            closed.store(true, SeqCst);
+        });
+        proxy.stop();
+        open.close();
+        Ok(())
+    }
+
     /// Takes the orders that wait; says whether one is to stop.
-    fn stops(&mut self) -> bool {
+    fn stops(&mut self, station: &Station) -> bool {
         while let Ok(order) = self.orders.try_recv() {
             if let Order::Stop = order {
                 return true;
             }
-            self.obey(order, None);
+            self.obey(order, station, None);
         }
         false
     }
 
-    fn obey(&mut self, order: Order, server: Option<&Server>) {
+    fn obey(&mut self, order: Order, station: &Station, engine: Option<&Engine>) {
         match order {
             Order::Stop => {}
-            Order::ReloadTls => server.into_iter().for_each(Server::reload_tls),
+            Order::ReloadTls => station.open.reload_tls(),
             Order::Reconfigure(settings) => {
                 let (broker, retention, limits) = *settings;
-                (self.config.broker, self.config.retention) = (broker.clone(), retention.clone());
-                self.config.limits = limits;
-                if let Some(Err(error)) = server.map(|server| server.reconfigure(broker, retention, limits)) {
+                self.take_settings((broker.clone(), retention.clone(), limits));
+                let taken = engine.map(|engine| engine.reconfigure(&station.doors, broker, retention, limits));
+                if let Some(Err(error)) = taken {
                     warn!("not all of the settings are taken over: {error}");
                 }
             }
         }
     }
+
+    fn take_settings(&mut self, (broker, retention, limits): (broker::Config, Retention, Limits)) {
+        (self.config.broker, self.config.retention, self.config.limits) = (broker, retention, limits);
+    }
+}
+
+fn locked<T>(what: &Mutex<T>) -> MutexGuard<'_, T> {
+    what.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether another server would lead at once.

@@ -19,6 +19,7 @@ use super::health::Health;
 use super::receipts::OfClient;
 use super::refusal::Refusal;
 use super::traffic::{Flow, Traffic};
+use super::upstream::Upstream;
 use crate::broker::{self, Closed, Delivery, Inbox, Push, RevokeReason, SessionId};
 use crate::codec::First;
 use crate::wire::contact::revoked::Reason;
@@ -31,7 +32,7 @@ const BATCH_BYTES: u64 = 1024 * 1024;
 pub(super) struct Pump<S> {
     /// Dropped before the end, it would cancel the call. `None`: the server called.
     pub(super) _request: Option<First<Empty>>,
-    pub(super) broker: broker::Handle,
+    pub(super) upstream: Upstream,
     pub(super) health: Health,
     pub(super) traffic: Arc<Traffic>,
     pub(super) sink: S,
@@ -129,7 +130,7 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
             Ended::Refused(refusal) if !matches!(refusal, Refusal::Stopping { .. }) => "what it told was refused",
             Ended::Refused(_) => "the server is stopping",
         };
-        self.broker.leave(self.session, why).await;
+        self.upstream.leave(self.session, why).await;
     }
 
     fn closed(&self, why: Closed) -> Ended {
@@ -170,7 +171,7 @@ impl<S: Sink<(ServerMsg, WriteFlags), Error = grpcio::Error> + Unpin> Pump<S> {
                         count += 1;
                         self.send(message).await?;
                         if let Some(taken) = self.inbox.took(cost) {
-                            self.broker.stream_took(self.session, taken).await;
+                            self.upstream.stream_took(self.session, taken).await;
                         }
                     }
                     self.traffic.count(Flow::Tasks, count, bytes);

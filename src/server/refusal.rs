@@ -12,6 +12,8 @@ use protobuf::{Message as _, MessageFull};
 use rand::{Rng, RngExt as _};
 
 use super::limits::Limit;
+#[cfg(feature = "cluster")]
+use super::proxy::Failed;
 use super::refusal_counts;
 use super::roles::Role;
 use crate::attachment::{Attachment, HeaderError, Headers};
@@ -215,6 +217,15 @@ pub(super) enum Refusal {
         "what the schedules are to do takes {size} bytes in all, and may take {MOST_BYTES}: put the data elsewhere"
     )]
     SchedulesTooLarge { size: usize },
+    #[cfg(feature = "cluster")]
+    #[error(transparent)]
+    FromLeader(Failed),
+    #[cfg(feature = "cluster")]
+    #[error("no server of the cluster leads now: try again")]
+    NoLeader,
+    #[cfg(feature = "cluster")]
+    #[error("this is for the servers of the cluster alone")]
+    NotOfTheCluster,
 }
 
 /// The first few of some names.
@@ -309,12 +320,23 @@ impl Refusal {
         self.reason().name()
     }
 
+    /// The disk has too little room.
+    pub(super) fn is_low(&self) -> bool {
+        self.reason() == Reason::DISK_LOW
+    }
+
     pub(super) fn code(&self) -> RpcStatusCode {
         self.reason().code()
     }
 
-    fn reason(&self) -> Reason {
+    pub(super) fn reason(&self) -> Reason {
         match self {
+            #[cfg(feature = "cluster")]
+            Refusal::FromLeader(why) => why.reason(),
+            #[cfg(feature = "cluster")]
+            Refusal::NoLeader => Reason::NO_LEADER,
+            #[cfg(feature = "cluster")]
+            Refusal::NotOfTheCluster => Reason::CREDENTIAL_MISSING,
             Refusal::Undecodable(Unreadable::Undecodable(_)) => Reason::MESSAGE_UNDECODABLE,
             Refusal::Undecodable(Unreadable::TooMany { .. }) => Reason::BATCH_TOO_LARGE,
             Refusal::NoMessage(_) => Reason::MESSAGE_MISSING,
@@ -527,9 +549,16 @@ impl Refusal {
             Refusal::Store(e) | Refusal::Broker(BrokerError::Store(e)) if e.may_pass() => {
                 Some(come_back(usize::MAX, &mut rand::rng()))
             }
-            _ if self.reason() == Reason::SERVER_STOPPING => Some(come_back(1, &mut rand::rng())),
+            _ if matches!(self.reason(), Reason::SERVER_STOPPING | Reason::NO_LEADER) => {
+                Some(come_back(1, &mut rand::rng()))
+            }
             _ => None,
         }
+    }
+
+    /// Its code, its text and its details.
+    pub(super) fn status(&self) -> Status {
+        Status { code: self.code().into(), message: self.to_string(), details: self.details(), ..Status::default() }
     }
 
     fn details(&self) -> Vec<Any> {
@@ -589,11 +618,13 @@ impl From<&Refusal> for Refused {
 impl From<Refusal> for RpcStatus {
     fn from(refusal: Refusal) -> RpcStatus {
         refusal_counts::count(refusal.cause());
-        let code = refusal.code();
-        let status =
-            Status { code: code.into(), message: refusal.to_string(), details: refusal.details(), ..Status::default() };
+        #[cfg(feature = "cluster")]
+        if let Refusal::FromLeader(why) = refusal {
+            return why.status();
+        }
+        let status = refusal.status();
         let details = status.write_to_bytes().unwrap_or_default();
-        RpcStatus::with_details(code, status.message, details)
+        RpcStatus::with_details(refusal.code(), status.message, details)
     }
 }
 

@@ -37,7 +37,7 @@ pub(super) struct Watchdog {
 }
 
 /// Says whether all of it moves. Cheap to clone.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Pulse {
     parts: Arc<[Beat]>,
     /// When the thread that asks asked last.

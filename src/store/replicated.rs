@@ -41,6 +41,8 @@ mod watch;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
+#[cfg(feature = "cluster")]
+pub(crate) use self::convert::{read_task as read_record_task, task as record_task};
 pub use self::import::{ImportError, Imported, import};
 #[cfg(feature = "cluster")]
 pub use self::jetstream::{ClusterName, JetStream, JetStreamConfig, JetStreamError};

@@ -660,6 +660,7 @@ impl World {
             receipts: false,
             labels: who.labels.parse().unwrap(),
             quota: [3, 5, 6].contains(&who.who).then_some(QUOTA),
+            resume: None,
             version: None,
             system: None,
         }

@@ -147,9 +147,12 @@ impl Witness {
         self.working.store(false, Ordering::SeqCst);
     }
 
-    /// A connection of its own. Of several addresses, with commas between them, to the first that takes it.
+    /// A connection of its own. Of several addresses, with commas between them, to any that takes it.
     pub fn connect(&self, address: &str) -> Channel {
-        let scheme = if address.contains(',') { "ipv4:" } else { "" };
+        let mut all: Vec<&str> = address.split(',').collect();
+        let first = rand::random_range(0..all.len());
+        all.rotate_left(first);
+        let (scheme, address) = (if all.len() > 1 { "ipv4:" } else { "" }, all.join(","));
         ChannelBuilder::new(self.env.clone())
             .use_local_subchannel_pool(true)
             .initial_reconnect_backoff(Duration::from_millis(100))

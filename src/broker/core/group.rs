@@ -706,6 +706,12 @@ impl Group {
         false
     }
 
+    /// Has it go on behind these tasks, of each priority, as if it had read up to there.
+    pub(super) fn go_on_after(&mut self, read: [TaskId; 3]) {
+        self.cursors = read.map(LogCursor::new);
+        self.broadcast_after = read.into_iter().min().unwrap_or(0);
+    }
+
     /// Gives a settled task to the group again; `false`: it is not settled. If its cursor has not come to it yet, that skips it.
     pub(super) fn revive(&mut self, task: &Task, head: TaskId, now: Now) -> bool {
         let settled = self.has_settled(task, head);

@@ -5,14 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::contest::NotYourTurn;
+use super::delayed::Due;
 use super::group::Group;
 use super::holder::Holder;
 use super::open::{Lease, Said};
 use super::operators::GroupError;
 use super::peer::Peer;
 use super::quotas::Quota;
-use super::session::{Join, Session, SessionId};
+use super::session::{Held, Join, Session, SessionId};
 use super::{Action, Closed, Core, GRACE, GroupId};
+use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
@@ -41,6 +43,8 @@ impl Core {
             self.room_for_a_group()?;
         }
         let contest = self.contest(&join, now)?;
+        let mut join = join;
+        let resume = join.resume.take().map(|resume| *resume);
         let group_id = self.group_for(name, from, now);
         if self.groups.get_mut(&group_id).is_some_and(|group| group.set_labels(&join.labels)) {
             self.checkpoints.changed(now.steady);
@@ -49,6 +53,9 @@ impl Core {
         let taken_over = join.client.as_ref().and_then(|client| self.clients.insert(client.clone(), id));
         let label = join.client.as_ref().map_or_else(|| join.peer.clone(), Name::shared);
         let leased = self.groups[&group_id].leased;
+        if let (Some(resume), false) = (&resume, leased) {
+            self.groups.get_mut(&group_id).iter_mut().for_each(|group| group.go_on_after(resume.read));
+        }
         // A passing group settles what was sent.
         let quota = join.quota.filter(|_| leased).map(|quota| self.quotas.enter(quota, id));
         let join = Join { quota, ..join };
@@ -109,9 +116,30 @@ impl Core {
         for task in awaiting {
             self.renew(group_id, task, Some(id), &address, Said::default(), now);
         }
+        let holds = resume.map(|resume| resume.holds).unwrap_or_default();
+        holds.into_iter().for_each(|held| self.resume(group_id, held, id, &address, now));
         self.update_rank(id);
         self.dispatch(group_id, now);
         Ok(is_new.then_some(from))
+    }
+
+    /// A client has a task that it was given before another server led: it keeps it, if nobody was given it since. The delivery may have been
+    /// forgotten, as by a crash.
+    fn resume(&mut self, id: GroupId, held: Held, session: SessionId, peer: &Arc<str>, now: Now) {
+        let Held { task, attempt, begun } = held;
+        let Some(group) = self.groups.get(&id) else { return };
+        let is_forgotten = group.open.waiting(task).is_none() && group.open.lease_of(task).is_none();
+        if is_forgotten && task <= self.head() && self.take_up_id(id, task) == Some(true) {
+            let attempts = Attempts::all_spent(attempt.saturating_sub(1)).delivered(false);
+            self.groups
+                .get_mut(&id)
+                .iter_mut()
+                .for_each(|group| group.open.delay(task, Due::After(now.steady), attempts));
+        }
+        let last = |group: &Group| group.open.waiting(task).is_some_and(|attempts| attempts.deliveries == attempt);
+        if self.groups.get(&id).is_some_and(last) {
+            self.lease_again(id, task, Some(session), peer, Said::default(), begun, now);
+        }
     }
 
     /// The window of a client that says this of itself.

@@ -41,21 +41,7 @@ impl Core {
             }
         };
         if let Some(Peer { unmatched, .. }) = self.peers.get_mut(&reporter.peer) {
-            for report in &mut reports {
-                match (report.task, report.outcome) {
-                    // What matches nothing is kept all the same, with a task of 0: nothing that a client says is lost.
-                    (0, outcome) => {
-                        let matched = match outcome {
-                            // The acknowledgement is yet to come.
-                            Outcome::Working => unmatched.oldest(),
-                            _ => unmatched.pop(),
-                        };
-                        (report.task, report.attempt) = matched.unwrap_or((0, report.attempt));
-                    }
-                    (_, Outcome::Working) => {}
-                    (task, _) => unmatched.remove(task),
-                }
-            }
+            reports.iter_mut().for_each(|report| unmatched.resolve(report));
         }
         let session = group.and_then(|group| self.session_of(reporter, group));
         let proven = reports.iter().any(|report| report.receipt == Receipt::Good);
@@ -268,8 +254,7 @@ impl Core {
         session.filter(|id| self.sessions.get(id).is_some_and(|session| session.group == group))
     }
 
-    /// The client at that address is at work on a task: the task is leased to it from now on. Without a session, its stream has
-    /// some time to come. What it said of it before stays until it says something else.
+    /// The client at that address is at work on a task: see [`lease_again`](Core::lease_again).
     pub(super) fn renew(
         &mut self,
         id: GroupId,
@@ -277,6 +262,22 @@ impl Core {
         session: Option<SessionId>,
         peer: &Arc<str>,
         says: Said,
+        now: Now,
+    ) {
+        self.lease_again(id, task, session, peer, says, true, now);
+    }
+
+    /// The client at that address has a task, and may have `begun` it: the task is leased to it from now on. Without a session, its stream
+    /// has some time to come. What it said of it before stays until it says something else.
+    #[allow(clippy::too_many_arguments)]
+    pub(super) fn lease_again(
+        &mut self,
+        id: GroupId,
+        task: TaskId,
+        session: Option<SessionId>,
+        peer: &Arc<str>,
+        says: Said,
+        begun: bool,
         now: Now,
     ) {
         let Some(group) = self.groups.get_mut(&id) else { return };
@@ -296,7 +297,7 @@ impl Core {
         };
         let Some((text, bytes, before, turn, since, said_before)) = had.or_else(waited) else { return };
         let (deadline, confirmed_from) = (now.steady.after(lasts), Some(peer.clone()));
-        let attempts = before.begin();
+        let attempts = if begun { before.begin() } else { before };
         if before != attempts {
             // A checkpoint is to know of it, as of a delivery.
             self.checkpoints.delivered(now.steady);
@@ -310,7 +311,7 @@ impl Core {
                 if holder.is_some() {
                     session.begin(before);
                 }
-                session.held.insert(task);
+                session.hold(task, attempts);
             }
             if holder.is_none() {
                 self.charge(id, bytes);
@@ -320,7 +321,7 @@ impl Core {
     }
 
     /// See [`Group::take_up_id`](super::group::Group::take_up_id).
-    fn take_up_id(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
+    pub(super) fn take_up_id(&mut self, id: GroupId, task: TaskId) -> Option<bool> {
         let recent = self.recent.get(task).map(|recent| &**recent);
         self.groups.get_mut(&id).map_or(Some(false), |group| group.take_up_id(task, recent))
     }

@@ -2,9 +2,9 @@
 
 use std::collections::VecDeque;
 
-use super::GroupId;
 use super::session::SessionId;
-use crate::task::TaskId;
+use super::{GroupId, OutcomeReport};
+use crate::task::{Outcome, TaskId};
 
 /// Who is connected from one address, so that reports from there without an id find their task.
 #[derive(Debug, Default)]
@@ -33,7 +33,7 @@ impl Peer {
 ///
 /// Kept as runs of consecutive ids, because a client that never acknowledges must cost no memory for each task.
 #[derive(Debug, Default)]
-pub(super) struct Unmatched {
+pub(crate) struct Unmatched {
     runs: VecDeque<Run>,
 }
 
@@ -48,13 +48,30 @@ struct Run {
 }
 
 impl Unmatched {
-    pub(super) fn push(&mut self, task: TaskId, attempt: u32) {
+    pub(crate) fn push(&mut self, task: TaskId, attempt: u32) {
         match self.runs.back_mut() {
             Some(run) if run.last + 1 == task && run.attempt == attempt => run.last = task,
             _ => self.runs.push_back(Run { first: task, last: task, attempt }),
         }
         if self.runs.len() > MAX_RUNS {
             self.runs.pop_front();
+        }
+    }
+
+    /// Finds out which delivery a report without an id is about. What matches nothing is kept all the same, with a task of 0: nothing that
+    /// a client says is lost.
+    pub(crate) fn resolve(&mut self, report: &mut OutcomeReport) {
+        match (report.task, report.outcome) {
+            (0, outcome) => {
+                let matched = match outcome {
+                    // The acknowledgement is yet to come.
+                    Outcome::Working => self.oldest(),
+                    _ => self.pop(),
+                };
+                (report.task, report.attempt) = matched.unwrap_or((0, report.attempt));
+            }
+            (_, Outcome::Working) => {}
+            (task, _) => self.remove(task),
         }
     }
 
@@ -91,7 +108,7 @@ impl Unmatched {
         }
     }
 
-    pub(super) fn clear(&mut self) {
+    pub(crate) fn clear(&mut self) {
         self.runs.clear();
     }
 }

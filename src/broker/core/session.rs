@@ -58,6 +58,28 @@ pub struct Join {
     pub peer: Arc<str>,
     /// What it may have, together with all other streams of the same identity. `None`: it need not say who it is.
     pub quota: Option<Quota>,
+    /// Its stream was open before another server led, and goes on.
+    pub resume: Option<Box<Resume>>,
+}
+
+/// What a stream had that was open under another server.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Resume {
+    /// What its client was given and has not told the end of, oldest first.
+    pub holds: Vec<Held>,
+    /// Of a client without a group: the newest task of each priority that it was given. Less, if it was given none: where it began.
+    pub read: [TaskId; 3],
+}
+
+/// A task that a client has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The task.
+    pub task: TaskId,
+    /// Which delivery.
+    pub attempt: u32,
+    /// It has begun it, or does not say so.
+    pub begun: bool,
 }
 
 /// What a gRPC library takes in one message unless it is told otherwise, in bytes.
@@ -107,7 +129,7 @@ impl Delivery {
 
 /// How much may be on its way to a client that its stream has not taken, in bytes of [`Delivery::cost`]. Enough to keep a
 /// connection busy; ten thousand clients that do not read cost 640 MB at most.
-pub(in crate::broker) const SEND_BUFFER: u64 = 64 * 1024;
+pub(crate) const SEND_BUFFER: u64 = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Session {

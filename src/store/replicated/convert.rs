@@ -158,7 +158,8 @@ fn read_priority(number: u32) -> Read<Priority> {
     priority.ok_or_else(|| format!("the priority {number}"))
 }
 
-fn task(task: &Task) -> pb::Task {
+/// A task as a message.
+pub(crate) fn task(task: &Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let NewTask {
         text: what,
@@ -237,7 +238,8 @@ fn read_replacing(replace: pb::Replace) -> Read<Box<Replace>> {
     Ok(Box::new(read.taken(replace.replaces, None)))
 }
 
-fn read_task(task: pb::Task) -> Read<Task> {
+/// The same back.
+pub(crate) fn read_task(task: pb::Task) -> Read<Task> {
     let audience = match (task.groups, task.select) {
         (groups, None) if groups.is_empty() => None,
         (groups, None) => Some(Audience::Groups(groups.iter().map(|one| name(one)).collect::<Read<_>>()?)),

@@ -3,7 +3,7 @@
 //! The server that leads says so four times a second, with the last message of the log. Nothing depends on these beats but how soon another
 //! one tries to lead. Once a second each says what it is, for people: nothing depends on that at all.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,8 +62,8 @@ pub(super) struct Nats {
     cluster: String,
     /// The last message of the log that is known of here.
     pub(super) last: AtomicU64,
-    /// This server says that it leads.
-    beats: AtomicBool,
+    /// This server says that it leads, and is reached there.
+    beats: Mutex<Option<Arc<str>>>,
     heard: Mutex<Option<Heard>>,
     /// What this server says of itself.
     says: Mutex<Saying>,
@@ -77,6 +77,8 @@ pub(super) struct Nats {
 pub struct Heard {
     /// The last message of the log.
     pub place: u64,
+    /// Where it is reached; empty: nowhere yet.
+    pub server: Arc<str>,
     /// When it was heard here.
     pub at: Instant,
 }
@@ -91,7 +93,7 @@ impl Nats {
             client,
             cluster: config.cluster.to_string(),
             last: AtomicU64::new(0),
-            beats: AtomicBool::new(false),
+            beats: Mutex::default(),
             heard: Mutex::default(),
             says: Mutex::default(),
             peers: Mutex::default(),
@@ -108,9 +110,10 @@ impl Nats {
         let nats = self.clone();
         tokio::spawn(async move {
             while let Some(beat) = others_beat.next().await {
-                if let Ok(place) = <[u8; 8]>::try_from(&*beat.payload) {
-                    let (place, at) = (u64::from_be_bytes(place), Instant::now());
-                    *locked(&nats.heard) = Some(Heard { place, at });
+                if let Some((place, server)) = beat.payload.split_first_chunk() {
+                    let (place, at) = (u64::from_be_bytes(*place), Instant::now());
+                    let server = String::from_utf8_lossy(server).into();
+                    *locked(&nats.heard) = Some(Heard { place, server, at });
                 }
             }
         });
@@ -125,9 +128,10 @@ impl Nats {
             let mut every = interval(BEAT);
             loop {
                 every.tick().await;
-                if nats.beats.load(SeqCst) {
-                    let place = nats.last.load(SeqCst).to_be_bytes();
-                    let _ = nats.client.publish(beats.clone(), Bytes::copy_from_slice(&place)).await;
+                let server = locked(&nats.beats).clone();
+                if let Some(server) = server {
+                    let beat = [&nats.last.load(SeqCst).to_be_bytes()[..], server.as_bytes()].concat();
+                    let _ = nats.client.publish(beats.clone(), Bytes::from(beat)).await;
                 }
             }
         });
@@ -164,9 +168,9 @@ impl Nats {
 pub struct Beats(pub(super) Arc<Nats>);
 
 impl Beats {
-    /// Says that this server leads, or no more.
-    pub fn give(&self, leads: bool) {
-        self.0.beats.store(leads, SeqCst);
+    /// Says that this server leads, and where others reach it, or nowhere yet; or no more.
+    pub fn give(&self, server: Option<&str>) {
+        *locked(&self.0.beats) = server.map(Arc::from);
     }
 
     /// Has this server say so of itself from now on. An epoch of 0 becomes what the server that leads says.

@@ -1,0 +1,363 @@
+//! Frames as messages of `proto/link.proto`, and back.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use protobuf::MessageField;
+
+use super::frame::{Down, Failed, Up, Welcome};
+use crate::attachment::{Attachment, Headers};
+use crate::broker::{
+    Closed, Delivery, Held, Join, OutcomeReport, Piece, Push, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked,
+    Watched,
+};
+use crate::store::{read_record_task, record_task};
+use crate::task::{Name, NameOf, NewStatus, Outcome, Progress, StartAt, Task, Time};
+use crate::wire::link as pb;
+use crate::wire::link::down::What as DownWhat;
+use crate::wire::link::up::What as UpWhat;
+use crate::wire::log as log_pb;
+
+/// What cannot be read, in a few words.
+type Read<T> = Result<T, String>;
+
+fn name(text: Option<String>) -> Read<Option<Name>> {
+    text.map(|text| Name::new(NameOf::Metadata, &text).map_err(|error| error.to_string())).transpose()
+}
+
+fn text(name: Option<&Name>) -> Option<String> {
+    name.map(ToString::to_string)
+}
+
+pub(super) fn to_leader(ups: Vec<Up>) -> pb::ToLeader {
+    let ups = ups.into_iter().map(|up| pb::Up { what: Some(self::up(up)), ..pb::Up::new() });
+    pb::ToLeader { ups: ups.collect(), ..pb::ToLeader::new() }
+}
+
+pub(super) fn read_to_leader(message: pb::ToLeader) -> Read<Vec<Up>> {
+    // What a newer server says is passed over.
+    message.ups.into_iter().filter_map(|up| up.what).map(read_up).collect()
+}
+
+fn up(up: Up) -> UpWhat {
+    match up {
+        Up::Join(session, join) => UpWhat::Join(self::join(session, *join)),
+        Up::Leave(session, why) => UpWhat::Leave(pb::Leave { session, why, ..pb::Leave::new() }),
+        Up::Took(session, bytes) => UpWhat::Took(pb::Took { session, bytes, ..pb::Took::new() }),
+        Up::Teller(number, Reporter { client, group, peer }) => UpWhat::Teller(pb::Teller {
+            number,
+            client: text(client.as_ref()),
+            group: text(group.as_ref()),
+            peer: peer.to_string(),
+            ..pb::Teller::new()
+        }),
+        Up::TellerGone(number) => UpWhat::TellerGone(number),
+        Up::Told(teller, reports) => {
+            UpWhat::Told(pb::Told { teller, reports: reports.into_iter().map(report).collect(), ..pb::Told::new() })
+        }
+        Up::Flush(ask) => UpWhat::Flush(ask),
+        Up::Statuses(ask, statuses) => {
+            let statuses = statuses.into_iter().map(|NewStatus { client, msg, at }| log_pb::Status {
+                client: client.to_string(),
+                msg,
+                at: at.0,
+                ..log_pb::Status::new()
+            });
+            UpWhat::Statuses(pb::Statuses { ask, statuses: statuses.collect(), ..pb::Statuses::new() })
+        }
+        Up::Quota(quota) => UpWhat::Quota(self::quota(quota)),
+    }
+}
+
+fn read_up(up: UpWhat) -> Read<Up> {
+    Ok(match up {
+        UpWhat::Join(join) => Up::Join(join.session, Box::new(read_join(join)?)),
+        UpWhat::Leave(leave) => Up::Leave(leave.session, leave.why),
+        UpWhat::Took(took) => Up::Took(took.session, took.bytes),
+        UpWhat::Teller(teller) => Up::Teller(
+            teller.number,
+            Reporter { client: name(teller.client)?, group: name(teller.group)?, peer: teller.peer.into() },
+        ),
+        UpWhat::TellerGone(number) => Up::TellerGone(number),
+        UpWhat::Told(told) => Up::Told(told.teller, told.reports.into_iter().map(read_report).collect::<Read<_>>()?),
+        UpWhat::Flush(ask) => Up::Flush(ask),
+        UpWhat::Statuses(statuses) => {
+            let all = statuses.statuses.into_iter();
+            let all =
+                all.map(|status| NewStatus { client: status.client.into(), msg: status.msg, at: Time(status.at) });
+            Up::Statuses(statuses.ask, all.collect())
+        }
+        UpWhat::Quota(quota) => Up::Quota(read_quota(&quota)),
+    })
+}
+
+fn join(session: u64, join: Join) -> pb::Join {
+    let Join {
+        client,
+        instance,
+        group,
+        window,
+        from,
+        begins,
+        revoke,
+        output,
+        receipts,
+        stopping,
+        heartbeat,
+        max_message,
+        labels,
+        version,
+        system,
+        peer,
+        quota,
+        resume,
+    } = join;
+    let held = |held: &Held| pb::Held { task: held.task, attempt: held.attempt, begun: held.begun, ..pb::Held::new() };
+    let resume = resume.map(|resume| pb::Resume {
+        holds: resume.holds.iter().map(held).collect(),
+        read: resume.read.to_vec(),
+        ..pb::Resume::new()
+    });
+    pb::Join {
+        session,
+        client: text(client.as_ref()),
+        instance: text(instance.as_ref()),
+        group: text(group.as_ref()),
+        window,
+        from: from.map(|from| from.as_str().to_owned()),
+        begins,
+        revoke,
+        output,
+        receipts,
+        stopping,
+        heartbeat_ms: heartbeat.map(|every| every.as_millis() as u64),
+        max_message,
+        labels: labels.to_string(),
+        version: text(version.as_ref()),
+        system: text(system.as_ref()),
+        peer: peer.to_string(),
+        quota: quota.map(self::quota).into(),
+        resume: resume.into(),
+        ..pb::Join::new()
+    }
+}
+
+fn read_join(join: pb::Join) -> Read<Join> {
+    let from = |text: String| StartAt::of(&text).ok_or_else(|| format!("the start {text:?}"));
+    let held = |held: pb::Held| Held { task: held.task, attempt: held.attempt, begun: held.begun };
+    let resume = |resume: pb::Resume| {
+        let read = resume.read.try_into().map_err(|_| "a stream without its places".to_owned())?;
+        Read::Ok(Box::new(Resume { holds: resume.holds.into_iter().map(held).collect(), read }))
+    };
+    let labels = if join.labels.is_empty() { Ok(Default::default()) } else { join.labels.parse() };
+    Ok(Join {
+        client: name(join.client)?,
+        instance: join.instance.map(|text| Name::new(NameOf::Key, &text).map_err(|e| e.to_string())).transpose()?,
+        group: name(join.group)?,
+        window: join.window,
+        from: join.from.map(from).transpose()?,
+        begins: join.begins,
+        revoke: join.revoke,
+        output: join.output,
+        receipts: join.receipts,
+        stopping: join.stopping,
+        heartbeat: join.heartbeat_ms.map(Duration::from_millis),
+        max_message: join.max_message,
+        labels: labels.map_err(|error: crate::labels::LabelError| error.to_string())?,
+        version: name(join.version)?,
+        system: name(join.system)?,
+        peer: join.peer.into(),
+        quota: join.quota.0.map(|quota| read_quota(&quota)),
+        resume: join.resume.0.map(|it| resume(*it)).transpose()?,
+    })
+}
+
+fn quota(Quota { of, window, bytes }: Quota) -> pb::Quota {
+    pb::Quota { of, window, bytes, ..pb::Quota::new() }
+}
+
+fn read_quota(quota: &pb::Quota) -> Quota {
+    Quota { of: quota.of, window: quota.window, bytes: quota.bytes }
+}
+
+fn report(report: OutcomeReport) -> pb::Report {
+    let OutcomeReport { task, attempt, outcome, ret, attachment, progress, delay, receipt, printed } = report;
+    pb::Report {
+        task,
+        attempt,
+        outcome: outcome as u32,
+        ret,
+        headers: attachment.headers().to_map(),
+        data: attachment.data().to_vec(),
+        progress: progress.map(Progress::part),
+        delay_ms: delay.as_millis() as u64,
+        receipt: match receipt {
+            Receipt::Missing => 0,
+            Receipt::Good => 1,
+            Receipt::Bad => 2,
+        },
+        printed: printed.map(|Piece { from, bytes }| pb::Piece { from, bytes, ..pb::Piece::new() }).into(),
+        ..pb::Report::new()
+    }
+}
+
+fn read_report(report: pb::Report) -> Read<OutcomeReport> {
+    let outcome = Outcome::from_number(report.outcome.into());
+    Ok(OutcomeReport {
+        task: report.task,
+        attempt: report.attempt,
+        outcome: outcome.ok_or_else(|| format!("the outcome {}", report.outcome))?,
+        ret: report.ret,
+        attachment: attachment(report.headers, report.data)?,
+        progress: report.progress.and_then(Progress::of),
+        delay: Duration::from_millis(report.delay_ms),
+        receipt: match report.receipt {
+            0 => Receipt::Missing,
+            1 => Receipt::Good,
+            _ => Receipt::Bad,
+        },
+        printed: report.printed.0.map(|piece| Piece { from: piece.from, bytes: piece.bytes }),
+    })
+}
+
+fn attachment(headers: HashMap<String, String>, data: Vec<u8>) -> Read<Attachment> {
+    if headers.is_empty() && data.is_empty() {
+        return Ok(Attachment::default());
+    }
+    Ok(Attachment::new(Headers::new(headers).map_err(|error| error.to_string())?, data))
+}
+
+/// One message. A task that several are given stands in it once.
+pub(super) fn from_leader(downs: Vec<Down>) -> pb::FromLeader {
+    let mut message = pb::FromLeader::new();
+    let mut places = HashMap::new();
+    for down in downs {
+        let what = match down {
+            Down::Joined(session, Ok(Welcome { new_group, window, after })) => DownWhat::Joined(pb::Joined {
+                session,
+                new_group: new_group.map(|from| from.as_str().to_owned()),
+                window,
+                after,
+                ..pb::Joined::new()
+            }),
+            Down::Joined(session, Err(why)) => {
+                DownWhat::Joined(pb::Joined { session, failed: MessageField::some(failed(why)), ..pb::Joined::new() })
+            }
+            Down::Push(session, push) => {
+                let mut place = |task: &Arc<Task>| {
+                    *places.entry(task.id).or_insert_with(|| {
+                        message.tasks.push(record_task(task));
+                        message.tasks.len() as u32 - 1
+                    })
+                };
+                self::push(session, push, &mut place, &mut message.downs);
+                continue;
+            }
+            Down::Done(ask, done) => {
+                DownWhat::Done(pb::Done { ask, failed: done.err().map(failed).into(), ..pb::Done::new() })
+            }
+            Down::State(trouble) => DownWhat::State(pb::State { trouble, ..pb::State::new() }),
+        };
+        message.downs.push(pb::Down { what: Some(what), ..pb::Down::new() });
+    }
+    message
+}
+
+fn push(session: u64, push: Push, place: &mut impl FnMut(&Arc<Task>) -> u32, into: &mut Vec<pb::Down>) {
+    let mut say = |what| into.push(pb::Down { what: Some(what), ..pb::Down::new() });
+    match push {
+        Push::Tasks(deliveries) => {
+            let delivery = |Delivery { task, attempt, spent, max_attempts }: &Delivery| pb::Delivery {
+                at: place(task),
+                attempt: *attempt,
+                spent: *spent,
+                max_attempts: *max_attempts,
+                ..pb::Delivery::new()
+            };
+            let deliveries = deliveries.iter().map(delivery).collect();
+            say(DownWhat::Tasks(pb::Tasks { session, deliveries, ..pb::Tasks::new() }));
+        }
+        Push::Revoked(all) => all.into_iter().for_each(|Revoked { task, attempt, reason }| {
+            let reason = match reason {
+                RevokeReason::Cancelled => 0,
+                RevokeReason::Expired => 1,
+                RevokeReason::GivenToAnother => 2,
+            };
+            say(DownWhat::Revoked(pb::Revoked { session, task, attempt, reason, ..pb::Revoked::new() }));
+        }),
+        Push::Watched(all) => all.into_iter().for_each(|Watched { task, attempt, anew }| {
+            say(DownWhat::Watched(pb::Watched { session, task, attempt, anew, ..pb::Watched::new() }));
+        }),
+        Push::Heartbeat => {
+            // All that follow one another are one.
+            if let Some(pb::Down { what: Some(DownWhat::Heartbeat(last)), .. }) = into.last_mut() {
+                return last.sessions.push(session);
+            }
+            let sessions = vec![session];
+            into.push(pb::Down {
+                what: Some(DownWhat::Heartbeat(pb::Sessions { sessions, ..pb::Sessions::new() })),
+                ..pb::Down::new()
+            });
+        }
+        Push::Close(why) => {
+            say(DownWhat::Close(pb::Close { session, taken_over: why == Closed::TakenOver, ..pb::Close::new() }));
+        }
+    }
+}
+
+fn failed(Failed { reason, message, details }: Failed) -> pb::Failed {
+    pb::Failed { reason: reason.name().into(), message, details, ..pb::Failed::new() }
+}
+
+fn read_failed(failed: pb::Failed) -> Failed {
+    Failed::read(&failed.reason, failed.message, failed.details)
+}
+
+pub(super) fn read_from_leader(message: pb::FromLeader) -> Read<Vec<Down>> {
+    let tasks = message.tasks.into_iter().map(|task| read_record_task(task).map(Arc::new)).collect::<Read<Vec<_>>>()?;
+    let mut downs = Vec::with_capacity(message.downs.len());
+    for what in message.downs.into_iter().filter_map(|down| down.what) {
+        downs.push(match what {
+            DownWhat::Joined(joined) => Down::Joined(joined.session, read_joined(joined)?),
+            DownWhat::Tasks(given) => {
+                let delivery = |one: pb::Delivery| {
+                    let task = tasks.get(one.at as usize).cloned().ok_or("a task that is not there")?;
+                    let pb::Delivery { attempt, spent, max_attempts, .. } = one;
+                    Read::Ok(Delivery { task, attempt, spent, max_attempts })
+                };
+                let deliveries = given.deliveries.into_iter().map(delivery).collect::<Read<_>>()?;
+                Down::Push(given.session, Push::Tasks(deliveries))
+            }
+            DownWhat::Revoked(pb::Revoked { session, task, attempt, reason, .. }) => {
+                let reason = match reason {
+                    0 => RevokeReason::Cancelled,
+                    1 => RevokeReason::Expired,
+                    _ => RevokeReason::GivenToAnother,
+                };
+                Down::Push(session, Push::Revoked(vec![Revoked { task, attempt, reason }]))
+            }
+            DownWhat::Watched(pb::Watched { session, task, attempt, anew, .. }) => {
+                Down::Push(session, Push::Watched(vec![Watched { task, attempt, anew }]))
+            }
+            DownWhat::Heartbeat(all) => {
+                downs.extend(all.sessions.into_iter().map(|session| Down::Push(session, Push::Heartbeat)));
+                continue;
+            }
+            DownWhat::Close(close) => {
+                let why = if close.taken_over { Closed::TakenOver } else { Closed::Stopping };
+                Down::Push(close.session, Push::Close(why))
+            }
+            DownWhat::Done(done) => Down::Done(done.ask, done.failed.0.map_or(Ok(()), |it| Err(read_failed(*it)))),
+            DownWhat::State(state) => Down::State(state.trouble),
+        });
+    }
+    Ok(downs)
+}
+
+fn read_joined(joined: pb::Joined) -> Read<Result<Welcome, Failed>> {
+    let from = |text: String| StartAt::of(&text).ok_or_else(|| format!("the start {text:?}"));
+    let new_group = joined.new_group.map(from).transpose()?;
+    let welcome = Welcome { new_group, window: joined.window, after: joined.after };
+    Ok(joined.failed.0.map_or(Ok(welcome), |failed| Err(read_failed(*failed))))
+}

@@ -1,0 +1,148 @@
+//! What clients of this server have, as the server that leads next has to be told.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use crate::broker::{Delivery, Held, Join, OutcomeReport, Reporter, Resume, SessionId, Unmatched};
+use crate::task::{ClientId, Outcome, TaskId};
+
+/// Most tasks of a client that are remembered: twice the largest window that is usual. One that never tells the end of any has its
+/// oldest forgotten.
+const MOST_HELD: usize = 2048;
+
+/// What one session has.
+#[derive(Debug)]
+pub(super) struct Holds {
+    /// Each with its delivery, and whether it is begun.
+    held: BTreeMap<TaskId, (u32, bool)>,
+    /// It says when it begins a task.
+    begins: bool,
+    /// It is in no group: what is sent to it is settled.
+    passing: bool,
+    /// See [`Resume::read`].
+    read: [TaskId; 3],
+}
+
+impl Holds {
+    fn new(join: &Join, passing: bool) -> Holds {
+        Holds { held: BTreeMap::new(), begins: join.begins, passing, read: [0; 3] }
+    }
+
+    /// Its stream begins behind this task.
+    pub(super) fn begins_after(&mut self, task: TaskId) {
+        self.read = [task; 3];
+    }
+
+    pub(super) fn resume(&self) -> Resume {
+        let held =
+            |(task, (attempt, begun)): (&TaskId, &(u32, bool))| Held { task: *task, attempt: *attempt, begun: *begun };
+        Resume { holds: self.held.iter().map(held).collect(), read: self.read }
+    }
+
+    fn given(&mut self, delivery: &Delivery) {
+        let Delivery { task, attempt, .. } = delivery;
+        if self.passing {
+            let read = &mut self.read[task.spec.priority as usize];
+            *read = task.id.max(*read);
+            return;
+        }
+        self.held.insert(task.id, (*attempt, !self.begins));
+        if self.held.len() > MOST_HELD {
+            self.held.pop_first();
+        }
+    }
+
+    fn told(&mut self, report: &OutcomeReport) {
+        let is_this = |attempt: u32| report.attempt == 0 || report.attempt == attempt;
+        let Some((attempt, begun)) = self.held.get_mut(&report.task).filter(|(attempt, _)| is_this(*attempt)) else {
+            return;
+        };
+        debug_assert!(is_this(*attempt));
+        match report.outcome {
+            Outcome::Working => *begun = true,
+            _ => drop(self.held.remove(&report.task)),
+        }
+    }
+
+    /// It is not to go on with a task.
+    pub(super) fn revoked(&mut self, task: TaskId) {
+        self.held.remove(&task);
+    }
+}
+
+/// One address.
+#[derive(Debug, Default)]
+struct Peer {
+    /// Streams and tellers.
+    open: usize,
+    /// Its latest stream.
+    session: Option<SessionId>,
+    unmatched: Unmatched,
+}
+
+/// Of all sessions of this server.
+#[derive(Debug, Default)]
+pub(super) struct AllHolds {
+    of: HashMap<SessionId, Holds>,
+    clients: HashMap<ClientId, SessionId>,
+    peers: HashMap<Arc<str>, Peer>,
+}
+
+impl AllHolds {
+    pub(super) fn came(&mut self, session: SessionId, join: &Join, passing: bool) {
+        self.of.insert(session, Holds::new(join, passing));
+        self.clients.extend(join.client.clone().map(|client| (client, session)));
+        let peer = self.peers.entry(join.peer.clone()).or_default();
+        if peer.open == 0 {
+            peer.unmatched.clear();
+        }
+        peer.open += 1;
+        peer.session = Some(session);
+    }
+
+    pub(super) fn went(&mut self, session: SessionId, join: &Join) {
+        self.of.remove(&session);
+        if let Some(client) = join.client.as_ref().filter(|client| self.clients.get(client) == Some(&session)) {
+            self.clients.remove(client);
+        }
+        self.teller_went(&join.peer);
+    }
+
+    pub(super) fn teller_came(&mut self, peer: &Arc<str>) {
+        self.peers.entry(peer.clone()).or_default().open += 1;
+    }
+
+    pub(super) fn teller_went(&mut self, peer: &Arc<str>) {
+        if let Some(state) = self.peers.get_mut(peer) {
+            state.open = state.open.saturating_sub(1);
+            if state.open == 0 {
+                self.peers.remove(peer);
+            }
+        }
+    }
+
+    pub(super) fn of(&mut self, session: SessionId) -> Option<&mut Holds> {
+        self.of.get_mut(&session)
+    }
+
+    pub(super) fn given(&mut self, session: SessionId, peer: &Arc<str>, deliveries: &[Delivery]) {
+        let Some(holds) = self.of.get_mut(&session) else { return };
+        deliveries.iter().for_each(|delivery| holds.given(delivery));
+        if let Some(peer) = self.peers.get_mut(peer) {
+            deliveries.iter().for_each(|delivery| peer.unmatched.push(delivery.task.id, delivery.attempt));
+        }
+    }
+
+    /// A client tells of a task. Where it does not say which, it is found here: the server that leads next would not know.
+    pub(super) fn told(&mut self, reporter: &Reporter, report: &mut OutcomeReport) {
+        let peer = self.peers.get_mut(&reporter.peer);
+        let by_peer = peer.as_ref().and_then(|peer| peer.session);
+        if let Some(Peer { unmatched, .. }) = peer {
+            unmatched.resolve(report);
+        }
+        let session = reporter.client.as_ref().map_or(by_peer, |client| self.clients.get(client).copied());
+        if let Some(holds) = session.and_then(|session| self.of.get_mut(&session)) {
+            holds.told(report);
+        }
+    }
+}

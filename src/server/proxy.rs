@@ -12,14 +12,14 @@
 
 mod convert;
 mod frame;
+mod handle;
 mod holds;
 mod link;
 mod pass;
 mod serve;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,7 @@ use log::{debug, info, warn};
 
 pub(super) use self::frame::Failed;
 use self::frame::{Ask, Down, Teller, Up, Welcome};
+pub(super) use self::handle::{Proxy, Telling, Trouble};
 use self::holds::AllHolds;
 use self::link::Link;
 pub(super) use self::link::{LinkService, Way, is_server};
@@ -38,7 +39,6 @@ use crate::broker::{
     Closed, Inbox, Join, Joined, Outbox, OutcomeReport, Push, Quota, Reporter, SEND_BUFFER, SessionId, outbox,
 };
 use crate::mailbox::{self, RecvTimeoutError};
-use crate::store::StoreError;
 use crate::task::NewStatus;
 
 /// Most commands that wait for the thread.
@@ -79,57 +79,7 @@ impl Leader {
     }
 }
 
-/// Whether clients are served. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Trouble(Arc<Why>);
-
-struct Why {
-    /// Why they are not.
-    trouble: Mutex<Option<String>>,
-    /// Called when that changes.
-    changed: Box<dyn Fn() + Send + Sync>,
-}
-
-impl Trouble {
-    pub(super) fn new(changed: impl Fn() + Send + Sync + 'static) -> Trouble {
-        Trouble(Arc::new(Why { trouble: Mutex::new(Some(NOBODY.into())), changed: Box::new(changed) }))
-    }
-
-    pub(super) fn get(&self) -> Option<String> {
-        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn set(&self, trouble: Option<String>) {
-        let before = {
-            let mut shown = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
-            std::mem::replace(&mut *shown, trouble.clone())
-        };
-        if before != trouble {
-            (self.0.changed)();
-        }
-    }
-}
-
 const NOBODY: &str = "no server of the cluster leads now";
-
-/// Talks to the thread. Cheap to clone.
-#[derive(Clone)]
-pub(super) struct Proxy {
-    mailbox: mailbox::Sender<Command>,
-    numbers: Arc<AtomicU64>,
-    gone: Arc<Gone>,
-    clients: Arc<AtomicUsize>,
-}
-
-/// Tellers that are gone. Beside the mailbox, because what is dropped cannot wait for room there. At most as many as calls were open.
-#[derive(Default)]
-struct Gone(Mutex<Vec<Teller>>);
-
-impl Gone {
-    fn lock(&self) -> MutexGuard<'_, Vec<Teller>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// The thread. Owns it until [`ProxyThread::stop`].
 pub(super) struct ProxyThread {
@@ -154,91 +104,11 @@ enum Command {
     Stop,
 }
 
-/// One call of a client that tells results. The broker knows of it until this is dropped.
-pub(super) struct Telling {
-    proxy: Proxy,
-    teller: Teller,
-}
-
-impl Telling {
-    pub(super) async fn report(&self, reports: Vec<OutcomeReport>) -> Result<(), Refusal> {
-        let bytes = reports.iter().map(OutcomeReport::weight).sum();
-        let (reply, taken) = oneshot::channel();
-        let command = Command::Told(self.teller, reports, reply);
-        self.proxy.mailbox.send_weighed_async(command, bytes).await.map_err(|_| over())?;
-        taken.await.map_err(|_| over())
-    }
-
-    pub(super) async fn flushed(&self) -> Result<(), Refusal> {
-        self.proxy.ask(Command::Flush).await
-    }
-}
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.proxy.gone.lock().push(self.teller);
-    }
-}
-
-fn over() -> Refusal {
-    Refusal::Store(StoreError::Closed)
-}
-
-impl Proxy {
-    pub(super) async fn join(&self, join: Join) -> Result<Joined, Refusal> {
-        self.ask(|reply| Command::Join(Box::new(join), reply)).await
-    }
-
-    pub(super) async fn leave(&self, session: SessionId, why: &str) {
-        let _ = self.mailbox.send_async(Command::Leave(session, why.to_owned())).await;
-    }
-
-    pub(super) async fn stream_took(&self, session: SessionId, taken: u64) {
-        let _ = self.mailbox.send_async(Command::Took(session, taken)).await;
-    }
-
-    pub(super) async fn reporting(&self, reporter: Reporter) -> Result<Telling, Refusal> {
-        let teller = self.numbers.fetch_add(1, SeqCst);
-        self.mailbox.send_async(Command::Teller(teller, reporter)).await.map_err(|_| over())?;
-        Ok(Telling { proxy: self.clone(), teller })
-    }
-
-    pub(super) async fn record_statuses(&self, statuses: Vec<NewStatus>) -> Result<(), Refusal> {
-        self.ask(|reply| Command::Statuses(statuses, reply)).await
-    }
-
-    pub(super) async fn set_quota(&self, quota: Quota) {
-        let _ = self.mailbox.send_async(Command::Quota(quota)).await;
-    }
-
-    /// How many streams of tasks are open.
-    pub(super) fn clients(&self) -> usize {
-        self.clients.load(SeqCst)
-    }
-
-    /// Another server leads, or none that is known.
-    pub(super) fn set_leader(&self, leader: Leader) {
-        let _ = self.mailbox.send(Command::Leader(leader));
-    }
-
-    /// Ends all streams, and opens none. What is told is still passed on.
-    pub(super) fn drain(&self) {
-        let _ = self.mailbox.send(Command::Drain);
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T, Refusal>>) -> Command) -> Result<T, Refusal> {
-        let (reply, answer) = oneshot::channel();
-        self.mailbox.send_async(command(reply)).await.map_err(|_| over())?;
-        answer.await.map_err(|_| over())?
-    }
-}
-
 impl ProxyThread {
     /// `anonymous_group`: clients without a name are in one. `way`: how other servers are reached.
     pub(super) fn start(way: Arc<Way>, trouble: Trouble, anonymous_group: bool) -> std::io::Result<ProxyThread> {
         let (mailbox, commands) = mailbox::bounded_in_bytes(MAILBOX, MAILBOX_BYTES);
-        let proxy =
-            Proxy { mailbox, numbers: Arc::new(AtomicU64::new(1)), gone: Arc::default(), clients: Arc::default() };
+        let proxy = Proxy::of(mailbox);
         let run = Run {
             way,
             proxy: proxy.clone(),
@@ -359,7 +229,7 @@ impl Run {
             self.keep_link();
             self.keep_patience();
             self.send();
-            self.proxy.clients.store(self.sessions.len(), SeqCst);
+            self.proxy.set_clients(self.sessions.len());
             let next = commands.recv_deadline(Instant::now() + AGAIN);
             let mut next = match next {
                 Ok(command) => Some(command),
@@ -418,8 +288,7 @@ impl Run {
     }
 
     fn let_tellers_go(&mut self) {
-        let gone = std::mem::take(&mut *self.proxy.gone.lock());
-        for number in gone {
+        for number in self.proxy.take_gone() {
             if let Some(reporter) = self.tellers.remove(&number) {
                 self.holds.teller_went(&reporter.peer);
                 self.up_if_ready(|| Up::TellerGone(number));

@@ -389,6 +389,27 @@ for_each! {
         assert_eq!(handle.reader().unwrap().schedules().unwrap(), BTreeMap::from([(name("other"), at(moment))]));
     }
 
+    fn what_a_schedule_makes_takes_the_place_of_the_newest_with_its_key_and_waits_for_quiet(place) {
+        let (_store, handle) = place.start();
+        let quiet = Quiet { millis: 60_000, most_millis: None, since: Time::default() };
+        let of_moment = |moment| NewTask {
+            key: Some(schedule::key(&name("often"), moment)),
+            replace: Some(Box::new(Replace::new("k", Some(quiet)).unwrap())),
+            ..task("x")
+        };
+        let write = |through: Time, tasks: Vec<NewTask>| {
+            let scheduled = Scheduled { name: name("often"), schedule: Some(at(through)), tasks };
+            block_on(handle.write_schedules(vec![scheduled])).unwrap()
+        };
+        submit(&handle, vec![NewTask { key: None, ..of_moment(Time(0)) }]);
+        assert_eq!(write(Time(2), vec![of_moment(Time(1)), of_moment(Time(2))]), [3]);
+        assert_eq!(write(Time(2), vec![of_moment(Time(2))]), [3], "it has its task, which replaces nothing twice");
+        let tasks = handle.reader().unwrap().tasks(0, 10).unwrap();
+        let stand = tasks.iter().map(|task| (task.spec.replaces(), task.spec.replaced_by()));
+        assert_eq!(stand.collect::<Vec<_>>(), [(None, Some(2)), (Some(1), Some(3)), (Some(2), None)]);
+        assert_eq!(tasks[2].spec.not_before, Some(tasks[2].accepted_at.after(Duration::from_secs(60))));
+    }
+
     fn what_a_run_has_done_is_kept_until_it_ends(place) {
         let (store, handle) = place.start();
         block_on(handle.submit(vec![task("before")])).unwrap();

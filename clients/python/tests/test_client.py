@@ -208,7 +208,7 @@ class Watching(Case):
         with self.assertRaises(ValueError):
             self.client.set_limits("g", lane_on_dead="burn")
         self.client.submit("a", to="g", lane="tenant 7")
-        self.assertEqual([task.lane for task in self.client.tasks()], ["tenant 7"])
+        self.assertEqual([found.task.lane for found in self.client.tasks()], ["tenant 7"])
         (group,) = self.client.groups()
         self.assertEqual((group.limits, group.lanes, group.held_lanes), (limits, 0, 0))
 
@@ -250,10 +250,11 @@ class Schedules(Case):
         self.assertEqual(caught.exception.reason, "SCHEDULE_UNKNOWN")
 
     def test_its_tasks_may_be_in_a_lane_and_take_the_place_of_others(self):
-        said = {"lane": "tenant 7", "replace": "config", "quiet": 1.5, "max_wait": 60}
-        self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", to="g", **said)
-        for shown in (self.client.schedule("nightly"), self.client.task(self.client.run_schedule("nightly")).task):
-            self.assertEqual({field: getattr(shown, field) for field in said}, said)
+        unsaid = {"lane": "", "replace": "", "quiet": None, "max_wait": None}
+        for options in ({"lane": "tenant 7"}, {"replace": "config", "quiet": 1.5, "max_wait": 60}):
+            self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", to="g", **options)
+            for shown in (self.client.schedule("nightly"), self.client.task(self.client.run_schedule("nightly")).task):
+                self.assertEqual({field: getattr(shown, field) for field in unsaid}, {**unsaid, **options})
 
     def test_what_makes_no_sense_is_refused(self):
         with self.assertRaises(InvalidArgument) as caught:

@@ -97,14 +97,14 @@ pub struct Server {
 impl Server {
     /// Opens the store and begins to listen. Returns when clients can connect.
     pub fn start(config: Config) -> Result<Server, ServerError> {
-        let doors = Doors::new(&config)?;
-        let page = Page::bind(&config, &doors)?;
-        let store = Sqlite::open(&config.data).map(|store| Box::new(store) as Box<dyn Backend>);
-        let (store, recovered) = store.and_then(Store::with_backend).map_err(ServerError::Open)?;
-        let health = Health::of(store.handle());
-        let engine = Engine::start(&config, (store, recovered), &doors, |broker| {
-            doors.contact(Upstream::Broker(broker), health.clone())
+        let (doors, (page, opened)) = Doors::new(&config, |tls, about| {
+            let page = Page::bind(&config, tls, about)?;
+            let store = Sqlite::open(&config.data).map(|store| Box::new(store) as Box<dyn Backend>);
+            Ok((page, store.and_then(Store::with_backend).map_err(ServerError::Open)?))
         })?;
+        let health = Health::of(opened.0.handle());
+        let engine =
+            Engine::start(&config, opened, &doors, |broker| doors.contact(Upstream::Broker(broker), health.clone()))?;
         let control = create_control(engine.control(&doors), &doors.let_in(Role::Operator));
         let open = doors.open(&config, &health, engine.contact.clone(), [], control)?;
         let engine = engine.begin(&config, &doors, page, &health)?;

@@ -21,9 +21,9 @@ use std::time::Duration;
 use contact::attachment::{Attachment, Headers};
 use contact::attempts::Attempts;
 use contact::broker::{
-    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Holder, Join, JoinError, LONGEST_NOTE, MOST_DRAINS,
-    MOST_KNOWN, MOST_LATE, MOST_WATCHED, OutcomeReport, Piece, Quota, Receipt, Reporter, RevokeReason, SessionId,
-    Standing, StartAt, Undelivered,
+    Action, Closed, Config, Core, Delivery, DrainError, GroupError, Held, Holder, Join, JoinError, LONGEST_NOTE,
+    MOST_DRAINS, MOST_KNOWN, MOST_LATE, MOST_WATCHED, OutcomeReport, Piece, Quota, Receipt, Reporter, Resume,
+    RevokeReason, SessionId, Standing, StartAt, Undelivered,
 };
 use contact::group_limits::GroupLimits;
 use contact::labels::Labels;
@@ -1053,6 +1053,74 @@ fn a_done_counts_that_is_told_after_a_crash_forgot_the_delivery_though_another_h
     changes_nothing(&mut world, &by, outcome_report(new, 1, Outcome::Done));
     world.wait(2 * ACK_TIMEOUT + SECOND);
     changes_nothing(&mut world, &by, outcome_report(tasks[2], 1, Outcome::Done));
+}
+
+#[test]
+fn a_stream_that_goes_on_after_another_server_led_keeps_what_its_client_has() {
+    for remembered in [true, false] {
+        let mut world = world();
+        let begins = |join| Join { begins: true, ..join };
+        let before = world.join(begins(worker("one")));
+        let tasks = [(); 3].map(|()| world.broadcast("work"));
+        assert_eq!(got(&world, before), tasks);
+        if remembered {
+            world.checkpoint();
+        }
+        world.sync();
+        world.crash(0);
+
+        let World { core, now, .. } = &mut world;
+        let given = |core: &mut Core, now| -> Vec<(SessionId, TaskId, u32)> {
+            let actions = core.take_actions(now).into_iter().filter_map(|action| match action {
+                Action::Deliver(id, deliveries) => {
+                    Some(deliveries.into_iter().map(move |one| (id, one.task.id, one.attempt)))
+                }
+                _ => None,
+            });
+            actions.flatten().collect()
+        };
+        let holds = tasks.map(|task| Held { task, attempt: 1, begun: task == tasks[0] }).to_vec();
+        let resume = Some(Box::new(Resume { holds, ..Resume::default() }));
+        let (one, two) = (1001, 1002);
+        core.join(Join { resume, ..begins(worker("one")) }, one, *now).unwrap();
+        core.join(worker("two"), two, *now).unwrap();
+        let later = Now { steady: now.steady.after(RESTART_GRACE + SECOND), ..*now };
+        core.tick(later);
+        assert_eq!(given(core, later), [], "each is with its client");
+        let held: Vec<_> = core.clients().iter().map(|client| client.in_flight).collect();
+        assert_eq!(held, [3, 0]);
+        let done = OutcomeReport { receipt: Receipt::Missing, ..outcome_report(tasks[1], 1, Outcome::Done) };
+        core.report(
+            &Reporter { client: Some(name("one")), group: Some(name("g")), peer: "one".into() },
+            vec![done],
+            later,
+        );
+        assert_eq!(core.clients()[0].in_flight, 2);
+        // What it had begun it may still be at work on.
+        core.leave(one, later);
+        core.tick(later);
+        let asked: Vec<TaskId> = core
+            .take_actions(later)
+            .into_iter()
+            .flat_map(|action| match action {
+                Action::Load(_, tasks) => tasks,
+                Action::Deliver(_, deliveries) => deliveries.iter().map(|one| one.task.id).collect(),
+                _ => Vec::new(),
+            })
+            .collect();
+        assert_eq!(asked, [tasks[2]]);
+    }
+}
+
+#[test]
+fn a_client_without_a_group_goes_on_behind_what_it_was_given() {
+    let mut world = world();
+    let tasks: Vec<_> = (0..3).map(|n| world.broadcast(&format!("news {n}"))).collect();
+    world.restart();
+    let read = [tasks[1]; 3];
+    let stream =
+        world.join(Join { resume: Some(Box::new(Resume { read, holds: Vec::new() })), ..anonymous("1.2.3.4:5") });
+    assert_eq!(got(&world, stream), [tasks[2]]);
 }
 
 #[test]

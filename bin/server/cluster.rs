@@ -24,7 +24,7 @@ pub(crate) struct ClusterArgs {
     /// The name of the cluster: all its servers have the same, and no other servers at these NATS servers. It names the stream
     #[arg(long, value_name = "NAME")]
     cluster: Option<ClusterName>,
-    /// Where others reach this server, for people who read the log of the cluster
+    /// Where the other servers of the cluster reach the --listen of this one: while it leads, they pass on there what their clients do
     #[arg(long, value_name = "HOST:PORT")]
     advertise: Option<String>,
     /// Try to lead when nothing was heard of the server that leads for so long. At least 2 s
@@ -142,7 +142,7 @@ pub(crate) fn run(
     let (name, listen) = (cluster.log.cluster.clone(), config.listen.clone());
     let handle = signals.handle();
     let member = Member::start(config, cluster, move || handle.close())?;
-    let what = format!("one of the cluster {name}, on {listen} when it leads");
+    let what = format!("one of the cluster {name}, on {listen}");
     let _ = writeln!(std::io::stdout(), "{what}");
     tell_systemd(&[NotifyState::Ready, NotifyState::Status(&what)]);
     feed_watchdog(member.pulse())?;

@@ -63,8 +63,11 @@ pub(super) struct Doors {
 }
 
 impl Doors {
-    /// Reads what says who may come.
-    pub(super) fn new(config: &Config) -> Result<Doors, ServerError> {
+    /// Reads what says who may come. `first`: what is to be done, as soon as TLS is known, before anything is written to [`Config::data`].
+    pub(super) fn new<T>(
+        config: &Config,
+        first: impl FnOnce(Option<&Tls>, &About) -> Result<T, ServerError>,
+    ) -> Result<(Doors, T), ServerError> {
         let about = Arc::new(About::new(config));
         let callers_say_who_they_are = is_on(config);
         let authority = config.public.as_deref().map(|public| Authority::open(&config.data, public)).transpose();
@@ -72,6 +75,7 @@ impl Doors {
         let files = authority.as_ref().map(Authority::files).or(config.tls.clone());
         let tls = files.map(|files| Tls::read(files, authority.clone())).transpose()?;
         about.set_tls(tls.clone());
+        let first = first(tls.as_ref(), &about)?;
         if config.max_task as u64 > broker::MAX_MESSAGE {
             warn!(
                 "--max-task is {} bytes: a client that does not say that it takes such messages (contact-max-message), as those of \
@@ -102,7 +106,7 @@ impl Doors {
         let access =
             Access::of(callers_say_who_they_are, &config.data, connections.clone(), grants.clone(), accounts.clone());
         let access = access.map_err(ServerError::Tokens)?;
-        Ok(Doors {
+        let doors = Doors {
             about,
             tls,
             authority,
@@ -120,7 +124,8 @@ impl Doors {
             limit: config.max_task,
             callers_say_who_they_are,
             first_steps,
-        })
+        };
+        Ok((doors, first))
     }
 
     /// What clients call.

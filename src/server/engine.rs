@@ -7,6 +7,7 @@ use std::sync::Arc;
 use futures::executor::block_on;
 use log::{info, warn};
 
+use super::about::About;
 use super::config::{Config, Retention, ServerError};
 use super::contact::ContactService;
 use super::control::ControlService;
@@ -22,6 +23,7 @@ use super::query::Pool;
 use super::retention::RetentionThread;
 use super::runs::RunsThread;
 use super::schedules::SchedulesThread;
+use super::tls::Tls;
 use super::watchdog::{Pulse, Watchdog};
 use super::watchers::Watchers;
 use super::{bind, newest_entry};
@@ -64,14 +66,14 @@ pub(super) struct Page {
 
 impl Page {
     /// Takes it, if there is to be one.
-    pub(super) fn bind(config: &Config, doors: &Doors) -> Result<Option<Page>, ServerError> {
+    pub(super) fn bind(config: &Config, tls: Option<&Tls>, about: &About) -> Result<Option<Page>, ServerError> {
         let Some(http) = config.http.as_deref() else { return Ok(None) };
         let (listener, address) = bind(http, "--http")?;
         let is_here = port::is_of_this_machine(&listener);
         // As operators' gRPC: who is on this machine needs no TLS.
         let port = (is_here, &*address, "--http");
-        let entrance = port::entrance(doors.tls.as_ref(), config.insecure, port, is_here, Speaks::Http)?;
-        let _ = doors.about.http_by_tls.set(!entrance.plain && !entrance.plain_here);
+        let entrance = port::entrance(tls, config.insecure, port, is_here, Speaks::Http)?;
+        let _ = about.http_by_tls.set(!entrance.plain && !entrance.plain_here);
         Ok(Some(Page { listener, address, entrance }))
     }
 }

@@ -259,7 +259,7 @@ impl Run {
         let secret = log.secret();
         receipts::set_key(&self.config.data, secret)
             .map_err(|why| ServerError::Data { path: self.config.data.join("receipt-key"), why })?;
-        let doors = Doors::new(&self.config)?;
+        let (doors, ()) = Doors::new(&self.config, |_, _| Ok(()))?;
         let (health, trouble) = Health::of_cluster();
         let start = |error: std::io::Error| ServerError::Start(error.to_string());
         let way = Arc::new(Way::new(doors.env.clone(), &secret, self.cluster.tls.clone()).map_err(start)?);
@@ -485,7 +485,7 @@ impl Run {
 
     fn engine(&self, backend: Replicated<JetStream>, station: &Station) -> Result<Engine, ServerError> {
         let Station { doors, health, proxy, .. } = station;
-        let page = Page::bind(&self.config, doors)?;
+        let page = Page::bind(&self.config, doors.tls.as_ref(), &doors.about)?;
         let opened = Store::with_backend(Box::new(backend)).map_err(ServerError::Open)?;
         let contact = |_| doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
         Engine::start(&self.config, opened, doors, contact)?.begin(&self.config, doors, page, health)

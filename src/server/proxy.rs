@@ -24,7 +24,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use futures::channel::oneshot;
-use log::{debug, info};
+use log::{debug, info, warn};
 
 pub(super) use self::frame::Failed;
 use self::frame::{Ask, Down, Teller, Up, Welcome};
@@ -81,22 +81,31 @@ impl Leader {
 
 /// Whether clients are served. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Trouble(Arc<Mutex<(Option<String>, Box<dyn Fn() + Send>)>>);
+pub(super) struct Trouble(Arc<Why>);
+
+struct Why {
+    /// Why they are not.
+    trouble: Mutex<Option<String>>,
+    /// Called when that changes.
+    changed: Box<dyn Fn() + Send + Sync>,
+}
 
 impl Trouble {
-    pub(super) fn new(woken: impl Fn() + Send + 'static) -> Trouble {
-        Trouble(Arc::new(Mutex::new((Some(NOBODY.into()), Box::new(woken)))))
+    pub(super) fn new(changed: impl Fn() + Send + Sync + 'static) -> Trouble {
+        Trouble(Arc::new(Why { trouble: Mutex::new(Some(NOBODY.into())), changed: Box::new(changed) }))
     }
 
     pub(super) fn get(&self) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).0.clone()
+        self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn set(&self, trouble: Option<String>) {
-        let mut shared = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if shared.0 != trouble {
-            shared.0 = trouble;
-            (shared.1)();
+        let before = {
+            let mut shown = self.0.trouble.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *shown, trouble.clone())
+        };
+        if before != trouble {
+            (self.0.changed)();
         }
     }
 }
@@ -240,6 +249,7 @@ impl ProxyThread {
             link: None,
             links: 0,
             try_at: Instant::now(),
+            warned: false,
             sessions: BTreeMap::new(),
             next_session: 1,
             tellers: HashMap::new(),
@@ -281,6 +291,8 @@ struct Run {
     links: u64,
     /// When a link is tried next.
     try_at: Instant,
+    /// The log says that the server that leads is not reached.
+    warned: bool,
     /// In the order in which they came.
     sessions: BTreeMap<SessionId, Session>,
     next_session: SessionId,
@@ -306,6 +318,8 @@ struct Run {
 struct Attached {
     link: Link,
     number: u64,
+    /// Something came over it, and when.
+    works: bool,
     heard: Instant,
     /// The streams that go on, and are not there yet. What is told waits for them: the broker finds the task by its stream.
     /// `None`: all are.
@@ -385,7 +399,8 @@ impl Run {
             Command::Leader(leader) => self.set_leader(leader),
             Command::Downs(link, downs) => {
                 let Some(attached) = self.link.as_mut().filter(|attached| attached.number == link) else { return };
-                attached.heard = Instant::now();
+                (attached.works, attached.heard) = (true, Instant::now());
+                self.warned = false;
                 downs.into_iter().for_each(|down| self.down(down));
             }
             Command::LinkOver(link, why) => {
@@ -418,8 +433,8 @@ impl Run {
         if self.leader.is(&leader) {
             return;
         }
-        self.leader = leader;
         self.lose_link("another server leads");
+        (self.leader, self.warned) = (leader, false);
         self.try_at = Instant::now();
     }
 
@@ -434,9 +449,12 @@ impl Run {
         }
         self.links += 1;
         let number = self.links;
-        let Some(link) = self.way.open(&self.leader, number, self.proxy.mailbox.clone()) else {
-            self.try_at = now + AGAIN;
-            return;
+        let link = match self.way.open(&self.leader, number, self.proxy.mailbox.clone()) {
+            Ok(link) => link,
+            Err(why) => {
+                self.try_at = now + AGAIN;
+                return self.warn_of_link(&why);
+            }
         };
         // What was being done at the old one is done again.
         self.ups.clear();
@@ -444,7 +462,7 @@ impl Run {
             self.sessions.iter().filter(|(_, session)| session.coming.is_none()).map(|(id, _)| *id).collect();
         let resuming = Some(going_on).filter(|going_on| !going_on.is_empty());
         let is_ready = resuming.is_none();
-        self.link = Some(Attached { link, number, heard: now, resuming });
+        self.link = Some(Attached { link, number, works: false, heard: now, resuming });
         for (id, session) in &mut self.sessions {
             (session.before, session.said) = (session.given, session.given);
             let goes_on = session.coming.is_none();
@@ -457,10 +475,24 @@ impl Run {
     }
 
     fn lose_link(&mut self, why: &str) {
-        if self.link.take().is_some() {
+        if let Some(attached) = self.link.take() {
+            if !attached.works {
+                self.warn_of_link(why);
+            }
             debug!("the link to the server that leads is over: {why}");
             self.led_until = Instant::now();
             self.try_at = self.led_until + AGAIN;
+        }
+    }
+
+    /// Said once, and not with each try.
+    fn warn_of_link(&mut self, why: &str) {
+        if let Leader::There(address) = &self.leader
+            && !std::mem::replace(&mut self.warned, true)
+        {
+            warn!(
+                "the server that leads is not reached at {address}, which is its --advertise: {why}; it is tried again"
+            );
         }
     }
 
@@ -681,9 +713,8 @@ impl Run {
         if let Asked::Flush(before, _) = &asked
             && done.is_ok()
         {
-            while let Some(told) = self.told.pop_front_if(|told| told.number < *before) {
-                self.unconfirmed -= told.report.weight();
-            }
+            let confirmed = self.told.partition_point(|told| told.number < *before);
+            self.unconfirmed -= self.told.drain(..confirmed).map(|told| told.report.weight()).sum::<usize>();
             while self.unconfirmed <= UNCONFIRMED
                 && let Some(waits) = self.waiting.pop_front()
             {

@@ -361,3 +361,122 @@ fn read_joined(joined: pb::Joined) -> Read<Result<Welcome, Failed>> {
     let welcome = Welcome { new_group, window: joined.window, after: joined.after };
     Ok(joined.failed.0.map_or(Ok(welcome), |failed| Err(read_failed(*failed))))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use proptest::sample::select;
+    use protobuf::Message as _;
+
+    use super::*;
+    use crate::fuzz::{any_bytes, cases};
+    use crate::reason::Reason;
+    use crate::task::{NewTask, Priority};
+
+    fn name(text: &str) -> Name {
+        Name::new(NameOf::Metadata, text).unwrap()
+    }
+
+    fn some_join() -> Join {
+        let held = |task, begun| Held { task, attempt: 3, begun };
+        Join {
+            client: Some(name("web/1")),
+            instance: Some(name("a1")),
+            group: Some(name("工人")),
+            window: Some(7),
+            from: Some(StartAt::New),
+            begins: true,
+            revoke: true,
+            output: true,
+            receipts: true,
+            stopping: true,
+            heartbeat: Some(Duration::from_secs(5)),
+            max_message: Some(1 << 40),
+            labels: "os=linux".parse().unwrap(),
+            version: Some(name("0.1.0")),
+            system: Some(name("linux")),
+            peer: "ipv4:192.0.2.1:5".into(),
+            quota: Some(Quota { of: 3, window: 5, bytes: 9 }),
+            resume: Some(Box::new(Resume { holds: vec![held(8, true), held(9, false)], read: [1, 2, 3] })),
+        }
+    }
+
+    fn ups() -> Vec<Up> {
+        let report = OutcomeReport {
+            task: 5,
+            attempt: 2,
+            outcome: Outcome::Working,
+            ret: "half".into(),
+            attachment: Attachment::new(Headers::new([("k", "v")]).unwrap(), vec![0, 255]),
+            progress: Progress::of(0.5),
+            delay: Duration::from_millis(1500),
+            receipt: Receipt::Good,
+            printed: Some(Piece { from: 4, bytes: vec![1] }),
+        };
+        vec![
+            Up::Join(1, Box::default()),
+            Up::Join(2, Box::new(some_join())),
+            Up::Leave(1, "its stream ended".into()),
+            Up::Took(2, 1 << 40),
+            Up::Teller(4, Reporter { client: Some(name("c")), group: None, peer: "p".into() }),
+            Up::Told(4, vec![report.clone(), OutcomeReport { receipt: Receipt::Bad, printed: None, ..report }]),
+            Up::TellerGone(4),
+            Up::Flush(8),
+            Up::Statuses(9, vec![NewStatus { client: "c".into(), msg: "well".into(), at: Time(-1) }]),
+            Up::Quota(Quota { of: 1, window: 2, bytes: 3 }),
+        ]
+    }
+
+    fn downs() -> Vec<Down> {
+        let spec = NewTask { text: "all".into(), priority: Priority::Low, ..NewTask::default() };
+        let task = Arc::new(Task { id: 7, accepted_at: Time(3), spec });
+        let delivery = |max_attempts| Delivery { task: task.clone(), attempt: 2, spent: 1, max_attempts };
+        let revoked = |reason| Revoked { task: 7, attempt: 2, reason };
+        let failed = Failed::read(Reason::DISK_LOW.name(), "low".into(), vec![8, 1]);
+        vec![
+            Down::Joined(1, Ok(Welcome { new_group: Some(StartAt::First), window: Some(3), after: 4 })),
+            Down::Joined(2, Err(failed.clone())),
+            Down::Push(1, Push::Tasks(vec![delivery(Some(4))])),
+            Down::Push(3, Push::Tasks(vec![delivery(None)])),
+            Down::Push(1, Push::Revoked(vec![revoked(RevokeReason::Cancelled)])),
+            Down::Push(1, Push::Revoked(vec![revoked(RevokeReason::Expired)])),
+            Down::Push(1, Push::Revoked(vec![revoked(RevokeReason::GivenToAnother)])),
+            Down::Push(1, Push::Watched(vec![Watched { task: 7, attempt: 2, anew: true }])),
+            Down::Push(1, Push::Heartbeat),
+            Down::Push(3, Push::Heartbeat),
+            Down::Push(1, Push::Close(Closed::TakenOver)),
+            Down::Push(3, Push::Close(Closed::Stopping)),
+            Down::Done(5, Ok(())),
+            Down::Done(6, Err(failed)),
+            Down::State(None),
+            Down::State(Some("full".into())),
+        ]
+    }
+
+    #[test]
+    fn what_is_said_is_heard_as_it_was_said() {
+        let sent = to_leader(ups()).write_to_bytes().unwrap();
+        let heard = read_to_leader(pb::ToLeader::parse_from_bytes(&sent).unwrap()).unwrap();
+        assert_eq!(format!("{heard:?}"), format!("{:?}", ups()));
+        let sent = from_leader(downs()).write_to_bytes().unwrap();
+        let heard = read_from_leader(pb::FromLeader::parse_from_bytes(&sent).unwrap()).unwrap();
+        assert_eq!(format!("{heard:?}"), format!("{:?}", downs()));
+    }
+
+    #[test]
+    fn a_task_that_several_are_given_goes_over_once() {
+        assert_eq!(from_leader(downs()).tasks.len(), 1);
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused() {
+        let seeds = [to_leader(ups()).write_to_bytes().unwrap(), from_leader(downs()).write_to_bytes().unwrap()];
+        // An entry takes two bytes there, and its server is one of the cluster.
+        let memory = |length| (1 << 20) + 1_024 * length;
+        any_bytes(cases(), select(seeds.to_vec()), memory, |bytes| {
+            let _ = pb::ToLeader::parse_from_bytes(bytes).map(read_to_leader);
+            let _ = pb::FromLeader::parse_from_bytes(bytes).map(read_from_leader);
+        });
+    }
+}

@@ -57,11 +57,11 @@ impl Way {
         Ok(Way { env, token: token(secret), tls })
     }
 
-    /// Opens a link. What comes of it goes into the mailbox. `None`: nobody to reach, or not now.
-    pub(super) fn open(&self, leader: &Leader, number: u64, mailbox: mailbox::Sender<Command>) -> Option<Link> {
+    /// Opens a link. What comes of it goes into the mailbox. An error says why it cannot be opened now.
+    pub(super) fn open(&self, leader: &Leader, number: u64, mailbox: mailbox::Sender<Command>) -> Result<Link, String> {
         let (ups, waiting) = mpsc::unbounded();
         match leader {
-            Leader::Nobody => return None,
+            Leader::Nobody => return Err(super::NOBODY.into()),
             Leader::Here(leads) => {
                 let leads = leads.clone();
                 // Its completion queue is what counts: a channel connects when it is called over, and this one never is.
@@ -77,13 +77,7 @@ impl Way {
                 });
             }
             Leader::There(address) => {
-                let (channel, dial) = match self.connect(address) {
-                    Ok(way) => way,
-                    Err(why) => {
-                        debug!("no link to {address}: {why}");
-                        return None;
-                    }
-                };
+                let (channel, dial) = self.connect(address)?;
                 let mut metadata = MetadataBuilder::with_capacity(1);
                 self.sign(&mut metadata);
                 let (calls, options) = (LinkClient::new(channel), CallOption::default().headers(metadata.build()));
@@ -95,7 +89,7 @@ impl Way {
                 });
             }
         }
-        Some(Link { ups })
+        Ok(Link { ups })
     }
 
     /// A way to another server, for as long as the second is kept.

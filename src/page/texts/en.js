@@ -120,6 +120,8 @@ export const en = {
   'issue.versions.help': 'End the upgrade: start them one after another, the one that leads last:',
   'issue.clocks': (name, by, ahead) => `The clock of ${name} is ${by} ${ahead ? 'ahead of' : 'behind'} the one of this server`,
   'issue.clocks.help': 'Delays and expiries go by the clock of the server that leads. Keep all of them right:',
+  'issue.schedule': (name) => `The schedule ${name} makes no tasks`,
+  'issue.schedule.help': 'Why, so that it can be set anew or paused:',
   'issue.behind': (name, v) => `${name} is ${some(v, 'message', 'messages')} behind the log, and cannot lead until it has read them`,
   'issue.behind.help': 'Look at its disk, its processors and its way to NATS. Whether it catches up:',
   'issue.quiet': 'Nothing waits, but no client is connected',

@@ -109,6 +109,8 @@ export const zh = {
   'issue.versions.help': '请完成升级：逐台重新启动，领导者最后：',
   'issue.clocks': (name, by, ahead) => `${name} 的时钟比这台服务器${ahead ? '快' : '慢'} ${by}`,
   'issue.clocks.help': '延迟和过期以领导者的时钟为准。请校准所有时钟：',
+  'issue.schedule': (name) => `定时任务 ${name} 不再产生任务`,
+  'issue.schedule.help': '查看原因，再重新设置或暂停它：',
   'issue.behind': (name, v) => `${name} 落后日志 ${n(v)} 条，读完之前不能接替`,
   'issue.behind.help': '检查它的磁盘、处理器和到 NATS 的网络。是否在追上：',
   'issue.quiet': '没有任务在等待，但也没有客户端连接',

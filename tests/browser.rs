@@ -27,6 +27,7 @@ fn a_task_submitted_on_the_page_reaches_a_worker_and_its_result_shows_up() {
     scene.ends_well();
     let tasks = server.ctl(&["tasks", "--all"]);
     assert_eq!((&tasks[0]["task"], &tasks[0]["to"]), (&json!("hello page"), &json!("workers")));
+    assert_eq!(tasks[0]["lane"], "tenant 7");
 }
 
 #[test]

@@ -4,6 +4,7 @@ mod backup;
 mod data;
 mod doctor;
 mod fake;
+mod limits;
 mod list;
 mod manage;
 mod manual;

@@ -4,6 +4,7 @@ mod api;
 pub mod client;
 mod data;
 mod events;
+mod limits;
 mod metrics;
 mod refusals;
 mod runs;

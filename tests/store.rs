@@ -389,6 +389,27 @@ for_each! {
         assert_eq!(handle.reader().unwrap().schedules().unwrap(), BTreeMap::from([(name("other"), at(moment))]));
     }
 
+    fn what_a_schedule_makes_takes_the_place_of_the_newest_with_its_key_and_waits_for_quiet(place) {
+        let (_store, handle) = place.start();
+        let quiet = Quiet { millis: 60_000, most_millis: None, since: Time::default() };
+        let of_moment = |moment| NewTask {
+            key: Some(schedule::key(&name("often"), moment)),
+            replace: Some(Box::new(Replace::new("k", Some(quiet)).unwrap())),
+            ..task("x")
+        };
+        let write = |through: Time, tasks: Vec<NewTask>| {
+            let scheduled = Scheduled { name: name("often"), schedule: Some(at(through)), tasks };
+            block_on(handle.write_schedules(vec![scheduled])).unwrap()
+        };
+        submit(&handle, vec![NewTask { key: None, ..of_moment(Time(0)) }]);
+        assert_eq!(write(Time(2), vec![of_moment(Time(1)), of_moment(Time(2))]), [3]);
+        assert_eq!(write(Time(2), vec![of_moment(Time(2))]), [3], "it has its task, which replaces nothing twice");
+        let tasks = handle.reader().unwrap().tasks(0, 10).unwrap();
+        let stand = tasks.iter().map(|task| (task.spec.replaces(), task.spec.replaced_by()));
+        assert_eq!(stand.collect::<Vec<_>>(), [(None, Some(2)), (Some(1), Some(3)), (Some(2), None)]);
+        assert_eq!(tasks[2].spec.not_before, Some(tasks[2].accepted_at.after(Duration::from_secs(60))));
+    }
+
     fn what_a_run_has_done_is_kept_until_it_ends(place) {
         let (store, handle) = place.start();
         block_on(handle.submit(vec![task("before")])).unwrap();
@@ -520,6 +541,17 @@ for_each! {
         assert_eq!(handle.reader().unwrap().tasks_by_id(&[4]).unwrap()[0].spec.replaced_by(), None);
         submit(&handle, vec![of("d")]);
         assert_eq!(replaces(9), Some(4));
+        // Also where the one before, the one that is refused, and the next come in one transaction.
+        for _ in 0..20 {
+            let refused = vec![of("d"), NewTask { text: "other".into(), ..keyed("taken") }];
+            let all = [vec![task("x")], vec![of("d")], refused, vec![of("d")]].map(|tasks| handle.submit(tasks));
+            let accepted = block_on(futures::future::join_all(all));
+            let ids: Vec<_> = accepted.into_iter().map(|accepted| accepted.unwrap().first_id).collect();
+            assert_eq!((ids[2], replaces(ids[3])), (0, Some(ids[1])));
+            let (before, cancelled) = (handle.submit(vec![task("x")]), handle.cancel(ids[3], Time::now()));
+            let (_, _, next) = block_on(futures::future::join3(before, cancelled, handle.submit(vec![of("d")])));
+            assert_eq!(replaces(next.unwrap().first_id), None);
+        }
     }
 
     fn what_waits_for_quiet_waits_on_for_each_newer_one_and_at_most_so_long_after_the_first(place) {
@@ -543,6 +575,13 @@ for_each! {
         submit(&handle, vec![of(60_000, Some(90_000))]);
         let last = read(4);
         assert_eq!((last.spec.replaces(), since(&last)), (Some(3), last.accepted_at));
+        // What is said beside it counts, if it is later.
+        for minutes in [120, 0] {
+            let said = Time::now().after(Duration::from_secs(60 * minutes));
+            let id = submit(&handle, vec![NewTask { not_before: Some(said), ..of(60_000, None) }]).first_id;
+            let Task { accepted_at, spec, .. } = read(id);
+            assert_eq!(spec.not_before, Some(said.max(accepted_at.after(Duration::from_secs(60)))));
+        }
     }
 
     fn a_known_key_in_another_trace_is_known(place) {

@@ -66,6 +66,7 @@ const CHECKS: &[(&str, &[Code])] = &[
     ("unmatched", &[Code::UNMATCHED]),
     ("contested", &[Code::CONTESTED]),
     ("missing", &[Code::MISSING]),
+    ("schedules", &[Code::SCHEDULE]),
     ("groups", &[Code::GROUPS]),
     ("retention", &[Code::STORE_SIZE, Code::RETENTION]),
     ("standby", &[Code::STANDBY, Code::BEHIND]),
@@ -118,6 +119,7 @@ fn fine(check: &'static str, server: &pb::Server) -> Option<Finding> {
         "groups" => format!("{} of them", HumanCount(server.groups.into())),
         "contested" => "no client id is used by two processes".into(),
         "missing" => "no client has been away for more than three days".into(),
+        "schedules" => "each makes its tasks, or is paused".into(),
         "standby" if server.cluster => "another server is ready to lead".into(),
         "log" if server.cluster => "three NATS servers have all of it".into(),
         "servers" if server.cluster => "they are of one version, and their clocks agree".into(),
@@ -302,6 +304,14 @@ fn found(check: &'static str, code: Code, server: &pb::Server, findings: &[pb::F
             first.text.clone(),
             "put that right in the settings of NATS, or of the stream: docs/cluster.md says what they must be".into(),
         ),
+        Code::SCHEDULE => {
+            let (makes, names) = (if is_one { "makes" } else { "make" }, named(&|found| found.text.clone()));
+            let example = quote(&first.text);
+            (
+                format!("{names} {makes} no tasks"),
+                format!("contactctl schedule show {example} says why; then set it anew, or contactctl schedule pause {example}"),
+            )
+        }
         Code::VERSIONS => (
             format!("the servers of the cluster are of different versions: {}", first.text),
             "end the upgrade: start them one after another with the same version, the one that leads last".into(),

@@ -58,7 +58,7 @@ function issuesOf(found, state) {
   if (found.more > 0) {
     issues.push({
       kind: `${found.code}.more`, level, text: t('verdict.more', found.more), count: found.more,
-      link: found.code === 'dead_letters' ? '#/dead' : '#/groups',
+      link: { dead_letters: '#/dead', schedule: '#/schedules' }[found.code] ?? '#/groups',
     });
   }
   return issues;
@@ -163,6 +163,9 @@ const WORDS = {
   }),
   behind: ({ text, count }, state) => ({
     text: t('issue.behind', text, count), help: t('issue.behind.help'), command: ctl(state, 'servers'),
+  }),
+  schedule: ({ text: name }, state) => ({
+    text: t('issue.schedule', name), help: t('issue.schedule.help'), command: ctl(state, 'schedule', 'show', name), link: '#/schedules',
   }),
   quiet: (_, state) => ({ text: t('issue.quiet'), help: t('issue.quiet.help'), command: client(state) }),
 };

@@ -250,6 +250,8 @@ pub(super) struct ServerInfo {
     pub(super) contested: Vec<ContestedId>,
     /// The clients that are missing.
     pub(super) missing: Vec<(ClientId, Duration)>,
+    /// The schedules that make no tasks though they are not paused.
+    pub(super) in_trouble: Vec<Name>,
     pub(super) servers: Servers,
     /// If it was to be counted.
     pub(super) fleet: Option<Fleet>,
@@ -366,6 +368,7 @@ impl ServerInfo {
             unmatched: self.unmatched,
             contested: self.contested.clone(),
             missing: self.missing.clone(),
+            in_trouble: self.in_trouble.clone(),
             servers: &self.servers,
         }
     }
@@ -610,7 +613,7 @@ impl Operator {
         let (groups, config) = (self.broker.groups().await?, self.broker.config().await?);
         let clients = self.broker.connected().await?;
         let (unmatched, contested) = (self.broker.unmatched().await?, self.broker.contested().await?);
-        let missing = self.broker.missing().await?;
+        let (missing, in_trouble) = (self.broker.missing().await?, self.schedules.in_trouble());
         let servers = self.servers(clients);
         let (about, store) = (self.about.clone(), self.store.clone());
         let (never_came, idle_since) = (self.never_came.clone(), self.idle_since.clone());
@@ -629,6 +632,7 @@ impl Operator {
                 unmatched,
                 contested,
                 missing,
+                in_trouble,
                 servers,
                 fleet: None,
                 failure: store.failure(),

@@ -4,8 +4,8 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -64,6 +64,8 @@ struct Shared {
     /// How many tasks they made since the start, and how many moments they passed over.
     made: AtomicU64,
     passed: AtomicU64,
+    /// Those that make no tasks though they are not paused, as the thread saw it last.
+    in_trouble: Mutex<Vec<Name>>,
 }
 
 /// The thread. Owns it until [`SchedulesThread::stop`].
@@ -88,6 +90,7 @@ impl SchedulesThread {
             count: AtomicUsize::default(),
             made: AtomicU64::default(),
             passed: AtomicU64::default(),
+            in_trouble: Mutex::default(),
         }));
         let work = schedules.clone();
         let thread = std::thread::Builder::new().name("schedules".into()).spawn(move || block_on(work.go_on()));
@@ -110,7 +113,7 @@ struct Going {
     /// When it is to be looked at. `None`: not before it changes.
     next: Option<Time>,
     /// Why its task cannot be made.
-    trouble: Option<String>,
+    task_trouble: Option<String>,
     /// Since when the clock shows a time long before what it is through with.
     ahead_since: Option<Steady>,
 }
@@ -118,7 +121,7 @@ struct Going {
 impl Going {
     fn of(schedule: Schedule) -> Going {
         let moments = Moments::of(&schedule.when).map_err(|why| why.to_string());
-        let mut going = Going { schedule, moments, next: None, trouble: None, ahead_since: None };
+        let mut going = Going { schedule, moments, next: None, task_trouble: None, ahead_since: None };
         going.looks_again();
         going
     }
@@ -164,12 +167,16 @@ impl Going {
             }
             _ => Vec::new(),
         };
+        View { name: name.clone(), schedule: self.schedule.clone(), next, trouble: self.trouble(now) }
+    }
+
+    /// Why it makes no tasks, or would make none if it were not paused.
+    fn trouble(&self, now: Time) -> Option<String> {
         let ahead = self.schedule.is_ahead(now).then(|| {
             let through = self.schedule.through;
             format!("it came as far as {through}, and the clock shows {now}: if it still does in an hour, it was wrong before, and this goes on from it")
         });
-        let trouble = self.moments.as_ref().err().cloned().or(ahead).or_else(|| self.trouble.clone());
-        View { name: name.clone(), schedule: self.schedule.clone(), next, trouble }
+        self.moments.as_ref().err().cloned().or(ahead).or_else(|| self.task_trouble.clone())
     }
 }
 
@@ -182,6 +189,11 @@ impl Schedules {
     /// How many tasks they made since the start, and how many moments were passed over.
     pub(super) fn made(&self) -> (u64, u64) {
         (self.0.made.load(Relaxed), self.0.passed.load(Relaxed))
+    }
+
+    /// Those that make no tasks though they are not paused.
+    pub(super) fn in_trouble(&self) -> Vec<Name> {
+        self.0.in_trouble.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets a schedule, a new one; says how it is then, and what changed.
@@ -333,6 +345,9 @@ impl Schedules {
             }
             match going.get_mut(&name) {
                 Some(known) if known.schedule.when == schedule.when => {
+                    if known.schedule.what != schedule.what {
+                        known.task_trouble = None;
+                    }
                     known.schedule = schedule;
                     known.looks_again();
                 }
@@ -384,6 +399,11 @@ impl Schedules {
         let turns: Vec<_> = going.iter_mut().filter_map(|(name, one)| Some((name.clone(), one.turn(now)?))).collect();
         let next = going.values().filter_map(|one| one.next).min();
         let made = self.make(&mut all, turns, now.wall).await;
+        if let Some(going) = &*all {
+            let troubled = going.iter().filter(|(_, one)| !one.schedule.paused && one.trouble(now.wall).is_some());
+            *self.0.in_trouble.lock().unwrap_or_else(PoisonError::into_inner) =
+                troubled.map(|(name, _)| name.clone()).collect();
+        }
         if made.is_err() {
             return Some(AFTER_FAILURE);
         }
@@ -403,10 +423,10 @@ impl Schedules {
             self.say(&name, &going.schedule, &turn, now);
             let schedule = going.schedule.clone();
             let like = self.task(&name, &schedule, None).map_err(|why| why.to_string());
-            if let (Err(why), None) = (&like, &going.trouble) {
+            if let (Err(why), None) = (&like, &going.task_trouble) {
                 warn!("the schedule {name} makes no tasks: {why}");
             }
-            going.trouble = like.as_ref().err().cloned();
+            going.task_trouble = like.as_ref().err().cloned();
             // When it can be made again, these moments were missed.
             let Ok(like) = like else { continue };
             for piece in pieces(&name, &schedule, &like, &turn) {
@@ -535,6 +555,32 @@ mod tests {
         block_on(schedules.remove(name("7"))).unwrap();
         set(MOST, "").unwrap();
         assert_eq!(schedules.count(), MOST);
+        thread.stop();
+    }
+
+    #[test]
+    fn one_that_makes_no_tasks_is_in_trouble_until_it_is_set_anew_or_paused() {
+        let (store, _) = Store::in_memory();
+        let pool = Pool::start(&store.handle()).unwrap();
+        let when = When::Cron { expression: "0 3 * * *".into(), zone: "Mars/Olympus".into() };
+        let lost = Schedule::new(when, Missed::Skip, What::default(), None, Time::now());
+        let stored = Scheduled { name: name("lost"), schedule: Some(lost), tasks: vec![] };
+        block_on(store.handle().write_schedules(vec![stored])).unwrap();
+        let (thread, schedules) = SchedulesThread::start(store.handle(), pool.queries(), 3).unwrap();
+        let wait_until_in_trouble = |names: &[&str]| {
+            let until = Instant::now() + Duration::from_secs(60);
+            while schedules.in_trouble() != names.iter().map(|it| name(it)).collect::<Vec<_>>() {
+                assert!(Instant::now() < until, "{:?} and not {names:?}", schedules.in_trouble());
+                thread::sleep(Duration::from_millis(5));
+            }
+        };
+        wait_until_in_trouble(&["lost"]);
+        block_on(schedules.set(name("wordy"), every(20, "too long"))).unwrap();
+        wait_until_in_trouble(&["lost", "wordy"]);
+        block_on(schedules.pause(name("lost"), true)).unwrap();
+        wait_until_in_trouble(&["wordy"]);
+        block_on(schedules.set(name("wordy"), every(20, "ok"))).unwrap();
+        wait_until_in_trouble(&[]);
         thread.stop();
     }
 

@@ -670,12 +670,17 @@ impl Round {
     fn schedule(&mut self, one: Scheduled, backend: &mut Patient) -> Result<TaskId, StoreError> {
         let Scheduled { name, mut schedule, tasks } = one;
         let mut last = 0;
-        for task in tasks {
+        for mut task in tasks {
             let moment = task.made.as_ref().and_then(|made| made.moment);
-            last = match self.find(&task, backend)? {
-                Some((id, true)) => id,
-                Some((_, false)) => self.append(NewTask { key: None, ..task }),
-                None => self.append(task),
+            let known = self.find(&task, backend)?;
+            last = if let Some((id, true)) = known {
+                id
+            } else {
+                if known.is_some() {
+                    task.key = None;
+                }
+                self.replace(&mut task, backend)?;
+                self.append(task)
             };
             if let Some(schedule) = &mut schedule {
                 schedule.last = Some(Last { task: last, moment });

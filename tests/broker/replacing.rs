@@ -89,6 +89,23 @@ fn another_key_or_another_address_is_another_matter() {
 }
 
 #[test]
+fn one_whose_place_was_taken_in_its_lane_is_not_the_oldest_that_waits() {
+    let mut world = world();
+    let one = world.join(wide("one"));
+    let first = world.submit(config());
+    world.submit(config());
+    // For others, and in the lane of the same key.
+    let behind = world.submit(of_all());
+    let newest = world.submit(config());
+    let group = world.core.groups(world.now).remove(0);
+    assert_eq!((group.oldest_open, group.oldest_new.map(|(id, _)| id)), (Some(first), Some(behind)));
+    for task in [first, behind, newest] {
+        world.done(one, task);
+    }
+    world.finish();
+}
+
+#[test]
 fn what_a_client_has_and_has_not_begun_is_taken_from_it() {
     let mut world = world();
     let one = world.join(begins(Join { revoke: true, ..wide("one") }));

@@ -33,9 +33,15 @@ export async function submitting({ open, go, reached }) {
 
   await page.getByRole('link', { name: 'Submit', exact: true }).click();
   await page.getByLabel('Text', { exact: true }).fill('hello page');
-  await page.getByLabel('For').fill('workers');
+  await page.getByLabel('For', { exact: true }).fill('workers');
   await page.getByLabel('high').check();
-  await says(page, '.same code', /^contactctl submit --to workers --priority high 'hello page' --server /);
+  await page.locator('form.submit summary').click();
+  await page.getByLabel('Lane', { exact: true }).fill('tenant 7');
+  await page.getByLabel('Replaces by the key', { exact: true }).fill('config');
+  await page.getByRole('button', { name: 'Submit', exact: true }).click();
+  await says(page, '.note', /leave out the lane, or the key/);
+  await page.getByLabel('Replaces by the key', { exact: true }).fill('');
+  await says(page, '.same code', /^contactctl submit --to workers --priority high --lane 'tenant 7' 'hello page' --server /);
   await page.getByRole('button', { name: 'Submit', exact: true }).click();
   await says(page, '.note', /^Task 1 is accepted/);
   await says(page, '.followed .history li', /done.*workers.*w1.*attempt 1/s);

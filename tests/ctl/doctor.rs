@@ -63,6 +63,7 @@ fn a_server_that_is_well_passes_every_check_and_is_left_as_it_was() {
         "unmatched",
         "contested",
         "missing",
+        "schedules",
         "groups",
         "retention",
         "leases",

@@ -64,6 +64,42 @@ fn a_schedule_is_set_once_however_often_it_is_set_and_says_what_changed() {
 }
 
 #[test]
+fn the_tasks_of_a_schedule_are_in_a_lane_or_take_the_place_of_others_as_it_shows() {
+    let server = Server::start(&[]);
+    let set = |options: &[&str]| said(&server, &[&NIGHTLY[..], options, &["reindex"]].concat());
+    let shown = || (ok(&server, &["schedule", "show", "nightly"]), json(&server, &["schedule", "show", "nightly"]));
+    let made = || {
+        let id = json(&server, &["schedule", "run", "nightly"])["task_id"].to_string();
+        json(&server, &["task", &id])
+    };
+
+    assert_eq!(set(&["--lane", "tenant 7"]).code, Some(0));
+    let (text, object) = shown();
+    assert!(text.contains("lane          tenant 7\n") && !text.contains("replace"), "{text}");
+    assert_eq!((&object["lane"], object.get("replace")), (&"tenant 7".into(), None));
+    assert_eq!(made()["lane"], "tenant 7");
+
+    let replaces = set(&["--replace", "config", "--quiet", "10s", "--max-wait", "1m"]);
+    assert!(replaces.out.starts_with("schedule nightly is changed (task)"), "{replaces:?}");
+    let (text, object) = shown();
+    for line in ["replace       config\n", "quiet         10s\n", "max wait      1m\n"] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    let said = |object: &Value| ["replace", "quiet_ms", "max_wait_ms", "lane"].map(|field| object[field].clone());
+    let whole = ["config".into(), 10_000.into(), 60_000.into(), Value::Null];
+    assert_eq!(said(&object), whole);
+    let first = made();
+    assert_eq!(said(&first), whole);
+    assert_eq!(made()["replaces"], first["id"]);
+
+    let both = set(&["--lane", "tenant 7", "--replace", "config"]);
+    assert_eq!(both.code, Some(2), "{both:?}");
+    let alone = set(&["--quiet", "10s"]);
+    assert!(alone.code == Some(2) && alone.err.contains("--replace"), "{alone:?}");
+    assert_eq!(said(&shown().1), whole, "what is refused changes nothing");
+}
+
+#[test]
 fn a_file_of_schedules_is_applied_and_applied_again_without_a_second_one() {
     let server = Server::start(&[]);
     let folder = tempfile::tempdir().unwrap();

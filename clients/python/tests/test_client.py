@@ -208,7 +208,7 @@ class Watching(Case):
         with self.assertRaises(ValueError):
             self.client.set_limits("g", lane_on_dead="burn")
         self.client.submit("a", to="g", lane="tenant 7")
-        self.assertEqual([task.lane for task in self.client.tasks()], ["tenant 7"])
+        self.assertEqual([found.task.lane for found in self.client.tasks()], ["tenant 7"])
         (group,) = self.client.groups()
         self.assertEqual((group.limits, group.lanes, group.held_lanes), (limits, 0, 0))
 
@@ -220,13 +220,21 @@ class Watching(Case):
 
 class Schedules(Case):
     def test_a_schedule_is_set_once_shown_paused_run_and_removed(self):
-        first = self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"})
+        first = self.client.set_schedule(
+            "nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"}
+        )
         self.assertEqual((first.is_new, first.changed), (True, ()))
-        again = self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"})
+        again = self.client.set_schedule(
+            "nightly", "reindex", cron="0 3 * * *", zone="Asia/Shanghai", missed="once", to="g", headers={"a": "b"}
+        )
         self.assertEqual((again.is_new, again.changed), (False, ()))
-        self.assertEqual(self.client.set_schedule("nightly", NewTask("all", to="g"), cron="0 3 * * *", missed="once").changed, ("when", "task"))
+        self.assertEqual(
+            self.client.set_schedule("nightly", NewTask("all", to="g"), cron="0 3 * * *", missed="once").changed, ("when", "task")
+        )
         shown = self.client.schedule("nightly", moments=3)
-        self.assertEqual((shown.cron, shown.zone, shown.every, shown.missed, shown.text, shown.to), ("0 3 * * *", "UTC", None, "once", "all", "g"))
+        self.assertEqual(
+            (shown.cron, shown.zone, shown.every, shown.missed, shown.text, shown.to), ("0 3 * * *", "UTC", None, "once", "all", "g")
+        )
         self.assertEqual([it.hour for it in shown.next], [3, 3, 3])
         self.assertTrue(self.client.pause_schedule("nightly").paused)
         task = self.client.task(self.client.run_schedule("nightly")).task
@@ -240,6 +248,13 @@ class Schedules(Case):
         with self.assertRaises(NotFound) as caught:
             self.client.schedule("often")
         self.assertEqual(caught.exception.reason, "SCHEDULE_UNKNOWN")
+
+    def test_its_tasks_may_be_in_a_lane_and_take_the_place_of_others(self):
+        unsaid = {"lane": "", "replace": "", "quiet": None, "max_wait": None}
+        for options in ({"lane": "tenant 7"}, {"replace": "config", "quiet": 1.5, "max_wait": 60}):
+            self.client.set_schedule("nightly", "reindex", cron="0 3 * * *", to="g", **options)
+            for shown in (self.client.schedule("nightly"), self.client.task(self.client.run_schedule("nightly")).task):
+                self.assertEqual({field: getattr(shown, field) for field in unsaid}, {**unsaid, **options})
 
     def test_what_makes_no_sense_is_refused(self):
         with self.assertRaises(InvalidArgument) as caught:

@@ -315,6 +315,7 @@ impl Lanes {
             if queue.ready.front().map_or(is_only, |first| first.id == task) {
                 self.bytes -= queue.ready.pop_front().map_or(0, |first| first.spec.bytes());
                 (queue.after, queue.read, queue.count) = (task, queue.read.max(task), queue.count - 1);
+                queue.find_oldest();
                 return true;
             }
         }

@@ -19,6 +19,7 @@ export function mount(root) {
   const ttl = h('input', { id: 'submit-ttl', autocomplete: 'off', 'aria-describedby': 'submit-ttl-hint' });
   const key = h('input', { id: 'submit-key', autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-key-hint' });
   const replace = h('input', { id: 'submit-replace', maxlength: 256, autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-replace-hint' });
+  const lane = h('input', { id: 'submit-lane', maxlength: 256, autocomplete: 'off', dir: 'auto', 'aria-describedby': 'submit-lane-hint' });
   const quiet = h('input', { id: 'submit-quiet', autocomplete: 'off', 'aria-describedby': 'submit-quiet-hint' });
   const maxWait = h('input', { id: 'submit-max_wait', autocomplete: 'off', 'aria-describedby': 'submit-max_wait-hint' });
   const attempts = h('input', { id: 'submit-attempts', type: 'number', min: 1, step: 1, 'aria-describedby': 'submit-attempts-hint' });
@@ -40,6 +41,7 @@ export function mount(root) {
       h('div', { class: 'fields' },
         field('submit-delay', t('submit.delay'), delay), field('submit-ttl', t('submit.ttl'), ttl),
         field('submit-key', t('submit.key'), key), field('submit-attempts', t('submit.attempts'), attempts, attemptsHint),
+        field('submit-lane', t('submit.lane'), lane),
         field('submit-replace', t('submit.replace'), replace), field('submit-quiet', t('submit.quiet'), quiet),
         field('submit-max_wait', t('submit.max_wait'), maxWait))),
     h('div', { class: 'doing' }, go, note),
@@ -61,6 +63,7 @@ export function mount(root) {
       ...(ttl.value.trim() ? ['--ttl', ttl.value.trim()] : []),
       ...(key.value ? ['--key', key.value] : []),
       ...(attempts.value ? ['--max-attempts', attempts.value] : []),
+      ...(lane.value ? ['--lane', lane.value] : []),
       ...(replace.value ? ['--replace', replace.value] : []),
       ...(quiet.value.trim() ? ['--quiet', quiet.value.trim()] : []),
       ...(maxWait.value.trim() ? ['--max-wait', maxWait.value.trim()] : []),
@@ -74,19 +77,20 @@ export function mount(root) {
   /** What to send, or null after saying what is wrong beside the field. */
   function request() {
     const wrong = (input, why) => invalid(input, note, why);
-    for (const input of [texts, select, delay, ttl, attempts, quiet, maxWait]) attribute(input, 'aria-invalid', null);
+    for (const input of [texts, select, delay, ttl, attempts, lane, quiet, maxWait]) attribute(input, 'aria-invalid', null);
     if (!texts.value) return wrong(texts, t('submit.empty'));
     if (to.value.trim() && select.value.trim()) return wrong(select, t('submit.select.alone'));
     const times = [delay, ttl, quiet, maxWait];
     const [delayMs, ttlMs, quietMs, maxWaitMs] = times.map((it) => parseDuration(it.value));
     const noTime = times.find((it) => Number.isNaN(parseDuration(it.value)));
     if (noTime) return wrong(noTime, t('submit.bad_duration'));
+    if (lane.value && replace.value) return wrong(lane, t('submit.lane.alone'));
     if (quiet.value.trim() && !replace.value) return wrong(quiet, t('submit.quiet.alone'));
     if (maxWait.value.trim() && !quiet.value.trim()) return wrong(maxWait, t('submit.max_wait.alone'));
     return {
       text: texts.value, to: to.value.trim() || null, select: select.value.trim(), key: key.value || null, priority: priority(),
       delay_ms: delayMs ?? 0, ttl_ms: ttlMs, max_attempts: attempts.value ? Number(attempts.value) : null,
-      replace: replace.value, quiet_ms: quietMs, max_wait_ms: maxWaitMs,
+      lane: lane.value, replace: replace.value, quiet_ms: quietMs, max_wait_ms: maxWaitMs,
     };
   }
 

@@ -185,6 +185,7 @@ impl Live {
         let (positions, mut infos) = (now.positions, take(&mut overview.groups));
         let (never_came, idle_since) = (operator.never_came.clone(), operator.idle_since.clone());
         let (contested, missing) = (overview.contested.clone(), overview.missing.clone());
+        let in_trouble = operator.schedules.in_trouble();
         let servers = operator.servers(overview.sessions.total());
         let seen_servers = servers.clone();
         let max_groups = operator.broker.config().await?.max_groups;
@@ -215,6 +216,7 @@ impl Live {
                 unmatched,
                 contested,
                 missing,
+                in_trouble,
                 servers: &seen_servers,
             });
             Ok((groups, news, outcomes, recent, disk, findings))

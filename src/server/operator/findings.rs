@@ -17,7 +17,7 @@ use crate::server::about::millis;
 use crate::server::clock::Step;
 use crate::server::config::Retention;
 use crate::server::machine::{Disk, Process};
-use crate::task::{ClientId, GroupName, TaskId, Time};
+use crate::task::{ClientId, GroupName, Name, TaskId, Time};
 
 /// With less room than this on the disk, a minute of usual work may fill it: a thousand tasks of 1 kB a second, with outcomes.
 const DISK_FULL: u64 = 100 << 20;
@@ -113,6 +113,8 @@ pub(in crate::server) enum Code {
     Clocks,
     /// Another server of the cluster is far behind. `text`: its name, `count`: messages of the log.
     Behind,
+    /// A schedule makes no tasks though it is not paused. `text`: its name.
+    Schedule,
 }
 
 /// How grave a finding is. The gravest is the greatest.
@@ -169,6 +171,8 @@ pub(in crate::server) struct Facts<'a> {
     pub(in crate::server) contested: Vec<ContestedId>,
     /// The clients that are missing, each with how long it has been away.
     pub(in crate::server) missing: Vec<(ClientId, Duration)>,
+    /// The schedules that make no tasks though they are not paused.
+    pub(in crate::server) in_trouble: Vec<Name>,
     pub(in crate::server) servers: &'a Servers,
     pub(in crate::server) idle_since: &'a IdleSince,
 }
@@ -198,6 +202,9 @@ pub(in crate::server) fn judge(facts: &Facts<'_>) -> Vec<Finding> {
         text: Some(contested.client.to_string()),
         ..Finding::new(Code::Contested)
     }));
+    found.extend(
+        facts.in_trouble.iter().map(|name| Finding { text: Some(name.to_string()), ..Finding::new(Code::Schedule) }),
+    );
     let idle_since = facts.idle_since.look(facts.groups, facts.now);
     found.extend(facts.groups.iter().flat_map(|group| {
         let idle_since = idle_since.get(&group.info.name).copied();
@@ -437,6 +444,7 @@ mod tests {
             unmatched: (0, None),
             contested: Vec::new(),
             missing: Vec::new(),
+            in_trouble: Vec::new(),
             servers: &servers,
         };
         change(&mut facts);
@@ -608,6 +616,12 @@ mod tests {
         let found = judged(&[group("g", |_| {})], |facts| facts.contested = vec![contested.clone()]);
         assert_eq!((found[0].code, found[0].count, found[0].millis), (Code::Contested, 4, 5_000));
         assert_eq!((found[0].text.as_deref(), &found[0].group), (Some("w"), &contested.group));
+        let in_trouble = ["a", "b", "c", "d", "e"].map(name).to_vec();
+        let found = judged(&[group("g", |_| {})], |facts| facts.in_trouble = in_trouble);
+        let of: Vec<_> =
+            found.iter().map(|found| (found.code, found.severity, found.text.as_deref(), found.more)).collect();
+        let of_schedule = |name, more| (Code::Schedule, Severity::Warning, Some(name), more);
+        assert_eq!(of, [of_schedule("a", 0), of_schedule("b", 0), of_schedule("c", 2)]);
         let days = |days: u64| Duration::from_secs(days * 24 * 3600);
         let missing = vec![(name("a"), days(9)), (name("b"), days(4)), (name("c"), days(5))];
         let alone = |g: &mut Group| (g.lag, g.info.clients, g.info.last_used) = (3, 0, ago(6_000));

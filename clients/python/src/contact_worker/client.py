@@ -245,11 +245,11 @@ class Client:
         missed: str = "skip",
         **options: Unpack[TaskOptions],
     ) -> ScheduleSet:
-        """Has a task made at each moment: of `cron`, as in "0 3 * * *", in a zone, as in "Europe/Berlin" (else UTC); or each so long (`every`).
+        """Has a task made at each moment of `cron`, as in "0 3 * * *", or each so long (`every`).
 
-        `missed`: what becomes of moments that came more than a minute ago and have no task: none ("skip"), one task for all of them
-        ("once"), or one for each of the last hundred ("all"). The task is of its text and the options of `NewTask`, without `key`. Setting it
-        again as it is changes nothing.
+        `zone`: as in "Europe/Berlin", else UTC. `missed`: what becomes of moments that came more than a minute ago and have no task:
+        none ("skip"), one task for all of them ("once"), or one for each of the last hundred ("all"). The task is of its text and the
+        options of `NewTask`, without `key`. Setting it again as it is changes nothing.
         """
         return self._ask(_calls.set_schedule(name, _calls.new_task(task, **options), cron, zone, every, missed))
 

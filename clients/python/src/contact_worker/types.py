@@ -209,8 +209,10 @@ class TaskRecord:
     #: Which schedule made it, and for which moment; None: it was run by hand. Empty: none did.
     schedule: str
     schedule_moment: Moment
-    #: As `NewTask` has it.
+    #: As `NewTask` has them.
     replace: str = ""
+    quiet: Optional[float] = None
+    max_wait: Optional[float] = None
     #: The task that took its place, at `expires_at`, where it had not begun; 0: none did.
     replaced_by: int = 0
     #: The task whose place it took; 0: of none.
@@ -239,6 +241,8 @@ class TaskRecord:
             headers=dict(task.headers),
             data_size=task.data_size,
             replace=task.replace,
+            quiet=task.quiet_ms / 1000 if task.quiet_ms else None,
+            max_wait=task.max_wait_ms / 1000 if task.max_wait_ms else None,
             replaced_by=task.replaced_by,
             replaces=task.replaces,
             schedule=task.schedule,
@@ -536,6 +540,11 @@ class Schedule:
     to: str
     groups: tuple[str, ...]
     select: str
+    #: As `NewTask` has them.
+    lane: str
+    replace: str
+    quiet: Optional[float]
+    max_wait: Optional[float]
     headers: Mapping[str, str]
     data_size: int
     paused: bool
@@ -561,6 +570,10 @@ class Schedule:
             to=it.task.to,
             groups=tuple(it.task.groups),
             select=it.task.select,
+            lane=it.task.lane,
+            replace=it.task.replace,
+            quiet=it.task.quiet_ms / 1000 if it.task.quiet_ms else None,
+            max_wait=it.task.max_wait_ms / 1000 if it.task.max_wait_ms else None,
             headers=dict(it.task.headers),
             data_size=it.data_size,
             paused=it.paused,

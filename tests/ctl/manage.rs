@@ -87,9 +87,9 @@ fn groups_are_listed() {
     assert_eq!(
         ok(&fake, &["groups"]),
         "\
-GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE    RETRY
-workers        2   12          4      88  2026-04-30T08:00:00.123Z         3.2     1  paused   max=5
-idle           0    0          0       -  -                                0.0     0  running  -
+GROUP    CLIENTS  LAG  IN FLIGHT  OLDEST  SINCE                     PER SECOND  DEAD  STATE    RETRY  LIMITS
+workers        2   12          4      88  2026-04-30T08:00:00.123Z         3.2     1  paused   max=5  -
+idle           0    0          0       -  -                                0.0     0  running  -      -
 "
     );
     assert_eq!(

@@ -247,10 +247,13 @@ impl Rows {
         ];
         const RUN: &[Rows] =
             &[Rows { what: "headers", tag: tag(13), within: Within::Itself, limit: MOST_HEADERS_OF_TASKS }];
+        const SCHEDULE: &[Rows] =
+            &[Rows { what: "headers", tag: tag(17), within: Within::Rows(tag(6)), limit: MOST_HEADERS_OF_TASKS }];
         match message {
             "Result" => RESULTS,
             "SubmitRequest" => TASKS,
             "BeginRunRequest" => RUN,
+            "SetScheduleRequest" => SCHEDULE,
             _ => &[],
         }
     }
@@ -316,7 +319,7 @@ mod tests {
     use super::*;
     use crate::fuzz::{any_bytes, cases};
     use crate::wire::contact::Result as Told;
-    use crate::wire::control::{BeginRunRequest, NewTask, SubmitRequest};
+    use crate::wire::control::{BeginRunRequest, NewTask, SetScheduleRequest, SubmitRequest};
 
     fn told(id: u64, batch: Vec<Told>) -> Told {
         Told { ret: "*\n".repeat(7), id, attempt: 3, batch, delay_ms: 9, ..Told::default() }
@@ -385,6 +388,7 @@ mod tests {
             (Told::NAME, MOST_HEADERS_OF_RESULTS),
             (SubmitRequest::NAME, MOST_HEADERS_OF_TASKS),
             (BeginRunRequest::NAME, MOST_HEADERS_OF_TASKS),
+            (SetScheduleRequest::NAME, MOST_HEADERS_OF_TASKS),
         ] {
             let Some(headers) = Rows::of(name).last() else { unreachable!() };
             let mut many = Vec::new();
@@ -534,7 +538,7 @@ mod tests {
         }
         all! {
             contact: ClientMsg ServerMsg Revoked Watched Empty Result JoinRequest JoinResponse Refused;
-            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest GetDataRequest Data TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse SetGroupLimitsRequest SetGroupLimitsResponse GroupLimits AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews WatchOutputRequest TaskOutput Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse;
+            control: NewTask SubmitRequest SubmitResponse Refusal ListRequest Task TaskPage FindTasksRequest FoundTasks FoundTask TaskResult ResultPage Status StatusPage ListClientsRequest ListClientsResponse Client Working Draining DrainClientRequest DrainClientResponse UndrainClientRequest UndrainClientResponse DescribeTaskRequest GetDataRequest Data TaskLedger TaskInGroup ListGroupsRequest ListGroupsResponse Group ListDeadRequest DropDeadRequest DropDeadResponse CancelTaskRequest CancelTaskResponse RetryTaskRequest RetryTaskResponse PauseGroupRequest PauseGroupResponse SetGroupRetryRequest SetGroupRetryResponse SetGroupLimitsRequest SetGroupLimitsResponse GroupLimits AcceptClockRequest AcceptClockResponse BackupRequest BackupProgress BackedUp RemoveGroupRequest RemoveGroupResponse GetServerRequest Server Finding InviteRequest InviteResponse IssueCertificateRequest IssueCertificateResponse ListIdentitiesRequest ListIdentitiesResponse Identity RevokeIdentityRequest RevokeIdentityResponse CreateTokenRequest CreateTokenResponse Token ListTokensRequest ListTokensResponse RevokeTokenRequest RevokeTokenResponse CreateLoginRequest CreateLoginResponse DescribeIdentityRequest DescribeIdentityResponse ChangeIdentityRequest Known KnownClient WatchTaskRequest TaskNews WatchOutputRequest TaskOutput Rollout BeginRunRequest BegunRun Run GetRunRequest RunDetails RunTarget ListRunsRequest ListRunsResponse WatchRunRequest RunNews ChangeRunRequest CancelRunRequest RetryFailedRequest AddDialledRequest AddDialledResponse ListDialledRequest ListDialledResponse Dialled RemoveDialledRequest RemoveDialledResponse SetScheduleRequest SetScheduleResponse Schedule ListSchedulesRequest ListSchedulesResponse GetScheduleRequest ChangeScheduleRequest RunScheduleRequest RunScheduleResponse RemoveScheduleRequest RemoveScheduleResponse ListServersRequest ListServersResponse ClusterServer ClusterLog LogReplica;
         }
     }
 

@@ -91,7 +91,7 @@ Examples:
   contactctl server
   contactctl server --json | jq .store_bytes")]
     Server,
-    /// Show the servers of a cluster, which of them leads, and the log that they share.
+    /// Show the servers of a cluster, and the log that they share.
     ///
     /// A server that is alone is shown alone. As JSON it is one object.
     #[command(after_help = "\

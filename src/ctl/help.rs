@@ -19,7 +19,10 @@ pub(super) const STYLES: Styles = Styles::styled()
 const GROUPS: [(&str, &[&str]); 5] = [
     (
         "Look:",
-        &["top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "health", "doctor"],
+        &[
+            "top", "groups", "clients", "tasks", "task", "results", "statuses", "dead", "server", "servers", "health",
+            "doctor",
+        ],
     ),
     (
         "Change:",

@@ -33,8 +33,16 @@ const FAIR_TABLE: u16 = 8;
 /// An answer that takes longer is waited for in sight.
 const PATIENCE: i64 = 3_000;
 /// Columns that are not needed to see what is wrong, and how wide the screen is that has room for them.
-const LEFT_OUT: &[(&str, u16)] =
-    &[("SINCE", 70), ("WINDOW", 80), ("OLDEST", 90), ("PEER", 90), ("ATTEMPT", 90), ("RETRY", 130), ("SEQ", u16::MAX)];
+const LEFT_OUT: &[(&str, u16)] = &[
+    ("SINCE", 70),
+    ("WINDOW", 80),
+    ("OLDEST", 90),
+    ("PEER", 90),
+    ("ATTEMPT", 90),
+    ("RETRY", 130),
+    ("LIMITS", 130),
+    ("SEQ", u16::MAX),
+];
 
 const HELP: &str = "\
 1 2 3 4   groups, clients, tasks, dead letters

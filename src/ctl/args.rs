@@ -111,7 +111,7 @@ Examples:
     Doctor(Doctor),
     Submit(Submit),
     Run(Run),
-    /// Have tasks made at certain times, again and again (schedule set, list, show, pause, resume, run, rm).
+    /// Have tasks made at certain times (schedule set, list, run, rm).
     #[command(
         subcommand,
         after_help = "\

@@ -461,6 +461,36 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
 }
 
 #[test]
+fn what_clients_still_tell_a_server_that_led_and_stops_is_written_down_by_the_one_that_leads_next() {
+    let Some(nats) = Nats::three() else { return };
+    let mut members = two(nats);
+    let worker = ContactClient::new(channel(&members[0].listen));
+    let id = options(&[("contact-client", "w")]);
+    let mut tasks = worker.get_task(&pb::Empty::new(), id.clone()).unwrap();
+    let task = submit(&members[0], "work", "w");
+    assert_eq!(block_on(tasks.next()).unwrap().unwrap().id, task);
+    // A call that is open while the server stops, so that it waits for that.
+    let (mut told, answer) = worker.tell_result(id).unwrap();
+    let working = pb::Result { id: task, attempt: 1, outcome: pb::Outcome::WORKING.into(), ..Default::default() };
+    block_on(told.send((working, WriteFlags::default()))).unwrap();
+
+    members[0].program.signal("TERM");
+    assert!(block_on(tasks.next()).unwrap().is_err(), "it gives nothing out any more");
+    members[1].until_ready_says("200 OK");
+    let done = pb::Result { id: task, attempt: 1, ret: "done".into(), ..Default::default() };
+    block_on(async {
+        told.send((done, WriteFlags::default())).await.unwrap();
+        told.close().await.unwrap();
+        answer.await.unwrap();
+    });
+    let client = ControlClient::new(channel(&members[1].control));
+    let asked = control::DescribeTaskRequest { id: task, ..Default::default() };
+    let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
+    let results: Vec<_> = ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect();
+    assert_eq!(results, [(1, control::Outcome::DONE.into(), false)]);
+}
+
+#[test]
 fn what_servers_say_to_one_another_is_taken_from_no_one_else() {
     let Some(nats) = Nats::three() else { return };
     let members = two(nats);

@@ -192,9 +192,22 @@ struct Station {
     /// What operators call, while this server leads; and else.
     control: Arc<Mutex<Option<ControlService>>>,
     elsewhere: PassOn,
-    beats: Beats,
+    /// Of the connection to NATS that was made last.
+    beats: Mutex<Beats>,
     /// The newest message that one who said that it leads knew.
     newest: AtomicU64,
+}
+
+impl Station {
+    /// Has clients and operators go on with the server that says that it leads. What this one said itself while it did is over.
+    fn note_leader(&self, beat: &Heard, cluster: &ClusterConfig) {
+        // One that was stopped for a while may still say so, and knows less.
+        let is_newest = beat.place >= self.newest.fetch_max(beat.place, SeqCst) && !beat.server.is_empty();
+        if is_newest && *beat.server != *cluster.advertise && beat.at.elapsed() < cluster.takeover_after {
+            self.elsewhere.set(Some(&beat.server));
+            self.proxy.handle().set_leader(Leader::There(beat.server.clone()));
+        }
+    }
 }
 
 impl Run {
@@ -216,7 +229,7 @@ impl Run {
                 Some(waiting) => waiting,
                 None => Waiting::start(self.config.http.as_deref(), self.shared.clone())?,
             };
-            let Next::Goes(standby) = self.standby(log.take(), has_led)? else { return Ok(()) };
+            let Next::Goes(standby) = self.standby(log.take(), has_led, station)? else { return Ok(()) };
             let Next::Goes((backend, beats)) = self.follow(standby, station)? else { return Ok(()) };
             drop(waits);
             has_led = true;
@@ -229,6 +242,7 @@ impl Run {
         &mut self,
         mut reached: Option<JetStream>,
         has_led: bool,
+        station: &Station,
     ) -> Result<Next<(Standby<JetStream>, Beats)>, ServerError> {
         loop {
             // The connection to NATS goes with the backend that led.
@@ -240,6 +254,7 @@ impl Run {
                 },
             };
             let beats = log.beats();
+            *locked(&station.beats) = beats.clone();
             match Standby::open(log, &self.config.data) {
                 Ok(standby) => return Ok(Next::Goes((standby, beats))),
                 // It may be its disk that ended its term.
@@ -291,7 +306,7 @@ impl Run {
             link,
             control,
             elsewhere,
-            beats: log.beats(),
+            beats: Mutex::new(log.beats()),
             newest: AtomicU64::new(0),
         })
     }
@@ -329,7 +344,7 @@ impl Run {
             let beat = beats.heard();
             heard = beat.as_ref().map_or(heard, |beat| heard.max(beat.at));
             if let Some(beat) = &beat {
-                self.note_leader(station, beat);
+                station.note_leader(beat, &self.cluster);
             }
             let lag = beat.map_or(0, |beat| beat.place.saturating_sub(standby.place()));
             self.shared.set_role(format!("following (lag {lag})"));
@@ -346,16 +361,6 @@ impl Run {
                     heard = Instant::now();
                 }
             }
-        }
-    }
-
-    /// Has clients go on with the one that says that it leads. What it said itself while it did is over.
-    fn note_leader(&self, station: &Station, beat: &Heard) {
-        // One that was stopped for a while may still say so, and knows less.
-        let is_newest = beat.place >= station.newest.fetch_max(beat.place, SeqCst) && !beat.server.is_empty();
-        if is_newest && *beat.server != *self.cluster.advertise && beat.at.elapsed() < self.cluster.takeover_after {
-            station.elsewhere.set(Some(&beat.server));
-            station.proxy.handle().set_leader(Leader::There(beat.server.clone()));
         }
     }
 
@@ -500,21 +505,21 @@ impl Run {
     /// Ends what clients are connected to. What they still tell goes to the server that leads now.
     fn close(&self, station: Station) -> Result<(), ServerError> {
         self.begin_stop(&station);
-        let Station { doors, open, health, proxy, beats, .. } = station;
-        let (handle, advertise) = (proxy.handle(), &*self.cluster.advertise);
+        let beats = locked(&station.beats).clone();
+        // It is none of the servers any more, and hears on who leads.
+        beats.say(Saying::default());
         let closed = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
                 while !closed.load(SeqCst) {
-                    if let Some(beat) = beats.heard().filter(|beat| *beat.server != *advertise) {
-                        handle.set_leader(Leader::There(beat.server));
-                    }
+                    beats.heard().iter().for_each(|beat| station.note_leader(beat, &self.cluster));
                     thread::sleep(LOOK / 4);
                 }
             });
-            open.wait(&doors.calls, &health, self.config.grace);
+            station.open.wait(&station.doors.calls, &station.health, self.config.grace);
             closed.store(true, SeqCst);
         });
+        let Station { open, proxy, .. } = station;
         proxy.stop();
         open.close();
         Ok(())

@@ -228,6 +228,7 @@ impl Run {
             self.let_tellers_go();
             self.keep_link();
             self.keep_patience();
+            self.debug_stuck();
             self.send();
             self.proxy.set_clients(self.sessions.len());
             let next = commands.recv_deadline(Instant::now() + AGAIN);
@@ -278,11 +279,7 @@ impl Run {
                     self.lose_link(&why);
                 }
             }
-            Command::Drain => {
-                self.draining = true;
-                self.sessions.values().for_each(|session| session.outbox.close(Closed::Stopping));
-                self.sessions.values_mut().for_each(|session| session.coming = None);
-            }
+            Command::Drain => self.drain(),
             Command::Stop => {}
         }
     }
@@ -293,6 +290,46 @@ impl Run {
                 self.holds.teller_went(&reporter.peer);
                 self.up_if_ready(|| Up::TellerGone(number));
             }
+        }
+    }
+
+    /// Sends all clients away. If it is this server that leads, its broker ends their streams, too, and they keep what they have, as
+    /// when a server that is alone stops.
+    fn drain(&mut self) {
+        self.draining = true;
+        let is_left = !matches!(self.leader, Leader::Here(_));
+        for id in self.sessions.keys().copied().collect::<Vec<_>>() {
+            match is_left {
+                true => self.leave(id, "its server is stopping".into()),
+                // Whoever waits for it hears that none is opened any more.
+                false => drop(self.forget(id)),
+            }
+        }
+        self.look_whether_all_are_there();
+    }
+
+    fn debug_stuck(&mut self) {
+        use std::sync::Mutex;
+        static SEEN: Mutex<Option<(Ask, Instant)>> = Mutex::new(None);
+        let mut seen = SEEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let first = self.asks.keys().next().copied();
+        match (&*seen, first) {
+            (Some((ask, at)), Some(first)) if *ask == first => {
+                if at.elapsed() > Duration::from_secs(4) {
+                    warn!(
+                        "STUCK ask {first}: link {:?} ready {} resuming {:?} sessions {} tellers {} told {} leader {} draining {}",
+                        self.link.as_ref().map(|a| (a.number, a.works, a.heard.elapsed())),
+                        self.is_ready(),
+                        self.link.as_ref().and_then(|a| a.resuming.clone()),
+                        self.sessions.len(), self.tellers.len(), self.told.len(),
+                        match &self.leader { Leader::Nobody => "nobody".to_owned(), Leader::Here(_) => "here".into(), Leader::There(a) => a.to_string() },
+                        self.draining
+                    );
+                    *seen = Some((first, Instant::now()));
+                }
+            }
+            (_, Some(first)) => *seen = Some((first, Instant::now())),
+            (_, None) => *seen = None,
         }
     }
 

@@ -25,6 +25,14 @@ const READ_AGAIN: Duration = Duration::from_secs(1);
 /// When a task that is too long for every client of its group is looked at again: a client that takes more may have come.
 const TOO_LONG: Duration = Duration::from_secs(60);
 
+/// What there is of a priority.
+enum Found {
+    Task(Taken),
+    Nothing,
+    /// There may be something, and nothing else goes out before it: it is being read, or must be alone with its client.
+    Wait,
+}
+
 impl Core {
     /// These tasks were accepted: consecutive ids, the first right after the newest one known.
     pub fn committed(&mut self, tasks: Vec<Arc<Task>>, now: Now) {
@@ -163,7 +171,6 @@ impl Core {
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
-        group.settle_lanes();
         let due = group.begin_loading(now, &self.texts);
         if !due.is_empty() {
             self.actions.push(Action::Load(id, due));
@@ -222,79 +229,87 @@ impl Core {
 
     /// Takes up the next task that is to go out, with its deliveries so far.
     fn next_task(&mut self, id: GroupId, now: Now) -> Option<(Arc<Task>, Attempts)> {
-        // What is settled here leaves its place in its lane to one of any priority.
         'again: loop {
             for priority in Priority::ALL {
                 loop {
-                    if self.groups.get(&id)?.open.has_suspect(priority) && self.idle_session(id).is_none() {
-                        // If others went out meanwhile, no session would ever be idle.
-                        return None;
-                    }
-                    self.look_ahead(id, priority);
-                    let group = self.groups.get_mut(&id)?;
-                    let taken = group.take_next(priority, &mut self.texts);
-                    self.read_lanes(id, priority);
-                    let group = self.groups.get_mut(&id)?;
-                    let Some(Taken { task, attempts, is_new }) = taken else {
-                        if group.lanes.is_reading(priority) {
-                            return None;
-                        }
-                        // What is read and was not taken waits for room among the lanes.
-                        if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
-                            break;
-                        }
-                        if self.read_ahead(id, priority) {
-                            continue;
-                        }
-                        // The tasks of its backlog go before those of the next priority: wait for them.
-                        return None;
+                    let taken = match self.take_next(id, priority) {
+                        Found::Task(taken) => taken,
+                        Found::Nothing => break,
+                        Found::Wait => return None,
                     };
-                    let in_lane = task.spec.waits_in().is_some();
-                    // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
-                    if is_new && let Some(why) = group.why_not(&task) {
-                        let name = group.name.clone();
-                        self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
-                        if in_lane {
-                            continue 'again;
-                        }
-                        continue;
+                    if !self.stays(id, &taken, now)? {
+                        return Some((taken.task, taken.attempts));
                     }
-                    if let Some(moment) = still_to_come(&task, attempts, now) {
-                        group.gives_up_place(&task);
-                        group.open.delay(task.id, Due::At(moment), attempts);
-                        self.checkpoints.delayed(now.steady);
-                        if in_lane {
-                            continue 'again;
-                        }
-                        continue;
+                    if taken.task.spec.waits_in().is_some() {
+                        // It leaves its place in its lane to one of any priority.
+                        continue 'again;
                     }
-                    if let Some(outcome) = task.spec.over(now.wall) {
-                        match task.spec.replaced_by() {
-                            Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
-                            None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
-                        }
-                        if in_lane {
-                            continue 'again;
-                        }
-                        continue;
-                    }
-                    // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
-                    if let Some(why) = self.given_up(id, &task, attempts) {
-                        let group = self.groups.get(&id)?.name.clone();
-                        let result =
-                            outcome_of(task.id, group, "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
-                        self.records.push(NewResult { ret: why.into_owned(), ..result });
-                        self.groups.get_mut(&id)?.dies(task.id);
-                        if in_lane {
-                            continue 'again;
-                        }
-                        continue;
-                    }
-                    return Some((task, attempts));
                 }
             }
             return None;
         }
+    }
+
+    /// Takes up the next task of a priority, of what is read.
+    fn take_next(&mut self, id: GroupId, priority: Priority) -> Found {
+        loop {
+            let Some(group) = self.groups.get(&id) else { return Found::Wait };
+            if group.open.has_suspect(priority) && self.idle_session(id).is_none() {
+                // If others went out meanwhile, no session would ever be idle.
+                return Found::Wait;
+            }
+            self.look_ahead(id, priority);
+            let Some(group) = self.groups.get_mut(&id) else { return Found::Wait };
+            let taken = group.take_next(priority, &mut self.texts);
+            if group.lanes.has_reads(priority) {
+                self.read_lanes(id, priority);
+            }
+            if let Some(taken) = taken {
+                return Found::Task(taken);
+            }
+            let Some(group) = self.groups.get(&id) else { return Found::Wait };
+            if group.lanes.is_reading(priority) {
+                return Found::Wait;
+            }
+            // What is read and was not taken waits for room among the lanes.
+            if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
+                return Found::Nothing;
+            }
+            // The tasks of its backlog go before those of the next priority: wait for them.
+            if !self.read_ahead(id, priority) {
+                return Found::Wait;
+            }
+        }
+    }
+
+    /// Whether a task that was taken up does not go out now: it is not for the group, its time has not come, or is over, or it is given up.
+    fn stays(&mut self, id: GroupId, taken: &Taken, now: Now) -> Option<bool> {
+        let Taken { task, attempts, is_new } = taken;
+        let group = self.groups.get_mut(&id)?;
+        // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
+        if *is_new && let Some(why) = group.why_not(task) {
+            let name = group.name.clone();
+            self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
+        } else if let Some(moment) = still_to_come(task, *attempts, now) {
+            group.gives_up_place(task);
+            group.open.delay(task.id, Due::At(moment), *attempts);
+            self.checkpoints.delayed(now.steady);
+        } else if let Some(outcome) = task.spec.over(now.wall) {
+            match task.spec.replaced_by() {
+                Some(by) => self.record_replaced(id, task.id, attempts.deliveries, by, now),
+                None => self.record_by_server(id, task.id, attempts.deliveries, outcome, now),
+            }
+        // Its last delivery was before a restart, or ended when its text was not in memory; or its policy is new.
+        } else if let Some(why) = self.given_up(id, task, *attempts) {
+            let group = self.groups.get_mut(&id)?;
+            let result =
+                outcome_of(task.id, group.name.clone(), "".into(), attempts.deliveries, Outcome::Exhausted, now.wall);
+            group.dies(task.id);
+            self.records.push(NewResult { ret: why.into_owned(), ..result });
+        } else {
+            return Some(false);
+        }
+        Some(true)
     }
 
     /// Reads on while there are lanes whose next tasks may stand further on in the log: what is read goes into their queues.

@@ -412,6 +412,11 @@ impl Lanes {
         self.turns[priority as usize].reading > 0
     }
 
+    /// Whether something is to be read.
+    pub(super) fn has_reads(&self, priority: Priority) -> bool {
+        !self.turns[priority as usize].to_read.is_empty()
+    }
+
     /// What is to be read since this was last asked; up to `room` bytes of text are kept.
     /// `head` is the newest task.
     pub(super) fn take_reads(&mut self, priority: Priority, room: usize, head: TaskId) -> Vec<LaneRead> {

@@ -132,7 +132,7 @@ pub struct JetStream {
     subject: String,
     reader: Option<Reader>,
     /// Drives the connection, on a thread of its own.
-    runtime: Runtime,
+    runtime: Arc<Runtime>,
 }
 
 /// What reads the stream on.
@@ -149,7 +149,7 @@ impl JetStream {
         let cannot =
             |why: &dyn fmt::Display| JetStreamError::Unreachable { urls: config.urls.join(", "), why: why.to_string() };
         let runtime = Builder::new_multi_thread().worker_threads(1).thread_name("nats").enable_all().build();
-        let runtime = runtime.map_err(|error| cannot(&error))?;
+        let runtime = Arc::new(runtime.map_err(|error| cannot(&error))?);
         let client = runtime.block_on(connect(config))?;
         // It starts a task of its own.
         let context =
@@ -173,7 +173,7 @@ impl JetStream {
 
     /// What the servers say to one another beside the log.
     pub fn beats(&self) -> Beats {
-        Beats(self.nats.clone())
+        Beats { nats: self.nats.clone(), _runtime: self.runtime.clone() }
     }
 
     /// Makes what reads the stream on, behind a message.

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, ConnectOptions, ServerInfo};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
 
 use super::jetstream::{JetStreamConfig, JetStreamError, SETUP};
@@ -163,34 +164,37 @@ impl Nats {
     }
 }
 
-/// What servers say beside the log.
+/// What servers say beside the log. The connection lasts as long as one of these, or the log. Not to be dropped in a task of tokio.
 #[derive(Clone)]
-pub struct Beats(pub(super) Arc<Nats>);
+pub struct Beats {
+    pub(super) nats: Arc<Nats>,
+    pub(super) _runtime: Arc<Runtime>,
+}
 
 impl Beats {
     /// Says that this server leads, and where others reach it, or nowhere yet; or no more.
     pub fn give(&self, server: Option<&str>) {
-        *locked(&self.0.beats) = server.map(Arc::from);
+        *locked(&self.nats.beats) = server.map(Arc::from);
     }
 
     /// Has this server say so of itself from now on. An epoch of 0 becomes what the server that leads says.
     pub fn say(&self, saying: Saying) {
-        let epoch = if saying.epoch > 0 { saying.epoch } else { locked(&self.0.peers).epoch() };
-        *locked(&self.0.says) = Saying { epoch, ..saying };
+        let epoch = if saying.epoch > 0 { saying.epoch } else { locked(&self.nats.peers).epoch() };
+        *locked(&self.nats.says) = Saying { epoch, ..saying };
     }
 
     /// Whether somebody says that they lead who knows a message that this server does not.
     pub fn others_lead(&self) -> bool {
-        self.heard().is_some_and(|heard| heard.place > self.0.last.load(SeqCst))
+        self.heard().is_some_and(|heard| heard.place > self.nats.last.load(SeqCst))
     }
 
     /// What was heard last of the one who leads, this server included.
     pub fn heard(&self) -> Option<Heard> {
-        self.0.heard()
+        self.nats.heard()
     }
 
     /// What this server sees of the cluster.
     pub fn view(&self) -> ClusterView {
-        self.0.view()
+        self.nats.view()
     }
 }

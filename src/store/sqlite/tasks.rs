@@ -1,5 +1,6 @@
 //! Tasks in chunks.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -232,9 +233,9 @@ impl Rare {
 
 impl Rare {
     /// See [`NewTask::waits_in`].
-    fn waits_in(&self) -> Option<String> {
-        let replace = || Some(Replace::new(&self.replace.as_ref()?.0, None).ok()?.lane().to_string());
-        self.lane.clone().or_else(replace)
+    fn waits_in(&self) -> Option<Cow<'_, str>> {
+        let replace = || Some(Cow::Owned(Replace::new(&self.replace.as_ref()?.0, None).ok()?.lane().to_string()));
+        self.lane.as_deref().map(Cow::Borrowed).or_else(replace)
     }
 
     fn audience(&self) -> rusqlite::Result<Option<Audience>> {
@@ -362,7 +363,7 @@ impl TaskChunk {
     }
 
     /// The lanes of its tasks, each once, and where these are noted.
-    pub(super) fn lanes(&self) -> (BTreeSet<String>, &str, i64) {
+    pub(super) fn lanes(&self) -> (BTreeSet<Cow<'_, str>>, &str, i64) {
         let lanes = self.heads.iter().filter_map(|head| head.3.as_ref()?.waits_in()).collect();
         (lanes, self.target.as_ref().map_or("", GroupName::as_str), priority_number(self.priority))
     }

@@ -30,7 +30,7 @@ use contact::labels::Labels;
 use contact::now::{Now, Steady};
 use contact::retry::{Retry, RetryPolicy};
 use contact::store::{Checkpoint, GroupState, LanePlace, OpenTask, Positions, Recovered};
-use contact::task::{Audience, NewTask, Outcome, Priority, Task, TaskId, Time};
+use contact::task::{Audience, Name, NameOf, NewTask, Outcome, Priority, Task, TaskId, Time};
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
 
@@ -1055,6 +1055,10 @@ fn a_done_counts_that_is_told_after_a_crash_forgot_the_delivery_though_another_h
     changes_nothing(&mut world, &by, outcome_report(tasks[2], 1, Outcome::Done));
 }
 
+fn held(task: TaskId, priority: Priority) -> Held {
+    Held { task, priority, lane: None, attempt: 1, begun: true }
+}
+
 #[test]
 fn a_stream_that_goes_on_after_another_server_led_keeps_what_its_client_has() {
     for remembered in [true, false] {
@@ -1079,7 +1083,7 @@ fn a_stream_that_goes_on_after_another_server_led_keeps_what_its_client_has() {
             });
             actions.flatten().collect()
         };
-        let holds = tasks.map(|task| Held { task, attempt: 1, begun: task == tasks[0] }).to_vec();
+        let holds = tasks.map(|task| Held { begun: task == tasks[0], ..held(task, Priority::Normal) }).to_vec();
         let resume = Some(Box::new(Resume { holds, ..Resume::default() }));
         let (one, two) = (1001, 1002);
         core.join(Join { resume, ..begins(worker("one")) }, one, *now).unwrap();
@@ -1109,6 +1113,33 @@ fn a_stream_that_goes_on_after_another_server_led_keeps_what_its_client_has() {
             })
             .collect();
         assert_eq!(asked, [tasks[2]]);
+    }
+}
+
+#[test]
+fn a_stream_that_goes_on_keeps_what_it_has_though_the_log_is_read_of_some_priorities_alone() {
+    for lane in [None, Some("web")] {
+        let mut world = world();
+        let one = world.join(worker("one"));
+        world.checkpoint();
+        let lane = lane.map(|lane| Name::new(NameOf::Lane, lane).unwrap());
+        let first = world.broadcast("first");
+        let task = world.submit(NewTask { lane: lane.clone(), ..task("work") });
+        assert_eq!(got(&world, one), [first, task]);
+        world.sync();
+        world.crash(0);
+        let two = world.join(Join { window: Some(1), ..worker("two") });
+        assert_eq!(got(&world, two), [first], "the deliveries are forgotten");
+
+        let World { core, now, .. } = &mut world;
+        let holds = vec![Held { lane, ..held(task, Priority::Normal) }];
+        let resume = Some(Box::new(Resume { holds, ..Resume::default() }));
+        core.join(Join { resume, ..worker("one") }, 1001, *now).unwrap();
+        assert_eq!(core.clients().iter().map(|client| client.in_flight).collect::<Vec<_>>(), [1, 1]);
+        core.check().unwrap();
+        let _ = core.take_actions(*now);
+        core.leave(1001, *now);
+        assert_eq!(core.groups(*now)[0].oldest_open, Some(first));
     }
 }
 

@@ -463,7 +463,7 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
 #[test]
 fn what_clients_still_tell_a_server_that_led_and_stops_is_written_down_by_the_one_that_leads_next() {
     let Some(nats) = Nats::three() else { return };
-    let mut members = two(nats);
+    let members = two(nats);
     let worker = ContactClient::new(channel(&members[0].listen));
     let id = options(&[("contact-client", "w")]);
     let mut tasks = worker.get_task(&pb::Empty::new(), id.clone()).unwrap();

@@ -152,7 +152,7 @@ impl Run {
         // On somebody's server, what is for everyone is not to stay there.
         let expires = !self.target.is_spawned() && to.is_empty();
         let expires_at = if expires { Time::now().after(Duration::from_secs(3600)).0 } else { 0 };
-        Kind { to: to.into(), size, expires_at, delay: None }
+        Kind { to: to.into(), size, expires_at, delay: None, lanes: 0 }
     }
 
     /// Removes a group that was made for this measurement. Its clients have gone, but the server may not know yet; and if it

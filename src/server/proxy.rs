@@ -321,8 +321,14 @@ impl Run {
                         self.link.as_ref().map(|a| (a.number, a.works, a.heard.elapsed())),
                         self.is_ready(),
                         self.link.as_ref().and_then(|a| a.resuming.clone()),
-                        self.sessions.len(), self.tellers.len(), self.told.len(),
-                        match &self.leader { Leader::Nobody => "nobody".to_owned(), Leader::Here(_) => "here".into(), Leader::There(a) => a.to_string() },
+                        self.sessions.len(),
+                        self.tellers.len(),
+                        self.told.len(),
+                        match &self.leader {
+                            Leader::Nobody => "nobody".to_owned(),
+                            Leader::Here(_) => "here".into(),
+                            Leader::There(a) => a.to_string(),
+                        },
                         self.draining
                     );
                     *seen = Some((first, Instant::now()));

@@ -75,7 +75,12 @@ impl Ledger {
                 Some(Ok(page)) => page,
                 ended => {
                     let some: BTreeSet<_> = open.iter().take(20).collect();
-                    panic!("{} tasks were never settled: {some:?} ({ended:?})", open.len());
+                    let story = some.first().map(|(group, id)| ledger.story(group, *id));
+                    panic!(
+                        "{} tasks were never settled: {some:?} ({ended:?}){}",
+                        open.len(),
+                        story.unwrap_or_default()
+                    );
                 }
             };
             for result in page.results {

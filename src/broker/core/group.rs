@@ -488,7 +488,8 @@ impl Group {
     }
 
     fn is_taken_up(&self, task: &Task, head: TaskId) -> bool {
-        let is_passed = task.id <= self.cursor(task.spec.priority).position(head) && !self.lanes.is_waiting(task);
+        let is_waiting = self.lanes.is_waiting(task.id, task.spec.priority, task.spec.waits_in());
+        let is_passed = task.id <= self.cursor(task.spec.priority).position(head) && !is_waiting;
         is_passed || self.taken_up.contains(&task.id)
     }
 
@@ -587,19 +588,20 @@ impl Group {
         waits.then_some(lane)
     }
 
-    /// Puts into their queues what the cursor comes to and is in lanes, up to what is in none.
-    pub(super) fn sort(&mut self, priority: Priority) {
-        let room = self.page_room();
+    /// Puts into their queues what the cursor comes to and is in lanes, up to what is in none. Says whether there was any.
+    pub(super) fn sort(&mut self, priority: Priority) -> bool {
+        let (room, mut sorts) = (self.page_room(), false);
         while self.leased
             && let Some(lane) = self.cursor(priority).next().and_then(|task| self.queue_of(task)).cloned()
-            && self.lanes.has_room(priority, &lane, Page::tasks(room))
+            && self.lanes.has_room(priority, &lane, Page::tasks(room), room)
             && let Some(task) = self.cursor_mut(priority).pop()
         {
-            self.changed = true;
+            (self.changed, sorts) = (true, true);
             // What was taken up already goes into its queue, too: it is read again from there.
             let is_full = self.is_lane_full(&lane);
             self.lanes.push(&lane, task, is_full, room);
         }
+        sorts
     }
 
     /// The next task of the lanes.
@@ -658,7 +660,13 @@ impl Group {
                 return Some(Taken { task, attempts: Attempts::default(), is_new: true });
             }
         }
-        self.take_from_lanes(priority)
+        loop {
+            let taken = self.take_from_lanes(priority);
+            // None that was in turn could go: there may be room for others now.
+            if taken.is_some() || !self.sort(priority) {
+                return taken;
+            }
+        }
     }
 
     /// Takes up a task before its turn; `false`: it was taken up already. It is settled unless it is put into another place.
@@ -671,14 +679,29 @@ impl Group {
         taken_up
     }
 
+    /// Neither the cursor nor a lane came to a task of the log.
+    fn is_unread(&self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
+        self.cursor(priority).is_unread(task) || self.lanes.is_waiting(task, priority, lane)
+    }
+
+    /// Takes up a task of the log that is for the group, of which this is known; `false`: it was taken up already. It is to be put into
+    /// another place.
+    pub(super) fn take_up_unread(&mut self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
+        let takes_up = self.is_unread(task, priority, lane) && self.taken_up.insert(task);
+        if takes_up {
+            self.changed = true;
+            lane.iter().for_each(|lane| self.enter_lane(task, lane, LanePlace::Taken));
+        }
+        takes_up
+    }
+
     /// The same for an id of the log, with the task if that is among the newest.
     ///
     /// Where a priority has a backlog, any task in it may have that priority. Then `None`: only the log of outcomes can say
     /// whether the task was settled. It does not go out in either case.
     pub(super) fn take_up_id(&mut self, task: TaskId, recent: Option<&Task>) -> Option<bool> {
         let mut unread = self.cursors.iter().map(|cursor| cursor.is_unread(task));
-        let is_unread =
-            |recent: &Task| self.cursor(recent.spec.priority).is_unread(task) || self.lanes.is_waiting(recent);
+        let is_unread = |recent: &Task| self.is_unread(task, recent.spec.priority, recent.spec.waits_in());
         let unread = match recent {
             Some(recent) => Some(self.wants(recent) && is_unread(recent)),
             None if unread.clone().all(|unread| unread) => Some(true),

@@ -120,6 +120,11 @@ impl Queue {
         self.count == 0 && self.parked.is_empty()
     }
 
+    /// Whether a task of the log is among them.
+    fn has(&self, task: TaskId) -> bool {
+        self.count > 0 && self.after < task && task <= self.upto
+    }
+
     /// Whether some of them are in the store alone.
     fn has_more(&self) -> bool {
         self.count > self.ready.len() as u64
@@ -216,15 +221,15 @@ impl Lanes {
     }
 
     /// Whether the task of the log is in a queue.
-    pub(super) fn is_waiting(&self, task: &Task) -> bool {
-        let queue = task.spec.waits_in().and_then(|lane| self.turns[task.spec.priority as usize].queues.get(lane));
-        queue.is_some_and(|queue| queue.count > 0 && queue.after < task.id && task.id <= queue.upto)
+    pub(super) fn is_waiting(&self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
+        let queue = lane.and_then(|lane| self.turns[priority as usize].queues.get(lane));
+        queue.is_some_and(|queue| queue.has(task))
     }
 
     /// Whether a task of the log may be, of which no more than its position is known.
     pub(super) fn may_be_waiting(&self, task: TaskId) -> bool {
         let mut queues = self.turns.iter().flat_map(|turns| turns.queues.values());
-        queues.any(|queue| queue.count > 0 && queue.after < task && task <= queue.upto)
+        queues.any(|queue| queue.has(task))
     }
 
     /// How many tasks of the log are in queues.
@@ -260,10 +265,11 @@ impl Lanes {
         queue.first().filter(|first| *first < task.id)
     }
 
-    /// Whether a task that the cursor comes to finds room: `room` is how many lanes may wait.
-    pub(super) fn has_room(&self, priority: Priority, lane: &Name, room: usize) -> bool {
-        let queues = &self.turns[priority as usize].queues;
-        queues.len() < room || queues.contains_key(lane)
+    /// Whether a task that the cursor comes to finds room: `most` lanes may wait, and `room` bytes of text are kept. While others go, one
+    /// of another lane waits in the log rather than here without its text, which would be read by itself then.
+    pub(super) fn has_room(&self, priority: Priority, lane: &Name, most: usize, room: usize) -> bool {
+        let Turns { queues, order, .. } = &self.turns[priority as usize];
+        queues.contains_key(lane) || (queues.len() < most && (self.bytes < room || order.is_empty()))
     }
 
     /// Puts a task into its queue to which the cursor came; `is_full`: its lane has no place. Up to `room` bytes of text are kept.
@@ -362,13 +368,13 @@ impl Lanes {
                 continue;
             }
             let Some(first) = queue.first() else {
-                if turns.reading < READS {
-                    turns.reading += 1;
-                    queue.standing = Standing::Reading;
-                    turns.to_read.push(lane);
-                } else {
-                    turns.order.push_back(lane);
+                if turns.reading == READS {
+                    turns.order.push_front(lane);
+                    return None;
                 }
+                turns.reading += 1;
+                queue.standing = Standing::Reading;
+                turns.to_read.push(lane);
                 continue;
             };
             turns.others_had_turn = false;

@@ -126,15 +126,13 @@ impl Core {
     /// A client has a task that it was given before another server led: it keeps it, if nobody was given it since. The delivery may have been
     /// forgotten, as by a crash.
     fn resume(&mut self, id: GroupId, held: Held, session: SessionId, peer: &Arc<str>, now: Now) {
-        let Held { task, attempt, begun } = held;
-        let Some(group) = self.groups.get(&id) else { return };
+        let Held { task, priority, lane, attempt, begun } = held;
+        let head = self.head();
+        let Some(group) = self.groups.get_mut(&id) else { return };
         let is_forgotten = group.open.waiting(task).is_none() && group.open.lease_of(task).is_none();
-        if is_forgotten && task <= self.head() && self.take_up_id(id, task) == Some(true) {
+        if is_forgotten && task <= head && group.take_up_unread(task, priority, lane.as_ref()) {
             let attempts = Attempts::all_spent(attempt.saturating_sub(1)).delivered(false);
-            self.groups
-                .get_mut(&id)
-                .iter_mut()
-                .for_each(|group| group.open.delay(task, Due::After(now.steady), attempts));
+            group.open.delay(task, Due::After(now.steady), attempts);
         }
         let last = |group: &Group| group.open.waiting(task).is_some_and(|attempts| attempts.deliveries == attempt);
         if self.groups.get(&id).is_some_and(last) {

@@ -13,7 +13,7 @@ use super::quotas::Quota;
 use crate::attempts::Attempts;
 use crate::labels::Labels;
 use crate::now::Steady;
-use crate::task::{ClientId, GroupName, Name, StartAt, Task, TaskId, Time, weight};
+use crate::task::{ClientId, GroupName, Name, Priority, StartAt, Task, TaskId, Time, weight};
 
 /// Names one stream for good: a later stream of the same client has a larger one.
 pub type SessionId = u64;
@@ -72,10 +72,14 @@ pub struct Resume {
 }
 
 /// A task that a client has.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Held {
     /// The task.
     pub task: TaskId,
+    /// Its priority.
+    pub priority: Priority,
+    /// The lane that it [waits in](crate::task::NewTask::waits_in).
+    pub lane: Option<Name>,
     /// Which delivery.
     pub attempt: u32,
     /// It has begun it, or does not say so.

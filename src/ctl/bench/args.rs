@@ -142,6 +142,9 @@ pub(super) struct Work {
     /// Submit no more after this time.
     #[arg(long, value_name = "TIME", value_parser = humantime::parse_duration)]
     pub(super) duration: Option<Duration>,
+    /// Lanes over which the tasks go in turn, one task of each at a time. 0: they are in none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub(super) lanes: u64,
     #[command(flatten)]
     pub(super) workers: Workers,
 }

@@ -20,7 +20,7 @@ pub(super) fn run(run: &mut Run, args: &Delayed) -> Result<(), Error> {
     if !run.target.is_spawned() {
         return Err(Error::Usage("bench delayed kills its server and starts it again: use --spawn".into()));
     }
-    let before = work::once(run, "before", &args.workers, args.beside, None)?;
+    let before = work::once(run, run.kind("before", args.workers.size), &args.workers, args.beside, None)?;
     let waiting = gather(run, args.groups, Names::Named, &args.reach)?;
     let link = run.link()?;
     let crowd = Crowd::start(waiting, 1, Settle::AtOnce);
@@ -47,7 +47,7 @@ pub(super) fn run(run: &mut Run, args: &Delayed) -> Result<(), Error> {
     crowd.submit(&link, &run.kind("", args.workers.size), 1)?;
     crowd.all_have_it(&mut progress)?;
     let full = run.target.vitals();
-    let beside = work::once(run, "beside", &args.workers, args.beside, None)?;
+    let beside = work::once(run, run.kind("beside", args.workers.size), &args.workers, args.beside, None)?;
     let crowd = crowd.end(&mut progress)?;
     let clients = link.wait(link.client.list_clients(&pb::ListClientsRequest::new(), Link::answer_soon()))?.clients;
     let held = clients.iter().map(|client| client.in_flight).sum::<u64>();

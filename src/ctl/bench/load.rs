@@ -96,6 +96,8 @@ pub(super) struct Kind {
     pub(super) expires_at: i64,
     /// Milliseconds from when it is submitted.
     pub(super) delay: Option<u64>,
+    /// Over how many lanes they go in turn. 0: they are in none.
+    pub(super) lanes: u64,
 }
 
 impl Kind {
@@ -106,6 +108,7 @@ impl Kind {
             to: self.to.clone(),
             expires_at: self.expires_at,
             delay_ms: self.delay,
+            lane: number.checked_rem(self.lanes).map_or(String::new(), |lane| lane.to_string()),
             ..pb::NewTask::default()
         };
         pb::SubmitRequest { tasks: numbers.map(task).collect(), ..pb::SubmitRequest::default() }
@@ -145,12 +148,15 @@ pub(super) async fn submit(
     let (mut sink, mut answers) = call.map_err(failed("submitting"))?;
     let (mut begun, mut under_way) = mpsc::channel(UNDER_WAY - 1);
     let sending = async {
+        let mut first = 0;
         loop {
             let tasks = plan.take(batch.into());
             if tasks == 0 || begun.send(tasks).await.is_err() {
                 break;
             }
-            let request = if tasks == u64::from(batch) { full.clone() } else { Encoded::new(&kind.request(0..tasks)) };
+            let is_full = kind.lanes == 0 && tasks == u64::from(batch);
+            let request = if is_full { full.clone() } else { Encoded::new(&kind.request(first..first + tasks)) };
+            first += tasks;
             sink.feed((request, WriteFlags::default())).await?;
         }
         drop(begun);

@@ -25,7 +25,7 @@ pub(super) fn run(run: &mut Run, args: &Kept) -> Result<(), Error> {
         return Err(Error::Usage("bench retention must know when its server was started: use --spawn".into()));
     };
     let around = args.around.clamp(Duration::from_secs_f64(WINDOW * 1.5), EVERY / 2);
-    let kept = work::once(run, "kept", &args.workers, args.tasks, None)?;
+    let kept = work::once(run, run.kind("kept", args.workers.size), &args.workers, args.tasks, None)?;
     let round = next_round(started, Instant::now() + around);
     run.watch.pause("seconds until the round", (round - around).saturating_duration_since(Instant::now()))?;
 

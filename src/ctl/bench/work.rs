@@ -7,7 +7,7 @@ use grpcio::{CallOption, Client};
 
 use super::args::{Work, Workers};
 use super::join_set::JoinSet;
-use super::load::{Goal, Plan, Worked, metadata, submit, work};
+use super::load::{Goal, Kind, Plan, Worked, metadata, submit, work};
 use super::progress::Progress;
 use super::raw::Got;
 use super::report::Report;
@@ -16,7 +16,8 @@ use crate::ctl::Error;
 
 pub(super) fn run(run: &mut Run, args: &Work) -> Result<(), Error> {
     let group = run.group();
-    let done = once(run, &group, &args.workers, args.tasks, args.duration)?;
+    let kind = Kind { lanes: args.lanes, ..run.kind(&group, args.workers.size) };
+    let done = once(run, kind, &args.workers, args.tasks, args.duration)?;
     run.report.number("tasks_per_s", done.rate(), "tasks submitted, delivered and settled a second");
     run.report.count("tasks", done.submitted, "tasks accepted");
     done.sum.report(&mut run.report, done.once);
@@ -40,19 +41,18 @@ impl Done {
     }
 }
 
-/// Has so many tasks submitted, delivered and settled, or as many as there are in that time.
+/// Has so many tasks of a kind submitted, delivered and settled, or as many as there are in that time.
 pub(super) fn once(
     run: &Run,
-    group: &str,
+    kind: Kind,
     workers: &Workers,
     tasks: u64,
     duration: Option<Duration>,
 ) -> Result<Done, Error> {
     let submitter = run.submitters(1)?.remove(0);
-    let kind = run.kind(group, workers.size);
     let mut progress = run.watch.progress("submitted, delivered, settled", tasks);
     let goal = Goal::new(u64::MAX, progress.count.clone());
-    let working = WorkingClients::start(run, group, workers, &goal, || |_: &[Got]| {})?;
+    let working = WorkingClients::start(run, &kind.to, workers, &goal, || |_: &[Got]| {})?;
 
     let began = Instant::now();
     let plan = Plan::new(tasks, duration);

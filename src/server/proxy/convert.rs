@@ -13,7 +13,7 @@ use crate::broker::{
     Watched,
 };
 use crate::store::{read_record_task, record_task};
-use crate::task::{Name, NameOf, NewStatus, Outcome, Progress, StartAt, Task, Time};
+use crate::task::{Name, NameOf, NewStatus, Outcome, Priority, Progress, StartAt, Task, Time};
 use crate::wire::link as pb;
 use crate::wire::link::down::What as DownWhat;
 use crate::wire::link::up::What as UpWhat;
@@ -113,9 +113,8 @@ fn join(session: u64, join: Join) -> pb::Join {
         quota,
         resume,
     } = join;
-    let held = |held: &Held| pb::Held { task: held.task, attempt: held.attempt, begun: held.begun, ..pb::Held::new() };
     let resume = resume.map(|resume| pb::Resume {
-        holds: resume.holds.iter().map(held).collect(),
+        holds: resume.holds.into_iter().map(held).collect(),
         read: resume.read.to_vec(),
         ..pb::Resume::new()
     });
@@ -143,12 +142,24 @@ fn join(session: u64, join: Join) -> pb::Join {
     }
 }
 
+fn held(held: Held) -> pb::Held {
+    let Held { task, priority, lane, attempt, begun } = held;
+    pb::Held { task, priority: priority as u32, lane: text(lane.as_ref()), attempt, begun, ..pb::Held::new() }
+}
+
+fn read_held(held: pb::Held) -> Read<Held> {
+    let pb::Held { task, attempt, begun, .. } = held;
+    let priority = Priority::ALL.get(held.priority as usize).copied();
+    let priority = priority.ok_or_else(|| format!("the priority {}", held.priority))?;
+    let lane = held.lane.map(|lane| Name::new(NameOf::KeptLane, &lane).map_err(|error| error.to_string()));
+    Ok(Held { task, priority, lane: lane.transpose()?, attempt, begun })
+}
+
 fn read_join(join: pb::Join) -> Read<Join> {
     let from = |text: String| StartAt::of(&text).ok_or_else(|| format!("the start {text:?}"));
-    let held = |held: pb::Held| Held { task: held.task, attempt: held.attempt, begun: held.begun };
     let resume = |resume: pb::Resume| {
         let read = resume.read.try_into().map_err(|_| "a stream without its places".to_owned())?;
-        Read::Ok(Box::new(Resume { holds: resume.holds.into_iter().map(held).collect(), read }))
+        Read::Ok(Box::new(Resume { holds: resume.holds.into_iter().map(read_held).collect::<Read<_>>()?, read }))
     };
     let labels = if join.labels.is_empty() { Ok(Default::default()) } else { join.labels.parse() };
     Ok(Join {
@@ -372,14 +383,17 @@ mod tests {
     use super::*;
     use crate::fuzz::{any_bytes, cases};
     use crate::reason::Reason;
-    use crate::task::{NewTask, Priority};
+    use crate::task::NewTask;
 
     fn name(text: &str) -> Name {
         Name::new(NameOf::Metadata, text).unwrap()
     }
 
     fn some_join() -> Join {
-        let held = |task, begun| Held { task, attempt: 3, begun };
+        let held = |task, lane: Option<&str>| {
+            let lane = lane.map(|lane| Name::new(NameOf::KeptLane, lane).unwrap());
+            Held { task, priority: Priority::Low, attempt: 3, begun: lane.is_some(), lane }
+        };
         Join {
             client: Some(name("web/1")),
             instance: Some(name("a1")),
@@ -398,7 +412,7 @@ mod tests {
             system: Some(name("linux")),
             peer: "ipv4:192.0.2.1:5".into(),
             quota: Some(Quota { of: 3, window: 5, bytes: 9 }),
-            resume: Some(Box::new(Resume { holds: vec![held(8, true), held(9, false)], read: [1, 2, 3] })),
+            resume: Some(Box::new(Resume { holds: vec![held(8, Some("\u{1}disk")), held(9, None)], read: [1, 2, 3] })),
         }
     }
 

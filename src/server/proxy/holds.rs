@@ -13,8 +13,7 @@ const MOST_HELD: usize = 2048;
 /// What one session has.
 #[derive(Debug)]
 pub(super) struct Holds {
-    /// Each with its delivery, and whether it is begun.
-    held: BTreeMap<TaskId, (u32, bool)>,
+    held: BTreeMap<TaskId, Held>,
     /// It says when it begins a task.
     begins: bool,
     /// It is in no group: what is sent to it is settled.
@@ -34,9 +33,7 @@ impl Holds {
     }
 
     pub(super) fn resume(&self) -> Resume {
-        let held =
-            |(task, (attempt, begun)): (&TaskId, &(u32, bool))| Held { task: *task, attempt: *attempt, begun: *begun };
-        Resume { holds: self.held.iter().map(held).collect(), read: self.read }
+        Resume { holds: self.held.values().cloned().collect(), read: self.read }
     }
 
     fn given(&mut self, delivery: &Delivery) {
@@ -46,7 +43,8 @@ impl Holds {
             *read = task.id.max(*read);
             return;
         }
-        self.held.insert(task.id, (*attempt, !self.begins));
+        let (priority, lane, begun) = (task.spec.priority, task.spec.waits_in().cloned(), !self.begins);
+        self.held.insert(task.id, Held { task: task.id, priority, lane, attempt: *attempt, begun });
         if self.held.len() > MOST_HELD {
             self.held.pop_first();
         }
@@ -54,12 +52,9 @@ impl Holds {
 
     fn told(&mut self, report: &OutcomeReport) {
         let is_this = |attempt: u32| report.attempt == 0 || report.attempt == attempt;
-        let Some((attempt, begun)) = self.held.get_mut(&report.task).filter(|(attempt, _)| is_this(*attempt)) else {
-            return;
-        };
-        debug_assert!(is_this(*attempt));
+        let Some(held) = self.held.get_mut(&report.task).filter(|held| is_this(held.attempt)) else { return };
         match report.outcome {
-            Outcome::Working => *begun = true,
+            Outcome::Working => held.begun = true,
             _ => drop(self.held.remove(&report.task)),
         }
     }

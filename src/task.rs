@@ -310,7 +310,7 @@ pub struct NewTask {
     /// Attempts that a group may spend on it before it is given up; `None`: as the server is set.
     pub max_attempts: Option<u32>,
     /// How long it waits before it goes out again; `None`: as the server is set.
-    pub retry: Option<Retry>,
+    pub retry: Option<Box<Retry>>,
     /// Which tasks it goes before.
     pub priority: Priority,
     /// Who asked for it, where callers have to say who they are.
@@ -490,7 +490,7 @@ impl Task {
             not_before: *not_before,
             expires_at: *expires_at,
             max_attempts: *max_attempts,
-            retry: *retry,
+            retry: retry.clone(),
             priority: *priority,
             by: by.clone(),
             audience: audience.clone(),

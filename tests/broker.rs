@@ -1719,7 +1719,7 @@ fn what_was_begun_over_a_shared_address_is_not_taken_by_who_comes_from_there_nex
 #[test]
 fn a_first_loss_costs_no_time_and_further_ones_wait_longer_and_longer() {
     let mut world = world();
-    let policy = "first=10s,factor=2,cap=15s,jitter=0".parse().unwrap();
+    let policy = Box::new("first=10s,factor=2,cap=15s,jitter=0".parse().unwrap());
     let id = world.submit(NewTask { retry: Some(policy), max_attempts: Some(9), ..task("work") });
     let mut a = world.join(client("a"));
     for (delivery, wait) in (2..).zip([0, 10, 15, 15]) {
@@ -1738,7 +1738,7 @@ fn a_first_loss_costs_no_time_and_further_ones_wait_longer_and_longer() {
 fn a_retry_that_names_no_delay_waits_as_the_policy_says() {
     let config = Config { retry: "first=10s,factor=2,jitter=0".parse().unwrap(), ..world().config };
     let mut world = World::new(config);
-    let own = "first=3s,factor=1,jitter=0".parse().unwrap();
+    let own = Box::new("first=3s,factor=1,jitter=0".parse().unwrap());
     let tasks = [world.broadcast("as the server"), world.submit(NewTask { retry: Some(own), ..task("as it says") })];
     let a = world.join(client("a"));
     for id in tasks {
@@ -1766,7 +1766,11 @@ fn a_groups_retry_policy_goes_before_the_servers_and_after_that_of_a_task() {
     // Before its first client comes.
     world.set_retry("a", policy("max=2,first=5s,factor=1,jitter=0"));
     world.restart();
-    let own = NewTask { max_attempts: Some(4), retry: policy("first=3s,factor=1,jitter=0").backoff, ..task("own") };
+    let own = NewTask {
+        max_attempts: Some(4),
+        retry: policy("first=3s,factor=1,jitter=0").backoff.map(Box::new),
+        ..task("own")
+    };
     let tasks = [world.broadcast("as the group"), world.submit(own)];
     let (a, b) = (world.join(client("a")), world.join(client("b")));
     assert_eq!(tasks.map(|task| waits(&mut world, a, task)), [5, 3]);

@@ -463,7 +463,7 @@ for_each! {
             not_before: Some(Time(-1)),
             expires_at: Some(Time(i64::MAX)),
             max_attempts: Some(u32::MAX),
-            retry: Some("first=10s,factor=1.5,cap=1h,jitter=0.25".parse().unwrap()),
+            retry: Some(Box::new("first=10s,factor=1.5,cap=1h,jitter=0.25".parse().unwrap())),
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             audience: Some(Arc::new(Audience::groups(vec![name("b"), name("a")]))),
@@ -1823,7 +1823,7 @@ mod file {
         let retry = select.column_index("retry").is_ok();
         let tasks = select.query_map([], |row| {
             let time = |column| row.get::<_, Option<i64>>(column).map(|time| time.map(Time));
-            let parsed = |policy: String| policy.parse().unwrap();
+            let parsed = |policy: String| Box::new(policy.parse().unwrap());
             let spec = NewTask {
                 text: row.get("text")?,
                 attachment: Attachment::default(),
@@ -2342,7 +2342,7 @@ mod lives {
                             not_before: (rare & 2 != 0).then_some(Time(id as i64)),
                             expires_at: (rare & 4 != 0).then_some(Time(-7)),
                             max_attempts: (rare & 8 != 0).then_some(3),
-                            retry: (rare & 8 != 0).then(|| "first=10s".parse().unwrap()),
+                            retry: (rare & 8 != 0).then(|| Box::new("first=10s".parse().unwrap())),
                             by: (rare & 16 != 0)
                                 .then(|| Arc::new(Submitter { name: "ann".into(), role: "submit".into() })),
                             audience: None,

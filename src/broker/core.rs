@@ -136,7 +136,10 @@ impl Default for Config {
 impl Config {
     /// How long a task waits after that attempt came to nothing. Where its text is not in memory, its own policy is not known.
     fn wait(&self, of_group: RetryPolicy, task: Option<&Task>, id: TaskId, attempt: u32) -> Duration {
-        task.and_then(|task| task.spec.retry).or(of_group.backoff).unwrap_or(self.retry).wait(attempt, id)
+        task.and_then(|task| task.spec.retry.as_deref().copied())
+            .or(of_group.backoff)
+            .unwrap_or(self.retry)
+            .wait(attempt, id)
     }
 
     /// Attempts that may be spent on a task.

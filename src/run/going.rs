@@ -310,7 +310,7 @@ impl Going {
             attachment: what.attachment.clone(),
             expires_at: Some(*deadline),
             max_attempts: what.max_attempts.or(policy.max_attempts),
-            retry: policy.backoff,
+            retry: policy.backoff.map(Box::new),
             priority: what.priority,
             by: by.clone().map(Arc::new),
             time_limit: limit.map(|millis| TimeLimit { millis, fails: what.timeout_fails }),

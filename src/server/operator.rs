@@ -310,7 +310,7 @@ impl TaskRequest {
             not_before,
             expires_at,
             max_attempts: self.max_attempts.filter(|n| *n > 0).or(policy.max_attempts),
-            retry: policy.backoff,
+            retry: policy.backoff.map(Box::new),
             time_limit: NonZeroU32::new(self.timeout_ms).map(|millis| TimeLimit { millis, fails: self.timeout_fails }),
             replace,
             priority: self.priority,

@@ -8,7 +8,7 @@
 use std::hash::Hash;
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use crate::task::{Priority, Task, TaskId, TaskResult};
 
@@ -79,7 +79,7 @@ pub(super) fn segments<E: Entry>(mut entries: &[E]) -> impl Iterator<Item = &[E]
 /// Cuts a segment into chunks, in the order of their first entries.
 pub(super) fn chunks<E: Entry>(segment: &[E]) -> Vec<Vec<&E>> {
     let mut chunks: Vec<Vec<&E>> = Vec::new();
-    let mut of_class: FxHashMap<E::Class<'_>, usize> = FxHashMap::default();
+    let mut of_class: HashMap<E::Class<'_>, usize> = HashMap::default();
     for entry in segment {
         // Most often all are of one class.
         let last = chunks.last_mut().filter(|chunk| chunk[0].class() == entry.class());

@@ -379,6 +379,24 @@ fn more_lanes_than_may_wait_at_once_all_have_their_turn_in_a_bounded_memory() {
 }
 
 #[test]
+fn a_lane_that_can_go_is_not_read_by_itself_however_many_there_are() {
+    const LANES: usize = 2_000;
+    let mut world = world();
+    let text = "x".repeat(1_000);
+    world.accept((0..LANES).map(|n| NewTask { text: text.clone(), ..of(&format!("lane {n}")) }).collect());
+    world.announce();
+    let one = world.join(wide("one"));
+    let mut done = 0;
+    while done < LANES {
+        let tasks = world.model.tasks_held_by(one);
+        assert!(!tasks.is_empty(), "stuck after {done} tasks");
+        done += tasks.len();
+        tasks.into_iter().for_each(|task| _ = world.done(one, task));
+    }
+    assert_eq!(world.lane_reads, 0);
+}
+
+#[test]
 fn a_lane_that_is_stuck_holds_up_no_other_and_costs_no_memory_however_much_waits_in_it() {
     let mut world = world();
     let stuck = world.join(one_at_a_time("stuck"));

@@ -626,7 +626,7 @@ impl World {
             not_before: spec.not_before.map(at),
             expires_at: spec.expires.map(at),
             max_attempts: spec.max_attempts,
-            retry: spec.retry.map(|policy| POLICIES[policy].parse().unwrap()),
+            retry: spec.retry.map(|policy| Box::new(POLICIES[policy].parse().unwrap())),
             priority: spec.priority,
             by: None,
             time_limit: spec.limit,

@@ -114,6 +114,8 @@ pub(crate) struct World {
     reports: usize,
     /// What retention removed.
     removed: HashSet<TaskId>,
+    /// Pages of one lane that were asked for.
+    pub(crate) lane_reads: usize,
     checks: usize,
     draining: bool,
     /// When a page or a text could not be read: it is read again a second later.
@@ -148,6 +150,7 @@ impl World {
             holding: 0,
             reports: 0,
             removed: HashSet::new(),
+            lane_reads: 0,
             checks: 0,
             draining: false,
             read_failed: None,
@@ -940,6 +943,7 @@ impl World {
                 let same = |read: &Read| matches!(read, Read::Fetch(g, q) if *g == group && q.priority == query.priority && q.lane == query.lane);
                 assert!(!self.reads.iter().any(same), "one page of a priority and lane is asked for at a time");
                 self.reads_for(query.group.as_ref());
+                self.lane_reads += usize::from(query.lane.is_some());
                 self.reads.push(Read::Fetch(group, query));
             }
             Action::Load(group, ids) => self.reads.push(Read::Load(group, ids)),
@@ -972,8 +976,9 @@ impl World {
             let (task, attempt) = (&delivery.task, delivery.attempt);
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
             let accepted = &self.tasks[task.id as usize - 1].spec;
-            let what =
-                |spec: &NewTask| (spec.text.clone(), spec.time_limit, spec.priority, spec.max_attempts, spec.retry);
+            let what = |spec: &NewTask| {
+                (spec.text.clone(), spec.time_limit, spec.priority, spec.max_attempts, spec.retry.clone())
+            };
             assert_eq!(what(&task.spec), what(accepted));
             assert!(!self.model.cancelled.contains(&task.id), "task {} was cancelled", task.id);
             let by = accepted.replaced_by().filter(|by| *by as usize <= self.announced && !self.model.batch);

@@ -258,22 +258,22 @@ impl Core {
                 // If others went out meanwhile, no session would ever be idle.
                 return Found::Wait;
             }
-            self.look_ahead(id, priority);
+            if group.lanes.has_waiting(priority) {
+                self.look_ahead(id, priority);
+            }
             let Some(group) = self.groups.get_mut(&id) else { return Found::Wait };
             let taken = group.take_next(priority, &mut self.texts);
-            if group.lanes.has_reads(priority) {
+            let (has_reads, is_reading) = (group.lanes.has_reads(priority), group.lanes.is_reading(priority));
+            // What is read and was not taken waits for room among the lanes.
+            let reads_on = group.cursor(priority).has_backlog() && group.cursor(priority).next().is_none();
+            if has_reads {
                 self.read_lanes(id, priority);
             }
-            if let Some(taken) = taken {
-                return Found::Task(taken);
-            }
-            let Some(group) = self.groups.get(&id) else { return Found::Wait };
-            if group.lanes.is_reading(priority) {
-                return Found::Wait;
-            }
-            // What is read and was not taken waits for room among the lanes.
-            if !group.cursor(priority).has_backlog() || group.cursor(priority).next().is_some() {
-                return Found::Nothing;
+            match taken {
+                Some(taken) => return Found::Task(taken),
+                None if is_reading => return Found::Wait,
+                None if !reads_on => return Found::Nothing,
+                None => {}
             }
             // The tasks of its backlog go before those of the next priority: wait for them.
             if !self.read_ahead(id, priority) {
@@ -285,12 +285,16 @@ impl Core {
     /// Whether a task that was taken up does not go out now: it is not for the group, its time has not come, or is over, or it is given up.
     fn stays(&mut self, id: GroupId, taken: &Taken, now: Now) -> Option<bool> {
         let Taken { task, attempts, is_new } = taken;
-        let group = self.groups.get_mut(&id)?;
         // Once, when the group comes to it: what has been given to it stays its own, whatever its labels become.
-        if *is_new && let Some(why) = group.why_not(task) {
+        if *is_new
+            && task.spec.audience.is_some()
+            && let group = self.groups.get(&id)?
+            && let Some(why) = group.why_not(task)
+        {
             let name = group.name.clone();
             self.records.extend(name.map(|name| not_selected(task.id, name, why, now)));
         } else if let Some(moment) = still_to_come(task, *attempts, now) {
+            let group = self.groups.get_mut(&id)?;
             group.gives_up_place(task);
             group.open.delay(task.id, Due::At(moment), *attempts);
             self.checkpoints.delayed(now.steady);

@@ -644,6 +644,10 @@ impl Group {
                 return Some(Taken { task, attempts, is_new: false });
             }
         }
+        // Most priorities have nothing, most of the time.
+        if self.cursor(priority).next().is_none() && !self.lanes.has_waiting(priority) {
+            return None;
+        }
         self.sort(priority);
         if self.lanes.have_turn(priority)
             && let Some(taken) = self.take_from_lanes(priority)
@@ -654,11 +658,11 @@ impl Group {
             && let Some(task) = self.cursor_mut(priority).pop()
         {
             self.changed = true;
-            self.sort(priority);
             if !self.taken_up.remove(&task.id) {
                 self.lanes.others_had_turn(priority);
                 return Some(Taken { task, attempts: Attempts::default(), is_new: true });
             }
+            self.sort(priority);
         }
         loop {
             let taken = self.take_from_lanes(priority);

@@ -6,10 +6,11 @@
 //! there is room. The others are read from the store by their lane. So neither a long queue nor a full lane holds up what comes after it
 //! in the log, and how much is in memory does not depend on how many wait.
 
+use std::collections::hash_map::Entry;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use rustc_hash::FxHashMap;
+use foldhash::HashMap;
 
 use super::replacing::marked;
 use crate::store::WaitingLane;
@@ -26,7 +27,7 @@ const READS: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Lanes {
     /// The tasks that have a place, by their lane, in order.
-    places: FxHashMap<Name, Vec<TaskId>>,
+    places: HashMap<Name, Vec<TaskId>>,
     /// One for each priority.
     turns: [Turns; 3],
     /// Bytes of the texts in all queues.
@@ -36,7 +37,7 @@ pub(super) struct Lanes {
 /// The queues of one priority.
 #[derive(Debug, Default)]
 struct Turns {
-    queues: FxHashMap<Name, Queue>,
+    queues: HashMap<Name, Queue>,
     /// The lanes that may have a place to give, each once; the first is the next.
     order: VecDeque<Name>,
     /// How many are being read.
@@ -99,6 +100,13 @@ pub(super) struct LaneRead {
 /// How many places a lane has, where those that somebody named have so many: that of a key has one.
 pub(super) fn places(lane: &Name, most: usize) -> usize {
     if Replace::key_of(lane).is_some() { 1 } else { most }
+}
+
+/// Puts a task among others, in order, if it is not there.
+fn put(tasks: &mut Vec<TaskId>, task: TaskId) {
+    if let Err(at) = tasks.binary_search(&task) {
+        tasks.insert(at, task);
+    }
 }
 
 impl Queue {
@@ -170,10 +178,7 @@ impl Lanes {
 
     /// Gives a task a place, if it has none yet.
     pub(super) fn enter(&mut self, lane: &Name, task: TaskId) {
-        let places = self.places.entry(lane.clone()).or_default();
-        if let Err(at) = places.binary_search(&task) {
-            places.insert(at, task);
-        }
+        put(self.places.entry(lane.clone()).or_default(), task);
     }
 
     /// Takes its place from a task, if it has one.
@@ -302,13 +307,11 @@ impl Lanes {
 
     /// A task that was taken up waits no more.
     pub(super) fn unpark(&mut self, lane: &Name, task: TaskId) {
-        for turns in &mut self.turns {
+        let mut queues = self.turns.iter_mut().filter_map(|turns| turns.queues.get_mut(lane));
+        if queues.any(|queue| queue.parked.remove(&task)) {
             // An empty queue goes when its turn comes.
-            if let Some(queue) = turns.queues.get_mut(lane) {
-                queue.parked.remove(&task);
-            }
+            self.wake(lane);
         }
-        self.wake(lane);
     }
 
     /// Takes a task out of its queue, if it is the first there of those of the log, or the only one.
@@ -355,15 +358,17 @@ impl Lanes {
 
     /// The next of the lane whose turn it is; `most` is how many places a lane has, `room` how many bytes of text are kept.
     pub(super) fn next(&mut self, priority: Priority, most: usize, room: usize) -> Option<Next> {
-        for _ in 0..self.turns[priority as usize].order.len() {
-            let turns = &mut self.turns[priority as usize];
+        let turns = &mut self.turns[priority as usize];
+        for _ in 0..turns.order.len() {
             let lane = turns.order.pop_front()?;
             let Some(queue) = turns.queues.get_mut(&lane) else { continue };
             if queue.is_empty() {
                 turns.queues.remove(&lane);
                 continue;
             }
-            if self.places.get(&lane).map_or(0, Vec::len) >= places(&lane, most) {
+            let most = places(&lane, most);
+            let taken = self.places.entry(lane.clone());
+            if matches!(&taken, Entry::Occupied(taken) if taken.get().len() >= most) {
                 queue.standing = Standing::Blocked;
                 continue;
             }
@@ -387,28 +392,23 @@ impl Lanes {
                 queue.find_oldest();
                 Next::New(lane.clone(), task)
             };
-            self.enter(&lane, first);
-            self.queue_again(priority, lane, most, room);
+            let taken = taken.or_default();
+            put(taken, first);
+            // It had its turn: it is the last now, or waits for a place.
+            if queue.is_empty() {
+                turns.queues.remove(&lane);
+            } else if taken.len() < most {
+                turns.order.push_back(lane);
+            } else {
+                queue.standing = Standing::Blocked;
+                // Else texts of lanes that are full would take the room of the others.
+                if self.bytes >= room / 2 {
+                    self.bytes -= queue.forget();
+                }
+            }
             return Some(next);
         }
         None
-    }
-
-    /// The lane had its turn: it is the last now, or waits for a place.
-    fn queue_again(&mut self, priority: Priority, lane: Name, most: usize, room: usize) {
-        let turns = &mut self.turns[priority as usize];
-        let Some(queue) = turns.queues.get_mut(&lane) else { return };
-        if queue.is_empty() {
-            turns.queues.remove(&lane);
-        } else if self.places.get(&lane).map_or(0, Vec::len) < places(&lane, most) {
-            turns.order.push_back(lane);
-        } else {
-            queue.standing = Standing::Blocked;
-            // Else texts of lanes that are full would take the room of the others.
-            if self.bytes >= room / 2 {
-                self.bytes -= queue.forget();
-            }
-        }
     }
 
     // ---- what is read from the store

@@ -431,6 +431,9 @@ impl OpenTasks {
 
     /// The tasks of lanes that were taken out of their places since this was last asked, and are settled.
     pub(super) fn take_settled(&mut self) -> Vec<TaskId> {
+        if self.left.is_empty() {
+            return Vec::new();
+        }
         let mut left = std::mem::take(&mut self.left);
         left.retain(|task| self.lane_of(*task).is_some_and(|lane| lane.1 != LanePlace::Dead) && !self.is_open(*task));
         left

@@ -294,7 +294,11 @@ mod tests {
             not_before: Some(Time(i64::MIN)),
             expires_at: Some(Time(-7)),
             max_attempts: Some(u32::MAX),
-            retry: "first=10s,factor=1.5,cap=1h,jitter=0.25".parse::<crate::retry::RetryPolicy>().unwrap().backoff,
+            retry: "first=10s,factor=1.5,cap=1h,jitter=0.25"
+                .parse::<crate::retry::RetryPolicy>()
+                .unwrap()
+                .backoff
+                .map(Box::new),
             priority: Priority::Low,
             by: Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() })),
             time_limit: Some(TimeLimit { millis: NonZeroU32::MAX, fails: true }),

@@ -240,7 +240,7 @@ pub(super) fn task(row: &Row<'_>) -> rusqlite::Result<Task> {
             not_before: row.optional_time()?,
             expires_at: row.optional_time()?,
             max_attempts: row.next()?,
-            retry: row.retry()?.backoff,
+            retry: row.retry()?.backoff.map(Box::new),
             text: row.next()?,
             attachment: Attachment::default(),
             by: None,

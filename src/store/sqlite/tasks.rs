@@ -210,7 +210,7 @@ impl Rare {
             not_before: not_before.map(|time| time.0),
             expires_at: expires_at.map(|time| time.0),
             max_attempts: *max_attempts,
-            retry: retry.map(|retry| retry.to_string()),
+            retry: retry.as_ref().map(|retry| retry.to_string()),
             by,
             limit: time_limit.map(|limit| (limit.millis, limit.fails)),
             replace: replace.as_deref().map(Replacing::of),
@@ -316,7 +316,7 @@ impl Chunk for TaskChunk {
             spec.expires_at = rare.expires_at.map(Time);
             spec.max_attempts = rare.max_attempts;
             let retry = rare.retry.as_deref().map(|retry| retry.parse::<Retry>()).transpose();
-            spec.retry = retry.map_err(|error| strange(6, error))?;
+            spec.retry = retry.map_err(|error| strange(6, error))?.map(Box::new);
             spec.audience = rare.audience()?.map(Arc::new);
             spec.attachment = attachment(7, &self.texts, start.saturating_add(*length), &rare.headers, rare.data)?;
             spec.made = rare.made()?.map(Arc::new);

@@ -85,11 +85,10 @@ impl Member {
             ["--nats", nats],
             ["--cluster", cluster],
             ["--advertise", &listen],
-            // As the campaign of one server has it; but with four silent deliveries, as there, some tasks that do no harm are given up here in
-            // 30 deaths.
+            // As the campaign of one server has it.
             ["--ack-timeout", "1s"],
             ["--max-attempts", "1000"],
-            ["--max-deliveries", "12"],
+            ["--max-deliveries", "4"],
         ];
         let args: Vec<String> = args.concat().into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
         let program = spawn(&args);

@@ -228,7 +228,6 @@ impl Run {
             self.let_tellers_go();
             self.keep_link();
             self.keep_patience();
-            self.debug_stuck();
             self.send();
             self.proxy.set_clients(self.sessions.len());
             let next = commands.recv_deadline(Instant::now() + AGAIN);
@@ -304,38 +303,6 @@ impl Run {
                 // Whoever waits for it hears that none is opened any more.
                 false => drop(self.forget(id)),
             }
-        }
-        self.look_whether_all_are_there();
-    }
-
-    fn debug_stuck(&mut self) {
-        use std::sync::Mutex;
-        static SEEN: Mutex<Option<(Ask, Instant)>> = Mutex::new(None);
-        let mut seen = SEEN.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let first = self.asks.keys().next().copied();
-        match (&*seen, first) {
-            (Some((ask, at)), Some(first)) if *ask == first => {
-                if at.elapsed() > Duration::from_secs(4) {
-                    warn!(
-                        "STUCK ask {first}: link {:?} ready {} resuming {:?} sessions {} tellers {} told {} leader {} draining {}",
-                        self.link.as_ref().map(|a| (a.number, a.works, a.heard.elapsed())),
-                        self.is_ready(),
-                        self.link.as_ref().and_then(|a| a.resuming.clone()),
-                        self.sessions.len(),
-                        self.tellers.len(),
-                        self.told.len(),
-                        match &self.leader {
-                            Leader::Nobody => "nobody".to_owned(),
-                            Leader::Here(_) => "here".into(),
-                            Leader::There(a) => a.to_string(),
-                        },
-                        self.draining
-                    );
-                    *seen = Some((first, Instant::now()));
-                }
-            }
-            (_, Some(first)) => *seen = Some((first, Instant::now())),
-            (_, None) => *seen = None,
         }
     }
 
@@ -488,6 +455,7 @@ impl Run {
         if let Some(resuming) = self.link.as_mut().and_then(|attached| attached.resuming.as_mut()) {
             resuming.remove(&id);
         }
+        self.look_whether_all_are_there();
         Some(session)
     }
 
@@ -495,7 +463,6 @@ impl Run {
         if self.forget(id).is_some() && self.link.is_some() {
             self.ups.push(Up::Leave(id, why));
         }
-        self.look_whether_all_are_there();
     }
 
     fn took(&mut self, id: SessionId, taken: u64) {
@@ -557,7 +524,6 @@ impl Run {
                 if let Some(session) = self.forget(id) {
                     session.refuse(Refusal::FromLeader(why));
                 }
-                self.look_whether_all_are_there();
             }
             Down::Push(id, push) => self.push(id, push),
             Down::Done(ask, done) => self.done(ask, done),

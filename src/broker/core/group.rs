@@ -683,22 +683,6 @@ impl Group {
         taken_up
     }
 
-    /// Neither the cursor nor a lane came to a task of the log.
-    fn is_unread(&self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
-        self.cursor(priority).is_unread(task) || self.lanes.is_waiting(task, priority, lane)
-    }
-
-    /// Takes up a task of the log that is for the group, of which this is known; `false`: it was taken up already. It is to be put into
-    /// another place.
-    pub(super) fn take_up_unread(&mut self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
-        let takes_up = self.is_unread(task, priority, lane) && self.taken_up.insert(task);
-        if takes_up {
-            self.changed = true;
-            lane.iter().for_each(|lane| self.enter_lane(task, lane, LanePlace::Taken));
-        }
-        takes_up
-    }
-
     /// The same for an id of the log, with the task if that is among the newest.
     ///
     /// Where a priority has a backlog, any task in it may have that priority. Then `None`: only the log of outcomes can say
@@ -718,6 +702,22 @@ impl Group {
         self.changed = true;
         self.taken_up.insert(task);
         unread
+    }
+
+    /// Neither the cursor nor a lane came to a task of the log.
+    fn is_unread(&self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
+        self.cursor(priority).is_unread(task) || self.lanes.is_waiting(task, priority, lane)
+    }
+
+    /// Takes up a task of the log that is for the group, of which this is known; `false`: it was taken up already. It is to be put into
+    /// another place.
+    pub(super) fn take_up_unread(&mut self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
+        let takes_up = self.is_unread(task, priority, lane) && self.taken_up.insert(task);
+        if takes_up {
+            self.changed = true;
+            lane.iter().for_each(|lane| self.enter_lane(task, lane, LanePlace::Taken));
+        }
+        takes_up
     }
 
     /// A task took the place of one that was not taken up, and is in this lane: it is settled if it is the next in its queue. `false`:

@@ -187,12 +187,13 @@ fn decode<T: MessageFull>(mut reader: MessageReader) -> grpcio::Result<Decoded<T
     Ok(read(&mut reader, length))
 }
 
-/// A message longer than this is looked through before it is decoded. A shorter one takes a megabyte at most, whatever is in it.
+/// A message longer than this is looked through before it is decoded. A shorter one takes a megabyte at most, whatever is in it, unless
+/// there are lists of numbers in it.
 const SHORT: usize = 8 * 1024;
 
 /// Reads a message of so many bytes.
 pub(crate) fn read<T: MessageFull>(reader: &mut impl BufRead, length: usize) -> Decoded<T> {
-    if length <= SHORT {
+    if length <= SHORT && !Known::of::<T>().has_numbers() {
         let mut fields = CodedInputStream::from_buf_read(reader);
         // Otherwise a text that says it is as long gets up to 10 MB before any of it is there.
         fields.push_limit(length as u64)?;

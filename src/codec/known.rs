@@ -14,8 +14,12 @@ use protobuf::{CodedInputStream, MessageFull};
 /// How deep messages may lie in one another: as deep as the library reads them.
 const DEPTH: usize = 100;
 
-/// A kind of message, and those that may lie in it, the first.
-pub(super) struct Known(Vec<Fields>);
+/// What is known of a kind of message.
+pub(super) struct Known {
+    /// The kind, and those that may lie in it.
+    kinds: Vec<Fields>,
+    has_numbers: bool,
+}
 
 /// The fields of a message, by their numbers.
 type Fields = Vec<Field>;
@@ -26,7 +30,7 @@ enum Field {
     Of(WireType),
     /// Several numbers, one by one or together.
     Numbers(WireType),
-    /// A message, with its place in [`Known`].
+    /// A message, with its place among the kinds.
     Message(usize),
 }
 
@@ -71,7 +75,14 @@ impl Known {
             }
             all.push(fields);
         }
-        Known(all)
+        let has_numbers = all.iter().flatten().any(|field| matches!(field, Field::Numbers(_)));
+        Known { kinds: all, has_numbers }
+    }
+
+    /// Whether there are lists of numbers in it. The library makes room for as many as one says that it has, ten million at most, before
+    /// any of them is there.
+    pub(super) fn has_numbers(&self) -> bool {
+        self.has_numbers
     }
 
     /// The message without what is not known of it. `None`: all of it is.
@@ -136,7 +147,7 @@ impl Known {
             // The stream itself refuses a kind of field that there is not.
             let wire = WireType::new(tag & 7).ok_or_else(super::no_such_field)?;
             let behind_tag = stream.pos() as usize;
-            let field = self.0[kind].get((tag >> 3) as usize).copied().unwrap_or(Field::Unknown);
+            let field = self.kinds[kind].get((tag >> 3) as usize).copied().unwrap_or(Field::Unknown);
             let is_known = match field {
                 Field::Message(of) if wire == WireType::LengthDelimited => {
                     let length = super::length(&mut stream)?;

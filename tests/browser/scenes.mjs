@@ -155,7 +155,7 @@ export async function runs({ open, go, reached, shot }) {
   reached('the run was done again');
 }
 
-export async function schedules({ open, shot }) {
+export async function schedules({ open, expect, shot }) {
   const page = await open('#/schedules');
   await says(page, 'tbody tr', /nightly.*0 3 \* \* \* Europe\/Berlin.*reindex/s);
   await says(page, 'tbody tr', /often.*every 1 h 30 min/s);
@@ -174,6 +174,31 @@ export async function schedules({ open, shot }) {
   await button('Remove').click();
   await button('Really remove it?').click();
   await nightly.waitFor({ state: 'detached' });
+
+  await page.getByText('A new schedule', { exact: true }).click();
+  const set = page.getByRole('button', { name: 'Set it', exact: true });
+  await page.getByLabel('Schedule', { exact: true }).fill('often');
+  await set.click();
+  await says(page, '.note', 'There is one of that name.');
+  await page.getByLabel('Schedule', { exact: true }).fill('weekly');
+  await set.click();
+  await says(page, '.note', 'Say when: either with cron, or how often.');
+  await page.getByLabel('Cron', { exact: true }).fill('30 6 * * 1');
+  await page.getByLabel('Time zone', { exact: true }).fill('Europe/Berlin');
+  await page.getByLabel('For', { exact: true }).fill('workers');
+  await set.click();
+  await says(page, '.note', 'Write what is to be done.');
+  await page.getByLabel('Task', { exact: true }).fill('count');
+  await says(page, '.same code', /^contactctl schedule set weekly --cron '30 6 \* \* 1' --zone Europe\/Berlin --to workers count --server /);
+  await page.getByLabel('Time zone', { exact: true }).fill('Europe/Nowhere');
+  expect(/400 \(Bad Request\).*api\/schedules/);
+  await set.click();
+  await says(page, '.note.failed', /Europe\/Nowhere/);
+  await shot(page, 'schedule-new');
+  await page.getByLabel('Time zone', { exact: true }).fill('Europe/Berlin');
+  await set.click();
+  await says(page, '.note', 'The schedule weekly is set.');
+  await says(page, 'tbody tr', /weekly.*30 6 \* \* 1 Europe\/Berlin.*workers.*count/s);
 }
 
 export async function begin({ open, go, expect, shot }) {

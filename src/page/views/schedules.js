@@ -1,9 +1,10 @@
-// Schedules: what is made at which moments, what comes next, and whether that is wanted now.
+// Schedules: what is made at which moments, what comes next, and whether that is wanted now; and a form that sets one.
 
 import { get, post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
+import { parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { action, audience, badge, clipped, command, table, time, words } from '../parts.js';
+import { action, audience, badge, busy, clipped, command, field, invalid, isBusy, options, table, time, words } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 const REFRESH = 3000;
@@ -44,10 +45,12 @@ export function mount(root) {
     { head: t('col.actions'), wide: true, bare: true, cell: (td) => actions(td, () => state, () => load()) },
   ], { keyOf: (it) => it.name, label: t('view.schedules') });
   const box = h('div', { class: 'table-box' }, rows.node);
+  let names = new Set();
+  const setting = setForm((name) => names.has(name), () => load());
   root.append(
     h('div', { class: 'view-head' }, h('h1', { tabindex: '-1' }, t('view.schedules'))),
     h('p', { class: 'intro' }, t('schedule.intro')),
-    failed, h('div', { class: 'fresh' }, box), nothing,
+    failed, h('div', { class: 'fresh' }, box), nothing, setting.node,
   );
   for (const node of [box, nothing]) show(node, false);
 
@@ -62,6 +65,7 @@ export function mount(root) {
       }
       if (gone) return;
       text(failed, '');
+      names = new Set(all.map((it) => it.name));
       rows.update(all);
       show(box, all.length > 0);
       show(nothing, all.length === 0);
@@ -75,9 +79,88 @@ export function mount(root) {
       if (live.contact !== 'live') return;
       state = live.state;
       shell.set(ctl(state, 'schedule', 'set', 'nightly', '--cron', '0 3 * * *', '--to', 'workers', 'reindex'));
+      setting.update(state);
       if (Date.now() - asked >= REFRESH) load();
     },
     destroy: () => (gone = true),
+  };
+}
+
+/** Sets one that is not there yet: another one is changed with the command, which says all that a task can carry. */
+function setForm(isThere, refresh) {
+  let state = null;
+  const input = (id, more) =>
+    h('input', { id: `schedule-${id}`, maxlength: 256, dir: 'auto', autocomplete: 'off', spellcheck: 'false', 'aria-describedby': `schedule-${id}-hint`, ...more });
+  const [name, cron, every] = [input('name'), input('cron'), input('every')];
+  const zone = input('zone', { value: Intl.DateTimeFormat().resolvedOptions().timeZone });
+  const to = input('to', { list: 'schedule-groups' });
+  const what = h('textarea', { id: 'schedule-text', rows: 2, dir: 'auto', spellcheck: 'false', 'aria-describedby': 'schedule-text-hint' });
+  const groups = h('datalist', { id: 'schedule-groups' });
+  const go = h('button', { class: 'button primary' }, t('schedule.set'));
+  const note = h('p', { class: 'note', role: 'status' });
+  const shell = command();
+  const form = h('form', { class: 'submit', novalidate: true },
+    field('schedule-text', t('col.task'), what),
+    h('div', { class: 'fields' },
+      field('schedule-name', t('col.schedule'), name), field('schedule-cron', t('schedule.cron'), cron),
+      field('schedule-zone', t('schedule.zone'), zone), field('schedule-every', t('schedule.interval'), every),
+      field('schedule-to', t('submit.to'), to)),
+    groups,
+    h('div', { class: 'doing' }, go, note),
+    h('div', { class: 'same' }, h('span', { class: 'dim' }, t('submit.same')), shell.node));
+
+  function sameByHand() {
+    const words = [
+      name.value.trim() || '…',
+      ...(cron.value.trim() ? ['--cron', cron.value.trim(), ...(zone.value.trim() ? ['--zone', zone.value.trim()] : [])] : []),
+      ...(every.value.trim() ? ['--every', every.value.trim()] : []),
+      ...(to.value.trim() ? ['--to', to.value.trim()] : []),
+    ];
+    const said = what.value || '…';
+    shell.set(ctl(state, 'schedule', 'set', ...words, ...(said.startsWith('-') ? ['--', said] : [said])));
+  }
+
+  function request() {
+    const wrong = (field, why) => invalid(field, note, why);
+    for (const field of [name, cron, every, what]) attribute(field, 'aria-invalid', null);
+    const everyMs = parseDuration(every.value);
+    if (!name.value.trim()) return wrong(name, t('schedule.name.empty'));
+    if (isThere(name.value.trim())) return wrong(name, t('schedule.name.taken'));
+    if (Boolean(cron.value.trim()) === Boolean(every.value.trim())) return wrong(cron, t('schedule.cron.or'));
+    if (Number.isNaN(everyMs)) return wrong(every, t('submit.bad_duration'));
+    if (!what.value) return wrong(what, t('submit.empty'));
+    const at = everyMs === null ? { cron: cron.value.trim(), zone: zone.value.trim() } : { every_ms: everyMs };
+    return { name: name.value.trim(), ...at, task: { text: what.value, to: to.value.trim() || null } };
+  }
+
+  form.addEventListener('input', sameByHand);
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const wanted = request();
+    if (!wanted || isBusy(go)) return;
+    busy(go, true);
+    note.className = 'note';
+    text(note, '');
+    try {
+      await post('/api/schedules', wanted);
+      text(note, t('schedule.is_set', wanted.name));
+      for (const field of [name, cron, every, what]) field.value = '';
+      sameByHand();
+      refresh();
+    } catch (error) {
+      note.className = 'note failed';
+      text(note, t('action.failed', error.message));
+    }
+    busy(go, false);
+  });
+  sameByHand();
+  return {
+    node: h('section', {}, h('details', {}, h('summary', {}, t('schedule.new')), form)),
+    update(live) {
+      state = live;
+      options(groups, live.groups.map((it) => it.group));
+      sameByHand();
+    },
   };
 }
 

@@ -480,6 +480,14 @@ mod tests {
     }
 
     #[test]
+    fn a_list_of_numbers_takes_no_memory_before_they_are_there() {
+        // A removal of chunks, of which there are said to be 2^60 bytes.
+        let bytes = [8, 1, 24, 1, 42, 10, 10, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x80, 0x10];
+        let taken = allocation_counter::measure(|| assert!(Record::read(&bytes).is_err()));
+        assert!(taken.bytes_max < 1 << 20, "{taken:?}");
+    }
+
+    #[test]
     fn any_bytes_of_a_log_are_a_record_or_are_refused() {
         let valid: Vec<_> = kinds().iter().map(one_message).collect();
         // An entry takes two bytes in the log.

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -11,7 +11,7 @@ use tempfile::TempDir;
 
 use crate::common::program::Program;
 use crate::common::server::Server;
-use crate::common::{DEADLINE, skipped};
+use crate::common::{DEADLINE, free_port, skipped};
 
 /// How many tasks go through. More than a client's window.
 const TASKS: usize = 100;
@@ -142,9 +142,4 @@ fn is_there(program: &str, version: &str) -> Option<()> {
         skipped(&format!("there is no {program} on the PATH; the example of docs/running.md is not tried"));
     }
     found.then_some(())
-}
-
-/// An address that nobody listens at.
-fn free_port() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }

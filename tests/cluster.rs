@@ -11,7 +11,7 @@ mod rows;
 
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -30,10 +30,10 @@ use grpcio::{CallOption, Channel, ChannelBuilder, EnvBuilder, MetadataBuilder, R
 use tempfile::TempDir;
 
 use crate::browser::driver::{Browser, Scene};
-use crate::common::DEADLINE;
 use crate::common::disk::SmallDisk;
 use crate::common::program::Program;
 use crate::common::server::Server;
+use crate::common::{DEADLINE, free_port};
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
 use crate::crash::{submitters, workers};
@@ -55,10 +55,6 @@ struct Member {
     program: Program,
 }
 
-fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
-}
-
 fn spawn(args: &[String]) -> Program {
     Program::spawn("contact-server", Command::new(PROGRAM).args(args)).unwrap()
 }
@@ -75,7 +71,7 @@ impl Member {
     }
 
     fn start_in(data: &Path, nats: &str, cluster: &str, more: &[&str]) -> Member {
-        let [listen, control, http] = [(); 3].map(|()| free_address());
+        let [listen, control, http] = [(); 3].map(|()| free_port());
         let folder = data.to_str().unwrap();
         let args = [
             ["--listen", &listen],

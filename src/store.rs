@@ -59,7 +59,7 @@ pub use replicated::{
     Saying, ServerSeen, Standby, VERSION, import,
 };
 #[cfg(feature = "cluster")]
-pub(crate) use replicated::{read_record_task, record_task};
+pub(crate) use replicated::{read_record_lane, read_record_priority, read_record_task, record_priority, record_task};
 pub use space::{Room, Space, Unwritten};
 pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;

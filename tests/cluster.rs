@@ -27,6 +27,7 @@ use contact::wire::link_grpc::LinkClient;
 use futures::executor::block_on;
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{CallOption, Channel, ChannelBuilder, EnvBuilder, MetadataBuilder, RpcStatusCode, WriteFlags};
+use protobuf::EnumOrUnknown;
 use tempfile::TempDir;
 
 use crate::browser::driver::{Browser, Scene};
@@ -416,6 +417,14 @@ fn submit(member: &Member, text: &str, to: &str) -> u64 {
     block_on(client.submit(&request, options(&[])).unwrap()).unwrap().first_id
 }
 
+/// What came of a task: each time the attempt, the outcome, and whether it was late.
+fn results(member: &Member, id: u64) -> Vec<(u32, EnumOrUnknown<control::Outcome>, bool)> {
+    let client = ControlClient::new(channel(&member.control));
+    let asked = control::DescribeTaskRequest { id, ..Default::default() };
+    let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
+    ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect()
+}
+
 #[test]
 fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
     let Some(nats) = Nats::three() else { return };
@@ -448,11 +457,7 @@ fn streams_at_a_server_that_follows_stay_when_the_one_that_leads_dies() {
         told.close().await.unwrap();
         answer.await.unwrap();
     });
-    let client = ControlClient::new(channel(&members[1].control));
-    let asked = control::DescribeTaskRequest { id: held, ..Default::default() };
-    let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
-    let results: Vec<_> = ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect();
-    assert_eq!(results, [(1, control::Outcome::DONE.into(), false)]);
+    assert_eq!(results(&members[1], held), [(1, control::Outcome::DONE.into(), false)]);
 }
 
 #[test]
@@ -478,11 +483,7 @@ fn what_clients_still_tell_a_server_that_led_and_stops_is_written_down_by_the_on
         told.close().await.unwrap();
         answer.await.unwrap();
     });
-    let client = ControlClient::new(channel(&members[1].control));
-    let asked = control::DescribeTaskRequest { id: task, ..Default::default() };
-    let ledger = block_on(client.describe_task(&asked, options(&[])).unwrap()).unwrap();
-    let results: Vec<_> = ledger.results.iter().map(|result| (result.attempt, result.outcome, result.late)).collect();
-    assert_eq!(results, [(1, control::Outcome::DONE.into(), false)]);
+    assert_eq!(results(&members[1], task), [(1, control::Outcome::DONE.into(), false)]);
 }
 
 #[test]

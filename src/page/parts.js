@@ -54,8 +54,31 @@ function copyIcon() {
 }
 
 /** A button that is at it takes no second press. It is not disabled: that would take the focus away from it. */
-export const busy = (button, is) => attribute(button, 'aria-disabled', is && 'true');
-export const isBusy = (button) => button.getAttribute('aria-disabled') === 'true';
+const busy = (button, is) => attribute(button, 'aria-disabled', is && 'true');
+const isBusy = (button) => button.getAttribute('aria-disabled') === 'true';
+
+/** Does what a button is for: `run` returns what `note` says then, and what fails is said there, too. */
+async function attempt(button, note, run) {
+  busy(button, true);
+  note.className = 'note';
+  text(note, '');
+  try {
+    text(note, (await run()) ?? '');
+  } catch (error) {
+    note.className = 'note failed';
+    text(note, t('action.failed', error.message));
+  }
+  busy(button, false);
+}
+
+/** Has a form sent by its button: `request` returns what is wanted, or null after saying what is wrong; `send` is as `run` of `attempt`. */
+export function sends(form, button, note, request, send) {
+  form.addEventListener('submit', async (event) => {
+    event.preventDefault();
+    const wanted = isBusy(button) ? null : request();
+    if (wanted) await attempt(button, note, () => send(wanted));
+  });
+}
 
 /**
  * A button that does something on the server. What the server refuses stands beside it, in the server's words; what went
@@ -82,16 +105,7 @@ export function action({ label, sure, run, style = '' }) {
       return;
     }
     calm();
-    busy(button, true);
-    note.className = 'note';
-    text(note, '');
-    try {
-      text(note, (await run((progress) => text(note, progress))) ?? '');
-    } catch (error) {
-      note.className = 'note failed';
-      text(note, t('action.failed', error.message));
-    }
-    busy(button, false);
+    await attempt(button, note, () => run((progress) => text(note, progress)));
   });
   const set = (next, nextSure = sure) => {
     // What is being asked stands until it is answered.

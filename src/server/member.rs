@@ -199,6 +199,10 @@ struct Station {
 }
 
 impl Station {
+    fn beats(&self) -> Beats {
+        locked(&self.beats).clone()
+    }
+
     /// Has clients and operators go on with the server that says that it leads. What this one said itself while it did is over.
     fn note_leader(&self, beat: &Heard, cluster: &ClusterConfig) {
         // One that was stopped for a while may still say so, and knows less.
@@ -230,10 +234,10 @@ impl Run {
                 None => Waiting::start(self.config.http.as_deref(), self.shared.clone())?,
             };
             let Next::Goes(standby) = self.standby(log.take(), has_led, station)? else { return Ok(()) };
-            let Next::Goes((backend, beats)) = self.follow(standby, station)? else { return Ok(()) };
+            let Next::Goes(backend) = self.follow(standby, station)? else { return Ok(()) };
             drop(waits);
             has_led = true;
-            let Next::Goes(()) = self.lead(backend, &beats, station)? else { return Ok(()) };
+            let Next::Goes(()) = self.lead(backend, station)? else { return Ok(()) };
         }
     }
 
@@ -243,7 +247,7 @@ impl Run {
         mut reached: Option<JetStream>,
         has_led: bool,
         station: &Station,
-    ) -> Result<Next<(Standby<JetStream>, Beats)>, ServerError> {
+    ) -> Result<Next<Standby<JetStream>>, ServerError> {
         loop {
             // The connection to NATS goes with the backend that led.
             let log = match reached.take() {
@@ -253,10 +257,9 @@ impl Run {
                     Next::Stops => return Ok(Next::Stops),
                 },
             };
-            let beats = log.beats();
-            *locked(&station.beats) = beats.clone();
+            *locked(&station.beats) = log.beats();
             match Standby::open(log, &self.config.data) {
-                Ok(standby) => return Ok(Next::Goes((standby, beats))),
+                Ok(standby) => return Ok(Next::Goes(standby)),
                 // It may be its disk that ended its term.
                 Err(error) if has_led && error.may_pass() => {
                     warn!("this server cannot follow: {error}; trying again");
@@ -314,9 +317,10 @@ impl Run {
     /// Follows until this server leads.
     fn follow(
         &mut self,
-        (mut standby, beats): (Standby<JetStream>, Beats),
+        mut standby: Standby<JetStream>,
         station: &Station,
-    ) -> Result<Next<(Replicated<JetStream>, Beats)>, ServerError> {
+    ) -> Result<Next<Replicated<JetStream>>, ServerError> {
+        let beats = station.beats();
         info!("following the log of the cluster {} from message {} on", self.cluster.log.cluster, standby.place());
         let (mut heard, mut reads) = (Instant::now(), true);
         loop {
@@ -354,7 +358,7 @@ impl Run {
                 continue;
             }
             match standby.lead(&self.cluster.advertise) {
-                Ok(leading) => return Ok(Next::Goes((leading, beats))),
+                Ok(leading) => return Ok(Next::Goes(leading)),
                 Err(not) => {
                     info!("this server does not lead: {}", not.why);
                     standby = not.standby;
@@ -395,12 +399,8 @@ impl Run {
     }
 
     /// Leads until another server does.
-    fn lead(
-        &mut self,
-        backend: Replicated<JetStream>,
-        beats: &Beats,
-        station: &Station,
-    ) -> Result<Next<()>, ServerError> {
+    fn lead(&mut self, backend: Replicated<JetStream>, station: &Station) -> Result<Next<()>, ServerError> {
+        let beats = station.beats();
         info!("leading the cluster {}", self.cluster.log.cluster);
         beats.give(Some(&self.cluster.advertise));
         let says = Saying { leads: true, epoch: backend.epoch(), ..self.says() };
@@ -426,7 +426,7 @@ impl Run {
                 beats.say(Saying { clients, trouble, ..says.clone() });
             }
             fit = if trouble.is_none() { Instant::now() } else { fit };
-            if let Some(why) = trouble.filter(|_| fit.elapsed() >= UNFIT && stands_by(beats)) {
+            if let Some(why) = trouble.filter(|_| fit.elapsed() >= UNFIT && stands_by(&beats)) {
                 warn!("this server leads no more, since another one can write its disk: {why}");
                 break Next::Goes(());
             }
@@ -505,7 +505,7 @@ impl Run {
     /// Ends what clients are connected to. What they still tell goes to the server that leads now.
     fn close(&self, station: Station) -> Result<(), ServerError> {
         self.begin_stop(&station);
-        let beats = locked(&station.beats).clone();
+        let beats = station.beats();
         // It is none of the servers any more, and hears on who leads.
         beats.say(Saying::default());
         let closed = AtomicBool::new(false);

@@ -42,7 +42,10 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
 #[cfg(feature = "cluster")]
-pub(crate) use self::convert::{read_task as read_record_task, task as record_task};
+pub(crate) use self::convert::{
+    lane_name as read_record_lane, priority_number as record_priority, read_priority as read_record_priority,
+    read_task as read_record_task, task as record_task,
+};
 pub use self::import::{ImportError, Imported, import};
 #[cfg(feature = "cluster")]
 pub use self::jetstream::{ClusterName, JetStream, JetStreamConfig, JetStreamError};

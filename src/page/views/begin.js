@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { attribute, h, keyed, show, text } from '../dom.js';
 import { parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { busy, clipped, command, field, invalid, isBusy, options } from '../parts.js';
+import { clipped, command, field, invalid, options, sends } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** A number of targets, or a part of them. */
@@ -84,24 +84,12 @@ export function mount(root, _query, go) {
   form.addEventListener('keydown', (event) => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  form.addEventListener('submit', async (event) => {
-    event.preventDefault();
-    const wanted = request();
-    if (!wanted || isBusy(next)) return;
-    busy(next, true);
-    note.className = 'note';
-    text(note, '');
-    try {
-      const would = await post('/api/runs', { ...wanted, dry_run: true });
-      if (await asking.agreed(would)) {
-        const { run } = await post('/api/runs', wanted);
-        go(`#/runs/${run}`);
-      }
-    } catch (error) {
-      note.className = 'note failed';
-      text(note, t('action.failed', error.message));
+  sends(form, next, note, request, async (wanted) => {
+    const would = await post('/api/runs', { ...wanted, dry_run: true });
+    if (await asking.agreed(would)) {
+      const { run } = await post('/api/runs', wanted);
+      go(`#/runs/${run}`);
     }
-    busy(next, false);
   });
   sameByHand();
 

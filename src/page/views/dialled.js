@@ -5,7 +5,7 @@ import { attribute, h, show, text } from '../dom.js';
 import { duration } from '../format.js';
 import { t } from '../i18n.js';
 import { now } from '../live.js';
-import { action, badge, busy, clipped, command, field, invalid, isBusy, options, table, time, words } from '../parts.js';
+import { action, badge, clipped, command, field, invalid, options, sends, table, time, words } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 /** Between two looks. */
@@ -111,26 +111,18 @@ function addForm(added) {
   }
 
   node.addEventListener('input', sameByHand);
-  node.addEventListener('submit', async (event) => {
-    event.preventDefault();
-    if (isBusy(go)) return;
+  function request() {
     attribute(address, 'aria-invalid', null);
     const wanted = said();
-    if (!wanted.address) return invalid(address, note, t('dialled.address.none'));
-    busy(go, true);
-    note.className = 'note';
-    text(note, '');
-    try {
-      const { is_new } = await post('/api/dialled/add', wanted);
-      text(note, t(is_new ? 'dialled.added' : 'dialled.changed', wanted.address));
-      address.value = '';
-      sameByHand();
-      await added();
-    } catch (error) {
-      note.className = 'note failed';
-      text(note, t('action.failed', error.message));
-    }
-    busy(go, false);
+    return wanted.address ? wanted : invalid(address, note, t('dialled.address.none'));
+  }
+
+  sends(node, go, note, request, async (wanted) => {
+    const { is_new } = await post('/api/dialled/add', wanted);
+    address.value = '';
+    sameByHand();
+    await added();
+    return t(is_new ? 'dialled.added' : 'dialled.changed', wanted.address);
   });
   return {
     node,

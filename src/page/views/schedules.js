@@ -4,7 +4,7 @@ import { get, post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { action, audience, badge, busy, clipped, command, field, invalid, isBusy, options, table, time, words } from '../parts.js';
+import { action, audience, badge, clipped, command, field, invalid, options, sends, table, time, words } from '../parts.js';
 import { ctl } from '../verdict.js';
 
 const REFRESH = 3000;
@@ -134,24 +134,12 @@ function setForm(isThere, refresh) {
   }
 
   form.addEventListener('input', sameByHand);
-  form.addEventListener('submit', async (event) => {
-    event.preventDefault();
-    const wanted = request();
-    if (!wanted || isBusy(go)) return;
-    busy(go, true);
-    note.className = 'note';
-    text(note, '');
-    try {
-      await post('/api/schedules', wanted);
-      text(note, t('schedule.is_set', wanted.name));
-      for (const field of [name, cron, every, what]) field.value = '';
-      sameByHand();
-      refresh();
-    } catch (error) {
-      note.className = 'note failed';
-      text(note, t('action.failed', error.message));
-    }
-    busy(go, false);
+  sends(form, go, note, request, async (wanted) => {
+    await post('/api/schedules', wanted);
+    for (const field of [name, cron, every, what]) field.value = '';
+    sameByHand();
+    refresh();
+    return t('schedule.is_set', wanted.name);
   });
   sameByHand();
   return {

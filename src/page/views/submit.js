@@ -4,7 +4,7 @@ import { post } from '../api.js';
 import { attribute, h, show, text } from '../dom.js';
 import { count, parseDuration } from '../format.js';
 import { t } from '../i18n.js';
-import { busy, command, field, invalid, isBusy, options } from '../parts.js';
+import { command, field, invalid, options, sends } from '../parts.js';
 import { ctl } from '../verdict.js';
 import { ledgerPart } from './task.js';
 
@@ -98,31 +98,19 @@ export function mount(root) {
   form.addEventListener('keydown', (event) => {
     if (event.key === 'Enter' && (event.ctrlKey || event.metaKey)) form.requestSubmit();
   });
-  form.addEventListener('submit', async (event) => {
-    event.preventDefault();
-    const wanted = request();
-    if (!wanted || isBusy(go)) return;
-    busy(go, true);
-    note.className = 'note';
-    text(note, '');
-    try {
-      const { id, known } = await post('/api/tasks', wanted);
-      text(note, t(known ? 'submit.known' : 'submit.accepted', id));
-      texts.value = '';
-      key.value = '';
-      sameByHand();
-      ledger?.destroy();
-      ledger = ledgerPart(id);
-      followed.replaceChildren(
-        h('div', { class: 'section-head' }, h('h2', {}, h('a', { href: `#/tasks/${id}` }, t('task.number', id))), h('span', { class: 'badge busy' }, t('task.followed'))),
-        ledger.node,
-      );
-      ledger.update({ state, contact: 'live' });
-    } catch (error) {
-      note.className = 'note failed';
-      text(note, t('action.failed', error.message));
-    }
-    busy(go, false);
+  sends(form, go, note, request, async (wanted) => {
+    const { id, known } = await post('/api/tasks', wanted);
+    texts.value = '';
+    key.value = '';
+    sameByHand();
+    ledger?.destroy();
+    ledger = ledgerPart(id);
+    followed.replaceChildren(
+      h('div', { class: 'section-head' }, h('h2', {}, h('a', { href: `#/tasks/${id}` }, t('task.number', id))), h('span', { class: 'badge busy' }, t('task.followed'))),
+      ledger.node,
+    );
+    ledger.update({ state, contact: 'live' });
+    return t(known ? 'submit.known' : 'submit.accepted', id);
   });
   sameByHand();
   show(followed, true);

@@ -12,8 +12,8 @@ use crate::broker::{
     Closed, Delivery, Held, Join, OutcomeReport, Piece, Push, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked,
     Watched,
 };
-use crate::store::{read_record_task, record_task};
-use crate::task::{Name, NameOf, NewStatus, Outcome, Priority, Progress, StartAt, Task, Time};
+use crate::store::{read_record_lane, read_record_priority, read_record_task, record_priority, record_task};
+use crate::task::{Name, NameOf, NewStatus, Outcome, Progress, StartAt, Task, Time};
 use crate::wire::link as pb;
 use crate::wire::link::down::What as DownWhat;
 use crate::wire::link::up::What as UpWhat;
@@ -144,15 +144,13 @@ fn join(session: u64, join: Join) -> pb::Join {
 
 fn held(held: Held) -> pb::Held {
     let Held { task, priority, lane, attempt, begun } = held;
-    pb::Held { task, priority: priority as u32, lane: text(lane.as_ref()), attempt, begun, ..pb::Held::new() }
+    pb::Held { task, priority: record_priority(priority), lane: text(lane.as_ref()), attempt, begun, ..pb::Held::new() }
 }
 
 fn read_held(held: pb::Held) -> Read<Held> {
-    let pb::Held { task, attempt, begun, .. } = held;
-    let priority = Priority::ALL.get(held.priority as usize).copied();
-    let priority = priority.ok_or_else(|| format!("the priority {}", held.priority))?;
-    let lane = held.lane.map(|lane| Name::new(NameOf::KeptLane, &lane).map_err(|error| error.to_string()));
-    Ok(Held { task, priority, lane: lane.transpose()?, attempt, begun })
+    let pb::Held { task, priority, lane, attempt, begun, .. } = held;
+    let lane = lane.map(|lane| read_record_lane(&lane)).transpose()?;
+    Ok(Held { task, priority: read_record_priority(priority)?, lane, attempt, begun })
 }
 
 fn read_join(join: pb::Join) -> Read<Join> {
@@ -381,9 +379,10 @@ mod tests {
     use protobuf::Message as _;
 
     use super::*;
+    use crate::codec::read;
     use crate::fuzz::{any_bytes, cases};
     use crate::reason::Reason;
-    use crate::task::NewTask;
+    use crate::task::{NewTask, Priority};
 
     fn name(text: &str) -> Name {
         Name::new(NameOf::Metadata, text).unwrap()
@@ -489,8 +488,8 @@ mod tests {
         // An entry takes two bytes there, and its server is one of the cluster.
         let memory = |length| (1 << 20) + 1_024 * length;
         any_bytes(cases(), select(seeds.to_vec()), memory, |bytes| {
-            let _ = pb::ToLeader::parse_from_bytes(bytes).map(read_to_leader);
-            let _ = pb::FromLeader::parse_from_bytes(bytes).map(read_from_leader);
+            let _ = read::<pb::ToLeader>(&mut &*bytes, bytes.len()).map(read_to_leader);
+            let _ = read::<pb::FromLeader>(&mut &*bytes, bytes.len()).map(read_from_leader);
         });
     }
 }

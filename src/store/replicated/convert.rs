@@ -39,7 +39,7 @@ fn name(text: &str) -> Read<Name> {
 }
 
 /// Of what waits, be it named by somebody or that of a key.
-fn lane_name(text: &str) -> Read<Name> {
+pub(crate) fn lane_name(text: &str) -> Read<Name> {
     Name::new(NameOf::KeptLane, text).map_err(strange)
 }
 
@@ -145,7 +145,7 @@ fn by<P, T, K: Ord + Clone>(all: Vec<P>, read: impl Fn(P) -> Read<T>, key: impl 
 }
 
 /// The numbers of the log: never change one.
-fn priority_number(priority: Priority) -> u32 {
+pub(crate) fn priority_number(priority: Priority) -> u32 {
     match priority {
         Priority::Normal => 0,
         Priority::High => 1,
@@ -153,7 +153,7 @@ fn priority_number(priority: Priority) -> u32 {
     }
 }
 
-fn read_priority(number: u32) -> Read<Priority> {
+pub(crate) fn read_priority(number: u32) -> Read<Priority> {
     let priority = Priority::ALL.into_iter().find(|priority| priority_number(*priority) == number);
     priority.ok_or_else(|| format!("the priority {number}"))
 }

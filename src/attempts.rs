@@ -44,6 +44,12 @@ impl Attempts {
         Attempts { spent: self.spent - u32::from(self.begun), begun: false, ..self }
     }
 
+    /// That delivery, which may have been forgotten, is still with its client, which is there.
+    #[must_use]
+    pub fn go_on(self, delivery: u32) -> Attempts {
+        Attempts { deliveries: delivery, begun: self.begun && delivery == self.deliveries, silent: 0, ..self }
+    }
+
     /// Its client was not heard of again after the last delivery.
     #[must_use]
     pub fn fall_silent(self) -> Attempts {

@@ -23,6 +23,7 @@
 
 mod core;
 mod handle;
+mod holds;
 mod outbox;
 mod reader;
 mod thread;
@@ -35,6 +36,8 @@ use std::thread::JoinHandle;
 use crossbeam_channel::bounded;
 use log::error;
 
+#[cfg(feature = "cluster")]
+pub(crate) use self::core::SEND_BUFFER;
 pub use self::core::{
     Action, Cancelled, ClientInfo, Closed, Config, ContestedId, Core, Counted, Delivery, Disconnected, DrainError,
     Drained, Draining, GroupError, GroupInfo, Held, Holder, Holders, Join, JoinError, LONGEST_NOTE, LONGEST_SAID,
@@ -42,10 +45,9 @@ pub use self::core::{
     Overview, Piece, Printed, Quota, Receipt, Reporter, Resume, RevokeReason, Revoked, Said, SessionId, Sessions,
     Standing, Tally, TaskState, Undelivered, WaitReason, Watched,
 };
-#[cfg(feature = "cluster")]
-pub(crate) use self::core::{SEND_BUFFER, Unmatched};
 use self::handle::{Command, DisconnectedReporters};
 pub use self::handle::{Handle, Joined, Reporting, TasksWithState};
+pub use self::holds::{AllHolds, Holds};
 #[cfg(feature = "cluster")]
 pub(crate) use self::outbox::{Gauge, Outbox, outbox};
 pub use self::outbox::{Inbox, Push};

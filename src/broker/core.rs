@@ -43,8 +43,7 @@ pub use self::membership::JoinError;
 pub use self::open::{LONGEST_SAID, Said};
 pub use self::operators::{Cancelled, GroupError, TaskState, WaitReason};
 pub use self::overview::{Disconnected, Overview, Sessions};
-#[cfg(feature = "cluster")]
-pub(crate) use self::peer::Unmatched;
+pub(super) use self::peer::Unmatched;
 pub use self::quotas::Quota;
 pub use self::runs::Standing;
 pub(crate) use self::session::SEND_BUFFER;

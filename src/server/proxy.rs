@@ -13,7 +13,6 @@
 mod convert;
 mod frame;
 mod handle;
-mod holds;
 mod link;
 mod pass;
 mod serve;
@@ -29,14 +28,13 @@ use log::{debug, info, warn};
 pub(super) use self::frame::Failed;
 use self::frame::{Ask, Down, Teller, Up, Welcome};
 pub(super) use self::handle::{Proxy, Telling, Trouble};
-use self::holds::AllHolds;
 use self::link::Link;
 pub(super) use self::link::{LinkService, Way, is_server};
 pub(super) use self::pass::PassOn;
 pub(super) use self::serve::Leads;
 use super::refusal::Refusal;
 use crate::broker::{
-    Closed, Inbox, Join, Joined, Outbox, OutcomeReport, Push, Quota, Reporter, SEND_BUFFER, SessionId, outbox,
+    AllHolds, Closed, Inbox, Join, Joined, Outbox, OutcomeReport, Push, Quota, Reporter, SEND_BUFFER, SessionId, outbox,
 };
 use crate::mailbox::{self, RecvTimeoutError};
 use crate::task::NewStatus;

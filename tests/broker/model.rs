@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::attempts::Attempts;
-use contact::broker::{Config, Join, NotYourTurn, OutcomeReport, Reporter, SessionId, Standing};
+use contact::broker::{Config, Held, Join, NotYourTurn, OutcomeReport, Reporter, SessionId, Standing};
 use contact::group_limits::{GroupLimits, OnDead, PerSecond};
 use contact::labels::{Labels, Selector};
 use contact::now::{Now, Steady};
@@ -475,6 +475,33 @@ impl Model {
     /// The server ended this stream for a newer one: that its client said nothing means nothing.
     pub(crate) fn taken_over(&mut self, old: SessionId) {
         self.heard.insert(old);
+    }
+
+    /// A stream goes on after another server led, whose client has this task.
+    pub(crate) fn goes_on(&mut self, id: SessionId, stream: &Stream, held: &Held, now: Now, tasks: &[Arc<Task>]) {
+        let group = stream.group.clone().unwrap();
+        let key = (group, held.task);
+        let is_its = tasks.get(held.task as usize - 1).is_some_and(|task| self.wants(&key.0, task));
+        if !is_its || self.leases.contains_key(&key) || self.is_settled(&key.0, held.task) {
+            return;
+        }
+        let ledger = self.ledgers.entry(key.clone()).or_default();
+        // Otherwise something came of it, or it was given to another since.
+        let is_its = ledger.last() < held.attempt || ledger.last() == held.attempt && ledger.held_until.is_some();
+        if !is_its {
+            return;
+        }
+        ledger.begun_at = if ledger.last() == held.attempt { ledger.begun_at } else { 0 };
+        (ledger.seen, ledger.lost, ledger.silent) = (held.attempt, 0, 0);
+        (ledger.waits_until, ledger.latest, ledger.held_until) = (None, None, None);
+        let begun = held.begun || ledger.begun_at == held.attempt;
+        if held.begun {
+            ledger.begin(held.attempt);
+        }
+        let deadline = now.steady.after(self.ack_timeout);
+        let (session, attempt, renewed_from) = (Some(id), held.attempt, Some(stream.join.peer.clone()));
+        let said = Default::default();
+        self.leases.insert(key, Lease { session, attempt, begun, said, deadline, left: false, renewed_from });
     }
 
     // ---- limits and lanes

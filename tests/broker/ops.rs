@@ -57,6 +57,10 @@ pub(crate) enum Op {
     Checkpoint,
     Sync,
     Crash(Index),
+    /// Another server leads: the streams of which a bit is set stay.
+    ChangeLeader(Index, u64),
+    /// Whether this server leads is not known, or known again.
+    HoldBack(bool),
     Restart,
     Hold(usize),
     Pause(usize, bool),
@@ -348,6 +352,11 @@ fn wish() -> impl Strategy<Value = Wish> {
     prop_oneof![2 => Just(Wish::Pause), 4 => Just(Wish::Resume), 2 => Just(Wish::Abort), 1 => Just(Wish::Cancel)]
 }
 
+fn change_leader() -> impl Strategy<Value = Op> {
+    // Most stay.
+    (any::<Index>(), any::<u64>(), any::<u64>()).prop_map(|(at, some, others)| Op::ChangeLeader(at, some | others))
+}
+
 fn op() -> impl Strategy<Value = Op> {
     let index = any::<Index>;
     prop_oneof![
@@ -375,6 +384,8 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Checkpoint),
         2 => Just(Op::Sync),
         2 => index().prop_map(Op::Crash),
+        2 => change_leader(),
+        2 => any::<bool>().prop_map(Op::HoldBack),
         2 => Just(Op::Restart),
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
@@ -406,6 +417,8 @@ fn op_of_runs() -> impl Strategy<Value = Op> {
         1 => step().prop_map(Op::Step),
         1 => Just(Op::Checkpoint),
         1 => index().prop_map(Op::Crash),
+        1 => change_leader(),
+        1 => any::<bool>().prop_map(Op::HoldBack),
         1 => Just(Op::Restart),
         1 => (0..GROUPS.len()).prop_map(Op::RemoveGroup),
         1 => (0..GROUPS.len(), index()).prop_map(|(group, task)| Op::Revive(group, task)),
@@ -431,6 +444,8 @@ fn op_of_replacement() -> impl Strategy<Value = Op> {
         2 => Just(Op::Checkpoint),
         2 => Just(Op::Sync),
         2 => index().prop_map(Op::Crash),
+        2 => change_leader(),
+        2 => any::<bool>().prop_map(Op::HoldBack),
         2 => Just(Op::Restart),
         1 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
@@ -549,6 +564,11 @@ impl World {
             Op::Checkpoint => self.checkpoint(),
             Op::Sync => self.sync(),
             Op::Crash(at) => self.crash(at.index(self.unsynced() + 1)),
+            Op::ChangeLeader(at, stay) => {
+                let survive = at.index(self.unsynced() + 1);
+                self.change_leader(survive, |id| stay >> (id % 64) & 1 == 1);
+            }
+            Op::HoldBack(held) => self.hold_back(*held),
             Op::Restart => self.restart(),
             Op::Hold(events) => self.hold(*events),
             Op::Pause(at, paused) => self.pause(GROUPS[*at], *paused),

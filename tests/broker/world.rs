@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use contact::broker::{
-    Action, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Holders, Join, JoinError,
-    NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt, TaskState,
-    Watched,
+    Action, AllHolds, Cancelled, Closed, Config, Core, Delivery, DrainError, Drained, GroupInfo, Holders, Join,
+    JoinError, NotYourTurn, OutcomeReport, Printed, Receipt, Reporter, RevokeReason, Revoked, SessionId, StartAt,
+    TaskState, Watched,
 };
 use contact::group_limits::LimitsChange;
 use contact::now::{Now, Steady};
@@ -46,6 +46,8 @@ pub(crate) struct Stream {
     pub(crate) group: Option<GroupName>,
     /// For a passing one: broadcasts up to here are not for it.
     pub(crate) start: TaskId,
+    /// The newest task when it went on after another server led.
+    since: TaskId,
     pub(crate) window: usize,
     pub(crate) sent: u64,
     /// What the core knows to have been read.
@@ -124,6 +126,14 @@ pub(crate) struct World {
     early: Vec<(u64, Backlog, BacklogPage)>,
     /// The runs that go on, by number.
     pub(crate) runs: BTreeMap<TaskId, LiveRun>,
+    /// What the servers of the clients know of what these have.
+    holds: AllHolds,
+    /// What they passed on, and the store may not have synced.
+    told: Vec<(Reporter, OutcomeReport)>,
+    /// The clients are connected to other servers than the one that leads.
+    proxied: bool,
+    /// Whether this server leads is not known: nothing goes out.
+    held: bool,
 }
 
 impl World {
@@ -156,6 +166,10 @@ impl World {
             read_failed: None,
             early: Vec::new(),
             runs: BTreeMap::new(),
+            holds: AllHolds::default(),
+            told: Vec::new(),
+            proxied: false,
+            held: false,
         }
     }
 
@@ -280,6 +294,7 @@ impl World {
             },
             group,
             start,
+            since: 0,
             join: join.clone(),
             sent: 0,
             taken: 0,
@@ -303,6 +318,10 @@ impl World {
             self.gone(before);
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
+        self.holds.came(id, &join, stream.group.is_none());
+        if let Some(holds) = self.holds.of(id) {
+            holds.begins_after(start);
+        }
         self.streams.insert(id, stream);
         self.act();
         if let Some(before) = before {
@@ -323,6 +342,7 @@ impl World {
     fn gone(&mut self, id: SessionId) {
         let stream = self.streams.remove(&id).unwrap();
         self.model.peer_left(&stream.join.peer);
+        self.holds.went(id, &stream.join);
     }
 
     /// The client reads so many percent of what is on its way.
@@ -345,12 +365,14 @@ impl World {
 
     pub(crate) fn reporter_connected(&mut self, peer: &Arc<str>) {
         self.model.reporter_connected(peer);
+        self.holds.teller_came(peer);
         self.core.reporter_connected(peer);
         self.act();
     }
 
     pub(crate) fn reporter_disconnected(&mut self, peer: &Arc<str>) {
         self.model.reporter_disconnected(peer);
+        self.holds.teller_went(peer);
         self.core.reporter_disconnected(peer);
         self.act();
     }
@@ -377,6 +399,12 @@ impl World {
             self.rest(report.task);
         }
         report.ret = format!("report {}", self.reports);
+        let mut passed_on = report.clone();
+        self.holds.told(reporter, &mut passed_on);
+        if self.proxied {
+            report = passed_on.clone();
+        }
+        self.told.push((reporter.clone(), passed_on));
         let held = self.holding > 0;
         let head = self.announced as TaskId;
         let expected = self.model.report(reporter, &report, head, self.now, &self.tasks, &self.streams);
@@ -498,6 +526,7 @@ impl World {
     pub(crate) fn sync(&mut self) {
         self.flush();
         self.commit(self.unsynced.len());
+        self.told.clear();
     }
 
     pub(crate) fn unsynced(&self) -> usize {
@@ -530,7 +559,62 @@ impl World {
 
     /// The process dies and is started again. Of what the store had not synced, so many writes survive.
     pub(crate) fn crash(&mut self, survive: usize) {
-        self.holding = 0;
+        self.begin_anew(survive);
+        (self.holds, self.proxied) = (AllHolds::default(), false);
+        self.told.clear();
+        self.runs_go_on();
+    }
+
+    /// Another server leads, with so many of the writes that the store had not synced. The streams for which `stays` says so are open at
+    /// servers that stay.
+    pub(crate) fn change_leader(&mut self, survive: usize, stays: impl Fn(SessionId) -> bool) {
+        let streams = std::mem::take(&mut self.streams);
+        self.begin_anew(survive);
+        self.proxied = true;
+        // The store has written a new group before a task that came after it. Here it need not have.
+        let is_there =
+            |stream: &Stream| stream.group.as_ref().is_none_or(|group| self.model.groups.contains_key(group));
+        let (stay, go): (BTreeMap<_, _>, _) =
+            streams.into_iter().partition(|(id, stream)| stays(*id) && is_there(stream));
+        go.iter().for_each(|(id, stream)| self.holds.went(*id, &stream.join));
+        stay.into_iter().for_each(|(id, stream)| self.goes_on(id, stream));
+        for (reporter, report) in std::mem::take(&mut self.told) {
+            self.report(&reporter, report);
+        }
+        self.runs_go_on();
+    }
+
+    fn goes_on(&mut self, id: SessionId, stream: Stream) {
+        let resume = self.holds.of(id).unwrap().resume();
+        let join = Join { resume: Some(Box::new(resume.clone())), ..stream.join.clone() };
+        self.model.asked_for(&join, None, &Ok(()), self.now.steady);
+        assert_eq!(self.core.join(join, id, self.now), Ok(None));
+        if let Some(group) = &stream.group {
+            self.model.says(group, &stream.join.labels);
+        }
+        self.model.peer_joined(id, &stream.join.peer, stream.group.as_ref(), self.now);
+        for held in resume.holds.iter().filter(|_| stream.group.is_some()) {
+            self.model.goes_on(id, &stream, held, self.now, &self.tasks[..self.announced]);
+        }
+        let since = self.announced as TaskId;
+        self.streams
+            .insert(id, Stream { since, sent: 0, taken: 0, watch: None, rests_until: None, drained: None, ..stream });
+        self.act();
+    }
+
+    /// Whether this server leads is not known for now, or known again.
+    pub(crate) fn hold_back(&mut self, held: bool) {
+        self.flush();
+        self.held = held;
+        match held {
+            true => self.core.hold(),
+            false => self.core.end_hold(self.now),
+        }
+        self.act();
+    }
+
+    fn begin_anew(&mut self, survive: usize) {
+        (self.holding, self.held) = (0, false);
         self.draining = false;
         let lost_from = match survive {
             0 => self.model.log.len() - self.unsynced_entries(),
@@ -550,7 +634,6 @@ impl World {
         self.drains = recovered.drains.iter().map(|drain| (drain.client.clone(), ends(drain.until))).collect();
         self.core = Core::new(self.config.clone(), recovered, self.now);
         self.act();
-        self.runs_go_on();
     }
 
     fn unsynced_entries(&self) -> usize {
@@ -898,6 +981,7 @@ impl World {
                         || !self.model.leases().iter().any(has)
                 );
                 stream.revoked.push(revoked);
+                self.holds.of(session).unwrap().revoked(revoked.task);
             }
             Action::Watch(session, watched) => {
                 let stream = self.streams.get_mut(&session).expect("a stream that has the task is told");
@@ -969,10 +1053,11 @@ impl World {
 
     fn deliver(&mut self, session: SessionId, deliveries: Vec<Delivery>) {
         assert!(!deliveries.is_empty(), "no empty message");
+        assert!(!self.held, "nothing goes out while another server may lead");
         let drained = self.streams.get(&session).is_some_and(|stream| self.is_drained(stream));
         assert!(!drained, "session {session} is drained, and is given {deliveries:?}");
         let stream = self.streams.get_mut(&session).expect("tasks go to a stream that is there");
-        for delivery in deliveries {
+        for delivery in &deliveries {
             let (task, attempt) = (&delivery.task, delivery.attempt);
             assert!(task.id as usize <= self.announced, "only tasks that were accepted");
             let accepted = &self.tasks[task.id as usize - 1].spec;
@@ -992,6 +1077,7 @@ impl World {
             stream.got.push((task.id, attempt));
             stream.seen.insert(task.id);
         }
+        self.holds.given(session, &stream.join.peer, &deliveries);
     }
 
     /// What holds whenever nothing is left to be done.
@@ -1041,7 +1127,7 @@ impl World {
     /// A client that has nothing to do, of a group that is owed something which is due, by either clock.
     fn check_that_nobody_is_left_without_work(&self) {
         let a_second_ago = |at: Option<Steady>| at.is_none_or(|at| at.after(Duration::from_secs(1)) <= self.now.steady);
-        if !self.reads.is_empty() || self.draining || !a_second_ago(self.read_failed) {
+        if !self.reads.is_empty() || self.draining || self.held || !a_second_ago(self.read_failed) {
             return;
         }
         for info in self.core.groups(self.now).iter().filter(|info| !info.paused && !self.model.is_limited(&info.name))
@@ -1126,7 +1212,7 @@ impl World {
 
     /// Everybody behaves, and all time passes: then everything is settled.
     pub(crate) fn finish(&mut self) {
-        self.flush();
+        self.hold_back(false);
         self.announce();
         for group in self.model.groups.keys().cloned().collect::<Vec<_>>() {
             self.pause(group.as_str(), false);
@@ -1204,7 +1290,9 @@ impl World {
                         // What a client was not given because it was over stays so when the clock is set back.
                         let over = task.spec.expires_at.is_some_and(|at| at <= self.latest);
                         let is_for_it = is_for_anonymous(task, &stream.join.labels);
-                        is_for_it && task.id > stream.start && !over && !stream.seen.contains(&task.id)
+                        // What waited when another server took over is not looked for.
+                        let waited = task.id <= stream.since && task.spec.not_before.is_some();
+                        is_for_it && task.id > stream.start && !waited && !over && !stream.seen.contains(&task.id)
                     }
                 };
                 if open {

@@ -168,6 +168,9 @@ impl Core {
         }
         if let Some(waiting) = &mut self.held {
             waiting.insert(id);
+            // Leases end meanwhile.
+            let deadline = self.groups.get(&id).and_then(|group| group.open.first_deadline());
+            deadline.into_iter().for_each(|deadline| self.wake_group_at(id, deadline));
             return;
         }
         let Some(group) = self.groups.get_mut(&id) else { return };

@@ -713,11 +713,13 @@ impl Group {
     /// another place.
     pub(super) fn take_up_unread(&mut self, task: TaskId, priority: Priority, lane: Option<&Name>) -> bool {
         let takes_up = self.is_unread(task, priority, lane) && self.taken_up.insert(task);
-        if takes_up {
-            self.changed = true;
-            lane.iter().for_each(|lane| self.enter_lane(task, lane, LanePlace::Taken));
-        }
+        self.changed |= takes_up;
         takes_up
+    }
+
+    /// A task that a client has is in this lane.
+    pub(super) fn has_place(&mut self, task: TaskId, lane: &Name) {
+        self.enter_lane(task, lane, LanePlace::Taken);
     }
 
     /// A task took the place of one that was not taken up, and is in this lane: it is settled if it is the next in its queue. `false`:

@@ -14,7 +14,6 @@ use super::peer::Peer;
 use super::quotas::Quota;
 use super::session::{Held, Join, Session, SessionId};
 use super::{Action, Closed, Core, GRACE, GroupId};
-use crate::attempts::Attempts;
 use crate::now::Now;
 use crate::task::{GroupName, Name, Outcome, StartAt};
 
@@ -123,19 +122,25 @@ impl Core {
         Ok(is_new.then_some(from))
     }
 
-    /// A client has a task that it was given before another server led: it keeps it, if nobody was given it since. The delivery may have been
-    /// forgotten, as by a crash.
+    /// A client has a task that it was given before another server led: it keeps it, if nothing is known to have come of that delivery, and
+    /// none of a later one. That it was made may have been forgotten, as by a crash.
     fn resume(&mut self, id: GroupId, held: Held, session: SessionId, peer: &Arc<str>, now: Now) {
         let Held { task, priority, lane, attempt, begun } = held;
         let head = self.head();
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let is_forgotten = group.open.waiting(task).is_none() && group.open.lease_of(task).is_none();
-        if is_forgotten && task <= head && group.take_up_unread(task, priority, lane.as_ref()) {
-            let attempts = Attempts::all_spent(attempt.saturating_sub(1)).delivered(false);
-            group.open.delay(task, Due::After(now.steady), attempts);
-        }
-        let last = |group: &Group| group.open.waiting(task).is_some_and(|attempts| attempts.deliveries == attempt);
-        if self.groups.get(&id).is_some_and(last) {
+        let known = group.open.waiting(task);
+        let is_its = match known {
+            Some(known) if known.deliveries == attempt => group.open.was_with_client(task),
+            Some(known) => known.deliveries < attempt,
+            None => {
+                let is_open = group.open.lease_of(task).is_some();
+                !is_open && task <= head && group.take_up_unread(task, priority, lane.as_ref())
+            }
+        };
+        if is_its {
+            lane.iter().for_each(|lane| group.has_place(task, lane));
+            group.open.take_waiting(task, &mut self.texts);
+            group.open.delay(task, Due::After(now.steady), known.unwrap_or_default().go_on(attempt));
             self.lease_again(id, task, Some(session), peer, Said::default(), begun, now);
         }
     }

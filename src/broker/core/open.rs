@@ -322,6 +322,11 @@ impl OpenTasks {
         if now < *until && held.contains(&task) { self.waiting(task) } else { None }
     }
 
+    /// Whether a task was with a client before a start, and nothing was heard of it since.
+    pub(super) fn was_with_client(&self, task: TaskId) -> bool {
+        self.held.0.contains(&task)
+    }
+
     /// How many are held back, or were until their clients said that they have them.
     pub(super) fn held_back_len(&self, now: Steady) -> usize {
         let (held, until) = &self.held;

@@ -1,9 +1,9 @@
-//! What clients of this server have, as the server that leads next has to be told.
+//! What clients have, as the broker of the server that leads next has to be told: their own server keeps it.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use crate::broker::{Delivery, Held, Join, OutcomeReport, Reporter, Resume, SessionId, Unmatched};
+use super::core::{Delivery, Held, Join, OutcomeReport, Reporter, Resume, SessionId, Unmatched};
 use crate::task::{ClientId, Outcome, TaskId};
 
 /// Most tasks of a client that are remembered: twice the largest window that is usual. One that never tells the end of any has its
@@ -12,7 +12,7 @@ const MOST_HELD: usize = 2048;
 
 /// What one session has.
 #[derive(Debug)]
-pub(super) struct Holds {
+pub struct Holds {
     held: BTreeMap<TaskId, Held>,
     /// It says when it begins a task.
     begins: bool,
@@ -28,11 +28,12 @@ impl Holds {
     }
 
     /// Its stream begins behind this task.
-    pub(super) fn begins_after(&mut self, task: TaskId) {
+    pub fn begins_after(&mut self, task: TaskId) {
         self.read = [task; 3];
     }
 
-    pub(super) fn resume(&self) -> Resume {
+    /// What its stream goes on with under another broker.
+    pub fn resume(&self) -> Resume {
         Resume { holds: self.held.values().cloned().collect(), read: self.read }
     }
 
@@ -60,7 +61,7 @@ impl Holds {
     }
 
     /// It is not to go on with a task.
-    pub(super) fn revoked(&mut self, task: TaskId) {
+    pub fn revoked(&mut self, task: TaskId) {
         self.held.remove(&task);
     }
 }
@@ -75,16 +76,17 @@ struct Peer {
     unmatched: Unmatched,
 }
 
-/// Of all sessions of this server.
+/// Of all sessions of a server.
 #[derive(Debug, Default)]
-pub(super) struct AllHolds {
+pub struct AllHolds {
     of: HashMap<SessionId, Holds>,
     clients: HashMap<ClientId, SessionId>,
     peers: HashMap<Arc<str>, Peer>,
 }
 
 impl AllHolds {
-    pub(super) fn came(&mut self, session: SessionId, join: &Join, passing: bool) {
+    /// A session came. `passing`: it is in no group.
+    pub fn came(&mut self, session: SessionId, join: &Join, passing: bool) {
         self.of.insert(session, Holds::new(join, passing));
         self.clients.extend(join.client.clone().map(|client| (client, session)));
         let peer = self.peers.entry(join.peer.clone()).or_default();
@@ -95,7 +97,8 @@ impl AllHolds {
         peer.session = Some(session);
     }
 
-    pub(super) fn went(&mut self, session: SessionId, join: &Join) {
+    /// It went.
+    pub fn went(&mut self, session: SessionId, join: &Join) {
         self.of.remove(&session);
         if let Some(client) = join.client.as_ref().filter(|client| self.clients.get(client) == Some(&session)) {
             self.clients.remove(client);
@@ -103,11 +106,13 @@ impl AllHolds {
         self.teller_went(&join.peer);
     }
 
-    pub(super) fn teller_came(&mut self, peer: &Arc<str>) {
+    /// A client tells of tasks from this address.
+    pub fn teller_came(&mut self, peer: &Arc<str>) {
         self.peers.entry(peer.clone()).or_default().open += 1;
     }
 
-    pub(super) fn teller_went(&mut self, peer: &Arc<str>) {
+    /// It does no more.
+    pub fn teller_went(&mut self, peer: &Arc<str>) {
         if let Some(state) = self.peers.get_mut(peer) {
             state.open = state.open.saturating_sub(1);
             if state.open == 0 {
@@ -116,11 +121,13 @@ impl AllHolds {
         }
     }
 
-    pub(super) fn of(&mut self, session: SessionId) -> Option<&mut Holds> {
+    /// That of a session.
+    pub fn of(&mut self, session: SessionId) -> Option<&mut Holds> {
         self.of.get_mut(&session)
     }
 
-    pub(super) fn given(&mut self, session: SessionId, peer: &Arc<str>, deliveries: &[Delivery]) {
+    /// A session is given tasks.
+    pub fn given(&mut self, session: SessionId, peer: &Arc<str>, deliveries: &[Delivery]) {
         let Some(holds) = self.of.get_mut(&session) else { return };
         deliveries.iter().for_each(|delivery| holds.given(delivery));
         if let Some(peer) = self.peers.get_mut(peer) {
@@ -129,7 +136,7 @@ impl AllHolds {
     }
 
     /// A client tells of a task. Where it does not say which, it is found here: the server that leads next would not know.
-    pub(super) fn told(&mut self, reporter: &Reporter, report: &mut OutcomeReport) {
+    pub fn told(&mut self, reporter: &Reporter, report: &mut OutcomeReport) {
         let peer = self.peers.get_mut(&reporter.peer);
         let by_peer = peer.as_ref().and_then(|peer| peer.session);
         if let Some(Peer { unmatched, .. }) = peer {

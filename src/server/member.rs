@@ -47,7 +47,7 @@ pub const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
 /// How long one reading of the log waits: so soon orders are heard.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two tries to reach NATS.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// A server that leads and has nothing to write proves so often that it still does.
 const PROVE: Duration = Duration::from_secs(5);
 /// How often a server that leads counts its clients for the others.

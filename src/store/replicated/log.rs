@@ -23,6 +23,12 @@ pub trait Log: Send {
     /// nothing else does.
     fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError>;
 
+    /// Sends messages on that are going to be sent one after the other with [`send`](Log::send), the first one behind `after`: that
+    /// then has less to wait for. Whether they land is asked there.
+    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
+        let _ = (after, messages);
+    }
+
     /// The message at this place. `None`: there is none as far as is known to whoever answered, who may know little. So `Some` can be
     /// relied on, and `None` cannot.
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError>;
@@ -59,6 +65,10 @@ impl<L: Log + ?Sized> Log for Box<L> {
 
     fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
         (**self).send(after, message)
+    }
+
+    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
+        (**self).send_ahead(after, messages);
     }
 
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError> {

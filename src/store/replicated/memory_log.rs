@@ -14,6 +14,8 @@ const AT_ONCE: usize = 64;
 pub struct MemoryLog {
     shared: Arc<(Mutex<Shared>, Condvar)>,
     faults: Faults,
+    /// What was sent ahead: behind which message, and what is said of it.
+    ahead: VecDeque<(u64, Result<u64, LogError>)>,
 }
 
 #[derive(Debug, Default)]
@@ -82,7 +84,7 @@ impl MemoryLog {
     /// The same log for somebody to whom these faults happen.
     #[must_use]
     pub fn with(&self, faults: &Faults) -> MemoryLog {
-        MemoryLog { shared: self.shared.clone(), faults: faults.clone() }
+        MemoryLog { shared: self.shared.clone(), faults: faults.clone(), ahead: VecDeque::new() }
     }
 
     /// The first message that is there, and the last that was.
@@ -102,14 +104,8 @@ impl MemoryLog {
         self.shared.1.notify_all();
         (shared, self.faults.next())
     }
-}
 
-impl Log for MemoryLog {
-    fn id(&mut self) -> Result<u64, LogError> {
-        Ok(*self.lock().id.get_or_insert_with(|| rand::random::<u64>() | 1))
-    }
-
-    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
+    fn send_now(&self, after: u64, message: &[u8]) -> Result<u64, LogError> {
         let (mut shared, fault) = self.call();
         match fault {
             Fault::None => return shared.land(after, message),
@@ -118,6 +114,27 @@ impl Log for MemoryLog {
             Fault::Late(calls) => shared.late.push((calls, after, message.to_vec())),
         }
         Err(LogError::new("no acknowledgement came"))
+    }
+}
+
+impl Log for MemoryLog {
+    fn id(&mut self) -> Result<u64, LogError> {
+        Ok(*self.lock().id.get_or_insert_with(|| rand::random::<u64>() | 1))
+    }
+
+    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
+        match self.ahead.pop_front() {
+            Some((behind, said)) if behind == after => said,
+            _ => {
+                self.ahead.clear();
+                self.send_now(after, message)
+            }
+        }
+    }
+
+    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
+        let sent = (after..).zip(messages).map(|(after, message)| (after, self.send_now(after, message)));
+        self.ahead = sent.collect();
     }
 
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError> {

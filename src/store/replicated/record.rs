@@ -61,10 +61,14 @@ impl Kind {
     fn version(&self) -> u32 {
         match self {
             Kind::File(_) => 2,
-            Kind::Batch(batch) | Kind::State(batch) if has_policies(batch) => 2,
+            Kind::Batch(batch) | Kind::State(batch) => version_of(batch),
             _ => 1,
         }
     }
+}
+
+fn version_of(batch: &Batch) -> u32 {
+    if has_policies(batch) { 2 } else { 1 }
 }
 
 /// Some bytes of a database.
@@ -121,13 +125,21 @@ impl From<Unreadable> for RecordError {
 /// The messages of a record, of which most have one. `number` is that of the last message before them, and becomes that of the last
 /// of them.
 pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<Vec<Vec<u8>>> {
-    let version = kind.version();
+    messages_of(term, number, kind.version(), kind_to_pb(kind)?)
+}
+
+/// Those of a [`Kind::Batch`].
+pub(super) fn batch_messages(term: u64, number: &mut u64, batch: &Batch) -> io::Result<Vec<Vec<u8>>> {
+    messages_of(term, number, version_of(batch), PbKind::Batch(convert::batch(batch)?))
+}
+
+fn messages_of(term: u64, number: &mut u64, version: u32, kind: PbKind) -> io::Result<Vec<Vec<u8>>> {
     let mut message = |kind| {
         *number += 1;
         let record = pb::Record { version, term, number: *number, kind: Some(kind), ..pb::Record::new() };
         record.write_to_bytes().map_err(io::Error::other)
     };
-    let whole = message(kind_to_pb(kind)?)?;
+    let whole = message(kind)?;
     if whole.len() <= LONGEST_MESSAGE {
         return Ok(vec![whole]);
     }

@@ -7,8 +7,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::log::{Log, LogError};
-use super::record::{Kind, messages};
+use super::record::{Kind, batch_messages, messages};
 use crate::now::{Now, Steady};
+use crate::store::Batch;
 
 /// So long after it was sent, a message that landed shows that nobody else leads: others wait for longer before they try.
 pub(super) const PROOF: Duration = Duration::from_millis(1_500);
@@ -63,6 +64,21 @@ pub(super) struct Term {
     over: bool,
 }
 
+/// A record that is on its way.
+pub(super) struct Begun {
+    /// When.
+    sent: Steady,
+    messages: Vec<Vec<u8>>,
+    /// Where its last message is to stand.
+    place: u64,
+}
+
+impl Begun {
+    pub(super) fn place(&self) -> u64 {
+        self.place
+    }
+}
+
 struct Doubtful {
     message: Vec<u8>,
     /// Says nothing. One of the two will stand there, and the other never.
@@ -107,11 +123,32 @@ impl Term {
 
     /// Appends a record; returns the place of its last message. After [`TermError::Unknown`], [`settle`](Term::settle) comes first.
     pub(super) fn append(&mut self, log: &mut impl Log, kind: &Kind) -> Result<u64, TermError> {
-        debug_assert!(self.doubtful.is_none(), "that is settled first");
         let messages = messages(self.id, &mut self.number, kind)?;
+        let begun = self.begin(log, messages);
+        self.finish(log, begun)
+    }
+
+    /// Begins to append a batch: it is on its way, and to be [finished](Term::finish) before anything else is appended.
+    pub(super) fn begin_batch(&mut self, log: &mut impl Log, batch: &Batch) -> Result<Begun, TermError> {
+        let messages = batch_messages(self.id, &mut self.number, batch)?;
+        Ok(self.begin(log, messages))
+    }
+
+    fn begin(&self, log: &mut impl Log, messages: Vec<Vec<u8>>) -> Begun {
+        let sent = Now::read().steady;
+        if !self.over {
+            log.send_ahead(self.last, &messages);
+        }
+        Begun { sent, place: self.last + messages.len() as u64, messages }
+    }
+
+    /// Waits until what was begun stands in the log; returns the place of its last message.
+    pub(super) fn finish(&mut self, log: &mut impl Log, begun: Begun) -> Result<u64, TermError> {
+        debug_assert!(self.doubtful.is_none(), "that is settled first");
+        let Begun { sent, messages, .. } = begun;
         let all = messages.len();
         for (at, message) in messages.into_iter().enumerate() {
-            if let Err(error) = self.land(log, &message) {
+            if let Err(error) = self.land(log, &message, sent) {
                 if matches!(error, TermError::Unknown(_)) {
                     let instead = self::messages(self.id, &mut self.number, &Kind::Nothing)?.concat();
                     self.doubtful = Some(Doubtful { message, instead, completes: at + 1 == all });
@@ -131,7 +168,7 @@ impl Term {
     pub(super) fn settle(&mut self, log: &mut impl Log) -> Result<Settled, TermError> {
         let Some(Doubtful { instead, completes, .. }) = &self.doubtful else { return Ok(Settled::NoDoubt) };
         let (instead, completes) = (instead.clone(), *completes);
-        let landed = self.land(log, &instead)?;
+        let landed = self.land(log, &instead, Now::read().steady)?;
         self.doubtful = None;
         Ok(match landed {
             Landed::This => Settled::Instead(self.last),
@@ -140,15 +177,14 @@ impl Term {
         })
     }
 
-    /// Sends a message until it is known what stands behind the last one.
-    fn land(&mut self, log: &mut impl Log, message: &[u8]) -> Result<Landed, TermError> {
+    /// Sends a message until it is known what stands behind the last one. `first`: when it is sent for the first time, or was ahead.
+    fn land(&mut self, log: &mut impl Log, message: &[u8], first: Steady) -> Result<Landed, TermError> {
         let place = self.last + 1;
         if self.over {
             return Err(TermError::Over(place));
         }
-        let (began, first) = (Instant::now(), Now::read().steady);
+        let (began, mut sent) = (Instant::now(), first);
         loop {
-            let sent = Now::read().steady;
             let error = match log.send(self.last, message) {
                 Ok(at) if at == place => return Ok(self.landed(Some(sent), Landed::This)),
                 Ok(at) => LogError::new(format!("it says that what was to be message {place} is message {at}")),
@@ -169,6 +205,7 @@ impl Term {
                 Ok(None) | Err(_) if began.elapsed() >= self.patience => return Err(TermError::Unknown(error)),
                 Ok(None) | Err(_) => thread::sleep(PAUSE.min(self.patience / 8)),
             }
+            sent = Now::read().steady;
         }
     }
 

@@ -148,6 +148,21 @@ impl Sqlite {
         })
     }
 
+    /// The same of what is to stand there: it is there only if `stands` says so, once all of it is written. Else there is an error.
+    pub(in crate::store) fn commit_at_if(
+        &mut self,
+        batch: &Batch,
+        place: u64,
+        stands: impl FnOnce() -> bool,
+    ) -> Result<(), StoreError> {
+        self.write(|change| {
+            note_place(change)?;
+            write_batch(change, batch)?;
+            write_place(change, place)?;
+            if stands() { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
+        })
+    }
+
     /// [`remove`](crate::store::Backend::remove), of what stands at this place of the log.
     pub(in crate::store) fn remove_at(&mut self, removal: &Removal, place: u64) -> Result<Removed, StoreError> {
         self.remove_and(removal, |change| write_place(change, place))

@@ -1,5 +1,6 @@
 //! NATS servers for tests: real ones, made on first use as Python's environment is.
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -23,13 +24,19 @@ impl Nats {
     /// failure.
     pub(crate) fn one() -> Option<&'static Nats> {
         static ONE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(ONE.get_or_init(|| Nats::start(1)))
+        or_skipped(ONE.get_or_init(|| Nats::start(1)).as_ref())
     }
 
     /// The same of three, which keep each record together.
     pub(crate) fn three() -> Option<&'static Nats> {
         static THREE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(THREE.get_or_init(|| Nats::start(3)))
+        or_skipped(THREE.get_or_init(|| Nats::start(3)).as_ref())
+    }
+
+    /// Three that no other test has, to do anything with.
+    #[allow(dead_code, reason = "one program of tests does")]
+    pub(crate) fn three_alone() -> Option<Nats> {
+        or_skipped(Nats::start(3))
     }
 
     fn start(count: usize) -> Result<Nats, String> {
@@ -101,7 +108,7 @@ pub(crate) fn open(config: &JetStreamConfig) -> JetStream {
     }
 }
 
-fn or_skipped(ready: &'static Result<Nats, String>) -> Option<&'static Nats> {
+fn or_skipped<T>(ready: Result<T, impl Display>) -> Option<T> {
     match ready {
         Ok(nats) => Some(nats),
         Err(why) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{why}"),

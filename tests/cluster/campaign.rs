@@ -1,0 +1,79 @@
+//! All who submit to some servers and work for them, while something happens to these again and again; then what every party saw is held
+//! against the ledger, and the views against each other.
+
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use contact::store::{JetStreamConfig, Standby};
+
+use super::members::{Member, leader};
+use super::nats;
+use super::rows::rows;
+use crate::crash::ledger::Ledger;
+use crate::crash::witness::Witness;
+use crate::crash::{submitters, workers};
+
+pub(super) struct Campaign {
+    pub(super) members: Vec<Member>,
+    pub(super) witness: Arc<Witness>,
+    log: JetStreamConfig,
+    submitting: Vec<JoinHandle<()>>,
+    working: Vec<workers::Worker>,
+}
+
+impl Campaign {
+    /// Begins when one of the servers leads. So many times something is to happen.
+    pub(super) fn begin(log: JetStreamConfig, members: Vec<Member>, times: u32) -> Campaign {
+        let all = |of: fn(&Member) -> &str| members.iter().map(of).collect::<Vec<_>>().join(",");
+        let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), times));
+        leader(&members, None);
+        let submitting = submitters::start(&witness);
+        let working = workers::start(&witness);
+        Campaign { members, witness, log, submitting, working }
+    }
+
+    /// Waits until work is under way, has something happen to them, of which the place of the one that leads is known, and waits until a
+    /// worker is through with a task. What came of it, and how long that took.
+    pub(super) fn befall<T>(&mut self, what: impl FnOnce(&mut Campaign, usize) -> T) -> (T, Duration) {
+        self.witness.until_settled(self.witness.settled() + 100);
+        thread::sleep(Duration::from_millis(rand::random_range(0..500)));
+        let leads = leader(&self.members, None);
+        let began = Instant::now();
+        let what = what(self, leads);
+        self.witness.life_is_over();
+        self.witness.until_settled(self.witness.settled() + 1);
+        (what, began.elapsed())
+    }
+
+    /// Holds all against each other. What there is in the ledger.
+    pub(super) fn end(mut self) -> Ledger {
+        self.witness.until_settled(self.witness.settled() + 100);
+        self.witness.stop_submitting();
+        self.submitting.into_iter().for_each(|submitter| submitter.join().unwrap());
+        let ledger = Ledger::drained(&self.witness);
+        self.witness.stop_working();
+        self.members.iter_mut().for_each(|member| member.program.kill());
+        self.working.into_iter().for_each(workers::Worker::join);
+        ledger.assert_consistent(&self.witness);
+        assert_views_are_the_same(&self.log, &self.members);
+        ledger
+    }
+}
+
+/// Once each has read all of the log.
+fn assert_views_are_the_same(log: &JetStreamConfig, members: &[Member]) {
+    let view = |member: &Member| {
+        let mut standby = Standby::open(nats::open(log), &member.data).unwrap();
+        // Nobody writes any more, and three NATS servers say what there is within this.
+        while standby.follow(Duration::from_secs(3)).unwrap().messages > 0 {}
+        let place = standby.place();
+        drop(standby);
+        (place, rows(&member.data))
+    };
+    let views: Vec<_> = members.iter().map(view).collect();
+    for other in &views[1..] {
+        assert_eq!(other.0, views[0].0, "each has read as much of the log");
+        assert!(other.1 == views[0].1, "the views are the same row for row");
+    }
+}

@@ -10,9 +10,11 @@ use contact::store::{JetStreamConfig, Standby};
 use super::members::{Member, leader};
 use super::nats;
 use super::rows::rows;
+use crate::common::program::Program;
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
-use crate::crash::{submitters, workers};
+use crate::crash::{anonymous, python_workers, submitters, workers};
+use crate::interop::python::{Python, Spelling};
 
 pub(super) struct Campaign {
     pub(super) members: Vec<Member>,
@@ -20,6 +22,8 @@ pub(super) struct Campaign {
     log: JetStreamConfig,
     submitting: Vec<JoinHandle<()>>,
     working: Vec<workers::Worker>,
+    /// The client of the article, where Python can be had. It connects to any of the servers.
+    articles: Option<Program>,
 }
 
 impl Campaign {
@@ -29,8 +33,11 @@ impl Campaign {
         let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), times));
         leader(&members, None);
         let submitting = submitters::start(&witness);
-        let working = workers::start(&witness);
-        Campaign { members, witness, log, submitting, working }
+        let mut working = workers::start(&witness);
+        working.extend(python_workers::start(&witness));
+        working.push(anonymous::start(&witness));
+        let articles = Python::ready().map(|python| python.client(Spelling::Ret, &format!("ipv4:{}", witness.listen)));
+        Campaign { members, witness, log, submitting, working, articles }
     }
 
     /// Waits until work is under way, has something happen to them, of which the place of the one that leads is known, and waits until a
@@ -52,6 +59,10 @@ impl Campaign {
         self.witness.stop_submitting();
         self.submitting.into_iter().for_each(|submitter| submitter.join().unwrap());
         let ledger = Ledger::drained(&self.witness);
+        ledger.assert_each_anonymous_stream_was_given_all_broadcasts(&self.witness);
+        if let Some(client) = &self.articles {
+            ledger.assert_the_anonymous_client_saw_all_broadcasts(&client.out);
+        }
         self.witness.stop_working();
         self.members.iter_mut().for_each(|member| member.program.kill());
         self.working.into_iter().for_each(workers::Worker::join);

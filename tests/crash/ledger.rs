@@ -1,7 +1,8 @@
 //! The server's logs, and what must be true of them and of what the parties saw.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::fmt;
+use std::time::{Duration, Instant};
+use std::{fmt, thread};
 
 use contact::labels::Selector;
 use contact::wire::control as pb;
@@ -122,6 +123,27 @@ impl Ledger {
             (all.len() - start >= broadcasts.len()).then(|| all[start..].to_vec())
         });
         assert_eq!(saw, broadcasts);
+    }
+
+    /// The same of one that a thread of the test is: over each of its streams they came in their order, each once, and over the last all.
+    pub fn assert_each_anonymous_stream_was_given_all_broadcasts(&self, witness: &Witness) {
+        let broadcasts: Vec<u64> = self.tasks.values().filter(|task| is_for(task, None)).map(|task| task.id).collect();
+        let deadline = Instant::now() + witness.patience;
+        let is_through = || witness.anonymous.lock().unwrap().last().is_some_and(|ids| ids.len() >= broadcasts.len());
+        while !is_through() {
+            assert!(Instant::now() < deadline, "the last of {:?}", witness.anonymous.lock().unwrap());
+            thread::sleep(Duration::from_millis(20));
+        }
+        let streams = witness.anonymous.lock().unwrap();
+        for ids in streams.iter() {
+            let found = ids.iter().zip(&broadcasts).position(|(id, broadcast)| id != broadcast);
+            assert!(
+                ids.len() <= broadcasts.len() && found.is_none(),
+                "at {found:?} of {} not as in the log: {ids:?}",
+                ids.len()
+            );
+        }
+        assert_eq!(streams.last(), Some(&broadcasts));
     }
 
     pub fn assert_consistent(&self, witness: &Witness) {

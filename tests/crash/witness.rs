@@ -90,6 +90,8 @@ pub struct Witness {
     /// The texts of all runs that anybody ever tried to begin.
     pub runs_tried: Mutex<HashSet<String>>,
     pub cancelled: Mutex<Vec<Cancelled>>,
+    /// What a client that says nothing of itself was given: over each of its streams the ids.
+    pub anonymous: Mutex<Vec<Vec<u64>>>,
     settled: Mutex<u64>,
     progress: Condvar,
 }
@@ -117,6 +119,7 @@ impl Witness {
             runs: Mutex::default(),
             runs_tried: Mutex::default(),
             cancelled: Mutex::default(),
+            anonymous: Mutex::default(),
             settled: Mutex::default(),
             progress: Condvar::new(),
         }
@@ -170,6 +173,12 @@ impl Witness {
         let &pb::ServerMsg { id, attempt, spent, timeout_ms, .. } = task;
         let delivered = Delivered { group, id, text, attempt, spent, timeout_ms, life, at };
         self.delivered.lock().unwrap().push(delivered);
+    }
+
+    /// To be called when it was answered.
+    pub fn confirm(&self, group: &str, id: u64, attempt: u32, outcome: &'static str, ret: String) {
+        let (group, life, at) = (group.into(), self.life(), self.next_place());
+        self.confirmed.lock().unwrap().push(Confirmed { group, id, attempt, outcome, ret, life, at });
     }
 
     /// To be called before the server can hear of it.

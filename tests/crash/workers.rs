@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, MetadataBuilder, WriteFlags};
 
-use super::witness::{Confirmed, Witness};
+use super::witness::Witness;
 use super::{BROADCAST, CAREFUL, QUEUE};
 
 /// How a worker is.
@@ -36,7 +36,8 @@ pub fn is_poison(id: u64) -> bool {
 
 pub enum Worker {
     OfTheLibrary(Running),
-    Exact(JoinHandle<()>),
+    /// A thread that ends when nobody works any more.
+    Thread(JoinHandle<()>),
 }
 
 impl Worker {
@@ -44,7 +45,7 @@ impl Worker {
         match self {
             // It cannot tell any more: the server is gone.
             Worker::OfTheLibrary(running) => drop(running.stop()),
-            Worker::Exact(thread) => thread.join().unwrap(),
+            Worker::Thread(thread) => thread.join().unwrap(),
         }
     }
 }
@@ -144,7 +145,7 @@ fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worke
     let options = CallOption::default().headers(metadata.build());
     let (witness, group) = (witness.clone(), if group.is_empty() { id } else { group }.to_owned());
     let exact = Exact { witness, group, nature, options, untold: Vec::new() };
-    Worker::Exact(thread::Builder::new().name(id.into()).spawn(move || exact.run()).unwrap())
+    Worker::Thread(thread::Builder::new().name(id.into()).spawn(move || exact.run()).unwrap())
 }
 
 /// One task at a time, one tellResult for each.
@@ -248,16 +249,7 @@ impl Exact {
             // Nothing of it is written down.
             pb::Outcome::WORKING => return Some(()),
         };
-        let (group, life, at) = (self.group.clone(), self.witness.life(), self.witness.next_place());
-        self.witness.confirmed.lock().unwrap().push(Confirmed {
-            group,
-            id: result.id,
-            attempt: result.attempt,
-            outcome,
-            ret: result.ret,
-            life,
-            at,
-        });
+        self.witness.confirm(&self.group, result.id, result.attempt, outcome, result.ret);
         Some(())
     }
 }

@@ -7,6 +7,8 @@ mod deaths;
 mod members;
 #[path = "nats/servers.rs"]
 mod nats;
+#[cfg(target_os = "linux")]
+mod partitions;
 #[path = "replicated/rows.rs"]
 mod rows;
 

@@ -1,15 +1,19 @@
 //! All who submit to some servers and work for them, while something happens to these again and again; then what every party saw is held
 //! against the ledger, and the views against each other.
 
+use std::env;
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use contact::store::{JetStreamConfig, Standby};
+use rand::seq::SliceRandom as _;
+use serde_json::Value;
 
-use super::members::{Member, leader};
-use super::nats;
+use super::members::{Member, asked, leader};
+use super::nats::{self, Nats};
 use super::rows::rows;
+use crate::common::DEADLINE;
 use crate::common::program::Program;
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
@@ -19,7 +23,7 @@ use crate::interop::python::{Python, Spelling};
 pub(super) struct Campaign {
     pub(super) members: Vec<Member>,
     pub(super) witness: Arc<Witness>,
-    log: JetStreamConfig,
+    pub(super) log: JetStreamConfig,
     submitting: Vec<JoinHandle<()>>,
     working: Vec<workers::Worker>,
     /// The client of the article, where Python can be had. It connects to any of the servers.
@@ -87,4 +91,42 @@ fn assert_views_are_the_same(log: &JetStreamConfig, members: &[Member]) {
         assert_eq!(other.0, views[0].0, "each has read as much of the log");
         assert!(other.1 == views[0].1, "the views are the same row for row");
     }
+}
+
+/// The place of the NATS server that leads the stream, as NATS says.
+#[track_caller]
+pub(super) fn leads_the_stream(nats: &Nats, log: &JetStreamConfig) -> usize {
+    let name = format!("CONTACT_{}", log.cluster);
+    let leader = |monitor: &str| {
+        let answer = asked(monitor.strip_prefix("http://")?, "/jsz?streams=true");
+        let all: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
+        let accounts = all["account_details"].as_array()?.iter();
+        let mut streams = accounts.filter_map(|it| it["stream_detail"].as_array()).flatten();
+        let stream = streams.find(|it| it["name"] == *name)?;
+        stream["cluster"]["leader"].as_str()?.strip_prefix('n')?.parse().ok()
+    };
+    let deadline = Instant::now() + DEADLINE;
+    loop {
+        if let Some(place) = nats.monitors().split(',').find_map(leader) {
+            return place;
+        }
+        assert!(Instant::now() < deadline, "none leads {name}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// A number that the environment may say.
+pub(super) fn number(name: &str) -> Option<u32> {
+    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+}
+
+/// All of them again and again, from the second round on in any order.
+pub(super) fn rounds<T: Copy, const N: usize>(all: [T; N]) -> impl Iterator<Item = T> {
+    (0..).flat_map(move |round| {
+        let mut all = all;
+        if round > 0 {
+            all.shuffle(&mut rand::rng());
+        }
+        all
+    })
 }

@@ -3,14 +3,13 @@
 //! Each dies once in each way. For a long run, in which the order of deaths is another one in each round:
 //! `CONTACT_DEATHS=100 CONTACT_SERVERS=3 cargo test --features cluster --test system cluster:: -- --nocapture`.
 
+use std::thread;
 use std::time::Duration;
-use std::{env, thread};
 
-use rand::seq::{IndexedRandom as _, SliceRandom as _};
-use serde_json::Value;
+use rand::seq::IndexedRandom as _;
 
-use super::campaign::Campaign;
-use super::members::{Member, asked, leader};
+use super::campaign::{Campaign, leads_the_stream, number, rounds};
+use super::members::{Member, leader};
 use super::nats::{self, Nats};
 
 /// What happens to whom.
@@ -37,7 +36,8 @@ const DEATHS: [Death; 7] =
 
 impl Death {
     /// The place of the server that ends by itself and is to be started again then, if there is one.
-    fn befall(self, campaign: &mut Campaign, leads: usize, nats: &Nats, stream: &str) -> Option<usize> {
+    fn befall(self, campaign: &mut Campaign, leads: usize, nats: &Nats) -> Option<usize> {
+        let stream = leads_the_stream(nats, &campaign.log);
         let Campaign { members, witness, .. } = campaign;
         let others: Vec<usize> = (0..members.len()).filter(|at| *at != leads).collect();
         let other = *others.choose(&mut rand::rng()).unwrap();
@@ -60,10 +60,9 @@ impl Death {
                 members[leads].program.signal("CONT");
             }
             Death::Nats => {
-                let leads = leads_the_stream(nats, stream);
-                nats.order("kill", leads);
+                nats.order("kill", stream);
                 witness.until_settled(witness.settled() + 20);
-                nats.order("start", leads);
+                nats.order("start", stream);
             }
             Death::AllNats => {
                 (0..3).for_each(|place| nats.order("kill", place));
@@ -80,23 +79,6 @@ impl Death {
     }
 }
 
-/// The place of the NATS server that the others say leads a stream.
-fn leads_the_stream(nats: &Nats, stream: &str) -> usize {
-    let leader = |monitor: &str| {
-        let answer = asked(monitor.strip_prefix("http://")?, "/jsz?streams=true");
-        let all: Value = serde_json::from_str(answer.split_once("\r\n\r\n")?.1).ok()?;
-        let streams =
-            all["account_details"].as_array()?.iter().filter_map(|it| it["stream_detail"].as_array()).flatten();
-        let place = streams.filter(|it| it["name"] == stream).find_map(|it| it["cluster"]["leader"].as_str())?;
-        place.strip_prefix('n')?.parse().ok()
-    };
-    nats.monitors().split(',').find_map(leader).expect("one leads the stream")
-}
-
-fn number(name: &str) -> Option<u32> {
-    env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is a number")))
-}
-
 #[test]
 fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     let Some(nats) = Nats::three_alone() else { return };
@@ -106,17 +88,11 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
     // The stream is there when the first one needs it.
     drop(nats::open(&log));
     let cluster = log.cluster.to_string();
-    let stream = format!("CONTACT_{cluster}");
     let members = (0..servers).map(|_| Member::start(&nats.urls(), &cluster)).collect();
     let mut campaign = Campaign::begin(log, members, deaths);
-    let (mut order, mut failovers) = (DEATHS, Vec::new());
-    for n in 0..deaths as usize {
-        let round = n % DEATHS.len();
-        if n > 0 && round == 0 {
-            order.shuffle(&mut rand::rng());
-        }
-        let death = order[round];
-        let (ends, took) = campaign.befall(|campaign, leads| death.befall(campaign, leads, &nats, &stream));
+    let mut failovers = Vec::new();
+    for death in rounds(DEATHS).take(deaths as usize) {
+        let (ends, took) = campaign.befall(|campaign, leads| death.befall(campaign, leads, &nats));
         println!("{death:?}: {:.2} s until a worker is through with a task", took.as_secs_f64());
         if let Death::Leader = death {
             failovers.push(took);

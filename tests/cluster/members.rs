@@ -40,7 +40,18 @@ impl Member {
     }
 
     pub(super) fn start_in(data: &Path, nats: &str, cluster: &str, more: &[&str]) -> Member {
-        let [listen, control, http] = [(); 3].map(|()| free_port());
+        Member::run(Command::new(PROGRAM), "127.0.0.1", data, nats, cluster, more)
+    }
+
+    /// By a command that is the program, perhaps on another machine, which has this address.
+    pub(super) fn start_on(command: Command, host: &str, nats: &str, cluster: &str) -> Member {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder.path().to_owned();
+        Member { _folder: Some(folder), ..Member::run(command, host, &data, nats, cluster, &["--insecure"]) }
+    }
+
+    fn run(mut command: Command, host: &str, data: &Path, nats: &str, cluster: &str, more: &[&str]) -> Member {
+        let [listen, control, http] = [(); 3].map(|()| free_port().replace("127.0.0.1", host));
         let folder = data.to_str().unwrap();
         let args = [
             ["--listen", &listen],
@@ -55,7 +66,6 @@ impl Member {
             ["--max-attempts", "1000"],
             ["--max-deliveries", "4"],
         ];
-        let mut command = Command::new(PROGRAM);
         command.args(args.concat()).args(more);
         let program = Program::spawn("contact-server", &mut command).unwrap();
         Member { command, listen, control, http, data: data.to_owned(), _folder: None, program }

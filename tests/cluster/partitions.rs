@@ -1,0 +1,99 @@
+//! Servers that run well and do not hear each other, under load.
+//!
+//! Each machine has one server. A long run, with long cuts, in which the order is another one in each round:
+//! `CONTACT_PARTITIONS=50 CONTACT_PARTITION_SECONDS=40 cargo test --features cluster --test system cluster::partitions -- --nocapture`.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::campaign::{Campaign, leads_the_stream, number, rounds};
+use super::members::{Member, PROGRAM, leader};
+use super::nats::{self, Nats};
+use crate::common::skipped;
+use crate::network::machines::Lan;
+
+/// The machines of NATS, and those of Contact.
+const NATS: [usize; 3] = [0, 1, 2];
+const CONTACT: [usize; 3] = [3, 4, 5];
+
+/// Who does not hear whom.
+#[derive(Debug, Clone, Copy)]
+enum Cut {
+    /// The server that leads and NATS: none the other.
+    LeaderOff,
+    /// The NATS server that leads the stream and the other two: none the other. All hear the servers, which hear all.
+    NatsOff,
+    /// The server that leads does not hear NATS, which hears it.
+    LeaderDeaf,
+    /// NATS does not hear it.
+    LeaderMute,
+    /// The NATS server that leads the stream does not hear the other two, which hear it.
+    NatsDeaf,
+    /// They do not hear it.
+    NatsMute,
+    /// The servers: none another one.
+    ServersApart,
+}
+
+const CUTS: [Cut; 7] =
+    [Cut::LeaderOff, Cut::NatsOff, Cut::LeaderMute, Cut::NatsDeaf, Cut::ServersApart, Cut::LeaderDeaf, Cut::NatsMute];
+
+impl Cut {
+    /// How long it takes until work goes on. It lasts a while longer.
+    fn befall(self, campaign: &mut Campaign, leads: usize, nats: &Nats, lan: &Lan, longest: Duration) -> Duration {
+        let began = Instant::now();
+        let without = |of: [usize; 3], one: usize| of.into_iter().filter(|it| *it != one).collect::<Vec<_>>();
+        let deaf = |ones: &[usize], others: &[usize]| ones.iter().for_each(|one| lan.deafen(*one, others));
+        let stream = NATS[leads_the_stream(nats, &campaign.log)];
+        let (leader_of_nats, other_nats, server) = ([stream], without(NATS, stream), [CONTACT[leads]]);
+        if let Cut::LeaderOff | Cut::LeaderDeaf = self {
+            deaf(&server, &NATS);
+        }
+        if let Cut::LeaderOff | Cut::LeaderMute = self {
+            deaf(&NATS, &server);
+        }
+        if let Cut::NatsOff | Cut::NatsDeaf = self {
+            deaf(&leader_of_nats, &other_nats);
+        }
+        if let Cut::NatsOff | Cut::NatsMute = self {
+            deaf(&other_nats, &leader_of_nats);
+        }
+        match self {
+            Cut::ServersApart => CONTACT.iter().for_each(|one| deaf(&[*one], &without(CONTACT, *one))),
+            Cut::LeaderOff | Cut::LeaderDeaf | Cut::LeaderMute => {
+                leader(&campaign.members, Some(leads));
+                println!("another after {:?}", began.elapsed());
+            }
+            Cut::NatsOff | Cut::NatsDeaf | Cut::NatsMute => {}
+        }
+        campaign.witness.until_settled(campaign.witness.settled() + 50);
+        let took = began.elapsed();
+        thread::sleep(rand::random_range(Duration::ZERO..longest));
+        lan.heal();
+        took
+    }
+}
+
+#[test]
+fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_hears_nothing_of_whom() {
+    let lan = match Lan::new(&["nats-a", "nats-b", "nats-c", "a", "b", "c"]) {
+        Ok(lan) => lan,
+        Err(why) => return skipped(&format!("it needs root, network namespaces and nftables: {why}")),
+    };
+    let places = NATS.map(|machine| format!("{}@{}", lan.address(machine), lan.process(machine)));
+    let Some(nats) = Nats::three_at(&places) else { return };
+    let cuts = number("CONTACT_PARTITIONS").unwrap_or(4);
+    let longest = Duration::from_secs(number("CONTACT_PARTITION_SECONDS").unwrap_or(3).into());
+    let log = nats.config();
+    drop(nats::open(&log));
+    let cluster = log.cluster.to_string();
+    let member =
+        |machine: usize| Member::start_on(lan.command(machine, PROGRAM), &lan.address(machine), &nats.urls(), &cluster);
+    let members = CONTACT.map(member).into();
+    let mut campaign = Campaign::begin(log, members, cuts);
+    for cut in rounds(CUTS).take(cuts as usize) {
+        let (took, lasted) = campaign.befall(|campaign, leads| cut.befall(campaign, leads, &nats, &lan, longest));
+        println!("{cut:?} for {lasted:.1?}: {took:.2?} until workers are through with 50 tasks");
+    }
+    println!("{cuts} partitions, {}", campaign.end());
+}

@@ -57,9 +57,16 @@ impl Campaign {
         (what, began.elapsed())
     }
 
+    /// Waits until more is accepted, and settled, than was under way.
+    #[track_caller]
+    pub(super) fn until_work_goes_on(&self) {
+        self.witness.until_more_accepted(50);
+        self.witness.until_settled(self.witness.settled() + 300);
+    }
+
     /// Holds all against each other. What there is in the ledger.
     pub(super) fn end(mut self) -> Ledger {
-        self.witness.until_settled(self.witness.settled() + 100);
+        self.until_work_goes_on();
         self.witness.stop_submitting();
         self.submitting.into_iter().for_each(|submitter| submitter.join().unwrap());
         let ledger = Ledger::drained(&self.witness);

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use contact::wire::contact as pb;
 use grpcio::{Channel, ChannelBuilder, EnvBuilder, Environment};
@@ -125,6 +126,11 @@ impl Witness {
         }
     }
 
+    /// Whether there are several servers.
+    pub fn sees_several(&self) -> bool {
+        self.listen.contains(',')
+    }
+
     /// Which life of the server this is; it grows when one is over.
     pub fn life(&self) -> u64 {
         self.life.load(Ordering::SeqCst)
@@ -194,6 +200,17 @@ impl Witness {
 
     pub fn settled(&self) -> u64 {
         *self.settled.lock().unwrap()
+    }
+
+    /// Waits until so many more tasks were accepted than have been.
+    #[track_caller]
+    pub fn until_more_accepted(&self, more: usize) {
+        let count = || self.accepted.lock().unwrap().len();
+        let (enough, deadline) = (count() + more, Instant::now() + DEADLINE);
+        while count() < enough {
+            assert!(Instant::now() < deadline, "nothing is accepted: {} of {enough}", count());
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until the workers are through with so many tasks in all.

@@ -139,6 +139,10 @@ fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worke
     if nature == Nature::Careful {
         metadata.add_str("contact-begins", "1").unwrap();
     }
+    // Of several servers nobody may lead for longer than the next one believes who shows none.
+    if witness.sees_several() {
+        metadata.add_str("contact-receipts", "1").unwrap();
+    }
     if !group.is_empty() {
         metadata.add_str("contact-group", group).unwrap();
     }
@@ -195,8 +199,8 @@ impl Exact {
                     self.witness.begin(&self.group, task.id);
                 }
                 let (id, attempt, outcome) = (task.id, task.attempt, outcome.into());
-                let ret = "not begun".into();
-                self.tell(client, pb::Result { id, attempt, outcome, ret, ..Default::default() })?;
+                let (ret, receipt) = ("not begun".into(), task.receipt.clone());
+                self.tell(client, pb::Result { id, attempt, outcome, ret, receipt, ..Default::default() })?;
                 if outcome != pb::Outcome::WORKING.into() {
                     continue;
                 }
@@ -215,6 +219,7 @@ impl Exact {
                     attempt: task.attempt,
                     outcome: outcome.into(),
                     ret: reply.text,
+                    receipt: task.receipt,
                     delay_ms: reply.delay.as_millis() as u32,
                     ..Default::default()
                 },

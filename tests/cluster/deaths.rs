@@ -37,8 +37,7 @@ const DEATHS: [Death; 7] =
 impl Death {
     /// The place of the server that ends by itself and is to be started again then, if there is one.
     fn befall(self, campaign: &mut Campaign, leads: usize, nats: &Nats) -> Option<usize> {
-        let stream = leads_the_stream(nats, &campaign.log);
-        let Campaign { members, witness, .. } = campaign;
+        let Campaign { members, witness, log, .. } = campaign;
         let others: Vec<usize> = (0..members.len()).filter(|at| *at != leads).collect();
         let other = *others.choose(&mut rand::rng()).unwrap();
         match self {
@@ -60,6 +59,7 @@ impl Death {
                 members[leads].program.signal("CONT");
             }
             Death::Nats => {
+                let stream = leads_the_stream(nats, log);
                 nats.order("kill", stream);
                 witness.until_settled(witness.settled() + 20);
                 nats.order("start", stream);

@@ -202,9 +202,10 @@ impl Lan {
         self.machines[machine].command(program)
     }
 
-    /// From now on it does not hear those.
+    /// From now on it does not hear those, but itself.
     pub fn deafen(&self, machine: usize, to: &[usize]) {
-        let to = to.iter().map(|other| self.address(*other)).collect::<Vec<_>>().join(", ");
+        let others = to.iter().filter(|other| **other != machine);
+        let to = others.map(|other| self.address(*other)).collect::<Vec<_>>().join(", ");
         self.machines[machine].run(&format!("nft add element ip lan deaf {{ {to} }}")).unwrap();
     }
 

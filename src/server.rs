@@ -71,6 +71,7 @@ use self::doors::{Doors, OpenDoors};
 use self::engine::{Engine, Page};
 use self::first_steps::At;
 use self::health::Health;
+use self::http::HttpThread;
 #[cfg(feature = "cluster")]
 pub use self::import::{Imported, import};
 pub use self::limits::{Limit, Limits, Most};
@@ -90,6 +91,7 @@ pub struct Server {
     doors: Doors,
     open: OpenDoors,
     health: Health,
+    http: Option<HttpThread>,
     engine: Engine,
     grace: Duration,
 }
@@ -107,8 +109,9 @@ impl Server {
             Engine::start(&config, opened, &doors, |broker| doors.contact(Upstream::Broker(broker), health.clone()))?;
         let control = create_control(engine.control(&doors), &doors.let_in(Role::Operator));
         let open = doors.open(&config, &health, engine.contact.clone(), [], control)?;
-        let engine = engine.begin(&config, &doors, page, &health)?;
-        Ok(Server { doors, open, health, engine, grace: config.grace })
+        let http = page.map(|page| page.open(&doors)).transpose()?;
+        let engine = engine.begin(&config, &doors, http.as_ref(), &health)?;
+        Ok(Server { doors, open, health, http, engine, grace: config.grace })
     }
 
     /// Where clients connect.
@@ -123,7 +126,7 @@ impl Server {
 
     /// Where the page is, if it is anywhere.
     pub fn http(&self) -> Option<&str> {
-        self.engine.http()
+        self.http.as_ref().map(HttpThread::address)
     }
 
     /// What to do with it first, as commands for this machine: a line for a worker, for a task, and for the page.
@@ -153,12 +156,13 @@ impl Server {
     /// time to come back. While a client reports, submits or asks something, new calls are answered too, for [`Config::grace`] at
     /// most: results are taken, health is not serving, and there are no tasks.
     pub fn stop(self) -> Result<(), StoreError> {
-        let Server { doors, open, health, engine, grace } = self;
+        let Server { doors, open, health, http, engine, grace } = self;
         health.begin_drain();
         let drained = engine.drain(|clients| health.sends_away(clients));
         open.wait(&doors.calls, &health, grace);
-        // Until here the page could be looked at, which says that the server is stopping. What is still reported finds the broker's
-        // mailbox closed, and is reported again after the reconnect.
+        // Until here the page could be looked at, which says that the server is stopping.
+        http.into_iter().for_each(HttpThread::stop);
+        // What is still reported finds the broker's mailbox closed, and is reported again after the reconnect.
         let closing = drained.end();
         open.close();
         closing.close()

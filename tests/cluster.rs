@@ -29,6 +29,7 @@ use protobuf::EnumOrUnknown;
 use crate::browser::driver::{Browser, Scene};
 use crate::common::disk::SmallDisk;
 use crate::common::server::Server;
+use crate::http::client::{Events, Reply, exchange};
 use members::{Member, PROGRAM, leader};
 use nats::Nats;
 
@@ -273,4 +274,48 @@ fn what_servers_say_to_one_another_is_taken_from_no_one_else() {
         let asked = operator.get_server(&control::GetServerRequest::new(), options).unwrap();
         assert_eq!(refused(block_on(asked).unwrap_err()), RpcStatusCode::UNAUTHENTICATED);
     }
+}
+
+fn get(member: &Member, path: &str) -> Reply {
+    exchange(&member.http, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+}
+
+fn post(member: &Member, headers: &str, body: &str) -> Reply {
+    let length = body.len();
+    let head = format!("POST /api/tasks HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n");
+    exchange(&member.http, (head + body).as_bytes())
+}
+
+#[test]
+fn the_page_of_a_server_that_follows_is_that_of_the_one_that_leads_whichever_does() {
+    let Some(nats) = Nats::three() else { return };
+    let mut members = two(nats);
+    for path in ["/", "/assets/main.js", "/api/groups", "/api/tasks?limit=x", "/nothing"] {
+        let [here, there] = [&members[0], &members[1]].map(|member| get(member, path));
+        let said = |reply: &Reply| (reply.status, reply.header("content-type").to_owned(), reply.body.clone());
+        assert_eq!(said(&there), said(&here), "{path}");
+    }
+    // In many messages, both ways.
+    let text = "long ".repeat(100_000);
+    let task = format!(r#"{{"text": "{text}", "to": "w"}}"#);
+    let accepted = post(&members[1], "Host: localhost\r\nX-Contact: 1\r\n", &task);
+    assert_eq!(accepted.status, 200, "{accepted:?}");
+    assert_eq!(get(&members[1], "/api/tasks/1").json()["text"], text);
+    // What a browser may ask is looked at by the server that it asks.
+    for headers in ["Host: localhost\r\n", "Host: evil.example\r\nX-Contact: 1\r\n"] {
+        assert_eq!(post(&members[1], headers, &task).status, 403, "{headers}");
+    }
+    let metrics = get(&members[1], "/metrics").body;
+    let said = |name: &str, value: &str| metrics.lines().any(|line| line.starts_with(name) && line.ends_with(value));
+    assert!(said("contact_cluster_is_leader{", " 0") && said("contact_cluster_log_lag{", " 0"), "{metrics}");
+    let mut events = Events::from(&members[1].http, "/api/events");
+    while events.next().unwrap().0 != "state" {}
+
+    members[0].program.kill();
+    while events.next().is_some() {}
+    members[1].until("/api/tasks", |answer| answer.contains("200 OK") && answer.contains(r#""to":"w""#));
+    members[0].restart();
+    members[0].until_ready_says("following (lag 0)");
+    let accepted = post(&members[0], "Host: localhost\r\nX-Contact: 1\r\n", r#"{"text": "after"}"#);
+    assert_eq!(accepted.json()["id"], 2);
 }

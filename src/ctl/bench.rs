@@ -1,6 +1,6 @@
 //! `contactctl bench`: how fast a server is, on this machine, with everything on disk that counts.
 //!
-//! Each measurement has its file. They find a server (`target`), put load on it (`load`, whose messages are `raw`) on a few
+//! Each measurement has its file. They find a server (`target`, `cluster`), put load on it (`load`, whose messages are `raw`) on a few
 //! threads that gRPC owns (`join_set`), and report figures (`report`) beside the machine's own limits (`limits`).
 
 mod args;
@@ -8,6 +8,7 @@ mod article;
 mod backlog;
 mod broadcast;
 mod clients;
+mod cluster;
 mod delayed;
 mod fanout;
 mod groups;
@@ -16,6 +17,8 @@ mod join_set;
 mod latency;
 mod limits;
 mod load;
+mod nats;
+mod process;
 mod progress;
 mod raw;
 mod report;
@@ -57,8 +60,9 @@ struct Run {
 pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
     take_open_files();
     let Bench { common, which } = bench;
+    common.check(&which)?;
     let watch = Watch::new(out.json)?;
-    let target = Target::find(&common, to, which.addresses())?;
+    let target = Target::find(&common, to, which.addresses(), &watch)?;
     let env = EnvBuilder::new().cq_count(common.threads as usize).name_prefix("load").build();
     let name = match which {
         Which::Submit(_) => "submit",
@@ -75,7 +79,7 @@ pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
     };
     let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
     let limits = limits::measure(&target.dir, &watch)?;
-    let before = target::own_vitals();
+    let before = process::own_vitals();
     let mut run = Run { target, env: Arc::new(env), watch, report: Report::new(name) };
     match which {
         Which::Submit(args) => submit::run(&mut run, &args)?,
@@ -95,10 +99,13 @@ pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
         run.report.count("threads", vitals.threads, "threads of the server");
         // What a server that was killed took before is not known any more.
         run.report.number("server_cpu_s", vitals.cpu.as_secs_f64(), "seconds of CPU the server took, from its start");
-        if let (Some(before), Some(after)) = (before, target::own_vitals()) {
+        if let (Some(before), Some(after)) = (before, process::own_vitals()) {
             let took = (after.cpu - before.cpu).as_secs_f64();
             run.report.number("load_cpu_s", took, "seconds of CPU the load generator took");
         }
+    }
+    if let Some(cluster) = run.target.cluster() {
+        cluster.report(&mut run.report)?;
     }
     // Contact knows no other: it is not an option of the server.
     let fsync = if ours { "always" } else { "unknown" };
@@ -144,13 +151,13 @@ impl Run {
 
     /// A group for this measurement alone.
     fn group(&self) -> String {
-        if self.target.is_spawned() { "bench".into() } else { format!("bench-{:08x}", rand::random::<u32>()) }
+        if self.target.is_ours() { "bench".into() } else { format!("bench-{:08x}", rand::random::<u32>()) }
     }
 
     /// Tasks of `size` bytes for a group, or for everyone.
     fn kind(&self, to: &str, size: u32) -> Kind {
         // On somebody's server, what is for everyone is not to stay there.
-        let expires = !self.target.is_spawned() && to.is_empty();
+        let expires = !self.target.is_ours() && to.is_empty();
         let expires_at = if expires { Time::now().after(Duration::from_secs(3600)).0 } else { 0 };
         Kind { to: to.into(), size, expires_at, delay: None, lanes: 0 }
     }
@@ -158,7 +165,7 @@ impl Run {
     /// Removes a group that was made for this measurement. Its clients have gone, but the server may not know yet; and if it
     /// cannot be removed now, it ends by itself after a while.
     fn remove(&self, group: &str) -> Result<(), Error> {
-        if !self.target.is_spawned() {
+        if !self.target.is_ours() {
             let link = self.link()?;
             let request = pb::RemoveGroupRequest { group: group.into(), ..pb::RemoveGroupRequest::default() };
             let _ = link.wait(link.client.remove_group(&request, Link::answer_soon()));

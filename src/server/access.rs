@@ -254,6 +254,16 @@ impl Access {
         Ok((caller, row))
     }
 
+    /// Where a request over HTTP comes from that another server of the cluster passed on. `identity`: whose certificate that one saw.
+    #[cfg(feature = "cluster")]
+    pub(super) fn passed_by(&self, peer: &str, identity: Option<&str>) -> Result<Origin, Refusal> {
+        let known = |uri| match self.certified(Identity::from_uri(uri).ok_or(Refusal::WrongToken)?) {
+            Who::Certificate(known) => Ok(known),
+            Who::Token(_) => Err(Refusal::WrongToken),
+        };
+        Ok(Origin { peer: peer.into(), known: identity.map(known).transpose()? })
+    }
+
     #[cfg(feature = "cluster")]
     fn certified(&self, identity: Identity) -> Who {
         let account = self.0.accounts.of(super::limits::Holder::Certificate(identity.clone()), Default::default());

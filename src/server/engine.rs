@@ -53,8 +53,6 @@ pub(super) struct Engine {
 struct Jobs {
     retention: RetentionThread,
     watchdog: Watchdog,
-    http: Option<HttpThread>,
-    http_address: Option<String>,
 }
 
 /// The port of the page.
@@ -75,6 +73,19 @@ impl Page {
         let entrance = port::entrance(tls, config.insecure, port, is_here, Speaks::Http)?;
         let _ = about.http_by_tls.set(!entrance.plain && !entrance.plain_here);
         Ok(Some(Page { listener, address, entrance }))
+    }
+
+    /// Begins to answer there.
+    pub(super) fn open(self, doors: &Doors) -> Result<HttpThread, ServerError> {
+        let Page { listener, address, entrance } = self;
+        let _ = doors.about.http.set(address.clone());
+        let reception = Reception {
+            entrance,
+            connections: doors.connections.clone(),
+            grants: doors.grants.clone(),
+            counts: doors.about.front.clone(),
+        };
+        HttpThread::start(listener, address, reception).map_err(|error| ServerError::Start(error.to_string()))
     }
 }
 
@@ -130,10 +141,9 @@ impl Engine {
         mut self,
         config: &Config,
         doors: &Doors,
-        page: Option<Page>,
+        http: Option<&HttpThread>,
         health: &Health,
     ) -> Result<Engine, ServerError> {
-        let start = |error: std::io::Error| ServerError::Start(error.to_string());
         let (store, broker) = (self.store.handle(), self.broker.handle());
         self.dialler.start(std::mem::take(&mut self.dialled));
         let retention =
@@ -143,26 +153,11 @@ impl Engine {
         if let Err(why) = block_on(self.operator.schedules.demo(demo)) {
             warn!("the schedules of --demo are not as they should be: {why}");
         }
-        let http_address = page.as_ref().map(|page| page.address.clone());
-        let _ = doors.about.http.set(http_address.clone().unwrap_or_default());
-        let watchdog = Watchdog::start(broker, store, &doors.env).map_err(start)?;
-        let pulse = watchdog.pulse();
-        let http = page.map(|page| {
-            let reception = Reception {
-                entrance: page.entrance,
-                connections: doors.connections.clone(),
-                grants: doors.grants.clone(),
-                counts: doors.about.front.clone(),
-            };
-            HttpThread::start(page.listener, reception, self.operator.clone(), health.clone(), pulse)
-        });
-        let http = http.transpose().map_err(start)?;
-        self.jobs = Some(Jobs { retention, watchdog, http, http_address });
+        let watchdog = Watchdog::start(broker, store, &doors.env);
+        let watchdog = watchdog.map_err(|error| ServerError::Start(error.to_string()))?;
+        http.iter().for_each(|http| http.leads(self.operator.clone(), health.clone(), watchdog.pulse()));
+        self.jobs = Some(Jobs { retention, watchdog });
         Ok(self)
-    }
-
-    pub(super) fn http(&self) -> Option<&str> {
-        self.jobs.as_ref()?.http_address.as_deref()
     }
 
     pub(super) fn pulse(&self) -> Pulse {
@@ -208,9 +203,9 @@ impl Engine {
         // Who waits for a store that is locked or full waits no longer: the broker may be among them.
         store.begin_close();
         schedules.stop();
-        let jobs = jobs.map(|Jobs { retention, watchdog, http, .. }| {
+        let watchdog = jobs.map(|Jobs { retention, watchdog }| {
             retention.stop();
-            (http, watchdog)
+            watchdog
         });
         runs.stop();
         // A broker that is gone has no clients.
@@ -218,26 +213,22 @@ impl Engine {
         dialler.stop();
         broker.drain();
         watchers.stop();
-        Drained { broker, pool, store, jobs }
+        Drained { broker, pool, store, watchdog }
     }
 }
 
-/// What still takes reports, and shows the page.
+/// What still takes reports, and is shown by the page.
 pub(super) struct Drained {
     broker: Broker,
     pool: Pool,
     store: Store,
-    jobs: Option<(Option<HttpThread>, Watchdog)>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Drained {
-    /// Ends the page and the broker. The store is left, to be closed.
+    /// Ends the broker. The store is left, to be closed.
     pub(super) fn end(self) -> Closing {
-        let Drained { broker, pool, store, jobs } = self;
-        let watchdog = jobs.map(|(http, watchdog)| {
-            http.into_iter().for_each(HttpThread::stop);
-            watchdog
-        });
+        let Drained { broker, pool, store, watchdog } = self;
         broker.stop();
         watchdog.into_iter().for_each(Watchdog::stop);
         Closing { pool, store }

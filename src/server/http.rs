@@ -6,7 +6,10 @@
 mod answer;
 mod api;
 mod app;
+mod desk;
 mod events;
+#[cfg(feature = "cluster")]
+mod follow;
 mod guard;
 mod history;
 mod json;
@@ -17,6 +20,8 @@ mod login;
 mod metrics;
 mod output;
 mod page;
+#[cfg(feature = "cluster")]
+mod passed;
 mod received;
 mod runs;
 mod schedules;
@@ -26,7 +31,7 @@ use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::AsRawFd as _;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -45,10 +50,17 @@ use hyper_util::service::TowerToHyperService;
 use log::{debug, error, warn};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
+use tokio::runtime::Handle;
 use tokio::sync::{Semaphore, watch};
+use tokio::task::AbortHandle;
 
 use self::app::AppState;
+use self::desk::{Desk, Desks};
+#[cfg(feature = "cluster")]
+pub(super) use self::follow::Following;
 use self::live::Live;
+#[cfg(feature = "cluster")]
+pub(super) use self::passed::Inside;
 use self::received::Received;
 use super::grants::Grants;
 use super::health::Health;
@@ -82,40 +94,73 @@ pub(super) struct Reception {
 
 /// The thread. Owns it until [`HttpThread::stop`].
 pub(super) struct HttpThread {
+    address: String,
     stop: watch::Sender<bool>,
     thread: JoinHandle<()>,
+    runtime: Handle,
+    desk: Desk,
+    places: Places,
+    /// Of the server, while it leads.
+    term: Mutex<Option<Term>>,
+}
+
+/// For how long the same [`Operator`] is asked. Its streams of events end with it.
+struct Term {
+    _goes_on: watch::Sender<bool>,
+    snapshots: AbortHandle,
+}
+
+impl Drop for Term {
+    fn drop(&mut self) {
+        self.snapshots.abort();
+    }
 }
 
 impl HttpThread {
     /// Serves on a socket that is bound.
-    pub(super) fn start(
-        listener: TcpListener,
-        reception: Reception,
-        operator: Operator,
-        health: Health,
-        pulse: Pulse,
-    ) -> std::io::Result<HttpThread> {
+    pub(super) fn start(listener: TcpListener, address: String, reception: Reception) -> std::io::Result<HttpThread> {
         listener.set_nonblocking(true)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
         let (stop, stopped) = watch::channel(false);
-        let live = Live::new(operator.clone(), health.clone());
-        let listeners = Arc::new(Semaphore::new(events::LISTENERS));
-        let bodies = Arc::new(Semaphore::new(api::BODIES));
-        let places = Places::behind_proxies(CONNECTIONS, FOR_ADDRESS);
-        let app = AppState { operator, health, pulse, live, stopped, listeners, bodies, places };
+        let (desk, places) = (Desk::default(), Places::behind_proxies(CONNECTIONS, FOR_ADDRESS));
+        let handle = runtime.handle().clone();
+        let serving = (desk.clone(), places.clone());
         let work = move || {
             runtime.block_on(async {
                 match tokio::net::TcpListener::from_std(listener) {
-                    Ok(listener) => serve(listener, reception, app).await,
+                    Ok(listener) => serve(listener, reception, serving, stopped).await,
                     Err(e) => error!("the page cannot be served: {e}"),
                 }
             });
         };
-        Ok(HttpThread { stop, thread: std::thread::Builder::new().name("http".into()).spawn(work)? })
+        let thread = std::thread::Builder::new().name("http".into()).spawn(work)?;
+        Ok(HttpThread { address, stop, thread, runtime: handle, desk, places, term: Mutex::default() })
+    }
+
+    /// Where it is.
+    pub(super) fn address(&self) -> &str {
+        &self.address
+    }
+
+    /// Shows this server from now on.
+    pub(super) fn leads(&self, operator: Operator, health: Health, pulse: Pulse) {
+        let (goes_on, stopped) = watch::channel(false);
+        let live = Live::new(operator.clone(), health.clone());
+        let snapshots = self.runtime.spawn(live.clone().produce()).abort_handle();
+        let listeners = Arc::new(Semaphore::new(events::LISTENERS));
+        let bodies = Arc::new(Semaphore::new(api::BODIES));
+        let app = AppState { operator, health, pulse, live, stopped, listeners, bodies, places: self.places.clone() };
+        self.desk.set(desks(app));
+        self.begin_term(Some(Term { _goes_on: goes_on, snapshots }));
+    }
+
+    fn begin_term(&self, term: Option<Term>) {
+        *self.term.lock().unwrap_or_else(PoisonError::into_inner) = term;
     }
 
     /// Answers what was asked, ends the streams, and joins the thread.
     pub(super) fn stop(self) {
+        self.begin_term(None);
         drop(self.stop);
         if self.thread.join().is_err() {
             error!("the http thread panicked");
@@ -124,13 +169,14 @@ impl HttpThread {
 }
 
 /// Serves until the server stops.
-async fn serve(listener: tokio::net::TcpListener, reception: Reception, app: AppState) {
-    let mut stopped = app.stopped.clone();
-    let producer = tokio::spawn(app.live.clone().produce());
-    let full = guard::too_many_connections(api::health().with_state(app.clone()), CONNECTIONS, FOR_ADDRESS);
-    let (places, beside) = (app.places.clone(), Places::behind_proxies(BESIDE, BESIDE));
+async fn serve(
+    listener: tokio::net::TcpListener,
+    reception: Reception,
+    (desk, places): (Desk, Places),
+    mut stopped: watch::Receiver<bool>,
+) {
+    let beside = Places::behind_proxies(BESIDE, BESIDE);
     let reception = Arc::new(reception);
-    let router = router(app);
     let mut door = Door { listener: &listener, places: &places, cut: Seldom::default(), files: Seldom::default() };
     let connections = GracefulShutdown::new();
     loop {
@@ -142,10 +188,10 @@ async fn serve(listener: tokio::net::TcpListener, reception: Reception, app: App
                 Either::Right(_) => break,
             }
         };
-        let (router, place) = match places.take(from.ip(), Stage::Asking) {
-            Some(place) => (&router, place),
+        let (is_beside, place) = match places.take(from.ip(), Stage::Asking) {
+            Some(place) => (false, place),
             None => match beside.take(from.ip(), Stage::Asking) {
-                Some(place) => (&full, place),
+                Some(place) => (true, place),
                 None => continue,
             },
         };
@@ -154,12 +200,11 @@ async fn serve(listener: tokio::net::TcpListener, reception: Reception, app: App
         }
         let place = Arc::new(place);
         let conversation =
-            Conversation { router: router.clone(), place: place.clone(), watcher: connections.watcher() };
+            Conversation { desk: desk.clone(), is_beside, place: place.clone(), watcher: connections.watcher() };
         let task = tokio::spawn(reception.clone().receive(stream, from, conversation));
         place.is_of(task.abort_handle());
     }
     drop(listener);
-    producer.abort();
     if tokio::time::timeout(GRACE, connections.shutdown()).await.is_err() {
         debug!("some connections to the page were cut");
     }
@@ -201,7 +246,9 @@ impl Reception {
 
 /// A connection that is to be served.
 struct Conversation {
-    router: Router,
+    desk: Desk,
+    /// There is no place for it.
+    is_beside: bool,
     place: Arc<Place>,
     watcher: Watcher,
 }
@@ -210,7 +257,7 @@ impl Conversation {
     async fn go_on(self, stream: impl AsyncRead + AsyncWrite + Unpin + 'static, way: guard::Way) {
         let mut http = http1::Builder::new();
         let http = http.timer(TokioTimer::new()).header_read_timeout(HEAD);
-        let service = service_fn(answer(TowerToHyperService::new(self.router), self.place, way));
+        let service = service_fn(answer(self.desk, self.is_beside, self.place, way));
         if let Err(e) = self.watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await {
             debug!("a connection to the page ended early: {e}");
         }
@@ -219,12 +266,13 @@ impl Conversation {
 
 /// Answers the requests of a connection, and keeps its place informed.
 fn answer(
-    router: TowerToHyperService<Router>,
+    desk: Desk,
+    is_beside: bool,
     place: Arc<Place>,
     way: guard::Way,
 ) -> impl Fn(Request<Incoming>) -> BoxFuture<'static, Result<Response, Infallible>> {
     move |request| {
-        let (router, place) = (router.clone(), place.clone());
+        let (router, place) = (TowerToHyperService::new(desk.router(is_beside)), place.clone());
         place.is_at(if request.body().is_end_stream() { Stage::AtWork } else { Stage::Asking });
         let mut request = request.map(|body| Received { body, place: place.clone() });
         request.extensions_mut().insert(way.clone());
@@ -318,8 +366,19 @@ fn prepare(stream: &TcpStream) {
     let _ = rustix::net::sockopt::set_tcp_user_timeout(stream, 30_000);
 }
 
+fn desks(app: AppState) -> Desks {
+    let (about, health) = (app.operator.about.clone(), api::health().with_state(app.clone()));
+    let router = router(app);
+    Desks {
+        all: guard::admitting(router.clone(), about),
+        beside: guard::too_many_connections(health, CONNECTIONS, FOR_ADDRESS),
+        #[cfg(feature = "cluster")]
+        passed_on: Some(router),
+    }
+}
+
+/// For those who were let in to ask.
 fn router(app: AppState) -> Router {
-    let about = app.operator.about.clone();
     let timed = api::router()
         .merge(api::health())
         .merge(metrics::router())
@@ -329,5 +388,5 @@ fn router(app: AppState) -> Router {
         .merge(servers::router())
         .with_state(app.clone())
         .merge(page::router());
-    guard::around(timed, events::router().merge(output::router()).with_state(app.clone()), about, app.operator.access)
+    guard::around(timed, events::router().merge(output::router()).with_state(app.clone()), app.operator.access)
 }

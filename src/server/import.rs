@@ -1,12 +1,17 @@
 //! A cluster that begins with the store of a server that was alone.
 
 use std::path::Path;
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
+use log::warn;
+
+use super::member::PAUSE;
 use super::{ClusterConfig, ServerError, receipts};
-use crate::store::{self, JetStream, JetStreamConfig, Positions};
+use crate::store::{self, JetStream, JetStreamConfig, JetStreamError, Positions};
 
-/// How long each message is sent again and again. NATS may elect another leader of the stream meanwhile.
+/// How long NATS is waited for, which may be starting; and how long each message is sent again and again, since it may elect another leader
+/// of the stream meanwhile.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What the cluster begins with.
@@ -27,7 +32,7 @@ pub struct Imported {
 pub fn import(from: &Path, cluster: &ClusterConfig, tell: impl FnMut(u64, u64)) -> Result<Imported, ServerError> {
     let refused = |why: &dyn ToString| ServerError::Start(why.to_string());
     let secret = receipts::key(from);
-    let log = JetStream::open(&JetStreamConfig { secret, ..cluster.log.clone() }).map_err(|why| refused(&why))?;
+    let log = reach(&JetStreamConfig { secret, ..cluster.log.clone() }).map_err(|why| refused(&why))?;
     let keeps_receipts = secret == Some(log.secret());
     let beats = log.beats();
     // Servers that are there already wait for the end.
@@ -36,4 +41,15 @@ pub fn import(from: &Path, cluster: &ClusterConfig, tell: impl FnMut(u64, u64)) 
     beats.give(None);
     let store::Imported { positions, bytes, place } = imported.map_err(|why| refused(&why))?;
     Ok(Imported { positions, bytes, place, keeps_receipts })
+}
+
+fn reach(log: &JetStreamConfig) -> Result<JetStream, JetStreamError> {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        match JetStream::open(log) {
+            Err(why) if why.may_pass() && Instant::now() < until => warn!("{why}; trying again"),
+            reached => return reached,
+        }
+        thread::sleep(PAUSE);
+    }
 }

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! The ports for clients and operators are open in both cases, and what is called there goes to the server that leads: see
-//! [`proxy`](super::proxy). Over HTTP one that follows says that it is well, and not ready.
+//! [`proxy`](super::proxy). So does what is asked over HTTP, but for how the server is itself.
 
 use std::io::{Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
@@ -23,7 +23,9 @@ use super::control::ControlService;
 use super::doors::{Doors, OpenDoors};
 use super::engine::{Engine, Page};
 use super::health::Health;
+use super::http::{Following, HttpThread};
 use super::limits::Limits;
+use super::operator::Servers;
 use super::port::is_of_this_machine;
 use super::proxy::{Leader, Leads, LinkService, PassOn, ProxyThread, Way, is_server};
 use super::roles::Role;
@@ -45,14 +47,14 @@ pub const SHORTEST_TAKEOVER: Duration = Duration::from_secs(2);
 /// How long one reading of the log waits: so soon orders are heard.
 const LOOK: Duration = Duration::from_millis(100);
 /// Between two tries to reach NATS.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 /// A server that leads and has nothing to write proves so often that it still does.
 const PROVE: Duration = Duration::from_secs(5);
 /// How often a server that leads counts its clients for the others.
 const COUNT: Duration = Duration::from_secs(1);
 /// A server that leads and cannot write its own disk for so long leaves that to another one.
 const UNFIT: Duration = Duration::from_secs(2);
-/// A request to a server that follows: how long it may take, and be.
+/// A request to a server that has not reached the log: how long it may take, and be.
 const REQUEST: Duration = Duration::from_secs(1);
 const LONGEST_REQUEST: usize = 4096;
 
@@ -192,8 +194,10 @@ struct Station {
     /// What operators call, while this server leads; and else.
     control: Arc<Mutex<Option<ControlService>>>,
     elsewhere: PassOn,
+    http: Option<HttpThread>,
+    following: Following,
     /// Of the connection to NATS that was made last.
-    beats: Mutex<Beats>,
+    beats: Arc<Mutex<Beats>>,
     /// The newest message that one who said that it leads knew.
     newest: AtomicU64,
 }
@@ -219,23 +223,19 @@ impl Run {
         self.shared.set_role("following (the log was not reached yet)".into());
         let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
         let Next::Goes(log) = self.reach()? else { return Ok(()) };
+        drop(waiting);
         let station = self.open(&log)?;
-        let followed = self.work(log, &station, waiting);
+        let followed = self.work(log, &station);
         let stopped = self.close(station);
         followed.and(stopped)
     }
 
     /// Follows and leads until it is to stop.
-    fn work(&mut self, log: JetStream, station: &Station, waiting: Waiting) -> Result<(), ServerError> {
-        let (mut log, mut waiting, mut has_led) = (Some(log), Some(waiting), false);
+    fn work(&mut self, log: JetStream, station: &Station) -> Result<(), ServerError> {
+        let (mut log, mut has_led) = (Some(log), false);
         loop {
-            let waits = match waiting.take() {
-                Some(waiting) => waiting,
-                None => Waiting::start(self.config.http.as_deref(), self.shared.clone())?,
-            };
             let Next::Goes(standby) = self.standby(log.take(), has_led, station)? else { return Ok(()) };
             let Next::Goes(backend) = self.follow(standby, station)? else { return Ok(()) };
-            drop(waits);
             has_led = true;
             let Next::Goes(()) = self.lead(backend, station)? else { return Ok(()) };
         }
@@ -285,7 +285,23 @@ impl Run {
         let anonymous_group = self.config.broker.anonymous_group.is_some();
         let proxy = ProxyThread::start(way.clone(), trouble, anonymous_group).map_err(start)?;
         let contact = doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
-        let (link, control) = (LinkService::new(), Arc::<Mutex<Option<ControlService>>>::default());
+        let page = Page::bind(&self.config, doors.tls.as_ref(), &doors.about)?;
+        let http = page.map(|page| page.open(&doors)).transpose()?;
+        let (beats, shared) = (Arc::new(Mutex::new(log.beats())), self.shared.clone());
+        let following = {
+            let beats = beats.clone();
+            let view = move || locked(&beats).view();
+            Following {
+                about: doors.about.clone(),
+                access: doors.access.clone(),
+                role: Arc::new(move || shared.role()),
+                servers: Arc::new(move || Servers { now: Time::now(), alone: false, view: view() }),
+                elsewhere: elsewhere.clone(),
+            }
+        };
+        http.iter().for_each(|http| http.follows(&following));
+        let link = LinkService::new(http.as_ref().map(|http| http.inside(&doors.access)));
+        let control = Arc::<Mutex<Option<ControlService>>>::default();
         let here = {
             let control = control.clone();
             move || locked(&control).clone()
@@ -309,7 +325,9 @@ impl Run {
             link,
             control,
             elsewhere,
-            beats: Mutex::new(log.beats()),
+            http,
+            following,
+            beats,
             newest: AtomicU64::new(0),
         })
     }
@@ -406,7 +424,6 @@ impl Run {
         let says = Saying { leads: true, epoch: backend.epoch(), ..self.says() };
         beats.say(says.clone());
         let engine = self.engine(backend, station).inspect_err(|_| beats.give(None))?;
-        self.config.http = engine.http().map(str::to_owned);
         let store = engine.store();
         let (leads, over) = {
             let failing = store.clone();
@@ -452,6 +469,7 @@ impl Run {
         beats.give(None);
         *locked(&station.control) = None;
         station.elsewhere.set(None);
+        station.http.iter().for_each(|http| http.follows(&station.following));
         station.link.set(None);
         if let Next::Stops = next {
             // Clients are told to go elsewhere before another server leads: what they still tell goes to that one.
@@ -489,11 +507,10 @@ impl Run {
     }
 
     fn engine(&self, backend: Replicated<JetStream>, station: &Station) -> Result<Engine, ServerError> {
-        let Station { doors, health, proxy, .. } = station;
-        let page = Page::bind(&self.config, doors.tls.as_ref(), &doors.about)?;
+        let Station { doors, health, proxy, http, .. } = station;
         let opened = Store::with_backend(Box::new(backend)).map_err(ServerError::Open)?;
         let contact = |_| doors.contact(Upstream::Proxy(proxy.handle()), health.clone());
-        Engine::start(&self.config, opened, doors, contact)?.begin(&self.config, doors, page, health)
+        Engine::start(&self.config, opened, doors, contact)?.begin(&self.config, doors, http.as_ref(), health)
     }
 
     fn begin_stop(&self, station: &Station) {
@@ -519,7 +536,8 @@ impl Run {
             station.open.wait(&station.doors.calls, &station.health, self.config.grace);
             closed.store(true, SeqCst);
         });
-        let Station { open, proxy, .. } = station;
+        let Station { open, proxy, http, .. } = station;
+        http.into_iter().for_each(HttpThread::stop);
         proxy.stop();
         open.close();
         Ok(())
@@ -573,7 +591,7 @@ fn of_follow(error: FollowError) -> ServerError {
     }
 }
 
-/// Answers /healthz and /readyz while the server follows, if that needs no TLS. One request after another.
+/// Answers /healthz and /readyz until the log is reached, if that needs no TLS. One request after another.
 struct Waiting {
     address: Option<std::net::SocketAddr>,
     stop: Arc<AtomicBool>,
@@ -632,7 +650,7 @@ fn answer(mut connection: TcpStream, role: &str) -> std::io::Result<()> {
     let (status, body) = match head.split(' ').nth(1) {
         Some("/healthz") => ("200 OK", "ok"),
         Some("/readyz") => ("503 Service Unavailable", role),
-        _ => ("503 Service Unavailable", "this server follows another one: ask that one"),
+        _ => ("503 Service Unavailable", "this server has not reached the log of the cluster yet"),
     };
     let length = body.len();
     write!(

@@ -128,7 +128,13 @@ impl Events {
 
     #[track_caller]
     pub fn at(rig: &Rig, path: &str) -> Events {
-        let mut events = Events::asked(rig, path);
+        Events::from(rig.http(), path)
+    }
+
+    /// Of the server with this address.
+    #[track_caller]
+    pub fn from(address: &str, path: &str) -> Events {
+        let mut events = Events::asked(address, path);
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             assert_ne!(events.lines.read_line(&mut head).unwrap(), 0, "{head}");
@@ -139,11 +145,11 @@ impl Events {
 
     /// One that asked, and reads nothing.
     pub fn unread(rig: &Rig) -> Events {
-        Events::asked(rig, "/api/events")
+        Events::asked(rig.http(), "/api/events")
     }
 
-    fn asked(rig: &Rig, path: &str) -> Events {
-        let mut stream = connect(rig.http());
+    fn asked(address: &str, path: &str) -> Events {
+        let mut stream = connect(address);
         write!(stream, "GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").unwrap();
         Events { head: String::new(), lines: BufReader::new(stream) }
     }

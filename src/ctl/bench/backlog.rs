@@ -17,9 +17,6 @@ const SHORT: u64 = 100_000;
 const BATCH: u32 = 1000;
 
 pub(super) fn run(run: &mut Run, args: &Backlog) -> Result<(), Error> {
-    if !run.target.is_spawned() {
-        return Err(Error::Usage("bench backlog kills its server and starts it again: use --spawn".into()));
-    }
     // The same work on a server with nothing else in its log.
     let short = args.tasks.min(SHORT);
     fill(run, "short", args.workers.size, short)?;

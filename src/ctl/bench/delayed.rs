@@ -17,9 +17,6 @@ const DELAY: Duration = Duration::from_secs(3600);
 const BATCH: u64 = 1000;
 
 pub(super) fn run(run: &mut Run, args: &Delayed) -> Result<(), Error> {
-    if !run.target.is_spawned() {
-        return Err(Error::Usage("bench delayed kills its server and starts it again: use --spawn".into()));
-    }
     let before = work::once(run, run.kind("before", args.workers.size), &args.workers, args.beside, None)?;
     let waiting = gather(run, args.groups, Names::Named, &args.reach)?;
     let link = run.link()?;

@@ -12,9 +12,6 @@ use crate::ctl::Error;
 use crate::wire::control as pb;
 
 pub(super) fn run(run: &mut Run, args: &Groups) -> Result<(), Error> {
-    if !run.target.is_spawned() {
-        return Err(Error::Usage("bench groups leaves its groups behind: use --spawn".into()));
-    }
     let waiting = gather(run, args.groups, Names::Named, &args.reach)?;
     disperse(run, waiting)?;
     fill(run, "", args.size, args.tasks)?;

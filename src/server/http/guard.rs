@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+#[cfg(feature = "cluster")]
+use axum::handler::Handler;
 use axum::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use axum::http::{Method, StatusCode};
 use axum::middleware::{self, Next};
@@ -24,8 +26,8 @@ use crate::server::roles::{Row, row};
 /// For an answer. What an operator asked for may still be done after that.
 const ANSWER: Duration = Duration::from_secs(15);
 
-/// Puts all of it around the routes: around those of `endless`, whose answers go on, all but the limit of time.
-pub(super) fn around(timed: Router, endless: Router, about: Arc<About>, access: Access) -> Router {
+/// Puts it around the routes, but for what [`admitting`] does: around those of `endless`, whose answers go on, all but the limit of time.
+pub(super) fn around(timed: Router, endless: Router, access: Access) -> Router {
     let missing = async |request: Request| {
         let why = format!("there is nothing at {}; the page is at /, the API under /api", request.uri().path());
         Refused::new(StatusCode::NOT_FOUND, "HTTP_NOT_FOUND", why)
@@ -40,8 +42,18 @@ pub(super) fn around(timed: Router, endless: Router, about: Arc<About>, access: 
         .fallback(missing)
         .method_not_allowed_fallback(other_method)
         .layer(middleware::from_fn_with_state(access, identify))
-        .layer(middleware::from_fn_with_state(about, admit))
-        .layer(middleware::map_response(harden))
+}
+
+/// Looks first what a browser may ask at all, whoever asks; and at last at what every answer carries.
+pub(super) fn admitting(router: Router, about: Arc<About>) -> Router {
+    router.layer(middleware::from_fn_with_state(about, admit)).layer(middleware::map_response(harden))
+}
+
+/// These routes for those alone who may ask for them, in time; and `others` for all the rest.
+#[cfg(feature = "cluster")]
+pub(super) fn around_some<T: 'static>(routes: Router, access: Access, others: impl Handler<T, ()>) -> Router {
+    let identified = routes.layer(middleware::from_fn_with_state(access, identify));
+    identified.fallback(others).layer(middleware::from_fn(in_time))
 }
 
 /// What answers when all places are taken: whether the server is well, to those who start it again if it is not, and nothing else.

@@ -22,6 +22,7 @@ use super::events;
 use super::live::{Snapshot, not_ready};
 use crate::broker::Tally;
 use crate::latency::Latency;
+use crate::server::about::About;
 use crate::server::limits::Limit;
 use crate::server::machine::Process;
 use crate::server::operator::{Group, Servers};
@@ -52,6 +53,21 @@ async fn scrape(State(app): State<AppState>, labelled: &Mutex<Labelled>) -> Answ
     cluster(&mut families, &snapshot.servers);
     machine(&mut families, &process);
     groups(&mut families, &labelled.sort(&snapshot), &snapshot);
+    answer(families)
+}
+
+/// Of a server that follows: what it knows itself.
+#[cfg(feature = "cluster")]
+pub(super) fn of_follower(about: &About, servers: &Servers) -> Answer {
+    let mut families = Families::default();
+    build(&mut families, false);
+    front(&mut families, about);
+    cluster(&mut families, servers);
+    machine(&mut families, &Process::now());
+    answer(families)
+}
+
+fn answer(families: Families) -> Answer {
     match families.text() {
         Ok(text) => Ok(([(header::CONTENT_TYPE, TEXT_FORMAT)], text).into_response()),
         Err(e) => {
@@ -62,11 +78,24 @@ async fn scrape(State(app): State<AppState>, labelled: &Mutex<Labelled>) -> Answ
     }
 }
 
-fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
+fn build(to: &mut Families, ready: bool) {
     let version = ("version", env!("CARGO_PKG_VERSION"));
     to.gauge("contact_build_info", "Always 1; the version of the server is a label.", &[version], 1.0);
-    let ready = not_ready(&app.health).is_none();
     to.gauge("contact_ready", "1 if the server takes work, as /readyz says.", &[], f64::from(u8::from(ready)));
+}
+
+fn front(to: &mut Families, about: &About) {
+    let text = "Connections that are open through a front: by TLS, or on a port that others reach.";
+    to.gauge("contact_front_connections", text, &[], about.front.open() as f64);
+    for (reason, count) in about.front.refused() {
+        let text = "Connections that were not let in by a front, or were cut.";
+        to.counter("contact_front_connections_refused_total", text, &[("reason", reason)], count);
+    }
+}
+
+fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
+    build(to, not_ready(&app.health).is_none());
+    front(to, &app.operator.about);
     let failed = app.operator.store.failure().is_some();
     let text = "1 if the store takes nothing now: a write failed, or its lock is held by another program for 10 s.";
     to.gauge("contact_store_failed", text, &[], f64::from(u8::from(failed)));
@@ -155,13 +184,6 @@ fn server(to: &mut Families, app: &AppState, now: &Snapshot) {
         let count = if limit == Limit::Bytes { meter.quotas_filled } else { count };
         to.counter("contact_identity_limits_total", text, &[("limit", limit.name())], count);
     }
-    let text = "Connections that are open through a front: by TLS, or on a port that others reach.";
-    to.gauge("contact_front_connections", text, &[], app.operator.about.front.open() as f64);
-    for (reason, count) in app.operator.about.front.refused() {
-        let text = "Connections that were not let in by a front, or were cut.";
-        to.counter("contact_front_connections_refused_total", text, &[("reason", reason)], count);
-    }
-
     let text = "Lines of the log that were dropped, since nobody read standard error.";
     to.counter("contact_log_lines_dropped_total", text, &[], crate::log_queue::dropped());
 

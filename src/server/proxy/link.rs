@@ -24,6 +24,7 @@ use crate::codec::{Admit, Requests};
 use crate::front::{Called, Dial, DialThread, Tls};
 use crate::mailbox;
 use crate::rpc_status;
+use crate::server::http::Inside;
 use crate::server::refusal::Refusal;
 use crate::target;
 use crate::task::weight;
@@ -194,17 +195,21 @@ fn weight_of(up: &Up) -> usize {
 }
 
 /// Takes the links of other servers, while this one leads.
-#[derive(Clone)]
-pub(in crate::server) struct LinkService(Arc<Mutex<Option<Leads>>>);
+#[derive(Clone, Default)]
+pub(in crate::server) struct LinkService {
+    leads: Arc<Mutex<Option<Leads>>>,
+    page: Option<Inside>,
+}
 
 impl LinkService {
-    pub(in crate::server) fn new() -> LinkService {
-        LinkService(Arc::default())
+    /// `page`: what is asked over HTTP, if there is anything.
+    pub(in crate::server) fn new(page: Option<Inside>) -> LinkService {
+        LinkService { page, ..LinkService::default() }
     }
 
     /// Whether this server leads, and its broker.
     pub(in crate::server) fn set(&self, leads: Option<Leads>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = leads;
+        *self.leads.lock().unwrap_or_else(PoisonError::into_inner) = leads;
     }
 
     /// Lets in servers of the cluster, and nobody else.
@@ -231,7 +236,7 @@ pub(in crate::server) fn is_server(secret: &[u8; 16]) -> impl Fn(&RpcContext<'_>
 
 impl LinkCalls for LinkService {
     fn attach(&mut self, ctx: RpcContext<'_>, requests: Requests<pb::ToLeader>, sink: DuplexSink<pb::FromLeader>) {
-        let leads = self.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let leads = self.leads.lock().unwrap_or_else(PoisonError::into_inner).clone();
         ctx.spawn(async move {
             let Some(leads) = leads else {
                 let _ = sink.fail(Refusal::NoLeader.into()).await;
@@ -254,5 +259,14 @@ impl LinkCalls for LinkService {
             leads.serve(pin!(ups), pin!(downs)).await;
             let _ = sink.fail(RpcStatus::new(RpcStatusCode::UNAVAILABLE)).await;
         });
+    }
+
+    fn http(&mut self, ctx: RpcContext<'_>, requests: Requests<pb::HttpRequest>, sink: DuplexSink<pb::HttpAnswer>) {
+        match &self.page {
+            Some(page) => page.answer(&ctx, requests, sink),
+            None => ctx.spawn(async move {
+                let _ = sink.fail(RpcStatus::new(RpcStatusCode::UNIMPLEMENTED)).await;
+            }),
+        }
     }
 }

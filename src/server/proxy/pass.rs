@@ -21,6 +21,8 @@ use crate::front::Dial;
 use crate::server::admission::LetIn;
 use crate::server::calls::{Ended, message};
 use crate::server::refusal::Refusal;
+use crate::wire::link as pb;
+use crate::wire::link_grpc::LinkClient;
 
 /// How often it is looked whether another server leads.
 const LOOK: Duration = Duration::from_millis(200);
@@ -78,6 +80,17 @@ impl PassOn {
         Err(Refusal::NoLeader)
     }
 
+    /// Begins to ask something over HTTP there.
+    pub(in crate::server) async fn http(&self) -> Result<HttpCall, Refusal> {
+        let there = self.connected().await?;
+        let mut metadata = MetadataBuilder::with_capacity(1);
+        self.0.way.sign(&mut metadata);
+        let calls = LinkClient::new(there.channel.clone());
+        let call = calls.http(CallOption::default().headers(metadata.build()));
+        let (sink, answers) = call.map_err(|_| Refusal::NoLeader)?;
+        Ok((HttpSink { sink, _there: there }, answers))
+    }
+
     /// What goes along with a call: who calls, and that a server says so.
     fn options<Q>(&self, ctx: &RpcContext<'_>, requests: &Requests<Q>) -> Result<CallOption, Refusal> {
         let caller = LetIn::of_many(requests)?;
@@ -106,6 +119,25 @@ impl PassOn {
             let (sink, answers) = there.client.duplex_streaming(&method, options).map_err(|_| Refusal::NoLeader)?;
             Ok(Call { sink, answers, _there: there })
         }
+    }
+}
+
+/// What goes to the server that leads, and what comes back.
+pub(in crate::server) type HttpCall = (HttpSink, ClientDuplexReceiver<pb::HttpAnswer>);
+
+/// The first. To be kept as long as something comes back.
+pub(in crate::server) struct HttpSink {
+    sink: ClientDuplexSender<pb::HttpRequest>,
+    _there: Arc<There>,
+}
+
+impl HttpSink {
+    pub(in crate::server) async fn send(&mut self, part: pb::HttpRequest) -> grpcio::Result<()> {
+        self.sink.send((part, WriteFlags::default())).await
+    }
+
+    pub(in crate::server) async fn close(&mut self) -> grpcio::Result<()> {
+        self.sink.close().await
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, ConnectOptions, ServerInfo};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use log::warn;
 use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
 
@@ -120,8 +121,17 @@ impl Nats {
         });
         let nats = self.clone();
         tokio::spawn(async move {
+            let mut warned = false;
             while let Some(word) = others_say.next().await {
-                locked(&nats.peers).hear(&word.payload, Time::now());
+                let this = locked(&nats.says).clone();
+                let is_twice = locked(&nats.peers).hear(&word.payload, &this, Time::now());
+                if is_twice && !std::mem::replace(&mut warned, true) {
+                    warn!(
+                        "another server of the cluster says that it is {}, too: give each its own --advertise, or what is to be passed on \
+                         to one may come to the other",
+                        this.server
+                    );
+                }
             }
         });
         let nats = self.clone();

@@ -60,18 +60,23 @@ impl Saying {
 pub(super) struct Peers(BTreeMap<String, ServerSeen>);
 
 impl Peers {
-    /// Hears what one said.
-    pub(super) fn hear(&mut self, bytes: &[u8], heard_at: Time) {
-        let Some((says, said_at)) = Saying::read(bytes) else { return };
+    /// Hears what one said. Says whether that is another one of the name of `this`.
+    pub(super) fn hear(&mut self, bytes: &[u8], this: &Saying, heard_at: Time) -> bool {
+        let Some((says, said_at)) = Saying::read(bytes) else { return false };
+        if says.server == this.server {
+            // The other servers know one of a name.
+            return says.started_at != this.started_at;
+        }
         self.0.retain(|_, seen| heard_at.since(seen.heard_at) < FORGOTTEN);
         if self.0.len() >= MOST && !self.0.contains_key(&says.server) {
             let silent =
                 self.0.iter().min_by_key(|(_, seen)| seen.heard_at).filter(|(_, seen)| !seen.is_here(heard_at));
-            let Some(name) = silent.map(|(name, _)| name.clone()) else { return };
+            let Some(name) = silent.map(|(name, _)| name.clone()) else { return false };
             self.0.remove(&name);
         }
         let ahead = said_at.0.saturating_sub(heard_at.0);
         self.0.insert(says.server.clone(), ServerSeen { says, is_this: false, heard_at, ahead });
+        false
     }
 
     /// Where the term began of the server that leads, as far as that was heard; 0: it was not.
@@ -82,8 +87,7 @@ impl Peers {
     /// All of them; this one as it is now.
     pub(super) fn all(&self, this: Saying, now: Time) -> Vec<ServerSeen> {
         let this = ServerSeen { says: this, is_this: true, heard_at: now, ahead: 0 };
-        let others = self.0.values().filter(|seen| seen.says.server != this.says.server).cloned();
-        let mut all: Vec<_> = others.chain([this.clone()]).collect();
+        let mut all: Vec<_> = self.0.values().cloned().chain([this]).collect();
         all.sort_by(|a, b| a.says.server.cmp(&b.says.server));
         all
     }
@@ -108,17 +112,26 @@ mod tests {
     #[test]
     fn what_a_server_says_is_heard_with_how_far_its_clock_is_ahead() {
         let mut peers = Peers::default();
-        peers.hear(&saying("b").to_bytes(Time(10_500)), Time(10_000));
-        peers.hear(&saying("a").to_bytes(Time(7_000)), Time(10_000));
+        peers.hear(&saying("b").to_bytes(Time(10_500)), &saying("me"), Time(10_000));
+        peers.hear(&saying("a").to_bytes(Time(7_000)), &saying("me"), Time(10_000));
         let seen = |at: usize| peers.all(saying("me"), Time(14_999))[at].clone();
         assert_eq!((seen(0).says, seen(0).ahead, seen(0).heard_at), (saying("a"), -3_000, Time(10_000)));
         assert_eq!((seen(1).says, seen(1).ahead, seen(1).is_here(Time(14_999))), (saying("b"), 500, true));
         assert!(!seen(1).is_here(Time(15_000)));
         assert!(seen(2).is_this && seen(2).is_here(Time(14_999)));
         assert_eq!(peers.epoch(), 7);
-        peers.hear(&Saying { leads: false, ..saying("a") }.to_bytes(Time(1)), Time(1));
-        peers.hear(&Saying { leads: false, epoch: 8, ..saying("b") }.to_bytes(Time(1)), Time(1));
+        peers.hear(&Saying { leads: false, ..saying("a") }.to_bytes(Time(1)), &saying("me"), Time(1));
+        peers.hear(&Saying { leads: false, epoch: 8, ..saying("b") }.to_bytes(Time(1)), &saying("me"), Time(1));
         assert_eq!(peers.epoch(), 0, "nobody leads");
+    }
+
+    #[test]
+    fn another_server_of_the_same_name_is_noticed() {
+        let mut peers = Peers::default();
+        let mut is_twice = |says: &Saying| peers.hear(&says.to_bytes(Time(0)), &saying("me"), Time(0));
+        assert!(!is_twice(&saying("me")) && !is_twice(&saying("other")));
+        assert!(is_twice(&Saying { started_at: Time(-4), ..saying("me") }));
+        assert_eq!(names(&peers, Time(0)), ["me", "other"]);
     }
 
     #[test]
@@ -130,17 +143,17 @@ mod tests {
             &pb::Saying { server: "x".repeat(LONGEST), ..pb::Saying::new() }.write_to_bytes().unwrap(),
             &saying("").to_bytes(Time(0)),
         ] {
-            peers.hear(strange, Time(0));
+            peers.hear(strange, &saying("me"), Time(0));
         }
         assert_eq!(names(&peers, Time(0)), ["me"]);
         for n in 0..3 * MOST {
-            peers.hear(&saying(&format!("s{n:04}")).to_bytes(Time(0)), Time(0));
+            peers.hear(&saying(&format!("s{n:04}")).to_bytes(Time(0)), &saying("me"), Time(0));
         }
         assert_eq!(peers.0.len(), MOST);
         assert!(!peers.0.contains_key("s0100"), "those that are there stay");
-        peers.hear(&saying("new").to_bytes(Time(0)), Time(6_000));
+        peers.hear(&saying("new").to_bytes(Time(0)), &saying("me"), Time(6_000));
         assert!(peers.0.contains_key("new") && peers.0.len() == MOST, "one that is silent makes room");
-        peers.hear(&saying("late").to_bytes(Time(0)), Time(6_000 + FORGOTTEN.as_millis() as i64));
+        peers.hear(&saying("late").to_bytes(Time(0)), &saying("me"), Time(6_000 + FORGOTTEN.as_millis() as i64));
         assert_eq!(names(&peers, Time(0)), ["late", "me"]);
     }
 }

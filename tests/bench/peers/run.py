@@ -3,10 +3,14 @@
 
     tests/bench/peers/run.py [--seconds N] [--only NAME ...] [--runs N] [--bin FOLDER] [--dir DIR] [--json | --markdown]
     tests/bench/peers/run.py --what callers --callers 64
+    tests/bench/peers/run.py --replicas 3
 
 work      one submitter and eight workers: tasks of 100 bytes are submitted, delivered and settled, in batches where there are some.
 callers   programs that each submit one task, and wait until it is accepted, again and again. All of them are Python, with the
           package that is usual for the server.
+
+With --replicas 3, `work` goes in turn through one Contact server, through two of a cluster over three NATS servers, at the one that leads and at
+the other one, and through three NATS servers alone, whose stream and consumer have three replicas. Contact is to be built with --features cluster.
 
 A peer is measured as it comes and as it is when nothing may be lost; Contact is always the latter. Its server listens on
 127.0.0.1 alone, keeps its files in a folder under DIR that is removed afterwards, and has the settings that it comes with, but for
@@ -64,6 +68,7 @@ def arguments():
     parser.add_argument("--what", choices=WHAT, action="append", help="which table (both)")
     parser.add_argument("--only", metavar="NAME", action="append", help="only peers whose names begin so, such as redis")
     parser.add_argument("--durable", action="store_true", help="only the settings with which nothing is lost")
+    parser.add_argument("--replicas", type=int, choices=(1, 3), default=1, help="how many servers have each task (1)")
     parser.add_argument("--seconds", type=float, default=5, help="how long each is given work (5)")
     parser.add_argument("--callers", type=int, default=64, metavar="N", help="how many (64)")
     parser.add_argument("--runs", type=int, default=3, help="rounds, each through all of them; medians are shown (3)")
@@ -75,6 +80,10 @@ def arguments():
     args = parser.parse_args()
     if args.runs < 1 or args.seconds <= 0 or args.callers < 1:
         parser.error("--runs, --seconds and --callers are to be more than nothing")
+    if args.replicas > 1:
+        if args.what and args.what != ["work"]:
+            parser.error("--replicas is for --what work")
+        args.what = ["work"]
     return args
 
 
@@ -89,7 +98,9 @@ def main():
     from peer_rabbitmq import RabbitMQ
     from peer_redis import Redis
 
-    peers = [Contact(args.bin.resolve(), stubs), Redis(), Nats(), PostgreSQL(), RabbitMQ(), Beanstalkd()]
+    contact, nats = Contact(args.bin.resolve(), stubs, args.replicas), Nats(args.replicas)
+    peers = [contact, Redis(), nats, PostgreSQL(), RabbitMQ(), Beanstalkd()]
+    peers = [peer for peer in peers if peer.replicas == args.replicas]
     if args.only:
         known = [peer.name for peer in peers]
         peers = [peer for peer in peers if any(peer.name.lower().startswith(name.lower()) for name in args.only)]
@@ -103,11 +114,10 @@ def main():
             absent.append({"name": peer.name, "why": str(why)})
             print(f"left out: {peer.name}: {why}", file=sys.stderr)
             continue
-        # The last setting is the one with which nothing is lost.
-        for setting in peer.settings[-1:] if args.durable else peer.settings:
+        for setting in (setting for setting in peer.settings if peer.durable(setting) or not args.durable):
             for what in args.what or WHAT:
                 row = {"what": what, "name": peer.name, "version": version, "setting": setting, "how": peer.how, "runs": []}
-                rows.append((peer, {**row, "durable": setting == peer.settings[-1]}))
+                rows.append((peer, {**row, "durable": peer.durable(setting)}))
     for run in range(args.runs):
         for peer, row in rows:
             print(f"run {run + 1} of {args.runs}: {row['what']}, {row['name']}, {row['setting']}", file=sys.stderr, flush=True)
@@ -136,11 +146,11 @@ def main():
 
 def measure(harness, peer, row, args):
     if row["what"] == "work" and hasattr(peer, "bench"):
-        return peer.bench(args.seconds, args.dir)
-    with harness.running(peer, row["setting"], args.dir) as process:
+        return peer.bench(row["setting"], args.seconds, args.dir)
+    with harness.running(peer, row["setting"], args.dir) as server:
         if row["what"] == "work":
-            return harness.work(peer, process, args.seconds)
-        return harness.callers(peer, process, args.seconds, args.callers)
+            return harness.work(peer, server, args.seconds)
+        return harness.callers(peer, server, args.seconds, args.callers)
 
 
 def show(args, rows, absent, limits):

@@ -280,12 +280,13 @@ impl Ledger {
     /// Whether a task was given up after as many deliveries as it may have, each of which ended on the way to a client or at one that was
     /// gone: such a task may have reached nobody.
     fn is_used_up(&self, group: &str, id: u64) -> bool {
-        use pb::Outcome::{EXHAUSTED, LOST, RELEASED, TIMED_OUT};
+        use pb::Outcome::{EXHAUSTED, RELEASED};
         let of_task = || self.results.iter().filter(|it| it.group == group && it.task_id == id && !it.late);
         let count = |outcome: pb::Outcome| of_task().filter(|it| it.outcome == outcome.into()).count();
-        let most = self.tasks.get(&id).map_or(0, |task| task.max_attempts as usize);
-        let ended = count(LOST) + count(TIMED_OUT);
-        count(EXHAUSTED) == 1 && (count(RELEASED) >= MAX_DELIVERIES || (most > 0 && ended >= most))
+        let most = self.tasks.get(&id).map_or(0, |task| task.max_attempts);
+        // By its number: of an attempt that was lost with one of several servers nothing need be in the ledger.
+        let last = of_task().map(|it| it.attempt).max().unwrap_or(0);
+        count(EXHAUSTED) == 1 && (count(RELEASED) >= MAX_DELIVERIES || (most > 0 && last >= most))
     }
 }
 

@@ -1,24 +1,21 @@
-//! Several real servers over real NATS servers, which are killed and stopped again and again under load; then what every party saw is held
-//! against the ledger, and the views against each other.
+//! Several real servers over real NATS servers.
 //!
-//! It needs the feature: `cargo test --features cluster --test system cluster::`. A few die; for a long run:
-//! `CONTACT_DEATHS=100 cargo test --features cluster --test system cluster:: -- --nocapture`.
+//! They need the feature: `cargo test --features cluster --test system cluster::`.
 
+mod campaign;
+mod deaths;
+mod members;
 #[path = "nats/servers.rs"]
 mod nats;
+#[cfg(target_os = "linux")]
+mod partitions;
 #[path = "replicated/rows.rs"]
 mod rows;
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
-use std::{env, thread};
 
-use contact::store::Standby;
 use contact::wire::contact as pb;
 use contact::wire::contact_grpc::ContactClient;
 use contact::wire::control;
@@ -28,240 +25,13 @@ use futures::executor::block_on;
 use futures::{SinkExt as _, StreamExt as _};
 use grpcio::{CallOption, Channel, ChannelBuilder, EnvBuilder, MetadataBuilder, RpcStatusCode, WriteFlags};
 use protobuf::EnumOrUnknown;
-use tempfile::TempDir;
 
 use crate::browser::driver::{Browser, Scene};
 use crate::common::disk::SmallDisk;
-use crate::common::program::Program;
 use crate::common::server::Server;
-use crate::common::{DEADLINE, free_port};
-use crate::crash::ledger::Ledger;
-use crate::crash::witness::Witness;
-use crate::crash::{submitters, workers};
 use crate::http::client::{Events, Reply, exchange};
+use members::{Member, PROGRAM, leader};
 use nats::Nats;
-use rows::rows;
-
-const PROGRAM: &str = env!("CARGO_BIN_EXE_contact-server");
-const CONTACTCTL: &str = env!("CARGO_BIN_EXE_contactctl");
-
-/// One of the servers.
-struct Member {
-    args: Vec<String>,
-    listen: String,
-    control: String,
-    http: String,
-    data: PathBuf,
-    /// What it lies in.
-    _folder: Option<TempDir>,
-    program: Program,
-}
-
-fn spawn(args: &[String]) -> Program {
-    Program::spawn("contact-server", Command::new(PROGRAM).args(args)).unwrap()
-}
-
-impl Member {
-    fn start(nats: &str, cluster: &str) -> Member {
-        Member::start_with(nats, cluster, &[])
-    }
-
-    fn start_with(nats: &str, cluster: &str, more: &[&str]) -> Member {
-        let folder = tempfile::tempdir().unwrap();
-        let data = folder.path().to_owned();
-        Member { _folder: Some(folder), ..Member::start_in(&data, nats, cluster, more) }
-    }
-
-    fn start_in(data: &Path, nats: &str, cluster: &str, more: &[&str]) -> Member {
-        let [listen, control, http] = [(); 3].map(|()| free_port());
-        let folder = data.to_str().unwrap();
-        let args = [
-            ["--listen", &listen],
-            ["--control", &control],
-            ["--data", folder],
-            ["--http", &http],
-            ["--nats", nats],
-            ["--cluster", cluster],
-            ["--advertise", &listen],
-            // As the campaign of one server has it.
-            ["--ack-timeout", "1s"],
-            ["--max-attempts", "1000"],
-            ["--max-deliveries", "4"],
-        ];
-        let args: Vec<String> = args.concat().into_iter().chain(more.iter().copied()).map(str::to_owned).collect();
-        let program = spawn(&args);
-        Member { args, listen, control, http, data: data.to_owned(), _folder: None, program }
-    }
-
-    /// Waits until /readyz says this.
-    #[track_caller]
-    fn until_ready_says(&self, what: &str) {
-        self.until("/readyz", |answer| answer.contains(what));
-    }
-
-    /// Waits until it answers so to a request over HTTP.
-    #[track_caller]
-    fn until(&self, path: &str, is_so: impl Fn(&str) -> bool) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let answer = self.asked(path);
-            if is_so(&answer) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "it says {answer}");
-            thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// What contactctl prints, with and without an error.
-    fn ctl(&self, args: &[&str]) -> String {
-        let output = Command::new(CONTACTCTL).args(["--server", &self.control]).args(args).output().unwrap();
-        String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
-    }
-
-    /// Waits until `contactctl doctor` says this.
-    #[track_caller]
-    fn until_doctor_says(&self, what: &str) {
-        let deadline = Instant::now() + DEADLINE;
-        loop {
-            let said = self.ctl(&["doctor"]);
-            if said.contains(what) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "{what}: it says {said}");
-            thread::sleep(Duration::from_millis(100));
-        }
-    }
-
-    fn leads(&self) -> bool {
-        self.asked("/readyz").contains("200 OK")
-    }
-
-    /// What it answers over HTTP, as far as it does at once.
-    fn asked(&self, path: &str) -> String {
-        let mut answer = String::new();
-        let patience = Duration::from_millis(200);
-        if let Ok(mut stream) = TcpStream::connect_timeout(&self.http.parse().unwrap(), patience) {
-            let _ = stream.set_read_timeout(Some(patience));
-            let _ = write!(stream, "GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
-            let _ = stream.read_to_string(&mut answer);
-        }
-        answer
-    }
-}
-
-/// The place of the one that leads; `but` is not looked at.
-#[track_caller]
-fn leader(members: &[Member], but: Option<usize>) -> usize {
-    let deadline = Instant::now() + DEADLINE;
-    loop {
-        if let Some(at) = (0..members.len()).find(|at| Some(*at) != but && members[*at].leads()) {
-            return at;
-        }
-        assert!(Instant::now() < deadline, "nobody leads");
-        thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// What happens to whom.
-#[derive(Debug, Clone, Copy)]
-enum Death {
-    /// Of the server that leads: `kill -9`.
-    Leader,
-    /// It stops for longer than its term lasts, and goes on.
-    Zombie,
-    /// Of the other server: `kill -9`.
-    Follower,
-    /// Of a NATS server: `kill -9`, and started again.
-    Nats,
-    /// The server that leads is told to end.
-    Stop,
-}
-
-const DEATHS: [Death; 5] = [Death::Leader, Death::Nats, Death::Zombie, Death::Follower, Death::Stop];
-
-#[test]
-fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_dies() {
-    let Some(nats) = Nats::three() else { return };
-    let deaths = env::var("CONTACT_DEATHS").map_or(5, |text| text.parse().expect("CONTACT_DEATHS is a number"));
-    let config = nats.config();
-    // The stream is there when the first one needs it.
-    drop(nats::open(&config));
-    let cluster = config.cluster.to_string();
-    let mut members = [Member::start(&nats.urls(), &cluster), Member::start(&nats.urls(), &cluster)];
-    let all = |of: fn(&Member) -> &str| members.each_ref().map(of).join(",");
-    let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), deaths));
-    let leads = leader(&members, None);
-    members[leads].until_ready_says("200 OK");
-    members[1 - leads].until_ready_says("following (lag 0)");
-    let submitting = submitters::start(&witness);
-    let working = workers::start(&witness);
-    let mut failovers = Vec::new();
-    for n in 0..deaths {
-        let death = DEATHS[n as usize % DEATHS.len()];
-        witness.until_settled(witness.settled() + 100);
-        thread::sleep(Duration::from_millis(rand::random_range(0..500)));
-        let leads = leader(&members, None);
-        let began = Instant::now();
-        match death {
-            Death::Leader | Death::Follower => {
-                let who = if matches!(death, Death::Leader) { leads } else { 1 - leads };
-                members[who].program.kill();
-                leader(&members, Some(who).filter(|_| matches!(death, Death::Leader)));
-                members[who].program = spawn(&members[who].args);
-            }
-            Death::Zombie => {
-                members[leads].program.signal("STOP");
-                leader(&members, Some(leads));
-                members[leads].program.signal("CONT");
-            }
-            Death::Nats => {
-                nats.order("kill", n as usize % 3);
-                witness.until_settled(witness.settled() + 20);
-                nats.order("start", n as usize % 3);
-            }
-            Death::Stop => {
-                members[leads].program.signal("TERM");
-                leader(&members, Some(leads));
-            }
-        }
-        if matches!(death, Death::Leader | Death::Zombie | Death::Stop) {
-            witness.life_is_over();
-        }
-        witness.until_settled(witness.settled() + 1);
-        let took = began.elapsed();
-        println!("{death:?}: {:.2} s until a worker is through with a task", took.as_secs_f64());
-        if let Death::Leader = death {
-            failovers.push(took);
-        }
-        if let Death::Stop = death {
-            members[leads].program.ended();
-            members[leads].program = spawn(&members[leads].args);
-        }
-    }
-    witness.until_settled(witness.settled() + 100);
-    witness.stop_submitting();
-    submitting.into_iter().for_each(|submitter| submitter.join().unwrap());
-
-    let ledger = Ledger::drained(&witness);
-    witness.stop_working();
-    members.iter_mut().for_each(|member| member.program.kill());
-    working.into_iter().for_each(workers::Worker::join);
-    ledger.assert_consistent(&witness);
-    failovers.sort_unstable();
-    println!("{deaths} deaths, {ledger}; after kill -9 of the leader: {failovers:.2?}");
-
-    let views = members.each_ref().map(|member| {
-        let mut standby = Standby::open(nats::open(&config), &member.data).unwrap();
-        // Nobody writes any more, and three servers say what there is within this.
-        while standby.follow(Duration::from_secs(3)).unwrap().messages > 0 {}
-        let place = standby.place();
-        drop(standby);
-        (place, rows(&member.data))
-    });
-    assert_eq!(views[0].0, views[1].0);
-    assert!(views[0].1 == views[1].1, "the views are the same row for row");
-}
 
 #[test]
 fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() {
@@ -312,7 +82,7 @@ fn a_server_of_several_shows_the_others_and_the_log_and_says_what_is_not_well() 
     scene.into_iter().for_each(Scene::ends_well);
     members[leads].until_doctor_says("1 server of the cluster fell silent, and no other is there");
     assert!(members[leads].ctl(&["servers"]).contains("silent, was following"));
-    members[1 - leads].program = spawn(&members[1 - leads].args);
+    members[1 - leads].restart();
     nats.order("kill", 2);
     members[leads].until_doctor_says("2 NATS servers of 3 that are to keep the log");
     members[leads].until_doctor_says("the monitoring port");
@@ -544,7 +314,7 @@ fn the_page_of_a_server_that_follows_is_that_of_the_one_that_leads_whichever_doe
     members[0].program.kill();
     while events.next().is_some() {}
     members[1].until("/api/tasks", |answer| answer.contains("200 OK") && answer.contains(r#""to":"w""#));
-    members[0].program = spawn(&members[0].args);
+    members[0].restart();
     members[0].until_ready_says("following (lag 0)");
     let accepted = post(&members[0], "Host: localhost\r\nX-Contact: 1\r\n", r#"{"text": "after"}"#);
     assert_eq!(accepted.json()["id"], 2);

@@ -2,8 +2,10 @@
 //!
 //! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
+pub mod anonymous;
 pub mod ledger;
-mod operators;
+pub mod operators;
+pub mod python_workers;
 mod runs;
 pub mod submitters;
 pub mod witness;

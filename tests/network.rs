@@ -1,7 +1,7 @@
 //! Networks that fail, and clients that do not read: through the real server.
 
 #[cfg(target_os = "linux")]
-mod machines;
+pub mod machines;
 #[cfg(target_os = "linux")]
 mod nat;
 pub mod proxy;

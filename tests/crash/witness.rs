@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use contact::wire::contact as pb;
 use grpcio::{Channel, ChannelBuilder, EnvBuilder, Environment};
@@ -90,6 +91,8 @@ pub struct Witness {
     /// The texts of all runs that anybody ever tried to begin.
     pub runs_tried: Mutex<HashSet<String>>,
     pub cancelled: Mutex<Vec<Cancelled>>,
+    /// What a client that says nothing of itself was given: over each of its streams the ids.
+    pub anonymous: Mutex<Vec<Vec<u64>>>,
     settled: Mutex<u64>,
     progress: Condvar,
 }
@@ -117,9 +120,15 @@ impl Witness {
             runs: Mutex::default(),
             runs_tried: Mutex::default(),
             cancelled: Mutex::default(),
+            anonymous: Mutex::default(),
             settled: Mutex::default(),
             progress: Condvar::new(),
         }
+    }
+
+    /// Whether there are several servers.
+    pub fn sees_several(&self) -> bool {
+        self.listen.contains(',')
     }
 
     /// Which life of the server this is; it grows when one is over.
@@ -172,6 +181,12 @@ impl Witness {
         self.delivered.lock().unwrap().push(delivered);
     }
 
+    /// To be called when it was answered.
+    pub fn confirm(&self, group: &str, id: u64, attempt: u32, outcome: &'static str, ret: String) {
+        let (group, life, at) = (group.into(), self.life(), self.next_place());
+        self.confirmed.lock().unwrap().push(Confirmed { group, id, attempt, outcome, ret, life, at });
+    }
+
     /// To be called before the server can hear of it.
     pub fn begin(&self, group: &str, id: u64) {
         self.begun.lock().unwrap().push(Begun { group: group.into(), id, at: self.next_place() });
@@ -185,6 +200,17 @@ impl Witness {
 
     pub fn settled(&self) -> u64 {
         *self.settled.lock().unwrap()
+    }
+
+    /// Waits until so many more tasks were accepted than have been.
+    #[track_caller]
+    pub fn until_more_accepted(&self, more: usize) {
+        let count = || self.accepted.lock().unwrap().len();
+        let (enough, deadline) = (count() + more, Instant::now() + DEADLINE);
+        while count() < enough {
+            assert!(Instant::now() < deadline, "nothing is accepted: {} of {enough}", count());
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Waits until the workers are through with so many tasks in all.

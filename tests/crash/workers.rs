@@ -12,7 +12,7 @@ use futures::executor::block_on;
 use futures::{SinkExt, StreamExt};
 use grpcio::{CallOption, MetadataBuilder, WriteFlags};
 
-use super::witness::{Confirmed, Witness};
+use super::witness::Witness;
 use super::{BROADCAST, CAREFUL, QUEUE};
 
 /// How a worker is.
@@ -36,7 +36,8 @@ pub fn is_poison(id: u64) -> bool {
 
 pub enum Worker {
     OfTheLibrary(Running),
-    Exact(JoinHandle<()>),
+    /// A thread that ends when nobody works any more.
+    Thread(JoinHandle<()>),
 }
 
 impl Worker {
@@ -44,7 +45,7 @@ impl Worker {
         match self {
             // It cannot tell any more: the server is gone.
             Worker::OfTheLibrary(running) => drop(running.stop()),
-            Worker::Exact(thread) => thread.join().unwrap(),
+            Worker::Thread(thread) => thread.join().unwrap(),
         }
     }
 }
@@ -138,13 +139,17 @@ fn exact(witness: &Arc<Witness>, id: &str, group: &str, nature: Nature) -> Worke
     if nature == Nature::Careful {
         metadata.add_str("contact-begins", "1").unwrap();
     }
+    // Of several servers nobody may lead for longer than the next one believes who shows none.
+    if witness.sees_several() {
+        metadata.add_str("contact-receipts", "1").unwrap();
+    }
     if !group.is_empty() {
         metadata.add_str("contact-group", group).unwrap();
     }
     let options = CallOption::default().headers(metadata.build());
     let (witness, group) = (witness.clone(), if group.is_empty() { id } else { group }.to_owned());
     let exact = Exact { witness, group, nature, options, untold: Vec::new() };
-    Worker::Exact(thread::Builder::new().name(id.into()).spawn(move || exact.run()).unwrap())
+    Worker::Thread(thread::Builder::new().name(id.into()).spawn(move || exact.run()).unwrap())
 }
 
 /// One task at a time, one tellResult for each.
@@ -194,8 +199,8 @@ impl Exact {
                     self.witness.begin(&self.group, task.id);
                 }
                 let (id, attempt, outcome) = (task.id, task.attempt, outcome.into());
-                let ret = "not begun".into();
-                self.tell(client, pb::Result { id, attempt, outcome, ret, ..Default::default() })?;
+                let (ret, receipt) = ("not begun".into(), task.receipt.clone());
+                self.tell(client, pb::Result { id, attempt, outcome, ret, receipt, ..Default::default() })?;
                 if outcome != pb::Outcome::WORKING.into() {
                     continue;
                 }
@@ -214,6 +219,7 @@ impl Exact {
                     attempt: task.attempt,
                     outcome: outcome.into(),
                     ret: reply.text,
+                    receipt: task.receipt,
                     delay_ms: reply.delay.as_millis() as u32,
                     ..Default::default()
                 },
@@ -248,16 +254,7 @@ impl Exact {
             // Nothing of it is written down.
             pb::Outcome::WORKING => return Some(()),
         };
-        let (group, life, at) = (self.group.clone(), self.witness.life(), self.witness.next_place());
-        self.witness.confirmed.lock().unwrap().push(Confirmed {
-            group,
-            id: result.id,
-            attempt: result.attempt,
-            outcome,
-            ret: result.ret,
-            life,
-            at,
-        });
+        self.witness.confirm(&self.group, result.id, result.attempt, outcome, result.ret);
         Some(())
     }
 }

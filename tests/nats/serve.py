@@ -1,5 +1,6 @@
 """NATS servers for tests: `serve.py FOLDER COUNT` starts so many, with JetStream, and prints their URLs in a line, and in another one
-those of their monitoring ports.
+those of their monitoring ports. `serve.py FOLDER 3 ADDRESS@PID ADDRESS@PID ADDRESS@PID` starts each in the network of a process, at its
+address there.
 
 They end when standard input does. Until then each line there is an order: `kill 0`, `start 0`, `stop 0` (SIGSTOP), `continue 0`. Each is
 answered with a line when it is done.
@@ -36,11 +37,12 @@ def free_ports(count):
 
 
 def config(folder, place, ports, routes, monitors):
-    text = f'server_name: n{place}\nlisten: "127.0.0.1:{ports[place]}"\nhttp: "127.0.0.1:{monitors[place]}"\n'
+    """The ports are with their addresses."""
+    text = f'server_name: n{place}\nlisten: "{ports[place]}"\nhttp: "{monitors[place]}"\n'
     text += f'jetstream {{ store_dir: "{folder}/{place}", sync_interval: always }}\n'
     if len(ports) > 1:
-        others = ", ".join(f'"nats://127.0.0.1:{port}"' for port in routes)
-        text += f'cluster {{ name: tests, listen: "127.0.0.1:{routes[place]}", routes: [{others}] }}\n'
+        others = ", ".join(f'"nats://{port}"' for port in routes)
+        text += f'cluster {{ name: tests, listen: "{routes[place]}", routes: [{others}] }}\n'
     path = pathlib.Path(folder) / f"{place}.conf"
     path.write_text(text)
     return path
@@ -48,24 +50,26 @@ def config(folder, place, ports, routes, monitors):
 
 def main():
     target, count = pathlib.Path(sys.argv[1]), int(sys.argv[2])
+    hosts, pids = zip(*[host.split("@") for host in sys.argv[3:]] or [("127.0.0.1", "")] * count)
     try:
         program = pyenv.ensure(target, PACKAGES) / "nats-server"
     except pyenv.Unavailable as error:
         print(error, file=sys.stderr)
         sys.exit(UNAVAILABLE)
     with tempfile.TemporaryDirectory(prefix="contact-nats") as folder:
-        ports = free_ports(3 * count)
+        ports = [f"{host}:{port}" for host, port in zip(hosts * 3, free_ports(3 * count))]
         ports, routes, monitors = ports[:count], ports[count : 2 * count], ports[2 * count :]
         configs = [config(folder, place, ports, routes, monitors) for place in range(count)]
 
         def start(place):
             log = open(f"{folder}/{place}.log", "ab")
-            return subprocess.Popen([program, "-c", configs[place]], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            there = ["nsenter", "--target", pids[place], "--net"] if pids[place] else []
+            return subprocess.Popen([*there, program, "-c", configs[place]], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
 
         servers = [start(place) for place in range(count)]
         try:
-            print(",".join(f"nats://127.0.0.1:{port}" for port in ports))
-            print(",".join(f"http://127.0.0.1:{port}" for port in monitors), flush=True)
+            print(",".join(f"nats://{port}" for port in ports))
+            print(",".join(f"http://{port}" for port in monitors), flush=True)
             for line in sys.stdin:
                 order, place = line.split()
                 server = servers[int(place)]

@@ -1,5 +1,6 @@
 //! NATS servers for tests: real ones, made on first use as Python's environment is.
 
+use std::fmt::Display;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::path::Path;
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -23,20 +24,38 @@ impl Nats {
     /// failure.
     pub(crate) fn one() -> Option<&'static Nats> {
         static ONE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(ONE.get_or_init(|| Nats::start(1)))
+        or_skipped(ONE.get_or_init(|| Nats::start(1, &[])).as_ref())
     }
 
     /// The same of three, which keep each record together.
     pub(crate) fn three() -> Option<&'static Nats> {
         static THREE: OnceLock<Result<Nats, String>> = OnceLock::new();
-        or_skipped(THREE.get_or_init(|| Nats::start(3)))
+        or_skipped(THREE.get_or_init(|| Nats::start(3, &[])).as_ref())
     }
 
-    fn start(count: usize) -> Result<Nats, String> {
+    /// Three that no other test has, to do anything with.
+    #[allow(dead_code, reason = "one program of tests does")]
+    pub(crate) fn three_alone() -> Option<Nats> {
+        or_skipped(Nats::start(3, &[]))
+    }
+
+    /// The same, each in the network of a process: `address@process`.
+    #[allow(dead_code, reason = "one program of tests does")]
+    pub(crate) fn three_at(places: &[String]) -> Option<Nats> {
+        or_skipped(Nats::start(3, places))
+    }
+
+    fn start(count: usize, places: &[String]) -> Result<Nats, String> {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("nats");
         let program = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/nats/serve.py");
         let mut command = Command::new("python3");
-        command.arg(program).arg(folder).arg(count.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command
+            .arg(program)
+            .arg(folder)
+            .arg(count.to_string())
+            .args(places)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped());
         let mut process = command.spawn().map_err(|error| format!("python3: {error}"))?;
         let (mut urls, mut monitors) = (String::new(), String::new());
         let mut out = BufReader::new(process.stdout.take().expect("it is piped"));
@@ -101,7 +120,7 @@ pub(crate) fn open(config: &JetStreamConfig) -> JetStream {
     }
 }
 
-fn or_skipped(ready: &'static Result<Nats, String>) -> Option<&'static Nats> {
+fn or_skipped<T>(ready: Result<T, impl Display>) -> Option<T> {
     match ready {
         Ok(nats) => Some(nats),
         Err(why) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{why}"),

@@ -5,9 +5,11 @@
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio, id};
 
 use tempfile::TempDir;
+
+use crate::common::program::said;
 
 /// A machine, with a network, a name, an `/etc/hosts` and a `/var/lib` of its own.
 pub struct Machine {
@@ -92,13 +94,19 @@ const RULES: &str = "
         }
     }";
 
+/// An error says what is missing.
+fn check_programs() -> Result<(), String> {
+    for (program, argument) in [("ip", "-V"), ("nft", "--version")] {
+        let is_there = Command::new(program).arg(argument).output().is_ok_and(|done| done.status.success());
+        is_there.then_some(()).ok_or_else(|| format!("there is no {program}"))?;
+    }
+    Ok(())
+}
+
 impl Internet {
     /// `name`: by which the server is known. An error says what is missing.
     pub fn new(name: &str, agents: &[&str]) -> Result<Internet, String> {
-        for (program, argument) in [("ip", "-V"), ("nft", "--version")] {
-            let is_there = Command::new(program).arg(argument).output().is_ok_and(|done| done.status.success());
-            is_there.then_some(()).ok_or_else(|| format!("there is no {program}"))?;
-        }
+        check_programs()?;
         let hosts = format!("{SERVER} {name}");
         let (server, router) = (Machine::new("server", &hosts)?, Machine::new("router", "")?);
         let link = |inside: &str, machine: &Machine| {
@@ -135,6 +143,75 @@ impl Internet {
         let connect = format!("timeout 1 bash -c '< /dev/tcp/{address}/22' 2>&1 || true");
         // Refused would be an answer of the machine.
         self.server.run(&format!("{to_router}; {connect}; ip route del 192.168.0.0/16")).unwrap().contains("refused")
+    }
+}
+
+/// Machines in one network, and this one is in it, too. Each may be kept from hearing others.
+pub struct Lan {
+    machines: Vec<Machine>,
+    /// The first three numbers of all addresses.
+    net: String,
+    /// What the machines are connected to.
+    _switch: Machine,
+}
+
+/// Whom a machine does not hear. What it says to them is sent on.
+const DEAF: &str = "
+    table ip lan {
+        set deaf { type ipv4_addr; }
+        chain in { type filter hook input priority filter; ip saddr @deaf drop; }
+    }";
+
+impl Lan {
+    /// An error says what is missing.
+    pub fn new(names: &[&str]) -> Result<Lan, String> {
+        check_programs()?;
+        // Addresses for measurements, which nobody has.
+        let net = format!("198.{}.{}", rand::random_range(18..20), rand::random_range(0..256));
+        let switch = Machine::new("switch", "")?;
+        switch.run("ip link add hub type bridge; ip link set hub up")?;
+        // Goes with the switch.
+        let here = format!("lan{}", id());
+        let link = format!("ip link add {here} type veth peer name here netns {}", switch.holder.id());
+        let lines = format!("{link}; ip address add {net}.254/24 dev {here}; ip link set {here} up");
+        said(Command::new("sh").args(["-ec", &lines]))?;
+        switch.run("ip link set here master hub up")?;
+        let machines = names.iter().enumerate().map(|(n, name)| {
+            let machine = Machine::new(name, "")?;
+            let link = format!("ip link add port{n} type veth peer name eth0 netns {}", machine.holder.id());
+            switch.run(&format!("{link}; ip link set port{n} master hub up"))?;
+            machine.run(&format!("ip address add {net}.{}/24 dev eth0; ip link set eth0 up", n + 1))?;
+            machine.run(&format!("echo '{DEAF}' | nft -f -"))?;
+            Ok(machine)
+        });
+        let machines = machines.collect::<Result<_, String>>()?;
+        Ok(Lan { machines, net, _switch: switch })
+    }
+
+    pub fn address(&self, machine: usize) -> String {
+        format!("{}.{}", self.net, machine + 1)
+    }
+
+    /// A process in its network.
+    pub fn process(&self, machine: usize) -> u32 {
+        self.machines[machine].holder.id()
+    }
+
+    /// Becomes a program there.
+    pub fn command(&self, machine: usize, program: &str) -> Command {
+        self.machines[machine].command(program)
+    }
+
+    /// From now on it does not hear those, but itself.
+    pub fn deafen(&self, machine: usize, to: &[usize]) {
+        let others = to.iter().filter(|other| **other != machine);
+        let to = others.map(|other| self.address(*other)).collect::<Vec<_>>().join(", ");
+        self.machines[machine].run(&format!("nft add element ip lan deaf {{ {to} }}")).unwrap();
+    }
+
+    /// Everyone hears everyone again.
+    pub fn heal(&self) {
+        self.machines.iter().for_each(|machine| drop(machine.run("nft flush set ip lan deaf").unwrap()));
     }
 }
 

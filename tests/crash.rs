@@ -2,9 +2,11 @@
 //!
 //! `cargo test` kills it five times. For a long run: `CONTACT_CRASHES=100 cargo test --test system crash:: -- --nocapture`.
 
+#[cfg(feature = "cluster")]
 pub mod anonymous;
 pub mod ledger;
 pub mod operators;
+#[cfg(feature = "cluster")]
 pub mod python_workers;
 mod runs;
 pub mod submitters;

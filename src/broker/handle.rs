@@ -34,6 +34,9 @@ type Work = Box<dyn FnOnce(&mut Core, Now) + Send>;
 pub(super) enum Command {
     Join(Box<Join>, Reply<Result<Joined, JoinError>>),
     Leave(SessionId, Cow<'static, str>),
+    /// With its client's server.
+    #[cfg(feature = "cluster")]
+    Lose(SessionId),
     StreamTook(SessionId, u64),
     ReporterConnected(Arc<str>),
     Report(Arc<Reporter>, Vec<OutcomeReport>),
@@ -123,6 +126,12 @@ impl Handle {
     /// The stream of this session ended; `why` goes into the log.
     pub async fn leave(&self, session: SessionId, why: impl Into<Cow<'static, str>>) {
         let _ = self.send(Command::Leave(session, why.into())).await;
+    }
+
+    /// The server that the client of this session is connected to was lost.
+    #[cfg(feature = "cluster")]
+    pub(crate) async fn lose(&self, session: SessionId) {
+        let _ = self.send(Command::Lose(session)).await;
     }
 
     /// The stream of this session has taken `taken` bytes in all.

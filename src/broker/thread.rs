@@ -136,6 +136,11 @@ impl BrokerThread {
         match command {
             Command::Join(join, reply) => self.join(*join, reply, now),
             Command::Leave(session, why) => self.leave(session, &why, now),
+            #[cfg(feature = "cluster")]
+            Command::Lose(session) => {
+                self.core.excuse(session);
+                self.leave(session, "the server that it was connected to was lost", now);
+            }
             Command::StreamTook(session, taken) => self.core.stream_took(session, taken, now),
             Command::ReporterConnected(peer) => self.core.reporter_connected(&peer),
             Command::Report(reporter, reports) => {

@@ -472,9 +472,9 @@ impl Model {
         }
     }
 
-    /// The server ended this stream for a newer one: that its client said nothing means nothing.
-    pub(crate) fn taken_over(&mut self, old: SessionId) {
-        self.heard.insert(old);
+    /// The server ended this stream for a newer one, or its client's server was lost: that the client said nothing means nothing.
+    pub(crate) fn is_excused(&mut self, session: SessionId) {
+        self.heard.insert(session);
     }
 
     /// A stream goes on after another server led, whose client has this task.

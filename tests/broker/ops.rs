@@ -41,6 +41,8 @@ pub(crate) enum Op {
     Announce,
     Join(Who),
     Leave(Index),
+    /// With the server that it is connected to.
+    Lose(Index),
     /// The client reads only when it is told to.
     Slow(Index),
     Read(Index, u64),
@@ -370,6 +372,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Announce),
         8 => who().prop_map(Op::Join),
         4 => index().prop_map(Op::Leave),
+        1 => index().prop_map(Op::Lose),
         2 => index().prop_map(Op::Slow),
         3 => (index(), 0..=100_u64).prop_map(|(at, percent)| Op::Read(at, percent)),
         1 => index().prop_map(Op::Fast),
@@ -533,6 +536,7 @@ impl World {
             Op::Announce => self.announce(),
             Op::Join(who) => drop(self.try_join(self.identity(who))),
             Op::Leave(at) => drop(pick(at).map(|id| self.leave(id))),
+            Op::Lose(at) => drop(pick(at).map(|id| self.lose(id))),
             Op::Slow(at) => {
                 self.flush();
                 if let Some(id) = pick(at) {

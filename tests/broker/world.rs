@@ -314,7 +314,7 @@ impl World {
                 let connection = Some(&join.peer).filter(|peer| **peer != old.join.peer);
                 self.model.moved(before, id, connection, self.now);
             }
-            self.model.taken_over(before);
+            self.model.is_excused(before);
             self.gone(before);
         }
         self.model.peer_joined(id, &join.peer, stream.group.as_ref(), self.now);
@@ -337,6 +337,13 @@ impl World {
         self.gone(id);
         self.core.leave(id, self.now);
         self.act();
+    }
+
+    /// The server is lost that its client is connected to.
+    pub(crate) fn lose(&mut self, id: SessionId) {
+        self.model.is_excused(id);
+        self.core.excuse(id);
+        self.leave(id);
     }
 
     fn gone(&mut self, id: SessionId) {

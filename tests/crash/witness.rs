@@ -92,6 +92,7 @@ pub struct Witness {
     pub runs_tried: Mutex<HashSet<String>>,
     pub cancelled: Mutex<Vec<Cancelled>>,
     /// What a client that says nothing of itself was given: over each of its streams the ids.
+    #[cfg(feature = "cluster")]
     pub anonymous: Mutex<Vec<Vec<u64>>>,
     settled: Mutex<u64>,
     progress: Condvar,
@@ -120,6 +121,7 @@ impl Witness {
             runs: Mutex::default(),
             runs_tried: Mutex::default(),
             cancelled: Mutex::default(),
+            #[cfg(feature = "cluster")]
             anonymous: Mutex::default(),
             settled: Mutex::default(),
             progress: Condvar::new(),
@@ -204,6 +206,7 @@ impl Witness {
 
     /// Waits until so many more tasks were accepted than have been.
     #[track_caller]
+    #[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "tests of several servers use it"))]
     pub fn until_more_accepted(&self, more: usize) {
         let count = || self.accepted.lock().unwrap().len();
         let (enough, deadline) = (count() + more, Instant::now() + DEADLINE);

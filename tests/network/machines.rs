@@ -147,6 +147,7 @@ impl Internet {
 }
 
 /// Machines in one network, and this one is in it, too. Each may be kept from hearing others.
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "tests of several servers use it"))]
 pub struct Lan {
     machines: Vec<Machine>,
     /// The first three numbers of all addresses.
@@ -156,12 +157,14 @@ pub struct Lan {
 }
 
 /// Whom a machine does not hear. What it says to them is sent on.
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "tests of several servers use it"))]
 const DEAF: &str = "
     table ip lan {
         set deaf { type ipv4_addr; }
         chain in { type filter hook input priority filter; ip saddr @deaf drop; }
     }";
 
+#[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "tests of several servers use it"))]
 impl Lan {
     /// An error says what is missing.
     pub fn new(names: &[&str]) -> Result<Lan, String> {

@@ -295,6 +295,11 @@ impl Core {
         self.end(id, now);
     }
 
+    /// That a client says nothing more means nothing: the server that it is connected to was lost. Before [`leave`](Core::leave).
+    pub fn excuse(&mut self, id: SessionId) {
+        self.sessions.get_mut(&id).iter_mut().for_each(|session| session.heard = u64::MAX);
+    }
+
     /// A stream is over, and so are the leases of what its client holds.
     fn end(&mut self, id: SessionId, now: Now) {
         let Some(session) = self.sessions.get_mut(&id) else { return };

@@ -143,7 +143,7 @@ impl Serving {
         }
         for (_, session) in self.sessions.drain() {
             if let Session::Open(id, _) = session {
-                self.leads.broker.leave(id, "the server that its client is connected to was lost").await;
+                self.leads.broker.lose(id).await;
             }
         }
     }

@@ -141,6 +141,8 @@ impl Core {
             lane.iter().for_each(|lane| group.has_place(task, lane));
             group.open.take_waiting(task, &mut self.texts);
             group.open.delay(task, Due::After(now.steady), known.unwrap_or_default().go_on(attempt));
+            // As with a delivery: its client has said nothing since.
+            self.next_turn += 1;
             self.lease_again(id, task, Some(session), peer, Said::default(), begun, now);
         }
     }

@@ -311,7 +311,9 @@ impl Ledger {
             let begun = begins.get(&one.id).map_or(0, |at| at.iter().filter(|at| **at < one.at).count());
             assert!(one.spent as usize <= begun, "begun {begun} times: {one:?}{}", self.story(CAREFUL, one.id));
             let before = |said: &&&Confirmed| said.at < one.at && said.life <= one.life && said.attempt < one.attempt;
-            let retried = retries.get(&one.id).map_or(0, |said| said.iter().filter(before).count());
+            // The number of a delivery that was forgotten is used again.
+            let tried = retries.get(&one.id).into_iter().flatten().filter(before);
+            let retried = tried.map(|said| said.attempt).collect::<HashSet<_>>().len();
             assert!(one.spent as usize >= retried, "tried {retried} times: {one:?}{}", self.story(CAREFUL, one.id));
         }
     }

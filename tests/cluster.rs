@@ -29,7 +29,7 @@ use protobuf::EnumOrUnknown;
 use crate::browser::driver::{Browser, Scene};
 use crate::common::disk::SmallDisk;
 use crate::common::server::Server;
-use crate::http::client::{Events, Reply, exchange};
+use crate::http::client::{Events, Reply, get_from, post_to};
 use members::{Member, PROGRAM, leader};
 use nats::Nats;
 
@@ -277,13 +277,11 @@ fn what_servers_say_to_one_another_is_taken_from_no_one_else() {
 }
 
 fn get(member: &Member, path: &str) -> Reply {
-    exchange(&member.http, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+    get_from(&member.http, path)
 }
 
 fn post(member: &Member, headers: &str, body: &str) -> Reply {
-    let length = body.len();
-    let head = format!("POST /api/tasks HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n");
-    exchange(&member.http, (head + body).as_bytes())
+    post_to(&member.http, "/api/tasks", headers, body)
 }
 
 #[test]

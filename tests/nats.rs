@@ -62,5 +62,7 @@ fn on_three_servers_one_leads_and_the_other_has_all_that_it_wrote() {
     let tasks = store.handle().reader().unwrap().tasks_by_id(&[1, 2, 3]).unwrap();
     assert_eq!(tasks.iter().map(|task| task.spec.text.len()).collect::<Vec<_>>(), [1, 2_000_000, 3]);
     // A message that is sent behind another than the last is not taken.
-    assert!(open(&config).send(1, b"late").is_err());
+    let mut log = open(&config);
+    let late = log.begin(1, b"late");
+    assert!(log.landed(late).is_err());
 }

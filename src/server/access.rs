@@ -246,7 +246,7 @@ impl Access {
         let row = asked(ctx);
         let Caller { peer, who } = self.caller(ctx)?;
         let who = match said(PASSED_FOR) {
-            Some(uri) => Some(self.certified(Identity::from_uri(uri).ok_or(Refusal::WrongToken)?)),
+            Some(uri) => Some(Who::Certificate(self.certified(uri)?)),
             None => who.filter(|who| matches!(who, Who::Token(_))),
         };
         let caller = Caller { peer: said(PASSED_FROM).map_or(peer, Arc::from), who };
@@ -257,18 +257,15 @@ impl Access {
     /// Where a request over HTTP comes from that another server of the cluster passed on. `identity`: whose certificate that one saw.
     #[cfg(feature = "cluster")]
     pub(super) fn passed_by(&self, peer: &str, identity: Option<&str>) -> Result<Origin, Refusal> {
-        let known = |uri| match self.certified(Identity::from_uri(uri).ok_or(Refusal::WrongToken)?) {
-            Who::Certificate(known) => Ok(known),
-            Who::Token(_) => Err(Refusal::WrongToken),
-        };
-        Ok(Origin { peer: peer.into(), known: identity.map(known).transpose()? })
+        Ok(Origin { peer: peer.into(), known: identity.map(|uri| self.certified(uri)).transpose()? })
     }
 
     #[cfg(feature = "cluster")]
-    fn certified(&self, identity: Identity) -> Who {
+    fn certified(&self, uri: &str) -> Result<Arc<Known>, Refusal> {
+        let identity = Identity::from_uri(uri).ok_or(Refusal::WrongToken)?;
         let account = self.0.accounts.of(super::limits::Holder::Certificate(identity.clone()), Default::default());
         let (groups, labels, common_groups) = (Vec::new(), Labels::default(), Arc::from([]));
-        Who::Certificate(Arc::new(Known { identity, groups, labels, common_groups, account }))
+        Ok(Arc::new(Known { identity, groups, labels, common_groups, account }))
     }
 
     /// Whether some identity says what is of this key of a label: then nobody is believed who says it himself.

@@ -290,12 +290,11 @@ impl Run {
         let (beats, shared) = (Arc::new(Mutex::new(log.beats())), self.shared.clone());
         let following = {
             let beats = beats.clone();
-            let view = move || locked(&beats).view();
             Following {
                 about: doors.about.clone(),
                 access: doors.access.clone(),
                 role: Arc::new(move || shared.role()),
-                servers: Arc::new(move || Servers { now: Time::now(), alone: false, view: view() }),
+                servers: Arc::new(move || Servers { now: Time::now(), alone: false, view: locked(&beats).view() }),
                 elsewhere: elsewhere.clone(),
             }
         };

@@ -30,7 +30,7 @@ use self::frame::{Ask, Down, Teller, Up, Welcome};
 pub(super) use self::handle::{Proxy, Telling, Trouble};
 use self::link::Link;
 pub(super) use self::link::{LinkService, Way, is_server};
-pub(super) use self::pass::PassOn;
+pub(super) use self::pass::{Call, PassOn};
 pub(super) use self::serve::Leads;
 use super::refusal::Refusal;
 use crate::broker::{

@@ -57,7 +57,7 @@ pub use self::record::{FilePart, Kind, LONGEST_MESSAGE, Part, Record, RecordErro
 pub use self::sight::{ClusterView, LogSeen, Look, ReplicaSeen, Saying, ServerSeen};
 pub use self::standby::{FollowError, News, NotLeading, Standby};
 pub use self::term::Lease;
-use self::term::{Begun, Settled, Term, TermError};
+use self::term::{Settled, Term, TermError};
 use super::{
     Backend, Batch, Keyed, MakeBackup, OpenReader, Positions, Recovered, Removal, Removed, Slot, Space, Sqlite,
     StoreError,
@@ -206,20 +206,16 @@ impl<L: Log> Backend for Replicated<L> {
         if self.pending.is_some() {
             return self.write(Kind::Batch(batch.clone())).map(drop);
         }
-        let Replicated { log, view, term, .. } = self;
-        let mut begun = Some(term.begin_batch(log, batch)?);
-        let place = begun.as_ref().map_or(0, Begun::place);
-        let mut appended = None;
-        let mut append = || begun.take().map(|begun| appended.insert(term.finish(log, begun)).is_ok());
-        let applied = view.commit_at_if(batch, place, || append().unwrap_or(false));
+        let begun = self.term.begin_batch(&mut self.log, batch)?;
+        let written = self.view.write_at(batch, begun.place());
         // A view that cannot be written keeps nothing out of the log.
-        append();
-        let (place, error) = match (appended, applied) {
-            (Some(Ok(_)), Ok(())) => return Ok(()),
-            (Some(Ok(place)), Err(error)) => (Some(place), error),
-            (Some(Err(error @ TermError::Unknown(_))), _) => (None, error.into()),
-            (Some(Err(error)), _) => return Err(error.into()),
-            (None, applied) => return applied,
+        let (place, error) = match self.term.finish(&mut self.log, begun) {
+            Ok(place) => match written.and_then(|written| written.commit()) {
+                Ok(()) => return Ok(()),
+                Err(error) => (Some(place), error),
+            },
+            Err(error @ TermError::Unknown(_)) => (None, error.into()),
+            Err(error) => return Err(error.into()),
         };
         self.pending = Some(Pending { kind: Kind::Batch(batch.clone()), place });
         Err(error)

@@ -69,9 +69,13 @@ fn parse(reply: &str) -> Reply {
     Reply { status, head: head.to_owned(), body: body.to_owned() }
 }
 
-/// HTTP/1.0: the answer ends with the connection.
 pub fn get(rig: &Rig, path: &str) -> Reply {
-    exchange(rig.http(), format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
+    get_from(rig.http(), path)
+}
+
+/// HTTP/1.0: the answer ends with the connection.
+pub fn get_from(address: &str, path: &str) -> Reply {
+    exchange(address, format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n\r\n").as_bytes())
 }
 
 /// What answers with 200.
@@ -88,9 +92,13 @@ pub fn post(rig: &Rig, path: &str, body: &str) -> Reply {
 }
 
 pub fn post_with(rig: &Rig, path: &str, headers: &str, body: &str) -> Reply {
+    post_to(rig.http(), path, &format!("Host: localhost\r\n{headers}"), body)
+}
+
+pub fn post_to(address: &str, path: &str, headers: &str, body: &str) -> Reply {
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.0\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n");
-    exchange(rig.http(), (head + body).as_bytes())
+    let head = format!("POST {path} HTTP/1.0\r\n{headers}Content-Length: {length}\r\n\r\n");
+    exchange(address, (head + body).as_bytes())
 }
 
 /// What is done, and answered with 200.

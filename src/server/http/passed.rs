@@ -22,7 +22,7 @@ use super::desk::Desk;
 use super::guard::Way;
 use crate::codec::Requests;
 use crate::server::access::Access;
-use crate::server::proxy::PassOn;
+use crate::server::proxy::{Call, PassOn};
 use crate::server::refusal::Refusal;
 use crate::wire::link as pb;
 
@@ -36,19 +36,20 @@ const OF_CONNECTION: [HeaderName; 4] = [header::CONNECTION, header::TRANSFER_ENC
 /// Has the server that leads answer.
 pub(super) async fn ask(elsewhere: &PassOn, request: Request) -> Result<Response, Refused> {
     let (head, body) = to_head(request);
-    let (mut call, mut answers) = elsewhere.http().await?;
+    let mut call = elsewhere.http().await?;
     let asking = async {
-        call.send(head).await?;
+        call.sink.send((head, WriteFlags::default())).await?;
         let mut body = body.into_data_stream();
         // What does not come is missed there.
         while let Some(Ok(bytes)) = body.next().await {
             for part in bytes.chunks(PART) {
-                call.send(pb::HttpRequest { body: part.into(), ..pb::HttpRequest::new() }).await?;
+                let part = pb::HttpRequest { body: part.into(), ..pb::HttpRequest::new() };
+                call.sink.send((part, WriteFlags::default())).await?;
             }
         }
-        call.close().await
+        call.sink.close().await
     };
-    let first = match future::select(answers.next(), pin!(asking)).await {
+    let first = match future::select(call.answers.next(), pin!(asking)).await {
         Either::Left((first, _)) => first,
         Either::Right((_, first)) => first.await,
     };
@@ -61,9 +62,9 @@ pub(super) async fn ask(elsewhere: &PassOn, request: Request) -> Result<Response
         _ => return Err(Refusal::NoLeader.into()),
     };
     let (status, headers) = (first.status, headers(first.headers));
+    let Call { sink, answers, there } = call;
     let rest = answers.map(move |answer| {
-        // The call is over without it.
-        let _ = &call;
+        let _kept = (&sink, &there);
         answer.map(|answer| Bytes::from(answer.body))
     });
     let mut response = Response::new(Body::from_stream(stream::iter([Ok(Bytes::from(first.body))]).chain(rest)));

@@ -38,7 +38,7 @@ struct Inner {
 }
 
 /// The way to a server.
-struct There {
+pub(in crate::server) struct There {
     channel: Channel,
     client: Client,
     _dial: Option<Dial>,
@@ -81,14 +81,14 @@ impl PassOn {
     }
 
     /// Begins to ask something over HTTP there.
-    pub(in crate::server) async fn http(&self) -> Result<HttpCall, Refusal> {
+    pub(in crate::server) async fn http(&self) -> Result<Call<pb::HttpRequest, pb::HttpAnswer>, Refusal> {
         let there = self.connected().await?;
         let mut metadata = MetadataBuilder::with_capacity(1);
         self.0.way.sign(&mut metadata);
         let calls = LinkClient::new(there.channel.clone());
         let call = calls.http(CallOption::default().headers(metadata.build()));
         let (sink, answers) = call.map_err(|_| Refusal::NoLeader)?;
-        Ok((HttpSink { sink, _there: there }, answers))
+        Ok(Call { sink, answers, there })
     }
 
     /// What goes along with a call: who calls, and that a server says so.
@@ -117,35 +117,16 @@ impl PassOn {
             let (options, there) = (options?, this.connected().await?);
             let method = client_method(MethodType::Duplex, name);
             let (sink, answers) = there.client.duplex_streaming(&method, options).map_err(|_| Refusal::NoLeader)?;
-            Ok(Call { sink, answers, _there: there })
+            Ok(Call { sink, answers, there })
         }
     }
 }
 
-/// What goes to the server that leads, and what comes back.
-pub(in crate::server) type HttpCall = (HttpSink, ClientDuplexReceiver<pb::HttpAnswer>);
-
-/// The first. To be kept as long as something comes back.
-pub(in crate::server) struct HttpSink {
-    sink: ClientDuplexSender<pb::HttpRequest>,
-    _there: Arc<There>,
-}
-
-impl HttpSink {
-    pub(in crate::server) async fn send(&mut self, part: pb::HttpRequest) -> grpcio::Result<()> {
-        self.sink.send((part, WriteFlags::default())).await
-    }
-
-    pub(in crate::server) async fn close(&mut self) -> grpcio::Result<()> {
-        self.sink.close().await
-    }
-}
-
-/// A call at the server that leads.
-struct Call<Q, P> {
-    sink: ClientDuplexSender<Q>,
-    answers: ClientDuplexReceiver<P>,
-    _there: Arc<There>,
+/// A call at the server that leads. All of it is to be kept as long as something comes back.
+pub(in crate::server) struct Call<Q, P> {
+    pub(in crate::server) sink: ClientDuplexSender<Q>,
+    pub(in crate::server) answers: ClientDuplexReceiver<P>,
+    pub(in crate::server) there: Arc<There>,
 }
 
 impl<Q: Message, P: Message> Call<Q, P> {

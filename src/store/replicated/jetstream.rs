@@ -3,7 +3,6 @@
 //! Each message is published with the sequence number that the last one is to have (`Nats-Expected-Last-Sequence`): the stream takes it
 //! behind that one or not at all. It is acknowledged when a majority of the replicas has it.
 
-use std::collections::VecDeque;
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -133,18 +132,8 @@ pub struct JetStream {
     identity: Identity,
     subject: String,
     reader: Option<Reader>,
-    /// What was [sent ahead](Log::send_ahead), in its order.
-    ahead: VecDeque<Sent>,
     /// Drives the connection, on a thread of its own.
     runtime: Arc<Runtime>,
-}
-
-/// A message that is on its way.
-struct Sent {
-    /// Behind this one.
-    after: u64,
-    /// The place where it stands, and how long that took.
-    ack: JoinHandle<Result<(u64, Duration), LogError>>,
 }
 
 /// What reads the stream on.
@@ -175,8 +164,7 @@ impl JetStream {
         let nats = Arc::new(Nats::new(client, config));
         runtime.block_on(nats.clone().start()).map_err(|why| cannot(&why))?;
         runtime.spawn(watch::stream(nats.clone(), stream.clone(), config.clone()));
-        let (subject, reader, ahead) = (subject(config), None, VecDeque::new());
-        Ok(JetStream { nats, context, stream, identity, subject, reader, ahead, runtime })
+        Ok(JetStream { nats, context, stream, identity, subject: subject(config), reader: None, runtime })
     }
 
     /// A secret that all servers of the cluster know, and whoever may see the settings of the stream.
@@ -187,19 +175,6 @@ impl JetStream {
     /// What the servers say to one another beside the log.
     pub fn beats(&self) -> Beats {
         Beats { nats: self.nats.clone(), _runtime: self.runtime.clone() }
-    }
-
-    /// Sends a message without waiting for what comes of it.
-    fn publish(&self, after: u64, message: &[u8]) -> Result<Sent, LogError> {
-        let publish = PublishMessage::build().payload(Bytes::copy_from_slice(message)).expected_last_sequence(after);
-        let began = Instant::now();
-        let sent = self.runtime.block_on(self.context.send_publish(self.subject.clone(), publish));
-        let sent = sent.map_err(LogError::new)?;
-        let ack = self.runtime.spawn(async move {
-            let place = sent.await.map_err(LogError::new)?.sequence;
-            Ok((place, began.elapsed()))
-        });
-        Ok(Sent { after, ack })
     }
 
     /// Makes what reads the stream on, behind a message.
@@ -217,34 +192,30 @@ impl JetStream {
 }
 
 impl Log for JetStream {
+    /// The place where it stands, and how long that took.
+    type Sent = Result<JoinHandle<Result<(u64, Duration), LogError>>, LogError>;
+
     fn id(&mut self) -> Result<u64, LogError> {
         Ok(self.identity.id)
     }
 
-    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
-        let Sent { ack, .. } = match self.ahead.pop_front() {
-            Some(sent) if sent.after == after => sent,
-            _ => {
-                self.ahead.clear();
-                self.publish(after, message)?
-            }
-        };
-        let (place, took) = self.runtime.block_on(ack).map_err(LogError::new)??;
+    fn begin(&mut self, after: u64, message: &[u8]) -> Self::Sent {
+        let publish = PublishMessage::build().payload(Bytes::copy_from_slice(message)).expected_last_sequence(after);
+        let began = Instant::now();
+        let sent = self.runtime.block_on(self.context.send_publish(self.subject.clone(), publish));
+        let sent = sent.map_err(LogError::new)?;
+        Ok(self.runtime.spawn(async move {
+            let place = sent.await.map_err(LogError::new)?.sequence;
+            Ok((place, began.elapsed()))
+        }))
+    }
+
+    fn landed(&mut self, sent: Self::Sent) -> Result<u64, LogError> {
+        let (place, took) = self.runtime.block_on(sent?).map_err(LogError::new)??;
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         locked(&self.nats.appends).record(micros);
         self.nats.last.store(place, SeqCst);
         Ok(place)
-    }
-
-    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
-        self.ahead.clear();
-        for (after, message) in (after..).zip(messages) {
-            match self.publish(after, message) {
-                Ok(sent) => self.ahead.push_back(sent),
-                // It is sent when it is its turn.
-                Err(_) => return,
-            }
-        }
     }
 
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError> {

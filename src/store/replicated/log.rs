@@ -13,21 +13,21 @@ pub type Messages = Vec<(u64, Vec<u8>)>;
 /// That is all that keeps two servers from leading at once: a message is appended behind one that is named, and only if that is the last.
 /// Nothing here rests on a clock.
 pub trait Log: Send {
+    /// A message that is on its way.
+    type Sent;
+
     /// A number by which this log is told apart from any other, not 0.
     fn id(&mut self) -> Result<u64, LogError>;
 
-    /// Appends one message, if that at `after` is the last (0: if there never was one), and returns its place, which is the next, once
-    /// as many have it as are to have it. Tries once.
+    /// Sends one message, to be appended if that at `after` is the last (0: if there never was one). It is there before those that are
+    /// sent after it.
+    fn begin(&mut self, after: u64, message: &[u8]) -> Self::Sent;
+
+    /// Its place, which is that behind `after`, once as many have it as are to have it.
     ///
     /// An error says nothing of what became of the message. It may stand there already; it may yet come to stand there, for as long as
     /// nothing else does.
-    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError>;
-
-    /// Sends messages on that are going to be sent one after the other with [`send`](Log::send), the first one behind `after`: that
-    /// then has less to wait for. Whether they land is asked there.
-    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
-        let _ = (after, messages);
-    }
+    fn landed(&mut self, sent: Self::Sent) -> Result<u64, LogError>;
 
     /// The message at this place. `None`: there is none as far as is known to whoever answered, who may know little. So `Some` can be
     /// relied on, and `None` cannot.
@@ -55,35 +55,5 @@ impl LogError {
     /// With what was said about it.
     pub fn new(why: impl ToString) -> LogError {
         LogError(why.to_string().into())
-    }
-}
-
-impl<L: Log + ?Sized> Log for Box<L> {
-    fn id(&mut self) -> Result<u64, LogError> {
-        (**self).id()
-    }
-
-    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
-        (**self).send(after, message)
-    }
-
-    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
-        (**self).send_ahead(after, messages);
-    }
-
-    fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError> {
-        (**self).at(place)
-    }
-
-    fn read(&mut self, after: u64, wait: Duration) -> Result<Messages, LogError> {
-        (**self).read(after, wait)
-    }
-
-    fn purge(&mut self, before: u64) -> Result<(), LogError> {
-        (**self).purge(before)
-    }
-
-    fn look(&self) -> Option<Look> {
-        (**self).look()
     }
 }

@@ -14,8 +14,6 @@ const AT_ONCE: usize = 64;
 pub struct MemoryLog {
     shared: Arc<(Mutex<Shared>, Condvar)>,
     faults: Faults,
-    /// What was sent ahead: behind which message, and what is said of it.
-    ahead: VecDeque<(u64, Result<u64, LogError>)>,
 }
 
 #[derive(Debug, Default)]
@@ -27,7 +25,7 @@ struct Shared {
     late: Vec<(u32, u64, Vec<u8>)>,
 }
 
-/// What happens to a call of [`Log::send`] or [`Log::at`].
+/// What happens to a call of [`Log::begin`] or [`Log::at`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
     /// Nothing.
@@ -84,7 +82,7 @@ impl MemoryLog {
     /// The same log for somebody to whom these faults happen.
     #[must_use]
     pub fn with(&self, faults: &Faults) -> MemoryLog {
-        MemoryLog { shared: self.shared.clone(), faults: faults.clone(), ahead: VecDeque::new() }
+        MemoryLog { shared: self.shared.clone(), faults: faults.clone() }
     }
 
     /// The first message that is there, and the last that was.
@@ -104,8 +102,16 @@ impl MemoryLog {
         self.shared.1.notify_all();
         (shared, self.faults.next())
     }
+}
 
-    fn send_now(&self, after: u64, message: &[u8]) -> Result<u64, LogError> {
+impl Log for MemoryLog {
+    type Sent = Result<u64, LogError>;
+
+    fn id(&mut self) -> Result<u64, LogError> {
+        Ok(*self.lock().id.get_or_insert_with(|| rand::random::<u64>() | 1))
+    }
+
+    fn begin(&mut self, after: u64, message: &[u8]) -> Self::Sent {
         let (mut shared, fault) = self.call();
         match fault {
             Fault::None => return shared.land(after, message),
@@ -115,26 +121,9 @@ impl MemoryLog {
         }
         Err(LogError::new("no acknowledgement came"))
     }
-}
 
-impl Log for MemoryLog {
-    fn id(&mut self) -> Result<u64, LogError> {
-        Ok(*self.lock().id.get_or_insert_with(|| rand::random::<u64>() | 1))
-    }
-
-    fn send(&mut self, after: u64, message: &[u8]) -> Result<u64, LogError> {
-        match self.ahead.pop_front() {
-            Some((behind, said)) if behind == after => said,
-            _ => {
-                self.ahead.clear();
-                self.send_now(after, message)
-            }
-        }
-    }
-
-    fn send_ahead(&mut self, after: u64, messages: &[Vec<u8>]) {
-        let sent = (after..).zip(messages).map(|(after, message)| (after, self.send_now(after, message)));
-        self.ahead = sent.collect();
+    fn landed(&mut self, sent: Self::Sent) -> Result<u64, LogError> {
+        sent
     }
 
     fn at(&mut self, place: u64) -> Result<Option<Vec<u8>>, LogError> {

@@ -64,16 +64,15 @@ pub(super) struct Term {
     over: bool,
 }
 
-/// A record that is on its way.
-pub(super) struct Begun {
-    /// When.
-    sent: Steady,
-    messages: Vec<Vec<u8>>,
+/// A record that is on its way: its messages, each as the log has begun to send it.
+pub(super) struct Begun<S> {
+    since: Steady,
     /// Where its last message is to stand.
     place: u64,
+    messages: Vec<(Vec<u8>, S)>,
 }
 
-impl Begun {
+impl<S> Begun<S> {
     pub(super) fn place(&self) -> u64 {
         self.place
     }
@@ -124,31 +123,37 @@ impl Term {
     /// Appends a record; returns the place of its last message. After [`TermError::Unknown`], [`settle`](Term::settle) comes first.
     pub(super) fn append(&mut self, log: &mut impl Log, kind: &Kind) -> Result<u64, TermError> {
         let messages = messages(self.id, &mut self.number, kind)?;
-        let begun = self.begin(log, messages);
+        let begun = self.begin(log, messages)?;
         self.finish(log, begun)
     }
 
     /// Begins to append a batch: it is on its way, and to be [finished](Term::finish) before anything else is appended.
-    pub(super) fn begin_batch(&mut self, log: &mut impl Log, batch: &Batch) -> Result<Begun, TermError> {
+    pub(super) fn begin_batch<L: Log>(&mut self, log: &mut L, batch: &Batch) -> Result<Begun<L::Sent>, TermError> {
         let messages = batch_messages(self.id, &mut self.number, batch)?;
-        Ok(self.begin(log, messages))
+        self.begin(log, messages)
     }
 
-    fn begin(&self, log: &mut impl Log, messages: Vec<Vec<u8>>) -> Begun {
-        let sent = Now::read().steady;
-        if !self.over {
-            log.send_ahead(self.last, &messages);
-        }
-        Begun { sent, place: self.last + messages.len() as u64, messages }
+    fn begin<L: Log>(&self, log: &mut L, messages: Vec<Vec<u8>>) -> Result<Begun<L::Sent>, TermError> {
+        self.check()?;
+        let (since, place) = (Now::read().steady, self.last + messages.len() as u64);
+        let begin = |(after, message): (u64, Vec<u8>)| {
+            let sent = log.begin(after, &message);
+            (message, sent)
+        };
+        Ok(Begun { since, place, messages: (self.last..).zip(messages).map(begin).collect() })
+    }
+
+    fn check(&self) -> Result<(), TermError> {
+        if self.over { Err(TermError::Over(self.last + 1)) } else { Ok(()) }
     }
 
     /// Waits until what was begun stands in the log; returns the place of its last message.
-    pub(super) fn finish(&mut self, log: &mut impl Log, begun: Begun) -> Result<u64, TermError> {
+    pub(super) fn finish<L: Log>(&mut self, log: &mut L, begun: Begun<L::Sent>) -> Result<u64, TermError> {
         debug_assert!(self.doubtful.is_none(), "that is settled first");
-        let Begun { sent, messages, .. } = begun;
+        let Begun { since, messages, .. } = begun;
         let all = messages.len();
-        for (at, message) in messages.into_iter().enumerate() {
-            if let Err(error) = self.land(log, &message, sent) {
+        for (at, (message, sent)) in messages.into_iter().enumerate() {
+            if let Err(error) = self.land(log, &message, since, sent) {
                 if matches!(error, TermError::Unknown(_)) {
                     let instead = self::messages(self.id, &mut self.number, &Kind::Nothing)?.concat();
                     self.doubtful = Some(Doubtful { message, instead, completes: at + 1 == all });
@@ -168,7 +173,9 @@ impl Term {
     pub(super) fn settle(&mut self, log: &mut impl Log) -> Result<Settled, TermError> {
         let Some(Doubtful { instead, completes, .. }) = &self.doubtful else { return Ok(Settled::NoDoubt) };
         let (instead, completes) = (instead.clone(), *completes);
-        let landed = self.land(log, &instead, Now::read().steady)?;
+        self.check()?;
+        let (since, sent) = (Now::read().steady, log.begin(self.last, &instead));
+        let landed = self.land(log, &instead, since, sent)?;
         self.doubtful = None;
         Ok(match landed {
             Landed::This => Settled::Instead(self.last),
@@ -177,16 +184,19 @@ impl Term {
         })
     }
 
-    /// Sends a message until it is known what stands behind the last one. `first`: when it is sent for the first time, or was ahead.
-    fn land(&mut self, log: &mut impl Log, message: &[u8], first: Steady) -> Result<Landed, TermError> {
+    /// Sends a message, which was sent once, until it is known what stands behind the last one. `first`: since when.
+    fn land<L: Log>(
+        &mut self,
+        log: &mut L,
+        message: &[u8],
+        first: Steady,
+        mut sent: L::Sent,
+    ) -> Result<Landed, TermError> {
         let place = self.last + 1;
-        if self.over {
-            return Err(TermError::Over(place));
-        }
-        let (began, mut sent) = (Instant::now(), first);
+        let (began, mut since) = (Instant::now(), first);
         loop {
-            let error = match log.send(self.last, message) {
-                Ok(at) if at == place => return Ok(self.landed(Some(sent), Landed::This)),
+            let error = match log.landed(sent) {
+                Ok(at) if at == place => return Ok(self.landed(Some(since), Landed::This)),
                 Ok(at) => LogError::new(format!("it says that what was to be message {place} is message {at}")),
                 Err(error) => error,
             };
@@ -205,14 +215,15 @@ impl Term {
                 Ok(None) | Err(_) if began.elapsed() >= self.patience => return Err(TermError::Unknown(error)),
                 Ok(None) | Err(_) => thread::sleep(PAUSE.min(self.patience / 8)),
             }
-            sent = Now::read().steady;
+            since = Now::read().steady;
+            sent = log.begin(self.last, message);
         }
     }
 
-    fn landed(&mut self, sent: Option<Steady>, what: Landed) -> Landed {
+    fn landed(&mut self, since: Option<Steady>, what: Landed) -> Landed {
         self.last += 1;
-        if let Some(sent) = sent {
-            self.lease.until(sent.after(PROOF));
+        if let Some(since) = since {
+            self.lease.until(since.after(PROOF));
         }
         what
     }

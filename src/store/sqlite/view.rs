@@ -5,13 +5,25 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, moving, private, runs, schedules, write_batch};
 use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
 const NOTED: u64 = 100;
+
+/// What was written, and is there only once it is committed.
+pub(in crate::store) struct Written<'a> {
+    change: Transaction<'a>,
+    path: &'a Path,
+}
+
+impl Written<'_> {
+    pub(in crate::store) fn commit(self) -> Result<(), StoreError> {
+        self.change.commit().map_err(explain(self.path))
+    }
+}
 
 /// Only views have this, so it is none of the migrations.
 const PLACES: &str = "CREATE TABLE IF NOT EXISTS log_places (
@@ -141,26 +153,20 @@ impl Sqlite {
 
     /// [`commit`](crate::store::Backend::commit), of what stands at this place of the log.
     pub(in crate::store) fn commit_at(&mut self, batch: &Batch, place: u64) -> Result<(), StoreError> {
-        self.write(|change| {
+        self.write_at(batch, place)?.commit()
+    }
+
+    /// The same up to the commit, of what is to stand there.
+    pub(in crate::store) fn write_at(&mut self, batch: &Batch, place: u64) -> Result<Written<'_>, StoreError> {
+        let write = |change: &Transaction<'_>| {
             note_place(change)?;
             write_batch(change, batch)?;
             write_place(change, place)
-        })
-    }
-
-    /// The same of what is to stand there: it is there only if `stands` says so, once all of it is written. Else there is an error.
-    pub(in crate::store) fn commit_at_if(
-        &mut self,
-        batch: &Batch,
-        place: u64,
-        stands: impl FnOnce() -> bool,
-    ) -> Result<(), StoreError> {
-        self.write(|change| {
-            note_place(change)?;
-            write_batch(change, batch)?;
-            write_place(change, place)?;
-            if stands() { Ok(()) } else { Err(rusqlite::Error::QueryReturnedNoRows) }
-        })
+        };
+        let explain = explain(&self.path);
+        let change = self.conn.transaction_with_behavior(TransactionBehavior::Immediate).map_err(&explain)?;
+        write(&change).map_err(explain)?;
+        Ok(Written { change, path: &self.path })
     }
 
     /// [`remove`](crate::store::Backend::remove), of what stands at this place of the log.

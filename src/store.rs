@@ -61,8 +61,8 @@ pub use replicated::{
 #[cfg(feature = "cluster")]
 pub(crate) use replicated::{read_record_lane, read_record_priority, read_record_task, record_priority, record_task};
 pub use space::{Room, Space, Unwritten};
-pub use sqlite::Sqlite;
 pub(crate) use sqlite::try_writing;
+pub use sqlite::{Appended, Sqlite};
 pub use tail::{Skipped, Tail};
 
 use patient::Patient;

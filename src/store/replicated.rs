@@ -95,7 +95,7 @@ struct Pending {
 /// Applies a record to a view.
 fn apply(view: &mut Sqlite, place: u64, kind: &Kind) -> Result<Option<Removed>, StoreError> {
     match kind {
-        Kind::Batch(batch) => view.commit_at(batch, place)?,
+        Kind::Batch(batch, appended) => view.commit_at(batch, appended, place)?,
         Kind::State(state) => view.replace_state_at(state, place)?,
         Kind::Removal(removal) => return view.remove_at(removal, place).map(Some),
         Kind::Lead(_) | Kind::Resign | Kind::Nothing | Kind::Part(_) | Kind::File(_) => view.pass(place)?,
@@ -203,11 +203,17 @@ impl<L: Log> Backend for Replicated<L> {
 
     /// The view takes it up while it is on its way into the log, and has it when that has it.
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
+        let appended = self.view.appended(batch)?;
+        let kind = |appended| {
+            // What is appended of it is not written from here.
+            let (tasks, results) = (Vec::new(), Vec::new());
+            Kind::Batch(Batch { tasks, results, ..batch.clone() }, appended)
+        };
         if self.pending.is_some() {
-            return self.write(Kind::Batch(batch.clone())).map(drop);
+            return self.write(kind(appended)).map(drop);
         }
-        let begun = self.term.begin_batch(&mut self.log, batch)?;
-        let written = self.view.write_at(batch, begun.place());
+        let begun = self.term.begin_batch(&mut self.log, batch, &appended)?;
+        let written = self.view.write_at(batch, &appended, begun.place());
         // A view that cannot be written keeps nothing out of the log.
         let (place, error) = match self.term.finish(&mut self.log, begun) {
             Ok(place) => match written.and_then(|written| written.commit()) {
@@ -217,7 +223,7 @@ impl<L: Log> Backend for Replicated<L> {
             Err(error @ TermError::Unknown(_)) => (None, error.into()),
             Err(error) => return Err(error.into()),
         };
-        self.pending = Some(Pending { kind: Kind::Batch(batch.clone()), place });
+        self.pending = Some(Pending { kind: kind(appended), place });
         Err(error)
     }
 

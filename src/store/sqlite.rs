@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,8 +14,9 @@ use super::{
     Backend, Batch, Dialled, Drain, GroupState, Keyed, KnownClient, MakeBackup, Newest, OpenReader, OpenTask,
     Positions, Recovered, Removal, Removed, STATUSES, STATUSES_OF_A_CLIENT, Slot, Space, StoreError,
 };
-use crate::task::{GroupName, NewResult, NewTask, Outcome, Task, TaskId};
+use crate::task::{GroupName, NewTask, Outcome, Task, TaskId};
 
+mod appended;
 mod backup;
 mod chunks;
 mod moving;
@@ -29,8 +29,13 @@ mod schedules;
 mod tasks;
 mod view;
 
+pub use appended::Appended;
+pub(super) use appended::Beside;
+use appended::append;
 use reader::SqliteReader;
-use rows::{client_columns, dead_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
+pub(super) use results::ResultRow;
+use rows::{client_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
+pub(super) use tasks::TaskRow;
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;
@@ -98,6 +103,11 @@ impl Sqlite {
 
     pub(super) fn positions(&self) -> Result<Positions, StoreError> {
         positions(&self.conn).map_err(explain(&self.path))
+    }
+
+    /// What this batch appends, to be written with it.
+    pub(super) fn appended(&self, batch: &Batch) -> Result<Appended, StoreError> {
+        Appended::of(&batch.tasks, &batch.results).map_err(explain(&self.path))
     }
 
     /// What is set aside.
@@ -329,7 +339,8 @@ impl Backend for Sqlite {
     }
 
     fn commit(&mut self, batch: &Batch) -> Result<(), StoreError> {
-        self.write(|change| write_batch(change, batch))
+        let beside = Beside::of(&batch.tasks, &batch.results);
+        self.write(|change| write_batch(change, batch, &beside, |change| append(change, &batch.tasks, &batch.results)))
     }
 
     fn reopen(&mut self) -> Result<Positions, StoreError> {
@@ -380,11 +391,17 @@ impl Backend for Sqlite {
     }
 }
 
-fn write_batch(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
+/// Writes a batch. `append` writes its tasks and results, beside which there is more of some of them.
+fn write_batch<'c>(
+    change: &Transaction<'c>,
+    batch: &Batch,
+    beside: &Beside,
+    append: impl FnOnce(&Transaction<'c>) -> rusqlite::Result<()>,
+) -> rusqlite::Result<()> {
     // First, so that tasks of the batch can have the keys.
     tasks::change(change, batch)?;
-    tasks::append(change, &batch.tasks)?;
-    results::append(change, &batch.results)?;
+    append(change)?;
+    beside.write_names(change)?;
     write_statuses(change, batch)?;
     write_groups(change, batch)?;
     write_drains(change, batch)?;
@@ -392,7 +409,7 @@ fn write_batch(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> 
     schedules::write(change, &batch.schedules)?;
     write_dialled(change, batch)?;
     write_clients(change, batch)?;
-    write_dead(change, batch)?;
+    beside.write_dead(change)?;
     write_meta(change, batch)
 }
 
@@ -415,19 +432,6 @@ fn write_groups(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()>
     let mut remove = change.prepare_cached("DELETE FROM open_tasks WHERE \"group\" = ? AND task_id = ?")?;
     for (group, id, _) in rows.filter(|(_, _, task)| task.is_none()) {
         remove.execute(params![group.as_str(), int(id)])?;
-    }
-    Ok(())
-}
-
-fn write_dead(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    for entry in batch.results.iter().filter(|entry| entry.result.moves_dead_letter()) {
-        let NewResult { task, group, outcome, .. } = &entry.result;
-        // Of a group that was removed and is there again there may be an older one.
-        let mut gone = change.prepare_cached("DELETE FROM dead WHERE task_id = ? AND \"group\" = ?")?;
-        gone.execute(params![int(*task), group.as_ref().map(GroupName::as_str)])?;
-        if outcome.is_dead() {
-            rows::insert(change, "INSERT INTO dead", dead_columns!(), slice::from_ref(entry), rows::bind_dead)?;
-        }
     }
     Ok(())
 }
@@ -486,15 +490,11 @@ fn write_clients(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()
 }
 
 fn write_meta(change: &Transaction<'_>, batch: &Batch) -> rusqlite::Result<()> {
-    // A position moves exactly when there are rows for it.
-    let moved = [
-        ("last_task", (!batch.tasks.is_empty()).then_some(batch.positions.task)),
-        ("last_result", (!batch.results.is_empty()).then_some(batch.positions.result)),
-        ("last_status", (!batch.statuses.is_empty()).then_some(batch.positions.status)),
-        ("mark", batch.mark),
-    ];
+    let Positions { task, result, status } = batch.positions;
+    let values =
+        [("last_task", Some(task)), ("last_result", Some(result)), ("last_status", Some(status)), ("mark", batch.mark)];
     let mut update = change.prepare_cached("UPDATE meta SET value = ?2 WHERE name = ?1")?;
-    for (name, value) in moved {
+    for (name, value) in values {
         if let Some(value) = value {
             update.execute(params![name, int(value)])?;
         }

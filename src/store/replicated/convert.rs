@@ -18,8 +18,10 @@ use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
 use crate::schedule::Schedule;
+use crate::store::sqlite::{Beside, ResultRow, TaskRow};
 use crate::store::{
-    Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, WaitingLane,
+    Appended, Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal,
+    WaitingLane,
 };
 use crate::task::{
     Audience, GroupName, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
@@ -73,10 +75,11 @@ pub(super) fn read_removal(removal: pb::Removal) -> Removal {
     }
 }
 
-pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
+/// A batch, whose tasks and results are `appended`.
+pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch> {
     let Batch {
-        tasks,
-        results,
+        tasks: _,
+        results: _,
         statuses,
         forgotten,
         groups,
@@ -91,6 +94,7 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
         mark,
         positions,
     } = batch;
+    let Appended { tasks, results, beside: Beside { keys, replacing, dead } } = appended;
     let expiry =
         |(task, at): &(TaskId, Option<Time>)| pb::Expiry { task: *task, at: at.map(|at| at.0), ..pb::Expiry::new() };
     Ok(pb::Batch {
@@ -101,8 +105,11 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
             ..pb::Positions::new()
         }),
         mark: *mark,
-        tasks: tasks.iter().map(|one| task(one)).collect(),
-        results: results.iter().map(result).collect(),
+        task_chunks: tasks.iter().map(task_chunk).collect(),
+        result_chunks: results.iter().map(result_chunk).collect(),
+        keys: keys.iter().map(|(key, task)| pb::Key { key: key.clone(), task: *task, ..pb::Key::new() }).collect(),
+        replacing: replacing.iter().map(|one| task(one)).collect(),
+        dead: dead.iter().map(result).collect(),
         statuses: statuses.iter().map(status).collect(),
         forgotten: forgotten.iter().map(ToString::to_string).collect(),
         groups: groups.values().map(group).collect(),
@@ -118,12 +125,29 @@ pub(super) fn batch(batch: &Batch) -> io::Result<pb::Batch> {
     })
 }
 
-pub(super) fn read_batch(batch: pb::Batch) -> Read<Batch> {
+/// The same back; the batch without its tasks and results.
+pub(super) fn read_batch(batch: pb::Batch) -> Read<(Batch, Appended)> {
     let positions = some(batch.positions, "positions")?;
     let names = |names: Vec<String>| names.iter().map(|one| name(one)).collect::<Read<_>>();
-    Ok(Batch {
-        tasks: batch.tasks.into_iter().map(|task| read_task(task).map(Arc::new)).collect::<Read<_>>()?,
-        results: batch.results.into_iter().map(read_result).collect::<Read<_>>()?,
+    let tasks = |tasks: Vec<pb::Task>| tasks.into_iter().map(|task| read_task(task).map(Arc::new)).collect::<Read<_>>();
+    let results = |results: Vec<pb::Result>| results.into_iter().map(read_result).collect::<Read<Vec<_>>>();
+    let appended = if batch.tasks.is_empty() && batch.results.is_empty() {
+        Appended {
+            tasks: batch.task_chunks.into_iter().map(read_task_chunk).collect::<Read<_>>()?,
+            results: batch.result_chunks.into_iter().map(read_result_chunk).collect::<Read<_>>()?,
+            beside: Beside {
+                keys: batch.keys.into_iter().map(|key| (key.key, key.task)).collect(),
+                replacing: tasks(batch.replacing)?,
+                dead: results(batch.dead)?,
+            },
+        }
+    } else {
+        // As servers wrote it that knew version 2.
+        Appended::of(&tasks(batch.tasks)?, &results(batch.results)?).map_err(strange)?
+    };
+    let read = Batch {
+        tasks: Vec::new(),
+        results: Vec::new(),
         statuses: batch.statuses.into_iter().map(read_status).collect(),
         forgotten: names(batch.forgotten)?,
         groups: by(batch.groups, read_group, |group| &group.name)?,
@@ -137,7 +161,54 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<Batch> {
         freed: batch.freed.into_iter().collect(),
         mark: batch.mark,
         positions: Positions { task: positions.task, result: positions.result, status: positions.status },
-    })
+    };
+    Ok((read, appended))
+}
+
+fn task_chunk(chunk: &TaskRow) -> pb::TaskChunk {
+    let TaskRow { first, last, segment, count, target, priority, newest, head, texts, lanes } = chunk;
+    pb::TaskChunk {
+        first: *first,
+        last: *last,
+        segment: *segment,
+        count: *count,
+        target: text(target.as_ref()),
+        priority: priority_number(*priority),
+        newest: newest.0,
+        head: head.clone(),
+        texts: texts.clone(),
+        lanes: lanes.clone(),
+        ..pb::TaskChunk::new()
+    }
+}
+
+fn read_task_chunk(chunk: pb::TaskChunk) -> Read<TaskRow> {
+    let pb::TaskChunk { first, last, segment, count, target, priority, newest, head, texts, lanes, .. } = chunk;
+    let (target, priority) = (optional_name(target)?, read_priority(priority)?);
+    Ok(TaskRow { first, last, segment, count, target, priority, newest: Time(newest), head, texts, lanes })
+}
+
+fn result_chunk(chunk: &ResultRow) -> pb::ResultChunk {
+    let ResultRow { first, last, segment, count, first_task, last_task, newest, names, head, texts } = chunk;
+    pb::ResultChunk {
+        first: *first,
+        last: *last,
+        segment: *segment,
+        count: *count,
+        first_task: *first_task,
+        last_task: *last_task,
+        newest: newest.0,
+        names: names.clone(),
+        head: head.clone(),
+        texts: texts.clone(),
+        ..pb::ResultChunk::new()
+    }
+}
+
+fn read_result_chunk(chunk: pb::ResultChunk) -> Read<ResultRow> {
+    let pb::ResultChunk { first, last, segment, count, first_task, last_task, newest, names, head, texts, .. } = chunk;
+    let newest = Time(newest);
+    Ok(ResultRow { first, last, segment, count, first_task, last_task, newest, names, head, texts })
 }
 
 fn by<P, T, K: Ord + Clone>(all: Vec<P>, read: impl Fn(P) -> Read<T>, key: impl Fn(&T) -> &K) -> Read<BTreeMap<K, T>> {

@@ -7,12 +7,12 @@ use protobuf::MessageField;
 
 use super::convert;
 use crate::codec::{self, Unreadable};
-use crate::store::{Batch, GroupState, Removal};
+use crate::store::{Appended, Batch, GroupState, Removal};
 use crate::wire::log as pb;
 use crate::wire::log::record::Kind as PbKind;
 
 /// The newest version of records that is read.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 /// Most bytes in one message of the log: NATS takes up to 1 MiB with its headers, unless it is set otherwise.
 pub const LONGEST_MESSAGE: usize = 900_000;
@@ -37,8 +37,8 @@ pub struct Record {
 /// What a record says.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Kind {
-    /// What one transaction writes.
-    Batch(Batch),
+    /// What one transaction writes; its tasks and results as they are appended.
+    Batch(Batch, Appended),
     /// What one transaction removes.
     Removal(Removal),
     /// All that is kept beside tasks, results and statuses, in the place of what there was.
@@ -56,19 +56,27 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// The version that whoever reads it must know. Without the second one a server would give out what waits in a lane, or was replaced, and
-    /// forget what was scheduled.
+    /// The version that whoever reads it must know.
     fn version(&self) -> u32 {
         match self {
             Kind::File(_) => 2,
-            Kind::Batch(batch) | Kind::State(batch) => version_of(batch),
+            Kind::Batch(batch, appended) => version_of(batch, appended),
+            Kind::State(batch) => version_of(batch, &Appended::default()),
             _ => 1,
         }
     }
 }
 
-fn version_of(batch: &Batch) -> u32 {
-    if has_policies(batch) { 2 } else { 1 }
+/// Without the third one a server would leave out what is appended. Without the second one it would give out what waits in a lane, or was
+/// replaced, and forget what was scheduled.
+fn version_of(batch: &Batch, appended: &Appended) -> u32 {
+    if *appended != Appended::default() {
+        3
+    } else if has_policies(batch) {
+        2
+    } else {
+        1
+    }
 }
 
 /// Some bytes of a database.
@@ -129,8 +137,13 @@ pub(super) fn messages(term: u64, number: &mut u64, kind: &Kind) -> io::Result<V
 }
 
 /// Those of a [`Kind::Batch`].
-pub(super) fn batch_messages(term: u64, number: &mut u64, batch: &Batch) -> io::Result<Vec<Vec<u8>>> {
-    messages_of(term, number, version_of(batch), PbKind::Batch(convert::batch(batch)?))
+pub(super) fn batch_messages(
+    term: u64,
+    number: &mut u64,
+    batch: &Batch,
+    appended: &Appended,
+) -> io::Result<Vec<Vec<u8>>> {
+    messages_of(term, number, version_of(batch, appended), PbKind::Batch(convert::batch(batch, appended)?))
 }
 
 fn messages_of(term: u64, number: &mut u64, version: u32, kind: PbKind) -> io::Result<Vec<Vec<u8>>> {
@@ -155,21 +168,17 @@ fn messages_of(term: u64, number: &mut u64, version: u32, kind: PbKind) -> io::R
     parts.enumerate().map(|part_of| message(PbKind::Part(part(part_of)))).collect()
 }
 
-/// Whether a task of a lane is in it, one that replaces others, one of a schedule, or a schedule; or a group that has limits, or tasks that wait
-/// in lanes.
+/// Whether a schedule is in it; or a group that has limits, or tasks that wait in lanes.
 fn has_policies(batch: &Batch) -> bool {
     let limits = |group: &GroupState| !group.limits.is_default() || !group.lanes.is_empty();
     let mut open = batch.open.values().flat_map(|rows| rows.values().flatten());
-    batch.tasks.iter().any(|task| task.spec.waits_in().is_some() || task.spec.made.is_some())
-        || !batch.schedules.is_empty()
-        || batch.groups.values().any(limits)
-        || open.any(|task| task.lane.is_some())
+    !batch.schedules.is_empty() || batch.groups.values().any(limits) || open.any(|task| task.lane.is_some())
 }
 
 fn kind_to_pb(kind: &Kind) -> io::Result<PbKind> {
     Ok(match kind {
-        Kind::Batch(batch) => PbKind::Batch(convert::batch(batch)?),
-        Kind::State(batch) => PbKind::State(convert::batch(batch)?),
+        Kind::Batch(batch, appended) => PbKind::Batch(convert::batch(batch, appended)?),
+        Kind::State(batch) => PbKind::State(convert::batch(batch, &Appended::default())?),
         Kind::Removal(removal) => PbKind::Removal(convert::removal(removal)),
         Kind::Lead(server) => PbKind::Lead(pb::Lead { server: server.clone(), ..pb::Lead::new() }),
         Kind::Resign => PbKind::Resign(pb::Resign::new()),
@@ -195,8 +204,11 @@ impl Record {
         }
         let strange = |why: String| RecordError::Strange(why);
         let kind = match record.kind {
-            Some(PbKind::Batch(batch)) => Kind::Batch(convert::read_batch(batch).map_err(strange)?),
-            Some(PbKind::State(batch)) => Kind::State(convert::read_batch(batch).map_err(strange)?),
+            Some(PbKind::Batch(batch)) => {
+                let (batch, appended) = convert::read_batch(batch).map_err(strange)?;
+                Kind::Batch(batch, appended)
+            }
+            Some(PbKind::State(batch)) => Kind::State(convert::read_batch(batch).map_err(strange)?.0),
             Some(PbKind::Removal(removal)) => Kind::Removal(convert::read_removal(removal)),
             Some(PbKind::Lead(lead)) => Kind::Lead(lead.server),
             Some(PbKind::Resign(_)) => Kind::Resign,
@@ -414,17 +426,28 @@ mod tests {
         }
     }
 
+    /// As it is in a record.
+    fn of(batch: Batch) -> (Batch, Appended) {
+        let appended = Appended::of(&batch.tasks, &batch.results).unwrap();
+        (Batch { tasks: Vec::new(), results: Vec::new(), ..batch }, appended)
+    }
+
+    fn of_batch(batch: Batch) -> Kind {
+        let (batch, appended) = of(batch);
+        Kind::Batch(batch, appended)
+    }
+
     fn long(bytes: usize) -> Kind {
         let result = NewResult { ret: "x".repeat(bytes), ..full().results[0].result.clone() };
-        Kind::Batch(Batch { results: vec![TaskResult { seq: 1, result }], ..Batch::default() })
+        of_batch(Batch { results: vec![TaskResult { seq: 1, result }], ..Batch::default() })
     }
 
     fn kinds() -> Vec<Kind> {
         let removal = Removal { chunks: vec![1, 900], before: Time(-1), now: Time(i64::MAX), limit: usize::MAX };
         vec![
-            Kind::Batch(full()),
-            Kind::Batch(Batch::default()),
-            Kind::State(full()),
+            of_batch(full()),
+            of_batch(Batch::default()),
+            Kind::State(of(full()).0),
             Kind::Removal(removal),
             Kind::Lead("web-1".into()),
             Kind::Resign,
@@ -449,6 +472,19 @@ mod tests {
     }
 
     #[test]
+    fn what_servers_wrote_before_tasks_stood_in_chunks_is_read() {
+        let bytes = include_bytes!("../../../tests/fixtures/log-2.bin");
+        let record = Record::read(bytes).unwrap();
+        assert_eq!(record, Record { term: 9, number: 5, kind: of_batch(full()) });
+    }
+
+    /// Where it is not, servers that know this version would not know what they read: then the version is a new one, and this file stays.
+    #[test]
+    fn what_is_written_is_what_this_version_has() {
+        assert_eq!(one_message(&of_batch(full())), include_bytes!("../../../tests/fixtures/log-3.bin"));
+    }
+
+    #[test]
     fn no_two_messages_are_the_same() {
         let mut number = 0;
         let of = |term, number: &mut u64| messages(term, number, &Kind::Nothing).unwrap();
@@ -460,7 +496,7 @@ mod tests {
     fn a_record_of_a_later_version_is_refused_with_what_to_do() {
         let later = pb::Record { version: VERSION + 1, ..pb::Record::new() };
         let error = Record::read(&later.write_to_bytes().unwrap()).unwrap_err();
-        assert!(matches!(error, RecordError::Newer { found: 3, known: 2 }), "{error}");
+        assert!(matches!(error, RecordError::Newer { found: 4, known: 3 }), "{error}");
         assert!(error.to_string().contains("run the version of Contact"), "{error}");
         for bytes in [&b""[..], b"hello", &pb::Record { version: 1, ..pb::Record::new() }.write_to_bytes().unwrap()] {
             assert!(matches!(Record::read(bytes), Err(RecordError::Strange(_))), "{bytes:?}");

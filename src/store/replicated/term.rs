@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::log::{Log, LogError};
 use super::record::{Kind, batch_messages, messages};
 use crate::now::{Now, Steady};
-use crate::store::Batch;
+use crate::store::{Appended, Batch};
 
 /// So long after it was sent, a message that landed shows that nobody else leads: others wait for longer before they try.
 pub(super) const PROOF: Duration = Duration::from_millis(1_500);
@@ -128,8 +128,13 @@ impl Term {
     }
 
     /// Begins to append a batch: it is on its way, and to be [finished](Term::finish) before anything else is appended.
-    pub(super) fn begin_batch<L: Log>(&mut self, log: &mut L, batch: &Batch) -> Result<Begun<L::Sent>, TermError> {
-        let messages = batch_messages(self.id, &mut self.number, batch)?;
+    pub(super) fn begin_batch<L: Log>(
+        &mut self,
+        log: &mut L,
+        batch: &Batch,
+        appended: &Appended,
+    ) -> Result<Begun<L::Sent>, TermError> {
+        let messages = batch_messages(self.id, &mut self.number, batch, appended)?;
         self.begin(log, messages)
     }
 

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 use log::info;
 use rusqlite::{Connection, Row, TransactionBehavior};
 
+use super::appended::{Beside, append};
 use super::rows::{result, result_columns, task, task_columns};
-use super::{explain, int, results, tasks};
+use super::{explain, int};
 use crate::store::StoreError;
 use crate::store::backend::{self, page};
 use crate::store::chunk::ROWS;
@@ -60,7 +61,8 @@ impl Progress<'_> {
         let tasks: Vec<Task> = next(&change, TASKS, task)?;
         let tasks: Vec<Arc<Task>> = tasks.into_iter().map(Arc::new).collect();
         if let Some(last) = tasks.last() {
-            tasks::append(&change, &tasks)?;
+            append(&change, &tasks, &[])?;
+            Beside::of(&tasks, &[]).write_names(&change)?;
             change.execute("DELETE FROM task_rows WHERE id <= ?", [int(last.id)])?;
         }
         change.commit()?;
@@ -72,7 +74,7 @@ impl Progress<'_> {
         let change = conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let results: Vec<TaskResult> = next(&change, RESULTS, result)?;
         if let Some(last) = results.last() {
-            results::append(&change, &results)?;
+            append(&change, &[], &results)?;
             change.execute("DELETE FROM result_rows WHERE seq <= ?", [int(last.seq)])?;
         }
         change.commit()?;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 
 use super::chunks::Chunk as _;
-use super::results::{self, ResultChunk};
+use super::results::{self, ResultChunk, ResultRow};
 use super::rows::priority_number;
 use super::tasks::{self, TaskChunk};
 use super::{int, runs};
@@ -156,7 +156,8 @@ fn remove_thinned(change: &Transaction<'_>, limit: usize) -> rusqlite::Result<(u
             let stays = stays.into_iter().map(|at| chunk.entry(at)).collect::<rusqlite::Result<Vec<_>>>()?;
             if let Some(first) = stays.first() {
                 after = int(first.seq);
-                results::write(change, &stays.iter().collect::<Vec<_>>(), chunk.segment(), false)?;
+                let row = ResultRow::of(&stays.iter().collect::<Vec<_>>(), chunk.segment() as u64)?;
+                row.write(change, false)?;
             }
         }
         change.prepare_cached("DELETE FROM thinned WHERE block = ?")?.execute([block])?;

@@ -250,60 +250,88 @@ pub(super) fn replay(conn: &Connection, mark: u64) -> rusqlite::Result<Vec<TaskR
     after.filter(|entry| entry.as_ref().map_or(true, |entry| entry.result.group.is_some())).collect()
 }
 
-/// Appends results, which follow one another. The tasks of the same transaction are written already.
-pub(super) fn append(change: &Transaction<'_>, results: &[TaskResult]) -> rusqlite::Result<()> {
-    for segment in segments(results) {
-        for chunk in chunks(segment) {
-            let stray = !has_tasks(change, chunk[0].class())?;
-            write(change, &chunk, int(segment[0].seq), stray)?;
-        }
-    }
-    Ok(())
+/// A chunk of results as it is written: at least one, all of one block.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct ResultRow {
+    pub(in crate::store) first: u64,
+    pub(in crate::store) last: u64,
+    pub(in crate::store) segment: u64,
+    pub(in crate::store) count: u32,
+    pub(in crate::store) first_task: TaskId,
+    pub(in crate::store) last_task: TaskId,
+    pub(in crate::store) newest: Time,
+    /// JSON: the names in it.
+    pub(in crate::store) names: String,
+    /// JSON: a [`Head`] of each.
+    pub(in crate::store) head: String,
+    pub(in crate::store) texts: Vec<u8>,
 }
 
-/// Writes a chunk: at least one result, all of one block.
-pub(super) fn write(
-    change: &Transaction<'_>,
-    chunk: &[&TaskResult],
-    segment: i64,
-    stray: bool,
-) -> rusqlite::Result<()> {
-    let mut insert = change.prepare_cached(
-        "INSERT INTO result_chunks
-            (first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?;
-    let tasks = || chunk.iter().map(|entry| entry.result.task);
-    let (first_task, last_task) = (tasks().min().unwrap_or(0), tasks().max().unwrap_or(0));
-    let newest = chunk.iter().map(|entry| entry.result.at.0).max().unwrap_or(0);
-    let mut names = Names::default();
-    let mut texts = Vec::with_capacity(chunk.iter().map(|entry| entry.bytes()).sum());
-    let mut heads = Vec::with_capacity(chunk.len());
-    let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
-    for TaskResult { seq, result } in chunk.iter().copied() {
-        heads.push(Head(
-            seq - first.seq,
-            size(texts.len())?,
-            size(result.ret.len())?,
-            result.task - first_task,
-            result.group.as_ref().map(|group| names.place(group.as_str())),
-            names.place(&result.client),
-            result.outcome as u8,
-            newest.saturating_sub(result.at.0),
-            Rare::of(result)?,
-        ));
-        texts.extend_from_slice(result.ret.as_bytes());
-        texts.extend_from_slice(result.attachment.data());
+/// The chunks of results that follow one another.
+pub(super) fn rows(results: &[TaskResult]) -> impl Iterator<Item = rusqlite::Result<ResultRow>> {
+    segments(results).flat_map(|segment| chunks(segment).into_iter().map(|chunk| ResultRow::of(&chunk, segment[0].seq)))
+}
+
+impl ResultRow {
+    pub(super) fn of(chunk: &[&TaskResult], segment: u64) -> rusqlite::Result<ResultRow> {
+        let tasks = || chunk.iter().map(|entry| entry.result.task);
+        let (first_task, last_task) = (tasks().min().unwrap_or(0), tasks().max().unwrap_or(0));
+        let newest = chunk.iter().map(|entry| entry.result.at.0).max().unwrap_or(0);
+        let mut names = Names::default();
+        let mut texts = Vec::with_capacity(chunk.iter().map(|entry| entry.bytes()).sum());
+        let mut heads = Vec::with_capacity(chunk.len());
+        let (first, last) = (chunk[0].seq, chunk[chunk.len() - 1].seq);
+        for TaskResult { seq, result } in chunk.iter().copied() {
+            heads.push(Head(
+                seq - first,
+                size(texts.len())?,
+                size(result.ret.len())?,
+                result.task - first_task,
+                result.group.as_ref().map(|group| names.place(group.as_str())),
+                names.place(&result.client),
+                result.outcome as u8,
+                newest.saturating_sub(result.at.0),
+                Rare::of(result)?,
+            ));
+            texts.extend_from_slice(result.ret.as_bytes());
+            texts.extend_from_slice(result.attachment.data());
+        }
+        let json = |result: serde_json::Result<String>| result.map_err(|error| strange(6, error));
+        Ok(ResultRow {
+            first,
+            last,
+            segment,
+            count: size(chunk.len())?,
+            first_task,
+            last_task,
+            newest: Time(newest),
+            names: json(serde_json::to_string(&names.list))?,
+            head: json(serde_json::to_string(&heads))?,
+            texts,
+        })
     }
-    let (block, count) = (first.class(), chunk.len() as i64);
-    let (first, last) = (int(first.seq), int(last.seq));
-    let json = |result: serde_json::Result<String>| result.map_err(|error| strange(6, error));
-    let (names, head) = (json(serde_json::to_string(&names.list))?, json(serde_json::to_string(&heads))?);
-    let (first_task, last_task) = (int(first_task), int(last_task));
-    insert.execute(params![
-        first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts
-    ])?;
-    Ok(())
+
+    /// Writes what came of tasks now: those of the same transaction are written already.
+    pub(super) fn append(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        let stray = !has_tasks(change, block_of(self.first_task))?;
+        self.write(change, stray)
+    }
+
+    pub(super) fn write(&self, change: &Transaction<'_>, stray: bool) -> rusqlite::Result<()> {
+        let ResultRow { first, last, segment, count, first_task, last_task, newest, names, head, texts } = self;
+        let block = block_of(*first_task);
+        let mut insert = change.prepare_cached(
+            "INSERT INTO result_chunks
+                (first, last, segment, count, block, first_task, last_task, stray, newest, names, head, texts)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+        )?;
+        let (first, last, segment) = (int(*first), int(*last), int(*segment));
+        let (first_task, last_task) = (int(*first_task), int(*last_task));
+        insert.execute(params![
+            first, last, segment, count, block, first_task, last_task, stray, newest.0, names, head, texts
+        ])?;
+        Ok(())
+    }
 }
 
 /// Names, each once.

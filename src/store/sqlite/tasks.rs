@@ -429,66 +429,91 @@ pub(super) fn count(
     Ok(count)
 }
 
-/// Appends tasks, which follow one another.
-pub(super) fn append(change: &Transaction<'_>, tasks: &[Arc<Task>]) -> rusqlite::Result<()> {
-    if tasks.is_empty() {
-        return Ok(());
-    }
-    let mut insert = change.prepare_cached(
-        "INSERT INTO task_chunks (first, last, segment, count, target, priority, newest, head, texts)
-            VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
-    )?;
-    let mut keep = change.prepare_cached("INSERT INTO keys (key, task_id) VALUES (?, ?)")?;
-    for segment in segments(tasks) {
-        for chunk in chunks(segment) {
-            let newest = chunk.iter().map(|task| task.accepted_at.0).max().unwrap_or(0);
-            let mut texts = Vec::with_capacity(chunk.iter().map(|task| task.bytes()).sum());
-            let mut heads = Vec::with_capacity(chunk.len());
-            let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
-            let mut before = None;
-            for task in &chunk {
-                let text = task.spec.text.as_bytes();
-                heads.push(Head(
-                    task.id - first.id,
-                    size(texts.len())?,
-                    size(text.len())?,
-                    Rare::of(task, newest, before)?,
-                ));
-                before = task.spec.by.as_ref();
-                texts.extend_from_slice(text);
-                texts.extend_from_slice(task.spec.attachment.data());
-            }
-            let (target, priority) = first.class();
-            keep_lanes(change, &chunk)?;
-            let count = chunk.len() as i64;
-            let (first, last, segment) = (int(first.id), int(last.id), int(segment[0].id));
-            let head = serde_json::to_string(&heads).map_err(|error| strange(7, error))?;
-            insert.execute(params![
-                first,
-                last,
-                segment,
-                count,
-                target,
-                priority_number(priority),
-                newest,
-                head,
-                texts
-            ])?;
+/// A chunk of tasks as it is written.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct TaskRow {
+    pub(in crate::store) first: TaskId,
+    pub(in crate::store) last: TaskId,
+    pub(in crate::store) segment: TaskId,
+    pub(in crate::store) count: u32,
+    pub(in crate::store) target: Option<GroupName>,
+    pub(in crate::store) priority: Priority,
+    pub(in crate::store) newest: Time,
+    /// JSON: a [`Head`] of each.
+    pub(in crate::store) head: String,
+    pub(in crate::store) texts: Vec<u8>,
+    /// Those of its tasks, each once, in their order.
+    pub(in crate::store) lanes: Vec<String>,
+}
+
+/// The chunks of tasks that follow one another.
+pub(super) fn rows(tasks: &[Arc<Task>]) -> impl Iterator<Item = rusqlite::Result<TaskRow>> {
+    segments(tasks).flat_map(|segment| chunks(segment).into_iter().map(|chunk| TaskRow::of(&chunk, segment[0].id)))
+}
+
+impl TaskRow {
+    fn of(chunk: &[&Arc<Task>], segment: TaskId) -> rusqlite::Result<TaskRow> {
+        let newest = chunk.iter().map(|task| task.accepted_at.0).max().unwrap_or(0);
+        let mut texts = Vec::with_capacity(chunk.iter().map(|task| task.bytes()).sum());
+        let mut heads = Vec::with_capacity(chunk.len());
+        let (first, last) = (chunk[0], chunk[chunk.len() - 1]);
+        let mut before = None;
+        for task in chunk {
+            let text = task.spec.text.as_bytes();
+            heads.push(Head(
+                task.id - first.id,
+                size(texts.len())?,
+                size(text.len())?,
+                Rare::of(task, newest, before)?,
+            ));
+            before = task.spec.by.as_ref();
+            texts.extend_from_slice(text);
+            texts.extend_from_slice(task.spec.attachment.data());
         }
+        let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.waits_in()?.as_str())).collect();
+        Ok(TaskRow {
+            first: first.id,
+            last: last.id,
+            segment,
+            count: size(chunk.len())?,
+            target: first.spec.to.clone(),
+            priority: first.spec.priority,
+            newest: Time(newest),
+            head: serde_json::to_string(&heads).map_err(|error| strange(7, error))?,
+            texts,
+            lanes: lanes.into_iter().map(str::to_owned).collect(),
+        })
     }
-    for task in tasks {
-        if let Some(key) = &task.spec.key {
-            keep.execute(params![key, int(task.id)])?;
+
+    pub(super) fn write(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        let TaskRow { first, last, segment, count, target, priority, newest, head, texts, lanes } = self;
+        let (first, target, priority) =
+            (int(*first), target.as_ref().map(GroupName::as_str), priority_number(*priority));
+        let mut insert = change.prepare_cached(
+            "INSERT INTO task_chunks (first, last, segment, count, target, priority, newest, head, texts)
+                VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?;
+        insert.execute(params![first, int(*last), int(*segment), count, target, priority, newest.0, head, texts])?;
+        if lanes.is_empty() {
+            return Ok(());
         }
-        if let Some(slot) = Slot::of(&task.spec) {
-            take_slot(change, &slot, task)?;
+        let mut keep =
+            change.prepare_cached("INSERT INTO lanes (lane, target, priority, first) VALUES (?, ?, ?, ?)")?;
+        for lane in lanes {
+            keep.execute(params![lane, target.unwrap_or(""), priority, first])?;
         }
+        Ok(())
     }
-    Ok(())
+}
+
+/// Notes which task has a key.
+pub(super) fn keep_key(change: &Transaction<'_>, key: &str, task: TaskId) -> rusqlite::Result<()> {
+    change.prepare_cached("INSERT INTO keys (key, task_id) VALUES (?, ?)")?.execute(params![key, int(task)]).map(drop)
 }
 
 /// The task is the newest of its slot now, and has taken the place of the one that it says.
-fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Result<()> {
+pub(super) fn take_slot(change: &Transaction<'_>, task: &Task) -> rusqlite::Result<()> {
+    let Some(slot) = Slot::of(&task.spec) else { return Ok(()) };
     let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
     take.execute(params![slot.key, slot.address, int(task.id)])?;
     let Some(old) = task.spec.replaces() else { return Ok(()) };
@@ -498,20 +523,6 @@ fn take_slot(change: &Transaction<'_>, slot: &Slot, task: &Task) -> rusqlite::Re
         .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
     let at = NewTask::cancelled(task.accepted_at).0;
     replace.execute(params![int(old), at, keyless, int(task.id)]).map(drop)
-}
-
-/// Notes which lanes there are in a chunk.
-fn keep_lanes(change: &Transaction<'_>, chunk: &[&Arc<Task>]) -> rusqlite::Result<()> {
-    let lanes: BTreeSet<&str> = chunk.iter().filter_map(|task| Some(task.spec.waits_in()?.as_str())).collect();
-    if lanes.is_empty() {
-        return Ok(());
-    }
-    let (target, priority) = chunk[0].class();
-    let mut keep = change.prepare_cached("INSERT INTO lanes (lane, target, priority, first) VALUES (?, ?, ?, ?)")?;
-    for lane in lanes {
-        keep.execute(params![lane, target.unwrap_or(""), priority_number(priority), int(chunk[0].id)])?;
-    }
-    Ok(())
 }
 
 /// Writes what the batch changes of tasks that stand in the log already.

@@ -5,9 +5,11 @@ use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension as _, Transaction, TransactionBehavior};
 
-use super::{BUSY_AT_START, Sqlite, connect, explain, int, meta, moving, private, runs, schedules, write_batch};
+use super::{
+    Appended, BUSY_AT_START, Beside, Sqlite, connect, explain, int, meta, moving, private, runs, schedules, write_batch,
+};
 use crate::store::{Backend as _, Batch, Positions, Recovered, Removal, Removed, StoreError};
 
 /// Every so many messages of the log, where they begin is noted, and up to which tasks, results and statuses those before them go.
@@ -152,15 +154,25 @@ impl Sqlite {
     }
 
     /// [`commit`](crate::store::Backend::commit), of what stands at this place of the log.
-    pub(in crate::store) fn commit_at(&mut self, batch: &Batch, place: u64) -> Result<(), StoreError> {
-        self.write_at(batch, place)?.commit()
+    pub(in crate::store) fn commit_at(
+        &mut self,
+        batch: &Batch,
+        appended: &Appended,
+        place: u64,
+    ) -> Result<(), StoreError> {
+        self.write_at(batch, appended, place)?.commit()
     }
 
     /// The same up to the commit, of what is to stand there.
-    pub(in crate::store) fn write_at(&mut self, batch: &Batch, place: u64) -> Result<Written<'_>, StoreError> {
+    pub(in crate::store) fn write_at(
+        &mut self,
+        batch: &Batch,
+        appended: &Appended,
+        place: u64,
+    ) -> Result<Written<'_>, StoreError> {
         let write = |change: &Transaction<'_>| {
             note_place(change)?;
-            write_batch(change, batch)?;
+            write_batch(change, batch, &appended.beside, |change| appended.write(change))?;
             write_place(change, place)
         };
         let explain = explain(&self.path);
@@ -202,12 +214,7 @@ impl Sqlite {
             for table in ["groups", "open_tasks", "drains", "dialled", "clients", "runs", "schedules"] {
                 change.execute(&format!("DELETE FROM {table}"), [])?;
             }
-            write_batch(change, state)?;
-            // Where the log begins behind them there are no rows by which they move.
-            let at = state.positions;
-            for (name, value) in [("last_task", at.task), ("last_result", at.result), ("last_status", at.status)] {
-                change.execute("UPDATE meta SET value = ? WHERE name = ?", params![int(value), name])?;
-            }
+            write_batch(change, state, &Beside::default(), |_| Ok(()))?;
             change.execute("DELETE FROM log_places WHERE place < ?", [begin(change)?])?;
             write_place(change, place)
         })

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::campaign::{Campaign, leads_the_stream, number, rounds};
 use super::members::{Member, PROGRAM, leader};
 use super::nats::{self, Nats};
-use crate::common::skipped;
+use crate::common::{DEADLINE, skipped};
 use crate::network::machines::Lan;
 
 /// The machines of NATS, and those of Contact.
@@ -92,4 +92,33 @@ fn nothing_accepted_is_missing_and_nothing_settled_comes_again_whoever_hears_not
         println!("{cut:?} for {lasted:.1?}: work goes on after {took:.2?}");
     }
     println!("{cuts} partitions, {}", campaign.end());
+}
+
+#[test]
+fn a_server_whose_nats_server_is_cut_off_from_the_others_goes_on_with_another_one() {
+    let lan = match Lan::new(&["nats-a", "nats-b", "nats-c", "a"]) {
+        Ok(lan) => lan,
+        Err(why) => return skipped(&format!("it needs root, network namespaces and nftables: {why}")),
+    };
+    let places = NATS.map(|machine| format!("{}@{}", lan.address(machine), lan.process(machine)));
+    let Some(nats) = Nats::three_at(&places) else { return };
+    let log = nats.config();
+    drop(nats::open(&log));
+    // The others are known to it by what the first one says.
+    let urls = nats.urls();
+    let first = urls.split(',').next().unwrap();
+    let server = Member::start_on(lan.command(3, PROGRAM), &lan.address(3), first, &log.cluster.to_string());
+    server.until_ready_says("200 OK");
+    let submit = || server.ctl(&["--json", "submit", "x"]);
+    let is_accepted = |said: &str| said.contains(r#""done":true,"accepted":1"#);
+    assert!(is_accepted(&submit()), "{}", submit());
+    lan.deafen(0, &[1, 2]);
+    [1, 2].iter().for_each(|other| lan.deafen(*other, &[0]));
+    let deadline = Instant::now() + 2 * DEADLINE;
+    while let said = submit()
+        && !is_accepted(&said)
+    {
+        assert!(Instant::now() < deadline, "it goes on with nobody: {said}");
+        thread::sleep(Duration::from_millis(200));
+    }
 }

@@ -68,7 +68,7 @@ fn keyed(witness: &Witness) {
             // At the start, a group that is named may be yet to come.
             let Some(answer) = answer.filter(|answer| answer.refused.is_empty()) else { break };
             accepted(witness, std::mem::take(&mut unconfirmed), &answer);
-            thread::sleep(witness.pause);
+            witness.pause(3);
         }
     }
 }
@@ -93,7 +93,7 @@ fn unary(witness: &Witness) {
         if let Some(answer) = answer {
             accepted(witness, tasks, &answer);
         }
-        thread::sleep(witness.pause);
+        witness.pause(4);
     }
 }
 
@@ -117,7 +117,7 @@ fn contactctl(witness: &Witness) {
             command.args(["--to", to]);
         }
         submitted_by(&mut command, witness, tasks);
-        thread::sleep(witness.pause);
+        witness.pause(40);
     }
 }
 

@@ -204,6 +204,16 @@ impl Witness {
         *self.settled.lock().unwrap()
     }
 
+    /// Between two requests of a submitter, of which the last one had so many tasks. Each of them is settled four times or so, by all groups
+    /// together, and three submit: where workers come to nothing, little is submitted.
+    pub fn pause(&self, tasks: usize) {
+        let enough = self.settled() + 12 * tasks as u64;
+        thread::sleep(self.pause);
+        let settled = self.settled.lock().unwrap();
+        let wait = |settled: &mut u64| *settled < enough && self.is_submitting();
+        drop(self.progress.wait_timeout_while(settled, Duration::from_secs(1), wait).unwrap());
+    }
+
     /// Waits until so many more tasks were accepted than have been.
     #[track_caller]
     #[cfg_attr(not(feature = "cluster"), allow(dead_code, reason = "tests of several servers use it"))]

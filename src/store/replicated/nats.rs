@@ -3,13 +3,14 @@
 //! The server that leads says so four times a second, with the last message of the log. Nothing depends on these beats but how soon another
 //! one tries to lead. Once a second each says what it is, for people: nothing depends on that at all.
 
-use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, ServerInfo};
+use async_nats::{Client, ConnectOptions, ReconnectToServer, Server, ServerInfo};
 use bytes::Bytes;
 use futures::StreamExt as _;
+use futures::future;
 use log::warn;
 use tokio::runtime::Runtime;
 use tokio::time::{interval, timeout};
@@ -29,11 +30,13 @@ const SAY: Duration = Duration::from_secs(1);
 pub(super) const OLDEST: (u32, u32) = (2, 14);
 
 pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStreamError> {
+    let tried = AtomicUsize::new(0);
     let mut options = ConnectOptions::new()
         .name("contact-server")
         .connection_timeout(Duration::from_secs(1))
         .ping_interval(Duration::from_secs(1))
         .max_reconnects(None)
+        .reconnect_to_server_callback(move |pool, _| future::ready(next(&pool, tried.fetch_add(1, SeqCst))))
         .reconnect_delay_callback(|tries| Duration::from_millis((20 * tries as u64).min(200)));
     if let Some(path) = &config.credentials {
         let file = |why: std::io::Error| JetStreamError::File { path: path.clone(), why: why.to_string() };
@@ -46,6 +49,15 @@ pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStrea
     let connected = timeout(SETUP, options.connect(&config.urls[..])).await;
     let cannot = |why: String| JetStreamError::Unreachable { urls: config.urls.join(", "), why };
     connected.map_err(|_| cannot("no connection".into()))?.map_err(|error| cannot(error.to_string()))
+}
+
+/// Where a connection goes on that was lost, or left: one server after the other. Left to itself the client may choose the one again that was
+/// left, each time. `None`: there never was one, and each is tried at once.
+fn next(pool: &[Server], tried: usize) -> Option<ReconnectToServer> {
+    if !pool.iter().any(|server| server.did_connect) {
+        return None;
+    }
+    Some(ReconnectToServer { addr: pool[tried % pool.len()].addr.clone(), delay: None })
 }
 
 /// Refuses one that is too old.

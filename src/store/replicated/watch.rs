@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::stream::{Info, Stream};
+use log::info;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -17,6 +18,9 @@ use crate::task::Time;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
+/// A NATS server that knows of none that leads the stream, so often one time after another, is left for another server: it may be cut off from
+/// those that keep the stream. That is longer than an election takes, as a rule.
+const LEADERLESS: u32 = 2;
 /// How long the page of a monitoring port may take, and be.
 const PAGE: Duration = Duration::from_secs(2);
 const LONGEST_PAGE: u64 = 1 << 20;
@@ -26,23 +30,38 @@ const PATH: &str = "/jsz?config=1";
 /// Looks, until the runtime ends. What NATS does not say stays as it was said last.
 pub(super) async fn stream(nats: Arc<Nats>, stream: Stream<()>, config: JetStreamConfig) {
     let mut every = interval(EVERY);
+    let mut leaderless = 0;
     loop {
         every.tick().await;
         let mut of_monitors = Vec::new();
         for url in &config.monitors {
             of_monitors.extend(monitor(url).await.err());
         }
-        if let Ok(Ok(info)) = timeout(ANSWER, stream.get_info()).await {
-            let server = nats.client.server_info();
-            let mut seen = seen(&info, &server.server_name);
-            // The first connection is refused to one that is too old, and later ones are not.
-            seen.trouble.extend(check_version(&server).err().map(|error| error.to_string()));
-            let differences = differences(&info.config, &wanted(&config));
-            seen.trouble.extend(differences.into_iter().map(|one| format!("of the stream, {one}")));
-            seen.trouble.extend(of_monitors);
-            *locked(&nats.log) = Some(seen);
+        let info = timeout(ANSWER, stream.get_info()).await.ok().and_then(Result::ok);
+        leaderless = if info.as_ref().is_some_and(is_led) { 0 } else { leaderless + 1 };
+        if leaderless >= LEADERLESS {
+            leaderless = 0;
+            info!(
+                "the NATS server {} knows of none that leads the stream: another one is tried",
+                nats.client.server_info().server_name
+            );
+            let _ = nats.client.force_reconnect().await;
         }
+        let Some(info) = info else { continue };
+        let server = nats.client.server_info();
+        let mut seen = seen(&info, &server.server_name);
+        // The first connection is refused to one that is too old, and later ones are not.
+        seen.trouble.extend(check_version(&server).err().map(|error| error.to_string()));
+        let differences = differences(&info.config, &wanted(&config));
+        seen.trouble.extend(differences.into_iter().map(|one| format!("of the stream, {one}")));
+        seen.trouble.extend(of_monitors);
+        *locked(&nats.log) = Some(seen);
     }
+}
+
+/// Whether anybody leads the stream. Where NATS is no cluster nobody needs to.
+fn is_led(info: &Info) -> bool {
+    info.cluster.as_ref().is_none_or(|cluster| cluster.leader.as_ref().is_some_and(|leader| !leader.is_empty()))
 }
 
 /// `connected`: the server that answered, which is the only one where NATS is no cluster.

@@ -144,12 +144,12 @@ impl Member {
         move || locked(&shared.pulse).as_ref().and_then(Pulse::stands_still)
     }
 
-    /// See [`Server::reconfigure`]. Holds for all the time that it leads from now on, too.
+    /// See [`Server::reconfigure`](super::Server::reconfigure). Holds for all the time that it leads from now on, too.
     pub fn reconfigure(&self, broker: broker::Config, retention: Retention, limits: Limits) {
         let _ = self.orders.send(Order::Reconfigure(Box::new((broker, retention, limits))));
     }
 
-    /// See [`Server::reload_tls`].
+    /// See [`Server::reload_tls`](super::Server::reload_tls).
     pub fn reload_tls(&self) {
         let _ = self.orders.send(Order::ReloadTls);
     }

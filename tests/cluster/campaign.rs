@@ -17,7 +17,7 @@ use crate::common::DEADLINE;
 use crate::common::program::Program;
 use crate::crash::ledger::Ledger;
 use crate::crash::witness::Witness;
-use crate::crash::{anonymous, python_workers, submitters, workers};
+use crate::crash::{anonymous, operators, python_workers, submitters, workers};
 use crate::interop::python::{Python, Spelling};
 
 pub(super) struct Campaign {
@@ -36,7 +36,8 @@ impl Campaign {
         let all = |of: fn(&Member) -> &str| members.iter().map(of).collect::<Vec<_>>().join(",");
         let witness = Arc::new(Witness::new(&all(|it| &it.listen), &all(|it| &it.control), times));
         leader(&members, None);
-        let submitting = submitters::start(&witness);
+        let mut submitting = submitters::start(&witness);
+        submitting.extend(operators::start(&witness));
         let mut working = workers::start(&witness);
         working.extend(python_workers::start(&witness));
         working.push(anonymous::start(&witness));
@@ -80,6 +81,8 @@ impl Campaign {
         self.members.iter_mut().for_each(|member| member.program.kill());
         self.working.into_iter().for_each(workers::Worker::join);
         ledger.assert_consistent(&self.witness);
+        ledger.assert_runs(&self.witness);
+        ledger.assert_cancelled_stays_so(&self.witness);
         assert_views_are_the_same(&self.log, &self.members);
         ledger
     }

@@ -35,7 +35,7 @@ use appended::append;
 use reader::SqliteReader;
 pub(super) use results::ResultRow;
 use rows::{client_columns, dialled_columns, drain_columns, group_columns, open_columns, status_columns};
-pub(super) use tasks::TaskRow;
+pub(super) use tasks::{SlotTaken, TaskRow};
 
 /// Marks the file as Contact's: "Cont".
 const APPLICATION_ID: i64 = 0x436f_6e74;

@@ -68,7 +68,8 @@ fn keyed(witness: &Witness) {
             // At the start, a group that is named may be yet to come.
             let Some(answer) = answer.filter(|answer| answer.refused.is_empty()) else { break };
             accepted(witness, std::mem::take(&mut unconfirmed), &answer);
-            witness.pause(3);
+            // Three, for one to five groups.
+            witness.pace(12);
         }
     }
 }
@@ -93,7 +94,7 @@ fn unary(witness: &Witness) {
         if let Some(answer) = answer {
             accepted(witness, tasks, &answer);
         }
-        witness.pause(4);
+        witness.pace(4);
     }
 }
 
@@ -117,7 +118,8 @@ fn contactctl(witness: &Witness) {
             command.args(["--to", to]);
         }
         submitted_by(&mut command, witness, tasks);
-        witness.pause(40);
+        // Forty, for one group or, of each fourth file, all five.
+        witness.pace(80);
     }
 }
 

@@ -204,10 +204,10 @@ impl Witness {
         *self.settled.lock().unwrap()
     }
 
-    /// Between two requests of a submitter, of which the last one had so many tasks. Each of them is settled four times or so, by all groups
-    /// together, and three submit: where workers come to nothing, little is submitted.
-    pub fn pause(&self, tasks: usize) {
-        let enough = self.settled() + 12 * tasks as u64;
+    /// Between two requests of a submitter, of which the last one comes to so many settled tasks, in all groups together. There are three of them:
+    /// where workers come to little, no more is submitted.
+    pub fn pace(&self, settles: u64) {
+        let enough = self.settled() + 3 * settles;
         thread::sleep(self.pause);
         let settled = self.settled.lock().unwrap();
         let wait = |settled: &mut u64| *settled < enough && self.is_submitting();

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt::Display;
 use std::io;
 use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -18,9 +19,10 @@ use crate::labels::Labels;
 use crate::retry::RetryPolicy;
 use crate::run::{Run, TargetState};
 use crate::schedule::Schedule;
-use crate::store::sqlite::{Beside, ResultRow, TaskRow};
+use crate::store::chunk::block_of;
+use crate::store::sqlite::{Beside, ResultRow, SlotTaken, TaskRow};
 use crate::store::{
-    Appended, Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal,
+    Appended, Batch, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenRows, OpenTask, Positions, Removal, Slot,
     WaitingLane,
 };
 use crate::task::{
@@ -94,7 +96,7 @@ pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch>
         mark,
         positions,
     } = batch;
-    let Appended { tasks, results, beside: Beside { keys, replacing, dead } } = appended;
+    let Appended { tasks, results, beside: Beside { keys, slots, dead } } = appended;
     let expiry =
         |(task, at): &(TaskId, Option<Time>)| pb::Expiry { task: *task, at: at.map(|at| at.0), ..pb::Expiry::new() };
     Ok(pb::Batch {
@@ -108,7 +110,7 @@ pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch>
         task_chunks: tasks.iter().map(task_chunk).collect(),
         result_chunks: results.iter().map(result_chunk).collect(),
         keys: keys.iter().map(|(key, task)| pb::Key { key: key.clone(), task: *task, ..pb::Key::new() }).collect(),
-        replacing: replacing.iter().map(|one| task(one)).collect(),
+        slots: slots.iter().map(slot).collect(),
         dead: dead.iter().map(result).collect(),
         statuses: statuses.iter().map(status).collect(),
         forgotten: forgotten.iter().map(ToString::to_string).collect(),
@@ -129,21 +131,24 @@ pub(super) fn batch(batch: &Batch, appended: &Appended) -> io::Result<pb::Batch>
 pub(super) fn read_batch(batch: pb::Batch) -> Read<(Batch, Appended)> {
     let positions = some(batch.positions, "positions")?;
     let names = |names: Vec<String>| names.iter().map(|one| name(one)).collect::<Read<_>>();
-    let tasks = |tasks: Vec<pb::Task>| tasks.into_iter().map(|task| read_task(task).map(Arc::new)).collect::<Read<_>>();
     let results = |results: Vec<pb::Result>| results.into_iter().map(read_result).collect::<Read<Vec<_>>>();
-    let appended = if batch.tasks.is_empty() && batch.results.is_empty() {
+    let one_by_one = !batch.tasks.is_empty() || !batch.results.is_empty();
+    let appended = if one_by_one && (!batch.task_chunks.is_empty() || !batch.result_chunks.is_empty()) {
+        return Err("tasks or results one by one, and in chunks".into());
+    } else if one_by_one {
+        // As servers wrote it that knew version 2.
+        let tasks = batch.tasks.into_iter().map(|task| read_task(task).map(Arc::new)).collect::<Read<Vec<_>>>()?;
+        Appended::of(&tasks, &results(batch.results)?).map_err(strange)?
+    } else {
         Appended {
             tasks: batch.task_chunks.into_iter().map(read_task_chunk).collect::<Read<_>>()?,
             results: batch.result_chunks.into_iter().map(read_result_chunk).collect::<Read<_>>()?,
             beside: Beside {
                 keys: batch.keys.into_iter().map(|key| (key.key, key.task)).collect(),
-                replacing: tasks(batch.replacing)?,
+                slots: batch.slots.into_iter().map(read_slot).collect(),
                 dead: results(batch.dead)?,
             },
         }
-    } else {
-        // As servers wrote it that knew version 2.
-        Appended::of(&tasks(batch.tasks)?, &results(batch.results)?).map_err(strange)?
     };
     let read = Batch {
         tasks: Vec::new(),
@@ -165,6 +170,27 @@ pub(super) fn read_batch(batch: pb::Batch) -> Read<(Batch, Appended)> {
     Ok((read, appended))
 }
 
+/// Whether these are of a chunk that the store could have.
+fn check_chunk(segment: u64, positions: RangeInclusive<u64>, count: u32) -> Read<()> {
+    let (first, last) = positions.into_inner();
+    let is_one = segment <= first && first <= last && last <= i64::MAX as u64;
+    if is_one && count > 0 && u64::from(count) <= last - first + 1 {
+        return Ok(());
+    }
+    Err(format!("a chunk of {count} from {first} to {last}, in a segment from {segment} on"))
+}
+
+fn slot(taken: &SlotTaken) -> pb::Slot {
+    let SlotTaken { slot: Slot { key, address }, task, at, replaces } = taken;
+    let (key, address, replaces) = (key.clone(), address.clone(), *replaces);
+    pb::Slot { key, address, task: *task, at: at.0, replaces, ..pb::Slot::new() }
+}
+
+fn read_slot(taken: pb::Slot) -> SlotTaken {
+    let pb::Slot { key, address, task, at, replaces, .. } = taken;
+    SlotTaken { slot: Slot { key, address }, task, at: Time(at), replaces }
+}
+
 fn task_chunk(chunk: &TaskRow) -> pb::TaskChunk {
     let TaskRow { first, last, segment, count, target, priority, newest, head, texts, lanes } = chunk;
     pb::TaskChunk {
@@ -182,7 +208,9 @@ fn task_chunk(chunk: &TaskRow) -> pb::TaskChunk {
     }
 }
 
+/// What is in the heads is not looked at.
 fn read_task_chunk(chunk: pb::TaskChunk) -> Read<TaskRow> {
+    check_chunk(chunk.segment, chunk.first..=chunk.last, chunk.count)?;
     let pb::TaskChunk { first, last, segment, count, target, priority, newest, head, texts, lanes, .. } = chunk;
     let (target, priority) = (optional_name(target)?, read_priority(priority)?);
     Ok(TaskRow { first, last, segment, count, target, priority, newest: Time(newest), head, texts, lanes })
@@ -205,7 +233,12 @@ fn result_chunk(chunk: &ResultRow) -> pb::ResultChunk {
     }
 }
 
+/// Likewise.
 fn read_result_chunk(chunk: pb::ResultChunk) -> Read<ResultRow> {
+    check_chunk(chunk.segment, chunk.first..=chunk.last, chunk.count)?;
+    if chunk.first_task > chunk.last_task || block_of(chunk.first_task) != block_of(chunk.last_task) {
+        return Err(format!("results of tasks {} to {} in one chunk", chunk.first_task, chunk.last_task));
+    }
     let pb::ResultChunk { first, last, segment, count, first_task, last_task, newest, names, head, texts, .. } = chunk;
     let newest = Time(newest);
     Ok(ResultRow { first, last, segment, count, first_task, last_task, newest, names, head, texts })

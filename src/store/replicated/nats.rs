@@ -3,11 +3,11 @@
 //! The server that leads says so four times a second, with the last message of the log. Nothing depends on these beats but how soon another
 //! one tries to lead. Once a second each says what it is, for people: nothing depends on that at all.
 
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, ReconnectToServer, Server, ServerInfo};
+use async_nats::{Client, ConnectOptions, ReconnectToServer, Server, ServerAddr, ServerInfo};
 use bytes::Bytes;
 use futures::StreamExt as _;
 use futures::future;
@@ -30,13 +30,13 @@ const SAY: Duration = Duration::from_secs(1);
 pub(super) const OLDEST: (u32, u32) = (2, 14);
 
 pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStreamError> {
-    let tried = AtomicUsize::new(0);
+    let last = Mutex::default();
     let mut options = ConnectOptions::new()
         .name("contact-server")
         .connection_timeout(Duration::from_secs(1))
         .ping_interval(Duration::from_secs(1))
         .max_reconnects(None)
-        .reconnect_to_server_callback(move |pool, _| future::ready(next(&pool, tried.fetch_add(1, SeqCst))))
+        .reconnect_to_server_callback(move |pool, _| future::ready(next(&pool, &mut locked(&last))))
         .reconnect_delay_callback(|tries| Duration::from_millis((20 * tries as u64).min(200)));
     if let Some(path) = &config.credentials {
         let file = |why: std::io::Error| JetStreamError::File { path: path.clone(), why: why.to_string() };
@@ -51,13 +51,13 @@ pub(super) async fn connect(config: &JetStreamConfig) -> Result<Client, JetStrea
     connected.map_err(|_| cannot("no connection".into()))?.map_err(|error| cannot(error.to_string()))
 }
 
-/// Where a connection goes on that was lost, or left: one server after the other. Left to itself the client may choose the one again that was
-/// left, each time. `None`: there never was one, and each is tried at once.
-fn next(pool: &[Server], tried: usize) -> Option<ReconnectToServer> {
-    if !pool.iter().any(|server| server.did_connect) {
-        return None;
-    }
-    Some(ReconnectToServer { addr: pool[tried % pool.len()].addr.clone(), delay: None })
+/// Where a connection goes on that was lost, or left: at the server behind that one. Left to itself the client may choose the one again that was
+/// left, each time. `last`: which this said last. `None`: there never was a connection, or that one is none of them; each is tried then.
+fn next(pool: &[Server], last: &mut Option<ServerAddr>) -> Option<ReconnectToServer> {
+    let is_last = |server: &Server| last.as_ref().map_or(server.did_connect, |last| server.addr == *last);
+    let next = pool.iter().position(is_last).map(|at| pool[(at + 1) % pool.len()].addr.clone());
+    last.clone_from(&next);
+    next.map(|addr| ReconnectToServer { addr, delay: None })
 }
 
 /// Refuses one that is too old.
@@ -218,5 +218,35 @@ impl Beats {
     /// What this server sees of the cluster.
     pub fn view(&self) -> ClusterView {
         self.nats.view()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    #[test]
+    fn a_connection_goes_on_at_the_next_server_and_not_where_it_was() {
+        let address = |n| format!("nats://h{n}:4222").parse::<ServerAddr>().unwrap();
+        let server = |n, did_connect| Server {
+            addr: address(n),
+            failed_attempts: 0,
+            did_connect,
+            is_discovered: false,
+            last_error: None,
+        };
+        let mut last = None;
+        let mut next_of = |connected: &[i32], all: &[i32]| {
+            let pool: Vec<_> = all.iter().map(|n| server(*n, connected.contains(n))).collect();
+            next(&pool, &mut last).map(|next| next.addr)
+        };
+        assert_eq!(next_of(&[], &[0, 1, 2]), None, "any of them");
+        assert_eq!(next_of(&[1], &[0, 1, 2]), Some(address(2)));
+        assert_eq!(next_of(&[1, 2], &[0, 1, 2]), Some(address(0)));
+        assert_eq!(next_of(&[1, 2], &[0, 1, 2]), Some(address(1)), "the one before did not answer");
+        assert_eq!(next_of(&[1, 2], &[3, 4]), None, "they are others");
+        assert_eq!(next_of(&[4], &[3, 4]), Some(address(3)));
     }
 }

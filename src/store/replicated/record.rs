@@ -291,7 +291,9 @@ mod tests {
     use crate::fuzz::{any_bytes, cases};
     use crate::run::{self, Run, TargetState};
     use crate::schedule::{self, Schedule};
-    use crate::store::{Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, WaitingLane};
+    use crate::store::{
+        Backend as _, Dialled, Drain, GroupState, KnownClient, LanePlace, OpenTask, Positions, Sqlite, WaitingLane,
+    };
     use crate::task::{
         Audience, Made, Name, NameOf, NewResult, NewStatus, NewTask, Outcome, Priority, Quiet, Replace, Status,
         Submitter, Task, TaskResult, Time, TimeLimit,
@@ -426,6 +428,27 @@ mod tests {
         }
     }
 
+    /// The same with tasks and results of one class each, which differ.
+    fn several() -> Batch {
+        let mut batch = full();
+        let ann = Some(Arc::new(Submitter { name: "ann".into(), role: "operator".into() }));
+        let task = |(id, text, at, by): (u64, &str, i64, _)| {
+            let spec = NewTask { text: text.into(), to: Some(name("g")), by, ..NewTask::default() };
+            Arc::new(Task { id, accepted_at: Time(at), spec })
+        };
+        let tasks = [(10, "one", 50, ann.clone()), (12, "任务", 70, ann), (13, "", 60, None), (14, "four", 70, None)];
+        batch.tasks.extend(tasks.into_iter().map(task));
+        let last = batch.results[3].result.clone();
+        let result = |(seq, client): (u64, &str)| {
+            let result = NewResult { client: client.into(), task: 13, at: Time(seq as i64), ..last.clone() };
+            TaskResult { seq, result }
+        };
+        let first = batch.results.len() as u64 + 1;
+        batch.results.extend([(first, "a"), (first + 2, "b"), (first + 3, "a")].map(result));
+        batch.positions = Positions { task: 14, result: first + 3, ..batch.positions };
+        batch
+    }
+
     /// As it is in a record.
     fn of(batch: Batch) -> (Batch, Appended) {
         let appended = Appended::of(&batch.tasks, &batch.results).unwrap();
@@ -446,6 +469,7 @@ mod tests {
         let removal = Removal { chunks: vec![1, 900], before: Time(-1), now: Time(i64::MAX), limit: usize::MAX };
         vec![
             of_batch(full()),
+            of_batch(several()),
             of_batch(Batch::default()),
             Kind::State(of(full()).0),
             Kind::Removal(removal),
@@ -481,7 +505,86 @@ mod tests {
     /// Where it is not, servers that know this version would not know what they read: then the version is a new one, and this file stays.
     #[test]
     fn what_is_written_is_what_this_version_has() {
-        assert_eq!(one_message(&of_batch(full())), include_bytes!("../../../tests/fixtures/log-3.bin"));
+        assert_eq!(one_message(&of_batch(several())), include_bytes!("../../../tests/fixtures/log-3.bin"));
+    }
+
+    #[test]
+    fn what_is_read_of_a_record_is_written_as_a_server_alone_writes_it() {
+        let rows = |folder: &tempfile::TempDir| {
+            let database = rusqlite::Connection::open(folder.path().join("contact.db")).unwrap();
+            let all = |sql: &str| -> Vec<String> {
+                let mut select = database.prepare(sql).unwrap();
+                let columns = select.column_count();
+                let row = |row: &rusqlite::Row<'_>| {
+                    (0..columns).map(|at| row.get_ref(at).map(|value| format!("{value:?}"))).collect::<Result<_, _>>()
+                };
+                select.query_map([], row).unwrap().map(|row: Result<Vec<_>, _>| row.unwrap().join("|")).collect()
+            };
+            let mut select = database.prepare("SELECT name FROM sqlite_schema WHERE type = 'table'").unwrap();
+            let tables = select.query_map([], |row| row.get::<_, String>(0)).unwrap().map(Result::unwrap);
+            let of_table = |table: String| {
+                let rows = match table.as_str() {
+                    "log_places" => Vec::new(),
+                    "meta" => all("SELECT * FROM meta WHERE name NOT IN ('log', 'log_id')"),
+                    _ => all(&format!("SELECT * FROM {table}")),
+                };
+                (table, rows)
+            };
+            tables.map(of_table).filter(|(_, rows)| !rows.is_empty()).collect::<Vec<_>>()
+        };
+        let (alone, one_of_several) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let mut database = Sqlite::open(alone.path()).unwrap();
+        database.commit(&several()).unwrap();
+        let mut view = Sqlite::open_view(one_of_several.path()).unwrap();
+        let Kind::Batch(batch, appended) = Record::read(&one_message(&of_batch(several()))).unwrap().kind else {
+            panic!("it is a batch")
+        };
+        view.commit_at(&batch, &appended, 1).unwrap();
+        let alone = rows(&alone);
+        assert!(alone.len() > 15, "all kinds of rows: {}", alone.len());
+        assert_eq!(rows(&one_of_several), alone);
+    }
+
+    #[test]
+    fn rows_that_the_store_could_not_have_are_refused() {
+        let chunk = |change: fn(&mut pb::TaskChunk)| {
+            let mut chunk = pb::TaskChunk { first: 7, last: 8, segment: 7, count: 2, ..pb::TaskChunk::new() };
+            change(&mut chunk);
+            pb::Batch { task_chunks: vec![chunk], ..pb::Batch::new() }
+        };
+        let results = |change: fn(&mut pb::ResultChunk)| {
+            let mut chunk = pb::ResultChunk { first: 7, last: 8, segment: 7, count: 2, ..pb::ResultChunk::new() };
+            change(&mut chunk);
+            pb::Batch { result_chunks: vec![chunk], ..pb::Batch::new() }
+        };
+        let one_by_one = |ids: [u64; 2]| {
+            let task = |id| pb::Task { id, ..pb::Task::new() };
+            pb::Batch { tasks: ids.map(task).into(), ..pb::Batch::new() }
+        };
+        let both = pb::Batch { tasks: one_by_one([7, 8]).tasks, ..results(|_| {}) };
+        let read = |batch: pb::Batch| {
+            let batch = pb::Batch { positions: MessageField::some(pb::Positions::new()), ..batch };
+            let record = pb::Record { version: 3, kind: Some(PbKind::Batch(batch)), ..pb::Record::new() };
+            Record::read(&record.write_to_bytes().unwrap())
+        };
+        for good in [chunk(|_| {}), results(|_| {}), one_by_one([7, 8])] {
+            read(good).unwrap();
+        }
+        let bad = [
+            chunk(|it| it.segment = 8),
+            chunk(|it| it.last = 6),
+            chunk(|it| it.last = u64::MAX),
+            chunk(|it| it.count = 0),
+            chunk(|it| it.count = 3),
+            results(|it| it.count = 3),
+            results(|it| it.last_task = 256),
+            results(|it| it.first_task = 1),
+            one_by_one([8, 7]),
+            both,
+        ];
+        for (at, bad) in bad.into_iter().enumerate() {
+            assert!(matches!(read(bad), Err(RecordError::Strange(_))), "{at}");
+        }
     }
 
     #[test]
@@ -537,7 +640,8 @@ mod tests {
 
     #[test]
     fn any_bytes_of_a_log_are_a_record_or_are_refused() {
-        let valid: Vec<_> = kinds().iter().map(one_message).collect();
+        let mut valid: Vec<_> = kinds().iter().map(one_message).collect();
+        valid.push(include_bytes!("../../../tests/fixtures/log-2.bin").to_vec());
         // An entry takes two bytes in the log.
         any_bytes(
             cases(),

@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::jetstream::stream::{Info, Stream};
 use log::info;
 use serde::Deserialize;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::jetstream::{ANSWER, JetStreamConfig};
 use super::nats::{Nats, check_version, locked};
@@ -18,9 +19,9 @@ use crate::task::Time;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(5);
-/// A NATS server that knows of none that leads the stream, so often one time after another, is left for another server: it may be cut off from
-/// those that keep the stream. That is longer than an election takes, as a rule.
-const LEADERLESS: u32 = 2;
+/// A NATS server that does not say who leads the stream, so often one time after another, is left for another server: it may be cut off from
+/// those that keep the stream. Most elections are over before.
+const LEADERLESS: u32 = 3;
 /// How long the page of a monitoring port may take, and be.
 const PAGE: Duration = Duration::from_secs(2);
 const LONGEST_PAGE: u64 = 1 << 20;
@@ -30,6 +31,7 @@ const PATH: &str = "/jsz?config=1";
 /// Looks, until the runtime ends. What NATS does not say stays as it was said last.
 pub(super) async fn stream(nats: Arc<Nats>, stream: Stream<()>, config: JetStreamConfig) {
     let mut every = interval(EVERY);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut leaderless = 0;
     loop {
         every.tick().await;
@@ -38,13 +40,12 @@ pub(super) async fn stream(nats: Arc<Nats>, stream: Stream<()>, config: JetStrea
             of_monitors.extend(monitor(url).await.err());
         }
         let info = timeout(ANSWER, stream.get_info()).await.ok().and_then(Result::ok);
-        leaderless = if info.as_ref().is_some_and(is_led) { 0 } else { leaderless + 1 };
+        let is_connected = nats.client.connection_state() == State::Connected;
+        leaderless = if info.as_ref().is_some_and(is_led) || !is_connected { 0 } else { leaderless + 1 };
         if leaderless >= LEADERLESS {
             leaderless = 0;
-            info!(
-                "the NATS server {} knows of none that leads the stream: another one is tried",
-                nats.client.server_info().server_name
-            );
+            let server = nats.client.server_info().server_name;
+            info!("the NATS server {server} does not say who leads the stream: another one is tried");
             let _ = nats.client.force_reconnect().await;
         }
         let Some(info) = info else { continue };

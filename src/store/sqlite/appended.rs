@@ -8,7 +8,7 @@ use rusqlite::{Transaction, params};
 use super::int;
 use super::results::{self, ResultRow};
 use super::rows::{self, dead_columns};
-use super::tasks::{self, TaskRow};
+use super::tasks::{self, SlotTaken, TaskRow};
 use crate::task::{GroupName, NewResult, Task, TaskId, TaskResult};
 
 /// The tasks and results of a batch, worked out before anything is written.
@@ -26,8 +26,8 @@ pub struct Appended {
 pub(in crate::store) struct Beside {
     /// The keys of tasks.
     pub(in crate::store) keys: Vec<(String, TaskId)>,
-    /// Those of the tasks that replace others.
-    pub(in crate::store) replacing: Vec<Arc<Task>>,
+    /// Slots that tasks take.
+    pub(in crate::store) slots: Vec<SlotTaken>,
     /// Those of the results by which a task is given up, or is not given up any more.
     pub(in crate::store) dead: Vec<TaskResult>,
 }
@@ -57,7 +57,7 @@ impl Beside {
         let key = |task: &Arc<Task>| Some((task.spec.key.clone()?, task.id));
         Beside {
             keys: tasks.iter().filter_map(key).collect(),
-            replacing: tasks.iter().filter(|task| task.spec.replace.is_some()).cloned().collect(),
+            slots: tasks.iter().filter_map(|task| SlotTaken::by(task)).collect(),
             dead: results.iter().filter(|entry| entry.result.moves_dead_letter()).cloned().collect(),
         }
     }
@@ -65,7 +65,7 @@ impl Beside {
     /// Writes by what tasks are found, which are written already.
     pub(super) fn write_names(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
         self.keys.iter().try_for_each(|(key, task)| tasks::keep_key(change, key, *task))?;
-        self.replacing.iter().try_for_each(|task| tasks::take_slot(change, task))
+        self.slots.iter().try_for_each(|slot| slot.write(change))
     }
 
     /// Writes the dead letters. Those of groups that are removed are gone already.

@@ -283,7 +283,7 @@ impl ResultRow {
         let (first, last) = (chunk[0].seq, chunk[chunk.len() - 1].seq);
         for TaskResult { seq, result } in chunk.iter().copied() {
             heads.push(Head(
-                seq - first,
+                seq.checked_sub(first).ok_or_else(|| strange(6, "results out of order"))?,
                 size(texts.len())?,
                 size(result.ret.len())?,
                 result.task - first_task,

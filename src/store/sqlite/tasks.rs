@@ -461,7 +461,7 @@ impl TaskRow {
         for task in chunk {
             let text = task.spec.text.as_bytes();
             heads.push(Head(
-                task.id - first.id,
+                task.id.checked_sub(first.id).ok_or_else(|| strange(6, "tasks out of order"))?,
                 size(texts.len())?,
                 size(text.len())?,
                 Rare::of(task, newest, before)?,
@@ -511,18 +511,32 @@ pub(super) fn keep_key(change: &Transaction<'_>, key: &str, task: TaskId) -> rus
     change.prepare_cached("INSERT INTO keys (key, task_id) VALUES (?, ?)")?.execute(params![key, int(task)]).map(drop)
 }
 
-/// The task is the newest of its slot now, and has taken the place of the one that it says.
-pub(super) fn take_slot(change: &Transaction<'_>, task: &Task) -> rusqlite::Result<()> {
-    let Some(slot) = Slot::of(&task.spec) else { return Ok(()) };
-    let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
-    take.execute(params![slot.key, slot.address, int(task.id)])?;
-    let Some(old) = task.spec.replaces() else { return Ok(()) };
-    let Some((chunk, at)) = find(change, old)? else { return Ok(()) };
-    let keyless = chunk.entry(at)?.spec.key.is_none();
-    let mut replace = change
-        .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
-    let at = NewTask::cancelled(task.accepted_at).0;
-    replace.execute(params![int(old), at, keyless, int(task.id)]).map(drop)
+/// A task is the newest of its slot now, and has taken the place of another one, if it has.
+#[derive(Debug, Clone, PartialEq)]
+pub(in crate::store) struct SlotTaken {
+    pub(in crate::store) slot: Slot,
+    pub(in crate::store) task: TaskId,
+    pub(in crate::store) at: Time,
+    pub(in crate::store) replaces: Option<TaskId>,
+}
+
+impl SlotTaken {
+    pub(super) fn by(task: &Task) -> Option<SlotTaken> {
+        let slot = Slot::of(&task.spec)?;
+        Some(SlotTaken { slot, task: task.id, at: task.accepted_at, replaces: task.spec.replaces() })
+    }
+
+    pub(super) fn write(&self, change: &Transaction<'_>) -> rusqlite::Result<()> {
+        let SlotTaken { slot, task, at, replaces } = self;
+        let mut take = change.prepare_cached("REPLACE INTO slots (key, address, task_id) VALUES (?, ?, ?)")?;
+        take.execute(params![slot.key, slot.address, int(*task)])?;
+        let Some(old) = *replaces else { return Ok(()) };
+        let Some((chunk, place)) = find(change, old)? else { return Ok(()) };
+        let keyless = chunk.entry(place)?.spec.key.is_none();
+        let mut replace = change
+            .prepare_cached("REPLACE INTO changes (task_id, expires_at, keyless, replaced_by) VALUES (?, ?, ?, ?)")?;
+        replace.execute(params![int(old), NewTask::cancelled(*at).0, keyless, int(*task)]).map(drop)
+    }
 }
 
 /// Writes what the batch changes of tasks that stand in the log already.

@@ -1606,6 +1606,29 @@ fn a_task_that_makes_its_clients_fall_silent_is_given_up_in_the_end_with_the_rea
 }
 
 #[test]
+fn who_is_kept_waiting_for_an_answer_does_not_fall_silent() {
+    let config = Config { max_deliveries: 2, ..world().config };
+    let lease = config.ack_timeout;
+    let mut world = World::new(config);
+    let task = world.broadcast("task");
+    let a = world.join(begins(client("a")));
+    for _ in 0..3 {
+        assert_eq!(got(&world, a).last(), Some(&task));
+        world.wait(lease / 2);
+        world.keep_waiting();
+        world.wait(lease / 2);
+    }
+    world.leave(a);
+    let b = world.join(begins(client("a")));
+    assert_eq!(got(&world, b), [task], "it was given up by nobody");
+    // It may work again since then.
+    world.wait(lease);
+    world.wait(lease);
+    let mut results = world.model.log.iter().filter_map(Logged::result);
+    assert_eq!(results.rfind(|result| result.task == task).unwrap().outcome, Outcome::Exhausted);
+}
+
+#[test]
 fn who_gives_tasks_back_gets_no_others_for_a_second_and_others_get_them_at_once() {
     let mut world = world();
     let a = world.join(begins(worker("a")));

@@ -266,6 +266,8 @@ pub struct Core {
     stopping: bool,
     /// Nothing goes out for now; the groups to which something would have.
     held: Option<BTreeSet<GroupId>>,
+    /// Until when clients were kept waiting.
+    kept_waiting: Option<Steady>,
     recent: RecentTasks,
     groups: FxHashMap<GroupId, Group>,
     /// The groups that have a name.
@@ -328,6 +330,7 @@ impl Core {
             config,
             stopping: false,
             held: None,
+            kept_waiting: None,
             recent: RecentTasks::new(recovered.positions.task),
             groups: FxHashMap::default(),
             names: HashMap::new(),
@@ -399,6 +402,12 @@ impl Core {
     /// Whether something may have gone out since it is held.
     pub fn holds_something(&self) -> bool {
         self.held.as_ref().is_some_and(|waiting| !waiting.is_empty())
+    }
+
+    /// Clients wait for an answer of this server for longer than is usual, or were refused one. Who waits does not work, and who is refused may
+    /// connect anew: that nothing is heard of them means nothing.
+    pub fn keep_waiting(&mut self, now: Now) {
+        self.kept_waiting = Some(now.steady);
     }
 
     /// Gives nothing out any more. Clients keep the tasks they have, and may report what came of them.

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
 use crossbeam_channel::{Receiver, Sender, select};
@@ -16,7 +16,7 @@ use super::reader::{ReadAnswer, ReadJob};
 use super::wakeup::WakeUp;
 use super::watches::Watches;
 use crate::mailbox;
-use crate::now::Now;
+use crate::now::{Now, Steady};
 use crate::store;
 
 /// Commands handled before the actions that follow from them are done.
@@ -28,6 +28,9 @@ const TAIL_BYTES: usize = 1024 * 1024;
 
 /// How late it is noticed at most that the clock stepped, or that the machine slept: nothing wakes a thread because of that.
 const LOOK: Duration = Duration::from_secs(1);
+
+/// An answer is late that takes longer: even a slow disk has written by then.
+const LATE: Duration = Duration::from_millis(500);
 
 /// The loop of the broker's thread: feeds the core and does what it says.
 pub(super) struct BrokerThread {
@@ -47,6 +50,49 @@ pub(super) struct BrokerThread {
     wake_up: WakeUp,
     /// The store finds out whether another server leads.
     proving: Arc<AtomicBool>,
+    owed: Owed,
+}
+
+/// The answers that clients wait for until all is stored that they told.
+#[derive(Default)]
+struct Owed {
+    /// When they were asked for, the oldest first, by their number.
+    asked: VecDeque<(u64, Steady)>,
+    next: u64,
+    shared: Arc<OwedShared>,
+}
+
+#[derive(Default)]
+struct OwedShared {
+    /// The number of the last one that was given.
+    given: AtomicU64,
+    /// One was given late, or refused.
+    was_late: AtomicBool,
+}
+
+impl Owed {
+    /// One more. What is returned is to be called with it.
+    fn ask(&mut self) -> impl FnOnce(bool) + Send + use<> {
+        let (began, shared) = (Now::read().steady, self.shared.clone());
+        self.next += 1;
+        let number = self.next;
+        self.asked.push_back((number, began));
+        move |is_good| {
+            if !is_good || Now::read().steady.since(began) >= LATE {
+                shared.was_late.store(true, SeqCst);
+            }
+            shared.given.fetch_max(number, SeqCst);
+        }
+    }
+
+    /// Whether one is late now, or was since this was last asked.
+    fn is_late(&mut self, now: Now) -> bool {
+        let given = self.shared.given.load(SeqCst);
+        let waiting = self.asked.partition_point(|(number, _)| *number <= given);
+        self.asked.drain(..waiting);
+        let waits = self.asked.front().is_some_and(|(_, began)| now.steady.since(*began) >= LATE);
+        self.shared.was_late.swap(false, SeqCst) || waits
+    }
 }
 
 impl BrokerThread {
@@ -73,6 +119,7 @@ impl BrokerThread {
             draining,
             wake_up,
             proving,
+            owed: Owed::default(),
         }
     }
 
@@ -80,6 +127,7 @@ impl BrokerThread {
     pub(super) fn run(mut self, commands: &mailbox::Receiver<Command>, wake_ups: &Receiver<()>) {
         loop {
             self.gate();
+            self.excuse();
             let due = self.core.tick(Now::read());
             self.act();
             let wait = due.map_or(LOOK, |at| at.since(Now::read().steady).min(LOOK));
@@ -104,6 +152,14 @@ impl BrokerThread {
             if stop {
                 return self.stop();
             }
+        }
+    }
+
+    /// Before leases end: that a client says nothing may be because it waits.
+    fn excuse(&mut self) {
+        let now = Now::read();
+        if self.owed.is_late(now) {
+            self.core.keep_waiting(now);
         }
     }
 
@@ -135,7 +191,10 @@ impl BrokerThread {
         let now = Now::read();
         match command {
             Command::Join(join, reply) => self.join(*join, reply, now),
-            Command::Leave(session, why) => self.leave(session, &why, now),
+            Command::Leave(session, why) => {
+                self.excuse();
+                self.leave(session, &why, now);
+            }
             #[cfg(feature = "cluster")]
             Command::Lose(session) => {
                 self.core.excuse(session);
@@ -152,7 +211,11 @@ impl BrokerThread {
             Command::Flush(reply) => {
                 // What was recorded before goes to the store first.
                 self.act();
-                self.store.flush(Box::new(move |result| drop(reply.send(result))));
+                let given = self.owed.ask();
+                self.store.flush(Box::new(move |result| {
+                    given(result.is_ok());
+                    drop(reply.send(result));
+                }));
             }
             Command::With(work) => work(&mut self.core, now),
             Command::Read(ReadAnswer::Fetched(group, query, page)) => self.core.fetched(group, &query, page, now),

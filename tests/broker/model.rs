@@ -179,6 +179,8 @@ pub(crate) struct Model {
     pub(crate) stale: Option<(SessionId, TaskId, u32)>,
     /// The streams whose client said something of a task, or that the server ended.
     heard: BTreeSet<SessionId>,
+    /// Until when the server kept its clients waiting.
+    pub(crate) kept_waiting: Option<Steady>,
     /// When another process took each id, while there is a stream.
     takeovers: BTreeMap<ClientId, Vec<Steady>>,
     ack_timeout: Duration,
@@ -208,6 +210,7 @@ impl Model {
             firsts: Vec::new(),
             peers: HashMap::new(),
             heard: BTreeSet::new(),
+            kept_waiting: None,
             takeovers: BTreeMap::new(),
             stale: None,
             ack_timeout: config.ack_timeout,
@@ -805,7 +808,8 @@ impl Model {
                     assert!(!lease.begun, "what was begun is lost: {result:?}");
                     let ledger = self.ledgers.get_mut(&(group.clone(), result.task)).unwrap();
                     ledger.lost += 1;
-                    ledger.silent += u32::from(lease.session.is_some_and(|id| !self.heard.contains(&id)));
+                    let waited = self.kept_waiting.is_some_and(|until| now.steady < until.after(self.ack_timeout));
+                    ledger.silent += u32::from(!waited && lease.session.is_some_and(|id| !self.heard.contains(&id)));
                 }
             }
             (Some(lease), Outcome::Retry | Outcome::Failed) => assert_eq!(result.attempt, lease.attempt),
@@ -933,6 +937,7 @@ impl Model {
         self.first.clear();
         self.peers.clear();
         self.heard.clear();
+        self.kept_waiting = None;
         self.takeovers.clear();
         self.groups.clear();
         // What stands in the log was checked when it was recorded.

@@ -346,6 +346,12 @@ impl World {
         self.leave(id);
     }
 
+    /// The server keeps its clients waiting for an answer, until now.
+    pub(crate) fn keep_waiting(&mut self) {
+        self.model.kept_waiting = Some(self.now.steady);
+        self.core.keep_waiting(self.now);
+    }
+
     fn gone(&mut self, id: SessionId) {
         let stream = self.streams.remove(&id).unwrap();
         self.model.peer_left(&stream.join.peer);

@@ -438,6 +438,11 @@ impl Core {
         with_stream.or_else(left).or_else(|| lease.confirmed_from.clone()).unwrap_or_else(|| "".into())
     }
 
+    /// Whether its clients may have been kept waiting while a lease went on that ends now.
+    fn keeps_waiting(&self, now: Now) -> bool {
+        self.kept_waiting.is_some_and(|until| now.steady < until.after(self.config.ack_timeout))
+    }
+
     /// Takes a task from its client, to go out again; or to the dead letters, if its attempts are used up.
     ///
     /// What was lost or timed out before it was begun is recorded as released: it costs no attempt. `wait` is for how long a
@@ -460,7 +465,7 @@ impl Core {
             // It had some time to say that it is still at work.
             Outcome::TimedOut if lease.left_by.is_some() => (Outcome::Lost, lease.attempts),
             _ if lease.attempts.begun => (outcome, lease.attempts),
-            _ if holder.is_some_and(|session| lease.turn > session.heard) => {
+            _ if holder.is_some_and(|session| lease.turn > session.heard) && !self.keeps_waiting(now) => {
                 (Outcome::Released, lease.attempts.fall_silent())
             }
             _ => (Outcome::Released, lease.attempts),

@@ -263,6 +263,7 @@ pub(crate) fn read_priority(number: u32) -> Read<Priority> {
 }
 
 /// A task as a message.
+#[cfg(feature = "cluster")]
 pub(crate) fn task(task: &Task) -> pb::Task {
     let Task { id, accepted_at, spec } = task;
     let NewTask {
@@ -322,6 +323,7 @@ pub(crate) fn task(task: &Task) -> pb::Task {
 }
 
 /// Whose place a task took is told here. Who took its own is told by that one, which comes after it.
+#[cfg(feature = "cluster")]
 fn replacing(replace: &Replace) -> pb::Replace {
     let quiet = replace.quiet.map(|Quiet { millis, most_millis, since }| pb::Quiet {
         millis,

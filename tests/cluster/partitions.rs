@@ -123,9 +123,6 @@ fn a_server_whose_nats_server_is_cut_off_from_the_others_goes_on_with_another_on
         assert!(Instant::now() < deadline, "it goes on with nobody: {said}");
         thread::sleep(Duration::from_millis(200));
     }
-    println!(
-        "{} was cut off: after {:.1?} it goes on with another one",
-        ["another one", "the one that led the stream"][usize::from(led)],
-        began.elapsed()
-    );
+    let which = if led { "the one that led the stream" } else { "another one" };
+    println!("{which} was cut off: after {:.1?} it goes on with another one", began.elapsed());
 }

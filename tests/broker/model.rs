@@ -63,6 +63,11 @@ impl Ledger {
         self.logged.max(self.seen)
     }
 
+    /// It has not gone out, and is not settled.
+    fn is_untouched(&self) -> bool {
+        !self.settled && !self.revived && self.last() == 0
+    }
+
     /// Work on that delivery began.
     fn begin(&mut self, attempt: u32) {
         self.spent += u32::from(self.begun_at != attempt);
@@ -174,6 +179,8 @@ pub(crate) struct Model {
     given: BTreeMap<GroupName, Priority>,
     /// First deliveries of this step.
     firsts: Vec<(Result<GroupName, SessionId>, Priority, SessionId, TaskId)>,
+    /// Of these, those of a lane.
+    firsts_of_lanes: Vec<((GroupName, Name, Priority), SessionId, TaskId)>,
     peers: HashMap<Arc<str>, Peer>,
     /// What a client said that it is at work on, though another delivery of that has taken its place: to be revoked.
     pub(crate) stale: Option<(SessionId, TaskId, u32)>,
@@ -208,6 +215,7 @@ impl Model {
             first: HashMap::new(),
             given: BTreeMap::new(),
             firsts: Vec::new(),
+            firsts_of_lanes: Vec::new(),
             peers: HashMap::new(),
             heard: BTreeSet::new(),
             kept_waiting: None,
@@ -588,22 +596,10 @@ impl Model {
     /// A group is given a task, the first time or again.
     fn keeps_to_limits(&mut self, group: &GroupName, task: &Task, now: Steady, tasks: &[Arc<Task>]) {
         let key = (group.clone(), task.id);
-        let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
-        let is_first = self.ledgers.get(&key).is_none_or(untouched);
         let has_place = self.held.contains(&key) || self.ledgers.get(&key).is_some_and(|ledger| ledger.last() > 0);
         if !has_place {
             let full = task.spec.waits_in().is_some_and(|lane| self.full_lanes(group, tasks).contains(lane));
             assert!(!full, "{task:?} of {group} goes beside others: {:?}", self.places(group, tasks));
-        }
-        if is_first && task.spec.waits_in().is_some() && task.spec.not_before.is_none() {
-            let passed = tasks.iter().take_while(|other| other.id < task.id).find(|other| {
-                let of_lane =
-                    (other.spec.waits_in(), other.spec.priority) == (task.spec.waits_in(), task.spec.priority);
-                let ledger = || self.ledgers.get(&(group.clone(), other.id));
-                let could_go = other.spec.not_before.is_none() && other.spec.expires_at.is_none();
-                of_lane && could_go && self.wants(group, other) && ledger().is_none_or(untouched)
-            });
-            assert_eq!(passed, None, "a lane is in order, and {group} is given task {}", task.id);
         }
         let in_flight = self.leases.keys().filter(|(name, _)| name == group).count();
         let known = self.groups.get_mut(group).unwrap();
@@ -659,6 +655,7 @@ impl Model {
             self.keeps_to_limits(group, task, now.steady, tasks);
         }
         let ledger = self.ledgers.entry(key.clone()).or_default();
+        let is_first = ledger.is_untouched();
         assert!(!self.groups[group].paused, "{group} is paused");
         assert!(!ledger.settled, "task {} is settled for {group}", task.id);
         assert!(ledger.waits_until.is_none_or(|at| at <= now.steady), "task {} is delayed for {group}", task.id);
@@ -675,6 +672,9 @@ impl Model {
         *lowest = task.spec.priority.max(*lowest);
         if attempt == 1 && task.spec.not_before.is_none() && !ledger.revived && task.spec.waits_in().is_none() {
             self.firsts.push((Ok(group.clone()), task.spec.priority, id, task.id));
+        }
+        if let Some(lane) = task.spec.waits_in().filter(|_| is_first && !self.batch && task.spec.not_before.is_none()) {
+            self.firsts_of_lanes.push(((group.clone(), lane.clone(), task.spec.priority), id, task.id));
         }
         if attempt == 1
             && task.spec.not_before.is_none()
@@ -744,14 +744,8 @@ impl Model {
             let could_go = |task: &&Arc<Task>| {
                 let spec = &task.spec;
                 let in_time = spec.not_before.is_none() && spec.expires_at.is_none_or(|at| at > now.wall);
-                let untouched = |ledger: &Ledger| !ledger.settled && !ledger.revived && ledger.last() == 0;
-                let ledger = || self.ledgers.get(&(group.clone(), task.id));
                 let in_lane = spec.waits_in().is_some();
-                spec.priority < *lowest
-                    && in_time
-                    && !in_lane
-                    && self.wants(group, task)
-                    && ledger().is_none_or(untouched)
+                spec.priority < *lowest && in_time && !in_lane && self.is_untouched(group, task)
             };
             let passed = tasks.iter().find(could_go);
             assert!(passed.is_none(), "{group} was given {lowest:?} tasks before {passed:?}");
@@ -768,6 +762,28 @@ impl Model {
             *newest = task.max(*newest);
         }
         self.first.extend(newest);
+        // Of a lane with several places, tasks may go to several clients in one step: those have no order among them.
+        let mut newest: BTreeMap<_, TaskId> = BTreeMap::new();
+        let mut newest_of: HashMap<_, TaskId> = HashMap::new();
+        for (lane, session, task) in std::mem::take(&mut self.firsts_of_lanes) {
+            let before = newest_of.insert((session, lane.clone()), task).unwrap_or(0);
+            assert!(task > before, "tasks of {lane:?} for one client come in order: {task} after {before}");
+            let newest = newest.entry(lane).or_default();
+            *newest = task.max(*newest);
+        }
+        for ((group, lane, priority), newest) in newest {
+            let passed = tasks.iter().take_while(|task| task.id < newest).find(|task| {
+                let of_lane = (task.spec.waits_in(), task.spec.priority) == (Some(&lane), priority);
+                let could_go = task.spec.not_before.is_none() && task.spec.expires_at.is_none();
+                of_lane && could_go && self.is_untouched(&group, task)
+            });
+            assert_eq!(passed, None, "a lane is in order, and {group} is given task {newest}");
+        }
+    }
+
+    /// Whether a task is for a group that has not been given it, and that has not settled it.
+    fn is_untouched(&self, group: &GroupName, task: &Task) -> bool {
+        self.wants(group, task) && self.ledgers.get(&(group.clone(), task.id)).is_none_or(Ledger::is_untouched)
     }
 
     pub(crate) fn recorded(

@@ -173,6 +173,12 @@ impl World {
         }
     }
 
+    /// Whether the task of the run that a group was named for is for it.
+    fn gets(&self, group: &GroupName, run: &Run) -> bool {
+        let mut tasks = run.tasks.iter().map(|(id, _)| &self.tasks[*id as usize - 1]);
+        tasks.any(|task| self.is_for(task, group) && self.model.wants(group, task))
+    }
+
     fn is_there(&self, group: &GroupName) -> bool {
         self.streams.values().any(|stream| stream.group.as_ref() == Some(group))
     }
@@ -305,7 +311,9 @@ impl World {
         let (before, after) = (&run.going.run.course, &next.run.course);
         let goes_on = after.parts > before.parts && before.parts > 0 && next.run.rollout.is_in_parts();
         if before.through_at.is_none() && (goes_on || after.through_at.is_some()) {
-            let is_through = |name: &&GroupName| run.finals.contains_key(*name) || !self.is_there(name);
+            // One that was removed and came again may be there, and is not given the task.
+            let is_away = |name: &GroupName| !self.is_there(name) || !self.gets(name, &run.going.run);
+            let is_through = |name: &&GroupName| run.finals.contains_key(*name) || is_away(name);
             let at_work = run.going.run.targets[..before.out].iter().find(|name| !is_through(name));
             assert_eq!(at_work, None, "a part is not through: {:?}", next.run);
         }

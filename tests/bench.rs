@@ -199,12 +199,14 @@ fn options_that_do_not_go_together_are_refused_wherever_they_stand() {
         "--spawn-cluster backlog",
         "--spawn-cluster article --own-tasks",
         "--tls work",
+        "--spawn-cluster --at each idle --addresses 2",
+        "--spawn broadcast --run --processes 2",
     ];
     for line in refused {
         let output =
             Command::new(env!("CARGO_BIN_EXE_contactctl")).arg("bench").args(line.split(' ')).output().unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.code() == Some(2) && said.contains("--spawn"), "{line}: {said}");
+        assert!(output.status.code() == Some(2) && said.contains("use") | said.contains("not with"), "{line}: {said}");
     }
 }
 

@@ -9,6 +9,7 @@ mod backlog;
 mod broadcast;
 mod clients;
 mod cluster;
+mod crowd;
 mod delayed;
 mod fanout;
 mod groups;
@@ -76,6 +77,11 @@ pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
         Which::Delayed(_) => "delayed",
         Which::Groups(_) => "groups",
         Which::Retention(_) => "retention",
+        // A part of a measurement.
+        Which::Crowd(args) => {
+            let run = Run { target, env: Arc::new(env), watch: watch.quiet(), report: Report::new("crowd") };
+            return crowd::run(&run, &args);
+        }
     };
     let ours = !matches!(&which, Which::Article(article) if article.own_tasks);
     let limits = limits::measure(&target.dir, &watch)?;
@@ -93,6 +99,7 @@ pub(super) fn run(bench: Bench, to: To<'_>, mut out: Out) -> Result<(), Error> {
         Which::Delayed(args) => delayed::run(&mut run, &args)?,
         Which::Groups(args) => groups::run(&mut run, &args)?,
         Which::Retention(args) => retention::run(&mut run, &args)?,
+        Which::Crowd(_) => {}
     }
     if let Some(vitals) = run.target.vitals() {
         run.report.number("rss_mb", vitals.peak_kb as f64 / 1024.0, "MB of memory, the most the server took");
@@ -122,8 +129,7 @@ impl Run {
 
     /// Connections of clients.
     fn clients(&self, count: u32) -> Result<Vec<Client>, Error> {
-        let addresses = [self.target.contact.clone()];
-        load::connect_in_turn(&self.env, &addresses, self.target.dial(), count, &self.watch)
+        load::connect_in_turn(&self.env, &self.target.contacts, self.target.dial(), count, &self.watch)
     }
 
     /// Connections of operators.

@@ -39,6 +39,20 @@ fn every_task_is_delivered_and_settled_once_through_the_server_that_leads_and_th
     }
 }
 
+#[test]
+fn clients_at_each_of_three_servers_and_of_several_processes_are_given_each_broadcast() {
+    let Some(nats_server) = nats_server() else { return };
+    let of_it = ["--spawn-cluster", "--nats-server", nats_server, "--at", "each"];
+    let broadcast = ["broadcast", "--clients", "20", "--processes", "3", "--rounds", "2"];
+    let figures = bench(&[&of_it[..], &broadcast].concat());
+    // 8 of them are in the process that counts.
+    counts(
+        &figures,
+        &[("servers", 3), ("processes", 3), ("clients", 20), ("tasks", 4), ("delivered", 32), ("settled", 32)],
+    );
+    positive(&figures, &["settled_ms"]);
+}
+
 #[cfg(target_os = "linux")]
 mod interrupted {
     use std::fs;

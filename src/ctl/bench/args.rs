@@ -39,7 +39,7 @@ pub(super) struct Common {
     #[arg(long, global = true)]
     pub(super) spawn: bool,
     /// Start a cluster for this measurement alone: three NATS servers, each of which writes a record to its disk before it acknowledges
-    /// it, and two servers of Contact, the contact-server beside this program, built with `--features cluster`.
+    /// it, and two servers of Contact (three with `--at each`), the contact-server beside this program, built with `--features cluster`.
     #[arg(long, global = true)]
     pub(super) spawn_cluster: bool,
     /// Which server of --spawn-cluster everything connects to. Without this: the one that leads.
@@ -55,9 +55,10 @@ pub(super) struct Common {
     /// Have clients speak TLS with the server of --spawn or --spawn-cluster. With another they do if there is --tls-ca.
     #[arg(long, global = true)]
     pub(super) tls: bool,
-    /// Where clients connect, the server's --listen. Operators' calls go to --server.
-    #[arg(long, global = true, value_name = "ADDR", default_value = "127.0.0.1:50051", value_parser = address)]
-    pub(super) contact: String,
+    /// Where clients connect, the server's --listen; several of one cluster, with commas between them, in turn. Operators' calls go to
+    /// --server.
+    #[arg(long, global = true, value_name = "ADDR[,ADDR...]", default_value = "127.0.0.1:50051", value_delimiter = ',', value_parser = address)]
+    pub(super) contact: Vec<String>,
     /// Threads of the load generator.
     #[arg(long, global = true, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=64))]
     pub(super) threads: u32,
@@ -70,6 +71,8 @@ pub(super) enum At {
     Leader,
     /// The other one, which passes on to that one what clients and operators do.
     Follower,
+    /// All of three: clients connect to them in turn, operators to the one that leads.
+    Each,
 }
 
 impl Common {
@@ -92,6 +95,12 @@ impl Common {
             }
             _ if !self.spawn_cluster && (self.at.is_some() || self.nats_server.is_some()) => {
                 "--at and --nats-server are for a cluster of our own: use them with --spawn-cluster"
+            }
+            _ if which.addresses() > 1 && (self.contact.len() > 1 || self.at == Some(At::Each)) => {
+                "--addresses is for one server at several addresses: not with --at each, nor with several --contact"
+            }
+            Which::Broadcast(broadcast) if broadcast.run && broadcast.processes > 1 => {
+                "--run is for the clients of one process: not with --processes"
             }
             _ if self.tls && (!ours || which.addresses() > 1) => {
                 "--tls is for a server of our own, at one address: use it with --spawn or --spawn-cluster; else give --tls-ca"
@@ -145,6 +154,9 @@ pub(super) enum Which {
     /// The server looks for what is old once a minute. The tasks that are kept are all settled, and none is old: a round finds
     /// nothing, and is to cost nothing. It takes up to two minutes, since a round is waited for.
     Retention(Kept),
+    /// Clients of `broadcast --processes`.
+    #[command(hide = true)]
+    Crowd(CrowdArgs),
 }
 
 const LONGEST: i64 = 1024 * 1024;
@@ -340,6 +352,9 @@ pub(super) struct Broadcast {
     /// Clients, each with a connection and a name of its own.
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = few())]
     pub(super) clients: u32,
+    /// Processes that the clients are shared among, this one and others of this program: for more clients than one may have open files.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(super) processes: u32,
     #[command(flatten)]
     pub(super) reach: Reach,
     /// Bytes of a task's text.
@@ -351,6 +366,14 @@ pub(super) struct Broadcast {
     /// At the end, the same as a run, as of contactctl run: until all its results were told. At most 20,000 clients.
     #[arg(long)]
     pub(super) run: bool,
+}
+
+#[derive(Debug, ClapArgs)]
+pub(super) struct CrowdArgs {
+    #[arg(long, default_value_t = 1, value_parser = few())]
+    pub(super) clients: u32,
+    #[command(flatten)]
+    pub(super) reach: Reach,
 }
 
 #[derive(Debug, ClapArgs)]

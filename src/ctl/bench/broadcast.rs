@@ -8,6 +8,7 @@ use grpcio::CallOption;
 
 use super::args::Broadcast;
 use super::clients::{Crowd, Names, Settle, gather};
+use super::crowd::Crowds;
 use super::load::failed;
 use super::progress::Progress;
 use super::raw;
@@ -17,7 +18,9 @@ use crate::ctl::link::Link;
 use crate::wire::control as pb;
 
 pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
-    let waiting = gather(run, args.clients, Names::Named, &args.reach)?;
+    let (others, each) = (args.processes - 1, args.clients / args.processes);
+    let waiting = gather(run, args.clients - others * each, Names::Named, &args.reach)?;
+    let _crowds = Crowds::gather(run, &vec![each; others as usize], &args.reach)?;
     let link = run.link()?;
     let kind = run.kind("", args.size);
     let clients = u64::from(args.clients);
@@ -65,8 +68,9 @@ pub(super) fn run(run: &mut Run, args: &Broadcast) -> Result<(), Error> {
     }
     run.report.count("clients", clients, "clients, each with a name of its own");
     run.report.count("tasks", rounds.into(), "tasks, one after the other; the first one is not measured");
-    run.report.count("delivered", came.delivered, "deliveries");
-    run.report.count("settled", came.settled, "results settled");
+    run.report.count("processes", args.processes.into(), "processes of the load generator");
+    run.report.count("delivered", came.delivered, "deliveries, to the clients of this one");
+    run.report.count("settled", came.settled, "results settled, of those");
     Ok(())
 }
 

@@ -20,9 +20,9 @@ use crate::wire::{contact, control as pb};
 
 /// A client on its stream.
 pub(super) struct Waiting {
-    client: Client,
-    options: CallOption,
-    tasks: ClientSStreamReceiver<Tasks>,
+    pub(super) client: Client,
+    pub(super) options: CallOption,
+    pub(super) tasks: ClientSStreamReceiver<Tasks>,
 }
 
 /// Whether they have names. Each that has one is a group of its own.
@@ -64,6 +64,14 @@ pub(super) fn gather(run: &Run, count: u32, names: Names, reach: &Reach) -> Resu
     }
     until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())?;
     Ok(waiting)
+}
+
+/// Has others connect so many clients, and returns when the server has all of them.
+pub(super) fn until_connected(run: &Run, count: u32, connect: impl FnOnce() -> Result<(), Error>) -> Result<(), Error> {
+    let link = run.link()?;
+    let before = connected(&link)?;
+    connect()?;
+    until(run, &link, "opening streams", |now| now.saturating_sub(before), count.into())
 }
 
 /// Lets them go, and returns when the server knows.

@@ -1,4 +1,4 @@
-//! A cluster of our own: two servers, of which one leads, and the NATS servers that keep their log.
+//! A cluster of our own: servers of which one leads, and the NATS servers that keep their log.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -17,7 +17,6 @@ use crate::ctl::link::{Link, To};
 use crate::wire::control as pb;
 use crate::wire::control::cluster_server::Role;
 
-const SERVERS: usize = 2;
 /// How long an answer may take.
 const ANSWER: Duration = Duration::from_secs(1);
 
@@ -48,29 +47,36 @@ struct Lead {
 }
 
 impl Cluster {
-    /// Returns when one of the servers leads, and the other one follows with nothing left to apply.
+    /// Returns when one of the servers leads, and the others follow with nothing left to apply.
     pub(super) fn start(target: &Target, common: &Common, watch: &Watch) -> Result<Cluster, Error> {
         let nats_server = common.nats_server.as_deref().unwrap_or(Path::new("nats-server"));
         let nats_version = nats::version(nats_server)?;
         let program = beside_us()?;
         knows_clusters(&program)?;
-        let mut progress = watch.progress("starting a cluster", (nats::SERVERS + SERVERS) as u64);
+        let at = common.at.unwrap_or(At::Leader);
+        let count = if at == At::Each { 3 } else { 2 };
+        let mut progress = watch.progress("starting a cluster", (nats::SERVERS + count) as u64);
         let nats = Nats::start(nats_server, &target.dir, &mut progress)?;
         // One after the other: the first one makes the stream.
         let mut servers = vec![Server::start(&program, target, &nats)?];
         wait(&mut servers, &mut progress)?;
-        servers.push(Server::start(&program, target, &nats)?);
-        let lead = wait(&mut servers, &mut progress)?;
-        let at = common.at.unwrap_or(At::Leader);
-        if (lead.name == servers[0].contact) != (at == At::Leader) {
-            servers.reverse();
+        for _ in 1..count {
+            servers.push(Server::start(&program, target, &nats)?);
         }
+        let lead = wait(&mut servers, &mut progress)?;
+        servers.sort_by_key(|server| (server.contact == lead.name) == (at == At::Follower));
         Ok(Cluster { servers, nats, nats_version, at, term: lead.term })
     }
 
     /// The server that is measured.
     pub(super) fn measured(&self) -> &Server {
         &self.servers[0]
+    }
+
+    /// Where clients connect, in turn.
+    pub(super) fn contacts(&self) -> Vec<String> {
+        let count = if self.at == At::Each { self.servers.len() } else { 1 };
+        self.servers[..count].iter().map(|server| server.contact.clone()).collect()
     }
 
     /// Also an error: another server took the lead meanwhile, and did a part of what was measured.
@@ -80,17 +86,20 @@ impl Cluster {
                 "the lead of the cluster has changed meanwhile, or nobody says who has it: this machine was too busy";
             return Err(Error::NotMeasured(why.into()));
         }
-        let at = if self.at == At::Leader { "leader" } else { "follower" };
+        let at = match self.at {
+            At::Leader => "leader",
+            At::Follower => "follower",
+            At::Each => "each server",
+        };
         report.text("at", at, "is what everything was connected to, in a cluster");
-        report.count("servers", SERVERS as u64, "servers of it");
+        report.count("servers", self.servers.len() as u64, "servers of it");
         report.count("nats_servers", nats::SERVERS as u64, "NATS servers, which keep its log");
         report.text("nats", &self.nats_version, "is their version");
-        if let Some(other) = self.servers[1].process.vitals() {
-            report.number(
-                "other_cpu_s",
-                other.cpu.as_secs_f64(),
-                "seconds of CPU the other server took, from its start",
-            );
+        let others: Vec<Vitals> = self.servers[1..].iter().filter_map(Server::vitals).collect();
+        if let Some(most) = others.iter().map(|other| other.peak_kb).max() {
+            let cpu: Duration = others.iter().map(|other| other.cpu).sum();
+            report.number("other_cpu_s", cpu.as_secs_f64(), "seconds of CPU the other servers took, from their start");
+            report.number("other_rss_mb", most as f64 / 1024.0, "MB of memory, the most that one of them took");
         }
         let nats = self.nats.servers.iter().map(|server| Some(server.vitals()?.cpu));
         if let Some(cpu) = nats.sum::<Option<Duration>>() {

@@ -32,6 +32,11 @@ impl Watch {
         Ok(Watch { interrupted, quiet: json && io::stdout().is_terminal() })
     }
 
+    /// The same, without lines that say how far it is.
+    pub(super) fn quiet(self) -> Watch {
+        Watch { quiet: true, ..self }
+    }
+
     /// Lets some time pass, in seconds that are counted.
     pub(super) fn pause(&self, what: &'static str, time: Duration) -> Result<(), Error> {
         let (began, mut progress) = (Instant::now(), self.progress(what, time.as_secs()));

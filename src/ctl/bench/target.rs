@@ -20,8 +20,8 @@ use crate::front::{Dial, Tls};
 pub(super) struct Target {
     /// Where operators connect.
     pub(super) control: String,
-    /// Where clients connect.
-    pub(super) contact: String,
+    /// Where clients connect, in turn.
+    pub(super) contacts: Vec<String>,
     /// How TLS is spoken there.
     pub(super) tls: Option<Tls>,
     dial: Option<Dial>,
@@ -48,7 +48,7 @@ impl Target {
         let dir = common.dir.clone().unwrap_or_else(env::temp_dir);
         let mut target = Target {
             control: to.address.into(),
-            contact: common.contact.clone(),
+            contacts: common.contact.clone(),
             tls: to.tls.cloned(),
             dial: None,
             operators_dial: None,
@@ -70,8 +70,7 @@ impl Target {
             target.start()?;
         } else if common.spawn_cluster {
             let cluster = Cluster::start(&target, common, watch)?;
-            let measured = cluster.measured();
-            (target.contact, target.control) = (measured.contact.clone(), measured.control.clone());
+            (target.contacts, target.control) = (cluster.contacts(), cluster.measured().control.clone());
             target.cluster = Some(cluster);
         }
         target.make_ways()?;
@@ -122,13 +121,13 @@ impl Target {
             return Err(Error::NotMeasured(format!("{} did not start; it says why above", program.display())));
         };
         // Where all addresses are listened on, ours is one of them.
-        (self.contact, self.control) = (contact.replacen("0.0.0.0", "127.0.0.1", 1), control.into());
+        (self.contacts, self.control) = (vec![contact.replacen("0.0.0.0", "127.0.0.1", 1)], control.into());
         Ok(())
     }
 
     /// The ways to a server with TLS.
     fn make_ways(&mut self) -> Result<(), Error> {
-        self.dial = link::dial(To { address: &self.contact, tls: self.tls.as_ref(), token: None })?;
+        self.dial = link::dial(To { address: &self.contacts[0], tls: self.tls.as_ref(), token: None })?;
         self.operators_dial = link::dial(self.operators())?;
         Ok(())
     }
@@ -163,11 +162,11 @@ impl Target {
         self.spawned.as_ref().map(|spawned| spawned.began)
     }
 
-    /// So many addresses of 127.0.0.x at which clients connect.
+    /// Where clients connect: with one server, at so many addresses of 127.0.0.x.
     pub(super) fn addresses(&self, count: u8) -> Vec<String> {
-        match (count, self.contact.rsplit_once(':')) {
+        match (count, self.contacts[0].rsplit_once(':')) {
             (2.., Some((_, port))) => (1..=count).map(|last| format!("127.0.0.{last}:{port}")).collect(),
-            _ => vec![self.contact.clone()],
+            _ => self.contacts.clone(),
         }
     }
 

@@ -63,6 +63,8 @@ pub(crate) enum Op {
     ChangeLeader(Index, u64),
     /// Whether this server leads is not known, or known again.
     HoldBack(bool),
+    /// Clients wait for an answer of the server, or are refused one.
+    KeepWaiting,
     Restart,
     Hold(usize),
     Pause(usize, bool),
@@ -389,6 +391,7 @@ fn op() -> impl Strategy<Value = Op> {
         2 => index().prop_map(Op::Crash),
         2 => change_leader(),
         2 => any::<bool>().prop_map(Op::HoldBack),
+        2 => Just(Op::KeepWaiting),
         2 => Just(Op::Restart),
         2 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
@@ -449,6 +452,7 @@ fn op_of_replacement() -> impl Strategy<Value = Op> {
         2 => index().prop_map(Op::Crash),
         2 => change_leader(),
         2 => any::<bool>().prop_map(Op::HoldBack),
+        2 => Just(Op::KeepWaiting),
         2 => Just(Op::Restart),
         1 => (1..6_usize).prop_map(Op::Hold),
         1 => (0..GROUPS.len(), any::<bool>()).prop_map(|(group, paused)| Op::Pause(group, paused)),
@@ -573,6 +577,10 @@ impl World {
                 self.change_leader(survive, |id| stay >> (id % 64) & 1 == 1);
             }
             Op::HoldBack(held) => self.hold_back(*held),
+            Op::KeepWaiting => {
+                self.flush();
+                self.keep_waiting();
+            }
             Op::Restart => self.restart(),
             Op::Hold(events) => self.hold(*events),
             Op::Pause(at, paused) => self.pause(GROUPS[*at], *paused),

@@ -19,7 +19,7 @@ use crate::{Args, end_at_second_signal, feed_watchdog, reload, tell_systemd};
 pub(crate) struct ClusterArgs {
     /// Be one of several servers, of which one leads: what they write goes through a stream of these NATS servers (2.14 or later, with
     /// JetStream), URLs with commas between them. With --cluster and --advertise
-    #[arg(long, value_name = "URL,…")]
+    #[arg(long, value_name = "URL[,URL...]")]
     nats: Option<String>,
     /// The name of the cluster: all its servers have the same, and no other servers at these NATS servers. It names the stream
     #[arg(long, value_name = "NAME")]
@@ -38,18 +38,18 @@ pub(crate) struct ClusterArgs {
     nats_ca: Option<PathBuf>,
     /// Look whether NATS writes each record to the disk before it acknowledges it: at these monitoring ports (NATS's `http:`), URLs with
     /// commas between them, as http://10.0.0.1:8222. `contactctl doctor` says what they say
-    #[arg(long, value_name = "URL,…", value_delimiter = ',', value_parser = monitor)]
+    #[arg(long, value_name = "URL[,URL...]", value_delimiter = ',', value_parser = monitor)]
     nats_monitor: Vec<String>,
     /// Begin the cluster with the store in this folder, which a server wrote alone, and end: its database goes into the log, which must be
     /// empty. No server may use the folder, and it stays as it is. Then start the servers without this, each with an empty --data
-    #[arg(long, value_name = "DIR", requires = "nats")]
+    #[arg(long, value_name = "DIR")]
     pub(crate) import: Option<PathBuf>,
     /// Speak TLS with the other servers of the cluster, and take them for the right ones if their certificates come from an authority in this file,
     /// in PEM, or, with "system", from one that this machine trusts. Without it they are spoken to in the clear
     #[arg(long, value_name = "FILE")]
     cluster_ca: Option<PathBuf>,
     /// How many NATS servers keep each record, when the stream is made. An existing stream is changed with NATS's own tools
-    #[arg(long, value_name = "N", default_value = "3", value_parser = replicas)]
+    #[arg(long, value_name = "1|3|5", default_value = "3", value_parser = replicas)]
     nats_replicas: usize,
 }
 
@@ -80,8 +80,10 @@ impl ClusterArgs {
     pub(crate) fn config(&self) -> anyhow::Result<Option<ClusterConfig>> {
         let (urls, cluster, advertise) = match (&self.nats, &self.cluster, &self.advertise) {
             (Some(urls), Some(cluster), Some(advertise)) => (urls, cluster, advertise),
-            (None, None, None) => return Ok(None),
-            _ => anyhow::bail!("a server that is one of several needs all of --nats, --cluster and --advertise"),
+            (None, None, None) if self.import.is_none() => return Ok(None),
+            _ => anyhow::bail!(
+                "a server that is one of several, and --import, need all of --nats, --cluster and --advertise"
+            ),
         };
         let tls = DialTls::of(self.cluster_ca.clone(), None, None)
             .map_err(|why| anyhow::anyhow!("{}", why.replace("--tls-", "--cluster-")))?;

@@ -26,7 +26,7 @@ use super::health::Health;
 use super::http::{Following, HttpThread};
 use super::limits::Limits;
 use super::operator::Servers;
-use super::port::is_of_this_machine;
+use super::port::{self, is_of_this_machine};
 use super::proxy::{Leader, Leads, LinkService, PassOn, ProxyThread, Way, is_server};
 use super::roles::Role;
 use super::upstream::Upstream;
@@ -221,6 +221,7 @@ impl Station {
 impl Run {
     fn run(mut self) -> Result<(), ServerError> {
         self.shared.set_role("following (the log was not reached yet)".into());
+        port::check_all(&self.config)?;
         let waiting = Waiting::start(self.config.http.as_deref(), self.shared.clone())?;
         let Next::Goes(log) = self.reach()? else { return Ok(()) };
         drop(waiting);

@@ -220,13 +220,36 @@ pub(super) fn entrance(
     open_here: bool,
     speaks: Speaks,
 ) -> Result<Entrance, ServerError> {
+    check_exposed(tls, insecure, (is_here, address, flag))?;
     if tls.is_none() && !is_here {
-        if !insecure {
-            return Err(ServerError::Exposed { address: address.to_owned(), flag });
-        }
         warn!("{address} can be used by everyone who reaches it (--insecure)");
     }
     Ok(Entrance { tls: tls.map(Tls::current), plain: tls.is_none(), plain_here: open_here, speaks })
+}
+
+/// Others reach it only by TLS, or where nobody else gets there.
+fn check_exposed(
+    tls: Option<&Tls>,
+    insecure: bool,
+    (is_here, address, flag): (bool, &str, &'static str),
+) -> Result<(), ServerError> {
+    if tls.is_none() && !is_here && !insecure {
+        return Err(ServerError::Exposed { address: address.to_owned(), flag });
+    }
+    Ok(())
+}
+
+/// Whether all ports can be taken as they are set. Takes none: a server that has to wait for something else first says at once what is wrong
+/// with them.
+#[cfg(feature = "cluster")]
+pub(super) fn check_all(config: &super::Config) -> Result<(), ServerError> {
+    let tls = config.tls.clone().map(|files| Tls::read(files, None)).transpose()?;
+    let http = config.http.as_ref().map(|http| (http, "--http"));
+    for (address, flag) in [(&config.listen, "--listen"), (&config.control, "--control")].into_iter().chain(http) {
+        let (listener, _) = bind(address, flag)?;
+        check_exposed(tls.as_ref(), config.insecure, (is_of_this_machine(&listener), address, flag))?;
+    }
+    Ok(())
 }
 
 /// Whether only this machine gets there.
